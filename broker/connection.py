@@ -1,0 +1,607 @@
+"""The link to RabbitMQ. The only module that knows pika.
+
+A `Link` holds two connections, one that publishes and one that consumes, because a broker under a memory or disk
+alarm stops reading a connection that publishes, acknowledgements included. Each is rebuilt whole after a failure:
+channel, declarations, consumers, and whatever was published but not confirmed is published again. So everything
+sent through a link arrives at least once, or its future says why not.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import pika
+from pika import frame, spec
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.exceptions import (
+    AMQPConnectionError,
+    AMQPError,
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+)
+
+from broker.errors import (
+    AccessRefused,
+    BrokerError,
+    BrokerUnreachable,
+    ConfigurationError,
+    LinkClosed,
+    MessageTooLarge,
+    PublishRefused,
+    Unroutable,
+)
+from broker.topology import Topology
+
+UNDECODABLE = "fluffle-undecodable"  # header put in place of properties that pika cannot decode
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+_RETRY_FIRST, _RETRY_MOST = 0.1, 5.0  # seconds between attempts to connect
+
+logging.getLogger("pika").setLevel(logging.CRITICAL)  # its tracebacks are told as one sentence here
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to publish. `mandatory`: fail with Unroutable when no queue takes it."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    type: str | None = None
+    content_type: str = "application/json"
+    message_id: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    priority: int | None = None
+    headers: Mapping[str, Any] | None = None
+    expiration: float | None = None  # seconds
+    persistent: bool = True
+    mandatory: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message that arrived. `ack` and `reject` do nothing once the channel it came by is gone."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    redelivered: bool
+    properties: spec.BasicProperties
+    _tag: int
+    _channel: Any
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The AMQP headers, an empty dict when there are none."""
+        return self.properties.headers or {}
+
+    def ack(self) -> None:
+        """Settle the message: it is done with."""
+        if self._channel.is_open:
+            self._channel.basic_ack(self._tag)
+
+    def reject(self) -> None:
+        """Settle the message as bad: RabbitMQ moves it to the rejected queue."""
+        if self._channel.is_open:
+            self._channel.basic_reject(self._tag, requeue=False)
+
+    def requeue(self) -> None:
+        """Give the message back for somebody else."""
+        if self._channel.is_open:
+            self._channel.basic_reject(self._tag, requeue=True)
+
+
+def ack_all(deliveries: list[Delivery]) -> None:
+    """Settle deliveries of one consumer that have arrived one after the other, with one frame for each channel."""
+    last = {delivery._channel: delivery._tag for delivery in deliveries}
+    for channel, tag in last.items():
+        if channel.is_open:
+            channel.basic_ack(tag, multiple=True)
+
+
+class _Connection(AsyncioConnection):
+    """pika's connection, with one write for all frames of a loop turn, and able to survive undecodable headers."""
+
+    _unsent: list[bytes] | None = None
+
+    def _output_marshaled_frames(self, marshaled_frames: Any) -> None:
+        # pika makes one system call for each frame, three for a message.
+        if self._unsent is None:
+            self._unsent = []
+            asyncio.get_running_loop().call_soon(self._send_unsent)
+        self._unsent.extend(marshaled_frames)
+        self.frames_sent += len(marshaled_frames)
+
+    def _send_unsent(self) -> None:
+        data, self._unsent = b"".join(self._unsent or ()), None
+        self.bytes_sent += len(data)
+        if data and not self.is_closed and self._transport is not None:
+            self._adapter_emit_data(data)
+
+    def _read_frame(self) -> Any:
+        # A header table may hold what Python cannot (a timestamp past year 9999, NaN). Left alone, the error kills
+        # the connection, and the message is redelivered and kills the next one.
+        try:
+            return super()._read_frame()
+        except AMQPError:
+            raise
+        except Exception as error:
+            return _frame_without_properties(self._frame_buffer, error)
+
+
+def _frame_without_properties(data: bytes, error: Exception) -> tuple[int, frame.Header]:
+    kind, channel, size = data[0], int.from_bytes(data[1:3]), int.from_bytes(data[3:7])
+    if kind != spec.FRAME_HEADER:
+        raise error
+    payload = data[spec.FRAME_HEADER_SIZE : spec.FRAME_HEADER_SIZE + size]
+    properties = spec.BasicProperties(headers={UNDECODABLE: f"{type(error).__name__}: {error}"})
+    header = frame.Header(channel, int.from_bytes(payload[4:12]), properties)
+    return spec.FRAME_HEADER_SIZE + size + spec.FRAME_END_SIZE, header
+
+
+@dataclass(slots=True)
+class _Pending:
+    message: Outgoing
+    properties: spec.BasicProperties
+    done: asyncio.Future[None]
+    returned: bool = False
+
+
+@dataclass(slots=True)
+class _Consumer:
+    queue: str
+    on_delivery: Callable[[Delivery], None]
+    prefetch: int
+    auto_ack: bool
+    tag: str | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Subscription:
+    """A running consumer of a link. `cancel()` ends it; it is set up again after every reconnect until then."""
+
+    _half: "_Half"
+    _consumer: _Consumer
+
+    def cancel(self) -> None:
+        """Take no more deliveries. Those taken and not settled stay unsettled until their channel closes."""
+        self._half.cancel(self._consumer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """A URL for people: without the password."""
+
+    url: str
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.url)
+        return f"{parts.hostname}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
+
+
+def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameters:
+    """Connection parameters for an AMQP URL. Raises ConfigurationError when it is not one."""
+    if urlsplit(url).scheme not in ("amqp", "amqps"):
+        raise ConfigurationError(f"not an AMQP URL (amqp://user:password@host:port/vhost): {_redacted(url)}")
+    try:
+        params = pika.URLParameters(url)
+    except (ValueError, IndexError, TypeError) as error:
+        raise ConfigurationError(f"not an AMQP URL ({error}): {_redacted(url)}") from error
+    params.heartbeat = heartbeat
+    params.blocked_connection_timeout = 300
+    params.connection_attempts = 1
+    params.socket_timeout = 5
+    params.stack_timeout = 10
+    params.client_properties = {"connection_name": name, "product": "Fluffle"}
+    return params
+
+
+def _redacted(url: str) -> str:
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", ":***@") if password else url
+
+
+class _Half:
+    """One connection with one channel: opened, rebuilt after failures, closed."""
+
+    def __init__(self, url: str, name: str, on_ready: Callable[[], None]) -> None:
+        self.where = _Where(url)
+        self._parameters = parameters(url, name=name)
+        self._on_ready = on_ready
+        self._topology: list[Topology] = []
+        self._consumers: list[_Consumer] = []
+        self.connection: _Connection | None = None
+        self.channel: Any = None  # None while it is being rebuilt
+        self.lost = asyncio.Event()
+        self.error: BrokerError | None = None
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect once and set everything up. Raises BrokerUnreachable or AccessRefused."""
+        self.lost = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[_Connection] = loop.create_future()
+        connection: _Connection = _Connection(
+            self._parameters,
+            on_open_callback=lambda _: _resolve(opened, connection),
+            on_open_error_callback=lambda _, error: _fail(opened, self._translated(error)),
+            on_close_callback=lambda _, error: self._on_connection_closed(connection, error),
+            custom_ioloop=loop,
+        )
+        self.connection = await opened
+        try:
+            self.channel = await self._open_channel()
+            for topology in self._topology:
+                await self._declare_now(topology)
+            for consumer in self._consumers:
+                await self._consume_now(consumer)
+        except BaseException:
+            if self.connection.is_open:
+                self.connection.close()
+            raise
+        self._on_ready()
+
+    async def close(self) -> None:
+        """Close the connection and wait until it is closed."""
+        if self.connection is not None and self.connection.is_open:
+            self.connection.close()
+            await self.lost.wait()
+
+    def abort(self) -> None:
+        """Drop the connection so that it is built anew."""
+        if self.connection is not None and self.connection.is_open:
+            self.connection.close(320, "rebuilding")
+
+    def _on_connection_closed(self, connection: _Connection, error: BaseException) -> None:
+        if connection is self.connection:
+            self.error = self._translated(error)
+            self.lost.set()
+
+    def _translated(self, error: BaseException) -> BrokerError:
+        match error:
+            case ProbableAuthenticationError() | ProbableAccessDeniedError():
+                return AccessRefused(f"RabbitMQ at {self.where} refused the user, its password or the virtual host")
+            case ConnectionClosedByBroker() | ChannelClosedByBroker():
+                kind = AccessRefused if error.reply_code == 403 else BrokerError
+                return kind(f"RabbitMQ at {self.where} said: {error.reply_text}")
+            case AMQPConnectionError() if error.args and isinstance(error.args[0], BaseException):
+                return self._translated(error.args[0])
+            case _:
+                while isinstance(inner := getattr(error, "exception", None), BaseException):
+                    error = inner
+                detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                return BrokerUnreachable(f"RabbitMQ at {self.where} cannot be reached ({detail})")
+
+    # -- channel ---------------------------------------------------------------------------------------------------
+
+    async def _open_channel(self) -> Any:
+        assert self.connection is not None
+        opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        channel = self.connection.channel(on_open_callback=lambda ch: _resolve(opened, ch))
+        channel.add_on_close_callback(self._on_channel_closed)
+        channel.add_on_cancel_callback(lambda _: self.abort())  # the broker ended a consumer: build all of it again
+        return await self._or_lost(opened)
+
+    def _on_channel_closed(self, channel: Any, error: Exception) -> None:
+        if channel is self.channel or self.channel is None:
+            self.error = self._translated(error)
+            self.abort()
+
+    async def rpc(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """One AMQP method and its answer. Raises BrokerError when the channel or connection goes instead."""
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        call(*args, callback=lambda method: _resolve(answered, method), **kwargs)
+        return await self._or_lost(answered)
+
+    async def _or_lost(self, future: asyncio.Future[T]) -> T:
+        lost = asyncio.ensure_future(self.lost.wait())
+        either: set[asyncio.Future[Any]] = {future, lost}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            lost.cancel()
+        if future.done():
+            return future.result()
+        raise self.error or BrokerUnreachable()
+
+    # -- declarations and consumers --------------------------------------------------------------------------------
+
+    async def declare(self, topology: Topology) -> None:
+        """Declare now, and again after every reconnect."""
+        await self._declare_now(topology)
+        self._topology.append(topology)
+
+    async def _declare_now(self, topology: Topology) -> None:
+        channel = self.channel
+        for exchange in topology.exchanges:
+            await self.rpc(
+                channel.exchange_declare,
+                exchange.name,
+                exchange_type=exchange.type,
+                durable=True,
+                arguments=dict(exchange.arguments),
+            )
+        for queue in topology.queues:
+            await self.rpc(
+                channel.queue_declare,
+                queue.name,
+                durable=not queue.exclusive,
+                exclusive=queue.exclusive,
+                arguments=dict(queue.arguments),
+            )
+        for binding in topology.bindings:
+            await self.rpc(channel.queue_bind, binding.queue, binding.exchange, routing_key=binding.routing_key)
+
+    async def consume(self, consumer: _Consumer) -> Subscription:
+        await self._consume_now(consumer)
+        self._consumers.append(consumer)
+        return Subscription(self, consumer)
+
+    async def _consume_now(self, consumer: _Consumer) -> None:
+        channel = self.channel
+        if not consumer.auto_ack:
+            await self.rpc(channel.basic_qos, prefetch_count=consumer.prefetch)
+
+        def on_message(_: Any, method: Any, properties: Any, body: bytes) -> None:
+            consumer.on_delivery(
+                Delivery(
+                    method.exchange,
+                    method.routing_key,
+                    body,
+                    method.redelivered,
+                    properties,
+                    method.delivery_tag,
+                    channel,
+                )
+            )
+
+        ok = await self.rpc(channel.basic_consume, consumer.queue, on_message, auto_ack=consumer.auto_ack)
+        consumer.tag = ok.method.consumer_tag
+
+    def cancel(self, consumer: _Consumer) -> None:
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+            if self.channel is not None and self.channel.is_open and consumer.tag:
+                self.channel.basic_cancel(consumer.tag)
+
+
+@dataclass(slots=True)
+class _Confirms:
+    """What was published on the present channel and awaits the broker's word, by delivery tag."""
+
+    next_tag: int = 1
+    waiting: dict[int, _Pending] = field(default_factory=dict)
+
+
+class Link:
+    """A lasting link to RabbitMQ: publish with confirms, declare, consume; reconnects by itself.
+
+    `async with Link(url, name="…") as link:` connects (BrokerUnreachable and AccessRefused are raised then) and
+    closes. `on_state(connected)` is called when the link is lost and when it is whole again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        window: int = 5_000,
+        max_body: int = 16 * 1024 * 1024,
+        on_state: Callable[[bool], None] = lambda connected: None,
+    ) -> None:
+        self._publisher = _Half(url, f"{name} (publish)", self._publish_again)
+        self._consumer = _Half(url, f"{name} (consume)", lambda: None)
+        self._window = window
+        self._max_body = max_body
+        self._on_state = on_state
+        self._confirms = _Confirms()
+        self._queued: list[_Pending] = []  # accepted while the connection was away
+        self._room = asyncio.Event()
+        self._closing = False
+        self._keepers: list[asyncio.Task[None]] = []
+
+    @property
+    def where(self) -> str:
+        """Host and port, for people."""
+        return str(self._publisher.where)
+
+    @property
+    def connected(self) -> bool:
+        """Whether both connections are up now."""
+        return all(half.channel is not None and half.channel.is_open for half in (self._publisher, self._consumer))
+
+    async def __aenter__(self) -> Self:
+        await self._publisher.open()
+        try:
+            await self._consumer.open()
+        except BaseException:
+            await self._publisher.close()
+            raise
+        self._keepers = [asyncio.create_task(self._keep(half)) for half in (self._publisher, self._consumer)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing = True
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await self._publisher.close()
+        await self._consumer.close()
+        for pending in [*self._confirms.waiting.values(), *self._queued]:
+            _fail(pending.done, LinkClosed())
+
+    async def _keep(self, half: _Half) -> None:
+        """Open this connection again whenever it is lost, until the link closes."""
+        while True:
+            await half.lost.wait()
+            half.channel = None
+            self._on_state(False)
+            _log.warning("lost the connection to RabbitMQ at %s: %s", half.where, half.error)
+            pause = _RETRY_FIRST
+            while True:
+                try:
+                    await half.open()
+                    break
+                except BrokerError as error:
+                    half.error = error
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _RETRY_MOST)
+            _log.info("connected again to RabbitMQ at %s", half.where)
+            if self.connected:
+                self._on_state(True)
+
+    # -- publishing ------------------------------------------------------------------------------------------------
+
+    async def publish(self, message: Outgoing) -> None:
+        """Publish and wait until the broker has it. A refused message raises PublishRefused.
+
+        Raises Unroutable, PublishRefused, MessageTooLarge, LinkClosed.
+        """
+        await self.room()
+        await self.publish_soon(message)
+
+    async def room(self) -> None:
+        """Wait until fewer messages than the window await their confirm."""
+        while self._unconfirmed >= self._window:
+            self._room.clear()
+            await self._room.wait()
+
+    @property
+    def _unconfirmed(self) -> int:
+        return len(self._confirms.waiting) + len(self._queued)
+
+    def publish_soon(self, message: Outgoing) -> asyncio.Future[None]:
+        """Publish without waiting. The future ends when the broker has the message; see `publish` for its errors."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if len(message.body) > self._max_body:
+            size, limit = len(message.body), self._max_body
+            _fail(done, MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}"))
+            return done
+        pending = _Pending(message, _properties(message), done)
+        if self._closing:
+            _fail(done, LinkClosed())
+        elif self._ready_to_publish:
+            self._send(pending)
+        else:
+            self._queued.append(pending)
+        return done
+
+    @property
+    def _ready_to_publish(self) -> bool:
+        channel = self._publisher.channel
+        return channel is not None and channel.is_open and not self._publisher.lost.is_set()
+
+    def _send(self, pending: _Pending) -> None:
+        message = pending.message
+        pending.returned = False
+        self._confirms.waiting[self._confirms.next_tag] = pending
+        self._confirms.next_tag += 1
+        self._publisher.channel.basic_publish(
+            message.exchange, message.routing_key, message.body, pending.properties, message.mandatory
+        )
+
+    def _publish_again(self) -> None:
+        """A new channel: whatever the old one left unconfirmed is unknown, so it is published again, in order."""
+        channel = self._publisher.channel
+        unknown = [*self._confirms.waiting.values(), *self._queued]
+        self._confirms, self._queued = _Confirms(), []
+        confirms = self._confirms
+        channel.add_on_return_callback(lambda _, method, properties, body: self._on_return(method, body))
+        channel.confirm_delivery(lambda answer: self._on_confirm(confirms, answer))
+        for pending in unknown:
+            if not pending.done.done():
+                self._send(pending)
+
+    def _on_return(self, method: spec.Basic.Return, body: bytes) -> None:
+        # A return comes before its confirm and carries no tag. Messages that look the same are interchangeable.
+        for pending in self._confirms.waiting.values():
+            message = pending.message
+            if (
+                not pending.returned
+                and message.routing_key == method.routing_key
+                and message.exchange == method.exchange
+                and message.body == body
+            ):
+                pending.returned = True
+                return
+
+    def _on_confirm(self, confirms: _Confirms, answer: Any) -> None:
+        method, waiting = answer.method, confirms.waiting
+        if not isinstance(method, spec.Basic.Ack | spec.Basic.Nack):
+            return
+        if method.multiple:
+            tags = list(takewhile(lambda tag: tag <= method.delivery_tag, waiting))
+        else:
+            tags = [method.delivery_tag]
+        for tag in tags:
+            pending = waiting.pop(tag, None)
+            if pending is None:
+                continue
+            if isinstance(method, spec.Basic.Nack):
+                _fail(pending.done, PublishRefused())
+            elif pending.returned:
+                to = pending.message
+                _fail(pending.done, Unroutable(f"no queue takes {to.routing_key!r} of exchange {to.exchange!r}"))
+            else:
+                _resolve(pending.done, None)
+        if self._unconfirmed < self._window:
+            self._room.set()
+
+    # -- declaring and consuming -----------------------------------------------------------------------------------
+
+    async def declare(self, topology: Topology) -> None:
+        """Declare exchanges, queues and bindings, now and after every reconnect. Raises BrokerError."""
+        await self._consumer.declare(topology)
+
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: Callable[[Delivery], None],
+        *,
+        prefetch: int = 1,
+        auto_ack: bool = False,
+    ) -> Subscription:
+        """Call `on_delivery` for every message of the queue, with at most `prefetch` of them unsettled.
+
+        The callback must not block and must not raise. Raises BrokerError when the queue cannot be consumed.
+        """
+        return await self._consumer.consume(_Consumer(queue, on_delivery, prefetch, auto_ack))
+
+    async def depth(self, queue: str) -> int:
+        """How many messages wait in a queue. Raises BrokerError (and rebuilds the link) when it does not exist."""
+        ok = await self._consumer.rpc(self._consumer.channel.queue_declare, queue, passive=True)
+        return int(ok.method.message_count)
+
+
+def _properties(message: Outgoing) -> spec.BasicProperties:
+    return spec.BasicProperties(
+        content_type=message.content_type,
+        headers=dict(message.headers) if message.headers else None,
+        delivery_mode=2 if message.persistent else 1,
+        priority=message.priority,
+        correlation_id=message.correlation_id,
+        reply_to=message.reply_to,
+        expiration=None if message.expiration is None else str(round(message.expiration * 1000)),
+        message_id=message.message_id,
+        type=message.type,
+    )
+
+
+def _resolve(future: asyncio.Future[T], value: T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: asyncio.Future[T], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,126 @@
+"""Every error that Fluffle raises on purpose.
+
+FluffleError
+├── ConfigurationError          a setting, an option or fluffle.toml is wrong
+├── DecodeError                 a message does not follow the protocol
+├── NodeError                   the private RabbitMQ node
+├── BrokerError                 talking to RabbitMQ
+│   ├── BrokerUnreachable       nothing answers at the URL, or it closed the door
+│   ├── AccessRefused           wrong user, password or permission
+│   ├── Unroutable              no queue is bound for the message
+│   ├── PublishRefused          the queue is full, or the broker could not take the message
+│   ├── MessageTooLarge         the body is over the limit
+│   └── LinkClosed              the link was closed before the broker confirmed
+├── StoreError                  the database
+│   ├── StoreUnavailable        locked, read-only, full or away: try again later
+│   └── NotTheLeader            another coordinator has taken over
+├── IllegalTransition           a task cannot go from this state to that one
+└── RequestError                the coordinator refused, or did not answer, a request
+    ├── TaskRejected            a submission or command was refused, with every error by path
+    ├── QueryRejected           a query was refused
+    └── NoAnswer                no coordinator answered in time
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class FluffleError(Exception):
+    """Something went wrong in Fluffle"""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a message: where (a path such as `labels.0`, "" for the whole) and what."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigurationError(FluffleError):
+    """A setting is wrong"""
+
+
+class DecodeError(FluffleError):
+    """The message does not follow the protocol"""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, self.problems)))
+
+
+class NodeError(FluffleError):
+    """The private RabbitMQ node has a problem"""
+
+
+class BrokerError(FluffleError):
+    """RabbitMQ did not do what was asked"""
+
+
+class BrokerUnreachable(BrokerError):
+    """RabbitMQ cannot be reached"""
+
+
+class AccessRefused(BrokerError):
+    """RabbitMQ refused the user, the password or the operation"""
+
+
+class Unroutable(BrokerError):
+    """No queue is bound for the message"""
+
+
+class PublishRefused(BrokerError):
+    """RabbitMQ refused the message: its queue is full or not available"""
+
+
+class MessageTooLarge(BrokerError):
+    """The message is larger than the limit"""
+
+
+class LinkClosed(BrokerError):
+    """The link to RabbitMQ was closed"""
+
+
+class StoreError(FluffleError):
+    """The database did not do what was asked"""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be used at the moment"""
+
+
+class NotTheLeader(StoreError):
+    """Another coordinator has taken over"""
+
+
+class IllegalTransition(FluffleError):
+    """The task cannot change in this way"""
+
+
+class RequestError(FluffleError):
+    """The request was not fulfilled"""
+
+
+class TaskRejected(RequestError):
+    """The task was rejected"""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, self.problems)))
+
+
+class QueryRejected(RequestError):
+    """The query was rejected"""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, self.problems)))
+
+
+class NoAnswer(RequestError):
+    """No coordinator answered in time"""

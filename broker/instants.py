@@ -1,0 +1,54 @@
+"""Moments and durations as whole microseconds: exact sums, the same in SQLite, PostgreSQL and Python.
+
+On the wire a moment is ISO 8601 in UTC; a duration is seconds.
+"""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import NewType
+
+Instant = NewType("Instant", int)  # microseconds since 1970-01-01T00:00:00Z
+Micros = NewType("Micros", int)  # a duration in microseconds
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def now() -> Instant:
+    """The wall clock."""
+    return Instant(time.time_ns() // 1000)
+
+
+def seconds(value: float) -> Micros:
+    """A duration in seconds as microseconds."""
+    return Micros(round(value * 1_000_000))
+
+
+def in_seconds(value: int | None) -> float | None:
+    """A duration in microseconds as seconds."""
+    return None if value is None else value / 1_000_000
+
+
+def from_datetime(moment: datetime) -> Instant:
+    """An aware datetime as an instant."""
+    return Instant((moment - _EPOCH) // _MICROSECOND)
+
+
+def to_datetime(moment: int) -> datetime:
+    """An instant as an aware datetime in UTC."""
+    return _EPOCH + timedelta(microseconds=moment)
+
+
+def to_iso(moment: int | None) -> str | None:
+    """An instant as `2026-12-01T09:00:00.000000Z`; None stays None."""
+    if moment is None:
+        return None
+    return to_datetime(moment).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def from_iso(text: str) -> Instant:
+    """An ISO 8601 moment with offset as an instant. Raises ValueError for anything else."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a moment needs its offset from UTC, such as 2026-12-01T09:00:00Z")
+    return from_datetime(moment)

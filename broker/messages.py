@@ -1,0 +1,434 @@
+"""Everything that travels, as frozen models; `decode` turns bytes into one of them or says what is wrong.
+
+Version 1 of the protocol. docs/protocol.md describes every field for people.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import from_json
+
+from broker.errors import DecodeError, Problem
+
+PROTOCOL_VERSION = "1"
+MAX_BODY_BYTES = 1024 * 1024
+JSON_TYPE = "application/json"
+EVENT_TYPE = "application/cloudevents+json"
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, description="a name: a-z, 0-9 and -, at most 63 characters")]
+TaskId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="1-64 of A-Za-z0-9._:-")]
+Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._:+/-]{0,62}$", description="a tag in lower case")]
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$", description="text without NUL")]
+Level = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class Wire(BaseModel):
+    """A message body: immutable, no unknown fields, no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def encode(self) -> bytes:
+        """The body as JSON, without the fields that hold nothing."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+class Status(StrEnum):
+    """The states of a task."""
+
+    BLOCKED = "blocked"
+    PENDING = "pending"
+    ASSIGNED = "assigned"
+    IN_PROGRESS = "in_progress"
+    INPUT_REQUIRED = "input_required"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a task in this state is over."""
+        return self in FINAL
+
+
+FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+
+
+# --- fluffle.tasks: what anyone may ask of the coordinator -------------------------------------------------------
+
+
+class Submission(Wire):
+    """A task as it is published with the routing key `submit`. Only `description` is required."""
+
+    routing_key: ClassVar[str] = "submit"
+
+    id: TaskId | None = None
+    description: Text
+    inputs: JsonValue = None
+    skills: Annotated[list[Tag], Field(max_length=64)] = []
+    assignee: Name | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] | None = None
+    due: AwareDatetime | None = None
+    not_before: AwareDatetime | None = None
+    depends_on: Annotated[list[TaskId], Field(max_length=1000)] = []
+    on_dependency_failure: Literal["fail", "run"] = "fail"
+    timeout: Seconds | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    output_schema: dict[str, JsonValue] | None = None
+    labels: Annotated[list[Tag], Field(max_length=64)] = []
+    metadata: dict[str, JsonValue] = {}
+    parent_id: TaskId | None = None
+    conversation_id: TaskId | None = None
+
+    @model_validator(mode="after")
+    def _must_make_sense(self) -> Self:
+        if self.id is not None and self.id in self.depends_on:
+            raise ValueError(f"depends_on: a cycle: {self.id} -> {self.id}")
+        return self
+
+
+class Cancel(Wire):
+    """Routing key `cancel`: end a live task; a running call is stopped."""
+
+    routing_key: ClassVar[str] = "cancel"
+
+    id: TaskId
+    reason: Annotated[str, Field(max_length=2000)] | None = None
+
+
+class Retry(Wire):
+    """Routing key `retry`: run a task that is over once more, with all its attempts."""
+
+    routing_key: ClassVar[str] = "retry"
+
+    id: TaskId
+
+
+# --- fluffle.status: what workers report -------------------------------------------------------------------------
+
+
+class Holding(Wire):
+    """A task that an instance has in hand."""
+
+    task_id: TaskId
+    attempt: Annotated[int, Field(ge=1)]
+
+
+class Presence(Wire):
+    """Routing keys `<name>.hello` and `<name>.beat`: who is there, what it can do, what it has in hand."""
+
+    name: Name
+    instance: Name
+    model: Annotated[str, Field(max_length=200)] = ""
+    skills: dict[Tag, Level] = {}
+    slots: Annotated[int, Field(ge=1, le=10_000)] = 1
+    description: Annotated[str, Field(max_length=2000)] = ""
+    draining: bool = False
+    tasks: list[Holding] = []
+
+
+class Goodbye(Wire):
+    """Routing key `<name>.goodbye`: this instance leaves; it has nothing in hand."""
+
+    name: Name
+    instance: Name
+
+
+class Claim(Wire):
+    """Routing key `<name>.claim`: the instance takes this attempt. Confirmed before the assignment is acked."""
+
+    task_id: TaskId
+    attempt: Annotated[int, Field(ge=1)]
+    instance: Name
+    at: AwareDatetime | None = None
+
+
+class Progress(Wire):
+    """Routing key `<name>.progress`: text as it comes, a fraction done, or a note."""
+
+    task_id: TaskId
+    attempt: Annotated[int, Field(ge=1)]
+    instance: Name
+    text: str | None = None
+    fraction: Level | None = None
+    note: Annotated[str, Field(max_length=2000)] | None = None
+
+
+class Failure(Wire):
+    """Why an attempt or a task failed. `retryable` tells whether another attempt may help."""
+
+    type: Annotated[str, Field(min_length=1, max_length=200)]
+    message: str = ""
+    retryable: bool = True
+
+
+class Usage(Wire):
+    """What an attempt used; None where unknown."""
+
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    cost_usd: Annotated[float, Field(ge=0)] | None = None
+
+
+class Result(Wire):
+    """Routing key `<name>.result`: how an attempt ended. `duration` in seconds by the worker's monotonic clock."""
+
+    task_id: TaskId
+    attempt: Annotated[int, Field(ge=1)]
+    instance: Name
+    outcome: Literal["completed", "failed", "cancelled"]
+    result: JsonValue = None
+    error: Failure | None = None
+    started_at: AwareDatetime | None = None
+    finished_at: AwareDatetime | None = None
+    duration: Annotated[float, Field(ge=0)] | None = None
+    usage: Usage | None = None
+
+    @model_validator(mode="after")
+    def _failures_have_a_reason(self) -> Self:
+        if self.outcome == "failed" and self.error is None:
+            raise ValueError("error: a failed result needs an error")
+        return self
+
+
+# --- fluffle.work: what the coordinator tells workers ------------------------------------------------------------
+
+
+class Dependency(Wire):
+    """The outcome of a task that this one builds on."""
+
+    id: TaskId
+    description: str
+    status: Status
+    result: JsonValue = None
+
+
+class Assignment(Wire):
+    """To `llm.<name>.work`: do this."""
+
+    task_id: TaskId
+    attempt: Annotated[int, Field(ge=1)]
+    description: str
+    inputs: JsonValue = None
+    skills: list[str] = []
+    context: list[Dependency] = []
+    timeout: float | None = None
+    output_schema: dict[str, JsonValue] | None = None
+    labels: list[str] = []
+    metadata: dict[str, JsonValue] = {}
+    parent_id: TaskId | None = None
+    conversation_id: TaskId | None = None
+
+
+class Stop(Wire):
+    """To an instance's control queue: give this attempt up."""
+
+    type: Literal["stop"] = "stop"
+    task_id: TaskId
+    attempt: Annotated[int, Field(ge=1)]
+    reason: str = ""
+
+
+class Drain(Wire):
+    """To an instance's control queue: take nothing new, finish what is in hand, leave."""
+
+    type: Literal["drain"] = "drain"
+
+
+Control = Annotated[Stop | Drain, Field(discriminator="type")]
+
+
+# --- what the coordinator answers --------------------------------------------------------------------------------
+
+
+class Wrong(Wire):
+    """One error in a rejected message: its path and what is wrong."""
+
+    path: str
+    message: str
+
+
+class Rejection(Wire):
+    """Type `task.rejected` or `query.rejected`."""
+
+    id: str | None = None
+    errors: list[Wrong]
+
+
+class View(BaseModel):
+    """What the coordinator shows. A reader ignores fields that it does not know yet."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class AttemptView(View):
+    """One try of a task by one LLM. Times are datetimes in UTC, `duration` is seconds."""
+
+    attempt: int
+    llm: str
+    instance: str | None = None
+    why: str | None = None
+    outcome: str | None = None
+    error: Failure | None = None
+    usage: Usage | None = None
+    assigned_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    duration: float | None = None
+
+
+class ChangeView(View):
+    """Something that was done to a task: when, by whom, what."""
+
+    at: datetime
+    by: str
+    what: str
+
+
+class TaskView(View):
+    """A task as it stands: the body of answers, the `data` of events, the lines of `fluffle task show --json`."""
+
+    id: str
+    status: Status
+    description: str
+    priority: int
+    skills: list[str] = []
+    assignee: str | None = None
+    llm: str | None = None
+    attempt: int = 0
+    max_attempts: int = 3
+    timeout: float | None = None
+    due: datetime | None = None
+    not_before: datetime | None = None
+    depends_on: list[str] = []
+    waiting_on: int = 0
+    inputs: Any = None
+    output_schema: dict[str, Any] | None = None
+    labels: list[str] = []
+    metadata: dict[str, Any] = {}
+    parent_id: str | None = None
+    conversation_id: str | None = None
+    submitted_by: str | None = None
+    submitted_at: datetime
+    ready_at: datetime | None = None
+    assigned_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    result: Any = None
+    error: Failure | None = None
+    usage: Usage | None = None
+    attempts: list[AttemptView] = []
+    history: list[ChangeView] = []
+
+
+class LLMView(View):
+    """An LLM as the coordinator knows it. `in_hand` counts assigned and running tasks of all its instances."""
+
+    name: str
+    state: Literal["online", "draining", "offline"]
+    model: str = ""
+    skills: dict[str, float] = {}
+    slots: int = 0
+    in_hand: int = 0
+    instances: list[str] = []
+    description: str = ""
+    last_seen: datetime | None = None
+    tasks: list[str] = []
+
+
+# --- fluffle.queries: what anyone may ask, answered to reply_to with the type `query.answer` --------------------------
+
+
+class TaskQuery(Wire):
+    """Routing key `task`: one task. The answer is a TaskView."""
+
+    routing_key: ClassVar[str] = "task"
+
+    id: TaskId
+
+
+class TasksQuery(Wire):
+    """Routing key `tasks`: a page of tasks, newest first. The answer is a TaskPage. Filters narrow, lists widen."""
+
+    routing_key: ClassVar[str] = "tasks"
+
+    status: list[Status] = []
+    llm: Name | None = None
+    label: list[Tag] = []
+    text: Annotated[str, Field(max_length=200)] | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 50
+    before: Annotated[int, Field(ge=0)] | None = None
+
+
+class TaskPage(View):
+    """Tasks without their inputs and results. `next` is the `before` of the following page, None on the last one."""
+
+    tasks: list[TaskView]
+    next: int | None = None
+
+
+class LLMsQuery(Wire):
+    """Routing key `llms`: every LLM that has ever said hello, or the one with that name. The answer is an LLMList."""
+
+    routing_key: ClassVar[str] = "llms"
+
+    name: Name | None = None
+
+
+class LLMList(View):
+    """The LLMs by name."""
+
+    llms: list[LLMView]
+
+
+class ReportQuery(Wire):
+    """Routing key `report`: figures about the tasks submitted in [since, until). The answer is a ReportView."""
+
+    routing_key: ClassVar[str] = "report"
+
+    name: str = "summary"
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+
+class ReportView(View):
+    """A report: its figures by name. Durations are seconds."""
+
+    name: str
+    generated_at: datetime
+    values: dict[str, Any]
+
+
+# --- decoding -----------------------------------------------------------------------------------------------------
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def decode(kind: type[M], body: bytes, *, limit: int = MAX_BODY_BYTES) -> M:
+    """`body` as a message of that kind. Raises DecodeError, with every problem by its path, and nothing else."""
+    if len(body) > limit:
+        raise DecodeError([Problem("", f"the body has {len(body):,} bytes; the limit is {limit:,}")])
+    try:
+        if b"NaN" in body or b"Infinity" in body:  # JSON has neither; the model's parser lets them through
+            from_json(body, allow_inf_nan=False)
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise DecodeError(problems(error)) from error
+    except ValueError as error:
+        raise DecodeError([Problem("", f"invalid JSON: {error}")]) from error
+
+
+def problems(error: ValidationError) -> list[Problem]:
+    """Pydantic's errors as ours: dotted paths and no echo of the input."""
+    return [
+        Problem(".".join(str(part) for part in item["loc"]), _sentence(item["msg"]))
+        for item in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+
+
+def _sentence(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Extra inputs are not permitted", "unknown field")

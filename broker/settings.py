@@ -1,0 +1,96 @@
+"""Settings: environment variables over `fluffle.toml` over defaults.
+
+Every field is the variable `FLUFFLE_<FIELD>` and the key `<field>` of the table `[fluffle]`. A variable
+`FLUFFLE_<FIELD>_FILE` names a file that holds the value, for secrets.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from broker.errors import ConfigurationError
+from broker.messages import MAX_BODY_BYTES, problems
+
+PREFIX = "FLUFFLE_"
+
+
+def default_state_dir() -> Path:
+    """Where this user's Fluffle keeps its data: `$XDG_STATE_HOME/fluffle`, else `~/.local/state/fluffle`."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "fluffle"
+
+
+class Settings(BaseSettings):
+    """What every part of Fluffle can be told. Durations are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    amqp_url: SecretStr | None = Field(
+        None, description="RabbitMQ as amqp://user:password@host:port/vhost; unset: the private node"
+    )
+    state_dir: Path = Field(
+        default_factory=default_state_dir,
+        description="folder of the private node, the database and the spools",
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="SQLAlchemy URL, sqlite:///… or postgresql+psycopg://…; unset: fluffle.db in the state folder",
+    )
+    lease: float = Field(15.0, ge=1, le=3600, description="seconds of silence after which an instance loses its tasks")
+    max_body: int = Field(MAX_BODY_BYTES, ge=1024, description="largest accepted message body in bytes")
+    batch: int = Field(
+        1000, ge=1, le=100_000, description="most messages that the coordinator handles in one transaction"
+    )
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level that is logged")
+
+    @property
+    def beat(self) -> float:
+        """Seconds between two beats of a worker."""
+        return self.lease / 3
+
+    @property
+    def database(self) -> str:
+        """The database URL in the clear."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.state_dir / 'fluffle.db'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment, then `*_FILE`, then what the caller read from fluffle.toml, then defaults."""
+        return env_settings, InitSettingsSource(settings_cls, _from_files()), init_settings
+
+
+def _from_files() -> dict[str, Any]:
+    values = {}
+    for field in Settings.model_fields:
+        variable = f"{PREFIX}{field.upper()}_FILE"
+        if path := os.environ.get(variable):
+            try:
+                values[field] = Path(path).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise ConfigurationError(f"{variable}: cannot read {path}: {error.strerror}") from error
+    return values
+
+
+def load_settings(table: dict[str, Any] | None = None) -> Settings:
+    """The settings, with `table` (the `[fluffle]` of a TOML file) under the environment. Raises ConfigurationError."""
+    try:
+        return Settings(**(table or {}))
+    except ValidationError as error:
+        raise ConfigurationError("settings: " + "; ".join(map(str, problems(error)))) from error

@@ -1,0 +1,137 @@
+"""What is declared on RabbitMQ, as data: exchanges, queues, bindings and their arguments.
+
+The arguments mean the same on every RabbitMQ from 3.10 to 4.x.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+TASKS = "fluffle.tasks"
+WORK = "fluffle.work"
+STATUS = "fluffle.status"
+MESSAGES = "fluffle.messages"
+QUERIES = "fluffle.queries"
+EVENTS = "fluffle.events"
+REJECTED = "fluffle.rejected"
+COORDINATOR = "fluffle.coordinator"
+
+DELIVERY_LIMIT = 20
+KEEP_FOREVER = 1_000_000  # deliveries: unset, 4.x drops after 20; -1 discards at once on 3.10
+QUERY_BACKLOG = 10_000
+
+Arguments = Mapping[str, str | int]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A durable exchange."""
+
+    name: str
+    type: str
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue. Durable and shared unless `exclusive`: then it lives as long as its connection."""
+
+    name: str
+    arguments: Arguments = field(default_factory=dict)
+    exclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Messages published to `exchange` with a key that fits `routing_key` go to `queue`."""
+
+    exchange: str
+    routing_key: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A set of declarations, made in the order exchanges, queues, bindings. Declaring it again changes nothing."""
+
+    exchanges: tuple[Exchange, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+
+
+def durable(name: str) -> Queue:
+    """A quorum queue whose undeliverable messages end in the rejected queue."""
+    return Queue(
+        name,
+        {
+            "x-queue-type": "quorum",
+            "x-overflow": "reject-publish",
+            "x-dead-letter-exchange": REJECTED,
+            # Two words or more: a single word on that exchange is an unknown key, which the coordinator answers.
+            "x-dead-letter-routing-key": f"dead.{name}",
+            "x-dead-letter-strategy": "at-least-once",
+            "x-delivery-limit": DELIVERY_LIMIT,
+        },
+    )
+
+
+def _exchange(name: str, kind: str) -> Exchange:
+    return Exchange(name, kind, {"alternate-exchange": REJECTED})
+
+
+TASK_KEYS = ("submit", "cancel", "retry")
+QUERY_KEYS = ("task", "tasks", "llms", "report")
+
+SHARED = Topology(
+    exchanges=(
+        Exchange(REJECTED, "topic"),
+        Exchange(EVENTS, "topic"),
+        _exchange(TASKS, "direct"),
+        _exchange(WORK, "direct"),
+        _exchange(STATUS, "topic"),
+        _exchange(MESSAGES, "topic"),
+        _exchange(QUERIES, "direct"),
+    ),
+    queues=(
+        Queue(REJECTED, {"x-queue-type": "quorum", "x-delivery-limit": KEEP_FOREVER}),
+        durable(COORDINATOR),
+        Queue(
+            QUERIES,
+            {"x-queue-type": "quorum", "x-max-length": QUERY_BACKLOG, "x-overflow": "reject-publish"},
+        ),
+    ),
+    bindings=(
+        Binding(REJECTED, "#", REJECTED),
+        Binding(REJECTED, "*", COORDINATOR),
+        Binding(STATUS, "#", COORDINATOR),
+        Binding(TASKS, "", COORDINATOR),
+        *(Binding(TASKS, key, COORDINATOR) for key in TASK_KEYS),
+        *(Binding(QUERIES, key, QUERIES) for key in QUERY_KEYS),
+    ),
+)
+
+
+def llm_address(name: str) -> str:
+    """The address of an LLM: its mailbox and the routing key of its work."""
+    return f"llm.{name}"
+
+
+def work_queue(name: str) -> str:
+    """The queue of an LLM's assignments."""
+    return f"llm.{name}.work"
+
+
+def control_address(name: str, instance: str) -> str:
+    """The control queue of one instance of an LLM and the routing key to it."""
+    return f"llm.{name}.{instance}"
+
+
+def worker_topology(name: str, instance: str) -> Topology:
+    """What a worker declares for itself: its work queue and its instance's control queue."""
+    control = control_address(name, instance)
+    return Topology(
+        queues=(durable(work_queue(name)), Queue(control, exclusive=True)),
+        bindings=(
+            Binding(WORK, llm_address(name), work_queue(name)),
+            Binding(WORK, control, control),
+        ),
+    )

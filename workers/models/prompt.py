@@ -1,0 +1,58 @@
+"""The task as one text, for ways to be an LLM that read a prompt."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from workers.models.base import Dependency, Job
+
+
+def render_prompt(job: Job) -> str:
+    """The job's task, inputs, results it builds on and expected output, each in a section of its own.
+
+    A job that has nothing but a description is its description. Instructions are not part of the prompt. The
+    texts are copied as they are: nothing in them is a template or is expanded.
+    """
+    sections = [
+        _inputs(job.inputs),
+        _results(job.context),
+        _expected_output(job.output_schema),
+    ]
+    if not any(sections):
+        return job.description
+    return "\n\n".join([_tagged("task", job.description), *filter(None, sections)])
+
+
+def _inputs(inputs: Any) -> str:
+    if inputs is None:
+        return ""
+    if isinstance(inputs, Mapping):
+        entries = [_tagged("input", _text(value), name=name) for name, value in inputs.items()]
+        return _tagged("inputs", "\n".join(entries))
+    return _tagged("inputs", _text(inputs))
+
+
+def _results(context: tuple[Dependency, ...]) -> str:
+    if not context:
+        return ""
+    results = [
+        _tagged("result", _text(it.result), id=it.id, task=it.description, status=it.status) for it in context
+    ]
+    return _tagged("results_to_build_on", "\n".join(results))
+
+
+def _expected_output(schema: dict[str, Any] | None) -> str:
+    if schema is None:
+        return ""
+    text = "Answer with nothing but JSON that satisfies this JSON Schema:\n" + _text(schema)
+    return _tagged("expected_output", text)
+
+
+def _tagged(tag: str, content: str, **attributes: str) -> str:
+    shown = "".join(f" {name}={json.dumps(value, ensure_ascii=False)}" for name, value in attributes.items())
+    return f"<{tag}{shown}>\n{content}\n</{tag}>"
+
+
+def _text(value: Any) -> str:
+    """A string as it is, so that its lines stay lines; anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
