@@ -18,6 +18,8 @@ FluffleError
 └── RequestError                the coordinator refused, or did not answer, a request
     ├── TaskRejected            a submission or command was refused, with every error by path
     ├── QueryRejected           a query was refused
+    ├── TaskFailed              a task that was waited for has failed
+    ├── TaskCancelled           a task that was waited for was cancelled
     └── NoAnswer                no coordinator answered in time
 """
 
@@ -120,6 +122,14 @@ class QueryRejected(RequestError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("; ".join(map(str, self.problems)))
+
+
+class TaskFailed(RequestError):
+    """The task failed"""
+
+
+class TaskCancelled(RequestError):
+    """The task was cancelled"""
 
 
 class NoAnswer(RequestError):

@@ -1,0 +1,66 @@
+"""The command `fluffle`: its sub-commands by name, and how errors and interrupts end it."""
+
+import sys
+from typing import NoReturn
+
+import click
+
+from broker.errors import FluffleError, TaskCancelled, TaskFailed
+from fluffle.cli.lazy import LazyCommand, LazyGroup
+
+OK, ERROR, USAGE, TASK_FAILED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+COMMANDS = (
+    LazyCommand("demo", "fluffle.cli.demo:demo", "Show all of it in one go, on real text."),
+    LazyCommand("up", "fluffle.cli.up:up", "Run everything in fluffle.toml: broker, coordinator and LLMs."),
+    LazyCommand("task", "fluffle.cli.task:task", "Submit tasks, follow them, get their results."),
+    LazyCommand("llm", "fluffle.cli.llm:llm", "List the LLMs and what they are doing."),
+    LazyCommand("report", "fluffle.cli.report:report", "Print figures about the tasks."),
+    LazyCommand("rejected", "fluffle.cli.rejected:rejected", "Look at rejected messages, requeue or drop them."),
+    LazyCommand("worker", "fluffle.cli.worker:worker", "Run an LLM as a worker."),
+    LazyCommand("coordinator", "fluffle.cli.coordinator:coordinator", "Run the coordinator."),
+    LazyCommand("broker", "fluffle.cli.broker:broker", "Manage the private RabbitMQ node, and prepare any other."),
+)
+
+EPILOG = """\b
+Exit codes:
+    0   done
+    1   an error, told in one line
+    2   wrong usage
+    3   a task failed or was cancelled
+    4   the time to wait ran out
+  130   interrupted with Ctrl-C
+
+RabbitMQ is taken from FLUFFLE_AMQP_URL, else it is the private node that `fluffle broker start` runs.
+"""
+
+
+@click.group(
+    cls=LazyGroup,
+    commands=COMMANDS,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="fluffle", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A workforce of LLMs on RabbitMQ."""
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run the command line `args` (else the process's own). Returns the exit code."""
+    try:
+        code = cli.main(args, prog_name="fluffle", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return INTERRUPTED
+    except FluffleError as error:
+        click.echo(f"Error: {error}", err=True)
+        return TASK_FAILED if isinstance(error, TaskFailed | TaskCancelled) else ERROR
+    return code if isinstance(code, int) else OK
+
+
+def main() -> NoReturn:
+    """The entry point of the program `fluffle`."""
+    sys.exit(run())
