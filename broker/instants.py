@@ -10,6 +10,8 @@ from typing import NewType
 Instant = NewType("Instant", int)  # microseconds since 1970-01-01T00:00:00Z
 Micros = NewType("Micros", int)  # a duration in microseconds
 
+EPOCH = Instant(0)
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 

@@ -1,0 +1,73 @@
+"""What comes out of the machine: messages to publish once the changes of the batch are committed.
+
+Views are taken when the command is made, so each tells the state of that moment.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from broker.errors import Problem
+from broker.instants import Instant
+
+AnswerType = Literal["task.accepted", "task.completed", "task.failed", "task.cancelled"]
+View = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Publish the attempt to the LLM's work queue."""
+
+    task_id: str
+    attempt: int
+    llm: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Tell an instance to give an attempt up."""
+
+    llm: str
+    instance: str
+    task_id: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tell whoever submitted the task."""
+
+    type: AnswerType
+    reply_to: str
+    correlation_id: str | None
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell a sender what is wrong with a request. A refused submission is also kept among the rejected."""
+
+    task_id: str
+    problems: tuple[Problem, ...]
+    reply_to: str | None
+    correlation_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Publish a fact about a task as an event."""
+
+    at: Instant
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceLLM:
+    """Publish a fact about an LLM as an event."""
+
+    at: Instant
+    name: str
+    state: str
+
+
+Command = Assign | Stop | Answer | Refuse | Announce | AnnounceLLM

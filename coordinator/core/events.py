@@ -1,0 +1,117 @@
+"""What goes into the machine: facts that have arrived, in the past tense, and the moments when time has passed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from broker.instants import Instant
+from broker.messages import Claim, Goodbye, Presence, Progress, Result, Submission
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who asked, and where the answers go."""
+
+    user: str | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A task came in. `task_id` and `priority` are settled already, from the body, the properties or the defaults.
+
+    `ancestry` tells what the tasks that this one depends on, directly or not, depend on themselves; it is needed
+    only when another task waits for this one already.
+    """
+
+    task_id: str
+    spec: Submission
+    priority: int
+    sender: Sender = Sender()
+    ancestry: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Somebody wants a task ended."""
+
+    task_id: str
+    sender: Sender = Sender()
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRequested:
+    """Somebody wants a finished task to run again."""
+
+    task_id: str
+    sender: Sender = Sender()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An instance said hello or gave a beat."""
+
+    presence: Presence
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """An instance said goodbye."""
+
+    goodbye: Goodbye
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An instance of that LLM takes an attempt."""
+
+    llm: str
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """A sign of life from a running attempt."""
+
+    llm: str
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """An attempt ended."""
+
+    llm: str
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyEnded:
+    """A task ended, and these wait for it; their tasks are loaded."""
+
+    task_id: str
+    dependents: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed. `woken` are loaded tasks whose `wake_at` has come."""
+
+    woken: tuple[str, ...] = ()
+
+
+Event = (
+    Submitted
+    | CancelRequested
+    | RetryRequested
+    | Seen
+    | Left
+    | Claimed
+    | Progressed
+    | Reported
+    | DependencyEnded
+    | Tick
+)
+
+NEVER = Instant(2**62)

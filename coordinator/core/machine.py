@@ -1,0 +1,565 @@
+"""The coordinator's mind: facts in, changes and messages out. No I/O, no clock.
+
+The caller loads the tasks that an event is about (`needs`), passes events with the time to `handle`, stores
+`take_changes()` in one transaction, publishes the commands, and then lets `forget` drop what need not stay in
+memory. A machine whose changes could not be stored is thrown away and built anew from the database.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from typing import assert_never
+
+from broker.errors import Problem
+from broker.instants import Instant, Micros, from_datetime, seconds
+from broker.messages import Failure, Result, Status
+from coordinator.core.assignment import Decision, choose
+from coordinator.core.commands import Announce, AnnounceLLM, Answer, AnswerType, Assign, Command, Refuse, Stop
+from coordinator.core.dependencies import find_cycle
+from coordinator.core.events import (
+    NEVER,
+    CancelRequested,
+    Claimed,
+    DependencyEnded,
+    Event,
+    Left,
+    Progressed,
+    Reported,
+    RetryRequested,
+    Seen,
+    Sender,
+    Submitted,
+    Tick,
+)
+from coordinator.core.lifecycle import Trigger
+from coordinator.core.pool import LLM, Instance
+from coordinator.core.ready import Ready
+from coordinator.core.task import Attempt, Task, view
+
+Policy = Callable[[Task, Sequence[LLM]], Decision | None]
+
+COORDINATOR = "coordinator"
+FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a batch changed and the database has to hold before anything is published."""
+
+    new: list[Task] = field(default_factory=list)
+    changed: dict[str, Task] = field(default_factory=dict)
+    attempts: list[tuple[str, Attempt]] = field(default_factory=list)
+    met: list[str] = field(default_factory=list)  # ids of ended tasks whose dependents have been told
+    llms: dict[str, LLM] = field(default_factory=dict)
+
+
+class Machine:
+    """The tasks in hand, a window on the ready ones, the LLMs, and what to do when something happens."""
+
+    def __init__(self, *, lease: Micros, window: int = 2000, next_seq: int = 1, policy: Policy = choose) -> None:
+        self.tasks: dict[str, Task] = {}
+        self.llms: dict[str, LLM] = {}
+        self.ready = Ready(window)
+        self.next_wake: Instant = NEVER
+        self._lease = lease
+        self._next_seq = next_seq
+        self._policy = policy
+        self._changes = Changes()
+        self._guests: set[str] = set()
+        self._ended: list[str] = []
+        self._commands: list[Command] = []
+        self._free = False  # whether a slot or a task may have become available since the last assignment
+
+    # -- the caller's side -----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def needs(event: Event) -> Iterable[str]:
+        """The ids of the tasks that must be loaded, where they exist, before the event is handled."""
+        match event:
+            case Submitted(task_id, spec):
+                return (task_id, *spec.depends_on)
+            case CancelRequested(task_id) | RetryRequested(task_id):
+                return (task_id,)
+            case Claimed(_, claim):
+                return (claim.task_id,)
+            case Reported(_, result):
+                return (result.task_id,)
+            case DependencyEnded(task_id, dependents):
+                return (task_id, *dependents)
+            case Tick(woken):
+                return woken
+            case Seen() | Left() | Progressed():
+                return ()
+            case _:
+                assert_never(event)
+
+    def load(self, tasks: Iterable[Task]) -> None:
+        """Take in tasks from the database. A task that is in memory already stays as it is."""
+        for task in tasks:
+            if task.id not in self.tasks:
+                self.tasks[task.id] = task
+                self._guests.add(task.id)
+
+    def restore(self, in_hand: Iterable[Task], llms: Iterable[LLM], lanes: Iterable[str], now: Instant) -> None:
+        """Take over: every lease is extended once, and every lane is to be refilled."""
+        self.llms = {llm.name: llm for llm in llms}
+        for llm in self.llms.values():
+            for instance in llm.instances.values():
+                instance.lease_until = Instant(now + self._lease)
+        for task in in_hand:
+            self.tasks[task.id] = task
+            task.named_at = now
+            llm = self._llm(task.llm or "")
+            if task.status is Status.IN_PROGRESS and task.instance:
+                llm.instance(task.instance, now, self._lease).held.add(task.id)
+            else:
+                llm.unclaimed.add(task.id)
+        for llm in self.llms.values():
+            llm.count()
+        for lane in lanes:
+            self.ready.expect(lane, self.llms)
+        self._free = True
+
+    def refill(self, lane: str, tasks: list[Task], asked: int) -> None:
+        """Take in the best pending tasks of a hungry lane (see Ready.hungry)."""
+        self.load(tasks)
+        self.ready.refill(lane, [self.tasks[task.id] for task in tasks], asked, self.llms)
+        self._free = True
+
+    def handle(self, *events: Event, now: Instant) -> list[Command]:
+        """What these events lead to. Free slots are filled once, after all of them."""
+        for event in events:
+            self._handle(event, now)
+        if self._free:
+            self._assign(now)
+        commands, self._commands = self._commands, []
+        return commands
+
+    def take_ended(self) -> list[str]:
+        """Ids of tasks that have ended since the last call: whoever depends on them is to be told."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def take_changes(self) -> Changes:
+        """What is to be stored."""
+        changes, self._changes = self._changes, Changes()
+        return changes
+
+    def forget(self) -> None:
+        """Drop from memory, after the commit, what is neither in hand nor in the window of ready tasks."""
+        for task_id in self._guests:
+            task = self.tasks.get(task_id)
+            if task and not task.in_hand and not (task.status is Status.PENDING and task in self.ready):
+                del self.tasks[task_id]
+        self._guests.clear()
+        self.ready.forget_empty()
+
+    # -- events ----------------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event, now: Instant) -> None:
+        match event:
+            case Submitted():
+                self._submitted(event, now)
+            case Claimed():
+                self._claimed(event, now)
+            case Reported(llm, result):
+                self._reported(llm, result, now)
+            case Seen():
+                self._seen(event, now)
+            case Progressed(llm, progress):
+                task = self._held(progress.task_id, progress.attempt, llm, progress.instance)
+                if task:
+                    task.named_at = now
+            case Left(goodbye):
+                leaving = self.llms.get(goodbye.name)
+                if leaving and (instance := leaving.instances.get(goodbye.instance)):
+                    self._drop_instance(leaving, instance, "the instance left", now)
+            case CancelRequested():
+                self._cancel(event, now)
+            case RetryRequested():
+                self._retry(event, now)
+            case DependencyEnded(task_id, dependents):
+                self._dependency_ended(task_id, dependents, now)
+            case Tick(woken):
+                self._tick(woken, now)
+            case _:
+                assert_never(event)
+
+    def _submitted(self, event: Submitted, now: Instant) -> None:
+        spec, sender = event.spec, event.sender
+        known = self.tasks.get(event.task_id)
+        if known is not None:  # published again: answered with what is known, at the newest address
+            known.reply_to, known.correlation_id = sender.reply_to, sender.correlation_id
+            self._touch(known)
+            self._answer(known, "task.accepted")
+            if known.status.is_final:
+                self._answer(known, _final_answer(known.status))
+            return
+        circle = spec.depends_on and find_cycle(event.task_id, spec.depends_on, self._edges(event.ancestry))
+        if circle:
+            self._refuse(event.task_id, sender, Problem("depends_on", "a cycle: " + " -> ".join(circle)))
+            return
+        task = Task(
+            id=event.task_id,
+            seq=self._next_seq,
+            spec=spec,
+            status=Status.BLOCKED,
+            priority=event.priority,
+            submitted_at=now,
+            submitted_by=sender.user,
+            reply_to=sender.reply_to,
+            correlation_id=sender.correlation_id,
+        )
+        self._next_seq += 1
+        self.tasks[task.id] = task
+        self._guests.add(task.id)
+        self._changes.new.append(task)
+        failed = self._count_dependencies(task)
+        if spec.not_before is not None:
+            task.wake_at = from_datetime(spec.not_before)
+        if not self._unblock(task, now):
+            self._announce(task, now)
+        self._answer(task, "task.accepted")
+        if failed is not None:
+            self._fail_dependent(task, failed, now)
+
+    def _count_dependencies(self, task: Task) -> Task | None:
+        """Count what it still waits for; returns the dependency whose failure it does not survive, if any."""
+        for dependency_id in set(task.spec.depends_on):
+            dependency = self.tasks.get(dependency_id)
+            if dependency is None or not dependency.status.is_final:
+                task.waiting_on += 1
+            elif dependency.status is not Status.COMPLETED and task.spec.on_dependency_failure == "fail":
+                task.waiting_on += 1
+                return dependency
+        return None
+
+    def _edges(self, ancestry: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+        fresh = {task.id: task.spec.depends_on for task in self._changes.new if task.spec.depends_on}
+        return {**ancestry, **fresh}
+
+    def _cancel(self, event: CancelRequested, now: Instant) -> None:
+        task = self.tasks.get(event.task_id)
+        if task is None:
+            self._refuse(event.task_id, event.sender, Problem("id", "there is no such task"))
+            return
+        if task.status.is_final:
+            self._refuse(event.task_id, event.sender, Problem("id", f"the task is over already: {task.status}"))
+            return
+        reason = f": {event.reason}" if event.reason else ""
+        where = f" while {task.status.replace('_', ' ')} at {task.llm}" if task.in_hand else f" while {task.status}"
+        task.note(now, event.sender.user or "anonymous", f"cancelled{where}{reason}")
+        self._stop_and_take_back(task, "cancelled", now)
+        self._finish(task, Trigger.CANCEL, now)
+        self._answer_to(event.sender, "task.cancelled", task)
+
+    def _retry(self, event: RetryRequested, now: Instant) -> None:
+        task = self.tasks.get(event.task_id)
+        if task is None:
+            self._refuse(event.task_id, event.sender, Problem("id", "there is no such task"))
+            return
+        if not task.status.is_final:
+            self._refuse(event.task_id, event.sender, Problem("id", f"the task is not over: {task.status}"))
+            return
+        task.note(now, event.sender.user or "anonymous", f"retried after it was {task.status}")
+        task.move(Trigger.RETRY)
+        task.starts = 0
+        task.waiting_on = 0
+        task.wake_at = None
+        task.llm = task.instance = task.why = task.result = task.error = task.usage = task.duration = None
+        task.ready_at = task.assigned_at = task.started_at = task.finished_at = None
+        if event.sender.reply_to:
+            task.reply_to, task.correlation_id = event.sender.reply_to, event.sender.correlation_id
+        self._touch(task)
+        self._unblock(task, now)
+        self._answer_to(event.sender, "task.accepted", task)
+
+    def _seen(self, event: Seen, now: Instant) -> None:
+        presence = event.presence
+        llm = self._llm(presence.name)
+        before, skills = llm.state, llm.skills
+        llm.see(presence, now, self._lease)
+        self._changes.llms[llm.name] = llm
+        self._free = True
+        if presence.skills != skills:
+            self.ready.llm_changed(llm)
+        if llm.state != before:
+            self._commands.append(AnnounceLLM(now, llm.name, llm.state))
+        for holding in presence.tasks:
+            task = self._held(holding.task_id, holding.attempt, llm.name, presence.instance)
+            if task:
+                task.named_at = now
+
+    def _claimed(self, event: Claimed, now: Instant) -> None:
+        claim = event.claim
+        task = self.tasks.get(claim.task_id)
+        mine = task is not None and task.llm == event.llm and task.attempt == claim.attempt
+        if task and mine and task.status is Status.ASSIGNED:
+            llm = self.llms[event.llm]
+            task.move(Trigger.CLAIM)
+            task.instance, task.started_at, task.named_at = claim.instance, now, now
+            task.starts += 1
+            llm.unclaimed.discard(task.id)
+            llm.instance(claim.instance, now, self._lease).held.add(task.id)
+            llm.count()
+            self._touch(task)
+            self._announce(task, now)
+        elif not (task and mine and task.instance == claim.instance):
+            self._commands.append(
+                Stop(event.llm, claim.instance, claim.task_id, claim.attempt, "the task is no longer yours")
+            )
+
+    def _reported(self, llm: str, result: Result, now: Instant) -> None:
+        task = self.tasks.get(result.task_id)
+        if task is None:
+            return
+        current = task.in_hand and task.attempt == result.attempt and task.llm == llm
+        if current:
+            self._attempt_ended(task, result, now)
+        elif task.status.is_final:
+            same = task.attempt == result.attempt and task.llm == llm and task.instance == result.instance
+            if not same:  # else the same result once more
+                task.note(now, llm, f"stale result of attempt {result.attempt}: the task was {task.status}")
+                self._touch(task)
+        elif result.outcome == "completed" and result.attempt <= task.attempt:
+            self._late_result(task, llm, result, now)
+        else:
+            task.note(now, llm, f"stale result of attempt {result.attempt}: {result.outcome}")
+            self._touch(task)
+
+    def _attempt_ended(self, task: Task, result: Result, now: Instant) -> None:
+        if task.status is Status.ASSIGNED:  # its claim was lost
+            task.starts += 1
+            task.started_at = now
+        task.instance = result.instance
+        task.usage = result.usage
+        task.duration = None if result.duration is None else seconds(result.duration)
+        llm = self._take_back(task)
+        if result.outcome == "completed":
+            task.result = result.result
+            self._record(task, task.end_attempt(now, "completed"))
+            if task.duration is not None:
+                llm.learn(task.duration)
+                self._changes.llms[llm.name] = llm
+            self._finish(task, Trigger.COMPLETE, now)
+            return
+        error = result.error or Failure(type="stopped", message="the worker gave the task up")
+        self._record(task, task.end_attempt(now, result.outcome, error))
+        if error.retryable and task.starts < task.spec.max_attempts:
+            pause = min(FIRST_PAUSE * 2 ** (task.starts - 1), LONGEST_PAUSE)
+            task.move(Trigger.BACK_OFF)
+            task.wake_at = Instant(now + pause)
+            self.next_wake = min(self.next_wake, task.wake_at)
+            self._touch(task)
+            self._announce(task, now)
+        else:
+            task.error = error
+            self._finish(task, Trigger.FAIL, now)
+
+    def _late_result(self, task: Task, llm: str, result: Result, now: Instant) -> None:
+        """An older attempt has the answer after all: it counts, and the newer attempt is stopped."""
+        if task.in_hand:
+            self._stop_and_take_back(task, "superseded by a late result", now)
+        else:
+            self.ready.discard(task)
+        task.note(now, llm, f"late result of attempt {result.attempt} accepted")
+        task.llm, task.instance, task.usage, task.result = llm, result.instance, result.usage, result.result
+        task.duration = None if result.duration is None else seconds(result.duration)
+        for ended in [a for a in task.attempts if a.attempt == result.attempt]:
+            task.attempts.remove(ended)
+            task.assigned_at, task.started_at, task.why = ended.assigned_at, ended.started_at, ended.why
+        newest, task.attempt = task.attempt, result.attempt
+        self._record(task, task.end_attempt(now, "completed"))
+        task.attempt = newest
+        task.attempts.sort(key=lambda attempt: attempt.attempt)
+        self._finish(task, Trigger.COMPLETE, now)
+
+    def _dependency_ended(self, task_id: str, dependents: Iterable[str], now: Instant) -> None:
+        ended = self.tasks[task_id]
+        self._changes.met.append(task_id)
+        for task in (self.tasks[dependent] for dependent in dependents):
+            if task.status is not Status.BLOCKED:
+                continue
+            if ended.status is not Status.COMPLETED and task.spec.on_dependency_failure == "fail":
+                self._fail_dependent(task, ended, now)
+            else:
+                task.waiting_on -= 1
+                self._touch(task)
+                self._unblock(task, now)
+
+    def _fail_dependent(self, task: Task, dependency: Task, now: Instant) -> None:
+        message = f"{dependency.id}, which this task depends on, was {dependency.status}"
+        task.error = Failure(type="dependency_failed", message=message, retryable=False)
+        self._finish(task, Trigger.FAIL, now)
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def _tick(self, woken: Iterable[str], now: Instant) -> None:
+        for task_id in woken:
+            self._unblock(self.tasks[task_id], now)
+        for llm in list(self.llms.values()):
+            for instance in list(llm.instances.values()):
+                if instance.lease_until <= now:
+                    self._drop_instance(llm, instance, "the instance fell silent", now)
+                    continue
+                for task in [self.tasks[task_id] for task_id in instance.held]:
+                    if task.named_at + self._lease <= now:
+                        self._lose(task, "its worker no longer has it", now)
+            for task in [self.tasks[task_id] for task_id in llm.unclaimed]:
+                if task.named_at + self._lease <= now:
+                    self._lose(task, "nobody claimed it", now)
+        if self._free:
+            return
+        self._free = any(llm.free for llm in self.llms.values())
+
+    def _drop_instance(self, llm: LLM, instance: Instance, reason: str, now: Instant) -> None:
+        before = llm.state
+        lost = [self.tasks[task_id] for task_id in instance.held]
+        del llm.instances[instance.id]
+        if not llm.instances:
+            lost += [self.tasks[task_id] for task_id in llm.unclaimed]
+        for task in lost:
+            self._lose(task, reason, now)
+        llm.count()
+        self._changes.llms[llm.name] = llm
+        if llm.state != before:
+            self._commands.append(AnnounceLLM(now, llm.name, llm.state))
+
+    def _lose(self, task: Task, reason: str, now: Instant) -> None:
+        """Take a task from an LLM that has lost it; try again while attempts are left."""
+        error = Failure(type="lost", message=f"{reason} (attempt {task.attempt} at {task.llm})")
+        started = task.status is Status.IN_PROGRESS
+        if started and task.instance:
+            self._commands.append(Stop(task.llm or "", task.instance, task.id, task.attempt, reason))
+        self._take_back(task)
+        self._record(task, task.end_attempt(now, "lost" if started else "unclaimed", error))
+        if task.starts >= task.spec.max_attempts:
+            task.error = error
+            self._finish(task, Trigger.FAIL, now)
+            return
+        task.move(Trigger.RELEASE)
+        self._make_ready(task, now)
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def _unblock(self, task: Task, now: Instant) -> bool:
+        """Make a blocked task ready when nothing holds it any more; else see to it that it wakes in time."""
+        if task.status is not Status.BLOCKED or task.waiting_on:
+            return False
+        if task.wake_at is not None and task.wake_at > now:
+            self.next_wake = min(self.next_wake, task.wake_at)
+            return False
+        task.wake_at = None
+        task.move(Trigger.READY)
+        self._make_ready(task, now)
+        return True
+
+    def _make_ready(self, task: Task, now: Instant) -> None:
+        task.ready_at = now
+        task.llm = task.instance = task.why = task.assigned_at = task.started_at = None
+        self._touch(task)
+        self._announce(task, now)
+        self.ready.add(task, self.llms)
+        self._free = True
+
+    def _assign(self, now: Instant) -> None:
+        """Give ready tasks to free slots, the first in rank first, until one of the two runs out."""
+        self._free = False
+        free = sum(llm.free for llm in self.llms.values())
+        heads = [(head[0], lane) for lane in self.ready.lanes() if (head := lane.head())] if free else []
+        order = [(rank, number, lane) for number, (rank, lane) in enumerate(heads)]
+        heapify(order)
+        while order and free:
+            _, number, lane = heappop(order)
+            head = lane.head()
+            if head is None:
+                continue
+            task = head[1]
+            decision = self._policy(task, lane.eligible)
+            if decision is None:
+                continue
+            self.ready.take(lane)
+            self._give(task, decision, now)
+            free -= 1
+            if following := lane.head():
+                heappush(order, (following[0], number, lane))
+
+    def _give(self, task: Task, decision: Decision, now: Instant) -> None:
+        llm = decision.llm
+        task.move(Trigger.ASSIGN)
+        task.attempt += 1
+        task.llm, task.why, task.assigned_at, task.named_at = llm.name, decision.why, now, now
+        task.usage = task.duration = None
+        llm.unclaimed.add(task.id)
+        llm.free -= 1
+        self._touch(task)
+        self._commands.append(Assign(task.id, task.attempt, llm.name))
+        self._announce(task, now)
+
+    def _stop_and_take_back(self, task: Task, reason: str, now: Instant) -> None:
+        if task.in_hand:
+            if task.instance and task.llm:
+                self._commands.append(Stop(task.llm, task.instance, task.id, task.attempt, reason))
+            self._take_back(task)
+            self._record(task, task.end_attempt(now, "cancelled"))
+        else:
+            self.ready.discard(task)
+
+    def _take_back(self, task: Task) -> LLM:
+        llm = self._llm(task.llm or "")
+        llm.give_up(task.id)
+        self._free = True
+        return llm
+
+    def _finish(self, task: Task, trigger: Trigger, now: Instant) -> None:
+        if task.status is Status.PENDING:
+            self.ready.discard(task)
+        task.move(trigger)
+        task.finished_at = now
+        task.wake_at = None
+        self._touch(task)
+        self._announce(task, now)
+        self._answer(task, _final_answer(task.status))
+        self._ended.append(task.id)
+
+    def _held(self, task_id: str, attempt: int, llm: str, instance: str) -> Task | None:
+        task = self.tasks.get(task_id)
+        held = task and task.status is Status.IN_PROGRESS and task.attempt == attempt
+        return task if task and held and task.llm == llm and task.instance == instance else None
+
+    def _llm(self, name: str) -> LLM:
+        if name not in self.llms:
+            self.llms[name] = LLM(name)
+            self.ready.llm_changed(self.llms[name])
+        return self.llms[name]
+
+    def _touch(self, task: Task) -> None:
+        self._changes.changed[task.id] = task
+        self._guests.add(task.id)
+
+    def _record(self, task: Task, attempt: Attempt) -> None:
+        self._changes.attempts.append((task.id, attempt))
+
+    def _announce(self, task: Task, now: Instant) -> None:
+        self._commands.append(Announce(now, view(task)))
+
+    def _answer(self, task: Task, kind: AnswerType) -> None:
+        if task.reply_to:
+            self._commands.append(Answer(kind, task.reply_to, task.correlation_id, view(task)))
+
+    def _answer_to(self, sender: Sender, kind: AnswerType, task: Task) -> None:
+        if sender.reply_to:
+            self._commands.append(Answer(kind, sender.reply_to, sender.correlation_id, view(task)))
+
+    def _refuse(self, task_id: str, sender: Sender, problem: Problem) -> None:
+        self._commands.append(Refuse(task_id, (problem,), sender.reply_to, sender.correlation_id))
+
+
+def _final_answer(status: Status) -> AnswerType:
+    match status:
+        case Status.COMPLETED:
+            return "task.completed"
+        case Status.FAILED:
+            return "task.failed"
+        case _:
+            return "task.cancelled"

@@ -1,0 +1,209 @@
+"""A task as the coordinator keeps it, and as it shows it."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from pydantic import JsonValue
+
+from broker.instants import EPOCH, Instant, Micros, from_datetime, in_seconds, to_iso
+from broker.messages import Failure, Status, Submission, Usage
+from coordinator.core.lifecycle import Trigger, after
+
+DEFAULT_PRIORITY = 4
+HISTORY_KEPT = 200  # changes; the oldest go first
+
+Rank = tuple[int, int, int]  # lower goes first: higher priority, earlier due date, older
+NO_DUE_DATE = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try that is over. Instants in UTC microseconds, `duration` by the worker's clock in microseconds."""
+
+    attempt: int
+    llm: str
+    instance: str | None
+    why: str | None
+    outcome: str
+    error: Failure | None
+    usage: Usage | None
+    assigned_at: Instant | None
+    started_at: Instant | None
+    finished_at: Instant
+    duration: Micros | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something worth remembering that was done to a task."""
+
+    at: Instant
+    by: str
+    what: str
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A task. Only the machine changes it.
+
+    `attempt` counts assignments and is the fence for claims and results; `starts` counts those that an LLM took up
+    and is what `max_attempts` limits; `waiting_on` counts unmet dependencies; a blocked task is not looked at before
+    `wake_at`; `named_at` is when a beat last named it, and is not stored.
+    """
+
+    id: str
+    seq: int
+    spec: Submission
+    status: Status
+    priority: int
+    submitted_at: Instant
+    submitted_by: str | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    attempt: int = 0
+    starts: int = 0
+    waiting_on: int = 0
+    wake_at: Instant | None = None
+    llm: str | None = None
+    instance: str | None = None
+    why: str | None = None
+    ready_at: Instant | None = None
+    assigned_at: Instant | None = None
+    started_at: Instant | None = None
+    finished_at: Instant | None = None
+    duration: Micros | None = None
+    result: JsonValue = None
+    error: Failure | None = None
+    usage: Usage | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    history: list[Change] = field(default_factory=list)
+    named_at: Instant = EPOCH
+
+    def move(self, trigger: Trigger) -> None:
+        """Go to the state that follows. Raises IllegalTransition and changes nothing when there is none."""
+        self.status = after(self.status, trigger)
+
+    def note(self, now: Instant, by: str, what: str) -> None:
+        """Remember a change."""
+        self.history.append(Change(now, by, what))
+        del self.history[:-HISTORY_KEPT]
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether an LLM has it."""
+        return self.status is Status.ASSIGNED or self.status is Status.IN_PROGRESS
+
+    @property
+    def due(self) -> Instant | None:
+        """The due date."""
+        return None if self.spec.due is None else from_datetime(self.spec.due)
+
+    @property
+    def rank(self) -> Rank:
+        """Its place among the ready tasks."""
+        return (-self.priority, NO_DUE_DATE if self.spec.due is None else from_datetime(self.spec.due), self.seq)
+
+    @property
+    def lane(self) -> str:
+        """Which LLMs may take it, as a key: `@name` for one LLM, else the skills that it needs."""
+        return f"@{self.spec.assignee}" if self.spec.assignee else " ".join(sorted(set(self.spec.skills)))
+
+    def end_attempt(self, now: Instant, outcome: str, error: Failure | None = None) -> Attempt:
+        """Close the present attempt and return it; the task keeps it among its attempts."""
+        ended = Attempt(
+            attempt=self.attempt,
+            llm=self.llm or "",
+            instance=self.instance,
+            why=self.why,
+            outcome=outcome,
+            error=error,
+            usage=self.usage,
+            assigned_at=self.assigned_at,
+            started_at=self.started_at,
+            finished_at=now,
+            duration=self.duration,
+        )
+        self.attempts.append(ended)
+        return ended
+
+
+_iso = lru_cache(maxsize=4096)(to_iso)  # a batch shares its moments
+
+
+def view(task: Task) -> dict[str, Any]:
+    """The task as JSON-able data: the fields of messages.TaskView, without those that hold nothing."""
+    spec = task.spec
+    shown = {
+        "id": task.id,
+        "status": task.status.value,
+        "description": spec.description,
+        "priority": task.priority,
+        "skills": spec.skills,
+        "assignee": spec.assignee,
+        "llm": task.llm,
+        "attempt": task.attempt,
+        "max_attempts": spec.max_attempts,
+        "timeout": spec.timeout,
+        "due": _iso(task.due),
+        "not_before": None if spec.not_before is None else _iso(from_datetime(spec.not_before)),
+        "depends_on": spec.depends_on,
+        "waiting_on": task.waiting_on,
+        "inputs": spec.inputs,
+        "output_schema": spec.output_schema,
+        "labels": spec.labels,
+        "metadata": spec.metadata,
+        "parent_id": spec.parent_id,
+        "conversation_id": spec.conversation_id,
+        "submitted_by": task.submitted_by,
+        "submitted_at": _iso(task.submitted_at),
+        "ready_at": _iso(task.ready_at),
+        "assigned_at": _iso(task.assigned_at),
+        "started_at": _iso(task.started_at),
+        "finished_at": _iso(task.finished_at),
+        "result": task.result,
+        "error": _failure(task.error),
+        "usage": _usage(task.usage),
+        "attempts": [*map(_attempt, task.attempts), *_present_attempt(task)],
+        "history": [{"at": _iso(change.at), "by": change.by, "what": change.what} for change in task.history],
+    }
+    return {key: value for key, value in shown.items() if value is not None}
+
+
+def _failure(error: Failure | None) -> dict[str, Any] | None:
+    return None if error is None else {"type": error.type, "message": error.message, "retryable": error.retryable}
+
+
+def _usage(usage: Usage | None) -> dict[str, Any] | None:
+    return None if usage is None else usage.model_dump(exclude_none=True)
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    shown = {
+        "attempt": attempt.attempt,
+        "llm": attempt.llm,
+        "instance": attempt.instance,
+        "why": attempt.why,
+        "outcome": attempt.outcome,
+        "error": _failure(attempt.error),
+        "usage": _usage(attempt.usage),
+        "assigned_at": _iso(attempt.assigned_at),
+        "started_at": _iso(attempt.started_at),
+        "finished_at": _iso(attempt.finished_at),
+        "duration": in_seconds(attempt.duration),
+    }
+    return {key: value for key, value in shown.items() if value is not None}
+
+
+def _present_attempt(task: Task) -> list[dict[str, Any]]:
+    if not task.in_hand:
+        return []
+    shown = {
+        "attempt": task.attempt,
+        "llm": task.llm,
+        "instance": task.instance,
+        "why": task.why,
+        "assigned_at": _iso(task.assigned_at),
+        "started_at": _iso(task.started_at),
+    }
+    return [{key: value for key, value in shown.items() if value is not None}]
