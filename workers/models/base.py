@@ -52,9 +52,9 @@ class Answer:
 class ModelError(FluffleError):
     """The LLM could not do the task"""
 
-    def __init__(self, type: str, message: str, *, retryable: bool) -> None:
-        """`type` is a short name for machines, `retryable` tells whether another attempt may help."""
-        self.type = type
+    def __init__(self, kind: str, message: str, *, retryable: bool) -> None:
+        """`kind` becomes the type: a short name for machines. `retryable` tells whether another attempt may help."""
+        self.type = kind
         self.message = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
         self.retryable = retryable
         super().__init__(self.message)

@@ -22,6 +22,7 @@ GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 
 _TAIL = 1500
+_POLL = 0.02
 
 
 class CommandLLM:
@@ -53,107 +54,113 @@ class CommandLLM:
         return f"exec:{self._name}"
 
     async def run(self, job: Job, progress: Progress) -> Answer:
-        """The command's answer. Raises ModelError `command_failed`, `output_too_large`, `output_encoding` or
-        `output_schema`.
+        """The command's answer.
+
+        Raises ModelError `command_failed`, `output_too_large`, `output_encoding`, `output_schema` or `not_json`.
         """
         check_schema(job.output_schema)
-        text = await self._output(job, progress)
+        output = await self._output_of(job, progress)
+        try:
+            text = output.decode()
+        except UnicodeDecodeError as error:
+            message = f"{self._name} wrote bytes that are not UTF-8: {error}"
+            raise ModelError("output_encoding", message, retryable=False) from error
         return Answer(parse_output(text.rstrip("\r\n"), job.output_schema))
 
-    async def _output(self, job: Job, progress: Progress) -> str:
-        prompt = "\n\n".join(filter(None, [job.instructions or self._instructions, render_prompt(job)]))
-        environment = {"FLUFFLE_TASK_ID": job.task_id, "FLUFFLE_ATTEMPT": str(job.attempt)}
+    async def _output_of(self, job: Job, progress: Progress) -> bytes:
+        running, transport = await self._start(job, progress)
+        try:
+            stdin = transport.get_pipe_transport(0)
+            assert isinstance(stdin, asyncio.WriteTransport)
+            stdin.write(self._prompt(job).encode())
+            stdin.write_eof()
+            await running.ended
+        finally:
+            try:
+                await _end_group(transport.get_pid())
+                # A process that has left the group may hold the pipes for as long as it likes.
+                await asyncio.wait([running.closed], timeout=GRACE)
+            finally:
+                transport.close()
+        if running.too_large:
+            message = f"{self._name} wrote more than {MAX_OUTPUT:,} bytes"
+            raise ModelError("output_too_large", message, retryable=False)
+        if code := transport.get_returncode():
+            raise ModelError("command_failed", self._failure(code, running), retryable=True)
+        return bytes(running.stdout)
+
+    async def _start(self, job: Job, progress: Progress) -> "tuple[_Running, asyncio.SubprocessTransport]":
+        environment = os.environ | {"FLUFFLE_TASK_ID": job.task_id, "FLUFFLE_ATTEMPT": str(job.attempt)}
         try:
             transport, running = await asyncio.get_running_loop().subprocess_exec(
-                lambda: _RunningCommand(progress),
+                lambda: _Running(progress),
                 *self._argv,
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=PIPE,
-                env=os.environ | environment,
+                env=environment,
                 start_new_session=True,
             )
         except OSError as error:
-            raise ModelError("command_failed", f"{self._name}: {error}", retryable=True) from error
-        try:
-            stdin = transport.get_pipe_transport(0)
-            assert isinstance(stdin, asyncio.WriteTransport)
-            stdin.write(prompt.encode())
-            stdin.write_eof()
-            await running.ended
-            await _end_group(transport.get_pid())
-            with suppress(TimeoutError):  # a process that left the group may still hold the pipes
-                await asyncio.wait_for(asyncio.shield(running.closed), GRACE)
-        finally:
-            try:
-                await _end_group(transport.get_pid())
-            finally:
-                transport.close()
-        self._check_exit(transport.get_returncode(), running)
-        return running.text
+            raise ModelError("command_failed", f"{self._name} does not start: {error}", retryable=True) from error
+        return running, transport
 
-    def _check_exit(self, code: int | None, running: "_RunningCommand") -> None:
-        if code == 0:
-            return
-        if code is not None and code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
-        else:
-            how = f"exited with code {code}"
-        said = running.stderr_tail.decode(errors="replace").strip() or running.text.strip()
-        message = f"{self._name} {how}" + (f": {said[-_TAIL:]}" if said else "")
-        raise ModelError("command_failed", message, retryable=True)
+    def _prompt(self, job: Job) -> str:
+        return "\n\n".join(filter(None, [job.instructions or self._instructions, render_prompt(job)]))
+
+    def _failure(self, code: int, running: "_Running") -> str:
+        how = f"exited with code {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
+        said = bytes(running.stderr_tail or running.stdout[-_TAIL:]).decode(errors="replace").strip()
+        return f"{self._name} {how}: {said}" if said else f"{self._name} {how}"
 
 
-class _RunningCommand(asyncio.SubprocessProtocol):
-    """Collects what the command writes. `ended`: it exited, or wrote what cannot be an answer. `closed`: nobody
-    writes any more.
+class _Running(asyncio.SubprocessProtocol):
+    """Collects what the command writes.
 
-    (asyncio's ready-made streams cannot tell the two apart: they wait for every child that holds the pipe.)
+    `ended` is set when it has exited or written too much, `closed` when nobody can write any more. (asyncio's
+    streams know only the latter, and a child that the command leaves behind can put it off for ever.)
     """
 
     def __init__(self, progress: Progress) -> None:
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
-        self.text = ""
+        self.stdout = bytearray()
         self.stderr_tail = b""
-        self._received = 0
+        self.too_large = False
         self._progress = progress
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 2:
             self.stderr_tail = (self.stderr_tail + data)[-_TAIL:]
-        else:
-            self._take(data)
-
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        if fd == 1:
-            self._take(b"", final=True)
+        elif len(self.stdout) + len(data) > MAX_OUTPUT:
+            self.too_large = True
+            self._set(self.ended)
+        elif not self.too_large:
+            self.stdout += data
+            if text := self._decode(data):
+                self._progress(text)
 
     def process_exited(self) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
+        self._set(self.ended)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.closed.done():
-            self.closed.set_result(None)
+        self._set(self.closed)
 
-    def _take(self, data: bytes, *, final: bool = False) -> None:
-        ...
+    @staticmethod
+    def _set(happened: asyncio.Future[None]) -> None:
+        if not happened.done():
+            happened.set_result(None)
 
 
 async def _end_group(group: int) -> None:
-    """Stops every process of the group, if any is left."""
-    try:
-        with suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGTERM)
-            async with asyncio.timeout(GRACE):
-                while True:
-                    os.killpg(group, 0)
-                    await asyncio.sleep(0.02)
-    except TimeoutError:
-        pass
-    finally:
-        with suppress(ProcessLookupError):
+    """Stops every process in the group; returns at once when there is none."""
+    with suppress(ProcessLookupError, PermissionError):  # PermissionError: only zombies left, on macOS
+        os.killpg(group, signal.SIGTERM)
+        try:
+            for _ in range(round(GRACE / _POLL)):
+                await asyncio.sleep(_POLL)
+                os.killpg(group, 0)
+        finally:
             os.killpg(group, signal.SIGKILL)

@@ -35,9 +35,7 @@ def _inputs(inputs: Any) -> str:
 def _results(context: tuple[Dependency, ...]) -> str:
     if not context:
         return ""
-    results = [
-        _tagged("result", _text(it.result), id=it.id, task=it.description, status=it.status) for it in context
-    ]
+    results = [_tagged("result", _text(it.result), id=it.id, task=it.description, status=it.status) for it in context]
     return _tagged("results_to_build_on", "\n".join(results))
 
 

@@ -1,0 +1,186 @@
+"""The offline demo model: an extractive summariser. It copies sentences and counts words; it writes nothing itself."""
+
+import asyncio
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workers.models.base import Answer, Job, ModelError, Progress
+from workers.models.extract import best_sentences, key_terms, plain, read_prose, repetitions, terms
+from workers.models.output import check_schema, validate_output
+
+NAME = "demo (offline extractive summariser)"
+FOOTER = f"— {NAME}"
+KEY_TERMS = 8
+
+_SHOWN = 3
+_TEXT_KEYS = ("text", "texts", "sources")
+_TERMS = re.compile("term|tag|topic|keyword", re.IGNORECASE)
+
+
+class DemoLLM:
+    """Works on the texts in a job's inputs, else in the results it builds on, else on its description.
+
+    Skill `review`  measures a text against its sources: length, sentences found word for word, key terms missed.
+                    The text is the last result, else the first of the inputs; every other text is a source.
+    Skill `edit`,   or several results and no text in the inputs: puts the sentences of all texts together, each
+                    text under its title, without those that say the same as an earlier one.
+    Anything else   picks the sentences that say most about the whole.
+
+    The answer is Markdown that ends by saying what made it. With an output schema the properties of type string hold
+    that Markdown, those of type array the sentences, or the key terms if they are named so.
+    """
+
+    @property
+    def model(self) -> str:
+        """What it is."""
+        return NAME
+
+    async def run(self, job: Job, progress: Progress) -> Answer:
+        """The extract. Raises ModelError `no_text` or `output_schema`; another attempt helps with neither."""
+        check_schema(job.output_schema)
+        # A large text takes a while; in a thread, so that the worker's heartbeats go on.
+        extract = await asyncio.to_thread(_work, job)
+        if job.output_schema is not None:
+            return Answer(_fill(job.output_schema, extract))
+        for line in extract.lines:
+            progress(line + "\n")
+            await asyncio.sleep(0)  # a chance to be stopped
+        progress(f"\n{FOOTER}")
+        return Answer("\n".join([*extract.lines, "", FOOTER]))
+
+
+@dataclass(frozen=True)
+class _Text:
+    title: str
+    sentences: list[str]
+    headings: list[str]
+
+
+@dataclass(frozen=True)
+class _Extract:
+    """Lines of Markdown, and the sentences and key terms that they are about."""
+
+    lines: list[str]
+    sentences: list[str]
+    key_terms: list[str]
+
+
+def _work(job: Job) -> _Extract:
+    given = list(_texts_in(job.inputs, "inputs"))
+    results = [text for it in job.context for text in _texts_in(it.result, it.description)]
+    if not given and not results:
+        given = list(_texts_in(job.description, "task"))
+    if not given and not results:
+        raise ModelError("no_text", "there is no sentence in what this task came with", retryable=False)
+    if "review" in job.skills:
+        draft, *sources = [*reversed(results), *given]
+        return _review(draft, sources)
+    if "edit" in job.skills or (len(results) > 1 and not given):
+        return _merge([*given, *results])
+    return _summarise(given or results)
+
+
+def _texts_in(value: Any, title: str) -> Iterator[_Text]:
+    """The texts in a JSON value: of an object, those under `text`, `texts` and `sources` if it has them, else all."""
+    match value:
+        case str():
+            sentences, headings = read_prose("\n".join(it for it in value.splitlines() if it.strip() != FOOTER))
+            if sentences:
+                yield _Text(title, sentences, headings)
+        case list():
+            for number, item in enumerate(value, 1):
+                yield from _texts_in(item, f"{title} {number}")
+        case dict():
+            title = str(value.get("title") or value.get("name") or title)
+            for key in [it for it in _TEXT_KEYS if it in value] or value:
+                yield from _texts_in(value[key], title if key in _TEXT_KEYS else key)
+
+
+def _together(texts: Sequence[_Text]) -> tuple[list[str], list[str]]:
+    """All sentences and all headings."""
+    return [it for text in texts for it in text.sentences], [it for text in texts for it in text.headings]
+
+
+def _summarise(texts: Sequence[_Text]) -> _Extract:
+    sentences, headings = _together(texts)
+    count = min(-(-len(sentences) // 3), max(3, len(sentences) // 10), 7)
+    best = best_sentences(sentences, headings, count)
+    return _Extract([f"- {it}" for it in best], best, key_terms(sentences, headings, KEY_TERMS))
+
+
+def _merge(texts: Sequence[_Text]) -> _Extract:
+    sentences, headings = _together(texts)
+    is_repetition = iter(repetitions(sentences))
+    lines: list[str] = []
+    kept: list[str] = []
+    for text in texts:
+        new = [sentence for sentence in text.sentences if not next(is_repetition)]
+        if new:
+            lines += ["", f"## {text.title}", "", *(f"- {it}" for it in new)]
+            kept += new
+    return _Extract(lines[1:], kept, key_terms(sentences, headings, KEY_TERMS))
+
+
+def _review(draft: _Text, sources: Sequence[_Text]) -> _Extract:
+    longest = max(map(_length, draft.sentences))
+    found = key_terms(draft.sentences, draft.headings, KEY_TERMS)
+    lines = [
+        f"Measured: {draft.title}",
+        "",
+        f"- Words: {_words(draft.sentences):,}; sentences: {len(draft.sentences):,}; longest sentence: {longest:,} words",
+        f"- Sentences that say the same as an earlier one: {sum(repetitions(draft.sentences)):,}",
+        *(_comparison(draft, sources) if sources else [f"- Key terms: {', '.join(found)}"]),
+    ]
+    return _Extract(lines, draft.sentences, found)
+
+
+def _comparison(draft: _Text, sources: Sequence[_Text]) -> list[str]:
+    sentences, headings = _together(sources)
+    everything = f" {plain(' '.join(sentences))} "
+    own = [sentence for sentence in draft.sentences if f" {plain(sentence)} " not in everything]
+    known = set(terms(" ".join([*draft.sentences, *draft.headings])))
+    wanted = key_terms(sentences, headings, KEY_TERMS)
+    missing = [word for word in wanted if not known.issuperset(terms(word))]
+    share = _words(draft.sentences) / _words(sentences)
+    return [
+        f"- Length against the sources: {share:.1%} of {_words(sentences):,} words",
+        f"- Found word for word in the sources: {_of(draft.sentences, own)} sentences",
+        *(f"- Not found: {sentence}" for sentence in own[:_SHOWN]),
+        f"- Key terms of the sources that occur: {_of(wanted, missing)}",
+        *([f"- Missing: {', '.join(missing)}"] if missing else []),
+    ]
+
+
+def _words(sentences: Sequence[str]) -> int:
+    return sum(map(_length, sentences))
+
+
+def _length(sentence: str) -> int:
+    return len(sentence.split())
+
+
+def _of(everything: Sequence[str], lacking: Sequence[str]) -> str:
+    return f"{len(everything) - len(lacking):,} of {len(everything):,}"
+
+
+def _fill(schema: Mapping[str, Any], extract: _Extract) -> Any:
+    try:
+        return validate_output(_value("", schema, extract), dict(schema))
+    except ModelError as error:
+        message = f"the demo model fills strings and lists of strings only: {error.message}"
+        raise ModelError("output_schema", message, retryable=False) from error
+
+
+def _value(name: str, schema: Any, extract: _Extract) -> Any:
+    """What the extract holds for a property of this name and schema; None if nothing."""
+    match schema:
+        case {"type": "string"}:
+            return "\n".join(extract.lines)
+        case {"type": "array"}:
+            return extract.key_terms if _TERMS.search(name) else extract.sentences
+        case {"type": "object", "properties": {**properties}}:
+            values = {key: _value(str(key), part, extract) for key, part in properties.items()}
+            return {key: value for key, value in values.items() if value is not None}
+    return None
