@@ -1,0 +1,38 @@
+# Everything here works on a fresh machine with Python 3.11 or later, git and make.
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: help demo test check bench clean
+
+help:
+	@echo 'make demo     RabbitMQ, a coordinator and three LLMs at work on a few files, then the report'
+	@echo 'make test     the whole suite; PYTEST_ARGS="-k lease -x" is passed on to pytest'
+	@echo 'make check    lint, format, types and import contracts'
+	@echo 'make bench    the benchmarks, as tables'
+	@echo 'make clean    remove everything that these commands made here'
+
+$(INSTALLED): pyproject.toml constraints.txt scripts/install
+	@scripts/install
+	@touch $@
+
+demo: $(INSTALLED)
+	@$(BIN)/fluffle demo
+
+test: $(INSTALLED)
+	@$(BIN)/python scripts/test_tools.py
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	@set -e; for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+
+clean:
+	rm -rf .venv dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
+	    examples/node/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

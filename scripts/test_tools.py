@@ -1,0 +1,37 @@
+"""Gets what the tests need beside Python where it is missing: RabbitMQ, and PostgreSQL's programs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from broker.errors import NodeError
+from broker.node_install import ensure_rabbitmq
+
+
+def has_postgresql() -> bool:
+    """Whether PostgreSQL's programs are on PATH or where Debian puts them."""
+    return shutil.which("initdb") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+def main() -> None:
+    """Install what is missing, as far as this user may; the tests that still lack something say so."""
+    try:
+        ensure_rabbitmq(print)
+    except NodeError as error:
+        sys.exit(str(error))
+    if has_postgresql():
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        print("PostgreSQL was not found. Installing Debian's package postgresql; its system service stays off.")
+        subprocess.run([Path(__file__).with_name("apt-install"), "postgresql"], check=True)
+    else:
+        print(
+            "PostgreSQL was not found, so the tests on it are left out. "
+            "On Debian and Ubuntu it comes with: sudo apt-get install -y postgresql"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The reference pages say what the code says."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from broker import messages, topology
+from broker.messages import View, Wire
+from broker.settings import Settings
+from coordinator.core.lifecycle import TRANSITIONS
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "examples/README.md"])
+PROTOCOL = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+MODELS = {
+    name: model
+    for name, model in vars(messages).items()
+    if isinstance(model, type) and issubclass(model, Wire | View) and model not in (Wire, View)
+}
+
+
+def table_after(marker: str, page: str = PROTOCOL) -> list[list[str]]:
+    """The rows, cell by cell, of the table that follows the comment `<!-- marker -->`, without its head."""
+    _, found, rest = page.partition(f"<!-- {marker} -->\n")
+    assert found, f"no table is marked {marker!r}"
+    rows = rest.split("\n\n", 1)[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in (row.strip() for row in rows)]
+
+
+def code(cell: str) -> list[str]:
+    """The words of a cell that are set as code."""
+    return re.findall(r"`([^`]*)`", cell)
+
+
+def test_every_exchange_is_described_with_its_type() -> None:
+    described = {code(name)[0]: kind for name, kind, *_ in table_after("exchanges")}
+    assert described == {exchange.name: exchange.type for exchange in topology.SHARED.exchanges}
+
+
+@pytest.mark.parametrize(
+    ("exchange", "keys"), [(topology.TASKS, topology.TASK_KEYS), (topology.QUERIES, topology.QUERY_KEYS)]
+)
+def test_every_routing_key_is_described(exchange: str, keys: tuple[str, ...]) -> None:
+    described = {code(row[0])[0]: code(row[3]) for row in table_after("exchanges")}
+    assert described[exchange] == list(keys)
+
+
+def test_every_queue_is_described_with_its_arguments() -> None:
+    work = {name: value.strip("`") for name, value in table_after("work queue arguments")}
+    work = {name.strip("`"): value for name, value in work.items()}
+    described = {}
+    for name, _, arguments in table_after("queues"):
+        queue = code(name)[0]
+        own = dict(argument.split("=") for argument in code(arguments))
+        described[queue] = (
+            {key: value.replace("<queue>", queue) for key, value in work.items()} if "work queue" in arguments else own
+        )
+    declared = (*topology.SHARED.queues, *topology.worker_topology("<name>", "<instance>").queues)
+    assert described == {queue.name: {key: str(value) for key, value in queue.arguments.items()} for queue in declared}
+
+
+def test_every_binding_is_described() -> None:
+    described = {
+        (code(exchange)[0], code(key)[0] if code(key) else "", code(queue)[0])
+        for exchange, key, queue in table_after("bindings")
+    }
+    declared = (*topology.SHARED.bindings, *topology.worker_topology("<name>", "<instance>").bindings)
+    assert described == {(binding.exchange, binding.routing_key, binding.queue) for binding in declared}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_field_of_a_message_is_described(name: str) -> None:
+    model: type[BaseModel] = MODELS[name]
+    described = {field: value for fields, value, *_ in table_after(f"fields: {name}") for field in code(fields)}
+    assert described.keys() == model.model_fields.keys()
+    required = {field for field, value in described.items() if value.endswith("required")}
+    assert required == {field for field, info in model.model_fields.items() if info.is_required()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_default_that_is_described_is_the_default(name: str) -> None:
+    for fields, value, *_ in table_after(f"fields: {name}"):
+        if found := re.search(r", default `?(\w+)`?$", value):
+            default = MODELS[name].model_fields[code(fields)[0]].default
+            assert found[1] == (str(default).lower() if isinstance(default, bool) else str(default))
+
+
+def test_every_state_and_where_it_leads_is_described() -> None:
+    described = {code(state)[0]: set(code(following)) for state, _, following, _ in table_after("states")}
+    reached: dict[str, set[str]] = {}
+    for (state, _), following in TRANSITIONS.items():
+        reached.setdefault(state, set()).add(following)
+    assert described == reached
+
+
+def test_the_largest_body_is_described() -> None:
+    assert f"({messages.MAX_BODY_BYTES:,} bytes" in PROTOCOL
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    page = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    described = {code(name)[0]: default.strip("`") for name, default, _ in table_after("settings", page)}
+    assert described.keys() == {f"FLUFFLE_{field.upper()}" for field in Settings.model_fields}
+    for field, info in Settings.model_fields.items():
+        if info.default not in (PydanticUndefined, None):
+            default = f"{info.default:g}" if isinstance(info.default, float) else str(info.default)
+            assert described[f"FLUFFLE_{field.upper()}"].replace(",", "") == default
+
+
+def test_the_glossary_is_in_order_and_every_word_of_it_is_used_elsewhere() -> None:
+    glossary = ROOT / "docs/glossary.md"
+    words = re.findall(r"^- \*\*(.+?)\*\*: ", glossary.read_text(encoding="utf-8"), re.MULTILINE)
+    assert words == sorted(words, key=str.lower)
+    others = "\n".join(page.read_text(encoding="utf-8").lower() for page in PAGES if page != glossary)
+    assert [word for word in words if word.lower() not in others] == []
+
+
+def test_every_state_has_its_place_in_the_glossary() -> None:
+    entry = (ROOT / "docs/glossary.md").read_text(encoding="utf-8").split("**state**", 1)[1].split("\n- ", 1)[0]
+    assert set(code(entry)) == {str(state) for state, _ in TRANSITIONS}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file).resolve() if file else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_of_docs_is_listed_in_its_index() -> None:
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in ROOT.glob("docs/**/*.md")} - {"README.md"}
+    assert pages == {link for link in re.findall(r"\]\(([^)#\s]+\.md)\)", index) if not link.startswith("../")}
