@@ -129,7 +129,7 @@ def _review(draft: _Text, sources: Sequence[_Text]) -> _Extract:
     lines = [
         f"Measured: {draft.title}",
         "",
-        f"- Words: {_words(draft.sentences):,}; sentences: {len(draft.sentences):,}; longest sentence: {longest:,} words",
+        f"- Words: {_words(draft.sentences):,}; sentences: {len(draft.sentences):,}; longest: {longest:,} words",
         f"- Sentences that say the same as an earlier one: {sum(repetitions(draft.sentences)):,}",
         *(_comparison(draft, sources) if sources else [f"- Key terms: {', '.join(found)}"]),
     ]

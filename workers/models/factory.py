@@ -49,6 +49,7 @@ def _provider_llm(model: str, base_url: str | None, instructions: str | None) ->
         import pydantic_ai  # noqa: F401
     except ImportError as error:
         raise ConfigurationError(f"--model {model} needs pydantic-ai: pip install 'fluffle[llm]'") from error
-    from workers.models.pydantic_ai import PydanticAILLM, find_model
+    from workers.models.providers import find_model
+    from workers.models.pydantic_ai import PydanticAILLM
 
     return PydanticAILLM(model, find_model(model, base_url), instructions)

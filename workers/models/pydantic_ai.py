@@ -3,8 +3,6 @@
 pydantic-ai takes most of a second to import, so this module is imported only by a worker that uses it.
 """
 
-import os
-import re
 from collections.abc import AsyncIterable, Callable
 from dataclasses import replace
 from typing import Any
@@ -23,16 +21,13 @@ from pydantic_ai import (
     TextPartDelta,
     exceptions,
 )
-from pydantic_ai.models import Model, infer_model, parse_model_id
-from pydantic_ai.providers import Provider, infer_provider_class
+from pydantic_ai.agent import EventStreamHandler
+from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage
 
-from broker.errors import ConfigurationError
 from workers.models.base import Answer, Job, ModelError, Progress, Usage
 from workers.models.output import check_schema, parse_output, validate_output
 from workers.models.prompt import render_prompt
-
-OLLAMA_URL = "http://127.0.0.1:11434/v1"
 
 PROVIDER_RETRIES = 2
 """How often a request is sent again after 408, 409, 429, 5xx or a failed connection.
@@ -66,10 +61,8 @@ class PydanticAILLM:
         With an output schema the model is asked for structured output and its answer is checked. Raises
         ModelError with one of the types in `_FAILURES`, `output_truncated` or `not_json`.
         """
-        schema = job.output_schema
-        check_schema(schema)
-        output_type = _output_type(schema)
-        is_text = output_type is str
+        check_schema(job.output_schema)
+        output_type = _output_type(job.output_schema)
         agent: Agent[object, Any] = Agent(
             self._model,
             output_type=output_type,
@@ -77,45 +70,32 @@ class PydanticAILLM:
             retries={"output": OUTPUT_RETRIES},
             model_settings=_settings(job),
         )
-
-        @agent.output_validator
-        def satisfies_schema(output: Any) -> Any:
-            try:
-                return parse_output(output, schema) if is_text else validate_output(output, schema)
-            except ModelError as error:
-                if error.retryable:
-                    raise ModelRetry(error.message) from error
-                raise
-
-        async def show(_: RunContext[object], events: AsyncIterable[AgentStreamEvent]) -> None:
-            async for event in events:
-                match event:
-                    case PartStartEvent(part=TextPart(content=text)) if text:
-                        progress(text)
-                    case PartDeltaEvent(delta=TextPartDelta(content_delta=text)) if text:
-                        progress(text)
-
+        agent.output_validator(_checker(job.output_schema))
         # A structured output carries its schema on its own; in a prompt too it would draw an answer in text.
-        prompt = render_prompt(job if is_text else replace(job, output_schema=None))
+        prompt = render_prompt(job if output_type is str else replace(job, output_schema=None))
         try:
             async with agent:
-                result = await agent.run(prompt, event_stream_handler=show)
+                result = await agent.run(prompt, event_stream_handler=_relay(progress))
         except (exceptions.AgentRunError, exceptions.UserError) as error:
-            raise self._failure(error, schema) from error
+            raise self._failure(error, job.output_schema is not None) from error
         if result.response.finish_reason == "length":
             message = "the model reached its token limit before the end of its answer"
             raise ModelError("output_truncated", message, retryable=False)
         return Answer(result.output, _usage(result.usage))
 
-    def _failure(self, error: Exception, schema: dict[str, Any] | None) -> ModelError:
-        message = _provider_message(error)
-        if isinstance(error, exceptions.ModelConnectionError):
-            message = f"{self._model.base_url}: {message}"
+    def _failure(self, error: exceptions.AgentRunError | exceptions.UserError, with_schema: bool) -> ModelError:
+        if isinstance(error, exceptions.ModelHTTPError):
+            message = f"status {error.status_code}: {_provider_says(error.body)}"
+        elif isinstance(error, exceptions.ModelConnectionError):
+            message = f"{self._model.base_url}: {_causes(error)[-1]}"
+        else:
+            message = error.message
         for kind, name, retryable in _FAILURES:
             if isinstance(error, kind):
                 return ModelError(name, message, retryable=retryable)
-        name = "output_schema" if schema is not None else "no_answer"
-        return ModelError(name, _last_reason(error), retryable=True)
+        # What is left is an answer that the model could not mend.
+        rejection = next((str(cause) for cause in _causes(error) if isinstance(cause, ModelError)), message)
+        return ModelError("output_schema" if with_schema else "no_answer", rejection, retryable=True)
 
 
 _FAILURES: tuple[tuple[type[Exception], str, bool], ...] = (
@@ -146,6 +126,32 @@ def _output_type(schema: dict[str, Any] | None) -> Any:
     return structured
 
 
+def _checker(schema: dict[str, Any] | None) -> Callable[[Any], Any]:
+    """Checks an output against the schema; what the model can mend goes back to it."""
+
+    def check(output: Any) -> Any:
+        try:
+            return parse_output(output, schema) if isinstance(output, str) else validate_output(output, schema)
+        except ModelError as error:
+            if error.retryable:
+                raise ModelRetry(error.message) from error
+            raise
+
+    return check
+
+
+def _relay(progress: Progress) -> EventStreamHandler[object]:
+    async def relay(_: RunContext[object], events: AsyncIterable[AgentStreamEvent]) -> None:
+        async for event in events:
+            match event:
+                case PartStartEvent(part=TextPart(content=text)) if text:
+                    progress(text)
+                case PartDeltaEvent(delta=TextPartDelta(content_delta=text)) if text:
+                    progress(text)
+
+    return relay
+
+
 def _settings(job: Job) -> ModelSettings:
     settings = ModelSettings(max_retries=PROVIDER_RETRIES)
     if job.timeout is not None:
@@ -163,85 +169,16 @@ def _usage(usage: RunUsage) -> Usage | None:
     )
 
 
-def _provider_message(error: Exception) -> str:
-    """What the provider said, without the wrapping that the SDK puts around it."""
-    if not isinstance(error, exceptions.ModelHTTPError):
-        return str(error)
-    said: Any = error.body
-    while isinstance(said, dict):
-        said = said.get("message") or said.get("error")
-    return f"status {error.status_code}: {said or 'no details'}"
+def _provider_says(body: object) -> str:
+    """The message in the body of an HTTP error, wherever the provider puts it."""
+    while isinstance(body, dict):
+        body = body.get("message") or body.get("error")
+    return str(body or "no details")
 
 
-def _last_reason(error: BaseException) -> str:
-    """The first of our own errors among the causes of `error`, or `error` itself."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ModelError):
-            return cause.message
-        cause = cause.__cause__
-    return str(error)
-
-
-def find_model(name: str, base_url: str | None) -> Model:
-    """The model that `name` (`provider:model`) stands for, with its API key from the environment.
-
-    With `base_url`, a name without a provider, or of `openai`, is a model of the OpenAI-compatible server at that
-    URL (chat completions), which gets OPENAI_API_KEY if it is set. Any other provider is spoken to at that URL.
-    Raises ConfigurationError for an unknown provider, a missing key or a missing package.
-    """
-    provider, model = parse_model_id(name)
-    if provider == "ollama":
-        base_url = base_url or os.environ.get("OLLAMA_BASE_URL") or OLLAMA_URL
-    try:
-        if base_url is None:
-            return infer_model(name)
-        if provider in ("openai", "openai-chat"):
-            return _openai_compatible(model, base_url)
-        if provider is None or not _is_provider(provider):  # such as `qwen2.5:7b`, a name with a tag
-            return _openai_compatible(name, base_url)
-        return infer_model(name, lambda provider: _provider_at(provider, base_url))
-    except ImportError as error:
-        raise ConfigurationError(f"--model {name}: {error}") from error
-    except exceptions.UserError as error:
-        raise ConfigurationError(f"--model {name}: {_advice(error.message)}") from error
-
-
-def _openai_compatible(model: str, base_url: str) -> Model:
-    from pydantic_ai.models.openai import OpenAIChatModel
-    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
-
-    key = os.environ.get("OPENAI_API_KEY")
-    return OpenAIChatModel(
-        model, provider=OpenAICompatibleProvider("openai-compatible", base_url=base_url, api_key=key)
-    )
-
-
-def _is_provider(name: str) -> bool:
-    try:
-        infer_provider_class(name)
-    except ValueError:
-        return False
-    except ImportError:
-        return True
-    return True
-
-
-def _provider_at(name: str, base_url: str) -> Provider[Any]:
-    provider: Callable[..., Provider[Any]] = infer_provider_class(name)
-    try:
-        return provider(base_url=base_url)
-    except TypeError as error:
-        raise ConfigurationError(f"--base-url: the provider {name} takes none") from error
-
-
-def _advice(message: str) -> str:
-    """pydantic-ai's message for programmers, as one for the person at the command line."""
-    if missing := re.match(r"Set the `(\w+)` environment variable", message):
-        return f"set the environment variable {missing[1]}"
-    if message.startswith("Unknown model"):
-        return (
-            f"{message}. A model is named provider:model, such as openai:gpt-5 or ollama:llama3.2; "
-            "with --base-url, any name that the server knows"
-        )
-    return message
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and its causes, the root last."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    return chain

@@ -1,0 +1,189 @@
+"""A server on 127.0.0.1 that speaks OpenAI's chat completions, streamed, as its script says.
+
+with OpenAIServer() as server:
+    server.script(Refusal(429, "slow down", {"Retry-After": "1"}), Text("Hello", " there"))
+    ...  # a client at server.url is refused once and then answered
+    assert len(server.requests) == 2
+"""
+
+import json
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+
+class Text:
+    """An answer in these pieces. `finish` is the reason it ends: `stop`, `length`, `content_filter`."""
+
+    def __init__(self, *pieces: str, input_tokens: int = 11, output_tokens: int = 7, finish: str = "stop") -> None:
+        self.pieces = pieces
+        self.usage = (input_tokens, output_tokens)
+        self.finish = finish
+
+    def deltas(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """What the choices of each chunk say."""
+        for piece in self.pieces:
+            yield {"content": piece}
+
+
+class ToolCall(Text):
+    """A call of the first tool of the request, its arguments in pieces."""
+
+    def __init__(self, *arguments: str) -> None:
+        super().__init__(*arguments, finish="tool_calls")
+
+    def deltas(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The call's name first, then its arguments piece by piece."""
+        name = request["tools"][0]["function"]["name"]
+        call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": name, "arguments": ""}}
+        yield {"tool_calls": [call]}
+        for piece in self.pieces:
+            yield {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
+
+
+class Dropped(Text):
+    """These pieces, then the connection breaks off."""
+
+
+class Stalled(Text):
+    """These pieces, then nothing; `left` is set when the client has closed the connection."""
+
+    def __init__(self, *pieces: str) -> None:
+        super().__init__(*pieces)
+        self.left = threading.Event()
+
+
+@dataclass
+class Refusal:
+    """An HTTP error with a body as OpenAI sends it."""
+
+    status: int
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    code: str | None = None
+
+
+@dataclass
+class Request:
+    """What a client sent: path, headers in lower case, body."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+
+class OpenAIServer:
+    """Serves its script in order, one entry per request, and keeps the requests."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self._script: deque[Text | Refusal] = deque()
+        server = self
+
+        class Handler(_Handler):
+            def next_reply(self, request: Request) -> Text | Refusal:
+                server.requests.append(request)
+                return server._script.popleft() if server._script else Refusal(500, "the script is over")
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
+
+    @property
+    def url(self) -> str:
+        """The base URL that a client is given."""
+        return f"http://127.0.0.1:{self._http.server_port}/v1"
+
+    def script(self, *replies: Text | Refusal) -> None:
+        """Adds what to reply to the next requests."""
+        self._script.extend(replies)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def next_reply(self, request: Request) -> Text | Refusal:
+        raise NotImplementedError
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        reply = self.next_reply(Request(self.path, headers, body))
+        if isinstance(reply, Refusal):
+            self._refuse(reply)
+        else:
+            self._stream(reply, body)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        error = {"message": refusal.message, "type": "error", "param": None, "code": refusal.code}
+        body = json.dumps({"error": error}).encode()
+        self.send_response(refusal.status)
+        for name, value in {"Content-Type": "application/json", **refusal.headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _stream(self, reply: Text, request: Mapping[str, Any]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        model = request["model"]
+        self._send_events(_chunk(model, delta) for delta in ({"role": "assistant"}, *reply.deltas(request)))
+        if isinstance(reply, Dropped):
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif isinstance(reply, Stalled):
+            self.close_connection = True
+            while self.connection.recv(1024):
+                pass
+            reply.left.set()
+        else:
+            self._send_events(_ending(model, reply, request))
+            self._send_chunk(b"")
+
+    def _send_events(self, events: Iterable[Mapping[str, Any] | str]) -> None:
+        for event in events:
+            data = event if isinstance(event, str) else json.dumps(event)
+            self._send_chunk(f"data: {data}\n\n".encode())
+
+    def _send_chunk(self, data: bytes) -> None:
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+    def log_message(self, *args: Any) -> None:
+        """Quiet."""
+
+
+def _chunk(model: str, delta: Mapping[str, Any], finish: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return {**_envelope(model), "choices": [choice]}
+
+
+def _ending(model: str, reply: Text, request: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | str]:
+    yield _chunk(model, {}, reply.finish)
+    if (request.get("stream_options") or {}).get("include_usage"):
+        prompt, completion = reply.usage
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        yield {**_envelope(model), "choices": [], "usage": usage}
+    yield "[DONE]"
+
+
+def _envelope(model: str) -> dict[str, Any]:
+    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": model}

@@ -1,0 +1,146 @@
+"""What an LLM answered is JSON and satisfies the output schema, or the attempt fails and says why."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from workers.models.base import ModelError
+from workers.models.output import as_json, check_schema, parse_output, validate_output
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0}},
+    "required": ["name"],
+}
+
+
+def test_without_a_schema_any_json_is_an_answer() -> None:
+    assert validate_output({"a": [1, None, "x"]}, None) == {"a": [1, None, "x"]}
+
+
+def test_a_value_comes_back_as_json_knows_it() -> None:
+    assert as_json({1: (2, 3)}) == {"1": [2, 3]}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}, b"bytes", "\ud800", {"a": [1j]}])
+def test_what_json_has_no_form_for_is_refused(value: Any) -> None:
+    with pytest.raises(ModelError) as caught:
+        as_json(value)
+    assert (caught.value.type, caught.value.retryable) == ("not_json", False)
+
+
+def test_a_value_that_contains_itself_is_refused() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(ModelError, match="not JSON"):
+        as_json(endless)
+
+
+def test_an_answer_that_breaks_the_schema_is_named_by_its_path_and_may_be_tried_again() -> None:
+    with pytest.raises(ModelError) as caught:
+        validate_output({"name": "Ana", "age": -1}, PERSON)
+    assert caught.value.type == "output_schema"
+    assert caught.value.retryable
+    assert "$.age: -1 is less than the minimum of 0" in caught.value.message
+
+
+def test_many_errors_in_a_huge_answer_make_a_short_message() -> None:
+    with pytest.raises(ModelError) as caught:
+        validate_output(["x" * 10_000] * 1000, {"type": "array", "items": {"type": "integer"}})
+    assert len(caught.value.message) <= 2000
+
+
+def test_without_a_schema_a_text_is_the_answer_even_if_it_looks_like_json() -> None:
+    assert parse_output('{"name": "Ana"}', None) == '{"name": "Ana"}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "Ana"}',
+        '  {"name": "Ana"}\n',
+        '```json\n{"name": "Ana"}\n```',
+        'Here it is:\n\n```JSON\n{"name": "Ana"}\n```\nAnything else?',
+        '```\n{"name": "Ana"}\n```',
+    ],
+)
+def test_json_is_found_in_a_text_that_stands_alone_or_in_a_fence(text: str) -> None:
+    assert parse_output(text, PERSON) == {"name": "Ana"}
+
+
+def test_a_fence_inside_a_json_string_is_not_taken_for_the_answer() -> None:
+    text = '{"name": "```json\\n{}\\n```"}'
+    assert parse_output(text, PERSON) == {"name": "```json\n{}\n```"}
+
+
+def test_a_text_satisfies_a_schema_for_strings_as_it_is() -> None:
+    assert parse_output("hello", {"type": "string"}) == "hello"
+    assert parse_output("42", {"type": "string"}) == "42"
+    assert parse_output('"hello"', {"type": "string"}) == "hello"
+
+
+@pytest.mark.parametrize("text", ["", "no idea", '{"name": ', '{"age": NaN}', "[" * 100_000])
+def test_a_text_that_is_not_json_may_be_tried_again(text: str) -> None:
+    with pytest.raises(ModelError, match="not JSON") as caught:
+        parse_output(text, PERSON)
+    assert (caught.value.type, caught.value.retryable) == ("output_schema", True)
+
+
+def test_json_in_a_text_that_breaks_the_schema_is_named_by_its_path() -> None:
+    with pytest.raises(ModelError, match=r"\$: 'name' is a required property"):
+        parse_output('```json\n{"age": 3}\n```', PERSON)
+
+
+def deep(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"properties": {"a": schema}}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "strnig"}, {"pattern": "("}, {"properties": 3}, {"$schema": "x:y", "type": 1}, deep(3000)]
+)
+def test_a_schema_that_is_none_fails_for_good(schema: dict[str, Any]) -> None:
+    with pytest.raises(ModelError) as caught:
+        check_schema(schema)
+    assert (caught.value.type, caught.value.retryable) == ("output_schema", False)
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"$ref": "#/$defs/nothing"}, {"$ref": "https://example.com/s"}])
+def test_a_reference_that_leads_nowhere_fails_for_good(schema: dict[str, Any]) -> None:
+    with pytest.raises(ModelError) as caught:
+        validate_output(1, schema)
+    assert (caught.value.type, caught.value.retryable) == ("output_schema", False)
+
+
+def test_a_schema_makes_no_request() -> None:
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            with pytest.raises(ModelError):
+                validate_output({"a": 1}, {"$ref": f"http://127.0.0.1:{server.server_port}/schema.json"})
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked == []
+
+
+def test_references_inside_a_schema_are_followed() -> None:
+    tree = {
+        "$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}},
+        "$ref": "#/$defs/node",
+    }
+    assert validate_output({"next": {"next": {}}}, tree) == {"next": {"next": {}}}
+    with pytest.raises(ModelError, match=r"\$\.next\.next: 3 is not of type 'object'"):
+        validate_output({"next": {"next": 3}}, tree)

@@ -1,0 +1,78 @@
+"""From the name of a model to the model: which provider, at which URL, with which key."""
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pydantic_ai import exceptions
+from pydantic_ai.models import Model, infer_model, parse_model_id
+from pydantic_ai.providers import Provider, infer_provider_class
+
+from broker.errors import ConfigurationError
+
+OLLAMA_URL = "http://127.0.0.1:11434/v1"
+
+
+def find_model(name: str, base_url: str | None) -> Model:
+    """The model that `name` (`provider:model`) stands for, with its API key from the environment.
+
+    With `base_url`, a name without a provider, or of `openai`, is a model of the OpenAI-compatible server at that
+    URL (chat completions), which gets OPENAI_API_KEY if it is set. Any other provider is spoken to at that URL.
+    Raises ConfigurationError for an unknown provider, a missing key or a missing package.
+    """
+    provider, model = parse_model_id(name)
+    if provider == "ollama":
+        base_url = base_url or os.environ.get("OLLAMA_BASE_URL") or OLLAMA_URL
+    try:
+        if base_url is None:
+            return infer_model(name)
+        if provider in ("openai", "openai-chat"):
+            return _openai_compatible(model, base_url)
+        if provider is None or not _is_provider(provider):  # such as `qwen2.5:7b`, a name with a tag
+            return _openai_compatible(name, base_url)
+        return infer_model(name, lambda provider: _provider_at(provider, base_url))
+    except ImportError as error:
+        raise ConfigurationError(f"--model {name}: {error}") from error
+    except exceptions.UserError as error:
+        raise ConfigurationError(f"--model {name}: {_advice(error.message)}") from error
+
+
+def _openai_compatible(model: str, base_url: str) -> Model:
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+
+    key = os.environ.get("OPENAI_API_KEY")
+    return OpenAIChatModel(
+        model, provider=OpenAICompatibleProvider("openai-compatible", base_url=base_url, api_key=key)
+    )
+
+
+def _is_provider(name: str) -> bool:
+    try:
+        infer_provider_class(name)
+    except ValueError:
+        return False
+    except ImportError:
+        return True
+    return True
+
+
+def _provider_at(name: str, base_url: str) -> Provider[Any]:
+    provider: Callable[..., Provider[Any]] = infer_provider_class(name)
+    try:
+        return provider(base_url=base_url)
+    except TypeError as error:
+        raise ConfigurationError(f"--base-url: the provider {name} takes none") from error
+
+
+def _advice(message: str) -> str:
+    """pydantic-ai's message for programmers, as one for the person at the command line."""
+    if missing := re.match(r"Set the `(\w+)` environment variable", message):
+        return f"set the environment variable {missing[1]}"
+    if message.startswith("Unknown model"):
+        return (
+            f"{message}. A model is named provider:model, such as openai:gpt-5 or ollama:llama3.2; "
+            "with --base-url, any name that the server knows"
+        )
+    return message
