@@ -1,0 +1,52 @@
+"""Fluffle: a workforce of LLMs on RabbitMQ. This is its public face; a name is imported when it is first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from broker.errors import BrokerUnreachable as BrokerUnreachable
+    from broker.errors import FluffleError as FluffleError
+    from broker.errors import NoAnswer as NoAnswer
+    from broker.errors import QueryRejected as QueryRejected
+    from broker.errors import TaskCancelled as TaskCancelled
+    from broker.errors import TaskFailed as TaskFailed
+    from broker.errors import TaskRejected as TaskRejected
+    from broker.messages import LLMView as LLMView
+    from broker.messages import Progress as Progress
+    from broker.messages import ReportView as ReportView
+    from broker.messages import Status as Status
+    from broker.messages import Submission as Submission
+    from broker.messages import TaskView as TaskView
+    from fluffle.client import Client as Client
+    from fluffle.handle import TaskHandle as TaskHandle
+    from fluffle.sync import SyncClient as SyncClient
+    from fluffle.sync import SyncTask as SyncTask
+    from fluffle.watching import Event as Event
+
+_HOMES = {
+    "broker.errors": (
+        "BrokerUnreachable",
+        "FluffleError",
+        "NoAnswer",
+        "QueryRejected",
+        "TaskCancelled",
+        "TaskFailed",
+        "TaskRejected",
+    ),
+    "broker.messages": ("LLMView", "Progress", "ReportView", "Status", "Submission", "TaskView"),
+    "fluffle.client": ("Client",),
+    "fluffle.handle": ("TaskHandle",),
+    "fluffle.sync": ("SyncClient", "SyncTask"),
+    "fluffle.watching": ("Event",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)

@@ -1,0 +1,292 @@
+"""The client: submit tasks, wait for them, ask about them. An AMQP client like any other."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Self, TypeVar, Unpack
+
+from pydantic import BaseModel, ValidationError
+
+from broker.errors import DecodeError, QueryRejected, TaskRejected
+from broker.ids import uuid7
+from broker.messages import (
+    FINAL,
+    Cancel,
+    LLMList,
+    LLMsQuery,
+    LLMView,
+    Progress,
+    ReportQuery,
+    ReportView,
+    Retry,
+    Status,
+    Submission,
+    TaskPage,
+    TaskQuery,
+    TasksQuery,
+    TaskView,
+    Wire,
+    decode,
+    problems,
+)
+from broker.topology import EVENTS
+from fluffle.correspondence import AT_ONCE, Correspondence, Query
+from fluffle.handle import Fields, TaskHandle
+from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Arrivals, Event, Missed, subscription
+
+_UNANSWERED = 5_000  # most submissions of submit_many that await their answer
+_LIVE = [status for status in Status if status not in FINAL]
+
+W = TypeVar("W", bound=Wire)
+M = TypeVar("M", bound=BaseModel)
+
+_log = logging.getLogger(__name__)
+
+
+class Client:
+    """A client of the coordinator, over RabbitMQ.
+
+        async with Client() as client:
+            task = await client.submit("Summarise the incident log", inputs={"text": log}, priority=7)
+            print(await task.result())
+
+    `url` is an AMQP URL; without one it is FLUFFLE_AMQP_URL, else the private node. `answer_timeout` is how many
+    seconds the coordinator may take to answer before NoAnswer is raised. The connection is rebuilt by itself when
+    it is lost, and what was missed meanwhile is asked for. Entering raises ConfigurationError, BrokerUnreachable or
+    AccessRefused.
+    """
+
+    def __init__(self, url: str | None = None, *, name: str = "fluffle client", answer_timeout: float = 30.0) -> None:
+        self._url = url
+        self._name = name
+        self._answer_timeout = answer_timeout
+        self._correspondence: Correspondence
+
+    async def __aenter__(self) -> Self:
+        self._url = self._url or _default_url()
+        self._correspondence = Correspondence(self._url, self._name, self._answer_timeout)
+        await self._correspondence.__aenter__()
+        return self
+
+    async def __aexit__(self, *reason: Any) -> None:
+        await self._correspondence.__aexit__(*reason)
+
+    # -- submitting ------------------------------------------------------------------------------------------------
+
+    async def submit(self, task: str | Submission, /, **fields: Unpack[Fields]) -> TaskHandle:
+        """Submit a task, given by its description or whole, and wait until the coordinator has accepted it.
+
+        An id is made when none is given. Submitting an id again is harmless: it is the same task, as it stands now.
+        Raises TaskRejected, NoAnswer (the task is in RabbitMQ then, and will be done when a coordinator comes),
+        PublishRefused, MessageTooLarge.
+        """
+        await self._correspondence.room()
+        handle = self._correspondence.send(_submission(task, fields))
+        await self._correspondence.accepted(handle)
+        return handle
+
+    async def submit_many(self, tasks: Iterable[str | Submission]) -> AsyncIterator[TaskHandle | TaskRejected]:
+        """Submit many tasks, thousands a second. Yields what became of each, in their order, once it is known.
+
+        A task that is rejected is yielded as its TaskRejected, and the others go on. Raises NoAnswer,
+        PublishRefused, MessageTooLarge.
+        """
+        under_way: deque[TaskHandle] = deque()
+        for task in tasks:
+            await self._correspondence.room()
+            under_way.append(self._correspondence.send(_submission(task, {})))
+            while under_way and (under_way[0].unanswered is None or len(under_way) >= _UNANSWERED):
+                yield await self._fate(under_way.popleft())
+        while under_way:
+            yield await self._fate(under_way.popleft())
+
+    async def _fate(self, handle: TaskHandle) -> TaskHandle | TaskRejected:
+        try:
+            await self._correspondence.accepted(handle)
+        except TaskRejected as rejected:
+            return rejected
+        return handle
+
+    async def cancel(self, task_id: str, reason: str | None = None) -> TaskView:
+        """Cancel a live task; a running call is stopped. Raises TaskRejected and NoAnswer."""
+        command = _made(Cancel, TaskRejected, id=task_id, reason=reason)
+        return _read(TaskView, await self._correspondence.command(command))
+
+    async def retry(self, task_id: str) -> TaskView:
+        """Run a task that is over once more, with all its attempts. Raises TaskRejected and NoAnswer."""
+        command = _made(Retry, TaskRejected, id=task_id)
+        return _read(TaskView, await self._correspondence.command(command))
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    async def ask(self, query: Query) -> bytes:
+        """Any query; the answer is its JSON, just as the coordinator sent it. Raises QueryRejected and NoAnswer."""
+        return await self._correspondence.ask(query)
+
+    async def task(self, task_id: str) -> TaskView:
+        """One task with everything about it. Raises QueryRejected when there is none, and NoAnswer."""
+        return _read(TaskView, await self.ask(_made(TaskQuery, QueryRejected, id=task_id)))
+
+    async def tasks(
+        self,
+        *,
+        status: Collection[Status] = (),
+        llm: str | None = None,
+        label: Collection[str] = (),
+        text: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[TaskView]:
+        """Tasks that fit every filter, newest first, without their inputs and results; page by page, as you iterate.
+
+        `status`: any of these; `llm`: done by it; `label`: having all of these; `text`: in the description;
+        `limit`: at most so many. Raises QueryRejected and NoAnswer.
+        """
+        left, before = limit, None
+        while left is None or left > 0:
+            query = _made(
+                TasksQuery,
+                QueryRejected,
+                status=list(status),
+                llm=llm,
+                label=list(label),
+                text=text,
+                limit=1000 if left is None else min(left, 1000),
+                before=before,
+            )
+            page = _read(TaskPage, await self.ask(query))
+            for view in page.tasks:
+                yield view
+            if (before := page.next) is None:
+                return
+            left = None if left is None else left - len(page.tasks)
+
+    async def llms(self) -> list[LLMView]:
+        """Every LLM that has ever reported, by name. Raises NoAnswer."""
+        return _read(LLMList, await self.ask(LLMsQuery())).llms
+
+    async def report(
+        self, name: str = "summary", *, since: datetime | None = None, until: datetime | None = None
+    ) -> ReportView:
+        """Figures about the tasks submitted in [since, until). Durations are seconds.
+
+        Raises QueryRejected for an unknown report, and NoAnswer.
+        """
+        query = _made(ReportQuery, QueryRejected, name=name, since=since, until=until)
+        return _read(ReportView, await self.ask(query))
+
+    # -- waiting and watching --------------------------------------------------------------------------------------
+
+    async def wait(self, *ids: str, label: str | None = None, timeout: float | None = None) -> list[TaskView]:
+        """Wait until all these tasks are over, whoever submitted them; they come in the order of their ends.
+
+        Raises QueryRejected for an unknown id, NoAnswer, and TimeoutError after `timeout` seconds.
+        """
+        async with asyncio.timeout(timeout):
+            return [view async for view in self.endings(*ids, label=label)]
+
+    async def endings(self, *ids: str, label: str | None = None) -> AsyncIterator[TaskView]:
+        """The tasks with these ids, and those that have the label now, each as soon as it is over.
+
+        Raises QueryRejected for an unknown id, and NoAnswer.
+        """
+        live = set(ids)
+        if label is not None:
+            live |= {view.id async for view in self.tasks(label=[label])}
+        async with subscription(self._known_url, f"{self._name} (wait)", ENDINGS) as arrivals:
+            while live:
+                for view in await self._next_views(arrivals, live):
+                    if view.status.is_final and view.id in live:
+                        live.remove(view.id)
+                        yield view
+
+    async def _next_views(self, arrivals: Arrivals, live: Collection[str]) -> list[TaskView]:
+        arrival = await arrivals.get()
+        if not isinstance(arrival, Missed):
+            arrival.ack()
+            try:
+                return [_read(Event, arrival.body).data]
+            except DecodeError as error:
+                _log.warning("ignored an event that cannot be read: %s", error)
+                return []
+        ids = list(live)
+        views: list[TaskView] = []
+        for start in range(0, len(ids), AT_ONCE):
+            views += await asyncio.gather(*(self.task(task_id) for task_id in ids[start : start + AT_ONCE]))
+        return views
+
+    @asynccontextmanager
+    async def watch(
+        self, *ids: str, label: str | None = None, progress: bool = False
+    ) -> AsyncIterator[AsyncIterator[Event | Progress]]:
+        """What happens to tasks from now on: those with these ids or that label, or all when neither is given.
+
+            async with client.watch(label="nightly") as events:
+                async for event in events: ...
+
+        With `progress`, also what the LLMs report while they work. What happens while RabbitMQ is away is missed;
+        use `wait` to be sure of ends.
+        """
+        sources = (TASK_EVENTS, PROGRESS) if progress else (TASK_EVENTS,)
+        async with subscription(self._known_url, f"{self._name} (watch)", sources) as arrivals:
+            chosen = set(ids)
+            if label is not None:
+                chosen |= {view.id async for view in self.tasks(label=[label], status=_LIVE)}
+            yield _chosen(arrivals, chosen, label)
+
+    @property
+    def _known_url(self) -> str:
+        assert self._url is not None, "the client is used inside `async with`"
+        return self._url
+
+
+async def _chosen(arrivals: Arrivals, ids: set[str], label: str | None) -> AsyncIterator[Event | Progress]:
+    everything = not ids and label is None
+    while True:
+        arrival = await arrivals.get()
+        if isinstance(arrival, Missed):
+            continue
+        arrival.ack()
+        try:
+            told = _read(Event, arrival.body) if arrival.exchange == EVENTS else _read(Progress, arrival.body)
+        except DecodeError as error:
+            _log.warning("ignored a message on %s that cannot be read: %s", arrival.exchange, error)
+            continue
+        if isinstance(told, Event) and label in told.data.labels:
+            ids.add(told.subject)
+        if everything or (told.subject if isinstance(told, Event) else told.task_id) in ids:
+            yield told
+
+
+def _default_url() -> str:
+    from broker.locate import amqp_url
+
+    from broker.settings import load_settings
+
+    return amqp_url(load_settings())
+
+
+def _submission(task: str | Submission, fields: Fields) -> Submission:
+    if isinstance(task, Submission):
+        if task.id is not None and not fields:
+            return task
+        values = {**task.model_dump(exclude_unset=True), **fields}
+    else:
+        values = {"description": task, **fields}
+    if values.get("id") is None:
+        values["id"] = uuid7()
+    return _made(Submission, TaskRejected, **values)
+
+
+def _made(kind: type[W], refusal: type[TaskRejected] | type[QueryRejected], **values: Any) -> W:
+    """A message from Python values. What the coordinator would reject is refused here, in the same way."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise refusal(problems(error)) from error
+
+
+def _read(kind: type[M], body: bytes) -> M:
+    return decode(kind, body, limit=len(body))

@@ -1,0 +1,260 @@
+"""Requests to the coordinator and its answers, over one link and one reply queue, also across reconnects."""
+
+import asyncio
+import itertools
+import logging
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Self
+from weakref import WeakValueDictionary
+
+from broker.connection import Delivery, Link, Outgoing
+from broker.errors import (
+    AccessRefused,
+    BrokerError,
+    DecodeError,
+    LinkClosed,
+    NoAnswer,
+    Problem,
+    QueryRejected,
+    TaskRejected,
+)
+from broker.ids import uuid7
+from broker.messages import (
+    Cancel,
+    LLMsQuery,
+    Rejection,
+    ReportQuery,
+    Retry,
+    Submission,
+    TaskQuery,
+    TasksQuery,
+    TaskView,
+    decode,
+)
+from broker.topology import COORDINATOR, QUERIES, SHARED, TASKS, Queue, Topology
+from fluffle.handle import TaskHandle
+
+Query = TaskQuery | TasksQuery | LLMsQuery | ReportQuery
+Command = Cancel | Retry
+
+AT_ONCE = 100  # queries under way when there are many to make
+_QUERY_LIFE = 30.0  # seconds after which RabbitMQ drops a query that no coordinator has taken
+
+_log = logging.getLogger(__name__)
+
+
+class Correspondence:
+    """What was sent and not yet answered.
+
+    The reply queue lives as long as its connection, so answers are lost with it. After a reconnect whatever is
+    unanswered is sent again, and tasks whose end is awaited are asked for.
+    """
+
+    def __init__(self, url: str, name: str, answer_timeout: float) -> None:
+        self._url = url
+        self._name = name
+        self._answer_timeout = answer_timeout
+        self._reply_to = f"fluffle.reply.{uuid7()}"
+        self._tasks: WeakValueDictionary[str, TaskHandle] = WeakValueDictionary()
+        self._requests: dict[str, tuple[Outgoing, asyncio.Future[bytes]]] = {}
+        self._numbers = itertools.count()
+        self._catching_up: asyncio.Task[None] | None = None
+        self._opened = AsyncExitStack()
+        self._link: Link
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opening:
+            self._link = await opening.enter_async_context(self._new_link())
+            if not await _is_prepared(self._link):
+                await opening.aclose()
+                async with self._new_link() as link:
+                    await link.declare(SHARED)
+                self._link = await opening.enter_async_context(self._new_link())
+            await self._link.declare(Topology(queues=(Queue(self._reply_to, exclusive=True),)))
+            await self._link.consume(self._reply_to, self._on_answer, auto_ack=True)
+            self._opened = opening.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        await self._opened.aclose()
+        closed = LinkClosed("the client was closed")
+        for handle in list(self._tasks.values()):
+            handle.fail(closed)
+        for _, answer in self._requests.values():
+            if not answer.done():
+                answer.set_exception(closed)
+
+    def _new_link(self) -> Link:
+        return Link(self._url, name=self._name, on_state=self._on_state)
+
+    # -- tasks -----------------------------------------------------------------------------------------------------
+
+    async def room(self) -> None:
+        """Wait until the link takes another message without piling up."""
+        await self._link.room()
+
+    def send(self, submission: Submission) -> TaskHandle:
+        """Publish a submission that has its id, without waiting for anything."""
+        message = Outgoing(
+            TASKS,
+            Submission.routing_key,
+            submission.encode(),
+            message_id=submission.id,
+            correlation_id=submission.id,
+            reply_to=self._reply_to,
+        )
+        assert submission.id is not None
+        handle = self._tasks.get(submission.id)
+        if handle is None or handle.is_over:
+            handle = self._tasks[submission.id] = TaskHandle(message)
+        self._publish(handle, message)
+        return handle
+
+    def _publish(self, handle: TaskHandle, message: Outgoing) -> None:
+        self._link.publish_soon(message).add_done_callback(partial(_on_published, handle))
+
+    async def accepted(self, handle: TaskHandle) -> None:
+        """Wait for the answer to a submission. Raises TaskRejected, NoAnswer, or why it could not be published."""
+        try:
+            async with asyncio.timeout(self._answer_timeout):
+                await handle.accepted()
+        except TimeoutError as error:
+            if self._link.connected:
+                raise NoAnswer(
+                    f"no coordinator answered within {self._answer_timeout:g} s. Task {handle.id} is in RabbitMQ and "
+                    "will be done when a coordinator comes: start one with `fluffle coordinator`"
+                ) from error
+            raise NoAnswer(f"{self._away()}. Submit task {handle.id} again with the same id") from error
+
+    # -- queries and commands --------------------------------------------------------------------------------------
+
+    async def ask(self, query: Query) -> bytes:
+        """The JSON body of the answer to a query. Raises QueryRejected and NoAnswer."""
+        return await self._request(
+            Outgoing(
+                QUERIES,
+                query.routing_key,
+                query.encode(),
+                correlation_id=self._number(),
+                reply_to=self._reply_to,
+                expiration=_QUERY_LIFE,
+                persistent=False,
+            )
+        )
+
+    async def command(self, command: Command) -> bytes:
+        """The JSON body of the answer to a command. Raises TaskRejected and NoAnswer."""
+        return await self._request(
+            Outgoing(
+                TASKS,
+                command.routing_key,
+                command.encode(),
+                message_id=uuid7(),
+                correlation_id=self._number(),
+                reply_to=self._reply_to,
+            )
+        )
+
+    def _number(self) -> str:
+        return f"#{next(self._numbers)}"  # no id of a task has this sign
+
+    async def _request(self, message: Outgoing) -> bytes:
+        assert message.correlation_id is not None
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._requests[message.correlation_id] = message, answer
+        try:
+            async with asyncio.timeout(self._answer_timeout):
+                await self._link.publish(message)
+                return await answer
+        except TimeoutError as error:
+            if self._link.connected:
+                raise NoAnswer(
+                    f"no coordinator answered within {self._answer_timeout:g} s. Start one with `fluffle coordinator`"
+                ) from error
+            raise NoAnswer(self._away()) from error
+        finally:
+            del self._requests[message.correlation_id]
+
+    def _away(self) -> str:
+        return f"RabbitMQ at {self._link.where} was lost and is not back within {self._answer_timeout:g} s"
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def _on_answer(self, delivery: Delivery) -> None:
+        key, kind, body = delivery.properties.correlation_id, delivery.properties.type, delivery.body
+        try:
+            if (handle := self._tasks.get(key)) is not None:
+                if kind == "task.rejected":
+                    handle.fail(TaskRejected(_reasons(body)))
+                else:
+                    handle.update(decode(TaskView, body, limit=len(body)))
+            elif key in self._requests:
+                answer = self._requests[key][1]
+                if answer.done():
+                    return
+                if kind == "task.rejected":
+                    answer.set_exception(TaskRejected(_reasons(body)))
+                elif kind == "query.rejected":
+                    answer.set_exception(QueryRejected(_reasons(body)))
+                else:
+                    answer.set_result(body)
+        except DecodeError as error:
+            _log.warning("ignored an answer of type %s that cannot be read: %s", kind, error)
+
+    # -- reconnects ------------------------------------------------------------------------------------------------
+
+    def _on_state(self, connected: bool) -> None:
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            self._catching_up = None
+        if connected:
+            self._catching_up = asyncio.create_task(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        for message, _ in self._requests.values():
+            self._link.publish_soon(message).add_done_callback(_log_failure)
+        handles = list(self._tasks.values())
+        for handle in handles:
+            if handle.unanswered is not None:
+                await self._link.room()
+                self._publish(handle, handle.unanswered)
+        live = [handle for handle in handles if handle.unanswered is None and not handle.is_over]
+        for start in range(0, len(live), AT_ONCE):
+            await asyncio.gather(*(self._refresh(handle) for handle in live[start : start + AT_ONCE]))
+
+    async def _refresh(self, handle: TaskHandle) -> None:
+        while not handle.is_over:
+            try:
+                handle.update(decode(TaskView, await self.ask(TaskQuery(id=handle.id))))
+                return
+            except NoAnswer:
+                _log.warning("no coordinator tells how task %s stands; asking again", handle.id)
+
+
+async def _is_prepared(link: Link) -> bool:
+    """Whether Fluffle's exchanges and queues have been declared on this broker. Not everybody may declare them."""
+    try:
+        await link.depth(COORDINATOR)
+    except AccessRefused:
+        raise
+    except BrokerError:
+        return False
+    return True
+
+
+def _on_published(handle: TaskHandle, published: asyncio.Future[None]) -> None:
+    if (error := published.exception()) is not None:
+        assert isinstance(error, BrokerError)
+        handle.fail(error)
+
+
+def _log_failure(published: asyncio.Future[None]) -> None:
+    if (error := published.exception()) is not None:
+        _log.warning("a request could not be sent again: %s", error)
+
+
+def _reasons(body: bytes) -> list[Problem]:
+    return [Problem(wrong.path, wrong.message) for wrong in decode(Rejection, body).errors]

@@ -1,0 +1,130 @@
+"""A task that was submitted, as its submitter holds it."""
+
+import asyncio
+from datetime import datetime
+from typing import Any, Literal, TypedDict
+
+from broker.connection import Outgoing
+from broker.errors import FluffleError, TaskCancelled, TaskFailed
+from broker.messages import Status, TaskView
+
+
+class Fields(TypedDict, total=False):
+    """What can be said of a task besides its description: the fields of a `Submission`."""
+
+    id: str
+    inputs: Any
+    skills: list[str]
+    assignee: str
+    priority: int
+    due: datetime
+    not_before: datetime
+    depends_on: list[str]
+    on_dependency_failure: Literal["fail", "run"]
+    timeout: float
+    max_attempts: int
+    output_schema: dict[str, Any]
+    labels: list[str]
+    metadata: dict[str, Any]
+    parent_id: str
+    conversation_id: str
+
+
+def outcome(view: TaskView) -> Any:
+    """The result of a task that is over. Raises TaskFailed or TaskCancelled when it has none."""
+    match view.status:
+        case Status.COMPLETED:
+            return view.result
+        case Status.FAILED:
+            raise TaskFailed(f"task {view.id} failed: {reason(view)}")
+        case Status.CANCELLED:
+            raise TaskCancelled(f"task {view.id} was cancelled" + (f": {reason(view)}" if view.error else ""))
+        case _:
+            raise ValueError(f"task {view.id} is {view.status}, not over")
+
+
+def reason(view: TaskView) -> str:
+    """Why a task failed, as one line."""
+    if view.error is None:
+        return "no reason was given"
+    return f"{view.error.type}: {view.error.message}" if view.error.message else view.error.type
+
+
+class TaskHandle:
+    """A submitted task: `id`, `view` (how it stood when last heard of), and its result to wait for.
+
+    A client listens for the end of a task for as long as somebody holds its handle.
+    """
+
+    __slots__ = ("__weakref__", "_accepted", "_ended", "_submission", "_view", "id")
+
+    def __init__(self, submission: Outgoing) -> None:
+        loop = asyncio.get_running_loop()
+        self.id = submission.message_id or ""
+        self._submission: Outgoing | None = submission  # to send again, until it is known to have arrived
+        self._view: TaskView | None = None
+        self._accepted: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[TaskView] = loop.create_future()
+
+    def __repr__(self) -> str:
+        return f"<TaskHandle {self.id} {self._view.status if self._view else 'submitted'}>"
+
+    @property
+    def view(self) -> TaskView:
+        """The task as it stood when the coordinator last spoke of it to this client."""
+        assert self._view is not None, "a handle is given out once the task is accepted"
+        return self._view
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end and return the result, any JSON. `timeout` in seconds; None waits for ever.
+
+        Raises TaskFailed, TaskCancelled, TimeoutError, and LinkClosed when the client closes first.
+        """
+        return outcome(await self.end(timeout))
+
+    async def end(self, timeout: float | None = None) -> TaskView:
+        """Wait for the end, whatever it is, and return the task. `timeout` in seconds; None waits for ever.
+
+        Raises TimeoutError, and LinkClosed when the client closes first.
+        """
+        if self._ended.done():
+            return self._ended.result()
+        try:
+            async with asyncio.timeout(timeout):
+                return await asyncio.shield(self._ended)
+        except TimeoutError as error:
+            raise TimeoutError(f"task {self.id} is {self.view.status} after {timeout:g} s") from error
+
+    # -- the client's side -----------------------------------------------------------------------------------------
+
+    @property
+    def unanswered(self) -> Outgoing | None:
+        """The submission, while the coordinator has not answered it."""
+        return self._submission
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is expected."""
+        return self._ended.done()
+
+    async def accepted(self) -> None:
+        """Wait for the coordinator's word. Raises TaskRejected, or why the submission could not be published."""
+        if self._accepted.done():
+            return self._accepted.result()
+        return await asyncio.shield(self._accepted)
+
+    def update(self, view: TaskView) -> None:
+        """The coordinator says how the task stands."""
+        self._view, self._submission = view, None
+        if not self._accepted.done():
+            self._accepted.set_result(None)
+        if view.status.is_final and not self._ended.done():
+            self._ended.set_result(view)
+
+    def fail(self, error: FluffleError) -> None:
+        """The submission is refused, or nothing more will be heard."""
+        self._submission = None
+        for future in (self._accepted, self._ended):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # nobody has to wait for it

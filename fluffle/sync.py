@@ -1,0 +1,159 @@
+"""The client for programs without asyncio: the same client, run by an event loop in a thread of its own."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
+
+from broker.errors import TaskRejected
+from broker.messages import Progress, Submission, TaskView
+from fluffle.client import Client
+from fluffle.handle import Fields, TaskHandle
+from fluffle.watching import Event
+
+A = TypeVar("A")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Loop:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fluffle client", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run the coroutine there and wait for its end. An interrupt here cancels it there."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, iterator: AsyncIterator[T]) -> Iterator[T]:
+        """The items of an async iterator, each fetched when it is asked for."""
+
+        async def fetch() -> T:
+            return await anext(iterator)
+
+        while True:
+            try:
+                item = self.run(fetch())
+            except StopAsyncIteration:
+                return
+            yield item
+
+    def close(self) -> None:
+        """Stop the loop and its thread."""
+        self.run(self._loop.shutdown_asyncgens())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class _Face(Generic[A]):
+    """An object of the async client, with the loop that runs it."""
+
+    def __init__(self, inner: A, loop: _Loop) -> None:
+        self._inner = inner
+        self._loop = loop
+
+
+def _blocking(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[_Face[A], P], T]:
+    """The async method, made to wait for its end."""
+
+    @wraps(method)
+    def call(self: _Face[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._loop.run(method(self._inner, *args, **kwargs))
+
+    return call
+
+
+def _iterating(
+    method: Callable[Concatenate[A, P], AsyncIterator[T]],
+) -> Callable[Concatenate[_Face[A], P], Iterator[T]]:
+    """The method that gives an async iterator, made to give an ordinary one."""
+
+    @wraps(method)
+    def call(self: _Face[A], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self._loop.iterate(method(self._inner, *args, **kwargs))
+
+    return call
+
+
+class SyncTask(_Face[TaskHandle]):
+    """A submitted task: a `TaskHandle` whose methods wait."""
+
+    @property
+    def id(self) -> str:
+        """The task's id."""
+        return self._inner.id
+
+    @property
+    def view(self) -> TaskView:
+        """The task as it stood when the coordinator last spoke of it to this client."""
+        return self._inner.view
+
+    result = _blocking(TaskHandle.result)
+    end = _blocking(TaskHandle.end)
+
+
+class SyncClient(_Face[Client]):
+    """A `Client` whose methods wait, for programs without asyncio. Threads may share it.
+
+    with SyncClient() as client:
+        print(client.submit("Summarise the incident log", inputs={"text": log}).result())
+    """
+
+    def __init__(self, url: str | None = None, *, name: str = "fluffle client", answer_timeout: float = 30.0) -> None:
+        super().__init__(Client(url, name=name, answer_timeout=answer_timeout), _Loop())
+
+    def __enter__(self) -> Self:
+        try:
+            self._loop.run(self._inner.__aenter__())
+        except BaseException:
+            self._loop.close()
+            raise
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        try:
+            self._loop.run(self._inner.__aexit__(*reason))
+        finally:
+            self._loop.close()
+
+    def submit(self, task: str | Submission, /, **fields: Unpack[Fields]) -> SyncTask:
+        """`Client.submit`."""
+        return SyncTask(self._loop.run(self._inner.submit(task, **fields)), self._loop)
+
+    def submit_many(self, tasks: Iterable[str | Submission]) -> Iterator[SyncTask | TaskRejected]:
+        """`Client.submit_many`."""
+        for fate in self._loop.iterate(self._inner.submit_many(tasks)):
+            yield fate if isinstance(fate, TaskRejected) else SyncTask(fate, self._loop)
+
+    cancel = _blocking(Client.cancel)
+    retry = _blocking(Client.retry)
+    ask = _blocking(Client.ask)
+    task = _blocking(Client.task)
+    tasks = _iterating(Client.tasks)
+    llms = _blocking(Client.llms)
+    report = _blocking(Client.report)
+    wait = _blocking(Client.wait)
+    endings = _iterating(Client.endings)
+
+    @contextmanager
+    def watch(
+        self, *ids: str, label: str | None = None, progress: bool = False
+    ) -> Iterator[Iterator[Event | Progress]]:
+        """`Client.watch`."""
+        watching = self._inner.watch(*ids, label=label, progress=progress)
+        events = self._loop.run(watching.__aenter__())
+        try:
+            yield self._loop.iterate(events)
+        finally:
+            self._loop.run(watching.__aexit__(None, None, None))

@@ -1,0 +1,60 @@
+"""Listening to what the coordinator and the workers tell everybody."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from broker.connection import Delivery, Link
+from broker.ids import uuid7
+from broker.messages import TaskView, View
+from broker.topology import EVENTS, STATUS, Binding, Queue, Topology
+
+TASK_EVENTS = Binding(EVENTS, "task.#", "")
+ENDINGS = tuple(Binding(EVENTS, f"task.{status}.*", "") for status in ("completed", "failed", "cancelled"))
+PROGRESS = Binding(STATUS, "#.progress", "")
+
+_PREFETCH = 1000
+
+
+class Event(View):
+    """A fact about a task that the coordinator has committed: a CloudEvent 1.0.
+
+    `type` is `fluffle.task.<status>`, `subject` the task's id, `data` the task as it stood then.
+    """
+
+    id: str
+    type: str
+    subject: str
+    time: datetime
+    data: TaskView
+
+
+class Missed:
+    """Stands in a subscription where something may have been missed: at its start and after every reconnect."""
+
+
+MISSED = Missed()
+Arrivals = asyncio.Queue[Delivery | Missed]
+
+
+@asynccontextmanager
+async def subscription(url: str, name: str, sources: Sequence[Binding]) -> AsyncIterator[Arrivals]:
+    """What comes by `sources` (bindings whose queue is made here) from now on, as a queue that begins with MISSED.
+
+    A delivery that was dealt with must be acked: no more than a thousand are under way. It has a link of its own,
+    so that closing it leaves no queue behind.
+    """
+    arrived: Arrivals = asyncio.Queue()
+
+    def on_state(connected: bool) -> None:
+        if connected:
+            arrived.put_nowait(MISSED)
+
+    queue = f"fluffle.watch.{uuid7()}"
+    bindings = tuple(Binding(source.exchange, source.routing_key, queue) for source in sources)
+    async with Link(url, name=name, on_state=on_state) as link:
+        await link.declare(Topology(queues=(Queue(queue, exclusive=True),), bindings=bindings))
+        await link.consume(queue, arrived.put_nowait, prefetch=_PREFETCH)
+        arrived.put_nowait(MISSED)
+        yield arrived
