@@ -1,0 +1,20 @@
+"""Which RabbitMQ to talk to."""
+
+from broker.errors import ConfigurationError
+from broker.node import running_url
+from broker.settings import Settings
+
+
+def amqp_url(settings: Settings) -> str:
+    """The AMQP URL, with password: that of the settings, else of the private node, which is restarted if it crashed.
+
+    Raises ConfigurationError when there is neither, NodeError when the private node does not come back.
+    """
+    if settings.amqp_url is not None:
+        return settings.amqp_url.get_secret_value()
+    url = running_url(settings.state_dir)
+    if url is None:
+        raise ConfigurationError(
+            "no RabbitMQ to talk to: start a private one with `fluffle broker start`, or set FLUFFLE_AMQP_URL"
+        )
+    return url
