@@ -45,6 +45,9 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL, sqlite:///… or postgresql+psycopg://…; unset: fluffle.db in the state folder",
     )
     lease: float = Field(15.0, ge=1, le=3600, description="seconds of silence after which an instance loses its tasks")
+    leader_lease: float = Field(
+        5.0, ge=1, le=600, description="seconds after which a standby takes over from a silent coordinator"
+    )
     max_body: int = Field(MAX_BODY_BYTES, ge=1024, description="largest accepted message body in bytes")
     batch: int = Field(
         1000, ge=1, le=100_000, description="most messages that the coordinator handles in one transaction"

@@ -14,7 +14,7 @@ from broker.errors import Problem
 from broker.instants import Instant, Micros, from_datetime, seconds
 from broker.messages import Failure, Result, Status
 from coordinator.core.assignment import Decision, choose
-from coordinator.core.commands import Announce, AnnounceLLM, Answer, AnswerType, Assign, Command, Refuse, Stop
+from coordinator.core.commands import Announce, AnnounceLLM, Answer, AnswerType, Assign, Command, Refuse, Stop, View
 from coordinator.core.dependencies import find_cycle
 from coordinator.core.events import (
     NEVER,
@@ -48,7 +48,8 @@ class Changes:
 
     new: list[Task] = field(default_factory=list)
     changed: dict[str, Task] = field(default_factory=dict)
-    attempts: list[tuple[str, Attempt]] = field(default_factory=list)
+    attempts: list[tuple[Task, Attempt]] = field(default_factory=list)
+    waits: list[tuple[Task, frozenset[str]]] = field(default_factory=list)  # new tasks and their open dependencies
     met: list[str] = field(default_factory=list)  # ids of ended tasks whose dependents have been told
     llms: dict[str, LLM] = field(default_factory=dict)
 
@@ -68,6 +69,7 @@ class Machine:
         self._guests: set[str] = set()
         self._ended: list[str] = []
         self._commands: list[Command] = []
+        self._shown: tuple[Task, View] | None = None  # the view of an unchanged task is taken once
         self._free = False  # whether a slot or a task may have become available since the last assignment
 
     # -- the caller's side -----------------------------------------------------------------------------------------
@@ -139,6 +141,11 @@ class Machine:
         """Ids of tasks that have ended since the last call: whoever depends on them is to be told."""
         ended, self._ended = self._ended, []
         return ended
+
+    @property
+    def new_dependencies(self) -> bool:
+        """Whether a task of this batch waits for another."""
+        return bool(self._changes.waits)
 
     def take_changes(self) -> Changes:
         """What is to be stored."""
@@ -217,7 +224,7 @@ class Machine:
         failed = self._count_dependencies(task)
         if spec.not_before is not None:
             task.wake_at = from_datetime(spec.not_before)
-        if not self._unblock(task, now):
+        if failed is not None or not self._unblock(task, now):
             self._announce(task, now)
         self._answer(task, "task.accepted")
         if failed is not None:
@@ -225,14 +232,15 @@ class Machine:
 
     def _count_dependencies(self, task: Task) -> Task | None:
         """Count what it still waits for; returns the dependency whose failure it does not survive, if any."""
-        for dependency_id in set(task.spec.depends_on):
-            dependency = self.tasks.get(dependency_id)
-            if dependency is None or not dependency.status.is_final:
-                task.waiting_on += 1
-            elif dependency.status is not Status.COMPLETED and task.spec.on_dependency_failure == "fail":
-                task.waiting_on += 1
-                return dependency
-        return None
+        if not task.spec.depends_on:
+            return None
+        known = [self.tasks[id_] for id_ in task.spec.depends_on if id_ in self.tasks]
+        over = {dependency.id: dependency for dependency in known if dependency.status.is_final}
+        failed = [d for d in over.values() if d.status is not Status.COMPLETED]
+        open_ones = frozenset(task.spec.depends_on) - over.keys()
+        task.waiting_on = len(open_ones)
+        self._changes.waits.append((task, open_ones))
+        return failed[0] if failed and task.spec.on_dependency_failure == "fail" else None
 
     def _edges(self, ancestry: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
         fresh = {task.id: task.spec.depends_on for task in self._changes.new if task.spec.depends_on}
@@ -264,7 +272,6 @@ class Machine:
         task.note(now, event.sender.user or "anonymous", f"retried after it was {task.status}")
         task.move(Trigger.RETRY)
         task.starts = 0
-        task.waiting_on = 0
         task.wake_at = None
         task.llm = task.instance = task.why = task.result = task.error = task.usage = task.duration = None
         task.ready_at = task.assigned_at = task.started_at = task.finished_at = None
@@ -377,14 +384,15 @@ class Machine:
     def _dependency_ended(self, task_id: str, dependents: Iterable[str], now: Instant) -> None:
         ended = self.tasks[task_id]
         self._changes.met.append(task_id)
-        for task in (self.tasks[dependent] for dependent in dependents):
-            if task.status is not Status.BLOCKED:
-                continue
-            if ended.status is not Status.COMPLETED and task.spec.on_dependency_failure == "fail":
+        stored = [self.tasks[dependent] for dependent in dependents]
+        fresh = [task for task, open_ones in self._changes.waits if task_id in open_ones]
+        for task in [*stored, *fresh]:
+            task.waiting_on -= 1
+            self._touch(task)
+            failed = ended.status is not Status.COMPLETED and task.spec.on_dependency_failure == "fail"
+            if failed and task.status is Status.BLOCKED:
                 self._fail_dependent(task, ended, now)
             else:
-                task.waiting_on -= 1
-                self._touch(task)
                 self._unblock(task, now)
 
     def _fail_dependent(self, task: Task, dependency: Task, now: Instant) -> None:
@@ -534,22 +542,28 @@ class Machine:
         return self.llms[name]
 
     def _touch(self, task: Task) -> None:
+        self._shown = None
         self._changes.changed[task.id] = task
         self._guests.add(task.id)
 
     def _record(self, task: Task, attempt: Attempt) -> None:
-        self._changes.attempts.append((task.id, attempt))
+        self._changes.attempts.append((task, attempt))
+
+    def _view(self, task: Task) -> View:
+        if self._shown is None or self._shown[0] is not task:
+            self._shown = (task, view(task))
+        return self._shown[1]
 
     def _announce(self, task: Task, now: Instant) -> None:
-        self._commands.append(Announce(now, view(task)))
+        self._commands.append(Announce(now, self._view(task)))
 
     def _answer(self, task: Task, kind: AnswerType) -> None:
         if task.reply_to:
-            self._commands.append(Answer(kind, task.reply_to, task.correlation_id, view(task)))
+            self._commands.append(Answer(kind, task.reply_to, task.correlation_id, self._view(task)))
 
     def _answer_to(self, sender: Sender, kind: AnswerType, task: Task) -> None:
         if sender.reply_to:
-            self._commands.append(Answer(kind, sender.reply_to, sender.correlation_id, view(task)))
+            self._commands.append(Answer(kind, sender.reply_to, sender.correlation_id, self._view(task)))
 
     def _refuse(self, task_id: str, sender: Sender, problem: Problem) -> None:
         self._commands.append(Refuse(task_id, (problem,), sender.reply_to, sender.correlation_id))

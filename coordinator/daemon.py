@@ -1,0 +1,235 @@
+"""The coordinator as a process: RabbitMQ on one side, the books on the other.
+
+One loop: take what has arrived, let the bookkeeper commit it as one batch, publish what follows, acknowledge. The
+event loop only moves messages; everything else happens in the bookkeeper's thread. Queries have a link and a thread
+of their own, so that reading does not wait for writing, and standbys answer them too.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import structlog
+
+from broker.connection import Delivery, Link, Outgoing, ack_all
+from broker.errors import BrokerError, LinkClosed, MessageTooLarge, NotTheLeader, PublishRefused, StoreUnavailable
+from broker.instants import Instant, seconds
+from broker.settings import Settings
+from broker.topology import COORDINATOR, QUERIES, SHARED
+from coordinator.bookkeeper import Bookkeeper, Post
+from coordinator.crash import crash_point
+from coordinator.database import open_engine
+from coordinator.leadership import holder, is_gone
+from coordinator.queries import Queries
+from coordinator.store import Store
+from coordinator.upgrade import upgrade
+
+T = TypeVar("T")
+
+TICK = 0.25  # seconds; time is looked at this often when nothing arrives
+STANDBY_LOOK = 0.5  # seconds between looks at the leader's lease
+AGAIN = 0.5  # seconds before something that was refused or unavailable is tried again
+
+_log = structlog.get_logger("coordinator")
+
+
+class Coordinator:
+    """Leads when nobody else does. `async with` sets it up; `run()` works until `stop()` is called."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        url: str,
+        clock: Callable[[], Instant],
+        on_ready: Callable[[str], None] = lambda state: None,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._on_ready = on_ready
+        self._link = Link(url, name="fluffle coordinator")
+        self._query_link = Link(url, name="fluffle coordinator queries")
+        self._store = Store(open_engine(settings.database))
+        self._lead = seconds(settings.leader_lease)
+        self._books = Bookkeeper(
+            self._store, clock=clock, lease=seconds(settings.lease), lead=self._lead, max_body=settings.max_body
+        )
+        self._queries = Queries(open_engine(settings.database, read_only=True), clock=clock)
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="books")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="queries")
+        self._inbox: list[Delivery] = []
+        self._arrived = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Work until `stop()`. Raises BrokerError when RabbitMQ cannot be reached at the start, ConfigurationError."""
+        await self._write(upgrade, self._store.engine)
+        async with self._link, self._query_link:
+            await self._link.declare(SHARED)
+            await self._query_link.consume(QUERIES, self._on_query, prefetch=100)
+            while not self._stopping.is_set():
+                try:
+                    if await self._take_lead():
+                        await self._serve()
+                        await self._write(self._store.give_up_lead, self._clock())
+                except NotTheLeader:
+                    _log.warning("another coordinator has taken over: standing by")
+                except StoreUnavailable as error:
+                    _log.warning("waiting for the database", error=str(error))
+                    await self._pause(AGAIN)
+        self._writing.shutdown()
+        self._reading.shutdown()
+        self._store.close()
+        self._queries.close()
+
+    def stop(self) -> None:
+        """Finish the batch in hand, give up the lead and return from `run`."""
+        self._stopping.set()
+        self._arrived.set()
+
+    # -- leading ---------------------------------------------------------------------------------------------------
+
+    async def _take_lead(self) -> bool:
+        """Wait until this one leads; False when it is to stop before that."""
+        me, told = holder(), False
+        while not self._stopping.is_set():
+            leader = await self._write(self._store.leader)
+            gone = (leader,) if leader and is_gone(leader) else ()
+            if await self._write(self._store.take_lead, me, self._clock(), self._lead, gone):
+                return True
+            if not told:
+                self._on_ready("standing by")
+                told = True
+            await self._pause(STANDBY_LOOK)
+        return False
+
+    async def _serve(self) -> None:
+        self._inbox.clear()
+        self._publish(await self._write(self._books.rebuild))
+        inbox = await self._link.consume(COORDINATOR, self._on_delivery, prefetch=2 * self._settings.batch)
+        self._on_ready("leading")
+        try:
+            while not self._stopping.is_set():
+                batch = await self._next_batch()
+                post = await self._process(batch)
+                crash_point("after-commit")
+                self._publish(post)
+                ack_all(batch)
+                await self._link.room()
+            await asyncio.gather(*self._publishing)
+        finally:
+            inbox.cancel()
+
+    async def _next_batch(self) -> list[Delivery]:
+        """What has arrived, up to the bound; empty when only time has passed."""
+        if not self._inbox:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(TICK):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return []
+        batch = self._inbox[: self._settings.batch]
+        del self._inbox[: len(batch)]
+        return batch
+
+    async def _process(self, batch: list[Delivery]) -> Post:
+        """Commit the batch, however long the database is away: meanwhile nothing is acknowledged."""
+        while True:
+            try:
+                return await self._write(self._books.process, batch)
+            except StoreUnavailable as error:
+                _log.warning("waiting for the database", error=str(error))
+                self._publish(await self._rebuilt())
+
+    async def _rebuilt(self) -> Post:
+        while True:
+            await self._pause(AGAIN)
+            try:
+                return await self._write(self._books.rebuild)
+            except StoreUnavailable:
+                if self._stopping.is_set():
+                    raise
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        self._inbox.append(delivery)
+        self._arrived.set()
+
+    # -- publishing ------------------------------------------------------------------------------------------------
+
+    def _publish(self, post: Post) -> None:
+        """Publish a batch. Its outbox rows go once RabbitMQ has confirmed the last message of it."""
+        if post.rows or post.messages:
+            confirms = [self._link.publish_soon(message) for message in post.messages]
+            task = asyncio.create_task(self._confirmed(post, confirms))
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
+
+    async def _confirmed(self, post: Post, confirms: list[asyncio.Future[None]]) -> None:
+        crash_point("after-publish")
+        for message, confirm in zip(post.messages, confirms, strict=True):
+            await self._delivered(message, confirm)
+        crash_point("after-confirm")
+        self._books.confirmed(post.rows)
+
+    async def _delivered(self, message: Outgoing, confirm: asyncio.Future[None]) -> None:
+        while True:
+            try:
+                await confirm
+                return
+            except PublishRefused:
+                await asyncio.sleep(AGAIN)
+                confirm = self._link.publish_soon(message)
+            except (MessageTooLarge, LinkClosed):
+                raise
+            except BrokerError as error:  # nobody is there to take it: a reply queue that has gone, an LLM's queue
+                _log.info("undeliverable", routing_key=message.routing_key, type=message.type, error=str(error))
+                return
+
+    # -- queries ---------------------------------------------------------------------------------------------------
+
+    def _on_query(self, delivery: Delivery) -> None:
+        task = asyncio.create_task(self._answer(delivery))
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+
+    async def _answer(self, delivery: Delivery) -> None:
+        reply_to = delivery.properties.reply_to
+        if not reply_to:
+            delivery.reject()
+            return
+        try:
+            kind, body = await asyncio.get_running_loop().run_in_executor(
+                self._reading, self._queries.answer, delivery.routing_key, delivery.body
+            )
+            answer = Outgoing(
+                "",
+                reply_to,
+                body,
+                type=kind,
+                correlation_id=delivery.properties.correlation_id,
+                persistent=False,
+            )
+            await self._query_link.publish(answer)
+            delivery.ack()
+        except StoreUnavailable as error:
+            _log.warning("a query has to wait for the database", error=str(error))
+            await self._pause(AGAIN)
+            delivery.requeue()
+        except BrokerError:  # who asked has gone
+            delivery.ack()
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
+
+    async def _write(self, call: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writing, call, *args)
+
+    async def _pause(self, duration: float) -> None:
+        """Wait, but not past `stop()`."""
+        try:
+            async with asyncio.timeout(duration):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass

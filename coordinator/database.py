@@ -1,0 +1,69 @@
+"""Opening the database: SQLite with every commit on disk, or PostgreSQL."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from broker.errors import ConfigurationError
+
+BUSY_SECONDS = 5.0
+
+
+def open_engine(url: str, *, read_only: bool = False) -> Engine:
+    """An engine for a SQLAlchemy URL. Raises ConfigurationError for a URL that names no usable database.
+
+    SQLite runs in WAL mode with synchronous=FULL: a commit that has returned is on disk, and readers never wait.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError("FLUFFLE_DATABASE_URL is not a database URL, such as sqlite:////path/to.db") from error
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite(parsed, read_only)
+    if parsed.get_backend_name() != "postgresql":
+        raise ConfigurationError(f"the database must be sqlite or postgresql, not {parsed.get_backend_name()}")
+    try:
+        return create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_size=1,
+            max_overflow=1,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 5, "options": "-c default_transaction_read_only=on" if read_only else ""},
+        )
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise ConfigurationError("PostgreSQL needs psycopg: pip install 'fluffle[postgres]'") from error
+
+
+def _sqlite(url: URL, read_only: bool) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise ConfigurationError("the SQLite database needs a file: sqlite:////path/to.db")
+    try:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot make the folder of {url.database}: {error.strerror}") from error
+    engine = create_engine(
+        url,
+        pool_size=1,
+        max_overflow=1,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
+    )
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: sqlite3.Connection, _: Any) -> None:
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        else:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        connection.execute("PRAGMA cache_size = -32000")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,154 @@
+"""Deliveries as events: where bytes become types, or a refusal that says what is wrong."""
+
+from dataclasses import dataclass
+
+from broker import topology
+from broker.connection import UNDECODABLE, Delivery
+from broker.errors import DecodeError, Problem
+from broker.ids import uuid7
+from broker.instants import Instant
+from broker.messages import (
+    Cancel,
+    Claim,
+    Goodbye,
+    Presence,
+    Progress,
+    Result,
+    Retry,
+    Submission,
+    decode,
+)
+from coordinator.core.commands import Refuse
+from coordinator.core.events import (
+    CancelRequested,
+    Claimed,
+    Event,
+    Left,
+    Progressed,
+    Reported,
+    RetryRequested,
+    Seen,
+    Sender,
+    Submitted,
+)
+from coordinator.core.task import DEFAULT_PRIORITY
+from coordinator.outbox import Item, Keep
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A delivery that cannot become an event."""
+
+    delivery: Delivery
+    problems: tuple[Problem, ...]
+
+
+def read(delivery: Delivery, *, limit: int) -> Event | Refused | None:
+    """The event that a delivery stands for; None for what needs no attention. Never raises."""
+    try:
+        if UNDECODABLE in delivery.headers:
+            raise DecodeError([Problem("headers", f"cannot be decoded: {delivery.headers[UNDECODABLE]}")])
+        match delivery.exchange:
+            case topology.TASKS:
+                return _request(delivery, limit)
+            case topology.STATUS:
+                return _status(delivery, limit)
+            case topology.REJECTED:
+                return None
+            case _:
+                raise _unknown_key(delivery)
+    except DecodeError as error:
+        return Refused(delivery, error.problems)
+
+
+def _request(delivery: Delivery, limit: int) -> Event:
+    properties = delivery.properties
+    sender = Sender(properties.user_id, properties.reply_to, properties.correlation_id)
+    match delivery.routing_key:
+        case "submit":
+            spec = decode(Submission, delivery.body, limit=limit)
+            task_id = spec.id or _id_from(properties.message_id) or str(uuid7())
+            if task_id in spec.depends_on:
+                raise DecodeError([Problem("depends_on", f"a cycle: {task_id} -> {task_id}")])
+            return Submitted(task_id, spec, _priority(spec, properties.priority), sender)
+        case "cancel":
+            cancel = decode(Cancel, delivery.body, limit=limit)
+            return CancelRequested(cancel.id, sender, cancel.reason)
+        case "retry":
+            return RetryRequested(decode(Retry, delivery.body, limit=limit).id, sender)
+        case _:
+            raise _unknown_key(delivery)
+
+
+def _status(delivery: Delivery, limit: int) -> Event:
+    name, _, kind = delivery.routing_key.rpartition(".")
+    match kind:
+        case "claim":
+            return Claimed(name, decode(Claim, delivery.body, limit=limit))
+        case "result":
+            return Reported(name, decode(Result, delivery.body, limit=limit))
+        case "progress":
+            return Progressed(name, decode(Progress, delivery.body, limit=limit))
+        case "hello" | "beat":
+            presence = decode(Presence, delivery.body, limit=limit)
+            _must_match(name, presence.name)
+            return Seen(presence)
+        case "goodbye":
+            goodbye = decode(Goodbye, delivery.body, limit=limit)
+            _must_match(name, goodbye.name)
+            return Left(goodbye)
+        case _:
+            raise _unknown_key(delivery)
+
+
+def _must_match(name: str, claimed: str) -> None:
+    if name != claimed:
+        raise DecodeError([Problem("name", f"is {claimed!r}, but the routing key says {name!r}")])
+
+
+def _id_from(message_id: str | None) -> str | None:
+    """The AMQP message_id as a task id, if there is one. Raises DecodeError when it cannot be one."""
+    if not message_id:
+        return None
+    try:
+        return Submission(description="-", id=message_id).id
+    except ValueError as error:
+        raise DecodeError([Problem("message_id", "must be 1-64 of A-Za-z0-9._:- to serve as the task id")]) from error
+
+
+def _priority(spec: Submission, from_properties: int | None) -> int:
+    if spec.priority is not None:
+        return spec.priority
+    if from_properties is None:
+        return DEFAULT_PRIORITY
+    return min(from_properties, 9)
+
+
+def _unknown_key(delivery: Delivery) -> DecodeError:
+    return DecodeError([Problem("", f"unknown routing key {delivery.routing_key!r} of exchange {delivery.exchange!r}")])
+
+
+def refusal(refused: Refused, now: Instant) -> list[Item]:
+    """What to do about a delivery that is refused: tell its sender, and keep it among the rejected."""
+    properties = refused.delivery.properties
+    answer = Refuse(properties.message_id or "", refused.problems, properties.reply_to, properties.correlation_id)
+    return [answer, keep(refused.delivery, refused.problems, now)]
+
+
+def keep(delivery: Delivery, problems: tuple[Problem, ...], now: Instant) -> Keep:
+    """The delivery as a rejected message. What came by the alternate exchange lies in that queue already."""
+    bound_here = delivery.exchange == topology.STATUS or (
+        delivery.exchange == topology.TASKS and delivery.routing_key in ("", *topology.TASK_KEYS)
+    )
+    properties = delivery.properties
+    return Keep(
+        exchange=delivery.exchange,
+        routing_key=delivery.routing_key,
+        body=delivery.body if bound_here else None,
+        message_id=properties.message_id,
+        reply_to=properties.reply_to,
+        correlation_id=properties.correlation_id,
+        priority=properties.priority,
+        problems=problems,
+        at=now,
+    )

@@ -1,0 +1,104 @@
+"""What a batch has to publish, as one row: references to tasks, not bodies, made messages again from the tasks.
+
+A batch that was committed and perhaps not published is published again after a restart; its views then show the
+tasks as they are by that time.
+"""
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, assert_never
+
+from pydantic_core import from_json, to_json
+
+from broker.errors import Problem
+from broker.instants import Instant
+from coordinator.core.commands import Announce, AnnounceLLM, Answer, Assign, Command, Refuse, Stop
+from coordinator.core.task import Task, view
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Put a message that is refused among the rejected, with what is wrong with it, and announce that.
+
+    `body` is None when RabbitMQ itself has put it there already.
+    """
+
+    exchange: str
+    routing_key: str
+    body: bytes | None
+    message_id: str | None
+    reply_to: str | None
+    correlation_id: str | None
+    priority: int | None
+    problems: tuple[Problem, ...]
+    at: Instant
+
+
+Item = Command | Keep
+
+
+def pack(items: Sequence[Item]) -> str:
+    """The items as one JSON text."""
+    return to_json([_packed(item) for item in items]).decode()
+
+
+def _packed(item: Item) -> tuple[Any, ...]:
+    match item:
+        case Announce(at, shown):
+            return ("event", at, shown["id"])
+        case Answer(kind, reply_to, correlation_id, shown):
+            return ("answer", kind, reply_to, correlation_id, shown["id"])
+        case Assign(task_id, attempt, llm):
+            return ("assign", task_id, attempt, llm)
+        case Stop(llm, instance, task_id, attempt, reason):
+            return ("stop", llm, instance, task_id, attempt, reason)
+        case Refuse(task_id, problems, reply_to, correlation_id):
+            return ("refuse", task_id, problems, reply_to, correlation_id)
+        case AnnounceLLM(at, name, state):
+            return ("llm", at, name, state)
+        case Keep():
+            body = None if item.body is None else b64encode(item.body).decode()
+            return ("keep", {**asdict(item), "body": body})
+        case _:
+            assert_never(item)
+
+
+def task_ids(text: str) -> set[str]:
+    """Ids of the tasks that `unpack` needs."""
+    return {row[_TASK_AT[row[0]]] for row in from_json(text) if row[0] in _TASK_AT}
+
+
+_TASK_AT = {"event": 2, "answer": 4, "assign": 1}
+
+
+def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
+    """The items of a packed batch, with views of the tasks as they are now.
+
+    An assignment whose attempt is over is left out.
+    """
+    items: list[Item] = []
+    for kind, *rest in from_json(text):
+        match kind, rest:
+            case "event", [at, task_id]:
+                items.append(Announce(at, view(tasks[task_id])))
+            case "answer", [kind_of_answer, reply_to, correlation_id, task_id]:
+                items.append(Answer(kind_of_answer, reply_to, correlation_id, view(tasks[task_id])))
+            case "assign", [task_id, attempt, llm]:
+                task = tasks[task_id]
+                if task.in_hand and task.attempt == attempt:
+                    items.append(Assign(task_id, attempt, llm))
+            case "stop", fields:
+                items.append(Stop(*fields))
+            case "refuse", [task_id, problems, reply_to, correlation_id]:
+                items.append(Refuse(task_id, _problems(problems), reply_to, correlation_id))
+            case "llm", fields:
+                items.append(AnnounceLLM(*fields))
+            case "keep", [fields]:
+                body = None if fields["body"] is None else b64decode(fields["body"])
+                items.append(Keep(**{**fields, "body": body, "problems": _problems(fields["problems"])}))
+    return items
+
+
+def _problems(rows: list[list[str]]) -> tuple[Problem, ...]:
+    return tuple(Problem(*row) for row in rows)

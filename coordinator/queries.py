@@ -1,0 +1,114 @@
+"""Answers to queries: reads that disturb nobody. A connection of their own, never the batch loop's."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic_core import to_json
+from sqlalchemy import Connection, Engine, null, select
+
+from broker.errors import DecodeError, Problem, QueryRejected
+from broker.instants import Instant, from_datetime, to_iso
+from broker.messages import LLMsQuery, Rejection, ReportQuery, TaskQuery, TasksQuery, Wrong, decode
+from coordinator import schema
+from coordinator.core.task import view
+from coordinator.reports import report
+from coordinator.rows import llm_of
+from coordinator.store import IN_HAND, database_errors, tasks_of
+
+_tasks, _labels, _llms = schema.tasks, schema.labels, schema.llms
+
+
+class Queries:
+    """Every query by its routing key. Used by one thread at a time."""
+
+    def __init__(self, engine: Engine, *, clock: Callable[[], Instant]) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def answer(self, routing_key: str, body: bytes) -> tuple[str, bytes]:
+        """The type and the body of the answer: `query.answer`, or `query.rejected` with every error.
+
+        Raises StoreUnavailable.
+        """
+        try:
+            with database_errors(), self._engine.begin() as connection:
+                match routing_key:
+                    case "task":
+                        shown = self._task(connection, decode(TaskQuery, body))
+                    case "tasks":
+                        shown = self._list(connection, decode(TasksQuery, body))
+                    case "llms":
+                        shown = self._llms(connection, decode(LLMsQuery, body))
+                    case "report":
+                        shown = self._report(connection, decode(ReportQuery, body))
+                    case _:
+                        raise QueryRejected([Problem("", f"there is no query {routing_key!r}")])
+                return "query.answer", to_json(shown)
+        except (DecodeError, QueryRejected) as error:
+            errors = [Wrong(path=problem.path, message=problem.message) for problem in error.problems]
+            return "query.rejected", Rejection(errors=errors).encode()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def _task(self, connection: Connection, query: TaskQuery) -> dict[str, Any]:
+        rows = connection.execute(select(_tasks).where(_tasks.c.id == query.id)).mappings().all()
+        if not rows:
+            raise QueryRejected([Problem("id", f"there is no task {query.id}")])
+        return view(tasks_of(connection, rows)[0])
+
+    def _list(self, connection: Connection, query: TasksQuery) -> dict[str, Any]:
+        heavy = ("inputs", "result")
+        columns = [null().label(c.name) if c.name in heavy else c for c in _tasks.c]
+        wanted = select(*columns).order_by(_tasks.c.seq.desc()).limit(query.limit + 1)
+        if query.status:
+            wanted = wanted.where(_tasks.c.status.in_([status.value for status in query.status]))
+        if query.llm:
+            wanted = wanted.where(_tasks.c.llm == query.llm)
+        if query.text:
+            wanted = wanted.where(_tasks.c.description.icontains(query.text, autoescape=True))
+        if query.before is not None:
+            wanted = wanted.where(_tasks.c.seq < query.before)
+        for label in query.label:
+            marked = select(_labels.c.task_seq).where(_labels.c.label == label)
+            wanted = wanted.where(_tasks.c.seq.in_(marked))
+        rows = connection.execute(wanted).mappings().all()
+        page = rows[: query.limit]
+        following = page[-1]["seq"] if len(rows) > query.limit else None
+        return {"tasks": [view(task) for task in tasks_of(connection, page)], "next": following}
+
+    def _llms(self, connection: Connection, query: LLMsQuery) -> dict[str, Any]:
+        wanted = select(_llms).order_by(_llms.c.name)
+        if query.name:
+            wanted = wanted.where(_llms.c.name == query.name)
+        rows = connection.execute(wanted).mappings().all()
+        if query.name and not rows:
+            raise QueryRejected([Problem("name", f"there is no LLM {query.name}")])
+        held: dict[str, list[str]] = {}
+        in_hand = select(_tasks.c.llm, _tasks.c.id).where(_tasks.c.status.in_(IN_HAND)).order_by(_tasks.c.seq)
+        for name, task_id in connection.execute(in_hand):
+            held.setdefault(name, []).append(task_id)
+        return {"llms": [self._llm(row, held.get(row["name"], [])) for row in rows]}
+
+    @staticmethod
+    def _llm(row: Any, held: list[str]) -> dict[str, Any]:
+        llm = llm_of(row)
+        return {
+            "name": llm.name,
+            "state": row["state"],
+            "model": llm.model,
+            "skills": dict(llm.skills),
+            "slots": llm.slots,
+            "in_hand": len(held),
+            "instances": sorted(llm.instances),
+            "description": llm.description,
+            "last_seen": to_iso(llm.last_seen),
+            "tasks": held,
+        }
+
+    def _report(self, connection: Connection, query: ReportQuery) -> dict[str, Any]:
+        since = None if query.since is None else from_datetime(query.since)
+        until = None if query.until is None else from_datetime(query.until)
+        values = report(connection, query.name, since, until)
+        return {"name": query.name, "generated_at": to_iso(self._clock()), "values": values}

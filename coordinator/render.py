@@ -1,0 +1,125 @@
+"""The messages that items of the outbox become on the wire."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import assert_never
+
+from pydantic_core import to_json
+
+from broker.connection import Outgoing
+from broker.instants import to_iso
+from broker.messages import EVENT_TYPE, Dependency, Rejection, Wrong
+from broker.messages import Stop as StopMessage
+from broker.topology import EVENTS, REJECTED, WORK, control_address, llm_address
+from coordinator.core.commands import Announce, AnnounceLLM, Answer, Assign, Refuse, Stop, View
+from coordinator.core.task import Task
+from coordinator.outbox import Item, Keep
+
+SOURCE = "/fluffle/coordinator"
+
+
+def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[str, Task]) -> Iterator[Outgoing]:
+    """What to publish for these items, in order.
+
+    `tasks` holds the tasks of the assignments, `context` the tasks that those depend on.
+    """
+    shown: View | None = None
+    body = b""
+    for item in items:
+        if isinstance(item, Announce | Answer) and item.view is not shown:
+            shown, body = item.view, to_json(item.view)
+        match item:
+            case Announce(at, shown_task):
+                yield _task_event(shown_task, to_iso(at) or "", body)
+            case Answer(kind, reply_to, correlation_id, _):
+                yield Outgoing("", reply_to, body, type=kind, correlation_id=correlation_id, persistent=False)
+            case Assign(task_id, _, llm):
+                yield _assignment(tasks[task_id], llm, context)
+            case Stop(llm, instance, task_id, attempt, reason):
+                stop = StopMessage(task_id=task_id, attempt=attempt, reason=reason)
+                yield Outgoing(WORK, control_address(llm, instance), stop.encode(), mandatory=False)
+            case Refuse(_, _, reply_to, _):
+                if reply_to:
+                    yield _refusal(item, reply_to)
+            case AnnounceLLM(at, name, state):
+                data = {"name": name, "state": state}
+                yield _event(f"llm.{state}", name, f"llm.{state}.{name}", to_iso(at) or "", to_json(data))
+            case Keep():
+                yield from _kept(item)
+            case _:
+                assert_never(item)
+
+
+def _task_event(shown: View, at: str, body: bytes) -> Outgoing:
+    status = shown["status"]
+    return _event(f"task.{status}", shown["id"], f"task.{status}.{shown.get('llm', 'none')}", at, body)
+
+
+def _event(kind: str, subject: str, routing_key: str, at: str, data: bytes) -> Outgoing:
+    """A CloudEvent. Its id is the same when it is published once more, so that a reader can tell."""
+    head = {
+        "specversion": "1.0",
+        "id": f"{subject}/{kind}/{at}",
+        "source": SOURCE,
+        "type": f"fluffle.{kind}",
+        "subject": subject,
+        "time": at,
+        "datacontenttype": "application/json",
+    }
+    body = to_json(head)[:-1] + b',"data":' + data + b"}"
+    return Outgoing(EVENTS, routing_key, body, content_type=EVENT_TYPE, persistent=False, mandatory=False)
+
+
+def _assignment(task: Task, llm: str, context: Mapping[str, Task]) -> Outgoing:
+    spec = task.spec
+    body = {
+        "task_id": task.id,
+        "attempt": task.attempt,
+        "description": spec.description,
+        "inputs": spec.inputs,
+        "skills": spec.skills,
+        "context": [_dependency(context[above]) for above in spec.depends_on if above in context],
+        "timeout": spec.timeout,
+        "output_schema": spec.output_schema,
+        "labels": spec.labels,
+        "metadata": spec.metadata,
+        "parent_id": spec.parent_id,
+        "conversation_id": spec.conversation_id,
+    }
+    encoded = to_json({key: value for key, value in body.items() if value not in (None, [], {}) or key == "inputs"})
+    return Outgoing(WORK, llm_address(llm), encoded, message_id=f"{task.id}/{task.attempt}", priority=task.priority)
+
+
+def _dependency(task: Task) -> Dependency:
+    return Dependency.model_construct(
+        id=task.id, description=task.spec.description, status=task.status, result=task.result
+    )
+
+
+def _refusal(refuse: Refuse, reply_to: str) -> Outgoing:
+    errors = [Wrong(path=problem.path, message=problem.message) for problem in refuse.problems]
+    body = Rejection(id=refuse.task_id or None, errors=errors).encode()
+    return Outgoing("", reply_to, body, type="task.rejected", correlation_id=refuse.correlation_id, persistent=False)
+
+
+def _kept(item: Keep) -> Iterator[Outgoing]:
+    errors = [problem._asdict() for problem in item.problems]
+    at = to_iso(item.at) or ""
+    if item.body is not None:
+        yield Outgoing(
+            REJECTED,
+            f"rejected.{item.exchange}.{item.routing_key}"[:255],
+            item.body,
+            message_id=item.message_id,
+            correlation_id=item.correlation_id,
+            reply_to=item.reply_to,
+            priority=item.priority,
+            headers={
+                "x-fluffle-origin-exchange": item.exchange,
+                "x-fluffle-origin-key": item.routing_key,
+                "x-fluffle-errors": to_json(errors).decode(),
+                "x-fluffle-at": at,
+            },
+        )
+    origin = {"exchange": item.exchange, "routing_key": item.routing_key, "message_id": item.message_id}
+    data = to_json({**origin, "errors": errors})
+    yield _event("task.rejected", item.message_id or "", "task.rejected.none", at, data)

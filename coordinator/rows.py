@@ -1,0 +1,185 @@
+"""Tasks, attempts and LLMs as rows of the database, and back."""
+
+from typing import Any
+
+from pydantic_core import from_json, to_json
+from sqlalchemy import RowMapping
+
+from broker.instants import EPOCH, Instant, Micros
+from broker.messages import Failure, Status, Submission, Usage
+from coordinator.core.pool import LLM, Instance
+from coordinator.core.task import Attempt, Change, Task
+
+Row = RowMapping
+
+SETTLED_AT_SUBMISSION = frozenset(
+    {"seq", "id", "submitted_at", "submitted_by", "parent_id", "conversation_id", "description", "inputs"}
+)
+
+
+def task_row(task: Task) -> dict[str, Any]:
+    """Every column of a task."""
+    spec = task.spec
+    return {
+        "seq": task.seq,
+        "id": task.id,
+        "parent_id": spec.parent_id,
+        "conversation_id": spec.conversation_id,
+        "submitted_by": task.submitted_by,
+        "submitted_at": task.submitted_at,
+        "description": spec.description,
+        "inputs": _json(spec.inputs),
+        **changing_row(task),
+    }
+
+
+def changing_row(task: Task) -> dict[str, Any]:
+    """The columns of a task that may change after its submission."""
+    spec, usage = task.spec, task.usage
+    priority, due_order, _ = task.rank
+    return {
+        "status": task.status.value,
+        "lane": task.lane,
+        "priority": -priority,
+        "due_order": due_order,
+        "assignee": spec.assignee,
+        "reply_to": task.reply_to,
+        "correlation_id": task.correlation_id,
+        "attempt": task.attempt,
+        "starts": task.starts,
+        "waiting_on": task.waiting_on,
+        "wake_at": task.wake_at,
+        "llm": task.llm,
+        "instance": task.instance,
+        "why": task.why,
+        "ready_at": task.ready_at,
+        "assigned_at": task.assigned_at,
+        "started_at": task.started_at,
+        "finished_at": task.finished_at,
+        "duration": task.duration,
+        "input_tokens": usage and usage.input_tokens,
+        "output_tokens": usage and usage.output_tokens,
+        "cost_usd": usage and usage.cost_usd,
+        "spec": spec.model_dump_json(exclude_unset=True, exclude={"id", "description", "inputs"}),
+        "result": _json(task.result),
+        "error": None if task.error is None else task.error.model_dump_json(),
+        "history": _json([(change.at, change.by, change.what) for change in task.history] or None),
+    }
+
+
+def task_of(row: Row, ended: list[Attempt]) -> Task:
+    """The task of a row, with its attempts."""
+    spec = from_json(row["spec"])
+    spec["description"], spec["inputs"] = row["description"], _value(row["inputs"])
+    return Task(
+        id=row["id"],
+        seq=row["seq"],
+        spec=Submission.model_validate_json(to_json(spec)),
+        status=Status(row["status"]),
+        priority=row["priority"],
+        submitted_at=row["submitted_at"],
+        submitted_by=row["submitted_by"],
+        reply_to=row["reply_to"],
+        correlation_id=row["correlation_id"],
+        attempt=row["attempt"],
+        starts=row["starts"],
+        waiting_on=row["waiting_on"],
+        wake_at=row["wake_at"],
+        llm=row["llm"],
+        instance=row["instance"],
+        why=row["why"],
+        ready_at=row["ready_at"],
+        assigned_at=row["assigned_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        duration=row["duration"],
+        result=_value(row["result"]),
+        error=_failure(row["error"]),
+        usage=_usage(row),
+        attempts=ended,
+        history=[Change(*change) for change in _value(row["history"]) or ()],
+    )
+
+
+def attempt_row(task_seq: int, attempt: Attempt) -> dict[str, Any]:
+    """Every column of an attempt."""
+    usage = attempt.usage
+    return {
+        "task_seq": task_seq,
+        "attempt": attempt.attempt,
+        "llm": attempt.llm,
+        "instance": attempt.instance,
+        "why": attempt.why,
+        "outcome": attempt.outcome,
+        "assigned_at": attempt.assigned_at,
+        "started_at": attempt.started_at,
+        "finished_at": attempt.finished_at,
+        "duration": attempt.duration,
+        "input_tokens": usage and usage.input_tokens,
+        "output_tokens": usage and usage.output_tokens,
+        "cost_usd": usage and usage.cost_usd,
+        "error": None if attempt.error is None else attempt.error.model_dump_json(),
+    }
+
+
+def attempt_of(row: Row) -> Attempt:
+    """The attempt of a row."""
+    return Attempt(
+        attempt=row["attempt"],
+        llm=row["llm"],
+        instance=row["instance"],
+        why=row["why"],
+        outcome=row["outcome"],
+        error=_failure(row["error"]),
+        usage=_usage(row),
+        assigned_at=row["assigned_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        duration=row["duration"],
+    )
+
+
+def llm_row(llm: LLM) -> dict[str, Any]:
+    """Every column of an LLM."""
+    instances = {i.id: {"slots": i.slots, "draining": i.draining} for i in llm.instances.values()}
+    return {
+        "name": llm.name,
+        "state": llm.state,
+        "model": llm.model,
+        "skills": to_json(llm.skills).decode(),
+        "description": llm.description,
+        "last_seen": llm.last_seen,
+        "mean_run": llm.mean_run,
+        "instances": to_json(instances).decode(),
+    }
+
+
+def llm_of(row: Row) -> LLM:
+    """The LLM of a row, with nothing in hand and leases that have run out."""
+    instances = from_json(row["instances"])
+    return LLM(
+        name=row["name"],
+        model=row["model"],
+        skills=from_json(row["skills"]),
+        description=row["description"],
+        last_seen=Instant(row["last_seen"]),
+        mean_run=None if row["mean_run"] is None else Micros(row["mean_run"]),
+        instances={key: Instance(key, value["slots"], EPOCH, value["draining"]) for key, value in instances.items()},
+    )
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else to_json(value).decode()
+
+
+def _value(text: str | None) -> Any:
+    return None if text is None else from_json(text)
+
+
+def _failure(text: str | None) -> Failure | None:
+    return None if text is None else Failure.model_validate_json(text)
+
+
+def _usage(row: Row) -> Usage | None:
+    used = {key: row[key] for key in ("input_tokens", "output_tokens", "cost_usd") if row[key] is not None}
+    return Usage(**used) if used else None

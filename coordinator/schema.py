@@ -1,0 +1,143 @@
+"""The tables, the same in SQLite and PostgreSQL. Moments and durations are whole microseconds (broker/instants.py)."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+_Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts only an INTEGER PRIMARY KEY by itself
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("seq", _Serial, primary_key=True, autoincrement=False),  # order of submission
+    Column("id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("lane", Text, nullable=False),  # which LLMs may take it: Task.lane
+    Column("priority", SmallInteger, nullable=False),
+    Column("due_order", BigInteger, nullable=False),  # the due date, or the end of time: Task.rank
+    Column("assignee", Text),
+    Column("parent_id", Text),
+    Column("conversation_id", Text),
+    Column("submitted_by", Text),
+    Column("reply_to", Text),
+    Column("correlation_id", Text),
+    Column("attempt", Integer, nullable=False),
+    Column("starts", Integer, nullable=False),
+    Column("waiting_on", Integer, nullable=False),
+    Column("wake_at", BigInteger),
+    Column("llm", Text),
+    Column("instance", Text),
+    Column("why", Text),
+    Column("submitted_at", BigInteger, nullable=False),
+    Column("ready_at", BigInteger),
+    Column("assigned_at", BigInteger),
+    Column("started_at", BigInteger),
+    Column("finished_at", BigInteger),
+    Column("duration", BigInteger),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("cost_usd", Float),
+    Column("description", Text, nullable=False),
+    Column("spec", Text, nullable=False),  # the rest of the submission, JSON
+    Column("inputs", Text),  # JSON
+    Column("result", Text),  # JSON
+    Column("error", Text),  # JSON
+    Column("history", Text),  # JSON
+)
+Index("tasks_by_id", tasks.c.id, unique=True)
+Index(
+    "tasks_ready",
+    tasks.c.lane,
+    tasks.c.priority.desc(),
+    tasks.c.due_order,
+    tasks.c.seq,
+    sqlite_where=tasks.c.status == "pending",
+    postgresql_where=tasks.c.status == "pending",
+)
+Index(
+    "tasks_in_hand",
+    tasks.c.status,
+    sqlite_where=tasks.c.status.in_(("assigned", "in_progress")),
+    postgresql_where=tasks.c.status.in_(("assigned", "in_progress")),
+)
+Index(
+    "tasks_waking",
+    tasks.c.wake_at,
+    sqlite_where=tasks.c.wake_at.is_not(None),
+    postgresql_where=tasks.c.wake_at.is_not(None),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("task_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("llm", Text, nullable=False),
+    Column("instance", Text),
+    Column("why", Text),
+    Column("outcome", Text, nullable=False),
+    Column("assigned_at", BigInteger),
+    Column("started_at", BigInteger),
+    Column("finished_at", BigInteger, nullable=False),
+    Column("duration", BigInteger),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("cost_usd", Float),
+    Column("error", Text),  # JSON
+)
+
+dependencies = Table(
+    "dependencies",
+    metadata,
+    Column("depends_on", Text, primary_key=True),
+    Column("task_id", Text, primary_key=True),
+    Column("met", Boolean, nullable=False),  # whether the end of `depends_on` has been counted
+)
+Index("dependencies_of", dependencies.c.task_id)
+
+labels = Table(
+    "labels",
+    metadata,
+    Column("label", Text, primary_key=True),
+    Column("task_seq", BigInteger, primary_key=True, autoincrement=False),
+)
+
+llms = Table(
+    "llms",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("skills", Text, nullable=False),  # JSON: tag -> level
+    Column("description", Text, nullable=False),
+    Column("last_seen", BigInteger, nullable=False),
+    Column("mean_run", BigInteger),
+    Column("instances", Text, nullable=False),  # JSON: id -> {slots, draining}
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("batch", _Serial, primary_key=True, autoincrement=True),
+    Column("messages", Text, nullable=False),  # JSON: coordinator/outbox.py
+)
+
+leader = Table(
+    "leader",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # one row: 1
+    Column("holder", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)

@@ -1,0 +1,273 @@
+"""The database: the truth about tasks. One code for SQLite and PostgreSQL, written with SQLAlchemy Core.
+
+A `Store` is used by one thread at a time. Whatever the database cannot do at the moment is StoreUnavailable: nothing
+may be assumed about the transaction then, and all of it can be done again.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+
+from broker.errors import NotTheLeader, StoreUnavailable
+from broker.instants import EPOCH, Instant, Micros
+from broker.messages import Status
+from coordinator import schema
+from coordinator.core.events import NEVER
+from coordinator.core.machine import Changes
+from coordinator.core.pool import LLM
+from coordinator.core.task import Attempt, Task
+from coordinator.rows import (
+    SETTLED_AT_SUBMISSION,
+    Row,
+    attempt_of,
+    attempt_row,
+    changing_row,
+    llm_of,
+    llm_row,
+    task_of,
+    task_row,
+)
+
+T = TypeVar("T")
+
+IN_HAND = (Status.ASSIGNED.value, Status.IN_PROGRESS.value)
+_CHUNK = 500  # ids in one IN (…)
+
+_tasks, _attempts, _dependencies = schema.tasks, schema.attempts, schema.dependencies
+_labels, _llms, _outbox, _leader = schema.labels, schema.llms, schema.outbox, schema.leader
+
+_update_task = (
+    update(_tasks)
+    .where(_tasks.c.seq == bindparam("of_seq"))
+    .values({column.name: bindparam(column.name) for column in _tasks.c if column.name not in SETTLED_AT_SUBMISSION})
+)
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """The driver's errors as StoreUnavailable, which says what the database said."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise StoreUnavailable(f"the database cannot be used at the moment: {error.orig}") from error
+
+
+class Store:
+    """Reads and writes of one coordinator. `epoch` is its term as the leader; a write in another's term fails."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.epoch = 0
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with database_errors(), self.engine.begin() as connection:
+            yield connection
+
+    # -- leadership ------------------------------------------------------------------------------------------------
+
+    def take_lead(self, holder: str, now: Instant, lease: Micros, gone: Sequence[str] = ()) -> bool:
+        """Become the leader if nobody is, or if the one that was has let its lease run out or is known to be gone."""
+        with self._transaction() as connection:
+            row = connection.execute(select(_leader).with_for_update()).mappings().one_or_none()
+            if row and row["expires_at"] > now and row["holder"] not in (holder, *gone):
+                return False
+            self.epoch = row["epoch"] + 1 if row else 1
+            values = {"id": 1, "holder": holder, "epoch": self.epoch, "expires_at": now + lease}
+            connection.execute(update(_leader).values(values) if row else insert(_leader).values(values))
+        return True
+
+    def leader(self) -> str | None:
+        """Who leads, or led last."""
+        with self._transaction() as connection:
+            return connection.scalar(select(_leader.c.holder))
+
+    def keep_lead(self, now: Instant, lease: Micros) -> None:
+        """Extend the lease. Raises NotTheLeader when another coordinator has taken over."""
+        with self._transaction() as connection:
+            self._extend(connection, now, lease)
+
+    def give_up_lead(self, now: Instant) -> None:
+        """Let another one lead at once."""
+        with self._transaction() as connection:
+            connection.execute(update(_leader).where(_leader.c.epoch == self.epoch).values(expires_at=now))
+
+    def _extend(self, connection: Connection, now: Instant, lease: Micros) -> None:
+        mine = update(_leader).where(_leader.c.epoch == self.epoch).values(expires_at=now + lease)
+        if connection.execute(mine).rowcount != 1:
+            raise NotTheLeader
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def commit(
+        self, changes: Changes, *, outbox: str | None, sent: Sequence[int], now: Instant, lease: Micros
+    ) -> int | None:
+        """Store the changes of a batch, put `outbox` into the outbox and take the batches `sent` out of it.
+
+        All of it or nothing. Returns the number of the outbox row. Raises NotTheLeader and StoreUnavailable.
+        """
+        with self._transaction() as connection:
+            self._extend(connection, now, lease)
+            if sent:
+                connection.execute(delete(_outbox).where(_outbox.c.batch.in_(sent)))
+            self._write_tasks(connection, changes)
+            self._write_attempts(connection, changes)
+            self._write_dependencies(connection, changes)
+            if changes.llms:
+                self._upsert(connection, _llms, [llm_row(llm) for llm in changes.llms.values()], ("name",))
+            if outbox is None:
+                return None
+            return connection.execute(insert(_outbox).values(messages=outbox)).inserted_primary_key[0]  # type: ignore[no-any-return, index]
+
+    def _write_tasks(self, connection: Connection, changes: Changes) -> None:
+        new = {task.id for task in changes.new}
+        if changes.new:
+            connection.execute(insert(_tasks), [task_row(task) for task in changes.new])
+            marks = [{"label": label, "task_seq": t.seq} for t in changes.new for label in set(t.spec.labels)]
+            if marks:
+                connection.execute(insert(_labels), marks)
+        changed = [task for task in changes.changed.values() if task.id not in new]
+        if changed:
+            connection.execute(_update_task, [{"of_seq": task.seq, **changing_row(task)} for task in changed])
+
+    def _write_attempts(self, connection: Connection, changes: Changes) -> None:
+        if changes.attempts:
+            rows = [attempt_row(task.seq, attempt) for task, attempt in changes.attempts]
+            self._upsert(connection, _attempts, rows, ("task_seq", "attempt"))
+
+    def _write_dependencies(self, connection: Connection, changes: Changes) -> None:
+        edges = [
+            {"task_id": task.id, "depends_on": dependency, "met": dependency not in unmet}
+            for task, unmet in changes.waits
+            for dependency in set(task.spec.depends_on)
+        ]
+        if edges:
+            self._upsert(connection, _dependencies, edges, ("depends_on", "task_id"))
+        for chunk in _chunks(changes.met):
+            connection.execute(update(_dependencies).where(_dependencies.c.depends_on.in_(chunk)).values(met=True))
+
+    def _upsert(self, connection: Connection, table: Any, rows: list[dict[str, Any]], key: tuple[str, ...]) -> None:
+        dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(table)
+        kept = {c.name: statement.excluded[c.name] for c in table.c if c.name not in key}
+        connection.execute(statement.on_conflict_do_update(index_elements=key, set_=kept), rows)
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def load(self, ids: Iterable[str]) -> list[Task]:
+        """The tasks with these ids, as far as they exist."""
+        found = []
+        with self._transaction() as connection:
+            for chunk in _chunks(list(ids)):
+                found += self._read(connection, _tasks.c.id.in_(chunk))
+        return found
+
+    def in_hand(self) -> list[Task]:
+        """Every task that an LLM has."""
+        with self._transaction() as connection:
+            return self._read(connection, _tasks.c.status.in_(IN_HAND))
+
+    def lane(self, lane: str, limit: int) -> list[Task]:
+        """The first pending tasks of a lane, in rank."""
+        order = (_tasks.c.priority.desc(), _tasks.c.due_order, _tasks.c.seq)
+        with self._transaction() as connection:
+            pending = (_tasks.c.status == Status.PENDING.value) & (_tasks.c.lane == lane)
+            return self._read(connection, pending, *order, limit=limit)
+
+    def lanes(self) -> list[str]:
+        """Every lane that has a pending task. Skips from lane to lane in the index, however many tasks wait."""
+        pending = _tasks.c.status == Status.PENDING.value
+        found: list[str] = []
+        with self._transaction() as connection:
+            lane = connection.scalar(select(func.min(_tasks.c.lane)).where(pending))
+            while lane is not None:
+                found.append(lane)
+                lane = connection.scalar(select(func.min(_tasks.c.lane)).where(pending, _tasks.c.lane > lane))
+        return found
+
+    def waking(self, now: Instant, limit: int) -> list[Task]:
+        """Blocked tasks that wait for nothing but a moment that has come."""
+        with self._transaction() as connection:
+            due = (_tasks.c.wake_at <= now) & (_tasks.c.waiting_on == 0)
+            return self._read(connection, due, _tasks.c.wake_at, limit=limit)
+
+    def next_wake(self, after: Instant = EPOCH) -> Instant:
+        """When the next blocked task is to be looked at; NEVER when none is."""
+        with self._transaction() as connection:
+            when = connection.scalar(
+                select(func.min(_tasks.c.wake_at)).where(_tasks.c.waiting_on == 0, _tasks.c.wake_at > after)
+            )
+            return NEVER if when is None else Instant(when)
+
+    def waiting_for(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """For each of these tasks that others wait for: the ids of the others."""
+        found: dict[str, list[str]] = {}
+        with self._transaction() as connection:
+            for chunk in _chunks(list(ids)):
+                waits = _dependencies.c.depends_on.in_(chunk) & ~_dependencies.c.met
+                for row in connection.execute(select(_dependencies).where(waits)):
+                    found.setdefault(row.depends_on, []).append(row.task_id)
+        return found
+
+    def ancestry(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """What these tasks depend on, and what that depends on, and so on: task id -> ids."""
+        edges: dict[str, list[str]] = {}
+        to_ask = set(ids)
+        with self._transaction() as connection:
+            while to_ask:
+                edges.update({task_id: [] for task_id in to_ask})
+                for chunk in _chunks(list(to_ask)):
+                    of_these = select(_dependencies).where(_dependencies.c.task_id.in_(chunk))
+                    for row in connection.execute(of_these):
+                        edges[row.task_id].append(row.depends_on)
+                to_ask = {above for task_id in to_ask for above in edges[task_id]} - edges.keys()
+        return edges
+
+    def any_dependencies(self) -> bool:
+        """Whether any task depends on another."""
+        with self._transaction() as connection:
+            return connection.scalar(select(_dependencies.c.task_id).limit(1)) is not None
+
+    def llms(self) -> list[LLM]:
+        """Every LLM that has ever said hello."""
+        with self._transaction() as connection:
+            return [llm_of(row) for row in connection.execute(select(_llms)).mappings()]
+
+    def last_seq(self) -> int:
+        """The number of the newest task; 0 when there is none."""
+        with self._transaction() as connection:
+            return connection.scalar(select(func.max(_tasks.c.seq))) or 0
+
+    def unsent(self) -> list[tuple[int, str]]:
+        """Batches of the outbox that are not known to be published, oldest first."""
+        with self._transaction() as connection:
+            rows = connection.execute(select(_outbox).order_by(_outbox.c.batch))
+            return [(row.batch, row.messages) for row in rows]
+
+    def _read(self, connection: Connection, where: Any, *order: Any, limit: int | None = None) -> list[Task]:
+        rows = connection.execute(select(_tasks).where(where).order_by(*order).limit(limit)).mappings().all()
+        return tasks_of(connection, rows)
+
+
+def tasks_of(connection: Connection, rows: Sequence[Row]) -> list[Task]:
+    """The tasks of full rows, with their attempts."""
+    tried = [row["seq"] for row in rows if row["attempt"] > (1 if row["status"] in IN_HAND else 0)]
+    ended: dict[int, list[Attempt]] = {}
+    for chunk in _chunks(tried):
+        theirs = select(_attempts).where(_attempts.c.task_seq.in_(chunk)).order_by(_attempts.c.attempt)
+        for row in connection.execute(theirs).mappings():
+            ended.setdefault(row["task_seq"], []).append(attempt_of(row))
+    return [task_of(row, ended.get(row["seq"], [])) for row in rows]
+
+
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), _CHUNK):
+        yield items[start : start + _CHUNK]

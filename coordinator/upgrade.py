@@ -1,0 +1,50 @@
+"""Bringing a database to the schema of this version."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine, inspect, text
+
+from broker.errors import ConfigurationError
+from coordinator.store import database_errors
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+HEAD = "0001"  # the newest revision in migrations/versions
+
+
+def upgrade(engine: Engine) -> None:
+    """Create the tables, or migrate them, as needed. Raises ConfigurationError for a database of a later version.
+
+    Alembic is imported only when there is something to do: a start with a current database stays quick.
+    """
+    with database_errors():
+        present = _revision(engine)
+        if present == HEAD:
+            return
+        if present is not None and present > HEAD:
+            raise ConfigurationError(f"the database has schema {present}, this Fluffle knows {HEAD}: use a newer one")
+        from alembic import command
+
+        with engine.begin() as connection:
+            config = alembic_config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def alembic_config() -> "Config":
+    """Alembic's configuration, without a file."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _revision(engine: Engine) -> str | None:
+    if not inspect(engine).has_table("alembic_version"):
+        return None
+    with engine.begin() as connection:
+        revision: str | None = connection.scalar(text("select version_num from alembic_version"))
+        return revision

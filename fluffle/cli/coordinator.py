@@ -1,0 +1,31 @@
+"""`fluffle coordinator`: the daemon."""
+
+import click
+
+
+@click.command()
+def coordinator() -> None:
+    """Run the coordinator: assigns tasks to LLMs and keeps the books.
+
+    Start a second one, and it stands by until the first one is gone. Ctrl-C and SIGTERM stop it; nothing is lost.
+    """
+    import asyncio
+    import signal
+
+    from broker.instants import now
+    from broker.locate import amqp_url
+    from broker.logs import configure_logging
+    from broker.settings import load_settings
+    from coordinator.daemon import Coordinator
+
+    settings = load_settings()
+    configure_logging(settings.log_level)
+    url = amqp_url(settings)
+
+    async def serve() -> None:
+        daemon = Coordinator(settings, url=url, clock=now, on_ready=lambda s: click.echo(f"coordinator: ready, {s}"))
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(signum, daemon.stop)
+        await daemon.run()
+
+    asyncio.run(serve())
