@@ -2,15 +2,21 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from broker import messages, topology
+from broker.errors import Problem
+from broker.instants import Instant
 from broker.messages import View, Wire
 from broker.settings import Settings
+from coordinator.core.commands import AnswerType
 from coordinator.core.lifecycle import TRANSITIONS
+from coordinator.outbox import Keep
+from coordinator.render import messages as messages_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "examples/README.md"])
@@ -94,6 +100,18 @@ def test_every_state_and_where_it_leads_is_described() -> None:
     for (state, _), following in TRANSITIONS.items():
         reached.setdefault(state, set()).add(following)
     assert described == reached
+
+
+def test_every_type_of_answer_is_described() -> None:
+    described = [code(row[0])[0] for row in table_after("answers")]
+    refusals_and_queries = {"task.rejected", "query.answer", "query.rejected"}
+    assert set(described) == {*get_args(AnswerType), *refusals_and_queries}
+
+
+def test_every_header_of_a_rejected_message_is_described() -> None:
+    keep = Keep("fluffle.tasks", "submit", b"{", None, None, None, None, (Problem("", "no JSON"),), Instant(0))
+    rejected, _ = messages_of([keep], {}, {})
+    assert [code(row[0])[0] for row in table_after("rejected headers")] == list(rejected.headers or {})
 
 
 def test_the_largest_body_is_described() -> None:
