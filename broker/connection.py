@@ -8,6 +8,8 @@ sent through a link arrives at least once, or its future says why not.
 
 import asyncio
 import logging
+import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -22,6 +24,7 @@ from pika.exceptions import (
     AMQPError,
     ChannelClosedByBroker,
     ConnectionClosedByBroker,
+    ConnectionClosedByClient,
     ProbableAccessDeniedError,
     ProbableAuthenticationError,
 )
@@ -44,6 +47,18 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0  # seconds between attempts to connect
+_CLOSE_WITHIN = 3.0  # seconds; a broker under an alarm does not read that we want to close
+_TEXT_PROPERTIES = (
+    "content_type",
+    "content_encoding",
+    "correlation_id",
+    "reply_to",
+    "expiration",
+    "message_id",
+    "type",
+    "user_id",
+    "app_id",
+)
 
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # its tracebacks are told as one sentence here
 
@@ -127,15 +142,29 @@ class _Connection(AsyncioConnection):
         if data and not self.is_closed and self._transport is not None:
             self._adapter_emit_data(data)
 
+    def drop(self) -> None:
+        """End the connection without a word to the broker."""
+        self._adapter_disconnect_stream()
+
     def _read_frame(self) -> Any:
-        # A header table may hold what Python cannot (a timestamp past year 9999, NaN). Left alone, the error kills
-        # the connection, and the message is redelivered and kills the next one.
+        # A header table may hold what Python cannot (a timestamp past year 9999, a thousand levels). Left alone, the
+        # error kills the connection, and the message is redelivered and kills the next one.
         try:
-            return super()._read_frame()
+            consumed, decoded = super()._read_frame()
+            if isinstance(decoded, frame.Header):
+                _require_text(decoded.properties)
+            return consumed, decoded
         except AMQPError:
             raise
         except Exception as error:
             return _frame_without_properties(self._frame_buffer, error)
+
+
+def _require_text(properties: spec.BasicProperties) -> None:
+    """Raises ValueError for text that is not UTF-8: pika leaves it as bytes where everybody expects str."""
+    for name in _TEXT_PROPERTIES:
+        if isinstance(getattr(properties, name), bytes):
+            raise ValueError(f"{name} is not UTF-8")
 
 
 def _frame_without_properties(data: bytes, error: Exception) -> tuple[int, frame.Header]:
@@ -163,6 +192,7 @@ class _Consumer:
     prefetch: int
     auto_ack: bool
     tag: str | None = None
+    cancelled: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -221,14 +251,16 @@ class _Half:
         self._consumers: list[_Consumer] = []
         self.connection: _Connection | None = None
         self.channel: Any = None  # None while it is being rebuilt
+        self.whole = False  # connected, with everything declared and consumed
         self.lost = asyncio.Event()
-        self.error: BrokerError | None = None
+        self.error: BrokerError | None = None  # why the connection was lost or could not be opened
+        self.refusal: ChannelClosedByBroker | None = None  # why the broker closed the channel
 
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect once and set everything up. Raises BrokerUnreachable or AccessRefused."""
-        self.lost = asyncio.Event()
+        self.lost, self.error = asyncio.Event(), None
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[_Connection] = loop.create_future()
         connection: _Connection = _Connection(
@@ -238,33 +270,40 @@ class _Half:
             on_close_callback=lambda _, error: self._on_connection_closed(connection, error),
             custom_ioloop=loop,
         )
-        self.connection = await opened
         try:
+            self.connection = await opened
             self.channel = await self._open_channel()
             for topology in self._topology:
                 await self._declare_now(topology)
-            for consumer in self._consumers:
+            for consumer in list(self._consumers):
                 await self._consume_now(consumer)
         except BaseException:
-            if self.connection.is_open:
-                self.connection.close()
+            if not connection.is_closing and not connection.is_closed:
+                connection.close()
             raise
+        self.whole = True
         self._on_ready()
 
     async def close(self) -> None:
         """Close the connection and wait until it is closed."""
         if self.connection is not None and self.connection.is_open:
             self.connection.close()
-            await self.lost.wait()
+            try:
+                await asyncio.wait_for(self.lost.wait(), _CLOSE_WITHIN)
+            except TimeoutError:
+                self.connection.drop()
+                await self.lost.wait()
 
-    def abort(self) -> None:
-        """Drop the connection so that it is built anew."""
+    def _rebuild(self, error: BrokerError) -> None:
+        """Close the connection, so that it is opened anew, because of `error`."""
+        self.error = error
         if self.connection is not None and self.connection.is_open:
             self.connection.close(320, "rebuilding")
 
     def _on_connection_closed(self, connection: _Connection, error: BaseException) -> None:
         if connection is self.connection:
-            self.error = self._translated(error)
+            if not isinstance(error, ConnectionClosedByClient):
+                self.error = self._translated(error)
             self.lost.set()
 
     def _translated(self, error: BaseException) -> BrokerError:
@@ -277,8 +316,8 @@ class _Half:
             case AMQPConnectionError() if error.args and isinstance(error.args[0], BaseException):
                 return self._translated(error.args[0])
             case _:
-                while isinstance(inner := getattr(error, "exception", None), BaseException):
-                    error = inner
+                while causes := getattr(error, "exceptions", None) or getattr(error, "exception", None):
+                    error = causes[-1] if isinstance(causes, tuple) else causes
                 detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 return BrokerUnreachable(f"RabbitMQ at {self.where} cannot be reached ({detail})")
 
@@ -289,18 +328,24 @@ class _Half:
         opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         channel = self.connection.channel(on_open_callback=lambda ch: _resolve(opened, ch))
         channel.add_on_close_callback(self._on_channel_closed)
-        channel.add_on_cancel_callback(lambda _: self.abort())  # the broker ended a consumer: build all of it again
+        channel.add_on_cancel_callback(lambda _: self._rebuild(self._ended_consumer()))
         return await self._or_lost(opened)
 
-    def _on_channel_closed(self, channel: Any, error: Exception) -> None:
-        if channel is self.channel or self.channel is None:
-            self.error = self._translated(error)
-            self.abort()
+    def _ended_consumer(self) -> BrokerError:
+        return BrokerError(f"RabbitMQ at {self.where} ended a subscription: its queue was deleted or moved")
 
-    async def rpc(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _on_channel_closed(self, channel: Any, error: Exception) -> None:
+        if isinstance(error, ChannelClosedByBroker) and (channel is self.channel or self.channel is None):
+            self.refusal = error
+            self._rebuild(self._translated(error))
+
+    async def rpc(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """One AMQP method and its answer. Raises BrokerError when the channel or connection goes instead."""
+        if self.channel is None or not self.channel.is_open:
+            raise self.error or BrokerUnreachable()
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        call(*args, callback=lambda method: _resolve(answered, method), **kwargs)
+        call = getattr(self.channel, method)
+        call(*args, callback=lambda answer: _resolve(answered, answer), **kwargs)
         return await self._or_lost(answered)
 
     async def _or_lost(self, future: asyncio.Future[T]) -> T:
@@ -322,10 +367,9 @@ class _Half:
         self._topology.append(topology)
 
     async def _declare_now(self, topology: Topology) -> None:
-        channel = self.channel
         for exchange in topology.exchanges:
             await self.rpc(
-                channel.exchange_declare,
+                "exchange_declare",
                 exchange.name,
                 exchange_type=exchange.type,
                 durable=True,
@@ -333,14 +377,14 @@ class _Half:
             )
         for queue in topology.queues:
             await self.rpc(
-                channel.queue_declare,
+                "queue_declare",
                 queue.name,
                 durable=not queue.exclusive,
                 exclusive=queue.exclusive,
                 arguments=dict(queue.arguments),
             )
         for binding in topology.bindings:
-            await self.rpc(channel.queue_bind, binding.queue, binding.exchange, routing_key=binding.routing_key)
+            await self.rpc("queue_bind", binding.queue, binding.exchange, routing_key=binding.routing_key)
 
     async def consume(self, consumer: _Consumer) -> Subscription:
         await self._consume_now(consumer)
@@ -348,15 +392,15 @@ class _Half:
         return Subscription(self, consumer)
 
     async def _consume_now(self, consumer: _Consumer) -> None:
-        channel = self.channel
         if not consumer.auto_ack:
-            await self.rpc(channel.basic_qos, prefetch_count=consumer.prefetch)
+            await self.rpc("basic_qos", prefetch_count=consumer.prefetch)
+        channel = self.channel
 
         def on_message(_: Any, method: Any, properties: Any, body: bytes) -> None:
             consumer.on_delivery(
                 Delivery(
                     method.exchange,
-                    method.routing_key,
+                    _text(method.routing_key),
                     body,
                     method.redelivered,
                     properties,
@@ -365,10 +409,13 @@ class _Half:
                 )
             )
 
-        ok = await self.rpc(channel.basic_consume, consumer.queue, on_message, auto_ack=consumer.auto_ack)
+        ok = await self.rpc("basic_consume", consumer.queue, on_message, auto_ack=consumer.auto_ack)
         consumer.tag = ok.method.consumer_tag
+        if consumer.cancelled:
+            channel.basic_cancel(consumer.tag)
 
     def cancel(self, consumer: _Consumer) -> None:
+        consumer.cancelled = True
         if consumer in self._consumers:
             self._consumers.remove(consumer)
             if self.channel is not None and self.channel.is_open and consumer.tag:
@@ -417,8 +464,8 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """Whether both connections are up now."""
-        return all(half.channel is not None and half.channel.is_open for half in (self._publisher, self._consumer))
+        """Whether both connections are up, with all their declarations and consumers."""
+        return self._publisher.whole and self._consumer.whole
 
     async def __aenter__(self) -> Self:
         await self._publisher.open()
@@ -432,30 +479,33 @@ class Link:
 
     async def __aexit__(self, *_: object) -> None:
         self._closing = True
+        self._room.set()
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        await self._publisher.close()
-        await self._consumer.close()
+        await asyncio.gather(self._publisher.close(), self._consumer.close())
         for pending in [*self._confirms.waiting.values(), *self._queued]:
             _fail(pending.done, LinkClosed())
 
     async def _keep(self, half: _Half) -> None:
         """Open this connection again whenever it is lost, until the link closes."""
+        pause = _RETRY_FIRST
         while True:
+            opened_at = time.monotonic()
             await half.lost.wait()
-            half.channel = None
+            half.whole, half.channel = False, None
             self._on_state(False)
             _log.warning("lost the connection to RabbitMQ at %s: %s", half.where, half.error)
-            pause = _RETRY_FIRST
+            if time.monotonic() - opened_at > _RETRY_MOST:
+                pause = _RETRY_FIRST
             while True:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _RETRY_MOST)
                 try:
                     await half.open()
                     break
                 except BrokerError as error:
                     half.error = error
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, _RETRY_MOST)
             _log.info("connected again to RabbitMQ at %s", half.where)
             if self.connected:
                 self._on_state(True)
@@ -472,7 +522,7 @@ class Link:
 
     async def room(self) -> None:
         """Wait until fewer messages than the window await their confirm."""
-        while self._unconfirmed >= self._window:
+        while self._unconfirmed >= self._window and not self._closing:
             self._room.clear()
             await self._room.wait()
 
@@ -504,21 +554,33 @@ class Link:
     def _send(self, pending: _Pending) -> None:
         message = pending.message
         pending.returned = False
-        self._confirms.waiting[self._confirms.next_tag] = pending
-        self._confirms.next_tag += 1
-        self._publisher.channel.basic_publish(
-            message.exchange, message.routing_key, message.body, pending.properties, message.mandatory
-        )
+        try:
+            self._publisher.channel.basic_publish(
+                message.exchange, message.routing_key, message.body, pending.properties, message.mandatory
+            )
+        except Exception as error:  # pika has many ways to say that a value does not fit into its field
+            failure = BrokerError(f"AMQP cannot carry the message: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            _fail(pending.done, failure)
+        else:
+            self._confirms.waiting[self._confirms.next_tag] = pending
+            self._confirms.next_tag += 1
 
     def _publish_again(self) -> None:
-        """A new channel: whatever the old one left unconfirmed is unknown, so it is published again, in order."""
+        """A new channel: whatever the old one left unconfirmed is unknown, so it is published again, in order.
+
+        Not so what the broker closed the old channel for: it would close this one too.
+        """
         channel = self._publisher.channel
         unknown = [*self._confirms.waiting.values(), *self._queued]
         self._confirms, self._queued = _Confirms(), []
         confirms = self._confirms
         channel.add_on_return_callback(lambda _, method, properties, body: self._on_return(method, body))
         channel.confirm_delivery(lambda answer: self._on_confirm(confirms, answer))
+        refusal, self._publisher.refusal = self._publisher.refusal, None
         for pending in unknown:
+            if refusal is not None and (error := _fault(pending.message, refusal)):
+                _fail(pending.done, error)
             if not pending.done.done():
                 self._send(pending)
 
@@ -579,7 +641,7 @@ class Link:
 
     async def depth(self, queue: str) -> int:
         """How many messages wait in a queue. Raises BrokerError (and rebuilds the link) when it does not exist."""
-        ok = await self._consumer.rpc(self._consumer.channel.queue_declare, queue, passive=True)
+        ok = await self._consumer.rpc("queue_declare", queue, passive=True)
         return int(ok.method.message_count)
 
 
@@ -595,6 +657,22 @@ def _properties(message: Outgoing) -> spec.BasicProperties:
         message_id=message.message_id,
         type=message.type,
     )
+
+
+def _fault(message: Outgoing, refusal: ChannelClosedByBroker) -> BrokerError | None:
+    """What is wrong with a message for which the broker may have closed the channel; None when nothing is."""
+    said = refusal.reply_text
+    if named := re.search(r"(?:topic '([^']*)' in )?exchange '([^']*)'", said):
+        topic, exchange = named.groups()
+        if message.exchange == exchange and topic in (None, message.routing_key):
+            return AccessRefused(f"RabbitMQ said: {said}") if refusal.reply_code == 403 else Unroutable(said)
+    if (limit := re.search(r"max size (\d+)", said)) and len(message.body) > int(limit[1]):
+        return MessageTooLarge(f"RabbitMQ said: {said}")
+    return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _resolve(future: asyncio.Future[T], value: T) -> None:
