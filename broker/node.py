@@ -1,0 +1,215 @@
+"""A private RabbitMQ node: started, watched and stopped by Fluffle, for one user, on 127.0.0.1 only.
+
+Everything it has lives in `<state folder>/broker`: data, logs, configuration, and `node.json` with its password and
+ports. Nodes of different state folders, and a RabbitMQ that the system runs, do not touch each other.
+"""
+
+import fcntl
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+from broker.errors import NodeError
+from broker.node_container import Container, container_wanted, engine_has_image
+from broker.node_record import NodeRecord
+from broker.node_server import SERVER_VARIABLE, RabbitMQNotFound, ServerProcess, find_server
+
+_POLL = 0.05  # seconds
+_START_WITHIN = 120.0  # seconds; usually 6
+_STOP_WITHIN = 60.0  # seconds; usually 1
+
+
+class NodeStartFailed(NodeError):
+    """The private RabbitMQ node did not start"""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A private node as it is now. `url` is without the password; `since` is in UTC."""
+
+    state: Literal["running", "starting", "stopping", "crashed", "stopped"]
+    folder: Path
+    url: str | None = None
+    runs_as: Literal["process", "container"] | None = None
+    version: str | None = None
+    pid: int | None = None
+    since: datetime | None = None
+
+
+class _Runner(Protocol):
+    """How a node runs: as a process of ours or in a container."""
+
+    @property
+    def log_place(self) -> str: ...
+    def launch(self) -> None: ...
+    def alive(self) -> bool: ...
+    def pid(self) -> int | None: ...
+    def since(self) -> datetime | None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+    def clean_up(self) -> None: ...
+    def last_words(self) -> str: ...
+
+
+def running_url(state_dir: Path, *, restart_crashed: bool = True) -> str | None:
+    """The AMQP URL, with password, of the private node that was started, None when there is none or it was stopped.
+
+    A node that crashed is started again, or counts as stopped when `restart_crashed` is false.
+    Raises NodeStartFailed.
+    """
+    node = PrivateNode(state_dir)
+    match node.status().state:
+        case "stopped" | "stopping":
+            return None
+        case "crashed" if not restart_crashed:
+            return None
+        case _:
+            return node.start()
+
+
+class PrivateNode:
+    """The private node of a state folder, running or not."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.folder = state_dir.absolute() / "broker"
+        self._file = self.folder / "node.json"
+
+    def start(self, *, timeout: float = _START_WITHIN) -> str:
+        """Start the node unless it runs, wait until it accepts clients, return its AMQP URL with password.
+
+        The node outlives this process. At its first start it gets free ports and keeps them as long as nobody else
+        takes one. Raises RabbitMQNotFound, and NodeStartFailed, with what the node printed, after `timeout` seconds
+        or when it ends.
+        """
+        with self._one_command_at_a_time():
+            record = NodeRecord.load(self._file) or NodeRecord.new(way_to_run())
+            runner = self._runner(record)
+            if not record.wanted and runner.alive():
+                self._end(runner)  # a stop was interrupted
+            if not runner.alive():
+                if record.wanted:
+                    runner.clean_up()
+                record = replace(record.with_free_ports(), wanted=True)
+                record.save(self._file)
+                runner = self._runner(record)
+                runner.launch()
+            self._wait_until_ready(runner, record, timeout)
+        return record.url(with_password=True)
+
+    def stop(self, *, timeout: float = _STOP_WITHIN) -> bool:
+        """Stop the node and all that belongs to it; kill it after `timeout` seconds. Whether there was one to stop."""
+        if not self._file.exists():
+            return False
+        with self._one_command_at_a_time():
+            record = NodeRecord.load(self._file)
+            if record is None:
+                return False
+            replace(record, wanted=False).save(self._file)
+            return self._end(self._runner(record), timeout) or record.wanted
+
+    def status(self) -> NodeStatus:
+        """How the node is now. Looks only, and changes nothing."""
+        record = NodeRecord.load(self._file)
+        if record is None:
+            return NodeStatus("stopped", self.folder)
+        runner = self._runner(record)
+        if not runner.alive():
+            state: Literal["crashed", "stopped"] = "crashed" if record.wanted else "stopped"
+            return NodeStatus(state, self.folder, runs_as=record.runs_as)
+        version = _version_that_answers(record.amqp_port)
+        return NodeStatus(
+            "stopping" if not record.wanted else "running" if version else "starting",
+            self.folder,
+            record.url(with_password=False),
+            record.runs_as,
+            version,
+            runner.pid(),
+            runner.since(),
+        )
+
+    def _runner(self, record: NodeRecord) -> _Runner:
+        return (Container if record.runs_as == "container" else ServerProcess)(self.folder, record)
+
+    def _wait_until_ready(self, runner: _Runner, record: NodeRecord, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not _version_that_answers(record.amqp_port):
+            if not runner.alive():
+                words = _essence(runner.last_words())
+                runner.clean_up()
+                raise NodeStartFailed(
+                    "The private RabbitMQ node ended while it started. Mend what it says below, then run "
+                    f"`fluffle broker start`. Its logs are in {runner.log_place}.\n{words}"
+                )
+            if time.monotonic() > deadline:
+                raise NodeStartFailed(
+                    f"The private RabbitMQ node has not answered for {timeout:.0f} s and may still be starting. "
+                    f"See `fluffle broker status` and its logs in {runner.log_place}."
+                )
+            time.sleep(_POLL)
+
+    def _end(self, runner: _Runner, timeout: float = _STOP_WITHIN) -> bool:
+        deadline = time.monotonic() + timeout
+        was_alive = runner.alive()
+        if was_alive:
+            runner.terminate()
+        while runner.alive():
+            if time.monotonic() > deadline:
+                runner.kill()
+            time.sleep(_POLL)
+        runner.clean_up()
+        return was_alive
+
+    @contextmanager
+    def _one_command_at_a_time(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = open(self.folder / "command.lock", "wb")  # noqa: SIM115 - closed below, for good
+        except OSError as error:
+            raise NodeError(
+                f"The folder {self.folder} of the private RabbitMQ node cannot be used: {error.strerror}"
+            ) from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def way_to_run() -> Literal["process", "container"]:
+    """How a new node would run on this computer. Raises RabbitMQNotFound when it could not."""
+    if container_wanted():
+        if engine_has_image():
+            return "container"
+        raise RabbitMQNotFound
+    try:
+        find_server()
+    except RabbitMQNotFound:
+        if os.environ.get(SERVER_VARIABLE) or not engine_has_image():
+            raise
+        return "container"
+    return "process"
+
+
+def _essence(words: str) -> str:
+    """What RabbitMQ says about a failed start, without all that came before; else the last lines."""
+    _, failed, reason = words.strip().rpartition("BOOT FAILED")
+    return "\n".join((failed + reason).splitlines()[-25:]) or "(It printed nothing.)"
+
+
+def _version_that_answers(port: int) -> str | None:
+    """Say hello in AMQP to 127.0.0.1 and return the version that RabbitMQ gives in its answer; None without one."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"AMQP\x00\x00\x09\x01")
+            with connection.makefile("rb") as answer:
+                header = answer.read(7)  # frame type, channel, size
+                properties = answer.read(min(int.from_bytes(header[3:7]), 65_536))
+    except OSError:
+        return None
+    version = re.search(rb"\x07versionS\x00\x00\x00.([\w.+~-]+)", properties, re.DOTALL)
+    return version[1].decode() if version else None

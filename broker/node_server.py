@@ -1,0 +1,213 @@
+"""A private RabbitMQ node as a `rabbitmq-server` process of the current user."""
+
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from broker.errors import NodeError
+from broker.node_record import USER, NodeRecord, write_private
+from broker.node_repair import REPAIR_COMMAND
+
+_log = logging.getLogger(__name__)
+
+SERVER_VARIABLE = "FLUFFLE_RABBITMQ_SERVER"
+
+# The wrapper that Debian and Red Hat put on PATH changes to the user `rabbitmq`; the real script comes first.
+_USUAL_PLACES = (
+    "/usr/lib/rabbitmq/bin/rabbitmq-server",
+    "/opt/rabbitmq/sbin/rabbitmq-server",
+    "/opt/homebrew/sbin/rabbitmq-server",
+    "/usr/local/sbin/rabbitmq-server",
+    "/home/linuxbrew/.linuxbrew/sbin/rabbitmq-server",
+)
+
+# Sized for a computer that has other things to do. Each means the same from RabbitMQ 3.10 to 4.x.
+LIMITS = """\
+vm_memory_high_watermark.relative = 0.25
+disk_free_limit.absolute = 100MB
+raft.wal_max_size_bytes = 67108864
+log.file.level = info
+log.file.rotation.size = 10485760
+log.file.rotation.count = 3
+# Every look at the node's state is a short connection: not worth a line.
+log.connection.level = error
+"""
+
+
+class RabbitMQNotFound(NodeError):
+    """RabbitMQ was not found on this computer. `fluffle broker start --install` gets it."""
+
+
+def find_server() -> Path:
+    """The `rabbitmq-server` script to run: FLUFFLE_RABBITMQ_SERVER, else the usual places, else PATH.
+
+    Raises RabbitMQNotFound.
+    """
+    if named := os.environ.get(SERVER_VARIABLE):
+        if os.access(named, os.X_OK) and Path(named).is_file():
+            return Path(named)
+        raise RabbitMQNotFound(f"{SERVER_VARIABLE} is {named}, which is not a program")
+    for place in (*_USUAL_PLACES, shutil.which("rabbitmq-server")):
+        if place and os.access(place, os.X_OK):
+            return Path(place)
+    raise RabbitMQNotFound
+
+
+class ServerProcess:
+    """The node's process. It holds an exclusive lock on `<folder>/alive.lock` for exactly as long as it lives.
+
+    The lock is inherited, so it needs no care from whoever started the node, cannot be mistaken as a process id
+    can, and is gone after a kill or a power cut.
+    """
+
+    def __init__(self, folder: Path, record: NodeRecord) -> None:
+        self._folder = folder
+        self._record = record
+        self._alive_lock = folder / "alive.lock"
+        self._group_file = folder / "process-group"
+        self._pid_file = folder / "rabbitmq.pid"
+        self._console = folder / "log" / "console.log"
+
+    @property
+    def log_place(self) -> str:
+        """Where the node's logs are, for people."""
+        return str(self._console.parent)
+
+    def launch(self) -> None:
+        """Start the process, detached from this one; returns before it is ready. Raises RabbitMQNotFound."""
+        server = find_server()
+        self._console.parent.mkdir(exist_ok=True)
+        if self._pid_file.exists():  # RabbitMQ removes it when it ends in good order
+            self._mend()
+        write_private(self._folder / "rabbitmq.conf", self._configuration())
+        write_private(self._folder / "enabled_plugins", "[].\n")
+        # Made here because Erlang derives its own from the clock, and whoever knows it may run code in the node.
+        write_private(self._folder / ".erlang.cookie", secrets.token_hex(20))
+        with open(self._console, "wb") as console, open(self._alive_lock, "wb") as alive_lock:
+            fcntl.flock(alive_lock, fcntl.LOCK_EX)
+            subprocess.run(
+                # The shell ends at once, so that the node is nobody's child and leaves no zombie.
+                ["/bin/sh", "-c", 'echo $$ >"$1"; "$0" -noinput &', server, self._group_file],
+                env=self._environment(),
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+                pass_fds=(alive_lock.fileno(),),
+                check=True,
+            )
+
+    def alive(self) -> bool:
+        """Whether the process exists."""
+        try:
+            with open(self._alive_lock, "rb") as alive_lock:
+                fcntl.flock(alive_lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def pid(self) -> int | None:
+        """The process id, None in the first moments of its life."""
+        try:
+            return int(self._pid_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def since(self) -> datetime | None:
+        """When it was started, in UTC."""
+        try:
+            return datetime.fromtimestamp(self._pid_file.stat().st_mtime, UTC)
+        except FileNotFoundError:
+            return None
+
+    def terminate(self) -> None:
+        """Ask it to shut down cleanly."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.alive():  # then the number of its process group cannot be somebody else's
+            with suppress(ProcessLookupError):
+                os.killpg(int(self._group_file.read_text()), number)
+
+    def clean_up(self) -> None:
+        """End Erlang's port mapper, which the node starts and leaves behind."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            try:
+                with socket.create_connection(("127.0.0.1", self._record.epmd_port), timeout=1) as epmd:
+                    epmd.sendall(b"\x00\x01k")  # KILL_REQ; refused while a node is registered
+                    epmd.recv(2)
+            except ConnectionRefusedError:
+                return
+            except OSError:
+                pass
+            time.sleep(0.02)
+
+    def _mend(self) -> None:
+        mended = subprocess.run(
+            REPAIR_COMMAND,
+            env=self._environment(),
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if mended.returncode:
+            _log.warning("the data of the killed node could not be checked: %s", mended.stderr or mended.stdout)
+        self._pid_file.unlink()
+
+    def last_words(self) -> str:
+        """The end of what it printed while it started."""
+        return self._console.read_text(errors="replace") if self._console.exists() else ""
+
+    def _configuration(self) -> str:
+        return f"listeners.tcp.local = 127.0.0.1:{self._record.amqp_port}\n{LIMITS}"
+
+    def _environment(self) -> dict[str, str]:
+        """This process's environment, without what others set for RabbitMQ and Erlang, and with our own."""
+        folder = self._folder
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("RABBITMQ_", "ERL_")) and name != "NOTIFY_SOCKET"
+        }
+        return inherited | {
+            "HOME": str(folder),  # of the Erlang cookie
+            "ERL_CRASH_DUMP": str(folder / "log" / "erl_crash.dump"),
+            "RABBITMQ_NODENAME": f"{self._record.name}@localhost",
+            "RABBITMQ_DEFAULT_USER": USER,
+            "RABBITMQ_DEFAULT_PASS": self._record.password,
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            # These three are read from /etc/rabbitmq unless they name something else, which need not exist.
+            "RABBITMQ_CONFIG_FILES": str(folder / "conf.d"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_LOGS": str(folder / "log" / "rabbitmq.log"),
+            "RABBITMQ_PID_FILE": str(self._pid_file),
+            "RABBITMQ_DIST_PORT": str(self._record.distribution_port),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            # Makes the script replace itself by the Erlang machine instead of watching over it.
+            "RABBITMQ_ALLOW_INPUT": "1",
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self._record.epmd_port),
+        }
