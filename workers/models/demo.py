@@ -20,7 +20,7 @@ _TERMS = re.compile("term|tag|topic|keyword", re.IGNORECASE)
 
 
 class DemoLLM:
-    """Works on the texts in a job's inputs, else in the results it builds on, else on its description.
+    """Works on the texts in a job's inputs, else in the results it builds on; on its description if it has neither.
 
     Skill `review`  measures a text against its sources: length, sentences found word for word, key terms missed.
                     The text is the last result, else the first of the inputs; every other text is a source.
@@ -70,7 +70,7 @@ class _Extract:
 def _work(job: Job) -> _Extract:
     given = list(_texts_in(job.inputs, "inputs"))
     results = [text for it in job.context for text in _texts_in(it.result, it.description)]
-    if not given and not results:
+    if job.inputs is None and not job.context:
         given = list(_texts_in(job.description, "task"))
     if not given and not results:
         raise ModelError("no_text", "there is no sentence in what this task came with", retryable=False)

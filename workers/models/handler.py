@@ -98,7 +98,7 @@ def _load(spec: str) -> Callable[[Job], Any]:
             raise ConfigurationError(f"--handler: {module_name} has no {path!r}{hint}")
         found = getattr(found, name)
     if not callable(found):
-        raise ConfigurationError(f"--handler: {spec} is not a function but a {type(found).__name__}")
+        raise ConfigurationError(f"--handler: {spec} is of type {type(found).__name__} and cannot be called")
     try:
         inspect.signature(found).bind(object())
     except TypeError as error:
