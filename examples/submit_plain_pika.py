@@ -11,7 +11,7 @@ ANSWERS = "amq.rabbitmq.reply-to"  # RabbitMQ's direct reply-to: no queue to mak
 
 def on_answer(channel, method, properties, body):
     answer = json.loads(body)
-    print(f"{properties.type}: {answer.get('result', answer)}")
+    print(f"{properties.type}: {answer.get('result') or answer.get('errors') or answer.get('error') or answer['id']}")
     if properties.type != "task.accepted":
         channel.stop_consuming()
 

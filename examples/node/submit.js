@@ -9,7 +9,7 @@ const channel = await connection.createConfirmChannel();
 const over = new Promise((resolve) => {
   channel.consume(ANSWERS, ({ content, properties }) => {
     const answer = JSON.parse(content);
-    console.log(`${properties.type}:`, answer.result ?? answer);
+    console.log(`${properties.type}:`, answer.result ?? answer.errors ?? answer.error ?? answer.id);
     if (properties.type !== "task.accepted") resolve();
   }, { noAck: true });
 });

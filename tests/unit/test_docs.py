@@ -15,8 +15,11 @@ from broker.messages import View, Wire
 from broker.settings import Settings
 from coordinator.core.commands import AnswerType
 from coordinator.core.lifecycle import TRANSITIONS
+from coordinator.database import open_engine
 from coordinator.outbox import Keep
 from coordinator.render import messages as messages_of
+from coordinator.reports import summary
+from coordinator.upgrade import upgrade
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "examples/README.md"])
@@ -112,6 +115,15 @@ def test_every_header_of_a_rejected_message_is_described() -> None:
     keep = Keep("fluffle.tasks", "submit", b"{", None, None, None, None, (Problem("", "no JSON"),), Instant(0))
     rejected, _ = messages_of([keep], {}, {})
     assert [code(row[0])[0] for row in table_after("rejected headers")] == list(rejected.headers or {})
+
+
+def test_every_figure_of_the_summary_is_described(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'books.db'}")
+    upgrade(engine)
+    with engine.begin() as connection:
+        figures = summary(connection, None, None)
+    engine.dispose()
+    assert [figure for row in table_after("summary") for figure in code(row[0])] == list(figures)
 
 
 def test_the_largest_body_is_described() -> None:
