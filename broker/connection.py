@@ -172,6 +172,10 @@ class _Connection(AsyncioConnection):
         if data and not self.is_closed and self._transport is not None:
             self._adapter_emit_data(data)
 
+    def drop(self) -> None:
+        """End the connection without a word to the broker."""
+        self._adapter_disconnect_stream()
+
     def _read_frame(self) -> Any:
         # A header table may hold what Python cannot (a timestamp past year 9999, a thousand levels). Left alone, the
         # error kills the connection, and the message is redelivered and kills the next one.

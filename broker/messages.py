@@ -69,18 +69,18 @@ class Submission(Wire):
     id: TaskId | None = None
     description: Text
     inputs: JsonValue = None
-    skills: Annotated[list[Tag], Field(max_length=64)] = []
+    skills: Annotated[list[Tag], Field(max_length=64)] = Field(default_factory=list)
     assignee: Name | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
     due: AwareDatetime | None = None
     not_before: AwareDatetime | None = None
-    depends_on: Annotated[list[TaskId], Field(max_length=1000)] = []
+    depends_on: Annotated[list[TaskId], Field(max_length=1000)] = Field(default_factory=list)
     on_dependency_failure: Literal["fail", "run"] = "fail"
     timeout: Seconds | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     output_schema: dict[str, JsonValue] | None = None
-    labels: Annotated[list[Tag], Field(max_length=64)] = []
-    metadata: dict[str, JsonValue] = {}
+    labels: Annotated[list[Tag], Field(max_length=64)] = Field(default_factory=list)
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
     parent_id: TaskId | None = None
     conversation_id: TaskId | None = None
 
@@ -124,11 +124,11 @@ class Presence(Wire):
     name: Name
     instance: Name
     model: Annotated[str, Field(max_length=200)] = ""
-    skills: dict[Tag, Level] = {}
+    skills: dict[Tag, Level] = Field(default_factory=dict)
     slots: Annotated[int, Field(ge=1, le=10_000)] = 1
     description: Annotated[str, Field(max_length=2000)] = ""
     draining: bool = False
-    tasks: list[Holding] = []
+    tasks: list[Holding] = Field(default_factory=list)
 
 
 class Goodbye(Wire):
@@ -214,12 +214,12 @@ class Assignment(Wire):
     attempt: Annotated[int, Field(ge=1)]
     description: str
     inputs: JsonValue = None
-    skills: list[str] = []
-    context: list[Dependency] = []
+    skills: list[str] = Field(default_factory=list)
+    context: list[Dependency] = Field(default_factory=list)
     timeout: float | None = None
     output_schema: dict[str, JsonValue] | None = None
-    labels: list[str] = []
-    metadata: dict[str, JsonValue] = {}
+    labels: list[str] = Field(default_factory=list)
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
     parent_id: TaskId | None = None
     conversation_id: TaskId | None = None
 
@@ -296,7 +296,7 @@ class TaskView(View):
     status: Status
     description: str
     priority: int
-    skills: list[str] = []
+    skills: list[str] = Field(default_factory=list)
     assignee: str | None = None
     llm: str | None = None
     attempt: int = 0
@@ -304,12 +304,12 @@ class TaskView(View):
     timeout: float | None = None
     due: datetime | None = None
     not_before: datetime | None = None
-    depends_on: list[str] = []
+    depends_on: list[str] = Field(default_factory=list)
     waiting_on: int = 0
     inputs: Any = None
     output_schema: dict[str, Any] | None = None
-    labels: list[str] = []
-    metadata: dict[str, Any] = {}
+    labels: list[str] = Field(default_factory=list)
+    metadata: dict[str, Any] = Field(default_factory=dict)
     parent_id: str | None = None
     conversation_id: str | None = None
     submitted_by: str | None = None
@@ -321,8 +321,8 @@ class TaskView(View):
     result: Any = None
     error: Failure | None = None
     usage: Usage | None = None
-    attempts: list[AttemptView] = []
-    history: list[ChangeView] = []
+    attempts: list[AttemptView] = Field(default_factory=list)
+    history: list[ChangeView] = Field(default_factory=list)
 
 
 class LLMView(View):
@@ -331,13 +331,13 @@ class LLMView(View):
     name: str
     state: Literal["online", "draining", "offline"]
     model: str = ""
-    skills: dict[str, float] = {}
+    skills: dict[str, float] = Field(default_factory=dict)
     slots: int = 0
     in_hand: int = 0
-    instances: list[str] = []
+    instances: list[str] = Field(default_factory=list)
     description: str = ""
     last_seen: datetime | None = None
-    tasks: list[str] = []
+    tasks: list[str] = Field(default_factory=list)
 
 
 # --- fluffle.queries: what anyone may ask, answered to reply_to with the type `query.answer` --------------------------
@@ -356,9 +356,9 @@ class TasksQuery(Wire):
 
     routing_key: ClassVar[str] = "tasks"
 
-    status: list[Status] = []
+    status: list[Status] = Field(default_factory=list)
     llm: Name | None = None
-    label: list[Tag] = []
+    label: list[Tag] = Field(default_factory=list)
     text: Annotated[str, Field(max_length=200)] | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
     before: Annotated[int, Field(ge=0)] | None = None

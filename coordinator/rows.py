@@ -13,7 +13,7 @@ from coordinator.core.task import Attempt, Change, Task
 Row = RowMapping
 
 SETTLED_AT_SUBMISSION = frozenset(
-    {"seq", "id", "submitted_at", "submitted_by", "parent_id", "conversation_id", "description", "inputs"}
+    {"seq", "id", "submitted_at", "submitted_by", "parent_id", "conversation_id", "description", "inputs", "spec"}
 )
 
 
@@ -29,6 +29,7 @@ def task_row(task: Task) -> dict[str, Any]:
         "submitted_at": task.submitted_at,
         "description": spec.description,
         "inputs": _json(spec.inputs),
+        "spec": spec.model_dump_json(exclude_unset=True, exclude={"id", "description", "inputs"}),
         **changing_row(task),
     }
 
@@ -60,7 +61,6 @@ def changing_row(task: Task) -> dict[str, Any]:
         "input_tokens": usage and usage.input_tokens,
         "output_tokens": usage and usage.output_tokens,
         "cost_usd": usage and usage.cost_usd,
-        "spec": spec.model_dump_json(exclude_unset=True, exclude={"id", "description", "inputs"}),
         "result": _json(task.result),
         "error": None if task.error is None else task.error.model_dump_json(),
         "history": _json([(change.at, change.by, change.what) for change in task.history] or None),

@@ -17,6 +17,9 @@ Rank = tuple[int, int, int]  # lower goes first: higher priority, earlier due da
 NO_DUE_DATE = 2**62
 
 
+_iso = lru_cache(maxsize=4096)(to_iso)  # a batch shares its moments
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try that is over. Instants in UTC microseconds, `duration` by the worker's clock in microseconds."""
@@ -79,6 +82,7 @@ class Task:
     attempts: list[Attempt] = field(default_factory=list)
     history: list[Change] = field(default_factory=list)
     named_at: Instant = EPOCH
+    _submitted_view: dict[str, Any] | None = None
 
     def move(self, trigger: Trigger) -> None:
         """Go to the state that follows. Raises IllegalTransition and changes nothing when there is none."""
@@ -109,6 +113,33 @@ class Task:
         """Which LLMs may take it, as a key: `@name` for one LLM, else the skills that it needs."""
         return f"@{self.spec.assignee}" if self.spec.assignee else " ".join(sorted(set(self.spec.skills)))
 
+    def submitted_view(self) -> dict[str, Any]:
+        """The part of the view that is as it was submitted; made once."""
+        if self._submitted_view is None:
+            spec = self.spec
+            shown = {
+                "id": self.id,
+                "description": spec.description,
+                "priority": self.priority,
+                "skills": spec.skills,
+                "assignee": spec.assignee,
+                "max_attempts": spec.max_attempts,
+                "timeout": spec.timeout,
+                "due": _iso(self.due),
+                "not_before": None if spec.not_before is None else _iso(from_datetime(spec.not_before)),
+                "depends_on": spec.depends_on,
+                "inputs": spec.inputs,
+                "output_schema": spec.output_schema,
+                "labels": spec.labels,
+                "metadata": spec.metadata,
+                "parent_id": spec.parent_id,
+                "conversation_id": spec.conversation_id,
+                "submitted_by": self.submitted_by,
+                "submitted_at": _iso(self.submitted_at),
+            }
+            self._submitted_view = {key: value for key, value in shown.items() if value is not None}
+        return self._submitted_view
+
     def end_attempt(self, now: Instant, outcome: str, error: Failure | None = None) -> Attempt:
         """Close the present attempt and return it; the task keeps it among its attempts."""
         ended = Attempt(
@@ -128,46 +159,25 @@ class Task:
         return ended
 
 
-_iso = lru_cache(maxsize=4096)(to_iso)  # a batch shares its moments
-
-
 def view(task: Task) -> dict[str, Any]:
     """The task as JSON-able data: the fields of messages.TaskView, without those that hold nothing."""
-    spec = task.spec
-    shown = {
-        "id": task.id,
-        "status": task.status.value,
-        "description": spec.description,
-        "priority": task.priority,
-        "skills": spec.skills,
-        "assignee": spec.assignee,
-        "llm": task.llm,
-        "attempt": task.attempt,
-        "max_attempts": spec.max_attempts,
-        "timeout": spec.timeout,
-        "due": _iso(task.due),
-        "not_before": None if spec.not_before is None else _iso(from_datetime(spec.not_before)),
-        "depends_on": spec.depends_on,
-        "waiting_on": task.waiting_on,
-        "inputs": spec.inputs,
-        "output_schema": spec.output_schema,
-        "labels": spec.labels,
-        "metadata": spec.metadata,
-        "parent_id": spec.parent_id,
-        "conversation_id": spec.conversation_id,
-        "submitted_by": task.submitted_by,
-        "submitted_at": _iso(task.submitted_at),
-        "ready_at": _iso(task.ready_at),
-        "assigned_at": _iso(task.assigned_at),
-        "started_at": _iso(task.started_at),
-        "finished_at": _iso(task.finished_at),
-        "result": task.result,
-        "error": _failure(task.error),
-        "usage": _usage(task.usage),
-        "attempts": [*map(_attempt, task.attempts), *_present_attempt(task)],
-        "history": [{"at": _iso(change.at), "by": change.by, "what": change.what} for change in task.history],
-    }
-    return {key: value for key, value in shown.items() if value is not None}
+    shown = task.submitted_view().copy()
+    shown["status"] = task.status.value
+    shown["attempt"] = task.attempt
+    shown["waiting_on"] = task.waiting_on
+    for name in ("llm", "result"):
+        if (value := getattr(task, name)) is not None:
+            shown[name] = value
+    for name in ("ready_at", "assigned_at", "started_at", "finished_at"):
+        if (moment := getattr(task, name)) is not None:
+            shown[name] = _iso(moment)
+    if task.error is not None:
+        shown["error"] = _failure(task.error)
+    if task.usage is not None:
+        shown["usage"] = _usage(task.usage)
+    shown["attempts"] = [*map(_attempt, task.attempts), *_present_attempt(task)]
+    shown["history"] = [{"at": _iso(change.at), "by": change.by, "what": change.what} for change in task.history]
+    return shown
 
 
 def _failure(error: Failure | None) -> dict[str, Any] | None:
