@@ -1,19 +1,19 @@
 """`fluffle broker`: the private RabbitMQ node, and what Fluffle declares on any RabbitMQ."""
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from fluffle.cli.output import print_fields, print_json
+from fluffle.cli.session import json_option
+
 if TYPE_CHECKING:
     from broker.node import NodeStatus, PrivateNode
-
-NOT_RUNNING = 3  # exit code of `status`, as systemctl's
 
 
 @click.group()
 def broker() -> None:
-    """RabbitMQ: the private node of this computer's user, and the topology on any broker.
+    """Manage the private RabbitMQ node, and prepare any other.
 
     The private node is a RabbitMQ of your own. It listens on 127.0.0.1 only, keeps its data in the folder `broker`
     of the state folder (FLUFFLE_STATE_DIR), and leaves a RabbitMQ that the system runs alone.
@@ -34,9 +34,9 @@ def start(*, install: bool) -> None:
         ensure_rabbitmq(lambda line: click.echo(line, err=True))
     node = _private_node()
     if node.status().state != "running":
-        click.echo("Starting a private RabbitMQ node …", err=True)
+        click.echo("Starting the private RabbitMQ node …", err=True)
     node.start()
-    click.echo(_in_words(node.status()))
+    _print_status(node.status())
 
 
 @broker.command()
@@ -49,47 +49,44 @@ def stop() -> None:
 
 
 @broker.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--url", "only_url", is_flag=True, help="Print only the AMQP URL, with its password, for other clients.")
-def status(*, as_json: bool, only_url: bool) -> None:
+@click.pass_context
+def status(context: click.Context, *, as_json: bool, only_url: bool) -> None:
     """Show how the private node is: running, starting, stopping, crashed or stopped.
 
-    The exit code is 0 when it is running and 3 when it is not.
+    The exit code is 0 when it is running, else 1.
     """
     node = _private_node()
     now = node.status()
     if as_json:
         from pydantic import TypeAdapter
 
-        click.echo(TypeAdapter(type(now)).dump_json(now, indent=2))
-    elif only_url and now.state == "running":
+        print_json(TypeAdapter(type(now)).dump_json(now))
+    elif not only_url:
+        _print_status(now)
+    elif now.state == "running":
         click.echo(node.start())
     else:
-        click.echo(_in_words(now), err=only_url)
-    sys.exit(0 if now.state == "running" else NOT_RUNNING)
+        click.echo(f"The private RabbitMQ node is {now.state}.", err=True)
+    context.exit(0 if now.state == "running" else 1)
 
 
 @broker.command()
 def init() -> None:
-    """Declare Fluffle's exchanges, queues and bindings on the broker.
+    """Declare Fluffle's exchanges, queues and bindings on RabbitMQ.
 
-    The broker is the one of FLUFFLE_AMQP_URL, else the private node. Declaring again changes nothing.
+    On that of FLUFFLE_AMQP_URL, else on the private node. Declaring again changes nothing.
     """
     import asyncio
 
     from broker.connection import Link
-    from broker.errors import NodeError
-    from broker.node import running_url
+    from broker.locate import amqp_url
     from broker.settings import load_settings
     from broker.topology import SHARED
 
-    settings = load_settings()
-    url = settings.amqp_url.get_secret_value() if settings.amqp_url else running_url(settings.state_dir)
-    if url is None:
-        raise NodeError("No broker: run `fluffle broker start`, or set FLUFFLE_AMQP_URL.")
-
     async def declare() -> str:
-        async with Link(url, name="fluffle broker init") as link:
+        async with Link(amqp_url(load_settings()), name="fluffle broker init") as link:
             await link.declare(SHARED)
             return link.where
 
@@ -104,16 +101,16 @@ def _private_node() -> "PrivateNode":
     return PrivateNode(load_settings().state_dir)
 
 
-def _in_words(now: "NodeStatus") -> str:
-    if now.state == "crashed":
-        return f"The private RabbitMQ node has crashed; the next command starts it again. Its folder is {now.folder}"
-    if now.state != "running":
-        return f"The private RabbitMQ node is {now.state}. Its folder is {now.folder}"
-    rows = {
-        "RabbitMQ": f"{now.version}, in a {now.runs_as}",
-        "URL": now.url,
-        "pid": now.pid,
-        "since": f"{now.since:%Y-%m-%d %H:%M:%S} UTC" if now.since else None,
-        "folder": now.folder,
-    }
-    return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
+def _print_status(now: "NodeStatus") -> None:
+    print_fields(
+        [
+            ("state", now.state),
+            ("hint", "the next command starts it again" if now.state == "crashed" else None),
+            ("url", now.url),
+            ("version", now.version),
+            ("runs as", now.runs_as),
+            ("pid", now.pid),
+            ("since", now.since),
+            ("folder", now.folder),
+        ]
+    )

@@ -15,11 +15,14 @@ from urllib.parse import urlsplit
 import pika
 import psutil
 import pytest
+from click.testing import CliRunner, Result
 from pika.exceptions import ProbableAuthenticationError
 
 from broker.node import NodeStartFailed, PrivateNode, running_url
 from broker.node_container import engine_has_image
 from broker.node_server import SERVER_VARIABLE, RabbitMQNotFound
+from broker.topology import SHARED
+from fluffle.cli.broker import broker
 
 TEXTS = [f"message {number}".encode() for number in range(50)]
 
@@ -161,40 +164,74 @@ def test_a_stopped_node_leaves_nothing_running_and_comes_back_with_its_messages(
         assert waiting_in(moved, "stopped") == TEXTS
 
 
-def test_two_commands_that_start_a_node_at_once_start_one_and_other_nodes_are_not_touched(
+def starter(state_dir: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", "from fluffle.cli.main import main; main()", "broker", "start"],
+        env=os.environ | {"FLUFFLE_STATE_DIR": str(state_dir)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_commands_that_start_a_node_at_once_or_die_meanwhile_start_one_and_touch_no_other(
     state_dir: Path, tmp_path: Path
 ) -> None:
-    first = PrivateNode(state_dir)
-    first.start()
+    first_url = PrivateNode(state_dir).start()
     node = PrivateNode(tmp_path)
-    command = [sys.executable, "-c", "from fluffle.cli.broker import broker; broker()", "start"]
-    environment = os.environ | {"FLUFFLE_STATE_DIR": str(tmp_path)}
-    starters = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    starters = [starter(tmp_path)]
     try:
-        told = [starter.communicate(timeout=120) for starter in starters]
-        assert [starter.returncode for starter in starters] == [0, 0], told
+        until(lambda: node.status().state == "starting")
+        starters[0].kill()
+        starters += [starter(tmp_path), starter(tmp_path)]
+        told = [command.communicate(timeout=120) for command in starters]
+        assert [command.returncode for command in starters] == [-signal.SIGKILL, 0, 0], told
         status = node.status()  # the commands have ended, the node has not
         assert status.state == "running"
-        assert [str(status.url) in out for out, _ in told] == [True, True]
+        assert [str(status.url) in out for out, _ in told] == [False, True, True]
         servers = [process for process in processes_of(node) if process.name() == "beam.smp"]
         assert [server.pid for server in servers] == [status.pid]
-        first_url, second_url = running_url(state_dir), running_url(tmp_path)
-        assert first_url
+        second_url = running_url(tmp_path)
         assert second_url
         publish(first_url, "apart")
         publish(second_url, "apart")
         assert waiting_in(second_url, "apart") == TEXTS
     finally:
-        for starter in starters:
-            starter.kill()
-            starter.communicate()
+        for command in starters:
+            command.kill()
+            command.communicate()
         node.stop()
     assert processes_of(node) == []
-    assert first.status().state == "running"
+    assert PrivateNode(state_dir).status().state == "running"
     assert waiting_in(first_url, "apart") == TEXTS
+
+
+def broker_command(*arguments: str, state_dir: Path) -> Result:
+    return CliRunner().invoke(broker, arguments, env={"FLUFFLE_STATE_DIR": str(state_dir), "FLUFFLE_AMQP_URL": None})
+
+
+def test_the_status_command_tells_machines_and_people_how_the_node_is(state_dir: Path, tmp_path: Path) -> None:
+    url = PrivateNode(state_dir).start()
+    told = json.loads(broker_command("status", "--json", state_dir=state_dir).stdout)
+    assert told["state"] == "running"
+    assert urlsplit(told["url"]).port == port_of(url)
+    assert urlsplit(told["url"]).password is None
+    assert broker_command("status", "--url", state_dir=state_dir).stdout == f"{url}\n"
+    assert f"pid:     {told['pid']}\n" in broker_command("status", state_dir=state_dir).stdout
+    for arguments in (["status"], ["status", "--json"], ["status", "--url"]):
+        none = broker_command(*arguments, state_dir=tmp_path)
+        assert none.exit_code == 1
+        assert "stopped" in none.output
+
+
+def test_the_init_command_declares_the_topology(state_dir: Path) -> None:
+    url = PrivateNode(state_dir).start()
+    for _ in range(2):
+        result = broker_command("init", state_dir=state_dir)
+        assert result.exit_code == 0, result.output
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        for queue in SHARED.queues:
+            connection.channel().queue_declare(queue.name, passive=True)
 
 
 def server_script(folder: Path, body: str) -> str:

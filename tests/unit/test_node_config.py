@@ -98,7 +98,7 @@ def test_installing_runs_the_package_manager_and_says_so(programs: Path, tmp_pat
 
 def test_a_failed_installation_shows_its_last_lines(programs: Path) -> None:
     program(programs, "brew", "echo no bottle for this cider; exit 1")
-    with pytest.raises(InstallFailed, match="(?s)brew install rabbitmq.*no bottle for this cider"):
+    with pytest.raises(InstallFailed, match=r"(?s)brew install rabbitmq.*no bottle for this cider"):
         install_rabbitmq(lambda line: None)
 
 
