@@ -62,7 +62,7 @@ async def test_the_prompt_is_read_and_the_answer_written() -> None:
 
 
 async def test_instructions_come_before_the_prompt() -> None:
-    assert (await run(CommandLLM("cat", "Be brief."))).result == "Be brief.\n\nSay hello."
+    assert (await run(CommandLLM("cat"), instructions="Be brief.")).result == "Be brief.\n\nSay hello."
 
 
 async def test_only_the_last_newline_is_cut_off() -> None:

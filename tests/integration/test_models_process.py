@@ -6,7 +6,7 @@ import sys
 
 BUILD = """
 from workers.models.factory import build_llm
-llm = build_llm(model={model!r}, base_url=None, exec_command={command!r}, handler={handler!r}, instructions=None)
+llm = build_llm(model={model!r}, base_url=None, exec_command={command!r}, handler={handler!r})
 """
 
 

@@ -21,7 +21,7 @@ def server() -> Iterator[OpenAIServer]:
 
 
 def llm_at(url: str, model: str = "openai:qwen2.5") -> LLM:
-    return build_llm(model=model, base_url=url, exec_command=None, handler=None, instructions="Be brief.")
+    return build_llm(model=model, base_url=url, exec_command=None, handler=None)
 
 
 async def run(server: OpenAIServer, **job: Any) -> Answer:
@@ -39,7 +39,7 @@ async def test_a_streamed_answer_with_its_usage(server: OpenAIServer) -> None:
     server.script(Text("Hel", "lo", " there", input_tokens=21, output_tokens=3))
     pieces: list[str] = []
     llm = llm_at(server.url)
-    answer = await llm.run(Job("t-1", 1, "Say hello.", inputs={"text": "x"}), pieces.append)
+    answer = await llm.run(Job("t-1", 1, "Say hello.", inputs={"text": "x"}, instructions="Be brief."), pieces.append)
     assert answer == Answer("Hello there", Usage(input_tokens=21, output_tokens=3))
     assert pieces == ["Hel", "lo", " there"]
     assert llm.model == "openai:qwen2.5"
@@ -107,7 +107,7 @@ async def test_ollama_is_found_by_its_environment_variable(
 ) -> None:
     monkeypatch.setenv("OLLAMA_BASE_URL", server.url)
     server.script(Text("ok"))
-    llm = build_llm(model="ollama:llama3.2", base_url=None, exec_command=None, handler=None, instructions=None)
+    llm = build_llm(model="ollama:llama3.2", base_url=None, exec_command=None, handler=None)
     assert (await llm.run(Job("t", 1, "d"), lambda text: None)).result == "ok"
 
 

@@ -14,7 +14,7 @@ from workers.models.factory import build_llm
 def build(
     model: str | None = None, base_url: str | None = None, exec_command: str | None = None, handler: str | None = None
 ) -> LLM:
-    return build_llm(model=model, base_url=base_url, exec_command=exec_command, handler=handler, instructions=None)
+    return build_llm(model=model, base_url=base_url, exec_command=exec_command, handler=handler)
 
 
 @pytest.fixture(autouse=True)

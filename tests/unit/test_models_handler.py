@@ -94,13 +94,15 @@ async def test_a_function_may_tell_its_usage(module: Write) -> None:
     ],
 )
 async def test_an_exception_is_a_failure_by_its_name_that_may_be_tried_again(
-    kind: str, statement: str, error: str, message: str, module: Write
+    kind: str, statement: str, error: str, message: str, module: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = module(f"{kind} answer(job):\n    {statement}\n")
     with pytest.raises(ModelError) as caught:
         await run(HandlerLLM(f"{name}:answer"))
     assert (caught.value.type, caught.value.message, caught.value.retryable) == (error, message, True)
     assert type(caught.value.__cause__).__name__ == error
+    assert f"the handler raised {error} on task t-1" in caplog.text
+    assert f'{name}.py", line 2, in answer' in caplog.text
 
 
 async def test_an_exception_that_asyncio_cannot_carry_does_not_hang_the_job(module: Write) -> None:

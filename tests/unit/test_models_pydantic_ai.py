@@ -29,7 +29,7 @@ class Script:
 
     @property
     def llm(self) -> PydanticAILLM:
-        return PydanticAILLM("test:script", FunctionModel(stream_function=self._reply), "Be brief.")
+        return PydanticAILLM("test:script", FunctionModel(stream_function=self._reply))
 
     async def _reply(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
         self.asked.append(messages)
@@ -73,16 +73,10 @@ async def test_tokens_are_counted_and_an_unknown_price_stays_unknown() -> None:
 
 async def test_the_job_is_the_prompt_and_the_instructions_are_the_system_prompt() -> None:
     script = Script("ok")
-    await run(script.llm, inputs={"text": "raw {{x}}"})
+    await run(script.llm, inputs={"text": "raw {{x}}"}, instructions="Be {{brief}}.")
     assert "Say {{hello}}." in text_of(script.asked[0])
     assert "raw {{x}}" in text_of(script.asked[0])
-    assert script.info[0].instructions == "Be brief."
-
-
-async def test_instructions_of_the_job_stand_in_place_of_the_llms_own() -> None:
-    script = Script("ok")
-    await run(script.llm, instructions="Be long.")
-    assert script.info[0].instructions == "Be long."
+    assert script.info[0].instructions == "Be {{brief}}."
 
 
 async def test_an_object_is_asked_for_as_structured_output() -> None:

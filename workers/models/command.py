@@ -35,7 +35,7 @@ class CommandLLM:
     SIGTERM and, GRACE seconds later, SIGKILL.
     """
 
-    def __init__(self, command: str, instructions: str | None = None) -> None:
+    def __init__(self, command: str) -> None:
         """Raises ConfigurationError if the command line cannot be split or names no program on this machine."""
         try:
             self._argv = shlex.split(command)
@@ -46,7 +46,6 @@ class CommandLLM:
         if shutil.which(self._argv[0]) is None:
             raise ConfigurationError(f"--exec: no such program, or it may not be executed: {self._argv[0]}")
         self._name = Path(self._argv[0]).name
-        self._instructions = instructions
 
     @property
     def model(self) -> str:
@@ -72,7 +71,7 @@ class CommandLLM:
         try:
             stdin = transport.get_pipe_transport(0)
             assert isinstance(stdin, asyncio.WriteTransport)
-            stdin.write(self._prompt(job).encode())
+            stdin.write(_prompt(job).encode())
             stdin.write_eof()
             await running.ended
         finally:
@@ -104,9 +103,6 @@ class CommandLLM:
         except OSError as error:
             raise ModelError("command_failed", f"{self._name} does not start: {error}", retryable=True) from error
         return running, transport
-
-    def _prompt(self, job: Job) -> str:
-        return "\n\n".join(filter(None, [job.instructions or self._instructions, render_prompt(job)]))
 
     def _failure(self, code: int, running: "_Running") -> str:
         how = f"exited with code {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
@@ -152,6 +148,10 @@ class _Running(asyncio.SubprocessProtocol):
     def _set(happened: asyncio.Future[None]) -> None:
         if not happened.done():
             happened.set_result(None)
+
+
+def _prompt(job: Job) -> str:
+    return "\n\n".join(filter(None, [job.instructions, render_prompt(job)]))
 
 
 async def _end_group(group: int) -> None:

@@ -6,18 +6,11 @@ from workers.models.base import LLM
 DEMO = "demo"
 
 
-def build_llm(
-    *,
-    model: str | None,
-    base_url: str | None,
-    exec_command: str | None,
-    handler: str | None,
-    instructions: str | None,
-) -> LLM:
+def build_llm(*, model: str | None, base_url: str | None, exec_command: str | None, handler: str | None) -> LLM:
     """The LLM for exactly one of `model` (`demo`, or as pydantic-ai names it), `exec_command` and `handler`.
 
-    `base_url` is for a model only; `instructions` reach models and commands. Whatever can be found wrong before
-    the first task raises ConfigurationError here. Only the chosen way's libraries are imported.
+    `base_url` is for a model only. Whatever can be found wrong before the first task raises ConfigurationError here.
+    Only the chosen way's libraries are imported.
     """
     given = [
         option for option, value in (("--model", model), ("--exec", exec_command), ("--handler", handler)) if value
@@ -32,7 +25,7 @@ def build_llm(
     if exec_command:
         from workers.models.command import CommandLLM
 
-        return CommandLLM(exec_command, instructions)
+        return CommandLLM(exec_command)
     if handler:
         from workers.models.handler import HandlerLLM
 
@@ -41,10 +34,10 @@ def build_llm(
         from workers.models.demo import DemoLLM
 
         return DemoLLM()
-    return _provider_llm(str(model), base_url, instructions)
+    return _provider_llm(str(model), base_url)
 
 
-def _provider_llm(model: str, base_url: str | None, instructions: str | None) -> LLM:
+def _provider_llm(model: str, base_url: str | None) -> LLM:
     try:
         import pydantic_ai  # noqa: F401
     except ImportError as error:
@@ -52,4 +45,4 @@ def _provider_llm(model: str, base_url: str | None, instructions: str | None) ->
     from workers.models.providers import find_model
     from workers.models.pydantic_ai import PydanticAILLM
 
-    return PydanticAILLM(model, find_model(model, base_url), instructions)
+    return PydanticAILLM(model, find_model(model, base_url))

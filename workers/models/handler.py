@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import importlib
 import inspect
+import logging
 import os
 import sys
 import threading
@@ -17,13 +18,15 @@ from broker.errors import ConfigurationError
 from workers.models.base import Answer, Job, ModelError, Progress
 from workers.models.output import check_schema, validate_output
 
+_log = logging.getLogger(__name__)
+
 
 class HandlerLLM:
     """Calls `function(job)` once per job.
 
     The function takes a workers.models.base.Job and returns what JSON has a form for, or an Answer when it
     knows its usage. It says that another attempt cannot help by raising ModelError with retryable=False; any
-    other exception is a failure, named by its class, that another attempt may mend.
+    other exception is logged and is a failure, named by its class, that another attempt may mend.
 
     An async function runs on the worker's event loop and is cancelled when the job is stopped. Any other runs in
     a thread. Python cannot stop a thread: when the job is stopped, the function goes on in the background until
@@ -56,7 +59,7 @@ class HandlerLLM:
         except ModelError:
             raise
         except (Exception, SystemExit) as error:
-            raise _failure(error) from error
+            raise _failure(error, job) from error
         answer = returned if isinstance(returned, Answer) else Answer(returned)
         return Answer(validate_output(answer.result, job.output_schema), answer.usage)
 
@@ -73,7 +76,7 @@ async def _in_thread(function: Callable[[Job], Any], job: Job) -> Any:
             outcome.set_exception(error)
         except BaseException as error:
             # Mapped here because asyncio cannot carry every exception, StopIteration for one.
-            failure = _failure(error)
+            failure = _failure(error, job)
             failure.__cause__ = error
             outcome.set_exception(failure)
 
@@ -81,8 +84,9 @@ async def _in_thread(function: Callable[[Job], Any], job: Job) -> Any:
     return await asyncio.wrap_future(outcome)
 
 
-def _failure(error: BaseException) -> ModelError:
+def _failure(error: BaseException, job: Job) -> ModelError:
     name = type(error).__name__
+    _log.error("the handler raised %s on task %s", name, job.task_id, exc_info=error)
     return ModelError(name, str(error) or name, retryable=True)
 
 

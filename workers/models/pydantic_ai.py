@@ -44,11 +44,10 @@ OUTPUT_RETRIES = 1
 class PydanticAILLM:
     """Asks a model, one conversation per job. Text is passed on as it streams in."""
 
-    def __init__(self, name: str, model: Model, instructions: str | None = None) -> None:
-        """`name` is what books and lists show for `model`; `instructions` are the system prompt."""
+    def __init__(self, name: str, model: Model) -> None:
+        """`name` is what books and lists show for `model`."""
         self._name = name
         self._model = model
-        self._instructions = instructions
 
     @property
     def model(self) -> str:
@@ -66,7 +65,7 @@ class PydanticAILLM:
         agent: Agent[object, Any] = Agent(
             self._model,
             output_type=output_type,
-            instructions=job.instructions or self._instructions,
+            instructions=job.instructions,
             retries={"output": OUTPUT_RETRIES},
             model_settings=_settings(job),
         )
