@@ -1,6 +1,8 @@
 """A pydantic-ai model gets the job as a conversation; its text streams, its usage is counted, its output checked."""
 
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls
 from pydantic_ai.models.test import TestModel as CannedModel
 
 from workers.models.base import Answer, Job, ModelError
-from workers.models.pydantic_ai import PydanticAILLM
+from workers.models.pydantic_ai import _FAILURES, PydanticAILLM
 
 POINT = {
     "type": "object",
@@ -137,3 +139,10 @@ async def test_a_model_that_says_nothing_twice_fails_the_attempt() -> None:
     with pytest.raises(ModelError) as caught:
         await run(Script("", "").llm)
     assert (caught.value.type, caught.value.retryable) == ("no_answer", True)
+
+
+def test_every_type_of_error_is_described_with_whether_another_attempt_may_help() -> None:
+    page = (Path(__file__).parents[2] / "docs/howto-workers.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\| `(\w+)` \| .* \| (yes|no) \|$", page, re.MULTILINE)
+    raised = {name: retryable for _, name, retryable in _FAILURES} | {"output_schema": True, "no_answer": True}
+    assert dict(described) == {name: "yes" if retryable else "no" for name, retryable in raised.items()}
