@@ -1,0 +1,68 @@
+"""The systems that are compared: which processes each one needs, and how it is set up."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_SYSTEMS = "benchmarks.systems"
+_AT_ONCE = "200"  # tasks that one worker holds or runs at a time, where the system lets us say so
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A system under test. `client` is started once its `processes` are; `queues` and `results` are for the table."""
+
+    name: str
+    processes: tuple[Command, ...]
+    client: Command
+    queues: str
+    results: bool
+
+    @property
+    def is_celery(self) -> bool:
+        """Whether this is Celery, with whichever pool."""
+        return self.name.startswith("celery-")
+
+
+def fluffle(programs: Path) -> System:
+    """Fluffle as installed in the folder `programs`: one coordinator, one worker process."""
+    command = str(programs / "fluffle")
+    return System(
+        "fluffle",
+        (
+            (command, "coordinator"),
+            (command, "worker", "bench", "--handler", f"{_SYSTEMS}.fluffle_handler:noop", "--slots", _AT_ONCE),
+        ),
+        (str(programs / "python"), "-m", f"{_SYSTEMS}.fluffle_client"),
+        queues="quorum",
+        results=True,
+    )
+
+
+def peers(programs: Path) -> list[System]:
+    """Every system that Fluffle is compared with, as installed in the folder `programs`."""
+    pools = {"prefork": "4", "threads": "8", "gevent": "100", "eventlet": "100", "solo": "1"}
+    return [*(_celery(programs, pool, size) for pool, size in pools.items()), _taskiq(programs), _dramatiq(programs)]
+
+
+def _celery(programs: Path, pool: str, concurrency: str) -> System:
+    worker = (
+        *(str(programs / "celery"), "--app", f"{_SYSTEMS}.celery_app", "worker", "--task-events"),
+        *("--pool", pool, "--concurrency", concurrency),
+        *("--without-gossip", "--without-mingle", "--loglevel", "WARNING"),
+    )
+    client = (str(programs / "python"), "-m", f"{_SYSTEMS}.celery_app")
+    return System(f"celery-{pool}", (worker,), client, queues="quorum", results=True)
+
+
+def _taskiq(programs: Path) -> System:
+    app = f"{_SYSTEMS}.taskiq_app"
+    worker = (str(programs / "taskiq"), "worker", f"{app}:broker", "--workers", "1", "--max-async-tasks", _AT_ONCE)
+    return System("taskiq", (worker,), (str(programs / "python"), "-m", app), queues="quorum", results=False)
+
+
+def _dramatiq(programs: Path) -> System:
+    app = f"{_SYSTEMS}.dramatiq_app"
+    worker = (str(programs / "dramatiq"), app, "--processes", "1", "--threads", "8")
+    return System("dramatiq", (worker,), (str(programs / "python"), "-m", app), queues="classic", results=False)
