@@ -1,19 +1,17 @@
 """The client: submit tasks, wait for them, ask about them. An AMQP client like any other."""
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
 from pydantic import BaseModel, ValidationError
 
-from broker.errors import DecodeError, QueryRejected, TaskRejected
+from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
 from broker.messages import (
-    FINAL,
     Cancel,
     LLMList,
     LLMsQuery,
@@ -32,18 +30,15 @@ from broker.messages import (
     decode,
     problems,
 )
-from broker.topology import EVENTS
-from fluffle.correspondence import AT_ONCE, Correspondence, Query
+from broker.topology import Binding
+from fluffle.correspondence import AT_ONCE, Correspondence, batched
 from fluffle.handle import Fields, TaskHandle
-from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Arrivals, Event, Missed, subscription
+from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Arrivals, Event, next_told, standing, subscription
 
 _UNANSWERED = 5_000  # most submissions of submit_many that await their answer
-_LIVE = [status for status in Status if status not in FINAL]
 
 W = TypeVar("W", bound=Wire)
 M = TypeVar("M", bound=BaseModel)
-
-_log = logging.getLogger(__name__)
 
 
 class Client:
@@ -122,13 +117,13 @@ class Client:
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
-    async def ask(self, query: Query) -> bytes:
-        """Any query; the answer is its JSON, just as the coordinator sent it. Raises QueryRejected and NoAnswer."""
-        return await self._correspondence.ask(query)
-
     async def task(self, task_id: str) -> TaskView:
         """One task with everything about it. Raises QueryRejected when there is none, and NoAnswer."""
-        return _read(TaskView, await self.ask(_made(TaskQuery, QueryRejected, id=task_id)))
+        return _read(TaskView, await self.task_json(task_id))
+
+    async def task_json(self, task_id: str) -> bytes:
+        """One task as JSON, just as the coordinator sent it. Raises QueryRejected when there is none, and NoAnswer."""
+        return await self._correspondence.ask(_made(TaskQuery, QueryRejected, id=task_id))
 
     async def tasks(
         self,
@@ -156,7 +151,7 @@ class Client:
                 limit=1000 if left is None else min(left, 1000),
                 before=before,
             )
-            page = _read(TaskPage, await self.ask(query))
+            page = _read(TaskPage, await self._correspondence.ask(query))
             for view in page.tasks:
                 yield view
             if (before := page.next) is None:
@@ -165,7 +160,12 @@ class Client:
 
     async def llms(self) -> list[LLMView]:
         """Every LLM that has ever reported, by name. Raises NoAnswer."""
-        return _read(LLMList, await self.ask(LLMsQuery())).llms
+        return _read(LLMList, await self._correspondence.ask(LLMsQuery())).llms
+
+    async def llm(self, name: str) -> LLMView:
+        """One LLM. Raises QueryRejected when nobody of that name has ever reported, and NoAnswer."""
+        query = _made(LLMsQuery, QueryRejected, name=name)
+        return _read(LLMList, await self._correspondence.ask(query)).llms[0]
 
     async def report(
         self, name: str = "summary", *, since: datetime | None = None, until: datetime | None = None
@@ -175,7 +175,7 @@ class Client:
         Raises QueryRejected for an unknown report, and NoAnswer.
         """
         query = _made(ReportQuery, QueryRejected, name=name, since=since, until=until)
-        return _read(ReportView, await self.ask(query))
+        return _read(ReportView, await self._correspondence.ask(query))
 
     # -- waiting and watching --------------------------------------------------------------------------------------
 
@@ -188,81 +188,76 @@ class Client:
             return [view async for view in self.endings(*ids, label=label)]
 
     async def endings(self, *ids: str, label: str | None = None) -> AsyncIterator[TaskView]:
-        """The tasks with these ids, and those that have the label now, each as soon as it is over.
+        """The tasks with these ids and those with that label, each as soon as it is over, until all are.
 
         Raises QueryRejected for an unknown id, and NoAnswer.
         """
-        live = set(ids)
-        if label is not None:
-            live |= {view.id async for view in self.tasks(label=[label])}
-        async with subscription(self._known_url, f"{self._name} (wait)", ENDINGS) as arrivals:
-            while live:
-                for view in await self._next_views(arrivals, live):
-                    if view.status.is_final and view.id in live:
-                        live.remove(view.id)
-                        yield view
+        if not ids and label is None:
+            return
+        async with self._told(ENDINGS, ids, label) as events:
+            async for event in events:
+                if isinstance(event, Event) and event.data.status.is_final:
+                    yield event.data
 
-    async def _next_views(self, arrivals: Arrivals, live: Collection[str]) -> list[TaskView]:
-        arrival = await arrivals.get()
-        if not isinstance(arrival, Missed):
-            arrival.ack()
-            try:
-                return [_read(Event, arrival.body).data]
-            except DecodeError as error:
-                _log.warning("ignored an event that cannot be read: %s", error)
-                return []
-        ids = list(live)
-        views: list[TaskView] = []
-        for start in range(0, len(ids), AT_ONCE):
-            views += await asyncio.gather(*(self.task(task_id) for task_id in ids[start : start + AT_ONCE]))
-        return views
-
-    @asynccontextmanager
-    async def watch(
+    def watch(
         self, *ids: str, label: str | None = None, progress: bool = False
-    ) -> AsyncIterator[AsyncIterator[Event | Progress]]:
-        """What happens to tasks from now on: those with these ids or that label, or all when neither is given.
+    ) -> AbstractAsyncContextManager[AsyncIterator[Event | Progress]]:
+        """What happens to the tasks with these ids and those with that label, until all are over.
 
             async with client.watch(label="nightly") as events:
                 async for event in events: ...
 
-        With `progress`, also what the LLMs report while they work. What happens while RabbitMQ is away is missed;
-        use `wait` to be sure of ends.
+        It begins with how each of them stands, and tells that again after RabbitMQ was away, so no end is missed,
+        though one may be told twice. With neither ids nor a label it is about all tasks, from now on, without end.
+        With `progress`, it is also what the LLMs report while they work. Iterating raises QueryRejected for an
+        unknown id, and NoAnswer.
         """
-        sources = (TASK_EVENTS, PROGRESS) if progress else (TASK_EVENTS,)
-        async with subscription(self._known_url, f"{self._name} (watch)", sources) as arrivals:
-            chosen = set(ids)
-            if label is not None:
-                chosen |= {view.id async for view in self.tasks(label=[label], status=_LIVE)}
-            yield _chosen(arrivals, chosen, label)
+        return self._told((*TASK_EVENTS, PROGRESS) if progress else TASK_EVENTS, ids, label)
 
-    @property
-    def _known_url(self) -> str:
-        assert self._url is not None, "the client is used inside `async with`"
-        return self._url
+    @asynccontextmanager
+    async def _told(
+        self, sources: Sequence[Binding], ids: Collection[str], label: str | None
+    ) -> AsyncIterator[AsyncIterator[Event | Progress]]:
+        assert self._url is not None, "a client is used inside `async with`"
+        async with subscription(self._url, f"{self._name} (watch)", sources) as arrivals:
+            everything = not ids and label is None
+            yield self._everything(arrivals) if everything else self._chosen(arrivals, set(ids), label)
 
+    async def _everything(self, arrivals: Arrivals) -> AsyncIterator[Event | Progress]:
+        while True:
+            if (told := await next_told(arrivals)) is not None:
+                yield told
 
-async def _chosen(arrivals: Arrivals, ids: set[str], label: str | None) -> AsyncIterator[Event | Progress]:
-    everything = not ids and label is None
-    while True:
-        arrival = await arrivals.get()
-        if isinstance(arrival, Missed):
-            continue
-        arrival.ack()
-        try:
-            told = _read(Event, arrival.body) if arrival.exchange == EVENTS else _read(Progress, arrival.body)
-        except DecodeError as error:
-            _log.warning("ignored a message on %s that cannot be read: %s", arrival.exchange, error)
-            continue
-        if isinstance(told, Event) and label in told.data.labels:
-            ids.add(told.subject)
-        if everything or (told.subject if isinstance(told, Event) else told.task_id) in ids:
-            yield told
+    async def _chosen(self, arrivals: Arrivals, live: set[str], label: str | None) -> AsyncIterator[Event | Progress]:
+        listed = False
+        while live or not listed:
+            told = await next_told(arrivals)
+            if told is None:
+                if label is not None and not listed:
+                    live |= {view.id async for view in self.tasks(label=[label])}
+                listed = True
+                for view in await self._views(live):
+                    if view.status.is_final:
+                        live.remove(view.id)
+                    yield standing(view)
+            elif isinstance(told, Progress):
+                if told.task_id in live:
+                    yield told
+            elif told.subject in live or (label in told.data.labels and not told.data.status.is_final):
+                live.add(told.subject)
+                if told.data.status.is_final:
+                    live.remove(told.subject)
+                yield told
+
+    async def _views(self, ids: Iterable[str]) -> list[TaskView]:
+        views: list[TaskView] = []
+        for some in batched(ids, AT_ONCE):
+            views += await asyncio.gather(*(self.task(task_id) for task_id in some))
+        return views
 
 
 def _default_url() -> str:
     from broker.locate import amqp_url
-
     from broker.settings import load_settings
 
     return amqp_url(load_settings())

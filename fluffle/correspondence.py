@@ -3,14 +3,14 @@
 import asyncio
 import itertools
 import logging
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Self
+from typing import Self, TypeVar
 from weakref import WeakValueDictionary
 
 from broker.connection import Delivery, Link, Outgoing
 from broker.errors import (
-    AccessRefused,
     BrokerError,
     DecodeError,
     LinkClosed,
@@ -32,11 +32,14 @@ from broker.messages import (
     TaskView,
     decode,
 )
-from broker.topology import COORDINATOR, QUERIES, SHARED, TASKS, Queue, Topology
+from broker.topology import QUERIES, TASKS, Queue, Topology
 from fluffle.handle import TaskHandle
+from fluffle.opening import open_link
 
 Query = TaskQuery | TasksQuery | LLMsQuery | ReportQuery
 Command = Cancel | Retry
+
+T = TypeVar("T")
 
 AT_ONCE = 100  # queries under way when there are many to make
 _QUERY_LIFE = 30.0  # seconds after which RabbitMQ drops a query that no coordinator has taken
@@ -47,8 +50,9 @@ _log = logging.getLogger(__name__)
 class Correspondence:
     """What was sent and not yet answered.
 
-    The reply queue lives as long as its connection, so answers are lost with it. After a reconnect whatever is
-    unanswered is sent again, and tasks whose end is awaited are asked for.
+    The reply queue lives as long as its connection, so answers are lost with it. After a reconnect submissions and
+    queries that are unanswered are sent again, and tasks whose end is awaited are asked for. A command is not: done
+    twice it would be refused.
     """
 
     def __init__(self, url: str, name: str, answer_timeout: float) -> None:
@@ -65,12 +69,8 @@ class Correspondence:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
-            self._link = await opening.enter_async_context(self._new_link())
-            if not await _is_prepared(self._link):
-                await opening.aclose()
-                async with self._new_link() as link:
-                    await link.declare(SHARED)
-                self._link = await opening.enter_async_context(self._new_link())
+            link = open_link(self._url, name=self._name, on_state=self._on_state)
+            self._link = await opening.enter_async_context(link)
             await self._link.declare(Topology(queues=(Queue(self._reply_to, exclusive=True),)))
             await self._link.consume(self._reply_to, self._on_answer, auto_ack=True)
             self._opened = opening.pop_all()
@@ -86,9 +86,6 @@ class Correspondence:
         for _, answer in self._requests.values():
             if not answer.done():
                 answer.set_exception(closed)
-
-    def _new_link(self) -> Link:
-        return Link(self._url, name=self._name, on_state=self._on_state)
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
@@ -214,7 +211,8 @@ class Correspondence:
             self._catching_up = asyncio.create_task(self._catch_up())
 
     async def _catch_up(self) -> None:
-        for message, _ in self._requests.values():
+        queries = [message for message, _ in self._requests.values() if message.exchange == QUERIES]
+        for message in queries:
             self._link.publish_soon(message).add_done_callback(_log_failure)
         handles = list(self._tasks.values())
         for handle in handles:
@@ -222,8 +220,8 @@ class Correspondence:
                 await self._link.room()
                 self._publish(handle, handle.unanswered)
         live = [handle for handle in handles if handle.unanswered is None and not handle.is_over]
-        for start in range(0, len(live), AT_ONCE):
-            await asyncio.gather(*(self._refresh(handle) for handle in live[start : start + AT_ONCE]))
+        for some in batched(live, AT_ONCE):
+            await asyncio.gather(*(self._refresh(handle) for handle in some))
 
     async def _refresh(self, handle: TaskHandle) -> None:
         while not handle.is_over:
@@ -234,15 +232,11 @@ class Correspondence:
                 _log.warning("no coordinator tells how task %s stands; asking again", handle.id)
 
 
-async def _is_prepared(link: Link) -> bool:
-    """Whether Fluffle's exchanges and queues have been declared on this broker. Not everybody may declare them."""
-    try:
-        await link.depth(COORDINATOR)
-    except AccessRefused:
-        raise
-    except BrokerError:
-        return False
-    return True
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of at most `size`."""
+    left = iter(list(items))
+    while some := list(itertools.islice(left, size)):
+        yield some
 
 
 def _on_published(handle: TaskHandle, published: asyncio.Future[None]) -> None:

@@ -138,10 +138,11 @@ class SyncClient(_Face[Client]):
 
     cancel = _blocking(Client.cancel)
     retry = _blocking(Client.retry)
-    ask = _blocking(Client.ask)
     task = _blocking(Client.task)
+    task_json = _blocking(Client.task_json)
     tasks = _iterating(Client.tasks)
     llms = _blocking(Client.llms)
+    llm = _blocking(Client.llm)
     report = _blocking(Client.report)
     wait = _blocking(Client.wait)
     endings = _iterating(Client.endings)

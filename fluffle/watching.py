@@ -1,24 +1,28 @@
 """Listening to what the coordinator and the workers tell everybody."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 
 from broker.connection import Delivery, Link
+from broker.errors import DecodeError
 from broker.ids import uuid7
-from broker.messages import TaskView, View
+from broker.messages import FINAL, Progress, Status, TaskView, View, decode
 from broker.topology import EVENTS, STATUS, Binding, Queue, Topology
 
-TASK_EVENTS = Binding(EVENTS, "task.#", "")
-ENDINGS = tuple(Binding(EVENTS, f"task.{status}.*", "") for status in ("completed", "failed", "cancelled"))
+TASK_EVENTS = tuple(Binding(EVENTS, f"task.{status}.*", "") for status in Status)
+ENDINGS = tuple(Binding(EVENTS, f"task.{status}.*", "") for status in FINAL)
 PROGRESS = Binding(STATUS, "#.progress", "")
 
 _PREFETCH = 1000
 
+_log = logging.getLogger(__name__)
+
 
 class Event(View):
-    """A fact about a task that the coordinator has committed: a CloudEvent 1.0.
+    """A fact about a task: a CloudEvent 1.0.
 
     `type` is `fluffle.task.<status>`, `subject` the task's id, `data` the task as it stood then.
     """
@@ -58,3 +62,23 @@ async def subscription(url: str, name: str, sources: Sequence[Binding]) -> Async
         await link.consume(queue, arrived.put_nowait, prefetch=_PREFETCH)
         arrived.put_nowait(MISSED)
         yield arrived
+
+
+async def next_told(arrivals: Arrivals) -> Event | Progress | None:
+    """The next thing that a subscription tells; None where something may have been missed."""
+    while True:
+        arrival = await arrivals.get()
+        if isinstance(arrival, Missed):
+            return None
+        arrival.ack()
+        kind: type[Event | Progress] = Event if arrival.exchange == EVENTS else Progress
+        try:
+            return decode(kind, arrival.body, limit=len(arrival.body))
+        except DecodeError as error:
+            _log.warning("ignored a message of %s that cannot be read: %s", arrival.exchange, error)
+
+
+def standing(view: TaskView) -> Event:
+    """How a task stands now, as an event."""
+    now = datetime.now(UTC)
+    return Event(id=uuid7(), type=f"fluffle.task.{view.status}", subject=view.id, time=now, data=view)

@@ -1,4 +1,4 @@
-"""A command group that imports a sub-command only when it is used, so that `--help` is quick."""
+"""Command groups. A lazy one imports a sub-command only when it is used, so that `--help` is quick."""
 
 from importlib import import_module
 
@@ -20,12 +20,16 @@ class LazyCommand(click.Command):
         return command
 
 
-class LazyGroup(click.Group):
-    """A group that lists its LazyCommands in the order given, and loads the one that is called."""
+class OrderedGroup(click.Group):
+    """A group that lists its commands in the order in which they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names in the order in which they were given."""
+        """The names."""
         return list(self.commands)
+
+
+class LazyGroup(OrderedGroup):
+    """A group of LazyCommands that loads the one that is called."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

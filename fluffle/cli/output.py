@@ -1,0 +1,166 @@
+"""How the commands speak: tables for people, tab-separated lines for pipes, JSON when asked.
+
+Colour, headings, shortened cells and times such as "3 min ago" are for a terminal alone. Text that an LLM or a
+stranger wrote is printed without its control characters, so that it cannot move the cursor or recolour the screen.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_COLOURS = {
+    "completed": "green",
+    "online": "green",
+    "failed": "red",
+    "offline": "red",
+    "cancelled": "yellow",
+    "draining": "yellow",
+    "in_progress": "cyan",
+    "assigned": "cyan",
+    "input_required": "magenta",
+}
+_UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))  # a unit, and the part of it shown
+
+
+def on_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout.isatty()
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """A console of rich that prints text as it is. It heeds NO_COLOR."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def print_json(value: Any) -> None:
+    """A value as JSON, indented on a terminal. Bytes are JSON already and are printed as they are."""
+    if isinstance(value, bytes):
+        click.echo(value)
+    else:
+        click.echo(json.dumps(value, ensure_ascii=False, indent=2 if on_terminal() else None))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "") -> None:
+    """Rows under headings on a terminal, tab-separated lines in a pipe. Cells are shown by `cell`.
+
+    On a terminal the last column is shortened to the room that is left, and `empty` is said when there are no rows.
+    """
+    if not on_terminal():
+        for row in rows:
+            click.echo("\t".join(cell(value) for value in row))
+        return
+    if not rows and empty:
+        click.echo(empty)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for heading in headings[:-1]:
+        table.add_column(heading, no_wrap=True)
+    table.add_column(headings[-1], no_wrap=True, ratio=1)
+    for row in rows:
+        table.add_row(*(Text(text, style=_COLOURS.get(text, ""), overflow="ellipsis") for text in map(cell, row)))
+    console().print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """Names and values, one pair a line; values of None are left out. Lines of a value after the first are indented."""
+    shown = [(name, cell(value, lines=True)) for name, value in fields if value is not None]
+    width = max((len(name) for name, _ in shown), default=0) + 2
+    for name, text in shown:
+        body = text.replace("\n", "\n" + " " * width)
+        click.echo(_bold(f"{name + ':':<{width}}") + styled(body))
+
+
+def heading(text: str) -> None:
+    """A line over what follows."""
+    click.echo()
+    click.echo(_bold(text))
+
+
+def styled(status: str) -> str:
+    """A status in its colour, on a terminal."""
+    return click.style(status, fg=_COLOURS.get(status)) if _in_colour() else str(status)
+
+
+def complain(text: str) -> None:
+    """An error that does not end the command."""
+    click.echo(f"Error: {plain(text)}", err=True)
+
+
+def cell(value: object, *, lines: bool = False) -> str:
+    """A value as text; on one line unless `lines`. None is empty on a terminal's table and in a pipe alike."""
+    match value:
+        case None:
+            return ""
+        case datetime():
+            return moment(value)
+        case str():
+            return plain(value) if lines else re.sub(r"\s+", " ", plain(value)).strip()
+        case float():
+            return f"{value:g}"
+        case list() | tuple():
+            return ", ".join(cell(item) for item in value)
+        case dict():
+            return plain(json.dumps(value, ensure_ascii=False))
+        case _:
+            return str(value)
+
+
+def plain(text: str) -> str:
+    """Text without control characters, except line ends and tabs."""
+    return _CONTROL.sub("", text.replace("\r\n", "\n"))
+
+
+def moment(at: datetime) -> str:
+    """A moment on a terminal as the time since or until it, in its largest unit; else as ISO 8601 in UTC."""
+    if not on_terminal():
+        return iso(at)
+    seconds = round((datetime.now(UTC) - at).total_seconds())
+    coarse = " ".join(duration(abs(seconds)).split()[:2]) if seconds else "1 s"
+    return f"{coarse} ago" if seconds >= 0 else f"in {coarse}"
+
+
+def clock(at: datetime) -> str:
+    """A moment to the millisecond: local time on a terminal, else as ISO 8601 in UTC."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] if on_terminal() else iso(at)
+
+
+def iso(at: datetime) -> str:
+    """A moment as ISO 8601 in UTC, to the millisecond."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its largest units: `250 ms`, `4.2 s`, `42 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s".replace(".0 s", " s")
+    rest = round(seconds)
+    for size, unit, part_size, part_unit in _UNITS:
+        if rest >= size:
+            part = rest % size // part_size
+            return f"{rest // size} {unit} {part} {part_unit}" if part else f"{rest // size} {unit}"
+    return f"{rest} s"
+
+
+def _bold(text: str) -> str:
+    return click.style(text, bold=True) if _in_colour() else text
+
+
+def _in_colour() -> bool:
+    return on_terminal() and not os.environ.get("NO_COLOR")

@@ -1,0 +1,131 @@
+"""`fluffle task show`: a task with its timeline."""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fluffle.cli.session import client, json_option, run
+
+if TYPE_CHECKING:
+    from broker.messages import AttemptView, TaskView, Usage
+
+Line = tuple[datetime, str]  # when, what
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@json_option
+def show(*, task_id: str, as_json: bool) -> None:
+    """Show a task with its timeline.
+
+    What was asked, how it stands, what happened when, every attempt, the result. With --json, just what the
+    coordinator answers.
+    """
+    from broker.messages import TaskView
+    from fluffle.cli.output import print_json
+
+    async def fetch() -> bytes:
+        async with client() as asking:
+            return await asking.task_json(task_id)
+
+    answer = run(fetch())
+    if as_json:
+        print_json(answer)
+    else:
+        describe(TaskView.model_validate_json(answer))
+
+
+def describe(view: "TaskView") -> None:
+    """Print a task for people."""
+    from fluffle.cli.output import heading, print_fields
+    from fluffle.handle import reason
+
+    print_fields(
+        [
+            ("ID", view.id),
+            ("Status", view.status),
+            ("Description", view.description),
+            ("LLM", view.llm),
+            ("Assignee", view.assignee),
+            ("Priority", view.priority),
+            ("Skills", view.skills or None),
+            ("Labels", view.labels or None),
+            ("Metadata", view.metadata or None),
+            ("Due", view.due),
+            ("Not before", view.not_before),
+            ("Depends on", view.depends_on or None),
+            ("Waiting on", f"{view.waiting_on} of them" if view.waiting_on else None),
+            ("Parent", view.parent_id),
+            ("Conversation", view.conversation_id),
+            ("Timeout", view.timeout and f"{view.timeout:g} s"),
+            ("Attempts", f"{len(view.attempts)}, at most {view.max_attempts}"),
+            ("Submitted by", view.submitted_by),
+            ("Usage", _usage(view.usage)),
+        ]
+    )
+    heading("Timeline")
+    for line in _with_steps(timeline(view)):
+        click.echo(line)
+    for title, content in (("Inputs", view.inputs), ("Error", view.error and reason(view)), ("Result", view.result)):
+        if content is not None:
+            heading(title)
+            click.echo(_text(content))
+
+
+def timeline(view: "TaskView") -> list[Line]:
+    """What happened to a task, in order: its own moments, those of its attempts, and what was done to it."""
+    lines = [(view.submitted_at, "submitted" + (f" by {view.submitted_by}" if view.submitted_by else ""))]
+    lines += [(change.at, f"{change.what} (by {change.by})") for change in view.history]
+    if view.ready_at:
+        lines.append((view.ready_at, "ready"))
+    for attempt in view.attempts:
+        lines += _of_attempt(attempt)
+    if view.finished_at and view.status.is_final:
+        lines.append((view.finished_at, str(view.status)))
+    return sorted(lines, key=lambda line: line[0])
+
+
+def _of_attempt(attempt: "AttemptView") -> Iterator[Line]:
+    from fluffle.cli.output import duration
+
+    name = f"attempt {attempt.attempt}"
+    if attempt.assigned_at:
+        yield attempt.assigned_at, f"{name} assigned to {attempt.llm}" + (f": {attempt.why}" if attempt.why else "")
+    if attempt.started_at:
+        yield attempt.started_at, f"{name} started" + (f" at {attempt.instance}" if attempt.instance else "")
+    if attempt.finished_at:
+        length = f" after {duration(attempt.duration)}" if attempt.duration is not None else ""
+        used = f", {usage}" if (usage := _usage(attempt.usage)) else ""
+        why = f": {attempt.error.type}: {attempt.error.message}" if attempt.error else ""
+        yield attempt.finished_at, f"{name} {attempt.outcome}{length}{used}{why}"
+
+
+def _with_steps(lines: list[Line]) -> Iterator[str]:
+    """The lines with their moments, and the time since the line before."""
+    from fluffle.cli.output import cell, clock, duration
+
+    before: datetime | None = None
+    for at, what in lines:
+        step = "" if before is None else "+" + duration((at - before).total_seconds())
+        yield f"{clock(at)}  {step:>12}  {cell(what)}"
+        before = at
+
+
+def _usage(usage: "Usage | None") -> str | None:
+    if usage is None:
+        return None
+    parts = [
+        None if usage.input_tokens is None else f"{usage.input_tokens:,} tokens in",
+        None if usage.output_tokens is None else f"{usage.output_tokens:,} tokens out",
+        None if usage.cost_usd is None else f"{usage.cost_usd:.4f} USD",
+    ]
+    return ", ".join(part for part in parts if part) or None
+
+
+def _text(content: Any) -> str:
+    from fluffle.cli.output import plain
+
+    return plain(content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=2))

@@ -1,0 +1,147 @@
+"""`fluffle task submit`: one task from the command line, or many from JSON lines."""
+
+import sys
+from typing import IO, Any
+
+import click
+
+from fluffle.cli.main import OK, TASK_FAILED
+from fluffle.cli.parameters import JSON, Duration, Moment, Names, flat
+from fluffle.cli.session import client, json_option, run
+
+file = click.File("rb")
+
+
+@click.command()
+@click.argument("description", required=False)
+@click.option("--file", "-f", "description_file", type=file, metavar="FILE", help="Take the description from a file.")
+@click.option("--input", "inputs", type=JSON(), metavar="JSON", help="What the LLM gets besides, as JSON.")
+@click.option("--input-file", type=file, metavar="FILE", help='Give the LLM the text of a file, as {"text": …}.')
+@click.option("--json-lines", type=file, metavar="FILE", help="Submit many: one task a line, as a JSON object.")
+@click.option("--id", "task_id", metavar="ID", help="The id. Submitting an id again changes nothing.")
+@click.option("--skills", "-k", multiple=True, type=Names(), help="What the LLM must be able to do: python,review.")
+@click.option("--assignee", "-a", metavar="LLM", help="The LLM that does it; else one is chosen.")
+@click.option("--priority", "-p", type=click.IntRange(0, 9), metavar="0-9", help="Higher goes first.  [default: 4]")
+@click.option("--due", type=Moment(past=False), metavar="MOMENT", help="Wanted by then.")
+@click.option("--not-before", type=Moment(past=False), metavar="MOMENT", help="Not to be done earlier.")
+@click.option(
+    "--depends-on", "-d", multiple=True, type=Names(), help="Ids of tasks that come first; it gets their results."
+)
+@click.option(
+    "--on-dependency-failure", type=click.Choice(["fail", "run"]), help="What it does when one fails.  [default: fail]"
+)
+@click.option("--timeout", type=Duration(), metavar="DURATION", help="How long one attempt may take.")
+@click.option("--max-attempts", type=click.IntRange(1, 100), metavar="N", help="How often it is tried.  [default: 3]")
+@click.option("--output-schema", type=file, metavar="FILE", help="JSON Schema that the result has to satisfy.")
+@click.option("--label", "-l", "labels", multiple=True, type=Names(), help="A label, for filters and reports.")
+@click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Something to carry along.")
+@click.option("--wait", "-w", is_flag=True, help="Wait for the end and print the result.")
+@json_option
+def submit(
+    *,
+    description: str | None,
+    description_file: IO[bytes] | None,
+    json_lines: IO[bytes] | None,
+    wait: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Submit a task and print its id.
+
+    DESCRIPTION says what to do. `-`, or none when standard input is piped, takes it from standard input; every FILE
+    may be `-` too.
+
+    \b
+      fluffle task submit "Summarise the report" --input-file report.txt --wait
+      git diff | fluffle task submit "Review this change" --input-file - -k review
+      fluffle task submit --json-lines tasks.jsonl --label nightly
+
+    With --json-lines, every line is checked before the first task is submitted; the other options hold for lines
+    that do not say otherwise; the ids are printed one a line, in their order.
+
+    A MOMENT is ISO 8601, in local time unless it has an offset, or a DURATION from now: 90s, 5m, 2h, 1d.
+
+    With --wait, the exit code is 3 when a task fails or is cancelled.
+    """
+    fields = _fields(**options)
+    if json_lines is not None:
+        if description is not None or description_file is not None or "id" in fields:
+            raise click.UsageError("With --json-lines, descriptions and ids are in the lines.")
+        from fluffle.cli.submit_many import submit_lines
+
+        return run(submit_lines(json_lines, fields, wait=wait, as_json=as_json))
+    fields["description"] = _description(description, description_file)
+    return run(_submit_one(fields, wait=wait, as_json=as_json))
+
+
+async def _submit_one(fields: dict[str, Any], *, wait: bool, as_json: bool) -> int:
+    from fluffle.cli.outcomes import print_result, print_view
+    from fluffle.handle import outcome
+
+    async with client() as submitting:
+        handle = await submitting.submit(fields.pop("description"), **fields)
+        view = await handle.end() if wait else handle.view
+    if as_json:
+        print_view(view)
+    elif not wait:
+        click.echo(handle.id)
+    else:
+        print_result(outcome(view))
+    return OK if not wait or view.status == "completed" else TASK_FAILED
+
+
+def _description(argument: str | None, source: IO[bytes] | None) -> str:
+    """What is to be done, from the argument, the file or standard input."""
+    if argument is not None and source is not None:
+        raise click.UsageError("Give DESCRIPTION or --file, not both.")
+    if source is not None:
+        text = _text(source)
+    elif argument == "-" or (argument is None and not sys.stdin.isatty()):
+        text = _text(sys.stdin.buffer)
+    else:
+        text = argument or ""
+    if not text.strip():
+        raise click.UsageError("Say what to do: DESCRIPTION, --file, --json-lines, or standard input.")
+    return text.rstrip("\n")
+
+
+def _fields(
+    *,
+    task_id: str | None,
+    inputs: Any,
+    input_file: IO[bytes] | None,
+    output_schema: IO[bytes] | None,
+    metadata: tuple[str, ...],
+    skills: tuple[list[str], ...],
+    depends_on: tuple[list[str], ...],
+    labels: tuple[list[str], ...],
+    **plain: Any,
+) -> dict[str, Any]:
+    """The fields of a submission that the options give; `plain` are those that are named alike."""
+    if inputs is not None and input_file is not None:
+        raise click.UsageError("Give --input or --input-file, not both.")
+    given = {
+        **plain,
+        "id": task_id,
+        "inputs": inputs if input_file is None else {"text": _text(input_file)},
+        "output_schema": None if output_schema is None else JSON().convert(_text(output_schema), None, None),
+        "metadata": _pairs(metadata) or None,
+        "skills": flat(skills) or None,
+        "depends_on": flat(depends_on) or None,
+        "labels": flat(labels) or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [key for key, equals, _ in pairs if not equals]:
+        raise click.BadParameter(f"{wrong[0]!r} is not KEY=VALUE", param_hint="--metadata")
+    return {key: value for key, _, value in pairs}
+
+
+def _text(source: IO[bytes]) -> str:
+    try:
+        return source.read().decode()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{source.name} is not UTF-8 text: {error.reason} at byte {error.start}") from error

@@ -1,0 +1,165 @@
+"""`fluffle task`: submit tasks, follow them, get their results."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from fluffle.cli.lazy import OrderedGroup
+from fluffle.cli.main import ERROR, OK, TASK_FAILED, TIMED_OUT
+from fluffle.cli.parameters import Duration, Names, flat
+from fluffle.cli.session import client, json_option, run
+from fluffle.cli.show import show
+from fluffle.cli.submit import submit
+from fluffle.cli.watch import watch
+
+if TYPE_CHECKING:
+    from broker.messages import TaskView
+
+STATUSES = (
+    "blocked",
+    "pending",
+    "assigned",
+    "in_progress",
+    "input_required",
+    "completed",
+    "failed",
+    "cancelled",
+)
+
+
+@click.group(cls=OrderedGroup)
+def task() -> None:
+    """Submit tasks, follow them, get their results."""
+
+
+task.add_command(submit)
+
+
+@task.command(name="list")
+@click.option(
+    "--status", "-s", multiple=True, type=click.Choice(STATUSES), help="In this state. Repeat for any of several."
+)
+@click.option("--llm", metavar="NAME", help="Assigned to, or done by, this LLM.")
+@click.option(
+    "--label", "-l", "labels", multiple=True, type=Names(), help="With this label. Repeat for all of several."
+)
+@click.option("--text", help="With this text in the description.")
+@click.option("--limit", "-n", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@json_option
+def list_(
+    *,
+    status: tuple[str, ...],
+    llm: str | None,
+    labels: tuple[list[str], ...],
+    text: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List tasks, newest first."""
+    from broker.messages import Status
+    from fluffle.cli.output import print_json, print_table
+
+    async def fetch() -> "list[TaskView]":
+        wanted = [Status(name) for name in status]
+        async with client() as asking:
+            found = asking.tasks(status=wanted, llm=llm, label=flat(labels), text=text, limit=limit)
+            return [view async for view in found]
+
+    tasks = run(fetch())
+    if as_json:
+        print_json([view.model_dump(mode="json", exclude_none=True) for view in tasks])
+        return
+    print_table(
+        ("ID", "STATUS", "PRIORITY", "LLM", "SUBMITTED", "DESCRIPTION"),
+        [(view.id, view.status, view.priority, view.llm, view.submitted_at, view.description) for view in tasks],
+        empty="No task fits.",
+    )
+
+
+task.add_command(show)
+task.add_command(watch)
+
+
+@task.command()
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--label", "-l", metavar="LABEL", help="All tasks that have this label.")
+@click.option("--timeout", "-t", type=Duration(), metavar="DURATION", help="Give up after this long, with exit code 4.")
+@json_option
+def wait(*, ids: tuple[str, ...], label: str | None, timeout: float | None, as_json: bool) -> int:
+    """Wait until tasks are over.
+
+    Whoever submitted them. A line tells of each when it ends: id, status, the time since its submission, why it
+    failed. The exit code is 0 when all were completed, 3 when one failed or was cancelled, 4 when the time ran out.
+    """
+    import asyncio
+
+    from fluffle.cli.outcomes import print_end
+    from fluffle.cli.output import complain
+
+    if not ids and label is None:
+        raise click.UsageError("Give the ids of tasks, or --label.")
+
+    async def ends() -> list[str]:
+        statuses: list[str] = []
+        async with client() as waiting, asyncio.timeout(timeout):
+            async for view in waiting.endings(*ids, label=label):
+                print_end(view, as_json=as_json)
+                statuses.append(view.status)
+        return statuses
+
+    try:
+        statuses = run(ends())
+    except TimeoutError:
+        complain(f"not all of the tasks are over after {timeout:g} s")
+        return TIMED_OUT
+    if not statuses:
+        complain(f"no task has the label {label!r}")
+        return ERROR
+    return OK if set(statuses) == {"completed"} else TASK_FAILED
+
+
+@task.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--reason", "-r", help="Why; it is kept in the task's history.")
+@json_option
+def cancel(*, ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
+    """Cancel tasks. A call that is running is stopped."""
+
+    async def cancel_all() -> int:
+        async with client() as asking:
+            return await _each(ids, lambda task_id: asking.cancel(task_id, reason), as_json)
+
+    return run(cancel_all())
+
+
+@task.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@json_option
+def retry(*, ids: tuple[str, ...], as_json: bool) -> int:
+    """Run tasks that are over once more.
+
+    They have all their attempts again.
+    """
+
+    async def retry_all() -> int:
+        async with client() as asking:
+            return await _each(ids, asking.retry, as_json)
+
+    return run(retry_all())
+
+
+async def _each(ids: tuple[str, ...], change: "Callable[[str], Awaitable[TaskView]]", as_json: bool) -> int:
+    """Change one task after the other and tell how each stands. Returns the exit code."""
+    from broker.errors import TaskRejected
+    from fluffle.cli.outcomes import print_state
+    from fluffle.cli.output import complain
+
+    code = OK
+    for task_id in ids:
+        try:
+            print_state(await change(task_id), as_json=as_json)
+        except TaskRejected as error:
+            complain(f"{task_id}: {error}")
+            code = ERROR
+    return code

@@ -1,0 +1,165 @@
+"""The queue of rejected messages, read over AMQP without losing any.
+
+Three kinds of messages end there: what the coordinator rejected, with headers that say why; dead letters, with
+RabbitMQ's header `x-death`; and what no queue takes, as it was published. They are looked at unacknowledged, and
+RabbitMQ has them back when the link closes.
+"""
+
+import asyncio
+import hashlib
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from broker.connection import UNDECODABLE, Delivery, Link, Outgoing
+from broker.errors import RequestError
+from broker.messages import JSON_TYPE, Wrong
+from broker.topology import REJECTED
+
+MOST = 60_000  # messages that can be looked at together: AMQP counts unacknowledged ones with 16 bits
+
+_SILENCE = 2.0  # seconds; when no further message comes, another program is looking at the rest
+_ERRORS = TypeAdapter(list[Wrong])
+_SPEAKABLE = re.compile(r"[!-~]{1,128}")
+_ADDED = ("x-fluffle-", "x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A rejected message.
+
+    `id` is its message_id where that can be typed, else 12 hexadecimal digits made of its body, origin and
+    addresses: the same at every look. `exchange` and `routing_key` are where it was published; `why` is one line.
+    """
+
+    id: str
+    exchange: str
+    routing_key: str
+    at: datetime | None
+    why: str
+    errors: tuple[Wrong, ...]
+    delivery: Delivery
+
+    def as_json(self) -> dict[str, Any]:
+        """The message as JSON-able data. A body that is not UTF-8 is in `body_base64`."""
+        properties = self.delivery.properties
+        shown = {
+            "id": self.id,
+            "exchange": self.exchange,
+            "routing_key": self.routing_key,
+            "at": self.at and self.at.isoformat(),
+            "why": self.why,
+            "errors": [wrong.model_dump() for wrong in self.errors],
+            "message_id": properties.message_id,
+            "correlation_id": properties.correlation_id,
+            "reply_to": properties.reply_to,
+            "type": properties.type,
+            "content_type": properties.content_type,
+            "user_id": properties.user_id,
+            "size": len(self.delivery.body),
+        }
+        try:
+            shown["body"] = self.delivery.body.decode()
+        except UnicodeDecodeError:
+            shown["body_base64"] = b64encode(self.delivery.body).decode()
+        return {name: value for name, value in shown.items() if value is not None}
+
+
+async def look(link: Link, limit: int = MOST) -> list[Rejected]:
+    """The oldest messages of the queue, at most `limit`. They stay in it unless they are acked."""
+    count = min(await link.depth(REJECTED), limit, MOST)
+    found: list[Rejected] = []
+    if count == 0:
+        return found
+    arrived: asyncio.Queue[Delivery] = asyncio.Queue()
+    await link.consume(REJECTED, arrived.put_nowait, prefetch=count)
+    while len(found) < count:
+        try:
+            found.append(read(await asyncio.wait_for(arrived.get(), _SILENCE)))
+        except TimeoutError:
+            break
+    return found
+
+
+async def requeue(link: Link, message: Rejected) -> None:
+    """Publish the message where it was published first, and take it off the queue once RabbitMQ has it there.
+
+    Raises RequestError when that cannot be done, Unroutable, PublishRefused.
+    """
+    properties = message.delivery.properties
+    if UNDECODABLE in message.delivery.headers:
+        raise RequestError("its properties cannot be read, so it cannot be published again")
+    if message.exchange == REJECTED:
+        raise RequestError("it was published to the rejected queue, so there is nowhere to send it back to")
+    await link.publish(
+        Outgoing(
+            message.exchange,
+            message.routing_key,
+            message.delivery.body,
+            type=properties.type,
+            content_type=properties.content_type or JSON_TYPE,
+            message_id=properties.message_id,
+            correlation_id=properties.correlation_id,
+            reply_to=properties.reply_to,
+            priority=properties.priority,
+            headers={k: v for k, v in message.delivery.headers.items() if not k.startswith(_ADDED)},
+        )
+    )
+    message.delivery.ack()
+
+
+def read(delivery: Delivery) -> Rejected:
+    """What a delivery of the queue is, where it came from and why it is there. Reads whatever anybody put there."""
+    headers = delivery.headers
+    death = _death(headers)
+    exchange, routing_key, at = delivery.exchange, delivery.routing_key, None
+    errors: tuple[Wrong, ...] = ()
+    if "x-fluffle-origin-exchange" in headers:
+        exchange, routing_key = str(headers["x-fluffle-origin-exchange"]), str(headers.get("x-fluffle-origin-key", ""))
+        errors, at = _errors(headers), _moment(headers.get("x-fluffle-at"))
+        why = "; ".join(f"{wrong.path}: {wrong.message}" if wrong.path else wrong.message for wrong in errors)
+    elif death:
+        exchange, routing_key = str(death.get("exchange", "")), str((death.get("routing-keys") or [""])[0])
+        at = _moment(death.get("time"))
+        why = f"dead letter of {death.get('queue')}: {str(death.get('reason')).replace('_', ' ')}"
+    elif UNDECODABLE in headers:
+        why = f"its properties cannot be read: {headers[UNDECODABLE]}"
+    else:
+        why = f"no queue takes {routing_key!r} of exchange {exchange!r}"
+    return Rejected(_id(delivery, exchange, routing_key), exchange, routing_key, at, why, errors, delivery)
+
+
+def _id(delivery: Delivery, exchange: str, routing_key: str) -> str:
+    properties = delivery.properties
+    if properties.message_id and _SPEAKABLE.fullmatch(properties.message_id):
+        return str(properties.message_id)
+    parts = (exchange, routing_key, properties.message_id, properties.correlation_id, properties.reply_to)
+    return hashlib.sha256(repr(parts).encode() + delivery.body).hexdigest()[:12]
+
+
+def _death(headers: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    deaths = headers.get("x-death")
+    return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
+
+
+def _errors(headers: Mapping[str, Any]) -> tuple[Wrong, ...]:
+    try:
+        return tuple(_ERRORS.validate_json(headers.get("x-fluffle-errors", "[]")))
+    except ValidationError:
+        return ()
+
+
+def _moment(value: object) -> datetime | None:
+    """A moment from a header: ISO 8601, or an AMQP timestamp, which has no offset and is UTC."""
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    if not isinstance(at, datetime):
+        return None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
