@@ -105,8 +105,8 @@ class PrivateNode:
 
     def stop(self, *, timeout: float = _STOP_WITHIN) -> bool:
         """Stop the node and all that belongs to it; kill it after `timeout` seconds. Whether there was one to stop."""
-        if not self._file.exists():
-            return False
+        if NodeRecord.load(self._file) is None:
+            return False  # without making the folder
         with self._one_command_at_a_time():
             record = NodeRecord.load(self._file)
             if record is None:
@@ -170,14 +170,11 @@ class PrivateNode:
     def _one_command_at_a_time(self) -> Iterator[None]:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = open(self.folder / "command.lock", "wb")  # noqa: SIM115 - closed below, for good
+            with open(self.folder / "command.lock", "wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
         except OSError as error:
-            raise NodeError(
-                f"The folder {self.folder} of the private RabbitMQ node cannot be used: {error.strerror}"
-            ) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            raise NodeError(f"The private RabbitMQ node in {self.folder} cannot be used: {error}") from error
 
 
 def way_to_run() -> Literal["process", "container"]:

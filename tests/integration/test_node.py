@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from pika.exceptions import ProbableAuthenticationError
 
+from broker.errors import NodeError
 from broker.node import NodeStartFailed, PrivateNode, running_url
 from broker.node_container import engine_has_image
 from broker.node_server import SERVER_VARIABLE, RabbitMQNotFound
@@ -264,6 +265,11 @@ def test_a_wrong_server_path_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(RabbitMQNotFound, match="FLUFFLE_RABBITMQ_SERVER is /nowhere/rabbitmq-server"):
         PrivateNode(tmp_path).start()
     assert PrivateNode(tmp_path).status().state == "stopped"
+
+
+def test_a_folder_that_cannot_be_used_is_named() -> None:
+    with pytest.raises(NodeError, match="/dev/null/state/broker cannot be used"):
+        PrivateNode(Path("/dev/null/state")).start()
 
 
 @pytest.mark.skipif(not engine_has_image(), reason="no container engine with RabbitMQ's image")
