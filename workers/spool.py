@@ -57,6 +57,10 @@ class Spool:
         except OSError as error:
             raise ConfigurationError(f"the spool folder {folder} cannot be used: {error.strerror}") from error
 
+    def __len__(self) -> int:
+        """How many answers are not confirmed."""
+        return len(self._waiting)
+
     @property
     def waiting(self) -> dict[int, bytes]:
         """The answers that are not confirmed, by their tickets, oldest first."""

@@ -1,0 +1,131 @@
+"""`fluffle worker`: one LLM, at work."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fluffle.cli.main import INTERRUPTED, OK
+from fluffle.cli.parameters import Duration
+
+
+class Name(click.ParamType[str]):
+    """The name of an LLM."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name as it is."""
+        from broker.messages import NAME_PATTERN
+
+        if re.search(NAME_PATTERN, value):
+            return str(value)
+        raise click.BadParameter(f"{value!r} is not made of a-z, 0-9 and -, at most 63 of them", ctx, param)
+
+
+class Skills(click.ParamType[dict[str, float]]):
+    """Skills with commas between them, each with its level or without: `python=0.9,review`."""
+
+    name = "skills"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
+        """Levels by tag; 1.0 where none is given."""
+        if isinstance(value, dict):
+            return value
+        skills = {}
+        for skill in filter(None, (part.strip() for part in value.split(","))):
+            tag, given, level = skill.partition("=")
+            if not re.fullmatch(r"[a-z0-9][a-z0-9._:+/-]{0,62}", tag):
+                raise click.BadParameter(f"{tag!r} is not a tag in lower case, such as python", ctx, param)
+            if (given and not re.fullmatch(r"0|1|[01]?\.\d+", level)) or float(level or 1) > 1:
+                raise click.BadParameter(f"the level of {tag} is a number from 0 to 1, not {level!r}", ctx, param)
+            skills[tag] = float(level or 1)
+        return skills
+
+
+@click.command()
+@click.argument("name", type=Name())
+@click.option("--model", "-m", metavar="MODEL", help="A model: openai:gpt-5, ollama:llama3.2, demo, …")
+@click.option("--base-url", metavar="URL", help="The model's server, if it is not the provider's own.")
+@click.option("--exec", "exec_command", metavar="COMMAND", help="A command: prompt on its input, answer on its output.")
+@click.option("--handler", metavar="MODULE:FUNCTION", help="A Python function that takes a job and returns the result.")
+@click.option("--skills", "-k", multiple=True, type=Skills(), help="What it can do, and how well: python=0.9,review.")
+@click.option("--slots", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Tasks at the same time.")
+@click.option(
+    "--instructions",
+    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    metavar="FILE",
+    help="How it is to work: the system prompt of a model, the first lines for a command.",
+)
+@click.option("--timeout", type=Duration(), metavar="DURATION", help="How long a task may take that does not say.")
+@click.option("--description", default="", metavar="TEXT", help="What it is, for people who look at the list of LLMs.")
+def worker(
+    *,
+    name: str,
+    skills: tuple[dict[str, float], ...],
+    slots: int,
+    instructions: Path | None,
+    timeout: float | None,
+    description: str,
+    **way: str | None,
+) -> int:
+    """Run the LLM NAME as a worker, with one of --model, --exec and --handler.
+
+    \b
+      fluffle worker atlas --model ollama:llama3.2 --skills summarise,review=0.6
+      fluffle worker vega --exec "llm -m gpt-5-mini" --slots 4
+      fluffle worker iris --handler mymodule:answer
+
+    It waits for RabbitMQ if that is away. Start it again under the same NAME, here or on another machine, and both
+    share the work. Ctrl-C or SIGTERM: it takes nothing new, finishes what it has, and leaves. A second one: it stops
+    at once, and its tasks go to others. Answers that RabbitMQ did not confirm are kept in the state folder and sent
+    by the next worker of that NAME.
+    """
+    import asyncio
+    import signal
+
+    from broker.locate import amqp_url
+    from broker.logs import configure_logging
+    from broker.settings import load_settings
+    from workers.models.factory import build_llm
+    from workers.runner import Worker
+
+    settings = load_settings()
+    configure_logging(settings.log_level)
+    guidance = _read(instructions) if instructions else None
+    llm = build_llm(**way)
+    url = amqp_url(settings)
+
+    async def serve() -> int:
+        worker = Worker(
+            settings,
+            url=url,
+            name=name,
+            llm=llm,
+            slots=slots,
+            skills={tag: level for given in skills for tag, level in given.items()},
+            description=description,
+            instructions=guidance,
+            timeout=timeout,
+        )
+        signals = 0
+
+        def on_signal() -> None:
+            nonlocal signals
+            signals += 1
+            worker.drain() if signals == 1 else worker.stop()
+
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(signum, on_signal)
+        await worker.run()
+        return INTERRUPTED if signals > 1 else OK
+
+    return asyncio.run(serve())
+
+
+def _read(instructions: Path) -> str:
+    try:
+        return instructions.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"cannot read {instructions}: {error}", param_hint="--instructions") from error

@@ -1,0 +1,193 @@
+"""One attempt of a task, from its assignment to the result that is reported."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from broker.connection import Delivery
+from broker.messages import Assignment, Failure, Result, Usage, problems
+from workers.models.base import LLM, Answer, Job, ModelError
+from workers.progress import ProgressStream
+
+CANCEL_WITHIN = 5.0
+"""Seconds that a cancelled call gets to end. After that its attempt is over all the same."""
+
+_log = logging.getLogger(__name__)
+
+
+class Ending(NamedTuple):
+    """How an attempt ended. A failed one has a failure; what was used may be known in every case."""
+
+    outcome: Literal["completed", "failed", "cancelled"]
+    result: Any = None
+    failure: Failure | None = None
+    usage: Usage | None = None
+
+
+CALLED_OFF = Ending("cancelled")
+
+
+def failed(kind: str, message: str, *, retryable: bool = True, usage: Usage | None = None) -> Ending:
+    """The ending of an attempt that could not be done; `kind` is the type of the failure, a name for machines."""
+    error = ModelError(_printable(kind)[:200] or "error", _printable(message), retryable=retryable)
+    failure = Failure(type=error.type, message=error.message, retryable=error.retryable)
+    return Ending("failed", failure=failure, usage=usage)
+
+
+class Attempt:
+    """An attempt that a worker holds. `on_over` is called once, with how it ended."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        delivery: Delivery,
+        *,
+        stream: ProgressStream,
+        on_over: Callable[["Attempt", Ending], None],
+    ) -> None:
+        self.key = (assignment.task_id, assignment.attempt)
+        self._assignment = assignment
+        self._deliveries = [delivery]
+        self._acknowledged = False
+        self._stream = stream
+        self._on_over = on_over
+        self._over = False
+        self._given_up: Ending | None = None
+        self._call: asyncio.Task[Answer] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._started_at: datetime | None = None
+        self._clock = 0.0
+
+    @property
+    def names(self) -> dict[str, str | int]:
+        """What a line in the log says about which attempt it is."""
+        return {"task": self.key[0], "attempt": self.key[1]}
+
+    # -- the assignment --------------------------------------------------------------------------------------------
+
+    def came_again(self, delivery: Delivery) -> None:
+        """The same assignment once more, from RabbitMQ or from the coordinator."""
+        if self._acknowledged:
+            delivery.ack()
+        else:
+            self._deliveries.append(delivery)
+
+    def acknowledge(self) -> None:
+        """The assignment is ours: RabbitMQ can forget it."""
+        self._acknowledged = True
+        for delivery in self._deliveries:
+            delivery.ack()
+
+    def give_back(self) -> None:
+        """The assignment is for somebody else."""
+        for delivery in self._deliveries:
+            delivery.requeue()
+
+    # -- the call --------------------------------------------------------------------------------------------------
+
+    def start(self, llm: LLM, *, instructions: str | None, timeout: float | None) -> None:
+        """Call the LLM, unless the attempt was given up before. `timeout`, in seconds, is for a task that has none."""
+        if self._given_up is not None:
+            self._end(self._given_up)
+            return
+        job = self._job(instructions, timeout)
+        loop = asyncio.get_running_loop()
+        self._started_at, self._clock = datetime.now(UTC), time.monotonic()
+        self._call = loop.create_task(llm.run(job, self._stream.add))
+        self._call.add_done_callback(self._on_call_done)
+        if job.timeout is not None:
+            late = failed("timeout", f"no answer within {job.timeout:g} s")
+            self._timer = loop.call_later(job.timeout, self.give_up, late)
+
+    def give_up(self, ending: Ending) -> None:
+        """Cancel the call, or do not even start it. The attempt ends as `ending`, unless the answer is there first."""
+        if self._given_up is None and not self._over:
+            self._given_up = ending
+            if self._call is not None:
+                self._call.cancel()
+                self._stop_timer()
+                self._timer = asyncio.get_running_loop().call_later(CANCEL_WITHIN, self._end, ending)
+
+    async def abandon(self) -> None:
+        """Cancel the call and wait for its end; nobody is told how the attempt ended."""
+        self._over = True
+        self._stop_timer()
+        if self._call is not None and not self._call.done():
+            self._call.cancel()
+            await asyncio.wait([self._call], timeout=CANCEL_WITHIN)
+
+    def result(self, ending: Ending, *, instance: str) -> bytes:
+        """The Result to report, as JSON. An answer that is none becomes a failure that says so."""
+        finished_at = datetime.now(UTC)
+        duration = None if self._started_at is None else time.monotonic() - self._clock
+
+        def encode(ending: Ending) -> bytes:
+            return Result(
+                task_id=self.key[0],
+                attempt=self.key[1],
+                instance=instance,
+                outcome=ending.outcome,
+                result=ending.result,
+                error=ending.failure,
+                started_at=self._started_at,
+                finished_at=finished_at,
+                duration=duration,
+                usage=ending.usage,
+            ).encode()
+
+        try:
+            return encode(ending)
+        except ValueError as error:
+            told = "; ".join(map(str, problems(error))) if isinstance(error, ValidationError) else str(error)
+            return encode(failed("not_json", f"the answer is not JSON: {told}", retryable=False, usage=ending.usage))
+
+    def _job(self, instructions: str | None, timeout: float | None) -> Job:
+        it = self._assignment
+        return Job(
+            task_id=it.task_id,
+            attempt=it.attempt,
+            description=it.description,
+            inputs=it.inputs,
+            context=tuple(it.context),
+            instructions=instructions,
+            output_schema=it.output_schema,
+            timeout=timeout if it.timeout is None else it.timeout,
+            metadata=it.metadata,
+            skills=tuple(it.skills),
+        )
+
+    def _on_call_done(self, call: asyncio.Task[Answer]) -> None:
+        if call.cancelled():
+            self._end(self._given_up or failed("cancelled", "the call was cancelled from within"))
+        elif error := call.exception():
+            self._end(self._given_up or self._failure(error))
+        else:
+            answer = call.result()
+            self._end(Ending("completed", answer.result, usage=answer.usage))
+
+    def _failure(self, error: BaseException) -> Ending:
+        if isinstance(error, ModelError):
+            return failed(error.type, error.message, retryable=error.retryable)
+        _log.error("the LLM raised an unexpected error", extra=self.names, exc_info=error)
+        return failed(type(error).__name__, str(error) or type(error).__name__)
+
+    def _end(self, ending: Ending) -> None:
+        if not self._over:
+            self._over = True
+            self._stop_timer()
+            self._stream.close()
+            self._on_over(self, ending)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _printable(text: str) -> str:
+    """Text that UTF-8 can carry, whatever an error message is made of."""
+    return text.encode(errors="replace").decode()

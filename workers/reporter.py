@@ -1,0 +1,108 @@
+"""What an instance of an LLM says on `fluffle.status`: that it is there, what it takes on, how that ended."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from broker.connection import Link, Outgoing
+from broker.errors import LinkClosed, MessageTooLarge
+from broker.messages import Claim, Failure, Goodbye, Presence, Progress, Result, Wire, decode
+from broker.topology import STATUS
+from workers.spool import Spool
+
+RETRY_FIRST, RETRY_MOST = 0.2, 5.0
+"""Seconds between attempts to publish what RabbitMQ refused."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Report:
+    """A claim or a result, published until RabbitMQ has it. A result has the ticket that the spool gave for it."""
+
+    what: str
+    body: bytes
+    then: Callable[[], None]
+    ticket: int | None = None
+    pause: float = RETRY_FIRST
+
+
+class Reporter:
+    """Publishes the messages of one instance."""
+
+    def __init__(self, link: Link, spool: Spool, *, name: str, instance: str) -> None:
+        self._link = link
+        self._spool = spool
+        self._name = name
+        self.instance = instance
+
+    @property
+    def unconfirmed_results(self) -> int:
+        """How many results RabbitMQ does not have yet."""
+        return len(self._spool)
+
+    def presence(self, what: str, presence: Presence) -> asyncio.Future[None]:
+        """Say `hello` or `beat`, once. Nobody has to await the future."""
+        return self._say_once(what, presence)
+
+    def progress(self, task_id: str, attempt: int, text: str) -> asyncio.Future[None]:
+        """Pass on a piece of an answer, once. Nobody has to await the future."""
+        message = Progress(task_id=task_id, attempt=attempt, instance=self.instance, text=text)
+        return self._say_once("progress", message, persistent=False)
+
+    async def goodbye(self) -> None:
+        """Say that this instance leaves, with nothing in hand. Raises BrokerError when RabbitMQ does not take it."""
+        await self._publish("goodbye", Goodbye(name=self._name, instance=self.instance).encode())
+
+    def claim(self, task_id: str, attempt: int, then: Callable[[], None]) -> None:
+        """Claim an attempt; call `then` when RabbitMQ has the claim."""
+        claim = Claim(task_id=task_id, attempt=attempt, instance=self.instance, at=datetime.now(UTC))
+        self._send(_Report("claim", claim.encode(), then))
+
+    def result(self, body: bytes, then: Callable[[], None]) -> None:
+        """Spool a Result, given as JSON, and publish it; call `then` when RabbitMQ has it."""
+        self._send(_Report("result", body, then, self._spool.add(body)))
+
+    def spooled_results(self, then: Callable[[], None]) -> list[Result]:
+        """Publish the results that the spool holds, and return them; call `then` as RabbitMQ has each of them."""
+        results = []
+        for ticket, body in self._spool.waiting.items():
+            results.append(decode(Result, body, limit=len(body)))
+            self._send(_Report("result", body, then, ticket))
+        return results
+
+    def _say_once(self, what: str, message: Wire, *, persistent: bool = True) -> asyncio.Future[None]:
+        sent = self._publish(what, message.encode(), persistent=persistent)
+        sent.add_done_callback(asyncio.Future.exception)  # it may fail, and nobody needs to know
+        return sent
+
+    def _publish(self, what: str, body: bytes, *, persistent: bool = True) -> asyncio.Future[None]:
+        return self._link.publish_soon(Outgoing(STATUS, f"{self._name}.{what}", body, persistent=persistent))
+
+    def _send(self, report: _Report) -> None:
+        self._publish(report.what, report.body).add_done_callback(partial(self._on_answer, report))
+
+    def _on_answer(self, report: _Report, answer: asyncio.Future[None]) -> None:
+        match answer.exception():
+            case None:
+                if report.ticket is not None:
+                    self._spool.confirmed(report.ticket)
+                report.then()
+            case LinkClosed():
+                pass  # a result is in the spool; an assignment that is not claimed goes to somebody else
+            case MessageTooLarge() as error if report.ticket is not None:
+                self._spool.confirmed(report.ticket)
+                self.result(_too_large(report.body, error), report.then)
+            case error:
+                _log.warning("RabbitMQ did not take a %s of %s: %s", report.what, self._name, error)
+                asyncio.get_running_loop().call_later(report.pause, self._send, report)
+                report.pause = min(report.pause * 2, RETRY_MOST)
+
+
+def _too_large(body: bytes, error: MessageTooLarge) -> bytes:
+    failure = Failure(type="result_too_large", message=f"the result cannot be sent: {error}", retryable=False)
+    result = decode(Result, body, limit=len(body))
+    return result.model_copy(update={"outcome": "failed", "result": None, "error": failure}).encode()

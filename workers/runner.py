@@ -1,0 +1,244 @@
+"""A worker: one LLM that takes its assignments from RabbitMQ and reports the results there.
+
+    assignment -> claim, confirmed -> acknowledged -> the LLM is called -> result, spooled -> published -> confirmed
+
+Everything runs on one event loop. An assignment costs one asyncio task, that of the call itself; the rest are
+callbacks, so that a worker with many slots and quick answers carries thousands of tasks a second.
+"""
+
+import asyncio
+import logging
+import re
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, aclosing, suppress
+
+from pydantic import RootModel, ValidationError
+
+from broker.connection import Delivery, Link
+from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
+from broker.messages import Control, Drain, Presence, Stop, decode, problems
+from broker.settings import Settings
+from broker.topology import control_address, work_queue, worker_topology
+from workers.attempt import failed
+from workers.models.base import LLM
+from workers.reporter import RETRY_FIRST, RETRY_MOST, Reporter
+from workers.spool import Spool
+from workers.workload import Workload
+
+LEAVE_WITHIN = 10.0
+"""Seconds after which a worker that was told to stop leaves in any case."""
+
+_TELL_EVERY = 30.0  # seconds between two lines in the log while there is no RabbitMQ
+_GOODBYE_WITHIN = 3.0  # seconds
+
+_log = logging.getLogger(__name__)
+
+
+class _ControlMessage(RootModel[Control]):
+    """What arrives on the control queue."""
+
+
+def new_instance_id() -> str:
+    """A name for one start of a worker: that of the host, shortened, and eight random digits."""
+    host = re.sub(r"[^a-z0-9]+", "-", socket.gethostname().lower())[:24].strip("-")
+    return f"{host or 'worker'}-{secrets.token_hex(4)}"
+
+
+class Worker:
+    """One instance of an LLM. `await run()` works until it is drained, stopped or cancelled."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        url: str,
+        name: str,
+        llm: LLM,
+        slots: int = 1,
+        skills: Mapping[str, float] | None = None,
+        description: str = "",
+        instructions: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """`skills` maps tags to levels from 0 to 1; `timeout`, in seconds, is for attempts of tasks that have none.
+
+        `ready` is set when the worker has said hello and takes assignments. Raises ConfigurationError when one of
+        the arguments is not possible.
+        """
+        self.instance = new_instance_id()
+        self.ready = asyncio.Event()
+        try:
+            self._presence = Presence(
+                name=name,
+                instance=self.instance,
+                model=llm.model[:200],
+                skills=dict(skills or {}),
+                slots=slots,
+                description=description,
+            )
+        except ValidationError as error:
+            raise ConfigurationError("; ".join(map(str, problems(error)))) from error
+        self._settings = settings
+        self._url = url
+        self._name = name
+        self._llm = llm
+        self._instructions = instructions
+        self._timeout = timeout
+        self._last_presence: asyncio.Future[None] | None = None
+        self._draining = False
+        self._stopping = False
+        self._left = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work until drained or stopped. Waits for RabbitMQ while it is away, at the start too.
+
+        Raises AccessRefused when RabbitMQ refuses the user at the start, ConfigurationError when the folder of the
+        spool cannot be used.
+        """
+        async with AsyncExitStack() as stack:
+            folder = self._settings.state_dir / "spool" / self._name
+            spool = await stack.enter_async_context(aclosing(Spool(folder, self.instance)))
+            self._connecting = asyncio.create_task(self._connect(spool, stack))
+            try:
+                await self._connecting
+            except asyncio.CancelledError:
+                if self._draining:
+                    return
+                raise
+            beating = asyncio.create_task(self._beat())
+            try:
+                await self._left.wait()
+                await self._say_goodbye()
+            finally:
+                beating.cancel()
+                await self._workload.abandon()
+
+    def drain(self) -> None:
+        """Take nothing new, finish what is in hand, and leave."""
+        if self._draining:
+            return
+        self._draining = True
+        if self._connecting.cancel():
+            _log.warning("%s: leaving; there was no RabbitMQ yet", self._name)
+        else:
+            _log.warning("%s: draining, %d tasks to finish", self._name, len(self._workload.in_hand))
+            self._take_nothing_new()
+
+    def stop(self) -> None:
+        """Leave now: cancel what runs, and report it as failed, so that somebody else does it."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self.drain()
+        if self.ready.is_set():
+            _log.warning("%s: stopping, %d running tasks are cancelled", self._name, self._workload.running)
+            self._workload.give_up_all(failed("worker_stopped", "the worker was stopped"))
+            asyncio.get_running_loop().call_later(LEAVE_WITHIN, self._left.set)
+            self._leave_if_done()
+
+    # -- arriving and leaving --------------------------------------------------------------------------------------
+
+    async def _connect(self, spool: Spool, stack: AsyncExitStack) -> None:
+        """Connect and set everything up, however long RabbitMQ is away. The link is closed with the stack."""
+        pause, tell_at = RETRY_FIRST, 0.0
+        while True:
+            try:
+                async with AsyncExitStack() as opening:
+                    link = Link(
+                        self._url,
+                        name=f"fluffle worker {self._name}",
+                        max_body=self._settings.max_body,
+                        on_state=self._on_link_state,
+                    )
+                    self._link = await opening.enter_async_context(link)
+                    await self._set_up(spool)
+                    stack.push_async_exit(opening.pop_all())
+                return
+            except AccessRefused:
+                raise
+            except BrokerError as error:
+                if time.monotonic() >= tell_at:
+                    _log.warning("%s: waiting for RabbitMQ: %s", self._name, error)
+                    tell_at = time.monotonic() + _TELL_EVERY
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MOST)
+
+    async def _set_up(self, spool: Spool) -> None:
+        await self._link.declare(worker_topology(self._name, self.instance))
+        self._reporter = Reporter(self._link, spool, name=self._name, instance=self.instance)
+        self._workload = Workload(
+            self._llm,
+            self._reporter,
+            slots=self._presence.slots,
+            instructions=self._instructions,
+            timeout=self._timeout,
+            on_change=self._leave_if_done,
+        )
+        for result in self._reporter.spooled_results(self._leave_if_done):
+            self._workload.remember((result.task_id, result.attempt))
+        self._show_presence("hello")
+        await self._link.consume(control_address(self._name, self.instance), self._on_control, auto_ack=True)
+        self._assignments = await self._link.consume(
+            work_queue(self._name), self._workload.take, prefetch=self._presence.slots
+        )
+        self.ready.set()
+        _log.info(self._introduction())
+
+    def _introduction(self) -> str:
+        it = self._presence
+        slots = "1 slot" if it.slots == 1 else f"{it.slots} slots"
+        skills = " ".join(f"{tag}={level:g}" for tag, level in it.skills.items()) or "none"
+        return f"{it.name}: ready, {slots}, model {it.model}, skills {skills}, RabbitMQ {self._link.where}"
+
+    def _take_nothing_new(self) -> None:
+        self._assignments.cancel()
+        self._workload.close()
+        self._show_presence("beat")
+        self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        reported = not self._workload.in_hand and not self._reporter.unconfirmed_results
+        on_disk = self._stopping and not self._workload.running and not self._link.connected
+        if self._draining and (reported or on_disk):
+            self._left.set()
+
+    async def _say_goodbye(self) -> None:
+        if not self._workload.in_hand and self._link.connected:
+            with suppress(BrokerError, TimeoutError):
+                async with asyncio.timeout(_GOODBYE_WITHIN):
+                    await self._reporter.goodbye()
+        _log.info("%s: left", self._name)
+
+    # -- what goes on meanwhile ------------------------------------------------------------------------------------
+
+    def _on_control(self, delivery: Delivery) -> None:
+        try:
+            order = decode(_ControlMessage, delivery.body).root
+        except DecodeError as error:
+            _log.warning("%s: ignored a control message that cannot be read: %s", self._name, error)
+            return
+        match order:
+            case Stop():
+                self._workload.stop(order)
+            case Drain():
+                self.drain()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.beat)
+            told = self._last_presence is None or self._last_presence.done()
+            if told and self._link.connected:  # beats that pile up help nobody
+                self._show_presence("beat")
+
+    def _on_link_state(self, connected: bool) -> None:
+        if connected and self.ready.is_set():
+            self._show_presence("hello")
+        elif self._stopping:
+            self._leave_if_done()
+
+    def _show_presence(self, what: str) -> None:
+        now = self._presence.model_copy(update={"draining": self._draining, "tasks": self._workload.in_hand})
+        self._last_presence = self._reporter.presence(what, now)

@@ -1,0 +1,146 @@
+"""The attempts that an instance holds: which wait for a slot, which run, which are reported but not confirmed."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from broker.connection import UNDECODABLE, Delivery
+from broker.errors import DecodeError, Problem
+from broker.messages import Assignment, Holding, Stop, decode
+from workers.attempt import CALLED_OFF, Attempt, Ending
+from workers.models.base import LLM
+from workers.progress import ProgressStream
+from workers.reporter import Reporter
+
+MAX_ASSIGNMENT = 16 * 1024 * 1024
+"""Bytes. More than a submission may have: an assignment brings the results that its task builds on."""
+
+REMEMBERED = 10_000
+"""Finished attempts that are remembered, to know an assignment that comes again."""
+
+Key = tuple[str, int]
+"""Task id and attempt."""
+
+_log = logging.getLogger(__name__)
+
+
+class Workload:
+    """Takes assignments and sees each through: claim, acknowledge, call the LLM, report.
+
+    At most `slots` attempts are claimed and not over at any time; further assignments wait, unacknowledged.
+    `timeout` is for attempts of tasks that have none, in seconds. `on_change` is called when an attempt is over and
+    when its result is confirmed.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        reporter: Reporter,
+        *,
+        slots: int,
+        instructions: str | None,
+        timeout: float | None,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._llm = llm
+        self._reporter = reporter
+        self._slots = slots
+        self._instructions = instructions
+        self._timeout = timeout
+        self._on_change = on_change
+        self._closed = False
+        self._running = 0
+        self._waiting: dict[Key, Attempt] = {}  # for a slot; not claimed
+        self._in_hand: dict[Key, Attempt] = {}  # claimed, until RabbitMQ has the result
+        self._finished: dict[Key, None] = {}  # the last ones, oldest first
+
+    @property
+    def in_hand(self) -> list[Holding]:
+        """What was claimed and whose result RabbitMQ does not have yet."""
+        return [Holding(task_id=task_id, attempt=attempt) for task_id, attempt in self._in_hand]
+
+    @property
+    def running(self) -> int:
+        """How many attempts were claimed and are not over."""
+        return self._running
+
+    def take(self, delivery: Delivery) -> None:
+        """An assignment has arrived. One that cannot be read is rejected, one that came before is not done twice."""
+        try:
+            if UNDECODABLE in delivery.headers:
+                raise DecodeError([Problem("headers", delivery.headers[UNDECODABLE])])
+            assignment = decode(Assignment, delivery.body, limit=MAX_ASSIGNMENT)
+        except DecodeError as error:
+            _log.warning("rejected an assignment that cannot be read: %s", error)
+            delivery.reject()
+            return
+        key = (assignment.task_id, assignment.attempt)
+        if key in self._finished:
+            delivery.ack()
+        elif known := self._waiting.get(key) or self._in_hand.get(key):
+            known.came_again(delivery)
+        elif self._closed:
+            delivery.requeue()
+        else:
+            stream = ProgressStream(partial(self._reporter.progress, *key))
+            attempt = Attempt(assignment, delivery, stream=stream, on_over=self._on_over)
+            if self._running < self._slots:
+                self._claim(attempt)
+            else:
+                self._waiting[key] = attempt
+
+    def stop(self, order: Stop) -> None:
+        """Give an attempt up, whether it runs or waits. One that is not held, or over, is none of our business."""
+        key = (order.task_id, order.attempt)
+        if waiting := self._waiting.pop(key, None):
+            waiting.give_up(CALLED_OFF)
+            self._claim(waiting)
+        elif attempt := self._in_hand.get(key):
+            attempt.give_up(CALLED_OFF)
+
+    def close(self) -> None:
+        """Take nothing new: what waits is given back, and so is what still arrives."""
+        self._closed = True
+        for attempt in self._waiting.values():
+            attempt.give_back()
+        self._waiting.clear()
+
+    def give_up_all(self, ending: Ending) -> None:
+        """Cancel every call; the attempts end as `ending`, and are reported so."""
+        for attempt in list(self._in_hand.values()):
+            attempt.give_up(ending)
+
+    async def abandon(self) -> None:
+        """Cancel every call, and report nothing any more."""
+        await asyncio.gather(*(attempt.abandon() for attempt in self._in_hand.values()))
+
+    def remember(self, key: Key) -> None:
+        """This attempt has its result: an assignment of it that comes again is not done again."""
+        self._finished[key] = None
+        if len(self._finished) > REMEMBERED:
+            del self._finished[next(iter(self._finished))]
+
+    def _claim(self, attempt: Attempt) -> None:
+        self._in_hand[attempt.key] = attempt
+        self._running += 1
+        self._reporter.claim(*attempt.key, then=partial(self._start, attempt))
+
+    def _start(self, attempt: Attempt) -> None:
+        attempt.acknowledge()
+        _log.info("task started", extra=attempt.names)
+        attempt.start(self._llm, instructions=self._instructions, timeout=self._timeout)
+
+    def _on_over(self, attempt: Attempt, ending: Ending) -> None:
+        self._running -= 1
+        _log.info("task %s", ending.outcome, extra=attempt.names)
+        body = attempt.result(ending, instance=self._reporter.instance)
+        self._reporter.result(body, then=partial(self._on_confirmed, attempt.key))
+        if self._waiting and self._running < self._slots:
+            self._claim(self._waiting.pop(next(iter(self._waiting))))
+        self._on_change()
+
+    def _on_confirmed(self, key: Key) -> None:
+        del self._in_hand[key]
+        self.remember(key)
+        self._on_change()
