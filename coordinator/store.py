@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
@@ -40,6 +40,9 @@ _CHUNK = 500  # ids in one IN (…)
 _tasks, _attempts, _dependencies = schema.tasks, schema.attempts, schema.dependencies
 _labels, _llms, _outbox, _leader = schema.labels, schema.llms, schema.outbox, schema.leader
 
+# Statements of every batch, built once: building one costs more than running it.
+_extend_lease = update(_leader).where(_leader.c.epoch == bindparam("mine")).values(expires_at=bindparam("until"))
+_post = insert(_outbox).values(messages=bindparam("text"))
 _update_task = (
     update(_tasks)
     .where(_tasks.c.seq == bindparam("of_seq"))
@@ -62,6 +65,9 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.epoch = 0
+        self._upsert_attempt = _upsert(engine, _attempts)
+        self._upsert_dependency = _upsert(engine, _dependencies)
+        self._upsert_llm = _upsert(engine, _llms)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -101,8 +107,7 @@ class Store:
             connection.execute(update(_leader).where(_leader.c.epoch == self.epoch).values(expires_at=now))
 
     def _extend(self, connection: Connection, now: Instant, lease: Micros) -> None:
-        mine = update(_leader).where(_leader.c.epoch == self.epoch).values(expires_at=now + lease)
-        if connection.execute(mine).rowcount != 1:
+        if connection.execute(_extend_lease, {"mine": self.epoch, "until": now + lease}).rowcount != 1:
             raise NotTheLeader
 
     # -- writing ---------------------------------------------------------------------------------------------------
@@ -122,10 +127,10 @@ class Store:
             self._write_attempts(connection, changes)
             self._write_dependencies(connection, changes)
             if changes.llms:
-                self._upsert(connection, _llms, [llm_row(llm) for llm in changes.llms.values()], ("name",))
+                connection.execute(self._upsert_llm, [llm_row(llm) for llm in changes.llms.values()])
             if outbox is None:
                 return None
-            return connection.execute(insert(_outbox).values(messages=outbox)).inserted_primary_key[0]  # type: ignore[no-any-return, index]
+            return connection.execute(_post, {"text": outbox}).inserted_primary_key[0]  # type: ignore[no-any-return, index]
 
     def _write_tasks(self, connection: Connection, changes: Changes) -> None:
         new = {task.id for task in changes.new}
@@ -141,7 +146,7 @@ class Store:
     def _write_attempts(self, connection: Connection, changes: Changes) -> None:
         if changes.attempts:
             rows = [attempt_row(task.seq, attempt) for task, attempt in changes.attempts]
-            self._upsert(connection, _attempts, rows, ("task_seq", "attempt"))
+            connection.execute(self._upsert_attempt, rows)
 
     def _write_dependencies(self, connection: Connection, changes: Changes) -> None:
         edges = [
@@ -150,15 +155,9 @@ class Store:
             for dependency in set(task.spec.depends_on)
         ]
         if edges:
-            self._upsert(connection, _dependencies, edges, ("depends_on", "task_id"))
+            connection.execute(self._upsert_dependency, edges)
         for chunk in _chunks(changes.met):
             connection.execute(update(_dependencies).where(_dependencies.c.depends_on.in_(chunk)).values(met=True))
-
-    def _upsert(self, connection: Connection, table: Any, rows: list[dict[str, Any]], key: tuple[str, ...]) -> None:
-        dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(table)
-        kept = {c.name: statement.excluded[c.name] for c in table.c if c.name not in key}
-        connection.execute(statement.on_conflict_do_update(index_elements=key, set_=kept), rows)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -255,6 +254,15 @@ class Store:
     def _read(self, connection: Connection, where: Any, *order: Any, limit: int | None = None) -> list[Task]:
         rows = connection.execute(select(_tasks).where(where).order_by(*order).limit(limit)).mappings().all()
         return tasks_of(connection, rows)
+
+
+def _upsert(engine: Engine, table: Table) -> Any:
+    """Insert a row, or replace what stands under its primary key."""
+    dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table)
+    key = [column.name for column in table.primary_key]
+    rest = {column.name: statement.excluded[column.name] for column in table.c if column.name not in key}
+    return statement.on_conflict_do_update(index_elements=key, set_=rest)
 
 
 def tasks_of(connection: Connection, rows: Sequence[Row]) -> list[Task]:

@@ -346,8 +346,7 @@ class Machine:
             task.result = result.result
             self._record(task, task.end_attempt(now, "completed"))
             if task.duration is not None:
-                llm.learn(task.duration)
-                self._changes.llms[llm.name] = llm
+                llm.learn(task.duration)  # stored with the next beat
             self._finish(task, Trigger.COMPLETE, now)
             return
         error = result.error or Failure(type="stopped", message="the worker gave the task up")
