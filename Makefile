@@ -2,6 +2,7 @@
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
+PEERS := .venv/peers/installed
 
 .PHONY: help demo test check bench clean
 
@@ -29,8 +30,14 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED)
-	@set -e; for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+# The systems that Fluffle is compared with.
+$(PEERS): benchmarks/requirements.txt | $(INSTALLED)
+	@$(BIN)/python -m venv .venv/peers
+	@.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	@touch $@
+
+bench: $(PEERS)
+	@set -e; for program in benchmarks/[!_]*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
 
 clean:
 	rm -rf .venv dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \

@@ -1,9 +1,11 @@
 """The reference pages say what the code says."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import get_args
 
+import click
 import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -20,6 +22,8 @@ from coordinator.outbox import Keep
 from coordinator.render import messages as messages_of
 from coordinator.reports import summary
 from coordinator.upgrade import upgrade
+from fluffle.cli.main import cli
+from fluffle.config import LLMTable, load
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "examples/README.md"])
@@ -140,6 +144,15 @@ def test_every_setting_is_described_with_its_default() -> None:
             assert described[f"FLUFFLE_{field.upper()}"].replace(",", "") == default
 
 
+def test_every_key_of_an_llm_in_the_configuration_file_is_described() -> None:
+    page = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    assert {key for keys, *_ in table_after("llm", page) for key in code(keys)} == LLMTable.model_fields.keys()
+
+
+def test_the_team_of_the_examples_can_be_read() -> None:
+    assert set(load(ROOT / "examples/fluffle.toml").llms) == {"ada", "bela", "cleo"}
+
+
 def test_the_glossary_is_in_order_and_every_word_of_it_is_used_elsewhere() -> None:
     glossary = ROOT / "docs/glossary.md"
     words = re.findall(r"^- \*\*(.+?)\*\*: ", glossary.read_text(encoding="utf-8"), re.MULTILINE)
@@ -151,6 +164,38 @@ def test_the_glossary_is_in_order_and_every_word_of_it_is_used_elsewhere() -> No
 def test_every_state_has_its_place_in_the_glossary() -> None:
     entry = (ROOT / "docs/glossary.md").read_text(encoding="utf-8").split("**state**", 1)[1].split("\n- ", 1)[0]
     assert set(code(entry)) == {str(state) for state, _ in TRANSITIONS}
+
+
+def commands(page: Path) -> list[str]:
+    """Every command line of the program in a page's blocks and between its backticks."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"^(?: {4})?(fluffle .+)$|`(fluffle [^`]+)`", text, re.MULTILINE)
+    return [line or inline for line, inline in found]
+
+
+@pytest.mark.parametrize(
+    ("page", "line"),
+    [
+        pytest.param(page, line, id=f"{page.stem}: {line}")
+        for page in PAGES
+        for line in commands(page)
+        if not re.search(r"[\[|…]", line)  # a synopsis, not a command
+    ],
+)
+def test_every_command_is_one_that_the_program_takes(page: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(page.parent if page.parent.name == "examples" else ROOT)
+    monkeypatch.setattr(
+        click.Path, "convert", lambda self, value, param, ctx: value
+    )  # some pages have you write the file
+    command: click.Command = cli
+    context = click.Context(command)
+    _, *words = shlex.split(line, comments=True)
+    while isinstance(command, click.Group) and words:
+        name, found, words = command.resolve_command(context, words)
+        assert found is not None
+        command, context = found, click.Context(found, parent=context, info_name=name)
+    if not isinstance(command, click.Group):
+        command.make_context(context.info_name, words, parent=context.parent)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
