@@ -200,13 +200,14 @@ class Worker:
         self._leave_if_done()
 
     def _leave_if_done(self) -> None:
-        reported = not self._workload.in_hand and not self._reporter.unconfirmed_results
-        on_disk = self._stopping and not self._workload.running and not self._link.connected
-        if self._draining and (reported or on_disk):
-            self._left.set()
+        if self._draining:
+            reported = self._workload.empty and not self._reporter.unconfirmed_results
+            on_disk = self._stopping and not self._workload.running and not self._link.connected
+            if reported or on_disk:
+                self._left.set()
 
     async def _say_goodbye(self) -> None:
-        if not self._workload.in_hand and self._link.connected:
+        if self._workload.empty and self._link.connected:
             with suppress(BrokerError, TimeoutError):
                 async with asyncio.timeout(_GOODBYE_WITHIN):
                     await self._reporter.goodbye()

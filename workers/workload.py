@@ -61,6 +61,11 @@ class Workload:
         return [Holding(task_id=task_id, attempt=attempt) for task_id, attempt in self._in_hand]
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing is in hand."""
+        return not self._in_hand
+
+    @property
     def running(self) -> int:
         """How many attempts were claimed and are not over."""
         return self._running
