@@ -1,0 +1,91 @@
+"""The commands of the pages, run as they stand there, against a real coordinator and a demo LLM."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.node import private_node
+from tests.support.processes import fluffle
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment of a user on whose private node a coordinator and the LLM ada are at work."""
+    folder = tmp_path_factory.mktemp("examples")
+    with (
+        private_node(folder) as node,
+        fluffle("coordinator", url=node.url, state=folder, until="ready"),
+        fluffle("worker", "ada", "--model", "demo", "--skills", "summarise", url=node.url, state=folder),
+    ):
+        programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+        yield {**os.environ, "PATH": programs, "FLUFFLE_AMQP_URL": node.url, "FLUFFLE_STATE_DIR": str(folder)}
+
+
+def blocks(page: Path, heading: str) -> str:
+    """The shell commands under a heading of a page."""
+    _, found, rest = page.read_text(encoding="utf-8").partition(f"\n## {heading}\n")
+    assert found, f"{page} has no heading {heading!r}"
+    return "\n".join(re.findall(r"^```sh\n(.*?)^```", rest.split("\n## ", 1)[0], re.MULTILINE | re.DOTALL))
+
+
+def run(commands: str, *, folder: Path, environment: dict[str, str]) -> str:
+    """What the commands print, run by a shell in that folder. Fails when one of them does."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def needs(program: str, package: str) -> None:
+    """Leave the test out where an external program is missing."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed; it is in the package {package}")
+
+
+def test_the_shell_example_prints_the_answer(environment: dict[str, str]) -> None:
+    needs("amqp-publish", "amqp-tools")
+    printed = run(blocks(EXAMPLES / "README.md", "Shell"), folder=EXAMPLES, environment=environment)
+    assert '"status":"completed"' in printed
+    assert "demo (offline extractive summariser)" in printed
+
+
+def test_the_commands_of_the_readme_for_any_client_print_the_answer(environment: dict[str, str]) -> None:
+    needs("amqp-publish", "amqp-tools")
+    printed = run(blocks(ROOT / "README.md", "From any AMQP client"), folder=ROOT, environment=environment)
+    assert '"status":"completed"' in printed
+
+
+def test_the_plain_pika_example_prints_the_answer(environment: dict[str, str]) -> None:
+    printed = run(blocks(EXAMPLES / "README.md", "Python, with plain pika"), folder=EXAMPLES, environment=environment)
+    assert re.search(r"^task.accepted: .+\ntask.completed: .+", printed)
+
+
+def test_the_node_example_prints_the_answer(environment: dict[str, str]) -> None:
+    needs("node", "nodejs")
+    if not (EXAMPLES / "node/node_modules/amqplib").is_dir():
+        pytest.skip("amqplib is not installed: npm install --prefix examples/node")
+    _, example = blocks(EXAMPLES / "README.md", "Node").splitlines()
+    assert re.search(r"^task.accepted: .+\ntask.completed: .+", run(example, folder=EXAMPLES, environment=environment))
+
+
+def test_the_commands_of_the_quickstart_give_the_llm_work(environment: dict[str, str]) -> None:
+    printed = run(blocks(ROOT / "docs/quickstart.md", "Give it work"), folder=ROOT, environment=environment)
+    assert "demo (offline extractive summariser)" in printed
+    assert re.search(r"^ada\s+online\b", printed, re.MULTILINE)
+    assert re.search(r"^Completed tasks:\s+[1-9]", printed, re.MULTILINE)
