@@ -93,7 +93,7 @@ def heading(text: str) -> None:
 
 def styled(status: str) -> str:
     """A status in its colour, on a terminal."""
-    return click.style(status, fg=_COLOURS.get(status)) if _in_colour() else str(status)
+    return click.style(status, fg=_COLOURS.get(status)) if in_colour() else str(status)
 
 
 def complain(text: str) -> None:
@@ -158,9 +158,10 @@ def duration(seconds: float) -> str:
     return f"{rest} s"
 
 
-def _bold(text: str) -> str:
-    return click.style(text, bold=True) if _in_colour() else text
-
-
-def _in_colour() -> bool:
+def in_colour() -> bool:
+    """Whether to use colours: on a terminal without NO_COLOR."""
     return on_terminal() and not os.environ.get("NO_COLOR")
+
+
+def _bold(text: str) -> str:
+    return click.style(text, bold=True) if in_colour() else text

@@ -1,0 +1,69 @@
+"""`fluffle up`: everything in fluffle.toml, as one command."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+_COLOURS = ("cyan", "green", "magenta", "yellow", "blue")
+_TOLD_OTHERWISE = ("event", "level", "timestamp", "logger")
+
+
+@click.command()
+@click.option(
+    "--config",
+    "-c",
+    "path",
+    type=click.Path(path_type=Path),
+    default="fluffle.toml",
+    show_default=True,
+    help="The file to run.",
+)
+def up(*, path: Path) -> int:
+    """Run everything in fluffle.toml: RabbitMQ, the coordinator and the LLMs.
+
+    \b
+      [llm.atlas]
+      model = "ollama:llama3.2"
+      skills = { summarise = 0.9, review = 0.6 }
+      slots = 2
+
+    RabbitMQ is the private node, unless the file or FLUFFLE_AMQP_URL names another one. What the programs print is
+    shown with their names. One that ends is started again. Ctrl-C or SIGTERM: the LLMs finish what they have, then
+    the rest stops; a private node that ran before stays. A second one: the LLMs stop at once.
+    """
+    import asyncio
+
+    from fluffle.config import load
+    from fluffle.workforce import Workforce
+
+    configuration = load(path)
+    say = _printer(("up", "coordinator", *configuration.llms))
+    return asyncio.run(Workforce(configuration, say).run())
+
+
+def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
+    """Prints lines behind the names of the programs that they come from."""
+    from fluffle.cli.output import in_colour, on_terminal, plain
+
+    width = max(map(len, names))
+    colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
+
+    def say(name: str, line: str) -> None:
+        head = f"{name:<{width}} │ "
+        text = plain(_readable(line) if on_terminal() else line)
+        click.echo((click.style(head, fg=colours[name]) if in_colour() else head) + text)
+
+    return say
+
+
+def _readable(line: str) -> str:
+    """A line of a log in JSON as the event and what belongs to it; any other line as it is."""
+    try:
+        entry = json.loads(line)
+        rest = " ".join(f"{key}={value}" for key, value in entry.items() if key not in _TOLD_OTHERWISE)
+        level = "" if entry["level"] == "info" else f"{entry['level']}: "
+        return f"{level}{entry['event']}  {rest}".rstrip()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return line

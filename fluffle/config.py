@@ -1,0 +1,125 @@
+"""The file `fluffle.toml`: settings, and the LLMs that `fluffle up` runs."""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from broker.errors import ConfigurationError, Problem
+from broker.messages import Level, Name, Seconds, Tag, problems
+from broker.settings import Settings, load_settings
+
+FILE = "fluffle.toml"
+
+
+class LLMTable(BaseModel):
+    """A table `[llm.NAME]`. Exactly one of `model`, `exec` and `handler` says what the LLM is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str | None = Field(None, description="a model such as `ollama:llama3.2`, or `demo`, the offline one")
+    base_url: str | None = Field(None, description="the server of the model, where it is not the provider's own")
+    exec: str | None = Field(None, description="a command: prompt on its input, answer on its output")
+    handler: str | None = Field(None, description="a Python function, as `module:function`")
+    skills: dict[Tag, Level] = Field({}, description="a table of levels from 0 to 1, or a list of tags with level 1")
+    slots: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="tasks at the same time")
+    instructions: str | None = Field(None, description="how it is to work, as text")
+    instructions_file: str | None = Field(None, description="the same in a file, from the folder of `fluffle.toml` on")
+    description: str = Field("", description="what it is, for people who look at the list of LLMs")
+    timeout: Seconds | None = Field(None, description="seconds that a try may take if its task does not say")
+    env: dict[str, str] = Field({}, description="environment variables for its worker")
+
+    @field_validator("skills", mode="before")
+    @classmethod
+    def _tags_are_skills_of_level_1(cls, value: Any) -> Any:
+        return dict.fromkeys(value, 1.0) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _must_make_sense(self) -> Self:
+        if sum(way is not None for way in (self.model, self.exec, self.handler)) != 1:
+            raise ValueError("needs exactly one of model, exec and handler")
+        if self.base_url is not None and self.model is None:
+            raise ValueError("base_url goes with model")
+        if self.instructions is not None and self.instructions_file is not None:
+            raise ValueError("has both instructions and instructions_file")
+        return self
+
+    def options(self, instructions: Path | None) -> list[str]:
+        """The options of `fluffle worker` for this LLM, with its instructions in that file."""
+        skills = ",".join(f"{tag}={level:g}" for tag, level in self.skills.items())
+        values = {
+            "--model": self.model,
+            "--base-url": self.base_url,
+            "--exec": self.exec,
+            "--handler": self.handler,
+            "--skills": skills or None,
+            "--slots": str(self.slots),
+            "--instructions": None if instructions is None else str(instructions),
+            "--description": self.description or None,
+            "--timeout": None if self.timeout is None else f"{self.timeout:g}",
+        }
+        return [f"{option}={value}" for option, value in values.items() if value is not None]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    fluffle: dict[str, Any] = {}
+    llm: dict[Name, LLMTable] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a `fluffle.toml` says. `given` names the settings that it has; `folder` is where it lies."""
+
+    settings: Settings
+    given: frozenset[str]
+    llms: dict[str, LLMTable]
+    folder: Path
+
+
+def load(path: Path) -> Configuration:
+    """Read the file. Raises ConfigurationError that names everything that is wrong with it by its path."""
+    try:
+        with path.open("rb") as file:
+            tables = tomllib.load(file)
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f'there is no {path}: write one with a table such as [llm.atlas] and model = "demo" in it, '
+            "or name another with -c"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    try:
+        content = _File.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigurationError(_told(path, map(_with_suggestion, problems(error)))) from error
+    if unknown := [key for key in content.fluffle if key not in Settings.model_fields]:
+        raise ConfigurationError(_told(path, (_unknown(f"fluffle.{key}", Settings.model_fields) for key in unknown)))
+    try:
+        settings = load_settings(content.fluffle)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    return Configuration(settings, frozenset(content.fluffle), content.llm, path.absolute().parent)
+
+
+def _told(path: Path, found: Iterable[Problem]) -> str:
+    return f"{path}: " + "; ".join(map(str, found))
+
+
+def _with_suggestion(problem: Problem) -> Problem:
+    """An unknown key, with what may have been meant; every other problem as it is."""
+    if problem.message != "unknown field":
+        return problem
+    return _unknown(problem.path, LLMTable.model_fields if problem.path.startswith("llm.") else _File.model_fields)
+
+
+def _unknown(path: str, known: Iterable[str]) -> Problem:
+    near = get_close_matches(path.rpartition(".")[2], known, n=1)
+    return Problem(path, "unknown key" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"))

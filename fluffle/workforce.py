@@ -1,0 +1,129 @@
+"""RabbitMQ, the coordinator and the LLMs of a `fluffle.toml`, run as programs of their own."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import SecretStr
+
+from broker.connection import Link
+from broker.errors import NodeError
+from broker.node import PrivateNode
+from broker.settings import PREFIX
+from broker.topology import SHARED
+from fluffle.config import Configuration
+from fluffle.supervisor import Program
+
+INTERRUPTED = 130  # exit code after a second Ctrl-C
+
+_LOOK_EVERY = 5.0  # seconds between two looks at the private node
+
+
+class Workforce:
+    """All of it, until SIGINT or SIGTERM. The first of them lets the LLMs finish, the second stops them at once."""
+
+    def __init__(self, configuration: Configuration, say: Callable[[str, str], None]) -> None:
+        """`say(name, line)` is called with what the programs print and what becomes of them."""
+        self._configuration = configuration
+        self._say = say
+        self._stop = asyncio.Event()
+        self._signals = 0
+        self._llms: list[Program] = []
+
+    async def run(self) -> int:
+        """Run everything; returns the exit code. Raises ConfigurationError and NodeError when it cannot start."""
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(signum, self._on_signal)
+        with TemporaryDirectory(prefix="fluffle-up-") as folder:
+            async with self._broker() as url:
+                await self._run_programs(url, Path(folder))
+        return 0 if self._signals == 1 else INTERRUPTED
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._say("up", "stopping; the LLMs finish what they have, Ctrl-C again stops them at once")
+            self._stop.set()
+        else:
+            for llm in self._llms:
+                llm.stop(signal.SIGTERM if self._signals == 2 else signal.SIGKILL)
+
+    async def _run_programs(self, url: str, folder: Path) -> None:
+        environment = self._settings(url)
+        coordinator = Program("coordinator", _fluffle("coordinator"), environment, self._say)
+        for name, table in self._configuration.llms.items():
+            options = table.options(self._instructions(name, folder))
+            self._llms.append(Program(name, _fluffle("worker", name, *options), environment | table.env, self._say))
+        async with asyncio.TaskGroup() as programs:
+            programs.create_task(coordinator.run())
+            llms = [programs.create_task(llm.run()) for llm in self._llms]
+            await self._stop.wait()
+            for llm in self._llms:
+                llm.stop()
+            await asyncio.gather(*llms)
+            coordinator.stop()  # last, so that it records how the LLMs' tasks ended
+
+    def _settings(self, url: str) -> dict[str, str]:
+        """The settings that the file has, as variables for the programs."""
+        variables = {}
+        for field in self._configuration.given:
+            value = getattr(self._configuration.settings, field)
+            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            variables[f"{PREFIX}{field.upper()}"] = text
+        return variables | {f"{PREFIX}AMQP_URL": url}
+
+    def _instructions(self, name: str, folder: Path) -> Path | None:
+        """The file with the instructions of an LLM."""
+        table = self._configuration.llms[name]
+        if table.instructions_file is not None:
+            return self._configuration.folder / table.instructions_file
+        if table.instructions is None:
+            return None
+        file = folder / f"{name}.txt"
+        file.write_text(table.instructions, encoding="utf-8")
+        return file
+
+    # -- the broker ------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _broker(self) -> AsyncIterator[str]:
+        """The URL of RabbitMQ; of the private node when no other is set, started here and then stopped again."""
+        settings = self._configuration.settings
+        if settings.amqp_url is not None:
+            yield settings.amqp_url.get_secret_value()
+            return
+        node = PrivateNode(settings.state_dir)
+        ran_before = node.status().state == "running"
+        if not ran_before:
+            self._say("up", "starting a private RabbitMQ node")
+        url = await asyncio.to_thread(node.start)
+        async with Link(url, name="fluffle up") as link:
+            await link.declare(SHARED)  # so that no LLM comes before what it connects to
+        keeping = asyncio.create_task(self._keep(node))
+        try:
+            yield url
+        finally:
+            keeping.cancel()
+            if not ran_before:
+                self._say("up", "stopping the private RabbitMQ node")
+                await asyncio.to_thread(node.stop)
+
+    async def _keep(self, node: PrivateNode) -> None:
+        """Start the node again when it crashes."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            if (await asyncio.to_thread(node.status)).state != "crashed":
+                continue
+            self._say("up", "the private RabbitMQ node crashed; starting it again")
+            try:
+                await asyncio.to_thread(node.start)
+            except NodeError as error:
+                self._say("up", str(error))
+
+
+def _fluffle(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "fluffle", *arguments]
