@@ -187,7 +187,8 @@ async def test_a_stopped_command_has_time_to_clean_up(tmp_path: Path) -> None:
 
 async def test_a_command_that_ignores_sigterm_is_killed_after_the_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "GRACE", 0.2)
-    async with running(shell("trap '' TERM; echo $$; while :; do sleep 0.01; done")) as (task, pids):
+    stubborn = "trap '' TERM; while :; do sleep 0.01; done & echo $$ $!; wait"  # a child inherits what is ignored
+    async with running(shell(stubborn)) as (task, pids):
         task.cancel()
         await asyncio.wait([task])
         await until(lambda: all(map(is_gone, pids)))

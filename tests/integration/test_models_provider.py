@@ -36,7 +36,7 @@ async def failure(server: OpenAIServer, *replies: Text | Refusal, **job: Any) ->
 
 
 async def test_a_streamed_answer_with_its_usage(server: OpenAIServer) -> None:
-    server.script(Text("Hel", "lo", " there", input_tokens=21, output_tokens=3))
+    server.script(Text("Hel", "lo", " there", usage=(21, 3)))
     pieces: list[str] = []
     llm = llm_at(server.url)
     answer = await llm.run(Job("t-1", 1, "Say hello.", inputs={"text": "x"}, instructions="Be brief."), pieces.append)
@@ -49,6 +49,17 @@ async def test_a_streamed_answer_with_its_usage(server: OpenAIServer) -> None:
     assert [message["role"] for message in request.body["messages"]] == ["system", "user"]
     assert request.body["messages"][0]["content"] == "Be brief."
     assert "<inputs>" in request.body["messages"][1]["content"]
+
+
+async def test_usage_is_unknown_where_the_server_does_not_tell(server: OpenAIServer) -> None:
+    server.script(Text("Hello", usage=None))
+    assert await run(server) == Answer("Hello", None)
+
+
+async def test_a_model_may_think_in_silence_as_long_as_its_job_may_take(server: OpenAIServer) -> None:
+    server.script(Text("Hello"))
+    await run(server, timeout=3600.0)
+    assert float(server.requests[0].headers["x-stainless-read-timeout"]) == 3600
 
 
 async def test_the_text_is_shown_before_the_answer_is_complete(server: OpenAIServer) -> None:

@@ -18,11 +18,14 @@ from typing import Any, Self
 
 
 class Text:
-    """An answer in these pieces. `finish` is the reason it ends: `stop`, `length`, `content_filter`."""
+    """An answer in these pieces. `finish` is why it ends: `stop`, `length`, `content_filter`.
 
-    def __init__(self, *pieces: str, input_tokens: int = 11, output_tokens: int = 7, finish: str = "stop") -> None:
+    `usage` is (input tokens, output tokens), or None as from a server that does not tell.
+    """
+
+    def __init__(self, *pieces: str, usage: tuple[int, int] | None = (11, 7), finish: str = "stop") -> None:
         self.pieces = pieces
-        self.usage = (input_tokens, output_tokens)
+        self.usage = usage
         self.finish = finish
 
     def deltas(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -178,7 +181,7 @@ def _chunk(model: str, delta: Mapping[str, Any], finish: str | None = None) -> d
 
 def _ending(model: str, reply: Text, request: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | str]:
     yield _chunk(model, {}, reply.finish)
-    if (request.get("stream_options") or {}).get("include_usage"):
+    if reply.usage and (request.get("stream_options") or {}).get("include_usage"):
         prompt, completion = reply.usage
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
         yield {**_envelope(model), "choices": [], "usage": usage}

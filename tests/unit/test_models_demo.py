@@ -102,6 +102,18 @@ def test_a_sentence_that_says_the_same_as_a_chosen_one_gives_way_to_another() ->
     assert best_sentences([said, said, other, "Carrots are orange."], [], 2) == [said, other]
 
 
+def test_what_the_headings_name_matters_more() -> None:
+    foxes, owls = "Foxes eat hens in the dark wood at night.", "Owls eat mice in the dark wood at night."
+    assert best_sentences([foxes, owls], [], 1) == [foxes]
+    assert best_sentences([foxes, owls], ["Owls"], 1) == [owls]
+
+
+@pytest.mark.parametrize("fragment", ["The broker keeps messages for rabbits:", "Broker, messages, rabbits"])
+def test_a_whole_sentence_is_preferred_to_a_fragment(fragment: str) -> None:
+    whole = "The broker keeps messages for rabbits that sleep until the morning comes."
+    assert best_sentences([fragment, whole], [], 1) == [whole]
+
+
 def test_key_terms_are_the_words_a_text_is_about() -> None:
     sentences, headings = read_prose(README)
     terms = key_terms(sentences, headings, 4)

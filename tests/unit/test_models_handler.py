@@ -162,7 +162,20 @@ async def test_an_async_function_is_cancelled_when_its_job_is_stopped(module: Wr
     assert sys.modules[name].ended.is_set()
 
 
-async def test_a_stopped_job_does_not_wait_for_its_sync_function_and_drops_what_it_returns(module: Write) -> None:
+async def test_a_function_in_a_thread_sees_the_context_of_its_job(module: Write) -> None:
+    name = module(
+        "from contextvars import ContextVar\ntrace = ContextVar('trace')\ndef answer(job):\n    return trace.get()\n"
+    )
+    llm = HandlerLLM(f"{name}:answer")
+    sys.modules[name].trace.set("00-4bf9")
+    assert (await run(llm)).result == "00-4bf9"
+
+
+async def test_a_stopped_job_does_not_wait_for_its_sync_function_and_drops_what_it_returns(
+    module: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashes: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", crashes.append)
     name = module(
         "import threading\n"
         "started, gate = threading.Event(), threading.Event()\n"
@@ -179,6 +192,7 @@ async def test_a_stopped_job_does_not_wait_for_its_sync_function_and_drops_what_
     sys.modules[name].gate.set()
     await asyncio.to_thread(thread.join, 10)
     assert not thread.is_alive()
+    assert crashes == []
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,6 @@ def best_sentences(sentences: Sequence[str], headings: Sequence[str], count: int
     vectors = _vectors(sentences)
     centroid = _centroid(vectors, headings)
     scores = [_dot(vector, centroid) * _form(text) for vector, text in zip(vectors, sentences, strict=True)]
-    if scores:
-        scores[0] *= 1.15  # what a text opens with is often what it is about
     repeats = [0.0] * len(sentences)
     left = set(range(len(sentences)))
     while left and len(sentences) - len(left) < count:
