@@ -319,9 +319,9 @@ async def test_a_link_that_closes_while_it_reconnects_leaves_no_connection(proxy
         proxy.hold()  # new connections are accepted and never answered
         proxy.break_connections()
         await until(lambda: False in states)
-        await until(lambda: proxy.connections > 0)
+        await until(lambda: bool(proxy.pairs))
     proxy.resume()
-    await until(lambda: proxy.connections == 0)
+    await until(lambda: not proxy.pairs)
 
 
 # -- hostile messages ----------------------------------------------------------------------------------------------

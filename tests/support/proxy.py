@@ -1,22 +1,65 @@
-"""A TCP proxy before a broker, to break its connections in a chosen moment and way."""
+"""A TCP proxy before a broker, to break or stop its connections in a chosen moment."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit, urlunsplit
 
+PUBLISHER, CONSUMER = 0, 1
+"""The connections of a link, in the order in which it opens them."""
+
+
+class Pair:
+    """A client's connection and its other half, to the broker. What is held is passed on later, or never."""
+
+    def __init__(self, writers: tuple[asyncio.StreamWriter, asyncio.StreamWriter]) -> None:
+        self._writers = writers
+        self._to_broker, self._to_client = asyncio.Event(), asyncio.Event()
+        self.resume()
+
+    def hold_what_is_sent(self) -> None:
+        """From now on the broker does not hear the client."""
+        self._to_broker.clear()
+
+    def hold_answers(self) -> None:
+        """From now on the client does not hear the broker."""
+        self._to_client.clear()
+
+    def resume(self) -> None:
+        self._to_broker.set()
+        self._to_client.set()
+
+    def abort(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def run(self, client: asyncio.StreamReader, broker: asyncio.StreamReader) -> None:
+        to_client, to_broker = self._writers
+        with suppress(asyncio.CancelledError):  # the test is over
+            await asyncio.gather(
+                self._pass_on(client, to_broker, self._to_broker), self._pass_on(broker, to_client, self._to_client)
+            )
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
+        try:
+            while data := await reader.read(65_536):
+                await flows.wait()
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            self.abort()
+
 
 class Proxy:
     """Passes bytes on until told otherwise. `url` is the broker's, by way of the proxy."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
         self.broker_url = url
-        self._target = (parts.hostname or "127.0.0.1", parts.port or 5672)
-        self._parts = parts
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self.pairs: list[Pair] = []  # those that are open, oldest first
+        self._parts = urlsplit(url)
+        self._holding = False
         self._server: asyncio.Server | None = None
         self._port = 0
 
@@ -24,11 +67,6 @@ class Proxy:
     def url(self) -> str:
         credentials = self._parts.netloc.rpartition("@")[0]
         return urlunsplit(self._parts._replace(netloc=f"{credentials}@127.0.0.1:{self._port}"))
-
-    @property
-    def connections(self) -> int:
-        """How many clients are connected."""
-        return len(self._writers) // 2
 
     async def open(self) -> None:
         """Accept connections, on the same port as before."""
@@ -43,38 +81,35 @@ class Proxy:
 
     def break_connections(self) -> None:
         """Break every connection; new ones are accepted."""
-        for writer in self._writers:
-            writer.transport.abort()
+        for pair in self.pairs:
+            pair.abort()
 
     def hold(self) -> None:
-        """Swallow everything from now on, as a network does that has lost its way; connections stay open."""
-        self._flowing.clear()
+        """Pass nothing on, as a network that has lost its way; connections stay open, and new ones are accepted."""
+        self._holding = True
+        for pair in self.pairs:
+            pair.hold_what_is_sent()
+            pair.hold_answers()
 
     def resume(self) -> None:
         """Pass on what was held and all that follows."""
-        self._flowing.set()
+        self._holding = False
+        for pair in self.pairs:
+            pair.resume()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            broker_reader, broker_writer = await asyncio.open_connection(*self._target)
+            broker_reader, broker_writer = await asyncio.open_connection(self._parts.hostname, self._parts.port)
         except OSError:
             writer.transport.abort()
             return
-        self._writers |= {writer, broker_writer}
-        with suppress(asyncio.CancelledError):  # the test is over
-            await asyncio.gather(self._pass_on(reader, broker_writer), self._pass_on(broker_reader, writer))
-        self._writers -= {writer, broker_writer}
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65_536):
-                await self._flowing.wait()
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.transport.abort()
+        pair = Pair((writer, broker_writer))
+        self.pairs.append(pair)
+        if self._holding:
+            pair.hold_what_is_sent()
+            pair.hold_answers()
+        await pair.run(reader, broker_reader)
+        self.pairs.remove(pair)
 
 
 @asynccontextmanager
