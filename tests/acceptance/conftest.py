@@ -1,0 +1,38 @@
+"""What the acceptance tests share: a RabbitMQ, and a site of real processes on it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.amqp import Amqp, amqp
+from tests.support.ledger import Ledger
+from tests.support.node import NodeInfo, private_node
+from tests.support.site import Site, site_on
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeInfo]:
+    """A broker that runs as long as the tests. A test that kills it starts it again."""
+    with private_node(tmp_path_factory.mktemp("rabbitmq")) as node:
+        yield node
+
+
+@pytest.fixture
+def site(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
+    """A place for coordinators and workers, with everything at its default."""
+    with site_on(rabbitmq, tmp_path) as site:
+        yield site
+
+
+@pytest.fixture
+def ledger(site: Site) -> Ledger:
+    """The checker of that site."""
+    return Ledger(site)
+
+
+@pytest.fixture
+def client(site: Site) -> Iterator[Amqp]:
+    """A plain AMQP client of that site's broker."""
+    with amqp(site.url) as client:
+        yield client

@@ -1,0 +1,151 @@
+"""A plain AMQP client, as anybody might write one with pika, that can also send what pika would not."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pika
+from pika.exceptions import ChannelClosedByBroker
+from pika.spec import BasicProperties
+
+from tests.support.processes import until
+
+
+@dataclass(frozen=True)
+class Message:
+    """What was taken from a queue."""
+
+    exchange: str
+    routing_key: str
+    properties: BasicProperties
+    body: bytes
+
+    @property
+    def type(self) -> str:
+        return str(self.properties.type)
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        return self.properties.headers or {}
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class RawProperties(BasicProperties):  # type: ignore[misc]  # pika has no type information
+    """AMQP properties as the bytes that they are on the wire: flags and values (AMQP 0-9-1, 2.3.5.2)."""
+
+    def __init__(self, encoded: bytes) -> None:
+        super().__init__()
+        self._encoded = encoded
+
+    def encode(self) -> list[bytes]:
+        return [self._encoded]
+
+
+class Amqp:
+    """One connection with one channel, publishing with confirms."""
+
+    def __init__(self, url: str) -> None:
+        parameters = pika.URLParameters(url)
+        parameters.heartbeat = 0  # nobody answers while a test does something else
+        self._connection = pika.BlockingConnection(parameters)
+        self._open_channel()
+
+    def _open_channel(self) -> None:
+        self._channel = self._connection.channel()
+        self._channel.confirm_delivery()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def publish(self, exchange: str, key: str | bytes, body: Any, **properties: Any) -> None:
+        """Publish `body` (bytes as they are, anything else as JSON) and wait until the broker has it.
+
+        `properties` are those of AMQP, or `raw` with their bytes.
+        """
+        encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
+        raw = properties.pop("raw", None)
+        self._channel.basic_publish(
+            exchange, key, encoded, RawProperties(raw) if raw is not None else BasicProperties(**properties)
+        )
+
+    def submit(self, task: Any, **properties: Any) -> None:
+        """Publish a task."""
+        self.publish("fluffle.tasks", "submit", task, **properties)
+
+    def queue(self, *bindings: tuple[str, str], name: str = "", durable: bool = False) -> str:
+        """A queue with these bindings (exchange, routing key): exclusive, or a quorum queue that survives a crash."""
+        arguments = {"x-queue-type": "quorum"} if durable else None
+        ok = self._channel.queue_declare(name, exclusive=not durable, durable=durable, arguments=arguments)
+        queue = str(ok.method.queue)
+        for exchange, key in bindings:
+            self._channel.queue_bind(queue, exchange, key)
+        return queue
+
+    def take(self, queue: str, *, within: float = 30) -> Message:
+        """The next message of a queue; waits for it."""
+        found: list[Message] = []
+
+        def look() -> bool:
+            found.extend(self._get(queue))
+            return bool(found)
+
+        until(look, f"a message in {queue}", within=within)
+        return found[0]
+
+    def take_all(self, queue: str) -> list[Message]:
+        """Everything that waits in a queue, taken out of it."""
+        found = []
+        while some := self._get(queue):
+            found += some
+        return found
+
+    def _get(self, queue: str) -> list[Message]:
+        method, properties, body = self._channel.basic_get(queue, auto_ack=True)
+        return [] if method is None else [Message(method.exchange, _text(method.routing_key), properties, body)]
+
+    def depth(self, queue: str) -> int:
+        """How many messages wait in a queue, without those that a consumer has and has not settled; 0 without it."""
+        try:
+            return int(self._channel.queue_declare(queue, passive=True).method.message_count)
+        except ChannelClosedByBroker:
+            self._open_channel()
+            return 0
+
+    def delete(self, *queues: str) -> None:
+        """Delete queues, as far as they exist."""
+        for queue in queues:
+            self._channel.queue_delete(queue)
+
+    def ask_directly(self, exchange: str, key: str, body: Any, answers: int, *, within: float = 30) -> list[Message]:
+        """Publish with RabbitMQ's direct reply-to; returns that many answers."""
+        found: list[Message] = []
+
+        def on_answer(_: Any, method: Any, properties: BasicProperties, answer: bytes) -> None:
+            found.append(Message(method.exchange, method.routing_key, properties, answer))
+
+        tag = self._channel.basic_consume("amq.rabbitmq.reply-to", on_answer, auto_ack=True)
+        self.publish(exchange, key, body, reply_to="amq.rabbitmq.reply-to", correlation_id="direct")
+        deadline = time.monotonic() + within
+        while len(found) < answers and time.monotonic() < deadline:
+            self._connection.process_data_events(time_limit=0.1)
+        self._channel.basic_cancel(tag)
+        return found
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+@contextmanager
+def amqp(url: str) -> Iterator[Amqp]:
+    """A client of the broker at `url`, closed at the end."""
+    client = Amqp(url)
+    try:
+        yield client
+    finally:
+        client.close()

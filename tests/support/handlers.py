@@ -1,0 +1,66 @@
+"""LLMs for tests: functions that leave a trace outside the system for everything that they do.
+
+The trace is a line in the file that EFFECTS names, see tests/support/ledger.py.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from workers.models.base import Job
+
+
+def write_effect(job: Job, what: str) -> str:
+    """Log that this attempt did `what`; returns a token that no other line has."""
+    token = secrets.token_hex(8)
+    line = {"task": job.task_id, "attempt": job.attempt, "what": what, "token": token, "pid": os.getpid()}
+    file = os.open(os.environ["EFFECTS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(file, json.dumps(line).encode() + b"\n")  # one write is one line, whoever else writes
+    finally:
+        os.close(file)
+    return token
+
+
+async def work(job: Job) -> str:
+    """Done at once; the result is the token of its effect."""
+    return write_effect(job, "done")
+
+
+def work_in_thread(job: Job) -> str:
+    """The same as a function that is not async."""
+    return write_effect(job, "done")
+
+
+async def wait_for_gate(job: Job) -> str:
+    """Done as soon as the file that the inputs name exists."""
+    write_effect(job, "started")
+    gate = Path(job.inputs["gate"])
+    while not gate.exists():  # noqa: ASYNC110, ASYNC240 - who makes the file is another process
+        await asyncio.sleep(0.01)
+    return write_effect(job, "done")
+
+
+def wait_for_gate_in_thread(job: Job) -> str:
+    """The same as a function that is not async."""
+    write_effect(job, "started")
+    gate = Path(job.inputs["gate"])
+    while not gate.exists():
+        time.sleep(0.01)
+    return write_effect(job, "done")
+
+
+def show_job(job: Job) -> dict[str, Any]:
+    """What the job brought."""
+    return {
+        "description": job.description,
+        "inputs": job.inputs,
+        "context": [{"id": above.id, "status": above.status, "result": above.result} for above in job.context],
+        "instructions": job.instructions,
+        "metadata": dict(job.metadata),
+        "skills": list(job.skills),
+    }

@@ -1,0 +1,102 @@
+"""A checker outside the system: what was submitted, what was really done, and whether the books agree.
+
+It knows the submissions because the test tells it, the effects because handlers append to its file (see
+tests/support/handlers.py), the completions that were announced because it has a queue of its own for them, and the
+books because it reads the database. It asks no part of the system.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from tests.support.amqp import Amqp, amqp
+from tests.support.site import Site
+
+ANNOUNCED = "ledger.completions"
+FINAL = ("completed", "failed", "cancelled")
+
+
+class Ledger:
+    """The ledger of one site. Give `env` to its workers."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._effects = site.state / "effects.jsonl"
+        self.env = {"EFFECTS": str(self._effects)}
+        self.submitted: set[str] = set()
+        self._announced: dict[str, set[str]] = {}  # ids of the events of every completed task
+        with amqp(site.url) as client:
+            client.queue(("fluffle.events", "task.completed.*"), name=ANNOUNCED, durable=True)
+        site.queues.add(ANNOUNCED)
+
+    def note(self, *task_ids: str) -> None:
+        """These tasks were submitted and accepted."""
+        self.submitted.update(task_ids)
+
+    def effects(self, what: str = "done") -> list[dict[str, str]]:
+        """Every effect of that kind, in the order in which they happened."""
+        if not self._effects.exists():
+            return []
+        lines = self._effects.read_text().splitlines()
+        return [effect for effect in map(json.loads, lines) if effect["what"] == what]
+
+    def problems(self, *, rejected: int = 0) -> list[str]:
+        """Everything that is not as it must be, once all is at rest and no process runs (see Site.drain).
+
+        `rejected` is how many messages there have to be in the rejected queue.
+        """
+        with amqp(self._site.url) as client:
+            self._hear(client)
+            depths = {queue: client.depth(queue) for queue in self._site.queues}
+        wanted = {queue: rejected if queue == "fluffle.rejected" else 0 for queue in depths}
+        return [
+            *(f"{queue} holds {depths[queue]} messages" for queue in depths if depths[queue] != wanted[queue]),
+            *self._tasks(),
+            *self._completions(),
+            *self._leases(),
+        ]
+
+    def _hear(self, client: Amqp) -> None:
+        for message in client.take_all(ANNOUNCED):
+            event = message.json()
+            self._announced.setdefault(event["subject"], set()).add(event["id"])
+
+    def _tasks(self) -> Iterator[str]:
+        """Accepted = completed + failed + cancelled."""
+        status = dict(self._site.select("select id, status from tasks"))
+        yield from _each("was accepted and is not in the books", self.submitted - status.keys())
+        yield from _each("is in the books and was not submitted", status.keys() - self.submitted)
+        yield from _each("is not over", [task_id for task_id in status if status[task_id] not in FINAL])
+
+    def _completions(self) -> Iterator[str]:
+        """A completed task has one completed attempt, one event that said so, and the result of a real effect."""
+        books = self._site.select("select id, result from tasks where status = 'completed'")
+        rows = self._site.select(
+            "select id, count(*) from attempts join tasks on seq = task_seq where outcome = 'completed' group by id"
+        )
+        recorded = Counter(dict(rows))
+        tokens: dict[str, set[str]] = {}
+        for effect in self.effects():
+            tokens.setdefault(effect["task"], set()).add(effect["token"])
+        completed = [task_id for task_id, _ in books]
+        yield from _each("was not recorded once", [task_id for task_id in completed if recorded[task_id] != 1])
+        yield from _each("is recorded and not completed", recorded.keys() - set(completed))
+        yield from _each(
+            "has a result that nobody made", [i for i, result in books if json.loads(result) not in tokens.get(i, ())]
+        )
+        yield from _each("was not announced once", [i for i in completed if len(self._announced.get(i, ())) != 1])
+        yield from _each("was announced and is not completed", self._announced.keys() - set(completed))
+
+    def _leases(self) -> Iterator[str]:
+        """Nobody holds anything any more, and nothing is left to publish."""
+        held = self._site.select("select name, instances from llms where instances != '{}'")
+        yield from (f"{name} still has instances: {instances}" for name, instances in held)
+        [(unsent,)] = self._site.select("select count(*) from outbox")
+        if unsent:
+            yield f"{unsent} batches are in the outbox"
+
+
+def _each(what: str, task_ids: Iterable[str]) -> Iterator[str]:
+    found = sorted(task_ids)
+    if found:
+        yield f"{len(found)} tasks: {what}: {', '.join(found[:5])}"

@@ -1,0 +1,97 @@
+"""A place to test in: a broker with Fluffle's queues empty, a state folder, and processes that end with the test."""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from broker.connection import Link
+from broker.topology import COORDINATOR, QUERIES, REJECTED, SHARED, work_queue
+from tests.support.amqp import amqp
+from tests.support.node import NodeInfo
+from tests.support.processes import Process, fluffle, until
+
+
+class Site:
+    """Coordinators and workers on one broker, with one database."""
+
+    def __init__(self, rabbitmq: NodeInfo, state: Path, **env: str) -> None:
+        self.rabbitmq = rabbitmq
+        self.url = rabbitmq.url
+        self.state = state
+        self.env = env
+        self.database = state / "fluffle.db"
+        self.coordinators: list[Process] = []
+        self.workers: list[Process] = []
+        self.queues = {REJECTED, COORDINATOR, QUERIES}
+        self._running = ExitStack()
+
+    def coordinator(self, *, until: str | None = "ready", **env: str) -> Process:
+        """Start a coordinator and wait until it has printed `until`."""
+        process = self._running.enter_context(
+            fluffle("coordinator", url=self.url, state=self.state, until=until, env={**self.env, **env})
+        )
+        self.coordinators.append(process)
+        return process
+
+    def worker(self, name: str, *options: str, **env: str) -> Process:
+        """Start a worker and wait until it is ready."""
+        self.queues.add(work_queue(name))
+        process = self._running.enter_context(
+            fluffle("worker", name, *options, url=self.url, state=self.state, until="ready", env={**self.env, **env})
+        )
+        self.workers.append(process)
+        return process
+
+    def select(self, query: str) -> list[Any]:
+        """Rows of the database, which is looked at from outside."""
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
+            return connection.execute(query).fetchall()
+
+    def drain(self, *, within: float = 60) -> None:
+        """Let everything come to rest, then end workers and coordinators in good order, so that no process is left.
+
+        Whatever somebody took from a queue and did not settle is in the queue again after that.
+        """
+        with amqp(self.url) as client:
+
+            def at_rest() -> bool:
+                return not client.depth(COORDINATOR) and not self.select("select 1 from llms where instances != '{}'")
+
+            _end(self.workers)
+            until(at_rest, "every worker has left and the coordinator's inbox is empty", within=within)
+        _end(self.coordinators)
+
+    def close(self) -> None:
+        """End every process and remove the queues."""
+        self._running.close()
+        with amqp(self.url) as client:
+            client.delete(*self.queues)
+
+
+def _end(processes: list[Process]) -> None:
+    running = [process for process in processes if process.alive]
+    for process in running:
+        process.terminate()
+    for process in running:
+        assert process.wait() == 0, f"{process.name} did not end well:\n{process.output}"
+
+
+@contextmanager
+def site_on(rabbitmq: NodeInfo, state: Path, **env: str) -> Iterator[Site]:
+    """A site whose processes get the settings `env`; its exchanges and queues are there, and empty."""
+    site = Site(rabbitmq, state, **env)
+    with amqp(site.url) as client:
+        client.delete(*site.queues)
+    asyncio.run(_declare(site.url))
+    try:
+        yield site
+    finally:
+        site.close()
+
+
+async def _declare(url: str) -> None:
+    async with Link(url, name="test") as link:
+        await link.declare(SHARED)
