@@ -79,6 +79,11 @@ async def test_the_command_knows_its_task(monkeypatch: pytest.MonkeyPatch) -> No
     assert answer.result == "t-1 3 k"
 
 
+async def test_the_command_has_a_session_of_its_own() -> None:
+    """So that Ctrl-C in the worker's terminal drains the worker and does not end the work in hand."""
+    assert (await run(python("import os; print(os.getsid(0) == os.getpid())"))).result == "True"
+
+
 async def test_text_is_shown_as_it_is_written(tmp_path: Path) -> None:
     shown: list[str] = []
 

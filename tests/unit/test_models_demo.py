@@ -108,10 +108,11 @@ def test_what_the_headings_name_matters_more() -> None:
     assert best_sentences([foxes, owls], ["Owls"], 1) == [owls]
 
 
-@pytest.mark.parametrize("fragment", ["The broker keeps messages for rabbits:", "Broker, messages, rabbits"])
-def test_a_whole_sentence_is_preferred_to_a_fragment(fragment: str) -> None:
-    whole = "The broker keeps messages for rabbits that sleep until the morning comes."
-    assert best_sentences([fragment, whole], [], 1) == [whole]
+def test_a_whole_sentence_is_preferred_to_a_fragment() -> None:
+    lead_in, whole = "Messages for rabbits:", "A broker keeps messages for rabbits until they come."
+    assert best_sentences([lead_in, whole, "Messages wait.", "Rabbits wait."], [], 1) == [whole]
+    list_item, whole = "Broker, messages, rabbits", "Rabbits read messages from the broker every morning."
+    assert best_sentences([list_item, "The broker keeps messages.", whole, "Rabbits trust it."], [], 1) == [whole]
 
 
 def test_key_terms_are_the_words_a_text_is_about() -> None:
