@@ -65,8 +65,8 @@ async def test_instructions_come_before_the_prompt() -> None:
     assert (await run(CommandLLM("cat"), instructions="Be brief.")).result == "Be brief.\n\nSay hello."
 
 
-async def test_only_the_last_newline_is_cut_off() -> None:
-    assert (await run(shell(r"printf ' one\n\ntwo \n'"))).result == " one\n\ntwo "
+async def test_only_the_newlines_at_the_end_are_cut_off() -> None:
+    assert (await run(shell(r"printf ' one\n\ntwo \n\n'"))).result == " one\n\ntwo "
 
 
 async def test_no_shell_looks_at_the_command_line() -> None:

@@ -30,7 +30,7 @@ class CommandLLM:
 
     It gets the instructions and the prompt on standard input as UTF-8, and the worker's environment with
     FLUFFLE_TASK_ID and FLUFFLE_ATTEMPT added. Exit code 0 means that standard output is the answer: text
-    without its last newline, or JSON where the task has an output schema. Any other code is a failure that
+    without the newlines at its end, or JSON where the task has an output schema. Any other code is a failure that
     another attempt may mend. When the command ends or is stopped, whatever it left in its process group gets
     SIGTERM and, GRACE seconds later, SIGKILL.
     """
