@@ -439,6 +439,29 @@ class _Half:
             return future.result()
         raise self.error or BrokerUnreachable()
 
+    async def depth(self, queue: str) -> int | None:
+        """How many messages wait in a queue, by a channel of its own: RabbitMQ closes the one that asks in vain."""
+        if self.connection is None or not self.connection.is_open:
+            raise self.error or BrokerUnreachable()
+        answered: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+
+        def on_depth(channel: Any, ok: Any) -> None:
+            _resolve(answered, int(ok.method.message_count))
+            channel.close()
+
+        def on_closed(error: BaseException) -> None:
+            if isinstance(error, ChannelClosedByBroker) and error.reply_code == 404:
+                _resolve(answered, None)
+            else:
+                _fail(answered, self._translated(error))
+
+        def on_open(channel: Any) -> None:
+            channel.add_on_close_callback(lambda _, error: on_closed(error))
+            channel.queue_declare(queue, passive=True, callback=partial(on_depth, channel))
+
+        self.connection.channel(on_open_callback=on_open)
+        return await self._or_lost(answered)
+
     # -- declarations and consumers --------------------------------------------------------------------------------
 
     async def declare(self, topology: Topology) -> None:
@@ -718,10 +741,9 @@ class Link:
         """
         return await self._consumer.consume(_Consumer(queue, on_delivery, prefetch, auto_ack))
 
-    async def depth(self, queue: str) -> int:
-        """How many messages wait in a queue. Raises BrokerError (and rebuilds the link) when it does not exist."""
-        ok = await self._consumer.rpc("queue_declare", queue, passive=True)
-        return int(ok.method.message_count)
+    async def depth(self, queue: str) -> int | None:
+        """How many messages wait in a queue; None when there is no such queue. Raises AccessRefused, BrokerError."""
+        return await self._consumer.depth(queue)
 
 
 def _fault(message: Outgoing, refusal: ChannelClosedByBroker) -> BrokerError | None:

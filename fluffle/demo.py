@@ -50,7 +50,7 @@ class Scene:
 
 def plan(files: Sequence[Path]) -> list[Scene]:
     """A scene for each file, then the editor's and the reviewer's. Raises ConfigurationError for an unreadable file."""
-    scenes = [Scene(path.name, _summary(path)) for path in files]
+    scenes = [Scene(_title(path), _summary(path)) for path in files]
     summaries = [scene.submission.id or "" for scene in scenes]
     edit = Submission(
         id=str(uuid7()),
@@ -67,6 +67,11 @@ def plan(files: Sequence[Path]) -> list[Scene]:
     return [*scenes, Scene("the digest", edit), Scene("the review", review)]
 
 
+def _title(path: Path) -> str:
+    """The path as people know it: relative to the current folder where it is inside it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def _summary(path: Path) -> Submission:
     try:
         text = path.read_bytes()[:MOST_BYTES].decode(errors="replace").replace("\x00", "")
@@ -76,9 +81,9 @@ def _summary(path: Path) -> Submission:
         raise ConfigurationError(f"{path} holds no text")
     return Submission(
         id=str(uuid7()),
-        description=f"Summarise {path.name}",
+        description=f"Summarise {_title(path)}",
         skills=["summarise"],
-        inputs={"title": path.name, "text": text},
+        inputs={"title": _title(path), "text": text},
         labels=["demo"],
     )
 

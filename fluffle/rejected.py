@@ -72,7 +72,7 @@ class Rejected:
 
 async def look(link: Link, limit: int = MOST) -> list[Rejected]:
     """The oldest messages of the queue, at most `limit`. They stay in it unless they are acked."""
-    count = min(await link.depth(REJECTED), limit, MOST)
+    count = min(await link.depth(REJECTED) or 0, limit, MOST)
     found: list[Rejected] = []
     if count == 0:
         return found

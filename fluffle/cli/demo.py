@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from broker.errors import FluffleError
+
 if TYPE_CHECKING:
     from fluffle.cli.demo_screen import Screen
     from fluffle.demo import Scene
 
 MOST_FILES = 8
 STOP_WITHIN = 15.0  # seconds
+
+Children = dict[str, tuple["subprocess.Popen[bytes]", Path]]  # by name: the process and its log
 
 
 @click.command()
@@ -43,19 +47,24 @@ def demo(*, files: tuple[Path, ...], model: str, base_url: str | None, command: 
     way = ["--exec", command] if command else ["--model", model, *(["--base-url", base_url] if base_url else [])]
     with ExitStack() as stage:
         url, state_dir = stage.enter_context(_broker())
-        stage.enter_context(_workforce(url, state_dir, way))
-        return asyncio.run(_play(url, scenes, Screen(scenes)))
+        children = stage.enter_context(_workforce(url, state_dir, way))
+        return asyncio.run(_play(url, scenes, Screen(scenes), children))
 
 
-async def _play(url: str, scenes: "list[Scene]", screen: "Screen") -> int:
-    from broker.connection import Link
+async def _play(url: str, scenes: "list[Scene]", screen: "Screen", children: "Children") -> int:
+    import asyncio
+
     from fluffle.cli.demo_screen import print_ending
     from fluffle.client import Client
     from fluffle.demo import Performance
+    from fluffle.opening import open_link
 
-    async with Link(url, name="fluffle demo") as link:
+    async with open_link(url, name="fluffle demo") as link:
         with screen:
-            await Performance(link, scenes, screen.changed).play()
+            playing = asyncio.create_task(Performance(link, scenes, screen.changed).play())
+            while not (await asyncio.wait([playing], timeout=0.5))[0]:
+                _must_live(children)
+            playing.result()
     async with Client(url) as client:
         report = await client.report("summary")
     print_ending(scenes, report)
@@ -64,7 +73,7 @@ async def _play(url: str, scenes: "list[Scene]", screen: "Screen") -> int:
 
 def _texts_here() -> list[Path]:
     here = Path.cwd()
-    found = [*sorted(here.glob("*.md")), *sorted(here.glob("*.txt")), *sorted(here.glob("docs/*.md"))]
+    found = [*sorted(here.glob("*.md")), *sorted(here.glob("docs/*.md"))] or sorted(here.glob("*.txt"))
     texts = [path for path in found if path.stat().st_size > 400][:MOST_FILES]
     if not texts:
         raise click.UsageError("there is no text here to work on: name some text files, `fluffle demo FILE…`")
@@ -89,7 +98,7 @@ def _broker() -> Iterator[tuple[str, Path]]:
 
 
 @contextmanager
-def _workforce(url: str, state_dir: Path, way: Sequence[str]) -> Iterator[None]:
+def _workforce(url: str, state_dir: Path, way: Sequence[str]) -> Iterator["Children"]:
     """The coordinator and the LLMs as processes; what they log goes to files in the state folder."""
     from fluffle.demo import CAST
 
@@ -99,11 +108,12 @@ def _workforce(url: str, state_dir: Path, way: Sequence[str]) -> Iterator[None]:
     for name, skills in CAST.items():
         levels = ",".join(f"{skill}={level}" for skill, level in skills.items())
         commands[name] = ["worker", name, "--skills", levels, *way]
-    children: dict[str, subprocess.Popen[bytes]] = {}
+    children: Children = {}
     try:
         for name, arguments in commands.items():
-            with open(state_dir / f"{name}.log", "wb") as log:
-                children[name] = subprocess.Popen(
+            path = state_dir / f"{name}.log"
+            with open(path, "wb") as log:
+                child = subprocess.Popen(
                     [sys.executable, "-m", "fluffle", *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -111,20 +121,25 @@ def _workforce(url: str, state_dir: Path, way: Sequence[str]) -> Iterator[None]:
                     env=environment,
                     start_new_session=True,
                 )
+            children[name] = (child, path)
         click.echo(f"Started the coordinator and the LLMs {', '.join(CAST)}.")
-        yield
+        yield children
     finally:
-        for name, child in children.items():
-            if child.poll() not in (None, 0):
-                words = (state_dir / f"{name}.log").read_text(errors="replace")
-                click.echo(f"{name} ended by itself: {words.strip()[-2000:]}", err=True)
-        _end(list(children.values()))
+        _end(children)
 
 
-def _end(children: "list[subprocess.Popen[bytes]]") -> None:
-    for child in children:
+def _must_live(children: "Children") -> None:
+    """Raises FluffleError, with what it printed, when one of the processes has ended."""
+    for name, (child, log) in children.items():
+        if child.poll() is not None:
+            words = log.read_text(errors="replace").strip()[-2000:]
+            raise FluffleError(f"{name} ended by itself (exit code {child.returncode}):\n{words}")
+
+
+def _end(children: "Children") -> None:
+    for child, _ in children.values():
         child.send_signal(signal.SIGTERM)
-    for child in children:
+    for child, _ in children.values():
         try:
             child.wait(STOP_WITHIN)
         except subprocess.TimeoutExpired:

@@ -62,7 +62,9 @@ def _cells(scene: Scene) -> list[str]:
     view = scene.view
     now = datetime.now(UTC)
     waited = (view.started_at or now) - view.submitted_at
-    ran = (view.finished_at or now) - view.started_at if view.started_at else None
+    ran = now - view.started_at if view.started_at else None
+    if view.attempts and view.attempts[-1].duration is not None:
+        ran = timedelta(seconds=view.attempts[-1].duration)
     return [
         plain(scene.title),
         styled(view.status),
