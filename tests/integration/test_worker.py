@@ -384,6 +384,7 @@ async def test_a_task_that_is_stopped_is_cancelled_while_it_runs_and_while_it_wa
         await coordinator.assign("t-1")
         await coordinator.next("claim", task_id="t-1")
         await coordinator.assign("t-2")
+        await coordinator.delivered()
         await coordinator.control(worker.instance, b"not a control message")
         await coordinator.stop(worker.instance, "t-unknown")
         await coordinator.stop(worker.instance, "t-1", attempt=2)
@@ -395,6 +396,23 @@ async def test_a_task_that_is_stopped_is_cancelled_while_it_runs_and_while_it_wa
         assert llm.running == 0
         await coordinator.assign("t-3", "and on")
         assert (await coordinator.next("result", task_id="t-3")).result == "and on"
+
+
+async def test_a_waiting_task_that_is_stopped_makes_no_room_for_another(
+    workers: Workers, coordinator: StandIn, llm: Scripted
+) -> None:
+    release = llm.waits("t-1", "t-2")
+    async with workers.one(slots=2) as worker:
+        for task_id in ("t-1", "t-2", "t-3", "t-4"):
+            await coordinator.assign(task_id)
+        await coordinator.delivered()
+        await coordinator.stop(worker.instance, "t-3")
+        assert (await coordinator.next("result", task_id="t-3")).outcome == "cancelled"
+        release.set()
+        await coordinator.next("result", task_id="t-4")
+    order = [(kind, message.task_id) for kind, message in coordinator.heard if kind in ("claim", "result")]
+    first_end = min(order.index(("result", "t-1")), order.index(("result", "t-2")))
+    assert order.index(("claim", "t-4")) > first_end
 
 
 async def test_a_result_over_the_limit_is_a_failure_that_says_so(
@@ -475,6 +493,7 @@ async def test_a_worker_that_is_drained_finishes_what_it_has_and_gives_back_the_
         await coordinator.assign("t-1")
         await coordinator.next("claim")
         await coordinator.assign("t-2")  # waits for the slot
+        await coordinator.delivered()
         await coordinator.drain(worker.instance)
         leaving = await coordinator.next("beat", draining=True)
         assert leaving.tasks == [Holding(task_id="t-1", attempt=1)]
@@ -591,6 +610,7 @@ async def test_an_unclaimed_assignment_that_is_redelivered_after_a_reconnect_is_
         await coordinator.assign("t-1")
         await until(lambda: llm.running == 1)
         await coordinator.assign("t-2", "waited")
+        await coordinator.delivered()
         proxy.pairs[CONSUMER].abort()
         await coordinator.until(lambda: len(coordinator.all("hello")) == 2)
         release.set()

@@ -108,6 +108,12 @@ class StandIn:
         with pika.BlockingConnection(self._parameters) as connection:
             connection.channel().queue_delete(COORDINATOR)
 
+    async def delivered(self) -> None:
+        """Wait until every assignment is on its way to a worker: what is sent to its instances now comes after it."""
+        async with asyncio.timeout(WITHIN):
+            while await self.depth(work_queue(self._llm)):  # noqa: ASYNC110 - RabbitMQ has no event for it
+                await asyncio.sleep(0.01)
+
     async def depth(self, queue: str) -> int | None:
         return await self._link.depth(queue)
 
