@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
 from broker.messages import (
+    FINAL,
     Cancel,
     LLMList,
     LLMsQuery,
@@ -35,6 +36,7 @@ from fluffle.correspondence import AT_ONCE, Correspondence, batched
 from fluffle.handle import Fields, TaskHandle
 from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Arrivals, Event, next_told, standing, subscription
 
+_LIVE = [status for status in Status if status not in FINAL]
 _UNANSWERED = 5_000  # most submissions of submit_many that await their answer
 
 W = TypeVar("W", bound=Wire)
@@ -188,13 +190,16 @@ class Client:
             return [view async for view in self.endings(*ids, label=label)]
 
     async def endings(self, *ids: str, label: str | None = None) -> AsyncIterator[TaskView]:
-        """The tasks with these ids and those with that label, each as soon as it is over, until all are.
+        """The tasks with these ids and those that have that label now, each as soon as it is over.
 
         Raises QueryRejected for an unknown id, and NoAnswer.
         """
-        if not ids and label is None:
+        chosen = set(ids)
+        if label is not None:
+            chosen |= {view.id async for view in self.tasks(label=[label])}
+        if not chosen:
             return
-        async with self._told(ENDINGS, ids, label) as events:
+        async with self._told(ENDINGS, chosen, None) as events:
             async for event in events:
                 if isinstance(event, Event) and event.data.status.is_final:
                     yield event.data
@@ -208,9 +213,9 @@ class Client:
                 async for event in events: ...
 
         It begins with how each of them stands, and tells that again after RabbitMQ was away, so no end is missed,
-        though one may be told twice. With neither ids nor a label it is about all tasks, from now on, without end.
-        With `progress`, it is also what the LLMs report while they work. Iterating raises QueryRejected for an
-        unknown id, and NoAnswer.
+        though one may be told twice. Where no task has the label yet, it waits for the first. With neither ids nor a
+        label it is about all tasks, from now on, without end. With `progress`, it is also what the LLMs report while
+        they work. Entering raises QueryRejected for an unknown id, and NoAnswer.
         """
         return self._told((*TASK_EVENTS, PROGRESS) if progress else TASK_EVENTS, ids, label)
 
@@ -220,34 +225,43 @@ class Client:
     ) -> AsyncIterator[AsyncIterator[Event | Progress]]:
         assert self._url is not None, "a client is used inside `async with`"
         async with subscription(self._url, f"{self._name} (watch)", sources) as arrivals:
-            everything = not ids and label is None
-            yield self._everything(arrivals) if everything else self._chosen(arrivals, set(ids), label)
+            if not ids and label is None:
+                yield self._everything(arrivals)
+                return
+            chosen = set(ids)
+            if label is not None:
+                chosen |= {view.id async for view in self.tasks(label=[label])}
+            yield self._chosen(arrivals, await self._views(chosen), label)
 
     async def _everything(self, arrivals: Arrivals) -> AsyncIterator[Event | Progress]:
         while True:
             if (told := await next_told(arrivals)) is not None:
                 yield told
 
-    async def _chosen(self, arrivals: Arrivals, live: set[str], label: str | None) -> AsyncIterator[Event | Progress]:
-        listed = False
-        while live or not listed:
+    async def _chosen(
+        self, arrivals: Arrivals, views: Collection[TaskView], label: str | None
+    ) -> AsyncIterator[Event | Progress]:
+        for view in views:
+            yield standing(view)
+        live = {view.id for view in views if not view.status.is_final}
+        begun = bool(views)
+        while live or not begun:
             told = await next_told(arrivals)
             if told is None:
-                if label is not None and not listed:
-                    live |= {view.id async for view in self.tasks(label=[label])}
-                listed = True
-                for view in await self._views(live):
-                    if view.status.is_final:
-                        live.remove(view.id)
-                    yield standing(view)
+                if label is not None:
+                    live |= {view.id async for view in self.tasks(label=[label], status=_LIVE)}
+                missed = [standing(view) for view in await self._views(live)]
             elif isinstance(told, Progress):
                 if told.task_id in live:
                     yield told
-            elif told.subject in live or (label in told.data.labels and not told.data.status.is_final):
-                live.add(told.subject)
-                if told.data.status.is_final:
-                    live.remove(told.subject)
-                yield told
+                continue
+            else:
+                missed = [told]
+            for event in missed:
+                if event.subject in live or (label in event.data.labels and not event.data.status.is_final):
+                    begun = True
+                    yield event
+                    (live.discard if event.data.status.is_final else live.add)(event.subject)
 
     async def _views(self, ids: Iterable[str]) -> list[TaskView]:
         views: list[TaskView] = []

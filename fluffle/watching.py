@@ -35,7 +35,7 @@ class Event(View):
 
 
 class Missed:
-    """Stands in a subscription where something may have been missed: at its start and after every reconnect."""
+    """Stands in a subscription where something may have been missed, because RabbitMQ was away."""
 
 
 MISSED = Missed()
@@ -44,7 +44,7 @@ Arrivals = asyncio.Queue[Delivery | Missed]
 
 @asynccontextmanager
 async def subscription(url: str, name: str, sources: Sequence[Binding]) -> AsyncIterator[Arrivals]:
-    """What comes by `sources` (bindings whose queue is made here) from now on, as a queue that begins with MISSED.
+    """What comes by `sources` (bindings whose queue is made here) from now on, as a queue.
 
     A delivery that was dealt with must be acked: no more than a thousand are under way. It has a link of its own,
     so that closing it leaves no queue behind.
@@ -60,7 +60,6 @@ async def subscription(url: str, name: str, sources: Sequence[Binding]) -> Async
     async with Link(url, name=name, on_state=on_state) as link:
         await link.declare(Topology(queues=(Queue(queue, exclusive=True),), bindings=bindings))
         await link.consume(queue, arrived.put_nowait, prefetch=_PREFETCH)
-        arrived.put_nowait(MISSED)
         yield arrived
 
 

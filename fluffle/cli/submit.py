@@ -9,7 +9,7 @@ from fluffle.cli.main import OK, TASK_FAILED
 from fluffle.cli.parameters import JSON, Duration, Moment, Names, flat
 from fluffle.cli.session import client, json_option, run
 
-file = click.File("rb")
+file = click.File("rb", lazy=True)
 
 
 @click.command()
@@ -21,7 +21,7 @@ file = click.File("rb")
 @click.option("--id", "task_id", metavar="ID", help="The id. Submitting an id again changes nothing.")
 @click.option("--skills", "-k", multiple=True, type=Names(), help="What the LLM must be able to do: python,review.")
 @click.option("--assignee", "-a", metavar="LLM", help="The LLM that does it; else one is chosen.")
-@click.option("--priority", "-p", type=click.IntRange(0, 9), metavar="0-9", help="Higher goes first.  [default: 4]")
+@click.option("--priority", "-p", type=click.IntRange(0, 9), metavar="N", help="Higher goes first.  [default: 4]")
 @click.option("--due", type=Moment(past=False), metavar="MOMENT", help="Wanted by then.")
 @click.option("--not-before", type=Moment(past=False), metavar="MOMENT", help="Not to be done earlier.")
 @click.option(

@@ -1,0 +1,75 @@
+"""The page docs/cli.md, made from the commands themselves: `python -m fluffle.cli.reference > docs/cli.md`."""
+
+from collections.abc import Iterator
+
+import click
+
+from fluffle.cli.lazy import LazyCommand
+from fluffle.cli.main import cli
+
+HEAD = """\
+# Commands
+
+This page is made by `python -m fluffle.cli.reference` from what the commands say with `--help`.
+
+## For all commands
+
+**Output.** On a terminal, lists are tables with colours, shortened to its width, and times are told as `3 min ago`. In
+a pipe they are lines of tab-separated values without headings, whole, with times in ISO 8601. `NO_COLOR` turns colours
+off. `--json` prints JSON. Results and lists go to standard output; errors, logs and progress bars to standard error. On
+a terminal, text that LLMs or strangers wrote is printed without control characters.
+
+**Exit codes.**
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | an error, told in one line |
+| 2 | wrong usage |
+| 3 | a task failed or was cancelled |
+| 4 | the time to wait ran out |
+| 130 | interrupted with Ctrl-C |
+
+**Which RabbitMQ.** The one of `FLUFFLE_AMQP_URL`, else the private node that `fluffle broker start` runs.
+[Settings](settings.md) lists all variables.
+
+**Completion.** The shell completes commands and options after one of these:
+
+```sh
+eval "$(_FLUFFLE_COMPLETE=bash_source fluffle)"             # ~/.bashrc
+eval "$(_FLUFFLE_COMPLETE=zsh_source fluffle)"              # ~/.zshrc
+_FLUFFLE_COMPLETE=fish_source fluffle | source              # ~/.config/fish/config.fish
+```
+"""
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    root = cli.make_context("fluffle", [], resilient_parsing=True)
+    return HEAD + "".join(f"\n{section}" for section in _sections(root))
+
+
+def _sections(context: click.Context) -> Iterator[str]:
+    """A section for every command below this one."""
+    group = context.command
+    assert isinstance(group, click.Group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, LazyCommand):
+            command = command.load()
+        assert command is not None
+        child = click.Context(command, info_name=name, parent=context, terminal_width=100)
+        if isinstance(command, click.Group):
+            yield f"## {child.command_path}\n\n{_prose(command)}\n"
+            yield from _sections(child)
+        else:
+            level = "##" if context.parent is None else "###"
+            yield f"{level} {child.command_path}\n\n```text\n{command.get_help(child)}\n```\n"
+
+
+def _prose(group: click.Group) -> str:
+    return "\n\n".join(" ".join(part.split()) for part in (group.help or "").split("\n\n"))
+
+
+if __name__ == "__main__":
+    click.echo(page(), nl=False)

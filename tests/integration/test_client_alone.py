@@ -1,0 +1,73 @@
+"""The client while there is no coordinator, and one that comes later."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from broker.connection import Link
+from broker.errors import NoAnswer
+from broker.ids import uuid7
+from broker.messages import Status
+from broker.topology import COORDINATOR, QUERIES, SHARED
+from fluffle.client import Client
+from tests.support.node import private_node
+from tests.support.processes import fluffle
+from tests.support.proxy import proxy_to
+
+WITHIN = 30.0  # seconds
+
+
+async def until_depth(link: Link, queue: str, depth: int) -> None:
+    async with asyncio.timeout(WITHIN):
+        while await link.depth(queue) != depth:  # noqa: ASYNC110 - RabbitMQ has no event for it
+            await asyncio.sleep(0.01)
+
+
+async def test_a_task_that_nobody_answers_is_done_when_a_coordinator_comes(amqp_url: str, tmp_path: Path) -> None:
+    task_id = uuid7()
+    async with Client(amqp_url, answer_timeout=0.2) as hasty:
+        with pytest.raises(NoAnswer, match=f"Task {task_id} is in RabbitMQ and will be done when a coordinator comes"):
+            await hasty.submit("anything", id=task_id, skills=["obey"])
+        with pytest.raises(
+            NoAnswer, match=r"no coordinator answered within 0\.2 s\. Start one with `fluffle coordinator`"
+        ):
+            await hasty.llms()
+    obey = ("--handler", "tests.support.obedient:obey", "--skills", "obey")
+    with (
+        fluffle("coordinator", url=amqp_url, state=tmp_path, until="ready"),
+        fluffle("worker", "obi", *obey, url=amqp_url, state=tmp_path),
+    ):
+        async with Client(amqp_url) as client:
+            [view] = await client.wait(task_id, timeout=WITHIN)
+    assert view.status is Status.COMPLETED
+
+
+async def test_answers_that_were_lost_with_the_connection_are_asked_for_again(amqp_url: str, tmp_path: Path) -> None:
+    async with Link(amqp_url, name="test") as link, proxy_to(amqp_url) as proxy, Client(proxy.url) as client:
+        await link.declare(SHARED)
+        tasks, queries = await link.depth(COORDINATOR) or 0, await link.depth(QUERIES) or 0
+        submitting = asyncio.create_task(client.submit("anything"))
+        asking = asyncio.create_task(client.llms())
+        await until_depth(link, COORDINATOR, tasks + 1)
+        await until_depth(link, QUERIES, queries + 1)
+        proxy.cut()
+        with fluffle("coordinator", url=amqp_url, state=tmp_path, until="ready"):
+            await until_depth(link, COORDINATOR, 0)
+            await until_depth(link, QUERIES, 0)
+            assert not submitting.done()
+            assert not asking.done()
+            await proxy.open()
+            assert (await submitting).view.status is Status.PENDING
+            assert await asking is not None
+
+
+async def test_a_broker_that_was_never_used_is_prepared(tmp_path: Path) -> None:
+    with private_node(tmp_path) as node:
+        if node.node is None:
+            pytest.skip("the broker may have been used")
+        async with Client(node.url, answer_timeout=0.2) as client:
+            with pytest.raises(NoAnswer, match="is in RabbitMQ"):
+                await client.submit("anything")
+        async with Link(node.url, name="test") as link:
+            assert await link.depth(COORDINATOR) == 1

@@ -1,0 +1,18 @@
+"""An LLM that does what the inputs of its task say."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from workers.models.base import Answer, Job, ModelError, Usage
+
+
+async def obey(job: Job) -> Answer:
+    """Wait until the file `until` exists, fail with the message `fail`, answer `answer` or the description."""
+    orders: dict[str, Any] = job.inputs if isinstance(job.inputs, dict) else {}
+    if "until" in orders:
+        while not Path(orders["until"]).exists():  # noqa: ASYNC110, ASYNC240 - a test is another process
+            await asyncio.sleep(0.01)
+    if "fail" in orders:
+        raise ModelError("broken", orders["fail"], retryable=False)
+    return Answer(orders.get("answer", job.description), Usage(input_tokens=3, output_tokens=5))

@@ -1,0 +1,52 @@
+"""The kinds of values that options take."""
+
+from datetime import UTC, datetime, timedelta
+
+import click
+import pytest
+
+from fluffle.cli.parameters import JSON, Duration, Moment, Names
+
+
+@pytest.mark.parametrize(
+    ("typed", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("5 min", 300), ("1.5h", 5400), ("1d", 86_400)]
+)
+def test_a_duration_is_in_seconds(typed: str, seconds: float) -> None:
+    assert Duration().convert(typed, None, None) == seconds
+
+
+@pytest.mark.parametrize("typed", ["", "soon", "-5", "5y", "h"])
+def test_what_is_no_duration_is_refused(typed: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not a length of time"):
+        Duration().convert(typed, None, None)
+
+
+def test_a_moment_has_its_offset_or_is_local() -> None:
+    moment = Moment(past=False)
+    assert moment.convert("2026-12-01T09:00+02:00", None, None) == datetime(2026, 12, 1, 7, tzinfo=UTC)
+    local = moment.convert("2026-12-01T09:00", None, None)
+    assert local.astimezone().replace(tzinfo=None) == datetime(2026, 12, 1, 9)  # noqa: DTZ001 - local on purpose
+
+
+def test_a_length_of_time_is_from_now_or_before_now() -> None:
+    now = datetime.now(UTC)
+    due = Moment(past=False).convert("2h", None, None)
+    since = Moment(past=True).convert("24h", None, None)
+    assert timedelta(0) <= due - (now + timedelta(hours=2)) < timedelta(minutes=1)
+    assert timedelta(0) <= since - (now - timedelta(hours=24)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("typed", ["tomorrow", "2026-13-01", "0001-01-01T00:00+23:00"])
+def test_what_is_no_moment_is_refused(typed: str) -> None:
+    with pytest.raises(click.BadParameter, match="is neither a moment"):
+        Moment(past=False).convert(typed, None, None)
+
+
+def test_names_have_commas_between_them() -> None:
+    assert Names().convert("python, review,,x", None, None) == ["python", "review", "x"]
+
+
+def test_json_is_parsed_or_refused() -> None:
+    assert JSON().convert('{"a": [1]}', None, None) == {"a": [1]}
+    with pytest.raises(click.BadParameter, match="not JSON"):
+        JSON().convert("{a", None, None)

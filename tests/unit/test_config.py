@@ -1,0 +1,131 @@
+"""The file fluffle.toml."""
+
+from pathlib import Path
+
+import pytest
+
+from broker.errors import ConfigurationError
+from broker.settings import Settings
+from fluffle.config import LLMTable, load
+from tests.unit.test_docs import code, table_after
+
+PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings come from the file alone."""
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"FLUFFLE_{field.upper()}", raising=False)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "fluffle.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problem(folder: Path, text: str) -> str:
+    """What is said about a file that is wrong."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(write(folder, text))
+    path, _, rest = str(caught.value).partition(": ")
+    assert path == str(folder / "fluffle.toml")
+    return rest
+
+
+def test_a_file_gives_settings_and_llms(tmp_path: Path) -> None:
+    configuration = load(
+        write(
+            tmp_path,
+            """
+            [fluffle]
+            lease = 5
+
+            [llm.atlas]
+            model = "demo"
+            skills = { summarise = 0.9, review = 1 }
+            slots = 2
+            instructions = "Be brief."
+
+            [llm.vega]
+            exec = "wc -w"
+            skills = ["count"]
+            timeout = 30
+            env = { LANG = "C" }
+            """,
+        )
+    )
+    assert configuration.settings.lease == 5
+    assert configuration.given == {"lease"}
+    assert configuration.llms["atlas"].options(Path("/tmp/atlas.txt")) == [
+        "--model=demo",
+        "--skills=summarise=0.9,review=1",
+        "--slots=2",
+        "--instructions=/tmp/atlas.txt",
+    ]
+    vega = configuration.llms["vega"]
+    assert vega.options(None) == ["--exec=wc -w", "--skills=count=1", "--slots=1", "--timeout=30"]
+    assert vega.env == {"LANG": "C"}
+
+
+def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUFFLE_LEASE", "7")
+    assert load(write(tmp_path, "[fluffle]\nlease = 5\n")).settings.lease == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[llm.atlas]\nmodle = "demo"\nmodel = "demo"', "llm.atlas.modle: unknown key; did you mean model?"),
+        ("[fluffle]\nlaese = 5", "fluffle.laese: unknown key; did you mean lease?"),
+        ("[lm.atlas]", "lm: unknown key; did you mean llm?"),
+        ("[llm.atlas]", "llm.atlas: needs exactly one of model, exec and handler"),
+        ('[llm.atlas]\nmodel = "demo"\nexec = "x"', "llm.atlas: needs exactly one of model, exec and handler"),
+        ('[llm.atlas]\nexec = "x"\nbase_url = "http://x"', "llm.atlas: base_url goes with model"),
+        (
+            '[llm.atlas]\nmodel = "demo"\ninstructions = "a"\ninstructions_file = "b"',
+            "llm.atlas: has both instructions and instructions_file",
+        ),
+        ('[llm.atlas]\nmodel = "demo"\nslots = "2"', "llm.atlas.slots: Input should be a valid integer"),
+        ('[llm.atlas]\nmodel = "demo"\nskills = { Python = 0.5 }', "llm.atlas.skills.Python.[key]: "),
+        ('[llm.atlas]\nmodel = "demo"\nskills = { python = 2 }', "llm.atlas.skills.python: "),
+        ('[llm.At_las]\nmodel = "demo"', "llm.At_las.[key]: "),
+        ("[fluffle]\nlease = 0", "settings: lease: "),
+        ("[fluffle\n", "Expected ']'"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_path(text: str, said: str, tmp_path: Path) -> None:
+    assert problem(tmp_path, text).startswith(said)
+
+
+def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    told = problem(tmp_path, '[llm.a]\nmodel = 1\n[llm.b]\nmodel = "demo"\nslot = 2')
+    assert "llm.a.model: " in told
+    assert "llm.b.slot: unknown key; did you mean slots?" in told
+
+
+def test_a_missing_file_is_said_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"there is no .*fluffle\.toml: write one .* or name another with -c"):
+        load(tmp_path / "fluffle.toml")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fluffle.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="utf-8"):
+        load(path)
+
+
+def test_every_key_of_an_llm_is_described_with_its_default() -> None:
+    described = {code(key)[0]: (default.strip("`"), meaning) for key, default, meaning in table_after("llm keys", PAGE)}
+    assert described.keys() == LLMTable.model_fields.keys()
+    for key, info in LLMTable.model_fields.items():
+        default, meaning = described[key]
+        assert meaning == info.description
+        assert default == ("none" if info.default in (None, "", {}) else str(info.default))
+
+
+def test_the_example_of_the_page_is_a_good_file(tmp_path: Path) -> None:
+    example = PAGE.partition("```toml\n")[2].partition("```")[0]
+    assert load(write(tmp_path, example)).llms.keys() >= {"atlas"}
