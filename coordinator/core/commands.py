@@ -51,6 +51,7 @@ class Refuse:
     problems: tuple[Problem, ...]
     reply_to: str | None
     correlation_id: str | None
+    is_submission: bool = False
 
 
 @dataclass(frozen=True, slots=True)

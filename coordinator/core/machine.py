@@ -5,7 +5,7 @@ The caller loads the tasks that an event is about (`needs`), passes events with 
 memory. A machine whose changes could not be stored is thrown away and built anew from the database.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import assert_never
@@ -40,6 +40,8 @@ Policy = Callable[[Task, Sequence[LLM]], Decision | None]
 
 COORDINATOR = "coordinator"
 FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
+LONGEST_RUN = 100 * 365 * 86_400.0  # seconds
+NOT_YOURS = "the task is no longer yours"
 
 
 @dataclass(slots=True)
@@ -66,8 +68,9 @@ class Machine:
         self._next_seq = next_seq
         self._policy = policy
         self._changes = Changes()
+        self._waiting: dict[str, list[Task]] = {}  # new tasks by each open dependency
         self._guests: set[str] = set()
-        self._ended: list[str] = []
+        self._ended: dict[str, None] = {}
         self._commands: list[Command] = []
         self._shown: tuple[Task, View] | None = None  # the view of an unchanged task is taken once
         self._free = False  # whether a slot or a task may have become available since the last assignment
@@ -123,23 +126,30 @@ class Machine:
         self._free = True
 
     def refill(self, lane: str, tasks: list[Task], asked: int) -> None:
-        """Take in the best pending tasks of a hungry lane (see Ready.hungry)."""
+        """Take in the best pending tasks of a hungry lane (see Ready.hungry).
+
+        Only when every change is stored: what the database does not tell as pending is taken for not pending.
+        """
         self.load(tasks)
         self.ready.refill(lane, [self.tasks[task.id] for task in tasks], asked, self.llms)
         self._free = True
 
     def handle(self, *events: Event, now: Instant) -> list[Command]:
-        """What these events lead to. Free slots are filled once, after all of them."""
+        """What these events lead to.
+
+        Free slots are filled after all of them, and not before the ends of tasks are taken (see `take_ended`): who
+        waits for these may be the most urgent.
+        """
         for event in events:
             self._handle(event, now)
-        if self._free:
+        if self._free and not self._ended:
             self._assign(now)
         commands, self._commands = self._commands, []
         return commands
 
     def take_ended(self) -> list[str]:
-        """Ids of tasks that have ended since the last call: whoever depends on them is to be told."""
-        ended, self._ended = self._ended, []
+        """Ids of tasks that have ended since the last call: whoever depends on them is to be told by `handle`."""
+        ended, self._ended = list(self._ended), {}
         return ended
 
     @property
@@ -149,7 +159,7 @@ class Machine:
 
     def take_changes(self) -> Changes:
         """What is to be stored."""
-        changes, self._changes = self._changes, Changes()
+        changes, self._changes, self._waiting = self._changes, Changes(), {}
         return changes
 
     def forget(self) -> None:
@@ -196,15 +206,16 @@ class Machine:
         spec, sender = event.spec, event.sender
         known = self.tasks.get(event.task_id)
         if known is not None:  # published again: answered with what is known, at the newest address
-            known.reply_to, known.correlation_id = sender.reply_to, sender.correlation_id
-            self._touch(known)
+            if sender.reply_to:
+                known.reply_to, known.correlation_id = sender.reply_to, sender.correlation_id
+                self._touch(known)
             self._answer(known, "task.accepted")
             if known.status.is_final:
                 self._answer(known, _final_answer(known.status))
             return
-        circle = spec.depends_on and find_cycle(event.task_id, spec.depends_on, self._edges(event.ancestry))
-        if circle:
-            self._refuse(event.task_id, sender, Problem("depends_on", "a cycle: " + " -> ".join(circle)))
+        if circle := self._circle(event):
+            problem = Problem("depends_on", "a cycle: " + " -> ".join(circle))
+            self._refuse(event.task_id, sender, problem, is_submission=True)
             return
         task = Task(
             id=event.task_id,
@@ -240,11 +251,16 @@ class Machine:
         open_ones = frozenset(task.spec.depends_on) - over.keys()
         task.waiting_on = len(open_ones)
         self._changes.waits.append((task, open_ones))
+        for dependency in open_ones:
+            self._waiting.setdefault(dependency, []).append(task)
         return failed[0] if failed and task.spec.on_dependency_failure == "fail" else None
 
-    def _edges(self, ancestry: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
-        fresh = {task.id: task.spec.depends_on for task in self._changes.new if task.spec.depends_on}
-        return {**ancestry, **fresh}
+    def _circle(self, event: Submitted) -> list[str] | None:
+        """The circle that a new task would close. It can only close one when another task waits for it already."""
+        if not event.ancestry and event.task_id not in self._waiting:
+            return None
+        fresh = {task.id: task.spec.depends_on for task, _ in self._changes.waits}
+        return find_cycle(event.task_id, event.spec.depends_on, {**event.ancestry, **fresh})
 
     def _cancel(self, event: CancelRequested, now: Instant) -> None:
         task = self.tasks.get(event.task_id)
@@ -272,13 +288,15 @@ class Machine:
         task.note(now, event.sender.user or "anonymous", f"retried after it was {task.status}")
         task.move(Trigger.RETRY)
         task.starts = 0
-        task.wake_at = None
+        task.wake_at = None if task.spec.not_before is None else from_datetime(task.spec.not_before)
+        self._ended.pop(task.id, None)  # whoever depends on it waits for its new end
         task.llm = task.instance = task.why = task.result = task.error = task.usage = task.duration = None
         task.ready_at = task.assigned_at = task.started_at = task.finished_at = None
         if event.sender.reply_to:
             task.reply_to, task.correlation_id = event.sender.reply_to, event.sender.correlation_id
         self._touch(task)
-        self._unblock(task, now)
+        if not self._unblock(task, now):
+            self._announce(task, now)
         self._answer_to(event.sender, "task.accepted", task)
 
     def _seen(self, event: Seen, now: Instant) -> None:
@@ -296,6 +314,8 @@ class Machine:
             task = self._held(holding.task_id, holding.attempt, llm.name, presence.instance)
             if task:
                 task.named_at = now
+            elif not self._may_claim(holding.task_id, holding.attempt, llm.name):  # an earlier stop got lost
+                self._stop(llm.name, presence.instance, holding.task_id, holding.attempt, NOT_YOURS)
 
     def _claimed(self, event: Claimed, now: Instant) -> None:
         claim = event.claim
@@ -312,26 +332,23 @@ class Machine:
             self._touch(task)
             self._announce(task, now)
         elif not (task and mine and task.instance == claim.instance):
-            self._commands.append(
-                Stop(event.llm, claim.instance, claim.task_id, claim.attempt, "the task is no longer yours")
-            )
+            self._stop(event.llm, claim.instance, claim.task_id, claim.attempt, NOT_YOURS)
 
     def _reported(self, llm: str, result: Result, now: Instant) -> None:
         task = self.tasks.get(result.task_id)
         if task is None:
             return
-        current = task.in_hand and task.attempt == result.attempt and task.llm == llm
-        if current:
+        if task.in_hand and task.attempt == result.attempt and task.llm == llm:
             self._attempt_ended(task, result, now)
-        elif task.status.is_final:
-            same = task.attempt == result.attempt and task.llm == llm and task.instance == result.instance
-            if not same:  # else the same result once more
-                task.note(now, llm, f"stale result of attempt {result.attempt}: the task was {task.status}")
-                self._touch(task)
-        elif result.outcome == "completed" and result.attempt <= task.attempt:
+            return
+        tried = [a for a in task.attempts if a.attempt == result.attempt and a.llm == llm]
+        if any(a.outcome == result.outcome and a.instance == result.instance for a in tried):
+            return  # the same result once more
+        if result.outcome == "completed" and tried and not task.status.is_final:
             self._late_result(task, llm, result, now)
-        else:
-            task.note(now, llm, f"stale result of attempt {result.attempt}: {result.outcome}")
+        elif result.outcome != "cancelled":  # else it obeys a stop
+            over = f"the task was {task.status}" if task.status.is_final else result.outcome
+            task.note(now, llm, f"stale result of attempt {result.attempt}: {over}")
             self._touch(task)
 
     def _attempt_ended(self, task: Task, result: Result, now: Instant) -> None:
@@ -340,7 +357,7 @@ class Machine:
             task.started_at = now
         task.instance = result.instance
         task.usage = result.usage
-        task.duration = None if result.duration is None else seconds(result.duration)
+        task.duration = _run_time(result)
         llm = self._take_back(task)
         if result.outcome == "completed":
             task.result = result.result
@@ -370,10 +387,11 @@ class Machine:
             self.ready.discard(task)
         task.note(now, llm, f"late result of attempt {result.attempt} accepted")
         task.llm, task.instance, task.usage, task.result = llm, result.instance, result.usage, result.result
-        task.duration = None if result.duration is None else seconds(result.duration)
+        task.duration = _run_time(result)
         for ended in [a for a in task.attempts if a.attempt == result.attempt]:
             task.attempts.remove(ended)
             task.assigned_at, task.started_at, task.why = ended.assigned_at, ended.started_at, ended.why
+            task.ready_at = ended.assigned_at  # the latest that it can have been; by now it tells of a newer attempt
         newest, task.attempt = task.attempt, result.attempt
         self._record(task, task.end_attempt(now, "completed"))
         task.attempt = newest
@@ -384,8 +402,7 @@ class Machine:
         ended = self.tasks[task_id]
         self._changes.met.append(task_id)
         stored = [self.tasks[dependent] for dependent in dependents]
-        fresh = [task for task, open_ones in self._changes.waits if task_id in open_ones]
-        for task in [*stored, *fresh]:
+        for task in [*stored, *self._waiting.get(task_id, ())]:
             task.waiting_on -= 1
             self._touch(task)
             failed = ended.status is not Status.COMPLETED and task.spec.on_dependency_failure == "fail"
@@ -437,7 +454,7 @@ class Machine:
         error = Failure(type="lost", message=f"{reason} (attempt {task.attempt} at {task.llm})")
         started = task.status is Status.IN_PROGRESS
         if started and task.instance:
-            self._commands.append(Stop(task.llm or "", task.instance, task.id, task.attempt, reason))
+            self._stop(task.llm or "", task.instance, task.id, task.attempt, reason)
         self._take_back(task)
         self._record(task, task.end_attempt(now, "lost" if started else "unclaimed", error))
         if task.starts >= task.spec.max_attempts:
@@ -466,7 +483,7 @@ class Machine:
         task.llm = task.instance = task.why = task.assigned_at = task.started_at = None
         self._touch(task)
         self._announce(task, now)
-        self.ready.add(task, self.llms)
+        self._guests.update(self.ready.add(task, self.llms))
         self._free = True
 
     def _assign(self, now: Instant) -> None:
@@ -485,7 +502,7 @@ class Machine:
             decision = self._policy(task, lane.eligible)
             if decision is None:
                 continue
-            self.ready.take(lane)
+            lane.remove(task.id)
             self._give(task, decision, now)
             free -= 1
             if following := lane.head():
@@ -506,7 +523,7 @@ class Machine:
     def _stop_and_take_back(self, task: Task, reason: str, now: Instant) -> None:
         if task.in_hand:
             if task.instance and task.llm:
-                self._commands.append(Stop(task.llm, task.instance, task.id, task.attempt, reason))
+                self._stop(task.llm, task.instance, task.id, task.attempt, reason)
             self._take_back(task)
             self._record(task, task.end_attempt(now, "cancelled"))
         else:
@@ -527,12 +544,19 @@ class Machine:
         self._touch(task)
         self._announce(task, now)
         self._answer(task, _final_answer(task.status))
-        self._ended.append(task.id)
+        self._ended[task.id] = None
 
     def _held(self, task_id: str, attempt: int, llm: str, instance: str) -> Task | None:
         task = self.tasks.get(task_id)
         held = task and task.status is Status.IN_PROGRESS and task.attempt == attempt
         return task if task and held and task.llm == llm and task.instance == instance else None
+
+    def _may_claim(self, task_id: str, attempt: int, llm: str) -> bool:
+        task = self.tasks.get(task_id)
+        return task is not None and task.status is Status.ASSIGNED and task.attempt == attempt and task.llm == llm
+
+    def _stop(self, llm: str, instance: str, task_id: str, attempt: int, reason: str) -> None:
+        self._commands.append(Stop(llm, instance, task_id, attempt, reason))
 
     def _llm(self, name: str) -> LLM:
         if name not in self.llms:
@@ -564,8 +588,13 @@ class Machine:
         if sender.reply_to:
             self._commands.append(Answer(kind, sender.reply_to, sender.correlation_id, self._view(task)))
 
-    def _refuse(self, task_id: str, sender: Sender, problem: Problem) -> None:
-        self._commands.append(Refuse(task_id, (problem,), sender.reply_to, sender.correlation_id))
+    def _refuse(self, task_id: str, sender: Sender, problem: Problem, *, is_submission: bool = False) -> None:
+        self._commands.append(Refuse(task_id, (problem,), sender.reply_to, sender.correlation_id, is_submission))
+
+
+def _run_time(result: Result) -> Micros | None:
+    """How long the worker says that it took, within what the database can hold."""
+    return None if result.duration is None else seconds(min(result.duration, LONGEST_RUN))
 
 
 def _final_answer(status: Status) -> AnswerType:

@@ -5,22 +5,25 @@ it is complete; below that rank there may be more in the database, and the lane 
 """
 
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
 
-from broker.messages import Status
 from coordinator.core.pool import LLM
 from coordinator.core.task import Rank, Task
 
 LAST: Rank = (2**62, 2**62, 2**62)
+FEW = 100  # entries out of date that a lane does not mind
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The ready tasks with one key (see Task.lane)."""
+    """The ready tasks with one key (see Task.lane): `members` by id, and `order` as a heap over them.
+
+    The heap may hold entries that are out of date; each member has one that is not.
+    """
 
     key: str
-    waiting: list[tuple[Rank, Task]] = field(default_factory=list)
-    members: set[str] = field(default_factory=set)
+    members: dict[str, Task] = field(default_factory=dict)
+    order: list[tuple[Rank, str]] = field(default_factory=list)
     complete_to: Rank = LAST
     eligible: list[LLM] = field(default_factory=list)
 
@@ -32,12 +35,34 @@ class Lane:
 
     def head(self) -> tuple[Rank, Task] | None:
         """The first task, or None. Entries that are out of date are dropped on the way."""
-        while self.waiting:
-            rank, task = self.waiting[0]
-            if task.id in self.members and task.status is Status.PENDING and task.rank == rank:
+        while self.order:
+            rank, task_id = self.order[0]
+            task = self.members.get(task_id)
+            if task is not None and task.rank == rank:
                 return rank, task
-            heappop(self.waiting)
+            heappop(self.order)
         return None
+
+    def put(self, task: Task) -> None:
+        """Take in a task."""
+        self.members[task.id] = task
+        heappush(self.order, (task.rank, task.id))
+
+    def remove(self, task_id: str) -> None:
+        """Let a task go; its entry in the heap goes when it comes up, or when most entries are out of date."""
+        self.members.pop(task_id, None)
+        if len(self.order) > 2 * len(self.members) + FEW:
+            self.order = [(task.rank, task.id) for task in self.members.values()]
+            heapify(self.order)
+
+    def shorten(self, length: int) -> list[str]:
+        """Keep the best tasks only; returns the ids of the others, which are in the database alone from now on."""
+        self.order = nsmallest(length, ((task.rank, task.id) for task in self.members.values()))
+        self.complete_to = self.order[-1][0]
+        kept = {task_id: self.members[task_id] for _, task_id in self.order}
+        others = [task_id for task_id in self.members if task_id not in kept]
+        self.members = kept
+        return others
 
 
 class Ready:
@@ -58,27 +83,22 @@ class Ready:
         """Every lane that has, or may have, tasks."""
         return list(self._lanes.values())
 
-    def add(self, task: Task, llms: dict[str, LLM]) -> None:
-        """Take in a task that has become pending, unless it ranks where the lane is not complete."""
+    def add(self, task: Task, llms: dict[str, LLM]) -> list[str]:
+        """Take in a task that has become pending, unless it ranks where the lane is not complete.
+
+        Returns the ids of tasks that had to make room.
+        """
         lane = self._lane(task.lane, llms)
-        rank = task.rank
-        if rank > lane.complete_to or task.id in lane.members:
-            return
-        lane.members.add(task.id)
-        heappush(lane.waiting, (rank, task))
-        if len(lane.members) > 2 * self._window:
-            self._shorten(lane)
+        if task.rank > lane.complete_to:
+            return []
+        lane.put(task)
+        return lane.shorten(self._window) if len(lane.members) > 2 * self._window else []
 
     def discard(self, task: Task) -> None:
         """The task is no longer pending."""
         lane = self._lanes.get(task.lane)
         if lane is not None:
-            lane.members.discard(task.id)
-
-    def take(self, lane: Lane) -> None:
-        """Take the head off its lane."""
-        _, task = heappop(lane.waiting)
-        lane.members.discard(task.id)
+            lane.remove(task.id)
 
     def hungry(self) -> list[str]:
         """Keys of lanes that run low while the database may hold more."""
@@ -93,13 +113,15 @@ class Ready:
         self._lane(key, llms).complete_to = (-(2**62), 0, 0)
 
     def refill(self, key: str, tasks: list[Task], asked: int, llms: dict[str, LLM]) -> None:
-        """Take in the lane's best pending tasks from the database, of which at most `asked` were asked for."""
+        """Take in the lane's best pending tasks from the database, of which at most `asked` were asked for.
+
+        The database must hold all that has happened: what it does not tell is taken for not there.
+        """
         lane = self._lane(key, llms)
         lane.complete_to = LAST if len(tasks) < asked else tasks[-1].rank
         for task in tasks:
             if task.id not in lane.members:
-                lane.members.add(task.id)
-                heappush(lane.waiting, (task.rank, task))
+                lane.put(task)
 
     def llm_changed(self, llm: LLM) -> None:
         """The LLM is new, or its skills are."""
@@ -120,10 +142,3 @@ class Ready:
             lane = self._lanes[key] = Lane(key)
             lane.eligible = [llm for llm in llms.values() if lane.admits(llm)]
         return lane
-
-    def _shorten(self, lane: Lane) -> None:
-        best = sorted((entry for entry in lane.waiting if entry[1].id in lane.members), key=lambda entry: entry[0])
-        lane.waiting = best[: self._window]
-        heapify(lane.waiting)
-        lane.members = {task.id for _, task in lane.waiting}
-        lane.complete_to = lane.waiting[-1][0] if lane.waiting else lane.complete_to

@@ -1,0 +1,84 @@
+"""What is true of a machine at any time between two calls. For tests: looks at everything, on every call."""
+
+from broker.messages import Status
+from coordinator.core.machine import Machine
+from coordinator.core.pool import LLM
+from coordinator.core.ready import Lane
+from coordinator.core.task import Task
+
+
+def check_invariants(machine: Machine) -> None:
+    """Raises AssertionError when the machine contradicts itself, or leaves a free slot beside a task for it."""
+    for task in machine.tasks.values():
+        _check_task(machine, task)
+    for llm in machine.llms.values():
+        _check_llm(machine, llm)
+    for lane in machine.ready.lanes():
+        _check_lane(machine, lane)
+
+
+def check_forgotten(machine: Machine) -> None:
+    """Raises AssertionError when, after `forget`, memory holds a task that is neither in hand nor in its lane."""
+    for task in machine.tasks.values():
+        assert task.in_hand or task in machine.ready, f"{task.id} is {task.status} and still in memory"
+
+
+def _check_task(machine: Machine, task: Task) -> None:
+    told = f"{task.id}, {task.status}"
+    assert machine.tasks[task.id] is task, told
+    assert 0 <= task.starts <= task.spec.max_attempts, told
+    assert task.starts <= task.attempt, told
+    assert task.waiting_on >= 0, told
+    assert (task.finished_at is not None) == task.status.is_final, told
+    assert (task.error is not None) == (task.status is Status.FAILED), told
+    assert (task in machine.ready) <= (task.status is Status.PENDING), told
+    numbers = [attempt.attempt for attempt in task.attempts]
+    assert numbers == sorted(set(numbers)), f"{told}: attempts {numbers}"
+    completed = [attempt for attempt in task.attempts if attempt.outcome == "completed"]
+    assert task.status is not Status.COMPLETED or completed, told
+    match task.status:
+        case Status.BLOCKED:
+            assert task.waiting_on or task.wake_at is not None, f"{told}, by nothing"
+            assert task.waiting_on or machine.next_wake <= (task.wake_at or 0), f"{told}, and overslept"
+        case Status.PENDING:
+            assert task.waiting_on == 0, told
+            assert task.wake_at is None, told
+            assert task.llm is None, told
+            assert any(lane.key == task.lane for lane in machine.ready.lanes()), f"{told}, in no lane"
+        case Status.ASSIGNED | Status.IN_PROGRESS:
+            holders = _holders(machine, task.id)
+            assert holders == [(task.llm, task.instance if task.status is Status.IN_PROGRESS else None)], told
+
+
+def _holders(machine: Machine, task_id: str) -> list[tuple[str, str | None]]:
+    """Each LLM that has the task, with the instance that holds it; None when it is not claimed."""
+    claimed = [(name, i.id) for name, llm in machine.llms.items() for i in llm.instances.values() if task_id in i.held]
+    return [*claimed, *((name, None) for name, llm in machine.llms.items() if task_id in llm.unclaimed)]
+
+
+def _check_llm(machine: Machine, llm: LLM) -> None:
+    for instance in llm.instances.values():
+        for task_id in instance.held:
+            assert machine.tasks[task_id].status is Status.IN_PROGRESS, f"{task_id} at {llm.name}"
+    for task_id in llm.unclaimed:
+        assert machine.tasks[task_id].status is Status.ASSIGNED, f"{task_id} at {llm.name}"
+    counted = llm.free
+    llm.count()
+    assert llm.free == counted, f"{llm.name} has {llm.free} free slots, not {counted}"
+
+
+def _check_lane(machine: Machine, lane: Lane) -> None:
+    places = set(lane.order)
+    for task in lane.members.values():
+        assert machine.tasks.get(task.id) is task, f"{task.id} in the lane {lane.key!r} is not the one in memory"
+        assert task.status is Status.PENDING, f"{task.id} in the lane {lane.key!r} is {task.status}"
+        assert task.lane == lane.key, f"{task.id} is in the lane {lane.key!r}"
+        assert task.rank <= lane.complete_to, f"{task.id} ranks below what the lane {lane.key!r} knows"
+        assert (task.rank, task.id) in places, f"{task.id} has no place in the lane {lane.key!r}"
+    for task in machine.tasks.values():
+        if task.lane == lane.key and task.status is Status.PENDING and task.id not in lane.members:
+            assert task.rank > lane.complete_to, f"{task.id} waits, and its lane does not know"
+    admitted = [llm for llm in machine.llms.values() if lane.admits(llm)]
+    assert sorted(llm.name for llm in lane.eligible) == sorted(llm.name for llm in admitted), f"lane {lane.key!r}"
+    free = [llm.name for llm in admitted if llm.free]
+    assert not (lane.members and free), f"tasks wait in the lane {lane.key!r} while {free} have free slots"

@@ -1,0 +1,335 @@
+"""The machine of the coordinator under test: with a dictionary for a database, and short names for what happens.
+
+`Core.handle` does what coordinator/bookkeeper.py does around the machine, and checks the machine's invariants. So
+every task that is not in hand or in its lane is forgotten after each call and comes back as another object.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from broker.instants import EPOCH, Instant, seconds, to_datetime
+from broker.messages import Claim, Failure, Goodbye, Holding, Presence, Progress, Result, Status, Submission, Usage
+from coordinator.core.assignment import choose
+from coordinator.core.commands import Announce, AnnounceLLM, Answer, Assign, Command, Stop
+from coordinator.core.events import (
+    NEVER,
+    CancelRequested,
+    Claimed,
+    DependencyEnded,
+    Event,
+    Left,
+    Progressed,
+    Reported,
+    RetryRequested,
+    Seen,
+    Sender,
+    Submitted,
+    Tick,
+)
+from coordinator.core.invariants import check_forgotten, check_invariants
+from coordinator.core.machine import Changes, Machine, Policy
+from coordinator.core.pool import LLM
+from coordinator.core.task import DEFAULT_PRIORITY, Task
+
+T0 = Instant(1_800_000_000_000_000)
+LEASE = 10.0  # seconds
+
+
+def moment(at: float) -> Instant:
+    """The moment `at` seconds after the start."""
+    return Instant(T0 + seconds(at))
+
+
+class Books:
+    """What coordinator/store.py keeps, in dictionaries; `committed` counts how often a task was completed."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Task] = {}
+        self.llms: dict[str, LLM] = {}
+        self.edges: dict[tuple[str, str], bool] = {}  # (task, the task that it depends on) -> met
+
+    def commit(self, changes: Changes) -> None:
+        for task in changes.new:
+            assert task.id not in self.tasks
+            assert all(task.seq != other.seq for other in self.tasks.values())
+        for task in [*changes.new, *changes.changed.values()]:
+            self.tasks[task.id] = _copy(task)
+        for task, unmet in changes.waits:
+            self.edges |= {(task.id, above): above not in unmet for above in task.spec.depends_on}
+        for edge in self.edges:
+            if edge[1] in changes.met:
+                self.edges[edge] = True
+        for llm in changes.llms.values():
+            self.llms[llm.name] = _without_work(llm)
+
+    def load(self, ids: Iterable[str]) -> list[Task]:
+        return [_copy(self.tasks[task_id]) for task_id in ids if task_id in self.tasks]
+
+    def lane(self, key: str, limit: int) -> list[Task]:
+        pending = [t for t in self.tasks.values() if t.status is Status.PENDING and t.lane == key]
+        return [_copy(task) for task in sorted(pending, key=lambda task: task.rank)[:limit]]
+
+    def lanes(self) -> list[str]:
+        return sorted({task.lane for task in self.tasks.values() if task.status is Status.PENDING})
+
+    def in_hand(self) -> list[Task]:
+        return [_copy(task) for task in self.tasks.values() if task.in_hand]
+
+    def waking(self, now: Instant, limit: int) -> list[Task]:
+        due = [t for t in self.tasks.values() if t.wake_at is not None and t.wake_at <= now and not t.waiting_on]
+        return [_copy(task) for task in sorted(due, key=lambda task: task.wake_at or 0)[:limit]]
+
+    def next_wake(self, after: Instant = EPOCH) -> Instant:
+        wakes = [t.wake_at for t in self.tasks.values() if t.wake_at is not None and not t.waiting_on]
+        return min((wake for wake in wakes if wake > after), default=NEVER)
+
+    def waiting_for(self, ids: Iterable[str]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        wanted = set(ids)
+        for (task_id, above), met in self.edges.items():
+            if above in wanted and not met:
+                found.setdefault(above, []).append(task_id)
+        return found
+
+    def ancestry(self, ids: Iterable[str]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        to_ask = list(ids)
+        while to_ask:
+            task_id = to_ask.pop()
+            if task_id not in found and (above := [a for t, a in self.edges if t == task_id]):
+                found[task_id] = above
+                to_ask += above
+        return found
+
+
+def _copy(task: Task) -> Task:
+    other = copy.copy(task)
+    other.attempts, other.history = list(task.attempts), list(task.history)
+    return other
+
+
+def _without_work(llm: LLM) -> LLM:
+    other = copy.deepcopy(llm)
+    other.unclaimed.clear()
+    for instance in other.instances.values():
+        instance.held.clear()
+        instance.lease_until = EPOCH
+    return other
+
+
+class Core:
+    """A machine and its books. `at` is in seconds after the start and stays where it was when it is not given."""
+
+    def __init__(self, *, window: int = 2000, woken_at_once: int = 1000, policy: Policy = choose) -> None:
+        self._window = window
+        self._woken_at_once = woken_at_once
+        self._policy = policy
+        self.at = 0.0
+        self.books = Books()
+        self.machine = Machine(lease=seconds(LEASE), window=window, policy=policy)
+
+    def handle(self, *events: Event, at: float | None = None) -> list[Command]:
+        """One batch: what these events lead to, once it is stored."""
+        self.at = self.at if at is None else at
+        now, machine = moment(self.at), self.machine
+        for lane in machine.ready.hungry():
+            machine.refill(lane, self.books.lane(lane, self._window), self._window)
+        batch = [*self._with_ancestry(events), Tick(self._wake(now))]
+        self._load(batch)
+        commands = machine.handle(*batch, now=now)
+        while ended := machine.take_ended():
+            waiting = self.books.waiting_for(ended)
+            follow_ups = [DependencyEnded(task_id, tuple(waiting.get(task_id, ()))) for task_id in ended]
+            self._load(follow_ups)
+            commands += machine.handle(*follow_ups, now=now)
+        check_invariants(machine)
+        self._check_slots(commands)
+        self.books.commit(machine.take_changes())
+        machine.forget()
+        check_invariants(machine)
+        check_forgotten(machine)
+        return commands
+
+    def tick(self, *, at: float) -> list[Command]:
+        """Nothing happens but time."""
+        return self.handle(at=at)
+
+    def restart(self, *, at: float | None = None) -> None:
+        """Another coordinator takes over, with nothing but the books."""
+        self.at = self.at if at is None else at
+        newest = max((task.seq for task in self.books.tasks.values()), default=0)
+        self.machine = Machine(lease=seconds(LEASE), window=self._window, next_seq=newest + 1, policy=self._policy)
+        llms = [_without_work(llm) for llm in self.books.llms.values()]
+        self.machine.restore(self.books.in_hand(), llms, self.books.lanes(), moment(self.at))
+        self.machine.next_wake = self.books.next_wake()
+
+    def task(self, task_id: str) -> Task:
+        """The task as it is stored."""
+        return self.books.tasks[task_id]
+
+    def status(self, task_id: str) -> str:
+        """The status of the task as it is stored."""
+        return self.books.tasks[task_id].status.value
+
+    def _with_ancestry(self, events: Sequence[Event]) -> Iterable[Event]:
+        awaited = set(self.books.waiting_for(e.task_id for e in events if isinstance(e, Submitted)))
+        above = {a for e in events if isinstance(e, Submitted) for a in e.spec.depends_on}
+        for event in events:
+            if isinstance(event, Submitted) and event.task_id in awaited:
+                ancestry = self.books.ancestry(above)
+                yield Submitted(event.task_id, event.spec, event.priority, event.sender, ancestry)
+            else:
+                yield event
+
+    def _wake(self, now: Instant) -> tuple[str, ...]:
+        if self.machine.next_wake > now:
+            return ()
+        woken = self.books.waking(now, self._woken_at_once)
+        self.machine.load(woken)
+        self.machine.next_wake = self.books.next_wake(after=now) if len(woken) < self._woken_at_once else now
+        return tuple(task.id for task in woken)
+
+    def _load(self, events: Iterable[Event]) -> None:
+        known = self.machine.tasks
+        wanted = {id_ for event in events for id_ in Machine.needs(event) if id_ not in known}
+        self.machine.load(self.books.load(wanted))
+
+    def _check_slots(self, commands: list[Command]) -> None:
+        """Late binding: an LLM that was just given work has no more of it than slots, all its instances together."""
+        for name in {command.llm for command in commands if isinstance(command, Assign)}:
+            llm = self.machine.llms[name]
+            working = sum(len(i.held) for i in llm.instances.values() if not i.draining)
+            assert len(llm.unclaimed) + working <= llm.slots, f"{name} has more than its {llm.slots} slots can do"
+
+
+# -- what happens ----------------------------------------------------------------------------------------------------
+
+ANA = Sender("ana", "replies-of-ana", "c-1")
+
+
+def submitted(
+    task_id: str,
+    *,
+    priority: int = DEFAULT_PRIORITY,
+    due: float | None = None,
+    not_before: float | None = None,
+    sender: Sender = ANA,
+    **fields: Any,
+) -> Submitted:
+    """Somebody submits a task. `due` and `not_before` in seconds after the start, `fields` as in a Submission."""
+    spec = Submission(
+        description=f"do {task_id}",
+        due=None if due is None else to_datetime(moment(due)),
+        not_before=None if not_before is None else to_datetime(moment(not_before)),
+        **fields,
+    )
+    return Submitted(task_id, spec, priority, sender)
+
+
+def cancelled(task_id: str, *, reason: str | None = None, sender: Sender = ANA) -> CancelRequested:
+    """Somebody cancels a task."""
+    return CancelRequested(task_id, sender, reason)
+
+
+def retried(task_id: str, *, sender: Sender = ANA) -> RetryRequested:
+    """Somebody retries a task."""
+    return RetryRequested(task_id, sender)
+
+
+def seen(
+    llm: str,
+    instance: str = "i1",
+    *,
+    slots: int = 1,
+    skills: Iterable[str] = (),
+    tasks: Iterable[tuple[str, int]] = (),
+    draining: bool = False,
+) -> Seen:
+    """An instance says hello or gives a beat. `tasks` are (task, attempt) that it has in hand."""
+    hand = [Holding(task_id=task_id, attempt=attempt) for task_id, attempt in tasks]
+    known = dict.fromkeys(skills, 1.0)
+    return Seen(Presence(name=llm, instance=instance, slots=slots, skills=known, tasks=hand, draining=draining))
+
+
+def left(llm: str, instance: str = "i1") -> Left:
+    """An instance says goodbye."""
+    return Left(Goodbye(name=llm, instance=instance))
+
+
+def claimed(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1") -> Claimed:
+    """An instance claims an attempt."""
+    return Claimed(llm, Claim(task_id=task_id, attempt=attempt, instance=instance))
+
+
+def progressed(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1") -> Progressed:
+    """An instance tells that it works."""
+    return Progressed(llm, Progress(task_id=task_id, attempt=attempt, instance=instance, note="working"))
+
+
+def completed(
+    task_id: str,
+    attempt: int = 1,
+    *,
+    llm: str = "atlas",
+    instance: str = "i1",
+    result: Any = "done",
+    duration: float | None = 2.0,
+    usage: Usage | None = None,
+) -> Reported:
+    """An instance has the answer."""
+    return Reported(
+        llm,
+        Result(
+            task_id=task_id,
+            attempt=attempt,
+            instance=instance,
+            outcome="completed",
+            result=result,
+            duration=duration,
+            usage=usage,
+        ),
+    )
+
+
+def failed(
+    task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1", retryable: bool = True
+) -> Reported:
+    """An attempt has failed."""
+    error = Failure(type="overloaded", message="try later", retryable=retryable)
+    return Reported(llm, Result(task_id=task_id, attempt=attempt, instance=instance, outcome="failed", error=error))
+
+
+def gave_up(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1") -> Reported:
+    """A worker has stopped an attempt, because it was told to or because it leaves."""
+    return Reported(llm, Result(task_id=task_id, attempt=attempt, instance=instance, outcome="cancelled"))
+
+
+# -- what follows ----------------------------------------------------------------------------------------------------
+
+
+def assignments(commands: Iterable[Command]) -> list[tuple[str, int, str]]:
+    """(task, attempt, LLM) of each assignment."""
+    return [(c.task_id, c.attempt, c.llm) for c in commands if isinstance(c, Assign)]
+
+
+def stops(commands: Iterable[Command]) -> list[tuple[str, int, str]]:
+    """(task, attempt, `llm/instance`) of each stop."""
+    return [(c.task_id, c.attempt, f"{c.llm}/{c.instance}") for c in commands if isinstance(c, Stop)]
+
+
+def answers(commands: Iterable[Command]) -> list[tuple[str, str, str]]:
+    """(task, type of the answer, where it goes) of each answer."""
+    return [(c.view["id"], c.type, c.reply_to) for c in commands if isinstance(c, Answer)]
+
+
+def events(commands: Iterable[Command]) -> list[tuple[str, str]]:
+    """(task, status) of each event about a task, (LLM, state) of each about an LLM."""
+    told: list[tuple[str, str]] = []
+    for command in commands:
+        match command:
+            case Announce(_, view):
+                told.append((view["id"], view["status"]))
+            case AnnounceLLM(_, name, state):
+                told.append((name, state))
+    return told
