@@ -1,7 +1,8 @@
 """One batch: deliveries in, one transaction, messages out. Runs in its own thread; knows no event loop."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.connection import Delivery, Outgoing
 from broker.instants import Instant, Micros
@@ -15,7 +16,7 @@ from coordinator.outbox import Item
 from coordinator.render import messages
 from coordinator.store import Store
 
-REFILL = 2000  # tasks asked for when a lane runs low
+WINDOW = 2000  # tasks of a lane that are asked for when it runs low
 WOKEN_AT_ONCE = 1000
 
 
@@ -40,16 +41,16 @@ class Bookkeeper:
         self._max_body = max_body
         self._machine = Machine(lease=lease)
         self._any_dependencies = False
-        self._sent: list[int] = []
+        self._sent: deque[int] = deque()  # filled by another thread
 
     def rebuild(self) -> Post:
         """Take everything from the database anew; returns what was committed and perhaps not published."""
         store, now = self._store, self._clock()
-        self._machine = machine = Machine(lease=self._lease, window=REFILL, next_seq=store.last_seq() + 1)
+        self._machine = machine = Machine(lease=self._lease, window=WINDOW, next_seq=store.last_seq() + 1)
         machine.restore(store.in_hand(), store.llms(), store.lanes(), now)
         machine.next_wake = store.next_wake()
         self._any_dependencies = store.any_dependencies()
-        self._sent = []
+        self._sent.clear()
         unsent = store.unsent()
         tasks = {task.id: task for task in store.load({id_ for _, text in unsent for id_ in outbox.task_ids(text)})}
         items = [item for _, text in unsent for item in outbox.unpack(text, tasks)]
@@ -62,6 +63,7 @@ class Bookkeeper:
     def process(self, batch: Sequence[Delivery]) -> Post:
         """Handle a batch, and whatever time has brought. Committed when it returns; raises StoreError otherwise."""
         now = self._clock()
+        self._refill()
         events, items, origins = self._read(batch, now)
         events.append(Tick(self._wake(now)))
         self._load(events)
@@ -69,27 +71,31 @@ class Bookkeeper:
         while ended := self._machine.take_ended():
             follow_ups = self._tell_dependents(ended)
             commands += self._machine.handle(*follow_ups, now=now)
-        while hungry := self._machine.ready.hungry():
-            for lane in hungry:
-                self._machine.refill(lane, self._store.lane(lane, REFILL), REFILL)
-            commands += self._machine.handle(now=now)
         for command in commands:
             items.append(command)
-            if isinstance(command, Refuse) and command.task_id in origins:
-                items.append(keep(origins[command.task_id], command.problems, now))
+            if isinstance(command, Refuse) and command.is_submission:
+                items.append(keep(origins[command.task_id].pop(0), command.problems, now))
         changes = self._machine.take_changes()
         self._any_dependencies = self._any_dependencies or bool(changes.waits)
         text = outbox.pack(items) if items else None
-        sent, self._sent = self._sent, []
+        sent = [self._sent.popleft() for _ in range(len(self._sent))]
         row = self._store.commit(changes, outbox=text, sent=sent, now=now, lease=self._lead)
         post = Post(() if row is None else (row,), self._render(items, self._machine.tasks))
         self._machine.forget()
         return post
 
-    def _read(self, batch: Sequence[Delivery], now: Instant) -> tuple[list[Event], list[Item], dict[str, Delivery]]:
+    def _refill(self) -> None:
+        """Fill lanes that run low. Before the batch: the database and the machine tell the same only between two."""
+        for lane in self._machine.ready.hungry():
+            self._machine.refill(lane, self._store.lane(lane, WINDOW), WINDOW)
+
+    def _read(
+        self, batch: Sequence[Delivery], now: Instant
+    ) -> tuple[list[Event], list[Item], dict[str, list[Delivery]]]:
+        """The events, what to say about deliveries that are none, and the submissions by task id, in order."""
         events: list[Event] = []
         items: list[Item] = []
-        origins: dict[str, Delivery] = {}
+        origins: dict[str, list[Delivery]] = {}
         for delivery in batch:
             match read(delivery, limit=self._max_body):
                 case None:
@@ -99,7 +105,7 @@ class Bookkeeper:
                 case event:
                     events.append(event)
                     if isinstance(event, Submitted):
-                        origins[event.task_id] = delivery
+                        origins.setdefault(event.task_id, []).append(delivery)
         return events, items, origins
 
     def _wake(self, now: Instant) -> tuple[str, ...]:
@@ -115,23 +121,23 @@ class Bookkeeper:
         ids = {id_ for event in events for id_ in Machine.needs(event) if id_ not in known}
         if ids:
             self._machine.load(self._store.load(ids))
-        if self._any_dependencies or any(isinstance(e, Submitted) and e.spec.depends_on for e in events):
-            self._give_ancestry(events)
+        self._give_ancestry(events)
 
     def _give_ancestry(self, events: list[Event]) -> None:
-        """A new task can only close a circle if another one waits for it already."""
-        submitted = {e.task_id: e for e in events if isinstance(e, Submitted) and e.spec.depends_on}
-        awaited = {above for event in submitted.values() for above in event.spec.depends_on}
-        awaited |= self._store.waiting_for(list(submitted)).keys()
-        for place, event in enumerate(events):
-            if isinstance(event, Submitted) and event.task_id in submitted and event.task_id in awaited:
-                events[place] = Submitted(
-                    event.task_id,
-                    event.spec,
-                    event.priority,
-                    event.sender,
-                    self._store.ancestry(event.spec.depends_on),
-                )
+        """Tell new tasks for which another one waits already what they build on: only they can close a circle."""
+        new = {place: e for place, e in enumerate(events) if isinstance(e, Submitted) and e.spec.depends_on}
+        if not new:
+            return
+        awaited = set(self._store.waiting_for([event.task_id for event in new.values()]))
+        closing = []
+        for place, event in new.items():
+            if event.task_id in awaited:
+                closing.append(place)
+            awaited.update(event.spec.depends_on)
+        if closing:
+            ancestry = self._store.ancestry({above for event in new.values() for above in event.spec.depends_on})
+            for place in closing:
+                events[place] = replace(new[place], ancestry=ancestry)
 
     def _tell_dependents(self, ended: list[str]) -> list[DependencyEnded]:
         if not self._any_dependencies and not self._machine.new_dependencies:

@@ -13,6 +13,7 @@ from pydantic_core import from_json, to_json
 
 from broker.errors import Problem
 from broker.instants import Instant
+from broker.messages import Status
 from coordinator.core.commands import Announce, AnnounceLLM, Answer, Assign, Command, Refuse, Stop
 from coordinator.core.task import Task, view
 
@@ -75,18 +76,17 @@ _TASK_AT = {"event": 2, "answer": 4, "assign": 1}
 def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
     """The items of a packed batch, with views of the tasks as they are now.
 
-    An assignment whose attempt is over is left out.
+    Left out are assignments that were claimed or are over, and whatever is about a task that is gone.
     """
     items: list[Item] = []
     for kind, *rest in from_json(text):
         match kind, rest:
-            case "event", [at, task_id]:
-                items.append(Announce(at, view(tasks[task_id])))
-            case "answer", [kind_of_answer, reply_to, correlation_id, task_id]:
-                items.append(Answer(kind_of_answer, reply_to, correlation_id, view(tasks[task_id])))
-            case "assign", [task_id, attempt, llm]:
-                task = tasks[task_id]
-                if task.in_hand and task.attempt == attempt:
+            case "event", [at, task_id] if task := tasks.get(task_id):
+                items.append(Announce(at, view(task)))
+            case "answer", [kind_of_answer, reply_to, correlation_id, task_id] if task := tasks.get(task_id):
+                items.append(Answer(kind_of_answer, reply_to, correlation_id, view(task)))
+            case "assign", [task_id, attempt, llm] if task := tasks.get(task_id):
+                if task.status is Status.ASSIGNED and task.attempt == attempt:
                     items.append(Assign(task_id, attempt, llm))
             case "stop", fields:
                 items.append(Stop(*fields))

@@ -86,9 +86,10 @@ class Store:
             row = connection.execute(select(_leader).with_for_update()).mappings().one_or_none()
             if row and row["expires_at"] > now and row["holder"] not in (holder, *gone):
                 return False
-            self.epoch = row["epoch"] + 1 if row else 1
-            values = {"id": 1, "holder": holder, "epoch": self.epoch, "expires_at": now + lease}
+            epoch = row["epoch"] + 1 if row else 1
+            values = {"id": 1, "holder": holder, "epoch": epoch, "expires_at": now + lease}
             connection.execute(update(_leader).values(values) if row else insert(_leader).values(values))
+        self.epoch = epoch  # now that it is committed
         return True
 
     def leader(self) -> str | None:
@@ -216,19 +217,17 @@ class Store:
                     found.setdefault(row.depends_on, []).append(row.task_id)
         return found
 
-    def ancestry(self, ids: Sequence[str]) -> dict[str, list[str]]:
-        """What these tasks depend on, and what that depends on, and so on: task id -> ids."""
-        edges: dict[str, list[str]] = {}
-        to_ask = set(ids)
+    def ancestry(self, ids: Iterable[str]) -> dict[str, list[str]]:
+        """What these tasks depend on, and what that depends on, and so on: task id -> ids, without those on nothing."""
+        found: dict[str, set[str]] = {}
         with self._transaction() as connection:
-            while to_ask:
-                edges.update({task_id: [] for task_id in to_ask})
-                for chunk in _chunks(list(to_ask)):
-                    of_these = select(_dependencies).where(_dependencies.c.task_id.in_(chunk))
-                    for row in connection.execute(of_these):
-                        edges[row.task_id].append(row.depends_on)
-                to_ask = {above for task_id in to_ask for above in edges[task_id]} - edges.keys()
-        return edges
+            for chunk in _chunks(list(ids)):
+                edges = select(_dependencies.c.task_id, _dependencies.c.depends_on)
+                above = edges.where(_dependencies.c.task_id.in_(chunk)).cte(recursive=True)
+                above = above.union(edges.join(above, _dependencies.c.task_id == above.c.depends_on))
+                for task_id, depends_on in connection.execute(select(above)):
+                    found.setdefault(task_id, set()).add(depends_on)
+        return {task_id: sorted(depends_on) for task_id, depends_on in found.items()}
 
     def any_dependencies(self) -> bool:
         """Whether any task depends on another."""
