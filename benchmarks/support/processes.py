@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,7 +45,9 @@ class Processes:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
-        self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        # Compiled modules are kept, as they are for any user, whatever the environment here says.
+        ours = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
+        self._environment = {**os.environ, **ours, **environment}
         self._running: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
@@ -58,6 +61,17 @@ class Processes:
         """Start a program that runs until the end of the `with`, or ends by itself; its output goes to a log."""
         return self._start(command, keep_output=False)
 
+    def start_until(self, command: Sequence[str], line: str, timeout: float) -> subprocess.Popen[str]:
+        """Start a program, and return when its log says `line`. Raises BenchmarkFailed when it ends, or is late."""
+        deadline = time.monotonic() + timeout
+        process = self.start(command)
+        log = self._log(len(self._running) - 1)
+        while line not in log.read_text(errors="replace"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise BenchmarkFailed(f"{_name(command)} has not said {line!r}\n{self._logs()}")
+            time.sleep(0.005)
+        return process
+
     def output_of(self, command: Sequence[str], timeout: float) -> str:
         """Run a program to its end and return what it printed. Raises BenchmarkFailed, after `timeout` seconds too."""
         process = self._start(command, keep_output=True)
@@ -70,7 +84,7 @@ class Processes:
         return printed
 
     def _start(self, command: Sequence[str], *, keep_output: bool) -> subprocess.Popen[str]:
-        with open(self._folder / f"{len(self._running)}.log", "wb") as log:
+        with open(self._log(len(self._running)), "wb") as log:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -84,10 +98,13 @@ class Processes:
         self._running.append(process)
         return process
 
+    def _log(self, number: int) -> Path:
+        return self._folder / f"{number}.log"
+
     def _logs(self) -> str:
         """How the log of every process ends."""
         return "\n".join(
-            f"--- {_name(process.args)}\n{(self._folder / f'{number}.log').read_text(errors='replace')[-2000:]}"
+            f"--- {_name(process.args)}\n{self._log(number).read_text(errors='replace')[-2000:]}"
             for number, process in enumerate(self._running)
         )
 
