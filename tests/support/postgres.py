@@ -1,0 +1,134 @@
+"""A private PostgreSQL for tests: a cluster of its own in a folder of its own, on a free port of 127.0.0.1.
+
+with postgres() as server:
+    url = server.create("books")
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+_INSTALLED = Path("/usr/lib/postgresql")
+_READY_WITHIN = 30.0  # seconds
+
+
+class Postgres:
+    """A cluster that can be stopped and started again. Databases are named by their URL for SQLAlchemy."""
+
+    def __init__(self, programs: Path, folder: Path, account: str | None) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._account = account  # PostgreSQL refuses to run as root
+        self._port = _free_port()
+        self._server: subprocess.Popen[bytes] | None = None
+        self._run("initdb", "--username=fluffle", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        with (self._folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(
+                [
+                    self._programs / "postgres",
+                    *("-D", self._folder / "data", "-p", str(self._port), "-h", "127.0.0.1"),
+                    *("-c", "unix_socket_directories=", "-c", "fsync=off"),
+                ],
+                stdout=log,
+                stderr=log,
+                user=self._account,
+            )
+        deadline = time.monotonic() + _READY_WITHIN
+        while not self._answers():
+            alive = self._server.poll() is None and time.monotonic() < deadline
+            assert alive, f"PostgreSQL does not start:\n{(self._folder / 'log').read_text()}"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop the server, whoever is connected."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGINT)
+            self._server.wait()
+            self._server = None
+
+    def create(self, name: str) -> str:
+        """Create an empty database and return its URL."""
+        self._execute(sql.SQL("CREATE DATABASE {}"), name)
+        return f"postgresql+psycopg://fluffle@127.0.0.1:{self._port}/{name}"
+
+    def drop(self, name: str) -> None:
+        """Remove a database, whoever is connected to it."""
+        self._execute(sql.SQL("DROP DATABASE {} WITH (FORCE)"), name)
+
+    def _execute(self, statement: sql.SQL, name: str) -> None:
+        with self._connect() as connection:
+            connection.execute(statement.format(sql.Identifier(name)))
+
+    def _connect(self) -> "psycopg.Connection[tuple[object, ...]]":
+        address = f"host=127.0.0.1 port={self._port} user=fluffle dbname=postgres"
+        return psycopg.connect(address, autocommit=True)
+
+    def _answers(self) -> bool:
+        try:
+            self._connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._programs / program), "-D", str(self._folder / "data"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, user=self._account, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A running private cluster, removed at the end. Raises FileNotFoundError where PostgreSQL is not installed."""
+    programs = _programs()
+    folder = Path(tempfile.mkdtemp(prefix="fluffle-postgres-"))
+    server = None
+    try:
+        account = _account()
+        if account:
+            shutil.chown(folder, account)
+        server = Postgres(programs, folder, account)
+        server.start()
+        yield server
+    finally:
+        if server:
+            server.stop()
+        shutil.rmtree(folder)
+
+
+def _programs() -> Path:
+    """The folder of `initdb` and `postgres`: the newest of Debian's, else that of PATH."""
+    installed = [path.parent for path in _INSTALLED.glob("*/bin/initdb")]
+    if installed:
+        return max(installed, key=lambda path: float(path.parent.name))
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    raise FileNotFoundError("PostgreSQL is not installed: there is no initdb")
+
+
+def _account() -> str | None:
+    """Whom to run as: None for ourselves, unless we are root."""
+    if os.geteuid() != 0:
+        return None
+    known = {account.pw_name for account in pwd.getpwall()}
+    return "postgres" if "postgres" in known else "nobody"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,180 @@
+"""The machine under everything that can arrive, in any order, again and late; then its LLMs behave, and all ends.
+
+Core checks the machine's invariants and its free slots after every batch. Here stands what is true of its history.
+"""
+
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from broker.messages import FINAL, Status
+from coordinator.core.commands import Announce, Assign, Command
+from coordinator.core.events import Event, RetryRequested
+from coordinator.core.task import Task
+from tests.support.core import (
+    LEASE,
+    Core,
+    cancelled,
+    claimed,
+    completed,
+    failed,
+    gave_up,
+    left,
+    progressed,
+    retried,
+    seen,
+    submitted,
+)
+
+IDS = [f"t{n}" for n in range(7)]
+LLMS = ["atlas", "boreas"]
+INSTANCES = ["i1", "i2"]
+SKILLS = ["x", "y"]
+
+ids, llms, instances = st.sampled_from(IDS), st.sampled_from(LLMS), st.sampled_from(INSTANCES)
+attempts = st.integers(1, 3)
+skills = st.lists(st.sampled_from(SKILLS), unique=True)
+offsets = st.none() | st.integers(-5, 30)
+
+
+@st.composite
+def submissions(draw: st.DrawFn) -> Event:
+    task_id = draw(ids)
+    others = st.lists(st.sampled_from([other for other in IDS if other != task_id]), max_size=3)
+    return submitted(
+        task_id,
+        priority=draw(st.integers(3, 5)),
+        skills=draw(skills),
+        assignee=draw(st.none() | llms),
+        due=draw(offsets),
+        not_before=draw(offsets),
+        depends_on=draw(st.just([]) | others),
+        on_dependency_failure=draw(st.sampled_from(["fail", "run"])),
+        max_attempts=draw(st.integers(1, 3)),
+    )
+
+
+@st.composite
+def presences(draw: st.DrawFn) -> Event:
+    return seen(
+        draw(llms),
+        draw(instances),
+        slots=draw(st.integers(1, 3)),
+        skills=draw(skills),
+        tasks=draw(st.lists(st.tuples(ids, attempts), max_size=2)),
+        draining=draw(st.sampled_from([False, False, False, True])),
+    )
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> Event:
+    """What a worker says about an attempt, whether it has ever had it or not."""
+    report: Any = draw(st.sampled_from([claimed, progressed, completed, failed, gave_up]))
+    event: Event = report(draw(ids), draw(attempts), llm=draw(llms), instance=draw(instances))
+    return event
+
+
+requests = st.builds(cancelled, ids) | st.builds(retried, ids)
+leavings = st.builds(left, llms, instances)
+anything = submissions() | submissions() | presences() | presences() | reports() | requests | leavings
+
+
+class AnyOrder(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = Core(window=2, woken_at_once=2)
+        self.said: list[Event] = []
+        self.over: dict[str, Status] = {}
+        self.ever_over: set[str] = set()
+        self.ever_completed: set[str] = set()
+        self.ever_retried: set[str] = set()
+
+    def handle(self, *events: Event, at: float | None = None) -> None:
+        self.said += events
+        self.judge(events, self.core.handle(*events, at=at))
+
+    # -- what can happen -------------------------------------------------------------------------------------------
+
+    @rule(events=st.lists(anything, min_size=1, max_size=4))
+    def something_arrives(self, events: list[Event]) -> None:
+        self.handle(*events)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.said)
+    def something_arrives_again(self, data: st.DataObject) -> None:
+        self.handle(*data.draw(st.lists(st.sampled_from(self.said), min_size=1, max_size=3)))
+
+    @rule(data=st.data(), instance=instances)
+    @precondition(lambda self: self.core.books.in_hand())
+    def a_worker_reports_on_what_it_has(self, data: st.DataObject, instance: str) -> None:
+        task = data.draw(st.sampled_from(self.core.books.in_hand()))
+        report: Any = data.draw(st.sampled_from([claimed, claimed, completed, failed, gave_up, progressed]))
+        self.handle(report(task.id, task.attempt, llm=task.llm, instance=task.instance or instance))
+
+    @rule(llm=llms, instance=instances)
+    def a_worker_beats(self, llm: str, instance: str) -> None:
+        theirs = [t for t in self.core.books.in_hand() if t.llm == llm and t.instance == instance]
+        self.handle(seen(llm, instance, slots=2, skills=SKILLS, tasks=[(task.id, task.attempt) for task in theirs]))
+
+    @rule(passed=st.sampled_from([0.5, 1.0, 4.0, LEASE - 1, LEASE, 60.0]))
+    def time_passes(self, passed: float) -> None:
+        self.handle(at=self.core.at + passed)
+
+    @rule()
+    def another_coordinator_takes_over(self) -> None:
+        self.core.restart()
+
+    # -- what must be true -----------------------------------------------------------------------------------------
+
+    def judge(self, events: tuple[Event, ...], commands: list[Command]) -> None:
+        asked_again = {event.task_id for event in events if isinstance(event, RetryRequested)}
+        for command in commands:
+            match command:
+                case Announce(_, view):
+                    self.judge_status(view["id"], Status(view["status"]), asked_again)
+                case Assign(task_id):
+                    self.judge_dependencies(self.core.task(task_id))
+
+    def judge_status(self, task_id: str, status: Status, asked_again: set[str]) -> None:
+        if task_id in self.over:
+            assert task_id in asked_again, f"{task_id} was {self.over[task_id]} and became {status}"
+            self.ever_retried.add(task_id)
+            del self.over[task_id]
+        if status in FINAL:
+            self.over[task_id] = status
+            self.ever_over.add(task_id)
+            if status is Status.COMPLETED:
+                self.ever_completed.add(task_id)
+
+    def judge_dependencies(self, task: Task) -> None:
+        above = set(task.spec.depends_on)
+        assert above <= self.ever_over
+        if task.spec.on_dependency_failure == "fail" and task.id not in self.ever_retried:
+            assert above <= self.ever_completed
+
+    @invariant()
+    def the_books_agree_with_what_was_announced(self) -> None:
+        over = {task.id: task.status for task in self.core.books.tasks.values() if task.status in FINAL}
+        assert over == self.over
+
+    def teardown(self) -> None:
+        """Every task ends once the LLMs behave, and all that others wait for is submitted."""
+        missing = [submitted(task_id) for task_id in IDS if task_id not in self.core.books.tasks]
+        self.handle(*missing)
+        for _ in range(60):
+            here = [seen(llm, "well-behaved", slots=2, skills=SKILLS) for llm in LLMS]
+            self.handle(*here, at=self.core.at + LEASE / 2)
+            work = self.core.books.in_hand()
+            self.handle(*(claimed(t.id, t.attempt, llm=t.llm or "", instance="well-behaved") for t in work))
+            self.handle(*(completed(t.id, t.attempt, llm=t.llm or "", instance="well-behaved") for t in work))
+            if all(task.status in FINAL for task in self.core.books.tasks.values()):
+                break
+        assert {task.id for task in self.core.books.tasks.values()} == set(IDS) == self.over.keys()
+
+
+AnyOrder.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestAnyOrder = AnyOrder.TestCase
