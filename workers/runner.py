@@ -21,7 +21,7 @@ from broker.connection import Delivery, Link
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
 from broker.messages import Control, Drain, Presence, Stop, decode, problems
 from broker.settings import Settings
-from broker.topology import control_address, work_queue, worker_topology
+from broker.topology import SHARED, control_address, work_queue, worker_topology
 from workers.attempt import failed
 from workers.models.base import LLM
 from workers.reporter import RETRY_FIRST, RETRY_MOST, Reporter
@@ -90,6 +90,7 @@ class Worker:
         self._last_presence: asyncio.Future[None] | None = None
         self._draining = False
         self._stopping = False
+        self._may_declare_shared = True
         self._left = asyncio.Event()
 
     async def run(self) -> None:
@@ -124,7 +125,9 @@ class Worker:
         if self._connecting.cancel():
             _log.warning("%s: leaving; there was no RabbitMQ yet", self._name)
         else:
-            _log.warning("%s: draining, %d tasks to finish", self._name, len(self._workload.in_hand))
+            _log.warning(
+                "%s: draining, %d tasks to finish; a second signal stops them", self._name, len(self._workload.in_hand)
+            )
             self._take_nothing_new()
 
     def stop(self) -> None:
@@ -167,6 +170,13 @@ class Worker:
                 pause = min(pause * 2, RETRY_MOST)
 
     async def _set_up(self, spool: Spool) -> None:
+        if self._may_declare_shared:
+            try:
+                await self._link.declare(SHARED)
+            except AccessRefused as error:
+                # A user with rights to its own queues only: somebody else has declared the rest, or will.
+                self._may_declare_shared = False
+                raise BrokerError(f"its user may declare no more than its own queues ({error})") from error
         await self._link.declare(worker_topology(self._name, self.instance))
         self._reporter = Reporter(self._link, spool, name=self._name, instance=self.instance)
         self._workload = Workload(

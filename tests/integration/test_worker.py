@@ -10,13 +10,14 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 
-from broker.connection import Link
+from broker.connection import Link, Outgoing
 from broker.errors import AccessRefused, ConfigurationError
 from broker.messages import MAX_BODY_BYTES, Holding, Result, Usage
 from broker.settings import Settings
-from broker.topology import REJECTED, work_queue
+from broker.topology import REJECTED, SHARED, TASKS, work_queue
 from tests.support.node import NodeInfo
 from tests.support.processes import Process, fluffle
 from tests.support.proxy import CONSUMER, PUBLISHER, Proxy, proxy_to
@@ -554,6 +555,14 @@ async def test_a_worker_that_starts_before_rabbitmq_says_that_it_waits_and_comes
     await coordinator.next("hello")
     starting.cancel()
     await asyncio.wait([starting])
+
+
+async def test_a_worker_comes_up_on_a_rabbitmq_where_nothing_is_declared(workers: Workers, amqp_url: str) -> None:
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+        for exchange in SHARED.exchanges:
+            connection.channel().exchange_delete(exchange.name)
+    async with workers.one(), Link(amqp_url, name="look") as link:
+        await link.publish(Outgoing(TASKS, "submit", b"{}"))
 
 
 async def test_a_worker_that_is_drained_while_it_waits_for_rabbitmq_leaves(workers: Workers, proxy: Proxy) -> None:
