@@ -1,0 +1,28 @@
+"""The messages on the page "How to write a worker" are messages of the protocol."""
+
+import re
+from pathlib import Path
+
+from broker.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop, Wire, decode
+
+PAGE = Path(__file__).parents[2] / "docs" / "howto-write-a-worker.md"
+
+SHOWN: tuple[type[Wire], ...] = (
+    Presence,
+    Assignment,
+    Claim,
+    Progress,
+    Result,
+    Result,
+    Result,
+    Stop,
+    Drain,
+    Goodbye,
+)
+
+
+def test_every_message_on_the_page_can_be_decoded() -> None:
+    shown = re.findall(r"^ *```json\n(.*?)^ *```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    decoded = [decode(kind, body.encode()) for kind, body in zip(SHOWN, shown, strict=True)]
+    outcomes = [message.outcome for message in decoded if isinstance(message, Result)]
+    assert outcomes == ["completed", "failed", "cancelled"]
