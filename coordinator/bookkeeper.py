@@ -9,8 +9,9 @@ from broker.instants import Instant, Micros
 from coordinator import outbox
 from coordinator.core.commands import Assign, Refuse
 from coordinator.core.events import DependencyEnded, Event, Submitted, Tick
-from coordinator.core.machine import Machine
+from coordinator.core.machine import Changes, Machine
 from coordinator.core.task import Task
+from coordinator.crash import crash_point
 from coordinator.intake import Refused, keep, read, refusal
 from coordinator.outbox import Item
 from coordinator.render import messages
@@ -78,11 +79,19 @@ class Bookkeeper:
         changes = self._machine.take_changes()
         self._any_dependencies = self._any_dependencies or bool(changes.waits)
         text = outbox.pack(items) if items else None
-        sent = [self._sent.popleft() for _ in range(len(self._sent))]
+        sent = self._take_sent()
+        crash_point("before-commit")
         row = self._store.commit(changes, outbox=text, sent=sent, now=now, lease=self._lead)
         post = Post(() if row is None else (row,), self._render(items, self._machine.tasks))
         self._machine.forget()
         return post
+
+    def settle(self) -> None:
+        """At the end: take out of the outbox what is published. Raises StoreError."""
+        self._store.commit(Changes(), outbox=None, sent=self._take_sent(), now=self._clock(), lease=self._lead)
+
+    def _take_sent(self) -> list[int]:
+        return [self._sent.popleft() for _ in range(len(self._sent))]
 
     def _refill(self) -> None:
         """Fill lanes that run low. Before the batch: the database and the machine tell the same only between two."""

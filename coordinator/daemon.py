@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 TICK = 0.25  # seconds; time is looked at this often when nothing arrives
 STANDBY_LOOK = 0.5  # seconds between looks at the leader's lease
+LAST_CONFIRMS = 5.0  # seconds to wait for RabbitMQ when stopping; what it does not confirm is published next time
 AGAIN = 0.5  # seconds before something that was refused or unavailable is tried again
 
 _log = structlog.get_logger("coordinator")
@@ -117,10 +118,15 @@ class Coordinator:
                 crash_point("after-commit")
                 self._publish(post)
                 ack_all(batch)
+                del self._inbox[: len(batch)]
                 await self._link.room()
-            await asyncio.gather(*self._publishing)
+            if self._publishing:
+                await asyncio.wait(self._publishing, timeout=LAST_CONFIRMS)
+            await self._write(self._books.settle)
         finally:
             inbox.cancel()
+            for delivery in self._inbox:  # for whoever leads now
+                delivery.requeue()
 
     async def _next_batch(self) -> list[Delivery]:
         """What has arrived, up to the bound; empty when only time has passed."""
@@ -131,9 +137,7 @@ class Coordinator:
                     await self._arrived.wait()
             except TimeoutError:
                 return []
-        batch = self._inbox[: self._settings.batch]
-        del self._inbox[: len(batch)]
-        return batch
+        return self._inbox[: self._settings.batch]
 
     async def _process(self, batch: list[Delivery]) -> Post:
         """Commit the batch, however long the database is away: meanwhile nothing is acknowledged."""

@@ -1,7 +1,7 @@
 """What a batch has to publish, as one row: references to tasks, not bodies, made messages again from the tasks.
 
 A batch that was committed and perhaps not published is published again after a restart; its views then show the
-tasks as they are by that time.
+tasks as they are by that time, but for what makes an event that event.
 """
 
 from base64 import b64decode, b64encode
@@ -47,7 +47,7 @@ def pack(items: Sequence[Item]) -> str:
 def _packed(item: Item) -> tuple[Any, ...]:
     match item:
         case Announce(at, shown):
-            return ("event", at, shown["id"])
+            return ("event", at, shown["id"], shown["status"], shown.get("llm"))
         case Answer(kind, reply_to, correlation_id, shown):
             return ("answer", kind, reply_to, correlation_id, shown["id"])
         case Assign(task_id, attempt, llm):
@@ -76,13 +76,15 @@ _TASK_AT = {"event": 2, "answer": 4, "assign": 1}
 def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
     """The items of a packed batch, with views of the tasks as they are now.
 
+    An event keeps its status and LLM, so that it is the same event once more and not another one of a later moment.
     Left out are assignments that were claimed or are over, and whatever is about a task that is gone.
     """
     items: list[Item] = []
     for kind, *rest in from_json(text):
         match kind, rest:
-            case "event", [at, task_id] if task := tasks.get(task_id):
-                items.append(Announce(at, view(task)))
+            case "event", [at, task_id, status, llm] if task := tasks.get(task_id):
+                shown = {**view(task), "status": status, "llm": llm}
+                items.append(Announce(at, {key: value for key, value in shown.items() if value is not None}))
             case "answer", [kind_of_answer, reply_to, correlation_id, task_id] if task := tasks.get(task_id):
                 items.append(Answer(kind_of_answer, reply_to, correlation_id, view(task)))
             case "assign", [task_id, attempt, llm] if task := tasks.get(task_id):

@@ -15,6 +15,7 @@ from coordinator.core.task import Task
 from coordinator.outbox import Item, Keep
 
 SOURCE = "/fluffle/coordinator"
+DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 
 
 def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[str, Task]) -> Iterator[Outgoing]:
@@ -31,12 +32,14 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
             case Announce(at, shown_task):
                 yield _task_event(shown_task, to_iso(at) or "", body)
             case Answer(kind, reply_to, correlation_id, _):
-                yield Outgoing("", reply_to, body, type=kind, correlation_id=correlation_id, persistent=False)
+                yield _answer(reply_to, body, kind, correlation_id)
             case Assign(task_id, _, llm):
                 yield _assignment(tasks[task_id], llm, context)
             case Stop(llm, instance, task_id, attempt, reason):
                 stop = StopMessage(task_id=task_id, attempt=attempt, reason=reason)
-                yield Outgoing(WORK, control_address(llm, instance), stop.encode(), mandatory=False)
+                # Straight to the queue: by fluffle.work, what is meant for an instance that has gone, as most of
+                # them have, would end among the rejected messages.
+                yield Outgoing("", control_address(llm, instance), stop.encode(), mandatory=False)
             case Refuse(_, _, reply_to, _):
                 if reply_to:
                     yield _refusal(item, reply_to)
@@ -47,6 +50,19 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
                 yield from _kept(item)
             case _:
                 assert_never(item)
+
+
+def _answer(reply_to: str, body: bytes, kind: str, correlation_id: str | None) -> Outgoing:
+    return Outgoing(
+        "",
+        reply_to,
+        body,
+        type=kind,
+        correlation_id=correlation_id,
+        persistent=False,
+        # RabbitMQ hands a direct reply on without a queue, and would return it besides, as one that no queue took.
+        mandatory=not reply_to.startswith(DIRECT_REPLY_TO),
+    )
 
 
 def _task_event(shown: View, at: str, body: bytes) -> Outgoing:
@@ -98,7 +114,7 @@ def _dependency(task: Task) -> Dependency:
 def _refusal(refuse: Refuse, reply_to: str) -> Outgoing:
     errors = [Wrong(path=problem.path, message=problem.message) for problem in refuse.problems]
     body = Rejection(id=refuse.task_id or None, errors=errors).encode()
-    return Outgoing("", reply_to, body, type="task.rejected", correlation_id=refuse.correlation_id, persistent=False)
+    return _answer(reply_to, body, "task.rejected", refuse.correlation_id)
 
 
 def _kept(item: Keep) -> Iterator[Outgoing]:

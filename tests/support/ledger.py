@@ -8,6 +8,7 @@ books because it reads the database. It asks no part of the system.
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tests.support.amqp import Amqp, amqp
 from tests.support.site import Site
@@ -33,7 +34,7 @@ class Ledger:
         """These tasks were submitted and accepted."""
         self.submitted.update(task_ids)
 
-    def effects(self, what: str = "done") -> list[dict[str, str]]:
+    def effects(self, what: str = "done") -> list[dict[str, Any]]:
         """Every effect of that kind, in the order in which they happened."""
         if not self._effects.exists():
             return []

@@ -1,0 +1,238 @@
+"""Whoever dies, and whenever: what was accepted is completed, and recorded once. With real processes and kill -9."""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.messages import Status, Submission
+from fluffle import Client, TaskRejected
+from tests.support.amqp import Amqp
+from tests.support.ledger import Ledger
+from tests.support.node import NodeInfo
+from tests.support.processes import Process, until
+from tests.support.site import Site, site_on
+
+WORK = ("--handler", "tests.support.handlers:work", "--slots", "10")
+WAIT = ("--handler", "tests.support.handlers:wait_for_gate")
+PATIENCE = 60.0  # seconds
+
+
+@pytest.fixture
+def site(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
+    """A place where silence is noticed soon, and batches are small, so that there are many moments to die in."""
+    with site_on(rabbitmq, tmp_path, FLUFFLE_LEASE="2", FLUFFLE_LEADER_LEASE="1", FLUFFLE_BATCH="50") as site:
+        yield site
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A file that lets the handler `wait_for_gate` finish once it exists."""
+    return tmp_path / "gate"
+
+
+def behind(gate: Path, task_id: str) -> dict[str, object]:
+    return {"id": task_id, "description": "wait", "inputs": {"gate": str(gate)}}
+
+
+def run_load(site: Site, ledger: Ledger, count: int, trouble: Callable[[], None]) -> None:
+    """Submit tasks and see that all complete, with `trouble` going on meanwhile, from before the first of them."""
+
+    async def submit_and_wait() -> None:
+        tasks = [Submission(description="work", id=f"load-{n}", max_attempts=50) for n in range(count)]
+        async with Client(site.url, answer_timeout=PATIENCE) as client:
+            making_trouble = asyncio.create_task(asyncio.to_thread(trouble))
+            handles = []
+            async for handle in client.submit_many(tasks):
+                assert not isinstance(handle, TaskRejected)
+                ledger.note(handle.id)
+                handles.append(handle)
+            for handle in handles:
+                view = await handle.end(PATIENCE)
+                assert view.status is Status.COMPLETED, view
+            await making_trouble
+
+    asyncio.run(submit_and_wait())
+
+
+def some_moments(ledger: Ledger, load: int, times: int) -> Iterator[None]:
+    """Yields when chance wants it, that many times, always while some of the load is done and some is not."""
+    for moment in sorted(random.sample(range(load * 3 // 4), times)):
+        until(lambda: len(ledger.effects()) > moment, f"more than {moment} tasks are done", within=PATIENCE)  # noqa: B023
+        yield
+
+
+def assert_all_is_well(site: Site, ledger: Ledger) -> None:
+    site.drain()
+    assert ledger.problems() == []
+
+
+# -- a worker dies -----------------------------------------------------------------------------------------------------
+
+
+def test_a_task_whose_worker_is_killed_is_finished_by_another(
+    site: Site, ledger: Ledger, client: Amqp, gate: Path
+) -> None:
+    site.coordinator()
+    first = site.worker("first", *WAIT, **ledger.env)
+    client.submit(behind(gate, "t"))
+    ledger.note("t")
+    until(lambda: ledger.effects("started"), "the task is started")
+    second = site.worker("second", *WAIT, **ledger.env)
+    first.kill()
+    gate.touch()
+    until(lambda: ledger.effects(), "the task is done")
+    second.wait_for("task completed")
+    assert_all_is_well(site, ledger)
+    assert [effect["attempt"] for effect in ledger.effects("started")] == [1, 2]
+    assert site.select("select attempt, llm, outcome from attempts order by attempt") == [
+        (1, "first", "lost"),
+        (2, "second", "completed"),
+    ]
+
+
+def test_a_task_whose_worker_is_killed_is_finished_by_that_worker_started_again(
+    site: Site, ledger: Ledger, client: Amqp, gate: Path
+) -> None:
+    site.coordinator()
+    worker = site.worker("only", *WAIT, **ledger.env)
+    client.submit(behind(gate, "t"))
+    ledger.note("t")
+    until(lambda: ledger.effects("started"), "the task is started")
+    worker.kill()
+    gate.touch()
+    site.worker("only", *WAIT, **ledger.env)
+    until(lambda: ledger.effects(), "the task is done")
+    assert_all_is_well(site, ledger)
+    assert site.select("select outcome from attempts order by attempt") == [("lost",), ("completed",)]
+
+
+def test_workers_that_are_killed_under_load_lose_nothing(site: Site, ledger: Ledger) -> None:
+    site.coordinator()
+    workers = [site.worker(name, *WORK, **ledger.env) for name in ("ann", "ben", "cid")]
+
+    def kill_and_restart() -> None:
+        for _ in some_moments(ledger, 500, 4):
+            place = random.randrange(3)
+            workers[place].kill()
+            workers[place] = site.worker(("ann", "ben", "cid")[place], *WORK, **ledger.env)
+
+    run_load(site, ledger, 500, kill_and_restart)
+    assert_all_is_well(site, ledger)
+
+
+def test_a_worker_that_was_suspended_past_its_lease_changes_nothing(
+    site: Site, ledger: Ledger, client: Amqp, gate: Path
+) -> None:
+    site.coordinator()
+    sleepy = site.worker("sleepy", *WAIT, **ledger.env)
+    client.submit(behind(gate, "t"))
+    until(lambda: ledger.effects("started"), "the task is started")
+    site.worker("awake", *WAIT, **ledger.env)
+    sleepy.suspend()
+    until(lambda: len(ledger.effects("started")) == 2, "the task is started again")
+    gate.touch()
+    until(lambda: ledger.effects(), "the task is done")
+    sleepy.resume()
+    client.submit({**behind(gate, "t2"), "assignee": "sleepy"})
+    ledger.note("t", "t2")
+    until(lambda: site.select("select 1 from tasks where id = 't2' and status = 'completed'"), "it works again")
+    assert_all_is_well(site, ledger)
+    recorded = site.select(
+        "select id, a.llm, outcome from attempts a join tasks on seq = task_seq order by id, a.attempt"
+    )
+    assert recorded == [("t", "sleepy", "lost"), ("t", "awake", "completed"), ("t2", "sleepy", "completed")]
+
+
+# -- the coordinator dies ----------------------------------------------------------------------------------------------
+
+
+def test_a_coordinator_that_is_killed_under_load_loses_nothing(site: Site, ledger: Ledger) -> None:
+    coordinator = site.coordinator()
+    site.worker("ann", *WORK, **ledger.env)
+    site.worker("ben", *WORK, **ledger.env)
+
+    def kill_and_restart(coordinator: Process) -> None:
+        for _ in some_moments(ledger, 2000, 5):
+            coordinator.kill()
+            coordinator = site.coordinator()
+
+    run_load(site, ledger, 2000, lambda: kill_and_restart(coordinator))
+    assert_all_is_well(site, ledger)
+
+
+@pytest.mark.parametrize("time", [2, 15])
+@pytest.mark.parametrize("point", ["before-commit", "after-commit", "after-publish", "after-confirm"])
+def test_a_coordinator_that_dies_at_the_worst_moment_loses_nothing(
+    site: Site, ledger: Ledger, client: Amqp, point: str, time: int
+) -> None:
+    site.worker("ann", *WORK, **ledger.env)
+    answers = client.queue()
+    ids = [f"t-{n}" for n in range(300)]
+    for task_id in ids:
+        client.submit({"id": task_id, "description": "work"}, reply_to=answers, delivery_mode=2)
+    ledger.note(*ids)
+    assert site.coordinator(until=None, FLUFFLE_CRASH_AT=f"{point}:{time}").wait() == -9
+    site.coordinator()
+    until(lambda: len(ledger.effects()) >= len(ids), "all tasks are done")
+    assert_all_is_well(site, ledger)
+    told = [(answer.type, answer.json()["id"]) for answer in client.take_all(answers)]
+    assert set(told) == {(kind, task_id) for kind in ("task.accepted", "task.completed") for task_id in ids}
+
+
+def test_a_standby_takes_over_from_a_leader_that_is_killed(site: Site, ledger: Ledger) -> None:
+    leader = site.coordinator(until="leading")
+    standby = site.coordinator(until="standing by")
+    site.worker("ann", *WORK, **ledger.env)
+
+    def kill() -> None:
+        for _ in some_moments(ledger, 500, 1):
+            leader.kill()
+
+    run_load(site, ledger, 500, kill)
+    assert "leading" in standby.output
+    assert_all_is_well(site, ledger)
+
+
+def test_a_leader_that_was_suspended_past_its_lease_stands_down(site: Site, ledger: Ledger) -> None:
+    leader = site.coordinator(until="leading")
+    standby = site.coordinator(until="standing by")
+    site.worker("ann", *WORK, **ledger.env)
+
+    def suspend_and_resume() -> None:
+        for _ in some_moments(ledger, 500, 1):
+            leader.suspend()
+            standby.wait_for("leading")
+            leader.resume()
+            leader.wait_for("standing by")
+
+    run_load(site, ledger, 500, suspend_and_resume)
+    assert_all_is_well(site, ledger)
+    assert "leading" not in leader.output.partition("standing by")[2]
+
+
+# -- RabbitMQ dies -----------------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_is_killed_under_load_loses_nothing(site: Site, ledger: Ledger) -> None:
+    node = site.rabbitmq.node
+    if node is None:
+        pytest.skip("this broker is not ours to kill")
+    site.coordinator()
+    site.worker("ann", *WORK, **ledger.env)
+    site.worker("ben", *WORK, **ledger.env)
+
+    def kill_and_restart() -> None:
+        for _ in some_moments(ledger, 1000, 1):
+            pid = node.status().pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: node.status().state == "crashed", "the node is dead")
+            assert node.start() == site.url
+
+    run_load(site, ledger, 1000, kill_and_restart)
+    assert_all_is_well(site, ledger)
