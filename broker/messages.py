@@ -17,6 +17,8 @@ MAX_BODY_BYTES = 1024 * 1024
 JSON_TYPE = "application/json"
 EVENT_TYPE = "application/cloudevents+json"
 
+LOCAL, LOCAL_ONLY = "local", "local-only"  # labels: of an LLM that nothing leaves; of a task for such LLMs alone
+
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, description="a name: a-z, 0-9 and -, at most 63 characters")]
 TaskId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="1-64 of A-Za-z0-9._:-")]
@@ -125,6 +127,7 @@ class Presence(Wire):
     instance: Name
     model: Annotated[str, Field(max_length=200)] = ""
     skills: dict[Tag, Level] = Field(default_factory=dict)
+    labels: Annotated[list[Tag], Field(max_length=64)] = Field(default_factory=list)
     slots: Annotated[int, Field(ge=1, le=10_000)] = 1
     description: Annotated[str, Field(max_length=2000)] = ""
     draining: bool = False

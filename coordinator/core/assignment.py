@@ -1,45 +1,175 @@
-"""Who does a task, and why. Pure: looks at the task and the LLMs, changes nothing."""
+"""Who does a task, and why: the policy `earliest-finish`. Pure: it looks at lanes and LLMs, and is told the time.
 
-from collections.abc import Sequence
-from typing import NamedTuple
+Tasks are looked at in their order, and each goes where it is expected to finish first. Where that is an LLM whose
+slots are all taken, the task waits for it, and the free slot goes to the first task further down for which waiting
+is not the better way; it stays free only when there is none. docs/assignment.md tells it at length.
+"""
 
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from broker.instants import Instant, seconds
+from coordinator.core.lane import Lane, Standing, late
 from coordinator.core.pool import LLM
+from coordinator.core.ready import Ready
 from coordinator.core.task import Task
+
+LOOK_AHEAD = 16  # tasks of a lane that a free slot is offered to
+OTHERS_TRIED = 8  # free LLMs that are looked at when the quickest is not to have a task
+HANDOVER = seconds(0.1)  # microseconds between the end of a run and the start of the next at the same slot
+CAUTION = 2.0  # how much longer than expected a run is taken to be before a slower LLM gets it
+MUCH_QUICKER = 0.75  # an LLM is waited for only if its runs take at most this share of the other's
+RUNNERS_UP = 3
 
 
 class Decision(NamedTuple):
-    """The chosen LLM and a line that tells people why."""
+    """A task, who gets it, and a line that tells people why."""
 
+    task: Task
     llm: LLM
     why: str
 
 
-def choose(task: Task, eligible: Sequence[LLM]) -> Decision | None:
-    """The LLM with a free slot and the least expected wait; None when every slot is taken.
+class Held(NamedTuple):
+    """Tasks that wait although a slot is free, and a line that tells people why."""
 
-    The expected wait is the mean run time times the tasks in hand for each slot. Equal waits go to the higher level
-    in the skills asked for, then to the LLM with more free slots.
-    """
-    free = [llm for llm in eligible if llm.free > 0]
-    if not free:
+    tasks: list[Task]
+    why: str
+
+
+class Policy(Protocol):
+    """Chooses the next task of a lane and its LLM."""
+
+    def pick(self, lane: Lane, ready: Ready, now: Instant) -> Decision | Held | None:
+        """What to do next with the tasks of a lane that has at least one.
+
+        The LLM of a decision has a free slot and is one of the lane's. None when no slot is free for the lane.
+        """
+
+
+class EarliestFinish:
+    """Every task where it is expected to finish first."""
+
+    def pick(self, lane: Lane, ready: Ready, now: Instant) -> Decision | Held | None:
+        """See Policy."""
+        lane.survey(now)
+        best = lane.best_free()
+        if best is None:
+            return None
+        self._let_late_ones_wait(lane, now)
+        reason = ""
+        for standing in self._candidates(lane, best):
+            if (needed := self._needed_elsewhere(standing.llm, lane, ready)) is not None:
+                reason = f"{standing.llm.name} is spared for {needed.key}"
+                continue
+            found = self._first_for(standing, lane, ready, now)
+            if isinstance(found, Task):
+                return Decision(found, standing.llm, _why(found, standing, lane, now))
+            reason = found
+        return Held(list(lane.first(LOOK_AHEAD)), reason)
+
+    def _candidates(self, lane: Lane, best: Standing) -> Iterable[Standing]:
+        """The free LLMs of the lane, the quickest first; the others are looked up only when it does not get a task."""
+        yield best
+        yield from lane.free(OTHERS_TRIED)[1:]
+
+    def _let_late_ones_wait(self, lane: Lane, now: Instant) -> None:
+        """A task that even the quickest cannot finish in time must not make others late."""
+        if not lane.quickest:
+            return
+        for _ in range(LOOK_AHEAD):
+            task = lane.order and lane.members[lane.order[0][1]]
+            if not task or task.spec.due is None or lane.order[0][0] == late(task):
+                return
+            if now + task.size * lane.quickest[0].pace <= (task.due or now):
+                return
+            lane.put_behind(task)
+
+    def _needed_elsewhere(self, llm: LLM, lane: Lane, ready: Ready) -> Lane | None:
+        """A lane that would be done later than this one if the LLM worked here, as fewer LLMs can work there."""
+        for other in ready.lanes_of(llm):
+            if (
+                other is not lane
+                and len(other.members) > llm.free
+                and other.speed < lane.speed
+                and other.order[0][0][0] <= lane.order[0][0][0]
+                and other.backlog * (lane.speed - other.speed) > lane.backlog * other.speed
+            ):
+                return other
         return None
-    if len(free) == 1:
-        return Decision(free[0], _only(task, sum(llm.state == "online" for llm in eligible)))
-    best = min(free, key=lambda llm: (_expected_wait(llm), -_level(task, llm), -llm.free, llm.name))
-    wait = _expected_wait(best) / 1_000_000
-    return Decision(best, f"least expected wait ({wait:.1f} s) of {len(free)} with a free slot")
+
+    def _first_for(self, standing: Standing, lane: Lane, ready: Ready, now: Instant) -> Task | str:
+        """The first task that this free LLM should take, or why it takes none."""
+        quicker = [
+            other
+            for other in lane.quickest
+            if other.cost < MUCH_QUICKER * standing.cost and other.llm is not standing.llm and other.llm.runs
+        ]
+        slots = [
+            (other.cost, wait + HANDOVER + _load(other.llm, lane, ready, now))
+            for other in quicker
+            if other.llm.slots
+            for wait in other.llm.waits(now)
+        ]
+        before, looked_at, reason = 0, None, ""
+        for task in lane.first(LOOK_AHEAD):
+            if failed_at(task, standing.llm) and lane.others_can(standing.llm):
+                reason = f"it has just failed at {standing.llm.name}"
+                continue
+            if before >= _done_meanwhile(task.size, standing.cost, slots):
+                return task
+            before += task.size
+            looked_at = task
+        if looked_at is None:
+            return reason
+        if len(lane.members) > LOOK_AHEAD and lane.backlog >= _done_meanwhile(looked_at.size, standing.cost, slots):
+            return looked_at
+        first = quicker[0]
+        return f"waits for {first.llm.name}, expected to finish sooner than {standing.llm.name}, which is free"
 
 
-def _only(task: Task, online: int) -> str:
-    if task.spec.assignee:
+def _done_meanwhile(size: int, cost: float, slots: list[tuple[float, float]]) -> float:
+    """How much work quicker slots do until one of them must start a task of that size to be the first to finish it."""
+    finish = size * cost * CAUTION
+    return sum(max(0.0, finish - size * quick - wait) / quick for quick, wait in slots)
+
+
+def _load(llm: LLM, lane: Lane, ready: Ready, now: Instant) -> float:
+    """How long an LLM is busy with its share of other lanes."""
+    return sum(other.backlog / other.speed for other in ready.lanes_of(llm) if other is not lane and other.speed)
+
+
+def failed_at(task: Task, llm: LLM) -> bool:
+    """Whether the last attempt of the task went wrong there."""
+    if not task.attempts:
+        return False
+    last = task.attempts[-1]
+    return last.llm == llm.name and last.outcome not in ("completed", "cancelled")
+
+
+def _why(task: Task, chosen: Standing, lane: Lane, now: Instant) -> str:
+    llm = chosen.llm
+    if lane.key.startswith("@"):
         return "assigned by hand"
-    asked = f" with {', '.join(task.spec.skills)}" if task.spec.skills else ""
-    return f"the only LLM{asked} online" if online == 1 else f"the only free one of {online} LLMs{asked} online"
+    if len(lane.quickest) == 1:
+        return f"the only LLM{_asked(lane)} online"
+    levels = "".join(f"{skill} {llm.skills[skill]:g}, " for skill in lane.skills)
+    told = f"expected finish in {_told(task.size * chosen.pace)} ({levels}{llm.free} of {llm.slots} slots free)"
+    others = [other for other in lane.quickest[: RUNNERS_UP + 1] if other.llm is not llm][:RUNNERS_UP]
+    then = sorted((_expected(task, other, now), other.llm.name) for other in others)
+    runners_up = ", ".join(f"{name} {_told(expected)}" for expected, name in then)
+    return f"{llm.name}: {told}; then {runners_up}" if then else f"{llm.name}: {told}"
 
 
-def _expected_wait(llm: LLM) -> float:
-    return (llm.mean_run or 0) * llm.in_hand / (llm.slots or 1)
+def _asked(lane: Lane) -> str:
+    return f" with {', '.join(lane.skills)}" if lane.skills else ""
 
 
-def _level(task: Task, llm: LLM) -> float:
-    return sum(llm.skills.get(skill, 0.0) for skill in task.spec.skills)
+def _expected(task: Task, standing: Standing, now: Instant) -> float:
+    wait = 0.0 if standing.llm.free else min(standing.llm.waits(now), default=0.0)
+    return wait + task.size * standing.pace
+
+
+def _told(micros: float) -> str:
+    value = micros / 1_000_000
+    return f"{value * 1000:.0f} ms" if value < 0.1 else f"{value:.1f} s" if value < 10 else f"{value:.0f} s"

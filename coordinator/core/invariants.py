@@ -1,9 +1,9 @@
 """What is true of a machine at any time between two calls. For tests: looks at everything, on every call."""
 
 from broker.messages import Status
+from coordinator.core.lane import Lane, late
 from coordinator.core.machine import Machine
 from coordinator.core.pool import LLM
-from coordinator.core.ready import Lane
 from coordinator.core.task import Task
 
 
@@ -74,11 +74,15 @@ def _check_lane(machine: Machine, lane: Lane) -> None:
         assert task.status is Status.PENDING, f"{task.id} in the lane {lane.key!r} is {task.status}"
         assert task.lane == lane.key, f"{task.id} is in the lane {lane.key!r}"
         assert task.rank <= lane.complete_to, f"{task.id} ranks below what the lane {lane.key!r} knows"
-        assert (task.rank, task.id) in places, f"{task.id} has no place in the lane {lane.key!r}"
+        assert {(task.rank, task.id), (late(task), task.id)} & places, f"{task.id} has no place in {lane.key!r}"
+    assert len(places) == len(lane.members), f"the lane {lane.key!r} has places for tasks that are not there"
+    assert lane.backlog == sum(task.size for task in lane.members.values()), f"the backlog of the lane {lane.key!r}"
     for task in machine.tasks.values():
         if task.lane == lane.key and task.status is Status.PENDING and task.id not in lane.members:
             assert task.rank > lane.complete_to, f"{task.id} waits, and its lane does not know"
-    admitted = [llm for llm in machine.llms.values() if lane.admits(llm)]
-    assert sorted(llm.name for llm in lane.eligible) == sorted(llm.name for llm in admitted), f"lane {lane.key!r}"
-    free = [llm.name for llm in admitted if llm.free]
-    assert not (lane.members and free), f"tasks wait in the lane {lane.key!r} while {free} have free slots"
+    admitted = [llm for llm in machine.llms.values() if llm.offers().issuperset(lane.demands)]
+    assert lane.eligible == {llm.name: llm for llm in admitted}, f"lane {lane.key!r}"
+    free = {llm.name for llm in admitted if llm.free}
+    assert {standing.llm.name for standing in lane.free(len(admitted))} == free, f"free for the lane {lane.key!r}"
+    if lane.members and free:
+        assert machine.ready.is_held(lane), f"tasks wait in the lane {lane.key!r} while {free} have free slots"

@@ -5,7 +5,7 @@ The caller loads the tasks that an event is about (`needs`), passes events with 
 memory. A machine whose changes could not be stored is thrown away and built anew from the database.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import assert_never
@@ -13,7 +13,7 @@ from typing import assert_never
 from broker.errors import Problem
 from broker.instants import Instant, Micros, from_datetime, seconds
 from broker.messages import Failure, Result, Status
-from coordinator.core.assignment import Decision, choose
+from coordinator.core.assignment import Decision, EarliestFinish, Held, Policy
 from coordinator.core.commands import Announce, AnnounceLLM, Answer, AnswerType, Assign, Command, Refuse, Stop, View
 from coordinator.core.dependencies import find_cycle
 from coordinator.core.events import (
@@ -36,8 +36,6 @@ from coordinator.core.pool import LLM, Instance
 from coordinator.core.ready import Ready
 from coordinator.core.task import Attempt, Task, view
 
-Policy = Callable[[Task, Sequence[LLM]], Decision | None]
-
 COORDINATOR = "coordinator"
 FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
 LONGEST_RUN = 100 * 365 * 86_400.0  # seconds
@@ -59,21 +57,21 @@ class Changes:
 class Machine:
     """The tasks in hand, a window on the ready ones, the LLMs, and what to do when something happens."""
 
-    def __init__(self, *, lease: Micros, window: int = 2000, next_seq: int = 1, policy: Policy = choose) -> None:
+    def __init__(self, *, lease: Micros, window: int = 2000, next_seq: int = 1, policy: Policy | None = None) -> None:
         self.tasks: dict[str, Task] = {}
         self.llms: dict[str, LLM] = {}
         self.ready = Ready(window)
         self.next_wake: Instant = NEVER
         self._lease = lease
         self._next_seq = next_seq
-        self._policy = policy
+        self._policy = policy or EarliestFinish()
         self._changes = Changes()
         self._waiting: dict[str, list[Task]] = {}  # new tasks by each open dependency
         self._guests: set[str] = set()
         self._ended: dict[str, None] = {}
         self._commands: list[Command] = []
         self._shown: tuple[Task, View] | None = None  # the view of an unchanged task is taken once
-        self._free = False  # whether a slot or a task may have become available since the last assignment
+        self._opened: dict[str, LLM] = {}  # LLMs that may have a slot that they had not before
 
     # -- the caller's side -----------------------------------------------------------------------------------------
 
@@ -119,11 +117,13 @@ class Machine:
                 llm.instance(task.instance, now, self._lease).held.add(task.id)
             else:
                 llm.unclaimed.add(task.id)
+            llm.begin(task.id, task.size, task.spec.skills, task.started_at or task.assigned_at or now)
         for llm in self.llms.values():
             llm.count()
+            self.ready.llm_changed(llm)
+        self._opened.update(self.llms)
         for lane in lanes:
-            self.ready.expect(lane, self.llms)
-        self._free = True
+            self.ready.expect(lane, now)
 
     def refill(self, lane: str, tasks: list[Task], asked: int) -> None:
         """Take in the best pending tasks of a hungry lane (see Ready.hungry).
@@ -131,8 +131,7 @@ class Machine:
         Only when every change is stored: what the database does not tell as pending is taken for not pending.
         """
         self.load(tasks)
-        self.ready.refill(lane, [self.tasks[task.id] for task in tasks], asked, self.llms)
-        self._free = True
+        self.ready.refill(lane, [self.tasks[task.id] for task in tasks], asked)
 
     def handle(self, *events: Event, now: Instant) -> list[Command]:
         """What these events lead to.
@@ -142,7 +141,11 @@ class Machine:
         """
         for event in events:
             self._handle(event, now)
-        if self._free and not self._ended:
+        for llm in self._opened.values():
+            if llm.free:
+                self.ready.opened(llm, now)
+        self._opened.clear()
+        if self.ready.touched and not self._ended:
             self._assign(now)
         commands, self._commands = self._commands, []
         return commands
@@ -302,12 +305,12 @@ class Machine:
     def _seen(self, event: Seen, now: Instant) -> None:
         presence = event.presence
         llm = self._llm(presence.name)
-        before, skills = llm.state, llm.skills
+        before, offers = llm.state, (llm.skills, llm.labels, llm.slots)
         llm.see(presence, now, self._lease)
         self._changes.llms[llm.name] = llm
-        self._free = True
-        if presence.skills != skills:
+        if (llm.skills, llm.labels, llm.slots) != offers:
             self.ready.llm_changed(llm)
+        self._opened[llm.name] = llm
         if llm.state != before:
             self._commands.append(AnnounceLLM(now, llm.name, llm.state))
         for holding in presence.tasks:
@@ -326,9 +329,12 @@ class Machine:
             task.move(Trigger.CLAIM)
             task.instance, task.started_at, task.named_at = claim.instance, now, now
             task.starts += 1
+            free = llm.free
             llm.unclaimed.discard(task.id)
             llm.instance(claim.instance, now, self._lease).held.add(task.id)
             llm.count()
+            if llm.free > free:
+                self._opened[llm.name] = llm
             self._touch(task)
             self._announce(task, now)
         elif not (task and mine and task.instance == claim.instance):
@@ -364,6 +370,7 @@ class Machine:
             self._record(task, task.end_attempt(now, "completed"))
             if task.duration is not None:
                 llm.learn(task.duration)  # stored with the next beat
+                llm.learned.learn(task.spec.skills, task.size, task.duration, now)
             self._finish(task, Trigger.COMPLETE, now)
             return
         error = result.error or Failure(type="stopped", message="the worker gave the task up")
@@ -432,9 +439,7 @@ class Machine:
             for task in [self.tasks[task_id] for task_id in llm.unclaimed]:
                 if task.named_at + self._lease <= now:
                     self._lose(task, "nobody claimed it", now)
-        if self._free:
-            return
-        self._free = any(llm.free for llm in self.llms.values())
+        self.ready.time_passed()
 
     def _drop_instance(self, llm: LLM, instance: Instance, reason: str, now: Instant) -> None:
         before = llm.state
@@ -483,38 +488,42 @@ class Machine:
         task.llm = task.instance = task.why = task.assigned_at = task.started_at = None
         self._touch(task)
         self._announce(task, now)
-        self._guests.update(self.ready.add(task, self.llms))
-        self._free = True
+        self._guests.update(self.ready.add(task, now))
 
     def _assign(self, now: Instant) -> None:
-        """Give ready tasks to free slots, the first in rank first, until one of the two runs out."""
-        self._free = False
-        free = sum(llm.free for llm in self.llms.values())
-        heads = [(head[0], lane) for lane in self.ready.lanes() if (head := lane.head())] if free else []
-        order = [(rank, number, lane) for number, (rank, lane) in enumerate(heads)]
+        """Fill free slots from the lanes in which something has changed, the first in rank first."""
+        lanes = {lane.key: lane for lane in self.ready.take_touched()}
+        order = [(lane.order[0], key) for key, lane in lanes.items()]
         heapify(order)
-        while order and free:
-            _, number, lane = heappop(order)
-            head = lane.head()
-            if head is None:
-                continue
-            task = head[1]
-            decision = self._policy(task, lane.eligible)
-            if decision is None:
-                continue
-            lane.remove(task.id)
-            self._give(task, decision, now)
-            free -= 1
-            if following := lane.head():
-                heappush(order, (following[0], number, lane))
+        while order:
+            _, key = heappop(order)
+            lane = lanes[key]
+            match self._policy.pick(lane, self.ready, now):
+                case Decision() as decision:
+                    lane.remove(decision.task.id)
+                    self._give(decision, now)
+                    if decision.llm.free:
+                        lane.offer(decision.llm, now)
+                    if lane.order:
+                        heappush(order, (lane.order[0], key))
+                case Held(tasks, why):
+                    self.ready.hold(lane)
+                    self._tell_why(tasks, why)
 
-    def _give(self, task: Task, decision: Decision, now: Instant) -> None:
-        llm = decision.llm
+    def _tell_why(self, tasks: Iterable[Task], why: str) -> None:
+        for task in tasks:
+            if task.why is None:
+                task.why = why
+                self._touch(task)
+
+    def _give(self, decision: Decision, now: Instant) -> None:
+        task, llm = decision.task, decision.llm
         task.move(Trigger.ASSIGN)
         task.attempt += 1
         task.llm, task.why, task.assigned_at, task.named_at = llm.name, decision.why, now, now
         task.usage = task.duration = None
         llm.unclaimed.add(task.id)
+        llm.begin(task.id, task.size, task.spec.skills, now)
         llm.free -= 1
         self._touch(task)
         self._commands.append(Assign(task.id, task.attempt, llm.name))
@@ -532,7 +541,7 @@ class Machine:
     def _take_back(self, task: Task) -> LLM:
         llm = self._llm(task.llm or "")
         llm.give_up(task.id)
-        self._free = True
+        self._opened[llm.name] = llm
         return llm
 
     def _finish(self, task: Task, trigger: Trigger, now: Instant) -> None:

@@ -2,67 +2,19 @@
 
 Tasks that the same LLMs may take share a lane. A lane keeps its best tasks in memory and knows down to which rank
 it is complete; below that rank there may be more in the database, and the lane is refilled when it runs low.
+
+LLMs are indexed by what they offer, and lanes by LLM, so that neither a new lane nor a freed slot looks at all of
+the others. Only lanes where something has changed are looked at when slots are filled.
 """
 
-from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush, nsmallest
+from collections.abc import Iterable
 
+from broker.instants import Instant
+from coordinator.core.lane import LAST, Lane
 from coordinator.core.pool import LLM
-from coordinator.core.task import Rank, Task
+from coordinator.core.task import Task
 
-LAST: Rank = (2**62, 2**62, 2**62)
-FEW = 100  # entries out of date that a lane does not mind
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """The ready tasks with one key (see Task.lane): `members` by id, and `order` as a heap over them.
-
-    The heap may hold entries that are out of date; each member has one that is not.
-    """
-
-    key: str
-    members: dict[str, Task] = field(default_factory=dict)
-    order: list[tuple[Rank, str]] = field(default_factory=list)
-    complete_to: Rank = LAST
-    eligible: list[LLM] = field(default_factory=list)
-
-    def admits(self, llm: LLM) -> bool:
-        """Whether this LLM may take the tasks of the lane."""
-        if self.key.startswith("@"):
-            return llm.name == self.key[1:]
-        return all(skill in llm.skills for skill in self.key.split())
-
-    def head(self) -> tuple[Rank, Task] | None:
-        """The first task, or None. Entries that are out of date are dropped on the way."""
-        while self.order:
-            rank, task_id = self.order[0]
-            task = self.members.get(task_id)
-            if task is not None and task.rank == rank:
-                return rank, task
-            heappop(self.order)
-        return None
-
-    def put(self, task: Task) -> None:
-        """Take in a task."""
-        self.members[task.id] = task
-        heappush(self.order, (task.rank, task.id))
-
-    def remove(self, task_id: str) -> None:
-        """Let a task go; its entry in the heap goes when it comes up, or when most entries are out of date."""
-        self.members.pop(task_id, None)
-        if len(self.order) > 2 * len(self.members) + FEW:
-            self.order = [(task.rank, task.id) for task in self.members.values()]
-            heapify(self.order)
-
-    def shorten(self, length: int) -> list[str]:
-        """Keep the best tasks only; returns the ids of the others, which are in the database alone from now on."""
-        self.order = nsmallest(length, ((task.rank, task.id) for task in self.members.values()))
-        self.complete_to = self.order[-1][0]
-        kept = {task_id: self.members[task_id] for _, task_id in self.order}
-        others = [task_id for task_id in self.members if task_id not in kept]
-        self.members = kept
-        return others
+LANES_KEPT = 500  # empty lanes are dropped beyond that
 
 
 class Ready:
@@ -71,6 +23,11 @@ class Ready:
     def __init__(self, window: int) -> None:
         self._window = window
         self._lanes: dict[str, Lane] = {}
+        self._offering: dict[str, dict[str, LLM]] = {}  # the LLMs by what they offer, by name
+        self._offers: dict[str, frozenset[str]] = {}
+        self._lanes_of: dict[str, dict[str, Lane]] = {}  # by name of the LLM, by key
+        self._touched: dict[str, Lane] = {}
+        self._held: dict[str, Lane] = {}
 
     def __contains__(self, task: Task) -> bool:
         lane = self._lanes.get(task.lane)
@@ -79,19 +36,51 @@ class Ready:
     def __len__(self) -> int:
         return sum(len(lane.members) for lane in self._lanes.values())
 
+    # -- lanes -----------------------------------------------------------------------------------------------------
+
     def lanes(self) -> list[Lane]:
         """Every lane that has, or may have, tasks."""
         return list(self._lanes.values())
 
-    def add(self, task: Task, llms: dict[str, LLM]) -> list[str]:
+    def lanes_of(self, llm: LLM) -> Iterable[Lane]:
+        """The lanes whose tasks this LLM may take."""
+        return self._lanes_of[llm.name].values()
+
+    @property
+    def touched(self) -> bool:
+        """Whether a slot may be free where a task waits, as far as known."""
+        return bool(self._touched)
+
+    def take_touched(self) -> list[Lane]:
+        """The lanes with tasks in which something has changed since the last call."""
+        touched, self._touched = self._touched, {}
+        return [lane for lane in touched.values() if lane.members]
+
+    def hold(self, lane: Lane) -> None:
+        """Tasks of this lane wait although a slot is free: it is looked at again when time has passed."""
+        self._held[lane.key] = lane
+
+    def is_held(self, lane: Lane) -> bool:
+        """Whether the policy lets tasks of this lane wait beside a free slot."""
+        return lane.key in self._held
+
+    def time_passed(self) -> None:
+        """Look at the held lanes again."""
+        self._touched.update(self._held)
+        self._held.clear()
+
+    # -- tasks -----------------------------------------------------------------------------------------------------
+
+    def add(self, task: Task, now: Instant) -> list[str]:
         """Take in a task that has become pending, unless it ranks where the lane is not complete.
 
         Returns the ids of tasks that had to make room.
         """
-        lane = self._lane(task.lane, llms)
-        if task.rank > lane.complete_to:
+        lane = self._lane(task.lane, now)
+        if task.rank > lane.complete_to or task.id in lane.members:
             return []
         lane.put(task)
+        self._touched[lane.key] = lane
         return lane.shorten(self._window) if len(lane.members) > 2 * self._window else []
 
     def discard(self, task: Task) -> None:
@@ -108,37 +97,70 @@ class Ready:
             if lane.complete_to is not LAST and len(lane.members) <= self._window // 2
         ]
 
-    def expect(self, key: str, llms: dict[str, LLM]) -> None:
+    def expect(self, key: str, now: Instant) -> None:
         """The database holds tasks of this lane that memory does not: the lane is hungry until refilled."""
-        self._lane(key, llms).complete_to = (-(2**62), 0, 0)
+        self._lane(key, now).complete_to = (-(2**62), 0, 0)
 
-    def refill(self, key: str, tasks: list[Task], asked: int, llms: dict[str, LLM]) -> None:
+    def refill(self, key: str, tasks: list[Task], asked: int) -> None:
         """Take in the lane's best pending tasks from the database, of which at most `asked` were asked for.
 
         The database must hold all that has happened: what it does not tell is taken for not there.
         """
-        lane = self._lane(key, llms)
+        lane = self._lanes[key]
         lane.complete_to = LAST if len(tasks) < asked else tasks[-1].rank
         for task in tasks:
             if task.id not in lane.members:
                 lane.put(task)
-
-    def llm_changed(self, llm: LLM) -> None:
-        """The LLM is new, or its skills are."""
-        for lane in self._lanes.values():
-            if llm in lane.eligible:
-                lane.eligible.remove(llm)
-            if lane.admits(llm):
-                lane.eligible.append(llm)
+        self._touched[key] = lane
 
     def forget_empty(self) -> None:
-        """Drop lanes that hold nothing."""
+        """Drop lanes that hold nothing, when there are many."""
+        if len(self._lanes) <= LANES_KEPT:
+            return
         for key in [k for k, lane in self._lanes.items() if not lane.members and lane.complete_to is LAST]:
-            del self._lanes[key]
+            lane = self._lanes.pop(key)
+            self._touched.pop(key, None)
+            self._held.pop(key, None)
+            for name in lane.eligible:
+                del self._lanes_of[name][key]
 
-    def _lane(self, key: str, llms: dict[str, LLM]) -> Lane:
+    # -- LLMs ------------------------------------------------------------------------------------------------------
+
+    def llm_changed(self, llm: LLM) -> None:
+        """The LLM is new, or its skills or labels are, or its number of slots. Its free slots are told by `opened`."""
+        name, offers = llm.name, llm.offers()
+        lanes = self._lanes_of.setdefault(name, {})
+        for gone in self._offers.get(name, frozenset()) - offers:
+            del self._offering[gone][name]
+        for offer in offers - self._offers.get(name, frozenset()):
+            self._offering.setdefault(offer, {})[name] = llm
+        self._offers[name] = offers
+        for key, lane in self._lanes.items():
+            if offers.issuperset(lane.demands):
+                lane.admit(llm)
+                lanes[key] = lane
+                self._touched[key] = lane
+            elif lanes.pop(key, None):
+                lane.dismiss(llm)
+
+    def opened(self, llm: LLM, now: Instant) -> None:
+        """The LLM has a slot that it had not before."""
+        for key, lane in self._lanes_of[llm.name].items():
+            lane.offer(llm, now)
+            if lane.members:
+                self._touched[key] = lane
+
+    def _lane(self, key: str, now: Instant) -> Lane:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key)
-            lane.eligible = [llm for llm in llms.values() if lane.admits(llm)]
+            for llm in self._offering_all(lane.demands):
+                lane.admit(llm)
+                if llm.free:
+                    lane.offer(llm, now)
+                self._lanes_of[llm.name][key] = lane
         return lane
+
+    def _offering_all(self, demands: Iterable[str]) -> Iterable[LLM]:
+        groups = sorted((self._offering.get(demand, {}) for demand in ("", *demands)), key=len)
+        return [llm for name, llm in groups[0].items() if all(name in group for group in groups)]

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import JsonValue
 
 from broker.instants import EPOCH, Instant, Micros, from_datetime, in_seconds, to_iso
-from broker.messages import Failure, Status, Submission, Usage
+from broker.messages import LOCAL, LOCAL_ONLY, Failure, Status, Submission, Usage
+from coordinator.core.estimates import BASE_LENGTH, text_length
 from coordinator.core.lifecycle import Trigger, after
 
 DEFAULT_PRIORITY = 4
@@ -52,7 +53,8 @@ class Task:
 
     `attempt` counts assignments and is the fence for claims and results; `starts` counts those that an LLM took up
     and is what `max_attempts` limits; `waiting_on` counts unmet dependencies; a blocked task is not looked at before
-    `wake_at`; `named_at` is when a beat last named it, and is not stored.
+    `wake_at`; `named_at` is when a beat last named it, and is not stored; `context_length` counts the characters of
+    the results that it builds on.
     """
 
     id: str
@@ -82,6 +84,8 @@ class Task:
     attempts: list[Attempt] = field(default_factory=list)
     history: list[Change] = field(default_factory=list)
     named_at: Instant = EPOCH
+    context_length: int = 0
+    _size: int | None = None
     _submitted_view: dict[str, Any] | None = None
 
     def move(self, trigger: Trigger) -> None:
@@ -110,8 +114,23 @@ class Task:
 
     @property
     def lane(self) -> str:
-        """Which LLMs may take it, as a key: `@name` for one LLM, else the skills that it needs."""
-        return f"@{self.spec.assignee}" if self.spec.assignee else " ".join(sorted(set(self.spec.skills)))
+        """What it demands of an LLM, as a key: `@name` or the skills that it needs; `!local` if it must stay here."""
+        spec = self.spec
+        if not spec.labels and len(spec.skills) < 2:
+            return f"@{spec.assignee}" if spec.assignee else "".join(spec.skills)
+        demands = {f"@{spec.assignee}"} if spec.assignee else set(spec.skills)
+        return " ".join(sorted(demands | {f"!{LOCAL}"} if LOCAL_ONLY in spec.labels else demands))
+
+    @property
+    def size(self) -> int:
+        """How much work it is, as far as known before it runs: characters of text, and as many for the answer as usual.
+
+        Asked first when it becomes ready, and the same from then on.
+        """
+        if self._size is None:
+            spec = self.spec
+            self._size = BASE_LENGTH + len(spec.description) + text_length(spec.inputs) + self.context_length
+        return self._size
 
     def submitted_view(self) -> dict[str, Any]:
         """The part of the view that is as it was submitted; made once."""

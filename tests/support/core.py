@@ -10,7 +10,7 @@ from typing import Any
 
 from broker.instants import EPOCH, Instant, seconds, to_datetime
 from broker.messages import Claim, Failure, Goodbye, Holding, Presence, Progress, Result, Status, Submission, Usage
-from coordinator.core.assignment import choose
+from coordinator.core.assignment import Policy
 from coordinator.core.commands import Announce, AnnounceLLM, Answer, Assign, Command, Stop
 from coordinator.core.events import (
     NEVER,
@@ -28,7 +28,7 @@ from coordinator.core.events import (
     Tick,
 )
 from coordinator.core.invariants import check_forgotten, check_invariants
-from coordinator.core.machine import Changes, Machine, Policy
+from coordinator.core.machine import Changes, Machine
 from coordinator.core.pool import LLM
 from coordinator.core.task import DEFAULT_PRIORITY, Task
 
@@ -112,6 +112,7 @@ def _copy(task: Task) -> Task:
 def _without_work(llm: LLM) -> LLM:
     other = copy.deepcopy(llm)
     other.unclaimed.clear()
+    other.runs.clear()
     for instance in other.instances.values():
         instance.held.clear()
         instance.lease_until = EPOCH
@@ -121,7 +122,7 @@ def _without_work(llm: LLM) -> LLM:
 class Core:
     """A machine and its books. `at` is in seconds after the start and stays where it was when it is not given."""
 
-    def __init__(self, *, window: int = 2000, woken_at_once: int = 1000, policy: Policy = choose) -> None:
+    def __init__(self, *, window: int = 2000, woken_at_once: int = 1000, policy: Policy | None = None) -> None:
         self._window = window
         self._woken_at_once = woken_at_once
         self._policy = policy

@@ -1,0 +1,98 @@
+"""What is learned from finished runs: how long an LLM takes, for each of its skills, for each character of a task.
+
+Two numbers are kept for each: the logarithm of the pace and how many runs it rests on. In logarithms, twice as fast
+and half as fast are equally far away, and the ratio of two LLMs, which is what decides, does not depend on the tasks
+that they happened to get.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp, log
+from typing import Any, Self
+
+from pydantic import JsonValue
+
+from broker.instants import EPOCH, Instant, Micros, seconds
+
+BASE_LENGTH = 4000  # characters of text that take about as long as what does not depend on the text: the answer
+WEIGHT = 0.15  # of the newest run, once there are several
+SURPRISE = 1.0  # a run counts as at most e times faster or slower than expected: one outlier moves little
+BLEND = 2.0  # runs with a skill that count as much as all that is known of the LLM
+HALF_LIFE = seconds(1800)  # an LLM that has done nothing for so long is believed half as much to be what it was
+FIRST_GUESS = log(seconds(10) / BASE_LENGTH)  # where nothing at all is known: ten seconds for a short task
+
+
+def text_length(value: JsonValue) -> int:
+    """How many characters of text a JSON value holds."""
+    match value:
+        case None:
+            return 0
+        case str():
+            return len(value)
+        case dict():
+            return sum(len(key) + text_length(item) for key, item in value.items())
+        case list():
+            return sum(map(text_length, value))
+        case _:
+            return len(str(value))
+
+
+@dataclass(slots=True)
+class Pace:
+    """The logarithm of microseconds for each character, and the number of runs behind it."""
+
+    log: float = FIRST_GUESS
+    runs: int = 0
+
+    def learn(self, observed: float) -> None:
+        """Move towards a run: all the way for the first, by a share for others, and never far for an outlier."""
+        self.runs += 1
+        if self.runs == 1:
+            self.log = observed
+            return
+        surprise = max(-SURPRISE, min(SURPRISE, observed - self.log))
+        self.log += max(WEIGHT, 1 / self.runs) * surprise
+
+
+@dataclass(slots=True)
+class Learned:
+    """What is known of one LLM: its pace in general and with each skill, and when it was last seen to finish."""
+
+    overall: Pace = field(default_factory=Pace)
+    skills: dict[str, Pace] = field(default_factory=dict)
+    at: Instant = EPOCH
+
+    def learn(self, skills: Sequence[str], size: float, run: Micros, now: Instant) -> None:
+        """Take in a finished run of `run` microseconds, for a task of that size (see Task.size) and those skills."""
+        observed = log(max(run, 1) / size)
+        self.overall.learn(observed)
+        for skill in skills:
+            self.skills.setdefault(skill, Pace()).learn(observed)
+        self.at = now
+
+    def pace(self, skills: Sequence[str], now: Instant, guess: float = FIRST_GUESS) -> float:
+        """Microseconds for each character of a task with those skills; `guess`, a logarithm, where nothing is known."""
+        overall = self.overall
+        if not overall.runs:
+            return exp(guess)
+        known = [self.skills[skill] for skill in skills if skill in self.skills]
+        believed = overall.log
+        if known:
+            gaps = [(pace.log - overall.log) * pace.runs / (pace.runs + BLEND) for pace in known]
+            believed += sum(gaps) / len(gaps)
+        if now - self.at > seconds(60):
+            believed = guess + (believed - guess) * 0.5 ** ((now - self.at) / HALF_LIFE)
+        return exp(believed)
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as JSON-able data."""
+        skills = {skill: [pace.log, pace.runs] for skill, pace in self.skills.items()}
+        return {"overall": [self.overall.log, self.overall.runs], "skills": skills, "at": self.at}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any] | None) -> Self:
+        """What `plain` gave; nothing known for None."""
+        if not plain:
+            return cls()
+        skills = {skill: Pace(*pace) for skill, pace in plain["skills"].items()}
+        return cls(Pace(*plain["overall"]), skills, Instant(plain["at"]))

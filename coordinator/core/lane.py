@@ -1,0 +1,198 @@
+"""A lane: the ready tasks that the same LLMs may take, and those LLMs with the quickest free one at hand."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush, nsmallest
+from itertools import islice
+from math import log
+
+from broker.instants import Instant
+from coordinator.core.estimates import FIRST_GUESS
+from coordinator.core.pool import LLM
+from coordinator.core.task import NO_DUE_DATE, Rank, Task
+
+LAST: Rank = (2**62, 2**62, 2**62)
+LEAST_LEVEL = 0.1
+CROWDING = 0.02  # how much slower an LLM is taken to be with all its slots busy: of two alike, the emptier one is taken
+QUICKEST = 16  # LLMs that a lane keeps an eye on
+
+Place = tuple[Rank, str]
+
+
+@dataclass(slots=True)
+class Standing:
+    """What an LLM is worth to a lane: `pace` in microseconds a character, `cost` that in view of its level and load."""
+
+    llm: LLM
+    pace: float
+    level: float
+    cost: float
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The ready tasks with one key (see Task.lane) in order, and the LLMs that meet its demands.
+
+    `backlog` is the sum of the tasks' sizes, `speed` what all slots together do in a microsecond. The order of the
+    quickest LLMs is brought up to date once as many slots have become free as there are LLMs, so that a thousand of
+    them cost no more for each task than ten.
+    """
+
+    key: str
+    members: dict[str, Task] = field(default_factory=dict)
+    order: list[Place] = field(default_factory=list)
+    complete_to: Rank = LAST
+    backlog: int = 0
+    eligible: dict[str, LLM] = field(default_factory=dict)
+    quickest: list[Standing] = field(default_factory=list)
+    speed: float = 0.0
+    skills: tuple[str, ...] = ()
+    _places: dict[str, Place] = field(default_factory=dict)
+    _standings: dict[str, Standing] = field(default_factory=dict)
+    _free: list[tuple[float, str]] = field(default_factory=list)  # heap; entries may be out of date
+    _offered: dict[str, float] = field(default_factory=dict)  # the cost with which an LLM is in the heap
+    _guess: float = FIRST_GUESS
+    _until_survey: int = 0
+
+    def __post_init__(self) -> None:
+        self.skills = tuple(demand for demand in self.demands if demand[0] not in "@!")
+
+    @property
+    def demands(self) -> Sequence[str]:
+        """What an LLM must offer (see LLM.offers)."""
+        return self.key.split()
+
+    # -- tasks -----------------------------------------------------------------------------------------------------
+
+    def put(self, task: Task) -> None:
+        """Take in a task."""
+        self.members[task.id] = task
+        self.backlog += task.size
+        self._settle(task, task.rank)
+
+    def remove(self, task_id: str) -> None:
+        """Let a task go."""
+        if task := self.members.pop(task_id, None):
+            self.backlog -= task.size
+            self._unsettle(task_id)
+
+    def head(self) -> tuple[Rank, Task] | None:
+        """The first task with its place, or None."""
+        if not self.order:
+            return None
+        rank, task_id = self.order[0]
+        return rank, self.members[task_id]
+
+    def first(self, count: int) -> Iterator[Task]:
+        """The first so many tasks."""
+        return (self.members[task_id] for _, task_id in islice(self.order, count))
+
+    def put_behind(self, task: Task) -> None:
+        """Let the tasks of its priority go first that can still be in time; those without a due date stay behind."""
+        self._unsettle(task.id)
+        self._settle(task, late(task))
+
+    def shorten(self, length: int) -> list[str]:
+        """Keep the best tasks only; returns the ids of the others, which are in the database alone from now on."""
+        kept = nsmallest(length, self.members.values(), key=lambda task: task.rank)
+        self.complete_to = kept[-1].rank
+        others = self.members.keys() - {task.id for task in kept}
+        for task_id in others:
+            self.remove(task_id)
+        return list(others)
+
+    def _settle(self, task: Task, rank: Rank) -> None:
+        place = self._places[task.id] = (rank, task.id)
+        insort(self.order, place)
+
+    def _unsettle(self, task_id: str) -> None:
+        del self.order[bisect_left(self.order, self._places.pop(task_id))]
+
+    # -- LLMs ------------------------------------------------------------------------------------------------------
+
+    def admit(self, llm: LLM) -> None:
+        """The LLM meets the demands of the lane, or what it is has changed."""
+        self.eligible[llm.name] = llm
+        self._until_survey = 0
+
+    def dismiss(self, llm: LLM) -> None:
+        """The LLM no longer meets the demands."""
+        del self.eligible[llm.name]
+        self._standings.pop(llm.name, None)
+        self._offered.pop(llm.name, None)
+        self._until_survey = 0
+
+    def offer(self, llm: LLM, now: Instant) -> None:
+        """The LLM has a free slot, or one more; something about it may have been learned."""
+        self._until_survey -= 1
+        standing = self._judge(llm, now)
+        if self._offered.get(llm.name) != standing.cost:
+            self._offered[llm.name] = standing.cost
+            heappush(self._free, (standing.cost, llm.name))
+
+    def best_free(self) -> Standing | None:
+        """The quickest LLM with a free slot, in proportion to its level."""
+        while self._free:
+            cost, name = self._free[0]
+            if self._offered.get(name) == cost:
+                standing = self._standings[name]
+                if standing.llm.free > 0:
+                    return standing
+                del self._offered[name]
+            heappop(self._free)
+        return None
+
+    def free(self, most: int) -> list[Standing]:
+        """The quickest LLMs with a free slot, the best first."""
+        found: list[Standing] = []
+        while len(found) < most and (standing := self.best_free()):
+            found.append(standing)
+            heappop(self._free)
+            del self._offered[standing.llm.name]
+        for standing in found:
+            self._offered[standing.llm.name] = standing.cost
+            heappush(self._free, (standing.cost, standing.llm.name))
+        return found
+
+    def all_free(self) -> list[LLM]:
+        """Every LLM with a free slot, by name."""
+        return [llm for name in sorted(self._offered) if (llm := self.eligible[name]).free > 0]
+
+    def survey(self, now: Instant) -> None:
+        """Bring `quickest` and `speed` up to date, if it is time."""
+        if self._until_survey > 0:
+            return
+        self._until_survey = len(self.eligible)
+        online = [llm for llm in self.eligible.values() if llm.slots]
+        known = [llm.learned.pace(self.skills, now) for llm in online if llm.learned.overall.runs]
+        self._guess = log(min(known)) if known else FIRST_GUESS
+        standings = [self._judge(llm, now) for llm in online]
+        self.quickest = nsmallest(QUICKEST, standings, key=lambda standing: (standing.cost, standing.llm.name))
+        self.speed = sum(standing.llm.slots / standing.pace for standing in standings)
+        for llm in online:
+            if llm.free:
+                self._reoffer(llm)
+
+    def others_can(self, llm: LLM) -> bool:
+        """Whether another LLM is there that may take the tasks of the lane."""
+        return any(other is not llm and other.slots for other in self.eligible.values())
+
+    def _reoffer(self, llm: LLM) -> None:
+        cost = self._standings[llm.name].cost
+        if self._offered.get(llm.name) != cost:
+            self._offered[llm.name] = cost
+            heappush(self._free, (cost, llm.name))
+
+    def _judge(self, llm: LLM, now: Instant) -> Standing:
+        pace = llm.learned.pace(self.skills, now, self._guess)
+        level = sum(llm.skills.get(skill, 0.0) for skill in self.skills) / len(self.skills) if self.skills else 1.0
+        crowded = 1 + CROWDING * len(llm.runs) / (llm.slots or 1)
+        standing = Standing(llm, pace, level, crowded * pace / max(level, LEAST_LEVEL))
+        self._standings[llm.name] = standing
+        return standing
+
+
+def late(task: Task) -> Rank:
+    """Where a task goes that cannot be in time any more: behind every due date of its priority."""
+    return (-task.priority, NO_DUE_DATE - 1, task.seq)

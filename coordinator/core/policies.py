@@ -1,0 +1,114 @@
+"""The policies to choose from by name, and how to bring one's own.
+
+The simple ones see one task, the first of its lane, and the LLMs that have a free slot for it:
+
+    def choose(task: Task, free: Sequence[LLM], now: Instant) -> tuple[LLM, str] | None
+
+`free` has at least one LLM and is in order of name. What is returned is one of them and a line that tells people
+why, or None to let the task wait until something changes in its lane, or the coordinator's clock ticks.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from importlib import import_module
+
+from broker.errors import ConfigurationError
+from broker.instants import Instant
+from coordinator.core.assignment import Decision, EarliestFinish, Held, Policy, failed_at
+from coordinator.core.lane import Lane
+from coordinator.core.pool import LLM
+from coordinator.core.ready import Ready
+from coordinator.core.task import Task
+
+Choose = Callable[[Task, Sequence[LLM], Instant], tuple[LLM, str] | None]
+
+DEFAULT = "earliest-finish"
+
+
+class TaskByTask:
+    """A policy that gives the first task of a lane to the free LLM that `choose` names.
+
+    A function that raises or returns something else does not stop the work: the emptiest LLM gets the task, and its
+    line tells what went wrong.
+    """
+
+    def __init__(self, choose: Choose) -> None:
+        self._choose = choose
+
+    def pick(self, lane: Lane, ready: Ready, now: Instant) -> Decision | Held | None:
+        """See Policy."""
+        free = lane.all_free()
+        if not free:
+            return None
+        _, head = lane.order[0]
+        task = lane.members[head]
+        allowed = [llm for llm in free if not (failed_at(task, llm) and lane.others_can(llm))]
+        if not allowed:
+            return Held([task], f"it has just failed at {free[0].name}")
+        try:
+            chosen = self._choose(task, allowed, now)
+            if chosen is None:
+                return Held([task], "the policy lets it wait")
+            llm, why = chosen
+            if llm not in allowed or not isinstance(why, str):
+                raise TypeError("it must return one of the free LLMs and a line of text, or None")
+        except Exception as error:  # whatever a stranger's function raises: all the other tasks have to go on
+            llm, why = _least_loaded(task, allowed, now)
+            why = f"{why}; the policy failed: {type(error).__name__}: {error}"
+        return Decision(task, llm, f"{llm.name}: {why}")
+
+
+class RoundRobin:
+    """Each LLM in its turn."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, task: Task, free: Sequence[LLM], now: Instant) -> tuple[LLM, str]:
+        """The next by name after the one that was chosen last."""
+        llm = next((llm for llm in free if llm.name > self._last), free[0])
+        self._last = llm.name
+        return llm, f"its turn, of {len(free)} with a free slot"
+
+
+def _least_loaded(task: Task, free: Sequence[LLM], now: Instant) -> tuple[LLM, str]:
+    llm = min(free, key=lambda llm: llm.in_hand / llm.slots)
+    return llm, f"least loaded ({llm.in_hand} of {llm.slots} slots taken), of {len(free)} with a free slot"
+
+
+def _random(task: Task, free: Sequence[LLM], now: Instant) -> tuple[LLM, str]:
+    drawn = int.from_bytes(blake2b(f"{task.id} {task.attempt}".encode(), digest_size=8).digest(), "big")
+    return free[drawn % len(free)], f"drawn from {len(free)} with a free slot"
+
+
+_BY_NAME: dict[str, Callable[[], Policy]] = {
+    DEFAULT: EarliestFinish,
+    "round-robin": lambda: TaskByTask(RoundRobin()),
+    "least-loaded": lambda: TaskByTask(_least_loaded),
+    "random": lambda: TaskByTask(_random),
+}
+NAMES = tuple(_BY_NAME)
+
+
+def load_policy(name: str) -> Policy:
+    """A fresh policy: one of NAMES, or the function that `pkg.mod:function` names.
+
+    Raises ConfigurationError when there is no such policy, it cannot be imported or does not take three arguments.
+    """
+    if make := _BY_NAME.get(name):
+        return make()
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise ConfigurationError(f"policy: there is no {name!r}: use {', '.join(NAMES)} or pkg.mod:function")
+    try:
+        choose = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"policy: {name!r} cannot be imported: {error}") from error
+    if not callable(choose):
+        raise ConfigurationError(f"policy: {name!r} is not a function")
+    try:
+        inspect.signature(choose).bind(None, [], 0)
+    except TypeError as error:
+        raise ConfigurationError(f"policy: {name!r} must take a task, the free LLMs and the time: {error}") from error
+    return TaskByTask(choose)
