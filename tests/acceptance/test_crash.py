@@ -157,18 +157,17 @@ def test_a_coordinator_that_is_killed_under_load_loses_nothing(site: Site, ledge
     site.worker("ben", *WORK, **ledger.env)
 
     def kill_and_restart(coordinator: Process) -> None:
-        for _ in some_moments(ledger, 2000, 5):
+        for _ in some_moments(ledger, 1000, 4):
             coordinator.kill()
             coordinator = site.coordinator()
 
-    run_load(site, ledger, 2000, lambda: kill_and_restart(coordinator))
+    run_load(site, ledger, 1000, lambda: kill_and_restart(coordinator))
     assert_all_is_well(site, ledger)
 
 
-@pytest.mark.parametrize("time", [2, 15])
 @pytest.mark.parametrize("point", ["before-commit", "after-commit", "after-publish", "after-confirm"])
 def test_a_coordinator_that_dies_at_the_worst_moment_loses_nothing(
-    site: Site, ledger: Ledger, client: Amqp, point: str, time: int
+    site: Site, ledger: Ledger, client: Amqp, point: str
 ) -> None:
     site.worker("ann", *WORK, **ledger.env)
     answers = client.queue()
@@ -176,7 +175,8 @@ def test_a_coordinator_that_dies_at_the_worst_moment_loses_nothing(
     for task_id in ids:
         client.submit({"id": task_id, "description": "work"}, reply_to=answers, delivery_mode=2)
     ledger.note(*ids)
-    assert site.coordinator(until=None, FLUFFLE_CRASH_AT=f"{point}:{time}").wait() == -9
+    for times in (2, 12):  # while it takes in what waits, and while results come in
+        assert site.coordinator(until=None, FLUFFLE_CRASH_AT=f"{point}:{times}").wait() == -9
     site.coordinator()
     until(lambda: len(ledger.effects()) >= len(ids), "all tasks are done")
     assert_all_is_well(site, ledger)
@@ -205,7 +205,7 @@ def test_a_leader_that_was_suspended_past_its_lease_stands_down(site: Site, ledg
 
     def suspend_and_resume() -> None:
         for _ in some_moments(ledger, 500, 1):
-            leader.suspend()
+            site.suspend_between_transactions(leader)
             standby.wait_for("leading")
             leader.resume()
             leader.wait_for("standing by")

@@ -57,6 +57,7 @@ class Process:
     def suspend(self) -> None:
         """Stop it in its tracks; it keeps its connections."""
         self._popen.send_signal(signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
 
     def resume(self) -> None:
         """Let it go on."""

@@ -50,6 +50,21 @@ class Site:
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
             return connection.execute(query).fetchall()
 
+    def suspend_between_transactions(self, coordinator: Process) -> None:
+        """Stop a coordinator in its tracks, but not while it has the database's lock: nobody could go on then."""
+        coordinator.suspend()
+        while self._is_locked():
+            coordinator.resume()
+            coordinator.suspend()
+
+    def _is_locked(self) -> bool:
+        with closing(sqlite3.connect(self.database, timeout=0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+        return False
+
     def drain(self, *, within: float = 60) -> None:
         """Let everything come to rest, then end workers and coordinators in good order, so that no process is left.
 
