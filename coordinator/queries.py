@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import Connection, Engine, null, select
+from sqlalchemy import CompoundSelect, Connection, Engine, Select, exists, null, select, union_all
 
 from broker.errors import DecodeError, Problem, QueryRejected
 from broker.instants import Instant, from_datetime, to_iso
@@ -61,18 +61,8 @@ class Queries:
     def _list(self, connection: Connection, query: TasksQuery) -> dict[str, Any]:
         heavy = ("inputs", "result")
         columns = [null().label(c.name) if c.name in heavy else c for c in _tasks.c]
-        wanted = select(*columns).order_by(_tasks.c.seq.desc()).limit(query.limit + 1)
-        if query.status:
-            wanted = wanted.where(_tasks.c.status.in_([status.value for status in query.status]))
-        if query.llm:
-            wanted = wanted.where(_tasks.c.llm == query.llm)
-        if query.text:
-            wanted = wanted.where(_tasks.c.description.icontains(query.text, autoescape=True))
-        if query.before is not None:
-            wanted = wanted.where(_tasks.c.seq < query.before)
-        for label in query.label:
-            marked = select(_labels.c.task_seq).where(_labels.c.label == label)
-            wanted = wanted.where(_tasks.c.seq.in_(marked))
+        newest_first = _tasks.c.seq.desc()
+        wanted = select(*columns).where(_tasks.c.seq.in_(_page(query))).order_by(newest_first).limit(query.limit + 1)
         rows = connection.execute(wanted).mappings().all()
         page = rows[: query.limit]
         following = page[-1]["seq"] if len(rows) > query.limit else None
@@ -112,3 +102,30 @@ class Queries:
         until = None if query.until is None else from_datetime(query.until)
         values = report(connection, query.name, since, until)
         return {"name": query.name, "generated_at": to_iso(self._clock()), "values": values}
+
+
+def _page(query: TasksQuery) -> CompoundSelect[tuple[int]]:
+    """The numbers of the newest tasks that fit: so many of each status, each read off the end of an index."""
+    newest = _newest(query)
+    parts = [newest.where(_tasks.c.status == status.value) for status in query.status] or [newest]
+    return union_all(*(select(part.subquery().c.seq) for part in parts))
+
+
+def _newest(query: TasksQuery) -> Select[tuple[int]]:
+    """The numbers of the newest tasks that fit, of whatever status."""
+    if query.label:
+        seq = _labels.c.task_seq.label("seq")
+        wanted = select(seq).join(_tasks, _tasks.c.seq == seq).where(_labels.c.label == query.label[0])
+    else:
+        seq = _tasks.c.seq.label("seq")
+        wanted = select(seq)
+    for label in query.label[1:]:
+        other = _labels.alias()
+        wanted = wanted.where(exists().where(other.c.label == label, other.c.task_seq == seq))
+    if query.llm:
+        wanted = wanted.where(_tasks.c.llm == query.llm)
+    if query.text:
+        wanted = wanted.where(_tasks.c.description.icontains(query.text, autoescape=True))
+    if query.before is not None:
+        wanted = wanted.where(seq < query.before)
+    return wanted.order_by(seq.desc()).limit(query.limit + 1)

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, and_, case, func, select
 from broker.errors import Problem, QueryRejected
 from broker.instants import Instant, in_seconds
 from broker.messages import FINAL, Status
-from coordinator.schema import attempts, tasks
+from coordinator.schema import attempts, is_completed, tasks
 
 REPORTS = ("summary",)
 
@@ -31,7 +31,6 @@ def summary(connection: Connection, since: Instant | None, until: Instant | None
         span.append(tasks.c.submitted_at < until)
     by_status = select(tasks.c.status, func.count()).where(*span).group_by(tasks.c.status)
     counts: dict[str, int] = dict(connection.execute(by_status).tuples().all())
-    completed = tasks.c.status == Status.COMPLETED.value
     # Sums and counts are whole numbers: the same in every database.
     times = connection.execute(
         select(
@@ -44,7 +43,7 @@ def summary(connection: Connection, since: Instant | None, until: Instant | None
             func.sum(tasks.c.input_tokens),
             func.sum(tasks.c.output_tokens),
             func.sum(tasks.c.cost_usd),
-        ).where(completed, *span)
+        ).where(is_completed, *span)
     ).one()
     total = sum(counts.values())
     done = counts.get(Status.COMPLETED.value, 0)
@@ -70,19 +69,16 @@ def _workload(connection: Connection, span: list[Any]) -> list[dict[str, Any]]:
     def ended(outcome: str) -> Any:
         return func.sum(case((attempts.c.outcome == outcome, 1), else_=0))
 
-    figures = (
-        select(
-            attempts.c.llm,
-            ended("completed"),
-            ended("failed"),
-            func.count(),
-            func.coalesce(func.sum(attempts.c.duration), 0),
-        )
-        .join(tasks, and_(tasks.c.seq == attempts.c.task_seq, *span))
-        .group_by(attempts.c.llm)
-        .order_by(attempts.c.llm)
+    figures = select(
+        attempts.c.llm,
+        ended("completed"),
+        ended("failed"),
+        func.count(),
+        func.coalesce(func.sum(attempts.c.duration), 0),
     )
-    rows = connection.execute(figures).all()
+    if span:
+        figures = figures.join(tasks, and_(tasks.c.seq == attempts.c.task_seq, *span))
+    rows = connection.execute(figures.group_by(attempts.c.llm).order_by(attempts.c.llm)).all()
     busy = sum(int(row[4]) for row in rows)
     return [
         {

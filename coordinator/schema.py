@@ -1,9 +1,12 @@
 """The tables, the same in SQLite and PostgreSQL. Moments and durations are whole microseconds (broker/instants.py)."""
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     Index,
     Integer,
@@ -11,6 +14,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    literal_column,
 )
 
 metadata = MetaData()
@@ -56,26 +60,43 @@ tasks = Table(
     Column("history", Text),  # JSON
 )
 Index("tasks_by_id", tasks.c.id, unique=True)
-Index(
+Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # lists, what is in hand, counts
+
+# Conditions of partial indexes. A query has to state one in the same words to be served by the index; the status comes
+# first in the index all the same, because SQLite would else take tasks_by_status for it.
+is_pending = tasks.c.status == literal_column("'pending'")
+is_completed = tasks.c.status == literal_column("'completed'")
+waits_for_a_moment = tasks.c.wake_at.is_not(None) & (tasks.c.waiting_on == literal_column("0"))
+was_assigned = tasks.c.llm.is_not(None)
+
+
+def _partial_index(name: str, condition: ColumnElement[bool], *columns: Any) -> None:
+    Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
+
+
+_partial_index(
     "tasks_ready",
+    is_pending,
+    tasks.c.status,
     tasks.c.lane,
     tasks.c.priority.desc(),
     tasks.c.due_order,
     tasks.c.seq,
-    sqlite_where=tasks.c.status == "pending",
-    postgresql_where=tasks.c.status == "pending",
 )
-Index(
-    "tasks_in_hand",
+_partial_index("tasks_waking", waits_for_a_moment, tasks.c.wake_at)
+_partial_index("tasks_of_llm", was_assigned, tasks.c.llm, tasks.c.seq)
+_partial_index(  # all that the summary adds up
+    "tasks_completed",
+    is_completed,
     tasks.c.status,
-    sqlite_where=tasks.c.status.in_(("assigned", "in_progress")),
-    postgresql_where=tasks.c.status.in_(("assigned", "in_progress")),
-)
-Index(
-    "tasks_waking",
-    tasks.c.wake_at,
-    sqlite_where=tasks.c.wake_at.is_not(None),
-    postgresql_where=tasks.c.wake_at.is_not(None),
+    tasks.c.submitted_at,
+    tasks.c.ready_at,
+    tasks.c.started_at,
+    tasks.c.finished_at,
+    tasks.c.duration,
+    tasks.c.input_tokens,
+    tasks.c.output_tokens,
+    tasks.c.cost_usd,
 )
 
 attempts = Table(

@@ -179,32 +179,30 @@ class Store:
         """The first pending tasks of a lane, in rank."""
         order = (_tasks.c.priority.desc(), _tasks.c.due_order, _tasks.c.seq)
         with self._transaction() as connection:
-            pending = (_tasks.c.status == Status.PENDING.value) & (_tasks.c.lane == lane)
-            return self._read(connection, pending, *order, limit=limit)
+            return self._read(connection, schema.is_pending & (_tasks.c.lane == lane), *order, limit=limit)
 
     def lanes(self) -> list[str]:
         """Every lane that has a pending task. Skips from lane to lane in the index, however many tasks wait."""
-        pending = _tasks.c.status == Status.PENDING.value
+        first = select(func.min(_tasks.c.lane)).where(schema.is_pending)
         found: list[str] = []
         with self._transaction() as connection:
-            lane = connection.scalar(select(func.min(_tasks.c.lane)).where(pending))
+            lane = connection.scalar(first)
             while lane is not None:
                 found.append(lane)
-                lane = connection.scalar(select(func.min(_tasks.c.lane)).where(pending, _tasks.c.lane > lane))
+                lane = connection.scalar(first.where(_tasks.c.lane > lane))
         return found
 
     def waking(self, now: Instant, limit: int) -> list[Task]:
         """Blocked tasks that wait for nothing but a moment that has come."""
         with self._transaction() as connection:
-            due = (_tasks.c.wake_at <= now) & (_tasks.c.waiting_on == 0)
-            return self._read(connection, due, _tasks.c.wake_at, limit=limit)
+            come = schema.waits_for_a_moment & (_tasks.c.wake_at <= now)
+            return self._read(connection, come, _tasks.c.wake_at, limit=limit)
 
     def next_wake(self, after: Instant = EPOCH) -> Instant:
         """When the next blocked task is to be looked at; NEVER when none is."""
         with self._transaction() as connection:
-            when = connection.scalar(
-                select(func.min(_tasks.c.wake_at)).where(_tasks.c.waiting_on == 0, _tasks.c.wake_at > after)
-            )
+            later = schema.waits_for_a_moment & (_tasks.c.wake_at > after)
+            when = connection.scalar(select(func.min(_tasks.c.wake_at)).where(later))
             return NEVER if when is None else Instant(when)
 
     def waiting_for(self, ids: Sequence[str]) -> dict[str, list[str]]:

@@ -107,19 +107,48 @@ def upgrade() -> None:
         sa.Column("history", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("seq"),
     )
-    op.create_index("tasks_by_id", "tasks", ["id"], unique=True)
     op.create_index(
-        "tasks_in_hand",
+        "tasks_by_id",
         "tasks",
-        ["status"],
+        ["id"],
+        unique=True,
+    )
+    op.create_index(
+        "tasks_by_status",
+        "tasks",
+        ["status", "seq", "submitted_at"],
         unique=False,
-        sqlite_where=sa.text("status IN ('assigned', 'in_progress')"),
-        postgresql_where=sa.text("status IN ('assigned', 'in_progress')"),
+    )
+    op.create_index(
+        "tasks_completed",
+        "tasks",
+        [
+            "status",
+            "submitted_at",
+            "ready_at",
+            "started_at",
+            "finished_at",
+            "duration",
+            "input_tokens",
+            "output_tokens",
+            "cost_usd",
+        ],
+        unique=False,
+        sqlite_where=sa.text("status = 'completed'"),
+        postgresql_where=sa.text("status = 'completed'"),
+    )
+    op.create_index(
+        "tasks_of_llm",
+        "tasks",
+        ["llm", "seq"],
+        unique=False,
+        sqlite_where=sa.text("llm IS NOT NULL"),
+        postgresql_where=sa.text("llm IS NOT NULL"),
     )
     op.create_index(
         "tasks_ready",
         "tasks",
-        ["lane", sa.literal_column("priority DESC"), "due_order", "seq"],
+        ["status", "lane", sa.literal_column("priority DESC"), "due_order", "seq"],
         unique=False,
         sqlite_where=sa.text("status = 'pending'"),
         postgresql_where=sa.text("status = 'pending'"),
@@ -129,8 +158,8 @@ def upgrade() -> None:
         "tasks",
         ["wake_at"],
         unique=False,
-        sqlite_where=sa.text("wake_at IS NOT NULL"),
-        postgresql_where=sa.text("wake_at IS NOT NULL"),
+        sqlite_where=sa.text("wake_at IS NOT NULL AND waiting_on = 0"),
+        postgresql_where=sa.text("wake_at IS NOT NULL AND waiting_on = 0"),
     )
     # ### end Alembic commands ###
 
@@ -140,8 +169,8 @@ def downgrade() -> None:
     op.drop_index(
         "tasks_waking",
         table_name="tasks",
-        sqlite_where=sa.text("wake_at IS NOT NULL"),
-        postgresql_where=sa.text("wake_at IS NOT NULL"),
+        sqlite_where=sa.text("wake_at IS NOT NULL AND waiting_on = 0"),
+        postgresql_where=sa.text("wake_at IS NOT NULL AND waiting_on = 0"),
     )
     op.drop_index(
         "tasks_ready",
@@ -150,12 +179,25 @@ def downgrade() -> None:
         postgresql_where=sa.text("status = 'pending'"),
     )
     op.drop_index(
-        "tasks_in_hand",
+        "tasks_of_llm",
         table_name="tasks",
-        sqlite_where=sa.text("status IN ('assigned', 'in_progress')"),
-        postgresql_where=sa.text("status IN ('assigned', 'in_progress')"),
+        sqlite_where=sa.text("llm IS NOT NULL"),
+        postgresql_where=sa.text("llm IS NOT NULL"),
     )
-    op.drop_index("tasks_by_id", table_name="tasks")
+    op.drop_index(
+        "tasks_completed",
+        table_name="tasks",
+        sqlite_where=sa.text("status = 'completed'"),
+        postgresql_where=sa.text("status = 'completed'"),
+    )
+    op.drop_index(
+        "tasks_by_status",
+        table_name="tasks",
+    )
+    op.drop_index(
+        "tasks_by_id",
+        table_name="tasks",
+    )
     op.drop_table("tasks")
     op.drop_table("outbox")
     op.drop_table("llms")
