@@ -85,6 +85,7 @@ class Submission(Wire):
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     parent_id: TaskId | None = None
     conversation_id: TaskId | None = None
+    force: bool = False
 
     @model_validator(mode="after")
     def _must_make_sense(self) -> Self:
@@ -102,12 +103,89 @@ class Cancel(Wire):
     reason: Annotated[str, Field(max_length=2000)] | None = None
 
 
+class Given(Wire):
+    """Fields of a submission of which those that are given replace the present ones."""
+
+    @model_validator(mode="after")
+    def _must_leave_a_task(self) -> Self:
+        for name in _NEVER_NULL & self.model_fields_set:
+            if getattr(self, name) is None:
+                raise ValueError(f"{name}: cannot be null")
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """The fields that are given, null included, by name; without the id of the task."""
+        return {name: getattr(self, name) for name in self.model_fields_set - {"id"}}
+
+
+_NEVER_NULL = frozenset({"description", "skills", "priority", "max_attempts", "labels", "metadata"})
+
+
+class OtherFields(Given):
+    """What is to be different when a task is tried again."""
+
+    description: Text | None = None
+    inputs: JsonValue = None
+    skills: Annotated[list[Tag], Field(max_length=64)] | None = None
+    assignee: Name | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] | None = None
+    due: AwareDatetime | None = None
+    timeout: Seconds | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=100)] | None = None
+    output_schema: dict[str, JsonValue] | None = None
+    labels: Annotated[list[Tag], Field(max_length=64)] | None = None
+    metadata: dict[str, JsonValue] | None = None
+
+
 class Retry(Wire):
-    """Routing key `retry`: run a task that is over once more, with all its attempts."""
+    """Routing key `retry`: run a task that is over once more, with all its attempts, perhaps with other fields."""
 
     routing_key: ClassVar[str] = "retry"
 
     id: TaskId
+    changes: OtherFields = Field(default_factory=OtherFields)
+
+
+class Update(Given):
+    """Routing key `update`: change a live task. `due` null takes the due date away."""
+
+    routing_key: ClassVar[str] = "update"
+
+    id: TaskId
+    priority: Annotated[int, Field(ge=0, le=9)] | None = None
+    due: AwareDatetime | None = None
+    labels: Annotated[list[Tag], Field(max_length=64)] | None = None
+    metadata: dict[str, JsonValue] | None = None
+
+
+class Assign(Wire):
+    """Routing key `assign`: give a live task to an LLM by hand. Without `llm` the coordinator assigns it again.
+
+    A task that runs elsewhere is moved only with `now`, and stopped there. `force` takes an LLM that nobody knows.
+    """
+
+    routing_key: ClassVar[str] = "assign"
+
+    id: TaskId
+    llm: Name | None = None
+    now: bool = False
+    force: bool = False
+
+
+class Manage(Wire):
+    """Routing key `manage`: pause, resume or drain an LLM, or set its slots and skills. What is not given stays.
+
+    A paused LLM finishes what it has and gets nothing new. `slots` bounds what all its instances get together;
+    `slots` or `skills` null: as its instances say.
+    """
+
+    routing_key: ClassVar[str] = "manage"
+
+    llm: Name
+    paused: bool | None = None
+    drain: bool = False
+    slots: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    skills: dict[Tag, Level] | None = None
 
 
 # --- fluffle.status: what workers report -------------------------------------------------------------------------
@@ -309,6 +387,7 @@ class TaskView(View):
     not_before: datetime | None = None
     depends_on: list[str] = Field(default_factory=list)
     waiting_on: int = 0
+    overdue: bool = False
     inputs: Any = None
     output_schema: dict[str, Any] | None = None
     labels: list[str] = Field(default_factory=list)
@@ -332,13 +411,14 @@ class LLMView(View):
     """An LLM as the coordinator knows it. `in_hand` counts assigned and running tasks of all its instances."""
 
     name: str
-    state: Literal["online", "draining", "offline"]
+    state: Literal["online", "paused", "draining", "offline"]
     model: str = ""
     skills: dict[str, float] = Field(default_factory=dict)
     slots: int = 0
     in_hand: int = 0
     instances: list[str] = Field(default_factory=list)
     description: str = ""
+    labels: list[str] = Field(default_factory=list)
     last_seen: datetime | None = None
     tasks: list[str] = Field(default_factory=list)
 

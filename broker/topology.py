@@ -78,7 +78,7 @@ def _exchange(name: str, kind: str) -> Exchange:
     return Exchange(name, kind, {"alternate-exchange": REJECTED})
 
 
-TASK_KEYS = ("submit", "cancel", "retry")
+TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage")
 QUERY_KEYS = ("task", "tasks", "llms", "report")
 
 SHARED = Topology(

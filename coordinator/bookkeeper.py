@@ -4,12 +4,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import structlog
+
 from broker.connection import Delivery, Outgoing
+from broker.errors import NotTheLeader, Problem, StoreUnavailable
 from broker.instants import Instant, Micros
 from coordinator import outbox
+from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Refuse
 from coordinator.core.events import DependencyEnded, Event, Submitted, Tick
-from coordinator.core.machine import Changes, Machine
+from coordinator.core.machine import Machine
 from coordinator.core.task import Task
 from coordinator.crash import crash_point
 from coordinator.intake import Refused, keep, read, refusal
@@ -19,6 +23,8 @@ from coordinator.store import Store
 
 WINDOW = 2000  # tasks of a lane that are asked for when it runs low
 WOKEN_AT_ONCE = 1000
+
+_log = structlog.get_logger("coordinator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,8 @@ class Bookkeeper:
         store, now = self._store, self._clock()
         self._machine = machine = Machine(lease=self._lease, window=WINDOW, next_seq=store.last_seq() + 1)
         machine.restore(store.in_hand(), store.llms(), store.lanes(), now)
-        machine.next_wake = store.next_wake()
+        machine.board.next_wake = store.next_wake()
+        machine.board.next_due = store.next_due()
         self._any_dependencies = store.any_dependencies()
         self._sent.clear()
         unsent = store.unsent()
@@ -62,11 +69,39 @@ class Bookkeeper:
         self._sent.extend(rows)
 
     def process(self, batch: Sequence[Delivery]) -> Post:
-        """Handle a batch, and whatever time has brought. Committed when it returns; raises StoreError otherwise."""
+        """Handle a batch, and whatever time has brought. It is committed when this returns.
+
+        Raises StoreUnavailable and NotTheLeader. A delivery that cannot be processed, for whatever reason, is refused.
+        """
+        try:
+            return self._process(batch)
+        except (StoreUnavailable, NotTheLeader):
+            raise
+        except Exception:
+            if not batch:
+                raise
+            _log.exception("a batch cannot be processed: trying its messages one by one")
+            return self._process_each(batch)
+
+    def _process_each(self, batch: Sequence[Delivery]) -> Post:
+        self.rebuild()
+        for delivery in batch:
+            try:
+                self._process([delivery])
+            except (StoreUnavailable, NotTheLeader):
+                raise
+            except Exception as error:
+                self.rebuild()
+                problem = Problem("", f"the coordinator cannot process this message: {type(error).__name__}")
+                self._process([], [Refused(delivery, (problem,))])
+        return self.rebuild()
+
+    def _process(self, batch: Sequence[Delivery], refused: Sequence[Refused] = ()) -> Post:
         now = self._clock()
         self._refill()
         events, items, origins = self._read(batch, now)
-        events.append(Tick(self._wake(now)))
+        items += [item for it in refused for item in refusal(it, now)]
+        events.append(Tick(self._wake(now), self._overdue(now)))
         self._load(events)
         commands = self._machine.handle(*events, now=now)
         while ended := self._machine.take_ended():
@@ -82,7 +117,7 @@ class Bookkeeper:
         sent = self._take_sent()
         crash_point("before-commit")
         row = self._store.commit(changes, outbox=text, sent=sent, now=now, lease=self._lead)
-        post = Post(() if row is None else (row,), self._render(items, self._machine.tasks))
+        post = Post(() if row is None else (row,), self._render(items, self._machine.board.tasks))
         self._machine.forget()
         return post
 
@@ -95,7 +130,7 @@ class Bookkeeper:
 
     def _refill(self) -> None:
         """Fill lanes that run low. Before the batch: the database and the machine tell the same only between two."""
-        for lane in self._machine.ready.hungry():
+        for lane in self._machine.board.ready.hungry():
             self._machine.refill(lane, self._store.lane(lane, WINDOW), WINDOW)
 
     def _read(
@@ -118,15 +153,23 @@ class Bookkeeper:
         return events, items, origins
 
     def _wake(self, now: Instant) -> tuple[str, ...]:
-        if self._machine.next_wake > now:
+        if self._machine.board.next_wake > now:
             return ()
         woken = self._store.waking(now, WOKEN_AT_ONCE)
         self._machine.load(woken)
-        self._machine.next_wake = self._store.next_wake(after=now) if len(woken) < WOKEN_AT_ONCE else now
+        self._machine.board.next_wake = self._store.next_wake(after=now) if len(woken) < WOKEN_AT_ONCE else now
         return tuple(task.id for task in woken)
 
+    def _overdue(self, now: Instant) -> tuple[str, ...]:
+        if self._machine.board.next_due > now:
+            return ()
+        late = self._store.overdue(now, WOKEN_AT_ONCE)
+        self._machine.load(late)
+        self._machine.board.next_due = self._store.next_due(after=now) if len(late) < WOKEN_AT_ONCE else now
+        return tuple(task.id for task in late)
+
     def _load(self, events: list[Event]) -> None:
-        known = self._machine.tasks
+        known = self._machine.board.tasks
         ids = {id_ for event in events for id_ in Machine.needs(event) if id_ not in known}
         if ids:
             self._machine.load(self._store.load(ids))

@@ -31,7 +31,10 @@ def open_engine(url: str, *, read_only: bool = False) -> Engine:
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=1,
             max_overflow=1,
+            hide_parameters=True,  # an error that is logged shows nothing of a task
             pool_pre_ping=True,
+            # A reader sees one state of the database in all its statements, as in SQLite.
+            isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
             connect_args={"connect_timeout": 5, "options": "-c default_transaction_read_only=on" if read_only else ""},
         )
     except (ModuleNotFoundError, NoSuchModuleError) as error:
@@ -49,6 +52,7 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
         url,
         pool_size=1,
         max_overflow=1,
+        hide_parameters=True,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
     )
 

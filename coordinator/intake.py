@@ -1,38 +1,51 @@
 """Deliveries as events: where bytes become types, or a refusal that says what is wrong."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from broker import topology
 from broker.connection import UNDECODABLE, Delivery
 from broker.errors import DecodeError, Problem
 from broker.ids import uuid7
-from broker.instants import Instant
+from broker.instants import Instant, from_datetime, to_iso
 from broker.messages import (
+    NAME_PATTERN,
+    Assign,
     Cancel,
     Claim,
     Goodbye,
+    Manage,
     Presence,
     Progress,
     Result,
     Retry,
     Submission,
+    Update,
     decode,
 )
 from coordinator.core.commands import Refuse
 from coordinator.core.events import (
+    AssignRequested,
     CancelRequested,
     Claimed,
     Event,
     Left,
+    ManageRequested,
     Progressed,
     Reported,
     RetryRequested,
     Seen,
     Sender,
     Submitted,
+    UpdateRequested,
 )
 from coordinator.core.task import DEFAULT_PRIORITY
 from coordinator.outbox import Item, Keep
+
+PROBLEMS_TOLD = 20  # they travel in a header, and all headers of a message have to fit into one frame
+PATH_TOLD, MESSAGE_TOLD = 200, 300  # characters
+MOST_SKILLS = 2000  # characters of all skills of a task: they are a key of an index, which PostgreSQL bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +71,21 @@ def read(delivery: Delivery, *, limit: int) -> Event | Refused | None:
             case _:
                 raise _unknown_key(delivery)
     except DecodeError as error:
-        return Refused(delivery, error.problems)
+        return Refused(delivery, in_short(error.problems))
+
+
+def in_short(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+    """The problems without those that are too many, and no longer than a person would read."""
+    told = [Problem(path[:PATH_TOLD], message[:MESSAGE_TOLD]) for path, message in problems[:PROBLEMS_TOLD]]
+    if len(problems) > PROBLEMS_TOLD:
+        told.append(Problem("", f"and {len(problems) - PROBLEMS_TOLD:,} more"))
+    return tuple(told)
 
 
 def _request(delivery: Delivery, limit: int) -> Event:
     properties = delivery.properties
+    for name in ("user_id", "reply_to", "correlation_id"):
+        _must_be_text(name, getattr(properties, name) or "")
     sender = Sender(properties.user_id, properties.reply_to, properties.correlation_id)
     match delivery.routing_key:
         case "submit":
@@ -70,18 +93,30 @@ def _request(delivery: Delivery, limit: int) -> Event:
             task_id = spec.id or _id_from(properties.message_id) or str(uuid7())
             if task_id in spec.depends_on:
                 raise DecodeError([Problem("depends_on", f"a cycle: {task_id} -> {task_id}")])
+            _must_fit(spec)
             return Submitted(task_id, spec, _priority(spec, properties.priority), sender)
         case "cancel":
             cancel = decode(Cancel, delivery.body, limit=limit)
             return CancelRequested(cancel.id, sender, cancel.reason)
         case "retry":
-            return RetryRequested(decode(Retry, delivery.body, limit=limit).id, sender)
+            retry = decode(Retry, delivery.body, limit=limit)
+            return RetryRequested(retry.id, sender, retry.changes.given())
+        case "assign":
+            assign = decode(Assign, delivery.body, limit=limit)
+            return AssignRequested(assign.id, assign.llm, assign.now, assign.force, sender)
+        case "update":
+            update = decode(Update, delivery.body, limit=limit)
+            return UpdateRequested(update.id, update.given(), sender)
+        case "manage":
+            return ManageRequested(decode(Manage, delivery.body, limit=limit), sender)
         case _:
             raise _unknown_key(delivery)
 
 
 def _status(delivery: Delivery, limit: int) -> Event:
     name, _, kind = delivery.routing_key.rpartition(".")
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise DecodeError([Problem("", f"the routing key {delivery.routing_key!r} does not begin with a name")])
     match kind:
         case "claim":
             return Claimed(name, decode(Claim, delivery.body, limit=limit))
@@ -92,6 +127,8 @@ def _status(delivery: Delivery, limit: int) -> Event:
         case "hello" | "beat":
             presence = decode(Presence, delivery.body, limit=limit)
             _must_match(name, presence.name)
+            _must_be_text("model", presence.model)
+            _must_be_text("description", presence.description)
             return Seen(presence)
         case "goodbye":
             goodbye = decode(Goodbye, delivery.body, limit=limit)
@@ -104,6 +141,23 @@ def _status(delivery: Delivery, limit: int) -> Event:
 def _must_match(name: str, claimed: str) -> None:
     if name != claimed:
         raise DecodeError([Problem("name", f"is {claimed!r}, but the routing key says {name!r}")])
+
+
+def _must_be_text(path: str, text: str) -> None:
+    """PostgreSQL has no place for NUL."""
+    if "\0" in text:
+        raise DecodeError([Problem(path, "contains NUL")])
+
+
+def _must_fit(spec: Submission) -> None:
+    """What the types let through and the database, or the calendar, has no place for."""
+    if sum(len(skill) + 1 for skill in spec.skills) > MOST_SKILLS:
+        raise DecodeError([Problem("skills", f"are too many: together they may have {MOST_SKILLS:,} characters")])
+    for path, moment in (("due", spec.due), ("not_before", spec.not_before)):
+        try:
+            to_iso(None if moment is None else from_datetime(moment))
+        except OverflowError as error:
+            raise DecodeError([Problem(path, "is out of range")]) from error
 
 
 def _id_from(message_id: str | None) -> str | None:

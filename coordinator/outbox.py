@@ -14,7 +14,17 @@ from pydantic_core import from_json, to_json
 from broker.errors import Problem
 from broker.instants import Instant
 from broker.messages import Status
-from coordinator.core.commands import Announce, AnnounceLLM, Answer, Assign, Command, Refuse, Stop
+from coordinator.core.commands import (
+    Announce,
+    AnnounceLLM,
+    Answer,
+    AnswerLLM,
+    Assign,
+    Command,
+    DrainInstance,
+    Refuse,
+    Stop,
+)
 from coordinator.core.task import Task, view
 
 
@@ -46,8 +56,12 @@ def pack(items: Sequence[Item]) -> str:
 
 def _packed(item: Item) -> tuple[Any, ...]:
     match item:
-        case Announce(at, shown):
-            return ("event", at, shown["id"], shown["status"], shown.get("llm"))
+        case Announce(at, shown, what):
+            return ("event", at, shown["id"], shown["status"], shown.get("llm"), what)
+        case AnswerLLM(reply_to, correlation_id, shown):
+            return ("answer-llm", reply_to, correlation_id, shown)
+        case DrainInstance(llm, instance):
+            return ("drain", llm, instance)
         case Answer(kind, reply_to, correlation_id, shown):
             return ("answer", kind, reply_to, correlation_id, shown["id"])
         case Assign(task_id, attempt, llm):
@@ -82,9 +96,9 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
     items: list[Item] = []
     for kind, *rest in from_json(text):
         match kind, rest:
-            case "event", [at, task_id, status, llm] if task := tasks.get(task_id):
+            case "event", [at, task_id, status, llm, what] if task := tasks.get(task_id):
                 shown = {**view(task), "status": status, "llm": llm}
-                items.append(Announce(at, {key: value for key, value in shown.items() if value is not None}))
+                items.append(Announce(at, {key: value for key, value in shown.items() if value is not None}, what))
             case "answer", [kind_of_answer, reply_to, correlation_id, task_id] if task := tasks.get(task_id):
                 items.append(Answer(kind_of_answer, reply_to, correlation_id, view(task)))
             case "assign", [task_id, attempt, llm] if task := tasks.get(task_id):
@@ -94,6 +108,10 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
                 items.append(Stop(*fields))
             case "refuse", [task_id, problems, reply_to, correlation_id]:
                 items.append(Refuse(task_id, _problems(problems), reply_to, correlation_id))
+            case "answer-llm", fields:
+                items.append(AnswerLLM(*fields))
+            case "drain", fields:
+                items.append(DrainInstance(*fields))
             case "llm", fields:
                 items.append(AnnounceLLM(*fields))
             case "keep", [fields]:

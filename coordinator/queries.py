@@ -10,7 +10,9 @@ from broker.errors import DecodeError, Problem, QueryRejected
 from broker.instants import Instant, from_datetime, to_iso
 from broker.messages import LLMsQuery, Rejection, ReportQuery, TaskQuery, TasksQuery, Wrong, decode
 from coordinator import schema
+from coordinator.core.pool import llm_view
 from coordinator.core.task import view
+from coordinator.intake import in_short
 from coordinator.reports import report
 from coordinator.rows import llm_of
 from coordinator.store import IN_HAND, database_errors, tasks_of
@@ -45,7 +47,7 @@ class Queries:
                         raise QueryRejected([Problem("", f"there is no query {routing_key!r}")])
                 return "query.answer", to_json(shown)
         except (DecodeError, QueryRejected) as error:
-            errors = [Wrong(path=problem.path, message=problem.message) for problem in error.problems]
+            errors = [Wrong(path=problem.path, message=problem.message) for problem in in_short(error.problems)]
             return "query.rejected", Rejection(errors=errors).encode()
 
     def close(self) -> None:
@@ -59,6 +61,8 @@ class Queries:
         return view(tasks_of(connection, rows)[0])
 
     def _list(self, connection: Connection, query: TasksQuery) -> dict[str, Any]:
+        if "\0" in (query.text or ""):  # PostgreSQL has no place for it
+            raise QueryRejected([Problem("text", "contains NUL")])
         heavy = ("inputs", "result")
         columns = [null().label(c.name) if c.name in heavy else c for c in _tasks.c]
         newest_first = _tasks.c.seq.desc()
@@ -83,19 +87,7 @@ class Queries:
 
     @staticmethod
     def _llm(row: Any, held: list[str]) -> dict[str, Any]:
-        llm = llm_of(row)
-        return {
-            "name": llm.name,
-            "state": row["state"],
-            "model": llm.model,
-            "skills": dict(llm.skills),
-            "slots": llm.slots,
-            "in_hand": len(held),
-            "instances": sorted(llm.instances),
-            "description": llm.description,
-            "last_seen": to_iso(llm.last_seen),
-            "tasks": held,
-        }
+        return llm_view(llm_of(row), held) | {"state": row["state"]}
 
     def _report(self, connection: Connection, query: ReportQuery) -> dict[str, Any]:
         since = None if query.since is None else from_datetime(query.since)

@@ -1,16 +1,26 @@
 """The messages that items of the outbox become on the wire."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import assert_never
+from typing import Any, assert_never
 
 from pydantic_core import to_json
 
 from broker.connection import Outgoing
 from broker.instants import to_iso
-from broker.messages import EVENT_TYPE, Dependency, Rejection, Wrong
+from broker.messages import EVENT_TYPE, Dependency, Drain, Rejection, Wrong
 from broker.messages import Stop as StopMessage
 from broker.topology import EVENTS, REJECTED, WORK, control_address, llm_address
-from coordinator.core.commands import Announce, AnnounceLLM, Answer, Assign, Refuse, Stop, View
+from coordinator.core.commands import (
+    Announce,
+    AnnounceLLM,
+    Answer,
+    AnswerLLM,
+    Assign,
+    DrainInstance,
+    Refuse,
+    Stop,
+    View,
+)
 from coordinator.core.task import Task
 from coordinator.outbox import Item, Keep
 
@@ -27,10 +37,14 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
     body = b""
     for item in items:
         if isinstance(item, Announce | Answer) and item.view is not shown:
-            shown, body = item.view, to_json(item.view)
+            shown, body = item.view, _json(item.view)
         match item:
-            case Announce(at, shown_task):
-                yield _task_event(shown_task, to_iso(at) or "", body)
+            case Announce(at, shown_task, what):
+                yield _task_event(shown_task, what or shown_task["status"], to_iso(at) or "", body)
+            case AnswerLLM(reply_to, correlation_id, shown_llm):
+                yield _answer(reply_to, to_json(shown_llm), "llm.accepted", correlation_id)
+            case DrainInstance(llm, instance):
+                yield Outgoing(WORK, control_address(llm, instance), Drain().encode(), mandatory=False)
             case Answer(kind, reply_to, correlation_id, _):
                 yield _answer(reply_to, body, kind, correlation_id)
             case Assign(task_id, _, llm):
@@ -52,6 +66,16 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
                 assert_never(item)
 
 
+def _json(value: Any) -> bytes:
+    """A number that is beyond all numbers, such as 1e999, becomes null: JSON has no other word for it."""
+    return to_json(value, inf_nan_mode="null")
+
+
+def _at_most(size: int, text: str) -> str:
+    """The beginning of a text, in bytes."""
+    return text.encode()[:size].decode(errors="ignore")
+
+
 def _answer(reply_to: str, body: bytes, kind: str, correlation_id: str | None) -> Outgoing:
     return Outgoing(
         "",
@@ -65,9 +89,8 @@ def _answer(reply_to: str, body: bytes, kind: str, correlation_id: str | None) -
     )
 
 
-def _task_event(shown: View, at: str, body: bytes) -> Outgoing:
-    status = shown["status"]
-    return _event(f"task.{status}", shown["id"], f"task.{status}.{shown.get('llm', 'none')}", at, body)
+def _task_event(shown: View, what: str, at: str, body: bytes) -> Outgoing:
+    return _event(f"task.{what}", shown["id"], f"task.{what}.{shown.get('llm', 'none')}", at, body)
 
 
 def _event(kind: str, subject: str, routing_key: str, at: str, data: bytes) -> Outgoing:
@@ -101,7 +124,7 @@ def _assignment(task: Task, llm: str, context: Mapping[str, Task]) -> Outgoing:
         "parent_id": spec.parent_id,
         "conversation_id": spec.conversation_id,
     }
-    encoded = to_json({key: value for key, value in body.items() if value not in (None, [], {}) or key == "inputs"})
+    encoded = _json({key: value for key, value in body.items() if value not in (None, [], {}) or key == "inputs"})
     return Outgoing(WORK, llm_address(llm), encoded, message_id=f"{task.id}/{task.attempt}", priority=task.priority)
 
 
@@ -123,7 +146,7 @@ def _kept(item: Keep) -> Iterator[Outgoing]:
     if item.body is not None:
         yield Outgoing(
             REJECTED,
-            f"rejected.{item.exchange}.{item.routing_key}"[:255],
+            _at_most(255, f"rejected.{item.exchange}.{item.routing_key}"),
             item.body,
             message_id=item.message_id,
             correlation_id=item.correlation_id,

@@ -5,8 +5,9 @@ from typing import Any
 from pydantic_core import from_json, to_json
 from sqlalchemy import RowMapping
 
-from broker.instants import EPOCH, Instant, Micros
+from broker.instants import EPOCH, Instant
 from broker.messages import Failure, Status, Submission, Usage
+from coordinator.core.estimates import Learned
 from coordinator.core.pool import LLM, Instance
 from coordinator.core.task import Attempt, Change, Task
 
@@ -27,10 +28,17 @@ def task_row(task: Task) -> dict[str, Any]:
         "conversation_id": spec.conversation_id,
         "submitted_by": task.submitted_by,
         "submitted_at": task.submitted_at,
-        "description": spec.description,
-        "inputs": _json(spec.inputs),
-        "spec": spec.model_dump_json(exclude_unset=True, exclude={"id", "description", "inputs"}),
+        **specified_row(task),
         **changing_row(task),
+    }
+
+
+def specified_row(task: Task) -> dict[str, Any]:
+    """The columns that hold the submission. They change only when somebody changes it."""
+    return {
+        "description": task.spec.description,
+        "inputs": _json(task.spec.inputs),
+        "spec": task.spec.model_dump_json(exclude_unset=True, exclude={"id", "description", "inputs"}),
     }
 
 
@@ -50,6 +58,7 @@ def changing_row(task: Task) -> dict[str, Any]:
         "starts": task.starts,
         "waiting_on": task.waiting_on,
         "wake_at": task.wake_at,
+        "overdue": int(task.overdue),
         "llm": task.llm,
         "instance": task.instance,
         "why": task.why,
@@ -85,6 +94,7 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
         starts=row["starts"],
         waiting_on=row["waiting_on"],
         wake_at=row["wake_at"],
+        overdue=bool(row["overdue"]),
         llm=row["llm"],
         instance=row["instance"],
         why=row["why"],
@@ -147,9 +157,14 @@ def llm_row(llm: LLM) -> dict[str, Any]:
         "state": llm.state,
         "model": llm.model,
         "skills": to_json(llm.skills).decode(),
+        "told_skills": to_json(llm.told_skills).decode(),
+        "skills_given": _json(llm.skills_given),
+        "labels": to_json(llm.labels).decode(),
+        "paused": llm.paused,
+        "slots_limit": llm.slots_limit,
+        "learned": to_json(llm.learned.plain()).decode(),
         "description": llm.description,
         "last_seen": llm.last_seen,
-        "mean_run": llm.mean_run,
         "instances": to_json(instances).decode(),
     }
 
@@ -161,15 +176,20 @@ def llm_of(row: Row) -> LLM:
         name=row["name"],
         model=row["model"],
         skills=from_json(row["skills"]),
+        told_skills=from_json(row["told_skills"]),
+        skills_given=_value(row["skills_given"]),
+        labels=from_json(row["labels"]),
+        paused=row["paused"],
+        slots_limit=row["slots_limit"],
+        learned=Learned.from_plain(from_json(row["learned"])),
         description=row["description"],
         last_seen=Instant(row["last_seen"]),
-        mean_run=None if row["mean_run"] is None else Micros(row["mean_run"]),
         instances={key: Instance(key, value["slots"], EPOCH, value["draining"]) for key, value in instances.items()},
     )
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else to_json(value).decode()
+    return None if value is None else to_json(value, inf_nan_mode="null").decode()
 
 
 def _value(text: str | None) -> Any:

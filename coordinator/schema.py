@@ -17,6 +17,8 @@ from sqlalchemy import (
     literal_column,
 )
 
+from coordinator.core.task import NO_DUE_DATE
+
 metadata = MetaData()
 
 _Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts only an INTEGER PRIMARY KEY by itself
@@ -40,6 +42,7 @@ tasks = Table(
     Column("starts", Integer, nullable=False),
     Column("waiting_on", Integer, nullable=False),
     Column("wake_at", BigInteger),
+    Column("overdue", SmallInteger, nullable=False),  # 1 once that was told
     Column("llm", Text),
     Column("instance", Text),
     Column("why", Text),
@@ -68,6 +71,11 @@ is_pending = tasks.c.status == literal_column("'pending'")
 is_completed = tasks.c.status == literal_column("'completed'")
 waits_for_a_moment = tasks.c.wake_at.is_not(None) & (tasks.c.waiting_on == literal_column("0"))
 was_assigned = tasks.c.llm.is_not(None)
+may_become_overdue = (
+    tasks.c.finished_at.is_(None)
+    & (tasks.c.overdue == literal_column("0"))
+    & (tasks.c.due_order < literal_column(str(NO_DUE_DATE)))
+)
 
 
 def _partial_index(name: str, condition: ColumnElement[bool], *columns: Any) -> None:
@@ -84,6 +92,7 @@ _partial_index(
     tasks.c.seq,
 )
 _partial_index("tasks_waking", waits_for_a_moment, tasks.c.wake_at)
+_partial_index("tasks_due", may_become_overdue, tasks.c.due_order)
 _partial_index("tasks_of_llm", was_assigned, tasks.c.llm, tasks.c.seq)
 _partial_index(  # all that the summary adds up
     "tasks_completed",
@@ -143,7 +152,12 @@ llms = Table(
     Column("skills", Text, nullable=False),  # JSON: tag -> level
     Column("description", Text, nullable=False),
     Column("last_seen", BigInteger, nullable=False),
-    Column("mean_run", BigInteger),
+    Column("told_skills", Text, nullable=False),  # JSON: tag -> level, as its instances say
+    Column("skills_given", Text),  # JSON: tag -> level, when set by hand
+    Column("labels", Text, nullable=False),  # JSON
+    Column("paused", Boolean, nullable=False),
+    Column("slots_limit", Integer),
+    Column("learned", Text, nullable=False),  # JSON: core/estimates.py
     Column("instances", Text, nullable=False),  # JSON: id -> {slots, draining}
 )
 

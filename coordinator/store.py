@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from broker.errors import NotTheLeader, StoreUnavailable
+from broker.errors import NotTheLeader, StoreError, StoreUnavailable
 from broker.instants import EPOCH, Instant, Micros
 from broker.messages import Status
 from coordinator import schema
+from coordinator.core.board import Changes
 from coordinator.core.events import NEVER
-from coordinator.core.machine import Changes
 from coordinator.core.pool import LLM
 from coordinator.core.task import Attempt, Task
 from coordinator.rows import (
@@ -28,6 +28,7 @@ from coordinator.rows import (
     changing_row,
     llm_of,
     llm_row,
+    specified_row,
     task_of,
     task_row,
 )
@@ -35,6 +36,7 @@ from coordinator.rows import (
 T = TypeVar("T")
 
 IN_HAND = (Status.ASSIGNED.value, Status.IN_PROGRESS.value)
+TOO_MUCH = "54"  # PostgreSQL's class of errors for what is too large or too complex
 _CHUNK = 500  # ids in one IN (…)
 
 _tasks, _attempts, _dependencies = schema.tasks, schema.attempts, schema.dependencies
@@ -49,13 +51,23 @@ _update_task = (
     .values({column.name: bindparam(column.name) for column in _tasks.c if column.name not in SETTLED_AT_SUBMISSION})
 )
 
+_respecify = (
+    update(_tasks)
+    .where(_tasks.c.seq == bindparam("of_seq"))
+    .values({name: bindparam(name) for name in ("description", "inputs", "spec")})
+)
+
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """The driver's errors as StoreUnavailable, which says what the database said."""
+    """The driver's errors as StoreUnavailable, or StoreError when trying again cannot help: it refuses the data."""
     try:
         yield
+    except (DataError, IntegrityError) as error:
+        raise StoreError(f"the database refuses the data: {error.orig}") from error
     except DBAPIError as error:
+        if (getattr(error.orig, "sqlstate", None) or "").startswith(TOO_MUCH):
+            raise StoreError(f"the database refuses the data: {error.orig}") from error
         raise StoreUnavailable(f"the database cannot be used at the moment: {error.orig}") from error
 
 
@@ -140,6 +152,12 @@ class Store:
             marks = [{"label": label, "task_seq": t.seq} for t in changes.new for label in set(t.spec.labels)]
             if marks:
                 connection.execute(insert(_labels), marks)
+        for task in changes.respecified.values():
+            connection.execute(_respecify, {"of_seq": task.seq, **specified_row(task)})
+            connection.execute(delete(_labels).where(_labels.c.task_seq == task.seq))
+            if task.spec.labels:
+                marks = [{"label": label, "task_seq": task.seq} for label in set(task.spec.labels)]
+                connection.execute(insert(_labels), marks)
         changed = [task for task in changes.changed.values() if task.id not in new]
         if changed:
             connection.execute(_update_task, [{"of_seq": task.seq, **changing_row(task)} for task in changed])
@@ -203,6 +221,19 @@ class Store:
         with self._transaction() as connection:
             later = schema.waits_for_a_moment & (_tasks.c.wake_at > after)
             when = connection.scalar(select(func.min(_tasks.c.wake_at)).where(later))
+            return NEVER if when is None else Instant(when)
+
+    def overdue(self, now: Instant, limit: int) -> list[Task]:
+        """Open tasks whose due date has passed, and that was not told."""
+        with self._transaction() as connection:
+            late = schema.may_become_overdue & (_tasks.c.due_order <= now)
+            return self._read(connection, late, _tasks.c.due_order, limit=limit)
+
+    def next_due(self, after: Instant = EPOCH) -> Instant:
+        """When the next open task becomes overdue; NEVER when none does."""
+        with self._transaction() as connection:
+            open_ones = schema.may_become_overdue & (_tasks.c.due_order > after)
+            when = connection.scalar(select(func.min(_tasks.c.due_order)).where(open_ones))
             return NEVER if when is None else Instant(when)
 
     def waiting_for(self, ids: Sequence[str]) -> dict[str, list[str]]:

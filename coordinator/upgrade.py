@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, func, inspect, select, text
 
 from broker.errors import ConfigurationError
 from coordinator.store import database_errors
@@ -11,6 +11,7 @@ from coordinator.store import database_errors
 if TYPE_CHECKING:
     from alembic.config import Config
 
+ONE_UPGRADE = 7_205_759  # any number: the name of the lock
 HEAD = "0001"  # the newest revision in migrations/versions
 
 
@@ -28,6 +29,8 @@ def upgrade(engine: Engine) -> None:
         from alembic import command
 
         with engine.begin() as connection:
+            if engine.dialect.name == "postgresql":  # one at a time, when several coordinators start together
+                connection.execute(select(func.pg_advisory_xact_lock(ONE_UPGRADE)))
             config = alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

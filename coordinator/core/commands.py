@@ -56,10 +56,11 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Publish a fact about a task as an event."""
+    """Publish a fact about a task as an event: its status, or `what` else there is to tell."""
 
     at: Instant
     view: View
+    what: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +72,21 @@ class AnnounceLLM:
     state: str
 
 
-Command = Assign | Stop | Answer | Refuse | Announce | AnnounceLLM
+@dataclass(frozen=True, slots=True)
+class DrainInstance:
+    """Tell an instance to take nothing new, finish what it has and leave."""
+
+    llm: str
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLLM:
+    """Tell whoever managed an LLM how it stands."""
+
+    reply_to: str
+    correlation_id: str | None
+    view: View
+
+
+Command = Assign | Stop | DrainInstance | Answer | AnswerLLM | Refuse | Announce | AnnounceLLM

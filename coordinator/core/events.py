@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from broker.instants import Instant
-from broker.messages import Claim, Goodbye, Presence, Progress, Result, Submission
+from broker.messages import Claim, Goodbye, Manage, Presence, Progress, Result, Submission
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,41 @@ class CancelRequested:
 
 @dataclass(frozen=True, slots=True)
 class RetryRequested:
-    """Somebody wants a finished task to run again."""
+    """Somebody wants a finished task to run again, perhaps with other fields of its submission."""
 
     task_id: str
+    sender: Sender = Sender()
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AssignRequested:
+    """Somebody gives a live task to an LLM by hand; None leaves it to the coordinator again.
+
+    `now` stops it where it runs; `force` accepts an LLM that nobody has heard of.
+    """
+
+    task_id: str
+    llm: str | None
+    now: bool = False
+    force: bool = False
+    sender: Sender = Sender()
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRequested:
+    """Somebody changes fields of a live task."""
+
+    task_id: str
+    changes: dict[str, Any]
+    sender: Sender = Sender()
+
+
+@dataclass(frozen=True, slots=True)
+class ManageRequested:
+    """Somebody pauses, resumes or drains an LLM, or changes its slots or skills."""
+
+    order: Manage
     sender: Sender = Sender()
 
 
@@ -96,22 +129,13 @@ class DependencyEnded:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed. `woken` are loaded tasks whose `wake_at` has come."""
+    """Time has passed. `woken` are loaded tasks whose `wake_at` has come, `overdue` those whose due date has."""
 
     woken: tuple[str, ...] = ()
+    overdue: tuple[str, ...] = ()
 
 
-Event = (
-    Submitted
-    | CancelRequested
-    | RetryRequested
-    | Seen
-    | Left
-    | Claimed
-    | Progressed
-    | Reported
-    | DependencyEnded
-    | Tick
-)
+Request = Submitted | CancelRequested | RetryRequested | AssignRequested | UpdateRequested | ManageRequested
+Event = Request | Seen | Left | Claimed | Progressed | Reported | DependencyEnded | Tick
 
 NEVER = Instant(2**62)

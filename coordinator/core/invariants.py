@@ -9,29 +9,29 @@ from coordinator.core.task import Task
 
 def check_invariants(machine: Machine) -> None:
     """Raises AssertionError when the machine contradicts itself, or leaves a free slot beside a task for it."""
-    for task in machine.tasks.values():
+    for task in machine.board.tasks.values():
         _check_task(machine, task)
-    for llm in machine.llms.values():
+    for llm in machine.board.llms.values():
         _check_llm(machine, llm)
-    for lane in machine.ready.lanes():
+    for lane in machine.board.ready.lanes():
         _check_lane(machine, lane)
 
 
 def check_forgotten(machine: Machine) -> None:
     """Raises AssertionError when, after `forget`, memory holds a task that is neither in hand nor in its lane."""
-    for task in machine.tasks.values():
-        assert task.in_hand or task in machine.ready, f"{task.id} is {task.status} and still in memory"
+    for task in machine.board.tasks.values():
+        assert task.in_hand or task in machine.board.ready, f"{task.id} is {task.status} and still in memory"
 
 
 def _check_task(machine: Machine, task: Task) -> None:
     told = f"{task.id}, {task.status}"
-    assert machine.tasks[task.id] is task, told
+    assert machine.board.tasks[task.id] is task, told
     assert 0 <= task.starts <= task.spec.max_attempts, told
     assert task.starts <= task.attempt, told
     assert task.waiting_on >= 0, told
     assert (task.finished_at is not None) == task.status.is_final, told
     assert (task.error is not None) == (task.status is Status.FAILED), told
-    assert (task in machine.ready) <= (task.status is Status.PENDING), told
+    assert (task in machine.board.ready) <= (task.status is Status.PENDING), told
     numbers = [attempt.attempt for attempt in task.attempts]
     assert numbers == sorted(set(numbers)), f"{told}: attempts {numbers}"
     completed = [attempt for attempt in task.attempts if attempt.outcome == "completed"]
@@ -39,12 +39,12 @@ def _check_task(machine: Machine, task: Task) -> None:
     match task.status:
         case Status.BLOCKED:
             assert task.waiting_on or task.wake_at is not None, f"{told}, by nothing"
-            assert task.waiting_on or machine.next_wake <= (task.wake_at or 0), f"{told}, and overslept"
+            assert task.waiting_on or machine.board.next_wake <= (task.wake_at or 0), f"{told}, and overslept"
         case Status.PENDING:
             assert task.waiting_on == 0, told
             assert task.wake_at is None, told
             assert task.llm is None, told
-            assert any(lane.key == task.lane for lane in machine.ready.lanes()), f"{told}, in no lane"
+            assert any(lane.key == task.lane for lane in machine.board.ready.lanes()), f"{told}, in no lane"
         case Status.ASSIGNED | Status.IN_PROGRESS:
             holders = _holders(machine, task.id)
             assert holders == [(task.llm, task.instance if task.status is Status.IN_PROGRESS else None)], told
@@ -52,16 +52,18 @@ def _check_task(machine: Machine, task: Task) -> None:
 
 def _holders(machine: Machine, task_id: str) -> list[tuple[str, str | None]]:
     """Each LLM that has the task, with the instance that holds it; None when it is not claimed."""
-    claimed = [(name, i.id) for name, llm in machine.llms.items() for i in llm.instances.values() if task_id in i.held]
-    return [*claimed, *((name, None) for name, llm in machine.llms.items() if task_id in llm.unclaimed)]
+    claimed = [
+        (name, i.id) for name, llm in machine.board.llms.items() for i in llm.instances.values() if task_id in i.held
+    ]
+    return [*claimed, *((name, None) for name, llm in machine.board.llms.items() if task_id in llm.unclaimed)]
 
 
 def _check_llm(machine: Machine, llm: LLM) -> None:
     for instance in llm.instances.values():
         for task_id in instance.held:
-            assert machine.tasks[task_id].status is Status.IN_PROGRESS, f"{task_id} at {llm.name}"
+            assert machine.board.tasks[task_id].status is Status.IN_PROGRESS, f"{task_id} at {llm.name}"
     for task_id in llm.unclaimed:
-        assert machine.tasks[task_id].status is Status.ASSIGNED, f"{task_id} at {llm.name}"
+        assert machine.board.tasks[task_id].status is Status.ASSIGNED, f"{task_id} at {llm.name}"
     counted = llm.free
     llm.count()
     assert llm.free == counted, f"{llm.name} has {llm.free} free slots, not {counted}"
@@ -70,19 +72,19 @@ def _check_llm(machine: Machine, llm: LLM) -> None:
 def _check_lane(machine: Machine, lane: Lane) -> None:
     places = set(lane.order)
     for task in lane.members.values():
-        assert machine.tasks.get(task.id) is task, f"{task.id} in the lane {lane.key!r} is not the one in memory"
+        assert machine.board.tasks.get(task.id) is task, f"{task.id} in the lane {lane.key!r} is not the one in memory"
         assert task.status is Status.PENDING, f"{task.id} in the lane {lane.key!r} is {task.status}"
         assert task.lane == lane.key, f"{task.id} is in the lane {lane.key!r}"
         assert task.rank <= lane.complete_to, f"{task.id} ranks below what the lane {lane.key!r} knows"
         assert {(task.rank, task.id), (late(task), task.id)} & places, f"{task.id} has no place in {lane.key!r}"
     assert len(places) == len(lane.members), f"the lane {lane.key!r} has places for tasks that are not there"
     assert lane.backlog == sum(task.size for task in lane.members.values()), f"the backlog of the lane {lane.key!r}"
-    for task in machine.tasks.values():
+    for task in machine.board.tasks.values():
         if task.lane == lane.key and task.status is Status.PENDING and task.id not in lane.members:
             assert task.rank > lane.complete_to, f"{task.id} waits, and its lane does not know"
-    admitted = [llm for llm in machine.llms.values() if llm.offers().issuperset(lane.demands)]
+    admitted = [llm for llm in machine.board.llms.values() if llm.offers().issuperset(lane.demands)]
     assert lane.eligible == {llm.name: llm for llm in admitted}, f"lane {lane.key!r}"
     free = {llm.name for llm in admitted if llm.free}
     assert {standing.llm.name for standing in lane.free(len(admitted))} == free, f"free for the lane {lane.key!r}"
     if lane.members and free:
-        assert machine.ready.is_held(lane), f"tasks wait in the lane {lane.key!r} while {free} have free slots"
+        assert machine.board.ready.is_held(lane), f"tasks wait in the lane {lane.key!r} while {free} have free slots"

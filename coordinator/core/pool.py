@@ -3,15 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from broker.instants import EPOCH, Instant, Micros
+from broker.instants import EPOCH, Instant, Micros, to_iso
 from broker.messages import LOCAL, Presence
 from coordinator.core.estimates import Learned
 
-State = Literal["online", "draining", "offline"]
+State = Literal["online", "paused", "draining", "offline"]
 
-RECENT = 0.2  # weight of the newest run time in the mean
 OVERDUE = 0.5  # a run that takes longer than expected will take this share of its time so far once more
 LOOKED_AT = 8  # runs of an LLM, the oldest, that are looked at for its next free slot
 
@@ -36,15 +35,22 @@ class Instance:
 
 @dataclass(slots=True, eq=False)
 class LLM:
-    """An LLM with all its instances. `unclaimed` are tasks assigned to it that no instance has claimed yet."""
+    """An LLM with all its instances. `unclaimed` are tasks assigned to it that no instance has claimed yet.
+
+    `skills` are those that count: given by hand, else those that its instances tell (`told_skills`). `paused` and
+    `slots_limit` are set by hand too.
+    """
 
     name: str
     model: str = ""
     skills: Mapping[str, float] = field(default_factory=dict)
+    told_skills: Mapping[str, float] = field(default_factory=dict)
+    skills_given: Mapping[str, float] | None = None
     labels: Sequence[str] = ()
     description: str = ""
+    paused: bool = False
+    slots_limit: int | None = None
     last_seen: Instant = EPOCH
-    mean_run: Micros | None = None
     instances: dict[str, Instance] = field(default_factory=dict)
     unclaimed: set[str] = field(default_factory=set)
     free: int = 0
@@ -56,12 +62,15 @@ class LLM:
         """`online` when an instance takes work, `draining` when those left do not, `offline` when none is left."""
         if not self.instances:
             return "offline"
-        return "draining" if all(instance.draining for instance in self.instances.values()) else "online"
+        if all(instance.draining for instance in self.instances.values()):
+            return "draining"
+        return "paused" if self.paused else "online"
 
     @property
     def slots(self) -> int:
-        """How many tasks its instances work on at a time."""
-        return sum(instance.slots for instance in self.instances.values() if not instance.draining)
+        """How many tasks its instances may work on at a time."""
+        told = sum(instance.slots for instance in self.instances.values() if not instance.draining)
+        return told if self.slots_limit is None else min(told, self.slots_limit)
 
     @property
     def in_hand(self) -> int:
@@ -84,14 +93,15 @@ class LLM:
 
     def count(self) -> None:
         """Count the free slots anew, after anything about instances or tasks has changed."""
-        open_slots = sum(i.slots - len(i.held) for i in self.instances.values() if not i.draining)
-        self.free = max(0, open_slots - len(self.unclaimed))
+        working = sum(len(instance.held) for instance in self.instances.values() if not instance.draining)
+        self.free = 0 if self.paused else max(0, self.slots - working - len(self.unclaimed))
 
     def see(self, presence: Presence, now: Instant, lease: Micros) -> None:
         """Take in a hello or a beat."""
         self.model = presence.model
-        self.skills = presence.skills
+        self.told_skills = presence.skills
         self.labels = presence.labels
+        self.give_skills(self.skills_given)
         self.description = presence.description
         self.last_seen = now
         instance = self.instance(presence.instance, now, lease)
@@ -106,6 +116,15 @@ class LLM:
             self.instances[instance_id] = Instance(instance_id, 0, Instant(now + lease))
         return self.instances[instance_id]
 
+    def give_skills(self, skills: Mapping[str, float] | None) -> None:
+        """Set the skills that count; None: those that its instances tell."""
+        self.skills_given = skills
+        self.skills = self.told_skills if skills is None else skills
+
+    def task_ids(self) -> list[str]:
+        """The tasks that it has."""
+        return sorted(self.unclaimed.union(*(instance.held for instance in self.instances.values())))
+
     def give_up(self, task_id: str) -> None:
         """It no longer has this task."""
         self.unclaimed.discard(task_id)
@@ -114,7 +133,19 @@ class LLM:
             instance.held.discard(task_id)
         self.count()
 
-    def learn(self, run: Micros) -> None:
-        """Take a finished run into the mean."""
-        before = run if self.mean_run is None else self.mean_run
-        self.mean_run = Micros(round(before + RECENT * (run - before)))
+
+def llm_view(llm: LLM, tasks: Sequence[str]) -> dict[str, Any]:
+    """The LLM as JSON-able data: the fields of messages.LLMView. `tasks` are the ids of those that it has."""
+    return {
+        "name": llm.name,
+        "state": llm.state,
+        "model": llm.model,
+        "skills": dict(llm.skills),
+        "slots": llm.slots,
+        "in_hand": len(tasks),
+        "instances": sorted(llm.instances),
+        "description": llm.description,
+        "labels": list(llm.labels),
+        "last_seen": to_iso(llm.last_seen),
+        "tasks": list(tasks),
+    }

@@ -53,8 +53,8 @@ class Task:
 
     `attempt` counts assignments and is the fence for claims and results; `starts` counts those that an LLM took up
     and is what `max_attempts` limits; `waiting_on` counts unmet dependencies; a blocked task is not looked at before
-    `wake_at`; `named_at` is when a beat last named it, and is not stored; `context_length` counts the characters of
-    the results that it builds on.
+    `wake_at`; `overdue` is told once. Not stored: `named_at`, when a beat last named it, and `context_length`, the
+    characters of the results that it builds on.
     """
 
     id: str
@@ -83,6 +83,7 @@ class Task:
     usage: Usage | None = None
     attempts: list[Attempt] = field(default_factory=list)
     history: list[Change] = field(default_factory=list)
+    overdue: bool = False
     named_at: Instant = EPOCH
     context_length: int = 0
     _size: int | None = None
@@ -159,6 +160,15 @@ class Task:
             self._submitted_view = {key: value for key, value in shown.items() if value is not None}
         return self._submitted_view
 
+    def respecify(self, changes: dict[str, Any]) -> None:
+        """Change fields of the submission."""
+        self.spec = self.spec.model_copy(update=changes)
+        if self.spec.priority is not None and "priority" in changes:
+            self.priority = self.spec.priority
+        if "due" in changes:
+            self.overdue = False
+        self._submitted_view = self._size = None
+
     def end_attempt(self, now: Instant, outcome: str, error: Failure | None = None) -> Attempt:
         """Close the present attempt and return it; the task keeps it among its attempts."""
         ended = Attempt(
@@ -194,6 +204,8 @@ def view(task: Task) -> dict[str, Any]:
         shown["error"] = _failure(task.error)
     if task.usage is not None:
         shown["usage"] = _usage(task.usage)
+    if task.overdue:
+        shown["overdue"] = True
     shown["attempts"] = [*map(_attempt, task.attempts), *_present_attempt(task)]
     shown["history"] = [{"at": _iso(change.at), "by": change.by, "what": change.what} for change in task.history]
     return shown

@@ -11,6 +11,7 @@ from typing import Any
 from broker.instants import EPOCH, Instant, seconds, to_datetime
 from broker.messages import Claim, Failure, Goodbye, Holding, Presence, Progress, Result, Status, Submission, Usage
 from coordinator.core.assignment import Policy
+from coordinator.core.board import Changes
 from coordinator.core.commands import Announce, AnnounceLLM, Answer, Assign, Command, Stop
 from coordinator.core.events import (
     NEVER,
@@ -28,7 +29,7 @@ from coordinator.core.events import (
     Tick,
 )
 from coordinator.core.invariants import check_forgotten, check_invariants
-from coordinator.core.machine import Changes, Machine
+from coordinator.core.machine import Machine
 from coordinator.core.pool import LLM
 from coordinator.core.task import DEFAULT_PRIORITY, Task
 
@@ -134,7 +135,7 @@ class Core:
         """One batch: what these events lead to, once it is stored."""
         self.at = self.at if at is None else at
         now, machine = moment(self.at), self.machine
-        for lane in machine.ready.hungry():
+        for lane in machine.board.ready.hungry():
             machine.refill(lane, self.books.lane(lane, self._window), self._window)
         batch = [*self._with_ancestry(events), Tick(self._wake(now))]
         self._load(batch)
@@ -163,7 +164,7 @@ class Core:
         self.machine = Machine(lease=seconds(LEASE), window=self._window, next_seq=newest + 1, policy=self._policy)
         llms = [_without_work(llm) for llm in self.books.llms.values()]
         self.machine.restore(self.books.in_hand(), llms, self.books.lanes(), moment(self.at))
-        self.machine.next_wake = self.books.next_wake()
+        self.machine.board.next_wake = self.books.next_wake()
 
     def task(self, task_id: str) -> Task:
         """The task as it is stored."""
@@ -184,22 +185,22 @@ class Core:
                 yield event
 
     def _wake(self, now: Instant) -> tuple[str, ...]:
-        if self.machine.next_wake > now:
+        if self.machine.board.next_wake > now:
             return ()
         woken = self.books.waking(now, self._woken_at_once)
         self.machine.load(woken)
-        self.machine.next_wake = self.books.next_wake(after=now) if len(woken) < self._woken_at_once else now
+        self.machine.board.next_wake = self.books.next_wake(after=now) if len(woken) < self._woken_at_once else now
         return tuple(task.id for task in woken)
 
     def _load(self, events: Iterable[Event]) -> None:
-        known = self.machine.tasks
+        known = self.machine.board.tasks
         wanted = {id_ for event in events for id_ in Machine.needs(event) if id_ not in known}
         self.machine.load(self.books.load(wanted))
 
     def _check_slots(self, commands: list[Command]) -> None:
         """Late binding: an LLM that was just given work has no more of it than slots, all its instances together."""
         for name in {command.llm for command in commands if isinstance(command, Assign)}:
-            llm = self.machine.llms[name]
+            llm = self.machine.board.llms[name]
             working = sum(len(i.held) for i in llm.instances.values() if not i.draining)
             assert len(llm.unclaimed) + working <= llm.slots, f"{name} has more than its {llm.slots} slots can do"
 

@@ -331,7 +331,7 @@ def test_an_llm_that_lost_a_skill_gets_no_such_task(core: Core) -> None:
 
 
 def test_a_task_assigned_by_hand_waits_for_that_llm(core: Core) -> None:
-    core.handle(seen("boreas", skills=["python"]), submitted("t", assignee="atlas", skills=["python"]))
+    core.handle(seen("boreas", skills=["python"]), submitted("t", assignee="atlas", force=True, skills=["python"]))
     assert core.status("t") == "pending"
     assert assignments(core.handle(seen("atlas"))) == [("t", 1, "atlas")]
     assert core.task("t").why == "assigned by hand"
@@ -341,7 +341,7 @@ def test_the_llm_with_the_least_expected_wait_gets_the_task(core: Core) -> None:
     core.handle(seen("atlas", slots=2), seen("boreas", slots=2), submitted("a"), submitted("b"))
     slow, fast = (core.task(id_).llm or "" for id_ in ("a", "b"))
     core.handle(completed("a", llm=slow, duration=100), completed("b", llm=fast, duration=1))
-    core.handle(submitted("c", assignee=slow), submitted("d", assignee=fast))
+    core.handle(submitted("c", assignee=slow, force=True), submitted("d", assignee=fast, force=True))
     assert assignments(core.handle(submitted("e"))) == [("e", 1, fast)]
     assert core.task("e").why.startswith(f"{fast}: expected finish in 1.0 s (1 of 2 slots free); then {slow} ")
 
@@ -698,7 +698,7 @@ def in_state(core: Core, state: str) -> None:
         case "blocked":
             core.handle(submitted("t", depends_on=["never"]))
         case "pending":
-            core.handle(submitted("t", assignee="nobody"))
+            core.handle(submitted("t", assignee="nobody", force=True))
         case "assigned":
             core.handle(seen("atlas"), submitted("t"))
         case _:
@@ -784,7 +784,7 @@ def test_leases_are_extended_once_when_a_coordinator_takes_over(running: Core) -
 
 def test_all_goes_on_after_a_coordinator_takes_over(core: Core) -> None:
     core.handle(seen("atlas", slots=2, skills=["x"]), seen("boreas", "b1"))
-    core.handle(submitted("t"), submitted("u", assignee="atlas"), submitted("later", not_before=9))
+    core.handle(submitted("t"), submitted("u", assignee="atlas", force=True), submitted("later", not_before=9))
     core.handle(submitted("v", skills=["x"]), submitted("w", skills=["y"]), submitted("d", depends_on=["u"]))
     core.handle(claimed("u"))
     core.restart()
@@ -797,7 +797,7 @@ def test_all_goes_on_after_a_coordinator_takes_over(core: Core) -> None:
 
 
 def test_tasks_that_waited_are_assigned_after_a_coordinator_took_over(core: Core) -> None:
-    core.handle(submitted("a", skills=["x"]), submitted("b", assignee="atlas"), submitted("c"))
+    core.handle(submitted("a", skills=["x"]), submitted("b", assignee="atlas", force=True), submitted("c"))
     core.restart()
     commands = core.handle(seen("atlas", slots=3, skills=["x"]))
     assert [task_id for task_id, _, _ in assignments(commands)] == ["a", "b", "c"]
@@ -810,13 +810,13 @@ def test_more_tasks_than_fit_into_memory_are_done_in_order() -> None:
     core = Core(window=10)
     for n in range(100):
         core.handle(submitted(f"t{n:03}", priority=n % 3))
-        assert len(core.machine.tasks) <= 20
+        assert len(core.machine.board.tasks) <= 20
     done = []
     core.handle(seen("atlas", slots=3))
     while work := core.books.in_hand():
         done += sorted(task.id for task in work)
         core.handle(*(completed(task.id) for task in work))
-        assert len(core.machine.tasks) <= 20
+        assert len(core.machine.board.tasks) <= 20
     by_rank = sorted(range(100), key=lambda n: (-(n % 3), n))
     assert sorted(done) == sorted(f"t{n:03}" for n in by_rank)
     for third, priority in zip((done[:33], done[33:66], done[66:]), (2, 1, 0), strict=True):
@@ -827,7 +827,7 @@ def test_tasks_that_make_room_for_more_urgent_ones_leave_memory() -> None:
     core = Core(window=10)
     for n in range(200):
         core.handle(submitted(f"t{n:03}", due=1000 - n))
-        assert len(core.machine.tasks) <= 20
+        assert len(core.machine.board.tasks) <= 20
     commands = core.handle(seen("atlas", slots=5))
     assert [task_id for task_id, _, _ in assignments(commands)] == [f"t{n}" for n in range(199, 194, -1)]
 
@@ -857,15 +857,15 @@ def test_submitted_and_cancelled_tasks_leave_nothing_in_memory(core: Core) -> No
     core.handle(submitted("first"))
     for n in range(1000):
         core.handle(submitted(f"t{n}"), cancelled(f"t{n}"))
-    [lane] = core.machine.ready.lanes()
+    [lane] = core.machine.board.ready.lanes()
     assert len(lane.order) < 200
-    assert list(core.machine.tasks) == ["first"]
+    assert list(core.machine.board.tasks) == ["first"]
 
 
 def test_a_lane_without_tasks_is_forgotten(core: Core) -> None:
     core.handle(*(submitted(f"t{n}", skills=[f"s{n}"]) for n in range(600)))
     core.handle(*(cancelled(f"t{n}") for n in range(600)))
-    assert core.machine.ready.lanes() == []
+    assert core.machine.board.ready.lanes() == []
 
 
 def test_a_thousand_tasks_in_a_row_end_with_the_first(core: Core) -> None:

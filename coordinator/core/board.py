@@ -1,0 +1,200 @@
+"""What the coordinator has before its eyes, and the elementary steps that keep it right.
+
+Every step leaves the task, its LLM, the ready lanes, the changes to store and the messages to publish in agreement.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.errors import Problem
+from broker.instants import Instant, Micros
+from broker.messages import Status
+from coordinator.core.assignment import Decision
+from coordinator.core.commands import Announce, AnnounceLLM, Answer, AnswerType, Assign, Command, Refuse, Stop, View
+from coordinator.core.events import NEVER, Sender
+from coordinator.core.lifecycle import Trigger
+from coordinator.core.pool import LLM
+from coordinator.core.ready import Ready
+from coordinator.core.task import Attempt, Task, view
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a batch changed and the database has to hold before anything is published."""
+
+    new: list[Task] = field(default_factory=list)
+    changed: dict[str, Task] = field(default_factory=dict)
+    respecified: dict[str, Task] = field(default_factory=dict)  # of the changed: those whose submission was changed
+    attempts: list[tuple[Task, Attempt]] = field(default_factory=list)
+    waits: list[tuple[Task, frozenset[str]]] = field(default_factory=list)  # new tasks and their open dependencies
+    met: list[str] = field(default_factory=list)  # ids of ended tasks whose dependents have been told
+    llms: dict[str, LLM] = field(default_factory=dict)
+
+
+class Board:
+    """The tasks in hand, a window on the ready ones, the LLMs; and what the present batch has brought about."""
+
+    def __init__(self, *, lease: Micros, window: int) -> None:
+        self.lease = lease
+        self.tasks: dict[str, Task] = {}
+        self.llms: dict[str, LLM] = {}
+        self.ready = Ready(window)
+        self.next_wake: Instant = NEVER
+        self.next_due: Instant = NEVER
+        self.opened: dict[str, LLM] = {}  # LLMs that may have a slot that they had not before
+        self.changes = Changes()
+        self.waiting: dict[str, list[Task]] = {}  # new tasks by each open dependency
+        self.guests: set[str] = set()  # tasks that need not stay in memory after the batch
+        self.ended: dict[str, None] = {}
+        self._commands: list[Command] = []
+        self._shown: tuple[Task, View] | None = None  # the view of an unchanged task is taken once
+
+    # -- tasks on their way ----------------------------------------------------------------------------------------
+
+    def unblock(self, task: Task, now: Instant) -> bool:
+        """Make a blocked task ready when nothing holds it any more; else see to it that it wakes in time."""
+        if task.status is not Status.BLOCKED or task.waiting_on:
+            return False
+        if task.wake_at is not None and task.wake_at > now:
+            self.next_wake = min(self.next_wake, task.wake_at)
+            return False
+        task.wake_at = None
+        task.move(Trigger.READY)
+        self.make_ready(task, now)
+        return True
+
+    def make_ready(self, task: Task, now: Instant) -> None:
+        """Put a task that has just become pending into its lane."""
+        task.ready_at = now
+        task.llm = task.instance = task.why = task.assigned_at = task.started_at = None
+        self.touch(task)
+        self.announce(task, now)
+        self.guests.update(self.ready.add(task, now))
+
+    def give(self, decision: Decision, now: Instant) -> None:
+        """Assign a task that has left its lane."""
+        task, llm = decision.task, decision.llm
+        task.move(Trigger.ASSIGN)
+        task.attempt += 1
+        task.llm, task.why, task.assigned_at, task.named_at = llm.name, decision.why, now, now
+        task.usage = task.duration = None
+        llm.unclaimed.add(task.id)
+        llm.begin(task.id, task.size, task.spec.skills, now)
+        llm.free -= 1
+        self.touch(task)
+        self.say(Assign(task.id, task.attempt, llm.name))
+        self.announce(task, now)
+
+    def withdraw(self, task: Task, outcome: str, reason: str, now: Instant) -> None:
+        """Take a live task out of its lane, or from the LLM that has it, which is told to stop."""
+        if task.in_hand:
+            if task.instance and task.llm:
+                self.stop(task.llm, task.instance, task.id, task.attempt, reason)
+            self.take_back(task)
+            self.record(task, task.end_attempt(now, outcome))
+        else:
+            self.ready.discard(task)
+
+    def take_back(self, task: Task) -> LLM:
+        """The LLM that had the task has it no longer."""
+        llm = self.llm(task.llm or "")
+        llm.give_up(task.id)
+        self.opened[llm.name] = llm
+        return llm
+
+    def finish(self, task: Task, trigger: Trigger, now: Instant) -> None:
+        """End a task, and tell it."""
+        if task.status is Status.PENDING:
+            self.ready.discard(task)
+        task.move(trigger)
+        task.finished_at = now
+        task.wake_at = None
+        self.touch(task)
+        self.announce(task, now)
+        self.answer(task, final_answer(task.status))
+        self.ended[task.id] = None
+
+    def respecify(self, task: Task, changes: dict[str, Any], now: Instant) -> None:
+        """Change fields of a task's submission. A pending task changes its place in the lanes."""
+        pending = task.status is Status.PENDING
+        if pending:
+            self.ready.discard(task)
+        task.respecify(changes)
+        self.changes.respecified[task.id] = task
+        self.touch(task)
+        if task.due is not None and not task.overdue:
+            self.next_due = min(self.next_due, task.due)
+        if pending:
+            self.guests.update(self.ready.add(task, now))
+
+    # -- what is to be stored --------------------------------------------------------------------------------------
+
+    def touch(self, task: Task) -> None:
+        """The task has changed."""
+        self._shown = None
+        self.changes.changed[task.id] = task
+        self.guests.add(task.id)
+
+    def record(self, task: Task, attempt: Attempt) -> None:
+        """An attempt has ended."""
+        self.changes.attempts.append((task, attempt))
+
+    def llm(self, name: str) -> LLM:
+        """The LLM of that name, new if nobody has heard of it."""
+        if name not in self.llms:
+            self.llms[name] = LLM(name)
+            self.ready.llm_changed(self.llms[name])
+        return self.llms[name]
+
+    # -- what is to be said ----------------------------------------------------------------------------------------
+
+    def say(self, command: Command) -> None:
+        """Publish this after the commit."""
+        self._commands.append(command)
+
+    def take_commands(self) -> list[Command]:
+        """What is to be published."""
+        commands, self._commands = self._commands, []
+        return commands
+
+    def announce(self, task: Task, now: Instant, what: str | None = None) -> None:
+        """Tell everybody how the task stands; `what` names another fact than its status."""
+        self.say(Announce(now, self._view(task), what))
+
+    def announce_llm(self, llm: LLM, before: str, now: Instant) -> None:
+        """Tell everybody when the state of an LLM is no longer what it was `before`."""
+        if llm.state != before:
+            self.say(AnnounceLLM(now, llm.name, llm.state))
+
+    def answer(self, task: Task, kind: AnswerType) -> None:
+        """Tell whoever submitted the task."""
+        self.answer_to(Sender(None, task.reply_to, task.correlation_id), kind, task)
+
+    def answer_to(self, sender: Sender, kind: AnswerType, task: Task) -> None:
+        """Tell whoever asked something about the task."""
+        if sender.reply_to:
+            self.say(Answer(kind, sender.reply_to, sender.correlation_id, self._view(task)))
+
+    def refuse(self, task_id: str, sender: Sender, problem: Problem, *, is_submission: bool = False) -> None:
+        """Tell whoever asked that it is not done, and why."""
+        self.say(Refuse(task_id, (problem,), sender.reply_to, sender.correlation_id, is_submission))
+
+    def stop(self, llm: str, instance: str, task_id: str, attempt: int, reason: str) -> None:
+        """Tell an instance to give an attempt up."""
+        self.say(Stop(llm, instance, task_id, attempt, reason))
+
+    def _view(self, task: Task) -> View:
+        if self._shown is None or self._shown[0] is not task:
+            self._shown = (task, view(task))
+        return self._shown[1]
+
+
+def final_answer(status: Status) -> AnswerType:
+    """The type of the answer that tells how a task ended."""
+    match status:
+        case Status.COMPLETED:
+            return "task.completed"
+        case Status.FAILED:
+            return "task.failed"
+        case _:
+            return "task.cancelled"

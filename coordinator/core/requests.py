@@ -1,0 +1,256 @@
+"""What people and programs ask of the coordinator: submit, cancel, retry, assign, update, manage an LLM."""
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from broker.errors import Problem
+from broker.instants import Instant, from_datetime
+from broker.messages import Failure, Status
+from coordinator.core.board import Board, final_answer
+from coordinator.core.commands import AnswerLLM, DrainInstance
+from coordinator.core.dependencies import find_cycle
+from coordinator.core.events import (
+    AssignRequested,
+    CancelRequested,
+    ManageRequested,
+    Request,
+    RetryRequested,
+    Sender,
+    Submitted,
+    UpdateRequested,
+)
+from coordinator.core.lifecycle import Trigger
+from coordinator.core.pool import llm_view
+from coordinator.core.task import Task
+
+ANYBODY = "anonymous"
+NO_SUCH_TASK = Problem("id", "there is no such task")
+
+
+class Requests:
+    """Does what is asked, or refuses it with the reason."""
+
+    def __init__(self, board: Board, *, next_seq: int) -> None:
+        self._b = board
+        self._next_seq = next_seq
+
+    def handle(self, request: Request, now: Instant) -> None:
+        """Do what is asked. The tasks that it is about are loaded."""
+        match request:
+            case Submitted():
+                self._submitted(request, now)
+            case CancelRequested():
+                self._cancel(request, now)
+            case RetryRequested():
+                self._retry(request, now)
+            case AssignRequested():
+                self._assign(request, now)
+            case UpdateRequested():
+                self._update(request, now)
+            case ManageRequested():
+                self._manage(request, now)
+            case _:
+                assert_never(request)
+
+    def _submitted(self, event: Submitted, now: Instant) -> None:
+        spec, sender = event.spec, event.sender
+        known = self._b.tasks.get(event.task_id)
+        if known is not None:  # published again: answered with what is known, at the newest address
+            if sender.reply_to:
+                known.reply_to, known.correlation_id = sender.reply_to, sender.correlation_id
+                self._b.touch(known)
+            self._b.answer(known, "task.accepted")
+            if known.status.is_final:
+                self._b.answer(known, final_answer(known.status))
+            return
+        if circle := self._circle(event):
+            problem = Problem("depends_on", "a cycle: " + " -> ".join(circle))
+            self._b.refuse(event.task_id, sender, problem, is_submission=True)
+            return
+        if spec.assignee and not spec.force and spec.assignee not in self._b.llms:
+            self._b.refuse(event.task_id, sender, _no_such_llm("assignee", spec.assignee), is_submission=True)
+            return
+        task = Task(
+            id=event.task_id,
+            seq=self._next_seq,
+            spec=spec,
+            status=Status.BLOCKED,
+            priority=event.priority,
+            submitted_at=now,
+            submitted_by=sender.user,
+            reply_to=sender.reply_to,
+            correlation_id=sender.correlation_id,
+        )
+        self._next_seq += 1
+        self._b.tasks[task.id] = task
+        self._b.guests.add(task.id)
+        self._b.changes.new.append(task)
+        failed = self._count_dependencies(task)
+        if spec.not_before is not None:
+            task.wake_at = from_datetime(spec.not_before)
+        if task.due is not None:
+            self._b.next_due = min(self._b.next_due, task.due)
+        if failed is not None or not self._b.unblock(task, now):
+            self._b.announce(task, now)
+        self._b.answer(task, "task.accepted")
+        if failed is not None:
+            self._fail_dependent(task, failed, now)
+
+    def _count_dependencies(self, task: Task) -> Task | None:
+        """Count what it still waits for; returns the dependency whose failure it does not survive, if any."""
+        if not task.spec.depends_on:
+            return None
+        known = [self._b.tasks[id_] for id_ in task.spec.depends_on if id_ in self._b.tasks]
+        over = {dependency.id: dependency for dependency in known if dependency.status.is_final}
+        failed = [d for d in over.values() if d.status is not Status.COMPLETED]
+        open_ones = frozenset(task.spec.depends_on) - over.keys()
+        task.waiting_on = len(open_ones)
+        self._b.changes.waits.append((task, open_ones))
+        for dependency in open_ones:
+            self._b.waiting.setdefault(dependency, []).append(task)
+        return failed[0] if failed and task.spec.on_dependency_failure == "fail" else None
+
+    def _circle(self, event: Submitted) -> list[str] | None:
+        """The circle that a new task would close. It can only close one when another task waits for it already."""
+        if not event.ancestry and event.task_id not in self._b.waiting:
+            return None
+        fresh = {task.id: task.spec.depends_on for task, _ in self._b.changes.waits}
+        return find_cycle(event.task_id, event.spec.depends_on, {**event.ancestry, **fresh})
+
+    def _cancel(self, event: CancelRequested, now: Instant) -> None:
+        task = self._live(event.task_id, event.sender)
+        if task is None:
+            return
+        reason = f": {event.reason}" if event.reason else ""
+        where = f" while {task.status.replace('_', ' ')} at {task.llm}" if task.in_hand else f" while {task.status}"
+        task.note(now, event.sender.user or ANYBODY, f"cancelled{where}{reason}")
+        self._b.withdraw(task, "cancelled", "cancelled", now)
+        self._b.finish(task, Trigger.CANCEL, now)
+        self._b.answer_to(event.sender, "task.cancelled", task)
+
+    def _retry(self, event: RetryRequested, now: Instant) -> None:
+        task = self._b.tasks.get(event.task_id)
+        if task is None:
+            self._b.refuse(event.task_id, event.sender, NO_SUCH_TASK)
+            return
+        if not task.status.is_final:
+            self._b.refuse(event.task_id, event.sender, Problem("id", f"the task is not over: {task.status}"))
+            return
+        changed = event.changes
+        if problem := self._wrong_assignee(changed.get("assignee")):
+            self._b.refuse(event.task_id, event.sender, problem)
+            return
+        different = f" with another {', '.join(sorted(changed))}" if changed else ""
+        task.note(now, event.sender.user or ANYBODY, f"retried after it was {task.status}{different}")
+        if changed:
+            self._b.respecify(task, changed, now)
+        task.move(Trigger.RETRY)
+        task.starts = 0
+        task.wake_at = None if task.spec.not_before is None else from_datetime(task.spec.not_before)
+        self._b.ended.pop(task.id, None)  # whoever depends on it waits for its new end
+        task.llm = task.instance = task.why = task.result = task.error = task.usage = task.duration = None
+        task.ready_at = task.assigned_at = task.started_at = task.finished_at = None
+        if event.sender.reply_to:
+            task.reply_to, task.correlation_id = event.sender.reply_to, event.sender.correlation_id
+        self._b.touch(task)
+        if not self._b.unblock(task, now):
+            self._b.announce(task, now)
+        self._b.answer_to(event.sender, "task.accepted", task)
+
+    def _assign(self, event: AssignRequested, now: Instant) -> None:
+        task = self._live(event.task_id, event.sender)
+        if task is None:
+            return
+        if problem := self._wrong_assignee(event.llm, force=event.force):
+            self._b.refuse(event.task_id, event.sender, problem)
+            return
+        moves = task.in_hand and event.llm is not None and task.llm != event.llm
+        if moves and task.status is Status.IN_PROGRESS and not event.now:
+            running = Problem("id", f"the task is running at {task.llm}; to stop it there and move it, say `now`")
+            self._b.refuse(event.task_id, event.sender, running)
+            return
+        what = f"assigned to {event.llm}" if event.llm else "left to automatic assignment"
+        task.note(now, event.sender.user or ANYBODY, what)
+        self._b.respecify(task, {"assignee": event.llm}, now)
+        if moves:
+            if task.status is Status.IN_PROGRESS:
+                task.starts -= 1  # it was not the attempt's fault
+            self._b.withdraw(task, "moved", f"moved to {event.llm}", now)
+            task.move(Trigger.RELEASE)
+            self._b.make_ready(task, now)
+        self._b.answer_to(event.sender, "task.accepted", task)
+
+    def _update(self, event: UpdateRequested, now: Instant) -> None:
+        task = self._live(event.task_id, event.sender)
+        if task is None:
+            return
+        told = ", ".join(f"{name} = {value}" for name, value in sorted(event.changes.items()))
+        task.note(now, event.sender.user or ANYBODY, f"changed: {told}")
+        self._b.respecify(task, event.changes, now)
+        self._b.announce(task, now)
+        self._b.answer_to(event.sender, "task.accepted", task)
+
+    def _manage(self, event: ManageRequested, now: Instant) -> None:
+        order, sender = event.order, event.sender
+        llm = self._b.llms.get(order.llm)
+        if llm is None:
+            self._b.refuse(order.llm, sender, _no_such_llm("llm", order.llm))
+            return
+        before = llm.state
+        given = order.model_fields_set
+        if order.paused is not None:
+            llm.paused = order.paused
+        if "slots" in given:
+            llm.slots_limit = order.slots
+        if "skills" in given:
+            llm.give_skills(order.skills)
+        if order.drain:
+            for instance in llm.instances.values():
+                instance.draining = True
+                self._b.say(DrainInstance(llm.name, instance.id))
+        llm.count()
+        self._b.ready.llm_changed(llm)
+        self._b.opened[llm.name] = llm
+        self._b.changes.llms[llm.name] = llm
+        self._b.announce_llm(llm, before, now)
+        if sender.reply_to:
+            self._b.say(AnswerLLM(sender.reply_to, sender.correlation_id, llm_view(llm, llm.task_ids())))
+
+    def _live(self, task_id: str, sender: Sender) -> Task | None:
+        """The task, when there is one and it is not over; else its sender is told."""
+        task = self._b.tasks.get(task_id)
+        if task is None:
+            self._b.refuse(task_id, sender, NO_SUCH_TASK)
+        elif task.status.is_final:
+            self._b.refuse(task_id, sender, Problem("id", f"the task is over already: {task.status}"))
+        else:
+            return task
+        return None
+
+    def _wrong_assignee(self, name: str | None, *, force: bool = False) -> Problem | None:
+        if name is None or force or name in self._b.llms:
+            return None
+        return _no_such_llm("assignee", name)
+
+    def dependency_ended(self, task_id: str, dependents: Iterable[str], now: Instant) -> None:
+        """A task has ended: tell those that wait for it, which are loaded, and those of this batch."""
+        ended = self._b.tasks[task_id]
+        self._b.changes.met.append(task_id)
+        stored = [self._b.tasks[dependent] for dependent in dependents]
+        for task in [*stored, *self._b.waiting.get(task_id, ())]:
+            task.waiting_on -= 1
+            self._b.touch(task)
+            failed = ended.status is not Status.COMPLETED and task.spec.on_dependency_failure == "fail"
+            if failed and task.status is Status.BLOCKED:
+                self._fail_dependent(task, ended, now)
+            else:
+                self._b.unblock(task, now)
+
+    def _fail_dependent(self, task: Task, dependency: Task, now: Instant) -> None:
+        message = f"{dependency.id}, which this task depends on, was {dependency.status}"
+        task.error = Failure(type="dependency_failed", message=message, retryable=False)
+        self._b.finish(task, Trigger.FAIL, now)
+
+
+def _no_such_llm(path: str, name: str) -> Problem:
+    return Problem(path, f"no LLM named {name} has ever said hello; to wait for it all the same, say `force`")

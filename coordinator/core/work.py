@@ -1,0 +1,192 @@
+"""What LLMs do: they come and go, claim, report, fall silent."""
+
+from broker.instants import Instant, Micros, seconds
+from broker.messages import Failure, Result, Status
+from coordinator.core.board import Board
+from coordinator.core.events import Claimed, Left, Progressed, Seen
+from coordinator.core.lifecycle import Trigger
+from coordinator.core.pool import LLM, Instance
+from coordinator.core.task import Task
+
+FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
+LONGEST_RUN = 100 * 365 * 86_400.0  # seconds
+NOT_YOURS = "the task is no longer yours"
+
+
+class Work:
+    """Keeps track of attempts and leases."""
+
+    def __init__(self, board: Board) -> None:
+        self._b = board
+
+    def seen(self, event: Seen, now: Instant) -> None:
+        """An instance said hello or gave a beat."""
+        presence = event.presence
+        llm = self._b.llm(presence.name)
+        before, offers = llm.state, (llm.skills, llm.labels, llm.slots)
+        llm.see(presence, now, self._b.lease)
+        self._b.changes.llms[llm.name] = llm
+        if (llm.skills, llm.labels, llm.slots) != offers:
+            self._b.ready.llm_changed(llm)
+        self._b.opened[llm.name] = llm
+        self._b.announce_llm(llm, before, now)
+        for holding in presence.tasks:
+            task = self._held(holding.task_id, holding.attempt, llm.name, presence.instance)
+            if task:
+                task.named_at = now
+            elif not self._may_claim(holding.task_id, holding.attempt, llm.name):  # an earlier stop got lost
+                self._b.stop(llm.name, presence.instance, holding.task_id, holding.attempt, NOT_YOURS)
+
+    def claimed(self, event: Claimed, now: Instant) -> None:
+        """An instance takes an attempt; it is told to stop when that is not its own."""
+        claim = event.claim
+        task = self._b.tasks.get(claim.task_id)
+        mine = task is not None and task.llm == event.llm and task.attempt == claim.attempt
+        if task and mine and task.status is Status.ASSIGNED:
+            llm = self._b.llms[event.llm]
+            task.move(Trigger.CLAIM)
+            task.instance, task.started_at, task.named_at = claim.instance, now, now
+            task.starts += 1
+            free = llm.free
+            llm.unclaimed.discard(task.id)
+            llm.instance(claim.instance, now, self._b.lease).held.add(task.id)
+            llm.count()
+            if llm.free > free:
+                self._b.opened[llm.name] = llm
+            self._b.touch(task)
+            self._b.announce(task, now)
+        elif not (task and mine and task.instance == claim.instance):
+            self._b.stop(event.llm, claim.instance, claim.task_id, claim.attempt, NOT_YOURS)
+
+    def progressed(self, event: Progressed, now: Instant) -> None:
+        """A running attempt gave a sign of life."""
+        progress = event.progress
+        task = self._held(progress.task_id, progress.attempt, event.llm, progress.instance)
+        if task:
+            task.named_at = now
+
+    def left(self, event: Left, now: Instant) -> None:
+        """An instance said goodbye."""
+        llm = self._b.llms.get(event.goodbye.name)
+        if llm and (instance := llm.instances.get(event.goodbye.instance)):
+            self._drop_instance(llm, instance, "the instance left", now)
+
+    def reported(self, llm: str, result: Result, now: Instant) -> None:
+        """An attempt has ended, or one did that is no longer the present one."""
+        task = self._b.tasks.get(result.task_id)
+        if task is None:
+            return
+        if task.in_hand and task.attempt == result.attempt and task.llm == llm:
+            self._attempt_ended(task, result, now)
+            return
+        tried = [a for a in task.attempts if a.attempt == result.attempt and a.llm == llm]
+        if any(a.outcome == result.outcome and a.instance == result.instance for a in tried):
+            return  # the same result once more
+        if result.outcome == "completed" and tried and not task.status.is_final:
+            self._late_result(task, llm, result, now)
+        elif result.outcome != "cancelled":  # else it obeys a stop
+            over = f"the task was {task.status}" if task.status.is_final else result.outcome
+            task.note(now, llm, f"stale result of attempt {result.attempt}: {over}")
+            self._b.touch(task)
+
+    def tick(self, now: Instant) -> None:
+        """Time has passed: leases may have run out."""
+        for llm in list(self._b.llms.values()):
+            for instance in list(llm.instances.values()):
+                if instance.lease_until <= now:
+                    self._drop_instance(llm, instance, "the instance fell silent", now)
+                    continue
+                for task in [self._b.tasks[task_id] for task_id in instance.held]:
+                    if task.named_at + self._b.lease <= now:
+                        self._lose(task, "its worker no longer has it", now)
+            for task in [self._b.tasks[task_id] for task_id in llm.unclaimed]:
+                if task.named_at + self._b.lease <= now:
+                    self._lose(task, "nobody claimed it", now)
+
+    def _attempt_ended(self, task: Task, result: Result, now: Instant) -> None:
+        if task.status is Status.ASSIGNED:  # its claim was lost
+            task.starts += 1
+            task.started_at = now
+        task.instance = result.instance
+        task.usage = result.usage
+        task.duration = _run_time(result)
+        llm = self._b.take_back(task)
+        if result.outcome == "completed":
+            task.result = result.result
+            self._b.record(task, task.end_attempt(now, "completed"))
+            if task.duration is not None:
+                llm.learned.learn(task.spec.skills, task.size, task.duration, now)  # stored with the next beat
+            self._b.finish(task, Trigger.COMPLETE, now)
+            return
+        error = result.error or Failure(type="stopped", message="the worker gave the task up")
+        self._b.record(task, task.end_attempt(now, result.outcome, error))
+        if error.retryable and task.starts < task.spec.max_attempts:
+            pause = min(FIRST_PAUSE * 2 ** (task.starts - 1), LONGEST_PAUSE)
+            task.move(Trigger.BACK_OFF)
+            task.wake_at = Instant(now + pause)
+            self._b.next_wake = min(self._b.next_wake, task.wake_at)
+            self._b.touch(task)
+            self._b.announce(task, now)
+        else:
+            task.error = error
+            self._b.finish(task, Trigger.FAIL, now)
+
+    def _late_result(self, task: Task, llm: str, result: Result, now: Instant) -> None:
+        """An older attempt has the answer after all: it counts, and the newer attempt is stopped."""
+        if task.in_hand:
+            self._b.withdraw(task, "cancelled", "superseded by a late result", now)
+        else:
+            self._b.ready.discard(task)
+        task.note(now, llm, f"late result of attempt {result.attempt} accepted")
+        task.llm, task.instance, task.usage, task.result = llm, result.instance, result.usage, result.result
+        task.duration = _run_time(result)
+        for ended in [a for a in task.attempts if a.attempt == result.attempt]:
+            task.attempts.remove(ended)
+            task.assigned_at, task.started_at, task.why = ended.assigned_at, ended.started_at, ended.why
+            task.ready_at = ended.assigned_at  # the latest that it can have been; by now it tells of a newer attempt
+        newest, task.attempt = task.attempt, result.attempt
+        self._b.record(task, task.end_attempt(now, "completed"))
+        task.attempt = newest
+        task.attempts.sort(key=lambda attempt: attempt.attempt)
+        self._b.finish(task, Trigger.COMPLETE, now)
+
+    def _drop_instance(self, llm: LLM, instance: Instance, reason: str, now: Instant) -> None:
+        before = llm.state
+        lost = [self._b.tasks[task_id] for task_id in instance.held]
+        del llm.instances[instance.id]
+        if not llm.instances:
+            lost += [self._b.tasks[task_id] for task_id in llm.unclaimed]
+        for task in lost:
+            self._lose(task, reason, now)
+        llm.count()
+        self._b.changes.llms[llm.name] = llm
+        self._b.announce_llm(llm, before, now)
+
+    def _lose(self, task: Task, reason: str, now: Instant) -> None:
+        """Take a task from an LLM that has lost it; try again while attempts are left."""
+        error = Failure(type="lost", message=f"{reason} (attempt {task.attempt} at {task.llm})")
+        started = task.status is Status.IN_PROGRESS
+        if started and task.instance:
+            self._b.stop(task.llm or "", task.instance, task.id, task.attempt, reason)
+        self._b.take_back(task)
+        self._b.record(task, task.end_attempt(now, "lost" if started else "unclaimed", error))
+        if task.starts >= task.spec.max_attempts:
+            task.error = error
+            self._b.finish(task, Trigger.FAIL, now)
+            return
+        task.move(Trigger.RELEASE)
+        self._b.make_ready(task, now)
+
+    def _held(self, task_id: str, attempt: int, llm: str, instance: str) -> Task | None:
+        task = self._b.tasks.get(task_id)
+        held = task and task.status is Status.IN_PROGRESS and task.attempt == attempt
+        return task if task and held and task.llm == llm and task.instance == instance else None
+
+    def _may_claim(self, task_id: str, attempt: int, llm: str) -> bool:
+        task = self._b.tasks.get(task_id)
+        return task is not None and task.status is Status.ASSIGNED and task.attempt == attempt and task.llm == llm
+
+
+def _run_time(result: Result) -> Micros | None:
+    """How long the worker says that it took, within what the database can hold."""
+    return None if result.duration is None else seconds(min(result.duration, LONGEST_RUN))
