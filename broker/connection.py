@@ -41,9 +41,10 @@ from broker.errors import (
     PublishRefused,
     Unroutable,
 )
+from broker.salvage import readable_properties
 from broker.topology import Topology
 
-UNDECODABLE = "fluffle-undecodable"  # header put in place of properties that pika cannot decode
+UNDECODABLE = "fluffle-undecodable"  # header put in place of headers, or of text, that pika cannot decode
 
 T = TypeVar("T")
 
@@ -202,7 +203,8 @@ def _frame_without_properties(data: bytes, error: Exception) -> tuple[int, frame
     if kind != spec.FRAME_HEADER:
         raise error
     payload = data[spec.FRAME_HEADER_SIZE : spec.FRAME_HEADER_SIZE + size]
-    properties = spec.BasicProperties(headers={UNDECODABLE: f"{type(error).__name__}: {error}"})
+    told = {UNDECODABLE: f"{type(error).__name__}: {error}"}
+    properties = spec.BasicProperties(headers=told, **readable_properties(payload[12:]))
     header = frame.Header(channel, int.from_bytes(payload[4:12]), properties)
     return spec.FRAME_HEADER_SIZE + size + spec.FRAME_END_SIZE, header
 

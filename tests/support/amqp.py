@@ -1,6 +1,7 @@
 """A plain AMQP client, as anybody might write one with pika, that can also send what pika would not."""
 
 import json
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,22 @@ class RawProperties(BasicProperties):  # type: ignore[misc]  # pika has no type 
 
     def encode(self) -> list[bytes]:
         return [self._encoded]
+
+
+def raw_properties(
+    *,
+    headers: bytes | None = None,
+    correlation_id: bytes | None = None,
+    reply_to: bytes | None = None,
+    message_id: bytes | None = None,
+) -> bytes:
+    """Properties of these values, for `publish(raw=…)`. `headers` is a table without its length."""
+    values = {13: headers, 10: correlation_id, 9: reply_to, 7: message_id}
+    encoded = struct.pack(">H", sum(1 << flag for flag, value in values.items() if value is not None))
+    for flag, value in values.items():
+        if value is not None:
+            encoded += struct.pack(">I" if flag == 13 else ">B", len(value)) + value
+    return encoded
 
 
 class Amqp:
