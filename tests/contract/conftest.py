@@ -1,0 +1,80 @@
+"""Every test with a database runs twice: on SQLite and on a private PostgreSQL."""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from coordinator.database import open_engine
+from coordinator.schema import metadata
+from coordinator.store import Store
+from coordinator.upgrade import upgrade
+from tests.support.books import LEAD
+from tests.support.core import T0
+from tests.support.postgres import Postgres, postgres
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL that runs as long as the tests. Whoever stops it starts it again."""
+    try:
+        with postgres() as server:
+            yield server
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Which database it is."""
+    return str(request.param)
+
+
+_numbers = count()
+
+
+@pytest.fixture
+def empty_database(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database without tables."""
+    if backend == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    server: Postgres = request.getfixturevalue("postgres_server")
+    name = f"empty_{next(_numbers)}"
+    yield server.create(name)
+    server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def database(backend: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> str:
+    """The URL of a database with all tables. Use `engine`, which empties them."""
+    if backend == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'books.db'}"
+    else:
+        server: Postgres = request.getfixturevalue("postgres_server")
+        url = server.create("books")
+    engine = open_engine(url)
+    upgrade(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    """A database with all tables, all of them empty."""
+    engine = open_engine(database)
+    with engine.begin() as connection:
+        for table in metadata.sorted_tables:
+            connection.execute(table.delete())
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def store(engine: Engine) -> Store:
+    """The store of the coordinator that leads, from T0 on for five seconds."""
+    store = Store(engine)
+    assert store.take_lead("leader", T0, LEAD)
+    return store

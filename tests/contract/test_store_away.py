@@ -1,0 +1,141 @@
+"""A database that cannot be used says so, loses nothing, and is used again when it is back."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from broker.errors import ConfigurationError, StoreUnavailable
+from coordinator import database
+from coordinator.store import Store
+from coordinator.upgrade import upgrade
+from tests.support.books import LEAD, NOW, a_task, commit, stored
+from tests.support.postgres import Postgres
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the SQLite database lies. Nobody waits long for a lock."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.01)
+    return tmp_path / "books.db"
+
+
+@pytest.fixture
+def sqlite(file: Path) -> Iterator[Store]:
+    """A store on SQLite."""
+    store = Store(database.open_engine(f"sqlite:///{file}"))
+    upgrade(store.engine)
+    assert store.take_lead("leader", NOW, LEAD)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def postgresql(postgres_server: Postgres) -> Iterator[Store]:
+    """A store on PostgreSQL."""
+    store = Store(database.open_engine(postgres_server.create("away")))
+    upgrade(store.engine)
+    assert store.take_lead("leader", NOW, LEAD)
+    yield store
+    store.close()
+    postgres_server.drop("away")
+
+
+def test_a_locked_sqlite_database_is_unavailable_until_it_is_free(sqlite: Store, file: Path) -> None:
+    stored(sqlite, a_task(1))
+    locker = sqlite3.connect(file, isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    for use in (
+        lambda: commit(sqlite),
+        lambda: sqlite.take_lead("leader", NOW, LEAD),
+        lambda: sqlite.give_up_lead(NOW),
+        lambda: sqlite.load(["t1"]),
+    ):
+        with pytest.raises(StoreUnavailable, match="database is locked"):
+            use()
+    locker.execute("ROLLBACK")
+    locker.close()
+    commit(sqlite)
+    assert [task.id for task in sqlite.load(["t1"])] == ["t1"]
+
+
+def test_a_locked_sqlite_database_can_be_read_by_those_who_only_read(sqlite: Store, file: Path) -> None:
+    stored(sqlite, a_task(1))
+    locker = sqlite3.connect(file, isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    reader = Store(database.open_engine(f"sqlite:///{file}", read_only=True))
+    assert [task.id for task in reader.load(["t1"])] == ["t1"]
+    reader.close()
+    locker.close()
+
+
+def test_a_read_only_sqlite_database_is_unavailable_for_writing(sqlite: Store, file: Path) -> None:
+    stored(sqlite, a_task(1))
+    reader = Store(database.open_engine(f"sqlite:///{file}", read_only=True))
+    with pytest.raises(StoreUnavailable, match="readonly"):
+        reader.take_lead("leader", NOW, LEAD)
+    assert [task.id for task in reader.load(["t1"])] == ["t1"]
+    reader.close()
+
+
+def test_a_full_sqlite_database_is_unavailable_and_keeps_what_it_has(sqlite: Store) -> None:
+    stored(sqlite, a_task(1))
+    with sqlite.engine.connect() as connection:
+        pages = connection.scalar(text("PRAGMA page_count"))
+        connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+    with pytest.raises(StoreUnavailable, match="full"):
+        stored(sqlite, a_task(2, inputs="x" * 5_000_000))
+    assert [task.id for task in sqlite.load(["t1", "t2"])] == ["t1"]
+
+
+def test_a_file_that_is_no_database_is_unavailable(file: Path) -> None:
+    file.write_text("This is no database. " * 100)
+    store = Store(database.open_engine(f"sqlite:///{file}"))
+    with pytest.raises(StoreUnavailable, match="not a database"):
+        store.leader()
+    store.close()
+
+
+def test_a_stopped_postgresql_is_unavailable_until_it_is_back(postgresql: Store, postgres_server: Postgres) -> None:
+    stored(postgresql, a_task(1))
+    postgres_server.stop()
+    try:
+        for use in (
+            lambda: commit(postgresql),
+            lambda: postgresql.take_lead("leader", NOW, LEAD),
+            lambda: postgresql.give_up_lead(NOW),
+            lambda: postgresql.load(["t1"]),
+        ):
+            with pytest.raises(StoreUnavailable, match="cannot be used at the moment"):
+                use()
+    finally:
+        postgres_server.start()
+    assert [task.id for task in postgresql.load(["t1"])] == ["t1"]
+    commit(postgresql)
+
+
+def test_a_postgresql_that_takes_no_writes_is_unavailable(postgresql: Store) -> None:
+    stored(postgresql, a_task(1))
+    url = postgresql.engine.url.render_as_string(hide_password=False)
+    reader = Store(database.open_engine(url, read_only=True))
+    assert [task.id for task in reader.load(["t1"])] == ["t1"]
+    with pytest.raises(StoreUnavailable, match="read-only"):
+        commit(reader)
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("no url", "is not a database URL"),
+        ("mysql://localhost/x", "must be sqlite or postgresql"),
+        ("sqlite://", "needs a file"),
+        ("sqlite:///:memory:", "needs a file"),
+        ("sqlite:////dev/null/x/books.db", "cannot make the folder"),
+    ],
+)
+def test_a_url_that_names_no_usable_database_is_refused(url: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        database.open_engine(url)

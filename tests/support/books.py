@@ -1,0 +1,54 @@
+"""Tasks to put into a store, and short ways to do it."""
+
+from typing import Any
+
+from broker.instants import Instant, Micros, from_iso, seconds, to_datetime
+from broker.messages import Failure, Status, Submission, Usage
+from coordinator.core.board import Changes
+from coordinator.core.task import Attempt, Task
+from coordinator.store import Store
+from tests.support.core import T0
+
+NOW = Instant(T0 + 1)
+LEAD = seconds(5)
+
+ATTEMPT = Attempt(
+    attempt=1,
+    llm="boreas",
+    instance="b1",
+    why="the only LLM online",
+    outcome="failed",
+    error=Failure(type="overloaded", message="NUL \x00 and 日本", retryable=False),
+    usage=Usage(input_tokens=2**53, output_tokens=0, cost_usd=0.1),
+    assigned_at=Instant(T0 + 2),
+    started_at=Instant(T0 + 3),
+    finished_at=Instant(T0 + 4),
+    duration=Micros(1_234_567),
+)
+
+
+def a_task(number: int, *, status: Status = Status.PENDING, **fields: Any) -> Task:
+    """Task `t<number>`. Fields of a Submission go into its spec, but for the id; the others into the task.
+
+    `due` and `not_before` may be ISO 8601.
+    """
+    in_spec = {name: fields.pop(name) for name in list(fields) if name in Submission.model_fields and name != "id"}
+    for name in ("due", "not_before"):
+        if isinstance(in_spec.get(name), str):
+            in_spec[name] = to_datetime(from_iso(in_spec[name]))
+    priority = in_spec.pop("priority", 4)
+    spec = Submission(**{"description": f"do {number}", **in_spec})
+    task = {"id": f"t{number}", "seq": number, "status": status, "priority": priority, "submitted_at": T0, **fields}
+    return Task(spec=spec, **task)
+
+
+def commit(store: Store, changes: Changes | None = None, *, outbox: str | None = None, **others: Any) -> int | None:
+    """Commit at NOW what is given."""
+    given = {"sent": [], "now": NOW, "lease": LEAD, **others}
+    return store.commit(changes or Changes(), outbox=outbox, **given)
+
+
+def stored(store: Store, *tasks: Task, waits: list[tuple[Task, frozenset[str]]] | None = None) -> None:
+    """Put new tasks into the store, with their attempts."""
+    attempts = [(task, attempt) for task in tasks for attempt in task.attempts]
+    commit(store, Changes(new=list(tasks), attempts=attempts, waits=waits or []))
