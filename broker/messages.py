@@ -468,6 +468,20 @@ class LLMList(View):
     llms: list[LLMView]
 
 
+class PlacementQuery(Submission):
+    """Routing key `placement`: who would get this task if it were submitted now. The answer is a Placement."""
+
+    routing_key: ClassVar[str] = "placement"
+
+
+class Placement(View):
+    """Who would get a task: its status at once, the LLM if one has a slot for it, and why, or why not yet."""
+
+    status: Status
+    llm: str | None = None
+    why: str = ""
+
+
 class ReportQuery(Wire):
     """Routing key `report`: figures about the tasks submitted in [since, until). The answer is a ReportView."""
 

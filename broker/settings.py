@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     leader_lease: float = Field(
         5.0, ge=1, le=600, description="seconds after which a standby takes over from a silent coordinator"
     )
+    policy: str = Field(
+        "earliest-finish",
+        description="who gets a task: earliest-finish, round-robin, least-loaded, random or pkg.mod:function",
+    )
     max_body: int = Field(MAX_BODY_BYTES, ge=1024, description="largest accepted message body in bytes")
     batch: int = Field(
         1000, ge=1, le=100_000, description="most messages that the coordinator handles in one transaction"

@@ -79,7 +79,7 @@ def _exchange(name: str, kind: str) -> Exchange:
 
 
 TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage")
-QUERY_KEYS = ("task", "tasks", "llms", "report")
+QUERY_KEYS = ("task", "tasks", "llms", "placement", "report")
 
 SHARED = Topology(
     exchanges=(

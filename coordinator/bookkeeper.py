@@ -14,6 +14,7 @@ from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Refuse
 from coordinator.core.events import DependencyEnded, Event, Submitted, Tick
 from coordinator.core.machine import Machine
+from coordinator.core.policies import DEFAULT, load_policy
 from coordinator.core.task import Task
 from coordinator.crash import crash_point
 from coordinator.intake import Refused, keep, read, refusal
@@ -39,21 +40,32 @@ class Bookkeeper:
     """The machine and its store. After an exception from `process`, call `rebuild` before the next batch."""
 
     def __init__(
-        self, store: Store, *, clock: Callable[[], Instant], lease: Micros, lead: Micros, max_body: int
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], Instant],
+        lease: Micros,
+        lead: Micros,
+        max_body: int,
+        policy: str = DEFAULT,
     ) -> None:
+        """Raises ConfigurationError when there is no such policy."""
+        self._policy = policy
         self._store = store
         self._clock = clock
         self._lease = lease
         self._lead = lead
         self._max_body = max_body
-        self._machine = Machine(lease=lease)
+        self._machine = Machine(lease=lease, policy=load_policy(policy))
         self._any_dependencies = False
         self._sent: deque[int] = deque()  # filled by another thread
 
     def rebuild(self) -> Post:
         """Take everything from the database anew; returns what was committed and perhaps not published."""
         store, now = self._store, self._clock()
-        self._machine = machine = Machine(lease=self._lease, window=WINDOW, next_seq=store.last_seq() + 1)
+        self._machine = machine = Machine(
+            lease=self._lease, window=WINDOW, next_seq=store.last_seq() + 1, policy=load_policy(self._policy)
+        )
         machine.restore(store.in_hand(), store.llms(), store.lanes(), now)
         machine.board.next_wake = store.next_wake()
         machine.board.next_due = store.next_due()

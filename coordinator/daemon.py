@@ -53,10 +53,17 @@ class Coordinator:
         self._query_link = Link(url, name="fluffle coordinator queries")
         self._store = Store(open_engine(settings.database))
         self._lead = seconds(settings.leader_lease)
+        lease = seconds(settings.lease)
         self._books = Bookkeeper(
-            self._store, clock=clock, lease=seconds(settings.lease), lead=self._lead, max_body=settings.max_body
+            self._store,
+            clock=clock,
+            lease=lease,
+            lead=self._lead,
+            max_body=settings.max_body,
+            policy=settings.policy,
         )
-        self._queries = Queries(open_engine(settings.database, read_only=True), clock=clock)
+        reader = open_engine(settings.database, read_only=True)
+        self._queries = Queries(reader, clock=clock, policy=settings.policy, lease=lease)
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="books")
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="queries")
         self._inbox: list[Delivery] = []

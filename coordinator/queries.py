@@ -7,12 +7,14 @@ from pydantic_core import to_json
 from sqlalchemy import CompoundSelect, Connection, Engine, Select, exists, null, select, union_all
 
 from broker.errors import DecodeError, Problem, QueryRejected
-from broker.instants import Instant, from_datetime, to_iso
-from broker.messages import LLMsQuery, Rejection, ReportQuery, TaskQuery, TasksQuery, Wrong, decode
+from broker.instants import Instant, Micros, from_datetime, to_iso
+from broker.messages import LLMsQuery, PlacementQuery, Rejection, ReportQuery, TaskQuery, TasksQuery, Wrong, decode
 from coordinator import schema
+from coordinator.core.policies import load_policy
 from coordinator.core.pool import llm_view
 from coordinator.core.task import view
 from coordinator.intake import in_short
+from coordinator.placement import placement
 from coordinator.reports import report
 from coordinator.rows import llm_of
 from coordinator.store import IN_HAND, database_errors, tasks_of
@@ -23,9 +25,11 @@ _tasks, _labels, _llms = schema.tasks, schema.labels, schema.llms
 class Queries:
     """Every query by its routing key. Used by one thread at a time."""
 
-    def __init__(self, engine: Engine, *, clock: Callable[[], Instant]) -> None:
+    def __init__(self, engine: Engine, *, clock: Callable[[], Instant], policy: str, lease: Micros) -> None:
         self._engine = engine
         self._clock = clock
+        self._policy = policy
+        self._lease = lease
 
     def answer(self, routing_key: str, body: bytes) -> tuple[str, bytes]:
         """The type and the body of the answer: `query.answer`, or `query.rejected` with every error.
@@ -41,6 +45,8 @@ class Queries:
                         shown = self._list(connection, decode(TasksQuery, body))
                     case "llms":
                         shown = self._llms(connection, decode(LLMsQuery, body))
+                    case "placement":
+                        shown = self._placement(connection, decode(PlacementQuery, body))
                     case "report":
                         shown = self._report(connection, decode(ReportQuery, body))
                     case _:
@@ -88,6 +94,9 @@ class Queries:
     @staticmethod
     def _llm(row: Any, held: list[str]) -> dict[str, Any]:
         return llm_view(llm_of(row), held) | {"state": row["state"]}
+
+    def _placement(self, connection: Connection, query: PlacementQuery) -> dict[str, Any]:
+        return placement(connection, query, load_policy(self._policy), self._lease, self._clock())
 
     def _report(self, connection: Connection, query: ReportQuery) -> dict[str, Any]:
         since = None if query.since is None else from_datetime(query.since)

@@ -41,6 +41,7 @@ tasks = Table(
     Column("attempt", Integer, nullable=False),
     Column("starts", Integer, nullable=False),
     Column("waiting_on", Integer, nullable=False),
+    Column("context_length", Integer, nullable=False),  # characters of the results that it builds on
     Column("wake_at", BigInteger),
     Column("overdue", SmallInteger, nullable=False),  # 1 once that was told
     Column("llm", Text),

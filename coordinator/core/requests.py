@@ -9,6 +9,7 @@ from broker.messages import Failure, Status
 from coordinator.core.board import Board, final_answer
 from coordinator.core.commands import AnswerLLM, DrainInstance
 from coordinator.core.dependencies import find_cycle
+from coordinator.core.estimates import text_length
 from coordinator.core.events import (
     AssignRequested,
     CancelRequested,
@@ -105,6 +106,7 @@ class Requests:
         failed = [d for d in over.values() if d.status is not Status.COMPLETED]
         open_ones = frozenset(task.spec.depends_on) - over.keys()
         task.waiting_on = len(open_ones)
+        task.context_length = sum(text_length(dependency.result) for dependency in over.values())
         self._b.changes.waits.append((task, open_ones))
         for dependency in open_ones:
             self._b.waiting.setdefault(dependency, []).append(task)
@@ -239,6 +241,7 @@ class Requests:
         stored = [self._b.tasks[dependent] for dependent in dependents]
         for task in [*stored, *self._b.waiting.get(task_id, ())]:
             task.waiting_on -= 1
+            task.context_length += text_length(ended.result)
             self._b.touch(task)
             failed = ended.status is not Status.COMPLETED and task.spec.on_dependency_failure == "fail"
             if failed and task.status is Status.BLOCKED:

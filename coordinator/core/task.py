@@ -53,8 +53,8 @@ class Task:
 
     `attempt` counts assignments and is the fence for claims and results; `starts` counts those that an LLM took up
     and is what `max_attempts` limits; `waiting_on` counts unmet dependencies; a blocked task is not looked at before
-    `wake_at`; `overdue` is told once. Not stored: `named_at`, when a beat last named it, and `context_length`, the
-    characters of the results that it builds on.
+    `wake_at`; `overdue` is told once; `context_length` counts the characters of the results that it builds on;
+    `named_at` is when a beat last named it, and is not stored.
     """
 
     id: str

@@ -90,6 +90,7 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("starts", sa.Integer(), nullable=False),
         sa.Column("waiting_on", sa.Integer(), nullable=False),
+        sa.Column("context_length", sa.Integer(), nullable=False),
         sa.Column("wake_at", sa.BigInteger(), nullable=True),
         sa.Column("overdue", sa.SmallInteger(), nullable=False),
         sa.Column("llm", sa.Text(), nullable=True),

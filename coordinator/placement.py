@@ -1,0 +1,47 @@
+"""Who would get a task if it were submitted now: the real machine, on what the database knows, with nothing kept."""
+
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from broker.errors import QueryRejected
+from broker.instants import Instant, Micros
+from broker.messages import Submission
+from coordinator.core.assignment import Policy
+from coordinator.core.commands import Refuse
+from coordinator.core.events import Submitted
+from coordinator.core.machine import Machine
+from coordinator.core.task import DEFAULT_PRIORITY, Task
+from coordinator.rows import llm_of
+from coordinator.schema import llms, tasks
+from coordinator.store import IN_HAND, tasks_of
+
+_NAME = "dry-run"
+
+
+def placement(connection: Connection, spec: Submission, policy: Policy, lease: Micros, now: Instant) -> dict[str, Any]:
+    """The fields of messages.Placement. Raises QueryRejected when the task would be refused."""
+    machine = Machine(lease=lease, policy=policy)
+    in_hand = connection.execute(select(tasks).where(tasks.c.status.in_(IN_HAND))).mappings().all()
+    known = [llm_of(row) for row in connection.execute(select(llms)).mappings()]
+    machine.restore(tasks_of(connection, in_hand), known, [], now)
+    priority = DEFAULT_PRIORITY if spec.priority is None else spec.priority
+    for command in machine.handle(Submitted(_NAME, spec, priority), now=now):
+        if isinstance(command, Refuse):
+            raise QueryRejected(command.problems)
+    task = machine.board.tasks[_NAME]
+    return {"status": task.status.value, "llm": task.llm, "why": task.why or _why_not(machine, task)}
+
+
+def _why_not(machine: Machine, task: Task) -> str:
+    if task.waiting_on:
+        return f"waits for {task.waiting_on} of the tasks that it depends on"
+    if task.wake_at is not None:
+        return "waits for its not_before"
+    able = [llm for llm in machine.board.llms.values() if llm.offers().issuperset(task.lane.split())]
+    online = [llm.name for llm in able if llm.state == "online"]
+    if online:
+        return f"waits for a free slot of {', '.join(online)}"
+    if able:
+        return f"waits for {', '.join(f'{llm.name}, which is {llm.state}' for llm in able)}"
+    return "no LLM that was ever seen can do it"
