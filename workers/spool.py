@@ -41,6 +41,7 @@ class Spool:
         self._instance = instance
         self._last_ticket = 0
         self._waiting: dict[int, bytes] = {}  # by ticket
+        self._file = -1
         self._files_opened = 0
         self._synced_ticket = 0
         self._sync_due: asyncio.TimerHandle | None = None
@@ -90,15 +91,16 @@ class Spool:
 
     async def aclose(self) -> None:
         """Close the file; delete it unless it holds answers that are not confirmed."""
-        if self._sync_due is not None:
-            self._sync_due.cancel()
         if self._syncing is not None:
             await asyncio.wait([self._syncing])
+        if self._sync_due is not None:
+            self._sync_due.cancel()
         if self._waiting:
             os.fsync(self._file)
         else:
             self._path.unlink(missing_ok=True)
         os.close(self._file)
+        self._file = -1  # the number will soon be another file's
 
     def _take(self, body: bytes) -> int:
         self._last_ticket += 1

@@ -92,10 +92,10 @@ def worker(
     from workers.runner import Worker
 
     settings = load_settings()
-    configure_logging(settings.log_level)
     guidance = _read(instructions) if instructions else None
     llm = build_llm(**way)
     url = amqp_url(settings)
+    configure_logging(settings.log_level)
 
     async def serve() -> int:
         worker = Worker(

@@ -1,0 +1,43 @@
+"""`fluffle worker`: what is wrong with its options is one clear sentence, before anything is connected."""
+
+from pathlib import Path
+
+import pytest
+
+from fluffle.cli.main import ERROR, USAGE, run
+
+
+@pytest.fixture(autouse=True)
+def _no_rabbitmq(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("FLUFFLE_AMQP_URL", raising=False)
+    monkeypatch.setenv("FLUFFLE_STATE_DIR", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["Atlas", "--model", "demo"], USAGE, "'Atlas' is not made of a-z, 0-9 and -"),
+        (["a" * 64, "--model", "demo"], USAGE, "at most 63"),
+        (["atlas", "--model", "demo", "--skills", "Python"], USAGE, "'Python' is not a tag in lower case"),
+        (["atlas", "--model", "demo", "--skills", "python=1.5"], USAGE, "the level of python is a number from 0 to 1"),
+        (["atlas", "--model", "demo", "--skills", "python=nan"], USAGE, "the level of python is a number from 0 to 1"),
+        (["atlas", "--model", "demo", "--slots", "0"], USAGE, "0 is not in the range"),
+        (["atlas", "--model", "demo", "--timeout", "soon"], USAGE, "'soon' is not a length of time"),
+        (["atlas", "--model", "demo", "--instructions", "/nowhere"], USAGE, "'/nowhere' does not exist"),
+        (["atlas"], ERROR, "exactly one of --model, --exec and --handler"),
+        (["atlas", "--model", "demo", "--exec", "cat"], ERROR, "exactly one of --model, --exec and --handler"),
+        (["atlas", "--model", "demo"], ERROR, "start a private one with `fluffle broker start`"),
+    ],
+)
+def test_a_wrong_option_is_told(options: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["worker", *options]) == code
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "Traceback" not in shown
+
+
+def test_instructions_that_are_not_text_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "instructions"
+    file.write_bytes(b"\xff\xfe\x00")
+    assert run(["worker", "atlas", "--model", "demo", "--instructions", str(file)]) == USAGE
+    assert f"cannot read {file}" in capsys.readouterr().err
