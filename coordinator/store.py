@@ -95,12 +95,13 @@ class Store:
     def take_lead(self, holder: str, now: Instant, lease: Micros, gone: Sequence[str] = ()) -> bool:
         """Become the leader if nobody is, or if the one that was has let its lease run out or is known to be gone."""
         with self._transaction() as connection:
-            row = connection.execute(select(_leader).with_for_update()).mappings().one_or_none()
-            if row and row["expires_at"] > now and row["holder"] not in (holder, *gone):
+            nobody = {"id": 1, "holder": "", "epoch": 0, "expires_at": 0}
+            connection.execute(_insert(self.engine, _leader).on_conflict_do_nothing(), nobody)
+            row = connection.execute(select(_leader).with_for_update()).mappings().one()
+            if row["expires_at"] > now and row["holder"] not in (holder, *gone):
                 return False
-            epoch = row["epoch"] + 1 if row else 1
-            values = {"id": 1, "holder": holder, "epoch": epoch, "expires_at": now + lease}
-            connection.execute(update(_leader).values(values) if row else insert(_leader).values(values))
+            epoch = row["epoch"] + 1
+            connection.execute(update(_leader).values(holder=holder, epoch=epoch, expires_at=now + lease))
         self.epoch = epoch  # now that it is committed
         return True
 
@@ -284,10 +285,14 @@ class Store:
         return tasks_of(connection, rows)
 
 
+def _insert(engine: Engine, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An insert that can be told what to do when the row is there already."""
+    return postgresql.insert(table) if engine.dialect.name == "postgresql" else sqlite.insert(table)
+
+
 def _upsert(engine: Engine, table: Table) -> Any:
     """Insert a row, or replace what stands under its primary key."""
-    dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table)
+    statement = _insert(engine, table)
     key = [column.name for column in table.primary_key]
     rest = {column.name: statement.excluded[column.name] for column in table.c if column.name not in key}
     return statement.on_conflict_do_update(index_elements=key, set_=rest)
