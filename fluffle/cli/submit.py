@@ -1,7 +1,7 @@
 """`fluffle task submit`: one task from the command line, or many from JSON lines."""
 
 import sys
-from typing import IO, Any
+from typing import Any
 
 import click
 
@@ -9,7 +9,7 @@ from fluffle.cli.main import OK, TASK_FAILED
 from fluffle.cli.parameters import JSON, Duration, Moment, Names, flat
 from fluffle.cli.session import client, json_option, run
 
-file = click.File("rb", lazy=True)
+file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
 
 
 @click.command()
@@ -40,8 +40,8 @@ file = click.File("rb", lazy=True)
 def submit(
     *,
     description: str | None,
-    description_file: IO[bytes] | None,
-    json_lines: IO[bytes] | None,
+    description_file: str | None,
+    json_lines: str | None,
     wait: bool,
     as_json: bool,
     **options: Any,
@@ -90,14 +90,14 @@ async def _submit_one(fields: dict[str, Any], *, wait: bool, as_json: bool) -> i
     return OK if not wait or view.status == "completed" else TASK_FAILED
 
 
-def _description(argument: str | None, source: IO[bytes] | None) -> str:
+def _description(argument: str | None, path: str | None) -> str:
     """What is to be done, from the argument, the file or standard input."""
-    if argument is not None and source is not None:
+    if argument is not None and path is not None:
         raise click.UsageError("Give DESCRIPTION or --file, not both.")
-    if source is not None:
-        text = _text(source)
+    if path is not None:
+        text = _text(path)
     elif argument == "-" or (argument is None and not sys.stdin.isatty()):
-        text = _text(sys.stdin.buffer)
+        text = _text("-")
     else:
         text = argument or ""
     if not text.strip():
@@ -109,8 +109,8 @@ def _fields(
     *,
     task_id: str | None,
     inputs: Any,
-    input_file: IO[bytes] | None,
-    output_schema: IO[bytes] | None,
+    input_file: str | None,
+    output_schema: str | None,
     metadata: tuple[str, ...],
     skills: tuple[list[str], ...],
     depends_on: tuple[list[str], ...],
@@ -140,8 +140,12 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _text(source: IO[bytes]) -> str:
+def _text(path: str) -> str:
+    """The text of a file, or of standard input for `-`."""
+    with click.open_file(path, "rb") as file:
+        content: bytes = file.read()
     try:
-        return source.read().decode()
+        return content.decode()
     except UnicodeDecodeError as error:
-        raise click.UsageError(f"{source.name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        where = "standard input" if path == "-" else path
+        raise click.UsageError(f"{where} is not UTF-8 text: {error.reason} at byte {error.start}") from error

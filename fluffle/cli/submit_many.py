@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
 import click
 from pydantic import ValidationError
@@ -20,9 +20,10 @@ from fluffle.handle import TaskHandle
 Line = tuple[int, bytes]  # with its number, counted from 1
 
 
-async def submit_lines(source: IO[bytes], defaults: dict[str, Any], *, wait: bool, as_json: bool) -> int:
+async def submit_lines(path: str, defaults: dict[str, Any], *, wait: bool, as_json: bool) -> int:
     """Submit one task for each line of JSON; `defaults` are fields for lines without them. Returns the exit code."""
-    lines = [(number, line) for number, line in enumerate(source, 1) if line.strip()]
+    with click.open_file(path, "rb") as file:
+        lines = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
     if not _all_good(lines, defaults):
         complain("nothing was submitted")
         return ERROR
