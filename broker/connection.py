@@ -50,6 +50,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0  # seconds between attempts to connect
+_READ_BYTES = 16_384  # at a time; pika's 4,096 means four times as many system calls
 _CLOSE_WITHIN = 3.0  # seconds; a broker under an alarm does not read that we want to close
 _TEXT_PROPERTIES = (
     "content_type",
@@ -66,7 +67,7 @@ _TEXT_PROPERTIES = (
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # its tracebacks are told as one sentence here
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
     """A message to publish. `mandatory`: fail with Unroutable when no queue takes it."""
 
@@ -85,7 +86,7 @@ class Outgoing:
     mandatory: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Delivery:
     """A message that arrived. `ack` and `reject` do nothing once the channel it came by is gone."""
 
@@ -173,6 +174,10 @@ class _Connection(AsyncioConnection):
         if data and not self.is_closed and self._transport is not None:
             self._adapter_emit_data(data)
 
+    def _proto_connection_made(self, transport: Any) -> None:
+        transport._MAX_RECV_BYTES = _READ_BYTES
+        super()._proto_connection_made(transport)
+
     def drop(self) -> None:
         """End the connection without a word to the broker."""
         self._adapter_disconnect_stream()
@@ -221,24 +226,40 @@ def _header_frame(channel: int, body_size: int, properties: bytes) -> bytes:
 
 
 def _encoded_properties(message: "Outgoing") -> bytes:
+    """The properties as they go over the wire. pika takes ten times as long, and is left what is rare: headers."""
     if message.headers:
         return _encode_properties(message)
-    return _encoded_like_before(
-        message.content_type,
-        message.type,
-        message.persistent,
-        message.priority,
-        message.expiration,
-        message.message_id,
-        message.correlation_id,
-        message.reply_to,
-    )
+    flags = _Flags.FLAG_CONTENT_TYPE | _Flags.FLAG_DELIVERY_MODE
+    encoded = _short(message.content_type) + (b"\x02" if message.persistent else b"\x01")
+    if message.priority is not None:
+        flags |= _Flags.FLAG_PRIORITY
+        encoded += _BYTES[message.priority]
+    if message.correlation_id is not None:
+        flags |= _Flags.FLAG_CORRELATION_ID
+        encoded += _short(message.correlation_id)
+    if message.reply_to is not None:
+        flags |= _Flags.FLAG_REPLY_TO
+        encoded += _short(message.reply_to)
+    if message.expiration is not None:
+        flags |= _Flags.FLAG_EXPIRATION
+        encoded += _short(str(round(message.expiration * 1000)))
+    if message.message_id is not None:
+        flags |= _Flags.FLAG_MESSAGE_ID
+        encoded += _short(message.message_id)
+    if message.type is not None:
+        flags |= _Flags.FLAG_TYPE
+        encoded += _short(message.type)
+    return flags.to_bytes(2) + encoded
 
 
-@lru_cache(maxsize=1024)
-def _encoded_like_before(*fields: Any) -> bytes:
-    names = ("content_type", "type", "persistent", "priority", "expiration", "message_id", "correlation_id", "reply_to")
-    return _encode_properties(Outgoing("", "", b"", **dict(zip(names, fields, strict=True))))
+_Flags = spec.BasicProperties
+_BYTES = [bytes((number,)) for number in range(256)]
+
+
+def _short(text: str) -> bytes:
+    """A text of at most 255 bytes with its length. Raises IndexError for a longer one."""
+    encoded = text.encode()
+    return _BYTES[len(encoded)] + encoded
 
 
 def _encode_properties(message: "Outgoing") -> bytes:
