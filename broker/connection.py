@@ -226,40 +226,17 @@ def _header_frame(channel: int, body_size: int, properties: bytes) -> bytes:
 
 
 def _encoded_properties(message: "Outgoing") -> bytes:
-    """The properties as they go over the wire. pika takes ten times as long, and is left what is rare: headers."""
-    if message.headers:
+    if message.headers or message.message_id or message.correlation_id:
         return _encode_properties(message)
-    flags = _Flags.FLAG_CONTENT_TYPE | _Flags.FLAG_DELIVERY_MODE
-    encoded = _short(message.content_type) + (b"\x02" if message.persistent else b"\x01")
-    if message.priority is not None:
-        flags |= _Flags.FLAG_PRIORITY
-        encoded += _BYTES[message.priority]
-    if message.correlation_id is not None:
-        flags |= _Flags.FLAG_CORRELATION_ID
-        encoded += _short(message.correlation_id)
-    if message.reply_to is not None:
-        flags |= _Flags.FLAG_REPLY_TO
-        encoded += _short(message.reply_to)
-    if message.expiration is not None:
-        flags |= _Flags.FLAG_EXPIRATION
-        encoded += _short(str(round(message.expiration * 1000)))
-    if message.message_id is not None:
-        flags |= _Flags.FLAG_MESSAGE_ID
-        encoded += _short(message.message_id)
-    if message.type is not None:
-        flags |= _Flags.FLAG_TYPE
-        encoded += _short(message.type)
-    return flags.to_bytes(2) + encoded
+    return _encoded_like_before(
+        message.content_type, message.type, message.persistent, message.priority, message.expiration, message.reply_to
+    )
 
 
-_Flags = spec.BasicProperties
-_BYTES = [bytes((number,)) for number in range(256)]
-
-
-def _short(text: str) -> bytes:
-    """A text of at most 255 bytes with its length. Raises IndexError for a longer one."""
-    encoded = text.encode()
-    return _BYTES[len(encoded)] + encoded
+@lru_cache(maxsize=256)
+def _encoded_like_before(*fields: Any) -> bytes:
+    names = ("content_type", "type", "persistent", "priority", "expiration", "reply_to")
+    return _encode_properties(Outgoing("", "", b"", **dict(zip(names, fields, strict=True))))
 
 
 def _encode_properties(message: "Outgoing") -> bytes:
