@@ -63,14 +63,18 @@ class Processes:
 
     def start_until(self, command: Sequence[str], line: str, timeout: float) -> subprocess.Popen[str]:
         """Start a program, and return when its log says `line`. Raises BenchmarkFailed when it ends, or is late."""
-        deadline = time.monotonic() + timeout
         process = self.start(command)
-        log = self._log(len(self._running) - 1)
+        self.wait_for(process, line, timeout)
+        return process
+
+    def wait_for(self, process: "subprocess.Popen[str]", line: str, timeout: float) -> None:
+        """Return when the log of a program that was started says `line`. Raises BenchmarkFailed as `start_until`."""
+        deadline = time.monotonic() + timeout
+        log = self._log(self._running.index(process))
         while line not in log.read_text(errors="replace"):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise BenchmarkFailed(f"{_name(command)} has not said {line!r}\n{self._logs()}")
+                raise BenchmarkFailed(f"{_name(process.args)} has not said {line!r}\n{self._logs()}")
             time.sleep(0.005)
-        return process
 
     def output_of(self, command: Sequence[str], timeout: float) -> str:
         """Run a program to its end and return what it printed. Raises BenchmarkFailed, after `timeout` seconds too."""

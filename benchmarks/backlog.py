@@ -1,0 +1,161 @@
+"""What a million waiting tasks cost: memory, throughput beside an empty database, taking over, lists and reports.
+
+    .venv/bin/python benchmarks/backlog.py --backlog 1000000 --tasks 5000 --rounds 3
+
+One coordinator with SQLite and one worker process with a no-op, on a private RabbitMQ. A tenth of the tasks that wait
+are ready for this LLM; the others wait for skills or LLMs that are absent, for a moment, or for other tasks.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+
+from rich.progress import Progress
+
+from benchmarks.support.broker import broker
+from benchmarks.support.memory import PeakMemory
+from benchmarks.support.place import Pace, Place, Read, ReadTime, Takeover
+from benchmarks.support.processes import run_program
+from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
+from benchmarks.support.waiting import Amount, fill
+from broker.messages import Status
+from fluffle import Client
+
+LEAST_TASKS = 1000  # fewer are done in a few batches, which makes no rate
+
+
+async def _newest(client: Client) -> None:
+    async for _ in client.tasks(limit=50):
+        pass
+
+
+async def _failed(client: Client) -> None:
+    async for _ in client.tasks(status=[Status.FAILED], limit=50):
+        pass
+
+
+async def _summary(client: Client) -> None:
+    await client.report("summary")
+
+
+LIST, SUMMARY = ("task", "list"), ("report", "summary")
+READS = (Read(LIST, _newest), Read((*LIST, "--status", "failed"), _failed), Read(SUMMARY, _summary))
+
+
+@dataclass(slots=True)
+class Figures:
+    """All that was measured: a Pace a round of each, takeovers, reads."""
+
+    empty: list[Pace] = field(default_factory=list)
+    full: list[Pace] = field(default_factory=list)
+    takeovers: list[Takeover] = field(default_factory=list)
+    reads: list[ReadTime] = field(default_factory=list)
+    memory: int = 0  # most resident bytes of a coordinator on the full database
+
+    def bars(self) -> list[Bar]:
+        """The figures and what they have to be. Of rates the median counts, of takeovers the slowest."""
+        bars = [Bar("coordinator, most resident memory", self.memory / 1e6, "MB", at_most=300)]
+        for name, what in PACES:
+            ratio = median(_paces(self.full, name)) / median(_paces(self.empty, name))
+            bars.append(Bar(f"{what}, tasks/s ÷ those of the empty database", ratio, "", at_least=0.9))
+        for by in ("a new start", "a standby"):
+            these = [takeover for takeover in self.takeovers if takeover.by == by]
+            bars.append(Bar(f"kill -9 until {by} leads", max(t.leads for t in these), "s", at_most=5))
+            bars.append(Bar(f"kill -9 until {by} has a task done", max(t.completes for t in these), "s", at_most=5))
+        for arguments in (LIST, SUMMARY):
+            command = median(read.command for read in self.reads if read.arguments == arguments and not read.busy)
+            bars.append(Bar(f"fluffle {' '.join(arguments)}", command, "s", at_most=1))
+        return bars
+
+
+PACES = (("accepted", "accepted"), ("worked_off", "worked off"), ("done", "done as they come in"))
+
+
+def _paces(paces: Sequence[Pace], name: str) -> list[float]:
+    return [getattr(pace, name) for pace in paces]
+
+
+def measure(sizes: argparse.Namespace, url: str, full: Place, folder: Path) -> Figures:
+    """All rounds. Raises BenchmarkFailed."""
+    figures = Figures()
+    with PeakMemory() as peak, PeakMemory() as of_no_interest:
+        for number in range(sizes.rounds):
+            empty = Place("on-empty", folder / f"empty-{number}", url)
+            for place in (full, empty) if number % 2 else (empty, full):
+                console.print(f"[dim]round {number + 1}: {place.llm}[/dim]")
+                if place is full:
+                    figures.full.append(full.pace(sizes.tasks, peak))
+                else:
+                    figures.empty.append(empty.pace(sizes.tasks, of_no_interest))
+        console.print("[dim]kill -9[/dim]")
+        figures.takeovers += full.takeovers(sizes.rounds, peak)
+        console.print("[dim]lists and reports[/dim]")
+        figures.reads += full.reads(READS, sizes.rounds, peak)
+    figures.memory = peak.most
+    return figures
+
+
+def fill_with_progress(database: Path, amount: Amount) -> None:
+    """Make the full database and show how that goes."""
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task(f"{amount.tasks:,} tasks", total=amount.tasks)
+        fill(database, amount, lambda done: progress.update(bar, completed=done))
+
+
+def print_figures(figures: Figures, title: str) -> None:
+    """The tables, with the range of every figure."""
+    rows: list[tuple[str, ...]] = [
+        (what, *(_spread(_paces(paces, name), "{:,.0f}") for paces in (figures.empty, figures.full)))
+        for name, what in PACES
+    ]
+    print_table(title, ("tasks/s", "empty", "full"), rows)
+    rows = []
+    for read in READS:
+        cells = ["fluffle " + " ".join(read.arguments)]
+        for busy in (False, True):
+            these = [time for time in figures.reads if time.arguments == read.arguments and time.busy == busy]
+            cells += [_spread([time.command for time in these]), _spread([time.query for time in these])]
+        rows.append(tuple(cells))
+    print_table("Reads, s", ("", "idle: command", "query", "at work: command", "query"), rows)
+    print_bars("Bars", figures.bars())
+
+
+def _spread(values: Sequence[float], form: str = "{:.2f}") -> str:
+    return f"{form.format(median(values))} ({form.format(min(values))}-{form.format(max(values))})"
+
+
+def arguments() -> argparse.Namespace:
+    """The sizes, from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backlog", type=int, default=1_000_000, help="tasks that wait (1000000)")
+    parser.add_argument("--tasks", type=int, default=5_000, help="tasks of each measurement of a pace (5000)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
+    parser.add_argument("--amqp-url", help="RabbitMQ to run on, with an empty virtual host (a private node)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
+    sizes = parser.parse_args()
+    if sizes.tasks < LEAST_TASKS:
+        parser.error(f"--tasks: at least {LEAST_TASKS}")
+    return sizes
+
+
+def main() -> None:
+    """Measure, print the tables, write the file."""
+    sizes = arguments()
+    ready = max(sizes.backlog // 10, 20 * sizes.tasks)
+    amount = Amount(waiting=sizes.backlog, ready=ready, finished=sizes.backlog // 5)
+    with tempfile.TemporaryDirectory() as folder, broker(sizes.amqp_url, Path(folder)) as on:
+        full = Place("on-full", Path(folder) / "full", on.url)
+        full.folder.mkdir()
+        fill_with_progress(full.database, amount)
+        figures = measure(sizes, on.url, full, Path(folder))
+    print_figures(figures, f"{amount.waiting:,} tasks waiting, {amount.finished:,} finished, on {on.name}")
+    if sizes.json:
+        head = {"broker": on.name, **asdict(amount), "tasks": sizes.tasks, "rounds": sizes.rounds}
+        write_json(sizes.json, "backlog", {**head, **asdict(figures)}, figures.bars())
+
+
+if __name__ == "__main__":
+    run_program(main)

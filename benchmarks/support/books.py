@@ -1,0 +1,39 @@
+"""What the coordinator has recorded, read from outside: its SQLite database, while it works."""
+
+import sqlite3
+import time
+from pathlib import Path
+
+from benchmarks.support.processes import BenchmarkFailed
+from broker.instants import Instant
+
+_LOOK = 0.005  # seconds between two looks
+
+
+class Books:
+    """The attempts of a database."""
+
+    def __init__(self, database: Path) -> None:
+        self._connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def ended(self) -> int:
+        """How many attempts have ended so far."""
+        (last,) = self._connection.execute("SELECT coalesce(max(rowid), 0) FROM attempts").fetchone()
+        return int(last)
+
+    def wait_for(self, count: int, timeout: float) -> None:
+        """Return when so many attempts have ended. Raises BenchmarkFailed after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while (ended := self.ended()) < count:
+            if time.monotonic() > deadline:
+                raise BenchmarkFailed(f"{ended:,} attempts have ended after {timeout:.0f} s, and not {count:,}")
+            time.sleep(_LOOK)
+
+    def completions(self, after: int) -> list[Instant]:
+        """When tasks were completed, in order, leaving out the first `after` attempts that ended."""
+        query = "SELECT finished_at FROM attempts WHERE rowid > ? AND outcome = 'completed' ORDER BY finished_at"
+        return [Instant(at) for (at,) in self._connection.execute(query, (after,))]

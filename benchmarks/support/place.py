@@ -1,0 +1,193 @@
+"""What is measured of one database: how fast its tasks are done, how soon somebody takes over, how long reads take."""
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.support.books import Books
+from benchmarks.support.memory import PeakMemory
+from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes
+from broker.instants import Instant, now
+from broker.messages import Submission
+from fluffle import Client, TaskHandle
+
+FLUFFLE = str(PROGRAMS / "fluffle")
+COORDINATOR = (FLUFFLE, "coordinator")
+NO_OP = ("--handler", "benchmarks.systems.fluffle_handler:noop", "--slots", "200")
+LEADS, STANDS_BY = "coordinator: ready, leading", "coordinator: ready, standing by"
+TOP = 9  # the priority of the tasks that are submitted here: they go before all that wait
+WARM = 500  # tasks that are done before a coordinator is killed
+PATIENCE = 60.0  # seconds for what takes a few at most
+
+Query = Callable[[Client], Awaitable[object]]
+Popen = subprocess.Popen[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Tasks per second: accepted while no LLM is there, worked off while none come in, done while others come in."""
+
+    accepted: float
+    worked_off: float
+    done: float
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """Seconds from a kill -9 until the next coordinator leads, and until it has completed a task.
+
+    `by` is who that was: a standby, or a coordinator that was started then.
+    """
+
+    by: str
+    leads: float
+    completes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Something that people look at: the arguments of `fluffle`, and the same as a query of a client."""
+
+    arguments: tuple[str, ...]
+    query: Query
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTime:
+    """Seconds that a read took, as a command and as a query alone, and whether an LLM was at work meanwhile."""
+
+    arguments: tuple[str, ...]
+    busy: bool
+    command: float
+    query: float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A database in its folder, and the RabbitMQ to work on.
+
+    `llm` is who works for it. RabbitMQ keeps the queues of an LLM, so that every place needs one of its own.
+    """
+
+    llm: str
+    folder: Path
+    url: str
+
+    @property
+    def database(self) -> Path:
+        """The file of the database."""
+        return self.folder / "fluffle.db"
+
+    def pace(self, tasks: int, peak: PeakMemory) -> Pace:
+        """Have so many tasks accepted, and worked off, and as many again done as they come. Raises BenchmarkFailed."""
+        with self._coordinator(peak) as (processes, _), closing(Books(self.database)) as books:
+            accepted = asyncio.run(self._submit(tasks))
+            before = books.ended()
+            with self._llm(processes):
+                books.wait_for(before + tasks, PATIENCE + tasks / 100)
+                worked_off = _rate(books.completions(before)[:tasks])
+                start = now()
+                asyncio.run(self._submit(tasks, wait=True))
+                end = now()
+            done = sum(start <= at <= end for at in books.completions(before))
+        return Pace(tasks / accepted, worked_off, done / ((end - start) / 1e6))
+
+    def takeovers(self, rounds: int, peak: PeakMemory) -> Iterator[Takeover]:
+        """Kill the coordinator at work, twice a round. Raises BenchmarkFailed."""
+        with (
+            closing(Books(self.database)) as books,
+            self._coordinator(peak) as (processes, leader),
+            self._llm(processes),
+        ):
+            for by in ("a new start", "a standby") * rounds:
+                books.wait_for(books.ended() + WARM, PATIENCE)
+                if by == "a standby":
+                    following = processes.start_until(COORDINATOR, STANDS_BY, PATIENCE)
+                start = time.perf_counter()
+                leader.kill()
+                leader.wait()
+                if by == "a new start":
+                    following = processes.start(COORDINATOR)
+                peak.watch(following.pid)
+                ended = books.ended()
+                processes.wait_for(following, LEADS, PATIENCE)
+                leads = time.perf_counter() - start
+                books.wait_for(ended + 1, PATIENCE)
+                yield Takeover(by, leads, time.perf_counter() - start)
+                leader = following
+
+    def reads(self, reads: Sequence[Read], times: int, peak: PeakMemory) -> Iterator[ReadTime]:
+        """Have each of these looked at so many times while nothing goes on, and again while an LLM works."""
+        with self._coordinator(peak) as (processes, _):
+            yield from self._read_all(reads, times, processes, busy=False)
+            with self._llm(processes):
+                yield from self._read_all(reads, times, processes, busy=True)
+
+    def _read_all(self, reads: Sequence[Read], times: int, processes: Processes, *, busy: bool) -> Iterator[ReadTime]:
+        for read in reads:
+            for _ in range(times):
+                start = time.perf_counter()
+                processes.output_of((FLUFFLE, *read.arguments), PATIENCE)
+                command = time.perf_counter() - start
+                yield ReadTime(read.arguments, busy, command, asyncio.run(self._ask(read.query)))
+
+    # -- what runs -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _coordinator(self, peak: PeakMemory) -> Iterator[tuple[Processes, Popen]]:
+        """A coordinator that leads, stopped at the end, as everything that was started besides."""
+        self.folder.mkdir(exist_ok=True)
+        environment = {"FLUFFLE_AMQP_URL": self.url, "FLUFFLE_STATE_DIR": str(self.folder)}
+        with Processes(self.folder, environment) as processes:
+            leader = processes.start_until(COORDINATOR, LEADS, PATIENCE)
+            peak.watch(leader.pid)
+            yield processes, leader
+
+    @contextmanager
+    def _llm(self, processes: Processes) -> Iterator[None]:
+        """An LLM at work; in the end it leaves, and the coordinator knows: nothing of it is left in RabbitMQ."""
+        worker = processes.start_until((FLUFFLE, "worker", self.llm, *NO_OP), f"{self.llm}: ready", PATIENCE)
+        yield
+        worker.terminate()
+        worker.wait(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while asyncio.run(self._llm_state()) != "offline":
+            if time.monotonic() > deadline:
+                raise BenchmarkFailed(f"{self.llm} has left, and is not offline")
+
+    # -- as a client -----------------------------------------------------------------------------------------------
+
+    async def _submit(self, tasks: int, *, wait: bool = False) -> float:
+        """Submit so many tasks; returns the seconds until all are accepted, or until they are completed."""
+        submissions = (Submission(description="noop", inputs=number, priority=TOP) for number in range(tasks))
+        async with Client(self.url) as client:
+            start = time.perf_counter()
+            handles = [handle async for handle in client.submit_many(submissions)]
+            if wait:
+                for handle in handles:
+                    assert isinstance(handle, TaskHandle)
+                    await handle.result(PATIENCE + tasks / 100)
+            return time.perf_counter() - start
+
+    async def _ask(self, query: Query) -> float:
+        """The seconds that a query takes."""
+        async with Client(self.url) as client:
+            start = time.perf_counter()
+            await query(client)
+            return time.perf_counter() - start
+
+    async def _llm_state(self) -> str:
+        async with Client(self.url) as client:
+            return (await client.llm(self.llm)).state
+
+
+def _rate(moments: Sequence[Instant]) -> float:
+    """Per second, from the first of these moments, at which some may have happened together, to the last."""
+    first, last = moments[0], moments[-1]
+    if first == last:
+        raise BenchmarkFailed(f"{len(moments):,} tasks are too few: they were completed all at once")
+    return sum(moment > first for moment in moments) / ((last - first) / 1e6)

@@ -1,0 +1,154 @@
+"""A database as a team leaves it whose work has piled up: tasks that wait for every reason, and finished ones."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from broker.instants import Instant, now, seconds, to_datetime
+from broker.messages import Failure, Status, Submission, Usage
+from coordinator.core.machine import Changes
+from coordinator.core.pool import LLM
+from coordinator.core.task import Task
+from coordinator.database import open_engine
+from coordinator.store import Store
+from coordinator.upgrade import upgrade
+
+HIGH, LOW = 6, 1  # priorities of the tasks that are ready for whoever is there, half of them each
+OFFLINE = "atlas"  # an LLM that tasks are assigned to by hand, and that is not there
+LANES = 20  # skills that no LLM has
+
+_LLMS = ("cedar", "hazel", "juniper", "rowan")  # did what is finished
+_TOPICS = ("incident", "contract", "interview", "invoice", "paper", "review", "release", "ticket")
+_TEXT = "The warren has many entrances, and each of them is known to somebody who has not come back yet. " * 3
+_AT_ONCE = 10_000  # tasks of one transaction
+_LEASE = seconds(3600)
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How many tasks wait, how many of these are ready for any LLM, and how many tasks are finished."""
+
+    waiting: int
+    ready: int
+    finished: int
+
+    @property
+    def tasks(self) -> int:
+        """All of them."""
+        return self.waiting + self.finished
+
+
+def fill(database: Path, amount: Amount, progress: Progress = lambda done: None) -> None:
+    """Make the database, row by row as the coordinator does. `progress` is told how many tasks it holds, again and
+    again."""
+    store = Store(open_engine(f"sqlite:///{database}"))
+    upgrade(store.engine)
+    store.take_lead("benchmark", now(), _LEASE)
+    changes = Changes(llms={name: LLM(name, model="demo") for name in (OFFLINE, *_LLMS)})
+    for done, (task, open_dependencies) in enumerate(_tasks(amount, until=now()), start=1):
+        changes.new.append(task)
+        changes.attempts += [(task, attempt) for attempt in task.attempts]
+        if open_dependencies:
+            changes.waits.append((task, open_dependencies))
+        if done % _AT_ONCE == 0 or done == amount.tasks:
+            store.commit(changes, outbox=None, sent=(), now=now(), lease=_LEASE)
+            changes = Changes()
+            progress(done)
+    store.give_up_lead(now())
+    store.close()
+
+
+def _tasks(amount: Amount, until: Instant) -> Iterator[tuple[Task, frozenset[str]]]:
+    """Every task and its open dependencies, oldest first, ten a second up to `until`. The finished ones are oldest."""
+    chance = random.Random(amount.waiting)
+    for seq in range(1, amount.tasks + 1):
+        submitted = Instant(until - seconds(amount.tasks - seq) // 10)
+        if seq <= amount.finished:
+            yield _finished(seq, submitted, chance), frozenset()
+        else:
+            yield _waiting(seq, submitted, amount, chance)
+
+
+def _waiting(seq: int, submitted: Instant, amount: Amount, chance: random.Random) -> tuple[Task, frozenset[str]]:
+    """One that is ready for any LLM; or else it waits for absent skills, an absent LLM, a moment or other tasks."""
+    if chance.random() * amount.waiting < amount.ready:
+        return _task(seq, submitted, Status.PENDING, priority=chance.choice((HIGH, LOW))), frozenset()
+    match chance.randrange(6):
+        case 0:
+            return _task(seq, submitted, Status.PENDING, assignee=OFFLINE), frozenset()
+        case 1:
+            wake_at = Instant(submitted + seconds(30 * 86_400 + chance.randrange(86_400)))
+            task = _task(seq, submitted, Status.BLOCKED, not_before=to_datetime(wake_at))
+            task.wake_at = wake_at
+            return task, frozenset()
+        case 2:
+            others = frozenset(_id(chance.randint(amount.finished + 1, seq)) for _ in range(2)) - {_id(seq)}
+            status = Status.BLOCKED if others else Status.PENDING
+            task = _task(seq, submitted, status, skills=["skill-0"], depends_on=sorted(others))
+            task.waiting_on = len(others)
+            return task, others
+        case _:
+            skills = [f"skill-{chance.randrange(LANES)}"]
+            return _task(seq, submitted, Status.PENDING, priority=chance.randrange(10), skills=skills), frozenset()
+
+
+def _finished(seq: int, submitted: Instant, chance: random.Random) -> Task:
+    """Mostly completed, at the first attempt or the second; the others failed, or were cancelled before they began."""
+    share = chance.random()
+    if share < 0.03:
+        task = _task(seq, submitted, Status.CANCELLED)
+        task.finished_at = Instant(submitted + seconds(5))
+        return task
+    task = _task(seq, submitted, Status.FAILED if share < 0.1 else Status.COMPLETED)
+    if chance.random() < 0.1:
+        _attempt(task, "failed", chance)
+    if task.status is Status.COMPLETED:
+        task.result = {"summary": _TEXT, "confidence": chance.random()}
+        _attempt(task, "completed", chance)
+    else:
+        _attempt(task, "failed", chance)
+        task.error = task.attempts[-1].error
+    return task
+
+
+def _attempt(task: Task, outcome: str, chance: random.Random) -> None:
+    """One more attempt, after those that the task has had."""
+    task.attempt, task.starts = task.attempt + 1, task.starts + 1
+    task.llm, task.instance, task.why = chance.choice(_LLMS), "host-0", "least expected wait (1.0 s) of 4"
+    task.ready_at = task.assigned_at = task.finished_at or task.submitted_at
+    task.started_at = Instant(task.assigned_at + chance.randrange(1_000_000))
+    task.duration = seconds(chance.expovariate(0.1))
+    task.usage = Usage(input_tokens=chance.randrange(2_000), output_tokens=chance.randrange(500), cost_usd=0.001)
+    task.finished_at = Instant(task.started_at + task.duration)
+    error = Failure(type="model_error", message="the model answered with an error") if outcome == "failed" else None
+    task.end_attempt(task.finished_at, outcome, error)
+
+
+def _task(seq: int, submitted: Instant, status: Status, *, priority: int = 4, **fields: Any) -> Task:
+    """A task of everyday size: 300 characters of input, two labels."""
+    return Task(
+        id=_id(seq),
+        seq=seq,
+        spec=Submission(
+            description=f"Summarise {_TOPICS[seq % len(_TOPICS)]} {seq} for the weekly report",
+            inputs={"text": _TEXT, "number": seq},
+            labels=["weekly", f"week-{seq // 10_000}"],
+            metadata={"source": "benchmark"},
+            priority=priority,
+            **fields,
+        ),
+        status=status,
+        priority=priority,
+        submitted_at=submitted,
+        submitted_by="ana",
+        ready_at=submitted if status is Status.PENDING else None,
+    )
+
+
+def _id(seq: int) -> str:
+    """The id of that task, as long as one that Fluffle makes."""
+    return f"00000000-0000-7000-8000-{seq:012d}"
