@@ -76,7 +76,7 @@ class Correspondence:
             self._opened = opening.pop_all()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *reason: object) -> None:
         if self._catching_up is not None:
             self._catching_up.cancel()
         await self._opened.aclose()

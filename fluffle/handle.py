@@ -28,6 +28,7 @@ class Fields(TypedDict, total=False):
     metadata: dict[str, Any]
     parent_id: str
     conversation_id: str
+    force: bool
 
 
 def outcome(view: TaskView) -> Any:

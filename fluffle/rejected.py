@@ -124,7 +124,8 @@ def read(delivery: Delivery) -> Rejected:
         errors, at = _errors(headers), _moment(headers.get("x-fluffle-at"))
         why = "; ".join(f"{wrong.path}: {wrong.message}" if wrong.path else wrong.message for wrong in errors)
     elif death:
-        exchange, routing_key = str(death.get("exchange", "")), str((death.get("routing-keys") or [""])[0])
+        keys = death.get("routing-keys")
+        exchange, routing_key = str(death.get("exchange", "")), str(keys[0]) if isinstance(keys, list) and keys else ""
         at = _moment(death.get("time"))
         why = f"dead letter of {death.get('queue')}: {str(death.get('reason')).replace('_', ' ')}"
     elif UNDECODABLE in headers:

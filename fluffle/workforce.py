@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from pydantic import SecretStr
 
-from broker.connection import Link
+from broker.connection import Link, parameters
 from broker.errors import NodeError
 from broker.node import PrivateNode
 from broker.settings import PREFIX
@@ -94,7 +94,9 @@ class Workforce:
         """The URL of RabbitMQ; of the private node when no other is set, started here and then stopped again."""
         settings = self._configuration.settings
         if settings.amqp_url is not None:
-            yield settings.amqp_url.get_secret_value()
+            url = settings.amqp_url.get_secret_value()
+            parameters(url, name="fluffle up")  # a URL that is none is said now, and not by every program in turn
+            yield url
             return
         node = PrivateNode(settings.state_dir)
         ran_before = node.status().state == "running"

@@ -61,6 +61,7 @@ def show(*, name: str, as_json: bool) -> None:
             ("State", view.state),
             ("Model", view.model or None),
             ("Skills", skills(view) or None),
+            ("Labels", view.labels or None),
             ("Slots", view.slots),
             ("In hand", view.in_hand),
             ("Instances", view.instances or None),

@@ -25,6 +25,7 @@ _COLOURS = {
     "offline": "red",
     "cancelled": "yellow",
     "draining": "yellow",
+    "paused": "yellow",
     "in_progress": "cyan",
     "assigned": "cyan",
     "input_required": "magenta",

@@ -55,6 +55,7 @@ def describe(view: "TaskView") -> None:
             ("Labels", view.labels or None),
             ("Metadata", view.metadata or None),
             ("Due", view.due),
+            ("Overdue", "yes" if view.overdue else None),
             ("Not before", view.not_before),
             ("Depends on", view.depends_on or None),
             ("Waiting on", f"{view.waiting_on} of them" if view.waiting_on else None),

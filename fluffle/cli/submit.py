@@ -21,6 +21,9 @@ file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
 @click.option("--id", "task_id", metavar="ID", help="The id. Submitting an id again changes nothing.")
 @click.option("--skills", "-k", multiple=True, type=Names(), help="What the LLM must be able to do: python,review.")
 @click.option("--assignee", "-a", metavar="LLM", help="The LLM that does it; else one is chosen.")
+@click.option(
+    "--force", is_flag=True, default=None, help="Take an assignee that has never said hello, and wait for it."
+)
 @click.option("--priority", "-p", type=click.IntRange(0, 9), metavar="N", help="Higher goes first.  [default: 4]")
 @click.option("--due", type=Moment(past=False), metavar="MOMENT", help="Wanted by then.")
 @click.option("--not-before", type=Moment(past=False), metavar="MOMENT", help="Not to be done earlier.")

@@ -1,0 +1,185 @@
+"""`fluffle up`: everything in a file, as real processes."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from broker.node import PrivateNode
+from tests.support.node import NodeInfo
+from tests.support.processes import COMMAND, ROOT, Process, fluffle, until
+from tests.support.site import Site, site_on
+
+FILE = """
+[fluffle]
+lease = 3
+
+[llm.obi]
+handler = "tests.support.obedient:obey"
+skills = { obey = 0.9 }
+slots = 2
+
+[llm.tia]
+exec = "sh -c 'cat; echo $COLOUR'"
+skills = ["talk"]
+instructions = "Be brief."
+env = { COLOUR = "blue" }
+"""
+
+
+@pytest.fixture
+def place(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
+    """A site with a file for `fluffle up` and nothing that runs."""
+    with site_on(rabbitmq, tmp_path) as site:
+        site.queues |= {"llm.obi.work", "llm.tia.work"}
+        (tmp_path / "fluffle.toml").write_text(FILE)
+        yield site
+
+
+@contextmanager
+def up(site: Site) -> Iterator[Process]:
+    """`fluffle up` with that file, all of whose programs are ready."""
+    with fluffle("up", "-c", str(site.state / "fluffle.toml"), url=site.url, state=site.state) as process:
+        for program in ("coordinator", "obi", "tia"):
+            process.wait_for(f"{program}: ready")
+        try:
+            yield process
+        finally:
+            children = psutil.Process(process.pid).children(recursive=True) if process.alive else []
+            process.end()
+            for child in children:  # none is left unless the test has failed
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+
+
+@contextmanager
+def up_without_url(state: Path) -> Iterator[Process]:
+    """`fluffle up` with the file in that state folder, for a user who has set no other variable."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("FLUFFLE_")}
+    log = state / "up.log"
+    with log.open("wb") as out:
+        command = [str(COMMAND), "up", "-c", str(state / "fluffle.toml")]
+        environment["FLUFFLE_STATE_DIR"] = str(state)
+        popen = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True)
+    process = Process("fluffle up", popen, log)
+    try:
+        yield process
+    finally:
+        process.end()
+        print(process.output)
+
+
+def result_of(site: Site, *arguments: str) -> str:
+    """What `fluffle task submit --wait` prints."""
+    with fluffle("task", "submit", *arguments, "--wait", url=site.url, state=site.state) as submitting:
+        assert submitting.wait() == 0, submitting.output
+        return submitting.output
+
+
+def programs(process: Process) -> dict[str, psutil.Process]:
+    """The programs that `fluffle up` runs, by the names that it shows."""
+    found = {}
+    for child in psutil.Process(process.pid).children():
+        words = child.cmdline()
+        found[words[words.index("worker") + 1] if "worker" in words else words[-1]] = child
+    return found
+
+
+def test_everything_in_the_file_runs_and_stops_in_order(place: Site) -> None:
+    with up(place) as process:
+        assert result_of(place, "anything", "-k", "obey") == "anything\n"
+        said = result_of(place, "say", "-k", "talk")
+        assert "Be brief." in said
+        assert said.endswith("blue\n")
+        running = programs(process)
+        assert running.keys() == {"coordinator", "obi", "tia"}
+        process.terminate()
+        assert process.wait() == 0
+    assert not any(child.is_running() for child in running.values())
+    lines = process.output.splitlines()
+    left = [number for number, line in enumerate(lines) if ": left" in line]
+    assert [line.split("│")[0].strip() for line in lines if "│" in line].count("up") == 1
+    assert len(left) == 2
+
+
+def test_a_program_that_ends_is_started_again(place: Site) -> None:
+    with up(place) as process:
+        programs(process)["obi"].kill()
+        process.wait_for("ended with signal SIGKILL; starting again in 1 s")
+        assert result_of(place, "anything", "-k", "obey") == "anything\n"
+        programs(process)["coordinator"].kill()
+        until(lambda: process.output.count("starting again in 1 s") == 2, "the coordinator is started again")
+        assert result_of(place, "anything", "-k", "obey") == "anything\n"
+
+
+def test_the_first_signal_lets_the_llms_finish(place: Site) -> None:
+    gate = place.state / "gate"
+    with up(place) as process:
+        inputs = json.dumps({"until": str(gate), "answer": "through"})
+        waiting = ("task", "submit", "wait", "--input", inputs, "-k", "obey", "--wait")
+        with fluffle(*waiting, url=place.url, state=place.state) as submitting:
+            process.wait_for("task started")
+            process.terminate()
+            process.wait_for("stopping; the LLMs finish what they have")
+            process.wait_for("tia: left")
+            until(lambda: programs(process).keys() == {"coordinator", "obi"}, "tia has ended")
+            gate.touch()
+            assert process.wait() == 0
+            assert submitting.wait() == 0
+            assert submitting.output == "through\n"
+
+
+def test_a_second_signal_stops_the_llms_at_once(place: Site) -> None:
+    with up(place) as process:
+        inputs = json.dumps({"until": str(place.state / "never")})
+        submitting = ("task", "submit", "wait", "--input", inputs, "-k", "obey")
+        with fluffle(*submitting, url=place.url, state=place.state) as submitted:
+            submitted.wait()
+        process.wait_for("task started")
+        running = programs(process)
+        os.kill(process.pid, signal.SIGINT)
+        process.wait_for("stopping; the LLMs finish what they have")
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait() == 130
+    assert not any(child.is_running() for child in running.values())
+
+
+@pytest.mark.parametrize("ran_before", [False, True])
+def test_the_private_node_stays_only_if_it_ran_before(ran_before: bool, tmp_path: Path) -> None:
+    node = PrivateNode(tmp_path)
+    (tmp_path / "fluffle.toml").write_text(FILE)
+    try:
+        if ran_before:
+            node.start()
+        with up_without_url(tmp_path) as process:
+            process.wait_for("obi: ready", within=60)
+            assert node.status().state == "running"
+            process.terminate()
+            assert process.wait(within=60) == 0
+        assert node.status().state == ("running" if ran_before else "stopped")
+    finally:
+        node.stop()
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (None, "Error: there is no "),
+        ('[llm.obi]\nhandlr = "x:y"', "llm.obi.handlr: unknown key; did you mean handler?"),
+        ('[llm.obi]\nhandler = "x:y"', "Error: not an AMQP URL"),
+    ],
+)
+def test_a_file_that_is_missing_or_wrong_is_one_line(file: str | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "fluffle.toml"
+    if file is not None:
+        path.write_text(file)
+    with fluffle("up", "-c", str(path), url="http://x", state=tmp_path) as process:
+        assert process.wait() == 1
+        assert said in process.output
+        assert process.output.count("\n") == 1
