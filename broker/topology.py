@@ -13,6 +13,7 @@ MESSAGES = "fluffle.messages"
 QUERIES = "fluffle.queries"
 EVENTS = "fluffle.events"
 REJECTED = "fluffle.rejected"
+UNROUTABLE = "fluffle.unroutable"
 COORDINATOR = "fluffle.coordinator"
 
 DELIVERY_LIMIT = 20
@@ -66,7 +67,6 @@ def durable(name: str) -> Queue:
             "x-queue-type": "quorum",
             "x-overflow": "reject-publish",
             "x-dead-letter-exchange": REJECTED,
-            # Two words or more: a single word on that exchange is an unknown key, which the coordinator answers.
             "x-dead-letter-routing-key": f"dead.{name}",
             "x-dead-letter-strategy": "at-least-once",
             "x-delivery-limit": DELIVERY_LIMIT,
@@ -75,7 +75,8 @@ def durable(name: str) -> Queue:
 
 
 def _exchange(name: str, kind: str) -> Exchange:
-    return Exchange(name, kind, {"alternate-exchange": REJECTED})
+    # What no queue takes goes to the coordinator: it can answer, tell everybody, and say what was wrong.
+    return Exchange(name, kind, {"alternate-exchange": UNROUTABLE})
 
 
 TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage")
@@ -84,6 +85,7 @@ QUERY_KEYS = ("task", "tasks", "llms", "placement", "report")
 SHARED = Topology(
     exchanges=(
         Exchange(REJECTED, "topic"),
+        Exchange(UNROUTABLE, "fanout"),
         Exchange(EVENTS, "topic"),
         _exchange(TASKS, "direct"),
         _exchange(WORK, "direct"),
@@ -101,9 +103,8 @@ SHARED = Topology(
     ),
     bindings=(
         Binding(REJECTED, "#", REJECTED),
-        Binding(REJECTED, "*", COORDINATOR),
+        Binding(UNROUTABLE, "", COORDINATOR),
         Binding(STATUS, "#", COORDINATOR),
-        Binding(TASKS, "", COORDINATOR),
         *(Binding(TASKS, key, COORDINATOR) for key in TASK_KEYS),
         *(Binding(QUERIES, key, QUERIES) for key in QUERY_KEYS),
     ),

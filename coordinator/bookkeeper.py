@@ -111,18 +111,19 @@ class Bookkeeper:
     def _process(self, batch: Sequence[Delivery], refused: Sequence[Refused] = ()) -> Post:
         now = self._clock()
         self._refill()
-        events, items, origins = self._read(batch, now)
+        events, origins, items = self._read(batch, now)
         items += [item for it in refused for item in refusal(it, now)]
-        events.append(Tick(self._wake(now), self._overdue(now)))
         self._load(events)
+        origin = {id(event): delivery for event, delivery in zip(events, origins, strict=True)}
+        events.append(Tick(self._wake(now), self._overdue(now)))
         commands = self._machine.handle(*events, now=now)
         while ended := self._machine.take_ended():
             follow_ups = self._tell_dependents(ended)
             commands += self._machine.handle(*follow_ups, now=now)
         for command in commands:
             items.append(command)
-            if isinstance(command, Refuse) and command.is_submission:
-                items.append(keep(origins[command.task_id].pop(0), command.problems, now))
+            if isinstance(command, Refuse) and command.event is not None:
+                items.append(keep(origin[id(command.event)], command.problems, now))
         changes = self._machine.take_changes()
         self._any_dependencies = self._any_dependencies or bool(changes.waits)
         text = outbox.pack(items) if items else None
@@ -145,24 +146,19 @@ class Bookkeeper:
         for lane in self._machine.board.ready.hungry():
             self._machine.refill(lane, self._store.lane(lane, WINDOW), WINDOW)
 
-    def _read(
-        self, batch: Sequence[Delivery], now: Instant
-    ) -> tuple[list[Event], list[Item], dict[str, list[Delivery]]]:
-        """The events, what to say about deliveries that are none, and the submissions by task id, in order."""
+    def _read(self, batch: Sequence[Delivery], now: Instant) -> tuple[list[Event], list[Delivery], list[Item]]:
+        """The events, the delivery of each, and what to say about deliveries that are none."""
         events: list[Event] = []
+        origins: list[Delivery] = []
         items: list[Item] = []
-        origins: dict[str, list[Delivery]] = {}
         for delivery in batch:
             match read(delivery, limit=self._max_body):
-                case None:
-                    pass
                 case Refused() as refused:
                     items += refusal(refused, now)
                 case event:
                     events.append(event)
-                    if isinstance(event, Submitted):
-                        origins.setdefault(event.task_id, []).append(delivery)
-        return events, items, origins
+                    origins.append(delivery)
+        return events, origins, items
 
     def _wake(self, now: Instant) -> tuple[str, ...]:
         if self._machine.board.next_wake > now:

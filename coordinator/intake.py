@@ -1,8 +1,9 @@
 """Deliveries as events: where bytes become types, or a refusal that says what is wrong."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from broker import topology
 from broker.connection import UNDECODABLE, Delivery
@@ -43,6 +44,9 @@ from coordinator.core.events import (
 from coordinator.core.task import DEFAULT_PRIORITY
 from coordinator.outbox import Item, Keep
 
+KEPT_PROPERTIES = ("message_id", "reply_to", "correlation_id", "priority", "type", "content_type")
+MOST_KEPT_HEADERS = 8192  # bytes
+PLAIN = ("utf-8", "utf8", "identity")  # content encodings that change nothing
 PROBLEMS_TOLD = 20  # they travel in a header, and all headers of a message have to fit into one frame
 PATH_TOLD, MESSAGE_TOLD = 200, 300  # characters
 MOST_SKILLS = 2000  # characters of all skills of a task: they are a key of an index, which PostgreSQL bounds
@@ -56,18 +60,17 @@ class Refused:
     problems: tuple[Problem, ...]
 
 
-def read(delivery: Delivery, *, limit: int) -> Event | Refused | None:
-    """The event that a delivery stands for; None for what needs no attention. Never raises."""
+def read(delivery: Delivery, *, limit: int) -> Event | Refused:
+    """The event that a delivery stands for, or why it stands for none. Never raises."""
     try:
         if UNDECODABLE in delivery.headers:
             raise DecodeError([Problem("headers", f"cannot be decoded: {delivery.headers[UNDECODABLE]}")])
+        _must_be_plain(delivery.properties.content_encoding)
         match delivery.exchange:
             case topology.TASKS:
                 return _request(delivery, limit)
             case topology.STATUS:
                 return _status(delivery, limit)
-            case topology.REJECTED:
-                return None
             case _:
                 raise _unknown_key(delivery)
     except DecodeError as error:
@@ -138,6 +141,12 @@ def _status(delivery: Delivery, limit: int) -> Event:
             raise _unknown_key(delivery)
 
 
+def _must_be_plain(encoding: str | None) -> None:
+    if encoding and encoding.lower() not in PLAIN:
+        told = f"{encoding!r} is not understood: publish the body as it is, JSON in UTF-8"
+        raise DecodeError([Problem("content_encoding", told)])
+
+
 def _must_match(name: str, claimed: str) -> None:
     if name != claimed:
         raise DecodeError([Problem("name", f"is {claimed!r}, but the routing key says {name!r}")])
@@ -190,19 +199,16 @@ def refusal(refused: Refused, now: Instant) -> list[Item]:
 
 
 def keep(delivery: Delivery, problems: tuple[Problem, ...], now: Instant) -> Keep:
-    """The delivery as a rejected message. What came by the alternate exchange lies in that queue already."""
-    bound_here = delivery.exchange == topology.STATUS or (
-        delivery.exchange == topology.TASKS and delivery.routing_key in ("", *topology.TASK_KEYS)
-    )
-    properties = delivery.properties
-    return Keep(
-        exchange=delivery.exchange,
-        routing_key=delivery.routing_key,
-        body=delivery.body if bound_here else None,
-        message_id=properties.message_id,
-        reply_to=properties.reply_to,
-        correlation_id=properties.correlation_id,
-        priority=properties.priority,
-        problems=problems,
-        at=now,
-    )
+    """The delivery as a rejected message."""
+    properties = {name: getattr(delivery.properties, name) for name in KEPT_PROPERTIES}
+    properties["headers"] = _kept_headers(delivery.headers)
+    given = {name: value for name, value in properties.items() if value not in (None, {})}
+    return Keep(delivery.exchange, delivery.routing_key, delivery.body, given, problems, now)
+
+
+def _kept_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are text, such as a trace context; none where they are too large to add ours to them."""
+    text = {key: value for key, value in headers.items() if isinstance(key, str) and isinstance(value, str)}
+    text.pop(UNDECODABLE, None)
+    size = sum(len((key + value).encode()) for key, value in text.items())
+    return text if size <= MOST_KEPT_HEADERS else {}

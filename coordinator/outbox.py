@@ -6,12 +6,13 @@ tasks as they are by that time, but for what makes an event that event.
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, assert_never
 
 from pydantic_core import from_json, to_json
 
 from broker.errors import Problem
+from broker.ids import uuid7
 from broker.instants import Instant
 from broker.messages import Status
 from coordinator.core.commands import (
@@ -30,20 +31,15 @@ from coordinator.core.task import Task, view
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Put a message that is refused among the rejected, with what is wrong with it, and announce that.
-
-    `body` is None when RabbitMQ itself has put it there already.
-    """
+    """Put a message that is refused among the rejected, with what is wrong with it, and announce that."""
 
     exchange: str
     routing_key: str
-    body: bytes | None
-    message_id: str | None
-    reply_to: str | None
-    correlation_id: str | None
-    priority: int | None
+    body: bytes
+    properties: Mapping[str, Any]  # of broker.connection.Outgoing, by name
     problems: tuple[Problem, ...]
     at: Instant
+    event_id: str = field(default_factory=uuid7)
 
 
 Item = Command | Keep
@@ -73,8 +69,7 @@ def _packed(item: Item) -> tuple[Any, ...]:
         case AnnounceLLM(at, name, state):
             return ("llm", at, name, state)
         case Keep():
-            body = None if item.body is None else b64encode(item.body).decode()
-            return ("keep", {**asdict(item), "body": body})
+            return ("keep", {**asdict(item), "body": b64encode(item.body).decode()})
         case _:
             assert_never(item)
 
@@ -115,8 +110,8 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
             case "llm", fields:
                 items.append(AnnounceLLM(*fields))
             case "keep", [fields]:
-                body = None if fields["body"] is None else b64decode(fields["body"])
-                items.append(Keep(**{**fields, "body": body, "problems": _problems(fields["problems"])}))
+                body, problems = b64decode(fields["body"]), _problems(fields["problems"])
+                items.append(Keep(**{**fields, "body": body, "problems": problems}))
     return items
 
 

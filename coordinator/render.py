@@ -7,7 +7,7 @@ from pydantic_core import to_json
 
 from broker.connection import Outgoing
 from broker.instants import to_iso
-from broker.messages import EVENT_TYPE, Dependency, Drain, Rejection, Wrong
+from broker.messages import EVENT_TYPE, Dependency, Drain, Rejection, Wire, Wrong
 from broker.messages import Stop as StopMessage
 from broker.topology import EVENTS, REJECTED, WORK, control_address, llm_address
 from coordinator.core.commands import (
@@ -44,16 +44,14 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
             case AnswerLLM(reply_to, correlation_id, shown_llm):
                 yield _answer(reply_to, to_json(shown_llm), "llm.accepted", correlation_id)
             case DrainInstance(llm, instance):
-                yield Outgoing(WORK, control_address(llm, instance), Drain().encode(), mandatory=False)
+                yield _order(llm, instance, Drain())
             case Answer(kind, reply_to, correlation_id, _):
                 yield _answer(reply_to, body, kind, correlation_id)
             case Assign(task_id, _, llm):
                 yield _assignment(tasks[task_id], llm, context)
             case Stop(llm, instance, task_id, attempt, reason):
                 stop = StopMessage(task_id=task_id, attempt=attempt, reason=reason)
-                # Straight to the queue: by fluffle.work, what is meant for an instance that has gone, as most of
-                # them have, would end among the rejected messages.
-                yield Outgoing("", control_address(llm, instance), stop.encode(), mandatory=False)
+                yield _order(llm, instance, stop)
             case Refuse(_, _, reply_to, _):
                 if reply_to:
                     yield _refusal(item, reply_to)
@@ -89,15 +87,20 @@ def _answer(reply_to: str, body: bytes, kind: str, correlation_id: str | None) -
     )
 
 
+def _order(llm: str, instance: str, order: Wire) -> Outgoing:
+    """Straight to the queue: by fluffle.work, an order to an instance that has gone would end among the rejected."""
+    return Outgoing("", control_address(llm, instance), order.encode(), mandatory=False)
+
+
 def _task_event(shown: View, what: str, at: str, body: bytes) -> Outgoing:
     return _event(f"task.{what}", shown["id"], f"task.{what}.{shown.get('llm', 'none')}", at, body)
 
 
-def _event(kind: str, subject: str, routing_key: str, at: str, data: bytes) -> Outgoing:
+def _event(kind: str, subject: str, routing_key: str, at: str, data: bytes, *, event_id: str | None = None) -> Outgoing:
     """A CloudEvent. Its id is the same when it is published once more, so that a reader can tell."""
     head = {
         "specversion": "1.0",
-        "id": f"{subject}/{kind}/{at}",
+        "id": event_id or f"{subject}/{kind}/{at}",
         "source": SOURCE,
         "type": f"fluffle.{kind}",
         "subject": subject,
@@ -143,22 +146,16 @@ def _refusal(refuse: Refuse, reply_to: str) -> Outgoing:
 def _kept(item: Keep) -> Iterator[Outgoing]:
     errors = [problem._asdict() for problem in item.problems]
     at = to_iso(item.at) or ""
-    if item.body is not None:
-        yield Outgoing(
-            REJECTED,
-            _at_most(255, f"rejected.{item.exchange}.{item.routing_key}"),
-            item.body,
-            message_id=item.message_id,
-            correlation_id=item.correlation_id,
-            reply_to=item.reply_to,
-            priority=item.priority,
-            headers={
-                "x-fluffle-origin-exchange": item.exchange,
-                "x-fluffle-origin-key": item.routing_key,
-                "x-fluffle-errors": to_json(errors).decode(),
-                "x-fluffle-at": at,
-            },
-        )
-    origin = {"exchange": item.exchange, "routing_key": item.routing_key, "message_id": item.message_id}
+    headers = {
+        **item.properties.get("headers", {}),
+        "x-fluffle-origin-exchange": item.exchange,
+        "x-fluffle-origin-key": item.routing_key,
+        "x-fluffle-errors": to_json(errors).decode(),
+        "x-fluffle-at": at,
+    }
+    routing_key = _at_most(255, f"rejected.{item.exchange}.{item.routing_key}")
+    yield Outgoing(REJECTED, routing_key, item.body, **{**item.properties, "headers": headers})
+    message_id = item.properties.get("message_id")
+    origin = {"exchange": item.exchange, "routing_key": item.routing_key, "message_id": message_id}
     data = to_json({**origin, "errors": errors})
-    yield _event("task.rejected", item.message_id or "", "task.rejected.none", at, data)
+    yield _event("task.rejected", message_id or "", "task.rejected.none", at, data, event_id=item.event_id)

@@ -1,8 +1,8 @@
 """The queue of rejected messages, read over AMQP without losing any.
 
-Three kinds of messages end there: what the coordinator rejected, with headers that say why; dead letters, with
-RabbitMQ's header `x-death`; and what no queue takes, as it was published. They are looked at unacknowledged, and
-RabbitMQ has them back when the link closes.
+Two kinds of messages end there: what the coordinator rejected, with headers that say why, and dead letters, with
+RabbitMQ's header `x-death`; and whatever somebody publishes there. They are looked at unacknowledged, and RabbitMQ has
+them back when the link closes.
 """
 
 import asyncio
@@ -131,7 +131,7 @@ def read(delivery: Delivery) -> Rejected:
     elif UNDECODABLE in headers:
         why = f"its properties cannot be read: {headers[UNDECODABLE]}"
     else:
-        why = f"no queue takes {routing_key!r} of exchange {exchange!r}"
+        why = "nobody says"
     return Rejected(_id(delivery, exchange, routing_key), exchange, routing_key, at, why, errors, delivery)
 
 

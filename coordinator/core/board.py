@@ -11,7 +11,7 @@ from broker.instants import Instant, Micros
 from broker.messages import Status
 from coordinator.core.assignment import Decision
 from coordinator.core.commands import Announce, AnnounceLLM, Answer, AnswerType, Assign, Command, Refuse, Stop, View
-from coordinator.core.events import NEVER, Sender
+from coordinator.core.events import NEVER, Reported, Sender, Submitted
 from coordinator.core.lifecycle import Trigger
 from coordinator.core.pool import LLM
 from coordinator.core.ready import Ready
@@ -175,9 +175,11 @@ class Board:
         if sender.reply_to:
             self.say(Answer(kind, sender.reply_to, sender.correlation_id, self._view(task)))
 
-    def refuse(self, task_id: str, sender: Sender, problem: Problem, *, is_submission: bool = False) -> None:
-        """Tell whoever asked that it is not done, and why."""
-        self.say(Refuse(task_id, (problem,), sender.reply_to, sender.correlation_id, is_submission))
+    def refuse(
+        self, task_id: str, sender: Sender, problem: Problem, *, event: Submitted | Reported | None = None
+    ) -> None:
+        """Tell whoever asked that it is not done, and why. `event` is kept among the rejected."""
+        self.say(Refuse(task_id, (problem,), sender.reply_to, sender.correlation_id, event))
 
     def stop(self, llm: str, instance: str, task_id: str, attempt: int, reason: str) -> None:
         """Tell an instance to give an attempt up."""

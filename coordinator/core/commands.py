@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from broker.errors import Problem
 from broker.instants import Instant
+from coordinator.core.events import Reported, Submitted
 
 AnswerType = Literal["task.accepted", "task.completed", "task.failed", "task.cancelled"]
 View = dict[str, Any]
@@ -45,13 +46,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Tell a sender what is wrong with a request. A refused submission is also kept among the rejected."""
+    """Tell a sender what is wrong. `event` is what is refused, when it is also to be kept among the rejected."""
 
     task_id: str
     problems: tuple[Problem, ...]
     reply_to: str | None
     correlation_id: str | None
-    is_submission: bool = False
+    event: Submitted | Reported | None = None
 
 
 @dataclass(frozen=True, slots=True)

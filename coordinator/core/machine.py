@@ -150,8 +150,8 @@ class Machine:
         match event:
             case Claimed():
                 self._work.claimed(event, now)
-            case Reported(llm, result):
-                self._work.reported(llm, result, now)
+            case Reported():
+                self._work.reported(event, now)
             case Seen():
                 self._work.seen(event, now)
             case Progressed():

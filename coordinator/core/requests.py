@@ -66,10 +66,10 @@ class Requests:
             return
         if circle := self._circle(event):
             problem = Problem("depends_on", "a cycle: " + " -> ".join(circle))
-            self._b.refuse(event.task_id, sender, problem, is_submission=True)
+            self._b.refuse(event.task_id, sender, problem, event=event)
             return
         if spec.assignee and not spec.force and spec.assignee not in self._b.llms:
-            self._b.refuse(event.task_id, sender, _no_such_llm("assignee", spec.assignee), is_submission=True)
+            self._b.refuse(event.task_id, sender, _no_such_llm("assignee", spec.assignee), event=event)
             return
         task = Task(
             id=event.task_id,

@@ -1,9 +1,10 @@
 """What LLMs do: they come and go, claim, report, fall silent."""
 
+from broker.errors import Problem
 from broker.instants import Instant, Micros, seconds
 from broker.messages import Failure, Result, Status
 from coordinator.core.board import Board
-from coordinator.core.events import Claimed, Left, Progressed, Seen
+from coordinator.core.events import Claimed, Left, Progressed, Reported, Seen, Sender
 from coordinator.core.lifecycle import Trigger
 from coordinator.core.pool import LLM, Instance
 from coordinator.core.task import Task
@@ -11,6 +12,7 @@ from coordinator.core.task import Task
 FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
 LONGEST_RUN = 100 * 365 * 86_400.0  # seconds
 NOT_YOURS = "the task is no longer yours"
+NOBODY = Sender()  # waits for an answer to a report
 
 
 class Work:
@@ -71,18 +73,24 @@ class Work:
         if llm and (instance := llm.instances.get(event.goodbye.instance)):
             self._drop_instance(llm, instance, "the instance left", now)
 
-    def reported(self, llm: str, result: Result, now: Instant) -> None:
+    def reported(self, event: Reported, now: Instant) -> None:
         """An attempt has ended, or one did that is no longer the present one."""
+        llm, result = event.llm, event.result
         task = self._b.tasks.get(result.task_id)
         if task is None:
+            self._b.refuse(result.task_id, NOBODY, Problem("task_id", "there is no such task"), event=event)
             return
         if task.in_hand and task.attempt == result.attempt and task.llm == llm:
             self._attempt_ended(task, result, now)
             return
         tried = [a for a in task.attempts if a.attempt == result.attempt and a.llm == llm]
+        if not tried:
+            never = Problem("attempt", f"{llm} has never had attempt {result.attempt} of this task")
+            self._b.refuse(task.id, NOBODY, never, event=event)
+            return
         if any(a.outcome == result.outcome and a.instance == result.instance for a in tried):
             return  # the same result once more
-        if result.outcome == "completed" and tried and not task.status.is_final:
+        if result.outcome == "completed" and not task.status.is_final:
             self._late_result(task, llm, result, now)
         elif result.outcome != "cancelled":  # else it obeys a stop
             over = f"the task was {task.status}" if task.status.is_final else result.outcome

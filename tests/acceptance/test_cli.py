@@ -451,7 +451,7 @@ def test_rejected_messages_are_looked_at_without_losing_any(shell: Shell, place:
     [unnamed] = [m for m in messages if [e["path"] for e in m["errors"]] == ["description", "descripton"]]
     assert re.fullmatch(r"[0-9a-f]{12}", unnamed["id"])
     [unbound] = [m for m in messages if m["routing_key"] == "nosuchkey"]
-    assert unbound["why"] == "no queue takes 'nosuchkey' of exchange 'fluffle.tasks'"
+    assert unbound["why"] == "unknown routing key 'nosuchkey' of exchange 'fluffle.tasks'"
     assert shell("rejected", "list", "--limit", "2").count("\n") == 2
     shown = shell("rejected", "show", unnamed["id"])
     assert "descripton: unknown field" in shown

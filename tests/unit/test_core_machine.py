@@ -5,7 +5,7 @@ import pytest
 from broker.errors import Problem
 from broker.messages import Failure, Status, Usage
 from coordinator.core.commands import Answer, Refuse
-from coordinator.core.events import Sender
+from coordinator.core.events import Sender, Submitted, UpdateRequested
 from coordinator.core.task import view
 from tests.support.core import (
     ANA,
@@ -203,9 +203,9 @@ def test_a_circle_is_refused_by_name(core: Core, batches: str) -> None:
             core.handle(b)
             commands = core.handle(c)
     [refusal] = [command for command in commands if isinstance(command, Refuse)]
-    assert refusal == Refuse(
-        "c", (Problem("depends_on", "a cycle: c -> b -> a -> c"),), "replies-of-ana", "c-1", is_submission=True
-    )
+    assert refusal.problems == (Problem("depends_on", "a cycle: c -> b -> a -> c"),)
+    assert (refusal.reply_to, refusal.correlation_id) == ("replies-of-ana", "c-1")
+    assert isinstance(refusal.event, Submitted)
     assert "c" not in core.books.tasks
 
 
@@ -552,19 +552,25 @@ def test_a_result_after_cancellation_is_noted_and_changes_nothing_else(running: 
     assert running.task("t").history[-1].what == "stale result of attempt 1: the task was cancelled"
 
 
-def test_a_result_of_an_llm_that_never_had_the_task_is_noted_and_changes_nothing_else(running: Core) -> None:
-    assert running.handle(completed("t", llm="mallory")) == []
-    assert running.status("t") == "in_progress"
-    assert [change.by for change in running.task("t").history] == ["mallory"]
-
-
-def test_a_result_of_an_attempt_that_never_was_is_noted_and_changes_nothing_else(running: Core) -> None:
-    assert running.handle(completed("t", 7)) == []
+def test_a_result_of_an_llm_that_never_had_the_task_is_refused(running: Core) -> None:
+    report = completed("t", llm="mallory")
+    never = Problem("attempt", "mallory has never had attempt 1 of this task")
+    assert running.handle(report) == [Refuse("t", (never,), None, None, report)]
     assert running.status("t") == "in_progress"
 
 
-def test_a_result_of_a_task_that_nobody_knows_is_dropped(core: Core) -> None:
-    assert core.handle(completed("nothing")) == []
+def test_a_result_of_an_attempt_that_never_was_is_refused(running: Core) -> None:
+    report = completed("t", 7)
+    never = Problem("attempt", "atlas has never had attempt 7 of this task")
+    assert running.handle(report) == [Refuse("t", (never,), None, None, report)]
+    assert running.status("t") == "in_progress"
+
+
+def test_a_result_of_a_task_that_nobody_knows_is_refused(core: Core) -> None:
+    report = completed("nothing")
+    assert core.handle(report) == [
+        Refuse("nothing", (Problem("task_id", "there is no such task"),), None, None, report)
+    ]
 
 
 def test_a_result_does_not_count_again_for_the_same_task_when_it_is_retried(running: Core) -> None:
@@ -578,8 +584,8 @@ def test_a_result_does_not_count_again_for_the_same_task_when_it_is_retried(runn
 
 def test_the_history_keeps_the_newest_changes(running: Core) -> None:
     for n in range(300):
-        running.handle(failed("t", 7, llm=f"llm-{n}"))
-    assert [running.task("t").history[n].by for n in (0, -1)] == ["llm-100", "llm-299"]
+        running.handle(UpdateRequested("t", {"priority": 9}, Sender(f"user-{n}")))
+    assert [running.task("t").history[n].by for n in (0, -1)] == ["user-100", "user-299"]
 
 
 # -- leases ----------------------------------------------------------------------------------------------------------

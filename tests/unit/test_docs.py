@@ -116,7 +116,7 @@ def test_every_type_of_answer_is_described() -> None:
 
 
 def test_every_header_of_a_rejected_message_is_described() -> None:
-    keep = Keep("fluffle.tasks", "submit", b"{", None, None, None, None, (Problem("", "no JSON"),), Instant(0))
+    keep = Keep("fluffle.tasks", "submit", b"{", {}, (Problem("", "no JSON"),), Instant(0))
     rejected, _ = messages_of([keep], {}, {})
     assert [code(row[0])[0] for row in table_after("rejected headers")] == list(rejected.headers or {})
 
