@@ -112,9 +112,10 @@ class SyncClient(_Face[Client]):
     """
 
     def __init__(self, url: str | None = None, *, name: str = "fluffle client", answer_timeout: float = 30.0) -> None:
-        super().__init__(Client(url, name=name, answer_timeout=answer_timeout), _Loop())
+        self._inner = Client(url, name=name, answer_timeout=answer_timeout)
 
     def __enter__(self) -> Self:
+        self._loop = _Loop()
         try:
             self._loop.run(self._inner.__aenter__())
         except BaseException:

@@ -28,7 +28,7 @@ async def _watch(ids: tuple[str, ...], label: str | None, *, as_json: bool) -> i
     from broker.messages import Progress
     from fluffle.cli.output import print_json
 
-    printer = _Printer(several=len(ids) != 1)
+    printer = Printer(several=len(ids) != 1)
     failed = False
     async with client() as watching, watching.watch(*ids, label=label, progress=True) as events:
         async for event in events:
@@ -43,7 +43,7 @@ async def _watch(ids: tuple[str, ...], label: str | None, *, as_json: bool) -> i
     return TASK_FAILED if failed else OK
 
 
-class _Printer:
+class Printer:
     """Lines about tasks, and between them the text of each as it streams in.
 
     With `several` tasks every line begins with the task's id, and text is held back until its line is complete.

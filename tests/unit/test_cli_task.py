@@ -1,0 +1,139 @@
+"""What the task commands and the report print, without a broker."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from broker.messages import AttemptView, ChangeView, Failure, Progress, ReportView, Status, TaskView
+from fluffle.cli.outcomes import print_end
+from fluffle.cli.report import print_report
+from fluffle.cli.show import describe, timeline
+from fluffle.cli.watch import Printer
+
+START = datetime(2026, 12, 1, 9, tzinfo=UTC)
+
+
+def after(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def view(status: Status = Status.PENDING, task_id: str = "t-1", **fields: Any) -> TaskView:
+    return TaskView(id=task_id, status=status, description="x", priority=4, submitted_at=START, **fields)
+
+
+def text(task_id: str, text: str) -> Progress:
+    return Progress(task_id=task_id, attempt=1, instance="i-1", text=text)
+
+
+def test_the_timeline_is_in_order_and_says_why() -> None:
+    lost = AttemptView(
+        attempt=1,
+        llm="atlas",
+        instance="i-1",
+        why="the only LLM online",
+        outcome="lost",
+        error=Failure(type="lost", message="the instance fell silent"),
+        assigned_at=after(1),
+        started_at=after(2),
+        finished_at=after(20),
+    )
+    told = timeline(
+        view(
+            Status.CANCELLED,
+            ready_at=after(20),
+            finished_at=after(30),
+            attempts=[lost],
+            history=[ChangeView(at=after(30), by="ana", what="cancelled while pending")],
+            submitted_by="bo",
+        )
+    )
+    assert told == [
+        (after(0), "submitted by bo"),
+        (after(1), "attempt 1 assigned to atlas: the only LLM online"),
+        (after(2), "attempt 1 started at i-1"),
+        (after(20), "ready"),
+        (after(20), "attempt 1 lost: lost: the instance fell silent"),
+        (after(30), "cancelled while pending (by ana)"),
+        (after(30), "cancelled"),
+    ]
+
+
+def test_the_timeline_is_printed_with_the_time_between_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    describe(view(ready_at=after(75)))
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "2026-12-01T09:00:00.000Z                submitted",
+        "2026-12-01T09:01:15.000Z   +1 min 15 s  ready",
+    ]
+
+
+def test_an_end_says_how_long_it_took_and_why_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_end(view(Status.COMPLETED, finished_at=after(1.5)), as_json=False)
+    print_end(view(Status.FAILED, finished_at=after(2), error=Failure(type="broken", message="no\nink")), as_json=False)
+    assert capsys.readouterr().out == "t-1\tcompleted\t1.500\nt-1\tfailed\t2.000\tbroken: no ink\n"
+
+
+def test_the_text_of_one_task_streams_as_it_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = Printer(several=False)
+    printer.progress(text("t-1", "half a "))
+    assert capsys.readouterr().out == "half a "
+    printer.progress(text("t-1", "line\x1b[2J"))
+    printer.state(view(Status.COMPLETED, llm="atlas", finished_at=after(1)))
+    printed = capsys.readouterr().out
+    assert printed == "line[2J\n2026-12-01T09:00:01.000Z  t-1  completed at atlas\n"
+
+
+def test_the_texts_of_several_tasks_do_not_mix_within_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = Printer(several=True)
+    for piece in (text("a", "one "), text("b", "two\n"), text("a", "three\nfo"), text("a", "ur")):
+        printer.progress(piece)
+    printer.state(view(Status.COMPLETED, "a", finished_at=after(1)))
+    assert capsys.readouterr().out.splitlines() == [
+        "b  two",
+        "a  one three",
+        "a  four",
+        "2026-12-01T09:00:01.000Z  a  completed",
+    ]
+
+
+def test_a_state_that_is_told_twice_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = Printer(several=True)
+    printer.state(view())
+    printer.state(view())
+    assert capsys.readouterr().out.count("pending") == 1
+
+
+def test_notes_and_fractions_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    Printer(several=True).progress(
+        Progress(task_id="t-1", attempt=1, instance="i-1", fraction=0.5, note="halfway\x1b[2J")
+    )
+    assert capsys.readouterr().out == "t-1  50% halfway[2J\n"
+
+
+def test_figures_have_their_units_and_missing_ones_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {
+        "total_tasks": 12_345,
+        "completion_rate": 0.5,
+        "avg_task_time": 75.0,
+        "avg_queue_wait": None,
+        "cost_usd": 0.25,
+        "by_status": {"completed": 3},
+        "workload_distribution": [{"llm": "atlas", "busy": 3.0, "share": 1.0}],
+        "nothing": [],
+    }
+    print_report(ReportView(name="summary", generated_at=START, values=values))
+    assert capsys.readouterr().out.splitlines() == [
+        "Total tasks:     12,345",
+        "Completion rate: 50%",
+        "Avg task time:   1 min 15 s",
+        "Avg queue wait:  -",
+        "Cost usd:        0.2500",
+        "",
+        "By status",
+        "completed: 3",
+        "",
+        "Workload distribution",
+        "atlas\t3 s\t100%",
+        "",
+        "Nothing",
+    ]
