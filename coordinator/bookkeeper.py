@@ -22,7 +22,7 @@ from coordinator.outbox import Item
 from coordinator.render import messages
 from coordinator.store import Store
 
-WINDOW = 2000  # tasks of a lane that are asked for when it runs low
+WINDOW = 5000  # tasks of a lane that are asked for when it runs low
 WOKEN_AT_ONCE = 1000
 
 _log = structlog.get_logger("coordinator")

@@ -180,7 +180,8 @@ class Coordinator:
 
     async def _confirmed(self, post: Post, confirms: list[asyncio.Future[None]]) -> None:
         crash_point("after-publish")
-        for message, confirm in zip(post.messages, confirms, strict=True):
+        # The last first: when it is confirmed, so are nearly all of the others.
+        for message, confirm in zip(reversed(post.messages), reversed(confirms), strict=True):
             await self._delivered(message, confirm)
         crash_point("after-confirm")
         self._books.confirmed(post.rows)

@@ -3,8 +3,9 @@
 Every step leaves the task, its LLM, the ready lanes, the changes to store and the messages to publish in agreement.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from broker.errors import Problem
 from broker.instants import Instant, Micros
@@ -31,6 +32,13 @@ class Changes:
     llms: dict[str, LLM] = field(default_factory=dict)
 
 
+class _Telling(NamedTuple):
+    """A command that waits for the view of a task."""
+
+    task: Task
+    command: Callable[[View], Command]
+
+
 class Board:
     """The tasks in hand, a window on the ready ones, the LLMs; and what the present batch has brought about."""
 
@@ -46,8 +54,8 @@ class Board:
         self.waiting: dict[str, list[Task]] = {}  # new tasks by each open dependency
         self.guests: set[str] = set()  # tasks that need not stay in memory after the batch
         self.ended: dict[str, None] = {}
-        self._commands: list[Command] = []
-        self._shown: tuple[Task, View] | None = None  # the view of an unchanged task is taken once
+        self._commands: list[Command | _Telling] = []
+        self._announced: dict[str, tuple[Instant, Task]] = {}
 
     # -- tasks on their way ----------------------------------------------------------------------------------------
 
@@ -131,7 +139,6 @@ class Board:
 
     def touch(self, task: Task) -> None:
         """The task has changed."""
-        self._shown = None
         self.changes.changed[task.id] = task
         self.guests.add(task.id)
 
@@ -153,13 +160,28 @@ class Board:
         self._commands.append(command)
 
     def take_commands(self) -> list[Command]:
-        """What is to be published."""
-        commands, self._commands = self._commands, []
+        """What is to be published. Views tell how tasks stand now: states in between were never facts."""
+        said, self._commands = self._commands, []
+        announced, self._announced = self._announced, {}
+        views: dict[str, View] = {}
+
+        def shown(task: Task) -> View:
+            if task.id not in views:
+                views[task.id] = view(task)
+            return views[task.id]
+
+        commands = [it.command(shown(it.task)) if isinstance(it, _Telling) else it for it in said]
+        commands += [Announce(at, shown(task)) for at, task in announced.values()]
         return commands
 
-    def announce(self, task: Task, now: Instant, what: str | None = None) -> None:
-        """Tell everybody how the task stands; `what` names another fact than its status."""
-        self.say(Announce(now, self._view(task), what))
+    def announce(self, task: Task, now: Instant) -> None:
+        """Tell everybody how the task stands, once all that happens now has happened."""
+        self._announced.pop(task.id, None)
+        self._announced[task.id] = now, task
+
+    def announce_overdue(self, task: Task, now: Instant) -> None:
+        """Tell everybody that the task's due date has passed."""
+        self._commands.append(_Telling(task, lambda shown: Announce(now, shown, "overdue")))
 
     def announce_llm(self, llm: LLM, before: str, now: Instant) -> None:
         """Tell everybody when the state of an LLM is no longer what it was `before`."""
@@ -172,8 +194,8 @@ class Board:
 
     def answer_to(self, sender: Sender, kind: AnswerType, task: Task) -> None:
         """Tell whoever asked something about the task."""
-        if sender.reply_to:
-            self.say(Answer(kind, sender.reply_to, sender.correlation_id, self._view(task)))
+        if reply_to := sender.reply_to:
+            self._commands.append(_Telling(task, lambda shown: Answer(kind, reply_to, sender.correlation_id, shown)))
 
     def refuse(
         self, task_id: str, sender: Sender, problem: Problem, *, event: Submitted | Reported | None = None
@@ -184,11 +206,6 @@ class Board:
     def stop(self, llm: str, instance: str, task_id: str, attempt: int, reason: str) -> None:
         """Tell an instance to give an attempt up."""
         self.say(Stop(llm, instance, task_id, attempt, reason))
-
-    def _view(self, task: Task) -> View:
-        if self._shown is None or self._shown[0] is not task:
-            self._shown = (task, view(task))
-        return self._shown[1]
 
 
 def final_answer(status: Status) -> AnswerType:

@@ -1,6 +1,6 @@
 """What comes out of the machine: messages to publish once the changes of the batch are committed.
 
-Views are taken when the command is made, so each tells the state of that moment.
+Views tell how a task stands when all events that were handled together have had their effect.
 """
 
 from dataclasses import dataclass

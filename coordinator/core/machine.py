@@ -174,6 +174,6 @@ class Machine:
             if not task.overdue and not task.status.is_final and task.due is not None and task.due <= now:
                 task.overdue = True
                 board.touch(task)
-                board.announce(task, now, "overdue")
+                board.announce_overdue(task, now)
         self._work.tick(now)
         board.ready.time_passed()

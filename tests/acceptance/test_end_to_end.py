@@ -48,7 +48,7 @@ def test_a_plain_publisher_gets_the_acceptance_and_then_the_result(client: Amqp)
         assert answer.properties.correlation_id == "mine"
         assert answer.properties.content_type == "application/json"
         assert answer.json()["id"] == "plain-1"
-    assert (accepted.type, accepted.json()["status"]) == ("task.accepted", "pending")
+    assert (accepted.type, accepted.json()["status"]) == ("task.accepted", "assigned")
     assert (completed.type, completed.json()["status"]) == ("task.completed", "completed")
     assert "rabbits" in completed.json()["result"]
 
@@ -133,9 +133,13 @@ def test_the_results_of_dependencies_reach_the_task_that_needs_them(client: Amqp
 def test_events_are_cloudevents_on_the_keys_that_were_promised(client: Amqp) -> None:
     everything = client.queue(("fluffle.events", "task.#"))
     client.submit({"id": "told", "description": "-", "assignee": "async"})
-    events = [client.take(everything) for _ in range(4)]
-    statuses = ["pending", "assigned", "in_progress", "completed"]
-    llms = ["none", "async", "async", "async"]
+    events = [client.take(everything)]
+    while not events[-1].routing_key.startswith("task.completed."):
+        events.append(client.take(everything))
+    # A state that was followed by another one in the same transaction was never a fact.
+    statuses = [event.json()["data"]["status"] for event in events]
+    assert [status for status in ("assigned", "in_progress", "completed") if status in statuses] == statuses
+    llms = ["async"] * len(events)
     assert [event.routing_key for event in events] == [
         f"task.{status}.{llm}" for status, llm in zip(statuses, llms, strict=True)
     ]
@@ -146,7 +150,7 @@ def test_events_are_cloudevents_on_the_keys_that_were_promised(client: Amqp) -> 
         assert (body["type"], body["subject"]) == (f"fluffle.task.{status}", "told")
         assert (body["data"]["id"], body["data"]["status"]) == ("told", status)
         assert datetime.fromisoformat(body["time"]).tzinfo is not None
-    assert len({event.json()["id"] for event in events}) == 4
+    assert len({event.json()["id"] for event in events}) == len(events)
 
 
 def test_an_llm_that_comes_and_goes_is_an_event(client: Amqp, site: Site) -> None:
@@ -192,7 +196,7 @@ def test_amqp_publish_submits_and_amqp_consume_prints_the_answer(client: Amqp, s
         timeout=30,
     )
     accepted, completed = map(json.loads, consumed.stdout.splitlines())
-    assert (accepted["status"], completed["status"]) == ("pending", "completed")
+    assert (accepted["status"], completed["status"]) == ("assigned", "completed")
     assert "rabbits" in completed["result"]
 
 

@@ -65,7 +65,7 @@ def test_a_task_waits_when_no_llm_is_there(core: Core) -> None:
 def test_a_task_is_assigned_at_once_to_an_llm_with_a_free_slot(atlas: Core) -> None:
     commands = atlas.handle(submitted("t"))
     assert assignments(commands) == [("t", 1, "atlas")]
-    assert events(commands) == [("t", "pending"), ("t", "assigned")]
+    assert events(commands) == [("t", "assigned")]  # pending was never a fact
     task = atlas.task("t")
     assert (task.llm, task.attempt, task.why) == ("atlas", 1, "the only LLM online")
 
@@ -127,7 +127,7 @@ def test_a_task_waits_for_what_it_depends_on(running: Core) -> None:
     assert events(commands) == [("next", "blocked")]
     assert running.task("next").waiting_on == 1
     commands = running.handle(completed("t"))
-    assert events(commands) == [("t", "completed"), ("next", "pending"), ("next", "assigned")]
+    assert events(commands) == [("t", "completed"), ("next", "assigned")]
 
 
 def test_a_task_waits_for_one_that_is_not_known_yet(atlas: Core) -> None:
@@ -598,7 +598,7 @@ def test_a_silent_worker_loses_its_task(core: Core) -> None:
     assert assignments(core.tick(at=LEASE - 0.1)) == []
     commands = core.tick(at=LEASE)
     assert stops(commands) == [("t", 1, "atlas/i1")]
-    assert events(commands) == [("t", "pending"), ("atlas", "offline"), ("t", "assigned")]
+    assert events(commands) == [("atlas", "offline"), ("t", "assigned")]
     assert assignments(commands) == [("t", 2, "boreas")]
     [lost] = core.task("t").attempts
     assert lost.outcome == "lost"
@@ -754,7 +754,7 @@ def test_a_task_that_is_not_over_cannot_be_retried(running: Core) -> None:
 def test_a_finished_task_can_be_retried_with_all_its_attempts(running: Core) -> None:
     running.handle(failed("t", retryable=False))
     commands = running.handle(retried("t", sender=BEN))
-    assert events(commands) == [("t", "pending"), ("t", "assigned")]
+    assert events(commands) == [("t", "assigned")]
     assert answers(commands) == [("t", "task.accepted", "replies-of-ben")]
     task = running.task("t")
     assert (task.attempt, task.starts, task.error, task.finished_at) == (2, 0, None, None)
@@ -797,7 +797,7 @@ def test_all_goes_on_after_a_coordinator_takes_over(core: Core) -> None:
     assert core.tick(at=1) == []
     assert core.handle(claimed("u")) == []
     commands = core.handle(completed("u"))
-    assert events(commands)[:2] == [("u", "completed"), ("d", "pending")]
+    assert events(commands)[0] == ("u", "completed")
     assert assignments(commands) == [("v", 1, "atlas"), ("d", 1, "boreas")]
     assert events(core.tick(at=9))[0] == ("later", "pending")
 

@@ -130,12 +130,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     def judge(self, events: tuple[Event, ...], commands: list[Command]) -> None:
         asked_again = {event.task_id for event in events if isinstance(event, RetryRequested)}
-        for command in commands:
-            match command:
-                case Announce(_, view):
-                    self.judge_status(view["id"], Status(view["status"]), asked_again)
-                case Assign(task_id):
-                    self.judge_dependencies(self.core.task(task_id))
+        for view in [command.view for command in commands if isinstance(command, Announce)]:
+            self.judge_status(view["id"], Status(view["status"]), asked_again)
+        for task_id in [command.task_id for command in commands if isinstance(command, Assign)]:
+            self.judge_dependencies(self.core.task(task_id))
 
     def judge_status(self, task_id: str, status: Status, asked_again: set[str]) -> None:
         if task_id in self.over:
