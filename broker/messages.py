@@ -3,11 +3,21 @@
 Version 1 of the protocol. docs/protocol.md describes every field for people.
 """
 
+import math
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import from_json
 
 from broker.errors import DecodeError, Problem
@@ -24,6 +34,29 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, description="a name: a-z, 0-9 
 TaskId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="1-64 of A-Za-z0-9._:-")]
 Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._:+/-]{0,62}$", description="a tag in lower case")]
 Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$", description="text without NUL")]
+MAX_LEVELS = 100  # of nesting in what people and LLMs send; parsers read 200, and it is passed on with a few around it
+
+
+def _must_be_portable(value: JsonValue) -> JsonValue:
+    """JSON that every part of the system can pass on. Raises ValueError for too deep nesting and infinite numbers."""
+    level = [value]
+    for _ in range(MAX_LEVELS + 1):
+        inner: list[JsonValue] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
+            elif isinstance(item, float) and math.isinf(item):
+                raise ValueError("has a number that is out of range")
+        if not inner:
+            return value
+        level = inner
+    raise ValueError(f"nested deeper than {MAX_LEVELS} levels")
+
+
+Json = Annotated[JsonValue, AfterValidator(_must_be_portable)]
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_must_be_portable)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -70,7 +103,7 @@ class Submission(Wire):
 
     id: TaskId | None = None
     description: Text
-    inputs: JsonValue = None
+    inputs: Json = None
     skills: Annotated[list[Tag], Field(max_length=64)] = Field(default_factory=list)
     assignee: Name | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
@@ -80,9 +113,9 @@ class Submission(Wire):
     on_dependency_failure: Literal["fail", "run"] = "fail"
     timeout: Seconds | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    output_schema: dict[str, JsonValue] | None = None
+    output_schema: JsonObject | None = None
     labels: Annotated[list[Tag], Field(max_length=64)] = Field(default_factory=list)
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    metadata: JsonObject = Field(default_factory=dict)
     parent_id: TaskId | None = None
     conversation_id: TaskId | None = None
     force: bool = False
@@ -125,16 +158,16 @@ class OtherFields(Given):
     """What is to be different when a task is tried again."""
 
     description: Text | None = None
-    inputs: JsonValue = None
+    inputs: Json = None
     skills: Annotated[list[Tag], Field(max_length=64)] | None = None
     assignee: Name | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
     due: AwareDatetime | None = None
     timeout: Seconds | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] | None = None
-    output_schema: dict[str, JsonValue] | None = None
+    output_schema: JsonObject | None = None
     labels: Annotated[list[Tag], Field(max_length=64)] | None = None
-    metadata: dict[str, JsonValue] | None = None
+    metadata: JsonObject | None = None
 
 
 class Retry(Wire):
@@ -155,7 +188,7 @@ class Update(Given):
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
     due: AwareDatetime | None = None
     labels: Annotated[list[Tag], Field(max_length=64)] | None = None
-    metadata: dict[str, JsonValue] | None = None
+    metadata: JsonObject | None = None
 
 
 class Assign(Wire):
@@ -262,7 +295,7 @@ class Result(Wire):
     attempt: Annotated[int, Field(ge=1)]
     instance: Name
     outcome: Literal["completed", "failed", "cancelled"]
-    result: JsonValue = None
+    result: Json = None
     error: Failure | None = None
     started_at: AwareDatetime | None = None
     finished_at: AwareDatetime | None = None
