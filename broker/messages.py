@@ -477,7 +477,7 @@ class TasksQuery(Wire):
     label: list[Tag] = Field(default_factory=list)
     text: Annotated[str, Field(max_length=200)] | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
-    before: Annotated[int, Field(ge=0)] | None = None
+    before: Count | None = None
 
 
 class TaskPage(View):

@@ -13,7 +13,7 @@ from typing import TypeVar
 import structlog
 
 from broker.connection import Delivery, Link, Outgoing, ack_all
-from broker.errors import BrokerError, LinkClosed, MessageTooLarge, NotTheLeader, PublishRefused, StoreUnavailable
+from broker.errors import BrokerError, LinkClosed, NotTheLeader, PublishRefused, StoreUnavailable
 from broker.instants import Instant, seconds
 from broker.settings import Settings
 from broker.topology import COORDINATOR, QUERIES, SHARED
@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 TICK = 0.25  # seconds; time is looked at this often when nothing arrives
 STANDBY_LOOK = 0.5  # seconds between looks at the leader's lease
+LARGEST = 512 * 1024 * 1024  # bytes; what is rejected for its size is published once more, and RabbitMQ takes no more
 LAST_CONFIRMS = 5.0  # seconds to wait for RabbitMQ when stopping; what it does not confirm is published next time
 AGAIN = 0.5  # seconds before something that was refused or unavailable is tried again
 
@@ -49,7 +50,7 @@ class Coordinator:
         self._settings = settings
         self._clock = clock
         self._on_ready = on_ready
-        self._link = Link(url, name="fluffle coordinator")
+        self._link = Link(url, name="fluffle coordinator", max_body=LARGEST)
         self._query_link = Link(url, name="fluffle coordinator queries")
         self._store = Store(open_engine(settings.database))
         self._lead = seconds(settings.leader_lease)
@@ -182,7 +183,10 @@ class Coordinator:
         crash_point("after-publish")
         # The last first: when it is confirmed, so are nearly all of the others.
         for message, confirm in zip(reversed(post.messages), reversed(confirms), strict=True):
-            await self._delivered(message, confirm)
+            try:
+                await self._delivered(message, confirm)
+            except LinkClosed:
+                return  # the outbox keeps it
         crash_point("after-confirm")
         self._books.confirmed(post.rows)
 
@@ -194,7 +198,7 @@ class Coordinator:
             except PublishRefused:
                 await asyncio.sleep(AGAIN)
                 confirm = self._link.publish_soon(message)
-            except (MessageTooLarge, LinkClosed):
+            except LinkClosed:
                 raise
             except BrokerError as error:  # nobody is there to take it: a reply queue that has gone, an LLM's queue
                 _log.info("undeliverable", routing_key=message.routing_key, type=message.type, error=str(error))
@@ -208,29 +212,21 @@ class Coordinator:
         task.add_done_callback(self._publishing.discard)
 
     async def _answer(self, delivery: Delivery) -> None:
-        reply_to = delivery.properties.reply_to
-        if not reply_to:
-            delivery.reject()
-            return
+        reply_to, correlation_id = delivery.properties.reply_to, delivery.properties.correlation_id
         try:
-            kind, body = await asyncio.get_running_loop().run_in_executor(
-                self._reading, self._queries.answer, delivery.routing_key, delivery.body
-            )
-            answer = Outgoing(
-                "",
-                reply_to,
-                body,
-                type=kind,
-                correlation_id=delivery.properties.correlation_id,
-                persistent=False,
-            )
-            await self._query_link.publish(answer)
-            delivery.ack()
+            if reply_to:
+                kind, body = await asyncio.get_running_loop().run_in_executor(
+                    self._reading, self._queries.answer, delivery.routing_key, delivery.body
+                )
+                answer = Outgoing("", reply_to, body, type=kind, correlation_id=correlation_id, persistent=False)
+                await self._query_link.publish(answer)
         except StoreUnavailable as error:
             _log.warning("a query has to wait for the database", error=str(error))
             await self._pause(AGAIN)
             delivery.requeue()
         except BrokerError:  # who asked has gone
+            delivery.ack()
+        else:
             delivery.ack()
 
     # -- helpers ---------------------------------------------------------------------------------------------------
