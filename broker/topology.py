@@ -75,8 +75,7 @@ def durable(name: str) -> Queue:
 
 
 def _exchange(name: str, kind: str) -> Exchange:
-    # What no queue takes goes to the coordinator: it can answer, tell everybody, and say what was wrong.
-    return Exchange(name, kind, {"alternate-exchange": UNROUTABLE})
+    return Exchange(name, kind, {"alternate-exchange": REJECTED})
 
 
 TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage")
@@ -84,8 +83,10 @@ QUERY_KEYS = ("task", "tasks", "llms", "placement", "report")
 
 SHARED = Topology(
     exchanges=(
-        Exchange(REJECTED, "topic"),
         Exchange(UNROUTABLE, "fanout"),
+        # Dead letters and what the coordinator has refused go to the rejected queue. What no queue has taken goes on
+        # to the coordinator first: it can answer, tell everybody, and say what was wrong.
+        Exchange(REJECTED, "topic", {"alternate-exchange": UNROUTABLE}),
         Exchange(EVENTS, "topic"),
         _exchange(TASKS, "direct"),
         _exchange(WORK, "direct"),
@@ -102,7 +103,8 @@ SHARED = Topology(
         ),
     ),
     bindings=(
-        Binding(REJECTED, "#", REJECTED),
+        Binding(REJECTED, "dead.#", REJECTED),
+        Binding(REJECTED, "rejected.#", REJECTED),
         Binding(UNROUTABLE, "", COORDINATOR),
         Binding(STATUS, "#", COORDINATOR),
         *(Binding(TASKS, key, COORDINATOR) for key in TASK_KEYS),
