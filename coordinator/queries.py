@@ -1,12 +1,13 @@
 """Answers to queries: reads that disturb nobody. A connection of their own, never the batch loop's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import structlog
 from pydantic_core import to_json
 from sqlalchemy import CompoundSelect, Connection, Engine, Select, exists, null, select, union_all
 
-from broker.errors import DecodeError, Problem, QueryRejected
+from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable
 from broker.instants import Instant, Micros, from_datetime, to_iso
 from broker.messages import LLMsQuery, PlacementQuery, Rejection, ReportQuery, TaskQuery, TasksQuery, Wrong, decode
 from coordinator import schema
@@ -19,6 +20,9 @@ from coordinator.reports import report
 from coordinator.rows import llm_of
 from coordinator.store import IN_HAND, database_errors, tasks_of
 
+MOST_LABELS = 8  # in one query: the time to plan it grows with every one
+
+_log = structlog.get_logger("coordinator")
 _tasks, _labels, _llms = schema.tasks, schema.labels, schema.llms
 
 
@@ -53,8 +57,12 @@ class Queries:
                         raise QueryRejected([Problem("", f"there is no query {routing_key!r}")])
                 return "query.answer", to_json(shown)
         except (DecodeError, QueryRejected) as error:
-            errors = [Wrong(path=problem.path, message=problem.message) for problem in in_short(error.problems)]
-            return "query.rejected", Rejection(errors=errors).encode()
+            return _rejected(in_short(error.problems))
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # one query must not keep the others from being answered
+            _log.exception("a query cannot be answered", query=routing_key)
+            return _rejected([Problem("", f"the coordinator cannot answer this query: {type(error).__name__}")])
 
     def close(self) -> None:
         """Give the connections back."""
@@ -67,8 +75,7 @@ class Queries:
         return view(tasks_of(connection, rows)[0])
 
     def _list(self, connection: Connection, query: TasksQuery) -> dict[str, Any]:
-        if "\0" in (query.text or ""):  # PostgreSQL has no place for it
-            raise QueryRejected([Problem("text", "contains NUL")])
+        _must_be_answerable(query)
         heavy = ("inputs", "result")
         columns = [null().label(c.name) if c.name in heavy else c for c in _tasks.c]
         newest_first = _tasks.c.seq.desc()
@@ -105,10 +112,25 @@ class Queries:
         return {"name": query.name, "generated_at": to_iso(self._clock()), "values": values}
 
 
+def _must_be_answerable(query: TasksQuery) -> None:
+    """What the types let through and a database has no place for."""
+    if "\0" in (query.text or ""):
+        raise QueryRejected([Problem("text", "contains NUL")])
+    if (query.before or 0) >= 2**63:
+        raise QueryRejected([Problem("before", "is out of range")])
+    if len(query.label) > MOST_LABELS:
+        raise QueryRejected([Problem("label", f"there may be {MOST_LABELS} labels")])
+
+
+def _rejected(problems: Sequence[Problem]) -> tuple[str, bytes]:
+    errors = [Wrong(path=problem.path, message=problem.message) for problem in problems]
+    return "query.rejected", Rejection(errors=errors).encode()
+
+
 def _page(query: TasksQuery) -> CompoundSelect[tuple[int]]:
     """The numbers of the newest tasks that fit: so many of each status, each read off the end of an index."""
     newest = _newest(query)
-    parts = [newest.where(_tasks.c.status == status.value) for status in query.status] or [newest]
+    parts = [newest.where(_tasks.c.status == status.value) for status in set(query.status)] or [newest]
     return union_all(*(select(part.subquery().c.seq) for part in parts))
 
 
@@ -120,7 +142,7 @@ def _newest(query: TasksQuery) -> Select[tuple[int]]:
     else:
         seq = _tasks.c.seq.label("seq")
         wanted = select(seq)
-    for label in query.label[1:]:
+    for label in set(query.label[1:]):
         other = _labels.alias()
         wanted = wanted.where(exists().where(other.c.label == label, other.c.task_seq == seq))
     if query.llm:

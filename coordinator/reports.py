@@ -30,7 +30,7 @@ def summary(connection: Connection, since: Instant | None, until: Instant | None
     if until is not None:
         span.append(tasks.c.submitted_at < until)
     by_status = select(tasks.c.status, func.count()).where(*span).group_by(tasks.c.status)
-    counts: dict[str, int] = dict(connection.execute(by_status).tuples().all())
+    counts: dict[str, int] = dict(connection.execute(by_status).all())
     # Sums and counts are whole numbers: the same in every database.
     times = connection.execute(
         select(

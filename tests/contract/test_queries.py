@@ -1,0 +1,369 @@
+"""Answers to queries, compared with a naive look at the tasks that were stored."""
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+from pydantic import BaseModel, TypeAdapter
+
+from broker.instants import Instant, Micros, seconds, to_datetime
+from broker.messages import (
+    FINAL,
+    LLMList,
+    LLMsQuery,
+    LLMView,
+    Rejection,
+    ReportQuery,
+    ReportView,
+    Status,
+    TaskPage,
+    TaskQuery,
+    TasksQuery,
+    TaskView,
+    Usage,
+)
+from coordinator.core.board import Changes
+from coordinator.core.pool import LLM, Instance
+from coordinator.core.task import Attempt, Change, Task
+from coordinator.database import open_engine
+from coordinator.queries import Queries
+from coordinator.store import Store
+from tests.support.books import ATTEMPT, NOW, a_task, commit, stored
+from tests.support.core import T0
+
+M = TypeVar("M", bound=BaseModel)
+
+LABELS = ["red", "blue", "green"]
+LLMS = ["atlas", "boreas", "clio"]
+WORDS = ["Summarise", "the", "50%", "log_file", "über", "REVIEW"]
+
+
+@pytest.fixture
+def queries(store: Store, database: str) -> Iterator[Queries]:
+    """What answers, on a connection of its own that only reads."""
+    queries = Queries(
+        open_engine(database, read_only=True), clock=lambda: NOW, policy="earliest-finish", lease=seconds(10)
+    )
+    yield queries
+    queries.close()
+
+
+def ask(queries: Queries, query: Any, kind: type[M]) -> M:
+    """The answer to a query, as what it has to be."""
+    told, body = queries.answer(query.routing_key, query.encode())
+    assert told == "query.answer", body
+    return TypeAdapter(kind).validate_json(body)
+
+
+def refused(queries: Queries, routing_key: str, body: bytes) -> list[tuple[str, str]]:
+    """What is wrong with a query."""
+    told, answer = queries.answer(routing_key, body)
+    assert told == "query.rejected"
+    return [(wrong.path, wrong.message) for wrong in Rejection.model_validate_json(answer).errors]
+
+
+def many_tasks(count: int) -> list[Task]:
+    """Tasks of all kinds, each as it could stand; the same ones every time."""
+    chance = random.Random(7)
+    return [_any_task(number, chance) for number in range(1, count + 1)]
+
+
+def _any_task(number: int, chance: random.Random) -> Task:
+    status = chance.choice([s for s in Status if s is not Status.INPUT_REQUIRED])
+    tried = 0 if status in (Status.BLOCKED, Status.PENDING) else chance.randint(1, 3)
+    at = T0 + number * 1_000_000
+    task = a_task(
+        number,
+        status=status,
+        submitted_at=Instant(at),
+        description=" ".join(chance.choices(WORDS, k=3)),
+        labels=chance.sample(LABELS, chance.randint(0, 3)),
+        inputs={"text": "x" * chance.randint(0, 50)},
+        result={"answer": number} if status is Status.COMPLETED else None,
+        attempt=tried,
+        starts=tried,
+    )
+    running = status in (Status.ASSIGNED, Status.IN_PROGRESS)
+    task.attempts = [_any_attempt(n, at, chance) for n in range(1, tried + (0 if running else 1))]
+    if tried:
+        task.llm, task.instance = chance.choice(LLMS), "i1"
+        task.ready_at, task.assigned_at = Instant(at + 5), Instant(at + 7)
+        task.started_at = Instant(at + chance.randint(8, 3_000_000)) if chance.random() < 0.9 else None
+    if status in FINAL:
+        task.finished_at = Instant(at + chance.randint(3_000_001, 9_000_000))
+    if status is Status.COMPLETED:
+        task.duration = Micros(chance.randint(0, 10**7)) if chance.random() < 0.9 else None
+        known = [chance.choice([None, chance.randint(0, 10_000)]) for _ in range(2)]
+        task.usage = Usage(input_tokens=known[0], output_tokens=known[1], cost_usd=chance.choice([None, 0.25, 0.5]))
+    return task
+
+
+def _any_attempt(number: int, at: int, chance: random.Random) -> Attempt:
+    return dataclasses.replace(
+        ATTEMPT,
+        attempt=number,
+        llm=chance.choice(LLMS),
+        outcome=chance.choice(["completed", "failed", "cancelled", "lost", "unclaimed"]),
+        finished_at=Instant(at + number),
+        duration=chance.choice([None, Micros(chance.randint(0, 10**7))]),
+    )
+
+
+@pytest.fixture
+def tasks(store: Store) -> list[Task]:
+    """Three hundred tasks, stored."""
+    tasks = many_tasks(300)
+    stored(store, *tasks)
+    return tasks
+
+
+# -- one task --------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_shown_with_all_that_is_known(queries: Queries, store: Store) -> None:
+    task = a_task(
+        1,
+        status=Status.IN_PROGRESS,
+        inputs={"text": "𝄞"},
+        labels=["red"],
+        attempt=2,
+        llm="atlas",
+        instance="i1",
+        why="the only LLM online",
+        assigned_at=Instant(T0 + 7),
+        attempts=[ATTEMPT],
+        history=[Change(NOW, "ana", "moved")],
+    )
+    stored(store, task)
+    shown = ask(queries, TaskQuery(id="t1"), TaskView)
+    assert (shown.id, shown.status, shown.inputs, shown.llm) == ("t1", Status.IN_PROGRESS, {"text": "𝄞"}, "atlas")
+    assert shown.submitted_at == to_datetime(T0)
+    first, present = shown.attempts
+    assert (first.attempt, first.llm, first.outcome, first.duration) == (1, "boreas", "failed", 1.234567)
+    assert (first.error, first.usage) == (ATTEMPT.error, ATTEMPT.usage)
+    assert (present.attempt, present.llm, present.outcome) == (2, "atlas", None)
+    assert [(change.at, change.by, change.what) for change in shown.history] == [(to_datetime(NOW), "ana", "moved")]
+
+
+def test_a_task_that_is_not_there_is_said_so(queries: Queries) -> None:
+    assert refused(queries, "task", b'{"id": "t1"}') == [("id", "there is no task t1")]
+
+
+# -- lists -----------------------------------------------------------------------------------------------------------
+
+
+def fits(query: TasksQuery) -> Callable[[Task], bool]:
+    """Whether a task fits a query, the naive way."""
+
+    def fit(task: Task) -> bool:
+        return (
+            (not query.status or task.status in query.status)
+            and (query.llm is None or task.llm == query.llm)
+            and all(label in task.spec.labels for label in query.label)
+            and (not query.text or query.text.lower() in task.spec.description.lower())
+            and (query.before is None or task.seq < query.before)
+        )
+
+    return fit
+
+
+def any_query(chance: random.Random) -> TasksQuery:
+    """Some filters, a page of some size."""
+    return TasksQuery(
+        status=chance.choices(list(Status), k=chance.choice([0, 0, 1, 2, 4])),
+        llm=chance.choice([None, None, *LLMS, "nobody"]),
+        label=chance.choices(LABELS, k=chance.choice([0, 0, 1, 2, 3])),
+        text=chance.choice([None, None, "summ", "review", "0%", "%", "_", "g_f", "r%e", "/", "nothing"]),
+        limit=chance.choice([1, 3, 50, 1000]),
+        before=chance.choice([None, None, 1, 150, 2**53]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_list_has_the_newest_tasks_that_fit(queries: Queries, tasks: list[Task], seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(25):
+        query = any_query(chance)
+        expected = sorted((task.seq for task in filter(fits(query), tasks)), reverse=True)
+        page = ask(queries, query, TaskPage)
+        assert [int(shown.id[1:]) for shown in page.tasks] == expected[: query.limit], query
+        more = len(expected) > query.limit
+        assert page.next == (expected[query.limit - 1] if more else None), query
+
+
+def test_pages_follow_on_each_other_without_gap_or_overlap(queries: Queries, tasks: list[Task]) -> None:
+    seen: list[str] = []
+    query: TasksQuery | None = TasksQuery(limit=7, status=[Status.COMPLETED, Status.FAILED])
+    while query:
+        page = ask(queries, query, TaskPage)
+        seen += [shown.id for shown in page.tasks]
+        query = query.model_copy(update={"before": page.next}) if page.next is not None else None
+    expected = [t.id for t in reversed(tasks) if t.status in (Status.COMPLETED, Status.FAILED)]
+    assert seen == expected
+
+
+def test_a_list_leaves_out_inputs_and_results_and_has_the_rest(queries: Queries, tasks: list[Task]) -> None:
+    by_id = {task.id: task for task in tasks}
+    for shown in ask(queries, TasksQuery(limit=1000), TaskPage).tasks:
+        task = by_id[shown.id]
+        assert (shown.inputs, shown.result) == (None, None)
+        assert (shown.description, shown.labels, shown.usage) == (task.spec.description, task.spec.labels, task.usage)
+        assert [a.outcome for a in shown.attempts if a.outcome] == [attempt.outcome for attempt in task.attempts]
+
+
+def test_there_is_no_list_of_nothing(queries: Queries) -> None:
+    assert ask(queries, TasksQuery(), TaskPage) == TaskPage(tasks=[])
+
+
+# -- LLMs ------------------------------------------------------------------------------------------------------------
+
+
+def test_llms_are_shown_with_what_they_have(queries: Queries, store: Store) -> None:
+    atlas = LLM("atlas", model="demo", skills={"python": 0.5}, told_skills={"python": 0.5}, last_seen=NOW)
+    atlas.instances = {"i2": Instance("i2", 2, NOW), "i1": Instance("i1", 1, NOW)}
+    work = [
+        a_task(1, status=Status.IN_PROGRESS, llm="atlas", attempt=1),
+        a_task(2, status=Status.COMPLETED, llm="atlas", attempt=1),
+        a_task(3, status=Status.ASSIGNED, llm="atlas", attempt=1),
+    ]
+    commit(store, Changes(new=work, llms={"boreas": LLM("boreas"), "atlas": atlas}))
+    first, second = ask(queries, LLMsQuery(), LLMList).llms
+    assert first == LLMView(
+        name="atlas",
+        state="online",
+        model="demo",
+        skills={"python": 0.5},
+        slots=3,
+        in_hand=2,
+        instances=["i1", "i2"],
+        last_seen=to_datetime(NOW),
+        tasks=["t1", "t3"],
+    )
+    assert (second.name, second.state, second.slots) == ("boreas", "offline", 0)
+    assert ask(queries, LLMsQuery(name="boreas"), LLMList).llms == [second]
+    assert refused(queries, "llms", b'{"name": "clio"}') == [("name", "there is no LLM clio")]
+
+
+# -- the summary -----------------------------------------------------------------------------------------------------
+
+
+def mean(values: list[int]) -> float | None:
+    return sum(values) / len(values) / 1_000_000 if values else None
+
+
+def naive_summary(tasks: list[Task]) -> dict[str, Any]:
+    """What the summary has to say, task by task."""
+    done = [task for task in tasks if task.status is Status.COMPLETED]
+    counts = {status: sum(task.status is status for task in tasks) for status in Status}
+    usage = [task.usage for task in done if task.usage]
+    tried = [attempt for task in tasks for attempt in task.attempts]
+    busy = sum(attempt.duration or 0 for attempt in tried)
+    workload = []
+    for llm in sorted({attempt.llm for attempt in tried}):
+        theirs = [attempt for attempt in tried if attempt.llm == llm]
+        run = sum(attempt.duration or 0 for attempt in theirs)
+        workload.append(
+            {
+                "llm": llm,
+                "completed": sum(attempt.outcome == "completed" for attempt in theirs),
+                "failed": sum(attempt.outcome == "failed" for attempt in theirs),
+                "attempts": len(theirs),
+                "busy": run / 1_000_000,
+                "share": run / busy if busy else None,
+            }
+        )
+    return {
+        "total_tasks": len(tasks),
+        "completed_tasks": len(done),
+        "failed_tasks": counts[Status.FAILED],
+        "cancelled_tasks": counts[Status.CANCELLED],
+        "open_tasks": sum(task.status not in FINAL for task in tasks),
+        "by_status": {status.value: count for status, count in counts.items() if count},
+        "completion_rate": len(done) / len(tasks) if tasks else None,
+        "avg_task_time": mean([task.duration for task in done if task.duration is not None]),
+        "avg_queue_wait": mean([task.started_at - (task.ready_at or 0) for task in done if task.started_at]),
+        "avg_turnaround": mean([(task.finished_at or 0) - task.submitted_at for task in done]),
+        "input_tokens": sum(used.input_tokens or 0 for used in usage),
+        "output_tokens": sum(used.output_tokens or 0 for used in usage),
+        "cost_usd": sum(used.cost_usd or 0 for used in usage),
+        "workload_distribution": workload,
+    }
+
+
+@pytest.mark.parametrize(
+    ("since", "until"), [(None, None), (100, None), (None, 100), (50, 250), (250, 50), (301, None)]
+)
+def test_the_summary_adds_up(queries: Queries, tasks: list[Task], since: int | None, until: int | None) -> None:
+    start, end = (None if n is None else T0 + n * 1_000_000 for n in (since, until))
+    asked = ReportQuery(
+        since=None if start is None else to_datetime(start), until=None if end is None else to_datetime(end)
+    )
+    within = [t for t in tasks if (start is None or t.submitted_at >= start) and (end is None or t.submitted_at < end)]
+    told = ask(queries, asked, ReportView)
+    assert told.values == naive_summary(within)
+    assert (told.name, told.generated_at) == ("summary", to_datetime(NOW))
+
+
+def test_the_summary_of_nothing_is_empty(queries: Queries) -> None:
+    assert ask(queries, ReportQuery(), ReportView).values == naive_summary([])
+
+
+def test_a_report_that_is_not_there_is_said_so(queries: Queries) -> None:
+    assert refused(queries, "report", b'{"name": "nonsense"}') == [
+        ("name", "there is no report 'nonsense'; there are: summary")
+    ]
+
+
+# -- queries that are none -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("routing_key", "body"),
+    [
+        ("task", b""),
+        ("task", b"{}"),
+        ("task", b"\xff"),
+        ("task", b'{"id": "t1", "more": 1}'),
+        ("tasks", b'{"limit": 0}'),
+        ("tasks", b'{"status": ["nonsense"]}'),
+        ("tasks", b'{"text": "a\\u0000b"}'),
+        ("tasks", b"[" * 10_000),
+        ("report", b'{"since": "2026-12-01T00:00:00"}'),
+        ("nonsense", b"{}"),
+    ],
+)
+def test_a_bad_query_is_refused(queries: Queries, routing_key: str, body: bytes) -> None:
+    assert refused(queries, routing_key, body)
+
+
+def test_a_query_with_a_thousand_errors_is_refused_in_short(queries: Queries) -> None:
+    errors = refused(queries, "tasks", json.dumps({f"field-{n}": n for n in range(1000)}).encode())
+    assert len(errors) == 21
+    assert errors[-1] == ("", "and 980 more")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"before": 10**30},
+        {"status": ["pending"] * 1000},
+        {"label": ["red"] * 1000},
+        {"label": [f"l{n}" for n in range(8)], "status": [status.value for status in Status]},
+        {"label": [f"l{n}" for n in range(5000)]},
+        {"text": "%" * 200},
+    ],
+)
+def test_an_extreme_query_is_answered_one_way_or_the_other(
+    queries: Queries, tasks: list[Task], query: dict[str, Any]
+) -> None:
+    told, _ = queries.answer("tasks", json.dumps(query).encode())
+    assert told in ("query.answer", "query.rejected")
+
+
+def test_a_query_that_cannot_be_answered_is_refused_and_not_asked_for_ever(store: Store) -> None:
+    queries = Queries(store.engine, clock=lambda: NOW, policy="nonsense", lease=seconds(10))
+    [(_, told)] = refused(queries, "placement", b'{"description": "x"}')
+    assert told == "the coordinator cannot answer this query: ConfigurationError"
