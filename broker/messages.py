@@ -136,7 +136,15 @@ class Cancel(Wire):
     reason: Annotated[str, Field(max_length=2000)] | None = None
 
 
-class Given(Wire):
+class Wish(Wire):
+    """A message in which null takes something away, and what is not given stays as it is."""
+
+    def encode(self) -> bytes:
+        """The body as JSON: all that is given, null included."""
+        return self.model_dump_json(exclude_unset=True).encode()
+
+
+class Given(Wish):
     """Fields of a submission of which those that are given replace the present ones."""
 
     @model_validator(mode="after")
@@ -170,7 +178,7 @@ class OtherFields(Given):
     metadata: JsonObject | None = None
 
 
-class Retry(Wire):
+class Retry(Wish):
     """Routing key `retry`: run a task that is over once more, with all its attempts, perhaps with other fields."""
 
     routing_key: ClassVar[str] = "retry"
@@ -205,7 +213,7 @@ class Assign(Wire):
     force: bool = False
 
 
-class Manage(Wire):
+class Manage(Wish):
     """Routing key `manage`: pause, resume or drain an LLM, or set its slots and skills. What is not given stays.
 
     A paused LLM finishes what it has and gets nothing new. `slots` bounds what all its instances get together;
@@ -441,13 +449,19 @@ class TaskView(View):
 
 
 class LLMView(View):
-    """An LLM as the coordinator knows it. `in_hand` counts assigned and running tasks of all its instances."""
+    """An LLM as the coordinator knows it. `in_hand` counts assigned and running tasks of all its instances.
+
+    `paused`, `slots_limit` and `skills_given` are what was set by hand; `skills` and `slots` are what counts.
+    """
 
     name: str
     state: Literal["online", "paused", "draining", "offline"]
     model: str = ""
     skills: dict[str, float] = Field(default_factory=dict)
     slots: int = 0
+    paused: bool = False
+    slots_limit: int | None = None
+    skills_given: dict[str, float] | None = None
     in_hand: int = 0
     instances: list[str] = Field(default_factory=list)
     description: str = ""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from broker.errors import TaskFailed as TaskFailed
     from broker.errors import TaskRejected as TaskRejected
     from broker.messages import LLMView as LLMView
+    from broker.messages import Placement as Placement
     from broker.messages import Progress as Progress
     from broker.messages import ReportView as ReportView
     from broker.messages import Status as Status
@@ -33,7 +34,7 @@ _HOMES = {
         "TaskFailed",
         "TaskRejected",
     ),
-    "broker.messages": ("LLMView", "Progress", "ReportView", "Status", "Submission", "TaskView"),
+    "broker.messages": ("LLMView", "Placement", "Progress", "ReportView", "Status", "Submission", "TaskView"),
     "fluffle.client": ("Client",),
     "fluffle.handle": ("TaskHandle",),
     "fluffle.sync": ("SyncClient", "SyncTask"),

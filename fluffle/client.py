@@ -13,10 +13,14 @@ from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
 from broker.messages import (
     FINAL,
+    Assign,
     Cancel,
     LLMList,
     LLMsQuery,
     LLMView,
+    Manage,
+    Placement,
+    PlacementQuery,
     Progress,
     ReportQuery,
     ReportView,
@@ -27,13 +31,15 @@ from broker.messages import (
     TaskQuery,
     TasksQuery,
     TaskView,
+    Update,
     Wire,
     decode,
     problems,
 )
 from broker.topology import Binding
-from fluffle.correspondence import AT_ONCE, Correspondence, batched
-from fluffle.handle import Fields, TaskHandle
+from fluffle.correspondence import AT_ONCE, Command, Correspondence, batched
+from fluffle.fields import Changes, Fields, Management, OtherFields
+from fluffle.handle import TaskHandle
 from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Arrivals, Event, next_told, standing, subscription
 
 _LIVE = [status for status in Status if status not in FINAL]
@@ -107,14 +113,68 @@ class Client:
             return rejected
         return handle
 
-    async def cancel(self, task_id: str, reason: str | None = None) -> TaskView:
-        """Cancel a live task; a running call is stopped. Raises TaskRejected and NoAnswer."""
-        command = _made(Cancel, TaskRejected, id=task_id, reason=reason)
-        return _read(TaskView, await self._correspondence.command(command))
+    # -- steering --------------------------------------------------------------------------------------------------
 
-    async def retry(self, task_id: str) -> TaskView:
-        """Run a task that is over once more, with all its attempts. Raises TaskRejected and NoAnswer."""
-        command = _made(Retry, TaskRejected, id=task_id)
+    async def assign(self, task_id: str, llm: str, *, now: bool = False, force: bool = False) -> TaskView:
+        """Give a live task to an LLM by hand.
+
+        A task that runs elsewhere is refused, or with `now` stopped there and moved. An LLM that nobody knows is
+        refused, or with `force` waited for. Raises TaskRejected and NoAnswer.
+        """
+        return await self._task_command(Assign, id=task_id, llm=llm, now=now, force=force)
+
+    async def unassign(self, task_id: str) -> TaskView:
+        """Leave a live task that was given to an LLM by hand to the coordinator. An LLM that has it keeps it.
+
+        Raises TaskRejected and NoAnswer.
+        """
+        return await self._task_command(Assign, id=task_id)
+
+    async def update(self, task_id: str, **changes: Unpack[Changes]) -> TaskView:
+        """Change a live task. Fields that are not given stay as they are; `due=None` takes the due date away.
+
+        Raises TaskRejected and NoAnswer.
+        """
+        return await self._task_command(Update, id=task_id, **changes)
+
+    async def cancel(self, task_id: str, reason: str | None = None) -> TaskView:
+        """Cancel a live task; a running call is stopped. Its last attempt and its history tell what was stopped.
+
+        Raises TaskRejected and NoAnswer.
+        """
+        return await self._task_command(Cancel, id=task_id, reason=reason)
+
+    async def retry(self, task_id: str, **changes: Unpack[OtherFields]) -> TaskView:
+        """Run a task that is over once more, with all its attempts, and with these fields in place of the present ones.
+
+        Raises TaskRejected and NoAnswer.
+        """
+        return await self._task_command(Retry, id=task_id, changes=changes)
+
+    async def manage(self, llm: str, **settings: Unpack[Management]) -> LLMView:
+        """Pause, resume or drain an LLM, or set its slots and skills. What is not given stays as it is.
+
+        `paused`: it finishes what it has and gets nothing new. `drain`: all its instances finish what they have, and
+        leave. `slots` is the most that all of them get together, `skills` are levels from 0 to 1 by tag; None: as
+        they say themselves. Raises TaskRejected and NoAnswer.
+        """
+        command = _made(Manage, TaskRejected, llm=llm, **settings)
+        return _read(LLMView, await self._correspondence.command(command))
+
+    async def pause(self, llm: str) -> LLMView:
+        """Give an LLM nothing new until it is resumed. Raises TaskRejected and NoAnswer."""
+        return await self.manage(llm, paused=True)
+
+    async def resume(self, llm: str) -> LLMView:
+        """Give a paused LLM work again. Raises TaskRejected and NoAnswer."""
+        return await self.manage(llm, paused=False)
+
+    async def drain(self, llm: str) -> LLMView:
+        """Have all instances of an LLM finish what they have, and leave. Raises TaskRejected and NoAnswer."""
+        return await self.manage(llm, drain=True)
+
+    async def _task_command(self, kind: type[Command], **values: Any) -> TaskView:
+        command = _made(kind, TaskRejected, **values)
         return _read(TaskView, await self._correspondence.command(command))
 
     # -- asking ----------------------------------------------------------------------------------------------------
@@ -168,6 +228,14 @@ class Client:
         """One LLM. Raises QueryRejected when nobody of that name has ever reported, and NoAnswer."""
         query = _made(LLMsQuery, QueryRejected, name=name)
         return _read(LLMList, await self._correspondence.ask(query)).llms[0]
+
+    async def placement(self, description: str, /, **fields: Unpack[Fields]) -> Placement:
+        """Who would get this task if it were submitted now, and why; or why nobody yet. Nothing is submitted.
+
+        Raises QueryRejected for a task that would be rejected, and NoAnswer.
+        """
+        query = _made(PlacementQuery, QueryRejected, description=description, **fields)
+        return _read(Placement, await self._correspondence.ask(query))
 
     async def report(
         self, name: str = "summary", *, since: datetime | None = None, until: datetime | None = None

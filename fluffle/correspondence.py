@@ -21,8 +21,11 @@ from broker.errors import (
 )
 from broker.ids import uuid7
 from broker.messages import (
+    Assign,
     Cancel,
     LLMsQuery,
+    Manage,
+    PlacementQuery,
     Rejection,
     ReportQuery,
     Retry,
@@ -30,14 +33,15 @@ from broker.messages import (
     TaskQuery,
     TasksQuery,
     TaskView,
+    Update,
     decode,
 )
 from broker.topology import QUERIES, TASKS, Queue, Topology
 from fluffle.handle import TaskHandle
 from fluffle.opening import open_link
 
-Query = TaskQuery | TasksQuery | LLMsQuery | ReportQuery
-Command = Cancel | Retry
+Query = TaskQuery | TasksQuery | LLMsQuery | PlacementQuery | ReportQuery
+Command = Cancel | Retry | Assign | Update | Manage
 
 T = TypeVar("T")
 

@@ -1,34 +1,11 @@
 """A task that was submitted, as its submitter holds it."""
 
 import asyncio
-from datetime import datetime
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from broker.connection import Outgoing
 from broker.errors import FluffleError, TaskCancelled, TaskFailed
 from broker.messages import Status, TaskView
-
-
-class Fields(TypedDict, total=False):
-    """What can be said of a task besides its description: the fields of a `Submission`."""
-
-    id: str
-    inputs: Any
-    skills: list[str]
-    assignee: str
-    priority: int
-    due: datetime
-    not_before: datetime
-    depends_on: list[str]
-    on_dependency_failure: Literal["fail", "run"]
-    timeout: float
-    max_attempts: int
-    output_schema: dict[str, Any]
-    labels: list[str]
-    metadata: dict[str, Any]
-    parent_id: str
-    conversation_id: str
-    force: bool
 
 
 def outcome(view: TaskView) -> Any:

@@ -10,7 +10,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 from broker.errors import TaskRejected
 from broker.messages import Progress, Submission, TaskView
 from fluffle.client import Client
-from fluffle.handle import Fields, TaskHandle
+from fluffle.fields import Fields
+from fluffle.handle import TaskHandle
 from fluffle.watching import Event
 
 A = TypeVar("A")
@@ -138,13 +139,21 @@ class SyncClient(_Face[Client]):
         for fate in self._loop.iterate(self._inner.submit_many(tasks)):
             yield fate if isinstance(fate, TaskRejected) else SyncTask(fate, self._loop)
 
+    assign = _blocking(Client.assign)
+    unassign = _blocking(Client.unassign)
+    update = _blocking(Client.update)
     cancel = _blocking(Client.cancel)
     retry = _blocking(Client.retry)
+    manage = _blocking(Client.manage)
+    pause = _blocking(Client.pause)
+    resume = _blocking(Client.resume)
+    drain = _blocking(Client.drain)
     task = _blocking(Client.task)
     task_json = _blocking(Client.task_json)
     tasks = _iterating(Client.tasks)
     llms = _blocking(Client.llms)
     llm = _blocking(Client.llm)
+    placement = _blocking(Client.placement)
     report = _blocking(Client.report)
     wait = _blocking(Client.wait)
     endings = _iterating(Client.endings)

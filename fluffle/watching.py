@@ -12,8 +12,9 @@ from broker.ids import uuid7
 from broker.messages import FINAL, Progress, Status, TaskView, View, decode
 from broker.topology import EVENTS, STATUS, Binding, Queue, Topology
 
-TASK_EVENTS = tuple(Binding(EVENTS, f"task.{status}.*", "") for status in Status)
+TASK_EVENTS = tuple(Binding(EVENTS, f"task.{what}.*", "") for what in (*Status, "overdue"))
 ENDINGS = tuple(Binding(EVENTS, f"task.{status}.*", "") for status in FINAL)
+OVERDUE = "fluffle.task.overdue"
 PROGRESS = Binding(STATUS, "#.progress", "")
 
 _PREFETCH = 1000
@@ -24,7 +25,8 @@ _log = logging.getLogger(__name__)
 class Event(View):
     """A fact about a task: a CloudEvent 1.0.
 
-    `type` is `fluffle.task.<status>`, `subject` the task's id, `data` the task as it stood then.
+    `type` is `fluffle.task.<status>`, or `fluffle.task.overdue` once its due date has passed; `subject` is the task's
+    id, `data` the task as it stood then.
     """
 
     id: str
@@ -32,6 +34,11 @@ class Event(View):
     subject: str
     time: datetime
     data: TaskView
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it tells that the due date has passed, and not that the task has changed."""
+        return self.type == OVERDUE
 
 
 class Missed:

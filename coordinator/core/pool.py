@@ -136,12 +136,18 @@ class LLM:
 
 def llm_view(llm: LLM, tasks: Sequence[str]) -> dict[str, Any]:
     """The LLM as JSON-able data: the fields of messages.LLMView. `tasks` are the ids of those that it has."""
+    by_hand = {
+        "slots_limit": llm.slots_limit,
+        "skills_given": None if llm.skills_given is None else dict(llm.skills_given),
+    }
     return {
         "name": llm.name,
         "state": llm.state,
         "model": llm.model,
         "skills": dict(llm.skills),
         "slots": llm.slots,
+        "paused": llm.paused,
+        **{name: value for name, value in by_hand.items() if value is not None},
         "in_hand": len(tasks),
         "instances": sorted(llm.instances),
         "description": llm.description,

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 import fluffle
+from broker import messages
 from broker.connection import Outgoing
 from broker.errors import LinkClosed, TaskCancelled, TaskFailed, TaskRejected
 from broker.messages import Failure, Status, Submission, TaskView
 from fluffle.client import Client
-from fluffle.handle import Fields, TaskHandle, outcome
+from fluffle.fields import Changes, Fields, Management, OtherFields
+from fluffle.handle import TaskHandle, outcome
 from fluffle.sync import SyncClient
 
 ROOT = Path(__file__).parents[2]
@@ -50,8 +52,11 @@ def test_importing_the_package_imports_none_of_its_parts() -> None:
     assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT) == "[]\n"
 
 
-def test_the_fields_that_submit_takes_are_those_of_a_submission() -> None:
+def test_the_arguments_of_the_client_are_the_fields_of_the_messages() -> None:
     assert Fields.__annotations__.keys() | {"description"} == Submission.model_fields.keys()
+    assert Changes.__annotations__.keys() | {"id"} == messages.Update.model_fields.keys()
+    assert OtherFields.__annotations__.keys() == messages.OtherFields.model_fields.keys()
+    assert Management.__annotations__.keys() | {"llm"} == messages.Manage.model_fields.keys()
 
 
 def test_the_synchronous_client_has_every_method_of_the_client() -> None:

@@ -1,0 +1,60 @@
+"""What can be said of tasks and LLMs as keyword arguments. None, where it is allowed, takes something away."""
+
+from datetime import datetime
+from typing import Any, Literal, TypedDict
+
+
+class Fields(TypedDict, total=False):
+    """What can be said of a task besides its description: the fields of a `Submission`."""
+
+    id: str
+    inputs: Any
+    skills: list[str]
+    assignee: str
+    priority: int
+    due: datetime
+    not_before: datetime
+    depends_on: list[str]
+    on_dependency_failure: Literal["fail", "run"]
+    timeout: float
+    max_attempts: int
+    output_schema: dict[str, Any]
+    labels: list[str]
+    metadata: dict[str, Any]
+    parent_id: str
+    conversation_id: str
+    force: bool
+
+
+class Changes(TypedDict, total=False):
+    """What can be changed of a live task: the fields of an `Update`."""
+
+    priority: int
+    due: datetime | None
+    labels: list[str]
+    metadata: dict[str, Any]
+
+
+class OtherFields(TypedDict, total=False):
+    """What can be different when a task is tried again: the fields of `messages.OtherFields`."""
+
+    description: str
+    inputs: Any
+    skills: list[str]
+    assignee: str | None
+    priority: int
+    due: datetime | None
+    timeout: float | None
+    max_attempts: int
+    output_schema: dict[str, Any] | None
+    labels: list[str]
+    metadata: dict[str, Any]
+
+
+class Management(TypedDict, total=False):
+    """What can be set of an LLM by hand: the fields of a `Manage`."""
+
+    paused: bool
+    drain: bool
+    slots: int | None
+    skills: dict[str, float] | None
