@@ -53,6 +53,7 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
         pool_size=1,
         max_overflow=1,
         hide_parameters=True,
+        paramstyle="named",
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
     )
 

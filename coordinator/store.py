@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import ClauseElement, Connection, Engine, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
@@ -77,7 +77,11 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.epoch = 0
-        self._upsert_attempt = _upsert(engine, _attempts)
+        # The three that write thousands of rows a second go to the driver as they are: their values need no
+        # conversion, and SQLAlchemy would look at every one of them.
+        self._insert_task = _text(engine, insert(_tasks))
+        self._update_task = _text(engine, _update_task)
+        self._upsert_attempt = _text(engine, _upsert(engine, _attempts))
         self._upsert_dependency = _upsert(engine, _dependencies)
         self._upsert_llm = _upsert(engine, _llms)
 
@@ -149,7 +153,7 @@ class Store:
     def _write_tasks(self, connection: Connection, changes: Changes) -> None:
         new = {task.id for task in changes.new}
         if changes.new:
-            connection.execute(insert(_tasks), [task_row(task) for task in changes.new])
+            connection.exec_driver_sql(self._insert_task, [task_row(task) for task in changes.new])
             marks = [{"label": label, "task_seq": t.seq} for t in changes.new for label in set(t.spec.labels)]
             if marks:
                 connection.execute(insert(_labels), marks)
@@ -161,12 +165,13 @@ class Store:
                 connection.execute(insert(_labels), marks)
         changed = [task for task in changes.changed.values() if task.id not in new]
         if changed:
-            connection.execute(_update_task, [{"of_seq": task.seq, **changing_row(task)} for task in changed])
+            rows = [{"of_seq": task.seq, **changing_row(task)} for task in changed]
+            connection.exec_driver_sql(self._update_task, rows)
 
     def _write_attempts(self, connection: Connection, changes: Changes) -> None:
         if changes.attempts:
             rows = [attempt_row(task.seq, attempt) for task, attempt in changes.attempts]
-            connection.execute(self._upsert_attempt, rows)
+            connection.exec_driver_sql(self._upsert_attempt, rows)
 
     def _write_dependencies(self, connection: Connection, changes: Changes) -> None:
         edges = [
@@ -288,6 +293,11 @@ class Store:
 def _insert(engine: Engine, table: Table) -> postgresql.Insert | sqlite.Insert:
     """An insert that can be told what to do when the row is there already."""
     return postgresql.insert(table) if engine.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def _text(engine: Engine, statement: ClauseElement) -> str:
+    """A statement as the driver of this database takes it, with a parameter named like each column."""
+    return str(statement.compile(dialect=engine.dialect))
 
 
 def _upsert(engine: Engine, table: Table) -> Any:
