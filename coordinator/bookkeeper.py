@@ -17,7 +17,7 @@ from coordinator.core.machine import Machine
 from coordinator.core.policies import DEFAULT, load_policy
 from coordinator.core.task import Task
 from coordinator.crash import crash_point
-from coordinator.intake import Refused, keep, read, refusal
+from coordinator.intake import Refused, read, refusal
 from coordinator.outbox import Item
 from coordinator.render import messages
 from coordinator.store import Store
@@ -121,9 +121,10 @@ class Bookkeeper:
             follow_ups = self._tell_dependents(ended)
             commands += self._machine.handle(*follow_ups, now=now)
         for command in commands:
-            items.append(command)
             if isinstance(command, Refuse) and command.event is not None:
-                items.append(keep(origin[id(command.event)], command.problems, now))
+                items += refusal(Refused(origin[id(command.event)], command.problems), now, command.task_id)
+            else:
+                items.append(command)
         changes = self._machine.take_changes()
         self._any_dependencies = self._any_dependencies or bool(changes.waits)
         text = outbox.pack(items) if items else None

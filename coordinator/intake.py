@@ -191,14 +191,18 @@ def _unknown_key(delivery: Delivery) -> DecodeError:
     return DecodeError([Problem("", f"unknown routing key {delivery.routing_key!r} of exchange {delivery.exchange!r}")])
 
 
-def refusal(refused: Refused, now: Instant) -> list[Item]:
-    """What to do about a delivery that is refused: tell its sender, and keep it among the rejected."""
+def refusal(refused: Refused, now: Instant, task_id: str | None = None) -> list[Item]:
+    """What to do about a delivery that is refused: tell its sender, and keep it among the rejected.
+
+    `task_id` is the task that it is about; without it, it is the message_id that the sender knows.
+    """
     properties = refused.delivery.properties
-    answer = Refuse(properties.message_id or "", refused.problems, properties.reply_to, properties.correlation_id)
-    return [answer, keep(refused.delivery, refused.problems, now)]
+    name = task_id or properties.message_id or ""
+    answer = Refuse(name, refused.problems, properties.reply_to, properties.correlation_id)
+    return [answer, _keep(refused.delivery, refused.problems, now)]
 
 
-def keep(delivery: Delivery, problems: tuple[Problem, ...], now: Instant) -> Keep:
+def _keep(delivery: Delivery, problems: tuple[Problem, ...], now: Instant) -> Keep:
     """The delivery as a rejected message."""
     properties = {name: getattr(delivery.properties, name) for name in KEPT_PROPERTIES}
     properties["headers"] = _kept_headers(delivery.headers)
