@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from broker.instants import Instant, seconds
+from coordinator.core.estimates import BASE_LENGTH
 from coordinator.core.lane import Lane, Standing, late
 from coordinator.core.pool import LLM
 from coordinator.core.ready import Ready
@@ -17,7 +18,7 @@ from coordinator.core.task import Task
 LOOK_AHEAD = 16  # tasks of a lane that a free slot is offered to
 OTHERS_TRIED = 8  # free LLMs that are looked at when the quickest is not to have a task
 HANDOVER = seconds(0.1)  # microseconds between the end of a run and the start of the next at the same slot
-CAUTION = 2.0  # how much longer than expected a run is taken to be before a slower LLM gets it
+CAUTION = 1.5
 MUCH_QUICKER = 0.75  # an LLM is waited for only if its runs take at most this share of the other's
 RUNNERS_UP = 3
 
@@ -100,42 +101,49 @@ class EarliestFinish:
 
     def _first_for(self, standing: Standing, lane: Lane, ready: Ready, now: Instant) -> Task | str:
         """The first task that this free LLM should take, or why it takes none."""
-        quicker = [
-            other
-            for other in lane.quickest
-            if other.cost < MUCH_QUICKER * standing.cost and other.llm is not standing.llm and other.llm.runs
-        ]
-        slots = [
-            (other.cost, wait + HANDOVER + _load(other.llm, lane, ready, now))
-            for other in quicker
-            if other.llm.slots
-            for wait in other.llm.waits(now)
-        ]
-        before, looked_at, reason = 0, None, ""
+        slots = self._quicker_slots(standing, lane, ready, now)
+        cost = standing.cost * self._caution(standing, lane, now)
+        to_wait = f"waits for {lane.quickest[0].llm.name}: expected to finish sooner than at {standing.llm.name}"
+        if slots and lane.backlog < _done_meanwhile(BASE_LENGTH, cost, slots):
+            return to_wait
+        before, last, reason = 0, None, to_wait
         for task in lane.first(LOOK_AHEAD):
             if failed_at(task, standing.llm) and lane.others_can(standing.llm):
                 reason = f"it has just failed at {standing.llm.name}"
                 continue
-            if before >= _done_meanwhile(task.size, standing.cost, slots):
+            if not slots or before >= _done_meanwhile(task.size, cost, slots):
                 return task
             before += task.size
-            looked_at = task
-        if looked_at is None:
-            return reason
-        if len(lane.members) > LOOK_AHEAD and lane.backlog >= _done_meanwhile(looked_at.size, standing.cost, slots):
-            return looked_at
-        first = quicker[0]
-        return f"waits for {first.llm.name}, expected to finish sooner than {standing.llm.name}, which is free"
+            last = task
+        if last and len(lane.members) > LOOK_AHEAD and lane.backlog >= _done_meanwhile(last.size, cost, slots):
+            return last
+        return to_wait if last else reason
+
+    def _quicker_slots(self, standing: Standing, lane: Lane, ready: Ready, now: Instant) -> list[tuple[float, float]]:
+        """The taken slots of much quicker LLMs: the cost there, and in how many microseconds a task can start."""
+        slots = []
+        for other in lane.quickest:
+            if other.cost >= MUCH_QUICKER * standing.cost:
+                break
+            if other.llm is not standing.llm and other.llm.state == "online":
+                ahead = HANDOVER + _load(other.llm, lane, ready)
+                slots += [(other.cost, wait + ahead) for wait in other.llm.waits(now)]
+        return slots
+
+    def _caution(self, standing: Standing, lane: Lane, now: Instant) -> float:
+        """How much longer than expected a run there is taken to be: more towards the end of what there is to do."""
+        ending = (now - lane.fed_at) * lane.speed > lane.backlog
+        return max(CAUTION, lane.unlucky_run(standing)) if ending else CAUTION
 
 
 def _done_meanwhile(size: int, cost: float, slots: list[tuple[float, float]]) -> float:
     """How much work quicker slots do until one of them must start a task of that size to be the first to finish it."""
-    finish = size * cost * CAUTION
+    finish = size * cost
     return sum(max(0.0, finish - size * quick - wait) / quick for quick, wait in slots)
 
 
-def _load(llm: LLM, lane: Lane, ready: Ready, now: Instant) -> float:
-    """How long an LLM is busy with its share of other lanes."""
+def _load(llm: LLM, lane: Lane, ready: Ready) -> float:
+    """How long an LLM is busy with its share of what waits in other lanes."""
     return sum(other.backlog / other.speed for other in ready.lanes_of(llm) if other is not lane and other.speed)
 
 

@@ -14,10 +14,13 @@ from pydantic import JsonValue
 
 from broker.instants import EPOCH, Instant, Micros, seconds
 
-BASE_LENGTH = 4000  # characters of text that take about as long as what does not depend on the text: the answer
+BASE_LENGTH = 2000  # characters of text that take about as long as what does not depend on the text: the answer
 WEIGHT = 0.15  # of the newest run, once there are several
 SURPRISE = 1.0  # a run counts as at most e times faster or slower than expected: one outlier moves little
 BLEND = 2.0  # runs with a skill that count as much as all that is known of the LLM
+UNLUCKY = 0.98  # the share of runs that are shorter than an unlucky one
+UNLUCKY_STEP = 0.3
+UNLUCKY_AT_FIRST = log(2)
 HALF_LIFE = seconds(1800)  # an LLM that has done nothing for so long is believed half as much to be what it was
 FIRST_GUESS = log(seconds(10) / BASE_LENGTH)  # where nothing at all is known: ten seconds for a short task
 
@@ -61,10 +64,14 @@ class Learned:
     overall: Pace = field(default_factory=Pace)
     skills: dict[str, Pace] = field(default_factory=dict)
     at: Instant = EPOCH
+    unlucky: float = UNLUCKY_AT_FIRST  # the logarithm of how much longer than expected an unlucky run takes
 
     def learn(self, skills: Sequence[str], size: float, run: Micros, now: Instant) -> None:
         """Take in a finished run of `run` microseconds, for a task of that size (see Task.size) and those skills."""
         observed = log(max(run, 1) / size)
+        if self.overall.runs:
+            longer = observed - log(self.pace(skills, now)) > self.unlucky
+            self.unlucky = max(0.0, self.unlucky + UNLUCKY_STEP * (UNLUCKY - 1 + longer))
         self.overall.learn(observed)
         for skill in skills:
             self.skills.setdefault(skill, Pace()).learn(observed)
@@ -87,7 +94,8 @@ class Learned:
     def plain(self) -> dict[str, Any]:
         """All of it as JSON-able data."""
         skills = {skill: [pace.log, pace.runs] for skill, pace in self.skills.items()}
-        return {"overall": [self.overall.log, self.overall.runs], "skills": skills, "at": self.at}
+        overall = [self.overall.log, self.overall.runs]
+        return {"overall": overall, "skills": skills, "at": self.at, "unlucky": self.unlucky}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any] | None) -> Self:
@@ -95,4 +103,4 @@ class Learned:
         if not plain:
             return cls()
         skills = {skill: Pace(*pace) for skill, pace in plain["skills"].items()}
-        return cls(Pace(*plain["overall"]), skills, Instant(plain["at"]))
+        return cls(Pace(*plain["overall"]), skills, Instant(plain["at"]), plain["unlucky"])

@@ -5,16 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, nsmallest
 from itertools import islice
-from math import log
+from math import exp, log
 
-from broker.instants import Instant
-from coordinator.core.estimates import FIRST_GUESS
+from broker.instants import EPOCH, Instant
+from coordinator.core.estimates import FIRST_GUESS, UNLUCKY, UNLUCKY_AT_FIRST
 from coordinator.core.pool import LLM
 from coordinator.core.task import NO_DUE_DATE, Rank, Task
 
 LAST: Rank = (2**62, 2**62, 2**62)
 LEAST_LEVEL = 0.1
 CROWDING = 0.02  # how much slower an LLM is taken to be with all its slots busy: of two alike, the emptier one is taken
+RARER = 4  # a slot works on near the end if it is late less often than a quarter of its share of the work
 QUICKEST = 16  # LLMs that a lane keeps an eye on
 
 Place = tuple[Rank, str]
@@ -34,7 +35,8 @@ class Standing:
 class Lane:
     """The ready tasks with one key (see Task.lane) in order, and the LLMs that meet its demands.
 
-    `backlog` is the sum of the tasks' sizes, `speed` what all slots together do in a microsecond. The order of the
+    `backlog` is the sum of the tasks' sizes, `speed` what all slots together do in a microsecond, `fed_at` when a task
+    came last, `unlucky` the logarithm of how much longer than expected an unlucky run takes. The order of the
     quickest LLMs is brought up to date once as many slots have become free as there are LLMs, so that a thousand of
     them cost no more for each task than ten.
     """
@@ -47,6 +49,8 @@ class Lane:
     eligible: dict[str, LLM] = field(default_factory=dict)
     quickest: list[Standing] = field(default_factory=list)
     speed: float = 0.0
+    unlucky: float = UNLUCKY_AT_FIRST
+    fed_at: Instant = EPOCH
     skills: tuple[str, ...] = ()
     _places: dict[str, Place] = field(default_factory=dict)
     _standings: dict[str, Standing] = field(default_factory=dict)
@@ -161,11 +165,14 @@ class Lane:
 
     def survey(self, now: Instant) -> None:
         """Bring `quickest` and `speed` up to date, if it is time."""
-        if self._until_survey > 0:
+        if self._until_survey > 0 and self.quickest:
             return
         self._until_survey = len(self.eligible)
-        online = [llm for llm in self.eligible.values() if llm.slots]
+        online = [llm for llm in self.eligible.values() if llm.state == "online" and llm.slots]
         known = [llm.learned.pace(self.skills, now) for llm in online if llm.learned.overall.runs]
+        runs = sum(llm.learned.overall.runs for llm in online)
+        if runs:
+            self.unlucky = sum(llm.learned.unlucky * llm.learned.overall.runs for llm in online) / runs
         self._guess = log(min(known)) if known else FIRST_GUESS
         standings = [self._judge(llm, now) for llm in online]
         self.quickest = nsmallest(QUICKEST, standings, key=lambda standing: (standing.cost, standing.llm.name))
@@ -174,9 +181,17 @@ class Lane:
             if llm.free:
                 self._reoffer(llm)
 
+    def unlucky_run(self, standing: Standing) -> float:
+        """How much longer than expected a run takes there that is as rare as a slot of it among all is small.
+
+        The share of runs that take x times as long as expected is taken for 0.5 / x^a.
+        """
+        share = min(0.5, 1 / standing.pace / self.speed / RARER)
+        return exp(self.unlucky * log(0.5 / share) / log(0.5 / (1 - UNLUCKY)))
+
     def others_can(self, llm: LLM) -> bool:
         """Whether another LLM is there that may take the tasks of the lane."""
-        return any(other is not llm and other.slots for other in self.eligible.values())
+        return any(other is not llm and other.state == "online" for other in self.eligible.values())
 
     def _reoffer(self, llm: LLM) -> None:
         cost = self._standings[llm.name].cost

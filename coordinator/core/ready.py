@@ -80,6 +80,7 @@ class Ready:
         if task.rank > lane.complete_to or task.id in lane.members:
             return []
         lane.put(task)
+        lane.fed_at = now
         self._touched[lane.key] = lane
         return lane.shorten(self._window) if len(lane.members) > 2 * self._window else []
 
@@ -99,7 +100,8 @@ class Ready:
 
     def expect(self, key: str, now: Instant) -> None:
         """The database holds tasks of this lane that memory does not: the lane is hungry until refilled."""
-        self._lane(key, now).complete_to = (-(2**62), 0, 0)
+        lane = self._lane(key, now)
+        lane.complete_to, lane.fed_at = (-(2**62), 0, 0), now
 
     def refill(self, key: str, tasks: list[Task], asked: int) -> None:
         """Take in the lane's best pending tasks from the database, of which at most `asked` were asked for.
