@@ -1,0 +1,113 @@
+"""Simulated LLMs around the real core: what they say goes to Machine.handle, what it commands is done. No I/O."""
+
+from heapq import heappop, heappush
+from typing import Any
+
+from benchmarks.simulation.outcome import Ran
+from benchmarks.simulation.scenarios import NEVER, Case, Job, Worker
+from broker.instants import Instant, seconds, to_datetime
+from broker.messages import Claim, Holding, Presence, Result, Submission
+from coordinator.core.commands import Assign
+from coordinator.core.events import Claimed, Event, Reported, Seen, Submitted, Tick
+from coordinator.core.machine import Machine
+from coordinator.core.policies import load_policy
+
+LEASE = 15.0  # seconds, as by default
+BEAT = LEASE / 3
+TICK = 0.5  # seconds between looks at the time while tasks wait
+DELAY = 0.005  # seconds that a message takes
+START = Instant(1_800_000_000_000_000)
+PRIORITY = 4
+
+
+class Simulation:
+    """One case under one policy."""
+
+    def __init__(self, case: Case, policy: str) -> None:
+        self._jobs = {job.id: job for job in case.jobs}
+        self._workers = {worker.name: worker for worker in case.workers}
+        self._held: dict[str, dict[str, int]] = {worker.name: {} for worker in case.workers}
+        self._machine = Machine(lease=seconds(LEASE), window=10 * len(case.jobs), policy=load_policy(policy))
+        self._agenda: list[tuple[float, int, Any]] = []
+        self._entries = 0
+        self._ran: dict[str, Ran] = {}
+        for worker in case.workers:
+            self._plan(0.0, worker)
+        for job in case.jobs:
+            self._plan(job.at, job)
+
+    def run(self) -> dict[str, Ran]:
+        """When each task ran, in seconds."""
+        ticked = 0.0
+        left = len(self._jobs)
+        while left:
+            now = self._agenda[0][0]
+            if len(self._machine.board.ready) and ticked + TICK < now:
+                ticked = max(ticked + TICK, now - TICK)
+                self._handle([Tick()], ticked)
+                continue
+            ticked = max(ticked, now) if not len(self._machine.board.ready) else ticked
+            happened: list[Event] = []
+            while self._agenda and self._agenda[0][0] == now:
+                _, _, entry = heappop(self._agenda)
+                match entry:
+                    case Job():
+                        happened.append(_submitted(entry))
+                    case Worker():
+                        happened += self._beat(entry, now)
+                    case Claimed(llm, claim):
+                        self._start(self._workers[llm], claim, now)
+                        happened.append(entry)
+                    case Reported(llm, result):
+                        del self._held[llm][result.task_id]
+                        self._ran[result.task_id] = Ran(self._ran[result.task_id].start, now - DELAY)
+                        left -= 1
+                        happened.append(entry)
+            self._handle(happened, now)
+        return self._ran
+
+    def _handle(self, events: list[Event], at: float) -> None:
+        now = Instant(START + seconds(at))
+        commands = self._machine.handle(*events, now=now)
+        while self._machine.take_ended():
+            commands += self._machine.handle(now=now)
+        for command in commands:
+            if isinstance(command, Assign):
+                claim = Claim(task_id=command.task_id, attempt=command.attempt, instance="i")
+                if at + DELAY < self._workers[command.llm].dies_at:
+                    self._plan(at + DELAY, Claimed(command.llm, claim))
+        self._machine.take_changes()
+        self._machine.forget()
+
+    def _beat(self, worker: Worker, now: float) -> list[Event]:
+        if now >= worker.dies_at:
+            return [Tick()]
+        self._plan(now + BEAT, worker)
+        tasks = [Holding(task_id=task_id, attempt=attempt) for task_id, attempt in self._held[worker.name].items()]
+        skills = dict.fromkeys(worker.skills, 1.0)
+        presence = Presence(name=worker.name, instance="i", slots=worker.slots, skills=skills, tasks=tasks)
+        return [Seen(presence), Tick()]
+
+    def _start(self, worker: Worker, claim: Claim, now: float) -> None:
+        self._held[worker.name][claim.task_id] = claim.attempt
+        self._ran[claim.task_id] = Ran(now, NEVER)
+        end = worker.finish(now, self._jobs[claim.task_id].work)
+        if end < NEVER:
+            result = Result(
+                task_id=claim.task_id,
+                attempt=claim.attempt,
+                instance="i",
+                outcome="completed",
+                duration=end - now,
+            )
+            self._plan(end + DELAY, Reported(worker.name, result))
+
+    def _plan(self, at: float, entry: object) -> None:
+        self._entries += 1
+        heappush(self._agenda, (at, self._entries, entry))
+
+
+def _submitted(job: Job) -> Submitted:
+    due = None if job.due is None else to_datetime(START + seconds(job.due))
+    spec = Submission(description="Answer", inputs="x" * job.characters, skills=list(job.skills), due=due)
+    return Submitted(job.id, spec, PRIORITY)
