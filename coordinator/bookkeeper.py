@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import structlog
 
@@ -62,6 +63,15 @@ class Bookkeeper:
 
     def rebuild(self) -> Post:
         """Take everything from the database anew; returns what was committed and perhaps not published."""
+        self._reload()
+        self._sent.clear()
+        unsent = self._store.unsent()
+        ids = {id_ for _, text in unsent for id_ in outbox.task_ids(text)}
+        tasks = {task.id: task for task in self._store.load(ids)}
+        items = [item for _, text in unsent for item in outbox.unpack(text, tasks)]
+        return Post(tuple(row for row, _ in unsent), self._render(items, tasks))
+
+    def _reload(self) -> None:
         store, now = self._store, self._clock()
         self._machine = machine = Machine(
             lease=self._lease, window=WINDOW, next_seq=store.last_seq() + 1, policy=load_policy(self._policy)
@@ -70,11 +80,6 @@ class Bookkeeper:
         machine.board.next_wake = store.next_wake()
         machine.board.next_due = store.next_due()
         self._any_dependencies = store.any_dependencies()
-        self._sent.clear()
-        unsent = store.unsent()
-        tasks = {task.id: task for task in store.load({id_ for _, text in unsent for id_ in outbox.task_ids(text)})}
-        items = [item for _, text in unsent for item in outbox.unpack(text, tasks)]
-        return Post(tuple(row for row, _ in unsent), self._render(items, tasks))
 
     def confirmed(self, rows: Iterable[int]) -> None:
         """These outbox rows are published: the next transaction takes them out."""
@@ -96,17 +101,18 @@ class Bookkeeper:
             return self._process_each(batch)
 
     def _process_each(self, batch: Sequence[Delivery]) -> Post:
-        self.rebuild()
+        posts = []
+        self._reload()
         for delivery in batch:
             try:
-                self._process([delivery])
+                posts.append(self._process([delivery]))
             except (StoreUnavailable, NotTheLeader):
                 raise
             except Exception as error:
-                self.rebuild()
+                self._reload()
                 problem = Problem("", f"the coordinator cannot process this message: {type(error).__name__}")
-                self._process([], [Refused(delivery, (problem,))])
-        return self.rebuild()
+                posts.append(self._process([], [Refused(delivery, (problem,))]))
+        return Post(tuple(chain(*(post.rows for post in posts))), list(chain(*(post.messages for post in posts))))
 
     def _process(self, batch: Sequence[Delivery], refused: Sequence[Refused] = ()) -> Post:
         now = self._clock()
@@ -128,19 +134,22 @@ class Bookkeeper:
         changes = self._machine.take_changes()
         self._any_dependencies = self._any_dependencies or bool(changes.waits)
         text = outbox.pack(items) if items else None
-        sent = self._take_sent()
-        crash_point("before-commit")
-        row = self._store.commit(changes, outbox=text, sent=sent, now=now, lease=self._lead)
+        row = self._commit(changes, text, now)
         post = Post(() if row is None else (row,), self._render(items, self._machine.board.tasks))
         self._machine.forget()
         return post
 
     def settle(self) -> None:
         """At the end: take out of the outbox what is published. Raises StoreError."""
-        self._store.commit(Changes(), outbox=None, sent=self._take_sent(), now=self._clock(), lease=self._lead)
+        self._commit(Changes(), None, self._clock())
 
-    def _take_sent(self) -> list[int]:
-        return [self._sent.popleft() for _ in range(len(self._sent))]
+    def _commit(self, changes: Changes, text: str | None, now: Instant) -> int | None:
+        sent = list(self._sent)
+        crash_point("before-commit")
+        row = self._store.commit(changes, outbox=text, sent=sent, now=now, lease=self._lead)
+        for _ in sent:
+            self._sent.popleft()
+        return row
 
     def _refill(self) -> None:
         """Fill lanes that run low. Before the batch: the database and the machine tell the same only between two."""

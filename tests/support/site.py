@@ -50,6 +50,11 @@ class Site:
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
             return connection.execute(query).fetchall()
 
+    def execute(self, statement: str) -> None:
+        """Change the database behind the coordinator's back."""
+        with closing(sqlite3.connect(self.database, timeout=30, isolation_level=None)) as connection:
+            connection.execute(statement)
+
     def suspend_between_transactions(self, coordinator: Process) -> None:
         """Stop a coordinator in its tracks, but not while it has the database's lock: nobody could go on then."""
         coordinator.suspend()

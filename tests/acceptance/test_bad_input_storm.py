@@ -1,0 +1,60 @@
+"""Bad input in bulk, and with another limit: on sites of their own."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+from tests.support.amqp import amqp
+from tests.support.bad_messages import ANSWERS, BAD, Bad, task
+from tests.support.ledger import Ledger
+from tests.support.node import NodeInfo
+from tests.support.processes import until
+from tests.support.site import Site, site_on
+
+
+def test_a_storm_of_bad_messages_among_good_ones_is_accounted_for_to_the_last(site: Site, ledger: Ledger) -> None:
+    bad = [message for name, message in BAD.items() if name != "17 MiB"] * 2
+    good = [task(id=f"good-{n}") for n in range(len(bad))]
+    published = [*bad, *good]
+    random.shuffle(published)
+    with amqp(site.url) as client:
+        client.queue(name=ANSWERS)
+        told = client.queue(("fluffle.events", "task.rejected.none"))
+        site.worker("worker", "--handler", "tests.support.handlers:work", "--slots", "10", **ledger.env)
+        site.coordinator()
+        client.submit(task(id="known"))
+        ledger.note("known", *(one["id"] for one in good))
+        until(lambda: ledger.effects(), "the task that some of them are about is done")
+        for message in published:
+            if isinstance(message, Bad):
+                message.publish(client)
+            else:
+                client.submit(message, reply_to=ANSWERS, correlation_id="good")
+        until(lambda: len(ledger.effects()) == len(good) + 1, "all good tasks are done", within=60)
+        site.drain()
+        assert ledger.problems(rejected=len(bad)) == []
+        kinds = Counter(
+            (answer.type, answer.properties.correlation_id == "good") for answer in client.take_all(ANSWERS)
+        )
+        kept = Counter(message.body for message in client.take_all("fluffle.rejected"))
+        events = {event.json()["id"] for event in client.take_all(told)}
+    assert kinds == {
+        ("task.accepted", True): len(good),
+        ("task.completed", True): len(good),
+        ("task.rejected", False): sum(message.answered for message in bad),
+    }
+    assert kept == Counter(message.bytes for message in bad)
+    assert len(events) == len(bad)
+
+
+def test_a_smaller_limit_is_kept_to(rabbitmq: NodeInfo, tmp_path: Path) -> None:
+    with site_on(rabbitmq, tmp_path, FLUFFLE_MAX_BODY="2000") as site, amqp(site.url) as client:
+        client.queue(name=ANSWERS)
+        site.coordinator()
+        for size, expected in ((2000, "task.accepted"), (2001, "task.rejected")):
+            padding = "x" * (size - len(json.dumps(task(inputs=""))))
+            client.submit(task(inputs=padding), reply_to=ANSWERS)
+            answer = client.take(ANSWERS)
+            assert answer.type == expected
+        assert answer.json()["errors"] == [{"path": "", "message": "the body has 2,001 bytes; the limit is 2,000"}]
