@@ -26,6 +26,7 @@ class LLMTable(BaseModel):
     exec: str | None = Field(None, description="a command: prompt on its input, answer on its output")
     handler: str | None = Field(None, description="a Python function, as `module:function`")
     skills: dict[Tag, Level] = Field({}, description="a table of levels from 0 to 1, or a list of tags with level 1")
+    labels: list[Tag] = Field([], description="what it is, as a list of tags: `local`, if nothing leaves its computer")
     slots: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="tasks at the same time")
     instructions: str | None = Field(None, description="how it is to work, as text")
     instructions_file: str | None = Field(None, description="the same in a file, from the folder of `fluffle.toml` on")
@@ -57,6 +58,7 @@ class LLMTable(BaseModel):
             "--exec": self.exec,
             "--handler": self.handler,
             "--skills": skills or None,
+            "--labels": ",".join(self.labels) or None,
             "--slots": str(self.slots),
             "--instructions": None if instructions is None else str(instructions),
             "--description": self.description or None,

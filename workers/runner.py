@@ -12,7 +12,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 
 from pydantic import RootModel, ValidationError
@@ -59,14 +59,15 @@ class Worker:
         llm: LLM,
         slots: int = 1,
         skills: Mapping[str, float] | None = None,
+        labels: Sequence[str] = (),
         description: str = "",
         instructions: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        """`skills` maps tags to levels from 0 to 1; `timeout`, in seconds, is for attempts of tasks that have none.
+        """`skills` maps tags to levels from 0 to 1; `labels` are tags such as `local`.
 
-        `ready` is set when the worker has said hello and takes assignments. Raises ConfigurationError when one of
-        the arguments is not possible.
+        `timeout`, in seconds, is for attempts of tasks that have none. `ready` is set when the worker has said hello
+        and takes assignments. Raises ConfigurationError when one of the arguments is not possible.
         """
         self.instance = new_instance_id()
         self.ready = asyncio.Event()
@@ -76,6 +77,7 @@ class Worker:
                 instance=self.instance,
                 model=llm.model[:200],
                 skills=dict(skills or {}),
+                labels=list(labels),
                 slots=slots,
                 description=description,
             )

@@ -1,19 +1,25 @@
-"""`fluffle llm`: the LLMs and what they are doing."""
+"""`fluffle llm`: the LLMs, what they are doing, and what they may do."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fluffle.cli.lazy import OrderedGroup
+from fluffle.cli.main import ERROR, OK
+from fluffle.cli.parameters import Nothing, OrNothing, Skills, given
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
     from broker.messages import LLMView
+    from fluffle.client import Client
+
+names_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True)
 
 
 @click.group(cls=OrderedGroup)
 def llm() -> None:
-    """List the LLMs and what they are doing."""
+    """List the LLMs and what they are doing, and steer them."""
 
 
 @llm.command(name="list")
@@ -31,9 +37,17 @@ def list_(*, as_json: bool) -> None:
         print_json([view.model_dump(mode="json", exclude_none=True) for view in llms])
         return
     print_table(
-        ("NAME", "STATE", "IN HAND", "LAST SEEN", "MODEL", "SKILLS"),
+        ("NAME", "STATE", "IN HAND", "LAST SEEN", "MODEL", "LABELS", "SKILLS"),
         [
-            (view.name, view.state, f"{view.in_hand}/{view.slots}", view.last_seen, view.model, skills(view))
+            (
+                view.name,
+                state(view),
+                f"{view.in_hand}/{view.slots}",
+                view.last_seen,
+                view.model,
+                ",".join(view.labels),
+                skills(view.skills),
+            )
             for view in llms
         ],
         empty="No LLM has said hello yet. Start one with `fluffle worker`.",
@@ -55,14 +69,16 @@ def show(*, name: str, as_json: bool) -> None:
     if as_json:
         print_json(view.model_dump(mode="json", exclude_none=True))
         return
+    by_hand = "" if view.skills_given is None else " (set by hand)"
+    at_most = "" if view.slots_limit is None else f", at most {view.slots_limit} (set by hand)"
     print_fields(
         [
             ("Name", view.name),
-            ("State", view.state),
+            ("State", state(view)),
             ("Model", view.model or None),
-            ("Skills", skills(view) or None),
+            ("Skills", f"{skills(view.skills)}{by_hand}" if view.skills or by_hand else None),
             ("Labels", view.labels or None),
-            ("Slots", view.slots),
+            ("Slots", f"{view.slots}{at_most}"),
             ("In hand", view.in_hand),
             ("Instances", view.instances or None),
             ("Last seen", view.last_seen),
@@ -75,6 +91,93 @@ def show(*, name: str, as_json: bool) -> None:
             click.echo(task_id)
 
 
-def skills(view: "LLMView") -> str:
-    """The skills with their levels, as `fluffle worker --skills` takes them; a level of 1 is left out."""
-    return ",".join(tag if level == 1 else f"{tag}={level:g}" for tag, level in sorted(view.skills.items()))
+@llm.command()
+@names_argument
+@json_option
+def pause(*, names: tuple[str, ...], as_json: bool) -> int:
+    """Give LLMs nothing new until they are resumed.
+
+    They finish what they have.
+    """
+    return _each(names, lambda client, name: client.pause(name), as_json=as_json)
+
+
+@llm.command()
+@names_argument
+@json_option
+def resume(*, names: tuple[str, ...], as_json: bool) -> int:
+    """Give paused LLMs work again."""
+    return _each(names, lambda client, name: client.resume(name), as_json=as_json)
+
+
+@llm.command()
+@names_argument
+@json_option
+def drain(*, names: tuple[str, ...], as_json: bool) -> int:
+    """Have all workers of LLMs finish what they have, and end."""
+    return _each(names, lambda client, name: client.drain(name), as_json=as_json)
+
+
+@llm.command(name="set")
+@click.argument("name")
+@click.option(
+    "--slots",
+    type=OrNothing(click.IntRange(0, 10_000), "auto"),
+    metavar="N|auto",
+    help="The most tasks that all its workers get together; auto: as they say.",
+)
+@click.option(
+    "--skills",
+    "-k",
+    type=OrNothing(Skills(), "auto"),
+    metavar="SKILLS|auto",
+    help="What it can do, and how well: python=0.9,review; auto: as its workers say.",
+)
+@json_option
+def set_(*, name: str, slots: int | Nothing | None, skills: dict[str, float] | Nothing | None, as_json: bool) -> int:
+    """Set the slots and skills of an LLM by hand.
+
+    They hold until they are set again, whatever its workers say. What it has in hand stays there.
+    """
+    settings = given({"slots": slots, "skills": skills})
+    if not settings:
+        raise click.UsageError("Say what to set: --slots, --skills.")
+    return _each((name,), lambda client, name: client.manage(name, **settings), as_json=as_json)
+
+
+def skills(levels: Mapping[str, float]) -> str:
+    """Skills with their levels, as `fluffle worker --skills` takes them; a level of 1 is left out."""
+    return ",".join(tag if level == 1 else f"{tag}={level:g}" for tag, level in sorted(levels.items()))
+
+
+def state(view: "LLMView") -> str:
+    """The state of an LLM; also that it is paused while it is draining or offline."""
+    return f"{view.state}, paused" if view.paused and view.state != "paused" else view.state
+
+
+def _each(
+    names: tuple[str, ...], change: "Callable[[Client, str], Coroutine[Any, Any, LLMView]]", *, as_json: bool
+) -> int:
+    """Change one LLM after the other and tell how each stands. Returns the exit code."""
+    from broker.errors import TaskRejected
+    from fluffle.cli.output import complain, print_json, styled
+
+    async def change_all() -> int:
+        code = OK
+        async with client() as steering:
+            for name in names:
+                try:
+                    view = await change(steering, name)
+                except TaskRejected as error:
+                    complain(f"{name}: {error}")
+                    code = ERROR
+                    continue
+                if as_json:
+                    print_json(view.model_dump_json(exclude_none=True).encode())
+                else:
+                    click.echo(
+                        f"{view.name}\t{styled(state(view))}\t{view.in_hand}/{view.slots}\t{skills(view.skills)}"
+                    )
+        return code
+
+    return run(change_all())

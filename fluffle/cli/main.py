@@ -13,8 +13,8 @@ OK, ERROR, USAGE, TASK_FAILED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 COMMANDS = (
     LazyCommand("demo", "fluffle.cli.demo:demo", "Show all of it in one go, on real text."),
     LazyCommand("up", "fluffle.cli.up:up", "Run everything in fluffle.toml: broker, coordinator and LLMs."),
-    LazyCommand("task", "fluffle.cli.task:task", "Submit tasks, follow them, get their results."),
-    LazyCommand("llm", "fluffle.cli.llm:llm", "List the LLMs and what they are doing."),
+    LazyCommand("task", "fluffle.cli.task:task", "Submit tasks, follow them, steer them, get their results."),
+    LazyCommand("llm", "fluffle.cli.llm:llm", "List the LLMs and what they are doing, and steer them."),
     LazyCommand("report", "fluffle.cli.report:report", "Print figures about the tasks."),
     LazyCommand("rejected", "fluffle.cli.rejected:rejected", "Look at rejected messages, requeue or drop them."),
     LazyCommand("worker", "fluffle.cli.worker:worker", "Run an LLM as a worker."),

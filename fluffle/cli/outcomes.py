@@ -1,11 +1,12 @@
 """How a task stands and how it ended, as the commands tell it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from broker.messages import Status, TaskView
-from fluffle.cli.output import cell, duration, on_terminal, plain, print_json, styled
+from fluffle.cli.output import cell, duration, moment, on_terminal, plain, print_json, styled
 from fluffle.handle import reason
 
 
@@ -14,12 +15,48 @@ def print_view(view: TaskView) -> None:
     print_json(view.model_dump_json(exclude_none=True).encode())
 
 
-def print_state(view: TaskView, *, as_json: bool) -> None:
-    """A task and its status on one line."""
+def print_state(view: TaskView, told: Callable[[TaskView], str], *, as_json: bool) -> None:
+    """A task and its status on one line, and what is `told` of it."""
     if as_json:
         print_view(view)
     else:
-        click.echo(f"{view.id}\t{styled(view.status)}")
+        more = told(view)
+        click.echo(f"{view.id}\t{styled(view.status)}" + (f"\t{more}" if more else ""))
+
+
+def where(view: TaskView) -> str:
+    """Who has a task, or what it waits for."""
+    return f"at {view.llm}" if view.status in (Status.ASSIGNED, Status.IN_PROGRESS) else waiting_for(view)
+
+
+def remark(view: TaskView) -> str:
+    """That a task is overdue, and what it waits for."""
+    return ", ".join(part for part in ("overdue" if view.overdue else "", waiting_for(view)) if part)
+
+
+def waiting_for(view: TaskView) -> str:
+    """What a task waits for, as far as it tells itself; nothing when it does not wait."""
+    if view.status is Status.PENDING:
+        return f"waiting for {view.assignee or 'a free slot'}"
+    if view.status is not Status.BLOCKED:
+        return ""
+    if view.waiting_on:
+        return f"waiting for {view.waiting_on} task{'s' if view.waiting_on > 1 else ''}"
+    return "waiting to be tried again" if view.attempt or not view.not_before else f"starts {moment(view.not_before)}"
+
+
+def what_was_cancelled(view: TaskView) -> str:
+    """What the cancelling of a task has ended: the call of an LLM, or mere waiting."""
+    last = view.attempts[-1] if view.attempts else None
+    if last is None or last.finished_at != view.finished_at:
+        return "was waiting" + (f" after {_attempts(len(view.attempts))}" if view.attempts else "")
+    if last.started_at is None:
+        return f"taken back from {last.llm} before attempt {last.attempt} began"
+    return f"stopped at {last.llm} in attempt {last.attempt}"
+
+
+def _attempts(number: int) -> str:
+    return f"{number} attempt{'' if number == 1 else 's'}"
 
 
 def print_end(view: TaskView, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from typing import Any
 
 import click
@@ -70,6 +71,83 @@ class JSON(click.ParamType[Any]):
             return json.loads(value)
         except ValueError as error:
             raise click.BadParameter(f"not JSON: {error}", ctx, param) from error
+
+
+class Name(click.ParamType[str]):
+    """The name of an LLM."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name as it is."""
+        from broker.messages import NAME_PATTERN
+
+        if re.search(NAME_PATTERN, value):
+            return str(value)
+        raise click.BadParameter(f"{value!r} is not made of a-z, 0-9 and -, at most 63 of them", ctx, param)
+
+
+class Skills(click.ParamType[dict[str, float]]):
+    """Skills with commas between them, each with its level or without: `python=0.9,review`."""
+
+    name = "skills"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
+        """Levels by tag; 1.0 where none is given."""
+        if isinstance(value, dict):
+            return value
+        skills = {}
+        for skill in filter(None, (part.strip() for part in value.split(","))):
+            tag, given, level = skill.partition("=")
+            if not re.fullmatch(r"[a-z0-9][a-z0-9._:+/-]{0,62}", tag):
+                raise click.BadParameter(f"{tag!r} is not a tag in lower case, such as python", ctx, param)
+            if (given and not re.fullmatch(r"0|1|[01]?\.\d+", level)) or float(level or 1) > 1:
+                raise click.BadParameter(f"the level of {tag} is a number from 0 to 1, not {level!r}", ctx, param)
+            skills[tag] = float(level or 1)
+        return skills
+
+
+class Nothing(Enum):
+    """What `OrNothing` gives for its word: None would mean that the option was not given."""
+
+    NOTHING = auto()
+
+
+class OrNothing(click.ParamType[Any]):
+    """A value of another kind, or a word that takes the present one away."""
+
+    def __init__(self, kind: click.ParamType[Any], word: str = "none") -> None:
+        self.name = f"{kind.name}|{word}"
+        self._kind = kind
+        self._word = word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value, or NOTHING."""
+        return Nothing.NOTHING if value == self._word else self._kind.convert(value, param, ctx)
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, with None for those that take something away."""
+    return {name: None if value is Nothing.NOTHING else value for name, value in options.items() if value is not None}
+
+
+def pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    """The pairs of an option that takes KEY=VALUE."""
+    split = [text.partition("=") for text in texts]
+    if wrong := [key for key, equals, _ in split if not equals]:
+        raise click.BadParameter(f"{wrong[0]!r} is not KEY=VALUE", param_hint="--metadata")
+    return {key: value for key, _, value in split}
+
+
+def text_of(path: str) -> str:
+    """The text of a file, or of standard input for `-`."""
+    with click.open_file(path, "rb") as file:
+        content: bytes = file.read()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        where = "standard input" if path == "-" else path
+        raise click.UsageError(f"{where} is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
 def flat(lists: tuple[list[str], ...]) -> list[str]:

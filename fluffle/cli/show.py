@@ -11,6 +11,8 @@ from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
     from broker.messages import AttemptView, TaskView, Usage
+    from fluffle.client import Client
+    from fluffle.fields import Fields
 
 Line = tuple[datetime, str]  # when, what
 
@@ -27,19 +29,35 @@ def show(*, task_id: str, as_json: bool) -> None:
     from broker.messages import TaskView
     from fluffle.cli.output import print_json
 
-    async def fetch() -> bytes:
+    async def fetch() -> None:
         async with client() as asking:
-            return await asking.task_json(task_id)
+            answer = await asking.task_json(task_id)
+            if as_json:
+                print_json(answer)
+                return
+            view = TaskView.model_validate_json(answer)
+            describe(view, await _waits_for(asking, view))
 
-    answer = run(fetch())
-    if as_json:
-        print_json(answer)
-    else:
-        describe(TaskView.model_validate_json(answer))
+    run(fetch())
 
 
-def describe(view: "TaskView") -> None:
-    """Print a task for people."""
+async def _waits_for(asking: "Client", view: "TaskView") -> str | None:
+    """What a task waits for. Who could do it and why they do not is asked of the coordinator."""
+    from broker.messages import Status
+    from fluffle.cli.outcomes import waiting_for
+
+    if view.status is Status.PENDING:
+        fields: Fields = {"skills": view.skills, "labels": view.labels, "force": True}
+        if view.assignee is not None:
+            fields["assignee"] = view.assignee
+        now = await asking.placement(view.description, **fields)
+        if now.llm is None:
+            return now.why.removeprefix("waits ")
+    return waiting_for(view).removeprefix("waiting ") or None
+
+
+def describe(view: "TaskView", waits: str | None = None) -> None:
+    """Print a task for people; `waits` tells what for."""
     from fluffle.cli.output import heading, print_fields
     from fluffle.handle import reason
 
@@ -58,7 +76,7 @@ def describe(view: "TaskView") -> None:
             ("Overdue", "yes" if view.overdue else None),
             ("Not before", view.not_before),
             ("Depends on", view.depends_on or None),
-            ("Waiting on", f"{view.waiting_on} of them" if view.waiting_on else None),
+            ("Waits", waits),
             ("Parent", view.parent_id),
             ("Conversation", view.conversation_id),
             ("Timeout", view.timeout and f"{view.timeout:g} s"),

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from fluffle.cli.main import OK, TASK_FAILED
-from fluffle.cli.parameters import JSON, Duration, Moment, Names, flat
+from fluffle.cli.parameters import JSON, Duration, Moment, Names, flat, pairs, text_of
 from fluffle.cli.session import client, json_option, run
 
 file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
@@ -39,6 +39,7 @@ file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
 @click.option("--label", "-l", "labels", multiple=True, type=Names(), help="A label, for filters and reports.")
 @click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Something to carry along.")
 @click.option("--wait", "-w", is_flag=True, help="Wait for the end and print the result.")
+@click.option("--dry-run", "-n", is_flag=True, help="Submit nothing; tell who would get the task, and why.")
 @json_option
 def submit(
     *,
@@ -46,6 +47,7 @@ def submit(
     description_file: str | None,
     json_lines: str | None,
     wait: bool,
+    dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -64,9 +66,12 @@ def submit(
 
     A MOMENT is ISO 8601, in local time unless it has an offset, or a DURATION from now: 90s, 5m, 2h, 1d.
 
-    With --wait, the exit code is 3 when a task fails or is cancelled.
+    With --wait, the exit code is 3 when a task fails or is cancelled. With --dry-run, an LLM and why it would get the
+    task are printed, or the state that the task would wait in and for what.
     """
     fields = _fields(**options)
+    if dry_run and (wait or json_lines is not None):
+        raise click.UsageError("--dry-run is for one task, and nothing to wait for.")
     if json_lines is not None:
         if description is not None or description_file is not None or "id" in fields:
             raise click.UsageError("With --json-lines, descriptions and ids are in the lines.")
@@ -74,7 +79,21 @@ def submit(
 
         return run(submit_lines(json_lines, fields, wait=wait, as_json=as_json))
     fields["description"] = _description(description, description_file)
+    if dry_run:
+        return run(_place(fields, as_json=as_json))
     return run(_submit_one(fields, wait=wait, as_json=as_json))
+
+
+async def _place(fields: dict[str, Any], *, as_json: bool) -> int:
+    from fluffle.cli.output import cell, print_json
+
+    async with client() as asking:
+        placement = await asking.placement(fields.pop("description"), **fields)
+    if as_json:
+        print_json(placement.model_dump(mode="json", exclude_none=True))
+    else:
+        click.echo(f"{placement.llm or placement.status}\t{cell(placement.why)}")
+    return OK
 
 
 async def _submit_one(fields: dict[str, Any], *, wait: bool, as_json: bool) -> int:
@@ -98,9 +117,9 @@ def _description(argument: str | None, path: str | None) -> str:
     if argument is not None and path is not None:
         raise click.UsageError("Give DESCRIPTION or --file, not both.")
     if path is not None:
-        text = _text(path)
+        text = text_of(path)
     elif argument == "-" or (argument is None and not sys.stdin.isatty()):
-        text = _text("-")
+        text = text_of("-")
     else:
         text = argument or ""
     if not text.strip():
@@ -126,29 +145,11 @@ def _fields(
     given = {
         **plain,
         "id": task_id,
-        "inputs": inputs if input_file is None else {"text": _text(input_file)},
-        "output_schema": None if output_schema is None else JSON().convert(_text(output_schema), None, None),
-        "metadata": _pairs(metadata) or None,
+        "inputs": inputs if input_file is None else {"text": text_of(input_file)},
+        "output_schema": None if output_schema is None else JSON().convert(text_of(output_schema), None, None),
+        "metadata": pairs(metadata) or None,
         "skills": flat(skills) or None,
         "depends_on": flat(depends_on) or None,
         "labels": flat(labels) or None,
     }
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in texts]
-    if wrong := [key for key, equals, _ in pairs if not equals]:
-        raise click.BadParameter(f"{wrong[0]!r} is not KEY=VALUE", param_hint="--metadata")
-    return {key: value for key, _, value in pairs}
-
-
-def _text(path: str) -> str:
-    """The text of a file, or of standard input for `-`."""
-    with click.open_file(path, "rb") as file:
-        content: bytes = file.read()
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        where = "standard input" if path == "-" else path
-        raise click.UsageError(f"{where} is not UTF-8 text: {error.reason} at byte {error.start}") from error

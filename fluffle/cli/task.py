@@ -1,6 +1,5 @@
-"""`fluffle task`: submit tasks, follow them, get their results."""
+"""`fluffle task`: submit tasks, follow them, steer them, get their results."""
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +9,7 @@ from fluffle.cli.main import ERROR, OK, TASK_FAILED, TIMED_OUT
 from fluffle.cli.parameters import Duration, Names, flat
 from fluffle.cli.session import client, json_option, run
 from fluffle.cli.show import show
+from fluffle.cli.steer import assign, cancel, retry, unassign, update
 from fluffle.cli.submit import submit
 from fluffle.cli.watch import watch
 
@@ -30,7 +30,7 @@ STATUSES = (
 
 @click.group(cls=OrderedGroup)
 def task() -> None:
-    """Submit tasks, follow them, get their results."""
+    """Submit tasks, follow them, steer them, get their results."""
 
 
 task.add_command(submit)
@@ -56,8 +56,12 @@ def list_(
     limit: int,
     as_json: bool,
 ) -> None:
-    """List tasks, newest first."""
+    """List tasks, newest first.
+
+    The remark tells what a task waits for, and that its due date has passed.
+    """
     from broker.messages import Status
+    from fluffle.cli.outcomes import remark
     from fluffle.cli.output import print_json, print_table
 
     async def fetch() -> "list[TaskView]":
@@ -71,8 +75,11 @@ def list_(
         print_json([view.model_dump(mode="json", exclude_none=True) for view in tasks])
         return
     print_table(
-        ("ID", "STATUS", "PRIORITY", "LLM", "SUBMITTED", "DESCRIPTION"),
-        [(view.id, view.status, view.priority, view.llm, view.submitted_at, view.description) for view in tasks],
+        ("ID", "STATUS", "PRIORITY", "LLM", "SUBMITTED", "REMARK", "DESCRIPTION"),
+        [
+            (view.id, view.status, view.priority, view.llm, view.submitted_at, remark(view), view.description)
+            for view in tasks
+        ],
         empty="No task fits.",
     )
 
@@ -119,47 +126,5 @@ def wait(*, ids: tuple[str, ...], label: str | None, timeout: float | None, as_j
     return OK if set(statuses) == {"completed"} else TASK_FAILED
 
 
-@task.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--reason", "-r", help="Why; it is kept in the task's history.")
-@json_option
-def cancel(*, ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
-    """Cancel tasks. A call that is running is stopped."""
-
-    async def cancel_all() -> int:
-        async with client() as asking:
-            return await _each(ids, lambda task_id: asking.cancel(task_id, reason), as_json)
-
-    return run(cancel_all())
-
-
-@task.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@json_option
-def retry(*, ids: tuple[str, ...], as_json: bool) -> int:
-    """Run tasks that are over once more.
-
-    They have all their attempts again.
-    """
-
-    async def retry_all() -> int:
-        async with client() as asking:
-            return await _each(ids, asking.retry, as_json)
-
-    return run(retry_all())
-
-
-async def _each(ids: tuple[str, ...], change: "Callable[[str], Awaitable[TaskView]]", as_json: bool) -> int:
-    """Change one task after the other and tell how each stands. Returns the exit code."""
-    from broker.errors import TaskRejected
-    from fluffle.cli.outcomes import print_state
-    from fluffle.cli.output import complain
-
-    code = OK
-    for task_id in ids:
-        try:
-            print_state(await change(task_id), as_json=as_json)
-        except TaskRejected as error:
-            complain(f"{task_id}: {error}")
-            code = ERROR
-    return code
+for steering in (assign, unassign, update, cancel, retry):
+    task.add_command(steering)

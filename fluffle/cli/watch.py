@@ -9,6 +9,7 @@ from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
     from broker.messages import Progress, TaskView
+    from fluffle.watching import Event
 
 
 @click.command()
@@ -37,7 +38,7 @@ async def _watch(ids: tuple[str, ...], label: str | None, *, as_json: bool) -> i
             elif isinstance(event, Progress):
                 printer.progress(event)
             else:
-                printer.state(event.data)
+                printer.event(event)
             if not isinstance(event, Progress):
                 failed = failed or event.data.status in ("failed", "cancelled")
     return TASK_FAILED if failed else OK
@@ -53,6 +54,15 @@ class Printer:
         self._several = several
         self._begun: dict[str, str] = {}  # by task: the text of a line that is not complete
         self._last: dict[str, str] = {}  # by task: its status when last told
+
+    def event(self, event: "Event") -> None:
+        """Something has become of a task."""
+        if event.is_overdue:
+            from fluffle.cli.output import clock
+
+            self._end_line(event.subject)
+            click.echo(f"{clock(event.time)}  {event.subject}  overdue")
+        self.state(event.data)
 
     def state(self, view: "TaskView") -> None:
         """A task has another status than before."""

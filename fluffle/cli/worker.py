@@ -1,47 +1,11 @@
 """`fluffle worker`: one LLM, at work."""
 
-import re
 from pathlib import Path
-from typing import Any
 
 import click
 
 from fluffle.cli.main import INTERRUPTED, OK
-from fluffle.cli.parameters import Duration
-
-
-class Name(click.ParamType[str]):
-    """The name of an LLM."""
-
-    name = "name"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name as it is."""
-        from broker.messages import NAME_PATTERN
-
-        if re.search(NAME_PATTERN, value):
-            return str(value)
-        raise click.BadParameter(f"{value!r} is not made of a-z, 0-9 and -, at most 63 of them", ctx, param)
-
-
-class Skills(click.ParamType[dict[str, float]]):
-    """Skills with commas between them, each with its level or without: `python=0.9,review`."""
-
-    name = "skills"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
-        """Levels by tag; 1.0 where none is given."""
-        if isinstance(value, dict):
-            return value
-        skills = {}
-        for skill in filter(None, (part.strip() for part in value.split(","))):
-            tag, given, level = skill.partition("=")
-            if not re.fullmatch(r"[a-z0-9][a-z0-9._:+/-]{0,62}", tag):
-                raise click.BadParameter(f"{tag!r} is not a tag in lower case, such as python", ctx, param)
-            if (given and not re.fullmatch(r"0|1|[01]?\.\d+", level)) or float(level or 1) > 1:
-                raise click.BadParameter(f"the level of {tag} is a number from 0 to 1, not {level!r}", ctx, param)
-            skills[tag] = float(level or 1)
-        return skills
+from fluffle.cli.parameters import Duration, Name, Names, Skills, flat
 
 
 @click.command()
@@ -51,6 +15,7 @@ class Skills(click.ParamType[dict[str, float]]):
 @click.option("--exec", "exec_command", metavar="COMMAND", help="A command: prompt on its input, answer on its output.")
 @click.option("--handler", metavar="MODULE:FUNCTION", help="A Python function that takes a job and returns the result.")
 @click.option("--skills", "-k", multiple=True, type=Skills(), help="What it can do, and how well: python=0.9,review.")
+@click.option("--labels", "-l", multiple=True, type=Names(), help="What it is: local, if nothing leaves its computer.")
 @click.option("--slots", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Tasks at the same time.")
 @click.option(
     "--instructions",
@@ -64,6 +29,7 @@ def worker(
     *,
     name: str,
     skills: tuple[dict[str, float], ...],
+    labels: tuple[list[str], ...],
     slots: int,
     instructions: Path | None,
     timeout: float | None,
@@ -105,6 +71,7 @@ def worker(
             llm=llm,
             slots=slots,
             skills={tag: level for given in skills for tag, level in given.items()},
+            labels=flat(labels),
             description=description,
             instructions=guidance,
             timeout=timeout,

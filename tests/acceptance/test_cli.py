@@ -262,7 +262,7 @@ def test_list_in_a_pipe_is_tab_separated_newest_first(shell: Shell) -> None:
     rows = [line.split("\t") for line in shell("task", "list", "--label", label).splitlines()]
     assert [row[0] for row in rows] == ids[::-1]
     assert rows[0][1:4] == ["completed", "4", "obi"]
-    assert rows[0][5] == "say 2"
+    assert rows[0][5:] == ["", "say 2"]
     assert len(shell("task", "list", "-l", label, "--limit", "2").splitlines()) == 2
     assert shell("task", "list", "-l", label, "--status", "failed", "--status", "pending") == ""
     assert [view["id"] for view in shell.json("task", "list", "-l", label, "--llm", "obi", "--text", "1")] == [ids[1]]
@@ -396,7 +396,9 @@ def test_an_interrupted_command_ends_cleanly(shell: Shell, place: Site, gate: Pa
 
 def test_cancel_and_retry_tell_how_the_tasks_stand(shell: Shell, gate: Path) -> None:
     ids = [waiting_task(shell, gate), waiting_task(shell, gate)]
-    assert shell("task", "cancel", *ids, "--reason", "no need").splitlines() == [f"{id_}\tcancelled" for id_ in ids]
+    until(lambda: {shell.json("task", "show", id_)["status"] for id_ in ids} == {"in_progress"}, "both run")
+    told = shell("task", "cancel", *ids, "--reason", "no need").splitlines()
+    assert told == [f"{id_}\tcancelled\tstopped at obi in attempt 1" for id_ in ids]
     assert "no need (by " in shell("task", "show", ids[0])
     assert shell.error("task", "cancel", "nope") == "nope: id: there is no such task"
     assert "over already" in shell.error("task", "cancel", ids[0])
@@ -412,7 +414,7 @@ def test_the_llms_are_listed_and_shown(shell: Shell, gate: Path) -> None:
     task_id = waiting_task(shell, gate)
     until(lambda: shell.json("task", "show", task_id)["status"] == "in_progress", "the task runs")
     [row] = [line.split("\t") for line in shell("llm", "list").splitlines() if line.startswith("obi\t")]
-    assert (row[1], row[2].split("/")[1], row[5]) == ("online", "20", "obey=0.9,summarise")
+    assert (row[1], row[2].split("/")[1], row[6]) == ("online", "20", "obey=0.9,summarise")
     shown = shell("llm", "show", "obi")
     assert re.search(r"^Description: obeys$", shown, re.MULTILINE)
     assert f"\n{task_id}\n" in shown.split("Tasks in hand")[1]

@@ -123,7 +123,7 @@ def test_every_key_of_an_llm_is_described_with_its_default() -> None:
     for key, info in LLMTable.model_fields.items():
         default, meaning = described[key]
         assert meaning == info.description
-        assert default == ("none" if info.default in (None, "", {}) else str(info.default))
+        assert default == ("none" if info.default in (None, "", {}, []) else str(info.default))
 
 
 def test_the_example_of_the_page_is_a_good_file(tmp_path: Path) -> None:

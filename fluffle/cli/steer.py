@@ -1,0 +1,166 @@
+"""`fluffle task assign|unassign|update|cancel|retry`: what people do to tasks by hand."""
+
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fluffle.cli.main import ERROR, OK
+from fluffle.cli.parameters import JSON, Duration, Moment, Name, Names, Nothing, OrNothing, flat, given, pairs, text_of
+from fluffle.cli.session import client, json_option, run
+
+if TYPE_CHECKING:
+    from broker.messages import TaskView
+    from fluffle.client import Client
+
+ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)
+priority_option = click.option("--priority", "-p", type=click.IntRange(0, 9), metavar="N", help="Higher goes first.")
+due_option = click.option(
+    "--due", type=OrNothing(Moment(past=False)), metavar="MOMENT|none", help="Wanted by then; none: at any time."
+)
+label_option = click.option(
+    "--label", "-l", "labels", multiple=True, type=Names(), help="A label. They replace the present ones."
+)
+metadata_option = click.option(
+    "--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Something to carry along. It replaces what there is."
+)
+
+
+@click.command()
+@ids_argument
+@click.argument("llm", type=Name())
+@click.option("--now", is_flag=True, help="Stop tasks that run at another LLM, and move them.")
+@click.option("--force", is_flag=True, help="Take an LLM that has never said hello, and wait for it.")
+@json_option
+def assign(*, ids: tuple[str, ...], llm: str, now: bool, force: bool, as_json: bool) -> int:
+    """Give tasks to the LLM of that name.
+
+    They may be blocked, pending or assigned to another LLM. One that is running elsewhere is moved only with --now:
+    its call is stopped, and begins again at the new LLM. While the LLM is offline, they wait for it.
+    """
+    return _each(ids, lambda client, task_id: client.assign(task_id, llm, now=now, force=force), as_json=as_json)
+
+
+@click.command()
+@ids_argument
+@json_option
+def unassign(*, ids: tuple[str, ...], as_json: bool) -> int:
+    """Leave tasks that were given to an LLM by hand to the coordinator.
+
+    One that the LLM has already stays there.
+    """
+    return _each(ids, lambda client, task_id: client.unassign(task_id), as_json=as_json)
+
+
+@click.command()
+@ids_argument
+@priority_option
+@due_option
+@label_option
+@click.option("--no-labels", is_flag=True, help="Take all labels away.")
+@metadata_option
+@json_option
+def update(
+    *,
+    ids: tuple[str, ...],
+    priority: int | None,
+    due: datetime | Nothing | None,
+    labels: tuple[list[str], ...],
+    no_labels: bool,
+    metadata: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Change tasks that are not over. What is not given stays as it is.
+
+    A MOMENT is ISO 8601, in local time unless it has an offset, or a length of time from now: 90s, 5m, 2h, 1d.
+    """
+    if labels and no_labels:
+        raise click.UsageError("Give --label or --no-labels, not both.")
+    changes = given({"priority": priority, "due": due, "metadata": pairs(metadata) or None})
+    if labels or no_labels:
+        changes["labels"] = flat(labels)
+    if not changes:
+        raise click.UsageError("Say what to change: --priority, --due, --label, --no-labels, --metadata.")
+    return _each(ids, lambda client, task_id: client.update(task_id, **changes), as_json=as_json)
+
+
+@click.command()
+@ids_argument
+@click.option("--reason", "-r", help="Why; it is kept in the task's history.")
+@json_option
+def cancel(*, ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
+    """Cancel tasks. A call that is running is stopped.
+
+    A line tells for each what was ended: id, status, where it was waiting or running.
+    """
+    from fluffle.cli.outcomes import what_was_cancelled
+
+    return _each(ids, lambda client, task_id: client.cancel(task_id, reason), what_was_cancelled, as_json=as_json)
+
+
+@click.command()
+@ids_argument
+@click.option("--description", metavar="TEXT", help="What to do this time; `-` takes it from standard input.")
+@click.option("--input", "inputs", type=JSON(), metavar="JSON", help="What the LLM gets besides, as JSON.")
+@click.option("--skills", "-k", multiple=True, type=Names(), help="What the LLM must be able to do: python,review.")
+@click.option(
+    "--assignee", "-a", type=OrNothing(Name()), metavar="LLM|none", help="The LLM that does it; none: one is chosen."
+)
+@priority_option
+@due_option
+@click.option("--timeout", type=OrNothing(Duration()), metavar="DURATION|none", help="How long one attempt may take.")
+@click.option("--max-attempts", type=click.IntRange(1, 100), metavar="N", help="How often it is tried.")
+@label_option
+@metadata_option
+@json_option
+def retry(
+    *,
+    ids: tuple[str, ...],
+    description: str | None,
+    skills: tuple[list[str], ...],
+    labels: tuple[list[str], ...],
+    metadata: tuple[str, ...],
+    as_json: bool,
+    **plain: Any,
+) -> int:
+    """Run tasks that are over once more, as they were or with other fields.
+
+    They have all their attempts again.
+    """
+    changes = given(
+        {
+            **plain,
+            "description": text_of("-").rstrip("\n") if description == "-" else description,
+            "skills": flat(skills) or None,
+            "labels": flat(labels) or None,
+            "metadata": pairs(metadata) or None,
+        }
+    )
+    return _each(ids, lambda client, task_id: client.retry(task_id, **changes), as_json=as_json)
+
+
+def _each(
+    ids: tuple[str, ...],
+    change: "Callable[[Client, str], Coroutine[Any, Any, TaskView]]",
+    told: "Callable[[TaskView], str] | None" = None,
+    *,
+    as_json: bool,
+) -> int:
+    """Change one task after the other and tell how each stands, or what `told` says. Returns the exit code."""
+    from broker.errors import TaskRejected
+    from fluffle.cli.outcomes import print_state, where
+    from fluffle.cli.output import complain
+
+    async def change_all() -> int:
+        code = OK
+        async with client() as steering:
+            for task_id in ids:
+                try:
+                    print_state(await change(steering, task_id), told or where, as_json=as_json)
+                except TaskRejected as error:
+                    complain(f"{task_id}: {error}")
+                    code = ERROR
+        return code
+
+    return run(change_all())
