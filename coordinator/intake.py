@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from broker import topology
@@ -96,19 +97,22 @@ def _request(delivery: Delivery, limit: int) -> Event:
             task_id = spec.id or _id_from(properties.message_id) or str(uuid7())
             if task_id in spec.depends_on:
                 raise DecodeError([Problem("depends_on", f"a cycle: {task_id} -> {task_id}")])
-            _must_fit(spec)
+            _must_fit(spec.skills, due=spec.due, not_before=spec.not_before)
             return Submitted(task_id, spec, _priority(spec, properties.priority), sender)
         case "cancel":
             cancel = decode(Cancel, delivery.body, limit=limit)
             return CancelRequested(cancel.id, sender, cancel.reason)
         case "retry":
             retry = decode(Retry, delivery.body, limit=limit)
-            return RetryRequested(retry.id, sender, retry.changes.given())
+            changes = retry.changes
+            _must_fit(changes.skills or (), due=changes.due)
+            return RetryRequested(retry.id, sender, changes.given())
         case "assign":
             assign = decode(Assign, delivery.body, limit=limit)
             return AssignRequested(assign.id, assign.llm, assign.now, assign.force, sender)
         case "update":
             update = decode(Update, delivery.body, limit=limit)
+            _must_fit(due=update.due)
             return UpdateRequested(update.id, update.given(), sender)
         case "manage":
             return ManageRequested(decode(Manage, delivery.body, limit=limit), sender)
@@ -158,11 +162,11 @@ def _must_be_text(path: str, text: str) -> None:
         raise DecodeError([Problem(path, "contains NUL")])
 
 
-def _must_fit(spec: Submission) -> None:
+def _must_fit(skills: Sequence[str] = (), **moments: datetime | None) -> None:
     """What the types let through and the database, or the calendar, has no place for."""
-    if sum(len(skill) + 1 for skill in spec.skills) > MOST_SKILLS:
+    if sum(len(skill) + 1 for skill in skills) > MOST_SKILLS:
         raise DecodeError([Problem("skills", f"are too many: together they may have {MOST_SKILLS:,} characters")])
-    for path, moment in (("due", spec.due), ("not_before", spec.not_before)):
+    for path, moment in moments.items():
         try:
             to_iso(None if moment is None else from_datetime(moment))
         except OverflowError as error:

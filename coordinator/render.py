@@ -1,7 +1,7 @@
 """The messages that items of the outbox become on the wire."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, assert_never
+from typing import assert_never
 
 from pydantic_core import to_json
 
@@ -37,7 +37,7 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
     body = b""
     for item in items:
         if isinstance(item, Announce | Answer) and item.view is not shown:
-            shown, body = item.view, _json(item.view)
+            shown, body = item.view, to_json(item.view)
         match item:
             case Announce(at, shown_task, what):
                 yield _task_event(shown_task, what or shown_task["status"], to_iso(at) or "", body)
@@ -62,11 +62,6 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
                 yield from _kept(item)
             case _:
                 assert_never(item)
-
-
-def _json(value: Any) -> bytes:
-    """A number that is beyond all numbers, such as 1e999, becomes null: JSON has no other word for it."""
-    return to_json(value, inf_nan_mode="null")
 
 
 def _at_most(size: int, text: str) -> str:
@@ -127,7 +122,7 @@ def _assignment(task: Task, llm: str, context: Mapping[str, Task]) -> Outgoing:
         "parent_id": spec.parent_id,
         "conversation_id": spec.conversation_id,
     }
-    encoded = _json({key: value for key, value in body.items() if value not in (None, [], {}) or key == "inputs"})
+    encoded = to_json({key: value for key, value in body.items() if value not in (None, [], {}) or key == "inputs"})
     return Outgoing(WORK, llm_address(llm), encoded, message_id=f"{task.id}/{task.attempt}", priority=task.priority)
 
 

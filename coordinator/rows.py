@@ -191,7 +191,7 @@ def llm_of(row: Row) -> LLM:
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else to_json(value, inf_nan_mode="null").decode()
+    return None if value is None else to_json(value).decode()
 
 
 def _value(text: str | None) -> Any:

@@ -94,8 +94,10 @@ class Work:
             self._late_result(task, llm, result, now)
         elif result.outcome != "cancelled":  # else it obeys a stop
             over = f"the task was {task.status}" if task.status.is_final else result.outcome
-            task.note(now, llm, f"stale result of attempt {result.attempt}: {over}")
-            self._b.touch(task)
+            told = f"stale result of attempt {result.attempt}: {over}"
+            if not any(change.by == llm and change.what == told for change in task.history):
+                task.note(now, llm, told)
+                self._b.touch(task)
 
     def tick(self, now: Instant) -> None:
         """Time has passed: leases may have run out."""

@@ -97,7 +97,7 @@ def test_a_result_that_holds_little_is_not_taken_for_none(store: Store, result: 
 
 
 def test_the_deepest_nesting_that_gets_in_comes_back(store: Store) -> None:
-    spec = decode(Submission, b'{"description": "x", "inputs": %s%s}' % (b"[" * 199, b"]" * 199))
+    spec = decode(Submission, b'{"description": "x", "inputs": %s%s}' % (b"[" * 100, b"]" * 100))
     stored(store, Task(id="t", seq=1, spec=spec, status=Status.PENDING, priority=4, submitted_at=T0))
     assert store.load(["t"])[0].spec.inputs == spec.inputs
 

@@ -1,0 +1,525 @@
+"""Deliveries in, one transaction, messages out: the batch loop on a real database, without a broker."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pika import BasicProperties
+from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
+
+from broker.connection import UNDECODABLE, Delivery, Outgoing
+from broker.errors import NotTheLeader, StoreUnavailable
+from broker.instants import Instant, seconds
+from broker.messages import Status
+from broker.topology import EVENTS, REJECTED, STATUS, TASKS, WORK
+from coordinator import bookkeeper, intake
+from coordinator.bookkeeper import Bookkeeper, Post
+from coordinator.core.task import view
+from coordinator.store import Store
+from tests.support.books import LEAD, a_task, stored
+from tests.support.core import T0
+
+LEASE = 10.0  # seconds
+
+
+class Desk:
+    """A bookkeeper with a clock that is set by hand, and the messages that it wants published."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.at = 0.0
+        self.books = self._new()
+        self.unsent = self.books.rebuild()
+
+    def _new(self) -> Bookkeeper:
+        return Bookkeeper(self.store, clock=self.now, lease=seconds(LEASE), lead=LEAD, max_body=1_000_000)
+
+    def now(self) -> Instant:
+        return Instant(T0 + seconds(self.at))
+
+    def process(self, *batch: Delivery, at: float | None = None) -> list[Outgoing]:
+        """Process a batch, publish its messages and have them confirmed."""
+        post = self.commit(*batch, at=at)
+        self.books.confirmed(post.rows)
+        return post.messages
+
+    def commit(self, *batch: Delivery, at: float | None = None) -> Post:
+        """Process a batch, without publishing."""
+        self.at = self.at if at is None else at
+        return self.books.process(list(batch))
+
+    def restart(self) -> list[Outgoing]:
+        """Another process takes over; the messages that it finds unsent."""
+        self.books = self._new()
+        self.unsent = self.books.rebuild()
+        return self.unsent.messages
+
+    def views(self) -> dict[str, dict[str, Any]]:
+        """Every task as it is stored."""
+        with self.store.engine.connect() as connection:
+            ids = list(connection.execute(text("select id from tasks")).scalars())
+        return {task.id: view(task) for task in sorted(self.store.load(ids), key=lambda task: task.seq)}
+
+    def status(self, task_id: str) -> str:
+        """The status of a task as it is stored."""
+        [task] = self.store.load([task_id])
+        return task.status.value
+
+
+@pytest.fixture
+def desk(store: Store) -> Desk:
+    """Nothing has happened yet."""
+    return Desk(store)
+
+
+def delivery(exchange: str, routing_key: str, body: bytes | dict[str, Any], **properties: Any) -> Delivery:
+    """A message as it arrives."""
+    encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Delivery(exchange, routing_key, encoded, False, BasicProperties(**properties), 0, None)
+
+
+def submit(task_id: str | None, **fields: Any) -> Delivery:
+    """A submission by ana, who waits for answers."""
+    body = {"description": f"do {task_id}", **({"id": task_id} if task_id else {}), **fields}
+    return delivery(TASKS, "submit", body, reply_to="ana", correlation_id=f"about {task_id}")
+
+
+def hello(llm: str = "atlas", *, slots: int = 10, instance: str = "i1") -> Delivery:
+    return delivery(STATUS, f"{llm}.hello", {"name": llm, "instance": instance, "slots": slots})
+
+
+def goodbye(llm: str = "atlas", *, instance: str = "i1") -> Delivery:
+    return delivery(STATUS, f"{llm}.goodbye", {"name": llm, "instance": instance})
+
+
+def claim(task_id: str, attempt: int = 1, *, llm: str = "atlas") -> Delivery:
+    return delivery(STATUS, f"{llm}.claim", {"task_id": task_id, "attempt": attempt, "instance": "i1"})
+
+
+def result(task_id: str, attempt: int = 1, *, llm: str = "atlas", **fields: Any) -> Delivery:
+    body = {"task_id": task_id, "attempt": attempt, "instance": "i1", "outcome": "completed", "result": task_id.upper()}
+    return delivery(STATUS, f"{llm}.result", {**body, "duration": 1.5, **fields})
+
+
+def failure(task_id: str, attempt: int = 1) -> Delivery:
+    return result(task_id, attempt, outcome="failed", result=None, error={"type": "broken", "retryable": False})
+
+
+def assignments(messages: list[Outgoing]) -> list[dict[str, Any]]:
+    """The bodies of the assignments."""
+    return [json.loads(message.body) for message in messages if message.exchange == WORK]
+
+
+def assigned(messages: list[Outgoing]) -> list[str]:
+    """Which tasks are assigned, in order."""
+    return [body["task_id"] for body in assignments(messages)]
+
+
+def answers(messages: list[Outgoing]) -> list[tuple[str | None, str | None]]:
+    """The answers to ana: type, and what it is about."""
+    return [(message.type, message.correlation_id) for message in messages if message.routing_key == "ana"]
+
+
+def events(messages: list[Outgoing]) -> list[str]:
+    """The routing keys of the events."""
+    return [message.routing_key for message in messages if message.exchange == EVENTS]
+
+
+def rejected(messages: list[Outgoing]) -> list[Outgoing]:
+    """What is put among the rejected."""
+    return [message for message in messages if message.exchange == REJECTED]
+
+
+# -- the way of a task -----------------------------------------------------------------------------------------------
+
+
+def test_a_task_goes_its_way(desk: Desk) -> None:
+    messages = desk.process(hello(), submit("a", inputs={"n": 1}))
+    assert assignments(messages) == [{"task_id": "a", "attempt": 1, "description": "do a", "inputs": {"n": 1}}]
+    assert answers(messages) == [("task.accepted", "about a")]
+    assert events(desk.process(claim("a"))) == ["task.in_progress.atlas"]
+    messages = desk.process(result("a"))
+    assert answers(messages) == [("task.completed", "about a")]
+    assert events(messages) == ["task.completed.atlas"]
+    [answer] = [message for message in messages if message.routing_key == "ana"]
+    assert json.loads(answer.body)["result"] == "A"
+    [task] = desk.store.load(["a"])
+    assert (task.status, task.result, task.duration) == (Status.COMPLETED, "A", 1_500_000)
+    assert [attempt.outcome for attempt in task.attempts] == ["completed"]
+
+
+def test_the_id_may_come_from_the_message_or_is_made(desk: Desk) -> None:
+    named = delivery(TASKS, "submit", {"description": "x"}, message_id="m-1")
+    desk.process(named, submit(None))
+    first, second = desk.views()
+    assert first == "m-1"
+    assert len(second) == 36
+
+
+def test_the_priority_may_come_from_the_message(desk: Desk) -> None:
+    body = {"description": "x"}
+    desk.process(
+        delivery(TASKS, "submit", body, priority=7),
+        delivery(TASKS, "submit", body, priority=200),
+        delivery(TASKS, "submit", {**body, "priority": 2}, priority=7),
+        delivery(TASKS, "submit", body),
+    )
+    assert [shown["priority"] for shown in desk.views().values()] == [7, 9, 2, 4]
+
+
+def test_dependent_tasks_go_their_way_in_one_batch(desk: Desk) -> None:
+    desk.process(hello(), submit("a"))
+    messages = desk.process(
+        submit("c", depends_on=["b", "a"]), submit("b", depends_on=["a"]), claim("a"), result("a"), claim("a")
+    )
+    [assignment] = assignments(messages)
+    assert assignment["task_id"] == "b"
+    assert assignment["context"] == [{"id": "a", "description": "do a", "status": "completed", "result": "A"}]
+    [assignment] = assignments(desk.process(claim("b"), result("b")))
+    assert [dependency["id"] for dependency in assignment["context"]] == ["b", "a"]
+    desk.process(result("c"))
+    assert {shown["status"] for shown in desk.views().values()} == {"completed"}
+
+
+@pytest.mark.parametrize("order", ["dependent first", "dependency first"])
+def test_a_dependency_may_end_in_the_batch_in_which_its_dependent_comes(desk: Desk, order: str) -> None:
+    desk.process(hello(), submit("a"))
+    batch = [submit("b", depends_on=["a"]), result("a")]
+    messages = desk.process(*(batch if order == "dependent first" else reversed(batch)))
+    assert assigned(messages) == ["b"]
+    assert desk.store.waiting_for(["a"]) == {}
+    desk.restart()
+    assert assigned(desk.process(claim("b"), result("a"), result("b"))) == []
+    assert desk.status("b") == "completed"
+
+
+@pytest.mark.parametrize("order", ["dependent first", "dependency first"])
+def test_dependent_and_dependency_may_come_in_one_batch(desk: Desk, order: str) -> None:
+    batch = [hello(), submit("b", depends_on=["a"]), submit("a")]
+    assert assigned(desk.process(*(batch if order == "dependent first" else reversed(batch)))) == ["a"]
+    assert assigned(desk.process(result("a"))) == ["b"]
+
+
+@pytest.mark.parametrize("batches", ["one", "two", "with a restart"])
+def test_a_failure_goes_down_the_whole_tree(desk: Desk, batches: str) -> None:
+    tree = [submit(f"t{n}", depends_on=[f"t{(n - 1) // 2}"] if n else []) for n in range(63)]
+    others = [submit("stays", depends_on=["t0"], on_dependency_failure="run"), submit("alone")]
+    desk.process(hello(), *tree[:1])
+    if batches == "one":
+        messages = desk.process(*tree[1:], *others, failure("t0"))
+    else:
+        desk.process(*tree[1:], *others)
+        if batches == "with a restart":
+            desk.restart()
+        messages = desk.process(failure("t0"))
+    statuses = {task_id: shown["status"] for task_id, shown in desk.views().items()}
+    assert {task_id: status for task_id, status in statuses.items() if status != "failed"} == {
+        "stays": "assigned",
+        "alone": "assigned",
+    }
+    assert [kind for kind, _ in answers(messages)].count("task.failed") == 63
+    assert desk.store.waiting_for(list(statuses)) == {}
+
+
+def test_many_tasks_may_wait_for_one(desk: Desk) -> None:
+    desk.process(hello(slots=2000), submit("a"))
+    desk.process(*(submit(f"t{n}", depends_on=["a"]) for n in range(1201)))
+    assert len(assigned(desk.process(result("a")))) == 1201
+
+
+@pytest.mark.parametrize("batches", ["one", "two"])
+def test_a_circle_is_refused_and_kept_among_the_rejected(desk: Desk, batches: str) -> None:
+    stored_, first, last = (
+        submit("stored", depends_on=["last"]),
+        submit("first", depends_on=["stored"]),
+        submit("last", depends_on=["first"]),
+    )
+    desk.process(stored_)
+    if batches == "two":
+        desk.process(first)
+        desk.restart()
+    messages = desk.process(*([first, last] if batches == "one" else [last]))
+    assert ("task.rejected", "about last") in answers(messages)
+    [kept] = rejected(messages)
+    assert kept.body == last.body
+    assert "a cycle: last -> first -> stored -> last" in (kept.headers or {})["x-fluffle-errors"]
+    assert set(desk.views()) == {"stored", "first"}
+
+
+def test_a_task_wakes_when_its_time_has_come_also_after_a_restart(desk: Desk) -> None:
+    desk.process(hello(), submit("a", not_before="2027-01-15T08:00:05Z"))
+    assert desk.process(at=4.9) == []
+    desk.restart()
+    assert assigned(desk.process(at=5)) == ["a"]
+
+
+def test_a_silent_worker_loses_its_task_also_after_a_restart(desk: Desk) -> None:
+    desk.process(hello(), submit("a"))
+    desk.process(claim("a"))
+    desk.at = 5
+    desk.restart()
+    assert desk.process(at=14.9) == []
+    assert "task.pending.none" in events(desk.process(at=15))
+    assert assigned(desk.process(hello(), at=16)) == ["a"]
+
+
+# -- nothing is lost, nothing is done twice --------------------------------------------------------------------------
+
+
+def a_busy_batch() -> list[list[Delivery]]:
+    """Batches with a bit of everything, each to be delivered twice."""
+    return [
+        [hello(), submit("a"), submit("b", depends_on=["a"]), submit("c", depends_on=["b"]), submit("d")],
+        [claim("a"), claim("d"), result("a"), submit("e", labels=["red"])],
+        [claim("b"), failure("b"), claim("e"), result("d"), delivery(TASKS, "cancel", {"id": "e"})],
+        [result("e"), delivery(TASKS, "cancel", {"id": "never"}), submit("f", depends_on=["f"])],
+    ]
+
+
+def test_a_batch_that_is_delivered_again_changes_nothing(desk: Desk) -> None:
+    for batch in a_busy_batch():
+        desk.commit(*batch)
+        before = desk.views()
+        desk.restart()
+        messages = desk.process(*batch)
+        assert desk.views() == before
+        assert assigned(messages) == []
+
+
+def test_what_was_committed_and_not_published_is_found_again(desk: Desk) -> None:
+    for batch in a_busy_batch():
+        post = desk.commit(*batch)
+        again = desk.restart()
+        assert [(m.exchange, m.routing_key, m.type) for m in again] == [
+            (m.exchange, m.routing_key, m.type) for m in post.messages
+        ]
+        assert desk.unsent.rows == post.rows
+        desk.books.confirmed(desk.unsent.rows)
+        desk.process()
+    assert desk.restart() == []
+
+
+def test_an_assignment_is_published_again_until_it_is_claimed(desk: Desk) -> None:
+    desk.commit(hello(), submit("a"))
+    assert assigned(desk.restart()) == ["a"]
+    desk.process(claim("a"))
+    assert assigned(desk.restart()) == []
+
+
+def test_an_answer_that_is_published_again_tells_the_latest(desk: Desk) -> None:
+    desk.commit(hello(), submit("a"))
+    desk.commit(result("a"))
+    messages = desk.restart()
+    assert answers(messages) == [("task.accepted", "about a"), ("task.completed", "about a")]
+    assert {json.loads(message.body)["status"] for message in messages if message.routing_key == "ana"} == {"completed"}
+
+
+def test_the_outbox_is_empty_once_all_is_confirmed(desk: Desk) -> None:
+    desk.process(hello(), submit("a"))
+    post = desk.commit(result("a"))
+    assert [row for row, _ in desk.store.unsent()] == list(post.rows)
+    desk.books.confirmed(post.rows)
+    desk.books.settle()
+    assert desk.store.unsent() == []
+
+
+def test_a_batch_in_another_ones_term_is_not_recorded(desk: Desk, engine: Engine) -> None:
+    desk.process(hello(), submit("a"))
+    other = Store(engine)
+    assert other.take_lead("other", Instant(T0 + 2 * LEAD), LEAD)
+    with pytest.raises(NotTheLeader):
+        desk.process(submit("b"), result("a"))
+    assert {task_id: shown["status"] for task_id, shown in desk.views().items()} == {"a": "assigned"}
+
+
+def test_a_batch_that_could_not_be_stored_is_processed_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.process(hello(), submit("a"))
+    batch = [claim("a"), result("a"), submit("b")]
+
+    def away(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.store, "commit", away)
+        with pytest.raises(StoreUnavailable):
+            desk.process(*batch)
+    assert desk.status("a") == "assigned"
+    desk.books.rebuild()
+    assert assigned(desk.process(*batch)) == ["b"]
+    assert desk.status("a") == "completed"
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+BAD = [
+    b"",
+    b"\xff\xfe",
+    b'{"description": "cut o',
+    b"[" * 10_000,
+    b'{"description": "x", "inputs": NaN}',
+    b'{"description": "x", "inputs": 1e999}',
+    b'{"description": 1}',
+    b'{"description": "x", "nonsense": 1}',
+    b'{"description": ""}',
+    b'{"description": "a\\u0000b"}',
+    b'{"description": "\\ud800"}',
+    b'{"description": "x", "id": "a b"}',
+    b'{"description": "x", "priority": 10}',
+    b'{"description": "x", "due": "tomorrow"}',
+    b'{"description": "x", "due": "0001-01-01T00:00:00+23:59"}',
+    b'{"description": "x", "not_before": "9999-12-31T23:59:59-23:59"}',
+    b'{"id": "a", "description": "x", "depends_on": ["a"]}',
+    json.dumps({"description": "x", "skills": [f"{n:x>62}" for n in range(64)]}).encode(),
+    b'{"description": "' + b"x" * 1_000_001 + b'"}',
+    b"null",
+    b"[]",
+]
+
+
+def test_bad_submissions_are_refused_and_kept_and_disturb_nothing(desk: Desk) -> None:
+    bad = [delivery(TASKS, "submit", body, reply_to="ana", message_id=f"bad-{n}") for n, body in enumerate(BAD)]
+    messages = desk.process(hello(), submit("before"), *bad, submit("after"))
+    assert assigned(messages) == ["before", "after"]
+    kept = rejected(messages)
+    assert [(message.message_id, message.body) for message in kept] == [(f"bad-{n}", b) for n, b in enumerate(BAD)]
+    for message in kept:
+        assert message.routing_key == "rejected.fluffle.tasks.submit"
+        assert json.loads((message.headers or {})["x-fluffle-errors"])
+    assert [kind for kind, _ in answers(messages)].count("task.rejected") == len(BAD)
+    assert events(messages).count("task.rejected.none") == len(BAD)
+
+
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        (delivery(TASKS, "submit", {"description": "x"}, reply_to="a\0b"), "reply_to"),
+        (delivery(TASKS, "submit", {"description": "x"}, correlation_id="a\0b"), "correlation_id"),
+        (delivery(TASKS, "submit", {"description": "x"}, message_id="a b"), "message_id"),
+        (delivery(TASKS, "submit", {"description": "x"}, headers={UNDECODABLE: "why"}), "headers"),
+        (delivery(TASKS, "submit", {"description": "x"}, content_encoding="gzip"), "content_encoding"),
+        (delivery(TASKS, "", {}), ""),
+        (delivery(TASKS, "cancel", {"id": ""}), "id"),
+        (delivery(TASKS, "update", {"id": "a", "due": "0001-01-01T00:00:00+23:59"}), "due"),
+        (delivery(TASKS, "retry", {"id": "a", "changes": {"due": "9999-12-31T23:59:59-23:59"}}), "due"),
+        (delivery(STATUS, "atlas.hello", {"name": "boreas", "instance": "i1"}), "name"),
+        (delivery(STATUS, "atlas.hello", {"name": "atlas", "instance": "i1", "model": "a\0b"}), "model"),
+        (delivery(STATUS, "atlas.beat", {"name": "atlas", "instance": "i1", "description": "\0"}), "description"),
+        (
+            delivery(STATUS, "atlas.result", {"task_id": "a", "attempt": 1, "instance": "i1", "outcome": "done"}),
+            "outcome",
+        ),
+        (delivery(STATUS, "atlas.nonsense", {}), ""),
+        (delivery(STATUS, "x" * 250 + ".claim", {"task_id": "a", "attempt": 1, "instance": "i1"}), ""),
+        (delivery(STATUS, "é" * 120 + ".nonsense", {}), ""),
+        (delivery(STATUS, "claim", {}), ""),
+        (delivery(EVENTS, "odd", {}), ""),
+    ],
+)
+def test_other_bad_messages_are_refused_too(desk: Desk, message: Delivery, path: str) -> None:
+    messages = desk.process(message, submit("good"))
+    [kept] = rejected(messages)
+    assert path in [wrong["path"] for wrong in json.loads((kept.headers or {})["x-fluffle-errors"])]
+    assert set(desk.views()) == {"good"}
+
+
+def test_a_message_that_is_wrong_in_every_way_is_kept_with_headers_that_fit_into_a_frame(desk: Desk) -> None:
+    skills = {f"{n} \u0001é" + "x" * 300: n for n in range(2000)}
+    messages = desk.process(
+        delivery(STATUS, "é" * 100 + ".hello", {"name": "atlas", "instance": "i1", "skills": skills}),
+        delivery(STATUS, "atlas.hello", {"name": "atlas", "instance": "i1", "skills": skills}),
+    )
+    for kept in rejected(messages):
+        headers = {**(kept.headers or {}), "key": kept.routing_key}
+        assert sum(len(str(value).encode()) for value in headers.values()) < 100_000
+        assert len(kept.routing_key.encode()) <= 255
+
+
+def test_a_refused_request_is_answered_and_its_task_stays_accepted(desk: Desk) -> None:
+    retry = delivery(TASKS, "retry", {"id": "a"}, reply_to="ana", correlation_id="too early")
+    messages = desk.process(submit("a"), retry)
+    assert answers(messages) == [("task.accepted", "about a"), ("task.rejected", "too early")]
+    assert rejected(messages) == []
+
+
+def test_each_refused_submission_is_kept_with_its_own_body(desk: Desk) -> None:
+    desk.process(submit("x", depends_on=["t"]))
+    twice = [submit("t", depends_on=["x"], labels=[label]) for label in ("first", "second")]
+    assert [kept.body for kept in rejected(desk.process(*twice, submit("t")))] == [d.body for d in twice]
+    assert desk.status("t") == "pending"
+
+
+@pytest.fixture
+def log() -> Iterator[list[Any]]:
+    """What is logged."""
+    with capture_logs() as entries:
+        yield entries
+
+
+def test_data_that_the_database_refuses_are_refused_and_the_rest_is_done(
+    desk: Desk, engine: Engine, log: list[Any]
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("create unique index only_one on tasks (description)"))
+    try:
+        batch = [hello(), submit("a"), submit("b", description="do a"), submit("c", depends_on=["a"]), submit("d")]
+        messages = desk.process(*batch)
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("drop index only_one"))
+    assert assigned(messages) == ["a", "d"]
+    assert ("task.rejected", "about b") in answers(messages)
+    [kept] = rejected(messages)
+    assert kept.body == batch[2].body
+    assert set(desk.views()) == {"a", "c", "d"}
+    assert assigned(desk.process(result("a"))) == ["c"]
+    assert [entry["log_level"] for entry in log] == ["error"]
+
+
+def test_a_message_that_trips_the_coordinator_is_refused_and_the_rest_is_done(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, log: list[Any]
+) -> None:
+    def read(message: Delivery, *, limit: int) -> Any:
+        if b"trip" in message.body:
+            raise ZeroDivisionError
+        return intake.read(message, limit=limit)
+
+    monkeypatch.setattr(bookkeeper, "read", read)
+    messages = desk.process(submit("a"), submit("trip"), hello(), submit("b"))
+    assert assigned(messages) == ["a", "b"]
+    assert ("task.rejected", "about trip") in answers(messages)
+    assert len(rejected(messages)) == 1
+    assert assigned(desk.restart()) == ["a", "b"]
+    assert len(log) == 1
+
+
+@pytest.mark.usefixtures("log")
+def test_an_error_that_no_message_is_to_blame_for_is_raised(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(desk.store, "commit", away)
+    with pytest.raises(ZeroDivisionError):
+        desk.process(submit("a"))
+
+
+# -- a large backlog -------------------------------------------------------------------------------------------------
+
+
+def test_a_backlog_larger_than_the_window_is_done_in_order(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bookkeeper, "WINDOW", 2000)
+    backlog = [
+        a_task(n, priority=n % 3 + 3, due=f"2027-02-{1 + n % 28:02}T00:00:00Z" if n % 5 == 0 else None)
+        for n in range(1, 20_001)
+    ]
+    stored(store, *backlog)
+    desk = Desk(store)
+    done = assigned(desk.process(hello(slots=1500)))
+    for _ in range(2):
+        urgent = [submit(f"urgent-{len(done)}", priority=9)]
+        done += assigned(desk.process(hello(slots=1500), *(result(task_id) for task_id in done[-1500:]), *urgent))
+        assert len(desk.books._machine.board.tasks) <= 1500 + 2 * 2000
+    expected = [task.id for task in sorted(backlog, key=lambda task: task.rank)]
+    assert [task_id for task_id in done if not task_id.startswith("urgent")] == expected[: len(done) - 2]
+    assert [n for n, task_id in enumerate(done) if task_id.startswith("urgent")] == [1500, 3000]
