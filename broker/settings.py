@@ -52,6 +52,9 @@ class Settings(BaseSettings):
         "earliest-finish",
         description="who gets a task: earliest-finish, round-robin, least-loaded, random or pkg.mod:function",
     )
+    suggest_skills: bool = Field(
+        False, description="give a task without skills and assignee those that its text suggests (docs/assignment.md)"
+    )
     max_body: int = Field(MAX_BODY_BYTES, ge=1024, description="largest accepted message body in bytes")
     batch: int = Field(
         1000, ge=1, le=100_000, description="most messages that the coordinator handles in one transaction"

@@ -14,6 +14,7 @@ from coordinator import outbox
 from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Refuse
 from coordinator.core.events import DependencyEnded, Event, Submitted, Tick
+from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.policies import DEFAULT, load_policy
 from coordinator.core.task import Task
@@ -49,9 +50,11 @@ class Bookkeeper:
         lead: Micros,
         max_body: int,
         policy: str = DEFAULT,
+        suggest_skills: bool = False,
     ) -> None:
         """Raises ConfigurationError when there is no such policy."""
         self._policy = policy
+        self._expertise = Expertise() if suggest_skills else None
         self._store = store
         self._clock = clock
         self._lease = lease
@@ -74,7 +77,11 @@ class Bookkeeper:
     def _reload(self) -> None:
         store, now = self._store, self._clock()
         self._machine = machine = Machine(
-            lease=self._lease, window=WINDOW, next_seq=store.last_seq() + 1, policy=load_policy(self._policy)
+            lease=self._lease,
+            window=WINDOW,
+            next_seq=store.last_seq() + 1,
+            policy=load_policy(self._policy),
+            expertise=self._expertise,
         )
         machine.restore(store.in_hand(), store.llms(), store.lanes(), now)
         machine.board.next_wake = store.next_wake()

@@ -62,9 +62,12 @@ class Coordinator:
             lead=self._lead,
             max_body=settings.max_body,
             policy=settings.policy,
+            suggest_skills=settings.suggest_skills,
         )
         reader = open_engine(settings.database, read_only=True)
-        self._queries = Queries(reader, clock=clock, policy=settings.policy, lease=lease)
+        self._queries = Queries(
+            reader, clock=clock, policy=settings.policy, suggest_skills=settings.suggest_skills, lease=lease
+        )
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="books")
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="queries")
         self._inbox: list[Delivery] = []

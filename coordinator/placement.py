@@ -5,9 +5,8 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from broker.errors import QueryRejected
-from broker.instants import Instant, Micros
+from broker.instants import Instant
 from broker.messages import Submission
-from coordinator.core.assignment import Policy
 from coordinator.core.commands import Refuse
 from coordinator.core.events import Submitted
 from coordinator.core.machine import Machine
@@ -19,9 +18,8 @@ from coordinator.store import IN_HAND, tasks_of
 _NAME = "dry-run"
 
 
-def placement(connection: Connection, spec: Submission, policy: Policy, lease: Micros, now: Instant) -> dict[str, Any]:
-    """The fields of messages.Placement. Raises QueryRejected when the task would be refused."""
-    machine = Machine(lease=lease, policy=policy)
+def placement(connection: Connection, spec: Submission, machine: Machine, now: Instant) -> dict[str, Any]:
+    """The fields of messages.Placement, by a fresh machine. Raises QueryRejected when the task would be refused."""
     in_hand = connection.execute(select(tasks).where(tasks.c.status.in_(IN_HAND))).mappings().all()
     known = [llm_of(row) for row in connection.execute(select(llms)).mappings()]
     machine.restore(tasks_of(connection, in_hand), known, [], now)

@@ -11,6 +11,8 @@ from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable
 from broker.instants import Instant, Micros, from_datetime, to_iso
 from broker.messages import LLMsQuery, PlacementQuery, Rejection, ReportQuery, TaskQuery, TasksQuery, Wrong, decode
 from coordinator import schema
+from coordinator.core.expertise import Expertise
+from coordinator.core.machine import Machine
 from coordinator.core.policies import load_policy
 from coordinator.core.pool import llm_view
 from coordinator.core.task import view
@@ -29,11 +31,20 @@ _tasks, _labels, _llms = schema.tasks, schema.labels, schema.llms
 class Queries:
     """Every query by its routing key. Used by one thread at a time."""
 
-    def __init__(self, engine: Engine, *, clock: Callable[[], Instant], policy: str, lease: Micros) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Callable[[], Instant],
+        policy: str,
+        lease: Micros,
+        suggest_skills: bool = False,
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._policy = policy
         self._lease = lease
+        self._expertise = Expertise() if suggest_skills else None
 
     def answer(self, routing_key: str, body: bytes) -> tuple[str, bytes]:
         """The type and the body of the answer: `query.answer`, or `query.rejected` with every error.
@@ -103,7 +114,8 @@ class Queries:
         return llm_view(llm_of(row), held) | {"state": row["state"]}
 
     def _placement(self, connection: Connection, query: PlacementQuery) -> dict[str, Any]:
-        return placement(connection, query, load_policy(self._policy), self._lease, self._clock())
+        machine = Machine(lease=self._lease, policy=load_policy(self._policy), expertise=self._expertise)
+        return placement(connection, query, machine, self._clock())
 
     def _report(self, connection: Connection, query: ReportQuery) -> dict[str, Any]:
         since = None if query.since is None else from_datetime(query.since)

@@ -6,8 +6,10 @@ retrieval (1988): 1 + log of the count, times the smoothed log of the inverse do
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import log, sqrt
+
+from coordinator.core.pool import LLM
 
 SHORTEST, LONGEST = 3, 5  # characters of an n-gram
 LENGTH_READ = 4000  # characters of a task's text; what it is about is said at its beginning
@@ -47,6 +49,24 @@ def suggest_skills(text: str, corpus: Corpus, threshold: float = THRESHOLD) -> l
         return []
     nearly = 0.8 * similar[0][0]
     return [skill for similarity, skill in similar[:MOST] if similarity >= max(threshold, nearly)]
+
+
+class Expertise:
+    """Suggests skills from what the LLMs that are known say about themselves."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+        self._corpus = Corpus({})
+
+    def skills_for(self, text: str, llms: Iterable[LLM]) -> list[str]:
+        """The skills that a text suggests; none when it is like nothing that any LLM says."""
+        said: dict[str, str] = {}
+        for llm in llms:
+            for skill in llm.skills:
+                said[skill] = f"{said.get(skill, '')} {llm.description}"
+        if said != self._said:
+            self._said, self._corpus = said, Corpus(said)
+        return suggest_skills(text, self._corpus)
 
 
 def _grams(text: str) -> Counter[str]:

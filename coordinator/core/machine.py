@@ -30,6 +30,7 @@ from coordinator.core.events import (
     Tick,
     UpdateRequested,
 )
+from coordinator.core.expertise import Expertise
 from coordinator.core.pool import LLM
 from coordinator.core.requests import Requests
 from coordinator.core.task import Task
@@ -39,9 +40,17 @@ from coordinator.core.work import Work
 class Machine:
     """Decides what follows from what happens, over a `board` that callers may look at."""
 
-    def __init__(self, *, lease: Micros, window: int = 2000, next_seq: int = 1, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        lease: Micros,
+        window: int = 2000,
+        next_seq: int = 1,
+        policy: Policy | None = None,
+        expertise: Expertise | None = None,
+    ) -> None:
         self.board = Board(lease=lease, window=window)
-        self._requests = Requests(self.board, next_seq=next_seq)
+        self._requests = Requests(self.board, next_seq=next_seq, expertise=expertise)
         self._work = Work(self.board)
         self._policy = policy or EarliestFinish()
 

@@ -5,7 +5,7 @@ from typing import assert_never
 
 from broker.errors import Problem
 from broker.instants import Instant, from_datetime
-from broker.messages import Failure, Status
+from broker.messages import Failure, Status, Submission
 from coordinator.core.board import Board, final_answer
 from coordinator.core.commands import AnswerLLM, DrainInstance
 from coordinator.core.dependencies import find_cycle
@@ -20,20 +20,24 @@ from coordinator.core.events import (
     Submitted,
     UpdateRequested,
 )
+from coordinator.core.expertise import Expertise
 from coordinator.core.lifecycle import Trigger
 from coordinator.core.pool import llm_view
 from coordinator.core.task import Task
 
 ANYBODY = "anonymous"
+COORDINATOR = "coordinator"
 NO_SUCH_TASK = Problem("id", "there is no such task")
 
 
 class Requests:
     """Does what is asked, or refuses it with the reason."""
 
-    def __init__(self, board: Board, *, next_seq: int) -> None:
+    def __init__(self, board: Board, *, next_seq: int, expertise: Expertise | None = None) -> None:
+        """With `expertise`, a task that says nothing about who may do it gets the skills that its text suggests."""
         self._b = board
         self._next_seq = next_seq
+        self._expertise = expertise
 
     def handle(self, request: Request, now: Instant) -> None:
         """Do what is asked. The tasks that it is about are loaded."""
@@ -71,10 +75,11 @@ class Requests:
         if spec.assignee and not spec.force and spec.assignee not in self._b.llms:
             self._b.refuse(event.task_id, sender, _no_such_llm("assignee", spec.assignee), event=event)
             return
+        suggested = self._suggested_skills(spec)
         task = Task(
             id=event.task_id,
             seq=self._next_seq,
-            spec=spec,
+            spec=spec.model_copy(update={"skills": suggested}) if suggested else spec,
             status=Status.BLOCKED,
             priority=event.priority,
             submitted_at=now,
@@ -83,6 +88,8 @@ class Requests:
             correlation_id=sender.correlation_id,
         )
         self._next_seq += 1
+        if suggested:
+            task.note(now, COORDINATOR, f"skills suggested by the text: {', '.join(suggested)}")
         self._b.tasks[task.id] = task
         self._b.guests.add(task.id)
         self._b.changes.new.append(task)
@@ -96,6 +103,11 @@ class Requests:
         self._b.answer(task, "task.accepted")
         if failed is not None:
             self._fail_dependent(task, failed, now)
+
+    def _suggested_skills(self, spec: Submission) -> list[str]:
+        if self._expertise is None or spec.skills or spec.assignee:
+            return []
+        return self._expertise.skills_for(spec.description, self._b.llms.values())
 
     def _count_dependencies(self, task: Task) -> Task | None:
         """Count what it still waits for; returns the dependency whose failure it does not survive, if any."""

@@ -28,6 +28,7 @@ from coordinator.core.events import (
     Submitted,
     Tick,
 )
+from coordinator.core.expertise import Expertise
 from coordinator.core.invariants import check_forgotten, check_invariants
 from coordinator.core.machine import Machine
 from coordinator.core.pool import LLM
@@ -123,13 +124,20 @@ def _without_work(llm: LLM) -> LLM:
 class Core:
     """A machine and its books. `at` is in seconds after the start and stays where it was when it is not given."""
 
-    def __init__(self, *, window: int = 2000, woken_at_once: int = 1000, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        window: int = 2000,
+        woken_at_once: int = 1000,
+        policy: Policy | None = None,
+        expertise: Expertise | None = None,
+    ) -> None:
         self._window = window
         self._woken_at_once = woken_at_once
         self._policy = policy
         self.at = 0.0
         self.books = Books()
-        self.machine = Machine(lease=seconds(LEASE), window=window, policy=policy)
+        self.machine = Machine(lease=seconds(LEASE), window=window, policy=policy, expertise=expertise)
 
     def handle(self, *events: Event, at: float | None = None) -> list[Command]:
         """One batch: what these events lead to, once it is stored."""
@@ -221,7 +229,7 @@ def submitted(
 ) -> Submitted:
     """Somebody submits a task. `due` and `not_before` in seconds after the start, `fields` as in a Submission."""
     spec = Submission(
-        description=f"do {task_id}",
+        description=fields.pop("description", f"do {task_id}"),
         due=None if due is None else to_datetime(moment(due)),
         not_before=None if not_before is None else to_datetime(moment(not_before)),
         **fields,
@@ -246,12 +254,23 @@ def seen(
     slots: int = 1,
     skills: Iterable[str] = (),
     tasks: Iterable[tuple[str, int]] = (),
+    description: str = "",
     draining: bool = False,
 ) -> Seen:
     """An instance says hello or gives a beat. `tasks` are (task, attempt) that it has in hand."""
     hand = [Holding(task_id=task_id, attempt=attempt) for task_id, attempt in tasks]
     known = dict.fromkeys(skills, 1.0)
-    return Seen(Presence(name=llm, instance=instance, slots=slots, skills=known, tasks=hand, draining=draining))
+    return Seen(
+        Presence(
+            name=llm,
+            instance=instance,
+            slots=slots,
+            skills=known,
+            tasks=hand,
+            description=description,
+            draining=draining,
+        )
+    )
 
 
 def left(llm: str, instance: str = "i1") -> Left:

@@ -6,6 +6,7 @@ from broker.errors import Problem
 from broker.messages import Failure, Status, Usage
 from coordinator.core.commands import Answer, Refuse
 from coordinator.core.events import Sender, Submitted, UpdateRequested
+from coordinator.core.expertise import Expertise
 from coordinator.core.task import view
 from tests.support.core import (
     ANA,
@@ -878,3 +879,25 @@ def test_a_thousand_tasks_in_a_row_end_with_the_first(core: Core) -> None:
     core.handle(submitted("t0"), *(submitted(f"t{n}", depends_on=[f"t{n - 1}"]) for n in range(1, 1000)))
     core.handle(cancelled("t0"))
     assert {task.status for task in core.books.tasks.values()} == {Status.CANCELLED, Status.FAILED}
+
+
+# -- expertise -------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_does_not_say_who_can_do_it_gets_the_skills_that_its_text_suggests() -> None:
+    core = Core(expertise=Expertise())
+    core.handle(seen("ada", skills=["translate"], description="translates letters into French"))
+    core.handle(seen("ben", skills=["python"], description="writes and debugs Python programs"))
+    commands = core.handle(submitted("t", description="debug this Python program"))
+    assert assignments(commands) == [("t", 1, "ben")]
+    assert core.task("t").spec.skills == ["python"]
+    assert [change.what for change in core.task("t").history] == ["skills suggested by the text: python"]
+
+
+def test_a_task_with_skills_or_an_assignee_keeps_what_it_says() -> None:
+    core = Core(expertise=Expertise())
+    core.handle(seen("ada", skills=["translate"], description="translates letters into French"))
+    core.handle(seen("ben", skills=["python"], description="writes and debugs Python programs"))
+    core.handle(submitted("s", description="debug this Python program", skills=["translate"]))
+    core.handle(submitted("a", description="debug this Python program", assignee="ada"))
+    assert (core.task("s").llm, core.task("a").spec.skills) == ("ada", [])
