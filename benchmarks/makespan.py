@@ -98,7 +98,7 @@ def main() -> None:
     """Parse the options, simulate, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=30, help="simulations of each scenario with each policy (30)")
-    parser.add_argument("--tasks", type=int, default=4000, help="tasks of a simulation (4000)")
+    parser.add_argument("--tasks", type=int, default=2000, help="tasks of a simulation (2000)")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="only this one; may be repeated")
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=POLICIES, metavar="POLICY")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there as well")

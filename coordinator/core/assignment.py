@@ -138,8 +138,11 @@ class EarliestFinish:
 
 def _done_meanwhile(size: int, cost: float, slots: list[tuple[float, float]]) -> float:
     """How much work quicker slots do until one of them must start a task of that size to be the first to finish it."""
-    finish = size * cost
-    return sum(max(0.0, finish - size * quick - wait) / quick for quick, wait in slots)
+    done = 0.0
+    for quick, wait in slots:
+        if (left := size * (cost - quick) - wait) > 0:
+            done += left / quick
+    return done
 
 
 def _load(llm: LLM, lane: Lane, ready: Ready) -> float:

@@ -16,7 +16,7 @@ LAST: Rank = (2**62, 2**62, 2**62)
 LEAST_LEVEL = 0.1
 CROWDING = 0.02  # how much slower an LLM is taken to be with all its slots busy: of two alike, the emptier one is taken
 RARER = 4  # a slot works on near the end if it is late less often than a quarter of its share of the work
-QUICKEST = 16  # LLMs that a lane keeps an eye on
+QUICKEST = 8  # LLMs that a lane keeps an eye on
 
 Place = tuple[Rank, str]
 

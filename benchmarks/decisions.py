@@ -1,0 +1,164 @@
+"""What a decision costs: through the real core, from few LLMs and tasks to 1,000 LLMs and 100,000 ready tasks.
+
+    .venv/bin/python benchmarks/decisions.py --decisions 5000
+
+Every LLM is kept busy: a run ends, its slot is filled. `decision` is the policy alone, with what it keeps up to date
+for itself; `handle` is all that the core does for a task that ends and the one that takes its place.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from random import Random
+from time import perf_counter, process_time
+
+from benchmarks.support.processes import run_program
+from benchmarks.support.report import Bar, print_bars, print_table, write_json
+from broker.instants import Instant, seconds
+from broker.messages import Claim, Presence, Result, Submission
+from coordinator.core.assignment import Decision, EarliestFinish, Held
+from coordinator.core.commands import Assign
+from coordinator.core.events import Claimed, Reported, Seen, Submitted
+from coordinator.core.lane import Lane
+from coordinator.core.machine import Machine
+from coordinator.core.ready import Ready
+
+START = Instant(1_800_000_000_000_000)
+LEASE = seconds(86_400)
+COLUMNS = ("", "ready tasks", "decisions/s", "decision µs", "handle µs")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A pool. Each LLM has `known` of the skills; each task needs one of them. Runs take from 1 to `spread` seconds."""
+
+    name: str
+    llms: int
+    tasks: int
+    skills: int
+    known: int
+    spread: float
+
+
+SIZES = (
+    Size("4 alike", 4, 1_000, 1, 1, 1.0),
+    Size("10, 20x apart", 10, 10_000, 4, 2, 20.0),
+    Size("100, 20x apart", 100, 10_000, 10, 3, 20.0),
+    Size("1,000, 20x apart", 1_000, 100_000, 50, 5, 20.0),
+)
+
+
+class Timed(EarliestFinish):
+    """The default policy with a stop-watch: `spent` in seconds."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self.decisions = 0
+
+    def pick(self, lane: Lane, ready: Ready, now: Instant) -> Decision | Held | None:
+        """See Policy."""
+        began = perf_counter()
+        picked = super().pick(lane, ready, now)
+        self.spent += perf_counter() - began
+        self.decisions += isinstance(picked, Decision)
+        return picked
+
+
+class Pool:
+    """LLMs that are always busy."""
+
+    def __init__(self, size: Size) -> None:
+        self.policy = Timed()
+        self._random = Random(size.name)
+        self._machine = Machine(lease=LEASE, window=2 * size.tasks, policy=self.policy)
+        self._tags = [f"s{n}" for n in range(size.skills)]
+        self._now = START
+        self._running: list[tuple[str, int, str]] = []
+        self._runs: dict[str, float] = {}
+        self._submitted = 0
+        for number in range(size.llms):
+            name = f"llm-{number}"
+            self._runs[name] = self._random.uniform(1.0, size.spread)
+            skills = dict.fromkeys(self._random.sample(self._tags, size.known), 1.0)
+            self._handle([Seen(Presence(name=name, instance="i", skills=skills))])
+        for _ in range(size.tasks // 1000 + 1):
+            self._handle([self._new() for _ in range(1000)])
+
+    def turn(self) -> float:
+        """A run ends, another task comes. Returns the seconds that the core was busy."""
+        place = self._random.randrange(len(self._running))
+        self._running[place], self._running[-1] = self._running[-1], self._running[place]
+        task_id, attempt, llm = self._running.pop()
+        self._now = Instant(self._now + 1000)
+        result = Result(
+            task_id=task_id,
+            attempt=attempt,
+            instance="i",
+            outcome="completed",
+            duration=self._runs[llm] * self._random.lognormvariate(0, 0.5),
+        )
+        return self._handle([Reported(llm, result), self._new()])
+
+    def _new(self) -> Submitted:
+        self._submitted += 1
+        skill = self._random.choice(self._tags)
+        return Submitted(f"t{self._submitted}", Submission(description="Do it", skills=[skill]), 4)
+
+    def _handle(self, events: Sequence[Seen | Reported | Submitted]) -> float:
+        began = perf_counter()
+        commands = self._machine.handle(*events, now=self._now)
+        while self._machine.take_ended():
+            commands += self._machine.handle(now=self._now)
+        spent = perf_counter() - began
+        given = [command for command in commands if isinstance(command, Assign)]
+        self._running += [(one.task_id, one.attempt, one.llm) for one in given]
+        claims = [Claimed(one.llm, Claim(task_id=one.task_id, attempt=one.attempt, instance="i")) for one in given]
+        self._machine.handle(*claims, now=self._now)
+        self._machine.take_changes()
+        self._machine.forget()
+        return spent
+
+
+def measure(size: Size, decisions: int) -> tuple[float, float]:
+    """Microseconds of processor time for each decision: of the policy, of all that the core does."""
+    pool = Pool(size)
+    for _ in range(2 * size.llms):  # until something is known of each
+        pool.turn()
+    pool.policy.spent, pool.policy.decisions = 0.0, 0
+    began, used = perf_counter(), process_time()
+    in_core = sum(pool.turn() for _ in range(decisions))
+    used_share = (process_time() - used) / (perf_counter() - began)  # other processes may have had their turn
+    made = pool.policy.decisions or inf
+    return pool.policy.spent / made * used_share * 1e6, in_core / made * used_share * 1e6
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--decisions", type=int, default=10_000, help="decisions measured at each size (10000)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    options = parser.parse_args()
+    measured = {size: measure(size, options.decisions) for size in SIZES}
+    print_table(
+        "LLMs",
+        COLUMNS,
+        [
+            (size.name, f"{size.tasks:,}", f"{1e6 / decision:,.0f}", f"{decision:.1f}", f"{handle:.1f}")
+            for size, (decision, handle) in measured.items()
+        ],
+    )
+    small, large = measured[SIZES[0]], measured[SIZES[-1]]
+    reached = [
+        Bar("a decision among 4 LLMs", small[0], "µs", at_most=10),
+        Bar("core with 1,000 LLMs and 100,000 tasks ÷ with 4 and 1,000", large[1] / small[1], "", at_most=2),
+    ]
+    print_bars("Bars", reached)
+    if options.json:
+        figures = {size.name: {"decision": one[0], "handle": one[1]} for size, one in measured.items()}
+        write_json(options.json, "decisions", {"microseconds": figures}, reached)
+
+
+if __name__ == "__main__":
+    run_program(main)
