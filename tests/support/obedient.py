@@ -8,11 +8,19 @@ from workers.models.base import Answer, Job, ModelError, Usage
 
 
 async def obey(job: Job) -> Answer:
-    """Wait until the file `until` exists, fail with the message `fail`, answer `answer` or the description."""
+    """Wait until the file `until` exists, fail with the message `fail`, answer `answer` or the description.
+
+    When it is stopped while it waits, it makes the file `stopped`.
+    """
     orders: dict[str, Any] = job.inputs if isinstance(job.inputs, dict) else {}
     if "until" in orders:
-        while not Path(orders["until"]).exists():  # noqa: ASYNC110, ASYNC240 - a test is another process
-            await asyncio.sleep(0.01)
+        try:
+            while not Path(orders["until"]).exists():  # noqa: ASYNC110, ASYNC240 - a test is another process
+                await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            if "stopped" in orders:
+                Path(orders["stopped"]).touch()  # noqa: ASYNC240 - likewise
+            raise
     if "fail" in orders:
         raise ModelError("broken", orders["fail"], retryable=False)
     return Answer(orders.get("answer", job.description), Usage(input_tokens=3, output_tokens=5))
