@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from fluffle.cli.parameters import JSON, Duration, Moment, Names
+from fluffle.cli.parameters import JSON, Duration, Moment, Names, Nothing, OrNothing, Skills, given, pairs
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,21 @@ def test_json_is_parsed_or_refused() -> None:
     assert JSON().convert('{"a": [1]}', None, None) == {"a": [1]}
     with pytest.raises(click.BadParameter, match="not JSON"):
         JSON().convert("{a", None, None)
+
+
+def test_a_word_takes_a_value_away_and_any_other_is_the_value() -> None:
+    kind = OrNothing(Skills(), "auto")
+    assert kind.convert("auto", None, None) is Nothing.NOTHING
+    assert kind.convert("python=0.9,review", None, None) == {"python": 0.9, "review": 1}
+    with pytest.raises(click.BadParameter, match="is not a tag"):
+        kind.convert("Auto", None, None)
+
+
+def test_what_was_not_given_is_left_out_and_what_is_taken_away_is_none() -> None:
+    assert given({"due": Nothing.NOTHING, "priority": None, "timeout": 0.0}) == {"due": None, "timeout": 0.0}
+
+
+def test_pairs_have_an_equals_sign() -> None:
+    assert pairs(("a=b=c", "d=")) == {"a": "b=c", "d": ""}
+    with pytest.raises(click.BadParameter, match="'a' is not KEY=VALUE"):
+        pairs(("a",))

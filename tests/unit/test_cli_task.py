@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from broker.messages import AttemptView, ChangeView, Failure, Progress, ReportView, Status, TaskView
-from fluffle.cli.outcomes import print_end
+from fluffle.cli.outcomes import print_end, remark, what_was_cancelled, where
 from fluffle.cli.report import print_report
 from fluffle.cli.show import describe, timeline
 from fluffle.cli.watch import Printer
+from fluffle.watching import Event
 
 START = datetime(2026, 12, 1, 9, tzinfo=UTC)
 
@@ -136,4 +137,51 @@ def test_figures_have_their_units_and_missing_ones_a_dash(capsys: pytest.Capture
         "atlas\t3 s\t100%",
         "",
         "Nothing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shown", "told"),
+    [
+        (view(Status.PENDING), "waiting for a free slot"),
+        (view(Status.PENDING, assignee="atlas"), "waiting for atlas"),
+        (view(Status.PENDING, assignee="atlas", overdue=True), "overdue, waiting for atlas"),
+        (view(Status.BLOCKED, waiting_on=1, assignee="atlas"), "waiting for 1 task"),
+        (view(Status.BLOCKED, waiting_on=2), "waiting for 2 tasks"),
+        (view(Status.BLOCKED, not_before=after(60)), "starts 2026-12-01T09:01:00.000Z"),
+        (view(Status.BLOCKED, attempt=1, not_before=after(60)), "waiting to be tried again"),
+        (view(Status.IN_PROGRESS, llm="atlas", assignee="atlas"), ""),
+        (view(Status.COMPLETED, llm="atlas", overdue=True), "overdue"),
+    ],
+)
+def test_the_remark_tells_what_a_task_waits_for(shown: TaskView, told: str) -> None:
+    assert remark(shown) == told
+
+
+def test_a_task_in_hand_is_told_with_its_llm() -> None:
+    assert where(view(Status.ASSIGNED, llm="atlas")) == "at atlas"
+    assert where(view(Status.COMPLETED, llm="atlas")) == ""
+
+
+@pytest.mark.parametrize(
+    ("attempts", "told"),
+    [
+        ([], "was waiting"),
+        ([{"attempt": 1, "finished_at": after(5)}], "was waiting after 1 attempt"),
+        ([{"attempt": 1, "finished_at": after(9)}], "taken back from atlas before attempt 1 began"),
+        ([{"attempt": 2, "started_at": after(6), "finished_at": after(9)}], "stopped at atlas in attempt 2"),
+    ],
+)
+def test_cancelling_is_told_as_what_it_has_ended(attempts: list[dict[str, Any]], told: str) -> None:
+    tried = [AttemptView(llm="atlas", **fields) for fields in attempts]
+    assert what_was_cancelled(view(Status.CANCELLED, finished_at=after(9), attempts=tried)) == told
+
+
+def test_an_overdue_task_is_told_and_its_state_only_if_it_is_another(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = Printer(several=True)
+    printer.event(Event(id="1", type="fluffle.task.pending", subject="t-1", time=after(0), data=view()))
+    printer.event(Event(id="2", type="fluffle.task.overdue", subject="t-1", time=after(1), data=view(overdue=True)))
+    assert capsys.readouterr().out.splitlines() == [
+        "2026-12-01T09:00:00.000Z  t-1  pending",
+        "2026-12-01T09:00:01.000Z  t-1  overdue",
     ]
