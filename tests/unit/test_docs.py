@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import get_args
 
@@ -133,8 +134,9 @@ def test_every_figure_of_the_summary_is_described(tmp_path: Path) -> None:
     assert [figure for row in table_after("summary") for figure in code(row[0])] == list(figures)
 
 
-def test_the_largest_body_is_described() -> None:
+def test_the_largest_body_and_the_deepest_nesting_are_described() -> None:
     assert f"({messages.MAX_BODY_BYTES:,} bytes" in PROTOCOL
+    assert f"nested {messages.MAX_LEVELS} levels deep" in PROTOCOL
 
 
 def test_every_setting_is_described_with_its_default() -> None:
@@ -144,6 +146,7 @@ def test_every_setting_is_described_with_its_default() -> None:
     for field, info in Settings.model_fields.items():
         if info.default not in (PydanticUndefined, None):
             default = f"{info.default:g}" if isinstance(info.default, float) else str(info.default)
+            default = default.lower() if isinstance(info.default, bool) else default
             assert described[f"FLUFFLE_{field.upper()}"].replace(",", "") == default
 
 
@@ -164,23 +167,25 @@ def test_every_state_has_its_place_in_the_glossary() -> None:
     assert set(code(entry)) == {str(state) for state, _ in TRANSITIONS}
 
 
-def commands(page: Path) -> list[str]:
-    """Every command line of the program in a page's blocks and between its backticks."""
+def commands(page: Path) -> list[tuple[str, bool]]:
+    """Every command line of the program on a page; with it, whether it is to be run as it stands, in a block."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     found = re.findall(r"^(?: {4})?(fluffle .+)$|`(fluffle [^`]+)`", text, re.MULTILINE)
-    return [line or inline for line, inline in found]
+    return [(line or inline, bool(line)) for line, inline in found]
 
 
 @pytest.mark.parametrize(
-    ("page", "line"),
+    ("page", "line", "in_block"),
     [
-        pytest.param(page, line, id=f"{page.stem}: {line}")
+        pytest.param(page, line, in_block, id=f"{page.stem}: {line}")
         for page in PAGES
-        for line in commands(page)
+        for line, in_block in commands(page)
         if not re.search(r"[\[|…]", line)  # a synopsis, not a command
     ],
 )
-def test_every_command_is_one_that_the_program_takes(page: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_is_one_that_the_program_takes(
+    page: Path, line: str, in_block: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(page.parent if page.parent.name == "examples" else ROOT)
     for kind in (click.Path, click.File):  # on some pages the file is one of the reader's
         monkeypatch.setattr(kind, "convert", lambda self, value, param, ctx: value)
@@ -192,7 +197,8 @@ def test_every_command_is_one_that_the_program_takes(page: Path, line: str, monk
         assert found is not None
         command, context = found, click.Context(found, parent=context, info_name=name)
     if not isinstance(command, click.Group):
-        command.make_context(context.info_name, words, parent=context.parent)
+        with nullcontext() if in_block else suppress(click.MissingParameter):  # a mention may leave the arguments out
+            command.make_context(context.info_name, words, parent=context.parent)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
