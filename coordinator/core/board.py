@@ -130,10 +130,14 @@ class Board:
         task.respecify(changes)
         self.changes.respecified[task.id] = task
         self.touch(task)
-        if task.due is not None and not task.overdue:
-            self.next_due = min(self.next_due, task.due)
+        self.watch_due_date(task)
         if pending:
             self.guests.update(self.ready.add(task, now))
+
+    def watch_due_date(self, task: Task) -> None:
+        """See to it that somebody is told when a live task becomes overdue."""
+        if task.due is not None and not task.overdue:
+            self.next_due = min(self.next_due, task.due)
 
     # -- what is to be stored --------------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ def _check_task(machine: Machine, task: Task) -> None:
     assert numbers == sorted(set(numbers)), f"{told}: attempts {numbers}"
     completed = [attempt for attempt in task.attempts if attempt.outcome == "completed"]
     assert task.status is not Status.COMPLETED or completed, told
+    told_in_time = task.due is None or task.overdue or machine.board.next_due <= task.due
+    assert task.status.is_final or told_in_time, f"{told}, and nobody will be told that it is overdue"
     match task.status:
         case Status.BLOCKED:
             assert task.waiting_on or task.wake_at is not None, f"{told}, by nothing"

@@ -96,8 +96,7 @@ class Requests:
         failed = self._count_dependencies(task)
         if spec.not_before is not None:
             task.wake_at = from_datetime(spec.not_before)
-        if task.due is not None:
-            self._b.next_due = min(self._b.next_due, task.due)
+        self._b.watch_due_date(task)
         if failed is not None or not self._b.unblock(task, now):
             self._b.announce(task, now)
         self._b.answer(task, "task.accepted")
@@ -159,6 +158,7 @@ class Requests:
         if changed:
             self._b.respecify(task, changed, now)
         task.move(Trigger.RETRY)
+        self._b.watch_due_date(task)
         task.starts = 0
         task.wake_at = None if task.spec.not_before is None else from_datetime(task.spec.not_before)
         self._b.ended.pop(task.id, None)  # whoever depends on it waits for its new end

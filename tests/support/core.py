@@ -86,6 +86,16 @@ class Books:
         wakes = [t.wake_at for t in self.tasks.values() if t.wake_at is not None and not t.waiting_on]
         return min((wake for wake in wakes if wake > after), default=NEVER)
 
+    def overdue(self, now: Instant, limit: int) -> list[Task]:
+        late = [task for task in self._with_due_date() if (task.due or now) <= now]
+        return [_copy(task) for task in sorted(late, key=lambda task: task.due or 0)[:limit]]
+
+    def next_due(self, after: Instant = EPOCH) -> Instant:
+        return min((task.due for task in self._with_due_date() if task.due and task.due > after), default=NEVER)
+
+    def _with_due_date(self) -> list[Task]:
+        return [t for t in self.tasks.values() if t.due is not None and not t.overdue and not t.status.is_final]
+
     def waiting_for(self, ids: Iterable[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         wanted = set(ids)
@@ -145,7 +155,7 @@ class Core:
         now, machine = moment(self.at), self.machine
         for lane in machine.board.ready.hungry():
             machine.refill(lane, self.books.lane(lane, self._window), self._window)
-        batch = [*self._with_ancestry(events), Tick(self._wake(now))]
+        batch = [*self._with_ancestry(events), Tick(self._wake(now), self._overdue(now))]
         self._load(batch)
         commands = machine.handle(*batch, now=now)
         while ended := machine.take_ended():
@@ -173,6 +183,7 @@ class Core:
         llms = [_without_work(llm) for llm in self.books.llms.values()]
         self.machine.restore(self.books.in_hand(), llms, self.books.lanes(), moment(self.at))
         self.machine.board.next_wake = self.books.next_wake()
+        self.machine.board.next_due = self.books.next_due()
 
     def task(self, task_id: str) -> Task:
         """The task as it is stored."""
@@ -199,6 +210,15 @@ class Core:
         self.machine.load(woken)
         self.machine.board.next_wake = self.books.next_wake(after=now) if len(woken) < self._woken_at_once else now
         return tuple(task.id for task in woken)
+
+    def _overdue(self, now: Instant) -> tuple[str, ...]:
+        board = self.machine.board
+        if board.next_due > now:
+            return ()
+        late = self.books.overdue(now, self._woken_at_once)
+        self.machine.load(late)
+        board.next_due = self.books.next_due(after=now) if len(late) < self._woken_at_once else now
+        return tuple(task.id for task in late)
 
     def _load(self, events: Iterable[Event]) -> None:
         known = self.machine.board.tasks

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker.messages import FINAL, Status
+from broker.instants import to_datetime
+from broker.messages import FINAL, Manage, Status
 from coordinator.core.commands import Announce, Assign, Command
-from coordinator.core.events import Event, RetryRequested
+from coordinator.core.events import AssignRequested, Event, ManageRequested, RetryRequested, UpdateRequested
 from coordinator.core.task import Task
 from tests.support.core import (
     LEASE,
@@ -22,8 +23,8 @@ from tests.support.core import (
     failed,
     gave_up,
     left,
+    moment,
     progressed,
-    retried,
     seen,
     submitted,
 )
@@ -76,7 +77,38 @@ def reports(draw: st.DrawFn) -> Event:
     return event
 
 
-requests = st.builds(cancelled, ids) | st.builds(retried, ids)
+@st.composite
+def orders(draw: st.DrawFn) -> Event:
+    """What a person wants changed about an LLM."""
+    wishes: list[dict[str, Any]] = [
+        {"paused": True},
+        {"paused": False},
+        {"drain": True},
+        {"slots": draw(st.none() | st.integers(0, 2))},
+        {"skills": draw(st.none() | st.builds(lambda known: dict.fromkeys(known, 0.5), skills))},
+    ]
+    wish = draw(st.sampled_from(wishes))
+    return ManageRequested(Manage(llm=draw(llms), **wish))
+
+
+@st.composite
+def other_fields(draw: st.DrawFn) -> dict[str, Any]:
+    """Fields of a task that may be changed while it is live."""
+    due = draw(offsets)
+    fields = {"priority": draw(st.integers(3, 5)), "due": None if due is None else to_datetime(moment(due))}
+    return {name: fields[name] for name in draw(st.sampled_from([("priority",), ("due",), ("priority", "due")]))}
+
+
+@st.composite
+def retries(draw: st.DrawFn) -> Event:
+    """Once more, as it was or otherwise."""
+    otherwise = {**draw(other_fields()), "skills": draw(skills), "max_attempts": draw(st.integers(1, 3))}
+    return RetryRequested(draw(ids), changes=draw(st.sampled_from([{}, otherwise])))
+
+
+moves = st.builds(AssignRequested, ids, st.none() | llms | st.just("nobody"), st.booleans(), st.booleans())
+updates = st.builds(UpdateRequested, ids, other_fields())
+requests = st.builds(cancelled, ids) | retries() | moves | updates | orders()
 leavings = st.builds(left, llms, instances)
 anything = submissions() | submissions() | presences() | presences() | reports() | requests | leavings
 
@@ -159,8 +191,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Every task ends once the LLMs behave, and all that others wait for is submitted."""
+        freely = [Manage(llm=llm, paused=False, slots=None, skills=None) for llm in self.core.machine.board.llms]
         missing = [submitted(task_id) for task_id in IDS if task_id not in self.core.books.tasks]
-        self.handle(*missing)
+        self.handle(*map(ManageRequested, freely), *missing, *(AssignRequested(task_id, None) for task_id in IDS))
         for _ in range(60):
             here = [seen(llm, "well-behaved", slots=2, skills=SKILLS) for llm in LLMS]
             self.handle(*here, at=self.core.at + LEASE / 2)
