@@ -51,6 +51,7 @@ def test_a_file_gives_settings_and_llms(tmp_path: Path) -> None:
             [llm.vega]
             exec = "wc -w"
             skills = ["count"]
+            labels = ["local", "gpu"]
             timeout = 30
             env = { LANG = "C" }
             """,
@@ -65,7 +66,13 @@ def test_a_file_gives_settings_and_llms(tmp_path: Path) -> None:
         "--instructions=/tmp/atlas.txt",
     ]
     vega = configuration.llms["vega"]
-    assert vega.options(None) == ["--exec=wc -w", "--skills=count=1", "--slots=1", "--timeout=30"]
+    assert vega.options(None) == [
+        "--exec=wc -w",
+        "--skills=count=1",
+        "--labels=local,gpu",
+        "--slots=1",
+        "--timeout=30",
+    ]
     assert vega.env == {"LANG": "C"}
 
 
@@ -88,6 +95,7 @@ def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monke
             "llm.atlas: has both instructions and instructions_file",
         ),
         ('[llm.atlas]\nmodel = "demo"\nslots = "2"', "llm.atlas.slots: Input should be a valid integer"),
+        ('[llm.atlas]\nmodel = "demo"\nlabels = ["GPU"]', "llm.atlas.labels.0: "),
         ('[llm.atlas]\nmodel = "demo"\nskills = { Python = 0.5 }', "llm.atlas.skills.Python.[key]: "),
         ('[llm.atlas]\nmodel = "demo"\nskills = { python = 2 }', "llm.atlas.skills.python: "),
         ('[llm.At_las]\nmodel = "demo"', "llm.At_las.[key]: "),

@@ -7,7 +7,19 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from broker.errors import DecodeError
-from broker.messages import MAX_LEVELS, Assignment, Result, Submission, TaskPage, decode
+from broker.messages import (
+    MAX_LEVELS,
+    Assignment,
+    Manage,
+    OtherFields,
+    Result,
+    Retry,
+    Submission,
+    TaskPage,
+    Update,
+    Wire,
+    decode,
+)
 
 
 def nested(levels: int) -> bytes:
@@ -61,3 +73,14 @@ def test_what_python_calls_a_number_and_json_does_not_is_no_json(word: str) -> N
     assert "invalid JSON" in errors(Submission, submission(word.encode()))[""]
     quoted = decode(Submission, submission(json.dumps(word).encode()))
     assert quoted.inputs == word
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [Update(id="t", due=None), Retry(id="t", changes=OtherFields(timeout=None)), Manage(llm="a", slots=None)],
+)
+def test_null_takes_something_away_and_reaches_the_other_side(wish: Wire) -> None:
+    arrived = decode(type(wish), wish.encode())
+    assert arrived == wish
+    assert arrived.model_fields_set == wish.model_fields_set
+    assert b"null" in wish.encode()
