@@ -8,6 +8,7 @@ import pytest
 from tests.support.amqp import Amqp, amqp
 from tests.support.ledger import Ledger
 from tests.support.node import NodeInfo, private_node
+from tests.support.postgres import postgres
 from tests.support.site import Site, site_on
 
 
@@ -16,6 +17,16 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeInfo]:
     """A broker that runs as long as the tests. A test that kills it starts it again."""
     with private_node(tmp_path_factory.mktemp("rabbitmq")) as node:
         yield node
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """A database on a PostgreSQL of its own."""
+    try:
+        with postgres() as server:
+            yield server.create("books")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

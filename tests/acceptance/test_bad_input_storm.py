@@ -3,7 +3,10 @@
 import json
 import random
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.support.amqp import amqp
 from tests.support.bad_messages import ANSWERS, BAD, Bad, task
@@ -11,6 +14,16 @@ from tests.support.ledger import Ledger
 from tests.support.node import NodeInfo
 from tests.support.processes import until
 from tests.support.site import Site, site_on
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def site(request: pytest.FixtureRequest, rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
+    """A site with a database of each kind."""
+    env = {}
+    if request.param == "postgresql":
+        env["FLUFFLE_DATABASE_URL"] = request.getfixturevalue("postgres_url")
+    with site_on(rabbitmq, tmp_path, **env) as site:
+        yield site
 
 
 def test_a_storm_of_bad_messages_among_good_ones_is_accounted_for_to_the_last(site: Site, ledger: Ledger) -> None:
@@ -31,7 +44,7 @@ def test_a_storm_of_bad_messages_among_good_ones_is_accounted_for_to_the_last(si
                 message.publish(client)
             else:
                 client.submit(message, reply_to=ANSWERS, correlation_id="good")
-        until(lambda: len(ledger.effects()) == len(good) + 1, "all good tasks are done", within=60)
+        until(lambda: ledger.done() == len(good) + 1, "all good tasks are done", within=60)
         site.drain()
         assert ledger.problems(rejected=len(bad)) == []
         kinds = Counter(

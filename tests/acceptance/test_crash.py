@@ -11,21 +11,23 @@ import pytest
 
 from broker.messages import Status, Submission
 from fluffle import Client, TaskRejected
-from tests.support.amqp import Amqp
+from tests.support.amqp import Amqp, amqp
 from tests.support.ledger import Ledger
 from tests.support.node import NodeInfo
 from tests.support.processes import Process, until
+from tests.support.proxy import proxy_before
 from tests.support.site import Site, site_on
 
 WORK = ("--handler", "tests.support.handlers:work", "--slots", "10")
 WAIT = ("--handler", "tests.support.handlers:wait_for_gate")
+EAGER = {"FLUFFLE_LEASE": "2", "FLUFFLE_LEADER_LEASE": "1", "FLUFFLE_BATCH": "50"}
 PATIENCE = 60.0  # seconds
 
 
 @pytest.fixture
 def site(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
     """A place where silence is noticed soon, and batches are small, so that there are many moments to die in."""
-    with site_on(rabbitmq, tmp_path, FLUFFLE_LEASE="2", FLUFFLE_LEADER_LEASE="1", FLUFFLE_BATCH="50") as site:
+    with site_on(rabbitmq, tmp_path, **EAGER) as site:
         yield site
 
 
@@ -62,7 +64,7 @@ def run_load(site: Site, ledger: Ledger, count: int, trouble: Callable[[], None]
 def some_moments(ledger: Ledger, load: int, times: int) -> Iterator[None]:
     """Yields when chance wants it, that many times, always while some of the load is done and some is not."""
     for moment in sorted(random.sample(range(load * 3 // 4), times)):
-        until(lambda: len(ledger.effects()) > moment, f"more than {moment} tasks are done", within=PATIENCE)  # noqa: B023
+        until(lambda: ledger.done() > moment, f"more than {moment} tasks are done", within=PATIENCE)  # noqa: B023
         yield
 
 
@@ -148,21 +150,50 @@ def test_a_worker_that_was_suspended_past_its_lease_changes_nothing(
     assert recorded == [("t", "sleepy", "lost"), ("t", "awake", "completed"), ("t2", "sleepy", "completed")]
 
 
+def test_an_answer_outlives_its_worker_and_the_connection(rabbitmq: NodeInfo, tmp_path: Path, gate: Path) -> None:
+    with site_on(rabbitmq, tmp_path) as site, amqp(site.url) as client, proxy_before(site.url) as proxy:
+        ledger = Ledger(site)
+        site.coordinator()
+        worker = site.worker("only", *WAIT, url=proxy.url, **ledger.env)
+        client.submit(behind(gate, "t"))
+        until(lambda: ledger.effects("started"), "the task is started")
+        proxy.cut()
+        gate.touch()
+        until(lambda: ledger.effects(), "the task is done")
+        worker.wait_for("task completed")
+        worker.kill()
+        site.worker("only", *WAIT, **ledger.env)
+        until(lambda: site.select("select 1 from tasks where status = 'completed'"), "the answer is there")
+        assert ledger.done() == 1
+        assert site.select("select attempt, outcome from attempts") == [(1, "completed")]
+
+
 # -- the coordinator dies ----------------------------------------------------------------------------------------------
 
 
-def test_a_coordinator_that_is_killed_under_load_loses_nothing(site: Site, ledger: Ledger) -> None:
+def kill_coordinators_under_load(site: Site, ledger: Ledger) -> None:
     coordinator = site.coordinator()
     site.worker("ann", *WORK, **ledger.env)
     site.worker("ben", *WORK, **ledger.env)
 
     def kill_and_restart(coordinator: Process) -> None:
-        for _ in some_moments(ledger, 1000, 4):
+        for _ in some_moments(ledger, 600, 3):
             coordinator.kill()
             coordinator = site.coordinator()
 
-    run_load(site, ledger, 1000, lambda: kill_and_restart(coordinator))
+    run_load(site, ledger, 600, lambda: kill_and_restart(coordinator))
     assert_all_is_well(site, ledger)
+
+
+def test_a_coordinator_that_is_killed_under_load_loses_nothing(site: Site, ledger: Ledger) -> None:
+    kill_coordinators_under_load(site, ledger)
+
+
+def test_a_coordinator_that_is_killed_under_load_loses_nothing_of_postgresql(
+    rabbitmq: NodeInfo, tmp_path: Path, postgres_url: str
+) -> None:
+    with site_on(rabbitmq, tmp_path, **EAGER, FLUFFLE_DATABASE_URL=postgres_url) as site:
+        kill_coordinators_under_load(site, Ledger(site))
 
 
 @pytest.mark.parametrize("point", ["before-commit", "after-commit", "after-publish", "after-confirm"])
@@ -178,7 +209,7 @@ def test_a_coordinator_that_dies_at_the_worst_moment_loses_nothing(
     for times in (2, 12):  # while it takes in what waits, and while results come in
         assert site.coordinator(until=None, FLUFFLE_CRASH_AT=f"{point}:{times}").wait() == -9
     site.coordinator()
-    until(lambda: len(ledger.effects()) >= len(ids), "all tasks are done")
+    until(lambda: ledger.done() >= len(ids), "all tasks are done")
     assert_all_is_well(site, ledger)
     told = [(answer.type, answer.json()["id"]) for answer in client.take_all(answers)]
     assert set(told) == {(kind, task_id) for kind in ("task.accepted", "task.completed") for task_id in ids}
@@ -215,6 +246,25 @@ def test_a_leader_that_was_suspended_past_its_lease_stands_down(site: Site, ledg
     assert "leading" not in leader.output.partition("standing by")[2]
 
 
+def test_a_coordinator_ends_when_it_is_asked_to_though_rabbitmq_is_away(
+    site: Site, ledger: Ledger, client: Amqp
+) -> None:
+    told = client.queue(("fluffle.events", "llm.offline.ann"))
+    with proxy_before(site.url) as proxy:
+        coordinator = site.coordinator(url=proxy.url)
+        worker = site.worker("ann", *WORK, **ledger.env)
+        until(lambda: site.select("select 1 from llms where state = 'online'"), "the worker is known")
+        proxy.cut()
+        worker.kill()
+        until(lambda: site.select("select 1 from llms where state = 'offline'"), "the worker's lease has run out")
+        coordinator.terminate()
+        assert coordinator.wait() == 0
+    assert client.depth(told) == 0
+    site.coordinator()
+    assert client.take(told).json()["data"] == {"name": "ann", "state": "offline"}
+    assert_all_is_well(site, ledger)
+
+
 # -- RabbitMQ dies -----------------------------------------------------------------------------------------------------
 
 
@@ -227,12 +277,12 @@ def test_a_node_that_is_killed_under_load_loses_nothing(site: Site, ledger: Ledg
     site.worker("ben", *WORK, **ledger.env)
 
     def kill_and_restart() -> None:
-        for _ in some_moments(ledger, 1000, 1):
+        for _ in some_moments(ledger, 600, 1):
             pid = node.status().pid
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
             until(lambda: node.status().state == "crashed", "the node is dead")
             assert node.start() == site.url
 
-    run_load(site, ledger, 1000, kill_and_restart)
+    run_load(site, ledger, 600, kill_and_restart)
     assert_all_is_well(site, ledger)

@@ -41,6 +41,10 @@ class Ledger:
         lines = self._effects.read_text().splitlines()
         return [effect for effect in map(json.loads, lines) if effect["what"] == what]
 
+    def done(self) -> int:
+        """How many effects of the kind `done` there are; cheaper than `effects`."""
+        return self._effects.read_bytes().count(b'"what": "done"') if self._effects.exists() else 0
+
     def problems(self, *, rejected: int = 0) -> list[str]:
         """Everything that is not as it must be, once all is at rest and no process runs (see Site.drain).
 

@@ -1,8 +1,10 @@
 """A TCP proxy before a broker, to break or stop its connections in a chosen moment."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager, suppress
 from urllib.parse import urlsplit, urlunsplit
 
 PUBLISHER, CONSUMER = 0, 1
@@ -122,3 +124,42 @@ async def proxy_to(url: str) -> AsyncIterator[Proxy]:
     finally:
         proxy.resume()
         proxy.cut()
+
+
+class ProxyThread:
+    """A proxy for tests that are not async. `url` is the broker's, by way of the proxy."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.url = proxy.url
+        self.over = asyncio.Event()
+        self._proxy = proxy
+        self._loop = asyncio.get_running_loop()
+
+    def cut(self) -> None:
+        """Break every connection, and accept none any more."""
+        self._loop.call_soon_threadsafe(self._proxy.cut)
+
+    def end(self) -> None:
+        """Let the thread end."""
+        self._loop.call_soon_threadsafe(self.over.set)
+
+
+@contextmanager
+def proxy_before(url: str) -> Iterator[ProxyThread]:
+    """A proxy before the broker at `url`, in a thread of its own, gone at the end."""
+    opened: Future[ProxyThread] = Future()
+
+    async def serve() -> None:
+        async with proxy_to(url) as proxy:
+            controls = ProxyThread(proxy)
+            opened.set_result(controls)
+            await controls.over.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    controls = opened.result()
+    try:
+        yield controls
+    finally:
+        controls.end()
+        thread.join()

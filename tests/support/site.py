@@ -7,6 +7,8 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import NullPool, create_engine, text
+
 from broker.connection import Link
 from broker.topology import COORDINATOR, QUERIES, REJECTED, SHARED, work_queue
 from tests.support.amqp import amqp
@@ -18,41 +20,45 @@ class Site:
     """Coordinators and workers on one broker, with one database."""
 
     def __init__(self, rabbitmq: NodeInfo, state: Path, **env: str) -> None:
+        """`env` are settings of all its processes, such as FLUFFLE_DATABASE_URL."""
         self.rabbitmq = rabbitmq
         self.url = rabbitmq.url
         self.state = state
         self.env = env
-        self.database = state / "fluffle.db"
+        self._sqlite = state / "fluffle.db"
+        self._database = env.get("FLUFFLE_DATABASE_URL", f"sqlite:///file:{self._sqlite}?mode=ro&uri=true")
         self.coordinators: list[Process] = []
         self.workers: list[Process] = []
         self.queues = {REJECTED, COORDINATOR, QUERIES}
         self._running = ExitStack()
 
-    def coordinator(self, *, until: str | None = "ready", **env: str) -> Process:
-        """Start a coordinator and wait until it has printed `until`."""
+    def coordinator(self, *, until: str | None = "ready", url: str | None = None, **env: str) -> Process:
+        """Start a coordinator, on another `url` of the broker if need be, and wait until it has printed `until`."""
         process = self._running.enter_context(
-            fluffle("coordinator", url=self.url, state=self.state, until=until, env={**self.env, **env})
+            fluffle("coordinator", url=url or self.url, state=self.state, until=until, env={**self.env, **env})
         )
         self.coordinators.append(process)
         return process
 
-    def worker(self, name: str, *options: str, **env: str) -> Process:
-        """Start a worker and wait until it is ready."""
+    def worker(self, name: str, *options: str, url: str | None = None, **env: str) -> Process:
+        """Start a worker, on another `url` of the broker if need be, and wait until it is ready."""
         self.queues.add(work_queue(name))
+        given = {**self.env, **env}
         process = self._running.enter_context(
-            fluffle("worker", name, *options, url=self.url, state=self.state, until="ready", env={**self.env, **env})
+            fluffle("worker", name, *options, url=url or self.url, state=self.state, until="ready", env=given)
         )
         self.workers.append(process)
         return process
 
     def select(self, query: str) -> list[Any]:
         """Rows of the database, which is looked at from outside."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
-            return connection.execute(query).fetchall()
+        engine = create_engine(self._database, poolclass=NullPool)
+        with engine.connect() as connection:
+            return list(connection.execute(text(query)))
 
     def execute(self, statement: str) -> None:
         """Change the database behind the coordinator's back."""
-        with closing(sqlite3.connect(self.database, timeout=30, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(self._sqlite, timeout=30, isolation_level=None)) as connection:
             connection.execute(statement)
 
     def suspend_between_transactions(self, coordinator: Process) -> None:
@@ -63,7 +69,7 @@ class Site:
             coordinator.suspend()
 
     def _is_locked(self) -> bool:
-        with closing(sqlite3.connect(self.database, timeout=0, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(self._sqlite, timeout=0, isolation_level=None)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError:
