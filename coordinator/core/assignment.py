@@ -60,7 +60,7 @@ class EarliestFinish:
         self._let_late_ones_wait(lane, now)
         reason = ""
         for standing in self._candidates(lane, best):
-            if (needed := self._needed_elsewhere(standing.llm, lane, ready)) is not None:
+            if needed := self._needed_elsewhere(standing.llm, lane, ready, now):
                 reason = f"{standing.llm.name} is spared for {needed.key}"
                 continue
             found = self._first_for(standing, lane, ready, now)
@@ -86,16 +86,14 @@ class EarliestFinish:
                 return
             lane.put_behind(task)
 
-    def _needed_elsewhere(self, llm: LLM, lane: Lane, ready: Ready) -> Lane | None:
+    def _needed_elsewhere(self, llm: LLM, lane: Lane, ready: Ready, now: Instant) -> Lane | None:
         """A lane that would be done later than this one if the LLM worked here, as fewer LLMs can work there."""
         for other in ready.lanes_of(llm):
-            if (
-                other is not lane
-                and len(other.members) > llm.free
-                and other.speed < lane.speed
-                and other.order[0][0][0] <= lane.order[0][0][0]
-                and other.backlog * (lane.speed - other.speed) > lane.backlog * other.speed
-            ):
+            if other is lane or len(other.members) <= llm.free or other.order[0][0][0] > lane.order[0][0][0]:
+                continue
+            other.survey(now)
+            spare = lane.speed - other.speed
+            if spare > 0 and other.backlog * spare > lane.backlog * other.speed:
                 return other
         return None
 

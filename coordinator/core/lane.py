@@ -14,6 +14,7 @@ from coordinator.core.task import NO_DUE_DATE, Rank, Task
 
 LAST: Rank = (2**62, 2**62, 2**62)
 LEAST_LEVEL = 0.1
+NEWCOMER = 3  # runs; each of them may change a lot
 CROWDING = 0.02  # how much slower an LLM is taken to be with all its slots busy: of two alike, the emptier one is taken
 RARER = 4  # a slot works on near the end if it is late less often than a quarter of its share of the work
 QUICKEST = 8  # LLMs that a lane keeps an eye on
@@ -129,7 +130,7 @@ class Lane:
 
     def offer(self, llm: LLM, now: Instant) -> None:
         """The LLM has a free slot, or one more; something about it may have been learned."""
-        self._until_survey -= 1
+        self._until_survey = self._until_survey - 1 if llm.learned.overall.runs > NEWCOMER else 0
         standing = self._judge(llm, now)
         if self._offered.get(llm.name) != standing.cost:
             self._offered[llm.name] = standing.cost
