@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, select
+from sqlalchemy import Connection, and_, func, select
 
 from broker.errors import Problem, QueryRejected
 from broker.instants import Instant, in_seconds
@@ -38,7 +38,6 @@ def summary(connection: Connection, since: Instant | None, until: Instant | None
             func.sum(tasks.c.duration),
             func.count(tasks.c.started_at - tasks.c.ready_at),
             func.sum(tasks.c.started_at - tasks.c.ready_at),
-            func.count(tasks.c.finished_at - tasks.c.submitted_at),
             func.sum(tasks.c.finished_at - tasks.c.submitted_at),
             func.sum(tasks.c.input_tokens),
             func.sum(tasks.c.output_tokens),
@@ -57,39 +56,33 @@ def summary(connection: Connection, since: Instant | None, until: Instant | None
         "completion_rate": done / total if total else None,
         "avg_task_time": _mean(times[1], times[0]),
         "avg_queue_wait": _mean(times[3], times[2]),
-        "avg_turnaround": _mean(times[5], times[4]),
-        "input_tokens": int(times[6] or 0),
-        "output_tokens": int(times[7] or 0),
-        "cost_usd": float(times[8] or 0),
+        "avg_turnaround": _mean(times[4], done),
+        "input_tokens": int(times[5] or 0),
+        "output_tokens": int(times[6] or 0),
+        "cost_usd": float(times[7] or 0),
         "workload_distribution": _workload(connection, span),
     }
 
 
 def _workload(connection: Connection, span: list[Any]) -> list[dict[str, Any]]:
-    def ended(outcome: str) -> Any:
-        return func.sum(case((attempts.c.outcome == outcome, 1), else_=0))
-
-    figures = select(
-        attempts.c.llm,
-        ended("completed"),
-        ended("failed"),
-        func.count(),
-        func.coalesce(func.sum(attempts.c.duration), 0),
-    )
+    ended = select(attempts.c.llm, attempts.c.outcome, func.count(), func.sum(attempts.c.duration))
     if span:
-        figures = figures.join(tasks, and_(tasks.c.seq == attempts.c.task_seq, *span))
-    rows = connection.execute(figures.group_by(attempts.c.llm).order_by(attempts.c.llm)).all()
-    busy = sum(int(row[4]) for row in rows)
+        ended = ended.join(tasks, and_(tasks.c.seq == attempts.c.task_seq, *span))
+    by_llm: dict[str, dict[str, tuple[int, int]]] = {}
+    for llm, outcome, count, run in connection.execute(ended.group_by(attempts.c.llm, attempts.c.outcome)):
+        by_llm.setdefault(llm, {})[outcome] = (count, int(run or 0))
+    busy = {llm: sum(run for _, run in outcomes.values()) for llm, outcomes in by_llm.items()}
+    total = sum(busy.values())
     return [
         {
             "llm": llm,
-            "completed": int(completed),
-            "failed": int(failed),
-            "attempts": count,
-            "busy": in_seconds(int(run)),
-            "share": int(run) / busy if busy else None,
+            "completed": by_llm[llm].get("completed", (0, 0))[0],
+            "failed": by_llm[llm].get("failed", (0, 0))[0],
+            "attempts": sum(count for count, _ in by_llm[llm].values()),
+            "busy": in_seconds(busy[llm]),
+            "share": busy[llm] / total if total else None,
         }
-        for llm, completed, failed, count, run in rows
+        for llm in sorted(by_llm)
     ]
 
 

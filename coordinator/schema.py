@@ -127,6 +127,7 @@ attempts = Table(
     Column("cost_usd", Float),
     Column("error", Text),  # JSON
 )
+Index("attempts_by_llm", attempts.c.llm, attempts.c.outcome, attempts.c.duration)
 
 dependencies = Table(
     "dependencies",

@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("error", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("task_seq", "attempt"),
     )
+    op.create_index("attempts_by_llm", "attempts", ["llm", "outcome", "duration"], unique=False)
     op.create_table(
         "dependencies",
         sa.Column("depends_on", sa.Text(), nullable=False),
@@ -207,4 +208,5 @@ def downgrade() -> None:
     op.drop_table("labels")
     op.drop_index("dependencies_of", table_name="dependencies")
     op.drop_table("dependencies")
+    op.drop_index("attempts_by_llm", table_name="attempts")
     op.drop_table("attempts")
