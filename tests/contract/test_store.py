@@ -6,6 +6,7 @@ import string
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from broker.errors import DecodeError
 from broker.instants import Instant, Micros, from_iso, seconds
@@ -15,6 +16,7 @@ from coordinator.core.events import NEVER
 from coordinator.core.pool import LLM, Instance
 from coordinator.core.task import Change, Task
 from coordinator.intake import MOST_SKILLS
+from coordinator.schema import labels
 from coordinator.store import Store
 from tests.support.books import ATTEMPT, NOW, a_task, commit, stored
 from tests.support.core import T0
@@ -64,6 +66,7 @@ def a_full_task() -> Task:
         result={"answer": ["🐇", {"\x00": None}]},
         error=ATTEMPT.error,
         usage=ATTEMPT.usage,
+        overdue=True,
         attempts=[ATTEMPT],
         history=[Change(T0, "ana", "retried"), Change(NOW, "b\x00b", "stale result")],
     )
@@ -116,6 +119,19 @@ def test_a_changed_task_comes_back_changed(store: Store) -> None:
     commit(store, Changes(changed={"t1": task}))
     [again] = store.load(["t1"])
     assert fields_of(again) == fields_of(task)
+
+
+def test_a_task_whose_submission_is_changed_comes_back_changed(store: Store) -> None:
+    task, other = a_task(1, labels=["red", "blue"], due="2026-12-01T09:00:00Z"), a_task(2, labels=["red"])
+    stored(store, task, other)
+    task.respecify({"labels": ["green", "blue"], "due": None, "skills": ["x"], "inputs": [1], "description": "else"})
+    commit(store, Changes(changed={"t1": task}, respecified={"t1": task}))
+    [again] = store.load(["t1"])
+    assert fields_of(again) == fields_of(task)
+    assert [t.seq for t in store.lane("x", 9)] == [1]
+    with store.engine.connect() as connection:
+        marks = connection.execute(select(labels.c.label, labels.c.task_seq).order_by(labels.c.label))
+        assert marks.all() == [("blue", 1), ("green", 1), ("red", 2)]
 
 
 def test_a_task_that_is_new_and_changed_in_one_batch_is_stored_once(store: Store) -> None:
@@ -230,6 +246,21 @@ def test_tasks_wake_when_their_time_has_come_the_first_first(store: Store) -> No
     assert store.next_wake() == T0 + 10
     assert store.next_wake(after=Instant(T0 + 10)) == T0 + 20
     assert store.next_wake(after=Instant(T0 + 30)) == NEVER
+
+
+def test_open_tasks_become_overdue_the_first_first(store: Store) -> None:
+    def due(number: int, second: int, **fields: Any) -> Task:
+        return a_task(number, due=f"2026-12-01T09:00:{second:02}Z", **fields)
+
+    start = from_iso("2026-12-01T09:00:00Z")
+    stored(store, due(1, 30), due(2, 10, status=Status.BLOCKED), due(3, 20, status=Status.IN_PROGRESS), a_task(4))
+    stored(store, due(5, 5, overdue=True), due(6, 5, status=Status.COMPLETED), due(7, 5, status=Status.CANCELLED))
+    assert store.next_due() == start + seconds(10)
+    assert store.next_due(after=Instant(start + seconds(10))) == start + seconds(20)
+    assert store.next_due(after=Instant(start + seconds(30))) == NEVER
+    assert [task.seq for task in store.overdue(Instant(start + seconds(20)), 10)] == [2, 3]
+    assert [task.seq for task in store.overdue(Instant(start + seconds(30)), 2)] == [2, 3]
+    assert store.overdue(Instant(start + seconds(9)), 10) == []
 
 
 # -- dependencies ----------------------------------------------------------------------------------------------------
