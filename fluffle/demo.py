@@ -24,7 +24,7 @@ MOST_BYTES = 200_000  # of one file
 FOOTNOTE = """
 The model `demo` is an offline extractive summariser: it picks sentences and writes none. To see a real LLM do it:
     fluffle demo --model ollama:llama3.2
-    fluffle demo --model openai:gpt-5-mini      with OPENAI_API_KEY set
+    fluffle demo --model openai:gpt-6-luna      with OPENAI_API_KEY set
     fluffle demo --exec 'llm -m …'              any command that reads a prompt and prints an answer"""
 
 

@@ -10,7 +10,7 @@ from fluffle.cli.parameters import Duration, Name, Names, Skills, flat
 
 @click.command()
 @click.argument("name", type=Name())
-@click.option("--model", "-m", metavar="MODEL", help="A model: openai:gpt-5, ollama:llama3.2, demo, …")
+@click.option("--model", "-m", metavar="MODEL", help="A model: openai:gpt-6-luna, ollama:llama3.2, demo, …")
 @click.option("--base-url", metavar="URL", help="The model's server, if it is not the provider's own.")
 @click.option("--exec", "exec_command", metavar="COMMAND", help="A command: prompt on its input, answer on its output.")
 @click.option("--handler", metavar="MODULE:FUNCTION", help="A Python function that takes a job and returns the result.")
@@ -40,7 +40,7 @@ def worker(
 
     \b
       fluffle worker atlas --model ollama:llama3.2 --skills summarise,review=0.6
-      fluffle worker vega --exec "llm -m gpt-5-mini" --slots 4
+      fluffle worker vega --exec "llm -m gpt-6-luna" --slots 4
       fluffle worker iris --handler mymodule:answer
 
     It waits for RabbitMQ if that is away. Start it again under the same NAME, here or on another machine, and both

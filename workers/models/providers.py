@@ -72,7 +72,7 @@ def _advice(message: str) -> str:
         return f"set the environment variable {missing[1]}"
     if message.startswith("Unknown model"):
         return (
-            f"{message}. A model is named provider:model, such as openai:gpt-5 or ollama:llama3.2; "
+            f"{message}. A model is named provider:model, such as openai:gpt-6-luna or ollama:llama3.2; "
             "with --base-url, any name that the server knows"
         )
     return message
