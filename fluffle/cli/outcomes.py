@@ -37,7 +37,8 @@ def remark(view: TaskView) -> str:
 def waiting_for(view: TaskView) -> str:
     """What a task waits for, as far as it tells itself; nothing when it does not wait."""
     if view.status is Status.PENDING:
-        return f"waiting for {view.assignee or 'a free slot'}"
+        skills = f" with {', '.join(view.skills)}" if view.skills else ""
+        return f"waiting for {view.assignee or f'an LLM{skills}'}"
     if view.status is not Status.BLOCKED:
         return ""
     if view.waiting_on:

@@ -143,8 +143,9 @@ def test_figures_have_their_units_and_missing_ones_a_dash(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("shown", "told"),
     [
-        (view(Status.PENDING), "waiting for a free slot"),
-        (view(Status.PENDING, assignee="atlas"), "waiting for atlas"),
+        (view(Status.PENDING), "waiting for an LLM"),
+        (view(Status.PENDING, skills=["python", "review"]), "waiting for an LLM with python, review"),
+        (view(Status.PENDING, skills=["python"], assignee="atlas"), "waiting for atlas"),
         (view(Status.PENDING, assignee="atlas", overdue=True), "overdue, waiting for atlas"),
         (view(Status.BLOCKED, waiting_on=1, assignee="atlas"), "waiting for 1 task"),
         (view(Status.BLOCKED, waiting_on=2), "waiting for 2 tasks"),
