@@ -319,6 +319,28 @@ def test_a_program_without_asyncio_does_the_same(url: str) -> None:
             client.task("nope")
 
 
+def test_tasks_and_llms_are_steered(url: str) -> None:
+    due = datetime.now(UTC) + timedelta(days=1)
+    with SyncClient(url) as client:
+        task = client.submit("anything", skills=["unheard-of"], due=due, labels=["kept"])
+        assert client.update(task.id, priority=9).due == due
+        changed = client.update(task.id, due=None)
+        assert (changed.due, changed.priority, changed.labels) == (None, 9, ["kept"])
+        assert [client.pause("obi").state, client.resume("obi").state] == ["paused", "online"]
+        assert [client.manage("obi", slots=slots).slots for slots in (1, None)] == [1, 50]
+        placed = client.placement("anything", skills=["obey"])
+        assert (placed.status, placed.llm) == (Status.ASSIGNED, "obi")
+        assert client.placement("anything", skills=["unheard-of"]).llm is None
+        assert client.assign(task.id, "obi").assignee == "obi"
+        assert task.result(WITHIN) == "anything"
+        with pytest.raises(TaskRejected, match="over already"):
+            client.unassign(task.id)
+        client.retry(task.id, description="something else")
+        assert [view.result for view in client.wait(task.id, timeout=WITHIN)] == ["something else"]
+        with pytest.raises(TaskRejected, match="llm: no LLM named nobody"):
+            client.drain("nobody")
+
+
 def test_a_client_that_cannot_connect_leaves_no_thread_behind() -> None:
     import threading
 
