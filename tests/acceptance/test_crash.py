@@ -1,9 +1,7 @@
 """Whoever dies, and whenever: what was accepted is completed, and recorded once. With real processes and kill -9."""
 
 import asyncio
-import os
 import random
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -269,8 +267,7 @@ def test_a_coordinator_ends_when_it_is_asked_to_though_rabbitmq_is_away(
 
 
 def test_a_node_that_is_killed_under_load_loses_nothing(site: Site, ledger: Ledger) -> None:
-    node = site.rabbitmq.node
-    if node is None:
+    if site.rabbitmq.node is None:
         pytest.skip("this broker is not ours to kill")
     site.coordinator()
     site.worker("ann", *WORK, **ledger.env)
@@ -278,11 +275,7 @@ def test_a_node_that_is_killed_under_load_loses_nothing(site: Site, ledger: Ledg
 
     def kill_and_restart() -> None:
         for _ in some_moments(ledger, 600, 1):
-            pid = node.status().pid
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
-            until(lambda: node.status().state == "crashed", "the node is dead")
-            assert node.start() == site.url
+            site.kill_and_restart_rabbitmq()
 
     run_load(site, ledger, 600, kill_and_restart)
     assert_all_is_well(site, ledger)

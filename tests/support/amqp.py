@@ -116,9 +116,15 @@ class Amqp:
 
     def take_all(self, queue: str) -> list[Message]:
         """Everything that waits in a queue, taken out of it."""
-        found = []
-        while some := self._get(queue):
-            found += some
+        found: list[Message] = []
+        while count := self.depth(queue):
+            for method, properties, body in self._channel.consume(queue):
+                found.append(Message(method.exchange, _text(method.routing_key), properties, body))
+                count -= 1
+                if count == 0:
+                    self._channel.basic_ack(method.delivery_tag, multiple=True)
+                    break
+            self._channel.cancel()
         return found
 
     def _get(self, queue: str) -> list[Message]:

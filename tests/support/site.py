@@ -1,6 +1,8 @@
 """A place to test in: a broker with Fluffle's queues empty, a state folder, and processes that end with the test."""
 
 import asyncio
+import os
+import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -60,6 +62,16 @@ class Site:
         """Change the database behind the coordinator's back."""
         with closing(sqlite3.connect(self._sqlite, timeout=30, isolation_level=None)) as connection:
             connection.execute(statement)
+
+    def kill_and_restart_rabbitmq(self) -> None:
+        """End the broker as `kill -9` does, and start it again with the same data. Only where it is a private node."""
+        node = self.rabbitmq.node
+        assert node is not None, "this broker is not ours to kill"
+        pid = node.status().pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: node.status().state == "crashed", "the node is dead")
+        assert node.start() == self.url
 
     def suspend_between_transactions(self, coordinator: Process) -> None:
         """Stop a coordinator in its tracks, but not while it has the database's lock: nobody could go on then."""
