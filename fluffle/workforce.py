@@ -4,22 +4,24 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pydantic import SecretStr
 
 from broker.connection import Link, parameters
-from broker.errors import NodeError
+from broker.errors import FluffleError, NodeError
 from broker.node import PrivateNode
 from broker.settings import PREFIX
 from broker.topology import SHARED
+from fluffle.client import Client
 from fluffle.config import Configuration
 from fluffle.supervisor import Program
 
 INTERRUPTED = 130  # exit code after a second Ctrl-C
 
+_RECORD_WITHIN = 5.0  # seconds; more do not help: the LLMs may have workers elsewhere, or the coordinator is gone
 _LOOK_EVERY = 5.0  # seconds between two looks at the private node
 
 
@@ -65,7 +67,18 @@ class Workforce:
             for llm in self._llms:
                 llm.stop()
             await asyncio.gather(*llms)
-            coordinator.stop()  # last, so that it records how the LLMs' tasks ended
+            await self._recorded(url)
+            coordinator.stop()
+
+    async def _recorded(self, url: str) -> None:
+        """Wait until the coordinator knows that the LLMs have left, and so how their last tasks ended."""
+        with suppress(TimeoutError, FluffleError):
+            async with asyncio.timeout(_RECORD_WITHIN), Client(url, name="fluffle up") as client:
+                while await self._are_known(client):  # noqa: ASYNC110 - that an LLM has left is asked, not told
+                    await asyncio.sleep(0.05)
+
+    async def _are_known(self, client: Client) -> bool:
+        return any(llm.instances for llm in await client.llms() if llm.name in self._configuration.llms)
 
     def _settings(self, url: str) -> dict[str, str]:
         """The settings that the file has, as variables for the programs."""

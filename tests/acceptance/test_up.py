@@ -86,8 +86,10 @@ def programs(process: Process) -> dict[str, psutil.Process]:
     """The programs that `fluffle up` runs, by the names that it shows."""
     found = {}
     for child in psutil.Process(process.pid).children():
-        words = child.cmdline()
-        found[words[words.index("worker") + 1] if "worker" in words else words[-1]] = child
+        with suppress(psutil.NoSuchProcess):
+            words = child.cmdline()
+            if words:  # else it has just ended
+                found[words[words.index("worker") + 1] if "worker" in words else words[-1]] = child
     return found
 
 
