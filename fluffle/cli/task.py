@@ -58,11 +58,12 @@ def list_(
 ) -> None:
     """List tasks, newest first.
 
-    The remark tells what a task waits for, and that its due date has passed.
+    A remark tells what a task waits for, and that its due date has passed: on a terminal before the description, in a
+    pipe as a column of its own.
     """
     from broker.messages import Status
     from fluffle.cli.outcomes import remark
-    from fluffle.cli.output import print_json, print_table
+    from fluffle.cli.output import on_terminal, print_json, print_table
 
     async def fetch() -> "list[TaskView]":
         wanted = [Status(name) for name in status]
@@ -70,16 +71,19 @@ def list_(
             found = asking.tasks(status=wanted, llm=llm, label=flat(labels), text=text, limit=limit)
             return [view async for view in found]
 
+    def described(view: "TaskView") -> tuple[str, ...]:
+        told = remark(view)
+        if not on_terminal():
+            return told, view.description
+        return (f"[{told}] {view.description}" if told else view.description,)
+
     tasks = run(fetch())
     if as_json:
         print_json([view.model_dump(mode="json", exclude_none=True) for view in tasks])
         return
     print_table(
-        ("ID", "STATUS", "PRIORITY", "LLM", "SUBMITTED", "REMARK", "DESCRIPTION"),
-        [
-            (view.id, view.status, view.priority, view.llm, view.submitted_at, remark(view), view.description)
-            for view in tasks
-        ],
+        ("ID", "STATUS", "PRIORITY", "LLM", "SUBMITTED", "DESCRIPTION"),
+        [(view.id, view.status, view.priority, view.llm, view.submitted_at, *described(view)) for view in tasks],
         empty="No task fits.",
     )
 

@@ -224,6 +224,18 @@ def test_list_on_a_terminal_has_headings_colours_and_fits(shell: Shell) -> None:
     assert "\x1b[32m" not in shell.on_terminal("task", "list", "-n", "1", NO_COLOR="1")
 
 
+def test_a_remark_leaves_room_for_the_description_on_a_terminal(shell: Shell) -> None:
+    label = f"remark-{uuid7()}"
+    shell("task", "submit", "Summarise", "--due", "2020-01-01", "-d", "never", "-l", label)
+    until(lambda: shell.json("task", "list", "-l", label)[0]["overdue"], "it is overdue")
+    _, row = shell.on_terminal("task", "list", "-l", label, COLUMNS="130").splitlines()
+    assert "[overdue, waiting for 1 task] Summarise" in row
+    _, row = shell.on_terminal("task", "list", "-l", label).splitlines()
+    assert "[overdue" in row
+    [line] = shell("task", "list", "-l", label).splitlines()
+    assert line.split("\t")[5:] == ["overdue, waiting for 1 task", "Summarise"]
+
+
 def test_a_pipe_that_is_closed_early_is_no_error(shell: Shell) -> None:
     lines = "".join(f'{{"description": "{"x" * 500}", "not_before": "2090-01-01T00:00:00Z"}}\n' for _ in range(500))
     shell("task", "submit", "--json-lines", "-", given=lines)
