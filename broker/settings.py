@@ -31,7 +31,7 @@ def default_state_dir() -> Path:
 class Settings(BaseSettings):
     """What every part of Fluffle can be told. Durations are seconds."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
     amqp_url: SecretStr | None = Field(
         None, description="RabbitMQ as amqp://user:password@host:port/vhost; unset: the private node"
