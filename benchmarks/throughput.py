@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.support.broker import Broker, broker
 from benchmarks.support.figures import COLUMNS, Comparison, Measured
-from benchmarks.support.processes import PROGRAMS, ROOT, Processes, run_program
+from benchmarks.support.processes import PROGRAMS, ROOT, BenchmarkFailed, Processes, run_program
 from benchmarks.support.report import console, print_bars, print_table, write_json
 from benchmarks.systems.catalogue import System, fluffle, peers
 
@@ -33,6 +33,7 @@ def measure(system: System, sizes: argparse.Namespace, url: str, folder: Path) -
     environment = {
         "FLUFFLE_AMQP_URL": url,
         "FLUFFLE_STATE_DIR": str(folder),
+        "FLUFFLE_LOG_LEVEL": "WARNING",  # as quiet as the others are set to be
         "BENCHMARK_AMQP_URL": url,
         "BENCHMARK_TALLY": str(folder / "tally"),
     }
@@ -46,17 +47,25 @@ def measure(system: System, sizes: argparse.Namespace, url: str, folder: Path) -
 
 
 def compare(sizes: argparse.Namespace, on: Broker, folder: Path) -> Comparison:
-    """All rounds of all systems. Raises BenchmarkFailed."""
-    chosen = [other for other in peers(sizes.peers_env / "bin") if other.name in sizes.peers]
-    systems = [fluffle(PROGRAMS), *chosen]
-    measured = {system.name: Measured(system) for system in systems}
+    """All rounds of all systems; a peer that fails takes no further part. Raises BenchmarkFailed when Fluffle does."""
+    ours = fluffle(PROGRAMS)
+    systems = [ours, *(peer for peer in peers(sizes.peers_env / "bin") if peer.name in sizes.peers)]
+    measured = {system: Measured(system) for system in systems}
+    failed: set[System] = set()
     for number, system in enumerate(in_turn(systems, sizes.rounds), start=1):
+        if system in failed:
+            continue
+        console.print(f"[dim]{number}/{len(systems) * sizes.rounds} {system.name}[/dim]")
         turn = folder / f"{number}-{system.name}"
         turn.mkdir()
-        console.print(f"[dim]{number}/{len(systems) * sizes.rounds} {system.name}[/dim]")
-        measured[system.name].add(sizes.tasks, measure(system, sizes, on.url, turn))
-    ours, *others = measured.values()
-    return Comparison(ours, others)
+        try:
+            measured[system].add(sizes.tasks, measure(system, sizes, on.url, turn))
+        except BenchmarkFailed as error:
+            if system is ours:
+                raise
+            console.print(f"{system.name} takes no further part: {error}", markup=False)
+            failed.add(system)
+    return Comparison(measured.pop(ours), [other for other in measured.values() if other.rates])
 
 
 def arguments() -> argparse.Namespace:

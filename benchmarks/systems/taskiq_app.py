@@ -13,7 +13,7 @@ from benchmarks.systems.tally import Tally
 
 _AT_ONCE = 500  # submissions that await their confirm
 
-broker = AioPikaBroker(os.environ["BENCHMARK_AMQP_URL"], qos=200)
+broker = AioPikaBroker(os.environ["BENCHMARK_AMQP_URL"], qos=500)
 tally = Tally()
 
 
