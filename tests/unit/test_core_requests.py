@@ -11,7 +11,6 @@ from coordinator.core.commands import Announce, AnswerLLM, Command, DrainInstanc
 from coordinator.core.events import AssignRequested, ManageRequested, RetryRequested, UpdateRequested
 from tests.support.core import (
     ANA,
-    LEASE,
     Core,
     answers,
     assignments,
@@ -250,8 +249,9 @@ def test_a_due_date_that_is_put_off_counts_anew(core: Core) -> None:
 
 def test_the_due_date_of_a_task_that_is_retried_is_watched_again(core: Core) -> None:
     core.handle(submitted("u", assignee="atlas", due=5), cancelled("u"), at=0)
-    core.handle(RetryRequested("u", ANA), at=1)
-    assert overdue(core.handle(seen("atlas", tasks=[("t", 1)]), at=LEASE / 2)) == ["u"]
+    assert overdue(core.handle(seen("atlas", tasks=[("t", 1)]), at=5)) == []
+    core.handle(RetryRequested("u", ANA), at=6)
+    assert overdue(core.tick(at=6)) == ["u"]
 
 
 def test_tasks_fall_due_in_portions() -> None:
