@@ -300,7 +300,10 @@ class _Where:
 
 def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameters:
     """Connection parameters for an AMQP URL. Raises ConfigurationError when it is not one."""
-    if urlsplit(url).scheme not in ("amqp", "amqps"):
+    parts = urlsplit(url)
+    if parts.username and parts.password is None:
+        raise ConfigurationError(f"the AMQP URL names a user without a password: {url}")
+    if parts.scheme not in ("amqp", "amqps"):
         raise ConfigurationError(f"not an AMQP URL (amqp://user:password@host:port/vhost): {_redacted(url)}")
     try:
         params = pika.URLParameters(url)

@@ -1,10 +1,13 @@
 """What people and programs ask of the coordinator: submit, cancel, retry, assign, update, manage an LLM."""
 
 from collections.abc import Iterable
-from typing import assert_never
+from datetime import datetime
+from typing import Any, assert_never
+
+from pydantic_core import to_json
 
 from broker.errors import Problem
-from broker.instants import Instant, from_datetime
+from broker.instants import Instant, from_datetime, to_iso
 from broker.messages import Failure, Status, Submission
 from coordinator.core.board import Board, final_answer
 from coordinator.core.commands import AnswerLLM, DrainInstance
@@ -198,7 +201,7 @@ class Requests:
         task = self._live(event.task_id, event.sender)
         if task is None:
             return
-        told = ", ".join(f"{name} = {value}" for name, value in sorted(event.changes.items()))
+        told = ", ".join(f"{name} = {_told(value)}" for name, value in sorted(event.changes.items()))
         task.note(now, event.sender.user or ANYBODY, f"changed: {told}")
         self._b.respecify(task, event.changes, now)
         self._b.announce(task, now)
@@ -265,6 +268,11 @@ class Requests:
         message = f"{dependency.id}, which this task depends on, was {dependency.status}"
         task.error = Failure(type="dependency_failed", message=message, retryable=False)
         self._b.finish(task, Trigger.FAIL, now)
+
+
+def _told(value: Any) -> str:
+    """A new value, for people."""
+    return (to_iso(from_datetime(value)) or "") if isinstance(value, datetime) else to_json(value).decode()
 
 
 def _no_such_llm(path: str, name: str) -> Problem:
