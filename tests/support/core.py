@@ -208,7 +208,7 @@ class Core:
             return ()
         woken = self.books.waking(now, self._woken_at_once)
         self.machine.load(woken)
-        self.machine.board.next_wake = self.books.next_wake(after=now) if len(woken) < self._woken_at_once else now
+        self.machine.board.next_wake = self.books.next_wake(after=now) if len(woken) < self._woken_at_once else EPOCH
         return tuple(task.id for task in woken)
 
     def _overdue(self, now: Instant) -> tuple[str, ...]:
@@ -217,7 +217,7 @@ class Core:
             return ()
         late = self.books.overdue(now, self._woken_at_once)
         self.machine.load(late)
-        board.next_due = self.books.next_due(after=now) if len(late) < self._woken_at_once else now
+        board.next_due = self.books.next_due(after=now) if len(late) < self._woken_at_once else EPOCH
         return tuple(task.id for task in late)
 
     def _load(self, events: Iterable[Event]) -> None:

@@ -162,6 +162,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def judge(self, events: tuple[Event, ...], commands: list[Command]) -> None:
         asked_again = {event.task_id for event in events if isinstance(event, RetryRequested)}
+        self.ever_retried |= asked_again
         for view in [command.view for command in commands if isinstance(command, Announce)]:
             self.judge_status(view["id"], Status(view["status"]), asked_again)
         for task_id in [command.task_id for command in commands if isinstance(command, Assign)]:
@@ -170,7 +171,6 @@ class AnyOrder(RuleBasedStateMachine):
     def judge_status(self, task_id: str, status: Status, asked_again: set[str]) -> None:
         if task_id in self.over:
             assert task_id in asked_again, f"{task_id} was {self.over[task_id]} and became {status}"
-            self.ever_retried.add(task_id)
             del self.over[task_id]
         if status in FINAL:
             self.over[task_id] = status
