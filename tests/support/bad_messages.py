@@ -167,7 +167,7 @@ PROPERTIES = {
 
 KEYS = {
     f"{exchange} {key[:20]!r}": Bad(exchange=exchange, key=key, says="unknown routing key")
-    for exchange in (TASKS, "fluffle.work", "fluffle.messages", "fluffle.queries")
+    for exchange in (TASKS, "fluffle.work", "fluffle.messages", "fluffle.queries", "fluffle.rejected")
     for key in ("nonsense", "task.submit", "a.b.c.d.e.f", "", "Submit", "x" * 255, b"\xff" * 255)
 } | {
     "straight into the inbox": Bad(exchange="", key="fluffle.coordinator", says="unknown routing key"),
