@@ -20,7 +20,7 @@ OTHERS_TRIED = 8  # free LLMs that are looked at when the quickest is not to hav
 HANDOVER = seconds(0.1)  # microseconds between the end of a run and the start of the next at the same slot
 CAUTION = 1.5
 MUCH_QUICKER = 0.75  # an LLM is waited for only if its runs take at most this share of the other's
-RUNNERS_UP = 3
+RUNNERS_UP = 2
 
 
 class Decision(NamedTuple):
@@ -162,21 +162,22 @@ def _why(task: Task, chosen: Standing, lane: Lane, now: Instant) -> str:
         return "assigned by hand"
     if len(lane.quickest) == 1:
         return f"the only LLM{_asked(lane)} online"
-    levels = "".join(f"{skill} {llm.skills[skill]:g}, " for skill in lane.skills)
-    told = f"expected finish in {_told(task.size * chosen.pace)} ({levels}{llm.free} of {llm.slots} slots free)"
+    size = task.size
+    levels = "".join([f"{skill} {llm.skills[skill]:g}, " for skill in lane.skills])
+    told = f"{llm.name}: expected finish in {_told(size * chosen.pace)} ({levels}{llm.free} of {llm.slots} slots free)"
     others = [other for other in lane.quickest[: RUNNERS_UP + 1] if other.llm is not llm][:RUNNERS_UP]
-    then = sorted((_expected(task, other, now), other.llm.name) for other in others)
-    runners_up = ", ".join(f"{name} {_told(expected)}" for expected, name in then)
-    return f"{llm.name}: {told}; then {runners_up}" if then else f"{llm.name}: {told}"
+    then = sorted([(_wait(other.llm, now) + size * other.pace, other.llm.name) for other in others])
+    if task.id != lane.order[0][1]:
+        told += ", what ranks before it waits for quicker ones"
+    return f"{told}; then {', '.join([f'{name} {_told(expected)}' for expected, name in then])}"
 
 
 def _asked(lane: Lane) -> str:
     return f" with {', '.join(lane.skills)}" if lane.skills else ""
 
 
-def _expected(task: Task, standing: Standing, now: Instant) -> float:
-    wait = 0.0 if standing.llm.free else min(standing.llm.waits(now), default=0.0)
-    return wait + task.size * standing.pace
+def _wait(llm: LLM, now: Instant) -> float:
+    return 0.0 if llm.free else min(llm.waits(now), default=0.0)
 
 
 def _told(micros: float) -> str:

@@ -130,7 +130,8 @@ class Lane:
 
     def offer(self, llm: LLM, now: Instant) -> None:
         """The LLM has a free slot, or one more; something about it may have been learned."""
-        self._until_survey = self._until_survey - 1 if llm.learned.overall.runs > NEWCOMER else 0
+        changes_much = llm.learned.overall.runs <= NEWCOMER and len(self.eligible) <= QUICKEST
+        self._until_survey = 0 if changes_much else self._until_survey - 1
         standing = self._judge(llm, now)
         if self._offered.get(llm.name) != standing.cost:
             self._offered[llm.name] = standing.cost

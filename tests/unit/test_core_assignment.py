@@ -71,6 +71,7 @@ def test_the_slow_llm_works_when_more_waits_than_the_quick_one_can_do_meanwhile(
     given = {llm: task_id for task_id, _, llm in assignments(commands)}
     assert given["quick"] == "t000"
     assert given["slow"] > "t001", "the first ones are done sooner by the quick one"
+    assert "what ranks before it waits for quicker ones" in (core.task(given["slow"]).why or "")
 
 
 def test_a_slot_is_held_back_no_longer_when_the_quick_llm_takes_much_longer_than_expected(core: Core) -> None:
