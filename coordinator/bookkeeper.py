@@ -130,7 +130,11 @@ class Bookkeeper:
         origin = {id(event): delivery for event, delivery in zip(events, origins, strict=True)}
         events.append(Tick(self._wake(now), self._overdue(now)))
         commands = self._machine.handle(*events, now=now)
+        kept = now
         while ended := self._machine.take_ended():
+            if (late := self._clock()) - kept > self._lead // 3:  # a long row of tasks ends one after the other
+                self._store.keep_lead(late, self._lead)
+                kept = late
             follow_ups = self._tell_dependents(ended)
             commands += self._machine.handle(*follow_ups, now=now)
         for command in commands:
@@ -141,19 +145,19 @@ class Bookkeeper:
         changes = self._machine.take_changes()
         self._any_dependencies = self._any_dependencies or bool(changes.waits)
         text = outbox.pack(items) if items else None
-        row = self._commit(changes, text, now)
+        row = self._commit(changes, text)
         post = Post(() if row is None else (row,), self._render(items, self._machine.board.tasks))
         self._machine.forget()
         return post
 
     def settle(self) -> None:
         """At the end: take out of the outbox what is published. Raises StoreError."""
-        self._commit(Changes(), None, self._clock())
+        self._commit(Changes(), None)
 
-    def _commit(self, changes: Changes, text: str | None, now: Instant) -> int | None:
+    def _commit(self, changes: Changes, text: str | None) -> int | None:
         sent = list(self._sent)
         crash_point("before-commit")
-        row = self._store.commit(changes, outbox=text, sent=sent, now=now, lease=self._lead)
+        row = self._store.commit(changes, outbox=text, sent=sent, now=self._clock(), lease=self._lead)
         for _ in sent:
             self._sent.popleft()
         return row

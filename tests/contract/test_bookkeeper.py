@@ -223,6 +223,24 @@ def test_a_failure_goes_down_the_whole_tree(desk: Desk, batches: str) -> None:
     assert desk.store.waiting_for(list(statuses)) == {}
 
 
+def test_no_standby_takes_over_while_a_long_row_of_tasks_fails(desk: Desk, engine: Engine) -> None:
+    standby = Store(engine)
+
+    def now() -> Instant:
+        """Time goes by with every look at the clock, and a standby looks at the lease each time."""
+        desk.at += 0.1
+        assert not standby.take_lead("standby", Instant(T0 + seconds(desk.at)), LEAD)
+        return Instant(T0 + seconds(desk.at))
+
+    row = [submit(f"t{n}", depends_on=[f"t{n - 1}"]) for n in range(1, 100)]
+    desk.process(submit("t0"), *row)
+    desk.books = Bookkeeper(desk.store, clock=now, lease=seconds(LEASE), lead=LEAD, max_body=1_000_000)
+    desk.books.rebuild()
+    desk.process(delivery(TASKS, "cancel", {"id": "t0"}))
+    assert desk.at * 1_000_000 > LEAD
+    assert {shown["status"] for shown in desk.views().values()} == {"cancelled", "failed"}
+
+
 def test_many_tasks_may_wait_for_one(desk: Desk) -> None:
     desk.process(hello(slots=2000), submit("a"))
     desk.process(*(submit(f"t{n}", depends_on=["a"]) for n in range(1201)))
