@@ -20,8 +20,12 @@ from benchmarks.support.memory import PeakMemory
 from benchmarks.support.place import Pace, Place, Read, ReadTime, Takeover
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
-from benchmarks.support.waiting import Amount, fill
+from benchmarks.support.waiting import LEASE, Amount, fill
+from broker.instants import now
 from broker.messages import Status
+from coordinator.database import open_engine
+from coordinator.store import Store
+from coordinator.upgrade import upgrade
 from fluffle import Client
 
 LEAST_TASKS = 1000  # fewer are done in a few batches, which makes no rate
@@ -56,10 +60,10 @@ class Figures:
     memory: int = 0  # most resident bytes of a coordinator on the full database
 
     def bars(self) -> list[Bar]:
-        """The figures and what they have to be. Of rates the median counts, of takeovers the slowest."""
+        """The figures and what they have to be. Of ratios and reads the median counts, of takeovers the slowest."""
         bars = [Bar("coordinator, most resident memory", self.memory / 1e6, "MB", at_most=300)]
         for name, what in PACES:
-            ratio = median(_paces(self.full, name)) / median(_paces(self.empty, name))
+            ratio = median(f / e for f, e in zip(_paces(self.full, name), _paces(self.empty, name), strict=True))
             bars.append(Bar(f"{what}, tasks/s ÷ those of the empty database", ratio, "", at_least=0.9))
         for by in ("a new start", "a standby"):
             these = [takeover for takeover in self.takeovers if takeover.by == by]
@@ -100,9 +104,14 @@ def measure(sizes: argparse.Namespace, url: str, full: Place, folder: Path) -> F
 
 def fill_with_progress(database: Path, amount: Amount) -> None:
     """Make the full database and show how that goes."""
+    store = Store(open_engine(f"sqlite:///{database}"))
+    upgrade(store.engine)
+    store.take_lead("benchmark", now(), LEASE)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"{amount.tasks:,} tasks", total=amount.tasks)
-        fill(database, amount, lambda done: progress.update(bar, completed=done))
+        fill(store, amount, lambda done: progress.update(bar, completed=done))
+    store.give_up_lead(now())
+    store.close()
 
 
 def print_figures(figures: Figures, title: str) -> None:
@@ -111,15 +120,18 @@ def print_figures(figures: Figures, title: str) -> None:
         (what, *(_spread(_paces(paces, name), "{:,.0f}") for paces in (figures.empty, figures.full)))
         for name, what in PACES
     ]
+    both = [_spread([1e6 * pace.processor for pace in paces], "{:,.0f}") for paces in (figures.empty, figures.full)]
+    rows.append(("coordinator, processor µs/task", *both))
     print_table(title, ("tasks/s", "empty", "full"), rows)
     rows = []
     for read in READS:
         cells = ["fluffle " + " ".join(read.arguments)]
         for busy in (False, True):
             these = [time for time in figures.reads if time.arguments == read.arguments and time.busy == busy]
-            cells += [_spread([time.command for time in these]), _spread([time.query for time in these])]
+            cells.append(_spread([time.command for time in these]))
+            cells.append(_spread([1e3 * time.query for time in these], "{:,.0f}"))
         rows.append(tuple(cells))
-    print_table("Reads, s", ("", "idle: command", "query", "at work: command", "query"), rows)
+    print_table("Reads", ("", "idle: s", "query ms", "at work: s", "query ms"), rows)
     print_bars("Bars", figures.bars())
 
 

@@ -8,6 +8,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from benchmarks.support.books import Books
 from benchmarks.support.memory import PeakMemory
 from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes
@@ -29,11 +31,15 @@ Popen = subprocess.Popen[str]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Tasks per second: accepted while no LLM is there, worked off while none come in, done while others come in."""
+    """Tasks per second: accepted while no LLM is there, worked off while none come in, done while others come in.
+
+    `processor` is the processor time of the coordinator for each task that it had done, in seconds.
+    """
 
     accepted: float
     worked_off: float
     done: float
+    processor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,8 @@ class Place:
 
     def pace(self, tasks: int, peak: PeakMemory) -> Pace:
         """Have so many tasks accepted, and worked off, and as many again done as they come. Raises BenchmarkFailed."""
-        with self._coordinator(peak) as (processes, _), closing(Books(self.database)) as books:
+        with self._coordinator(peak) as (processes, coordinator), closing(Books(self.database)) as books:
+            idle = _processor_time(coordinator)
             accepted = asyncio.run(self._submit(tasks))
             before = books.ended()
             with self._llm(processes):
@@ -93,8 +100,10 @@ class Place:
                 start = now()
                 asyncio.run(self._submit(tasks, wait=True))
                 end = now()
-            done = sum(start <= at <= end for at in books.completions(before))
-        return Pace(tasks / accepted, worked_off, done / ((end - start) / 1e6))
+            completions = books.completions(before)
+            processor = (_processor_time(coordinator) - idle) / len(completions)
+        done = sum(start <= at <= end for at in completions)
+        return Pace(tasks / accepted, worked_off, done / ((end - start) / 1e6), processor)
 
     def takeovers(self, rounds: int, peak: PeakMemory) -> Iterator[Takeover]:
         """Kill the coordinator at work, twice a round. Raises BenchmarkFailed."""
@@ -183,6 +192,11 @@ class Place:
     async def _llm_state(self) -> str:
         async with Client(self.url) as client:
             return (await client.llm(self.llm)).state
+
+
+def _processor_time(process: Popen) -> float:
+    times = psutil.Process(process.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def _rate(moments: Sequence[Instant]) -> float:

@@ -3,27 +3,25 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from broker.instants import Instant, now, seconds, to_datetime
 from broker.messages import Failure, Status, Submission, Usage
-from coordinator.core.machine import Changes
+from coordinator.core.board import Changes
 from coordinator.core.pool import LLM
 from coordinator.core.task import Task
-from coordinator.database import open_engine
 from coordinator.store import Store
-from coordinator.upgrade import upgrade
 
 HIGH, LOW = 6, 1  # priorities of the tasks that are ready for whoever is there, half of them each
 OFFLINE = "atlas"  # an LLM that tasks are assigned to by hand, and that is not there
 LANES = 20  # skills that no LLM has
 
+LEASE = seconds(3600)
+
 _LLMS = ("cedar", "hazel", "juniper", "rowan")  # did what is finished
 _TOPICS = ("incident", "contract", "interview", "invoice", "paper", "review", "release", "ticket")
 _TEXT = "The warren has many entrances, and each of them is known to somebody who has not come back yet. " * 3
 _AT_ONCE = 10_000  # tasks of one transaction
-_LEASE = seconds(3600)
 
 Progress = Callable[[int], None]
 
@@ -42,12 +40,8 @@ class Amount:
         return self.waiting + self.finished
 
 
-def fill(database: Path, amount: Amount, progress: Progress = lambda done: None) -> None:
-    """Make the database, row by row as the coordinator does. `progress` is told how many tasks it holds, again and
-    again."""
-    store = Store(open_engine(f"sqlite:///{database}"))
-    upgrade(store.engine)
-    store.take_lead("benchmark", now(), _LEASE)
+def fill(store: Store, amount: Amount, progress: Progress = lambda done: None) -> None:
+    """Put the tasks into an empty store that leads. `progress` is told how many it holds, after every transaction."""
     changes = Changes(llms={name: LLM(name, model="demo") for name in (OFFLINE, *_LLMS)})
     for done, (task, open_dependencies) in enumerate(_tasks(amount, until=now()), start=1):
         changes.new.append(task)
@@ -55,11 +49,9 @@ def fill(database: Path, amount: Amount, progress: Progress = lambda done: None)
         if open_dependencies:
             changes.waits.append((task, open_dependencies))
         if done % _AT_ONCE == 0 or done == amount.tasks:
-            store.commit(changes, outbox=None, sent=(), now=now(), lease=_LEASE)
+            store.commit(changes, outbox=None, sent=(), now=now(), lease=LEASE)
             changes = Changes()
             progress(done)
-    store.give_up_lead(now())
-    store.close()
 
 
 def _tasks(amount: Amount, until: Instant) -> Iterator[tuple[Task, frozenset[str]]]:
