@@ -205,7 +205,10 @@ class ServerProcess:
             "RABBITMQ_LOGS": str(folder / "log" / "rabbitmq.log"),
             "RABBITMQ_PID_FILE": str(self._pid_file),
             "RABBITMQ_DIST_PORT": str(self._record.distribution_port),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            # Erlang's schedulers wait for work by spinning, which on few processors is at everybody else's cost.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
+            ),
             # Makes the script replace itself by the Erlang machine instead of watching over it.
             "RABBITMQ_ALLOW_INPUT": "1",
             "ERL_EPMD_ADDRESS": "127.0.0.1",

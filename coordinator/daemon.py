@@ -8,6 +8,7 @@ of their own, so that reading does not wait for writing, and standbys answer the
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 import structlog
@@ -27,6 +28,7 @@ from coordinator.upgrade import upgrade
 
 T = TypeVar("T")
 
+PATIENCE = 0.003  # seconds that claims wait for what comes next
 TICK = 0.25  # seconds; time is looked at this often when nothing arrives
 STANDBY_LOOK = 0.5  # seconds between looks at the leader's lease
 LARGEST = 512 * 1024 * 1024  # bytes; what is rejected for its size is published once more, and RabbitMQ takes no more
@@ -72,6 +74,7 @@ class Coordinator:
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="queries")
         self._inbox: list[Delivery] = []
         self._arrived = asyncio.Event()
+        self._no_claim = asyncio.Event()
         self._stopping = asyncio.Event()
         self._publishing: set[asyncio.Task[None]] = set()
 
@@ -148,6 +151,11 @@ class Coordinator:
                     await self._arrived.wait()
             except TimeoutError:
                 return []
+        if all(map(_is_claim, self._inbox)):  # quick work is done by now: its result belongs into the same batch
+            self._no_claim.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await self._no_claim.wait()
         return self._inbox[: self._settings.batch]
 
     async def _process(self, batch: list[Delivery]) -> Post:
@@ -171,6 +179,8 @@ class Coordinator:
     def _on_delivery(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)
         self._arrived.set()
+        if not _is_claim(delivery):
+            self._no_claim.set()
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
@@ -244,3 +254,7 @@ class Coordinator:
                 await self._stopping.wait()
         except TimeoutError:
             pass
+
+
+def _is_claim(delivery: Delivery) -> bool:
+    return delivery.routing_key.endswith(".claim")

@@ -44,7 +44,7 @@ _labels, _llms, _outbox, _leader = schema.labels, schema.llms, schema.outbox, sc
 
 # Statements of every batch, built once: building one costs more than running it.
 _extend_lease = update(_leader).where(_leader.c.epoch == bindparam("mine")).values(expires_at=bindparam("until"))
-_post = insert(_outbox).values(messages=bindparam("text"))
+_post = insert(_outbox).values(messages=bindparam("text")).returning(_outbox.c.batch)
 _update_task = (
     update(_tasks)
     .where(_tasks.c.seq == bindparam("of_seq"))
@@ -77,8 +77,10 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.epoch = 0
-        # The three that write thousands of rows a second go to the driver as they are: their values need no
-        # conversion, and SQLAlchemy would look at every one of them.
+        # What runs in every batch goes to the driver as it is: no value needs conversion, and SQLAlchemy would look at
+        # every one of them.
+        self._extend_lease = _text(engine, _extend_lease)
+        self._post = _text(engine, _post)
         self._insert_task = _text(engine, insert(_tasks))
         self._update_task = _text(engine, _update_task)
         self._upsert_attempt = _text(engine, _upsert(engine, _attempts))
@@ -125,7 +127,7 @@ class Store:
             connection.execute(update(_leader).where(_leader.c.epoch == self.epoch).values(expires_at=now))
 
     def _extend(self, connection: Connection, now: Instant, lease: Micros) -> None:
-        if connection.execute(_extend_lease, {"mine": self.epoch, "until": now + lease}).rowcount != 1:
+        if connection.exec_driver_sql(self._extend_lease, {"mine": self.epoch, "until": now + lease}).rowcount != 1:
             raise NotTheLeader
 
     # -- writing ---------------------------------------------------------------------------------------------------
@@ -148,7 +150,8 @@ class Store:
                 connection.execute(self._upsert_llm, [llm_row(llm) for llm in changes.llms.values()])
             if outbox is None:
                 return None
-            return connection.execute(_post, {"text": outbox}).inserted_primary_key[0]  # type: ignore[no-any-return, index]
+            row: int = connection.exec_driver_sql(self._post, {"text": outbox}).scalar_one()
+            return row
 
     def _write_tasks(self, connection: Connection, changes: Changes) -> None:
         new = {task.id for task in changes.new}

@@ -11,6 +11,7 @@ def coordinator() -> None:
     """
     import asyncio
     import signal
+    import sys
 
     from broker.instants import now
     from broker.locate import amqp_url
@@ -18,6 +19,7 @@ def coordinator() -> None:
     from broker.settings import load_settings
     from coordinator.daemon import Coordinator
 
+    sys.setswitchinterval(0.001)  # messages come in and go out while a batch is worked on in another thread
     settings = load_settings()
     configure_logging(settings.log_level)
     url = amqp_url(settings)
