@@ -1,21 +1,13 @@
-"""The link to RabbitMQ. The only module that knows pika.
-
-A `Link` holds two connections, one that publishes and one that consumes, because a broker under a memory or disk
-alarm stops reading a connection that publishes, acknowledgements included. Each is rebuilt whole after a failure:
-channel, declarations, consumers, and whatever was published but not confirmed is published again. So everything
-sent through a link arrives at least once, or its future says why not.
-"""
+"""Connections to RabbitMQ. The only module that knows pika."""
 
 import asyncio
 import logging
 import re
 import struct
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import takewhile
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import pika
@@ -36,9 +28,7 @@ from broker.errors import (
     BrokerError,
     BrokerUnreachable,
     ConfigurationError,
-    LinkClosed,
     MessageTooLarge,
-    PublishRefused,
     Unroutable,
 )
 from broker.salvage import readable_properties
@@ -48,8 +38,6 @@ UNDECODABLE = "fluffle-undecodable"  # header put in place of headers, or of tex
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
-_RETRY_FIRST, _RETRY_MOST = 0.1, 5.0  # seconds between attempts to connect
 _READ_BYTES = 16_384  # at a time; pika's 4,096 means four times as many system calls
 _CLOSE_WITHIN = 3.0  # seconds; a broker under an alarm does not read that we want to close
 _TEXT_PROPERTIES = (
@@ -259,14 +247,7 @@ _FRAME_END = bytes([spec.FRAME_END])
 
 
 @dataclass(slots=True)
-class _Pending:
-    message: Outgoing
-    done: asyncio.Future[None]
-    returned: bool = False
-
-
-@dataclass(slots=True)
-class _Consumer:
+class Consumer:
     queue: str
     on_delivery: Callable[[Delivery], None]
     prefetch: int
@@ -279,8 +260,8 @@ class _Consumer:
 class Subscription:
     """A running consumer of a link. `cancel()` ends it; it is set up again after every reconnect until then."""
 
-    _half: "_Half"
-    _consumer: _Consumer
+    _half: "HalfLink"
+    _consumer: Consumer
 
     def cancel(self) -> None:
         """Take no more deliveries. Those taken and not settled stay unsettled until their channel closes."""
@@ -323,7 +304,7 @@ def _redacted(url: str) -> str:
     return url.replace(f":{password}@", ":***@") if password else url
 
 
-class _Half:
+class HalfLink:
     """One connection with one channel: opened, rebuilt after failures, closed."""
 
     def __init__(self, url: str, name: str, on_ready: Callable[[], None]) -> None:
@@ -331,7 +312,7 @@ class _Half:
         self._parameters = parameters(url, name=name)
         self._on_ready = on_ready
         self._topology: list[Topology] = []
-        self._consumers: list[_Consumer] = []
+        self._consumers: list[Consumer] = []
         self.connection: _Connection | None = None
         self.channel: Any = None  # None while it is being rebuilt
         self.whole = False  # connected, with everything declared and consumed
@@ -348,8 +329,8 @@ class _Half:
         opened: asyncio.Future[_Connection] = loop.create_future()
         connection: _Connection = _Connection(
             self._parameters,
-            on_open_callback=lambda _: _resolve(opened, connection),
-            on_open_error_callback=lambda _, error: _fail(opened, self._translated(error)),
+            on_open_callback=lambda _: resolve(opened, connection),
+            on_open_error_callback=lambda _, error: fail(opened, self._translated(error)),
             on_close_callback=lambda _, error: self._on_connection_closed(connection, error),
             custom_ioloop=loop,
         )
@@ -409,7 +390,7 @@ class _Half:
     async def _open_channel(self) -> Any:
         assert self.connection is not None
         opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        channel = self.connection.channel(on_open_callback=lambda ch: _resolve(opened, ch))
+        channel = self.connection.channel(on_open_callback=lambda ch: resolve(opened, ch))
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(lambda _: self._rebuild(self._ended_consumer()))
         return await self._or_lost(opened)
@@ -428,7 +409,7 @@ class _Half:
             raise self.error or BrokerUnreachable()
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         call = getattr(self.channel, method)
-        call(*args, callback=lambda answer: _resolve(answered, answer), **kwargs)
+        call(*args, callback=lambda answer: resolve(answered, answer), **kwargs)
         return await self._or_lost(answered)
 
     async def _or_lost(self, future: asyncio.Future[T]) -> T:
@@ -442,6 +423,18 @@ class _Half:
             return future.result()
         raise self.error or BrokerUnreachable()
 
+    def confirm(self, on_confirm: Callable[[Any], None], on_return: Callable[[Any, bytes], None]) -> None:
+        """From now on the broker tells what it has taken, and gives back what no queue takes."""
+        assert self.connection is not None
+        self.channel.add_on_return_callback(lambda _, method, properties, body: on_return(method, body))
+        self.channel.confirm_delivery(_ignore)
+        self.connection.on_confirm = on_confirm
+
+    def publish(self, message: Outgoing) -> None:
+        """Send a message. Raises whatever pika does when a value does not fit into its field; nothing is sent then."""
+        assert self.connection is not None
+        self.connection.publish(self.channel.channel_number, message)
+
     async def depth(self, queue: str) -> int | None:
         """How many messages wait in a queue, by a channel of its own: RabbitMQ closes the one that asks in vain."""
         if self.connection is None or not self.connection.is_open:
@@ -449,14 +442,14 @@ class _Half:
         answered: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
 
         def on_depth(channel: Any, ok: Any) -> None:
-            _resolve(answered, int(ok.method.message_count))
+            resolve(answered, int(ok.method.message_count))
             channel.close()
 
         def on_closed(error: BaseException) -> None:
             if isinstance(error, ChannelClosedByBroker) and error.reply_code == 404:
-                _resolve(answered, None)
+                resolve(answered, None)
             else:
-                _fail(answered, self._translated(error))
+                fail(answered, self._translated(error))
 
         def on_open(channel: Any) -> None:
             channel.add_on_close_callback(lambda _, error: on_closed(error))
@@ -492,12 +485,12 @@ class _Half:
         for binding in topology.bindings:
             await self.rpc("queue_bind", binding.queue, binding.exchange, routing_key=binding.routing_key)
 
-    async def consume(self, consumer: _Consumer) -> Subscription:
+    async def consume(self, consumer: Consumer) -> Subscription:
         await self._consume_now(consumer)
         self._consumers.append(consumer)
         return Subscription(self, consumer)
 
-    async def _consume_now(self, consumer: _Consumer) -> None:
+    async def _consume_now(self, consumer: Consumer) -> None:
         if not consumer.auto_ack:
             await self.rpc("basic_qos", prefetch_count=consumer.prefetch)
         channel = self.channel
@@ -520,7 +513,7 @@ class _Half:
         if consumer.cancelled:
             channel.basic_cancel(consumer.tag)
 
-    def cancel(self, consumer: _Consumer) -> None:
+    def cancel(self, consumer: Consumer) -> None:
         consumer.cancelled = True
         if consumer in self._consumers:
             self._consumers.remove(consumer)
@@ -528,228 +521,7 @@ class _Half:
                 self.channel.basic_cancel(consumer.tag)
 
 
-@dataclass(slots=True)
-class _Confirms:
-    """What was published on the present channel and awaits the broker's word, by delivery tag."""
-
-    next_tag: int = 1
-    waiting: dict[int, _Pending] = field(default_factory=dict)
-
-
-class Link:
-    """A lasting link to RabbitMQ: publish with confirms, declare, consume; reconnects by itself.
-
-    `async with Link(url, name="…") as link:` connects (BrokerUnreachable and AccessRefused are raised then) and
-    closes. `on_state(connected)` is called when the link is lost and when it is whole again.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        name: str,
-        window: int = 5_000,
-        max_body: int = 16 * 1024 * 1024,
-        on_state: Callable[[bool], None] = lambda connected: None,
-    ) -> None:
-        self._publisher = _Half(url, f"{name} (publish)", self._publish_again)
-        self._consumer = _Half(url, f"{name} (consume)", lambda: None)
-        self._window = window
-        self._max_body = max_body
-        self._on_state = on_state
-        self._confirms = _Confirms()
-        self._queued: list[_Pending] = []  # accepted while the connection was away
-        self._room = asyncio.Event()
-        self._closing = False
-        self._keepers: list[asyncio.Task[None]] = []
-
-    @property
-    def where(self) -> str:
-        """Host and port, for people."""
-        return str(self._publisher.where)
-
-    @property
-    def connected(self) -> bool:
-        """Whether both connections are up, with all their declarations and consumers."""
-        return self._publisher.whole and self._consumer.whole
-
-    async def __aenter__(self) -> Self:
-        await self._publisher.open()
-        try:
-            await self._consumer.open()
-        except BaseException:
-            await self._publisher.close()
-            raise
-        self._keepers = [asyncio.create_task(self._keep(half)) for half in (self._publisher, self._consumer)]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._closing = True
-        self._room.set()
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
-        await asyncio.gather(self._publisher.close(), self._consumer.close())
-        for pending in [*self._confirms.waiting.values(), *self._queued]:
-            _fail(pending.done, LinkClosed())
-
-    async def _keep(self, half: _Half) -> None:
-        """Open this connection again whenever it is lost, until the link closes."""
-        pause = _RETRY_FIRST
-        while True:
-            opened_at = time.monotonic()
-            await half.lost.wait()
-            half.whole, half.channel = False, None
-            self._on_state(False)
-            _log.warning("lost the connection to RabbitMQ at %s: %s", half.where, half.error)
-            if time.monotonic() - opened_at > _RETRY_MOST:
-                pause = _RETRY_FIRST
-            while True:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _RETRY_MOST)
-                try:
-                    await half.open()
-                    break
-                except BrokerError as error:
-                    half.error = error
-            _log.info("connected again to RabbitMQ at %s", half.where)
-            if self.connected:
-                self._on_state(True)
-
-    # -- publishing ------------------------------------------------------------------------------------------------
-
-    async def publish(self, message: Outgoing) -> None:
-        """Publish and wait until the broker has it. A refused message raises PublishRefused.
-
-        Raises Unroutable, PublishRefused, MessageTooLarge, LinkClosed.
-        """
-        await self.room()
-        await self.publish_soon(message)
-
-    async def room(self) -> None:
-        """Wait until fewer messages than the window await their confirm."""
-        while self._unconfirmed >= self._window and not self._closing:
-            self._room.clear()
-            await self._room.wait()
-
-    @property
-    def _unconfirmed(self) -> int:
-        return len(self._confirms.waiting) + len(self._queued)
-
-    def publish_soon(self, message: Outgoing) -> asyncio.Future[None]:
-        """Publish without waiting. The future ends when the broker has the message; see `publish` for its errors."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if len(message.body) > self._max_body:
-            size, limit = len(message.body), self._max_body
-            _fail(done, MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}"))
-            return done
-        pending = _Pending(message, done)
-        if self._closing:
-            _fail(done, LinkClosed())
-        elif self._ready_to_publish:
-            self._send(pending)
-        else:
-            self._queued.append(pending)
-        return done
-
-    @property
-    def _ready_to_publish(self) -> bool:
-        channel = self._publisher.channel
-        return channel is not None and channel.is_open and not self._publisher.lost.is_set()
-
-    def _send(self, pending: _Pending) -> None:
-        pending.returned = False
-        half = self._publisher
-        assert half.connection is not None
-        try:
-            half.connection.publish(half.channel.channel_number, pending.message)
-        except Exception as error:  # pika has many ways to say that a value does not fit into its field
-            failure = BrokerError(f"AMQP cannot carry the message: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            _fail(pending.done, failure)
-        else:
-            self._confirms.waiting[self._confirms.next_tag] = pending
-            self._confirms.next_tag += 1
-
-    def _publish_again(self) -> None:
-        """A new channel: whatever the old one left unconfirmed is unknown, so it is published again, in order.
-
-        Not so what the broker closed the old channel for: it would close this one too.
-        """
-        channel = self._publisher.channel
-        unknown = [*self._confirms.waiting.values(), *self._queued]
-        self._confirms, self._queued = _Confirms(), []
-        confirms = self._confirms
-        channel.add_on_return_callback(lambda _, method, properties, body: self._on_return(method, body))
-        channel.confirm_delivery(_ignore)
-        assert self._publisher.connection is not None
-        self._publisher.connection.on_confirm = partial(self._on_confirm, confirms)
-        refusal, self._publisher.refusal = self._publisher.refusal, None
-        for pending in unknown:
-            if refusal is not None and (error := _fault(pending.message, refusal)):
-                _fail(pending.done, error)
-            if not pending.done.done():
-                self._send(pending)
-
-    def _on_return(self, method: spec.Basic.Return, body: bytes) -> None:
-        # A return comes before its confirm and carries no tag. Messages that look the same are interchangeable.
-        for pending in self._confirms.waiting.values():
-            message = pending.message
-            if (
-                not pending.returned
-                and message.routing_key == method.routing_key
-                and message.exchange == method.exchange
-                and message.body == body
-            ):
-                pending.returned = True
-                return
-
-    def _on_confirm(self, confirms: _Confirms, method: Any) -> None:
-        waiting = confirms.waiting
-        if method.multiple:
-            tags = list(takewhile(lambda tag: tag <= method.delivery_tag, waiting))
-        else:
-            tags = [method.delivery_tag]
-        for tag in tags:
-            pending = waiting.pop(tag, None)
-            if pending is None:
-                continue
-            if isinstance(method, spec.Basic.Nack):
-                _fail(pending.done, PublishRefused())
-            elif pending.returned:
-                to = pending.message
-                _fail(pending.done, Unroutable(f"no queue takes {to.routing_key!r} of exchange {to.exchange!r}"))
-            else:
-                _resolve(pending.done, None)
-        if self._unconfirmed < self._window:
-            self._room.set()
-
-    # -- declaring and consuming -----------------------------------------------------------------------------------
-
-    async def declare(self, topology: Topology) -> None:
-        """Declare exchanges, queues and bindings, now and after every reconnect. Raises BrokerError."""
-        await self._consumer.declare(topology)
-
-    async def consume(
-        self,
-        queue: str,
-        on_delivery: Callable[[Delivery], None],
-        *,
-        prefetch: int = 1,
-        auto_ack: bool = False,
-    ) -> Subscription:
-        """Call `on_delivery` for every message of the queue, with at most `prefetch` of them unsettled.
-
-        The callback must not block and must not raise. Raises BrokerError when the queue cannot be consumed.
-        """
-        return await self._consumer.consume(_Consumer(queue, on_delivery, prefetch, auto_ack))
-
-    async def depth(self, queue: str) -> int | None:
-        """How many messages wait in a queue; None when there is no such queue. Raises AccessRefused, BrokerError."""
-        return await self._consumer.depth(queue)
-
-
-def _fault(message: Outgoing, refusal: ChannelClosedByBroker) -> BrokerError | None:
+def fault_of(message: Outgoing, refusal: ChannelClosedByBroker) -> BrokerError | None:
     """What is wrong with a message for which the broker may have closed the channel; None when nothing is."""
     said = refusal.reply_text
     if named := re.search(r"(?:topic '([^']*)' in )?exchange '([^']*)'", said):
@@ -761,6 +533,11 @@ def _fault(message: Outgoing, refusal: ChannelClosedByBroker) -> BrokerError | N
     return None
 
 
+def is_refusal(method: Any) -> bool:
+    """Whether the broker's word on a message is that it has not taken it."""
+    return isinstance(method, spec.Basic.Nack)
+
+
 def _text(value: str | bytes) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
@@ -769,11 +546,11 @@ def _ignore(_: Any) -> None:
     """For pika, which wants a callback: confirms go to `_Connection.on_confirm`."""
 
 
-def _resolve(future: asyncio.Future[T], value: T) -> None:
+def resolve(future: asyncio.Future[T], value: T) -> None:
     if not future.done():
         future.set_result(value)
 
 
-def _fail(future: asyncio.Future[T], error: Exception) -> None:
+def fail(future: asyncio.Future[T], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)

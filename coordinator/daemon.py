@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import structlog
 
-from broker.connection import Delivery, Link, Outgoing, ack_all
+from broker.connection import Delivery, Outgoing, ack_all
 from broker.errors import BrokerError, LinkClosed, NotTheLeader, PublishRefused, StoreUnavailable
 from broker.instants import Instant, seconds
+from broker.link import Link
 from broker.settings import Settings
 from broker.topology import COORDINATOR, QUERIES, SHARED
 from coordinator.bookkeeper import Bookkeeper, Post

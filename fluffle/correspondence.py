@@ -9,7 +9,7 @@ from functools import partial
 from typing import Self, TypeVar
 from weakref import WeakValueDictionary
 
-from broker.connection import Delivery, Link, Outgoing
+from broker.connection import Delivery, Outgoing
 from broker.errors import (
     BrokerError,
     DecodeError,
@@ -20,6 +20,7 @@ from broker.errors import (
     TaskRejected,
 )
 from broker.ids import uuid7
+from broker.link import Link
 from broker.messages import (
     Assign,
     Cancel,

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.connection import Delivery, Link, Outgoing
+from broker.connection import Delivery, Outgoing
 from broker.errors import ConfigurationError
 from broker.ids import uuid7
+from broker.link import Link
 from broker.messages import Rejection, Status, Submission, TaskView
 from broker.topology import EVENTS, TASKS, Binding, Queue, Topology
 from fluffle.watching import TASK_EVENTS, Event

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from broker.connection import Link
+from broker.link import Link
 from broker.topology import COORDINATOR, SHARED
 
 

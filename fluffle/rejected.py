@@ -16,8 +16,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from broker.connection import UNDECODABLE, Delivery, Link, Outgoing
+from broker.connection import UNDECODABLE, Delivery, Outgoing
 from broker.errors import RequestError
+from broker.link import Link
 from broker.messages import JSON_TYPE, Wrong
 from broker.topology import REJECTED
 

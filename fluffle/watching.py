@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from broker.connection import Delivery, Link
+from broker.connection import Delivery
 from broker.errors import DecodeError
 from broker.ids import uuid7
+from broker.link import Link
 from broker.messages import FINAL, Progress, Status, TaskView, View, decode
 from broker.topology import EVENTS, STATUS, Binding, Queue, Topology
 

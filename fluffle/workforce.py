@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 
 from pydantic import SecretStr
 
-from broker.connection import Link, parameters
+from broker.connection import parameters
 from broker.errors import FluffleError, NodeError
+from broker.link import Link
 from broker.node import PrivateNode
 from broker.settings import PREFIX
 from broker.topology import SHARED

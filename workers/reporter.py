@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from broker.connection import Link, Outgoing
+from broker.connection import Outgoing
 from broker.errors import LinkClosed, MessageTooLarge
+from broker.link import Link
 from broker.messages import Claim, Failure, Goodbye, Presence, Progress, Result, Wire, decode
 from broker.topology import STATUS
 from workers.spool import Spool

@@ -17,8 +17,9 @@ from contextlib import AsyncExitStack, aclosing, suppress
 
 from pydantic import RootModel, ValidationError
 
-from broker.connection import Delivery, Link
+from broker.connection import Delivery
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
+from broker.link import Link
 from broker.messages import Control, Drain, Presence, Stop, decode, problems
 from broker.settings import Settings
 from broker.topology import SHARED, control_address, work_queue, worker_topology

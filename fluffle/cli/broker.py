@@ -80,7 +80,7 @@ def init() -> None:
     """
     import asyncio
 
-    from broker.connection import Link
+    from broker.link import Link
     from broker.locate import amqp_url
     from broker.settings import load_settings
     from broker.topology import SHARED

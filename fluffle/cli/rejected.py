@@ -12,7 +12,7 @@ from fluffle.cli.main import ERROR, OK
 from fluffle.cli.session import json_option, run
 
 if TYPE_CHECKING:
-    from broker.connection import Link
+    from broker.link import Link
     from fluffle.rejected import Rejected
 
 all_option = click.option("--all", "everything", is_flag=True, help="All of them.")

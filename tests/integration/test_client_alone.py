@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.connection import Link
 from broker.errors import NoAnswer
 from broker.ids import uuid7
+from broker.link import Link
 from broker.messages import Status
 from broker.topology import COORDINATOR, QUERIES, SHARED
 from fluffle.client import Client

@@ -10,7 +10,7 @@ import pika
 import pytest
 from pika import spec
 
-from broker.connection import UNDECODABLE, Delivery, Link, Outgoing, ack_all
+from broker.connection import UNDECODABLE, Delivery, Outgoing, ack_all
 from broker.errors import (
     AccessRefused,
     BrokerError,
@@ -21,6 +21,7 @@ from broker.errors import (
     PublishRefused,
     Unroutable,
 )
+from broker.link import Link
 from broker.topology import Binding, Exchange, Queue, Topology, control_address
 from tests.support.proxy import Proxy, proxy_to
 

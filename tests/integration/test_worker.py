@@ -13,8 +13,9 @@ from typing import Any
 import pika
 import pytest
 
-from broker.connection import Link, Outgoing
+from broker.connection import Outgoing
 from broker.errors import AccessRefused, ConfigurationError
+from broker.link import Link
 from broker.messages import MAX_BODY_BYTES, Holding, Result, Usage
 from broker.settings import Settings
 from broker.topology import REJECTED, SHARED, TASKS, work_queue

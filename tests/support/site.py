@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import NullPool, create_engine, text
 
-from broker.connection import Link
+from broker.link import Link
 from broker.topology import COORDINATOR, QUERIES, REJECTED, SHARED, work_queue
 from tests.support.amqp import amqp
 from tests.support.node import NodeInfo

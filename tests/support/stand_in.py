@@ -8,7 +8,8 @@ from typing import Any
 import pika
 from pika.exceptions import NackError
 
-from broker.connection import Delivery, Link, Outgoing
+from broker.connection import Delivery, Outgoing
+from broker.link import Link
 from broker.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop, Wire, decode
 from broker.topology import COORDINATOR, REJECTED, SHARED, STATUS, WORK, control_address, llm_address, work_queue
 

@@ -1,0 +1,255 @@
+"""The link to RabbitMQ.
+
+A `Link` holds two connections, one that publishes and one that consumes, because a broker under a memory or disk
+alarm stops reading a connection that publishes, acknowledgements included. Each is rebuilt whole after a failure:
+channel, declarations, consumers, and whatever was published but not confirmed is published again. So everything
+sent through a link arrives at least once, or its future says why not.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
+from typing import Any, Self
+
+from broker.connection import (
+    Consumer,
+    Delivery,
+    HalfLink,
+    Outgoing,
+    Subscription,
+    fail,
+    fault_of,
+    is_refusal,
+    resolve,
+)
+from broker.errors import BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
+from broker.topology import Topology
+
+_log = logging.getLogger(__name__)
+
+_RETRY_FIRST, _RETRY_MOST = 0.1, 5.0  # seconds between attempts to connect
+
+
+@dataclass(slots=True)
+class _Pending:
+    message: Outgoing
+    done: asyncio.Future[None]
+    returned: bool = False
+
+
+@dataclass(slots=True)
+class _Confirms:
+    """What was published on the present channel and awaits the broker's word, by delivery tag."""
+
+    next_tag: int = 1
+    waiting: dict[int, _Pending] = field(default_factory=dict)
+
+
+class Link:
+    """A lasting link to RabbitMQ: publish with confirms, declare, consume; reconnects by itself.
+
+    `async with Link(url, name="…") as link:` connects (BrokerUnreachable and AccessRefused are raised then) and
+    closes. `on_state(connected)` is called when the link is lost and when it is whole again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        window: int = 5_000,
+        max_body: int = 16 * 1024 * 1024,
+        on_state: Callable[[bool], None] = lambda connected: None,
+    ) -> None:
+        self._publisher = HalfLink(url, f"{name} (publish)", self._publish_again)
+        self._consumer = HalfLink(url, f"{name} (consume)", lambda: None)
+        self._window = window
+        self._max_body = max_body
+        self._on_state = on_state
+        self._confirms = _Confirms()
+        self._queued: list[_Pending] = []  # accepted while the connection was away
+        self._room = asyncio.Event()
+        self._closing = False
+        self._keepers: list[asyncio.Task[None]] = []
+
+    @property
+    def where(self) -> str:
+        """Host and port, for people."""
+        return str(self._publisher.where)
+
+    @property
+    def connected(self) -> bool:
+        """Whether both connections are up, with all their declarations and consumers."""
+        return self._publisher.whole and self._consumer.whole
+
+    async def __aenter__(self) -> Self:
+        await self._publisher.open()
+        try:
+            await self._consumer.open()
+        except BaseException:
+            await self._publisher.close()
+            raise
+        self._keepers = [asyncio.create_task(self._keep(half)) for half in (self._publisher, self._consumer)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing = True
+        self._room.set()
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(self._publisher.close(), self._consumer.close())
+        for pending in [*self._confirms.waiting.values(), *self._queued]:
+            fail(pending.done, LinkClosed())
+
+    async def _keep(self, half: HalfLink) -> None:
+        """Open this connection again whenever it is lost, until the link closes."""
+        pause = _RETRY_FIRST
+        while True:
+            opened_at = time.monotonic()
+            await half.lost.wait()
+            half.whole, half.channel = False, None
+            self._on_state(False)
+            _log.warning("lost the connection to RabbitMQ at %s: %s", half.where, half.error)
+            if time.monotonic() - opened_at > _RETRY_MOST:
+                pause = _RETRY_FIRST
+            while True:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _RETRY_MOST)
+                try:
+                    await half.open()
+                    break
+                except BrokerError as error:
+                    half.error = error
+            _log.info("connected again to RabbitMQ at %s", half.where)
+            if self.connected:
+                self._on_state(True)
+
+    # -- publishing ------------------------------------------------------------------------------------------------
+
+    async def publish(self, message: Outgoing) -> None:
+        """Publish and wait until the broker has it. A refused message raises PublishRefused.
+
+        Raises Unroutable, PublishRefused, MessageTooLarge, LinkClosed.
+        """
+        await self.room()
+        await self.publish_soon(message)
+
+    async def room(self) -> None:
+        """Wait until fewer messages than the window await their confirm."""
+        while self._unconfirmed >= self._window and not self._closing:
+            self._room.clear()
+            await self._room.wait()
+
+    @property
+    def _unconfirmed(self) -> int:
+        return len(self._confirms.waiting) + len(self._queued)
+
+    def publish_soon(self, message: Outgoing) -> asyncio.Future[None]:
+        """Publish without waiting. The future ends when the broker has the message; see `publish` for its errors."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if len(message.body) > self._max_body:
+            size, limit = len(message.body), self._max_body
+            fail(done, MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}"))
+            return done
+        pending = _Pending(message, done)
+        if self._closing:
+            fail(done, LinkClosed())
+        elif self._ready_to_publish:
+            self._send(pending)
+        else:
+            self._queued.append(pending)
+        return done
+
+    @property
+    def _ready_to_publish(self) -> bool:
+        channel = self._publisher.channel
+        return channel is not None and channel.is_open and not self._publisher.lost.is_set()
+
+    def _send(self, pending: _Pending) -> None:
+        pending.returned = False
+        try:
+            self._publisher.publish(pending.message)
+        except Exception as error:  # pika has many ways to say that a value does not fit into its field
+            failure = BrokerError(f"AMQP cannot carry the message: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            fail(pending.done, failure)
+        else:
+            self._confirms.waiting[self._confirms.next_tag] = pending
+            self._confirms.next_tag += 1
+
+    def _publish_again(self) -> None:
+        """A new channel: whatever the old one left unconfirmed is unknown, so it is published again, in order.
+
+        Not so what the broker closed the old channel for: it would close this one too.
+        """
+        unknown = [*self._confirms.waiting.values(), *self._queued]
+        self._confirms, self._queued = _Confirms(), []
+        self._publisher.confirm(partial(self._on_confirm, self._confirms), self._on_return)
+        refusal, self._publisher.refusal = self._publisher.refusal, None
+        for pending in unknown:
+            if refusal is not None and (error := fault_of(pending.message, refusal)):
+                fail(pending.done, error)
+            if not pending.done.done():
+                self._send(pending)
+
+    def _on_return(self, method: Any, body: bytes) -> None:
+        # A return comes before its confirm and carries no tag. Messages that look the same are interchangeable.
+        for pending in self._confirms.waiting.values():
+            message = pending.message
+            if (
+                not pending.returned
+                and message.routing_key == method.routing_key
+                and message.exchange == method.exchange
+                and message.body == body
+            ):
+                pending.returned = True
+                return
+
+    def _on_confirm(self, confirms: _Confirms, method: Any) -> None:
+        waiting = confirms.waiting
+        if method.multiple:
+            tags = list(takewhile(lambda tag: tag <= method.delivery_tag, waiting))
+        else:
+            tags = [method.delivery_tag]
+        for tag in tags:
+            pending = waiting.pop(tag, None)
+            if pending is None:
+                continue
+            if is_refusal(method):
+                fail(pending.done, PublishRefused())
+            elif pending.returned:
+                to = pending.message
+                fail(pending.done, Unroutable(f"no queue takes {to.routing_key!r} of exchange {to.exchange!r}"))
+            else:
+                resolve(pending.done, None)
+        if self._unconfirmed < self._window:
+            self._room.set()
+
+    # -- declaring and consuming -----------------------------------------------------------------------------------
+
+    async def declare(self, topology: Topology) -> None:
+        """Declare exchanges, queues and bindings, now and after every reconnect. Raises BrokerError."""
+        await self._consumer.declare(topology)
+
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: Callable[[Delivery], None],
+        *,
+        prefetch: int = 1,
+        auto_ack: bool = False,
+    ) -> Subscription:
+        """Call `on_delivery` for every message of the queue, with at most `prefetch` of them unsettled.
+
+        The callback must not block and must not raise. Raises BrokerError when the queue cannot be consumed.
+        """
+        return await self._consumer.consume(Consumer(queue, on_delivery, prefetch, auto_ack))
+
+    async def depth(self, queue: str) -> int | None:
+        """How many messages wait in a queue; None when there is no such queue. Raises AccessRefused, BrokerError."""
+        return await self._consumer.depth(queue)
