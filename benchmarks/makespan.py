@@ -36,12 +36,10 @@ def simulate(scenario: str, tasks: int, seed: int, policy: str) -> Outcome:
 
 
 def simulate_all(
-    scenario: str, tasks: int, seeds: int, policies: Sequence[str], pool: ProcessPoolExecutor
+    scenario: str, tasks: int, seeds: Sequence[int], policies: Sequence[str], pool: ProcessPoolExecutor
 ) -> Simulated:
     """Every policy with every seed."""
-    runs = {
-        policy: [pool.submit(simulate, scenario, tasks, seed, policy) for seed in range(seeds)] for policy in policies
-    }
+    runs = {policy: [pool.submit(simulate, scenario, tasks, seed, policy) for seed in seeds] for policy in policies}
     return {policy: [run.result() for run in futures] for policy, futures in runs.items()}
 
 
@@ -98,16 +96,18 @@ def main() -> None:
     """Parse the options, simulate, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=30, help="simulations of each scenario with each policy (30)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the seeds count from this one (0)")
     parser.add_argument("--tasks", type=int, default=2000, help="tasks of a simulation (2000)")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="only this one; may be repeated")
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=POLICIES, metavar="POLICY")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there as well")
     options = parser.parse_args()
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     results: dict[str, Simulated] = {}
     reached: list[Bar] = []
     with ProcessPoolExecutor() as pool:
         for scenario in options.scenario or SCENARIOS:
-            simulated = simulate_all(scenario, options.tasks, options.seeds, options.policies, pool)
+            simulated = simulate_all(scenario, options.tasks, seeds, options.policies, pool)
             results[scenario] = simulated
             reached += bars(scenario, simulated)
             print_table(f"{scenario}: {(SCENARIOS[scenario].__doc__ or '').strip()}", COLUMNS, rows(simulated))

@@ -122,5 +122,5 @@ def processes() -> Iterator[ProcessPoolExecutor]:
 
 
 def test_processes_give_what_one_gives(processes: ProcessPoolExecutor) -> None:
-    simulated = makespan.simulate_all("scarce", 100, 2, ["random"], processes)
+    simulated = makespan.simulate_all("scarce", 100, range(2), ["random"], processes)
     assert simulated == {"random": [makespan.simulate("scarce", 100, seed, "random") for seed in range(2)]}
