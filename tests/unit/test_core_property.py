@@ -163,7 +163,7 @@ class AnyOrder(RuleBasedStateMachine):
     def judge(self, events: tuple[Event, ...], commands: list[Command]) -> None:
         asked_again = {event.task_id for event in events if isinstance(event, RetryRequested)}
         self.ever_retried |= asked_again
-        for view in [command.view for command in commands if isinstance(command, Announce)]:
+        for view in [c.view for c in commands if isinstance(c, Announce) and c.what is None]:
             self.judge_status(view["id"], Status(view["status"]), asked_again)
         for task_id in [command.task_id for command in commands if isinstance(command, Assign)]:
             self.judge_dependencies(self.core.task(task_id))
