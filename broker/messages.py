@@ -24,6 +24,7 @@ from broker.errors import DecodeError, Problem
 
 PROTOCOL_VERSION = "1"
 MAX_BODY_BYTES = 1024 * 1024
+MAX_ASSIGNMENT_BYTES = 16 * 1024 * 1024  # a task with the results that it builds on
 JSON_TYPE = "application/json"
 EVENT_TYPE = "application/cloudevents+json"
 

@@ -10,13 +10,16 @@ import structlog
 from broker.connection import Delivery, Outgoing
 from broker.errors import NotTheLeader, Problem, StoreUnavailable
 from broker.instants import Instant, Micros
+from broker.messages import MAX_ASSIGNMENT_BYTES, Failure, Result
+from broker.topology import WORK
 from coordinator import outbox
 from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Refuse
-from coordinator.core.events import DependencyEnded, Event, Submitted, Tick
+from coordinator.core.events import DependencyEnded, Event, Reported, Submitted, Tick
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.policies import DEFAULT, load_policy
+from coordinator.core.requests import COORDINATOR
 from coordinator.core.task import Task
 from coordinator.crash import crash_point
 from coordinator.intake import Refused, read, refusal
@@ -63,6 +66,7 @@ class Bookkeeper:
         self._machine = Machine(lease=lease, policy=load_policy(policy))
         self._any_dependencies = False
         self._sent: deque[int] = deque()  # filled by another thread
+        self._too_large: dict[str, int] = {}  # assigned tasks that cannot be sent, and their size in bytes
 
     def rebuild(self) -> Post:
         """Take everything from the database anew; returns what was committed and perhaps not published."""
@@ -128,6 +132,7 @@ class Bookkeeper:
         items += [item for it in refused for item in refusal(it, now)]
         self._load(events)
         origin = {id(event): delivery for event, delivery in zip(events, origins, strict=True)}
+        events += self._failures()
         events.append(Tick(self._wake(now), self._overdue(now)))
         commands = self._machine.handle(*events, now=now)
         kept = now
@@ -181,6 +186,23 @@ class Bookkeeper:
                     origins.append(delivery)
         return events, origins, items
 
+    def _failures(self) -> list[Event]:
+        """Assignments that are too large to be sent, as failed attempts."""
+        too_large, self._too_large = self._too_large, {}
+        found: list[Event] = []
+        for task_id, size in too_large.items():
+            task = self._machine.board.tasks.get(task_id)
+            if task and task.llm and task.in_hand:
+                told = (
+                    f"the task and the results it builds on have {size:,} bytes; the limit is {MAX_ASSIGNMENT_BYTES:,}"
+                )
+                error = Failure(type="assignment_too_large", message=told, retryable=False)
+                result = Result(
+                    task_id=task_id, attempt=task.attempt, instance=COORDINATOR, outcome="failed", error=error
+                )
+                found.append(Reported(task.llm, result))
+        return found
+
     def _wake(self, now: Instant) -> tuple[str, ...]:
         if self._machine.board.next_wake > now:
             return ()
@@ -231,4 +253,10 @@ class Bookkeeper:
     def _render(self, items: list[Item], tasks: dict[str, Task]) -> list[Outgoing]:
         above = {id_ for item in items if isinstance(item, Assign) for id_ in tasks[item.task_id].spec.depends_on}
         context = {task.id: task for task in self._store.load(above)} if above else {}
-        return list(messages(items, tasks, context))
+        rendered = []
+        for message in messages(items, tasks, context):
+            if message.exchange == WORK and message.message_id and len(message.body) > MAX_ASSIGNMENT_BYTES:
+                self._too_large[message.message_id.partition("/")[0]] = len(message.body)
+            else:
+                rendered.append(message)
+        return rendered

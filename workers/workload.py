@@ -7,14 +7,11 @@ from functools import partial
 
 from broker.connection import UNDECODABLE, Delivery
 from broker.errors import DecodeError, Problem
-from broker.messages import Assignment, Holding, Stop, decode
+from broker.messages import MAX_ASSIGNMENT_BYTES, Assignment, Holding, Stop, decode
 from workers.attempt import CALLED_OFF, Attempt, Ending
 from workers.models.base import LLM
 from workers.progress import ProgressStream
 from workers.reporter import Reporter
-
-MAX_ASSIGNMENT = 16 * 1024 * 1024
-"""Bytes. More than a submission may have: an assignment brings the results that its task builds on."""
 
 REMEMBERED = 10_000
 """Finished attempts that are remembered, to know an assignment that comes again."""
@@ -75,7 +72,7 @@ class Workload:
         try:
             if UNDECODABLE in delivery.headers:
                 raise DecodeError([Problem("headers", delivery.headers[UNDECODABLE])])
-            assignment = decode(Assignment, delivery.body, limit=MAX_ASSIGNMENT)
+            assignment = decode(Assignment, delivery.body, limit=MAX_ASSIGNMENT_BYTES)
         except DecodeError as error:
             _log.warning("rejected an assignment that cannot be read: %s", error)
             delivery.reject()

@@ -130,6 +130,22 @@ def test_the_results_of_dependencies_reach_the_task_that_needs_them(client: Amqp
         assert part in context[part]["result"]
 
 
+def test_a_task_that_builds_on_more_than_can_be_sent_fails_with_the_reason(client: Amqp, site: Site) -> None:
+    answers = client.queue()
+    parts = [f"large-{n}" for n in range(17)]
+    site.worker("filler", "--handler", "tests.support.handlers:fill")
+    for part in parts:
+        client.submit({"id": part, "description": "-", "inputs": {"size": 1_000_000}, "assignee": "filler"})
+    client.submit({"description": "-", "depends_on": parts[:16], "assignee": "sync"}, reply_to=answers)
+    assert ended(client, answers)["status"] == "completed"
+    client.submit({"description": "-", "depends_on": parts, "assignee": "sync"}, reply_to=answers)
+    accepted, failed = client.take(answers), client.take(answers)
+    assert (accepted.type, failed.type) == ("task.accepted", "task.failed")
+    error = failed.json()["error"]
+    assert (error["type"], error["retryable"]) == ("assignment_too_large", False)
+    assert re.search(r"have 17,00\d,\d{3} bytes; the limit is 16,777,216$", error["message"])
+
+
 def test_events_are_cloudevents_on_the_keys_that_were_promised(client: Amqp) -> None:
     everything = client.queue(("fluffle.events", "task.#"))
     client.submit({"id": "told", "description": "-", "assignee": "async"})

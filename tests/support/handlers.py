@@ -54,6 +54,11 @@ def wait_for_gate_in_thread(job: Job) -> str:
     return write_effect(job, "done")
 
 
+def fill(job: Job) -> str:
+    """As many letters as the inputs say."""
+    return "x" * int(job.inputs["size"])
+
+
 def show_job(job: Job) -> dict[str, Any]:
     """What the job brought."""
     return {
