@@ -221,7 +221,7 @@ def test_what_is_given_changes_and_the_rest_stays(place: Place, shell: Shell) ->
     shell("task", "update", task_id, "--due", "none", "--no-labels")
     view = place.desk.task(task_id)
     assert (view.due, view.labels, view.metadata) == (None, [], {"b": "2"})
-    assert "changed: due = None" in shell("task", "show", task_id)
+    assert "changed: due = null" in shell("task", "show", task_id)
     shell("task", "cancel", task_id)
     assert "over already" in shell.error("task", "update", task_id, "--priority", "1")
 
