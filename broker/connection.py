@@ -91,6 +91,11 @@ class Delivery:
         """The AMQP headers, an empty dict when there are none."""
         return self.properties.headers or {}
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the channel it came by is gone: the message comes again by another one, or to somebody else."""
+        return not self._channel.is_open
+
     def ack(self) -> None:
         """Settle the message: it is done with."""
         if self._channel.is_open:

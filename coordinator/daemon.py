@@ -129,12 +129,17 @@ class Coordinator:
         try:
             while not self._stopping.is_set():
                 batch = await self._next_batch()
-                post = await self._process(batch)
+                try:
+                    post = await self._write(self._books.process, batch)
+                except StoreUnavailable as error:  # however long: meanwhile nothing is acknowledged
+                    _log.warning("waiting for the database", error=str(error))
+                    self._publish(await self._rebuilt())
+                    continue
                 crash_point("after-commit")
                 self._publish(post)
                 ack_all(batch)
                 del self._inbox[: len(batch)]
-                await self._link.room()
+                await self._room()
             if self._publishing:
                 await asyncio.wait(self._publishing, timeout=LAST_CONFIRMS)
             await self._write(self._books.settle)
@@ -145,6 +150,8 @@ class Coordinator:
 
     async def _next_batch(self) -> list[Delivery]:
         """What has arrived, up to the bound; empty when only time has passed."""
+        if self._inbox and self._inbox[0].is_lost:
+            self._inbox = [delivery for delivery in self._inbox if not delivery.is_lost]
         if not self._inbox:
             self._arrived.clear()
             try:
@@ -158,15 +165,6 @@ class Coordinator:
                 async with asyncio.timeout(PATIENCE):
                     await self._no_claim.wait()
         return self._inbox[: self._settings.batch]
-
-    async def _process(self, batch: list[Delivery]) -> Post:
-        """Commit the batch, however long the database is away: meanwhile nothing is acknowledged."""
-        while True:
-            try:
-                return await self._write(self._books.process, batch)
-            except StoreUnavailable as error:
-                _log.warning("waiting for the database", error=str(error))
-                self._publish(await self._rebuilt())
 
     async def _rebuilt(self) -> Post:
         while True:
@@ -247,6 +245,13 @@ class Coordinator:
 
     async def _write(self, call: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writing, call, *args)
+
+    async def _room(self) -> None:
+        """Wait until RabbitMQ has confirmed enough to publish more, but not past `stop()`."""
+        either = [asyncio.ensure_future(self._link.room()), asyncio.ensure_future(self._stopping.wait())]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in either:
+            waiting.cancel()
 
     async def _pause(self, duration: float) -> None:
         """Wait, but not past `stop()`."""

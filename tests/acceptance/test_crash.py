@@ -66,9 +66,9 @@ def some_moments(ledger: Ledger, load: int, times: int) -> Iterator[None]:
         yield
 
 
-def assert_all_is_well(site: Site, ledger: Ledger) -> None:
+def assert_all_is_well(site: Site, ledger: Ledger, *, rejected: int = 0) -> None:
     site.drain()
-    assert ledger.problems() == []
+    assert ledger.problems(rejected=rejected) == []
 
 
 # -- a worker dies -----------------------------------------------------------------------------------------------------
@@ -260,6 +260,25 @@ def test_a_coordinator_ends_when_it_is_asked_to_though_rabbitmq_is_away(
     assert client.depth(told) == 0
     site.coordinator()
     assert client.take(told).json()["data"] == {"name": "ann", "state": "offline"}
+
+
+def test_a_coordinator_does_not_do_again_what_comes_again_after_a_broken_connection(
+    site: Site, ledger: Ledger, client: Amqp
+) -> None:
+    with proxy_before(site.url) as proxy:
+        coordinator = site.coordinator(url=proxy.url)
+        with site.locked_database():
+            client.publish("fluffle.tasks", "cancel", {"id": "nothing"})  # keeps it busy
+            until(lambda: not client.depth("fluffle.coordinator"), "the coordinator has taken it")
+            for _ in range(50):
+                client.publish("fluffle.tasks", "submit", b"bad")
+            until(lambda: not client.depth("fluffle.coordinator"), "the coordinator has taken all of them")
+            proxy.break_connections()
+            coordinator.wait_for("connected again")
+            until(lambda: coordinator.output.count("connected again") == 4, "both of its links are whole again")
+            until(lambda: not client.depth("fluffle.coordinator"), "the coordinator has taken all of them again")
+        until(lambda: client.depth("fluffle.rejected") >= 50, "all of them are rejected")
+        assert_all_is_well(site, ledger, rejected=50)
 
 
 # -- RabbitMQ dies -----------------------------------------------------------------------------------------------------

@@ -139,6 +139,10 @@ class ProxyThread:
         """Break every connection, and accept none any more."""
         self._loop.call_soon_threadsafe(self._proxy.cut)
 
+    def break_connections(self) -> None:
+        """Break every connection; new ones are accepted."""
+        self._loop.call_soon_threadsafe(self._proxy.break_connections)
+
     def end(self) -> None:
         """Let the thread end."""
         self._loop.call_soon_threadsafe(self.over.set)

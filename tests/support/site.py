@@ -73,6 +73,13 @@ class Site:
         until(lambda: node.status().state == "crashed", "the node is dead")
         assert node.start() == self.url
 
+    @contextmanager
+    def locked_database(self) -> Iterator[None]:
+        """Nobody else can write to the database during the block."""
+        with closing(sqlite3.connect(self._sqlite, timeout=30, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+
     def suspend_between_transactions(self, coordinator: Process) -> None:
         """Stop a coordinator in its tracks, but not while it has the database's lock: nobody could go on then."""
         coordinator.suspend()
