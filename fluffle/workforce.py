@@ -52,8 +52,9 @@ class Workforce:
             self._say("up", "stopping; the LLMs finish what they have, Ctrl-C again stops them at once")
             self._stop.set()
         else:
+            # Not SIGTERM again: a signal that comes while the same one is still pending is lost.
             for llm in self._llms:
-                llm.stop(signal.SIGTERM if self._signals == 2 else signal.SIGKILL)
+                llm.stop(signal.SIGINT if self._signals == 2 else signal.SIGKILL)
 
     async def _run_programs(self, url: str, folder: Path) -> None:
         environment = self._settings(url)
