@@ -21,7 +21,8 @@ from benchmarks.simulation.scenarios import Case, Worker, case
 from benchmarks.support.broker import broker
 from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes, run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
-from broker.messages import Submission, TaskView
+from broker.messages import Submission
+from broker.views import TaskView
 from coordinator.core.policies import DEFAULT, NAMES
 from fluffle import Client, TaskHandle
 

@@ -19,7 +19,7 @@ _NAME = "dry-run"
 
 
 def placement(connection: Connection, spec: Submission, machine: Machine, now: Instant) -> dict[str, Any]:
-    """The fields of messages.Placement, by a fresh machine. Raises QueryRejected when the task would be refused."""
+    """The fields of views.Placement, by a fresh machine. Raises QueryRejected when the task would be refused."""
     in_hand = connection.execute(select(tasks).where(tasks.c.status.in_(IN_HAND))).mappings().all()
     known = [llm_of(row) for row in connection.execute(select(llms)).mappings()]
     machine.restore(tasks_of(connection, in_hand), known, [], now)

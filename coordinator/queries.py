@@ -9,7 +9,8 @@ from sqlalchemy import CompoundSelect, Connection, Engine, Select, exists, null,
 
 from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable
 from broker.instants import Instant, Micros, from_datetime, to_iso
-from broker.messages import LLMsQuery, PlacementQuery, Rejection, ReportQuery, TaskQuery, TasksQuery, Wrong, decode
+from broker.messages import Rejection, Wrong, decode
+from broker.views import LLMsQuery, PlacementQuery, ReportQuery, TaskQuery, TasksQuery
 from coordinator import schema
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine

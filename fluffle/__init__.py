@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from broker.errors import TaskCancelled as TaskCancelled
     from broker.errors import TaskFailed as TaskFailed
     from broker.errors import TaskRejected as TaskRejected
-    from broker.messages import LLMView as LLMView
-    from broker.messages import Placement as Placement
     from broker.messages import Progress as Progress
-    from broker.messages import ReportView as ReportView
     from broker.messages import Status as Status
     from broker.messages import Submission as Submission
-    from broker.messages import TaskView as TaskView
+    from broker.views import LLMView as LLMView
+    from broker.views import Placement as Placement
+    from broker.views import ReportView as ReportView
+    from broker.views import TaskView as TaskView
     from fluffle.client import Client as Client
     from fluffle.handle import TaskHandle as TaskHandle
     from fluffle.sync import SyncClient as SyncClient
@@ -34,7 +34,8 @@ _HOMES = {
         "TaskFailed",
         "TaskRejected",
     ),
-    "broker.messages": ("LLMView", "Placement", "Progress", "ReportView", "Status", "Submission", "TaskView"),
+    "broker.messages": ("Progress", "Status", "Submission"),
+    "broker.views": ("LLMView", "Placement", "ReportView", "TaskView"),
     "fluffle.client": ("Client",),
     "fluffle.handle": ("TaskHandle",),
     "fluffle.sync": ("SyncClient", "SyncTask"),

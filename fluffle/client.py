@@ -15,28 +15,30 @@ from broker.messages import (
     FINAL,
     Assign,
     Cancel,
-    LLMList,
-    LLMsQuery,
-    LLMView,
     Manage,
-    Placement,
-    PlacementQuery,
     Progress,
-    ReportQuery,
-    ReportView,
     Retry,
     Status,
     Submission,
-    TaskPage,
-    TaskQuery,
-    TasksQuery,
-    TaskView,
     Update,
     Wire,
     decode,
     problems,
 )
 from broker.topology import Binding
+from broker.views import (
+    LLMList,
+    LLMsQuery,
+    LLMView,
+    Placement,
+    PlacementQuery,
+    ReportQuery,
+    ReportView,
+    TaskPage,
+    TaskQuery,
+    TasksQuery,
+    TaskView,
+)
 from fluffle.correspondence import AT_ONCE, Command, Correspondence, batched
 from fluffle.fields import Changes, Fields, Management, OtherFields
 from fluffle.handle import TaskHandle

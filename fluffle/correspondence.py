@@ -21,23 +21,9 @@ from broker.errors import (
 )
 from broker.ids import uuid7
 from broker.link import Link
-from broker.messages import (
-    Assign,
-    Cancel,
-    LLMsQuery,
-    Manage,
-    PlacementQuery,
-    Rejection,
-    ReportQuery,
-    Retry,
-    Submission,
-    TaskQuery,
-    TasksQuery,
-    TaskView,
-    Update,
-    decode,
-)
+from broker.messages import Assign, Cancel, Manage, Rejection, Retry, Submission, Update, decode
 from broker.topology import QUERIES, TASKS, Queue, Topology
+from broker.views import LLMsQuery, PlacementQuery, ReportQuery, TaskQuery, TasksQuery, TaskView
 from fluffle.handle import TaskHandle
 from fluffle.opening import open_link
 

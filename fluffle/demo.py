@@ -12,8 +12,9 @@ from broker.connection import Delivery, Outgoing
 from broker.errors import ConfigurationError
 from broker.ids import uuid7
 from broker.link import Link
-from broker.messages import Rejection, Status, Submission, TaskView
+from broker.messages import Rejection, Status, Submission
 from broker.topology import EVENTS, TASKS, Binding, Queue, Topology
+from broker.views import TaskView
 from fluffle.watching import TASK_EVENTS, Event
 
 CAST = {

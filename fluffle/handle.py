@@ -5,7 +5,8 @@ from typing import Any
 
 from broker.connection import Outgoing
 from broker.errors import FluffleError, TaskCancelled, TaskFailed
-from broker.messages import Status, TaskView
+from broker.messages import Status
+from broker.views import TaskView
 
 
 def outcome(view: TaskView) -> Any:

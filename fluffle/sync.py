@@ -8,7 +8,8 @@ from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from broker.errors import TaskRejected
-from broker.messages import Progress, Submission, TaskView
+from broker.messages import Progress, Submission
+from broker.views import TaskView
 from fluffle.client import Client
 from fluffle.fields import Fields
 from fluffle.handle import TaskHandle

@@ -135,7 +135,7 @@ class LLM:
 
 
 def llm_view(llm: LLM, tasks: Sequence[str]) -> dict[str, Any]:
-    """The LLM as JSON-able data: the fields of messages.LLMView. `tasks` are the ids of those that it has."""
+    """The LLM as JSON-able data: the fields of views.LLMView. `tasks` are the ids of those that it has."""
     by_hand = {
         "slots_limit": llm.slots_limit,
         "skills_given": None if llm.skills_given is None else dict(llm.skills_given),

@@ -189,7 +189,7 @@ class Task:
 
 
 def view(task: Task) -> dict[str, Any]:
-    """The task as JSON-able data: the fields of messages.TaskView, without those that hold nothing."""
+    """The task as JSON-able data: the fields of views.TaskView, without those that hold nothing."""
     shown = task.submitted_view().copy()
     shown["status"] = task.status.value
     shown["attempt"] = task.attempt

@@ -10,7 +10,7 @@ from fluffle.cli.output import console, duration, heading, on_terminal, plain, s
 from fluffle.demo import FOOTNOTE, Scene
 
 if TYPE_CHECKING:
-    from broker.messages import ReportView
+    from broker.views import ReportView
 
 WIDTH = 44  # characters of the timeline
 COLUMNS = ("TASK", "STATUS", "LLM", "WAITED", "RAN")

@@ -11,7 +11,7 @@ from fluffle.cli.parameters import Nothing, OrNothing, Skills, given
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.messages import LLMView
+    from broker.views import LLMView
     from fluffle.client import Client
 
 names_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True)

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from broker.messages import Status, TaskView
+from broker.messages import Status
+from broker.views import TaskView
 from fluffle.cli.output import cell, duration, moment, on_terminal, plain, print_json, styled
 from fluffle.handle import reason
 

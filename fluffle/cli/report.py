@@ -9,7 +9,7 @@ from fluffle.cli.parameters import Moment
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.messages import ReportView
+    from broker.views import ReportView
 
 
 @click.command()

@@ -10,7 +10,8 @@ import click
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.messages import AttemptView, TaskView, Usage
+    from broker.messages import Usage
+    from broker.views import AttemptView, TaskView
     from fluffle.client import Client
     from fluffle.fields import Fields
 
@@ -26,7 +27,7 @@ def show(*, task_id: str, as_json: bool) -> None:
     What was asked, how it stands, what happened when, every attempt, the result. With --json, just what the
     coordinator answers.
     """
-    from broker.messages import TaskView
+    from broker.views import TaskView
     from fluffle.cli.output import print_json
 
     async def fetch() -> None:

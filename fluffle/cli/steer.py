@@ -11,7 +11,7 @@ from fluffle.cli.parameters import JSON, Duration, Moment, Name, Names, Nothing,
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.messages import TaskView
+    from broker.views import TaskView
     from fluffle.client import Client
 
 ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)

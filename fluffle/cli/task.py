@@ -14,7 +14,7 @@ from fluffle.cli.submit import submit
 from fluffle.cli.watch import watch
 
 if TYPE_CHECKING:
-    from broker.messages import TaskView
+    from broker.views import TaskView
 
 STATUSES = (
     "blocked",

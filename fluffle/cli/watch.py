@@ -8,7 +8,8 @@ from fluffle.cli.main import OK, TASK_FAILED
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.messages import Progress, TaskView
+    from broker.messages import Progress
+    from broker.views import TaskView
     from fluffle.watching import Event
 
 

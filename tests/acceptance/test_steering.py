@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from broker.ids import uuid7
-from broker.messages import Status, TaskView
+from broker.messages import Status
+from broker.views import TaskView
 from fluffle.sync import SyncClient
 from fluffle.watching import Event
 from tests.support.node import NodeInfo

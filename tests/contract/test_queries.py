@@ -11,21 +11,8 @@ from pydantic import BaseModel, TypeAdapter
 from structlog.testing import capture_logs
 
 from broker.instants import Instant, Micros, seconds, to_datetime
-from broker.messages import (
-    FINAL,
-    LLMList,
-    LLMsQuery,
-    LLMView,
-    Rejection,
-    ReportQuery,
-    ReportView,
-    Status,
-    TaskPage,
-    TaskQuery,
-    TasksQuery,
-    TaskView,
-    Usage,
-)
+from broker.messages import FINAL, Rejection, Status, Usage
+from broker.views import LLMList, LLMsQuery, LLMView, ReportQuery, ReportView, TaskPage, TaskQuery, TasksQuery, TaskView
 from coordinator.core.board import Changes
 from coordinator.core.pool import LLM, Instance
 from coordinator.core.task import Attempt, Change, Task

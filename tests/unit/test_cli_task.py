@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from broker.messages import AttemptView, ChangeView, Failure, Progress, ReportView, Status, TaskView
+from broker.messages import Failure, Progress, Status
+from broker.views import AttemptView, ChangeView, ReportView, TaskView
 from fluffle.cli.outcomes import print_end, remark, what_was_cancelled, where
 from fluffle.cli.report import print_report
 from fluffle.cli.show import describe, timeline

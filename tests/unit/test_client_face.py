@@ -15,7 +15,8 @@ import fluffle
 from broker import messages
 from broker.connection import Outgoing
 from broker.errors import LinkClosed, TaskCancelled, TaskFailed, TaskRejected
-from broker.messages import Failure, Status, Submission, TaskView
+from broker.messages import Failure, Status, Submission
+from broker.views import TaskView
 from fluffle.client import Client
 from fluffle.fields import Changes, Fields, Management, OtherFields
 from fluffle.handle import TaskHandle, outcome

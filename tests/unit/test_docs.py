@@ -14,8 +14,9 @@ from pydantic_core import PydanticUndefined
 from broker import messages, topology
 from broker.errors import Problem
 from broker.instants import Instant
-from broker.messages import View, Wire
+from broker.messages import Wire
 from broker.settings import Settings
+from broker.views import View
 from coordinator.core.commands import AnswerType
 from coordinator.core.lifecycle import TRANSITIONS
 from coordinator.database import open_engine

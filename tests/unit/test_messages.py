@@ -7,19 +7,8 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from broker.errors import DecodeError
-from broker.messages import (
-    MAX_LEVELS,
-    Assignment,
-    Manage,
-    OtherFields,
-    Result,
-    Retry,
-    Submission,
-    TaskPage,
-    Update,
-    Wire,
-    decode,
-)
+from broker.messages import MAX_LEVELS, Assignment, Manage, OtherFields, Result, Retry, Submission, Update, Wire, decode
+from broker.views import TaskPage
 
 
 def nested(levels: int) -> bytes:

@@ -1,0 +1,177 @@
+"""What the coordinator shows, and the queries that ask it: how tasks, LLMs and reports stand.
+
+Version 1 of the protocol, as in broker/messages.py. docs/protocol.md describes every field for people.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from broker.messages import Count, Failure, Name, Status, Submission, Tag, TaskId, Usage, Wire
+
+
+class View(BaseModel):
+    """What the coordinator shows. A reader ignores fields that it does not know yet."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class AttemptView(View):
+    """One try of a task by one LLM. Times are datetimes in UTC, `duration` is seconds."""
+
+    attempt: int
+    llm: str
+    instance: str | None = None
+    why: str | None = None
+    outcome: str | None = None
+    error: Failure | None = None
+    usage: Usage | None = None
+    assigned_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    duration: float | None = None
+
+
+class ChangeView(View):
+    """Something that was done to a task: when, by whom, what."""
+
+    at: datetime
+    by: str
+    what: str
+
+
+class TaskView(View):
+    """A task as it stands: the body of answers, the `data` of events, the lines of `fluffle task show --json`."""
+
+    id: str
+    status: Status
+    description: str
+    priority: int
+    skills: list[str] = Field(default_factory=list)
+    assignee: str | None = None
+    llm: str | None = None
+    attempt: int = 0
+    max_attempts: int = 3
+    timeout: float | None = None
+    due: datetime | None = None
+    not_before: datetime | None = None
+    depends_on: list[str] = Field(default_factory=list)
+    waiting_on: int = 0
+    overdue: bool = False
+    inputs: Any = None
+    output_schema: dict[str, Any] | None = None
+    labels: list[str] = Field(default_factory=list)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    parent_id: str | None = None
+    conversation_id: str | None = None
+    submitted_by: str | None = None
+    submitted_at: datetime
+    ready_at: datetime | None = None
+    assigned_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    result: Any = None
+    error: Failure | None = None
+    usage: Usage | None = None
+    attempts: list[AttemptView] = Field(default_factory=list)
+    history: list[ChangeView] = Field(default_factory=list)
+
+
+class LLMView(View):
+    """An LLM as the coordinator knows it. `in_hand` counts assigned and running tasks of all its instances.
+
+    `paused`, `slots_limit` and `skills_given` are what was set by hand; `skills` and `slots` are what counts.
+    """
+
+    name: str
+    state: Literal["online", "paused", "draining", "offline"]
+    model: str = ""
+    skills: dict[str, float] = Field(default_factory=dict)
+    slots: int = 0
+    paused: bool = False
+    slots_limit: int | None = None
+    skills_given: dict[str, float] | None = None
+    in_hand: int = 0
+    instances: list[str] = Field(default_factory=list)
+    description: str = ""
+    labels: list[str] = Field(default_factory=list)
+    last_seen: datetime | None = None
+    tasks: list[str] = Field(default_factory=list)
+
+
+# --- fluffle.queries: what anyone may ask, answered to reply_to with the type `query.answer` --------------------------
+
+
+class TaskQuery(Wire):
+    """Routing key `task`: one task. The answer is a TaskView."""
+
+    routing_key: ClassVar[str] = "task"
+
+    id: TaskId
+
+
+class TasksQuery(Wire):
+    """Routing key `tasks`: a page of tasks, newest first. The answer is a TaskPage. Filters narrow, lists widen."""
+
+    routing_key: ClassVar[str] = "tasks"
+
+    status: list[Status] = Field(default_factory=list)
+    llm: Name | None = None
+    label: list[Tag] = Field(default_factory=list)
+    text: Annotated[str, Field(max_length=200)] | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 50
+    before: Count | None = None
+
+
+class TaskPage(View):
+    """Tasks without their inputs and results. `next` is the `before` of the following page, None on the last one."""
+
+    tasks: list[TaskView]
+    next: int | None = None
+
+
+class LLMsQuery(Wire):
+    """Routing key `llms`: every LLM that has ever said hello, or the one with that name. The answer is an LLMList."""
+
+    routing_key: ClassVar[str] = "llms"
+
+    name: Name | None = None
+
+
+class LLMList(View):
+    """The LLMs by name."""
+
+    llms: list[LLMView]
+
+
+class PlacementQuery(Submission):
+    """Routing key `placement`: who would get this task if it were submitted now. The answer is a Placement."""
+
+    routing_key: ClassVar[str] = "placement"
+
+
+class Placement(View):
+    """Who would get a task: its status at once, the LLM if one has a slot for it, and why, or why not yet."""
+
+    status: Status
+    llm: str | None = None
+    why: str = ""
+
+
+class ReportQuery(Wire):
+    """Routing key `report`: figures about the tasks submitted in [since, until). The answer is a ReportView."""
+
+    routing_key: ClassVar[str] = "report"
+
+    name: str = "summary"
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+
+class ReportView(View):
+    """A report: its figures by name. Durations are seconds."""
+
+    name: str
+    generated_at: datetime
+    values: dict[str, Any]
