@@ -128,13 +128,14 @@ class _Connection(AsyncioConnection):
     """
 
     on_confirm: Callable[[Any], None] | None = None
+    user: str | None = None  # whom RabbitMQ knows this connection's messages to be from
     _unsent: list[bytes] | None = None
 
     def publish(self, channel: int, message: "Outgoing") -> None:
         """Send a message, as Channel.basic_publish does."""
         frames = [
             _publish_frame(channel, message.exchange, message.routing_key, message.mandatory),
-            _header_frame(channel, len(message.body), _encoded_properties(message)),
+            _header_frame(channel, len(message.body), _encoded_properties(message, self.user)),
         ]
         most = self._body_max_length
         frames += [
@@ -218,21 +219,27 @@ def _header_frame(channel: int, body_size: int, properties: bytes) -> bytes:
     return head + properties + _FRAME_END
 
 
-def _encoded_properties(message: "Outgoing") -> bytes:
+def _encoded_properties(message: "Outgoing", user: str | None) -> bytes:
     if message.headers or message.message_id or message.correlation_id:
-        return _encode_properties(message)
+        return _encode_properties(message, user)
     return _encoded_like_before(
-        message.content_type, message.type, message.persistent, message.priority, message.expiration, message.reply_to
+        user,
+        message.content_type,
+        message.type,
+        message.persistent,
+        message.priority,
+        message.expiration,
+        message.reply_to,
     )
 
 
 @lru_cache(maxsize=256)
-def _encoded_like_before(*fields: Any) -> bytes:
+def _encoded_like_before(user: str | None, *fields: Any) -> bytes:
     names = ("content_type", "type", "persistent", "priority", "expiration", "reply_to")
-    return _encode_properties(Outgoing("", "", b"", **dict(zip(names, fields, strict=True))))
+    return _encode_properties(Outgoing("", "", b"", **dict(zip(names, fields, strict=True))), user)
 
 
-def _encode_properties(message: "Outgoing") -> bytes:
+def _encode_properties(message: "Outgoing", user: str | None) -> bytes:
     properties = spec.BasicProperties(
         content_type=message.content_type,
         headers=dict(message.headers) if message.headers else None,
@@ -243,6 +250,7 @@ def _encode_properties(message: "Outgoing") -> bytes:
         expiration=None if message.expiration is None else str(round(message.expiration * 1000)),
         message_id=message.message_id,
         type=message.type,
+        user_id=user,
     )
     return b"".join(properties.encode())
 
@@ -339,6 +347,7 @@ class HalfLink:
             on_close_callback=lambda _, error: self._on_connection_closed(connection, error),
             custom_ioloop=loop,
         )
+        connection.user = self._parameters.credentials.username
         try:
             self.connection = await opened
             self.channel = await self._open_channel()

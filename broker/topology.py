@@ -124,17 +124,22 @@ def work_queue(name: str) -> str:
 
 
 def control_address(name: str, instance: str) -> str:
-    """The control queue of one instance of an LLM and the routing key to it."""
+    """The control queue of one instance of an LLM."""
     return f"llm.{name}.{instance}"
 
 
-def worker_topology(name: str, instance: str) -> Topology:
-    """What a worker declares for itself: its work queue and its instance's control queue."""
-    control = control_address(name, instance)
+def llm_topology(name: str) -> Topology:
+    """What all instances of an LLM share. An LLM with no more than its own rights finds it declared."""
     return Topology(
-        queues=(durable(work_queue(name)), Queue(control, exclusive=True)),
-        bindings=(
-            Binding(WORK, llm_address(name), work_queue(name)),
-            Binding(WORK, control, control),
-        ),
+        queues=(durable(work_queue(name)),),
+        bindings=(Binding(WORK, llm_address(name), work_queue(name)),),
     )
+
+
+def instance_topology(name: str, instance: str) -> Topology:
+    """What an instance declares for itself alone.
+
+    Orders come straight to its control queue, without a binding: who may bind to fluffle.work could bind to the
+    work of others.
+    """
+    return Topology(queues=(Queue(control_address(name, instance), exclusive=True),))

@@ -52,7 +52,6 @@ class Worker:
             self.channel.queue_declare(WORK, durable=True, arguments=WORK_ARGUMENTS)
             self.channel.queue_bind(WORK, "fluffle.work", f"llm.{NAME}")
             self.channel.queue_declare(CONTROL, exclusive=True)
-            self.channel.queue_bind(CONTROL, "fluffle.work", CONTROL)
             for key in list(self.results):
                 self.send_result(key)
             self.say("hello", self.presence())

@@ -22,7 +22,7 @@ from broker.errors import AccessRefused, BrokerError, ConfigurationError, Decode
 from broker.link import Link
 from broker.messages import Control, Drain, Presence, Stop, decode, problems
 from broker.settings import Settings
-from broker.topology import SHARED, control_address, work_queue, worker_topology
+from broker.topology import SHARED, control_address, instance_topology, llm_topology, work_queue
 from workers.attempt import failed
 from workers.models.base import LLM
 from workers.reporter import RETRY_FIRST, RETRY_MOST, Reporter
@@ -176,11 +176,12 @@ class Worker:
         if self._may_declare_shared:
             try:
                 await self._link.declare(SHARED)
+                await self._link.declare(llm_topology(self._name))
             except AccessRefused as error:
-                # A user with rights to its own queues only: somebody else has declared the rest, or will.
+                # A user with no more than an LLM's rights: whoever granted them has declared the rest.
                 self._may_declare_shared = False
                 raise BrokerError(f"its user may declare no more than its own queues ({error})") from error
-        await self._link.declare(worker_topology(self._name, self.instance))
+        await self._link.declare(instance_topology(self._name, self.instance))
         self._reporter = Reporter(self._link, spool, name=self._name, instance=self.instance)
         self._workload = Workload(
             self._llm,

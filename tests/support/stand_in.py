@@ -77,7 +77,7 @@ class StandIn:
         await self.control(instance, Drain().encode())
 
     async def control(self, instance: str, body: bytes) -> None:
-        await self._link.publish(Outgoing(WORK, control_address(self._llm, instance), body))
+        await self._link.publish(Outgoing("", control_address(self._llm, instance), body))
 
     @asynccontextmanager
     async def deaf(self) -> AsyncIterator[None]:

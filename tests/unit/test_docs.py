@@ -76,7 +76,11 @@ def test_every_queue_is_described_with_its_arguments() -> None:
         described[queue] = (
             {key: value.replace("<queue>", queue) for key, value in work.items()} if "work queue" in arguments else own
         )
-    declared = (*topology.SHARED.queues, *topology.worker_topology("<name>", "<instance>").queues)
+    declared = (
+        *topology.SHARED.queues,
+        *topology.llm_topology("<name>").queues,
+        *topology.instance_topology("<name>", "<instance>").queues,
+    )
     assert described == {queue.name: {key: str(value) for key, value in queue.arguments.items()} for queue in declared}
 
 
@@ -85,7 +89,7 @@ def test_every_binding_is_described() -> None:
         (code(exchange)[0], code(key)[0] if code(key) else "", code(queue)[0])
         for exchange, key, queue in table_after("bindings")
     }
-    declared = (*topology.SHARED.bindings, *topology.worker_topology("<name>", "<instance>").bindings)
+    declared = (*topology.SHARED.bindings, *topology.llm_topology("<name>").bindings)
     assert described == {(binding.exchange, binding.routing_key, binding.queue) for binding in declared}
 
 
