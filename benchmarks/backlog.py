@@ -110,7 +110,7 @@ def fill_with_progress(database: Path, amount: Amount) -> None:
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"{amount.tasks:,} tasks", total=amount.tasks)
         fill(store, amount, lambda done: progress.update(bar, completed=done))
-    store.give_up_lead(now())
+    store.give_up_lead()
     store.close()
 
 

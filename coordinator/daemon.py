@@ -6,6 +6,7 @@ of their own, so that reading does not wait for writing, and standbys answer the
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +23,7 @@ from broker.topology import COORDINATOR, QUERIES, SHARED
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.crash import crash_point
 from coordinator.database import open_engine
-from coordinator.leadership import holder, is_gone
+from coordinator.leadership import Watch, holder
 from coordinator.queries import Queries
 from coordinator.store import Store
 from coordinator.upgrade import upgrade
@@ -89,7 +90,7 @@ class Coordinator:
                 try:
                     if await self._take_lead():
                         await self._serve()
-                        await self._write(self._store.give_up_lead, self._clock())
+                        await self._write(self._store.give_up_lead)
                 except NotTheLeader:
                     _log.warning("another coordinator has taken over: standing by")
                 except StoreUnavailable as error:
@@ -109,11 +110,11 @@ class Coordinator:
 
     async def _take_lead(self) -> bool:
         """Wait until this one leads; False when it is to stop before that."""
-        me, told = holder(), False
+        me, told, watch = holder(), False, Watch(self._lead)
         while not self._stopping.is_set():
-            leader = await self._write(self._store.leader)
-            gone = (leader,) if leader and is_gone(leader) else ()
-            if await self._write(self._store.take_lead, me, self._clock(), self._lead, gone):
+            lease = await self._write(self._store.leader)
+            over = lease if lease and watch.has_run_out(lease, seconds(time.monotonic())) else None
+            if await self._write(self._store.take_lead, me, self._clock(), self._lead, over):
                 return True
             if not told:
                 self._on_ready("standing by")

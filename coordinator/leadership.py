@@ -3,8 +3,37 @@
 import os
 import socket
 from pathlib import Path
+from typing import NamedTuple
+
+from broker.instants import Instant, Micros
 
 _PROC = Path("/proc")
+
+
+class Lease(NamedTuple):
+    """The lead as the database tells it. `expires_at` is by the clock of its holder, and later with every commit."""
+
+    holder: str
+    epoch: int
+    expires_at: Instant
+
+
+class Watch:
+    """Judges another coordinator's lease: one that nobody extends for as long as it lasts has run out.
+
+    Only times of one's own clock are compared, so that a wrong clock of one machine takes nobody's lead.
+    """
+
+    def __init__(self, lease: Micros) -> None:
+        self._lease = lease
+        self._seen: Lease | None = None
+        self._since = Micros(0)
+
+    def has_run_out(self, seen: Lease, at: Micros) -> bool:
+        """Whether the lease that was read `at` a moment of a steady clock is nobody's any more."""
+        if seen != self._seen:
+            self._seen, self._since = seen, at
+        return is_gone(seen.holder) or at - self._since >= self._lease
 
 
 def holder() -> str:

@@ -20,6 +20,7 @@ from coordinator.core.board import Changes
 from coordinator.core.events import NEVER
 from coordinator.core.pool import LLM
 from coordinator.core.task import Attempt, Task
+from coordinator.leadership import Lease
 from coordinator.rows import (
     SETTLED_AT_SUBMISSION,
     Row,
@@ -98,33 +99,34 @@ class Store:
 
     # -- leadership ------------------------------------------------------------------------------------------------
 
-    def take_lead(self, holder: str, now: Instant, lease: Micros, gone: Sequence[str] = ()) -> bool:
-        """Become the leader if nobody is, or if the one that was has let its lease run out or is known to be gone."""
+    def take_lead(self, holder: str, now: Instant, lease: Micros, over: Lease | None = None) -> bool:
+        """Become the leader if nobody is, or if the lease is still the one that the caller found to be `over`."""
         with self._transaction() as connection:
             nobody = {"id": 1, "holder": "", "epoch": 0, "expires_at": 0}
             connection.execute(_insert(self.engine, _leader).on_conflict_do_nothing(), nobody)
             row = connection.execute(select(_leader).with_for_update()).mappings().one()
-            if row["expires_at"] > now and row["holder"] not in (holder, *gone):
+            if row["holder"] not in ("", holder) and _lease_of(row) != over:
                 return False
             epoch = row["epoch"] + 1
             connection.execute(update(_leader).values(holder=holder, epoch=epoch, expires_at=now + lease))
         self.epoch = epoch  # now that it is committed
         return True
 
-    def leader(self) -> str | None:
-        """Who leads, or led last."""
+    def leader(self) -> Lease | None:
+        """Who leads, or led last and has not given the lead up."""
         with self._transaction() as connection:
-            return connection.scalar(select(_leader.c.holder))
+            row = connection.execute(select(_leader).where(_leader.c.holder != "")).mappings().first()
+            return None if row is None else _lease_of(row)
 
     def keep_lead(self, now: Instant, lease: Micros) -> None:
         """Extend the lease. Raises NotTheLeader when another coordinator has taken over."""
         with self._transaction() as connection:
             self._extend(connection, now, lease)
 
-    def give_up_lead(self, now: Instant) -> None:
+    def give_up_lead(self) -> None:
         """Let another one lead at once."""
         with self._transaction() as connection:
-            connection.execute(update(_leader).where(_leader.c.epoch == self.epoch).values(expires_at=now))
+            connection.execute(update(_leader).where(_leader.c.epoch == self.epoch).values(holder=""))
 
     def _extend(self, connection: Connection, now: Instant, lease: Micros) -> None:
         if connection.exec_driver_sql(self._extend_lease, {"mine": self.epoch, "until": now + lease}).rowcount != 1:
@@ -291,6 +293,10 @@ class Store:
     def _read(self, connection: Connection, where: Any, *order: Any, limit: int | None = None) -> list[Task]:
         rows = connection.execute(select(_tasks).where(where).order_by(*order).limit(limit)).mappings().all()
         return tasks_of(connection, rows)
+
+
+def _lease_of(row: Row) -> Lease:
+    return Lease(row["holder"], row["epoch"], Instant(row["expires_at"]))
 
 
 def _insert(engine: Engine, table: Table) -> postgresql.Insert | sqlite.Insert:

@@ -17,6 +17,7 @@ from broker.topology import EVENTS, REJECTED, STATUS, TASKS, WORK
 from coordinator import bookkeeper, intake
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.core.task import view
+from coordinator.leadership import Watch
 from coordinator.store import Store
 from tests.support.books import LEAD, a_task, stored
 from tests.support.core import T0
@@ -224,12 +225,14 @@ def test_a_failure_goes_down_the_whole_tree(desk: Desk, batches: str) -> None:
 
 
 def test_no_standby_takes_over_while_a_long_row_of_tasks_fails(desk: Desk, engine: Engine) -> None:
-    standby = Store(engine)
+    standby, watch = Store(engine), Watch(LEAD)
 
     def now() -> Instant:
         """Time goes by with every look at the clock, and a standby looks at the lease each time."""
         desk.at += 0.1
-        assert not standby.take_lead("standby", Instant(T0 + seconds(desk.at)), LEAD)
+        lease = standby.leader()
+        assert lease
+        assert not watch.has_run_out(lease, seconds(desk.at))
         return Instant(T0 + seconds(desk.at))
 
     row = [submit(f"t{n}", depends_on=[f"t{n - 1}"]) for n in range(1, 100)]
@@ -346,7 +349,7 @@ def test_the_outbox_is_empty_once_all_is_confirmed(desk: Desk) -> None:
 def test_a_batch_in_another_ones_term_is_not_recorded(desk: Desk, engine: Engine) -> None:
     desk.process(hello(), submit("a"))
     other = Store(engine)
-    assert other.take_lead("other", Instant(T0 + 2 * LEAD), LEAD)
+    assert other.take_lead("other", Instant(T0 + 2 * LEAD), LEAD, over=other.leader())
     with pytest.raises(NotTheLeader):
         desk.process(submit("b"), result("a"))
     assert {task_id: shown["status"] for task_id, shown in desk.views().items()} == {"a": "assigned"}

@@ -50,7 +50,7 @@ def test_a_locked_sqlite_database_is_unavailable_until_it_is_free(sqlite: Store,
     for use in (
         lambda: commit(sqlite),
         lambda: sqlite.take_lead("leader", NOW, LEAD),
-        lambda: sqlite.give_up_lead(NOW),
+        lambda: sqlite.give_up_lead(),
         lambda: sqlite.load(["t1"]),
     ):
         with pytest.raises(StoreUnavailable, match="database is locked"):
@@ -105,7 +105,7 @@ def test_a_stopped_postgresql_is_unavailable_until_it_is_back(postgresql: Store,
         for use in (
             lambda: commit(postgresql),
             lambda: postgresql.take_lead("leader", NOW, LEAD),
-            lambda: postgresql.give_up_lead(NOW),
+            lambda: postgresql.give_up_lead(),
             lambda: postgresql.load(["t1"]),
         ):
             with pytest.raises(StoreUnavailable, match="cannot be used at the moment"):
