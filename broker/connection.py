@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import pika
@@ -292,6 +292,13 @@ class _Where:
         return f"{parts.hostname}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
 
 
+class QueueState(NamedTuple):
+    """How many messages of a queue wait for a consumer, and how many consumers it has."""
+
+    messages: int
+    consumers: int
+
+
 def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameters:
     """Connection parameters for an AMQP URL. Raises ConfigurationError when it is not one."""
     parts = urlsplit(url)
@@ -449,14 +456,14 @@ class HalfLink:
         assert self.connection is not None
         self.connection.publish(self.channel.channel_number, message)
 
-    async def depth(self, queue: str) -> int | None:
-        """How many messages wait in a queue, by a channel of its own: RabbitMQ closes the one that asks in vain."""
+    async def queue_state(self, queue: str) -> QueueState | None:
+        """What is in a queue now, by a channel of its own: RabbitMQ closes the one that asks in vain."""
         if self.connection is None or not self.connection.is_open:
             raise self.error or BrokerUnreachable()
-        answered: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[QueueState | None] = asyncio.get_running_loop().create_future()
 
-        def on_depth(channel: Any, ok: Any) -> None:
-            resolve(answered, int(ok.method.message_count))
+        def on_state(channel: Any, ok: Any) -> None:
+            resolve(answered, QueueState(int(ok.method.message_count), int(ok.method.consumer_count)))
             channel.close()
 
         def on_closed(error: BaseException) -> None:
@@ -467,7 +474,7 @@ class HalfLink:
 
         def on_open(channel: Any) -> None:
             channel.add_on_close_callback(lambda _, error: on_closed(error))
-            channel.queue_declare(queue, passive=True, callback=partial(on_depth, channel))
+            channel.queue_declare(queue, passive=True, callback=partial(on_state, channel))
 
         self.connection.channel(on_open_callback=on_open)
         return await self._or_lost(answered)

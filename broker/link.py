@@ -252,4 +252,10 @@ class Link:
 
     async def depth(self, queue: str) -> int | None:
         """How many messages wait in a queue; None when there is no such queue. Raises AccessRefused, BrokerError."""
-        return await self._consumer.depth(queue)
+        state = await self._consumer.queue_state(queue)
+        return None if state is None else state.messages
+
+    async def has_consumers(self, queue: str) -> bool:
+        """Whether somebody consumes a queue. Raises AccessRefused, BrokerError."""
+        state = await self._consumer.queue_state(queue)
+        return state is not None and state.consumers > 0

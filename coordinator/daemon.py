@@ -15,7 +15,7 @@ from typing import TypeVar
 import structlog
 
 from broker.connection import Delivery, Outgoing, ack_all
-from broker.errors import BrokerError, LinkClosed, NotTheLeader, PublishRefused, StoreUnavailable
+from broker.errors import BrokerError, ConfigurationError, LinkClosed, NotTheLeader, PublishRefused, StoreUnavailable
 from broker.instants import Instant, seconds
 from broker.link import Link
 from broker.settings import Settings
@@ -23,7 +23,7 @@ from broker.topology import COORDINATOR, QUERIES, SHARED
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.crash import crash_point
 from coordinator.database import open_engine
-from coordinator.leadership import Watch, holder
+from coordinator.leadership import OTHER_BOOKS, Lease, Watch, holder, may_be_a_copy
 from coordinator.queries import Queries
 from coordinator.store import Store
 from coordinator.upgrade import upgrade
@@ -35,6 +35,7 @@ TICK = 0.25  # seconds; time is looked at this often when nothing arrives
 STANDBY_LOOK = 0.5  # seconds between looks at the leader's lease
 LARGEST = 512 * 1024 * 1024  # bytes; what is rejected for its size is published once more, and RabbitMQ takes no more
 LAST_CONFIRMS = 5.0  # seconds to wait for RabbitMQ when stopping; what it does not confirm is published next time
+LAST_CONSUMER = 5.0  # seconds until RabbitMQ has noticed that a coordinator which ended consumes no more
 AGAIN = 0.5  # seconds before something that was refused or unavailable is tried again
 
 _log = structlog.get_logger("coordinator")
@@ -114,6 +115,8 @@ class Coordinator:
         while not self._stopping.is_set():
             lease = await self._write(self._store.leader)
             over = lease if lease and watch.has_run_out(lease, seconds(time.monotonic())) else None
+            if over == lease:
+                await self._refuse_other_books(lease)
             if await self._write(self._store.take_lead, me, self._clock(), self._lead, over):
                 return True
             if not told:
@@ -121,6 +124,19 @@ class Coordinator:
                 told = True
             await self._pause(STANDBY_LOOK)
         return False
+
+    async def _refuse_other_books(self, lease: Lease | None) -> None:
+        """Raises ConfigurationError when a coordinator leads on this RabbitMQ that this database knows nothing of."""
+        engine, until = self._store.engine, time.monotonic() + LAST_CONSUMER
+        while may_be_a_copy(lease, shared=engine.dialect.name != "sqlite") and not self._stopping.is_set():
+            if not await self._link.has_consumers(COORDINATOR):
+                return
+            if time.monotonic() > until:
+                database = engine.url.render_as_string(hide_password=True)
+                raise ConfigurationError(OTHER_BOOKS.format(where=self._link.where, database=database))
+            await self._pause(TICK)
+            if await self._write(self._store.leader) != lease:
+                return  # it is the one that leads now
 
     async def _serve(self) -> None:
         self._inbox.clear()

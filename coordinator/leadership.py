@@ -7,6 +7,12 @@ from typing import NamedTuple
 
 from broker.instants import Instant, Micros
 
+OTHER_BOOKS = (
+    "RabbitMQ at {where} has a coordinator already, and it keeps other books than {database}. One RabbitMQ (or virtual "
+    "host) has one database: stop the other coordinator, or give this one the same FLUFFLE_DATABASE_URL. A SQLite file "
+    "serves coordinators of one machine; for several machines, use PostgreSQL."
+)
+
 _PROC = Path("/proc")
 
 
@@ -34,6 +40,14 @@ class Watch:
         if seen != self._seen:
             self._seen, self._since = seen, at
         return is_gone(seen.holder) or at - self._since >= self._lease
+
+
+def may_be_a_copy(lease: Lease | None, *, shared: bool) -> bool:
+    """Whether a lease says nothing about who leads on this RabbitMQ: nobody's, or in a file from another machine.
+
+    `shared` tells whether coordinators of several machines can use the database.
+    """
+    return lease is None or not (shared or lease.holder.startswith(f"{socket.gethostname()}:"))
 
 
 def holder() -> str:
