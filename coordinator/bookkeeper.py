@@ -15,7 +15,7 @@ from broker.topology import WORK
 from coordinator import outbox
 from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Refuse
-from coordinator.core.events import DependencyEnded, Event, Reported, Submitted, Tick
+from coordinator.core.events import Event, Reported, Submitted, TaskEnded, Tick
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.policies import DEFAULT, load_policy
@@ -65,6 +65,7 @@ class Bookkeeper:
         self._max_body = max_body
         self._machine = Machine(lease=lease, policy=load_policy(policy))
         self._any_dependencies = False
+        self._any_children = False
         self._sent: deque[int] = deque()  # filled by another thread
         self._too_large: dict[str, int] = {}  # assigned tasks that cannot be sent, and their size in bytes
 
@@ -91,6 +92,7 @@ class Bookkeeper:
         machine.board.next_wake = store.next_wake()
         machine.board.next_due = store.next_due()
         self._any_dependencies = store.any_dependencies()
+        self._any_children = store.any_children()
 
     def confirmed(self, rows: Iterable[int]) -> None:
         """These outbox rows are published: the next transaction takes them out."""
@@ -140,15 +142,16 @@ class Bookkeeper:
             if (late := self._clock()) - kept > self._lead // 3:  # a long row of tasks ends one after the other
                 self._store.keep_lead(late, self._lead)
                 kept = late
-            follow_ups = self._tell_dependents(ended)
+            follow_ups = self._tell_others(ended)
             commands += self._machine.handle(*follow_ups, now=now)
         for command in commands:
             if isinstance(command, Refuse) and command.event is not None:
                 items += refusal(Refused(origin[id(command.event)], command.problems), now, command.task_id)
             else:
                 items.append(command)
+        self._any_dependencies = self._any_dependencies or self._machine.new_dependencies
+        self._any_children = self._any_children or self._machine.new_children
         changes = self._machine.take_changes()
-        self._any_dependencies = self._any_dependencies or bool(changes.waits)
         text = outbox.pack(items) if items else None
         row = self._commit(changes, text)
         post = Post(() if row is None else (row,), self._render(items, self._machine.board.tasks))
@@ -222,6 +225,9 @@ class Bookkeeper:
     def _load(self, events: list[Event]) -> None:
         known = self._machine.board.tasks
         ids = {id_ for event in events for id_ in Machine.needs(event) if id_ not in known}
+        parents = {e.spec.parent_id for e in events if isinstance(e, Submitted) and e.spec.parent_id}
+        if parents:
+            ids.update(self._store.lineage(parents) - known.keys())
         if ids:
             self._machine.load(self._store.load(ids))
         self._give_ancestry(events)
@@ -242,12 +248,18 @@ class Bookkeeper:
             for place in closing:
                 events[place] = replace(new[place], ancestry=ancestry)
 
-    def _tell_dependents(self, ended: list[str]) -> list[DependencyEnded]:
-        if not self._any_dependencies and not self._machine.new_dependencies:
+    def _tell_others(self, ended: list[str]) -> list[TaskEnded]:
+        """What the end of these tasks means to others; nothing where no task has to do with another."""
+        any_dependencies = self._any_dependencies or self._machine.new_dependencies
+        any_children = self._any_children or self._machine.new_children
+        if not any_dependencies and not any_children:
             return []
-        waiting = self._store.waiting_for(ended)
-        follow_ups = [DependencyEnded(task_id, tuple(waiting.get(task_id, ()))) for task_id in ended]
-        self._load([event for event in follow_ups if event.dependents])
+        waiting = self._store.waiting_for(ended) if any_dependencies else {}
+        children = self._store.live_children(ended) if any_children else {}
+        follow_ups = [
+            TaskEnded(task_id, tuple(waiting.get(task_id, ())), tuple(children.get(task_id, ()))) for task_id in ended
+        ]
+        self._load([event for event in follow_ups if event.dependents or event.children])
         return follow_ups
 
     def _render(self, items: list[Item], tasks: dict[str, Task]) -> list[Outgoing]:

@@ -13,7 +13,7 @@ from coordinator.core.machine import Machine
 from coordinator.core.task import DEFAULT_PRIORITY, Task
 from coordinator.rows import llm_of
 from coordinator.schema import llms, tasks
-from coordinator.store import IN_HAND, tasks_of
+from coordinator.store import IN_HAND, lineage, tasks_of
 
 _NAME = "dry-run"
 
@@ -22,6 +22,11 @@ def placement(connection: Connection, spec: Submission, machine: Machine, now: I
     """The fields of views.Placement, by a fresh machine. Raises QueryRejected when the task would be refused."""
     in_hand = connection.execute(select(tasks).where(tasks.c.status.in_(IN_HAND))).mappings().all()
     known = [llm_of(row) for row in connection.execute(select(llms)).mappings()]
+    if spec.parent_id:
+        above = lineage(connection, [spec.parent_id])
+        machine.load(
+            tasks_of(connection, connection.execute(select(tasks).where(tasks.c.id.in_(above))).mappings().all())
+        )
     machine.restore(tasks_of(connection, in_hand), known, [], now)
     priority = DEFAULT_PRIORITY if spec.priority is None else spec.priority
     for command in machine.handle(Submitted(_NAME, spec, priority), now=now):

@@ -72,6 +72,7 @@ is_pending = tasks.c.status == literal_column("'pending'")
 is_completed = tasks.c.status == literal_column("'completed'")
 waits_for_a_moment = tasks.c.wake_at.is_not(None) & (tasks.c.waiting_on == literal_column("0"))
 was_assigned = tasks.c.llm.is_not(None)
+is_child = tasks.c.parent_id.is_not(None)
 may_become_overdue = (
     tasks.c.finished_at.is_(None)
     & (tasks.c.overdue == literal_column("0"))
@@ -94,6 +95,7 @@ _partial_index(
 )
 _partial_index("tasks_waking", waits_for_a_moment, tasks.c.wake_at)
 _partial_index("tasks_due", may_become_overdue, tasks.c.due_order)
+_partial_index("tasks_of_parent", is_child, tasks.c.parent_id, tasks.c.seq)
 _partial_index("tasks_of_llm", was_assigned, tasks.c.llm, tasks.c.seq)
 _partial_index(  # all that the summary adds up
     "tasks_completed",

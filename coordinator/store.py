@@ -269,6 +269,26 @@ class Store:
                     found.setdefault(task_id, set()).add(depends_on)
         return {task_id: sorted(depends_on) for task_id, depends_on in found.items()}
 
+    def live_children(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """For each of these tasks that others are part of: the ids of those that are not over."""
+        found: dict[str, list[str]] = {}
+        with self._transaction() as connection:
+            for chunk in _chunks(list(ids)):
+                theirs = schema.is_child & _tasks.c.parent_id.in_(chunk) & _tasks.c.finished_at.is_(None)
+                for row in connection.execute(select(_tasks.c.id, _tasks.c.parent_id).where(theirs)):
+                    found.setdefault(row.parent_id, []).append(row.id)
+        return found
+
+    def lineage(self, ids: Iterable[str]) -> set[str]:
+        """The ids of these tasks, of their parents, of their parents' parents and so on."""
+        with self._transaction() as connection:
+            return lineage(connection, ids)
+
+    def any_children(self) -> bool:
+        """Whether any task is part of another."""
+        with self._transaction() as connection:
+            return connection.scalar(select(_tasks.c.id).where(schema.is_child).limit(1)) is not None
+
     def any_dependencies(self) -> bool:
         """Whether any task depends on another."""
         with self._transaction() as connection:
@@ -326,6 +346,17 @@ def tasks_of(connection: Connection, rows: Sequence[Row]) -> list[Task]:
         for row in connection.execute(theirs).mappings():
             ended.setdefault(row["task_seq"], []).append(attempt_of(row))
     return [task_of(row, ended.get(row["seq"], [])) for row in rows]
+
+
+def lineage(connection: Connection, ids: Iterable[str]) -> set[str]:
+    """See Store.lineage."""
+    found: set[str] = set()
+    for chunk in _chunks(list(ids)):
+        family = select(_tasks.c.id, _tasks.c.parent_id)
+        above = family.where(_tasks.c.id.in_(chunk)).cte(recursive=True)
+        above = above.union(family.join(above, _tasks.c.id == above.c.parent_id))
+        found.update(connection.scalars(select(above.c.id)))
+    return found
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -52,6 +52,7 @@ class Board:
         self.opened: dict[str, LLM] = {}  # LLMs that may have a slot that they had not before
         self.changes = Changes()
         self.waiting: dict[str, list[Task]] = {}  # new tasks by each open dependency
+        self.children: dict[str, list[Task]] = {}  # new tasks by their parent
         self.guests: set[str] = set()  # tasks that need not stay in memory after the batch
         self.ended: dict[str, None] = {}
         self._commands: list[Command | _Telling] = []

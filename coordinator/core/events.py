@@ -120,11 +120,12 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
-class DependencyEnded:
-    """A task ended, and these wait for it; their tasks are loaded."""
+class TaskEnded:
+    """A task ended. `dependents` wait for it, `children` were part of it and may still be live; all are loaded."""
 
     task_id: str
-    dependents: tuple[str, ...]
+    dependents: tuple[str, ...] = ()
+    children: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,6 @@ class Tick:
 
 
 Request = Submitted | CancelRequested | RetryRequested | AssignRequested | UpdateRequested | ManageRequested
-Event = Request | Seen | Left | Claimed | Progressed | Reported | DependencyEnded | Tick
+Event = Request | Seen | Left | Claimed | Progressed | Reported | TaskEnded | Tick
 
 NEVER = Instant(2**62)

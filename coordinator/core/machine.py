@@ -18,7 +18,6 @@ from coordinator.core.events import (
     AssignRequested,
     CancelRequested,
     Claimed,
-    DependencyEnded,
     Event,
     Left,
     ManageRequested,
@@ -27,6 +26,7 @@ from coordinator.core.events import (
     RetryRequested,
     Seen,
     Submitted,
+    TaskEnded,
     Tick,
     UpdateRequested,
 )
@@ -56,18 +56,21 @@ class Machine:
 
     @staticmethod
     def needs(event: Event) -> Iterable[str]:
-        """The ids of the tasks that must be loaded, where they exist, before the event is handled."""
+        """The ids of the tasks that must be loaded, where they exist, before the event is handled.
+
+        With a parent, all that are above it must be loaded too.
+        """
         match event:
             case Submitted(task_id, spec):
-                return (task_id, *spec.depends_on)
+                return (task_id, *spec.depends_on, *([spec.parent_id] if spec.parent_id else []))
             case CancelRequested() | RetryRequested() | AssignRequested() | UpdateRequested():
                 return (event.task_id,)
             case Claimed(_, claim):
                 return (claim.task_id,)
             case Reported(_, result):
                 return (result.task_id,)
-            case DependencyEnded(task_id, dependents):
-                return (task_id, *dependents)
+            case TaskEnded(task_id, dependents, children):
+                return (task_id, *dependents, *children)
             case Tick(woken, overdue):
                 return (*woken, *overdue)
             case Seen() | Left() | Progressed() | ManageRequested():
@@ -131,7 +134,7 @@ class Machine:
         return board.take_commands()
 
     def take_ended(self) -> list[str]:
-        """Ids of tasks that have ended since the last call: whoever depends on them is to be told by `handle`."""
+        """Ids of tasks that have ended since the last call: what that means to others is to be told by `handle`."""
         ended, self.board.ended = list(self.board.ended), {}
         return ended
 
@@ -140,9 +143,15 @@ class Machine:
         """Whether a task of this batch waits for another."""
         return bool(self.board.changes.waits)
 
+    @property
+    def new_children(self) -> bool:
+        """Whether a task of this batch is part of another."""
+        return bool(self.board.children)
+
     def take_changes(self) -> Changes:
         """What is to be stored."""
-        changes, self.board.changes, self.board.waiting = self.board.changes, Changes(), {}
+        board = self.board
+        changes, board.changes, board.waiting, board.children = board.changes, Changes(), {}, {}
         return changes
 
     def forget(self) -> None:
@@ -167,8 +176,8 @@ class Machine:
                 self._work.progressed(event, now)
             case Left():
                 self._work.left(event, now)
-            case DependencyEnded(task_id, dependents):
-                self._requests.dependency_ended(task_id, dependents, now)
+            case TaskEnded():
+                self._requests.task_ended(event, now)
             case Tick():
                 self._tick(event, now)
             case _:

@@ -1,6 +1,5 @@
 """What people and programs ask of the coordinator: submit, cancel, retry, assign, update, manage an LLM."""
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -21,9 +20,11 @@ from coordinator.core.events import (
     RetryRequested,
     Sender,
     Submitted,
+    TaskEnded,
     UpdateRequested,
 )
 from coordinator.core.expertise import Expertise
+from coordinator.core.family import ancestors, why_no_child
 from coordinator.core.lifecycle import Trigger
 from coordinator.core.pool import llm_view
 from coordinator.core.task import Task
@@ -72,7 +73,10 @@ class Requests:
                 self._b.answer(known, final_answer(known.status))
             return
         if circle := self._circle(event):
-            problem = Problem("depends_on", "a cycle: " + " -> ".join(circle))
+            closed = Problem("depends_on", "a cycle: " + " -> ".join(circle))
+            self._b.refuse(event.task_id, sender, closed, event=event)
+            return
+        if spec.parent_id and (problem := why_no_child(spec, ancestors(spec, self._b.tasks))):
             self._b.refuse(event.task_id, sender, problem, event=event)
             return
         if spec.assignee and not spec.force and spec.assignee not in self._b.llms:
@@ -96,6 +100,8 @@ class Requests:
         self._b.tasks[task.id] = task
         self._b.guests.add(task.id)
         self._b.changes.new.append(task)
+        if spec.parent_id:
+            self._b.children.setdefault(spec.parent_id, []).append(task)
         failed = self._count_dependencies(task)
         if spec.not_before is not None:
             task.wake_at = from_datetime(spec.not_before)
@@ -137,12 +143,15 @@ class Requests:
         task = self._live(event.task_id, event.sender)
         if task is None:
             return
-        reason = f": {event.reason}" if event.reason else ""
+        self._end_early(task, event.sender.user or ANYBODY, event.reason, now)
+        self._b.answer_to(event.sender, "task.cancelled", task)
+
+    def _end_early(self, task: Task, by: str, reason: str | None, now: Instant) -> None:
+        told = f": {reason}" if reason else ""
         where = f" while {task.status.replace('_', ' ')} at {task.llm}" if task.in_hand else f" while {task.status}"
-        task.note(now, event.sender.user or ANYBODY, f"cancelled{where}{reason}")
+        task.note(now, by, f"cancelled{where}{told}")
         self._b.withdraw(task, "cancelled", "cancelled", now)
         self._b.finish(task, Trigger.CANCEL, now)
-        self._b.answer_to(event.sender, "task.cancelled", task)
 
     def _retry(self, event: RetryRequested, now: Instant) -> None:
         task = self._b.tasks.get(event.task_id)
@@ -249,12 +258,12 @@ class Requests:
             return None
         return _no_such_llm("assignee", name)
 
-    def dependency_ended(self, task_id: str, dependents: Iterable[str], now: Instant) -> None:
-        """A task has ended: tell those that wait for it, which are loaded, and those of this batch."""
-        ended = self._b.tasks[task_id]
-        self._b.changes.met.append(task_id)
-        stored = [self._b.tasks[dependent] for dependent in dependents]
-        for task in [*stored, *self._b.waiting.get(task_id, ())]:
+    def task_ended(self, event: TaskEnded, now: Instant) -> None:
+        """A task has ended: tell those that wait for it, and end what was part of it; also those of this batch."""
+        ended = self._b.tasks[event.task_id]
+        self._b.changes.met.append(ended.id)
+        stored = [self._b.tasks[dependent] for dependent in event.dependents]
+        for task in [*stored, *self._b.waiting.get(ended.id, ())]:
             task.waiting_on -= 1
             task.context_length += text_length(ended.result)
             self._b.touch(task)
@@ -263,6 +272,12 @@ class Requests:
                 self._fail_dependent(task, ended, now)
             else:
                 self._b.unblock(task, now)
+        if ended.status is Status.CANCELLED or ended.status is Status.FAILED:
+            children = [self._b.tasks[child] for child in event.children]
+            for task in [*children, *self._b.children.get(ended.id, ())]:
+                if not task.status.is_final:
+                    why = f"{ended.id}, which it is part of, was {ended.status}"
+                    self._end_early(task, COORDINATOR, why, now)
 
     def _fail_dependent(self, task: Task, dependency: Task, now: Instant) -> None:
         message = f"{dependency.id}, which this task depends on, was {dependency.status}"

@@ -116,11 +116,7 @@ class Task:
     @property
     def lane(self) -> str:
         """What it demands of an LLM, as a key: `@name` or the skills that it needs; `!local` if it must stay here."""
-        spec = self.spec
-        if not spec.labels and len(spec.skills) < 2:
-            return f"@{spec.assignee}" if spec.assignee else "".join(spec.skills)
-        demands = {f"@{spec.assignee}"} if spec.assignee else set(spec.skills)
-        return " ".join(sorted(demands | {f"!{LOCAL}"} if LOCAL_ONLY in spec.labels else demands))
+        return lane_of(self.spec)
 
     @property
     def size(self) -> int:
@@ -186,6 +182,14 @@ class Task:
         )
         self.attempts.append(ended)
         return ended
+
+
+def lane_of(spec: Submission) -> str:
+    """See Task.lane."""
+    if not spec.labels and len(spec.skills) < 2:
+        return f"@{spec.assignee}" if spec.assignee else "".join(spec.skills)
+    demands = {f"@{spec.assignee}"} if spec.assignee else set(spec.skills)
+    return " ".join(sorted(demands | {f"!{LOCAL}"} if LOCAL_ONLY in spec.labels else demands))
 
 
 def view(task: Task) -> dict[str, Any]:

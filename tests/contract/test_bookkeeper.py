@@ -544,3 +544,32 @@ def test_a_backlog_larger_than_the_window_is_done_in_order(store: Store, monkeyp
     expected = [task.id for task in sorted(backlog, key=lambda task: task.rank)]
     assert [task_id for task_id in done if not task_id.startswith("urgent")] == expected[: len(done) - 2]
     assert [n for n, task_id in enumerate(done) if task_id.startswith("urgent")] == [1500, 3000]
+
+
+# -- parts of tasks --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_part_of_a_task_ends_with_it_down_to_the_last_level(desk: Desk) -> None:
+    desk.process(hello(slots=100), submit("a"))
+    desk.process(claim("a"), submit("a1", parent_id="a"), submit("a2", parent_id="a", skills=["unheard-of"]))
+    desk.process(claim("a1"), submit("a11", parent_id="a1", skills=["unheard-of"]))
+    desk.restart()
+    messages = desk.process(delivery(TASKS, "cancel", {"id": "a", "reason": "no longer needed"}))
+    assert {desk.status(task_id) for task_id in ("a", "a1", "a2", "a11")} == {"cancelled"}
+    assert {json.loads(m.body)["task_id"] for m in messages if m.routing_key == "llm.atlas.i1"} == {"a", "a1"}
+    last = desk.views()["a11"]["history"][-1]
+    assert (last["by"], last["what"]) == (
+        "coordinator",
+        "cancelled while pending: a1, which it is part of, was cancelled",
+    )
+
+
+def test_a_part_is_refused_with_the_whole_way_in_view(desk: Desk) -> None:
+    desk.process(hello(slots=100), submit("t0"))
+    for level in range(1, 8):
+        assert rejected(desk.process(submit(f"t{level}", parent_id=f"t{level - 1}", skills=["unheard-of"]))) == []
+    [kept] = rejected(desk.process(submit("t8", parent_id="t7")))
+    assert json.loads(kept.headers["x-fluffle-errors"]) == [
+        {"path": "parent_id", "message": "too deep: t7 has 7 tasks above it, and 8 levels are allowed"}
+    ]
+    assert "t8" not in desk.views()

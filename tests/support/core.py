@@ -17,7 +17,6 @@ from coordinator.core.events import (
     NEVER,
     CancelRequested,
     Claimed,
-    DependencyEnded,
     Event,
     Left,
     Progressed,
@@ -26,6 +25,7 @@ from coordinator.core.events import (
     Seen,
     Sender,
     Submitted,
+    TaskEnded,
     Tick,
 )
 from coordinator.core.expertise import Expertise
@@ -104,6 +104,19 @@ class Books:
                 found.setdefault(above, []).append(task_id)
         return found
 
+    def live_children(self, task_id: str) -> list[str]:
+        return [t.id for t in self.tasks.values() if t.spec.parent_id == task_id and not t.status.is_final]
+
+    def lineage(self, ids: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        to_ask = list(ids)
+        while to_ask:
+            task = self.tasks.get(to_ask.pop())
+            if task and task.id not in found:
+                found.add(task.id)
+                to_ask += [task.spec.parent_id] if task.spec.parent_id else []
+        return found
+
     def ancestry(self, ids: Iterable[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         to_ask = list(ids)
@@ -160,7 +173,10 @@ class Core:
         commands = machine.handle(*batch, now=now)
         while ended := machine.take_ended():
             waiting = self.books.waiting_for(ended)
-            follow_ups = [DependencyEnded(task_id, tuple(waiting.get(task_id, ()))) for task_id in ended]
+            follow_ups = [
+                TaskEnded(task_id, tuple(waiting.get(task_id, ())), tuple(self.books.live_children(task_id)))
+                for task_id in ended
+            ]
             self._load(follow_ups)
             commands += machine.handle(*follow_ups, now=now)
         check_invariants(machine)
@@ -220,9 +236,11 @@ class Core:
         board.next_due = self.books.next_due(after=now) if len(late) < self._woken_at_once else EPOCH
         return tuple(task.id for task in late)
 
-    def _load(self, events: Iterable[Event]) -> None:
+    def _load(self, events: Sequence[Event]) -> None:
         known = self.machine.board.tasks
         wanted = {id_ for event in events for id_ in Machine.needs(event) if id_ not in known}
+        parents = [e.spec.parent_id for e in events if isinstance(e, Submitted) and e.spec.parent_id]
+        wanted |= self.books.lineage(parents) - known.keys()
         self.machine.load(self.books.load(wanted))
 
     def _check_slots(self, commands: list[Command]) -> None:

@@ -52,6 +52,7 @@ def submissions(draw: st.DrawFn) -> Event:
         due=draw(offsets),
         not_before=draw(offsets),
         depends_on=draw(st.just([]) | others),
+        parent_id=draw(st.none() | ids),
         on_dependency_failure=draw(st.sampled_from(["fail", "run"])),
         max_attempts=draw(st.integers(1, 3)),
     )
@@ -188,6 +189,13 @@ class AnyOrder(RuleBasedStateMachine):
     def the_books_agree_with_what_was_announced(self) -> None:
         over = {task.id: task.status for task in self.core.books.tasks.values() if task.status in FINAL}
         assert over == self.over
+
+    @invariant()
+    def no_part_of_a_cancelled_or_failed_task_is_live_unless_somebody_wanted_it_so(self) -> None:
+        for task in self.core.books.tasks.values():
+            ended = task.spec.parent_id and self.over.get(task.spec.parent_id)
+            if ended in (Status.CANCELLED, Status.FAILED):
+                assert task.status in FINAL or task.id in self.ever_retried, f"{task.id} goes on without its parent"
 
     def teardown(self) -> None:
         """Every task ends once the LLMs behave, and all that others wait for is submitted."""

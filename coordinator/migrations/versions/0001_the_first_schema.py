@@ -151,6 +151,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("llm IS NOT NULL"),
     )
     op.create_index(
+        "tasks_of_parent",
+        "tasks",
+        ["parent_id", "seq"],
+        unique=False,
+        sqlite_where=sa.text("parent_id IS NOT NULL"),
+        postgresql_where=sa.text("parent_id IS NOT NULL"),
+    )
+    op.create_index(
         "tasks_ready",
         "tasks",
         ["status", "lane", sa.literal_column("priority DESC"), "due_order", "seq"],
@@ -180,6 +188,12 @@ def downgrade() -> None:
         table_name="tasks",
         sqlite_where=sa.text("status = 'pending'"),
         postgresql_where=sa.text("status = 'pending'"),
+    )
+    op.drop_index(
+        "tasks_of_parent",
+        table_name="tasks",
+        sqlite_where=sa.text("parent_id IS NOT NULL"),
+        postgresql_where=sa.text("parent_id IS NOT NULL"),
     )
     op.drop_index(
         "tasks_of_llm",

@@ -1,0 +1,54 @@
+"""Tasks and the tasks that they are made of: how far a task may hand on what it was asked to do."""
+
+from collections.abc import Mapping, Sequence
+
+from broker.errors import Problem
+from broker.messages import Submission
+from coordinator.core.task import Task, lane_of
+
+MOST_ANCESTORS = 8
+MOST_TIMES = 2  # that one LLM may be on the way from the first task to the newest
+
+
+def ancestors(spec: Submission, tasks: Mapping[str, Task]) -> list[Task]:
+    """The parent, its parent and so on, as far as they are in `tasks`."""
+    found: list[Task] = []
+    above = spec.parent_id
+    while above is not None and (task := tasks.get(above)):
+        found.append(task)
+        above = task.spec.parent_id
+    return found
+
+
+def why_no_child(spec: Submission, above: Sequence[Task]) -> Problem | None:
+    """What keeps a new task from being the child of its parent. `above` are its ancestors, the parent first.
+
+    Work that is handed on for ever would never end: its way is bounded, no LLM may be on it three times, and the same
+    request may not come back to where it has been.
+    """
+    if not above:
+        return _wrong(f"there is no task {spec.parent_id}")
+    parent = above[0]
+    if parent.status.is_final:
+        return _wrong(f"{parent.id} is over already: {parent.status}")
+    if len(above) >= MOST_ANCESTORS:
+        return _wrong(
+            f"too deep: {parent.id} has {len(above) - 1} tasks above it, and {MOST_ANCESTORS} levels are allowed"
+        )
+    way = [task.llm for task in reversed(above) if task.llm] + ([spec.assignee] if spec.assignee else [])
+    if often := [llm for llm in way if way.count(llm) > MOST_TIMES]:
+        return _wrong(
+            f"handed on in a circle, {often[0]} would be on the way {MOST_TIMES + 1} times: {' -> '.join(way)}"
+        )
+    if same := [task for task in above if _request(task.spec) == _request(spec)]:
+        return _wrong(f"handed on in a circle: {same[0].id} asks for the same of the same")
+    return None
+
+
+def _request(spec: Submission) -> tuple[object, ...]:
+    """What is asked, and of whom."""
+    return spec.description, spec.inputs, lane_of(spec)
+
+
+def _wrong(message: str) -> Problem:
+    return Problem("parent_id", message)
