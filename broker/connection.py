@@ -1,21 +1,21 @@
 """Connections to RabbitMQ. The only module that knows pika."""
 
 import asyncio
+import itertools
 import logging
 import re
-import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import pika
 from pika import frame, spec
 from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.data import encode_table
 from pika.exceptions import (
     AMQPConnectionError,
-    AMQPError,
     ChannelClosedByBroker,
     ConnectionClosedByBroker,
     ConnectionClosedByClient,
@@ -23,6 +23,7 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 
+from broker import frames
 from broker.errors import (
     AccessRefused,
     BrokerError,
@@ -38,7 +39,7 @@ UNDECODABLE = "fluffle-undecodable"  # header put in place of headers, or of tex
 
 T = TypeVar("T")
 
-_READ_BYTES = 16_384  # at a time; pika's 4,096 means four times as many system calls
+_READ_BYTES = 65_536  # at a time; pika's 4,096 means many more system calls
 _CLOSE_WITHIN = 3.0  # seconds; a broker under an alarm does not read that we want to close
 _TEXT_PROPERTIES = (
     "content_type",
@@ -84,7 +85,7 @@ class Delivery:
     redelivered: bool
     properties: spec.BasicProperties
     _tag: int
-    _channel: Any
+    _inflow: "Inflow"
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -94,66 +95,177 @@ class Delivery:
     @property
     def is_lost(self) -> bool:
         """Whether the channel it came by is gone: the message comes again by another one, or to somebody else."""
-        return not self._channel.is_open
+        return not self._inflow.is_open
 
     def ack(self) -> None:
         """Settle the message: it is done with."""
-        if self._channel.is_open:
-            self._channel.basic_ack(self._tag)
+        self._inflow.ack(self._tag)
 
     def reject(self) -> None:
         """Settle the message as bad: RabbitMQ moves it to the rejected queue."""
-        if self._channel.is_open:
-            self._channel.basic_reject(self._tag, requeue=False)
+        self._inflow.reject(self._tag, requeue=False)
 
     def requeue(self) -> None:
         """Give the message back for somebody else."""
-        if self._channel.is_open:
-            self._channel.basic_reject(self._tag, requeue=True)
+        self._inflow.reject(self._tag, requeue=True)
 
 
-def ack_all(deliveries: list[Delivery]) -> None:
-    """Settle deliveries of one consumer that have arrived one after the other, with one frame for each channel."""
-    last = {delivery._channel: delivery._tag for delivery in deliveries}
-    for channel, tag in last.items():
-        if channel.is_open:
-            channel.basic_ack(tag, multiple=True)
+class Inflow:
+    """What came by one channel and is not settled.
+
+    All that is acknowledged in a turn of the loop goes in as few frames as possible: one, as long as nothing older is
+    unsettled.
+    """
+
+    def __init__(self, connection: "_Connection", channel: Any) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._unsettled: dict[int, None] = {}  # delivery tags, oldest first
+        self._acked: list[int] = []  # and not told yet
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the channel is still there."""
+        return bool(self._channel.is_open)
+
+    def expect(self, tag: int) -> None:
+        """This delivery is to be settled."""
+        self._unsettled[tag] = None
+
+    def ack(self, tag: int) -> None:
+        """Settle a delivery, soon. One that is settled stays as it is."""
+        if self._settle(tag):
+            if not self._acked:
+                asyncio.get_running_loop().call_soon(self.send_acks)
+            self._acked.append(tag)
+
+    def reject(self, tag: int, *, requeue: bool) -> None:
+        """Settle a delivery as not done. One that is settled stays as it is."""
+        if self._settle(tag):
+            self._channel.basic_reject(tag, requeue=requeue)
+
+    def send_acks(self) -> None:
+        """Tell what is acknowledged."""
+        acked, self._acked = self._acked, []
+        if acked and self.is_open:
+            oldest = next(iter(self._unsettled), max(acked) + 1)
+            self._connection.send_acks(
+                self._channel.channel_number,
+                up_to=max((tag for tag in acked if tag < oldest), default=None),
+                besides=[tag for tag in acked if tag > oldest],
+            )
+
+    def _settle(self, tag: int) -> bool:
+        if self.is_open and tag in self._unsettled:
+            del self._unsettled[tag]
+            return True
+        return False
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """A delivery whose frames are coming in."""
+
+    consumer: "Consumer"
+    delivery: Delivery
+    missing: int = 0  # bytes of the body
+    parts: list[bytes] = field(default_factory=list)
 
 
 class _Connection(AsyncioConnection):
     """pika's connection, with short cuts for what happens a thousand times a second, able to survive bad headers.
 
-    The short cuts leave out pika's callback registry and its repeated marshalling of equal frames, and join all frames
-    of a turn of the loop in one write where pika makes a system call for each.
+    Messages and confirms are read and written here, as bytes; all the rest is pika's. What is sent in a turn of the
+    loop goes in one write.
     """
 
-    on_confirm: Callable[[Any], None] | None = None
+    on_confirm: Callable[[int, bool, bool], None] | None = None  # delivery tag, all before it too, refused
     user: str | None = None  # whom RabbitMQ knows this connection's messages to be from
+    _frame_buffer: bytes
     _unsent: list[bytes] | None = None
+    _arriving: _Arrival | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._consumers: dict[bytes, tuple[Consumer, Inflow]] = {}
+        super().__init__(*args, **kwargs)
 
     def publish(self, channel: int, message: "Outgoing") -> None:
         """Send a message, as Channel.basic_publish does."""
-        frames = [
-            _publish_frame(channel, message.exchange, message.routing_key, message.mandatory),
-            _header_frame(channel, len(message.body), _encoded_properties(message, self.user)),
-        ]
-        most = self._body_max_length
-        frames += [
-            frame.Body(channel, message.body[start : start + most]).marshal()
-            for start in range(0, len(message.body), most)
-        ]
-        self._output_marshaled_frames(frames)
+        expiration = message.expiration
+        properties = frames.properties(
+            content_type=message.content_type,
+            headers=_table(message.headers) if message.headers else b"",
+            persistent=message.persistent,
+            priority=message.priority,
+            correlation_id=message.correlation_id,
+            reply_to=message.reply_to,
+            expiration=None if expiration is None else str(round(expiration * 1000)),
+            message_id=message.message_id,
+            kind=message.type,
+            user_id=self.user,
+        )
+        begin = frames.publish(channel, message.exchange, message.routing_key, message.mandatory)
+        body = message.body
+        self._output_marshaled_frames(
+            [begin, frames.header(channel, len(body), properties), *frames.body(channel, body, self._body_max_length)]
+        )
 
-    def _process_frame(self, frame_value: Any) -> None:
-        method = type(getattr(frame_value, "method", None))
-        if self.on_confirm is not None and (method is spec.Basic.Ack or method is spec.Basic.Nack):
-            self.frames_received += 1
-            self.on_confirm(frame_value.method)
-        elif method is spec.Basic.Deliver or isinstance(frame_value, frame.Header | frame.Body):
-            self.frames_received += 1
-            self._deliver_frame_to_channel(frame_value)
+    def send_acks(self, channel: int, *, up_to: int | None, besides: list[int]) -> None:
+        """Acknowledge all deliveries up to one, and some besides."""
+        acks = [] if up_to is None else [frames.ack(channel, up_to, multiple=True)]
+        self._output_marshaled_frames(acks + [frames.ack(channel, tag, multiple=False) for tag in besides])
+
+    def deliver_to(self, tag: str, consumer: "Consumer", inflow: Inflow) -> None:
+        """Give the consumer with that tag its deliveries, here and not by pika."""
+        self._consumers[tag.encode()] = consumer, inflow
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        self.bytes_received += len(data_in)
+        data, at = self._frame_buffer + data_in, 0
+        while end := frames.end_of_frame(data, at):
+            self._on_frame(data, at, end)
+            at = end
+        self._frame_buffer = data[at:]
+
+    def _on_frame(self, data: bytes, at: int, end: int) -> None:
+        kind, arriving = data[at], self._arriving
+        if kind == frames.METHOD:
+            method = frames.method_of(data, at)
+            if method == frames.DELIVER:
+                self._begin(*frames.read_deliver(data, at))
+                return
+            if self.on_confirm is not None and method in (frames.ACK, frames.NACK):
+                self.on_confirm(*frames.read_confirm(data, at), method == frames.NACK)
+                return
+        elif arriving is not None and kind == frames.HEADER:
+            arriving.missing, encoded = frames.read_header(data, at, end)
+            arriving.delivery.properties = _properties(encoded)
+            self._go_on(arriving)
+            return
+        elif arriving is not None and kind == frames.BODY:
+            part = frames.payload(data, at, end)
+            arriving.parts.append(part)
+            arriving.missing -= len(part)
+            self._go_on(arriving)
+            return
+        self._process_frame(frame.decode_frame(data[at:end])[1])
+
+    def _begin(self, consumer_tag: bytes, tag: int, redelivered: bool, exchange: str, routing_key: str) -> None:
+        consumer, inflow = self._consumers[consumer_tag]
+        if not consumer.auto_ack:
+            inflow.expect(tag)
+        delivery = Delivery(exchange, routing_key, b"", redelivered, _NO_PROPERTIES, tag, inflow)
+        self._arriving = _Arrival(consumer, delivery)
+
+    def _go_on(self, arriving: _Arrival) -> None:
+        if arriving.missing:
+            return
+        self._arriving = None
+        arriving.delivery.body = b"".join(arriving.parts)
+        if arriving.consumer.cancelled:
+            arriving.delivery.requeue()
         else:
-            super()._process_frame(frame_value)
+            arriving.consumer.on_delivery(arriving.delivery)
 
     def _output_marshaled_frames(self, marshaled_frames: Any) -> None:
         if self._unsent is None:
@@ -176,18 +288,30 @@ class _Connection(AsyncioConnection):
         """End the connection without a word to the broker."""
         self._adapter_disconnect_stream()
 
-    def _read_frame(self) -> Any:
-        # A header table may hold what Python cannot (a timestamp past year 9999, a thousand levels). Left alone, the
-        # error kills the connection, and the message is redelivered and kills the next one.
-        try:
-            consumed, decoded = super()._read_frame()
-            if isinstance(decoded, frame.Header):
-                _require_text(decoded.properties)
-            return consumed, decoded
-        except AMQPError:
-            raise
-        except Exception as error:
-            return _frame_without_properties(self._frame_buffer, error)
+
+_NO_PROPERTIES = spec.BasicProperties()
+
+
+def _properties(encoded: bytes) -> spec.BasicProperties:
+    """The properties of a message that has arrived.
+
+    A header table may hold what Python cannot (a timestamp past year 9999, a thousand levels), and text may not be
+    UTF-8. An error would kill the connection, and the message would be redelivered and kill the next one: it is told
+    as a header instead.
+    """
+    try:
+        properties = spec.BasicProperties().decode(encoded)
+        _require_text(properties)
+        return properties
+    except Exception as error:
+        told = {UNDECODABLE: f"{type(error).__name__}: {error}"}
+        return spec.BasicProperties(headers=told, **readable_properties(encoded))
+
+
+def _table(headers: Mapping[str, Any]) -> bytes:
+    pieces: list[bytes] = []
+    encode_table(pieces, dict(headers))
+    return b"".join(pieces)
 
 
 def _require_text(properties: spec.BasicProperties) -> None:
@@ -195,68 +319,6 @@ def _require_text(properties: spec.BasicProperties) -> None:
     for name in _TEXT_PROPERTIES:
         if isinstance(getattr(properties, name), bytes):
             raise ValueError(f"{name} is not UTF-8")
-
-
-def _frame_without_properties(data: bytes, error: Exception) -> tuple[int, frame.Header]:
-    kind, channel, size = data[0], int.from_bytes(data[1:3]), int.from_bytes(data[3:7])
-    if kind != spec.FRAME_HEADER:
-        raise error
-    payload = data[spec.FRAME_HEADER_SIZE : spec.FRAME_HEADER_SIZE + size]
-    told = {UNDECODABLE: f"{type(error).__name__}: {error}"}
-    properties = spec.BasicProperties(headers=told, **readable_properties(payload[12:]))
-    header = frame.Header(channel, int.from_bytes(payload[4:12]), properties)
-    return spec.FRAME_HEADER_SIZE + size + spec.FRAME_END_SIZE, header
-
-
-@lru_cache(maxsize=4096)
-def _publish_frame(channel: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
-    method = spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory)
-    return bytes(frame.Method(channel, method).marshal())
-
-
-def _header_frame(channel: int, body_size: int, properties: bytes) -> bytes:
-    head = struct.pack(">BHIHHQ", spec.FRAME_HEADER, channel, 12 + len(properties), _BASIC_CLASS, 0, body_size)
-    return head + properties + _FRAME_END
-
-
-def _encoded_properties(message: "Outgoing", user: str | None) -> bytes:
-    if message.headers or message.message_id or message.correlation_id:
-        return _encode_properties(message, user)
-    return _encoded_like_before(
-        user,
-        message.content_type,
-        message.type,
-        message.persistent,
-        message.priority,
-        message.expiration,
-        message.reply_to,
-    )
-
-
-@lru_cache(maxsize=256)
-def _encoded_like_before(user: str | None, *fields: Any) -> bytes:
-    names = ("content_type", "type", "persistent", "priority", "expiration", "reply_to")
-    return _encode_properties(Outgoing("", "", b"", **dict(zip(names, fields, strict=True))), user)
-
-
-def _encode_properties(message: "Outgoing", user: str | None) -> bytes:
-    properties = spec.BasicProperties(
-        content_type=message.content_type,
-        headers=dict(message.headers) if message.headers else None,
-        delivery_mode=2 if message.persistent else 1,
-        priority=message.priority,
-        correlation_id=message.correlation_id,
-        reply_to=message.reply_to,
-        expiration=None if message.expiration is None else str(round(message.expiration * 1000)),
-        message_id=message.message_id,
-        type=message.type,
-        user_id=user,
-    )
-    return b"".join(properties.encode())
-
-
-_BASIC_CLASS = spec.BasicProperties.INDEX
-_FRAME_END = bytes([spec.FRAME_END])
 
 
 @dataclass(slots=True)
@@ -335,6 +397,8 @@ class HalfLink:
         self._consumers: list[Consumer] = []
         self.connection: _Connection | None = None
         self.channel: Any = None  # None while it is being rebuilt
+        self.inflow: Inflow | None = None
+        self._numbers = itertools.count(1)  # of consumers
         self.whole = False  # connected, with everything declared and consumed
         self.lost = asyncio.Event()
         self.error: BrokerError | None = None  # why the connection was lost or could not be opened
@@ -358,6 +422,7 @@ class HalfLink:
         try:
             self.connection = await opened
             self.channel = await self._open_channel()
+            self.inflow = Inflow(self.connection, self.channel)
             for topology in self._topology:
                 await self._declare_now(topology)
             for consumer in list(self._consumers):
@@ -444,7 +509,7 @@ class HalfLink:
             return future.result()
         raise self.error or BrokerUnreachable()
 
-    def confirm(self, on_confirm: Callable[[Any], None], on_return: Callable[[Any, bytes], None]) -> None:
+    def confirm(self, on_confirm: Callable[[int, bool, bool], None], on_return: Callable[[Any, bytes], None]) -> None:
         """From now on the broker tells what it has taken, and gives back what no queue takes."""
         assert self.connection is not None
         self.channel.add_on_return_callback(lambda _, method, properties, body: on_return(method, body))
@@ -514,23 +579,11 @@ class HalfLink:
     async def _consume_now(self, consumer: Consumer) -> None:
         if not consumer.auto_ack:
             await self.rpc("basic_qos", prefetch_count=consumer.prefetch)
-        channel = self.channel
-
-        def on_message(_: Any, method: Any, properties: Any, body: bytes) -> None:
-            consumer.on_delivery(
-                Delivery(
-                    method.exchange,
-                    _text(method.routing_key),
-                    body,
-                    method.redelivered,
-                    properties,
-                    method.delivery_tag,
-                    channel,
-                )
-            )
-
-        ok = await self.rpc("basic_consume", consumer.queue, on_message, auto_ack=consumer.auto_ack)
-        consumer.tag = ok.method.consumer_tag
+        assert self.connection is not None
+        assert self.inflow is not None
+        channel, consumer.tag = self.channel, f"consumer {next(self._numbers)}"
+        self.connection.deliver_to(consumer.tag, consumer, self.inflow)
+        await self.rpc("basic_consume", consumer.queue, _ignore, auto_ack=consumer.auto_ack, consumer_tag=consumer.tag)
         if consumer.cancelled:
             channel.basic_cancel(consumer.tag)
 
@@ -554,17 +607,8 @@ def fault_of(message: Outgoing, refusal: ChannelClosedByBroker) -> BrokerError |
     return None
 
 
-def is_refusal(method: Any) -> bool:
-    """Whether the broker's word on a message is that it has not taken it."""
-    return isinstance(method, spec.Basic.Nack)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _ignore(_: Any) -> None:
-    """For pika, which wants a callback: confirms go to `_Connection.on_confirm`."""
+def _ignore(*_: Any) -> None:
+    """For pika, which wants callbacks: deliveries and confirms do not pass through it."""
 
 
 def resolve(future: asyncio.Future[T], value: T) -> None:

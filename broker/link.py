@@ -23,7 +23,6 @@ from broker.connection import (
     Subscription,
     fail,
     fault_of,
-    is_refusal,
     resolve,
 )
 from broker.errors import BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
@@ -210,17 +209,14 @@ class Link:
                 pending.returned = True
                 return
 
-    def _on_confirm(self, confirms: _Confirms, method: Any) -> None:
+    def _on_confirm(self, confirms: _Confirms, last: int, multiple: bool, refused: bool) -> None:
         waiting = confirms.waiting
-        if method.multiple:
-            tags = list(takewhile(lambda tag: tag <= method.delivery_tag, waiting))
-        else:
-            tags = [method.delivery_tag]
+        tags = list(takewhile(lambda tag: tag <= last, waiting)) if multiple else [last]
         for tag in tags:
             pending = waiting.pop(tag, None)
             if pending is None:
                 continue
-            if is_refusal(method):
+            if refused:
                 fail(pending.done, PublishRefused())
             elif pending.returned:
                 to = pending.message

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import structlog
 
-from broker.connection import Delivery, Outgoing, ack_all
+from broker.connection import Delivery, Outgoing
 from broker.errors import BrokerError, ConfigurationError, LinkClosed, NotTheLeader, PublishRefused, StoreUnavailable
 from broker.instants import Instant, seconds
 from broker.link import Link
@@ -154,7 +154,8 @@ class Coordinator:
                     continue
                 crash_point("after-commit")
                 self._publish(post)
-                ack_all(batch)
+                for delivery in batch:
+                    delivery.ack()
                 del self._inbox[: len(batch)]
                 await self._room()
             if self._publishing:

@@ -10,7 +10,7 @@ import pika
 import pytest
 from pika import spec
 
-from broker.connection import UNDECODABLE, Delivery, Outgoing, ack_all
+from broker.connection import UNDECODABLE, Delivery, Outgoing
 from broker.errors import (
     AccessRefused,
     BrokerError,
@@ -159,7 +159,8 @@ async def test_thousands_of_messages_are_confirmed_through_a_small_window(amqp_u
             for number in range(2000):
                 group.create_task(link.publish(Outgoing("", queue, b"%d" % number)))
         held = [await inbox.next() for _ in range(2000)]
-        ack_all(held)
+        for delivery in held:
+            delivery.ack()
     assert {delivery.body for delivery in held} == {b"%d" % number for number in range(2000)}
     async with Link(amqp_url, name="test") as link:
         assert await link.depth(queue) == 0
@@ -283,9 +284,25 @@ async def test_an_acknowledgement_of_a_delivery_from_before_the_break_does_no_ha
         again = await inbox.next()
         assert (again.body, again.redelivered) == (b"first", True)
         before.ack()
-        ack_all([before])
         again.ack()
         assert (await inbox.next()).body == b"second"
+
+
+async def test_what_was_acknowledged_out_of_turn_does_not_come_again(proxy: Proxy, queue: str) -> None:
+    inbox = Inbox(settle=lambda delivery: None)
+    async with Link(proxy.url, name="test") as link:
+        await link.declare(declared(queue))
+        await link.consume(queue, inbox, prefetch=6)
+        for number in range(6):
+            await link.publish(Outgoing("", queue, b"%d" % number))
+        held = [await inbox.next() for _ in range(6)]
+        for number in (4, 0, 2, 1):
+            held[number].ack()
+        held[4].ack()
+        await link.publish(Outgoing("", queue, b"6"))
+        assert (await inbox.next()).body == b"6"  # there was room for it: the acknowledgements have arrived
+        proxy.break_connections()
+        assert set(await inbox.bodies(3)) == {b"3", b"5", b"6"}
 
 
 async def test_a_consumer_whose_queue_was_deleted_consumes_the_queue_made_anew(amqp_url: str, queue: str) -> None:
