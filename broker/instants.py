@@ -11,6 +11,7 @@ Instant = NewType("Instant", int)  # microseconds since 1970-01-01T00:00:00Z
 Micros = NewType("Micros", int)  # a duration in microseconds
 
 EPOCH = Instant(0)
+NO_TIME = Micros(0)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -34,6 +34,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, description="a name: a-z, 0-9 
 TaskId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="1-64 of A-Za-z0-9._:-")]
 Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._:+/-]{0,62}$", description="a tag in lower case")]
 Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$", description="text without NUL")]
+MAX_TEXT = 20_000  # characters of a question or an answer
 MAX_LEVELS = 100  # of nesting in what people and LLMs send; parsers read 200, and it is passed on with a few around it
 
 
@@ -213,6 +214,16 @@ class Assign(Wire):
     force: bool = False
 
 
+class Answer(Wire):
+    """Routing key `answer`: a person's answer to what a task asks. `question` is needed only when it asks several."""
+
+    routing_key: ClassVar[str] = "answer"
+
+    id: TaskId
+    question: TaskId | None = None
+    answer: Annotated[Text, Field(max_length=MAX_TEXT)]
+
+
 class Manage(Wish):
     """Routing key `manage`: pause, resume or drain an LLM, or set its slots and skills. What is not given stays.
 
@@ -280,6 +291,31 @@ class Progress(Wire):
     note: Annotated[str, Field(max_length=2000)] | None = None
 
 
+class Question(Wire):
+    """What an LLM asks a person while it works. `id` is unique in its task; an answer is one of `choices`, if given."""
+
+    id: TaskId
+    text: Annotated[Text, Field(max_length=MAX_TEXT)]
+    choices: Annotated[list[Annotated[Text, Field(max_length=500)]], Field(max_length=50)] = Field(default_factory=list)
+
+
+class Wait(Wire):
+    """Routing key `<name>.wait`: the attempt waits and needs no slot, for a person if it brings a question."""
+
+    task_id: TaskId
+    attempt: Annotated[int, Field(ge=1)]
+    instance: Name
+    question: Question | None = None
+
+
+class Resume(Wire):
+    """Routing key `<name>.resume`: the attempt goes on as soon as the instance has a slot, and asks nobody any more."""
+
+    task_id: TaskId
+    attempt: Annotated[int, Field(ge=1)]
+    instance: Name
+
+
 class Failure(Wire):
     """Why an attempt or a task failed. `retryable` tells whether another attempt may help."""
 
@@ -329,6 +365,13 @@ class Dependency(Wire):
     result: JsonValue = None
 
 
+class Answered(Wire):
+    """A question that a person has answered in an earlier attempt."""
+
+    question: str
+    answer: str
+
+
 class Assignment(Wire):
     """To `llm.<name>.work`: do this."""
 
@@ -344,6 +387,7 @@ class Assignment(Wire):
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     parent_id: TaskId | None = None
     conversation_id: TaskId | None = None
+    answers: list[Answered] = Field(default_factory=list)
 
 
 class Stop(Wire):
@@ -361,7 +405,17 @@ class Drain(Wire):
     type: Literal["drain"] = "drain"
 
 
-Control = Annotated[Stop | Drain, Field(discriminator="type")]
+class Tell(Wire):
+    """To an instance's control queue: a person's answer to the question that the attempt waits for."""
+
+    type: Literal["answer"] = "answer"
+    task_id: TaskId
+    attempt: Annotated[int, Field(ge=1)]
+    question: TaskId
+    answer: str
+
+
+Control = Annotated[Stop | Drain | Tell, Field(discriminator="type")]
 
 
 # --- what the coordinator answers --------------------------------------------------------------------------------

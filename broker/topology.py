@@ -78,7 +78,7 @@ def _exchange(name: str, kind: str) -> Exchange:
     return Exchange(name, kind, {"alternate-exchange": REJECTED})
 
 
-TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage")
+TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage", "answer")
 QUERY_KEYS = ("task", "tasks", "llms", "placement", "report")
 
 SHARED = Topology(

@@ -41,6 +41,18 @@ class ChangeView(View):
     what: str
 
 
+class QuestionView(View):
+    """What a task asked a person. It is open as long as it has no answer."""
+
+    id: str
+    text: str
+    choices: list[str] = Field(default_factory=list)
+    asked_at: datetime
+    answer: str | None = None
+    answered_by: str | None = None
+    answered_at: datetime | None = None
+
+
 class TaskView(View):
     """A task as it stands: the body of answers, the `data` of events, the lines of `fluffle task show --json`."""
 
@@ -74,12 +86,16 @@ class TaskView(View):
     result: Any = None
     error: Failure | None = None
     usage: Usage | None = None
+    parked: bool = False
+    questions: list[QuestionView] = Field(default_factory=list)
+    person_wait: float | None = None
     attempts: list[AttemptView] = Field(default_factory=list)
     history: list[ChangeView] = Field(default_factory=list)
 
 
 class LLMView(View):
-    """An LLM as the coordinator knows it. `in_hand` counts assigned and running tasks of all its instances.
+    """An LLM as the coordinator knows it. `in_hand` counts assigned and running tasks of all its instances,
+    `parked` those that wait for a person or another task and hold no slot.
 
     `paused`, `slots_limit` and `skills_given` are what was set by hand; `skills` and `slots` are what counts.
     """
@@ -93,6 +109,7 @@ class LLMView(View):
     slots_limit: int | None = None
     skills_given: dict[str, float] | None = None
     in_hand: int = 0
+    parked: int = 0
     instances: list[str] = Field(default_factory=list)
     description: str = ""
     labels: list[str] = Field(default_factory=list)

@@ -13,6 +13,7 @@ from broker.ids import uuid7
 from broker.instants import Instant, from_datetime, to_iso
 from broker.messages import (
     NAME_PATTERN,
+    Answer,
     Assign,
     Cancel,
     Claim,
@@ -21,13 +22,16 @@ from broker.messages import (
     Presence,
     Progress,
     Result,
+    Resume,
     Retry,
     Submission,
     Update,
+    Wait,
     decode,
 )
 from coordinator.core.commands import Refuse
 from coordinator.core.events import (
+    AnswerGiven,
     AssignRequested,
     CancelRequested,
     Claimed,
@@ -36,11 +40,13 @@ from coordinator.core.events import (
     ManageRequested,
     Progressed,
     Reported,
+    Resumed,
     RetryRequested,
     Seen,
     Sender,
     Submitted,
     UpdateRequested,
+    Waited,
 )
 from coordinator.core.task import DEFAULT_PRIORITY
 from coordinator.outbox import Item, Keep
@@ -114,6 +120,9 @@ def _request(delivery: Delivery, limit: int) -> Event:
             update = decode(Update, delivery.body, limit=limit)
             _must_fit(due=update.due)
             return UpdateRequested(update.id, update.given(), sender)
+        case "answer":
+            given = decode(Answer, delivery.body, limit=limit)
+            return AnswerGiven(given.id, given.answer, given.question, sender)
         case "manage":
             return ManageRequested(decode(Manage, delivery.body, limit=limit), sender)
         case _:
@@ -129,6 +138,10 @@ def _status(delivery: Delivery, limit: int) -> Event:
             return Claimed(name, decode(Claim, delivery.body, limit=limit))
         case "result":
             return Reported(name, decode(Result, delivery.body, limit=limit))
+        case "wait":
+            return Waited(name, decode(Wait, delivery.body, limit=limit))
+        case "resume":
+            return Resumed(name, decode(Resume, delivery.body, limit=limit))
         case "progress":
             return Progressed(name, decode(Progress, delivery.body, limit=limit))
         case "hello" | "beat":

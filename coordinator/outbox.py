@@ -6,7 +6,7 @@ tasks as they are by that time, but for what makes an event that event.
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, assert_never
 
 from pydantic_core import from_json, to_json
@@ -25,6 +25,7 @@ from coordinator.core.commands import (
     DrainInstance,
     Refuse,
     Stop,
+    Tell,
 )
 from coordinator.core.task import Task, view
 
@@ -64,6 +65,8 @@ def _packed(item: Item) -> tuple[Any, ...]:
             return ("assign", task_id, attempt, llm)
         case Stop(llm, instance, task_id, attempt, reason):
             return ("stop", llm, instance, task_id, attempt, reason)
+        case Tell():
+            return ("tell", *astuple(item))
         case Refuse(task_id, problems, reply_to, correlation_id):
             return ("refuse", task_id, problems, reply_to, correlation_id)
         case AnnounceLLM(at, name, state):
@@ -101,6 +104,8 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
                     items.append(Assign(task_id, attempt, llm))
             case "stop", fields:
                 items.append(Stop(*fields))
+            case "tell", fields:
+                items.append(Tell(*fields))
             case "refuse", [task_id, problems, reply_to, correlation_id]:
                 items.append(Refuse(task_id, _problems(problems), reply_to, correlation_id))
             case "answer-llm", fields:

@@ -12,15 +12,15 @@ from coordinator.core.events import Submitted
 from coordinator.core.machine import Machine
 from coordinator.core.task import DEFAULT_PRIORITY, Task
 from coordinator.rows import llm_of
-from coordinator.schema import llms, tasks
-from coordinator.store import IN_HAND, lineage, tasks_of
+from coordinator.schema import is_in_hand, llms, tasks
+from coordinator.store import lineage, tasks_of
 
 _NAME = "dry-run"
 
 
 def placement(connection: Connection, spec: Submission, machine: Machine, now: Instant) -> dict[str, Any]:
     """The fields of views.Placement, by a fresh machine. Raises QueryRejected when the task would be refused."""
-    in_hand = connection.execute(select(tasks).where(tasks.c.status.in_(IN_HAND))).mappings().all()
+    in_hand = connection.execute(select(tasks).where(is_in_hand)).mappings().all()
     known = [llm_of(row) for row in connection.execute(select(llms)).mappings()]
     if spec.parent_id:
         above = lineage(connection, [spec.parent_id])

@@ -21,7 +21,7 @@ from coordinator.intake import in_short
 from coordinator.placement import placement
 from coordinator.reports import report
 from coordinator.rows import llm_of
-from coordinator.store import IN_HAND, database_errors, tasks_of
+from coordinator.store import database_errors, tasks_of
 
 MOST_LABELS = 8  # in one query: the time to plan it grows with every one
 
@@ -104,14 +104,14 @@ class Queries:
         rows = connection.execute(wanted).mappings().all()
         if query.name and not rows:
             raise QueryRejected([Problem("name", f"there is no LLM {query.name}")])
-        held: dict[str, list[str]] = {}
-        in_hand = select(_tasks.c.llm, _tasks.c.id).where(_tasks.c.status.in_(IN_HAND)).order_by(_tasks.c.seq)
-        for name, task_id in connection.execute(in_hand):
-            held.setdefault(name, []).append(task_id)
-        return {"llms": [self._llm(row, held.get(row["name"], [])) for row in rows]}
+        held: dict[str, dict[str, bool]] = {}
+        in_hand = select(_tasks.c.llm, _tasks.c.id, _tasks.c.parked).where(schema.is_in_hand).order_by(_tasks.c.seq)
+        for name, task_id, parked in connection.execute(in_hand):
+            held.setdefault(name, {})[task_id] = bool(parked)
+        return {"llms": [self._llm(row, held.get(row["name"], {})) for row in rows]}
 
     @staticmethod
-    def _llm(row: Any, held: list[str]) -> dict[str, Any]:
+    def _llm(row: Any, held: dict[str, bool]) -> dict[str, Any]:
         return llm_view(llm_of(row), held) | {"state": row["state"]}
 
     def _placement(self, connection: Connection, query: PlacementQuery) -> dict[str, Any]:

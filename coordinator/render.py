@@ -9,6 +9,7 @@ from broker.connection import Outgoing
 from broker.instants import to_iso
 from broker.messages import EVENT_TYPE, Dependency, Drain, Rejection, Wire, Wrong
 from broker.messages import Stop as StopMessage
+from broker.messages import Tell as TellMessage
 from broker.topology import EVENTS, REJECTED, WORK, control_address, llm_address
 from coordinator.core.commands import (
     Announce,
@@ -19,6 +20,7 @@ from coordinator.core.commands import (
     DrainInstance,
     Refuse,
     Stop,
+    Tell,
     View,
 )
 from coordinator.core.task import Task
@@ -52,6 +54,9 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
             case Stop(llm, instance, task_id, attempt, reason):
                 stop = StopMessage(task_id=task_id, attempt=attempt, reason=reason)
                 yield _order(llm, instance, stop)
+            case Tell(llm, instance, task_id, attempt, question, answer):
+                tell = TellMessage(task_id=task_id, attempt=attempt, question=question, answer=answer)
+                yield _order(llm, instance, tell)
             case Refuse(_, _, reply_to, _):
                 if reply_to:
                     yield _refusal(item, reply_to)
@@ -121,6 +126,7 @@ def _assignment(task: Task, llm: str, context: Mapping[str, Task]) -> Outgoing:
         "metadata": spec.metadata,
         "parent_id": spec.parent_id,
         "conversation_id": spec.conversation_id,
+        "answers": [{"question": asked.text, "answer": asked.answer} for asked in task.questions],
     }
     encoded = to_json({key: value for key, value in body.items() if value not in (None, [], {}) or key == "inputs"})
     return Outgoing(WORK, llm_address(llm), encoded, message_id=f"{task.id}/{task.attempt}", priority=task.priority)

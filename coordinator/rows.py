@@ -1,5 +1,6 @@
 """Tasks, attempts and LLMs as rows of the database, and back."""
 
+from dataclasses import astuple
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -9,7 +10,7 @@ from broker.instants import EPOCH, Instant
 from broker.messages import Failure, Status, Submission, Usage
 from coordinator.core.estimates import Learned
 from coordinator.core.pool import LLM, Instance
-from coordinator.core.task import Attempt, Change, Task
+from coordinator.core.task import Asked, Attempt, Change, Task
 
 Row = RowMapping
 
@@ -60,6 +61,9 @@ def changing_row(task: Task) -> dict[str, Any]:
         "context_length": task.context_length,
         "wake_at": task.wake_at,
         "overdue": int(task.overdue),
+        "parked": int(task.parked),
+        "asking_since": task.asking_since,
+        "person_wait": task.person_wait,
         "llm": task.llm,
         "instance": task.instance,
         "why": task.why,
@@ -73,6 +77,7 @@ def changing_row(task: Task) -> dict[str, Any]:
         "cost_usd": usage and usage.cost_usd,
         "result": _json(task.result),
         "error": None if task.error is None else task.error.model_dump_json(),
+        "questions": _json([astuple(asked) for asked in task.questions] or None),
         "history": _json([(change.at, change.by, change.what) for change in task.history] or None),
     }
 
@@ -97,6 +102,9 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
         context_length=row["context_length"],
         wake_at=row["wake_at"],
         overdue=bool(row["overdue"]),
+        parked=bool(row["parked"]),
+        asking_since=row["asking_since"],
+        person_wait=row["person_wait"],
         llm=row["llm"],
         instance=row["instance"],
         why=row["why"],
@@ -109,6 +117,9 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
         error=_failure(row["error"]),
         usage=_usage(row),
         attempts=ended,
+        questions=[
+            Asked(id_, text, tuple(choices), *rest) for id_, text, choices, *rest in _value(row["questions"]) or ()
+        ],
         history=[Change(*change) for change in _value(row["history"]) or ()],
     )
 

@@ -44,6 +44,9 @@ tasks = Table(
     Column("context_length", Integer, nullable=False),  # characters of the results that it builds on
     Column("wake_at", BigInteger),
     Column("overdue", SmallInteger, nullable=False),  # 1 once that was told
+    Column("parked", SmallInteger, nullable=False),  # 1 while its attempt waits without a slot
+    Column("asking_since", BigInteger),
+    Column("person_wait", BigInteger, nullable=False),  # how long it waited for answers of people, those that came
     Column("llm", Text),
     Column("instance", Text),
     Column("why", Text),
@@ -61,6 +64,7 @@ tasks = Table(
     Column("inputs", Text),  # JSON
     Column("result", Text),  # JSON
     Column("error", Text),  # JSON
+    Column("questions", Text),  # JSON
     Column("history", Text),  # JSON
 )
 Index("tasks_by_id", tasks.c.id, unique=True)
@@ -70,6 +74,9 @@ Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # l
 # first in the index all the same, because SQLite would else take tasks_by_status for it.
 is_pending = tasks.c.status == literal_column("'pending'")
 is_completed = tasks.c.status == literal_column("'completed'")
+is_in_hand = tasks.c.status.in_(("assigned", "in_progress")) | (  # Task.in_hand
+    (tasks.c.status == literal_column("'input_required'")) & tasks.c.instance.is_not(None)
+)
 waits_for_a_moment = tasks.c.wake_at.is_not(None) & (tasks.c.waiting_on == literal_column("0"))
 was_assigned = tasks.c.llm.is_not(None)
 is_child = tasks.c.parent_id.is_not(None)

@@ -36,7 +36,7 @@ from coordinator.rows import (
 
 T = TypeVar("T")
 
-IN_HAND = (Status.ASSIGNED.value, Status.IN_PROGRESS.value)
+WITH_AN_LLM = (Status.ASSIGNED.value, Status.IN_PROGRESS.value)
 TOO_MUCH = "54"  # PostgreSQL's class of errors for what is too large or too complex
 _CHUNK = 500  # ids in one IN (…)
 
@@ -202,7 +202,7 @@ class Store:
     def in_hand(self) -> list[Task]:
         """Every task that an LLM has."""
         with self._transaction() as connection:
-            return self._read(connection, _tasks.c.status.in_(IN_HAND))
+            return self._read(connection, schema.is_in_hand)
 
     def lane(self, lane: str, limit: int) -> list[Task]:
         """The first pending tasks of a lane, in rank."""
@@ -339,7 +339,7 @@ def _upsert(engine: Engine, table: Table) -> Any:
 
 def tasks_of(connection: Connection, rows: Sequence[Row]) -> list[Task]:
     """The tasks of full rows, with their attempts."""
-    tried = [row["seq"] for row in rows if row["attempt"] > (1 if row["status"] in IN_HAND else 0)]
+    tried = [row["seq"] for row in rows if row["attempt"] > (1 if row["status"] in WITH_AN_LLM else 0)]
     ended: dict[int, list[Attempt]] = {}
     for chunk in _chunks(tried):
         theirs = select(_attempts).where(_attempts.c.task_seq.in_(chunk)).order_by(_attempts.c.attempt)

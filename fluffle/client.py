@@ -13,6 +13,7 @@ from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
 from broker.messages import (
     FINAL,
+    Answer,
     Assign,
     Cancel,
     Manage,
@@ -152,6 +153,13 @@ class Client:
         Raises TaskRejected and NoAnswer.
         """
         return await self._task_command(Retry, id=task_id, changes=changes)
+
+    async def answer(self, task_id: str, answer: str, *, question: str | None = None) -> TaskView:
+        """Answer what a task asks a person. `question`, the id of one, is needed when it asks several.
+
+        Raises TaskRejected when it asks nothing, or the answer is none of the choices, and NoAnswer.
+        """
+        return await self._task_command(Answer, id=task_id, question=question, answer=answer)
 
     async def manage(self, llm: str, **settings: Unpack[Management]) -> LLMView:
         """Pause, resume or drain an LLM, or set its slots and skills. What is not given stays as it is.

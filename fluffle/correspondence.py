@@ -21,14 +21,14 @@ from broker.errors import (
 )
 from broker.ids import uuid7
 from broker.link import Link
-from broker.messages import Assign, Cancel, Manage, Rejection, Retry, Submission, Update, decode
+from broker.messages import Answer, Assign, Cancel, Manage, Rejection, Retry, Submission, Update, decode
 from broker.topology import QUERIES, TASKS, Queue, Topology
 from broker.views import LLMsQuery, PlacementQuery, ReportQuery, TaskQuery, TasksQuery, TaskView
 from fluffle.handle import TaskHandle
 from fluffle.opening import open_link
 
 Query = TaskQuery | TasksQuery | LLMsQuery | PlacementQuery | ReportQuery
-Command = Cancel | Retry | Assign | Update | Manage
+Command = Cancel | Retry | Assign | Update | Answer | Manage
 
 T = TypeVar("T")
 

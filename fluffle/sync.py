@@ -145,6 +145,7 @@ class SyncClient(_Face[Client]):
     update = _blocking(Client.update)
     cancel = _blocking(Client.cancel)
     retry = _blocking(Client.retry)
+    answer = _blocking(Client.answer)
     manage = _blocking(Client.manage)
     pause = _blocking(Client.pause)
     resume = _blocking(Client.resume)

@@ -18,6 +18,9 @@ from coordinator.core.pool import LLM
 from coordinator.core.ready import Ready
 from coordinator.core.task import Attempt, Task, view
 
+NO_SUCH_TASK = Problem("id", "there is no such task")
+NOT_YOURS = "the task is no longer yours"
+
 
 @dataclass(slots=True)
 class Changes:
@@ -75,6 +78,7 @@ class Board:
     def make_ready(self, task: Task, now: Instant) -> None:
         """Put a task that has just become pending into its lane."""
         task.ready_at = now
+        task.stop_asking(now)
         task.llm = task.instance = task.why = task.assigned_at = task.started_at = None
         self.touch(task)
         self.announce(task, now)
@@ -104,6 +108,31 @@ class Board:
         else:
             self.ready.discard(task)
 
+    def park(self, task: Task) -> None:
+        """The attempt of a claimed task waits, and its slot is free."""
+        llm = self.llms[task.llm or ""]
+        task.parked = True
+        llm.instances[task.instance or ""].hold(task.id, parked=True)
+        llm.runs.pop(task.id, None)
+        llm.count()
+        self.opened[llm.name] = llm
+        self.touch(task)
+
+    def unpark(self, task: Task, now: Instant) -> None:
+        """The attempt goes on, and takes a slot."""
+        llm = self.llms[task.llm or ""]
+        task.parked = False
+        llm.instances[task.instance or ""].parked.discard(task.id)
+        llm.begin(task.id, task.size, task.spec.skills, now)
+        llm.count()
+        self.touch(task)
+
+    def await_answer(self, task: Task) -> None:
+        """The attempt that asked is over; the next one begins with the answer. That is not held against the task."""
+        task.starts -= 1
+        task.instance = None
+        self.touch(task)
+
     def take_back(self, task: Task) -> LLM:
         """The LLM that had the task has it no longer."""
         llm = self.llm(task.llm or "")
@@ -118,6 +147,7 @@ class Board:
         task.move(trigger)
         task.finished_at = now
         task.wake_at = None
+        task.stop_asking(now)
         self.touch(task)
         self.announce(task, now)
         self.answer(task, final_answer(task.status))
@@ -139,6 +169,23 @@ class Board:
         """See to it that somebody is told when a live task becomes overdue."""
         if task.due is not None and not task.overdue:
             self.next_due = min(self.next_due, task.due)
+
+    def held(self, task_id: str, attempt: int, llm: str, instance: str) -> Task | None:
+        """The task, if that instance has claimed this attempt of it and still has it."""
+        task = self.tasks.get(task_id)
+        held = task and task.in_hand and task.status is not Status.ASSIGNED and task.attempt == attempt
+        return task if task and held and task.llm == llm and task.instance == instance else None
+
+    def live(self, task_id: str, sender: Sender) -> Task | None:
+        """The task, when there is one and it is not over; else its sender is told."""
+        task = self.tasks.get(task_id)
+        if task is None:
+            self.refuse(task_id, sender, NO_SUCH_TASK)
+        elif task.status.is_final:
+            self.refuse(task_id, sender, Problem("id", f"the task is over already: {task.status}"))
+        else:
+            return task
+        return None
 
     # -- what is to be stored --------------------------------------------------------------------------------------
 

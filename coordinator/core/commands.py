@@ -82,6 +82,18 @@ class DrainInstance:
 
 
 @dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell an instance what a person has answered to a question of its attempt."""
+
+    llm: str
+    instance: str
+    task_id: str
+    attempt: int
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerLLM:
     """Tell whoever managed an LLM how it stands."""
 
@@ -90,4 +102,4 @@ class AnswerLLM:
     view: View
 
 
-Command = Assign | Stop | DrainInstance | Answer | AnswerLLM | Refuse | Announce | AnnounceLLM
+Command = Assign | Stop | Tell | DrainInstance | Answer | AnswerLLM | Refuse | Announce | AnnounceLLM

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.instants import Instant
-from broker.messages import Claim, Goodbye, Manage, Presence, Progress, Result, Submission
+from broker.messages import Claim, Goodbye, Manage, Presence, Progress, Result, Resume, Submission, Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,16 @@ class UpdateRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerGiven:
+    """Somebody answers what a task asks; without `question`, the only one."""
+
+    task_id: str
+    answer: str
+    question: str | None = None
+    sender: Sender = Sender()
+
+
+@dataclass(frozen=True, slots=True)
 class ManageRequested:
     """Somebody pauses, resumes or drains an LLM, or changes its slots or skills."""
 
@@ -112,6 +122,22 @@ class Progressed:
 
 
 @dataclass(frozen=True, slots=True)
+class Waited:
+    """A running attempt waits, and has given its slot free."""
+
+    llm: str
+    wait: Wait
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """An attempt that waited goes on."""
+
+    llm: str
+    resume: Resume
+
+
+@dataclass(frozen=True, slots=True)
 class Reported:
     """An attempt ended."""
 
@@ -137,6 +163,6 @@ class Tick:
 
 
 Request = Submitted | CancelRequested | RetryRequested | AssignRequested | UpdateRequested | ManageRequested
-Event = Request | Seen | Left | Claimed | Progressed | Reported | TaskEnded | Tick
+Event = Request | AnswerGiven | Seen | Left | Claimed | Progressed | Waited | Resumed | Reported | TaskEnded | Tick
 
 NEVER = Instant(2**62)

@@ -47,9 +47,16 @@ def _check_task(machine: Machine, task: Task) -> None:
             assert task.wake_at is None, told
             assert task.llm is None, told
             assert any(lane.key == task.lane for lane in machine.board.ready.lanes()), f"{told}, in no lane"
-        case Status.ASSIGNED | Status.IN_PROGRESS:
-            holders = _holders(machine, task.id)
-            assert holders == [(task.llm, task.instance if task.status is Status.IN_PROGRESS else None)], told
+        case Status.ASSIGNED:
+            assert _holders(machine, task.id) == [(task.llm, None)], told
+            assert not task.parked, told
+        case Status.IN_PROGRESS:
+            assert _holders(machine, task.id) == [(task.llm, task.instance)], told
+        case Status.INPUT_REQUIRED:
+            assert _holders(machine, task.id) == ([(task.llm, task.instance)] if task.in_hand else []), told
+            assert task.open_questions, f"{told}, and asks nothing"
+            assert task.parked == task.in_hand, told
+    assert (task.status is Status.INPUT_REQUIRED) == (task.asking_since is not None) == bool(task.open_questions), told
 
 
 def _holders(machine: Machine, task_id: str) -> list[tuple[str, str | None]]:
@@ -63,7 +70,11 @@ def _holders(machine: Machine, task_id: str) -> list[tuple[str, str | None]]:
 def _check_llm(machine: Machine, llm: LLM) -> None:
     for instance in llm.instances.values():
         for task_id in instance.held:
-            assert machine.board.tasks[task_id].status is Status.IN_PROGRESS, f"{task_id} at {llm.name}"
+            task = machine.board.tasks[task_id]
+            assert task.status in (Status.IN_PROGRESS, Status.INPUT_REQUIRED), f"{task_id} at {llm.name}"
+            assert task.parked == (task_id in instance.parked), f"{task_id} at {llm.name}"
+            assert (task_id in llm.runs) == (task_id not in instance.parked), f"{task_id} at {llm.name}"
+        assert instance.parked <= instance.held, llm.name
     for task_id in llm.unclaimed:
         assert machine.board.tasks[task_id].status is Status.ASSIGNED, f"{task_id} at {llm.name}"
     counted = llm.free

@@ -15,6 +15,7 @@ from coordinator.core.board import Board, Changes
 from coordinator.core.commands import Command
 from coordinator.core.dispatch import fill_slots
 from coordinator.core.events import (
+    AnswerGiven,
     AssignRequested,
     CancelRequested,
     Claimed,
@@ -23,15 +24,18 @@ from coordinator.core.events import (
     ManageRequested,
     Progressed,
     Reported,
+    Resumed,
     RetryRequested,
     Seen,
     Submitted,
     TaskEnded,
     Tick,
     UpdateRequested,
+    Waited,
 )
 from coordinator.core.expertise import Expertise
 from coordinator.core.pool import LLM
+from coordinator.core.questions import Questions
 from coordinator.core.requests import Requests
 from coordinator.core.task import Task
 from coordinator.core.work import Work
@@ -52,6 +56,7 @@ class Machine:
         self.board = Board(lease=lease, window=window)
         self._requests = Requests(self.board, next_seq=next_seq, expertise=expertise)
         self._work = Work(self.board)
+        self._questions = Questions(self.board)
         self._policy = policy or EarliestFinish()
 
     @staticmethod
@@ -63,7 +68,7 @@ class Machine:
         match event:
             case Submitted(task_id, spec):
                 return (task_id, *spec.depends_on, *([spec.parent_id] if spec.parent_id else []))
-            case CancelRequested() | RetryRequested() | AssignRequested() | UpdateRequested():
+            case CancelRequested() | RetryRequested() | AssignRequested() | UpdateRequested() | AnswerGiven():
                 return (event.task_id,)
             case Claimed(_, claim):
                 return (claim.task_id,)
@@ -73,7 +78,7 @@ class Machine:
                 return (task_id, *dependents, *children)
             case Tick(woken, overdue):
                 return (*woken, *overdue)
-            case Seen() | Left() | Progressed() | ManageRequested():
+            case Seen() | Left() | Progressed() | Waited() | Resumed() | ManageRequested():
                 return ()
             case _:
                 assert_never(event)
@@ -96,11 +101,12 @@ class Machine:
             board.tasks[task.id] = task
             task.named_at = now
             llm = board.llm(task.llm or "")
-            if task.status is Status.IN_PROGRESS and task.instance:
-                llm.instance(task.instance, now, board.lease).held.add(task.id)
-            else:
+            if task.status is Status.ASSIGNED or not task.instance:
                 llm.unclaimed.add(task.id)
-            llm.begin(task.id, task.size, task.spec.skills, task.started_at or task.assigned_at or now)
+            else:
+                llm.instance(task.instance, now, board.lease).hold(task.id, parked=task.parked)
+            if not task.parked:
+                llm.begin(task.id, task.size, task.spec.skills, task.started_at or task.assigned_at or now)
         for llm in board.llms.values():
             llm.count()
             board.ready.llm_changed(llm)
@@ -176,6 +182,12 @@ class Machine:
                 self._work.progressed(event, now)
             case Left():
                 self._work.left(event, now)
+            case Waited():
+                self._questions.waited(event, now)
+            case Resumed():
+                self._questions.resumed(event, now)
+            case AnswerGiven():
+                self._questions.answered(event, now)
             case TaskEnded():
                 self._requests.task_ended(event, now)
             case Tick():

@@ -73,8 +73,8 @@ class RoundRobin:
 
 
 def _least_loaded(task: Task, free: Sequence[LLM], now: Instant) -> tuple[LLM, str]:
-    llm = min(free, key=lambda llm: llm.in_hand / llm.slots)
-    return llm, f"least loaded ({llm.in_hand} of {llm.slots} slots taken), of {len(free)} with a free slot"
+    llm = min(free, key=lambda llm: llm.taken / llm.slots)
+    return llm, f"least loaded ({llm.taken} of {llm.slots} slots taken), of {len(free)} with a free slot"
 
 
 def _random(task: Task, free: Sequence[LLM], now: Instant) -> tuple[LLM, str]:

@@ -24,13 +24,33 @@ class Run(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Instance:
-    """One process of an LLM. It holds the tasks that it has claimed until its lease runs out."""
+    """One process of an LLM. It holds the tasks that it has claimed until its lease runs out.
+
+    Of those that it holds, `parked` wait for something and take no slot.
+    """
 
     id: str
     slots: int
     lease_until: Instant
     draining: bool = False
     held: set[str] = field(default_factory=set)
+    parked: set[str] = field(default_factory=set)
+
+    @property
+    def working(self) -> int:
+        """How many of its slots are taken."""
+        return len(self.held) - len(self.parked)
+
+    def hold(self, task_id: str, *, parked: bool = False) -> None:
+        """It has claimed this task."""
+        self.held.add(task_id)
+        if parked:
+            self.parked.add(task_id)
+
+    def let_go(self, task_id: str) -> None:
+        """It has this task no longer."""
+        self.held.discard(task_id)
+        self.parked.discard(task_id)
 
 
 @dataclass(slots=True, eq=False)
@@ -73,9 +93,9 @@ class LLM:
         return told if self.slots_limit is None else min(told, self.slots_limit)
 
     @property
-    def in_hand(self) -> int:
-        """How many tasks it has, claimed or not."""
-        return len(self.unclaimed) + sum(len(instance.held) for instance in self.instances.values())
+    def taken(self) -> int:
+        """How many slots are taken, by tasks that are claimed or not; those that are parked take none."""
+        return len(self.unclaimed) + sum(instance.working for instance in self.instances.values())
 
     def offers(self) -> frozenset[str]:
         """What tasks may demand of it (see Task.lane): nothing, its name, its skills, to be local."""
@@ -93,7 +113,7 @@ class LLM:
 
     def count(self) -> None:
         """Count the free slots anew, after anything about instances or tasks has changed."""
-        working = sum(len(instance.held) for instance in self.instances.values() if not instance.draining)
+        working = sum(instance.working for instance in self.instances.values() if not instance.draining)
         self.free = 0 if self.paused else max(0, self.slots - working - len(self.unclaimed))
 
     def see(self, presence: Presence, now: Instant, lease: Micros) -> None:
@@ -121,21 +141,23 @@ class LLM:
         self.skills_given = skills
         self.skills = self.told_skills if skills is None else skills
 
-    def task_ids(self) -> list[str]:
-        """The tasks that it has."""
-        return sorted(self.unclaimed.union(*(instance.held for instance in self.instances.values())))
+    def tasks(self) -> dict[str, bool]:
+        """The ids of the tasks that it has, and whether they are parked."""
+        parked = set().union(*(instance.parked for instance in self.instances.values()))
+        held = self.unclaimed.union(*(instance.held for instance in self.instances.values()))
+        return {task_id: task_id in parked for task_id in sorted(held)}
 
     def give_up(self, task_id: str) -> None:
         """It no longer has this task."""
         self.unclaimed.discard(task_id)
         self.runs.pop(task_id, None)
         for instance in self.instances.values():
-            instance.held.discard(task_id)
+            instance.let_go(task_id)
         self.count()
 
 
-def llm_view(llm: LLM, tasks: Sequence[str]) -> dict[str, Any]:
-    """The LLM as JSON-able data: the fields of views.LLMView. `tasks` are the ids of those that it has."""
+def llm_view(llm: LLM, tasks: Mapping[str, bool]) -> dict[str, Any]:
+    """The LLM as JSON-able data: the fields of views.LLMView. `tasks` tells by id which it has, and if parked."""
     by_hand = {
         "slots_limit": llm.slots_limit,
         "skills_given": None if llm.skills_given is None else dict(llm.skills_given),
@@ -148,7 +170,8 @@ def llm_view(llm: LLM, tasks: Sequence[str]) -> dict[str, Any]:
         "slots": llm.slots,
         "paused": llm.paused,
         **{name: value for name, value in by_hand.items() if value is not None},
-        "in_hand": len(tasks),
+        "in_hand": len(tasks) - (parked := sum(tasks.values())),
+        "parked": parked,
         "instances": sorted(llm.instances),
         "description": llm.description,
         "labels": list(llm.labels),

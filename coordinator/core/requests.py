@@ -6,9 +6,9 @@ from typing import Any, assert_never
 from pydantic_core import to_json
 
 from broker.errors import Problem
-from broker.instants import Instant, from_datetime, to_iso
+from broker.instants import NO_TIME, Instant, from_datetime, to_iso
 from broker.messages import Failure, Status, Submission
-from coordinator.core.board import Board, final_answer
+from coordinator.core.board import NO_SUCH_TASK, Board, final_answer
 from coordinator.core.commands import AnswerLLM, DrainInstance
 from coordinator.core.dependencies import find_cycle
 from coordinator.core.estimates import text_length
@@ -18,7 +18,6 @@ from coordinator.core.events import (
     ManageRequested,
     Request,
     RetryRequested,
-    Sender,
     Submitted,
     TaskEnded,
     UpdateRequested,
@@ -31,7 +30,6 @@ from coordinator.core.task import Task
 
 ANYBODY = "anonymous"
 COORDINATOR = "coordinator"
-NO_SUCH_TASK = Problem("id", "there is no such task")
 
 
 class Requests:
@@ -140,7 +138,7 @@ class Requests:
         return find_cycle(event.task_id, event.spec.depends_on, {**event.ancestry, **fresh})
 
     def _cancel(self, event: CancelRequested, now: Instant) -> None:
-        task = self._live(event.task_id, event.sender)
+        task = self._b.live(event.task_id, event.sender)
         if task is None:
             return
         self._end_early(task, event.sender.user or ANYBODY, event.reason, now)
@@ -176,6 +174,7 @@ class Requests:
         self._b.ended.pop(task.id, None)  # whoever depends on it waits for its new end
         task.llm = task.instance = task.why = task.result = task.error = task.usage = task.duration = None
         task.ready_at = task.assigned_at = task.started_at = task.finished_at = None
+        task.questions, task.person_wait = [], NO_TIME
         if event.sender.reply_to:
             task.reply_to, task.correlation_id = event.sender.reply_to, event.sender.correlation_id
         self._b.touch(task)
@@ -184,14 +183,15 @@ class Requests:
         self._b.answer_to(event.sender, "task.accepted", task)
 
     def _assign(self, event: AssignRequested, now: Instant) -> None:
-        task = self._live(event.task_id, event.sender)
+        task = self._b.live(event.task_id, event.sender)
         if task is None:
             return
         if problem := self._wrong_assignee(event.llm, force=event.force):
             self._b.refuse(event.task_id, event.sender, problem)
             return
         moves = task.in_hand and event.llm is not None and task.llm != event.llm
-        if moves and task.status is Status.IN_PROGRESS and not event.now:
+        runs = moves and task.status is not Status.ASSIGNED
+        if runs and not event.now:
             running = Problem("id", f"the task is running at {task.llm}; to stop it there and move it, say `now`")
             self._b.refuse(event.task_id, event.sender, running)
             return
@@ -199,7 +199,7 @@ class Requests:
         task.note(now, event.sender.user or ANYBODY, what)
         self._b.respecify(task, {"assignee": event.llm}, now)
         if moves:
-            if task.status is Status.IN_PROGRESS:
+            if runs:
                 task.starts -= 1  # it was not the attempt's fault
             self._b.withdraw(task, "moved", f"moved to {event.llm}", now)
             task.move(Trigger.RELEASE)
@@ -207,7 +207,7 @@ class Requests:
         self._b.answer_to(event.sender, "task.accepted", task)
 
     def _update(self, event: UpdateRequested, now: Instant) -> None:
-        task = self._live(event.task_id, event.sender)
+        task = self._b.live(event.task_id, event.sender)
         if task is None:
             return
         told = ", ".join(f"{name} = {_told(value)}" for name, value in sorted(event.changes.items()))
@@ -240,18 +240,7 @@ class Requests:
         self._b.changes.llms[llm.name] = llm
         self._b.announce_llm(llm, before, now)
         if sender.reply_to:
-            self._b.say(AnswerLLM(sender.reply_to, sender.correlation_id, llm_view(llm, llm.task_ids())))
-
-    def _live(self, task_id: str, sender: Sender) -> Task | None:
-        """The task, when there is one and it is not over; else its sender is told."""
-        task = self._b.tasks.get(task_id)
-        if task is None:
-            self._b.refuse(task_id, sender, NO_SUCH_TASK)
-        elif task.status.is_final:
-            self._b.refuse(task_id, sender, Problem("id", f"the task is over already: {task.status}"))
-        else:
-            return task
-        return None
+            self._b.say(AnswerLLM(sender.reply_to, sender.correlation_id, llm_view(llm, llm.tasks())))
 
     def _wrong_assignee(self, name: str | None, *, force: bool = False) -> Problem | None:
         if name is None or force or name in self._b.llms:

@@ -1,12 +1,12 @@
 """A task as the coordinator keeps it, and as it shows it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from pydantic import JsonValue
 
-from broker.instants import EPOCH, Instant, Micros, from_datetime, in_seconds, to_iso
+from broker.instants import EPOCH, NO_TIME, Instant, Micros, from_datetime, in_seconds, to_iso
 from broker.messages import LOCAL, LOCAL_ONLY, Failure, Status, Submission, Usage
 from coordinator.core.estimates import BASE_LENGTH, text_length
 from coordinator.core.lifecycle import Trigger, after
@@ -47,6 +47,19 @@ class Change:
     what: str
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question to a person. Open as long as it has no answer."""
+
+    id: str
+    text: str
+    choices: tuple[str, ...]
+    asked_at: Instant
+    answer: str | None = None
+    answered_by: str | None = None
+    answered_at: Instant | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Task:
     """A task. Only the machine changes it.
@@ -54,7 +67,8 @@ class Task:
     `attempt` counts assignments and is the fence for claims and results; `starts` counts those that an LLM took up
     and is what `max_attempts` limits; `waiting_on` counts unmet dependencies; a blocked task is not looked at before
     `wake_at`; `overdue` is told once; `context_length` counts the characters of the results that it builds on;
-    `named_at` is when a beat last named it, and is not stored.
+    `parked` tells that its attempt waits and holds no slot; `asking_since` is when it became input_required, and
+    `person_wait` how long it was before; `named_at` is when a beat last named it, and is not stored.
     """
 
     id: str
@@ -84,6 +98,10 @@ class Task:
     attempts: list[Attempt] = field(default_factory=list)
     history: list[Change] = field(default_factory=list)
     overdue: bool = False
+    parked: bool = False
+    questions: list[Asked] = field(default_factory=list)
+    asking_since: Instant | None = None
+    person_wait: Micros = NO_TIME
     named_at: Instant = EPOCH
     context_length: int = 0
     _size: int | None = None
@@ -100,8 +118,35 @@ class Task:
 
     @property
     def in_hand(self) -> bool:
-        """Whether an LLM has it."""
+        """Whether an LLM has it. One that asks a person may have lost its LLM meanwhile."""
+        if self.status is Status.INPUT_REQUIRED:
+            return self.instance is not None
         return self.status is Status.ASSIGNED or self.status is Status.IN_PROGRESS
+
+    @property
+    def open_questions(self) -> list[Asked]:
+        """What it asks, and nobody has answered."""
+        return [asked for asked in self.questions if asked.answer is None]
+
+    def ask(self, question: Asked, now: Instant) -> None:
+        """Its LLM asks a person."""
+        self.questions.append(question)
+        if self.asking_since is None:
+            self.asking_since = now
+            self.move(Trigger.ASK)
+
+    def answer(self, asked: Asked, answer: str, by: str, now: Instant) -> Asked:
+        """Keep a person's answer; returns the question with it."""
+        answered = replace(asked, answer=answer, answered_by=by, answered_at=now)
+        self.questions[self.questions.index(asked)] = answered
+        return answered
+
+    def stop_asking(self, now: Instant) -> None:
+        """It waits for nobody any more; what is open is no longer asked."""
+        if self.asking_since is not None:
+            self.person_wait = Micros(self.person_wait + now - self.asking_since)
+            self.asking_since = None
+        self.questions = [asked for asked in self.questions if asked.answer is not None]
 
     @property
     def due(self) -> Instant | None:
@@ -181,6 +226,7 @@ class Task:
             duration=self.duration,
         )
         self.attempts.append(ended)
+        self.parked = False
         return ended
 
 
@@ -210,6 +256,12 @@ def view(task: Task) -> dict[str, Any]:
         shown["usage"] = _usage(task.usage)
     if task.overdue:
         shown["overdue"] = True
+    if task.parked:
+        shown["parked"] = True
+    if task.questions:
+        shown["questions"] = [_asked(asked) for asked in task.questions]
+    if task.person_wait:
+        shown["person_wait"] = in_seconds(task.person_wait)
     shown["attempts"] = [*map(_attempt, task.attempts), *_present_attempt(task)]
     shown["history"] = [{"at": _iso(change.at), "by": change.by, "what": change.what} for change in task.history]
     return shown
@@ -217,6 +269,19 @@ def view(task: Task) -> dict[str, Any]:
 
 def _failure(error: Failure | None) -> dict[str, Any] | None:
     return None if error is None else {"type": error.type, "message": error.message, "retryable": error.retryable}
+
+
+def _asked(asked: Asked) -> dict[str, Any]:
+    shown = {
+        "id": asked.id,
+        "text": asked.text,
+        "choices": list(asked.choices) or None,
+        "asked_at": _iso(asked.asked_at),
+        "answer": asked.answer,
+        "answered_by": asked.answered_by,
+        "answered_at": _iso(asked.answered_at),
+    }
+    return {key: value for key, value in shown.items() if value is not None}
 
 
 def _usage(usage: Usage | None) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from broker.errors import Problem
 from broker.instants import Instant, Micros, seconds
 from broker.messages import Failure, Result, Status
-from coordinator.core.board import Board
+from coordinator.core.board import NOT_YOURS, Board
 from coordinator.core.events import Claimed, Left, Progressed, Reported, Seen, Sender
 from coordinator.core.lifecycle import Trigger
 from coordinator.core.pool import LLM, Instance
@@ -11,7 +11,6 @@ from coordinator.core.task import Task
 
 FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
 LONGEST_RUN = 100 * 365 * 86_400.0  # seconds
-NOT_YOURS = "the task is no longer yours"
 NOBODY = Sender()  # waits for an answer to a report
 
 
@@ -33,10 +32,12 @@ class Work:
         self._b.opened[llm.name] = llm
         self._b.announce_llm(llm, before, now)
         for holding in presence.tasks:
-            task = self._held(holding.task_id, holding.attempt, llm.name, presence.instance)
+            task = self._b.held(holding.task_id, holding.attempt, llm.name, presence.instance)
             if task:
                 task.named_at = now
-            elif not self._may_claim(holding.task_id, holding.attempt, llm.name):  # an earlier stop got lost
+            elif waits := self._claimable(holding.task_id, holding.attempt, llm.name):
+                waits.named_at = now
+            else:  # an earlier stop got lost
                 self._b.stop(llm.name, presence.instance, holding.task_id, holding.attempt, NOT_YOURS)
 
     def claimed(self, event: Claimed, now: Instant) -> None:
@@ -51,7 +52,7 @@ class Work:
             task.starts += 1
             free = llm.free
             llm.unclaimed.discard(task.id)
-            llm.instance(claim.instance, now, self._b.lease).held.add(task.id)
+            llm.instance(claim.instance, now, self._b.lease).hold(task.id)
             llm.count()
             if llm.free > free:
                 self._b.opened[llm.name] = llm
@@ -63,7 +64,7 @@ class Work:
     def progressed(self, event: Progressed, now: Instant) -> None:
         """A running attempt gave a sign of life."""
         progress = event.progress
-        task = self._held(progress.task_id, progress.attempt, event.llm, progress.instance)
+        task = self._b.held(progress.task_id, progress.attempt, event.llm, progress.instance)
         if task:
             task.named_at = now
 
@@ -130,7 +131,9 @@ class Work:
             return
         error = result.error or Failure(type="stopped", message="the worker gave the task up")
         self._b.record(task, task.end_attempt(now, result.outcome, error))
-        if error.retryable and task.starts < task.spec.max_attempts:
+        if error.retryable and task.status is Status.INPUT_REQUIRED:
+            self._b.await_answer(task)
+        elif error.retryable and task.starts < task.spec.max_attempts:
             pause = min(FIRST_PAUSE * 2 ** (task.starts - 1), LONGEST_PAUSE)
             task.move(Trigger.BACK_OFF)
             task.wake_at = Instant(now + pause)
@@ -175,26 +178,24 @@ class Work:
     def _lose(self, task: Task, reason: str, now: Instant) -> None:
         """Take a task from an LLM that has lost it; try again while attempts are left."""
         error = Failure(type="lost", message=f"{reason} (attempt {task.attempt} at {task.llm})")
-        started = task.status is Status.IN_PROGRESS
+        started = task.status is not Status.ASSIGNED
         if started and task.instance:
             self._b.stop(task.llm or "", task.instance, task.id, task.attempt, reason)
         self._b.take_back(task)
         self._b.record(task, task.end_attempt(now, "lost" if started else "unclaimed", error))
-        if task.starts >= task.spec.max_attempts:
+        if task.status is Status.INPUT_REQUIRED:
+            self._b.await_answer(task)
+        elif task.starts >= task.spec.max_attempts:
             task.error = error
             self._b.finish(task, Trigger.FAIL, now)
-            return
-        task.move(Trigger.RELEASE)
-        self._b.make_ready(task, now)
+        else:
+            task.move(Trigger.RELEASE)
+            self._b.make_ready(task, now)
 
-    def _held(self, task_id: str, attempt: int, llm: str, instance: str) -> Task | None:
+    def _claimable(self, task_id: str, attempt: int, llm: str) -> Task | None:
         task = self._b.tasks.get(task_id)
-        held = task and task.status is Status.IN_PROGRESS and task.attempt == attempt
-        return task if task and held and task.llm == llm and task.instance == instance else None
-
-    def _may_claim(self, task_id: str, attempt: int, llm: str) -> bool:
-        task = self._b.tasks.get(task_id)
-        return task is not None and task.status is Status.ASSIGNED and task.attempt == attempt and task.llm == llm
+        assigned = task and task.status is Status.ASSIGNED and task.attempt == attempt and task.llm == llm
+        return task if assigned else None
 
 
 def _run_time(result: Result) -> Micros | None:

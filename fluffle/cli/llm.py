@@ -80,6 +80,7 @@ def show(*, name: str, as_json: bool) -> None:
             ("Labels", view.labels or None),
             ("Slots", f"{view.slots}{at_most}"),
             ("In hand", view.in_hand),
+            ("Parked", view.parked or None),
             ("Instances", view.instances or None),
             ("Last seen", view.last_seen),
             ("Description", view.description or None),

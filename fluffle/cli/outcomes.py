@@ -40,6 +40,8 @@ def waiting_for(view: TaskView) -> str:
     if view.status is Status.PENDING:
         skills = f" with {', '.join(view.skills)}" if view.skills else ""
         return f"waiting for {view.assignee or f'an LLM{skills}'}"
+    if view.status is Status.INPUT_REQUIRED:
+        return f"asks: {cell(' | '.join(asked.text for asked in view.questions if asked.answer is None))}"
     if view.status is not Status.BLOCKED:
         return ""
     if view.waiting_on:

@@ -59,7 +59,7 @@ async def _waits_for(asking: "Client", view: "TaskView") -> str | None:
 
 def describe(view: "TaskView", waits: str | None = None) -> None:
     """Print a task for people; `waits` tells what for."""
-    from fluffle.cli.output import heading, print_fields
+    from fluffle.cli.output import duration, heading, print_fields
     from fluffle.handle import reason
 
     print_fields(
@@ -83,12 +83,21 @@ def describe(view: "TaskView", waits: str | None = None) -> None:
             ("Timeout", view.timeout and f"{view.timeout:g} s"),
             ("Attempts", f"{len(view.attempts)}, at most {view.max_attempts}"),
             ("Submitted by", view.submitted_by),
+            ("Asked people", None if view.person_wait is None else f"for {duration(view.person_wait)}"),
             ("Usage", _usage(view.usage)),
         ]
     )
     heading("Timeline")
     for line in _with_steps(timeline(view)):
         click.echo(line)
+    for asked in view.questions:
+        if asked.answer is None:
+            heading("Question")
+            click.echo(_text(asked.text))
+            if asked.choices:
+                click.echo(_text("one of: " + " | ".join(asked.choices)))
+            which = f" -q {asked.id}" if sum(other.answer is None for other in view.questions) > 1 else ""
+            click.echo(f"To answer: fluffle task answer {view.id}{which} TEXT")
     for title, content in (("Inputs", view.inputs), ("Error", view.error and reason(view)), ("Result", view.result)):
         if content is not None:
             heading(title)

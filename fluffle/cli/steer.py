@@ -1,4 +1,4 @@
-"""`fluffle task assign|unassign|update|cancel|retry`: what people do to tasks by hand."""
+"""`fluffle task assign|unassign|update|answer|cancel|retry`: what people do to tasks by hand."""
 
 from collections.abc import Callable, Coroutine
 from datetime import datetime
@@ -83,6 +83,24 @@ def update(
     if not changes:
         raise click.UsageError("Say what to change: --priority, --due, --label, --no-labels, --metadata.")
     return _each(ids, lambda client, task_id: client.update(task_id, **changes), as_json=as_json)
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@click.argument("text")
+@click.option("--question", "-q", metavar="ID", help="Which of its questions; needed when it asks several.")
+@json_option
+def answer(*, task_id: str, text: str, question: str | None, as_json: bool) -> int:
+    """Answer what a task asks a person. The LLM that asked goes on with the answer.
+
+    \b
+      fluffle task list --status input_required
+      fluffle task answer 7f3a "The blue one"
+
+    TEXT `-` takes the answer from standard input. `fluffle task show` tells what is asked.
+    """
+    given = text_of("-").rstrip("\n") if text == "-" else text
+    return _each((task_id,), lambda client, task_id: client.answer(task_id, given, question=question), as_json=as_json)
 
 
 @click.command()

@@ -9,7 +9,7 @@ from fluffle.cli.main import ERROR, OK, TASK_FAILED, TIMED_OUT
 from fluffle.cli.parameters import Duration, Names, flat
 from fluffle.cli.session import client, json_option, run
 from fluffle.cli.show import show
-from fluffle.cli.steer import assign, cancel, retry, unassign, update
+from fluffle.cli.steer import answer, assign, cancel, retry, unassign, update
 from fluffle.cli.submit import submit
 from fluffle.cli.watch import watch
 
@@ -130,5 +130,5 @@ def wait(*, ids: tuple[str, ...], label: str | None, timeout: float | None, as_j
     return OK if set(statuses) == {"completed"} else TASK_FAILED
 
 
-for steering in (assign, unassign, update, cancel, retry):
+for steering in (assign, unassign, update, answer, cancel, retry):
     task.add_command(steering)

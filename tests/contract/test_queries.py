@@ -216,6 +216,8 @@ def test_llms_are_shown_with_what_they_have(queries: Queries, store: Store) -> N
         a_task(1, status=Status.IN_PROGRESS, llm="atlas", attempt=1),
         a_task(2, status=Status.COMPLETED, llm="atlas", attempt=1),
         a_task(3, status=Status.ASSIGNED, llm="atlas", attempt=1),
+        a_task(4, status=Status.INPUT_REQUIRED, llm="atlas", instance="i1", attempt=1, parked=True),
+        a_task(5, status=Status.INPUT_REQUIRED, llm="atlas", attempt=1),
     ]
     commit(store, Changes(new=work, llms={"boreas": LLM("boreas"), "atlas": atlas}))
     first, second = ask(queries, LLMsQuery(), LLMList).llms
@@ -226,9 +228,10 @@ def test_llms_are_shown_with_what_they_have(queries: Queries, store: Store) -> N
         skills={"python": 0.5},
         slots=3,
         in_hand=2,
+        parked=1,
         instances=["i1", "i2"],
         last_seen=to_datetime(NOW),
-        tasks=["t1", "t3"],
+        tasks=["t1", "t3", "t4"],
     )
     assert (second.name, second.state, second.slots) == ("boreas", "offline", 0)
     assert ask(queries, LLMsQuery(name="boreas"), LLMList).llms == [second]

@@ -14,7 +14,7 @@ from broker.messages import Status, Submission, decode
 from coordinator.core.board import Changes
 from coordinator.core.events import NEVER
 from coordinator.core.pool import LLM, Instance
-from coordinator.core.task import Change, Task
+from coordinator.core.task import Asked, Change, Task
 from coordinator.intake import MOST_SKILLS
 from coordinator.schema import labels
 from coordinator.store import Store
@@ -67,6 +67,13 @@ def a_full_task() -> Task:
         error=ATTEMPT.error,
         usage=ATTEMPT.usage,
         overdue=True,
+        parked=True,
+        questions=[
+            Asked("1-1", "Wirklich? 🐇", ("ja", "nein"), T0, "ja", "ana", NOW),
+            Asked("1-2", "Warum?", (), NOW),
+        ],
+        asking_since=NOW,
+        person_wait=Micros(11),
         attempts=[ATTEMPT],
         history=[Change(T0, "ana", "retried"), Change(NOW, "b\x00b", "stale result")],
     )
@@ -230,8 +237,11 @@ def test_the_longest_list_of_skills_makes_a_lane(store: Store) -> None:
 
 
 def test_what_llms_have_is_known(store: Store) -> None:
-    stored(store, *(a_task(n, status=status) for n, status in enumerate(Status, 1)))
-    assert {task.status for task in store.in_hand()} == {Status.ASSIGNED, Status.IN_PROGRESS}
+    asking = a_task(20, status=Status.INPUT_REQUIRED, instance="i1")
+    stored(store, asking, *(a_task(n, status=status) for n, status in enumerate(Status, 1)))
+    found = store.in_hand()
+    assert {task.status for task in found} == {Status.ASSIGNED, Status.IN_PROGRESS, Status.INPUT_REQUIRED}
+    assert [task.seq for task in found if task.status is Status.INPUT_REQUIRED] == [20]
 
 
 def test_tasks_wake_when_their_time_has_come_the_first_first(store: Store) -> None:
@@ -338,7 +348,7 @@ def test_an_llm_comes_back_with_its_instances_and_without_leases(store: Store) -
     commit(store, Changes(llms={"atlas": llm, "boreas": LLM("boreas")}))
     atlas, boreas = sorted(store.llms(), key=lambda it: it.name)
     assert (atlas.model, atlas.skills, atlas.description) == ("ollama:llama3.2", llm.skills, "good at 日本")
-    assert (atlas.last_seen, atlas.in_hand, atlas.slots, atlas.slots_limit) == (T0, 0, 1, 1)
+    assert (atlas.last_seen, atlas.taken, atlas.slots, atlas.slots_limit) == (T0, 0, 1, 1)
     assert (atlas.told_skills, atlas.skills_given) == ({"python": 1.0}, {"python": 0.25, "c++": 1.0})
     assert (atlas.labels, atlas.paused, atlas.state) == (["local"], True, "paused")
     assert atlas.learned.plain() == llm.learned.plain()

@@ -9,24 +9,41 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from broker.instants import EPOCH, Instant, seconds, to_datetime
-from broker.messages import Claim, Failure, Goodbye, Holding, Presence, Progress, Result, Status, Submission, Usage
+from broker.messages import (
+    Claim,
+    Failure,
+    Goodbye,
+    Holding,
+    Presence,
+    Progress,
+    Question,
+    Result,
+    Resume,
+    Status,
+    Submission,
+    Usage,
+    Wait,
+)
 from coordinator.core.assignment import Policy
 from coordinator.core.board import Changes
-from coordinator.core.commands import Announce, AnnounceLLM, Answer, Assign, Command, Stop
+from coordinator.core.commands import Announce, AnnounceLLM, Answer, Assign, Command, Stop, Tell
 from coordinator.core.events import (
     NEVER,
+    AnswerGiven,
     CancelRequested,
     Claimed,
     Event,
     Left,
     Progressed,
     Reported,
+    Resumed,
     RetryRequested,
     Seen,
     Sender,
     Submitted,
     TaskEnded,
     Tick,
+    Waited,
 )
 from coordinator.core.expertise import Expertise
 from coordinator.core.invariants import check_forgotten, check_invariants
@@ -130,7 +147,7 @@ class Books:
 
 def _copy(task: Task) -> Task:
     other = copy.copy(task)
-    other.attempts, other.history = list(task.attempts), list(task.history)
+    other.attempts, other.history, other.questions = list(task.attempts), list(task.history), list(task.questions)
     return other
 
 
@@ -140,6 +157,7 @@ def _without_work(llm: LLM) -> LLM:
     other.runs.clear()
     for instance in other.instances.values():
         instance.held.clear()
+        instance.parked.clear()
         instance.lease_until = EPOCH
     return other
 
@@ -247,7 +265,7 @@ class Core:
         """Late binding: an LLM that was just given work has no more of it than slots, all its instances together."""
         for name in {command.llm for command in commands if isinstance(command, Assign)}:
             llm = self.machine.board.llms[name]
-            working = sum(len(i.held) for i in llm.instances.values() if not i.draining)
+            working = sum(i.working for i in llm.instances.values() if not i.draining)
             assert len(llm.unclaimed) + working <= llm.slots, f"{name} has more than its {llm.slots} slots can do"
 
 
@@ -326,6 +344,30 @@ def progressed(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: 
     return Progressed(llm, Progress(task_id=task_id, attempt=attempt, instance=instance, note="working"))
 
 
+def waited(
+    task_id: str,
+    attempt: int = 1,
+    *,
+    llm: str = "atlas",
+    instance: str = "i1",
+    question: str | None = None,
+    choices: Iterable[str] = (),
+) -> Waited:
+    """An attempt waits; with `question`, the id of one, it asks a person."""
+    asked = None if question is None else Question(id=question, text=f"{question}?", choices=list(choices))
+    return Waited(llm, Wait(task_id=task_id, attempt=attempt, instance=instance, question=asked))
+
+
+def resumed(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1") -> Resumed:
+    """An attempt that waited goes on."""
+    return Resumed(llm, Resume(task_id=task_id, attempt=attempt, instance=instance))
+
+
+def answered(task_id: str, answer: str = "yes", *, question: str | None = None, sender: Sender = ANA) -> AnswerGiven:
+    """A person answers."""
+    return AnswerGiven(task_id, answer, question, sender)
+
+
 def completed(
     task_id: str,
     attempt: int = 1,
@@ -375,6 +417,11 @@ def assignments(commands: Iterable[Command]) -> list[tuple[str, int, str]]:
 def stops(commands: Iterable[Command]) -> list[tuple[str, int, str]]:
     """(task, attempt, `llm/instance`) of each stop."""
     return [(c.task_id, c.attempt, f"{c.llm}/{c.instance}") for c in commands if isinstance(c, Stop)]
+
+
+def told(commands: Iterable[Command]) -> list[tuple[str, int, str, str]]:
+    """(task, attempt, question, answer) of each answer of a person that an instance is told."""
+    return [(c.task_id, c.attempt, c.question, c.answer) for c in commands if isinstance(c, Tell)]
 
 
 def answers(commands: Iterable[Command]) -> list[tuple[str, str, str]]:

@@ -17,6 +17,7 @@ from coordinator.core.task import Task
 from tests.support.core import (
     LEASE,
     Core,
+    answered,
     cancelled,
     claimed,
     completed,
@@ -25,8 +26,10 @@ from tests.support.core import (
     left,
     moment,
     progressed,
+    resumed,
     seen,
     submitted,
+    waited,
 )
 
 IDS = [f"t{n}" for n in range(7)]
@@ -70,10 +73,15 @@ def presences(draw: st.DrawFn) -> Event:
     )
 
 
+def asked(task_id: str, attempt: int, *, llm: str, instance: str) -> Event:
+    """An attempt asks a person, the same however often it is said."""
+    return waited(task_id, attempt, llm=llm, instance=instance, question=f"q{attempt}")
+
+
 @st.composite
 def reports(draw: st.DrawFn) -> Event:
     """What a worker says about an attempt, whether it has ever had it or not."""
-    report: Any = draw(st.sampled_from([claimed, progressed, completed, failed, gave_up]))
+    report: Any = draw(st.sampled_from([claimed, progressed, asked, waited, resumed, completed, failed, gave_up]))
     event: Event = report(draw(ids), draw(attempts), llm=draw(llms), instance=draw(instances))
     return event
 
@@ -109,7 +117,8 @@ def retries(draw: st.DrawFn) -> Event:
 
 moves = st.builds(AssignRequested, ids, st.none() | llms | st.just("nobody"), st.booleans(), st.booleans())
 updates = st.builds(UpdateRequested, ids, other_fields())
-requests = st.builds(cancelled, ids) | retries() | moves | updates | orders()
+replies = st.builds(answered, ids, question=st.none() | st.builds("q{}".format, attempts))
+requests = st.builds(cancelled, ids) | retries() | moves | updates | orders() | replies
 leavings = st.builds(left, llms, instances)
 anything = submissions() | submissions() | presences() | presences() | reports() | requests | leavings
 
@@ -143,8 +152,18 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.core.books.in_hand())
     def a_worker_reports_on_what_it_has(self, data: st.DataObject, instance: str) -> None:
         task = data.draw(st.sampled_from(self.core.books.in_hand()))
-        report: Any = data.draw(st.sampled_from([claimed, claimed, completed, failed, gave_up, progressed]))
+        known = [claimed, claimed, asked, waited, resumed, completed, failed, gave_up, progressed]
+        report: Any = data.draw(st.sampled_from(known))
         self.handle(report(task.id, task.attempt, llm=task.llm, instance=task.instance or instance))
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.asking())
+    def a_person_answers(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(self.asking()))
+        self.handle(answered(task.id, question=task.open_questions[0].id))
+
+    def asking(self) -> list[Task]:
+        return [task for task in self.core.books.tasks.values() if task.status is Status.INPUT_REQUIRED]
 
     @rule(llm=llms, instance=instances)
     def a_worker_beats(self, llm: str, instance: str) -> None:
@@ -205,6 +224,7 @@ class AnyOrder(RuleBasedStateMachine):
         for _ in range(60):
             here = [seen(llm, "well-behaved", slots=2, skills=SKILLS) for llm in LLMS]
             self.handle(*here, at=self.core.at + LEASE / 2)
+            self.handle(*(answered(task.id, question=task.open_questions[0].id) for task in self.asking()))
             work = self.core.books.in_hand()
             self.handle(*(claimed(t.id, t.attempt, llm=t.llm or "", instance="well-behaved") for t in work))
             self.handle(*(completed(t.id, t.attempt, llm=t.llm or "", instance="well-behaved") for t in work))

@@ -94,6 +94,9 @@ def upgrade() -> None:
         sa.Column("context_length", sa.Integer(), nullable=False),
         sa.Column("wake_at", sa.BigInteger(), nullable=True),
         sa.Column("overdue", sa.SmallInteger(), nullable=False),
+        sa.Column("parked", sa.SmallInteger(), nullable=False),
+        sa.Column("asking_since", sa.BigInteger(), nullable=True),
+        sa.Column("person_wait", sa.BigInteger(), nullable=False),
         sa.Column("llm", sa.Text(), nullable=True),
         sa.Column("instance", sa.Text(), nullable=True),
         sa.Column("why", sa.Text(), nullable=True),
@@ -111,6 +114,7 @@ def upgrade() -> None:
         sa.Column("inputs", sa.Text(), nullable=True),
         sa.Column("result", sa.Text(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("questions", sa.Text(), nullable=True),
         sa.Column("history", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("seq"),
     )

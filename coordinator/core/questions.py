@@ -1,0 +1,99 @@
+"""What running attempts wait for without a slot: a task that they have delegated, or a person who is asked."""
+
+from broker.errors import Problem
+from broker.instants import Instant
+from broker.messages import Status
+from coordinator.core.board import NOT_YOURS, Board
+from coordinator.core.commands import Tell
+from coordinator.core.events import AnswerGiven, Resumed, Waited
+from coordinator.core.lifecycle import Trigger
+from coordinator.core.requests import ANYBODY
+from coordinator.core.task import Asked, Task
+
+_TOLD = 200  # characters of a question or an answer in the history
+
+
+class Questions:
+    """Parks attempts that wait, and passes on what people answer."""
+
+    def __init__(self, board: Board) -> None:
+        self._b = board
+
+    def waited(self, event: Waited, now: Instant) -> None:
+        """An attempt waits: its slot is free. What it asks is asked once, however often it is said."""
+        wait = event.wait
+        task = self._b.held(wait.task_id, wait.attempt, event.llm, wait.instance)
+        if task is None:
+            self._b.stop(event.llm, wait.instance, wait.task_id, wait.attempt, NOT_YOURS)
+            return
+        self._b.park(task)
+        if (question := wait.question) is None:
+            return
+        known = [asked for asked in task.questions if asked.id == question.id]
+        if not known:
+            task.ask(Asked(question.id, question.text, tuple(question.choices), now), now)
+            task.note(now, event.llm, f"asked: {_in_short(question.text)}")
+            self._b.touch(task)
+            self._b.announce(task, now)
+        elif known[0].answer is not None:  # on its way to the instance it got lost
+            self._tell(task, known[0])
+
+    def resumed(self, event: Resumed, now: Instant) -> None:
+        """An attempt goes on; what it has no answer to it does not ask any more."""
+        resume = event.resume
+        task = self._b.held(resume.task_id, resume.attempt, event.llm, resume.instance)
+        if task is None:
+            self._b.stop(event.llm, resume.instance, resume.task_id, resume.attempt, NOT_YOURS)
+            return
+        if task.status is Status.INPUT_REQUIRED:
+            task.stop_asking(now)
+            task.move(Trigger.RESUME)
+            self._b.announce(task, now)
+        self._b.unpark(task, now)
+
+    def answered(self, event: AnswerGiven, now: Instant) -> None:
+        """A person answers: the attempt goes on, or a new one begins where the one that asked is gone."""
+        task = self._b.live(event.task_id, event.sender)
+        if task is None:
+            return
+        asked = _meant(task, event)
+        if isinstance(asked, Problem):
+            self._b.refuse(task.id, event.sender, asked)
+            return
+        by = event.sender.user or ANYBODY
+        answered = task.answer(asked, event.answer, by, now)
+        task.note(now, by, f"answered: {_in_short(event.answer)}")
+        self._b.touch(task)
+        if task.in_hand:
+            self._tell(task, answered)
+        if not task.open_questions:
+            task.stop_asking(now)
+            if task.in_hand:
+                task.move(Trigger.RESUME)
+            else:
+                task.move(Trigger.RELEASE)
+                self._b.make_ready(task, now)
+        self._b.announce(task, now)
+        self._b.answer_to(event.sender, "task.accepted", task)
+
+    def _tell(self, task: Task, asked: Asked) -> None:
+        self._b.say(Tell(task.llm or "", task.instance or "", task.id, task.attempt, asked.id, asked.answer or ""))
+
+
+def _meant(task: Task, given: AnswerGiven) -> Asked | Problem:
+    """The question that is answered, or why none is."""
+    still_open = {asked.id: asked for asked in task.open_questions}
+    if not still_open:
+        return Problem("id", f"the task asks nothing: it is {task.status}")
+    if given.question is None and len(still_open) > 1:
+        return Problem("question", f"say which one: the task asks {', '.join(still_open)}")
+    asked = still_open.get(given.question or next(iter(still_open)))
+    if asked is None:
+        return Problem("question", f"the task does not ask {given.question}, but {', '.join(still_open)}")
+    if asked.choices and given.answer not in asked.choices:
+        return Problem("answer", f"must be one of: {', '.join(asked.choices)}")
+    return asked
+
+
+def _in_short(text: str) -> str:
+    return text if len(text) <= _TOLD else text[: _TOLD - 1] + "…"
