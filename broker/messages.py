@@ -61,6 +61,7 @@ JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_must_be_portable)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
+Tokens = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class Wire(BaseModel):
@@ -327,9 +328,9 @@ class Failure(Wire):
 class Usage(Wire):
     """What an attempt used; None where unknown."""
 
-    input_tokens: Count | None = None
-    output_tokens: Count | None = None
-    cost_usd: Annotated[float, Field(ge=0)] | None = None
+    input_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
+    cost_usd: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
 
 
 class Result(Wire):

@@ -9,6 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from broker.messages import Count, Failure, Name, Status, Submission, Tag, TaskId, Usage, Wire
+from broker.reporting import METRICS, MOST_DIMENSIONS, MOST_ROWS
+
+ReportWord = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
 class View(BaseModel):
@@ -176,19 +179,53 @@ class Placement(View):
     why: str = ""
 
 
-class ReportQuery(Wire):
-    """Routing key `report`: figures about the tasks submitted in [since, until). The answer is a ReportView."""
+class ReportFields(Wire):
+    """What a report tells; the names are those of broker/reporting.py. What is not given is as it was."""
+
+    group_by: Annotated[list[ReportWord], Field(max_length=MOST_DIMENSIONS)] | None = None
+    metrics: Annotated[list[ReportWord], Field(max_length=len(METRICS))] | None = None
+    where: dict[ReportWord, list[ReportWord | int | bool | None]] | None = None
+    moment: Literal["submitted", "finished"] | None = None
+    sort: ReportWord | None = None
+    limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] | None = None
+
+
+class ReportQuery(ReportFields):
+    """Routing key `report`: figures on what happened in [since, until). The answer is a ReportView.
+
+    Without a name it is `summary`, or a report of one's own when `group_by` or `metrics` are given.
+    """
 
     routing_key: ClassVar[str] = "report"
 
-    name: str = "summary"
+    name: ReportWord | None = None
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
 
 
+class ReportColumn(View):
+    """A column of a report: a dimension, or a metric with its unit."""
+
+    name: str
+    title: str
+    unit: Literal["count", "s", "share", "tokens", "USD", "1/h"] | None = None
+
+
 class ReportView(View):
-    """A report: its figures by name. Durations are seconds."""
+    """A report: its rows by the names of its columns; in `values` the figures of one with a shape of its own.
+
+    Durations are seconds. `left_out` counts the rows past the limit.
+    """
 
     name: str
     generated_at: datetime
-    values: dict[str, Any]
+    since: datetime | None = None
+    until: datetime | None = None
+    group_by: list[str] = Field(default_factory=list)
+    metrics: list[str] = Field(default_factory=list)
+    where: dict[str, list[Any]] = Field(default_factory=dict)
+    moment: str = "submitted"
+    columns: list[ReportColumn] = Field(default_factory=list)
+    rows: list[dict[str, Any]] = Field(default_factory=list)
+    left_out: int = 0
+    values: dict[str, Any] = Field(default_factory=dict)

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 from sqlalchemy import CompoundSelect, Connection, Engine, Select, exists, null, select, union_all
 
 from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable
-from broker.instants import Instant, Micros, from_datetime, to_iso
+from broker.instants import Instant, Micros
 from broker.messages import Rejection, Wrong, decode
 from broker.views import LLMsQuery, PlacementQuery, ReportQuery, TaskQuery, TasksQuery
 from coordinator import schema
@@ -19,7 +19,7 @@ from coordinator.core.pool import llm_view
 from coordinator.core.task import view
 from coordinator.intake import in_short
 from coordinator.placement import placement
-from coordinator.reports import report
+from coordinator.reports.answer import report_view
 from coordinator.rows import llm_of
 from coordinator.store import database_errors, tasks_of
 
@@ -119,10 +119,7 @@ class Queries:
         return placement(connection, query, machine, self._clock())
 
     def _report(self, connection: Connection, query: ReportQuery) -> dict[str, Any]:
-        since = None if query.since is None else from_datetime(query.since)
-        until = None if query.until is None else from_datetime(query.until)
-        values = report(connection, query.name, since, until)
-        return {"name": query.name, "generated_at": to_iso(self._clock()), "values": values}
+        return report_view(connection, query, self._clock())
 
 
 def _must_be_answerable(query: TasksQuery) -> None:

@@ -14,6 +14,8 @@ from coordinator.core.task import Asked, Attempt, Change, Task
 
 Row = RowMapping
 
+NANOS = 1_000_000_000  # in a US dollar: what costs are counted in
+
 SETTLED_AT_SUBMISSION = frozenset(
     {"seq", "id", "submitted_at", "submitted_by", "parent_id", "conversation_id", "description", "inputs", "spec"}
 )
@@ -74,7 +76,8 @@ def changing_row(task: Task) -> dict[str, Any]:
         "duration": task.duration,
         "input_tokens": usage and usage.input_tokens,
         "output_tokens": usage and usage.output_tokens,
-        "cost_usd": usage and usage.cost_usd,
+        "cost_nanos": usage and _nanos(usage.cost_usd),
+        "error_type": _error_type(task.error),
         "result": _json(task.result),
         "error": None if task.error is None else task.error.model_dump_json(),
         "questions": _json([astuple(asked) for asked in task.questions] or None),
@@ -124,11 +127,11 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
     )
 
 
-def attempt_row(task_seq: int, attempt: Attempt) -> dict[str, Any]:
-    """Every column of an attempt."""
+def attempt_row(task: Task, attempt: Attempt) -> dict[str, Any]:
+    """Every column of an attempt at that task."""
     usage = attempt.usage
     return {
-        "task_seq": task_seq,
+        "task_seq": task.seq,
         "attempt": attempt.attempt,
         "llm": attempt.llm,
         "instance": attempt.instance,
@@ -140,7 +143,9 @@ def attempt_row(task_seq: int, attempt: Attempt) -> dict[str, Any]:
         "duration": attempt.duration,
         "input_tokens": usage and usage.input_tokens,
         "output_tokens": usage and usage.output_tokens,
-        "cost_usd": usage and usage.cost_usd,
+        "cost_nanos": usage and _nanos(usage.cost_usd),
+        "submitted_at": task.submitted_at,
+        "error_type": _error_type(attempt.error),
         "error": None if attempt.error is None else attempt.error.model_dump_json(),
     }
 
@@ -214,5 +219,16 @@ def _failure(text: str | None) -> Failure | None:
 
 
 def _usage(row: Row) -> Usage | None:
-    used = {key: row[key] for key in ("input_tokens", "output_tokens", "cost_usd") if row[key] is not None}
+    used = {key: row[key] for key in ("input_tokens", "output_tokens") if row[key] is not None}
+    if row["cost_nanos"] is not None:
+        used["cost_usd"] = row["cost_nanos"] / NANOS
     return Usage(**used) if used else None
+
+
+def _nanos(cost_usd: float | None) -> int | None:
+    return None if cost_usd is None else round(cost_usd * NANOS)
+
+
+def _error_type(error: Failure | None) -> str | None:
+    """PostgreSQL has no place for NUL."""
+    return None if error is None else error.type.replace("\0", "")

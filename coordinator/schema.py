@@ -7,7 +7,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
-    Float,
     Index,
     Integer,
     MetaData,
@@ -58,7 +57,8 @@ tasks = Table(
     Column("duration", BigInteger),
     Column("input_tokens", BigInteger),
     Column("output_tokens", BigInteger),
-    Column("cost_usd", Float),
+    Column("cost_nanos", BigInteger),  # billionths of a US dollar: exact sums
+    Column("error_type", Text),
     Column("description", Text, nullable=False),
     Column("spec", Text, nullable=False),  # the rest of the submission, JSON
     Column("inputs", Text),  # JSON
@@ -73,10 +73,10 @@ Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # l
 # Conditions of partial indexes. A query has to state one in the same words to be served by the index; the status comes
 # first in the index all the same, because SQLite would else take tasks_by_status for it.
 is_pending = tasks.c.status == literal_column("'pending'")
-is_completed = tasks.c.status == literal_column("'completed'")
 is_in_hand = tasks.c.status.in_(("assigned", "in_progress")) | (  # Task.in_hand
     (tasks.c.status == literal_column("'input_required'")) & tasks.c.instance.is_not(None)
 )
+is_over = tasks.c.finished_at.is_not(None)
 waits_for_a_moment = tasks.c.wake_at.is_not(None) & (tasks.c.waiting_on == literal_column("0"))
 was_assigned = tasks.c.llm.is_not(None)
 is_child = tasks.c.parent_id.is_not(None)
@@ -104,18 +104,19 @@ _partial_index("tasks_waking", waits_for_a_moment, tasks.c.wake_at)
 _partial_index("tasks_due", may_become_overdue, tasks.c.due_order)
 _partial_index("tasks_of_parent", is_child, tasks.c.parent_id, tasks.c.seq)
 _partial_index("tasks_of_llm", was_assigned, tasks.c.llm, tasks.c.seq)
-_partial_index(  # all that the summary adds up
-    "tasks_completed",
-    is_completed,
+_partial_index(  # all that reports add up of tasks that are over; new entries go to a few places
+    "tasks_over",
+    is_over,
     tasks.c.status,
+    tasks.c.llm,
+    tasks.c.finished_at,
     tasks.c.submitted_at,
     tasks.c.ready_at,
     tasks.c.started_at,
-    tasks.c.finished_at,
     tasks.c.duration,
-    tasks.c.input_tokens,
-    tasks.c.output_tokens,
-    tasks.c.cost_usd,
+    tasks.c.person_wait,
+    tasks.c.due_order,
+    tasks.c.priority,
 )
 
 attempts = Table(
@@ -133,10 +134,24 @@ attempts = Table(
     Column("duration", BigInteger),
     Column("input_tokens", BigInteger),
     Column("output_tokens", BigInteger),
-    Column("cost_usd", Float),
+    Column("cost_nanos", BigInteger),
+    Column("submitted_at", BigInteger, nullable=False),  # of the task
+    Column("error_type", Text),
     Column("error", Text),  # JSON
 )
-Index("attempts_by_llm", attempts.c.llm, attempts.c.outcome, attempts.c.duration)
+Index(  # all that reports add up; new entries go to a few places, however many there are
+    "attempts_by_llm",
+    attempts.c.llm,
+    attempts.c.outcome,
+    attempts.c.finished_at,
+    attempts.c.submitted_at,
+    attempts.c.started_at,
+    attempts.c.duration,
+    attempts.c.input_tokens,
+    attempts.c.output_tokens,
+    attempts.c.cost_nanos,
+    attempts.c.error_type,
+)
 
 dependencies = Table(
     "dependencies",
@@ -150,8 +165,18 @@ Index("dependencies_of", dependencies.c.task_id)
 labels = Table(
     "labels",
     metadata,
-    Column("label", Text, primary_key=True),
     Column("task_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("label", Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+Index("labels_by_label", labels.c.label, labels.c.task_seq)
+
+skills = Table(  # that a task requires
+    "skills",
+    metadata,
+    Column("task_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("skill", Text, primary_key=True),
+    sqlite_with_rowid=False,
 )
 
 llms = Table(

@@ -4,7 +4,7 @@ A `Store` is used by one thread at a time. Whatever the database cannot do at th
 may be assumed about the transaction then, and all of it can be done again.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -41,7 +41,8 @@ TOO_MUCH = "54"  # PostgreSQL's class of errors for what is too large or too com
 _CHUNK = 500  # ids in one IN (…)
 
 _tasks, _attempts, _dependencies = schema.tasks, schema.attempts, schema.dependencies
-_labels, _llms, _outbox, _leader = schema.labels, schema.llms, schema.outbox, schema.leader
+_labels, _skills, _llms = schema.labels, schema.skills, schema.llms
+_outbox, _leader = schema.outbox, schema.leader
 
 # Statements of every batch, built once: building one costs more than running it.
 _extend_lease = update(_leader).where(_leader.c.epoch == bindparam("mine")).values(expires_at=bindparam("until"))
@@ -85,6 +86,8 @@ class Store:
         self._insert_task = _text(engine, insert(_tasks))
         self._update_task = _text(engine, _update_task)
         self._upsert_attempt = _text(engine, _upsert(engine, _attempts))
+        self._insert_label = _text(engine, insert(_labels))
+        self._insert_skill = _text(engine, insert(_skills))
         self._upsert_dependency = _upsert(engine, _dependencies)
         self._upsert_llm = _upsert(engine, _llms)
 
@@ -159,23 +162,28 @@ class Store:
         new = {task.id for task in changes.new}
         if changes.new:
             connection.exec_driver_sql(self._insert_task, [task_row(task) for task in changes.new])
-            marks = [{"label": label, "task_seq": t.seq} for t in changes.new for label in set(t.spec.labels)]
-            if marks:
-                connection.execute(insert(_labels), marks)
+            self._mark(connection, changes.new)
         for task in changes.respecified.values():
             connection.execute(_respecify, {"of_seq": task.seq, **specified_row(task)})
-            connection.execute(delete(_labels).where(_labels.c.task_seq == task.seq))
-            if task.spec.labels:
-                marks = [{"label": label, "task_seq": task.seq} for label in set(task.spec.labels)]
-                connection.execute(insert(_labels), marks)
+            for table in (_labels, _skills):
+                connection.execute(delete(table).where(table.c.task_seq == task.seq))
+        self._mark(connection, changes.respecified.values())
         changed = [task for task in changes.changed.values() if task.id not in new]
         if changed:
             rows = [{"of_seq": task.seq, **changing_row(task)} for task in changed]
             connection.exec_driver_sql(self._update_task, rows)
 
+    def _mark(self, connection: Connection, tasks: Collection[Task]) -> None:
+        """Insert the labels and skills of tasks."""
+        labels = [{"task_seq": task.seq, "label": label} for task in tasks for label in set(task.spec.labels)]
+        skills = [{"task_seq": task.seq, "skill": skill} for task in tasks for skill in set(task.spec.skills)]
+        for statement, rows in ((self._insert_label, labels), (self._insert_skill, skills)):
+            if rows:
+                connection.exec_driver_sql(statement, rows)
+
     def _write_attempts(self, connection: Connection, changes: Changes) -> None:
         if changes.attempts:
-            rows = [attempt_row(task.seq, attempt) for task, attempt in changes.attempts]
+            rows = [attempt_row(task, attempt) for task, attempt in changes.attempts]
             connection.exec_driver_sql(self._upsert_attempt, rows)
 
     def _write_dependencies(self, connection: Connection, changes: Changes) -> None:

@@ -4,7 +4,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
 from pydantic import BaseModel, ValidationError
@@ -41,7 +40,7 @@ from broker.views import (
     TaskView,
 )
 from fluffle.correspondence import AT_ONCE, Command, Correspondence, batched
-from fluffle.fields import Changes, Fields, Management, OtherFields
+from fluffle.fields import Changes, Fields, Management, OtherFields, ReportFields
 from fluffle.handle import TaskHandle
 from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Arrivals, Event, next_told, standing, subscription
 
@@ -247,15 +246,16 @@ class Client:
         query = _made(PlacementQuery, QueryRejected, description=description, **fields)
         return _read(Placement, await self._correspondence.ask(query))
 
-    async def report(
-        self, name: str = "summary", *, since: datetime | None = None, until: datetime | None = None
-    ) -> ReportView:
-        """Figures about the tasks submitted in [since, until). Durations are seconds.
+    async def report(self, name: str | None = None, **fields: Unpack[ReportFields]) -> ReportView:
+        """A report by its name, with these fields in place of its own; `where` comes to its filters.
 
-        Raises QueryRejected for an unknown report, and NoAnswer.
+            await client.report("timing", since=yesterday)
+            await client.report(group_by=["llm"], metrics=["completed", "run_time_p95"], where={"label": ["nightly"]})
+
+        Without a name it is `summary`, or a report of one's own. broker.reporting describes all dimensions and metrics.
+        Durations are seconds. Raises QueryRejected, with everything that is wrong, and NoAnswer.
         """
-        query = _made(ReportQuery, QueryRejected, name=name, since=since, until=until)
-        return _read(ReportView, await self._correspondence.ask(query))
+        return _read(ReportView, await self._correspondence.ask(_made(ReportQuery, QueryRejected, name=name, **fields)))
 
     # -- waiting and watching --------------------------------------------------------------------------------------
 

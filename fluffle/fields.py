@@ -58,3 +58,16 @@ class Management(TypedDict, total=False):
     drain: bool
     slots: int | None
     skills: dict[str, float] | None
+
+
+class ReportFields(TypedDict, total=False):
+    """What can be said of a report: the fields of a `ReportQuery` besides its name."""
+
+    group_by: list[str]
+    metrics: list[str]
+    where: dict[str, list[str | int | bool | None]]
+    moment: Literal["submitted", "finished"]
+    sort: str
+    limit: int
+    since: datetime | None
+    until: datetime | None

@@ -10,7 +10,7 @@ from coordinator.core.pool import LLM, Instance
 from coordinator.core.task import Task
 
 FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
-LONGEST_RUN = 100 * 365 * 86_400.0  # seconds
+LONGEST_RUN = 365 * 86_400.0  # seconds
 NOBODY = Sender()  # waits for an answer to a report
 
 

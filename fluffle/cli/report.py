@@ -40,6 +40,13 @@ def print_report(figures: "ReportView") -> None:
     """Figures one a line, then the tables among them."""
     from fluffle.cli.output import heading, print_fields, print_table
 
+    if not figures.values:
+        names = [column.name for column in figures.columns]
+        print_table(
+            [column.title.upper() for column in figures.columns],
+            [[row[name] for name in names] for row in figures.rows],
+        )
+        return
     tables = {name: value for name, value in figures.values.items() if isinstance(value, list | dict)}
     print_fields([(_words(name), _figure(name, value)) for name, value in figures.values.items() if name not in tables])
     for name, value in tables.items():

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from broker.instants import Instant, Micros, seconds, to_datetime
 from broker.messages import FINAL, Rejection, Status, Usage
+from broker.reporting import PREDEFINED
 from broker.views import LLMList, LLMsQuery, LLMView, ReportQuery, ReportView, TaskPage, TaskQuery, TasksQuery, TaskView
 from coordinator.core.board import Changes
 from coordinator.core.pool import LLM, Instance
@@ -249,9 +250,9 @@ def naive_summary(tasks: list[Task]) -> dict[str, Any]:
     """What the summary has to say, task by task."""
     done = [task for task in tasks if task.status is Status.COMPLETED]
     counts = {status: sum(task.status is status for task in tasks) for status in Status}
-    usage = [task.usage for task in done if task.usage]
     tried = [attempt for task in tasks for attempt in task.attempts]
     busy = sum(attempt.duration or 0 for attempt in tried)
+    usage = [attempt.usage for attempt in tried if attempt.usage]
     workload = []
     for llm in sorted({attempt.llm for attempt in tried}):
         theirs = [attempt for attempt in tried if attempt.llm == llm]
@@ -279,7 +280,7 @@ def naive_summary(tasks: list[Task]) -> dict[str, Any]:
         "avg_turnaround": mean([(task.finished_at or 0) - task.submitted_at for task in done]),
         "input_tokens": sum(used.input_tokens or 0 for used in usage),
         "output_tokens": sum(used.output_tokens or 0 for used in usage),
-        "cost_usd": sum(used.cost_usd or 0 for used in usage),
+        "cost_usd": sum(round((used.cost_usd or 0) * 10**9) for used in usage) / 10**9,
         "workload_distribution": workload,
     }
 
@@ -304,7 +305,7 @@ def test_the_summary_of_nothing_is_empty(queries: Queries) -> None:
 
 def test_a_report_that_is_not_there_is_said_so(queries: Queries) -> None:
     assert refused(queries, "report", b'{"name": "nonsense"}') == [
-        ("name", "there is no report 'nonsense'; there are: summary")
+        ("name", f"there is no report 'nonsense'; there are: {', '.join(PREDEFINED)}, custom")
     ]
 
 

@@ -19,7 +19,7 @@ ATTEMPT = Attempt(
     why="the only LLM online",
     outcome="failed",
     error=Failure(type="overloaded", message="NUL \x00 and 日本", retryable=False),
-    usage=Usage(input_tokens=2**53, output_tokens=0, cost_usd=0.1),
+    usage=Usage(input_tokens=10**12, output_tokens=0, cost_usd=0.1),
     assigned_at=Instant(T0 + 2),
     started_at=Instant(T0 + 3),
     finished_at=Instant(T0 + 4),

@@ -15,6 +15,7 @@ from broker import messages, topology
 from broker.errors import Problem
 from broker.instants import Instant
 from broker.messages import Wire
+from broker.reporting import PREDEFINED
 from broker.settings import Settings
 from broker.views import View
 from coordinator.core.commands import AnswerType
@@ -22,7 +23,8 @@ from coordinator.core.lifecycle import TRANSITIONS
 from coordinator.database import open_engine
 from coordinator.outbox import Keep
 from coordinator.render import messages as messages_of
-from coordinator.reports import summary
+from coordinator.reports.facts import Span
+from coordinator.reports.summary import summary
 from coordinator.upgrade import upgrade
 from fluffle.cli.main import cli
 from fluffle.config import load
@@ -134,7 +136,7 @@ def test_every_figure_of_the_summary_is_described(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'books.db'}")
     upgrade(engine)
     with engine.begin() as connection:
-        figures = summary(connection, None, None)
+        figures = summary(connection, PREDEFINED["summary"], Span(None, None, Instant(0)))
     engine.dispose()
     assert [figure for row in table_after("summary") for figure in code(row[0])] == list(figures)
 

@@ -24,11 +24,29 @@ def upgrade() -> None:
         sa.Column("duration", sa.BigInteger(), nullable=True),
         sa.Column("input_tokens", sa.BigInteger(), nullable=True),
         sa.Column("output_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("cost_usd", sa.Float(), nullable=True),
+        sa.Column("cost_nanos", sa.BigInteger(), nullable=True),
+        sa.Column("submitted_at", sa.BigInteger(), nullable=False),
+        sa.Column("error_type", sa.Text(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("task_seq", "attempt"),
     )
-    op.create_index("attempts_by_llm", "attempts", ["llm", "outcome", "duration"], unique=False)
+    op.create_index(
+        "attempts_by_llm",
+        "attempts",
+        [
+            "llm",
+            "outcome",
+            "finished_at",
+            "submitted_at",
+            "started_at",
+            "duration",
+            "input_tokens",
+            "output_tokens",
+            "cost_nanos",
+            "error_type",
+        ],
+        unique=False,
+    )
     op.create_table(
         "dependencies",
         sa.Column("depends_on", sa.Text(), nullable=False),
@@ -39,10 +57,12 @@ def upgrade() -> None:
     op.create_index("dependencies_of", "dependencies", ["task_id"], unique=False)
     op.create_table(
         "labels",
-        sa.Column("label", sa.Text(), nullable=False),
         sa.Column("task_seq", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.PrimaryKeyConstraint("label", "task_seq"),
+        sa.Column("label", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("task_seq", "label"),
+        sqlite_with_rowid=False,
     )
+    op.create_index("labels_by_label", "labels", ["label", "task_seq"], unique=False)
     op.create_table(
         "leader",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
@@ -73,6 +93,13 @@ def upgrade() -> None:
         sa.Column("batch", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("messages", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("batch"),
+    )
+    op.create_table(
+        "skills",
+        sa.Column("task_seq", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("skill", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("task_seq", "skill"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "tasks",
@@ -108,7 +135,8 @@ def upgrade() -> None:
         sa.Column("duration", sa.BigInteger(), nullable=True),
         sa.Column("input_tokens", sa.BigInteger(), nullable=True),
         sa.Column("output_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("cost_usd", sa.Float(), nullable=True),
+        sa.Column("cost_nanos", sa.BigInteger(), nullable=True),
+        sa.Column("error_type", sa.Text(), nullable=True),
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("spec", sa.Text(), nullable=False),
         sa.Column("inputs", sa.Text(), nullable=True),
@@ -120,24 +148,6 @@ def upgrade() -> None:
     )
     op.create_index("tasks_by_id", "tasks", ["id"], unique=True)
     op.create_index("tasks_by_status", "tasks", ["status", "seq", "submitted_at"], unique=False)
-    op.create_index(
-        "tasks_completed",
-        "tasks",
-        [
-            "status",
-            "submitted_at",
-            "ready_at",
-            "started_at",
-            "finished_at",
-            "duration",
-            "input_tokens",
-            "output_tokens",
-            "cost_usd",
-        ],
-        unique=False,
-        sqlite_where=sa.text("status = 'completed'"),
-        postgresql_where=sa.text("status = 'completed'"),
-    )
     op.create_index(
         "tasks_due",
         "tasks",
@@ -161,6 +171,25 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("parent_id IS NOT NULL"),
         postgresql_where=sa.text("parent_id IS NOT NULL"),
+    )
+    op.create_index(
+        "tasks_over",
+        "tasks",
+        [
+            "status",
+            "llm",
+            "finished_at",
+            "submitted_at",
+            "ready_at",
+            "started_at",
+            "duration",
+            "person_wait",
+            "due_order",
+            "priority",
+        ],
+        unique=False,
+        sqlite_where=sa.text("finished_at IS NOT NULL"),
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
     )
     op.create_index(
         "tasks_ready",
@@ -212,17 +241,19 @@ def downgrade() -> None:
         postgresql_where=sa.text("finished_at IS NULL AND overdue = 0 AND due_order < 4611686018427387904"),
     )
     op.drop_index(
-        "tasks_completed",
+        "tasks_over",
         table_name="tasks",
-        sqlite_where=sa.text("status = 'completed'"),
-        postgresql_where=sa.text("status = 'completed'"),
+        sqlite_where=sa.text("finished_at IS NOT NULL"),
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
     )
     op.drop_index("tasks_by_status", table_name="tasks")
     op.drop_index("tasks_by_id", table_name="tasks")
     op.drop_table("tasks")
+    op.drop_table("skills")
     op.drop_table("outbox")
     op.drop_table("llms")
     op.drop_table("leader")
+    op.drop_index("labels_by_label", table_name="labels")
     op.drop_table("labels")
     op.drop_index("dependencies_of", table_name="dependencies")
     op.drop_table("dependencies")

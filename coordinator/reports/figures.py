@@ -1,0 +1,109 @@
+"""The metrics: what parts each is made of, and how."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from broker.reporting import MEASURES, METRICS, Of, Report
+from coordinator.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Span
+from coordinator.rows import NANOS
+
+Figure = int | float | None
+Parts = Mapping[str, int | None]
+
+MICROS = 1_000_000
+
+_BUCKETS = {"hour": HOUR, "day": DAY, "week": 7 * DAY}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What a figure may depend on: the parts of its group, those of all groups together, the group's length in time."""
+
+    parts: Parts
+    total: Parts
+    length: int | None  # microseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """How a metric is made of its parts."""
+
+    parts: tuple[str, ...]
+    make: Callable[[Group], Figure]
+
+
+def _count(part: str) -> Formula:
+    return Formula((part,), lambda group: group.parts.get(part) or 0)
+
+
+def _ratio(above: str, below: str, scale: int = 1) -> Formula:
+    def make(group: Group) -> Figure:
+        bottom = group.parts.get(below)
+        return (group.parts.get(above) or 0) / (bottom * scale) if bottom else None
+
+    return Formula((above, below), make)
+
+
+def _seconds(part: str) -> Formula:
+    def make(group: Group) -> Figure:
+        value = group.parts.get(part)
+        return None if value is None else value / MICROS
+
+    return Formula((part,), make)
+
+
+def _busy_share(group: Group) -> Figure:
+    total = group.total.get("busy")
+    return (group.parts.get("busy") or 0) / total if total else None
+
+
+def _throughput(group: Group) -> Figure:
+    return (group.parts.get("completed") or 0) * HOUR / group.length if group.length else None
+
+
+def _of_measure(name: str) -> dict[str, Formula]:
+    return {
+        f"{name}_mean": _ratio(f"{name}_total", f"{name}_count", MICROS),
+        f"{name}_p50": _seconds(f"{name}_p50"),
+        f"{name}_p95": _seconds(f"{name}_p95"),
+        f"{name}_max": _seconds(f"{name}_max"),
+    }
+
+
+FORMULAS = {
+    **{name: _count(name) for name in ("tasks", "completed", "failed", "cancelled", "open", "late")},
+    "completion_rate": _ratio("completed", "tasks"),
+    "throughput": Formula(("completed", "first"), _throughput),
+    **{name: formula for measure in MEASURES for name, formula in _of_measure(measure).items()},
+    **{name: _count(name) for name in ("attempts", "attempts_completed", "attempts_failed", "attempts_lost")},
+    "busy_time": Formula(("busy",), lambda group: (group.parts.get("busy") or 0) / MICROS),
+    "busy_share": Formula(("busy",), _busy_share),
+    "input_tokens": _count("input_tokens"),
+    "output_tokens": _count("output_tokens"),
+    "cost_usd": Formula(("cost",), lambda group: (group.parts.get("cost") or 0) / NANOS),
+}
+assert FORMULAS.keys() == METRICS.keys()
+
+
+def parts_of(report: Report, of: Of) -> list[str]:
+    """The parts that the report's metrics of that kind need."""
+    names = [part for name in report.metrics if METRICS[name].of is of for part in FORMULAS[name].parts]
+    return list(dict.fromkeys(names))
+
+
+def length_of(report: Report, key: tuple[Any, ...], span: Span, first: int | None) -> int | None:
+    """The microseconds that a group spans: its hour, day or week as far as it is in the span and has passed.
+
+    Without such a dimension: from `since`, else from the first moment that there is, to `until` or now.
+    """
+    end = span.now if span.until is None else min(span.until, span.now)
+    start = span.since if span.since is not None else first
+    for name, size in _BUCKETS.items():
+        if name in report.group_by:
+            number = key[report.group_by.index(name)]
+            begins = (number * 7 - EPOCH_WEEKDAY) * DAY if name == "week" else number * size
+            start = begins if span.since is None else max(begins, span.since)
+            end = min(end, begins + size)
+            break
+    return None if start is None or end <= start else end - start

@@ -1,0 +1,37 @@
+"""Reports out of the books, on both databases."""
+
+import pytest
+from sqlalchemy import Engine
+
+from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, Moment, Of, Report, problems_of
+from coordinator.reports.engine import tell
+from coordinator.reports.facts import Span
+from coordinator.store import Store
+from tests.contract.test_queries import many_tasks
+from tests.support.books import NOW, stored
+
+ALWAYS = Span(None, None, NOW)
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+@pytest.mark.parametrize("moment", Moment)
+def test_every_metric_can_be_told_by_every_dimension(
+    store: Store, engine: Engine, dimension: str, moment: Moment
+) -> None:
+    stored(store, *many_tasks(50))
+    for of in Of:
+        metrics = tuple(name for name, metric in METRICS.items() if metric.of is of)
+        report = Report((dimension,), metrics, moment=moment)
+        if metrics and not problems_of(report):
+            with engine.begin() as connection:
+                rows = tell(connection, report, ALWAYS).rows
+            assert rows
+            assert {frozenset(row) for row in rows} == {frozenset((dimension, *metrics))}
+
+
+@pytest.mark.parametrize("name", PREDEFINED)
+def test_every_predefined_report_can_be_told(store: Store, engine: Engine, name: str) -> None:
+    stored(store, *many_tasks(50))
+    assert not problems_of(PREDEFINED[name])
+    with engine.begin() as connection:
+        tell(connection, PREDEFINED[name], ALWAYS)
