@@ -11,15 +11,15 @@ def coordinator() -> None:
     """
     import asyncio
     import signal
-    import sys
 
     from broker.instants import now
     from broker.locate import amqp_url
     from broker.logs import configure_logging
     from broker.settings import load_settings
     from coordinator.daemon import Coordinator
+    from fluffle.cli.interpreter import set_up_for_long
 
-    sys.setswitchinterval(0.001)  # messages come in and go out while a batch is worked on in another thread
+    set_up_for_long()
     settings = load_settings()
     configure_logging(settings.log_level)
     url = amqp_url(settings)

@@ -54,6 +54,7 @@ def worker(
     from broker.locate import amqp_url
     from broker.logs import configure_logging
     from broker.settings import load_settings
+    from fluffle.cli.interpreter import set_up_for_long
     from workers.models.factory import build_llm
     from workers.runner import Worker
 
@@ -62,6 +63,7 @@ def worker(
     llm = build_llm(**way)
     url = amqp_url(settings)
     configure_logging(settings.log_level)
+    set_up_for_long()
 
     async def serve() -> int:
         worker = Worker(
