@@ -16,10 +16,6 @@ Row = RowMapping
 
 NANOS = 1_000_000_000  # in a US dollar: what costs are counted in
 
-SETTLED_AT_SUBMISSION = frozenset(
-    {"seq", "id", "submitted_at", "submitted_by", "parent_id", "conversation_id", "description", "inputs", "spec"}
-)
-
 
 def task_row(task: Task) -> dict[str, Any]:
     """Every column of a task."""
@@ -38,23 +34,24 @@ def task_row(task: Task) -> dict[str, Any]:
 
 def specified_row(task: Task) -> dict[str, Any]:
     """The columns that hold the submission. They change only when somebody changes it."""
-    return {
-        "description": task.spec.description,
-        "inputs": _json(task.spec.inputs),
-        "spec": task.spec.model_dump_json(exclude_unset=True, exclude={"id", "description", "inputs"}),
-    }
-
-
-def changing_row(task: Task) -> dict[str, Any]:
-    """The columns of a task that may change after its submission."""
-    spec, usage = task.spec, task.usage
+    spec = task.spec
     priority, due_order, _ = task.rank
     return {
-        "status": task.status.value,
         "lane": task.lane,
         "priority": -priority,
         "due_order": due_order,
         "assignee": spec.assignee,
+        "description": spec.description,
+        "inputs": _json(spec.inputs),
+        "spec": spec.model_dump_json(exclude_unset=True, exclude={"id", "description", "inputs"}),
+    }
+
+
+def changing_row(task: Task) -> dict[str, Any]:
+    """The columns of a task that change as it goes on."""
+    usage = task.usage
+    return {
+        "status": task.status.value,
         "reply_to": task.reply_to,
         "correlation_id": task.correlation_id,
         "attempt": task.attempt,

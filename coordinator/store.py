@@ -4,11 +4,11 @@ A `Store` is used by one thread at a time. Whatever the database cannot do at th
 may be assumed about the transaction then, and all of it can be done again.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import ClauseElement, Connection, Engine, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import ClauseElement, Connection, Engine, Table, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
@@ -20,9 +20,9 @@ from coordinator.core.board import Changes
 from coordinator.core.events import NEVER
 from coordinator.core.pool import LLM
 from coordinator.core.task import Attempt, Task
+from coordinator.driver import delete_rows, insert_rows, rows_with, update_rows, upsert_rows
 from coordinator.leadership import Lease
 from coordinator.rows import (
-    SETTLED_AT_SUBMISSION,
     Row,
     attempt_of,
     attempt_row,
@@ -47,17 +47,6 @@ _outbox, _leader = schema.outbox, schema.leader
 # Statements of every batch, built once: building one costs more than running it.
 _extend_lease = update(_leader).where(_leader.c.epoch == bindparam("mine")).values(expires_at=bindparam("until"))
 _post = insert(_outbox).values(messages=bindparam("text")).returning(_outbox.c.batch)
-_update_task = (
-    update(_tasks)
-    .where(_tasks.c.seq == bindparam("of_seq"))
-    .values({column.name: bindparam(column.name) for column in _tasks.c if column.name not in SETTLED_AT_SUBMISSION})
-)
-
-_respecify = (
-    update(_tasks)
-    .where(_tasks.c.seq == bindparam("of_seq"))
-    .values({name: bindparam(name) for name in ("description", "inputs", "spec")})
-)
 
 
 @contextmanager
@@ -79,17 +68,9 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.epoch = 0
-        # What runs in every batch goes to the driver as it is: no value needs conversion, and SQLAlchemy would look at
-        # every one of them.
+        # These run in every batch, and go to the driver as they are.
         self._extend_lease = _text(engine, _extend_lease)
         self._post = _text(engine, _post)
-        self._insert_task = _text(engine, insert(_tasks))
-        self._update_task = _text(engine, _update_task)
-        self._upsert_attempt = _text(engine, _upsert(engine, _attempts))
-        self._insert_label = _text(engine, insert(_labels))
-        self._insert_skill = _text(engine, insert(_skills))
-        self._upsert_dependency = _upsert(engine, _dependencies)
-        self._upsert_llm = _upsert(engine, _llms)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -146,13 +127,11 @@ class Store:
         """
         with self._transaction() as connection:
             self._extend(connection, now, lease)
-            if sent:
-                connection.execute(delete(_outbox).where(_outbox.c.batch.in_(sent)))
+            delete_rows(connection, _outbox, [{"batch": batch} for batch in sent])
             self._write_tasks(connection, changes)
-            self._write_attempts(connection, changes)
+            upsert_rows(connection, _attempts, [attempt_row(task, attempt) for task, attempt in changes.attempts])
             self._write_dependencies(connection, changes)
-            if changes.llms:
-                connection.execute(self._upsert_llm, [llm_row(llm) for llm in changes.llms.values()])
+            upsert_rows(connection, _llms, [llm_row(llm) for llm in changes.llms.values()])
             if outbox is None:
                 return None
             row: int = connection.exec_driver_sql(self._post, {"text": outbox}).scalar_one()
@@ -160,31 +139,18 @@ class Store:
 
     def _write_tasks(self, connection: Connection, changes: Changes) -> None:
         new = {task.id for task in changes.new}
-        if changes.new:
-            connection.exec_driver_sql(self._insert_task, [task_row(task) for task in changes.new])
-            self._mark(connection, changes.new)
-        for task in changes.respecified.values():
-            connection.execute(_respecify, {"of_seq": task.seq, **specified_row(task)})
-            for table in (_labels, _skills):
-                connection.execute(delete(table).where(table.c.task_seq == task.seq))
-        self._mark(connection, changes.respecified.values())
+        insert_rows(connection, _tasks, [task_row(task) for task in changes.new])
+        respecified = list(changes.respecified.values())
+        update_rows(connection, _tasks, [{**specified_row(task), "seq": task.seq} for task in respecified])
+        for table in (_labels, _skills):
+            delete_rows(connection, table, [{"task_seq": task.seq} for task in respecified])
+        marked = {task.id: task for task in (*changes.new, *respecified)}.values()
+        labels = [{"task_seq": task.seq, "label": label} for task in marked for label in set(task.spec.labels)]
+        skills = [{"task_seq": task.seq, "skill": skill} for task in marked for skill in set(task.spec.skills)]
+        insert_rows(connection, _labels, labels)
+        insert_rows(connection, _skills, skills)
         changed = [task for task in changes.changed.values() if task.id not in new]
-        if changed:
-            rows = [{"of_seq": task.seq, **changing_row(task)} for task in changed]
-            connection.exec_driver_sql(self._update_task, rows)
-
-    def _mark(self, connection: Connection, tasks: Collection[Task]) -> None:
-        """Insert the labels and skills of tasks."""
-        labels = [{"task_seq": task.seq, "label": label} for task in tasks for label in set(task.spec.labels)]
-        skills = [{"task_seq": task.seq, "skill": skill} for task in tasks for skill in set(task.spec.skills)]
-        for statement, rows in ((self._insert_label, labels), (self._insert_skill, skills)):
-            if rows:
-                connection.exec_driver_sql(statement, rows)
-
-    def _write_attempts(self, connection: Connection, changes: Changes) -> None:
-        if changes.attempts:
-            rows = [attempt_row(task, attempt) for task, attempt in changes.attempts]
-            connection.exec_driver_sql(self._upsert_attempt, rows)
+        update_rows(connection, _tasks, [{**changing_row(task), "seq": task.seq} for task in changed])
 
     def _write_dependencies(self, connection: Connection, changes: Changes) -> None:
         edges = [
@@ -192,8 +158,7 @@ class Store:
             for task, unmet in changes.waits
             for dependency in set(task.spec.depends_on)
         ]
-        if edges:
-            connection.execute(self._upsert_dependency, edges)
+        upsert_rows(connection, _dependencies, edges)
         for chunk in _chunks(changes.met):
             connection.execute(update(_dependencies).where(_dependencies.c.depends_on.in_(chunk)).values(met=True))
 
@@ -201,11 +166,8 @@ class Store:
 
     def load(self, ids: Iterable[str]) -> list[Task]:
         """The tasks with these ids, as far as they exist."""
-        found = []
         with self._transaction() as connection:
-            for chunk in _chunks(list(ids)):
-                found += self._read(connection, _tasks.c.id.in_(chunk))
-        return found
+            return tasks_of(connection, rows_with(connection, _tasks, "id", ids))
 
     def in_hand(self) -> list[Task]:
         """Every task that an LLM has."""
@@ -335,14 +297,6 @@ def _insert(engine: Engine, table: Table) -> postgresql.Insert | sqlite.Insert:
 def _text(engine: Engine, statement: ClauseElement) -> str:
     """A statement as the driver of this database takes it, with a parameter named like each column."""
     return str(statement.compile(dialect=engine.dialect))
-
-
-def _upsert(engine: Engine, table: Table) -> Any:
-    """Insert a row, or replace what stands under its primary key."""
-    statement = _insert(engine, table)
-    key = [column.name for column in table.primary_key]
-    rest = {column.name: statement.excluded[column.name] for column in table.c if column.name not in key}
-    return statement.on_conflict_do_update(index_elements=key, set_=rest)
 
 
 def tasks_of(connection: Connection, rows: Sequence[Row]) -> list[Task]:
