@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,10 +25,12 @@ from pika.exceptions import (
 )
 
 from broker import frames
+from broker.amqp_url import completed, redacted, split_off_tls, tls_context, user_of
 from broker.errors import (
     AccessRefused,
     BrokerError,
     BrokerUnreachable,
+    CertificateRefused,
     ConfigurationError,
     MessageTooLarge,
     Unroutable,
@@ -363,15 +366,20 @@ class QueueState(NamedTuple):
 
 def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameters:
     """Connection parameters for an AMQP URL. Raises ConfigurationError when it is not one."""
-    parts = urlsplit(url)
-    if parts.username and parts.password is None:
+    plain, tls = split_off_tls(url)
+    parts = urlsplit(plain)
+    if parts.username and parts.password is None and not tls.external:
         raise ConfigurationError(f"the AMQP URL names a user without a password: {url}")
     if parts.scheme not in ("amqp", "amqps"):
-        raise ConfigurationError(f"not an AMQP URL (amqp://user:password@host:port/vhost): {_redacted(url)}")
+        raise ConfigurationError(f"not an AMQP URL (amqp://user:password@host:port/vhost): {redacted(url)}")
     try:
-        params = pika.URLParameters(url)
+        params = pika.URLParameters(completed(plain, password=""))
     except (ValueError, IndexError, TypeError) as error:
-        raise ConfigurationError(f"not an AMQP URL ({error}): {_redacted(url)}") from error
+        raise ConfigurationError(f"not an AMQP URL ({error}): {redacted(url)}") from error
+    if parts.scheme == "amqps":
+        params.ssl_options = pika.SSLOptions(tls_context(tls), tls.server_name)
+    if tls.external:
+        params.credentials = pika.credentials.ExternalCredentials()
     params.heartbeat = heartbeat
     params.blocked_connection_timeout = 300
     params.connection_attempts = 1
@@ -381,17 +389,13 @@ def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameter
     return params
 
 
-def _redacted(url: str) -> str:
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":***@") if password else url
-
-
 class HalfLink:
     """One connection with one channel: opened, rebuilt after failures, closed."""
 
     def __init__(self, url: str, name: str, on_ready: Callable[[], None]) -> None:
         self.where = _Where(url)
         self._parameters = parameters(url, name=name)
+        self._user = user_of(url)
         self._on_ready = on_ready
         self._topology: list[Topology] = []
         self._consumers: list[Consumer] = []
@@ -418,7 +422,7 @@ class HalfLink:
             on_close_callback=lambda _, error: self._on_connection_closed(connection, error),
             custom_ioloop=loop,
         )
-        connection.user = self._parameters.credentials.username
+        connection.user = self._user
         try:
             self.connection = await opened
             self.channel = await self._open_channel()
@@ -463,6 +467,8 @@ class HalfLink:
             case ConnectionClosedByBroker() | ChannelClosedByBroker():
                 kind = AccessRefused if error.reply_code == 403 else BrokerError
                 return kind(f"RabbitMQ at {self.where} said: {error.reply_text}")
+            case ssl.SSLError():
+                return CertificateRefused(f"RabbitMQ at {self.where} and TLS: {_tls_reason(error)}")
             case AMQPConnectionError() if error.args and isinstance(error.args[0], BaseException):
                 return self._translated(error.args[0])
             case _:
@@ -605,6 +611,12 @@ def fault_of(message: Outgoing, refusal: ChannelClosedByBroker) -> BrokerError |
     if (limit := re.search(r"max size (\d+)", said)) and len(message.body) > int(limit[1]):
         return MessageTooLarge(f"RabbitMQ said: {said}")
     return None
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted ({error.verify_message})"
+    return f"the connection was refused ({(error.reason or str(error)).replace('_', ' ').lower()})"
 
 
 def _ignore(*_: Any) -> None:

@@ -7,6 +7,7 @@ FluffleError
 ├── BrokerError                 talking to RabbitMQ
 │   ├── BrokerUnreachable       nothing answers at the URL, or it closed the door
 │   ├── AccessRefused           wrong user, password or permission
+│   │   └── CertificateRefused  a TLS certificate that one side does not accept
 │   ├── Unroutable              no queue is bound for the message
 │   ├── PublishRefused          the queue is full, or the broker could not take the message
 │   ├── MessageTooLarge         the body is over the limit
@@ -70,6 +71,10 @@ class BrokerUnreachable(BrokerError):
 
 class AccessRefused(BrokerError):
     """RabbitMQ refused the user, the password or the operation"""
+
+
+class CertificateRefused(AccessRefused):
+    """A TLS certificate was not accepted"""
 
 
 class Unroutable(BrokerError):

@@ -1,5 +1,6 @@
 """Which RabbitMQ to talk to."""
 
+from broker.amqp_url import completed
 from broker.errors import ConfigurationError
 from broker.node import running_url
 from broker.settings import Settings
@@ -11,7 +12,8 @@ def amqp_url(settings: Settings) -> str:
     Raises ConfigurationError when there is neither, NodeError when the private node does not come back.
     """
     if settings.amqp_url is not None:
-        return settings.amqp_url.get_secret_value()
+        password = None if settings.amqp_password is None else settings.amqp_password.get_secret_value()
+        return completed(settings.amqp_url.get_secret_value(), password=password, parameters=settings.tls_parameters)
     url = running_url(settings.state_dir)
     if url is None:
         raise ConfigurationError(

@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
+from urllib.parse import urlsplit
 
 from broker.errors import NodeError
 from broker.node_container import Container, container_wanted, engine_has_image
@@ -48,6 +50,7 @@ class _Runner(Protocol):
 
     @property
     def log_place(self) -> str: ...
+    def control(self, *arguments: str, given: str = "") -> "subprocess.CompletedProcess[str]": ...
     def launch(self) -> None: ...
     def alive(self) -> bool: ...
     def pid(self) -> int | None: ...
@@ -133,6 +136,22 @@ class PrivateNode:
             runner.pid(),
             runner.since(),
         )
+
+    def is_at(self, url: str) -> bool:
+        """Whether that AMQP URL leads to this node."""
+        record, parts = NodeRecord.load(self._file), urlsplit(url)
+        return record is not None and (parts.hostname, parts.port) == ("127.0.0.1", record.amqp_port)
+
+    def control(self, *arguments: str, given: str = "") -> str:
+        """What `rabbitmqctl` prints for these arguments, with `given` on its standard input. Raises NodeError."""
+        record = NodeRecord.load(self._file)
+        if record is None:
+            raise NodeError("There is no private RabbitMQ node.")
+        done = self._runner(record).control(*arguments, given=given)
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+            raise NodeError(f"rabbitmqctl {arguments[0]} did not work: {said}")
+        return done.stdout
 
     def _runner(self, record: NodeRecord) -> _Runner:
         return (Container if record.runs_as == "container" else ServerProcess)(self.folder, record)

@@ -76,6 +76,10 @@ class Container:
         started = self._inspect("{{.State.StartedAt}}")
         return datetime.fromisoformat(started) if started else None
 
+    def control(self, *arguments: str, given: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run `rabbitmqctl` in the container, with `given` on its standard input."""
+        return _docker("exec", "--interactive", self._record.name, "rabbitmqctl", *arguments, given=given)
+
     def terminate(self) -> None:
         """Ask it to shut down cleanly."""
         _docker("kill", "--signal", "TERM", self._record.name)
@@ -97,10 +101,15 @@ class Container:
         return _docker("inspect", "--type", "container", "--format", template, self._record.name).stdout.strip()
 
 
-def _docker(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def _docker(*arguments: str, given: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
     try:
         return subprocess.run(
-            ["docker", *arguments], env=os.environ | environment, capture_output=True, text=True, check=False
+            ["docker", *arguments],
+            env=os.environ | environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except FileNotFoundError:
         return subprocess.CompletedProcess(arguments, 127, "", "docker was not found")

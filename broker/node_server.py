@@ -132,6 +132,18 @@ class ServerProcess:
         except FileNotFoundError:
             return None
 
+    def control(self, *arguments: str, given: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run `rabbitmqctl` on the node, with `given` on its standard input."""
+        return subprocess.run(
+            [find_server().with_name("rabbitmqctl"), *arguments],
+            env=self._environment(),
+            cwd=self._folder,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def terminate(self) -> None:
         """Ask it to shut down cleanly."""
         self._signal(signal.SIGTERM)

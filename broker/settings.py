@@ -36,6 +36,23 @@ class Settings(BaseSettings):
     amqp_url: SecretStr | None = Field(
         None, description="RabbitMQ as amqp://user:password@host:port/vhost; unset: the private node"
     )
+    amqp_password: SecretStr | None = Field(
+        None, description="password of the user that amqp_url names, if it is not in there"
+    )
+    tls_ca: Path | None = Field(
+        None, description="file of CA certificates that RabbitMQ's may be signed by; unset: those of this computer"
+    )
+    tls_cert: Path | None = Field(None, description="file of the client certificate to show to RabbitMQ")
+    tls_key: Path | None = Field(None, description="file of its key, unless that is in the same file")
+    tls_login: bool = Field(False, description="the client certificate is enough to log in, without a password")
+    management_url: SecretStr | None = Field(
+        None,
+        description="RabbitMQ's management API, http://user:password@host:port, for `fluffle broker grant`; "
+        "unset: port 15672 of the host of amqp_url (15671 with TLS), as the same user",
+    )
+    require_identity: bool = Field(
+        False, description="refuse messages that do not say, by user_id, which user of RabbitMQ they are from"
+    )
     state_dir: Path = Field(
         default_factory=default_state_dir,
         description="folder of the private node, the database and the spools",
@@ -60,6 +77,13 @@ class Settings(BaseSettings):
         1000, ge=1, le=100_000, description="most messages that the coordinator handles in one transaction"
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level that is logged")
+
+    @property
+    def tls_parameters(self) -> dict[str, str]:
+        """What an AMQP URL says of TLS, by the names of its query parameters."""
+        given = {"cacertfile": self.tls_ca, "certfile": self.tls_cert, "keyfile": self.tls_key}
+        files = {name: str(file) for name, file in given.items() if file is not None}
+        return files | ({"auth_mechanism": "external"} if self.tls_login else {})
 
     @property
     def beat(self) -> float:

@@ -15,6 +15,7 @@ EVENTS = "fluffle.events"
 REJECTED = "fluffle.rejected"
 UNROUTABLE = "fluffle.unroutable"
 COORDINATOR = "fluffle.coordinator"
+REPLIES, WATCHERS = "fluffle.reply", "fluffle.watch"  # how the exclusive queues of clients begin
 
 DELIVERY_LIMIT = 20
 KEEP_FOREVER = 1_000_000  # deliveries: unset, 4.x drops after 20; -1 discards at once on 3.10

@@ -54,6 +54,7 @@ class Bookkeeper:
         max_body: int,
         policy: str = DEFAULT,
         suggest_skills: bool = False,
+        require_identity: bool = False,
     ) -> None:
         """Raises ConfigurationError when there is no such policy."""
         self._policy = policy
@@ -63,6 +64,7 @@ class Bookkeeper:
         self._lease = lease
         self._lead = lead
         self._max_body = max_body
+        self._require_identity = require_identity
         self._machine = Machine(lease=lease, policy=load_policy(policy))
         self._any_dependencies = False
         self._any_children = False
@@ -87,6 +89,7 @@ class Bookkeeper:
             next_seq=store.last_seq() + 1,
             policy=load_policy(self._policy),
             expertise=self._expertise,
+            require_identity=self._require_identity,
         )
         machine.restore(store.in_hand(), store.llms(), store.lanes(), now)
         machine.board.next_wake = store.next_wake()
@@ -181,7 +184,7 @@ class Bookkeeper:
         origins: list[Delivery] = []
         items: list[Item] = []
         for delivery in batch:
-            match read(delivery, limit=self._max_body):
+            match read(delivery, limit=self._max_body, require_identity=self._require_identity):
                 case Refused() as refused:
                     items += refusal(refused, now)
                 case event:

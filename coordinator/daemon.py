@@ -15,7 +15,15 @@ from typing import TypeVar
 import structlog
 
 from broker.connection import Delivery, Outgoing
-from broker.errors import BrokerError, ConfigurationError, LinkClosed, NotTheLeader, PublishRefused, StoreUnavailable
+from broker.errors import (
+    BrokerError,
+    ConfigurationError,
+    DecodeError,
+    LinkClosed,
+    NotTheLeader,
+    PublishRefused,
+    StoreUnavailable,
+)
 from broker.instants import Instant, seconds
 from broker.link import Link
 from broker.settings import Settings
@@ -23,6 +31,7 @@ from broker.topology import COORDINATOR, QUERIES, SHARED
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.crash import crash_point
 from coordinator.database import open_engine
+from coordinator.intake import must_be_identified
 from coordinator.leadership import OTHER_BOOKS, Lease, Watch, holder, may_be_a_copy
 from coordinator.queries import Queries
 from coordinator.store import Store
@@ -68,6 +77,7 @@ class Coordinator:
             max_body=settings.max_body,
             policy=settings.policy,
             suggest_skills=settings.suggest_skills,
+            require_identity=settings.require_identity,
         )
         reader = open_engine(settings.database, read_only=True)
         self._queries = Queries(
@@ -244,7 +254,7 @@ class Coordinator:
     async def _answer(self, delivery: Delivery) -> None:
         reply_to, correlation_id = delivery.properties.reply_to, delivery.properties.correlation_id
         try:
-            if reply_to:
+            if reply_to and self._may_answer(delivery):
                 kind, body = await asyncio.get_running_loop().run_in_executor(
                     self._reading, self._queries.answer, delivery.routing_key, delivery.body
                 )
@@ -258,6 +268,18 @@ class Coordinator:
             delivery.ack()
         else:
             delivery.ack()
+
+    def _may_answer(self, delivery: Delivery) -> bool:
+        """Whether who asks is known, where that is required, and wants the answer at a place of its own."""
+        if not self._settings.require_identity:
+            return True
+        properties = delivery.properties
+        try:
+            must_be_identified(properties.user_id, properties.reply_to, delivery.headers)
+        except DecodeError as error:
+            _log.warning("refused a query", user=properties.user_id, reply_to=properties.reply_to, error=str(error))
+            return False
+        return True
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 

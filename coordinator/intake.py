@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from broker import topology
+from broker.access import may_be_answered_at, speaks_for
 from broker.connection import UNDECODABLE, Delivery
 from broker.errors import DecodeError, Problem
 from broker.ids import uuid7
@@ -61,18 +62,24 @@ MOST_SKILLS = 2000  # characters of all skills of a task: they are a key of an i
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A delivery that cannot become an event."""
+    """A delivery that cannot become an event. Unless `answered`, its sender is not to be told."""
 
     delivery: Delivery
     problems: tuple[Problem, ...]
+    answered: bool = True
 
 
-def read(delivery: Delivery, *, limit: int) -> Event | Refused:
+def read(delivery: Delivery, *, limit: int, require_identity: bool = False) -> Event | Refused:
     """The event that a delivery stands for, or why it stands for none. Never raises."""
+    properties = delivery.properties
     try:
         if UNDECODABLE in delivery.headers:
             raise DecodeError([Problem("headers", f"cannot be decoded: {delivery.headers[UNDECODABLE]}")])
-        _must_be_plain(delivery.properties.content_encoding)
+        if require_identity:
+            must_be_identified(properties.user_id, properties.reply_to, delivery.headers)
+            if delivery.exchange == topology.STATUS:
+                _must_speak_for(delivery.routing_key.rpartition(".")[0], properties.user_id)
+        _must_be_plain(properties.content_encoding)
         match delivery.exchange:
             case topology.TASKS:
                 return _request(delivery, limit)
@@ -81,7 +88,21 @@ def read(delivery: Delivery, *, limit: int) -> Event | Refused:
             case _:
                 raise _unknown_key(delivery)
     except DecodeError as error:
-        return Refused(delivery, in_short(error.problems))
+        answered = not require_identity or may_be_answered_at(properties.user_id, properties.reply_to or "")
+        return Refused(delivery, in_short(error.problems), answered)
+
+
+def must_be_identified(user: str | None, reply_to: str | None, headers: Mapping[str, Any]) -> None:
+    """Raises DecodeError for a message whose sender is unknown, or which reaches for what belongs to others."""
+    problems = []
+    if not user:
+        problems.append(Problem("user_id", "is missing: say as which user of RabbitMQ you publish"))
+    if not may_be_answered_at(user, reply_to or ""):
+        problems.append(Problem("reply_to", "names a queue that belongs to somebody else"))
+    if "CC" in headers:
+        problems.append(Problem("headers.CC", "is refused: publish once for each receiver"))
+    if problems:
+        raise DecodeError(problems)
 
 
 def in_short(problems: Sequence[Problem]) -> tuple[Problem, ...]:
@@ -164,6 +185,11 @@ def _must_be_plain(encoding: str | None) -> None:
         raise DecodeError([Problem("content_encoding", told)])
 
 
+def _must_speak_for(name: str, user: str | None) -> None:
+    if not speaks_for(user, topology.llm_address(name)):
+        raise DecodeError([Problem("user_id", f"is {user!r}, who does not speak for the LLM {name!r}")])
+
+
 def _must_match(name: str, claimed: str) -> None:
     if name != claimed:
         raise DecodeError([Problem("name", f"is {claimed!r}, but the routing key says {name!r}")])
@@ -215,7 +241,8 @@ def refusal(refused: Refused, now: Instant, task_id: str | None = None) -> list[
     """
     properties = refused.delivery.properties
     name = task_id or properties.message_id or ""
-    answer = Refuse(name, refused.problems, properties.reply_to, properties.correlation_id)
+    reply_to = properties.reply_to if refused.answered else None
+    answer = Refuse(name, refused.problems, reply_to, properties.correlation_id)
     return [answer, _keep(refused.delivery, refused.problems, now)]
 
 
@@ -224,7 +251,8 @@ def _keep(delivery: Delivery, problems: tuple[Problem, ...], now: Instant) -> Ke
     properties = {name: getattr(delivery.properties, name) for name in KEPT_PROPERTIES}
     properties["headers"] = _kept_headers(delivery.headers)
     given = {name: value for name, value in properties.items() if value not in (None, {})}
-    return Keep(delivery.exchange, delivery.routing_key, delivery.body, given, problems, now)
+    user = delivery.properties.user_id
+    return Keep(delivery.exchange, delivery.routing_key, delivery.body, given, problems, now, user=user)
 
 
 def _kept_headers(headers: Mapping[str, Any]) -> dict[str, Any]:

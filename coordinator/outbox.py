@@ -41,6 +41,7 @@ class Keep:
     problems: tuple[Problem, ...]
     at: Instant
     event_id: str = field(default_factory=uuid7)
+    user: str | None = None
 
 
 Item = Command | Keep

@@ -154,6 +154,8 @@ def _kept(item: Keep) -> Iterator[Outgoing]:
         "x-fluffle-errors": to_json(errors).decode(),
         "x-fluffle-at": at,
     }
+    if item.user is not None:
+        headers["x-fluffle-user"] = item.user
     routing_key = _at_most(255, f"rejected.{item.exchange}.{item.routing_key}")
     yield Outgoing(REJECTED, routing_key, item.body, **{**item.properties, "headers": headers})
     message_id = item.properties.get("message_id")

@@ -22,7 +22,7 @@ from broker.errors import (
 from broker.ids import uuid7
 from broker.link import Link
 from broker.messages import Answer, Assign, Cancel, Manage, Rejection, Retry, Submission, Update, decode
-from broker.topology import QUERIES, TASKS, Queue, Topology
+from broker.topology import QUERIES, REPLIES, TASKS, Queue, Topology
 from broker.views import LLMsQuery, PlacementQuery, ReportQuery, TaskQuery, TasksQuery, TaskView
 from fluffle.handle import TaskHandle
 from fluffle.opening import open_link
@@ -50,7 +50,7 @@ class Correspondence:
         self._url = url
         self._name = name
         self._answer_timeout = answer_timeout
-        self._reply_to = f"fluffle.reply.{uuid7()}"
+        self._reply_to = f"{REPLIES}.{uuid7()}"
         self._tasks: WeakValueDictionary[str, TaskHandle] = WeakValueDictionary()
         self._requests: dict[str, tuple[Outgoing, asyncio.Future[bytes]]] = {}
         self._numbers = itertools.count()

@@ -46,6 +46,13 @@ class Rejected:
     errors: tuple[Wrong, ...]
     delivery: Delivery
 
+    @property
+    def user(self) -> str | None:
+        """As whom RabbitMQ knew its sender. What the coordinator keeps is its own message, with that in a header."""
+        kept = "x-fluffle-origin-exchange" in self.delivery.headers
+        user = self.delivery.headers.get("x-fluffle-user") if kept else self.delivery.properties.user_id
+        return user if isinstance(user, str) else None
+
     def as_json(self) -> dict[str, Any]:
         """The message as JSON-able data. A body that is not UTF-8 is in `body_base64`."""
         properties = self.delivery.properties
@@ -61,7 +68,7 @@ class Rejected:
             "reply_to": properties.reply_to,
             "type": properties.type,
             "content_type": properties.content_type,
-            "user_id": properties.user_id,
+            "user_id": self.user,
             "size": len(self.delivery.body),
         }
         try:

@@ -11,7 +11,7 @@ from broker.errors import DecodeError
 from broker.ids import uuid7
 from broker.link import Link
 from broker.messages import FINAL, Progress, Status, decode
-from broker.topology import EVENTS, STATUS, Binding, Queue, Topology
+from broker.topology import EVENTS, STATUS, WATCHERS, Binding, Queue, Topology
 from broker.views import TaskView, View
 
 TASK_EVENTS = tuple(Binding(EVENTS, f"task.{what}.*", "") for what in (*Status, "overdue"))
@@ -64,7 +64,7 @@ async def subscription(url: str, name: str, sources: Sequence[Binding]) -> Async
         if connected:
             arrived.put_nowait(MISSED)
 
-    queue = f"fluffle.watch.{uuid7()}"
+    queue = f"{WATCHERS}.{uuid7()}"
     bindings = tuple(Binding(source.exchange, source.routing_key, queue) for source in sources)
     async with Link(url, name=name, on_state=on_state) as link:
         await link.declare(Topology(queues=(Queue(queue, exclusive=True),), bindings=bindings))

@@ -11,6 +11,7 @@ from typing import assert_never
 from broker.instants import Instant, Micros
 from broker.messages import Status
 from coordinator.core.assignment import EarliestFinish, Policy
+from coordinator.core.authority import objection
 from coordinator.core.board import Board, Changes
 from coordinator.core.commands import Command
 from coordinator.core.dispatch import fill_slots
@@ -24,6 +25,7 @@ from coordinator.core.events import (
     ManageRequested,
     Progressed,
     Reported,
+    Request,
     Resumed,
     RetryRequested,
     Seen,
@@ -52,8 +54,11 @@ class Machine:
         next_seq: int = 1,
         policy: Policy | None = None,
         expertise: Expertise | None = None,
+        require_identity: bool = False,
     ) -> None:
+        """With `require_identity`, not everybody may ask everything (see authority)."""
         self.board = Board(lease=lease, window=window)
+        self._require_identity = require_identity
         self._requests = Requests(self.board, next_seq=next_seq, expertise=expertise)
         self._work = Work(self.board)
         self._questions = Questions(self.board)
@@ -171,6 +176,8 @@ class Machine:
         board.ready.forget_empty()
 
     def _handle(self, event: Event, now: Instant) -> None:
+        if self._require_identity and isinstance(event, Request | AnswerGiven) and self._is_refused(event):
+            return
         match event:
             case Claimed():
                 self._work.claimed(event, now)
@@ -194,6 +201,15 @@ class Machine:
                 self._tick(event, now)
             case _:
                 self._requests.handle(event, now)
+
+    def _is_refused(self, event: Request | AnswerGiven) -> bool:
+        """Whether its sender may not ask that, and is told so."""
+        board = self.board
+        problem = objection(event, board.tasks, board.llms)
+        if problem is not None:
+            about = event.order.llm if isinstance(event, ManageRequested) else event.task_id
+            board.refuse(about, event.sender, problem, event=event if isinstance(event, Submitted) else None)
+        return problem is not None
 
     def _tick(self, tick: Tick, now: Instant) -> None:
         board = self.board

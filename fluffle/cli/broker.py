@@ -4,14 +4,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fluffle.cli.lazy import OrderedGroup
 from fluffle.cli.output import print_fields, print_json
 from fluffle.cli.session import json_option
+from fluffle.cli.users import grant, list_users, revoke
 
 if TYPE_CHECKING:
     from broker.node import NodeStatus, PrivateNode
 
 
-@click.group()
+@click.group(cls=OrderedGroup)
 def broker() -> None:
     """Manage the private RabbitMQ node, and prepare any other.
 
@@ -92,6 +94,11 @@ def init() -> None:
 
     where = asyncio.run(declare())
     click.echo(f"Declared {len(SHARED.exchanges)} exchanges and {len(SHARED.queues)} queues on RabbitMQ at {where}.")
+
+
+broker.add_command(grant)
+broker.add_command(revoke)
+broker.add_command(list_users)
 
 
 def _private_node() -> "PrivateNode":

@@ -83,7 +83,7 @@ def show(*, message_id: str, as_json: bool) -> int:
                 ("Content type", properties.content_type),
                 ("Correlation id", properties.correlation_id),
                 ("Reply to", properties.reply_to),
-                ("User", properties.user_id),
+                ("User", message.user),
                 ("Headers", message.delivery.headers or None),
             ]
         )

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from broker import messages, topology
+from broker.access import Role, TopicPermission, permissions
 from broker.errors import Problem
 from broker.instants import Instant
 from broker.messages import Wire
@@ -127,7 +128,7 @@ def test_every_type_of_answer_is_described() -> None:
 
 
 def test_every_header_of_a_rejected_message_is_described() -> None:
-    keep = Keep("fluffle.tasks", "submit", b"{", {}, (Problem("", "no JSON"),), Instant(0))
+    keep = Keep("fluffle.tasks", "submit", b"{", {}, (Problem("", "no JSON"),), Instant(0), user="ana")
     rejected, _ = messages_of([keep], {}, {})
     assert [code(row[0])[0] for row in table_after("rejected headers")] == list(rejected.headers or {})
 
@@ -155,6 +156,24 @@ def test_every_setting_is_described_with_its_default() -> None:
             default = f"{info.default:g}" if isinstance(info.default, float) else str(info.default)
             default = default.lower() if isinstance(info.default, bool) else default
             assert described[f"FLUFFLE_{field.upper()}"].replace(",", "") == default
+
+
+def names_in(expression: str) -> set[str]:
+    """The names that a permission stands for; those that end in `*` for all that begin so."""
+    inner = expression.removeprefix("^(").removesuffix(")$")
+    return {re.sub(r"\\(.)", r"\1", name.removesuffix(".*")) + "*" * name.endswith(".*") for name in inner.split("|")}
+
+
+@pytest.mark.parametrize("role", Role)
+def test_what_a_role_may_do_is_described(role: Role) -> None:
+    page = (ROOT / "docs/howto-identity.md").read_text(encoding="utf-8")
+    [cells] = [cells for cells in table_after("roles", page) if code(cells[0]) == [role.value]]
+    granted = permissions(role, "NAME")
+    described = [{name.replace("<name>", "NAME") for name in code(cell)} for cell in cells[1:]]
+    assert described == [names_in(granted.configure), names_in(granted.write), names_in(granted.read)]
+    rows = [[" ".join(code(cell)).replace("<name>", "NAME") for cell in row] for row in table_after("topics", page)]
+    topics = [TopicPermission(exchange, write, read) for name, exchange, write, read in rows if name == role.value]
+    assert topics == list(granted.topics)
 
 
 def test_the_team_of_the_examples_can_be_read() -> None:

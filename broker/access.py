@@ -1,0 +1,170 @@
+"""Who may do what on RabbitMQ: its users, by role, with the permissions that follow from the topology.
+
+RabbitMQ checks a permission as a regular expression on the name of an exchange or a queue, and on a topic exchange
+another one on the routing key. Whoever may bind a queue to a direct exchange may bind it to every key: so nobody but
+the coordinator may read one.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
+
+from broker.errors import ConfigurationError
+from broker.messages import NAME_PATTERN
+from broker.topology import (
+    EVENTS,
+    MESSAGES,
+    QUERIES,
+    REJECTED,
+    REPLIES,
+    STATUS,
+    TASKS,
+    WATCHERS,
+    Topology,
+    llm_address,
+    llm_topology,
+)
+
+_NOTHING = ""
+_ANYTHING = ".*"
+_DEFAULT_EXCHANGE = "amq.default"
+_OWN_QUEUES = (f"{REPLIES}.*", f"{WATCHERS}.*", "amq.gen-*")  # of clients; each is exclusive to its connection
+_BELONGS_TO_SOMEBODY = re.compile(r"(fluffle|llm|user|group)\.")
+
+
+class Role(StrEnum):
+    """What a user of RabbitMQ is for."""
+
+    LLM = "llm"
+    CLIENT = "client"
+    WEB = "web"
+    COORDINATOR = "coordinator"
+
+    @property
+    def is_one(self) -> bool:
+        """Whether there is one user of this role, named as it."""
+        return self in (Role.WEB, Role.COORDINATOR)
+
+    @property
+    def told(self) -> str:
+        """What such a user is, for people."""
+        match self:
+            case Role.LLM:
+                return "an LLM"
+            case Role.CLIENT:
+                return "a client"
+            case Role.WEB:
+                return "the web page"
+            case Role.COORDINATOR:
+                return "the coordinator"
+
+    @property
+    def tag(self) -> str:
+        """The tag of its users: to RabbitMQ it means nothing."""
+        return f"fluffle-{self}"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPermission:
+    """Which routing keys of a topic exchange may be published with, and bound to. Regular expressions."""
+
+    exchange: str
+    write: str
+    read: str
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """What a user may declare and delete, publish to and bind, consume and bind to. Regular expressions on names.
+
+    A topic exchange that `topics` does not name is open to whoever may use it at all.
+    """
+
+    configure: str
+    write: str
+    read: str
+    topics: tuple[TopicPermission, ...] = ()
+
+
+def permissions(role: Role, name: str) -> Permissions:
+    """What the user `name` of that role may do."""
+    match role:
+        case Role.LLM:
+            own = (llm_address(name), f"{llm_address(name)}.*")
+            return Permissions(
+                configure=_any_of(*own),
+                write=_any_of(STATUS, TASKS, MESSAGES),
+                read=_any_of(*own),
+                topics=(
+                    TopicPermission(STATUS, write=_any_of(f"{name}.*"), read=_NOTHING),
+                    TopicPermission(MESSAGES, write=_ANYTHING, read=_NOTHING),
+                ),
+            )
+        case Role.CLIENT | Role.WEB:
+            more = (REJECTED,) if role is Role.WEB else ()  # the queue, and not what is published to the exchange
+            return Permissions(
+                configure=_any_of(*_OWN_QUEUES),
+                write=_any_of(TASKS, QUERIES, MESSAGES, *_OWN_QUEUES),
+                read=_any_of(EVENTS, STATUS, *_OWN_QUEUES, *more),
+                topics=(
+                    TopicPermission(EVENTS, write=_NOTHING, read=_ANYTHING),
+                    TopicPermission(STATUS, write=_NOTHING, read=r"\.progress$"),
+                    TopicPermission(MESSAGES, write=_ANYTHING, read=_NOTHING),
+                    *(TopicPermission(exchange, write=_NOTHING, read=_NOTHING) for exchange in more),
+                ),
+            )
+        case Role.COORDINATOR:
+            return Permissions(
+                configure=_any_of("fluffle.*"),
+                write=_any_of("fluffle.*", _DEFAULT_EXCHANGE),
+                read=_any_of("fluffle.*"),
+            )
+        case _:
+            assert_never(role)
+
+
+def owned(role: Role, name: str) -> Topology:
+    """What has to be declared for the user, because it may not do so itself."""
+    return llm_topology(name) if role is Role.LLM else Topology()
+
+
+def user_name(role: Role, name: str | None) -> str:
+    """The name of the user. Raises ConfigurationError when a user of that role cannot have it."""
+    if role.is_one:
+        if name is not None:
+            raise ConfigurationError(f"{role.told} has no other name: `fluffle broker grant {role}`")
+        return role.value
+    if name is None:
+        raise ConfigurationError(f"say which: `fluffle broker grant {role} NAME`")
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigurationError(f"{name!r} is no name: a-z, 0-9 and -, at most 63 characters")
+    if name in [other.value for other in Role if other.is_one]:
+        raise ConfigurationError(f"the name {name} is reserved")
+    return name
+
+
+def speaks_for(user: str | None, address: str) -> bool:
+    """Whether what this user says may have that address as its sender."""
+    return user is not None and address in (f"llm.{user}", f"user.{user}")
+
+
+def may_be_answered_at(user: str | None, queue: str) -> bool:
+    """Whether an answer to this user may go to that queue: not to one that belongs to somebody else.
+
+    The coordinator may publish to every queue, and must not be made to do it for others.
+    """
+    if not _BELONGS_TO_SOMEBODY.match(queue) or queue.startswith((f"{REPLIES}.", f"{WATCHERS}.")):
+        return True
+    return any(queue == own or queue.startswith(f"{own}.") for own in (f"llm.{user}", f"user.{user}"))
+
+
+def _any_of(*names: str) -> str:
+    """An expression for these names, of which those that end in `*` stand for all that begin so."""
+    return f"^({'|'.join(_alternatives(names))})$"
+
+
+def _alternatives(names: tuple[str, ...]) -> Iterator[str]:
+    for name in names:
+        yield re.escape(name.removesuffix("*")) + (".*" if name.endswith("*") else "")

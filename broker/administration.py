@@ -1,0 +1,115 @@
+"""Two ways to RabbitMQ's users: `rabbitmqctl` of the private node, and the management API of any other."""
+
+import json
+from base64 import b64encode
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import Request, urlopen
+
+from broker.amqp_url import split_off_tls, tls_context
+from broker.errors import AccessRefused, BrokerError, BrokerUnreachable, ConfigurationError
+from broker.locate import amqp_url
+from broker.node import PrivateNode
+from broker.settings import Settings
+from broker.users import Administration, Definitions
+
+_WITHIN = 30.0  # seconds
+
+
+def administration(settings: Settings) -> Administration:
+    """The way to the users of the RabbitMQ that the settings name. Raises ConfigurationError, NodeError."""
+    node = PrivateNode(settings.state_dir)
+    url = amqp_url(settings)
+    if node.is_at(url):
+        return NodeControl(node)
+    return ManagementApi(url, None if settings.management_url is None else settings.management_url.get_secret_value())
+
+
+class NodeControl:
+    """The private node, by `rabbitmqctl`."""
+
+    def __init__(self, node: PrivateNode) -> None:
+        self._node = node
+
+    def definitions(self) -> Definitions:
+        """What there is. Raises NodeError."""
+        found: Definitions = json.loads(self._node.control("export_definitions", "-", "--silent"))
+        return found
+
+    def define(self, definitions: Definitions) -> None:
+        """Make or replace what is given. Raises NodeError."""
+        self._node.control("import_definitions", "--silent", given=json.dumps(definitions))
+
+    def delete_user(self, name: str) -> None:
+        """Remove a user. Raises NodeError."""
+        self._node.control("delete_user", name, "--silent")
+
+
+class ManagementApi:
+    """Any RabbitMQ with the plugin rabbitmq_management, as the user of the AMQP URL or of the API's own URL."""
+
+    def __init__(self, amqp: str, url: str | None) -> None:
+        """`url` is the API's, `http://user:password@host:port`; without it, where it is by default on that host.
+
+        Raises ConfigurationError when it is no such URL.
+        """
+        broker = urlsplit(amqp)
+        secure = broker.scheme == "amqps"
+        own = urlsplit(url or f"{'https' if secure else 'http'}://{_host(amqp)}:{15671 if secure else 15672}")
+        if own.scheme not in ("http", "https") or not own.hostname:
+            raise ConfigurationError("FLUFFLE_MANAGEMENT_URL is not like http://host:15672")
+        user = own if own.username else broker
+        credentials = f"{unquote(user.username or 'guest')}:{unquote(user.password or 'guest')}"
+        self._authorization = "Basic " + b64encode(credentials.encode()).decode()
+        self._base = f"{own.scheme}://{own.netloc.rpartition('@')[2]}{own.path.rstrip('/')}"
+        self._tls = tls_context(split_off_tls(amqp)[1]) if own.scheme == "https" else None
+
+    def definitions(self) -> Definitions:
+        """What there is. Raises BrokerError."""
+        found: Definitions = self._ask("GET", "definitions")
+        return found
+
+    def define(self, definitions: Definitions) -> None:
+        """Make or replace what is given. Raises BrokerError."""
+        self._ask("POST", "definitions", definitions)
+
+    def delete_user(self, name: str) -> None:
+        """Remove a user. Raises BrokerError."""
+        self._ask("DELETE", f"users/{quote(name, safe='')}")
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        request = Request(  # noqa: S310 - only http and https get here
+            f"{self._base}/api/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": self._authorization, "Content-Type": "application/json"},
+        )
+        try:
+            with urlopen(request, timeout=_WITHIN, context=self._tls) as answer:  # noqa: S310
+                return json.loads(answer.read() or b"null")
+        except HTTPError as error:
+            if error.code in (401, 403):
+                raise AccessRefused(
+                    f"RabbitMQ's management API at {self._base} refused the user: it has to be an administrator"
+                ) from error
+            raise BrokerError(f"RabbitMQ's management API at {self._base} said: {_said(error)}") from error
+        except (URLError, HTTPException, OSError, ValueError) as error:
+            why = getattr(error, "reason", None) or error
+            raise BrokerUnreachable(
+                f"RabbitMQ's management API does not answer at {self._base} ({why}): enable the plugin "
+                "rabbitmq_management there, or say with FLUFFLE_MANAGEMENT_URL where it is"
+            ) from error
+
+
+def _host(amqp: str) -> str:
+    host = urlsplit(amqp).hostname or "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
+def _said(error: HTTPError) -> str:
+    try:
+        return str(json.loads(error.read())["reason"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return f"{error.code} {error.reason}"

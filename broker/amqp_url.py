@@ -1,0 +1,101 @@
+"""What an AMQP URL says beside where: the password, and how the connection is secured.
+
+The query parameters of TLS are those of RabbitMQ's own clients: `cacertfile`, `certfile`, `keyfile`,
+`server_name_indication`, and `auth_mechanism=external` for a user whose certificate is enough.
+"""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from broker.errors import ConfigurationError
+
+_TLS = ("cacertfile", "certfile", "keyfile", "server_name_indication", "auth_mechanism")
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How a connection is secured. Without `ca_file`, whom this computer trusts is trusted."""
+
+    ca_file: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    server_name: str | None = None
+    external: bool = False
+
+
+def split_off_tls(url: str) -> tuple[str, Tls]:
+    """The URL without the parameters of TLS, and these. Raises ConfigurationError for one that makes no sense."""
+    parts = urlsplit(url)
+    given = dict(parse_qsl(parts.query))
+    own = {name: given.pop(name) for name in _TLS if name in given}
+    if (mechanism := own.get("auth_mechanism", "external").lower()) not in ("external", "plain"):
+        raise ConfigurationError(f"the AMQP URL asks for auth_mechanism={mechanism}; there are external and plain")
+    tls = Tls(
+        own.get("cacertfile"),
+        own.get("certfile"),
+        own.get("keyfile"),
+        own.get("server_name_indication"),
+        mechanism == "external" and "auth_mechanism" in own,
+    )
+    if own and parts.scheme != "amqps":
+        raise ConfigurationError("the AMQP URL has parameters of TLS: it has to begin with amqps://")
+    return urlunsplit(parts._replace(query=urlencode(given))), tls
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """A context that verifies the broker's certificate and name. Raises ConfigurationError, naming the file."""
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the CA certificates in {tls.ca_file}: {_why(error)}") from error
+    if tls.certificate is not None:
+        try:
+            context.load_cert_chain(tls.certificate, tls.key)
+        except OSError as error:
+            files = " and ".join(filter(None, (tls.certificate, tls.key)))
+            raise ConfigurationError(f"cannot use the client certificate in {files}: {_why(error)}") from error
+    elif tls.key is not None or tls.external:
+        raise ConfigurationError("a client certificate is missing: FLUFFLE_TLS_CERT")
+    return context
+
+
+def completed(url: str, *, password: str | None = None, parameters: Mapping[str, str] | None = None) -> str:
+    """The URL with a password, if it names a user without one, and with parameters that it does not have itself."""
+    parts = urlsplit(url)
+    if password is not None and parts.username and parts.password is None:
+        host = parts.netloc.rpartition("@")[2]
+        parts = parts._replace(netloc=f"{parts.username}:{quote(password, safe='')}@{host}")
+    query = {**(parameters or {}), **dict(parse_qsl(parts.query))}
+    return urlunsplit(parts._replace(query=urlencode(query)))
+
+
+def of_user(url: str, user: str, password: str) -> str:
+    """The same broker for another user. Files of TLS are everybody's own."""
+    parts = urlsplit(split_off_tls(url)[0])
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{quote(user, safe='')}:{quote(password, safe='')}@{host}"))
+
+
+def vhost(url: str) -> str:
+    """The virtual host that the URL names."""
+    return unquote(urlsplit(url).path.removeprefix("/")) or "/"
+
+
+def user_of(url: str) -> str | None:
+    """As whom RabbitMQ knows whoever uses the URL; None when only a certificate tells."""
+    parts = urlsplit(url)
+    if parts.username:
+        return unquote(parts.username)
+    return None if split_off_tls(url)[1].external else "guest"
+
+
+def redacted(url: str) -> str:
+    """The URL for people, without its password."""
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", ":***@") if password else url
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,129 @@
+"""The users that Fluffle has made on a RabbitMQ: made with exactly the permissions of their role, looked at, removed.
+
+Everything goes by RabbitMQ's definitions, a JSON document that `rabbitmqctl` and the management API read and write
+alike, so that each operation is one step.
+"""
+
+import hashlib
+import os
+import secrets
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from broker.access import Role, permissions
+from broker.errors import ConfigurationError
+
+Definitions = Mapping[str, Any]
+
+
+class Administration(Protocol):
+    """A way to RabbitMQ's users, with the rights of its administrator."""
+
+    def definitions(self) -> Definitions:
+        """What there is. Raises BrokerError or NodeError."""
+        ...
+
+    def define(self, definitions: Definitions) -> None:
+        """Make or replace what is given, and leave the rest."""
+        ...
+
+    def delete_user(self, name: str) -> None:
+        """Remove a user that exists, with all its permissions."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user that Fluffle has made. `as_granted`: its permissions are those of its role, no more and no less."""
+
+    name: str
+    role: Role
+    has_password: bool
+    as_granted: bool
+
+
+def users(administration: Administration, vhost: str) -> list[User]:
+    """The users that Fluffle has made, by name."""
+    return sorted(_users(administration.definitions(), vhost), key=lambda user: user.name)
+
+
+def grant(
+    administration: Administration, vhost: str, role: Role, name: str, *, with_password: bool, renew: bool
+) -> str | None:
+    """Make the user, or give it anew what belongs to its role; returns its password if that is a new one.
+
+    A user without a password gets in by its TLS certificate alone. Raises ConfigurationError when there is a user of
+    that name that is something else.
+    """
+    now = administration.definitions()
+    known = next((user for user in _users(now, vhost) if user.name == name), None)
+    account = next((it for it in now["users"] if it["name"] == name), None)
+    if known is None and account is not None:
+        raise ConfigurationError(f"RabbitMQ has a user {name} that Fluffle has not made: choose another name")
+    if known is not None and known.role is not role:
+        raise ConfigurationError(f"{name} is the user of {known.role.told}; to make it another, revoke it first")
+    password = None
+    if known is None or account is None or renew or known.has_password is not with_password:
+        password = secrets.token_urlsafe(24) if with_password else None
+        account = _account(role, name, password)
+    if known is not None and not known.as_granted:
+        administration.delete_user(name)  # what is too much cannot be taken away otherwise
+    administration.define({"users": [account], **_granted(role, name, vhost)})
+    return password
+
+
+def revoke(administration: Administration, vhost: str, name: str) -> Role:
+    """Remove a user that Fluffle has made; returns what it was. Its connections are closed by RabbitMQ.
+
+    Raises ConfigurationError when there is none of that name.
+    """
+    for user in users(administration, vhost):
+        if user.name == name:
+            administration.delete_user(name)
+            return user.role
+    raise ConfigurationError(f"there is no user {name} that Fluffle has made")
+
+
+def _account(role: Role, name: str, password: str | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "password_hash": "" if password is None else _hashed(password),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": role.tag,
+    }
+
+
+def _hashed(password: str) -> str:
+    """As RabbitMQ keeps it: four random bytes, and the SHA-256 of them and the password."""
+    salt = os.urandom(4)
+    return b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def _granted(role: Role, name: str, vhost: str) -> Definitions:
+    granted = permissions(role, name)
+    of = {"user": name, "vhost": vhost}
+    own = {**of, "configure": granted.configure, "write": granted.write, "read": granted.read}
+    topics = [{**of, "exchange": it.exchange, "write": it.write, "read": it.read} for it in granted.topics]
+    return {"permissions": [own], "topic_permissions": topics}
+
+
+def _users(definitions: Definitions, vhost: str) -> Iterator[User]:
+    for account in definitions["users"]:
+        name, tags = account["name"], account["tags"]
+        for role in Role:
+            if role.tag in (tags.split(",") if isinstance(tags, str) else tags):
+                as_granted = _held(definitions, name) == _in_order(_granted(role, name, vhost))
+                yield User(name, role, bool(account["password_hash"]), as_granted)
+
+
+def _held(definitions: Definitions, name: str) -> Definitions:
+    """What the user may do, wherever."""
+    return _in_order(
+        {kind: [it for it in definitions[kind] if it["user"] == name] for kind in ("permissions", "topic_permissions")}
+    )
+
+
+def _in_order(held: Definitions) -> Definitions:
+    return {kind: sorted(entries, key=lambda it: sorted(it.items())) for kind, entries in held.items()}

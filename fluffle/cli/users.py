@@ -1,0 +1,138 @@
+"""`fluffle broker grant|revoke|users`: a RabbitMQ user for each LLM and person, with the rights of its role."""
+
+from pathlib import Path
+
+import click
+
+from fluffle.cli.output import print_json, print_table
+from fluffle.cli.session import json_option
+
+_USES = {
+    "llm": "fluffle worker {name} …",
+    "client": "fluffle task list",
+    "web": "fluffle task list",
+    "coordinator": "fluffle coordinator",
+}
+
+
+@click.command()
+@click.argument("role", type=click.Choice(list(_USES)))
+@click.argument("name", required=False)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Where to write the user's AMQP URL. Default: users/NAME.url in the state folder.",
+)
+@click.option("--new-password", is_flag=True, help="Give a user that exists another password.")
+@click.option("--certificate", is_flag=True, help="No password: the user logs in with its TLS certificate alone.")
+def grant(*, role: str, name: str | None, out: Path | None, new_password: bool, certificate: bool) -> None:
+    """Make a RabbitMQ user with exactly the permissions of its role.
+
+    \b
+      fluffle broker grant llm atlas      # an LLM: its own queues, and reports in its own name
+      fluffle broker grant client ana     # a person or a program: tasks, queries, events
+      fluffle broker grant web            # a client that may read the rejected messages, too
+      fluffle broker grant coordinator    # everything of Fluffle
+
+    Its AMQP URL, with the password, is written to a file that only you can read, for FLUFFLE_AMQP_URL_FILE. Granting
+    again repairs the permissions and the queues, and leaves the password.
+
+    The user is made on the private node, or through RabbitMQ's management API (FLUFFLE_MANAGEMENT_URL) as the user of
+    FLUFFLE_AMQP_URL, who has to be an administrator.
+    """
+    import asyncio
+
+    from broker import users
+    from broker.access import Role, owned, user_name
+    from broker.administration import administration
+    from broker.amqp_url import of_user, vhost
+    from broker.link import Link
+    from broker.locate import amqp_url
+    from broker.settings import load_settings
+    from broker.topology import SHARED
+
+    kind = Role(role)
+    user = user_name(kind, name)
+    settings = load_settings()
+    url = amqp_url(settings)
+    password = users.grant(
+        administration(settings), vhost(url), kind, user, with_password=not certificate, renew=new_password
+    )
+
+    async def declare() -> str:
+        async with Link(url, name="fluffle broker grant") as link:
+            await link.declare(SHARED)
+            await link.declare(owned(kind, user))
+            return link.where
+
+    where = asyncio.run(declare())
+    click.echo(f"{user} may use RabbitMQ at {where} as {kind.told}.")
+    if certificate:
+        click.echo(f"It logs in with a client certificate whose common name is {user}, and FLUFFLE_TLS_LOGIN=true.")
+    elif password is None:
+        click.echo("Its password is as it was; --new-password gives it another one.")
+    else:
+        file = (out or settings.state_dir / "users" / f"{user}.url").absolute()
+        _write(file, of_user(url, user, password))
+        click.echo(f"Its AMQP URL, with the password, is in {file}, which only you can read. To be {user}:")
+        click.echo(f"  FLUFFLE_AMQP_URL_FILE={file} {_USES[role].format(name=user)}")
+
+
+@click.command()
+@click.argument("name")
+def revoke(*, name: str) -> None:
+    """Remove the user NAME that `grant` has made, and close its connections. Its queues stay."""
+    from broker import users
+    from broker.administration import administration
+    from broker.amqp_url import vhost
+    from broker.locate import amqp_url
+    from broker.settings import load_settings
+
+    settings = load_settings()
+    role = users.revoke(administration(settings), vhost(amqp_url(settings)), name)
+    (settings.state_dir / "users" / f"{name}.url").unlink(missing_ok=True)
+    click.echo(f"{name}, {role.told}, may not use RabbitMQ any more.")
+
+
+@click.command("users")
+@json_option
+def list_users(*, as_json: bool) -> None:
+    """List the users that `grant` has made, and whether their permissions are still those of their role."""
+    from broker import users
+    from broker.administration import administration
+    from broker.amqp_url import vhost
+    from broker.locate import amqp_url
+    from broker.settings import load_settings
+
+    settings = load_settings()
+    found = users.users(administration(settings), vhost(amqp_url(settings)))
+    if as_json:
+        from pydantic import TypeAdapter
+
+        print_json(TypeAdapter(list[users.User]).dump_json(found))
+        return
+    rows = [
+        (
+            user.name,
+            user.role.value,
+            "password" if user.has_password else "certificate",
+            "as granted" if user.as_granted else "changed: grant it again",
+        )
+        for user in found
+    ]
+    print_table(("NAME", "ROLE", "LOGS IN WITH", "PERMISSIONS"), rows, empty="No users yet: fluffle broker grant")
+
+
+def _write(file: Path, url: str) -> None:
+    from broker.errors import ConfigurationError
+    from broker.node_record import write_private
+
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(file, f"{url}\n")
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write {file}: {error.strerror}. The user is there; for a password that you can have, say "
+            "--new-password and another --out"
+        ) from error

@@ -1,0 +1,382 @@
+"""Who does not belong is kept out: real users with the rights of their roles, on a real broker, try what is not theirs.
+
+RabbitMQ refuses most of it; what its permissions cannot tell apart, a coordinator that requires identity refuses.
+"""
+
+import asyncio
+import json
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from pika.exceptions import AMQPError, ChannelClosedByBroker
+
+from broker.access import Role
+from tests.support.amqp import Amqp, Message, amqp
+from tests.support.node import NodeInfo
+from tests.support.processes import until
+from tests.support.rights import Rights
+from tests.support.shell import Shell
+from tests.support.site import Site, site_on
+
+STATUS, TASKS, QUERIES = "fluffle.status", "fluffle.tasks", "fluffle.queries"
+REFUSED, FORGED = 403, 406  # AMQP reply codes: access refused, precondition failed
+HELLO = {"name": "vega", "instance": "v1"}
+
+Channel = Any  # of pika, which has no type information
+
+
+@pytest.fixture(scope="module")
+def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Rights:
+    """Users for a coordinator, the LLMs atlas and vega, the people ana and bo, and the web page."""
+    rights = Rights(rabbitmq, tmp_path_factory.mktemp("users"))
+    rights.grant(Role.COORDINATOR)
+    rights.grant(Role.WEB)
+    for name in ("atlas", "vega"):
+        rights.grant(Role.LLM, name)
+    for name in ("ana", "bo"):
+        rights.grant(Role.CLIENT, name)
+    return rights
+
+
+@pytest.fixture(scope="module")
+def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A coordinator that requires identity, and atlas at work. Vega is whoever a test makes of it."""
+    with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_REQUIRE_IDENTITY="true") as site:
+        asyncio.run(rights.declare())
+        site.queues.add("llm.vega.work")
+        site.coordinator(url=rights.url_of["coordinator"])
+        site.worker("atlas", "--handler", "tests.support.obedient:obey", url=rights.url_of["atlas"])
+        yield site
+
+
+@pytest.fixture
+def connect(site: Site, rights: Rights) -> Iterator[Callable[[str], Amqp]]:
+    """A plain AMQP client for any of the users."""
+    clients: list[Amqp] = []
+
+    def connect(user: str) -> Amqp:
+        clients.append(Amqp(rights.url_of[user]))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        with suppress(AMQPError):
+            client.close()
+
+
+@pytest.fixture
+def ana(connect: Callable[[str], Amqp]) -> Amqp:
+    return connect("ana")
+
+
+@pytest.fixture
+def vega(connect: Callable[[str], Amqp]) -> Amqp:
+    return connect("vega")
+
+
+@pytest.fixture
+def rejected(site: Site) -> Iterator[Callable[[], Message]]:
+    """The next message in the queue of rejected ones, which is empty at first and in the end."""
+    with amqp(site.url) as operator:
+        operator.take_all("fluffle.rejected")
+        yield lambda: operator.take("fluffle.rejected")
+        assert operator.depth("fluffle.rejected") == 0
+
+
+def submitted(client: Amqp, user: str, task: dict[str, Any]) -> str:
+    """The id of a task that this user has submitted, once it is accepted."""
+    answers = client.queue()
+    client.submit(task, reply_to=answers, user_id=user)
+    accepted = client.take(answers)
+    assert accepted.type == "task.accepted", accepted.body
+    return str(accepted.json()["id"])
+
+
+def problems(rejected: Message) -> dict[str, str]:
+    return {error["path"]: error["message"] for error in json.loads(rejected.headers["x-fluffle-errors"])}
+
+
+def status_of(site: Site, task_id: str) -> str:
+    [(status,)] = site.select(f"select status from tasks where id = '{task_id}'")
+    return str(status)
+
+
+# -- what everybody may do -----------------------------------------------------------------------------------------
+
+
+def test_a_client_gets_its_task_done_by_an_llm_that_has_no_other_rights_than_its_own(
+    site: Site, rights: Rights
+) -> None:
+    shell = Shell(rights.url_of["ana"], site.state)
+    done = json.loads(shell("task", "submit", "anything", "--assignee", "atlas", "--wait", "--json"))
+    assert (done["status"], done["llm"], done["submitted_by"]) == ("completed", "atlas", "ana")
+    assert [llm["name"] for llm in shell.json("llm", "list") if llm["state"] == "online"] == ["atlas"]
+
+
+def test_who_did_something_is_told_by_the_user(site: Site, rights: Rights) -> None:
+    ana, bo = (Shell(rights.url_of[name], site.state) for name in ("ana", "bo"))
+    task_id = ana.json("task", "submit", "anything", "--assignee", "nobody", "--force")["id"]
+    bo("task", "cancel", task_id)
+    [change] = ana.json("task", "show", task_id)["history"]
+    assert change["by"] == "bo"
+
+
+def test_the_web_page_may_look_at_what_was_rejected_and_whose_it_was(
+    site: Site, rights: Rights, ana: Amqp, rejected: Callable[[], Message]
+) -> None:
+    web = Shell(rights.url_of["web"], site.state)
+    ana.submit(b"no JSON", user_id="ana")
+    until(lambda: web.json("rejected", "list"), "the page shows it")
+    [shown] = web.json("rejected", "list")
+    assert shown["user_id"] == "ana"
+    rejected()
+
+
+# -- what RabbitMQ refuses -----------------------------------------------------------------------------------------
+
+
+def publish(exchange: str, key: str, **properties: Any) -> Callable[[Channel], object]:
+    return lambda channel: channel.basic_publish(exchange, key, b"{}", pika.BasicProperties(**properties))
+
+
+def bind_own(exchange: str, key: str) -> Callable[[Channel], object]:
+    """Listen to what is published there with a queue of one's own."""
+
+    def bind(channel: Channel) -> object:
+        return channel.queue_bind(channel.queue_declare("", exclusive=True).method.queue, exchange, key)
+
+    return bind
+
+
+def bind_llm_queue(exchange: str, key: str) -> Callable[[Channel], object]:
+    return lambda channel: channel.queue_bind("llm.vega.work", exchange, key)
+
+
+def own_queue_with_dead_letters_to(exchange: str, key: str) -> Callable[[Channel], object]:
+    """What expires in a queue is published by RabbitMQ itself, where its arguments say."""
+    arguments = {"x-message-ttl": 0, "x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": key}
+    return lambda channel: channel.queue_declare("llm.vega.trap", exclusive=True, arguments=arguments)
+
+
+def consume(queue: str) -> Callable[[Channel], object]:
+    return lambda channel: channel.basic_consume(queue, print)
+
+
+BY_AN_LLM: dict[str, Callable[[Channel], object]] = {
+    "read another LLM's work": consume("llm.atlas.work"),
+    "take one assignment of another LLM": lambda channel: channel.basic_get("llm.atlas.work"),
+    "read another LLM's mailbox": consume("llm.atlas"),
+    "read a person's mailbox": consume("user.ana"),
+    "read the coordinator's inbox": consume("fluffle.coordinator"),
+    "read what was rejected": consume("fluffle.rejected"),
+    "empty another LLM's work queue": lambda channel: channel.queue_purge("llm.atlas.work"),
+    "delete another LLM's work queue": lambda channel: channel.queue_delete("llm.atlas.work"),
+    "listen to another LLM's assignments": bind_llm_queue("fluffle.work", "llm.atlas"),
+    "listen to another LLM's messages": bind_llm_queue("fluffle.messages", "llm.atlas"),
+    "listen to all messages": bind_llm_queue("fluffle.messages", "#"),
+    "listen to what other LLMs report": bind_llm_queue("fluffle.status", "#"),
+    "publish to the default exchange": publish("", "llm.atlas.work"),
+    "assign a task": publish("fluffle.work", "llm.atlas"),
+    "report another LLM's result": publish(STATUS, "atlas.result", user_id="vega"),
+    "claim in another LLM's name": publish(STATUS, "atlas.claim", user_id="vega"),
+    "publish an event": publish("fluffle.events", "task.completed.vega"),
+    "publish to the rejected queue": publish("fluffle.rejected", "rejected.x"),
+    "ask for other tasks": publish(QUERIES, "tasks"),
+    "have expired messages published as assignments": own_queue_with_dead_letters_to("fluffle.work", "llm.atlas"),
+    "have expired messages published to a queue": own_queue_with_dead_letters_to("", "llm.atlas.work"),
+    "declare a queue of another LLM": lambda channel: channel.queue_declare("llm.atlas.more"),
+}
+BY_A_CLIENT: dict[str, Callable[[Channel], object]] = {
+    "read an LLM's work": consume("llm.atlas.work"),
+    "read an LLM's mailbox": consume("llm.atlas"),
+    "read another person's mailbox": consume("user.bo"),
+    "read what was rejected": consume("fluffle.rejected"),
+    "listen to assignments": bind_own("fluffle.work", "llm.atlas"),
+    "listen to all messages": bind_own("fluffle.messages", "#"),
+    "listen to all that LLMs report": bind_own(STATUS, "#"),
+    "listen to submissions": bind_own(TASKS, "submit"),
+    "publish to the default exchange": publish("", "fluffle.coordinator"),
+    "report in an LLM's name": publish(STATUS, "atlas.result"),
+    "publish an event": publish("fluffle.events", "task.completed.atlas"),
+    "delete the coordinator's inbox": lambda channel: channel.queue_delete("fluffle.coordinator"),
+    "delete an exchange": lambda channel: channel.exchange_delete(TASKS),
+}
+
+
+@pytest.mark.parametrize(
+    ("user", "operation"),
+    [
+        *(pytest.param("vega", operation, id=f"an LLM: {what}") for what, operation in BY_AN_LLM.items()),
+        *(pytest.param("ana", operation, id=f"a client: {what}") for what, operation in BY_A_CLIENT.items()),
+    ],
+)
+def test_rabbitmq_refuses_it(rights: Rights, site: Site, user: str, operation: Callable[[Channel], object]) -> None:
+    connection = pika.BlockingConnection(pika.URLParameters(rights.url_of[user]))
+    channel = connection.channel()
+    channel.confirm_delivery()
+    with pytest.raises(ChannelClosedByBroker) as refused:
+        operation(channel)
+    connection.close()
+    assert refused.value.reply_code == REFUSED, refused.value.reply_text
+
+
+@pytest.mark.parametrize(("exchange", "key"), [(TASKS, "submit"), (STATUS, "vega.hello")])
+def test_rabbitmq_refuses_a_message_in_the_name_of_another_user(vega: Amqp, exchange: str, key: str) -> None:
+    with pytest.raises(ChannelClosedByBroker) as refused:
+        vega.publish(exchange, key, HELLO, user_id="atlas")
+    assert refused.value.reply_code == FORGED
+
+
+# -- what the coordinator refuses ----------------------------------------------------------------------------------
+
+
+def test_a_task_from_nobody_is_refused_and_its_sender_told(ana: Amqp, rejected: Callable[[], Message]) -> None:
+    answers = ana.queue()
+    ana.submit({"description": "anything"}, reply_to=answers)
+    refusal = ana.take(answers)
+    assert refusal.type == "task.rejected"
+    assert [error["path"] for error in refusal.json()["errors"]] == ["user_id"]
+    assert list(problems(rejected())) == ["user_id"]
+
+
+@pytest.mark.parametrize("user", [None, "fluffle"])
+def test_a_report_counts_only_from_the_user_of_its_llm(
+    site: Site, rejected: Callable[[], Message], user: str | None
+) -> None:
+    with amqp(site.url) as operator:  # who may publish everything
+        operator.publish(STATUS, "nova.hello", {"name": "nova", "instance": "n1"}, user_id=user)
+    assert list(problems(rejected())) == ["user_id"]
+    assert site.select("select name from llms where name = 'nova'") == []
+
+
+def test_another_llm_can_neither_claim_nor_complete_what_an_llm_has_in_hand(
+    site: Site, ana: Amqp, vega: Amqp, rejected: Callable[[], Message], tmp_path: Path
+) -> None:
+    held = {"until": str(tmp_path / "never")}
+    task_id = submitted(ana, "ana", {"description": "anything", "assignee": "atlas", "inputs": held})
+    until(lambda: status_of(site, task_id) == "in_progress", "atlas works on it")
+    mine = {"task_id": task_id, "attempt": 1, "instance": "v1"}
+    vega.publish(STATUS, "vega.claim", mine, user_id="vega")
+    vega.publish(STATUS, "vega.result", {**mine, "outcome": "completed", "result": "stolen"}, user_id="vega")
+    assert problems(rejected()) == {"attempt": "vega has never had attempt 1 of this task"}
+    assert status_of(site, task_id) == "in_progress"
+    ana.publish(TASKS, "cancel", {"id": task_id}, user_id="ana")
+    until(lambda: status_of(site, task_id) == "cancelled", "it is over")
+
+
+def test_copies_by_header_do_not_let_an_llm_speak_for_another(
+    site: Site, vega: Amqp, rejected: Callable[[], Message]
+) -> None:
+    goodbye = {"name": "atlas", "instance": "whichever"}
+    vega.publish(STATUS, "vega.beat", HELLO, user_id="vega", headers={"CC": ["atlas.goodbye"]})
+    assert list(problems(rejected())) == ["headers.CC"]
+    vega.publish(STATUS, "vega.goodbye", goodbye, user_id="vega", headers={"BCC": ["atlas.goodbye"]})
+    assert problems(rejected()) == {"name": "is 'atlas', but the routing key says 'vega'"}
+    assert site.select("select state from llms where name = 'atlas'") == [("online",)]
+
+
+@pytest.mark.parametrize("queue", ["llm.atlas.work", "llm.atlas", "user.bo", "fluffle.coordinator", "fluffle.rejected"])
+def test_the_coordinator_is_not_made_to_publish_to_the_queues_of_others(
+    site: Site, ana: Amqp, rejected: Callable[[], Message], queue: str
+) -> None:
+    ana.submit({"description": "anything"}, reply_to=queue, user_id="ana")
+    assert list(problems(rejected())) == ["reply_to"]
+    ana.publish(QUERIES, "llms", {}, reply_to=queue, user_id="ana")
+    answers = ana.queue()
+    ana.publish(QUERIES, "llms", {}, reply_to=answers, user_id="ana")
+    assert ana.take(answers).type == "query.answer"
+
+
+def test_an_llm_steers_only_its_own_tasks_and_no_llm(site: Site, ana: Amqp, vega: Amqp) -> None:
+    vega.publish(STATUS, "vega.hello", HELLO, user_id="vega")
+    until(lambda: site.select("select 1 from llms where name = 'vega'"), "vega is known")
+    theirs = submitted(ana, "ana", {"description": "anything", "assignee": "nobody", "force": True})
+    answers = vega.queue(name="llm.vega.answers")
+    own = {"id": "vegas-own", "description": "-", "assignee": "nobody", "force": True}
+    vega.submit(own, reply_to=answers, user_id="vega")
+    assert vega.take(answers).type == "task.accepted"
+    for key, body in (
+        ("cancel", {"id": theirs}),
+        ("update", {"id": theirs, "priority": 9}),
+        ("assign", {"id": theirs, "llm": "vega"}),
+        ("manage", {"llm": "atlas", "paused": True}),
+    ):
+        vega.publish(TASKS, key, body, reply_to=answers, user_id="vega")
+        refusal = vega.take(answers)
+        assert refusal.type == "task.rejected"
+        assert "vega is an LLM" in refusal.json()["errors"][0]["message"]
+    vega.publish(TASKS, "cancel", {"id": "vegas-own"}, reply_to=answers, user_id="vega")
+    assert {vega.take(answers).type for _ in range(2)} == {"task.cancelled"}
+    assert status_of(site, theirs) == "pending"
+
+
+def test_nobody_takes_over_the_answers_to_another_ones_task(
+    ana: Amqp, connect: Callable[[str], Amqp], rejected: Callable[[], Message]
+) -> None:
+    task_id = submitted(ana, "ana", {"description": "anything", "assignee": "nobody", "force": True})
+    bo = connect("bo")
+    answers = bo.queue()
+    bo.submit({"id": task_id, "description": "anything"}, reply_to=answers, user_id="bo")
+    assert bo.take(answers).type == "task.rejected"
+    assert problems(rejected()) == {"id": "is the id of a task that somebody else has submitted"}
+
+
+# -- users as the operator sees them -------------------------------------------------------------------------------
+
+
+def test_a_granted_user_has_its_url_in_a_file_for_its_owner_alone_and_nothing_secret_is_printed(
+    rights: Rights, tmp_path: Path
+) -> None:
+    file = tmp_path / "deep" / "iris.url"
+    printed = rights.operator("broker", "grant", "llm", "iris", "--out", str(file))
+    url = file.read_text().strip()
+    password = url.partition("iris:")[2].partition("@")[0]
+    assert len(password) >= 24
+    assert password not in printed
+    assert str(file) in printed
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    again = rights.operator("broker", "grant", "llm", "iris", "--out", str(file))
+    assert "as it was" in again
+    iris = Amqp(url)
+    assert iris.depth("llm.iris.work") == 0
+    rights.operator("broker", "revoke", "iris")
+    with pytest.raises(AMQPError):
+        until(lambda: iris.depth("llm.iris.work"), "RabbitMQ closes the connection of a revoked user")
+    with pytest.raises(AMQPError):
+        Amqp(url)
+    assert "there is no user iris" in rights.operator.error("broker", "revoke", "iris")
+
+
+def test_permissions_that_somebody_has_changed_are_seen_and_repaired(rabbitmq: NodeInfo, rights: Rights) -> None:
+    rights.grant(Role.CLIENT, "cleo")
+    as_granted = {user["name"]: user["as_granted"] for user in rights.operator.json("broker", "users")}
+    assert as_granted.pop("cleo") is True
+    assert all(as_granted.values())
+    rabbitmq.control("set_topic_permissions", "cleo", "fluffle.work", ".*", ".*")
+    rabbitmq.control("set_permissions", "cleo", ".*", ".*", ".*")
+    assert "cleo\tclient\tpassword\tchanged: grant it again" in rights.operator("broker", "users")
+    rights.operator("broker", "grant", "client", "cleo")
+    assert "cleo\tclient\tpassword\tas granted" in rights.operator("broker", "users")
+    with amqp(rights.url_of["cleo"]) as cleo, pytest.raises(ChannelClosedByBroker):
+        cleo.publish("fluffle.work", "llm.atlas", {})
+    rights.operator("broker", "revoke", "cleo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("llm",), "say which"),
+        (("web", "other"), "no other name"),
+        (("llm", "Atlas"), "is no name"),
+        (("client", "coordinator"), "is reserved"),
+        (("client", "atlas"), "is the user of an LLM"),
+        (("llm", "fluffle"), "that Fluffle has not made"),
+    ],
+)
+def test_a_grant_that_makes_no_sense_says_why(rights: Rights, arguments: tuple[str, ...], told: str) -> None:
+    assert told in rights.operator.error("broker", "grant", *arguments)

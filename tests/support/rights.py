@@ -1,0 +1,51 @@
+"""RabbitMQ users with no more than the rights of their roles."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from broker import users
+from broker.access import Role, owned, user_name
+from broker.administration import administration
+from broker.amqp_url import of_user, vhost
+from broker.link import Link
+from broker.settings import load_settings
+from broker.topology import SHARED
+from tests.support.node import NodeInfo
+from tests.support.shell import Shell
+
+
+class Rights:
+    """Grants on a broker. `operator` runs commands as its administrator, `url_of` has everybody's AMQP URL."""
+
+    def __init__(self, rabbitmq: NodeInfo, folder: Path) -> None:
+        if not rabbitmq.settings:
+            pytest.skip("this broker is not ours to administrate")
+        self.operator = Shell(rabbitmq.url, folder)
+        self.operator.environment.update(rabbitmq.settings)
+        self.url_of: dict[str, str] = {}
+        self._url = rabbitmq.url
+        own = {name.removeprefix("FLUFFLE_").lower(): value for name, value in rabbitmq.settings.items()}
+        given = {"amqp_url": rabbitmq.url, "state_dir": folder, **own}
+        self._users = administration(load_settings(given))
+
+    def grant(self, role: Role, name: str | None = None) -> None:
+        """Make a user, or give it another password."""
+        user = user_name(role, name)
+        password = users.grant(self._users, vhost(self._url), role, user, with_password=True, renew=True)
+        assert password is not None
+        self.url_of[user] = of_user(self._url, user, password)
+
+    async def declare(self) -> None:
+        """Declare what the users may not declare themselves."""
+        async with Link(self._url, name="test") as link:
+            await link.declare(SHARED)
+            for user in users.users(self._users, vhost(self._url)):
+                await link.declare(owned(user.role, user.name))
+
+    def password_of(self, user: str) -> str:
+        """Its password."""
+        password = urlsplit(self.url_of[user]).password
+        assert password is not None
+        return password

@@ -1,0 +1,83 @@
+"""What the roles may do, as RabbitMQ would judge it."""
+
+import re
+from itertools import product
+
+import pytest
+
+from broker.access import Role, may_be_answered_at, permissions, speaks_for, user_name
+from broker.errors import ConfigurationError
+
+
+def allowed(expression: str, name: str) -> bool:
+    """As RabbitMQ decides: an empty expression allows nothing, any other wherever it is found."""
+    return bool(expression) and re.search(expression, name) is not None
+
+
+@pytest.mark.parametrize("queue", ["llm.atlas", "llm.atlas.work", "llm.atlas.host-1"])
+def test_an_llm_has_its_own_queues_and_not_those_of_similar_names(queue: str) -> None:
+    for other, expression in product(
+        (queue.replace("atlas", "atlas-2"), queue.replace(".", "x"), f"x{queue}", queue.replace("atlas", "vega")),
+        (permissions(Role.LLM, "atlas").configure, permissions(Role.LLM, "atlas").read),
+    ):
+        assert allowed(expression, queue)
+        assert not allowed(expression, other)
+
+
+@pytest.mark.parametrize("role", [Role.LLM, Role.CLIENT, Role.WEB])
+@pytest.mark.parametrize("name", ["amq.default", "fluffle.work", "fluffle.events", "fluffle.rejected", "llm.vega.work"])
+def test_nobody_but_the_coordinator_publishes_where_all_queues_can_be_reached(role: Role, name: str) -> None:
+    assert not allowed(permissions(role, "atlas").write, name)
+    assert not allowed(permissions(role, "atlas").configure, name)
+
+
+@pytest.mark.parametrize("role", [Role.LLM, Role.CLIENT, Role.WEB])
+@pytest.mark.parametrize("name", ["fluffle.work", "fluffle.tasks", "fluffle.queries", "fluffle.coordinator"])
+def test_nobody_but_the_coordinator_listens_to_what_is_for_others(role: Role, name: str) -> None:
+    assert not allowed(permissions(role, "atlas").read, name)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_topic_exchange_that_a_role_may_use_has_its_routing_keys_bounded(role: Role) -> None:
+    granted = permissions(role, "atlas")
+    bounded = {topic.exchange for topic in granted.topics}
+    topics = ("fluffle.status", "fluffle.messages", "fluffle.events", "fluffle.rejected")
+    used = {name for name in topics if allowed(granted.write, name) or allowed(granted.read, name)}
+    assert role is Role.COORDINATOR or used <= bounded
+
+
+def test_a_user_speaks_for_the_addresses_of_its_name() -> None:
+    assert speaks_for("atlas", "llm.atlas")
+    assert speaks_for("ana", "user.ana")
+    for user, address in (("atlas", "llm.vega"), ("atlas", "llm.atlas.work"), ("atlas", "atlas"), (None, "llm.None")):
+        assert not speaks_for(user, address)
+
+
+@pytest.mark.parametrize(
+    ("queue", "may"),
+    [
+        ("", True),
+        ("amq.gen-1", True),
+        ("amq.rabbitmq.reply-to.g1", True),
+        ("my-answers", True),
+        ("fluffle.reply.1", True),
+        ("llm.atlas", True),
+        ("llm.atlas.answers", True),
+        ("llm.atlas-2", False),
+        ("llm.vega.work", False),
+        ("user.ana", False),
+        ("group.reviewers", False),
+        ("fluffle.coordinator", False),
+        ("fluffle.reply", False),
+    ],
+)
+def test_answers_go_to_no_queue_of_somebody_else(queue: str, may: bool) -> None:
+    assert may_be_answered_at("atlas", queue) is may
+
+
+def test_every_role_has_names_that_it_takes() -> None:
+    assert user_name(Role.LLM, "atlas") == "atlas"
+    assert user_name(Role.COORDINATOR, None) == "coordinator"
+    for role, name in ((Role.LLM, None), (Role.LLM, "web"), (Role.WEB, "x"), (Role.CLIENT, "Ana"), (Role.CLIENT, "")):
+        with pytest.raises(ConfigurationError):
+            user_name(role, name)
