@@ -97,6 +97,28 @@ FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
 # --- fluffle.tasks: what anyone may ask of the coordinator -------------------------------------------------------
 
+MOST_ASSIGNEES = 32  # their names are a key of an index
+MOST_GROUP_DEPENDENCIES = 900  # its parts depend on these and on each other
+
+
+class Vote(Wire):
+    """How the assignees of a task vote: for one of `choices`, or in free text for a `judge` to decide."""
+
+    choices: Annotated[list[Annotated[Text, Field(max_length=200)]], Field(min_length=2, max_length=50)] | None = None
+    judge: Name | None = None
+    quorum: Annotated[int, Field(ge=1, le=MOST_ASSIGNEES)] | None = None
+    weights: dict[Name, Annotated[float, Field(gt=0, le=1_000_000)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _must_make_sense(self) -> Self:
+        if (self.choices is None) == (self.judge is None):
+            raise ValueError("needs choices to count the votes for, or a judge who decides, and not both")
+        if len(set(self.choices or ())) != len(self.choices or ()):
+            raise ValueError("choices: each may be there once")
+        if self.weights and self.judge is not None:
+            raise ValueError("weights: a judge weighs the answers")
+        return self
+
 
 class Submission(Wire):
     """A task as it is published with the routing key `submit`. Only `description` is required."""
@@ -108,6 +130,12 @@ class Submission(Wire):
     inputs: Json = None
     skills: Annotated[list[Tag], Field(max_length=64)] = Field(default_factory=list)
     assignee: Name | None = None
+    assignees: Annotated[list[Name], Field(max_length=MOST_ASSIGNEES)] = Field(default_factory=list)
+    excluded: Annotated[list[Name], Field(max_length=MOST_ASSIGNEES)] = Field(default_factory=list)
+    mode: Literal["any", "all", "vote", "relay"] | None = None
+    vote: Vote | None = None
+    reviewer: Name | None = None
+    max_rounds: Annotated[int, Field(ge=1, le=10)] = 3
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
     due: AwareDatetime | None = None
     not_before: AwareDatetime | None = None
@@ -126,7 +154,54 @@ class Submission(Wire):
     def _must_make_sense(self) -> Self:
         if self.id is not None and self.id in self.depends_on:
             raise ValueError(f"depends_on: a cycle: {self.id} -> {self.id}")
+        if self.mode or self.reviewer or self.assignees or self.vote or "max_rounds" in self.model_fields_set:
+            self._must_be_a_team()
         return self
+
+    @property
+    def is_group(self) -> bool:
+        """Whether several LLMs work on it, each on a part of its own: no LLM gets the task itself."""
+        return self.reviewer is not None or self.mode in ("all", "vote", "relay")
+
+    def _must_be_a_team(self) -> None:
+        if self.assignee and self.assignees:
+            raise ValueError("assignees: give assignee or assignees, not both")
+        if self.mode and not self.assignees:
+            raise ValueError(f"mode: {self.mode} needs assignees")
+        if self.assignees and not self.mode:
+            raise ValueError("mode: say how the assignees work together: any, all, vote or relay")
+        if twice := [name for name in self.assignees if self.assignees.count(name) > 1]:
+            raise ValueError(f"assignees: {twice[0]} is there twice")
+        if self.is_group and len(self.depends_on) > MOST_GROUP_DEPENDENCIES:
+            raise ValueError(f"depends_on: a task for several LLMs may depend on {MOST_GROUP_DEPENDENCIES}")
+        self._must_be_a_vote()
+        self._must_be_a_review()
+
+    def _must_be_a_vote(self) -> None:
+        if (self.mode == "vote") != (self.vote is not None):
+            raise ValueError(
+                "vote: goes with the mode vote" if self.vote else "mode: vote needs vote.choices or vote.judge"
+            )
+        if self.vote is None:
+            return
+        if unknown := [name for name in self.vote.weights if name not in self.assignees]:
+            raise ValueError(f"vote.weights: {unknown[0]} is not among the assignees")
+        if self.vote.judge in self.assignees:
+            raise ValueError(f"vote.judge: {self.vote.judge} has a vote already")
+        if self.vote.quorum and self.vote.quorum > len(self.assignees):
+            raise ValueError(f"vote.quorum: there are {len(self.assignees)} assignees")
+        if self.vote.choices and self.output_schema is not None:
+            raise ValueError("output_schema: a vote for choices has one of its own")
+
+    def _must_be_a_review(self) -> None:
+        if self.reviewer is None:
+            if "max_rounds" in self.model_fields_set:
+                raise ValueError("max_rounds: goes with a reviewer")
+            return
+        if self.reviewer == self.assignee or self.reviewer in self.assignees:
+            raise ValueError(f"reviewer: {self.reviewer} would review its own work")
+        if self.mode in ("all", "vote"):
+            raise ValueError(f"reviewer: the mode {self.mode} has no one result to review")
 
 
 class Cancel(Wire):

@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     suggest_skills: bool = Field(
         False, description="give a task without skills and assignee those that its text suggests (docs/assignment.md)"
     )
+    learn_quality: bool = Field(
+        True, description="let what reviews and votes find about an LLM count when tasks are assigned"
+    )
     max_body: int = Field(MAX_BODY_BYTES, ge=1024, description="largest accepted message body in bytes")
     batch: int = Field(
         1000, ge=1, le=100_000, description="most messages that the coordinator handles in one transaction"

@@ -65,6 +65,12 @@ class TaskView(View):
     priority: int
     skills: list[str] = Field(default_factory=list)
     assignee: str | None = None
+    assignees: list[str] = Field(default_factory=list)
+    excluded: list[str] = Field(default_factory=list)
+    mode: str | None = None
+    vote: dict[str, Any] | None = None
+    reviewer: str | None = None
+    max_rounds: int | None = None
     llm: str | None = None
     attempt: int = 0
     max_attempts: int = 3

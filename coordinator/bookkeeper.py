@@ -15,7 +15,7 @@ from broker.topology import WORK
 from coordinator import outbox
 from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Refuse
-from coordinator.core.events import Event, Reported, Submitted, TaskEnded, Tick
+from coordinator.core.events import Event, GroupStirred, Reported, Submitted, TaskEnded, Tick
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.policies import DEFAULT, load_policy
@@ -55,10 +55,12 @@ class Bookkeeper:
         policy: str = DEFAULT,
         suggest_skills: bool = False,
         require_identity: bool = False,
+        learn_quality: bool = True,
     ) -> None:
         """Raises ConfigurationError when there is no such policy."""
         self._policy = policy
         self._expertise = Expertise() if suggest_skills else None
+        self._learn_quality = learn_quality
         self._store = store
         self._clock = clock
         self._lease = lease
@@ -90,6 +92,7 @@ class Bookkeeper:
             policy=load_policy(self._policy),
             expertise=self._expertise,
             require_identity=self._require_identity,
+            learn_quality=self._learn_quality,
         )
         machine.restore(store.in_hand(), store.llms(), store.lanes(), now)
         machine.board.next_wake = store.next_wake()
@@ -141,11 +144,11 @@ class Bookkeeper:
         events.append(Tick(self._wake(now), self._overdue(now)))
         commands = self._machine.handle(*events, now=now)
         kept = now
-        while ended := self._machine.take_ended():
+        while self._machine.unfinished:
             if (late := self._clock()) - kept > self._lead // 3:  # a long row of tasks ends one after the other
                 self._store.keep_lead(late, self._lead)
                 kept = late
-            follow_ups = self._tell_others(ended)
+            follow_ups = [*self._tell_others(self._machine.take_ended()), *self._stir(self._machine.take_stirred())]
             commands += self._machine.handle(*follow_ups, now=now)
         for command in commands:
             if isinstance(command, Refuse) and command.event is not None:
@@ -251,19 +254,34 @@ class Bookkeeper:
             for place in closing:
                 events[place] = replace(new[place], ancestry=ancestry)
 
-    def _tell_others(self, ended: list[str]) -> list[TaskEnded]:
+    def _tell_others(self, ended: list[str]) -> list[Event]:
         """What the end of these tasks means to others; nothing where no task has to do with another."""
         any_dependencies = self._any_dependencies or self._machine.new_dependencies
         any_children = self._any_children or self._machine.new_children
-        if not any_dependencies and not any_children:
+        if not ended or (not any_dependencies and not any_children):
             return []
         waiting = self._store.waiting_for(ended) if any_dependencies else {}
-        children = self._store.live_children(ended) if any_children else {}
-        follow_ups = [
+        children = self._store.children(ended, live=True) if any_children else {}
+        follow_ups: list[Event] = [
             TaskEnded(task_id, tuple(waiting.get(task_id, ())), tuple(children.get(task_id, ()))) for task_id in ended
         ]
-        self._load([event for event in follow_ups if event.dependents or event.children])
+        self._load(follow_ups)
         return follow_ups
+
+    def _stir(self, stirred: list[str]) -> list[Event]:
+        """What follows for those of these tasks that are for several LLMs."""
+        self._load_tasks(stirred)
+        tasks = self._machine.board.tasks
+        groups = [id_ for id_ in stirred if id_ in tasks and tasks[id_].spec.is_group]
+        parts = self._store.children(groups) if groups else {}
+        follow_ups: list[Event] = [GroupStirred(id_, tuple(parts.get(id_, ()))) for id_ in groups]
+        self._load_tasks(above for id_ in groups for above in tasks[id_].spec.depends_on)
+        self._load(follow_ups)
+        return follow_ups
+
+    def _load_tasks(self, ids: Iterable[str]) -> None:
+        if missing := {id_ for id_ in ids if id_ not in self._machine.board.tasks}:
+            self._machine.load(self._store.load(missing))
 
     def _render(self, items: list[Item], tasks: dict[str, Task]) -> list[Outgoing]:
         above = {id_ for item in items if isinstance(item, Assign) for id_ in tasks[item.task_id].spec.depends_on}

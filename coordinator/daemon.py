@@ -78,6 +78,7 @@ class Coordinator:
             policy=settings.policy,
             suggest_skills=settings.suggest_skills,
             require_identity=settings.require_identity,
+            learn_quality=settings.learn_quality,
         )
         reader = open_engine(settings.database, read_only=True)
         self._queries = Queries(

@@ -6,11 +6,11 @@ from sqlalchemy import Connection, select
 
 from broker.errors import QueryRejected
 from broker.instants import Instant
-from broker.messages import Submission
+from broker.messages import Status, Submission
 from coordinator.core.commands import Refuse
 from coordinator.core.events import Submitted
 from coordinator.core.machine import Machine
-from coordinator.core.task import DEFAULT_PRIORITY, Task
+from coordinator.core.task import DEFAULT_PRIORITY, Task, meets
 from coordinator.rows import llm_of
 from coordinator.schema import is_in_hand, llms, tasks
 from coordinator.store import lineage, tasks_of
@@ -37,11 +37,13 @@ def placement(connection: Connection, spec: Submission, machine: Machine, now: I
 
 
 def _why_not(machine: Machine, task: Task) -> str:
+    if task.spec.is_group and task.status is Status.PENDING:
+        return "several LLMs get a part each"
     if task.waiting_on:
         return f"waits for {task.waiting_on} of the tasks that it depends on"
     if task.wake_at is not None:
         return "waits for its not_before"
-    able = [llm for llm in machine.board.llms.values() if llm.offers().issuperset(task.lane.split())]
+    able = [llm for llm in machine.board.llms.values() if meets(llm.offers(), task.lane.split())]
     online = [llm.name for llm in able if llm.state == "online"]
     if online:
         return f"waits for a free slot of {', '.join(online)}"

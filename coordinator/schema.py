@@ -73,7 +73,7 @@ Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # l
 # Conditions of partial indexes. A query has to state one in the same words to be served by the index; the status comes
 # first in the index all the same, because SQLite would else take tasks_by_status for it.
 is_pending = tasks.c.status == literal_column("'pending'")
-is_in_hand = tasks.c.status.in_(("assigned", "in_progress")) | (  # Task.in_hand
+is_in_hand = (tasks.c.status.in_(("assigned", "in_progress")) & tasks.c.llm.is_not(None)) | (  # Task.in_hand
     (tasks.c.status == literal_column("'input_required'")) & tasks.c.instance.is_not(None)
 )
 is_over = tasks.c.finished_at.is_not(None)

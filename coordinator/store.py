@@ -239,12 +239,14 @@ class Store:
                     found.setdefault(task_id, set()).add(depends_on)
         return {task_id: sorted(depends_on) for task_id, depends_on in found.items()}
 
-    def live_children(self, ids: Sequence[str]) -> dict[str, list[str]]:
-        """For each of these tasks that others are part of: the ids of those that are not over."""
+    def children(self, ids: Sequence[str], *, live: bool = False) -> dict[str, list[str]]:
+        """For each of these tasks that others are part of: the ids of these, or of those that are not over."""
         found: dict[str, list[str]] = {}
         with self._transaction() as connection:
             for chunk in _chunks(list(ids)):
-                theirs = schema.is_child & _tasks.c.parent_id.in_(chunk) & _tasks.c.finished_at.is_(None)
+                theirs = schema.is_child & _tasks.c.parent_id.in_(chunk)
+                if live:
+                    theirs &= _tasks.c.finished_at.is_(None)
                 for row in connection.execute(select(_tasks.c.id, _tasks.c.parent_id).where(theirs)):
                     found.setdefault(row.parent_id, []).append(row.id)
         return found

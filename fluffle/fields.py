@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 
+from broker.messages import Vote
+
 
 class Fields(TypedDict, total=False):
     """What can be said of a task besides its description: the fields of a `Submission`."""
@@ -11,6 +13,12 @@ class Fields(TypedDict, total=False):
     inputs: Any
     skills: list[str]
     assignee: str
+    assignees: list[str]
+    excluded: list[str]
+    mode: Literal["any", "all", "vote", "relay"]
+    vote: Vote
+    reviewer: str
+    max_rounds: int
     priority: int
     due: datetime
     not_before: datetime

@@ -58,6 +58,7 @@ class Board:
         self.children: dict[str, list[Task]] = {}  # new tasks by their parent
         self.guests: set[str] = set()  # tasks that need not stay in memory after the batch
         self.ended: dict[str, None] = {}
+        self.stirred: dict[str, None] = {}  # ids of tasks whose parts are to be looked at
         self._commands: list[Command | _Telling] = []
         self._announced: dict[str, tuple[Instant, Task]] = {}
 
@@ -72,7 +73,11 @@ class Board:
             return False
         task.wake_at = None
         task.move(Trigger.READY)
-        self.make_ready(task, now)
+        if task.spec.is_group:
+            task.ready_at = now
+            self.stirred[task.id] = None
+        else:
+            self.make_ready(task, now)
         return True
 
     def make_ready(self, task: Task, now: Instant) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from broker.instants import EPOCH, Instant, Micros, seconds
+from coordinator.core.quality import Quality
 
 BASE_LENGTH = 2000  # characters of text that take about as long as what does not depend on the text: the answer
 WEIGHT = 0.15  # of the newest run, once there are several
@@ -65,6 +66,7 @@ class Learned:
     skills: dict[str, Pace] = field(default_factory=dict)
     at: Instant = EPOCH
     unlucky: float = UNLUCKY_AT_FIRST  # the logarithm of how much longer than expected an unlucky run takes
+    quality: dict[str, Quality] = field(default_factory=dict)  # by skill
 
     def learn(self, skills: Sequence[str], size: float, run: Micros, now: Instant) -> None:
         """Take in a finished run of `run` microseconds, for a task of that size (see Task.size) and those skills."""
@@ -76,6 +78,11 @@ class Learned:
         for skill in skills:
             self.skills.setdefault(skill, Pace()).learn(observed)
         self.at = now
+
+    def judge(self, skills: Sequence[str], score: float, now: Instant) -> None:
+        """Take in what was found about its work on a task with those skills: from 0, useless, to 1."""
+        for skill in skills:
+            self.quality.setdefault(skill, Quality()).learn(score, now)
 
     def pace(self, skills: Sequence[str], now: Instant, guess: float = FIRST_GUESS) -> float:
         """Microseconds for each character of a task with those skills; `guess`, a logarithm, where nothing is known."""
@@ -95,7 +102,8 @@ class Learned:
         """All of it as JSON-able data."""
         skills = {skill: [pace.log, pace.runs] for skill, pace in self.skills.items()}
         overall = [self.overall.log, self.overall.runs]
-        return {"overall": overall, "skills": skills, "at": self.at, "unlucky": self.unlucky}
+        quality = {skill: found.plain() for skill, found in self.quality.items()}
+        return {"overall": overall, "skills": skills, "at": self.at, "unlucky": self.unlucky, "quality": quality}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any] | None) -> Self:
@@ -103,4 +111,5 @@ class Learned:
         if not plain:
             return cls()
         skills = {skill: Pace(*pace) for skill, pace in plain["skills"].items()}
-        return cls(Pace(*plain["overall"]), skills, Instant(plain["at"]), plain["unlucky"])
+        quality = {skill: Quality.from_plain(found) for skill, found in plain["quality"].items()}
+        return cls(Pace(*plain["overall"]), skills, Instant(plain["at"]), plain["unlucky"], quality)

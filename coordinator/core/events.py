@@ -155,6 +155,17 @@ class TaskEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupStirred:
+    """Something has happened to a task for several LLMs, or to one of its `parts`: all that are stored, and loaded.
+
+    What it depends on is loaded as well.
+    """
+
+    task_id: str
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed. `woken` are loaded tasks whose `wake_at` has come, `overdue` those whose due date has."""
 
@@ -163,6 +174,19 @@ class Tick:
 
 
 Request = Submitted | CancelRequested | RetryRequested | AssignRequested | UpdateRequested | ManageRequested
-Event = Request | AnswerGiven | Seen | Left | Claimed | Progressed | Waited | Resumed | Reported | TaskEnded | Tick
+Event = (
+    Request
+    | AnswerGiven
+    | Seen
+    | Left
+    | Claimed
+    | Progressed
+    | Waited
+    | Resumed
+    | Reported
+    | TaskEnded
+    | GroupStirred
+    | Tick
+)
 
 NEVER = Instant(2**62)

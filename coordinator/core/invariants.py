@@ -4,7 +4,7 @@ from broker.messages import Status
 from coordinator.core.lane import Lane, late
 from coordinator.core.machine import Machine
 from coordinator.core.pool import LLM
-from coordinator.core.task import Task
+from coordinator.core.task import Task, meets
 
 
 def check_invariants(machine: Machine) -> None:
@@ -35,7 +35,7 @@ def _check_task(machine: Machine, task: Task) -> None:
     numbers = [attempt.attempt for attempt in task.attempts]
     assert numbers == sorted(set(numbers)), f"{told}: attempts {numbers}"
     completed = [attempt for attempt in task.attempts if attempt.outcome == "completed"]
-    assert task.status is not Status.COMPLETED or completed, told
+    assert task.status is not Status.COMPLETED or completed or task.spec.is_group, told
     told_in_time = task.due is None or task.overdue or machine.board.next_due <= task.due
     assert task.status.is_final or told_in_time, f"{told}, and nobody will be told that it is overdue"
     match task.status:
@@ -45,11 +45,15 @@ def _check_task(machine: Machine, task: Task) -> None:
         case Status.PENDING:
             assert task.waiting_on == 0, told
             assert task.wake_at is None, told
+            assert not task.spec.is_group, told
             assert task.llm is None, told
             assert any(lane.key == task.lane for lane in machine.board.ready.lanes()), f"{told}, in no lane"
         case Status.ASSIGNED:
             assert _holders(machine, task.id) == [(task.llm, None)], told
             assert not task.parked, told
+        case Status.IN_PROGRESS if task.spec.is_group:
+            assert _holders(machine, task.id) == [], told
+            assert machine.board.next_wake <= (task.wake_at or 0), f"{told}, and overslept"
         case Status.IN_PROGRESS:
             assert _holders(machine, task.id) == [(task.llm, task.instance)], told
         case Status.INPUT_REQUIRED:
@@ -95,7 +99,7 @@ def _check_lane(machine: Machine, lane: Lane) -> None:
     for task in machine.board.tasks.values():
         if task.lane == lane.key and task.status is Status.PENDING and task.id not in lane.members:
             assert task.rank > lane.complete_to, f"{task.id} waits, and its lane does not know"
-    admitted = [llm for llm in machine.board.llms.values() if llm.offers().issuperset(lane.demands)]
+    admitted = [llm for llm in machine.board.llms.values() if meets(llm.offers(), lane.demands)]
     assert lane.eligible == {llm.name: llm for llm in admitted}, f"lane {lane.key!r}"
     free = {llm.name for llm in admitted if llm.free}
     assert {standing.llm.name for standing in lane.free(len(admitted))} == free, f"free for the lane {lane.key!r}"

@@ -61,7 +61,7 @@ class Lane:
     _until_survey: int = 0
 
     def __post_init__(self) -> None:
-        self.skills = tuple(demand for demand in self.demands if demand[0] not in "@!")
+        self.skills = tuple(demand for demand in self.demands if demand[0] not in "@!-")
 
     @property
     def demands(self) -> Sequence[str]:
@@ -203,7 +203,7 @@ class Lane:
 
     def _judge(self, llm: LLM, now: Instant) -> Standing:
         pace = llm.learned.pace(self.skills, now, self._guess)
-        level = sum(llm.skills.get(skill, 0.0) for skill in self.skills) / len(self.skills) if self.skills else 1.0
+        level = sum(llm.level(skill, now) for skill in self.skills) / len(self.skills) if self.skills else 1.0
         crowded = 1 + CROWDING * len(llm.runs) / (llm.slots or 1)
         standing = Standing(llm, pace, level, crowded * pace / max(level, LEAST_LEVEL))
         self._standings[llm.name] = standing

@@ -11,6 +11,7 @@ class Trigger(Enum):
 
     READY = auto()  # dependencies met, not_before reached, backoff over
     ASSIGN = auto()  # published to an LLM
+    EXPAND = auto()  # made into parts, for several LLMs
     CLAIM = auto()  # an instance has taken it
     ASK = auto()  # its LLM asks a person
     RESUME = auto()  # its LLM has the answer, or goes on without
@@ -29,6 +30,7 @@ LIVE = (_S.BLOCKED, _S.PENDING, _S.ASSIGNED, _S.IN_PROGRESS, _S.INPUT_REQUIRED)
 TRANSITIONS: dict[tuple[Status, Trigger], Status] = {
     (_S.BLOCKED, _T.READY): _S.PENDING,
     (_S.PENDING, _T.ASSIGN): _S.ASSIGNED,
+    (_S.PENDING, _T.EXPAND): _S.IN_PROGRESS,
     (_S.ASSIGNED, _T.CLAIM): _S.IN_PROGRESS,
     (_S.IN_PROGRESS, _T.ASK): _S.INPUT_REQUIRED,
     (_S.INPUT_REQUIRED, _T.RESUME): _S.IN_PROGRESS,

@@ -21,6 +21,7 @@ from coordinator.core.events import (
     CancelRequested,
     Claimed,
     Event,
+    GroupStirred,
     Left,
     ManageRequested,
     Progressed,
@@ -36,6 +37,7 @@ from coordinator.core.events import (
     Waited,
 )
 from coordinator.core.expertise import Expertise
+from coordinator.core.groups import Groups, groups_named_in, reserved
 from coordinator.core.pool import LLM
 from coordinator.core.questions import Questions
 from coordinator.core.requests import Requests
@@ -55,11 +57,17 @@ class Machine:
         policy: Policy | None = None,
         expertise: Expertise | None = None,
         require_identity: bool = False,
+        learn_quality: bool = True,
     ) -> None:
-        """With `require_identity`, not everybody may ask everything (see authority)."""
+        """With `require_identity`, not everybody may ask everything (see authority).
+
+        With `learn_quality`, what reviews and votes find counts when tasks are assigned.
+        """
         self.board = Board(lease=lease, window=window)
         self._require_identity = require_identity
         self._requests = Requests(self.board, next_seq=next_seq, expertise=expertise)
+        self._groups = Groups(self.board, self._requests.enter_part, self._requests.end_early, learn=learn_quality)
+        self._learn_quality = learn_quality
         self._work = Work(self.board)
         self._questions = Questions(self.board)
         self._policy = policy or EarliestFinish()
@@ -72,7 +80,9 @@ class Machine:
         """
         match event:
             case Submitted(task_id, spec):
-                return (task_id, *spec.depends_on, *([spec.parent_id] if spec.parent_id else []))
+                parent = [spec.parent_id] if spec.parent_id else []
+                parts = reserved(task_id) if spec.is_group else []
+                return (task_id, *spec.depends_on, *parent, *parts, *groups_named_in(task_id))
             case CancelRequested() | RetryRequested() | AssignRequested() | UpdateRequested() | AnswerGiven():
                 return (event.task_id,)
             case Claimed(_, claim):
@@ -81,6 +91,8 @@ class Machine:
                 return (result.task_id,)
             case TaskEnded(task_id, dependents, children):
                 return (task_id, *dependents, *children)
+            case GroupStirred(task_id, parts):
+                return (task_id, *parts)
             case Tick(woken, overdue):
                 return (*woken, *overdue)
             case Seen() | Left() | Progressed() | Waited() | Resumed() | ManageRequested():
@@ -99,6 +111,9 @@ class Machine:
         """Take over: every lease is extended once, and every lane is to be refilled."""
         board = self.board
         board.llms.update((llm.name, llm) for llm in llms)
+        if not self._learn_quality:
+            for llm in board.llms.values():
+                llm.learned.quality.clear()
         for llm in board.llms.values():
             for instance in llm.instances.values():
                 instance.lease_until = Instant(now + board.lease)
@@ -140,7 +155,7 @@ class Machine:
             if llm.free:
                 board.ready.opened(llm, now)
         board.opened.clear()
-        if board.ready.touched and not board.ended:
+        if board.ready.touched and not self.unfinished:
             fill_slots(board, self._policy, now)
         return board.take_commands()
 
@@ -148,6 +163,18 @@ class Machine:
         """Ids of tasks that have ended since the last call: what that means to others is to be told by `handle`."""
         ended, self.board.ended = list(self.board.ended), {}
         return ended
+
+    def take_stirred(self) -> list[str]:
+        """Ids of tasks for several LLMs, or of tasks that have parts, that something has happened to since the last
+        call: where they are the former, that is to be told by `handle`.
+        """
+        stirred, self.board.stirred = list(self.board.stirred), {}
+        return stirred
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is something to take by `take_ended` or `take_stirred`."""
+        return bool(self.board.ended or self.board.stirred)
 
     @property
     def new_dependencies(self) -> bool:
@@ -197,6 +224,8 @@ class Machine:
                 self._questions.answered(event, now)
             case TaskEnded():
                 self._requests.task_ended(event, now)
+            case GroupStirred():
+                self._groups.stirred(event, now)
             case Tick():
                 self._tick(event, now)
             case _:
@@ -214,7 +243,9 @@ class Machine:
     def _tick(self, tick: Tick, now: Instant) -> None:
         board = self.board
         for task_id in tick.woken:
-            board.unblock(board.tasks[task_id], now)
+            task = board.tasks[task_id]
+            if not board.unblock(task, now) and task.status is Status.IN_PROGRESS:
+                board.stirred[task_id] = None
         for task_id in tick.overdue:
             task = board.tasks[task_id]
             if not task.overdue and not task.status.is_final and task.due is not None and task.due <= now:

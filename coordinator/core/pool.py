@@ -101,6 +101,12 @@ class LLM:
         """What tasks may demand of it (see Task.lane): nothing, its name, its skills, to be local."""
         return frozenset(("", f"@{self.name}", *self.skills, *(("!" + LOCAL,) if LOCAL in self.labels else ())))
 
+    def level(self, skill: str, now: Instant) -> float:
+        """How well it does that: what is said of it, in view of what reviews and votes have found."""
+        level = self.skills.get(skill, 0.0)
+        found = self.learned.quality.get(skill)
+        return level if found is None else level * found.factor(now)
+
     def begin(self, task_id: str, size: int, skills: Sequence[str], now: Instant) -> None:
         """It is given a task of that size."""
         self.runs[task_id] = Run(now, size * self.learned.pace(skills, now))

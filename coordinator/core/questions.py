@@ -70,6 +70,9 @@ class Questions:
             task.stop_asking(now)
             if task.in_hand:
                 task.move(Trigger.RESUME)
+            elif task.spec.is_group:
+                task.move(Trigger.RESUME)
+                self._b.stirred[task.id] = None
             else:
                 task.move(Trigger.RELEASE)
                 self._b.make_ready(task, now)

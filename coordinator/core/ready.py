@@ -7,12 +7,12 @@ LLMs are indexed by what they offer, and lanes by LLM, so that neither a new lan
 the others. Only lanes where something has changed are looked at when slots are filled.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from broker.instants import Instant
 from coordinator.core.lane import LAST, Lane
 from coordinator.core.pool import LLM
-from coordinator.core.task import Task
+from coordinator.core.task import Task, meets
 
 LANES_KEPT = 500  # empty lanes are dropped beyond that
 
@@ -138,7 +138,7 @@ class Ready:
             self._offering.setdefault(offer, {})[name] = llm
         self._offers[name] = offers
         for key, lane in self._lanes.items():
-            if offers.issuperset(lane.demands):
+            if meets(offers, lane.demands):
                 lane.admit(llm)
                 lanes[key] = lane
                 self._touched[key] = lane
@@ -163,6 +163,8 @@ class Ready:
                 self._lanes_of[llm.name][key] = lane
         return lane
 
-    def _offering_all(self, demands: Iterable[str]) -> Iterable[LLM]:
-        groups = sorted((self._offering.get(demand, {}) for demand in ("", *demands)), key=len)
-        return [llm for name, llm in groups[0].items() if all(name in group for group in groups)]
+    def _offering_all(self, demands: Sequence[str]) -> Iterable[LLM]:
+        """The LLMs that meet all demands, looked for among those that meet the rarest."""
+        plain = [demand for demand in demands if not demand.startswith("-") and "|" not in demand]
+        fewest = min((self._offering.get(demand, {}) for demand in ("", *plain)), key=len)
+        return [llm for name, llm in fewest.items() if meets(self._offers[name], demands)]

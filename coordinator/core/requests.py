@@ -24,6 +24,7 @@ from coordinator.core.events import (
 )
 from coordinator.core.expertise import Expertise
 from coordinator.core.family import ancestors, why_no_child
+from coordinator.core.groups import contradiction, instead_of_several, why_no_group
 from coordinator.core.lifecycle import Trigger
 from coordinator.core.pool import llm_view
 from coordinator.core.task import Task
@@ -77,8 +78,8 @@ class Requests:
         if spec.parent_id and (problem := why_no_child(spec, ancestors(spec, self._b.tasks))):
             self._b.refuse(event.task_id, sender, problem, event=event)
             return
-        if spec.assignee and not spec.force and spec.assignee not in self._b.llms:
-            self._b.refuse(event.task_id, sender, _no_such_llm("assignee", spec.assignee), event=event)
+        if problem := why_no_group(event.task_id, spec, self._b) or self._unknown_llm(spec):
+            self._b.refuse(event.task_id, sender, problem, event=event)
             return
         suggested = self._suggested_skills(spec)
         task = Task(
@@ -92,9 +93,28 @@ class Requests:
             reply_to=sender.reply_to,
             correlation_id=sender.correlation_id,
         )
-        self._next_seq += 1
         if suggested:
             task.note(now, COORDINATOR, f"skills suggested by the text: {', '.join(suggested)}")
+        self._enter(task, now)
+
+    def enter_part(self, task_id: str, spec: Submission, group: Task, now: Instant) -> Task:
+        """A part of a task for several LLMs."""
+        task = Task(
+            id=task_id,
+            seq=self._next_seq,
+            spec=spec.model_copy(update={"parent_id": group.id}),
+            status=Status.BLOCKED,
+            priority=group.priority,
+            submitted_at=now,
+            submitted_by=group.submitted_by,
+        )
+        self._enter(task, now)
+        return task
+
+    def _enter(self, task: Task, now: Instant) -> None:
+        """A new task is there."""
+        spec = task.spec
+        self._next_seq += 1
         self._b.tasks[task.id] = task
         self._b.guests.add(task.id)
         self._b.changes.new.append(task)
@@ -110,8 +130,15 @@ class Requests:
         if failed is not None:
             self._fail_dependent(task, failed, now)
 
+    def _unknown_llm(self, spec: Submission) -> Problem | None:
+        """An LLM that the task names and nobody has heard of."""
+        named = {"assignee": spec.assignee, "reviewer": spec.reviewer, "vote.judge": spec.vote and spec.vote.judge}
+        named |= {f"assignees.{place}": name for place, name in enumerate(spec.assignees)}
+        unknown = [(path, name) for path, name in named.items() if name and name not in self._b.llms]
+        return _no_such_llm(*unknown[0]) if unknown and not spec.force else None
+
     def _suggested_skills(self, spec: Submission) -> list[str]:
-        if self._expertise is None or spec.skills or spec.assignee:
+        if self._expertise is None or spec.skills or spec.assignee or spec.assignees:
             return []
         return self._expertise.skills_for(spec.description, self._b.llms.values())
 
@@ -141,10 +168,14 @@ class Requests:
         task = self._b.live(event.task_id, event.sender)
         if task is None:
             return
-        self._end_early(task, event.sender.user or ANYBODY, event.reason, now)
+        self._cancel_task(task, event.sender.user or ANYBODY, event.reason, now)
         self._b.answer_to(event.sender, "task.cancelled", task)
 
-    def _end_early(self, task: Task, by: str, reason: str | None, now: Instant) -> None:
+    def end_early(self, task: Task, reason: str, now: Instant) -> None:
+        """Cancel a task that is not over, because of another one."""
+        self._cancel_task(task, COORDINATOR, reason, now)
+
+    def _cancel_task(self, task: Task, by: str, reason: str | None, now: Instant) -> None:
         told = f": {reason}" if reason else ""
         where = f" while {task.status.replace('_', ' ')} at {task.llm}" if task.in_hand else f" while {task.status}"
         task.note(now, by, f"cancelled{where}{told}")
@@ -160,13 +191,13 @@ class Requests:
             self._b.refuse(event.task_id, event.sender, Problem("id", f"the task is not over: {task.status}"))
             return
         changed = event.changes
-        if problem := self._wrong_assignee(changed.get("assignee")):
+        if problem := self._wrong_assignee(changed.get("assignee")) or contradiction(task.spec, changed):
             self._b.refuse(event.task_id, event.sender, problem)
             return
         different = f" with another {', '.join(sorted(changed))}" if changed else ""
         task.note(now, event.sender.user or ANYBODY, f"retried after it was {task.status}{different}")
         if changed:
-            self._b.respecify(task, changed, now)
+            self._b.respecify(task, instead_of_several(task.spec, changed), now)
         task.move(Trigger.RETRY)
         self._b.watch_due_date(task)
         task.starts = 0
@@ -186,7 +217,8 @@ class Requests:
         task = self._b.live(event.task_id, event.sender)
         if task is None:
             return
-        if problem := self._wrong_assignee(event.llm, force=event.force):
+        changes = {"assignee": event.llm}
+        if problem := self._wrong_assignee(event.llm, force=event.force) or contradiction(task.spec, changes):
             self._b.refuse(event.task_id, event.sender, problem)
             return
         moves = task.in_hand and event.llm is not None and task.llm != event.llm
@@ -197,7 +229,7 @@ class Requests:
             return
         what = f"assigned to {event.llm}" if event.llm else "left to automatic assignment"
         task.note(now, event.sender.user or ANYBODY, what)
-        self._b.respecify(task, {"assignee": event.llm}, now)
+        self._b.respecify(task, instead_of_several(task.spec, changes), now)
         if moves:
             if runs:
                 task.starts -= 1  # it was not the attempt's fault
@@ -261,12 +293,14 @@ class Requests:
                 self._fail_dependent(task, ended, now)
             else:
                 self._b.unblock(task, now)
+        if ended.spec.parent_id:
+            self._b.stirred[ended.spec.parent_id] = None
         if ended.status is Status.CANCELLED or ended.status is Status.FAILED:
             children = [self._b.tasks[child] for child in event.children]
             for task in [*children, *self._b.children.get(ended.id, ())]:
                 if not task.status.is_final:
                     why = f"{ended.id}, which it is part of, was {ended.status}"
-                    self._end_early(task, COORDINATOR, why, now)
+                    self.end_early(task, why, now)
 
     def _fail_dependent(self, task: Task, dependency: Task, now: Instant) -> None:
         message = f"{dependency.id}, which this task depends on, was {dependency.status}"

@@ -1,5 +1,6 @@
 """A task as the coordinator keeps it, and as it shows it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -118,10 +119,10 @@ class Task:
 
     @property
     def in_hand(self) -> bool:
-        """Whether an LLM has it. One that asks a person may have lost its LLM meanwhile."""
+        """Whether an LLM has it. One that asks a person may have lost its LLM, and one for several has none."""
         if self.status is Status.INPUT_REQUIRED:
             return self.instance is not None
-        return self.status is Status.ASSIGNED or self.status is Status.IN_PROGRESS
+        return self.status is Status.ASSIGNED or (self.status is Status.IN_PROGRESS and self.llm is not None)
 
     @property
     def open_questions(self) -> list[Asked]:
@@ -160,7 +161,9 @@ class Task:
 
     @property
     def lane(self) -> str:
-        """What it demands of an LLM, as a key: `@name` or the skills that it needs; `!local` if it must stay here."""
+        """What it demands of an LLM, as a key: `@name`, one of `@name|@name`, or the skills that it needs; not to be
+        `-@name`; `!local` if it must stay here.
+        """
         return lane_of(self.spec)
 
     @property
@@ -184,6 +187,12 @@ class Task:
                 "priority": self.priority,
                 "skills": spec.skills,
                 "assignee": spec.assignee,
+                "assignees": spec.assignees or None,
+                "excluded": spec.excluded or None,
+                "mode": spec.mode,
+                "vote": spec.vote and spec.vote.model_dump(exclude_none=True, exclude_defaults=True),
+                "reviewer": spec.reviewer,
+                "max_rounds": spec.max_rounds if spec.reviewer else None,
                 "max_attempts": spec.max_attempts,
                 "timeout": spec.timeout,
                 "due": _iso(self.due),
@@ -232,10 +241,23 @@ class Task:
 
 def lane_of(spec: Submission) -> str:
     """See Task.lane."""
-    if not spec.labels and len(spec.skills) < 2:
+    if not spec.labels and not spec.assignees and not spec.excluded and len(spec.skills) < 2:
         return f"@{spec.assignee}" if spec.assignee else "".join(spec.skills)
-    demands = {f"@{spec.assignee}"} if spec.assignee else set(spec.skills)
+    named = [spec.assignee] if spec.assignee else spec.assignees
+    demands = {"|".join(f"@{name}" for name in sorted(named))} if named else set(spec.skills)
+    demands |= {f"-@{name}" for name in spec.excluded}
     return " ".join(sorted(demands | {f"!{LOCAL}"} if LOCAL_ONLY in spec.labels else demands))
+
+
+def meets(offers: frozenset[str], demands: Sequence[str]) -> bool:
+    """Whether an LLM that offers this (see LLM.offers) may take the tasks of the lane with these demands."""
+    return all(_met(demand, offers) for demand in demands)
+
+
+def _met(demand: str, offers: frozenset[str]) -> bool:
+    if demand[0] == "-":
+        return demand[1:] not in offers
+    return demand in offers or any(one in offers for one in demand.split("|"))
 
 
 def view(task: Task) -> dict[str, Any]:

@@ -573,3 +573,65 @@ def test_a_part_is_refused_with_the_whole_way_in_view(desk: Desk) -> None:
         {"path": "parent_id", "message": "too deep: t7 has 7 tasks above it, and 8 levels are allowed"}
     ]
     assert "t8" not in desk.views()
+
+
+# -- several LLMs on one task ----------------------------------------------------------------------------------------
+
+
+def ballot(choice: str) -> dict[str, Any]:
+    return {"result": {"choice": choice, "reason": "because"}}
+
+
+def test_a_vote_is_taken_and_counted_whoever_coordinates(desk: Desk) -> None:
+    desk.process(*(hello(name) for name in ("atlas", "boreas", "clio")), submit("base"))
+    [first] = [view["llm"] for view in desk.views().values()]
+    desk.process(
+        submit(
+            "v",
+            mode="vote",
+            assignees=["atlas", "boreas", "clio"],
+            vote={"choices": ["yes", "no"], "weights": {"clio": 1.5}},
+            depends_on=["base"],
+        )
+    )
+    assert desk.status("v") == "blocked"
+    messages = desk.process(claim("base", llm=first), result("base", llm=first))
+    assert sorted(assigned(messages)) == ["v.1", "v.2", "v.3"]
+    assert {assignment["context"][0]["result"] for assignment in assignments(messages)} == {"BASE"}
+    desk.restart()
+    desk.process(claim("v.1"), result("v.1", **ballot("yes")))
+    desk.restart()
+    messages = desk.process(claim("v.3", llm="clio"), result("v.3", llm="clio", **ballot("no")))
+    assert desk.status("v") == "in_progress"
+    messages = desk.process(claim("v.2", llm="boreas"), result("v.2", llm="boreas", **ballot("no")))
+    assert ("task.completed", "about v") in answers(messages)
+    shown = desk.views()["v"]
+    assert (shown["result"]["choice"], shown["result"]["tally"]) == ("no", {"yes": 1, "no": 2.5})
+    assert shown["vote"] == {"choices": ["yes", "no"], "weights": {"clio": 1.5}}
+
+
+def test_a_group_whose_time_is_over_ends_while_nothing_arrives(desk: Desk) -> None:
+    desk.process(hello(), submit("g", mode="all", assignees=["atlas", "boreas"], force=True, timeout=5))
+    desk.process(claim("g.1"), result("g.1"))
+    desk.restart()
+    desk.process(at=4.9)
+    assert desk.status("g") == "in_progress"
+    desk.process(at=5)
+    assert desk.views()["g"]["result"] == {"results": {"atlas": "G.1"}, "failed": {"boreas": "no answer yet"}}
+
+
+def test_a_group_is_made_again_of_what_a_lost_transaction_had_made(desk: Desk, store: Store) -> None:
+    desk.process(hello(), submit("g", reviewer="boreas", assignee="atlas", force=True))
+    desk.process(claim("g.1"))
+    again = result("g.1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "commit", lambda *_, **__: (_ for _ in ()).throw(StoreUnavailable("gone")))
+        with pytest.raises(StoreUnavailable):
+            desk.process(again)
+    desk.restart()
+    desk.process(again)
+    assert {task_id: shown["status"] for task_id, shown in desk.views().items()} == {
+        "g": "in_progress",
+        "g.1": "completed",
+        "g.2": "pending",
+    }

@@ -238,7 +238,8 @@ def test_the_longest_list_of_skills_makes_a_lane(store: Store) -> None:
 
 def test_what_llms_have_is_known(store: Store) -> None:
     asking = a_task(20, status=Status.INPUT_REQUIRED, instance="i1")
-    stored(store, asking, *(a_task(n, status=status) for n, status in enumerate(Status, 1)))
+    stored(store, asking, *(a_task(n, status=status, llm="atlas") for n, status in enumerate(Status, 1)))
+    stored(store, a_task(99, status=Status.IN_PROGRESS, mode="all", assignees=["atlas"]))
     found = store.in_hand()
     assert {task.status for task in found} == {Status.ASSIGNED, Status.IN_PROGRESS, Status.INPUT_REQUIRED}
     assert [task.seq for task in found if task.status is Status.INPUT_REQUIRED] == [20]

@@ -33,6 +33,7 @@ from coordinator.core.events import (
     CancelRequested,
     Claimed,
     Event,
+    GroupStirred,
     Left,
     Progressed,
     Reported,
@@ -121,8 +122,9 @@ class Books:
                 found.setdefault(above, []).append(task_id)
         return found
 
-    def live_children(self, task_id: str) -> list[str]:
-        return [t.id for t in self.tasks.values() if t.spec.parent_id == task_id and not t.status.is_final]
+    def children(self, task_id: str, *, live: bool = False) -> list[str]:
+        theirs = [task for task in self.tasks.values() if task.spec.parent_id == task_id]
+        return [task.id for task in theirs if not (live and task.status.is_final)]
 
     def lineage(self, ids: Iterable[str]) -> set[str]:
         found: set[str] = set()
@@ -172,13 +174,16 @@ class Core:
         woken_at_once: int = 1000,
         policy: Policy | None = None,
         expertise: Expertise | None = None,
+        learn_quality: bool = True,
     ) -> None:
         self._window = window
         self._woken_at_once = woken_at_once
         self._policy = policy
         self.at = 0.0
         self.books = Books()
-        self.machine = Machine(lease=seconds(LEASE), window=window, policy=policy, expertise=expertise)
+        self.machine = Machine(
+            lease=seconds(LEASE), window=window, policy=policy, expertise=expertise, learn_quality=learn_quality
+        )
 
     def handle(self, *events: Event, at: float | None = None) -> list[Command]:
         """One batch: what these events lead to, once it is stored."""
@@ -189,12 +194,14 @@ class Core:
         batch = [*self._with_ancestry(events), Tick(self._wake(now), self._overdue(now))]
         self._load(batch)
         commands = machine.handle(*batch, now=now)
-        while ended := machine.take_ended():
+        while machine.unfinished:
+            ended = machine.take_ended()
             waiting = self.books.waiting_for(ended)
-            follow_ups = [
-                TaskEnded(task_id, tuple(waiting.get(task_id, ())), tuple(self.books.live_children(task_id)))
+            follow_ups: list[Event] = [
+                TaskEnded(task_id, tuple(waiting.get(task_id, ())), tuple(self.books.children(task_id, live=True)))
                 for task_id in ended
             ]
+            follow_ups += self._stir(machine.take_stirred())
             self._load(follow_ups)
             commands += machine.handle(*follow_ups, now=now)
         check_invariants(machine)
@@ -236,6 +243,13 @@ class Core:
                 yield Submitted(event.task_id, event.spec, event.priority, event.sender, ancestry)
             else:
                 yield event
+
+    def _stir(self, stirred: list[str]) -> Iterable[Event]:
+        known = self.machine.board.tasks
+        self.machine.load(self.books.load([id_ for id_ in stirred if id_ not in known]))
+        for id_ in [id_ for id_ in stirred if id_ in known and known[id_].spec.is_group]:
+            self.machine.load(self.books.load([above for above in known[id_].spec.depends_on if above not in known]))
+            yield GroupStirred(id_, tuple(self.books.children(id_)))
 
     def _wake(self, now: Instant) -> tuple[str, ...]:
         if self.machine.board.next_wake > now:

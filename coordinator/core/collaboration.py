@@ -1,0 +1,60 @@
+"""Several LLMs on one task: what comes next, judged by nothing but the task and its parts so far.
+
+A task for several LLMs, a group, is never given to one. It is expanded into parts, which are tasks like any other,
+and their results are joined. `step` is asked whenever a part has ended or time has passed. It keeps no state: the
+parts stand in the order of their making, and their place tells what each is for. So nothing is lost when the
+coordinator dies in between.
+"""
+
+from collections.abc import Sequence
+
+from broker.messages import Submission
+from coordinator.core.parts import (
+    Finish,
+    Spawn,
+    Step,
+    Wait,
+    is_good,
+    live,
+    nobody,
+    part_of,
+    seats,
+    why_not,
+    with_failed,
+)
+from coordinator.core.task import Task
+from coordinator.core.turns import take_turns
+from coordinator.core.voting import count_votes, put_before_judge
+
+
+def step(group: Submission, parts: Sequence[Task], *, spent: float = 0.0, answer: str | None = None) -> Step:
+    """What comes next.
+
+    `parts` are all that were made so far, in that order; `spent` is the share of the group's time that is over, 1 when
+    all of it is; `answer` is that of the person who was asked, if any was.
+    """
+    late = spent >= 1
+    match group.mode:
+        case "all":
+            return _all(group, parts, late)
+        case "vote" if group.vote and group.vote.judge:
+            return put_before_judge(group, group.vote, group.vote.judge, parts, spent)
+        case "vote" if group.vote:
+            return count_votes(group, group.vote, parts, late, answer)
+        case _:
+            return take_turns(group, parts, late)
+
+
+# -- everybody at once -----------------------------------------------------------------------------------------------
+
+
+def _all(group: Submission, parts: Sequence[Task], late: bool) -> Step:
+    if not parts:
+        return Spawn(tuple(part_of(group, assignee=llm) for llm in group.assignees))
+    if live(parts) and not late:
+        return Wait()
+    results = {llm: part.result for llm, part in seats(group, parts) if is_good(part)}
+    failed = {llm: why_not(part) for llm, part in seats(group, parts) if llm not in results}
+    if not results:
+        return nobody(failed)
+    return Finish(with_failed({"results": results}, failed))
