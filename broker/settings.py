@@ -79,6 +79,19 @@ class Settings(BaseSettings):
     batch: int = Field(
         1000, ge=1, le=100_000, description="most messages that the coordinator handles in one transaction"
     )
+    web: bool = Field(True, description="whether `fluffle up` runs the web page too")
+    web_host: str = Field("127.0.0.1", description="address that the web page listens at")
+    web_port: int = Field(8480, ge=0, le=65_535, description="its port; 0: any that is free")
+    web_prefix: str | None = Field(
+        None, pattern=r"^(/[A-Za-z0-9._~-]+)*/?$", description="path under which a proxy shows it, such as /fluffle"
+    )
+    web_token: SecretStr | None = Field(
+        None, min_length=16, description="token of operators; unset: one that is made and kept in the state folder"
+    )
+    web_password_file: Path | None = Field(
+        None, description="people who may log in, as `fluffle web passwd` writes them; in place of the tokens"
+    )
+    web_login: bool = Field(True, description="false: nobody is asked for a login; only where host is 127.0.0.1")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level that is logged")
 
     @property

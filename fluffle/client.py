@@ -79,6 +79,11 @@ class Client:
     async def __aexit__(self, *reason: Any) -> None:
         await self._correspondence.__aexit__(*reason)
 
+    @property
+    def connected(self) -> bool:
+        """Whether RabbitMQ is there at this moment."""
+        return self._correspondence.connected
+
     # -- submitting ------------------------------------------------------------------------------------------------
 
     async def submit(self, task: str | Submission, /, **fields: Unpack[Fields]) -> TaskHandle:
@@ -212,22 +217,39 @@ class Client:
         """
         left, before = limit, None
         while left is None or left > 0:
-            query = _made(
-                TasksQuery,
-                QueryRejected,
-                status=list(status),
-                llm=llm,
-                label=list(label),
-                text=text,
-                limit=1000 if left is None else min(left, 1000),
-                before=before,
-            )
-            page = _read(TaskPage, await self._correspondence.ask(query))
+            size = 1000 if left is None else min(left, 1000)
+            page = await self.task_page(status=status, llm=llm, label=label, text=text, limit=size, before=before)
             for view in page.tasks:
                 yield view
             if (before := page.next) is None:
                 return
             left = None if left is None else left - len(page.tasks)
+
+    async def task_page(
+        self,
+        *,
+        status: Collection[Status] = (),
+        llm: str | None = None,
+        label: Collection[str] = (),
+        text: str | None = None,
+        limit: int = 50,
+        before: int | None = None,
+    ) -> TaskPage:
+        """A page of what `tasks` gives: at most `limit` (1 to 1,000); `before` is the `next` of the page before it.
+
+        Raises QueryRejected and NoAnswer.
+        """
+        query = _made(
+            TasksQuery,
+            QueryRejected,
+            status=list(status),
+            llm=llm,
+            label=list(label),
+            text=text,
+            limit=limit,
+            before=before,
+        )
+        return _read(TaskPage, await self._correspondence.ask(query))
 
     async def llms(self) -> list[LLMView]:
         """Every LLM that has ever reported, by name. Raises NoAnswer."""

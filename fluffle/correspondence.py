@@ -78,6 +78,11 @@ class Correspondence:
             if not answer.done():
                 answer.set_exception(closed)
 
+    @property
+    def connected(self) -> bool:
+        """Whether the link is up."""
+        return self._link.connected
+
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     async def room(self) -> None:
@@ -102,7 +107,7 @@ class Correspondence:
         return handle
 
     def _publish(self, handle: TaskHandle, message: Outgoing) -> None:
-        self._link.send(message, partial(_on_published, handle))
+        self._link.publish_soon(message).add_done_callback(partial(_on_published, handle))
 
     async def accepted(self, handle: TaskHandle) -> None:
         """Wait for the answer to a submission. Raises TaskRejected, NoAnswer, or why it could not be published."""
@@ -204,7 +209,7 @@ class Correspondence:
     async def _catch_up(self) -> None:
         queries = [message for message, _ in self._requests.values() if message.exchange == QUERIES]
         for message in queries:
-            self._link.send(message, _log_failure)
+            self._link.publish_soon(message).add_done_callback(_log_failure)
         handles = list(self._tasks.values())
         for handle in handles:
             if handle.unanswered is not None:
@@ -230,13 +235,14 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield some
 
 
-def _on_published(handle: TaskHandle, error: BrokerError | None) -> None:
-    if error is not None:
+def _on_published(handle: TaskHandle, published: asyncio.Future[None]) -> None:
+    if (error := published.exception()) is not None:
+        assert isinstance(error, BrokerError)
         handle.fail(error)
 
 
-def _log_failure(error: BrokerError | None) -> None:
-    if error is not None:
+def _log_failure(published: asyncio.Future[None]) -> None:
+    if (error := published.exception()) is not None:
         _log.warning("a request could not be sent again: %s", error)
 
 

@@ -131,6 +131,11 @@ class SyncClient(_Face[Client]):
         finally:
             self._loop.close()
 
+    @property
+    def connected(self) -> bool:
+        """`Client.connected`."""
+        return self._inner.connected
+
     def submit(self, task: str | Submission, /, **fields: Unpack[Fields]) -> SyncTask:
         """`Client.submit`."""
         return SyncTask(self._loop.run(self._inner.submit(task, **fields)), self._loop)
@@ -153,6 +158,7 @@ class SyncClient(_Face[Client]):
     task = _blocking(Client.task)
     task_json = _blocking(Client.task_json)
     tasks = _iterating(Client.tasks)
+    task_page = _blocking(Client.task_page)
     llms = _blocking(Client.llms)
     llm = _blocking(Client.llm)
     placement = _blocking(Client.placement)

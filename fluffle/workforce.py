@@ -1,10 +1,11 @@
-"""RabbitMQ, the coordinator and the LLMs of a `fluffle.toml`, run as programs of their own."""
+"""RabbitMQ, the coordinator, the web page and the LLMs of a `fluffle.toml`, run as programs of their own."""
 
 import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -62,14 +63,18 @@ class Workforce:
         for name, table in self._configuration.llms.items():
             options = table.options(self._instructions(name, folder))
             self._llms.append(Program(name, _fluffle("worker", name, *options), environment | table.env, self._say))
+        page = Program("web", _fluffle("web"), environment, self._say)
         async with asyncio.TaskGroup() as programs:
             programs.create_task(coordinator.run())
+            if self._has_page():
+                programs.create_task(page.run())
             llms = [programs.create_task(llm.run()) for llm in self._llms]
             await self._stop.wait()
             for llm in self._llms:
                 llm.stop()
             await asyncio.gather(*llms)
             await self._recorded(url)
+            page.stop()
             coordinator.stop()
 
     async def _recorded(self, url: str) -> None:
@@ -81,6 +86,14 @@ class Workforce:
 
     async def _are_known(self, client: Client) -> bool:
         return any(llm.instances for llm in await client.llms() if llm.name in self._configuration.llms)
+
+    def _has_page(self) -> bool:
+        """Whether to run the web page, and can."""
+        wanted = self._configuration.settings.web
+        if wanted and find_spec("nicegui") is None:
+            self._say("up", "no web page: it needs `pip install 'fluffle[web]'`; `web = false` leaves it out")
+            return False
+        return wanted
 
     def _settings(self, url: str) -> dict[str, str]:
         """The settings that the file has, as variables for the programs."""

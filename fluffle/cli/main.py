@@ -16,6 +16,7 @@ COMMANDS = (
     LazyCommand("task", "fluffle.cli.task:task", "Submit tasks, follow them, steer them, get their results."),
     LazyCommand("llm", "fluffle.cli.llm:llm", "List the LLMs and what they are doing, and steer them."),
     LazyCommand("report", "fluffle.cli.report:report", "Print figures about the tasks."),
+    LazyCommand("web", "fluffle.cli.web:web", "Serve the web page."),
     LazyCommand("rejected", "fluffle.cli.rejected:rejected", "Look at rejected messages, requeue or drop them."),
     LazyCommand("worker", "fluffle.cli.worker:worker", "Run an LLM as a worker."),
     LazyCommand("coordinator", "fluffle.cli.coordinator:coordinator", "Run the coordinator."),

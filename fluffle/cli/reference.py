@@ -59,12 +59,13 @@ def _sections(context: click.Context) -> Iterator[str]:
             command = command.load()
         assert command is not None
         child = click.Context(command, info_name=name, parent=context, terminal_width=100)
-        if isinstance(command, click.Group):
-            yield f"## {child.command_path}\n\n{_prose(command)}\n"
-            yield from _sections(child)
+        level = "##" if context.parent is None else "###"
+        if isinstance(command, click.Group) and not command.invoke_without_command:
+            yield f"{level} {child.command_path}\n\n{_prose(command)}\n"
         else:
-            level = "##" if context.parent is None else "###"
             yield f"{level} {child.command_path}\n\n```text\n{command.get_help(child)}\n```\n"
+        if isinstance(command, click.Group):
+            yield from _sections(child)
 
 
 def _prose(group: click.Group) -> str:

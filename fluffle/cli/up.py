@@ -21,7 +21,7 @@ _TOLD_OTHERWISE = ("event", "level", "timestamp", "logger")
     help="The file to run.",
 )
 def up(*, path: Path) -> int:
-    """Run everything in fluffle.toml: RabbitMQ, the coordinator and the LLMs.
+    """Run everything in fluffle.toml: RabbitMQ, the coordinator, the web page and the LLMs.
 
     \b
       [llm.atlas]
@@ -39,7 +39,7 @@ def up(*, path: Path) -> int:
     from fluffle.workforce import Workforce
 
     configuration = load(path)
-    say = _printer(("up", "coordinator", *configuration.llms))
+    say = _printer(("up", "coordinator", "web", *configuration.llms))
     return asyncio.run(Workforce(configuration, say).run())
 
 

@@ -19,6 +19,7 @@ from tests.support.site import Site, site_on
 FILE = """
 [fluffle]
 lease = 3
+web = false
 
 [llm.obi]
 handler = "tests.support.obedient:obey"

@@ -1,0 +1,210 @@
+"""What is known at this moment: one client and one subscription, which all open pages share.
+
+Events only say that something has changed; what it is now is asked of the coordinator, and not more often than a
+page can show it. So a page costs the same however much is going on.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, Unpack
+
+from pydantic_core import from_json
+
+from broker.errors import FluffleError, NoAnswer
+from broker.messages import Status
+from broker.topology import EVENTS, Binding
+from broker.views import LLMView, Placement, ReportView, TaskPage, TaskView
+from fluffle.client import Client
+from fluffle.fields import Fields, ReportFields
+from fluffle.watching import PROGRESS, Missed, subscription
+
+ANSWER_TIMEOUT = 10.0  # seconds: somebody is waiting
+
+_LOOK_EVERY = 2.0  # seconds between two looks at the LLMs, by which the coordinator's absence is noticed too
+_ABSENT_AFTER = 3.0  # seconds without an answer
+_SOURCES = (*(Binding(EVENTS, key, "") for key in ("task.#", "llm.#", "message.#")), PROGRESS)
+
+_log = logging.getLogger(__name__)
+
+
+class Books(Protocol):
+    """The part of the client that only reads."""
+
+    async def task(self, task_id: str) -> TaskView: ...
+    async def task_page(
+        self,
+        *,
+        status: Collection[Status] = (),
+        llm: str | None = None,
+        label: Collection[str] = (),
+        text: str | None = None,
+        limit: int = 50,
+        before: int | None = None,
+    ) -> TaskPage: ...
+    async def placement(self, description: str, /, **fields: Unpack[Fields]) -> Placement: ...
+    async def report(self, name: str | None = None, **fields: Unpack[ReportFields]) -> ReportView: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Something that was told: `about` is `task`, `llm`, `message`, `progress` or `state`, `what` the rest of its kind.
+
+    `subject` is the id of the task, the name of the LLM or the like; `data` what came with it. `state` is told by us:
+    what is known of the LLMs, or who is away, has changed.
+    """
+
+    about: str
+    what: str = ""
+    subject: str = ""
+    event_id: str = ""
+    data: Any = None
+
+
+Hear = Callable[[Told], None]
+
+
+@dataclass(eq=False, slots=True)
+class _Listener:
+    hear: Hear
+    about: frozenset[str]
+
+
+@dataclass(slots=True)
+class Live:
+    """One client, one subscription, and whoever listens. Entering raises ConfigurationError, BrokerUnreachable."""
+
+    url: str
+    llms: list[LLMView] = field(default_factory=list)
+    trouble: str | None = None
+    _client: Client = field(init=False)
+    _listeners: set[_Listener] = field(default_factory=set)
+    _running: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    def __post_init__(self) -> None:
+        self._client = Client(self.url, name="fluffle web", answer_timeout=ANSWER_TIMEOUT)
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opening:
+            await opening.enter_async_context(self._client)
+            arrivals = await opening.enter_async_context(subscription(self.url, "fluffle web (events)", _SOURCES))
+            await self._look()
+            for work in (self._hear(arrivals), self._keep_looking()):
+                await opening.enter_async_context(_in_background(work))
+            self._running = opening.pop_all()
+        return self
+
+    async def __aexit__(self, *reason: object) -> None:
+        await self._running.aclose()
+
+    # -- what pages use --------------------------------------------------------------------------------------------
+
+    @property
+    def books(self) -> Books:
+        """The client, to read with."""
+        return self._client
+
+    @property
+    def hands(self) -> Client:
+        """The client, to change with. Only `Desk.act` takes it, which asks first who wants to."""
+        return self._client
+
+    def llm(self, name: str) -> LLMView | None:
+        """An LLM as it was at the last look."""
+        return next((llm for llm in self.llms if llm.name == name), None)
+
+    def listen(self, about: Collection[str], hear: Hear) -> Callable[[], None]:
+        """Call `hear` with all that is told about these. Returns what ends it. `hear` must not block."""
+        listener = _Listener(hear, frozenset(about))
+        self._listeners.add(listener)
+        return lambda: self._listeners.discard(listener)
+
+    # -- what comes in ---------------------------------------------------------------------------------------------
+
+    async def _hear(self, arrivals: "asyncio.Queue[Any]") -> None:
+        while True:
+            arrival = await arrivals.get()
+            if isinstance(arrival, Missed):
+                self._tell(Told("state", "missed"))
+                continue
+            arrival.ack()
+            try:
+                told = read(arrival.exchange, arrival.routing_key, arrival.body)
+            except (ValueError, TypeError, AttributeError) as error:
+                _log.warning("ignored a message of %s that cannot be read: %s", arrival.exchange, error)
+            else:
+                self._tell(told)
+
+    def _tell(self, told: Told) -> None:
+        for listener in list(self._listeners):
+            if told.about in listener.about:
+                listener.hear(told)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            await self._look()
+
+    async def _look(self) -> None:
+        """See how the LLMs are, and so whether anybody answers."""
+        llms, trouble = self.llms, None
+        try:
+            async with asyncio.timeout(_ABSENT_AFTER):
+                llms = await self._client.llms()
+        except (TimeoutError, NoAnswer):
+            trouble = "coordinator" if self._client.connected else "RabbitMQ"
+        except FluffleError as error:
+            _log.warning("the LLMs cannot be asked for: %s", error)
+            trouble = "coordinator"
+        back = self.trouble is not None and trouble is None
+        changed = llms != self.llms or trouble != self.trouble
+        self.llms, self.trouble = llms, trouble
+        if changed:
+            self._tell(Told("state", "missed" if back else "looked"))
+
+
+def read(exchange: str, routing_key: str, body: bytes) -> Told:
+    """What a message of the subscription tells. Raises ValueError, TypeError and AttributeError for another one."""
+    content = from_json(body)
+    if exchange != EVENTS:
+        return Told("progress", "", str(content["task_id"]), data=content)
+    about, _, rest = routing_key.partition(".")
+    subject = str(content.get("subject") or "")
+    return Told(about, rest.partition(".")[0], subject, str(content.get("id") or ""), content.get("data"))
+
+
+class Paced:
+    """Calls `refresh` after a nudge: at once, but `every` seconds after the last time, and never twice at a time.
+
+    However many nudges come, the last one is always followed by a refresh that begins after it.
+    """
+
+    def __init__(self, refresh: Callable[[], Awaitable[None]], every: float) -> None:
+        self._refresh = refresh
+        self._every = every
+        self._nudged = asyncio.Event()
+
+    def nudge(self) -> None:
+        """Something has changed."""
+        self._nudged.set()
+
+    async def run(self) -> None:
+        """Refresh after nudges, without end."""
+        while True:
+            await self._nudged.wait()
+            self._nudged.clear()
+            await self._refresh()
+            await asyncio.sleep(self._every)
+
+
+@asynccontextmanager
+async def _in_background(work: Awaitable[None]) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

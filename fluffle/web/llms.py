@@ -1,0 +1,116 @@
+"""The LLMs: who is there, what they can do, what they do now."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from nicegui import ui
+
+from broker.messages import Status
+from broker.views import LLMView, TaskView
+from fluffle.client import Client
+from fluffle.web.desk import Desk, Site
+from fluffle.web.parts import Part, ago, button, empty, status
+from fluffle.web.theme import frame
+
+_AT_WORK = (Status.ASSIGNED, Status.IN_PROGRESS, Status.INPUT_REQUIRED)
+_MOST_SHOWN = 4  # tasks of one LLM
+
+
+def add(site: Site) -> None:
+    """Add the page."""
+
+    @ui.page("/llms")
+    async def llms() -> None:
+        desk = Desk(site)
+        with frame(desk, "llms", "LLMs"):
+            await _LLMs(desk).build()
+
+
+class _LLMs:
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._cards: dict[str, tuple[Part, Any]] = {}
+        self._seen: dict[str, Part] = {}
+
+    async def build(self) -> None:
+        """Show them, and follow what they do."""
+        self._place = Part("div", None, "llms")
+        self._nothing = Part("div")
+        await self._desk.follow(self._refresh, {"task", "llm", "state"}, every=1.0)
+
+    async def _refresh(self) -> None:
+        llms = self._desk.site.live.llms
+        page = await self._desk.books.task_page(status=_AT_WORK, limit=200)
+        self._nothing.clear()
+        if not llms:
+            with self._nothing:
+                empty("No LLM has come yet", "Start one: `fluffle worker ada --model demo --skills summarise`.")
+        for llm in llms:
+            tasks = [view for view in page.tasks if view.llm == llm.name]
+            self._show(llm, tasks)
+
+    def _show(self, llm: LLMView, tasks: list[TaskView]) -> None:
+        """Make its card anew, but only when something has changed: what has the focus keeps it."""
+        content = (llm.model_copy(update={"last_seen": None}), [(view.id, view.status) for view in tasks])
+        card, shown = self._cards.get(llm.name, (None, None))
+        if shown == content:
+            self._seen[llm.name].props["datetime"] = llm.last_seen.isoformat() if llm.last_seen else None
+            return
+        if card is None:
+            with self._place:
+                card = Part("section", None, "card llm", id=llm.name, data_llm=llm.name)
+        self._cards[llm.name] = (card, content)
+        card.clear()
+        with card:
+            self._build_card(llm, tasks)
+
+    def _build_card(self, llm: LLMView, tasks: list[TaskView]) -> None:
+        with Part("div", None, "llm-head"):
+            Part("h2", llm.name)
+            status(llm.state)
+            Part("span", None, "stretch")
+            with Part("span", "seen ", "muted"):
+                self._seen[llm.name] = ago(llm.last_seen)
+        Part("p", " · ".join(part for part in (llm.model, llm.description) if part), "muted model")
+        self._build_load(llm)
+        with Part("ul", None, "skills", aria_label="Skills"):
+            for skill, level in sorted(llm.skills.items(), key=lambda pair: (-pair[1], pair[0])):
+                with Part("li", None, title=f"{skill}: {level:g}"):
+                    Part("span", skill)
+                    Part("i", None, style=f"--level:{level:.2f}", aria_hidden="true")
+        if tasks:
+            with Part("ul", None, "doing", aria_label="At work on"):
+                for view in tasks[:_MOST_SHOWN]:
+                    with Part("li"):
+                        status(view.status.value)
+                        Part("a", view.description, href=self._desk.task_url(view.id))
+        elif llm.state == "online":
+            Part("p", "Waiting for work", "muted doing")
+        with Part("div", None, "llm-actions"):
+            Part("a", "Its tasks", "button quiet", href=self._desk.url(f"/?llm={llm.name}"))
+            if self._desk.visitor.may_change:
+                self._build_actions(llm)
+
+    def _build_load(self, llm: LLMView) -> None:
+        with Part("div", None, "load"):
+            with Part("div", None, "meter", aria_hidden="true"):
+                for slot in range(min(llm.slots, 24)):
+                    Part("i", None, "taken" if slot < llm.in_hand else "")
+            more = f", {llm.parked} parked" if llm.parked else ""
+            Part("span", f"{llm.in_hand} of {llm.slots} slot{'' if llm.slots == 1 else 's'} busy{more}")
+
+    def _build_actions(self, llm: LLMView) -> None:
+        name = llm.name
+        if llm.paused:
+            button("Resume", lambda: self._do(lambda client: client.resume(name), f"{name} works again"), "primary")
+        else:
+            button("Pause", lambda: self._do(lambda client: client.pause(name), f"{name} gets nothing new"))
+        if llm.instances and llm.state != "draining":
+            button("Drain", lambda: self._do(lambda client: client.drain(name), f"{name} finishes and leaves"))
+
+    async def _do(self, do: Callable[[Client], Coroutine[Any, Any, LLMView]], done: str) -> None:
+        changed = await self._desk.act(do, done)
+        if changed is not None:
+            llms = self._desk.site.live.llms
+            self._desk.site.live.llms = [changed if llm.name == changed.name else llm for llm in llms]
+            await self._refresh()

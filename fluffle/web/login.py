@@ -1,0 +1,104 @@
+"""The login and the way out: plain pages, so that nobody reaches NiceGUI before."""
+
+import asyncio
+from collections import deque
+from html import escape
+from time import monotonic
+from urllib.parse import urlencode
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from fluffle.web.door import COOKIE, SESSION_LASTS, Door
+from fluffle.web.gate import VISITOR
+from fluffle.web.theme import RABBIT, head
+
+MOST_TRIES, WITHIN = 10, 60.0  # wrong secrets, in so many seconds, before everybody has to wait
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Log in · Fluffle</title>{head}
+</head>
+<body>
+<main class="login">
+<form method="post" action="{action}" class="card">
+<div class="brand">{rabbit}<span>Fluffle</span></div>
+<p>{advice}</p>
+{error}{fields}
+<input type="hidden" name="next" value="{next}">
+<button class="button primary">Log in</button>
+</form>
+</main>
+</body>
+</html>"""
+_NAME = (
+    '<label class="field"><span>Name</span><input name="name" autocomplete="username" required autofocus></label>'
+    '<label class="field"><span>Password</span>'
+    '<input name="secret" type="password" autocomplete="current-password" required></label>'
+)
+_ONE = (
+    '<label class="field"><span>Token</span>'
+    '<input name="secret" type="password" autocomplete="off" required autofocus></label>'
+)
+_BY_NAME = "Your name and password are those of the password file that the page was started with."
+_BY_ADDRESS = "The token is in the address that <code>fluffle web</code> printed when it was started."
+
+
+def add(app: FastAPI, door: Door, prefix: str) -> None:
+    """Add the pages to log in and out."""
+    tries: deque[float] = deque(maxlen=MOST_TRIES)
+
+    def page(wanted: str, error: str = "", status: int = 200) -> HTMLResponse:
+        content = _PAGE.format(
+            head=head(prefix),
+            action=f"{prefix}/login",
+            rabbit=RABBIT,
+            advice=_BY_NAME if door.asks_for_name else _BY_ADDRESS,
+            error=f'<p class="error" role="alert">{escape(error)}</p>' if error else "",
+            fields=_NAME if door.asks_for_name else _ONE,
+            next=escape(wanted),
+        )
+        return HTMLResponse(content, status, headers={"cache-control": "no-store"})
+
+    async def enter(request: Request, name: str, secret: str, wanted: str) -> Response:
+        now = monotonic()
+        if len(tries) == MOST_TRIES and now - tries[0] < WITHIN:
+            return page(wanted, "Too many wrong tries. Wait a minute.", 429)
+        session = await asyncio.to_thread(door.enter, name, secret)
+        if session is None:
+            tries.append(now)
+            return page(wanted, "That is not right." if door.asks_for_name else "That token is not right.", 401)
+        answer = RedirectResponse(prefix + _ours(wanted), 303)
+        secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
+        path = prefix or "/"
+        answer.set_cookie(COOKIE, session, SESSION_LASTS, path=path, secure=secure, httponly=True, samesite="lax")
+        return answer
+
+    @app.get("/login")
+    async def login(request: Request, next: str = "/", token: str = "") -> Response:  # noqa: A002 - in the URL
+        if token and not door.asks_for_name:
+            return await enter(request, "", token, next)
+        return RedirectResponse(prefix + _ours(next), 303) if request.scope[VISITOR] else page(next)
+
+    @app.post("/login")
+    async def submit(request: Request) -> Response:
+        given = {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
+        return await enter(request, given.get("name", ""), given.get("secret", ""), given.get("next", "/"))
+
+    @app.post("/logout")
+    async def logout() -> Response:
+        answer = RedirectResponse(f"{prefix}/login", 303)
+        answer.delete_cookie(COOKIE, path=prefix or "/")
+        return answer
+
+
+def login_url(base: str, token: str) -> str:
+    """The address that lets in whoever opens it."""
+    return f"{base}/login?{urlencode({'token': token})}"
+
+
+def _ours(wanted: str) -> str:
+    """Where to go after the login: a path of this site, and of no other."""
+    return wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) and "\n" not in wanted else "/"

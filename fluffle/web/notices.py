@@ -1,0 +1,95 @@
+"""What people are told without looking: that tasks have failed, are overdue, or that theirs are done.
+
+Tasks that end one after the other are one notice that counts, and an event that is told twice counts once.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from fluffle.web.live import Told
+
+KEPT = 50  # notices
+_TOGETHER = timedelta(seconds=10)  # between two tasks of one notice
+_REMEMBERED = 10_000  # events
+_WORDS = {"failed": "failed", "overdue": "overdue", "completed": "finished"}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """That `count` tasks have failed, are overdue or have finished; the latest is told by its id and description.
+
+    `mine` are the logins whose tasks they are: others are not told that they have finished.
+    """
+
+    number: int
+    kind: str
+    count: int
+    task_id: str
+    description: str
+    at: datetime
+    mine: frozenset[str] = frozenset()
+
+    @property
+    def title(self) -> str:
+        """It in three words."""
+        if self.count == 1:
+            return "A task is overdue" if self.kind == "overdue" else f"A task {self.kind}"
+        return f"{self.count:,} tasks {'are overdue' if self.kind == 'overdue' else self.kind}"
+
+    def is_for(self, session: str) -> bool:
+        """Whether the visitor of that login is told."""
+        return self.kind != "finished" or session in self.mine
+
+
+@dataclass(slots=True)
+class Notices:
+    """The latest notices, newest first, and who is told of new ones."""
+
+    clock: Callable[[], datetime]
+    latest: deque[Notice] = field(default_factory=lambda: deque(maxlen=KEPT))
+    listeners: set[Callable[[Notice], None]] = field(default_factory=set)
+    _seen: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _owners: OrderedDict[str, str] = field(default_factory=OrderedDict)
+    _number: int = 0
+
+    def own(self, task_id: str, session: str) -> None:
+        """The visitor of that login wants to know how this task ends."""
+        self._owners[task_id] = session
+        _bound(self._owners)
+
+    def hear(self, told: Told) -> None:
+        """An event of a task."""
+        kind = _WORDS.get(told.what)
+        if kind is None or told.about != "task" or told.event_id in self._seen:
+            return
+        self._seen[told.event_id] = None
+        _bound(self._seen)
+        owner = self._owners.pop(told.subject, None) if kind != "overdue" else None
+        if kind == "finished" and owner is None:
+            return
+        notice = self._with(kind, told.subject, told.data, owner)
+        for listener in list(self.listeners):
+            listener(notice)
+
+    def _with(self, kind: str, task_id: str, data: Any, owner: str | None) -> Notice:
+        now = self.clock()
+        description = str(data.get("description", "")) if isinstance(data, dict) else ""
+        mine = frozenset([owner] if owner else [])
+        for place, notice in enumerate(self.latest):
+            if notice.kind == kind and notice.mine == mine and now - notice.at < _TOGETHER:
+                del self.latest[place]
+                merged = replace(notice, count=notice.count + 1, task_id=task_id, description=description, at=now)
+                break
+        else:
+            self._number += 1
+            merged = Notice(self._number, kind, 1, task_id, description, now, mine)
+        self.latest.appendleft(merged)
+        return merged
+
+
+def _bound(remembered: "OrderedDict[str, Any]") -> None:
+    if len(remembered) > _REMEMBERED:
+        remembered.popitem(last=False)

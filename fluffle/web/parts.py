@@ -1,0 +1,166 @@
+"""Elements of a page: plain HTML, so that keyboard, focus and forms are the browser's, and the look our own."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from nicegui import ui
+from nicegui.element import Element
+from nicegui.elements.mixins.text_element import TextElement
+from nicegui.events import GenericEventArguments
+
+Pairs = list[tuple[str, str]]
+
+# What a form holds, as pairs of name and value; a local date and time becomes a moment with its offset.
+_EMIT_FORM = "(event) => { event.preventDefault(); emit(fluffle.pairs(event.currentTarget)) }"
+
+_STROKES = {
+    "tasks": "M4 6h2M4 12h2M4 18h2M9 6h11M9 12h11M9 18h11",
+    "llms": "M9 9c-3-2-4-7-2-7s4 4 4 7m4 0c3-2 4-7 2-7s-4 4-4 7M6 15a6 6 0 1 1 12 0c0 4-3 6-6 6s-6-2-6-6Z",
+    "chat": "M4 5h16v11H10l-4 4v-4H4Z",
+    "questions": "M9 9a3 3 0 1 1 4 3c-1 .5-1 1-1 2M12 18h.01M12 3a9 9 0 1 0 0 18a9 9 0 0 0 0-18Z",
+    "reports": "M4 20V10M10 20V4M16 20v-7M21 20H3",
+    "rejected": "M4 5h16l-2 14H6ZM9 10l6 5M15 10l-6 5",
+    "bell": "M6 16V11a6 6 0 1 1 12 0v5l2 2H4ZM10 21h4",
+    "new": "M12 5v14M5 12h14",
+    "theme": "M12 4a8 8 0 1 0 8 8a6 6 0 0 1-8-8Z",
+    "leave": "M10 5H5v14h5M14 8l4 4l-4 4M18 12H9",
+}
+
+
+class Part(TextElement):
+    """An HTML element with text. `props` are its attributes; `_` stands for `-`, a trailing `_` for nothing."""
+
+    def __init__(self, tag: str, text: str | None = None, classes: str = "", **props: Any) -> None:
+        super().__init__(tag=tag, text=text or "")
+        if not text:
+            self._text = None
+        self.classes(classes)
+        for name, value in props.items():
+            if value is not None and value is not False:
+                self._props[name.rstrip("_").replace("_", "-")] = value
+
+
+class Grid(Element, component="static/grid.js"):
+    """A table of rows that keeps its selection while the rows change.
+
+    `columns` are pairs of name and heading, with a kind that tells how cells look: `task`, `status`, `llm`, `tags`,
+    `ago`, `code`, `number` or `text`. `rows` are dicts with an `id` and a value for each column.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[tuple[str, str, str]],
+        *,
+        label: str,
+        on_pick: Callable[[list[str]], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self._props["columns"] = [{"name": name, "label": head, "kind": kind} for name, head, kind in columns]
+        self._props["rows"] = []
+        self._props["label"] = label
+        self._props["selectable"] = on_pick is not None
+        if on_pick is not None:
+            self.on("pick", lambda event: on_pick(strings(event.args)))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What it shows."""
+        rows: list[dict[str, Any]] = self._props["rows"]
+        return rows
+
+    def show(self, rows: list[dict[str, Any]]) -> None:
+        """Show these rows in place of the present ones."""
+        if rows != self._props["rows"]:
+            self._props["rows"] = rows
+            self.update()
+
+    def unpick(self) -> None:
+        """Select nothing."""
+        self.run_method("unpick")
+
+
+def icon(name: str) -> ui.html:
+    """A drawing, for the eye alone."""
+    drawing = f'<svg viewBox="0 0 24 24" class="icon" aria-hidden="true"><path d="{_STROKES[name]}"/></svg>'
+    return ui.html(drawing, sanitize=False, tag="span")
+
+
+def rendered(html: str, classes: str = "") -> ui.html:
+    """HTML that markup.py has made."""
+    return ui.html(html, sanitize=False).classes(classes)
+
+
+def button(text: str, on_click: Callable[[], Any], classes: str = "", **props: Any) -> Part:
+    """A button."""
+    made = Part("button", text, f"button {classes}", type="button", **props)
+    made.on("click", lambda _: on_click(), args=[])
+    return made
+
+
+def status(value: str, words: str | None = None) -> Part:
+    """The state of a task or an LLM, as a dot in its colour and a word."""
+    return Part("span", words or value.replace("_", " "), "status", data_status=value)
+
+
+def ago(at: datetime | None) -> Part:
+    """How long ago a moment was or when it will be; the browser counts on."""
+    return Part("time", None, "ago", datetime=at.isoformat() if at else None)
+
+
+def options(values: Iterable[tuple[str, str]], chosen: str = "") -> None:
+    """The options of a select: value and text."""
+    for value, text in values:
+        Part("option", text or " ", value=value, selected=value == chosen)
+
+
+def field(label: str, tag: str = "input", *, hint: str = "", classes: str = "", **props: Any) -> Part:
+    """An entry of a form with its label; returns the entry."""
+    with Part("label", None, f"field {classes}"):
+        Part("span", label)
+        entry = Part(tag, None, **props)
+        if hint:
+            Part("small", hint)
+    return entry
+
+
+def form(on_submit: Callable[[Pairs], Any], classes: str = "", **props: Any) -> Part:
+    """A form that hands over what it holds."""
+    made = Part("form", None, classes, **props)
+    made.on("submit", lambda event: on_submit(pairs(event)), js_handler=_EMIT_FORM)
+    return made
+
+
+def on_entry(made: Part, handle: Callable[[Pairs], Any], pause: float) -> None:
+    """Hand over what a form holds while it is filled in, `pause` seconds after the last entry at the latest."""
+    made.on(
+        "input",
+        lambda event: handle(pairs(event)),
+        js_handler=_EMIT_FORM.replace("event.preventDefault(); ", ""),
+        throttle=pause,
+        leading_events=False,
+    )
+
+
+def empty(title: str, advice: str, *, link: tuple[str, str] | None = None) -> None:
+    """Says that there is nothing, and what to do next; `link` is its text and where it goes."""
+    with Part("div", None, "empty"):
+        Part("strong", title)
+        Part("p", advice)
+        if link:
+            Part("a", link[0], "button primary", href=link[1])
+
+
+def pairs(event: GenericEventArguments) -> Pairs:
+    """What a form holds, as the browser says; anything else is dropped."""
+    given = event.args if isinstance(event.args, list) else []
+    return [
+        (pair[0], pair[1])
+        for pair in given
+        if isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+    ]
+
+
+def strings(given: Any) -> list[str]:
+    """A list of strings from a browser; anything else is dropped."""
+    return [item for item in given if isinstance(item, str)] if isinstance(given, list) else []

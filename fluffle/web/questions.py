@@ -1,0 +1,65 @@
+"""What LLMs ask people while they work."""
+
+from nicegui import ui
+
+from broker.messages import Status
+from broker.views import TaskView
+from fluffle.web.desk import Desk, Site
+from fluffle.web.parts import Part, ago, empty
+from fluffle.web.task import build_question
+from fluffle.web.theme import frame
+
+MOST = 100  # tasks
+
+
+def add(site: Site) -> None:
+    """Add the page."""
+
+    @ui.page("/questions")
+    async def questions() -> None:
+        desk = Desk(site)
+        with frame(desk, "questions", "Questions"):
+            await _Questions(desk).build()
+
+
+class _Questions:
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._shown: dict[str, Part] = {}
+
+    async def build(self) -> None:
+        """Show what is open, oldest first, and follow what is asked and answered."""
+        self._place = Part("div", None, "questions")
+        self._nothing = Part("div")
+        with self._nothing:
+            empty("No LLM asks anything", "When one needs a person while it works, its question appears here.")
+        await self._desk.follow(self._refresh, {"task"})
+
+    async def _refresh(self) -> None:
+        page = await self._desk.books.task_page(status=[Status.INPUT_REQUIRED], limit=MOST)
+        asking = {_key(view): view for view in reversed(page.tasks)}
+        for key in self._shown.keys() - asking.keys():
+            self._shown.pop(key).delete()
+        for key, view in asking.items():
+            if key not in self._shown:  # what somebody is writing into stays as it is
+                with self._place:
+                    self._shown[key] = self._build(view)
+        self._nothing.set_visibility(not asking)
+
+    def _build(self, view: TaskView) -> Part:
+        with Part("article", None, "asking") as made:
+            with Part("p", None, "asking-head"):
+                Part("a", view.description, href=self._desk.task_url(view.id))
+                for question in view.questions:
+                    if question.answer is None:
+                        ago(question.asked_at)
+                        break
+            for question in view.questions:
+                if question.answer is None:
+                    build_question(self._desk, view, question)
+        return made
+
+
+def _key(view: TaskView) -> str:
+    """The task with what it asks now: another question is another entry."""
+    return " ".join([view.id, *(question.id for question in view.questions if question.answer is None)])

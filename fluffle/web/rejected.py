@@ -1,0 +1,97 @@
+"""Messages that were rejected: why, what they said, and the way back."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from nicegui import ui
+
+from broker.errors import RequestError
+from broker.link import Link
+from fluffle.client import Client
+from fluffle.opening import open_link
+from fluffle.rejected import Rejected, look, requeue
+from fluffle.web.desk import Desk, Site
+from fluffle.web.markup import preformatted
+from fluffle.web.parts import Part, ago, button, empty, rendered
+from fluffle.web.theme import frame
+
+MOST = 100  # messages
+
+_SHOWN = 20_000  # characters of a body
+
+
+def add(site: Site) -> None:
+    """Add the page."""
+    looking = asyncio.Lock()  # who looks at the queue has its messages for that moment
+
+    @ui.page("/rejected")
+    async def rejected() -> None:
+        desk = Desk(site)
+        with frame(desk, "rejected", "Rejected") as actions:
+            await _Rejected(desk, looking, actions).build()
+
+
+class _Rejected:
+    def __init__(self, desk: Desk, looking: asyncio.Lock, actions: Part) -> None:
+        self._desk = desk
+        self._looking = looking
+        self._actions = actions
+        self._shown: list[str] | None = None
+
+    async def build(self) -> None:
+        """Show the messages, and follow what is rejected."""
+        with self._actions:
+            button("Look again", self._refresh)
+        self._place = Part("div", None, "rejected")
+        await self._desk.follow(self._refresh, {"task"}, every=2.0, fits=lambda told: told.what == "rejected")
+
+    async def _refresh(self) -> None:
+        async with self._looking, open_link(self._desk.site.live.url, name="fluffle web (rejected)") as link:
+            messages = await look(link, MOST)
+        ids = [message.id for message in messages]
+        if ids == self._shown:
+            return
+        self._shown = ids
+        self._place.clear()
+        with self._place:
+            if not messages:
+                advice = "Messages that break the protocol, or that nobody takes, are kept here instead of being lost."
+                empty("Nothing was rejected", advice)
+            for message in messages:
+                self._build(message)
+
+    def _build(self, message: Rejected) -> None:
+        with Part("article", None, "card reject", data_id=message.id):
+            with Part("div", None, "reject-head"):
+                Part("code", message.id)
+                Part("span", f"{message.exchange} · {message.routing_key}", "muted")
+                Part("span", None, "stretch")
+                ago(message.at)
+            with Part("ul", None, "errors"):
+                for why in [f"{w.path}: {w.message}" if w.path else w.message for w in message.errors] or [message.why]:
+                    Part("li", why)
+            with Part("details"):
+                Part("summary", f"Body ({len(message.delivery.body):,} bytes)")
+                rendered(preformatted(message.delivery.body.decode(errors="backslashreplace")[:_SHOWN]))
+            if self._desk.visitor.may_change:
+                with Part("div", None, "reject-actions"):
+                    button("Send back", lambda: self._settle(message.id, requeue, "Sent back"), "primary")
+                    button("Drop", lambda: self._settle(message.id, _drop, "Dropped"), "danger")
+
+    async def _settle(self, id_: str, settle: Callable[[Link, Rejected], Awaitable[None]], done: str) -> None:
+        """Take the message off the queue in that way."""
+
+        async def find_and_settle(_: Client) -> int:
+            async with self._looking, open_link(self._desk.site.live.url, name="fluffle web (rejected)") as link:
+                found = [message for message in await look(link) if message.id == id_]
+                if not found:
+                    raise RequestError(f"there is no rejected message {id_} any more")
+                await settle(link, found[0])
+                return 1
+
+        await self._desk.act(find_and_settle, done)
+        await self._refresh()
+
+
+async def _drop(_: Link, message: Rejected) -> None:
+    message.delivery.ack()

@@ -1,0 +1,253 @@
+"""Reports: what there is to choose, a chart, the figures, and the same as CSV."""
+
+from collections.abc import Iterable
+from csv import writer
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse, Response
+from nicegui import ui
+
+from broker.errors import FluffleError, QueryRejected
+from broker.reporting import DIMENSIONS, METRICS, PREDEFINED
+from broker.views import ReportView
+from fluffle.fields import ReportFields
+from fluffle.web.charts import MOST_BARS, chart, distribution, figure, value_text
+from fluffle.web.desk import Desk, Site
+from fluffle.web.parts import Pairs, Part, empty, field, form, options
+from fluffle.web.theme import frame
+
+CUSTOM = "custom"
+SPANS = {"1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days", "30d": "Last 30 days", "": "All time"}
+
+_HOURS = {"1h": 1, "24h": 24, "7d": 7 * 24, "30d": 30 * 24}
+_TILES = (
+    ("total_tasks", "Tasks", "count"),
+    ("completed_tasks", "Completed", "count"),
+    ("failed_tasks", "Failed", "count"),
+    ("open_tasks", "Open", "count"),
+    ("completion_rate", "Completion rate", "share"),
+    ("avg_task_time", "Mean run time", "s"),
+    ("avg_queue_wait", "Mean queue wait", "s"),
+    ("avg_turnaround", "Mean turnaround", "s"),
+    ("input_tokens", "Input tokens", "tokens"),
+    ("output_tokens", "Output tokens", "tokens"),
+    ("cost_usd", "Cost", "USD"),
+)
+
+_OF_LLMS = (("attempts", "count"), ("completed", "count"), ("failed", "count"), ("busy", "s"), ("share", "share"))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A report as it stands in the URL: a predefined one, or one of one's own; what it is about, and when."""
+
+    name: str = "summary"
+    group_by: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    llm: str = ""
+    label: str = ""
+    span: str = ""
+
+    @classmethod
+    def read(cls, pairs: Iterable[tuple[str, str]]) -> "Choice":
+        """From a query or a form. What it does not know is left out."""
+        given: dict[str, list[str]] = {}
+        for name, value in pairs:
+            if value.strip():
+                given.setdefault(name, []).append(value.strip())
+        name, span = given.get("name", ["summary"])[-1], given.get("since", [""])[-1]
+        return cls(
+            name=name if name in PREDEFINED or name == CUSTOM else "summary",
+            group_by=tuple(word for word in dict.fromkeys(given.get("group_by", [])) if word in DIMENSIONS),
+            metrics=tuple(word for word in dict.fromkeys(given.get("metrics", [])) if word in METRICS),
+            llm=given.get("llm", [""])[-1],
+            label=given.get("label", [""])[-1],
+            span=span if span in SPANS else "",
+        )
+
+    def query(self) -> str:
+        """As the query of a URL, which `read` reads."""
+        own = [("group_by", word) for word in self.group_by] + [("metrics", word) for word in self.metrics]
+        pairs = [("name", self.name), *(own if self.name == CUSTOM else [])]
+        pairs += [(name, value) for name, value in (("llm", self.llm), ("label", self.label)) if value]
+        return "?" + urlencode([*pairs, *([("since", self.span)] if self.span else [])])
+
+    def asked(self, now: datetime) -> tuple[str | None, ReportFields]:
+        """As the arguments of `Client.report`."""
+        fields: ReportFields = {}
+        if self.name == CUSTOM:
+            fields["group_by"] = list(self.group_by or ("llm",))
+            fields["metrics"] = list(self.metrics or ("tasks",))
+        where: dict[str, list[str | int | bool | None]] = {}
+        if self.llm:
+            where["llm"] = [self.llm]
+        if self.label:
+            where["label"] = [self.label]
+        if where:
+            fields["where"] = where
+        if self.span:
+            fields["since"] = now - timedelta(hours=_HOURS[self.span])
+        return None if self.name == CUSTOM else self.name, fields
+
+
+def add(site: Site) -> None:
+    """Add the page."""
+
+    @ui.page("/reports")
+    async def reports() -> None:
+        desk = Desk(site)
+        choice = Choice.read(desk.client.request.query_params.multi_items())
+        with frame(desk, "reports", "Reports") as actions:
+            with actions:
+                Part("a", "CSV", "button", href=desk.url(f"/reports.csv{choice.query()}"), download=True)
+            await _Reports(desk, choice).build()
+
+
+def add_downloads(app: FastAPI, site: Site) -> None:
+    """Add the report as CSV."""
+
+    @app.get("/reports.csv")
+    async def csv(request: Request) -> Response:
+        choice = Choice.read(request.query_params.multi_items())
+        name, fields = choice.asked(datetime.now(UTC))
+        try:
+            view = await site.live.books.report(name, **fields)
+        except QueryRejected as error:
+            return PlainTextResponse(str(error), 400)
+        except FluffleError as error:
+            return PlainTextResponse(str(error), 503)
+        headers = {"content-disposition": f'attachment; filename="fluffle-{choice.name}.csv"'}
+        return Response(as_csv(view), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+class _Reports:
+    def __init__(self, desk: Desk, choice: Choice) -> None:
+        self._desk = desk
+        self._choice = choice
+        self._shown: ReportView | None = None
+
+    async def build(self) -> None:
+        """Show the choice and its report, and keep it up to date."""
+        with Part("nav", None, "tabs", aria_label="Reports"):
+            for name in (*PREDEFINED, CUSTOM):
+                href = self._desk.url("/reports" + Choice(name, span=self._choice.span).query())
+                current = "page" if name == self._choice.name else None
+                Part("a", name.capitalize(), "tab", href=href, aria_current=current)
+        meaning = PREDEFINED[self._choice.name].meaning if self._choice.name in PREDEFINED else "a report of your own"
+        Part("p", meaning[0].upper() + meaning[1:] + ".", "muted meaning")
+        self._build_choice()
+        self._place = Part("div", None, "report")
+        await self._desk.follow(self._refresh, {"task"}, every=3.0)
+
+    def _build_choice(self) -> None:
+        choice = self._choice
+        with form(self._choose, "card choice", aria_label="What the report is about"):
+            Part("input", type="hidden", name="name", value=choice.name)
+            with Part("div", None, "columns"):
+                with field("Time", "select", name="since"):
+                    options(SPANS.items(), choice.span)
+                with field("LLM", "select", name="llm"):
+                    names = sorted({llm.name for llm in self._desk.site.live.llms} | ({choice.llm} - {""}))
+                    options([("", "All"), *((name, name) for name in names)], choice.llm)
+                field("Label", name="label", defaultValue=choice.label)
+                if choice.name == CUSTOM:
+                    with field("By", "select", name="group_by", multiple=True, size="8"):
+                        _several(((name, it.title, it.meaning) for name, it in DIMENSIONS.items()), choice.group_by)
+                    with field("Figures", "select", name="metrics", multiple=True, size="8"):
+                        _several(((name, it.title, it.meaning) for name, it in METRICS.items()), choice.metrics)
+            Part("button", "Show", "button primary")
+
+    async def _choose(self, pairs: Pairs) -> None:
+        self._desk.go("/reports" + Choice.read(pairs).query())
+
+    async def _refresh(self) -> None:
+        name, fields = self._choice.asked(datetime.now(UTC))
+        try:
+            view = await self._desk.books.report(name, **fields)
+        except QueryRejected as error:
+            self._place.clear()
+            with self._place:
+                empty("This report cannot be told", str(error))
+            return
+        if self._shown and view.rows == self._shown.rows and view.values == self._shown.values:
+            return
+        self._shown = view
+        self._place.clear()
+        with self._place:
+            self._build(view)
+
+    def _build(self, view: ReportView) -> None:
+        if view.values:
+            _build_summary(view.values)
+            return
+        if not view.rows:
+            empty("Nothing to tell", "No task fits what you chose. Take a longer time, or another LLM or label.")
+            return
+        if (drawn := chart(view)) is not None:
+            _draw(drawn, f"{view.name} as a chart", len(view.rows))
+        _table(
+            [(column.title, column.unit is not None) for column in view.columns],
+            [
+                [figure(row[it.name], it.unit) if it.unit else value_text(row[it.name]) for it in view.columns]
+                for row in view.rows
+            ],
+        )
+        if view.left_out:
+            Part("p", f"{view.left_out:,} more rows are left out.", "muted")
+
+
+def as_csv(view: ReportView) -> str:
+    """A report as CSV."""
+    text = StringIO()
+    lines = writer(text, lineterminator="\n")
+    names = [column.name for column in view.columns]
+    lines.writerow(names)
+    lines.writerows([row[name] for name in names] for row in view.rows)
+    return text.getvalue()
+
+
+def _several(known: Iterable[tuple[str, str, str]], chosen: tuple[str, ...]) -> None:
+    for name, title, meaning in known:
+        Part("option", title, value=name, title=meaning, selected=name in chosen)
+
+
+def _build_summary(values: dict[str, Any]) -> None:
+    with Part("dl", None, "tiles"):
+        for name, title, unit in _TILES:
+            if values.get(name) is not None and (values[name] or unit not in ("tokens", "USD")):  # else unknown
+                with Part("div", None, "tile", data_figure=name):
+                    Part("dt", title)
+                    Part("dd", figure(values[name], unit))
+    by_llm = values.get("workload_distribution")
+    if by_llm:
+        with Part("section", None, "card"):
+            Part("h2", "Attempts by LLM")
+            _draw(distribution(by_llm, "llm", ["completed", "failed"]), "Attempts by LLM", len(by_llm))
+            _table(
+                [("LLM", False), *((name.capitalize(), True) for name, _ in _OF_LLMS)],
+                [[row["llm"], *(figure(row[name], unit) for name, unit in _OF_LLMS)] for row in by_llm],
+            )
+
+
+def _draw(drawn: dict[str, Any], label: str, rows: int) -> None:
+    bars = 1 if any("stack" in series for series in drawn["series"]) else len(drawn["series"])
+    height = 280 if drawn["xAxis"]["type"] == "category" else 80 + min(rows, MOST_BARS) * (16 + 14 * bars)
+    made = ui.echart(drawn, renderer="svg").classes("chart").style(f"height:{height}px")
+    made.props["role"], made.props["aria-label"] = "img", label
+
+
+def _table(heads: list[tuple[str, bool]], rows: list[list[str]]) -> None:
+    with Part("div", None, "grid-frame scroll"), Part("table", None, "grid figures"):
+        with Part("thead"), Part("tr"):
+            for title, is_number in heads:
+                Part("th", title, "number" if is_number else "", scope="col")
+        with Part("tbody"):
+            for row in rows:
+                with Part("tr"):
+                    for (_, is_number), text in zip(heads, row, strict=True):
+                        Part("td", text, "number" if is_number else "")

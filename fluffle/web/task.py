@@ -1,0 +1,299 @@
+"""One task: what was asked, what came out, how it went, and what can be done about it."""
+
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from nicegui import ui
+
+from broker.errors import QueryRejected
+from broker.messages import Status, Usage
+from broker.views import AttemptView, QuestionView, TaskView
+from fluffle.cli.outcomes import waiting_for
+from fluffle.cli.output import duration
+from fluffle.client import Client
+from fluffle.handle import reason
+from fluffle.web.desk import Desk, Site
+from fluffle.web.live import Paced, Told
+from fluffle.web.markup import content, markdown, preformatted
+from fluffle.web.parts import Pairs, Part, ago, button, empty, form, options, rendered, status
+from fluffle.web.phases import Phase, begin_of, phases
+from fluffle.web.theme import frame
+
+_PHASES = {"waited": "waited", "ran": "ran", "asked": "waited for a person"}
+_STREAM_EVERY = 0.1  # seconds
+
+
+def add(site: Site) -> None:
+    """Add the page."""
+
+    @ui.page("/tasks/{task_id:path}")
+    async def task(task_id: str) -> None:
+        desk = Desk(site)
+        with frame(desk, "tasks", "Task") as actions:
+            await _Task(desk, task_id, actions).build()
+
+
+class _Task:
+    def __init__(self, desk: Desk, task_id: str, actions: Part) -> None:
+        self._desk = desk
+        self._id = task_id
+        self._actions = actions
+        self._view: TaskView | None = None
+        self._streamed = ""
+        self._stream: Any = None
+        self._streaming = Paced(self._show_stream, _STREAM_EVERY)
+
+    async def build(self) -> None:
+        """Show the task, and follow what becomes of it."""
+        self._body = Part("div", None, "task")
+        await self._desk.follow(self._refresh, {"task"}, fits=lambda told: told.subject == self._id)
+        self._desk.hear({"progress"}, self._hear_progress)
+        self._desk.keep(self._streaming.run())
+
+    async def _refresh(self) -> None:
+        try:
+            view = await self._desk.books.task(self._id)
+        except QueryRejected:
+            self._body.clear()
+            with self._body:
+                back = ("All tasks", self._desk.url("/"))
+                empty("There is no such task", f"Nobody has submitted {self._id}, or not yet.", link=back)
+            return
+        if view == self._view:
+            return
+        if self._view is not None and view.attempt != self._view.attempt:
+            self._streamed = ""
+        self._view = view
+        self._actions.clear()
+        self._body.clear()
+        with self._actions:
+            if self._desk.visitor.may_change:
+                self._build_actions(view)
+        with self._body:
+            self._build(view)
+
+    # -- as it comes -----------------------------------------------------------------------------------------------
+
+    def _hear_progress(self, told: Told) -> None:
+        if told.subject != self._id or self._view is None or self._view.status.is_final:
+            return
+        self._streamed += str(told.data.get("text") or "")
+        self._streaming.nudge()
+
+    async def _show_stream(self) -> None:
+        if self._stream is not None and not self._stream.is_deleted:
+            self._stream.set_content(markdown(self._streamed))
+
+    # -- what to do ------------------------------------------------------------------------------------------------
+
+    def _build_actions(self, view: TaskView) -> None:
+        if view.status.is_final:
+            button("Retry", lambda: self._do(lambda client: client.retry(self._id), "Started again"), "primary")
+            return
+        names = [llm.name for llm in self._desk.site.live.llms]
+        with form(self._assign, "inline", aria_label="Give it to an LLM"):
+            with Part("select", name="llm", aria_label="LLM"):
+                options([("", "Chosen by the coordinator"), *((name, name) for name in names)], view.assignee or "")
+            Part("button", "Reassign", "button")
+        button("Cancel", lambda: self._do(lambda client: client.cancel(self._id), "Cancelled"), "danger")
+
+    async def _assign(self, pairs: Pairs) -> None:
+        llm = dict(pairs).get("llm", "")
+        if llm:
+            await self._do(lambda client: client.assign(self._id, llm, now=True), f"Given to {llm}")
+        else:
+            await self._do(lambda client: client.unassign(self._id), "Left to the coordinator")
+
+    async def _do(self, do: Callable[[Client], Coroutine[Any, Any, TaskView]], done: str) -> None:
+        if await self._desk.act(do, done) is not None:
+            self._desk.site.notices.own(self._id, self._desk.visitor.session)
+
+    # -- what there is ---------------------------------------------------------------------------------------------
+
+    def _build(self, view: TaskView) -> None:
+        with Part("div", None, "task-main"):
+            with Part("section", None, "card"):
+                with Part("div", None, "task-status"):
+                    status(view.status.value)
+                    if view.overdue:
+                        Part("span", "overdue", "badge")
+                    if waits := waiting_for(view):
+                        Part("span", waits, "muted")
+                rendered(markdown(view.description), "prose description")
+                if view.inputs is not None:
+                    with Part("details", None, "inputs"):
+                        Part("summary", "Inputs")
+                        rendered(preformatted(view.inputs))
+            for question in view.questions:
+                build_question(self._desk, view, question)
+            self._build_answer(view)
+            self._build_attempts(view)
+        with Part("aside", None, "task-side"):
+            self._build_time(view)
+            self._build_facts(view)
+            self._build_history(view)
+
+    def _build_answer(self, view: TaskView) -> None:
+        self._stream = None
+        if view.error is not None and view.status in (Status.FAILED, Status.CANCELLED):
+            with Part("section", None, "card failure"):
+                Part("h2", "Why it failed" if view.status is Status.FAILED else "Why it was cancelled")
+                Part("p", reason(view))
+        if view.status is Status.COMPLETED:
+            with Part("section", None, "card"):
+                Part("h2", "Answer")
+                rendered(content(view.result), "prose answer")
+        elif view.status is Status.IN_PROGRESS:
+            with Part("section", None, "card"):
+                Part("h2", f"{view.llm} is at work")
+                self._stream = rendered(markdown(self._streamed), "prose answer streaming")
+
+    def _build_attempts(self, view: TaskView) -> None:
+        if not view.attempts:
+            return
+        with Part("section", None, "card"):
+            Part("h2", "Attempts")
+            with Part("ol", None, "attempts"):
+                for attempt in reversed(view.attempts):
+                    self._build_attempt(attempt)
+
+    def _build_attempt(self, attempt: AttemptView) -> None:
+        with Part("li"):
+            with Part("div", None, "attempt-head"):
+                Part("strong", f"{attempt.attempt}")
+                Part("a", attempt.llm, href=self._desk.url(f"/llms#{attempt.llm}"))
+                if attempt.outcome:
+                    status(attempt.outcome)
+                if attempt.duration is not None:
+                    Part("span", duration(attempt.duration), "muted")
+                Part("span", usage(attempt.usage), "muted")
+            if attempt.why:
+                Part("p", f"Why this LLM: {attempt.why}", "muted")
+            if attempt.error:
+                Part("p", f"{attempt.error.type}: {attempt.error.message}", "error")
+
+    def _build_time(self, view: TaskView) -> None:
+        parts = phases(view, datetime.now(UTC))
+        with Part("section", None, "card"):
+            Part("h2", "Where the time went")
+            with Part("div", None, "timebar", role="img", aria_label=", ".join(_told(part) for part in parts)):
+                whole = sum(part.seconds for part in parts)
+                for part in parts:
+                    Part("span", None, data_kind=part.kind, style=f"flex-grow:{100 * part.seconds / whole:.3f}")
+            with Part("ul", None, "legend"):
+                for kind, words in _PHASES.items():
+                    total = sum(part.seconds for part in parts if part.kind == kind)
+                    if total:
+                        with Part("li", None, data_kind=kind):
+                            Part("span", words)
+                            Part("strong", duration(total))
+
+    def _build_facts(self, view: TaskView) -> None:
+        with Part("section", None, "card"), Part("dl", None, "facts"):
+            _fact("Id", view.id, "code")
+            _fact("LLM", view.llm)
+            _fact("Given to", view.assignee)
+            _fact("Priority", str(view.priority))
+            _fact("Skills", ", ".join(view.skills))
+            _fact("Labels", ", ".join(view.labels))
+            _moment("Due", view.due)
+            _moment("Not before", view.not_before)
+            _fact("Submitted by", view.submitted_by)
+            _moment("Submitted", view.submitted_at)
+            _moment("Finished", view.finished_at)
+            _fact("Attempts", f"{len(view.attempts)} of at most {view.max_attempts}")
+            _fact("Usage", usage(view.usage))
+            for name, ids in (("Builds on", view.depends_on), ("Part of", [view.parent_id] if view.parent_id else [])):
+                if ids:
+                    Part("dt", name)
+                    with Part("dd"):
+                        for other in ids:
+                            Part("a", other, "code", href=self._desk.task_url(other))
+
+    def _build_history(self, view: TaskView) -> None:
+        with Part("section", None, "card"):
+            Part("h2", "Timeline")
+            with Part("ol", None, "timeline"):
+                for at, what in timeline(view):
+                    with Part("li"):
+                        Part("span", what)
+                        ago(at)
+
+
+def build_question(desk: Desk, view: TaskView, question: QuestionView) -> None:
+    """A question of a task, and where to answer it as long as it is open."""
+    is_open = question.answer is None and not view.status.is_final
+
+    async def answer(given: str) -> None:
+        if given.strip():
+            await desk.act(lambda client: client.answer(view.id, given, question=question.id), "Answered")
+
+    with Part("section", None, "card question", data_open=str(is_open).lower()):
+        Part("h2", f"{view.llm or 'It'} asks" if is_open else "Asked")
+        rendered(markdown(question.text), "prose")
+        if question.answer is not None:
+            Part("p", question.answer, "given-answer")
+            if question.answered_by:
+                Part("small", f"answered by {question.answered_by}")
+        elif is_open and desk.visitor.may_change:
+            if question.choices:
+                with Part("div", None, "choices"):
+                    for choice in question.choices:
+                        button(choice, partial(answer, choice), "primary")
+            else:
+                with form(lambda pairs: answer(dict(pairs).get("answer", "")), "reply"):
+                    Part("textarea", name="answer", rows="2", aria_label="Your answer", required=True)
+                    Part("button", "Answer", "button primary")
+
+
+def timeline(view: TaskView) -> list[tuple[datetime, str]]:
+    """What happened when, latest first."""
+    lines = [(change.at, f"{change.what} (by {change.by})") for change in view.history]
+    if view.ready_at:
+        lines.append((view.ready_at, "ready"))
+    for attempt in view.attempts:
+        name = f"attempt {attempt.attempt}"
+        if attempt.assigned_at:
+            lines.append((attempt.assigned_at, f"{name} assigned to {attempt.llm}"))
+        if began := begin_of(attempt):
+            lines.append((began, f"{name} started"))
+        if attempt.finished_at:
+            lines.append((attempt.finished_at, f"{name} {attempt.outcome}"))
+    for question in view.questions:
+        lines.append((question.asked_at, "asked a person"))
+        if question.answered_at:
+            lines.append((question.answered_at, "answered"))
+    if view.finished_at and view.status.is_final:
+        lines.append((view.finished_at, view.status.value))
+    return sorted(lines, key=lambda line: line[0])[::-1]
+
+
+def usage(used: Usage | None) -> str:
+    """What was used, in words; empty where it is not known."""
+    if used is None:
+        return ""
+    parts = [
+        f"{used.input_tokens:,} tokens in" if used.input_tokens is not None else "",
+        f"{used.output_tokens:,} tokens out" if used.output_tokens is not None else "",
+        f"{used.cost_usd:.4f} USD" if used.cost_usd is not None else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _told(part: Phase) -> str:
+    return f"{_PHASES[part.kind]} {duration(part.seconds)}"
+
+
+def _fact(name: str, value: str | None, classes: str = "") -> None:
+    if value:
+        Part("dt", name)
+        Part("dd", value, classes)
+
+
+def _moment(name: str, at: datetime | None) -> None:
+    if at:
+        Part("dt", name)
+        with Part("dd"):
+            ago(at)

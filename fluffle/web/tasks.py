@@ -1,0 +1,213 @@
+"""The list of tasks: filtered, page by page, and what can be done to several at once."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from nicegui import ui
+
+from broker.errors import RequestError
+from broker.messages import Status
+from broker.views import TaskView
+from fluffle.cli.outcomes import waiting_for
+from fluffle.cli.output import duration
+from fluffle.client import Client
+from fluffle.web.desk import Desk, Site
+from fluffle.web.filters import TaskFilter
+from fluffle.web.parts import Grid, Pairs, Part, button, empty, form, icon, on_entry, options
+from fluffle.web.theme import frame
+
+COLUMNS = (
+    ("task", "Task", "task"),
+    ("status", "Status", "status"),
+    ("llm", "LLM", "llm"),
+    ("labels", "Labels", "tags"),
+    ("submitted", "Submitted", "ago"),
+    ("took", "Took", "number"),
+)
+
+
+def add(site: Site) -> None:
+    """Add the page."""
+
+    @ui.page("/")
+    async def tasks() -> None:
+        desk = Desk(site)
+        with frame(desk, "tasks", "Tasks") as actions:
+            if desk.visitor.may_change:
+                with actions, Part("a", None, "button primary", href=desk.url("/new"), accesskey="n"):
+                    icon("new")
+                    Part("span", "New task")
+            await _List(desk).build()
+
+
+class _List:
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._filter = TaskFilter.read(desk.client.request.query_params.multi_items())
+        self._picked: list[str] = []
+        self._next: int | None = None
+
+    async def build(self) -> None:
+        """Make the list, and follow what happens."""
+        self._build_filter()
+        may_change = self._desk.visitor.may_change
+        if may_change:
+            self._build_actions()
+        self._grid = Grid(COLUMNS, label="Tasks", on_pick=self._pick if may_change else None)
+        self._nothing = Part("div")
+        with Part("div", None, "pager"):
+            self._newest = button("Newest", self._show_newest)
+            self._older = button("Older", self._show_older)
+        await self._desk.follow(self._refresh, {"task"})
+
+    # -- which -----------------------------------------------------------------------------------------------------
+
+    def _build_filter(self) -> None:
+        chosen = self._filter
+        with form(self._filtered, "filter", role="search", aria_label="Filter tasks") as made:
+            with Part("fieldset", None, "chips"):
+                Part("legend", "Status", "hidden")
+                for status in Status:
+                    with Part("label", None, "chip", data_status=status.value):
+                        checked = status in chosen.status
+                        Part("input", type="checkbox", name="status", value=status.value, checked=checked)
+                        Part("span", status.value.replace("_", " "))
+            with Part("div", None, "filter-fields"):
+                with Part("select", name="llm", aria_label="LLM"):
+                    names = sorted({llm.name for llm in self._desk.site.live.llms} | ({chosen.llm} - {""}))
+                    options([("", "Any LLM"), *((name, name) for name in names)], chosen.llm)
+                Part(
+                    "input", name="label", placeholder="Label", aria_label="Label", defaultValue=" ".join(chosen.labels)
+                )
+                Part(
+                    "input",
+                    name="text",
+                    type="search",
+                    placeholder="Search descriptions",
+                    aria_label="Search descriptions",
+                    defaultValue=chosen.text,
+                    data_key="/",
+                )
+        on_entry(made, self._filtered, pause=0.3)
+
+    async def _filtered(self, pairs: Pairs) -> None:
+        await self._show(TaskFilter.read(pairs))
+
+    async def _show_newest(self) -> None:
+        await self._show(replace(self._filter, before=None))
+
+    async def _show_older(self) -> None:
+        await self._show(replace(self._filter, before=self._next))
+
+    async def _show(self, wanted: TaskFilter) -> None:
+        if wanted == self._filter:
+            return
+        self._filter = wanted
+        if self._desk.visitor.may_change:
+            self._grid.unpick()
+        ui.run_javascript(f"fluffle.remember({wanted.query()!r})")
+        await self._refresh()
+
+    async def _refresh(self) -> None:
+        wanted = self._filter
+        page = await self._desk.books.task_page(**wanted.asked())
+        if wanted != self._filter:  # somebody has typed on meanwhile
+            return
+        self._next = page.next
+        self._grid.show([self._row(view) for view in page.tasks])
+        self._grid.set_visibility(bool(page.tasks))
+        self._newest.set_visibility(wanted.before is not None)
+        self._older.set_visibility(page.next is not None)
+        self._nothing.clear()
+        if not page.tasks:
+            with self._nothing:
+                self._say_nothing()
+
+    def _say_nothing(self) -> None:
+        if not self._filter.is_empty or self._filter.before is not None:
+            empty(
+                "No task fits",
+                "Take a state, the LLM or a word out of the filter.",
+                link=("Show all", self._desk.url("/")),
+            )
+        elif self._desk.visitor.may_change:
+            advice = "Write the first one here, or with `fluffle task submit` on the command line."
+            empty("No tasks yet", advice, link=("New task", self._desk.url("/new")))
+        else:
+            empty("No tasks yet", "They appear here as soon as somebody submits one.")
+
+    def _row(self, view: TaskView) -> dict[str, Any]:
+        return {
+            "id": view.id,
+            "task": {"text": view.description, "href": self._desk.task_url(view.id), "note": view.id},
+            "status": {"value": view.status.value, "note": waiting_for(view), "overdue": view.overdue},
+            "llm": {"text": view.llm or "", "href": self._desk.url(f"/llms#{view.llm}"), "wanted": view.assignee or ""},
+            "labels": view.labels,
+            "submitted": view.submitted_at.isoformat(),
+            "took": took(view),
+        }
+
+    # -- what to do ------------------------------------------------------------------------------------------------
+
+    def _build_actions(self) -> None:
+        with form(self._assign, "bulk", aria_label="Selected tasks") as self._bulk:
+            self._count = Part("strong", "")
+            with Part("select", name="llm", aria_label="LLM to assign to"):
+                options((llm.name, f"{llm.name} ({llm.state})") for llm in self._desk.site.live.llms)
+            Part("button", "Assign", "button primary")
+            with Part("label", None, "check", title="Stop the ones that run elsewhere, and begin them again there"):
+                Part("input", type="checkbox", name="now", value="yes")
+                Part("span", "move running ones")
+            Part("span", None, "stretch")
+            button("Retry", self._retry)
+            button("Cancel", self._cancel, "danger")
+            button("Clear", self._grid_unpick, "quiet")
+        self._bulk.set_visibility(False)
+
+    def _grid_unpick(self) -> None:
+        self._grid.unpick()
+
+    def _pick(self, ids: list[str]) -> None:
+        self._picked = ids
+        self._count.set_text(f"{len(ids):,} selected")
+        self._bulk.set_visibility(bool(ids))
+
+    async def _assign(self, pairs: Pairs) -> None:
+        wanted = dict(pairs)
+        llm = wanted.get("llm", "")
+        await self._each(lambda client, id_: client.assign(id_, llm, now="now" in wanted), f"given to {llm}")
+
+    async def _retry(self) -> None:
+        await self._each(lambda client, id_: client.retry(id_), "started again")
+
+    async def _cancel(self) -> None:
+        await self._each(lambda client, id_: client.cancel(id_), "cancelled")
+
+    async def _each(self, do: "Callable[[Client, str], Coroutine[Any, Any, TaskView]]", done: str) -> None:
+        """Do it to every selected task, and say what became of them all."""
+        ids, site, session = list(self._picked), self._desk.site, self._desk.visitor.session
+
+        async def all_of_them(client: Client) -> list[TaskView | BaseException]:
+            return list(await asyncio.gather(*(do(client, id_) for id_ in ids), return_exceptions=True))
+
+        outcomes = await self._desk.act(all_of_them)
+        if outcomes is None:
+            return
+        for id_, outcome in zip(ids, outcomes, strict=True):
+            if isinstance(outcome, RequestError):
+                self._desk.say(f"{id_}: {outcome}", "error", self._desk.task_url(id_))
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                site.notices.own(id_, session)
+        if good := sum(isinstance(outcome, TaskView) for outcome in outcomes):
+            self._desk.say(f"{good:,} task{'' if good == 1 else 's'} {done}")
+        self._grid.unpick()
+
+
+def took(view: TaskView) -> str:
+    """How long the LLM took for the latest attempt, where it has ended."""
+    last = view.attempts[-1] if view.attempts else None
+    return duration(last.duration) if last and last.duration is not None else ""

@@ -1,0 +1,161 @@
+"""The frame around every page: where one is, where one can go, what is wrong, what is new."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from nicegui import ui
+
+from fluffle.web.desk import Desk
+from fluffle.web.live import Told
+from fluffle.web.notices import Notice
+from fluffle.web.parts import Part, ago, icon
+
+STATIC = Path(__file__).parent / "static"
+PAGES = (
+    ("tasks", "Tasks", "/"),
+    ("llms", "LLMs", "/llms"),
+    ("questions", "Questions", "/questions"),
+    ("reports", "Reports", "/reports"),
+    ("rejected", "Rejected", "/rejected"),
+)
+_AWAY = {
+    "coordinator": "No coordinator answers. What is shown may be old; new tasks wait in RabbitMQ. "
+    "Start one with `fluffle coordinator`: this page goes on by itself.",
+    "RabbitMQ": "RabbitMQ is away. What is shown may be old. This page goes on by itself when it is back.",
+}
+RABBIT = (
+    '<svg viewBox="0 0 32 32" class="rabbit" aria-hidden="true"><path d="M11 15C7 10 7 3 10 2c3 0 4 6 4 11M21 15c4-5 '
+    '4-12 1-13c-3 0-4 6-4 11M7 22a9 8 0 1 1 18 0c0 5-4 8-9 8s-9-3-9-8Z"/><circle cx="12.5" cy="21" r="1.4"/>'
+    '<circle cx="19.5" cy="21" r="1.4"/></svg>'
+)
+
+
+def head(prefix: str) -> str:
+    """What every page loads, for its `<head>`. The names change with the content, so that browsers may keep it."""
+    return "".join(
+        tag.format(url=f"{prefix}/static/{name}?{sha256((STATIC / name).read_bytes()).hexdigest()[:12]}")
+        for name, tag in (
+            ("fluffle.js", '<script src="{url}"></script>'),
+            ("fluffle.css", '<link rel="stylesheet" href="{url}">'),
+        )
+    )
+
+
+@contextmanager
+def frame(desk: Desk, current: str, title: str) -> Iterator[Part]:
+    """The frame, with the content of the page inside. Yields the place for what can be done, beside the title."""
+    ui.page_title(f"{title} · Fluffle")
+    Part("a", "Skip to content", "skip", href="#content")
+    with Part("div", None, "shell"):
+        _navigation(desk, current)
+        with Part("main", None, "main", id="content", tabindex="-1"):
+            _banner(desk)
+            with Part("header", None, "head"):
+                Part("h1", title)
+                actions = Part("div", None, "actions")
+            yield actions
+    desk.toasts = Part("div", None, "toasts", role="status", aria_live="polite")
+
+
+def _navigation(desk: Desk, current: str) -> None:
+    with Part("nav", None, "nav", aria_label="Pages"):
+        with Part("a", None, "brand", href=desk.url("/")):
+            ui.html(RABBIT, sanitize=False, tag="span")
+            Part("span", "Fluffle")
+        for name, label, path in PAGES:
+            marked = "page" if name == current else None
+            with Part("a", None, "nav-item", href=desk.url(path), aria_current=marked, data_page=name):
+                icon(name)
+                Part("span", label)
+        Part("div", None, "nav-space")
+        _bell(desk)
+        switch = Part("button", None, "nav-item", type="button", aria_label="Light or dark", title="Light or dark")
+        switch.on("click", js_handler="() => fluffle.switchTheme()")
+        with switch:
+            icon("theme")
+            Part("span", "Light or dark", "nav-label")
+        if not desk.site.door.is_open:
+            _leave(desk)
+
+
+def _leave(desk: Desk) -> None:
+    """Who is logged in, and the way out: a form, as a link must change nothing."""
+    with (
+        Part("form", None, "leave", method="post", action=desk.url("/logout")),
+        Part("button", None, "nav-item", title=f"Log out {desk.visitor.name}", aria_label="Log out"),
+    ):
+        icon("leave")
+        Part("span", desk.visitor.name, "nav-label")
+        if not desk.visitor.may_change and desk.visitor.name != "viewer":
+            Part("small", "viewer")
+
+
+def _banner(desk: Desk) -> None:
+    """Says that the coordinator or RabbitMQ is away, as long as it is."""
+    banner = Part("div", None, "banner", role="alert")
+
+    def show(_: Told | None = None) -> None:
+        trouble = desk.site.live.trouble
+        banner.set_text(_AWAY[trouble] if trouble else "")
+        banner.classes(add="shown" if trouble else "", remove="" if trouble else "shown")
+
+    show()
+    desk.hear({"state"}, show)
+
+
+def _bell(desk: Desk) -> None:
+    """The notices: how many came since the page was opened, a list of the latest, and each new one for a moment."""
+    notices, session = desk.site.notices, desk.visitor.session
+    with Part("button", None, "nav-item bell", type="button", popovertarget="notices", aria_label="Notices") as bell:
+        icon("bell")
+        Part("span", "Notices", "nav-label")
+        count = Part("span", None, "count")
+    panel = Part("div", None, "notices", id="notices", popover="auto")
+    fresh: set[int] = set()
+    shown: dict[int, Part] = {}
+
+    def fill() -> None:
+        panel.clear()
+        with panel:
+            Part("h2", "Notices")
+            mine = [notice for notice in notices.latest if notice.is_for(session)]
+            for notice in mine:
+                with Part("a", None, "notice", href=_target(desk, notice), data_kind=notice.kind):
+                    Part("strong", notice.title)
+                    Part("span", notice.description)
+                    ago(notice.at)
+            if not mine:
+                Part("p", "Nothing yet. Tasks that fail or are overdue are told here, and yours when they are done.")
+
+    def told(notice: Notice) -> None:
+        if not notice.is_for(session) or desk.toasts is None:
+            return
+        fresh.add(notice.number)
+        count.set_text(str(len(fresh)))
+        fill()
+        toast = shown.get(notice.number)
+        if toast is None or toast.is_deleted:  # else it is still to be seen, and counts on
+            toast = desk.toast(notice.kind)
+            shown.clear()
+            shown[notice.number] = toast
+        toast.clear()
+        with toast, Part("a", None, href=_target(desk, notice)):
+            Part("strong", notice.title)
+            Part("span", notice.description)
+
+    def seen() -> None:
+        fresh.clear()
+        count.set_text("")
+
+    bell.on("click", seen, args=[])
+    fill()
+    notices.listeners.add(told)
+    desk.client.on_delete(lambda: notices.listeners.discard(told))
+
+
+def _target(desk: Desk, notice: Notice) -> str:
+    if notice.count == 1:
+        return desk.task_url(notice.task_id)
+    return desk.url("/" if notice.kind == "overdue" else f"/?status={notice.kind.replace('finished', 'completed')}")

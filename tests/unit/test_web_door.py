@@ -1,0 +1,88 @@
+"""Who may come in to the web page."""
+
+from pathlib import Path
+
+import pytest
+
+from broker.errors import ConfigurationError
+from fluffle.web.door import Door, Everybody, Passwords, Role, Tokens, kept_secret, set_password
+
+TOKEN = "0123456789abcdef"
+
+
+def test_each_token_lets_in_as_its_role() -> None:
+    keys = Tokens(TOKEN)
+    door = Door(keys, secret=TOKEN)
+    for role in Role:
+        cookie = door.enter("", keys.token(role))
+        visitor = door.visitor(cookie)
+        assert visitor is not None
+        assert (visitor.role, visitor.may_change) == (role, role is Role.OPERATOR)
+    assert keys.token(Role.VIEWER) != TOKEN
+    assert door.enter("", "another") is None
+
+
+def test_every_login_is_a_session_of_its_own() -> None:
+    door = Door(Tokens(TOKEN), secret=TOKEN)
+    first, second = (door.visitor(door.enter("", TOKEN)) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.session != second.session
+
+
+@pytest.mark.parametrize("cookie", [None, "", "x", "x.y.z", "WyJvcGVyYXRvciJd.x.y"])
+def test_a_cookie_that_nobody_signed_is_nobody_s(cookie: str | None) -> None:
+    assert Door(Tokens(TOKEN), secret=TOKEN).visitor(cookie) is None
+
+
+def test_a_session_ends_with_the_token_that_it_was_given_for() -> None:
+    cookie = Door(Tokens(TOKEN), secret=TOKEN).enter("", TOKEN)
+    assert Door(Tokens("another token here"), secret="another token here").visitor(cookie) is None
+    assert Door(Tokens("another token here"), secret=TOKEN).visitor(cookie) is None
+
+
+def test_people_come_in_by_their_passwords_as_long_as_their_line_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "people"
+    set_password(path, "ana", Role.OPERATOR, "carrots")
+    set_password(path, "ben", Role.VIEWER, "clover")
+    assert path.stat().st_mode & 0o777 == 0o600
+    door = Door(Passwords(path), secret=TOKEN)
+    assert door.enter("ana", "clover") is None
+    assert door.enter("eve", "carrots") is None
+    ana, ben = door.enter("ana", "carrots"), door.enter("ben", "clover")
+    ana_visits, ben_visits = door.visitor(ana), door.visitor(ben)
+    assert ana_visits is not None
+    assert ben_visits is not None
+    assert (ana_visits.name, ana_visits.role, ben_visits.role) == ("ana", Role.OPERATOR, Role.VIEWER)
+
+    set_password(path, "ana", Role.OPERATOR, "lettuce")
+    assert door.visitor(ana) is None
+    assert door.visitor(ben) is not None
+    set_password(path, "ben", Role.OPERATOR, "clover")
+    assert door.visitor(ben) is None
+
+
+def test_a_password_file_with_a_wrong_line_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "people"
+    path.write_text("# ours\nana:king:x$y\n")
+    with pytest.raises(ConfigurationError, match="line 2: expected NAME:operator:HASH"):
+        Passwords(path)
+    with pytest.raises(ConfigurationError, match="cannot read the password file"):
+        Passwords(tmp_path / "nowhere")
+
+
+def test_without_a_login_everybody_is_the_operator() -> None:
+    visitor = Door(Everybody(), secret=TOKEN).visitor(None)
+    assert visitor is not None
+    assert visitor.may_change
+
+
+def test_the_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "web.token"
+    secret = kept_secret(path)
+    assert len(secret) == 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert kept_secret(path) == secret
+    path.write_text("")
+    with pytest.raises(ConfigurationError, match="is empty"):
+        kept_secret(path)

@@ -1,0 +1,289 @@
+"""What the web page makes of what it knows: filters, phases, notices, reports. No browser."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from broker.messages import Status
+from broker.views import AttemptView, QuestionView, ReportColumn, ReportView, TaskView
+from fluffle.web.charts import chart, figure
+from fluffle.web.filters import TaskFilter
+from fluffle.web.live import Paced, Told, read
+from fluffle.web.notices import Notices
+from fluffle.web.phases import phases
+from fluffle.web.reports import Choice
+from fluffle.web.submit import asked
+
+T0 = datetime(2026, 12, 1, 9, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return T0 + timedelta(seconds=seconds)
+
+
+def task(status: Status, **fields: Any) -> TaskView:
+    return TaskView(id="t-1", status=status, description="x", priority=4, submitted_at=T0, **fields)
+
+
+def lengths(view: TaskView, now: float) -> list[tuple[str, float]]:
+    return [(phase.kind, phase.seconds) for phase in phases(view, at(now))]
+
+
+# -- filters -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_filter_is_the_same_after_its_way_through_the_url() -> None:
+    pairs = [
+        ("status", "failed"),
+        ("status", "pending"),
+        ("llm", "ada"),
+        ("label", "a, b"),
+        ("text", " x&y "),
+        ("before", "7"),
+    ]
+    wanted = TaskFilter.read(pairs)
+    assert wanted == TaskFilter((Status.PENDING, Status.FAILED), "ada", ("a", "b"), "x&y", 7)
+    assert wanted.query() == "?status=pending&status=failed&llm=ada&label=a&label=b&text=x%26y&before=7"
+
+
+@pytest.mark.parametrize(
+    "pairs", [[("status", "odd")], [("before", "x")], [("before", "-1")], [("other", "1")], [("text", " ")]]
+)
+def test_what_a_filter_does_not_understand_is_left_out(pairs: list[tuple[str, str]]) -> None:
+    assert TaskFilter.read(pairs) == TaskFilter()
+    assert TaskFilter.read(pairs).query() == ""
+
+
+# -- where the time went -----------------------------------------------------------------------------------------------
+
+
+def test_time_is_split_into_waiting_and_running() -> None:
+    attempts = [AttemptView(attempt=1, llm="ada", started_at=at(2), finished_at=at(5), duration=3)]
+    assert lengths(task(Status.COMPLETED, finished_at=at(5), attempts=attempts), 99) == [("waited", 2), ("ran", 3)]
+
+
+def test_a_running_task_runs_until_now() -> None:
+    attempts = [
+        AttemptView(attempt=1, llm="ada", started_at=at(1), finished_at=at(2)),
+        AttemptView(attempt=2, llm="ben", started_at=at(6)),
+    ]
+    view = task(Status.IN_PROGRESS, attempts=attempts)
+    assert lengths(view, 10) == [("waited", 1), ("ran", 1), ("waited", 4), ("ran", 4)]
+
+
+def test_the_wait_for_a_person_is_told_apart() -> None:
+    asked_at = QuestionView(id="q", text="?", asked_at=at(3), answer="!", answered_at=at(8))
+    attempts = [AttemptView(attempt=1, llm="ada", started_at=at(1), finished_at=at(9))]
+    view = task(Status.COMPLETED, finished_at=at(9), attempts=attempts, questions=[asked_at])
+    assert lengths(view, 99) == [("waited", 1), ("ran", 2), ("asked", 5), ("ran", 1)]
+
+
+def test_a_quick_attempt_whose_start_was_told_with_its_end_has_run_for_its_length() -> None:
+    attempts = [AttemptView(attempt=1, llm="ada", started_at=at(5.1), finished_at=at(5), duration=2)]
+    assert lengths(task(Status.COMPLETED, finished_at=at(5), attempts=attempts), 99) == [("waited", 3), ("ran", 2)]
+
+
+def test_a_task_that_nobody_took_only_waits() -> None:
+    assert lengths(task(Status.PENDING), 7) == [("waited", 7)]
+
+
+# -- notices -----------------------------------------------------------------------------------------------------------
+
+
+class Bell:
+    """Notices with a clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = T0
+        self.told: list[tuple[str, int]] = []
+        self.notices = Notices(lambda: self.now)
+        self.notices.listeners.add(lambda notice: self.told.append((notice.title, notice.count)))
+
+    def hear(self, what: str, task_id: str = "t-1", event: str | None = None) -> None:
+        event_id = event or f"{task_id}/{what}/{self.now}"
+        self.notices.hear(Told("task", what, task_id, event_id, {"description": f"do {task_id}"}))
+
+
+def test_a_failure_is_told_once_however_often_its_event_comes() -> None:
+    bell = Bell()
+    for _ in range(3):
+        bell.hear("failed", event="e-1")
+    assert bell.told == [("A task failed", 1)]
+    assert bell.notices.latest[0].description == "do t-1"
+
+
+def test_many_failures_are_one_notice_that_counts() -> None:
+    bell = Bell()
+    for number in range(500):
+        bell.now = at(number / 100)
+        bell.hear("failed", f"t-{number}")
+    assert [notice.title for notice in bell.notices.latest] == ["500 tasks failed"]
+    bell.now = at(60)
+    bell.hear("failed", "t-later")
+    assert [notice.count for notice in bell.notices.latest] == [1, 500]
+
+
+def test_only_who_wants_to_know_is_told_that_a_task_has_finished() -> None:
+    bell = Bell()
+    bell.hear("completed", "t-1")
+    assert bell.told == []
+    bell.notices.own("t-2", "session of ana")
+    bell.hear("completed", "t-2")
+    notice = bell.notices.latest[0]
+    assert notice.title == "A task finished"
+    assert notice.is_for("session of ana")
+    assert not notice.is_for("session of ben")
+
+
+def test_overdue_tasks_are_told_and_other_changes_are_not() -> None:
+    bell = Bell()
+    for what in ("overdue", "pending", "assigned", "in_progress", "cancelled"):
+        bell.hear(what)
+    assert bell.told == [("A task is overdue", 1)]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    bell = Bell()
+    for number in range(12_000):
+        bell.now = at(number * 60)
+        bell.hear("failed", f"t-{number}")
+        bell.notices.own(f"t-{number}", "s")
+    assert len(bell.notices.latest) == 50
+    assert len(bell.notices._seen) <= 10_000
+    assert len(bell.notices._owners) <= 10_000
+
+
+# -- what comes in -----------------------------------------------------------------------------------------------------
+
+
+def test_an_event_is_read_by_its_routing_key_and_its_head() -> None:
+    body = b'{"id": "e", "subject": "t-1", "type": "fluffle.task.failed", "data": {"id": "t-1"}}'
+    assert read("fluffle.events", "task.failed.ada", body) == Told("task", "failed", "t-1", "e", {"id": "t-1"})
+    body = b'{"task_id": "t-1", "attempt": 1, "instance": "i", "text": "and"}'
+    assert read("fluffle.status", "ada.progress", body).subject == "t-1"
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"7"])
+def test_what_cannot_be_read_is_an_error_that_is_expected(body: bytes) -> None:
+    with pytest.raises((ValueError, TypeError, AttributeError)):
+        read("fluffle.events", "task.failed.ada", body)
+
+
+async def test_many_nudges_are_few_refreshes_and_the_last_one_counts() -> None:
+    seen: list[int] = []
+    state = 0
+
+    async def refresh() -> None:
+        seen.append(state)
+
+    paced = Paced(refresh, 0.2)
+    running = asyncio.create_task(paced.run())
+    for state in range(1, 101):  # noqa: B007 - refresh sees it
+        paced.nudge()
+        await asyncio.sleep(0)
+    while not seen or seen[-1] != 100:  # noqa: ASYNC110 - an event would have to be set by what is tested
+        await asyncio.sleep(0.001)
+    running.cancel()
+    assert len(seen) <= 3
+
+
+# -- a new task --------------------------------------------------------------------------------------------------------
+
+
+def test_a_form_becomes_a_submission() -> None:
+    pairs = [
+        ("description", " Summarise "),
+        ("inputs", "some text"),
+        ("skills", "Summarise, review"),
+        ("labels", "a b"),
+        ("assignee", ""),
+        ("priority", "7"),
+        ("due", "2026-12-01T09:00:00.000Z"),
+        ("max_attempts", ""),
+    ]
+    assert asked(pairs) == (
+        "Summarise",
+        {
+            "inputs": {"text": "some text"},
+            "skills": ["summarise", "review"],
+            "labels": ["a", "b"],
+            "priority": 7,
+            "due": T0,
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs"), [('{"a": 1}', {"a": 1}), ("[1]", [1]), ("7", {"text": "7"}), ("{a", {"text": "{a"})]
+)
+def test_inputs_are_json_where_they_look_like_it(text: str, inputs: Any) -> None:
+    assert asked([("inputs", text)])[1]["inputs"] == inputs
+
+
+# -- reports -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_choice_is_the_same_after_its_way_through_the_url() -> None:
+    pairs = [
+        ("name", "custom"),
+        ("group_by", "llm"),
+        ("group_by", "odd"),
+        ("metrics", "tasks"),
+        ("since", "7d"),
+        ("llm", "ada"),
+    ]
+    choice = Choice.read(pairs)
+    assert choice == Choice("custom", ("llm",), ("tasks",), "ada", "", "7d")
+    assert choice.query() == "?name=custom&group_by=llm&metrics=tasks&llm=ada&since=7d"
+    assert choice.asked(T0) == (
+        None,
+        {"group_by": ["llm"], "metrics": ["tasks"], "where": {"llm": ["ada"]}, "since": T0 - timedelta(days=7)},
+    )
+
+
+def test_a_predefined_report_is_asked_for_by_its_name() -> None:
+    assert Choice.read([("name", "workload"), ("metrics", "tasks")]).asked(T0) == ("workload", {})
+    assert Choice.read([("name", "../../etc")]) == Choice()
+
+
+def test_a_chart_draws_the_figures_of_one_unit() -> None:
+    view = ReportView(
+        name="workload",
+        generated_at=T0,
+        group_by=["llm"],
+        metrics=["attempts", "attempts_failed", "busy_time"],
+        columns=[
+            ReportColumn(name="llm", title="LLM"),
+            ReportColumn(name="attempts", title="Attempts", unit="count"),
+            ReportColumn(name="attempts_failed", title="Failed attempts", unit="count"),
+            ReportColumn(name="busy_time", title="Busy", unit="s"),
+        ],
+        rows=[
+            {"llm": "ada", "attempts": 3, "attempts_failed": 1, "busy_time": 2.5},
+            {"llm": None, "attempts": 1, "attempts_failed": 0, "busy_time": 1.0},
+        ],
+    )
+    drawn = chart(view)
+    assert drawn is not None
+    assert [(series["name"], series["data"]) for series in drawn["series"]] == [
+        ("Attempts", [3, 1]),
+        ("Failed attempts", [1, 0]),
+    ]
+    assert drawn["yAxis"]["data"] == ["ada", "none"]
+    assert chart(view.model_copy(update={"rows": []})) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (None, "s", ""),
+        (1234, "count", "1,234"),
+        (0.5, "share", "50.0%"),
+        (65.0, "s", "1 min 5 s"),
+        (0.01, "USD", "0.0100 USD"),
+    ],
+)
+def test_a_figure_is_told_in_its_unit(value: float | None, unit: str, text: str) -> None:
+    assert figure(value, unit) == text
