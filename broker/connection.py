@@ -36,7 +36,7 @@ from broker.errors import (
     Unroutable,
 )
 from broker.salvage import readable_properties
-from broker.topology import Topology
+from broker.topology import Binding, Topology
 
 UNDECODABLE = "fluffle-undecodable"  # header put in place of headers, or of text, that pika cannot decode
 
@@ -89,6 +89,7 @@ class Delivery:
     properties: spec.BasicProperties
     _tag: int
     _inflow: "Inflow"
+    queue: str = ""
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -257,7 +258,7 @@ class _Connection(AsyncioConnection):
         consumer, inflow = self._consumers[consumer_tag]
         if not consumer.auto_ack:
             inflow.expect(tag)
-        delivery = Delivery(exchange, routing_key, b"", redelivered, _NO_PROPERTIES, tag, inflow)
+        delivery = Delivery(exchange, routing_key, b"", redelivered, _NO_PROPERTIES, tag, inflow, consumer.queue)
         self._arriving = _Arrival(consumer, delivery)
 
     def _go_on(self, arriving: _Arrival) -> None:
@@ -566,6 +567,8 @@ class HalfLink:
                 durable=True,
                 arguments=dict(exchange.arguments),
             )
+        for relay in topology.relays:
+            await self.rpc("exchange_bind", relay.to, relay.exchange, routing_key="#")
         for queue in topology.queues:
             await self.rpc(
                 "queue_declare",
@@ -576,6 +579,10 @@ class HalfLink:
             )
         for binding in topology.bindings:
             await self.rpc("queue_bind", binding.queue, binding.exchange, routing_key=binding.routing_key)
+
+    async def unbind(self, binding: Binding) -> None:
+        """Take a binding away. One that is not there is no error."""
+        await self.rpc("queue_unbind", binding.queue, binding.exchange, routing_key=binding.routing_key)
 
     async def consume(self, consumer: Consumer) -> Subscription:
         await self._consume_now(consumer)

@@ -21,6 +21,8 @@ FluffleError
     ├── QueryRejected           a query was refused
     ├── TaskFailed              a task that was waited for has failed
     ├── TaskCancelled           a task that was waited for was cancelled
+    ├── MessageRejected         a message was refused, with every error by path
+    ├── UnknownAddress          nobody has the address that a message was to go to
     └── NoAnswer                no coordinator answered in time
 """
 
@@ -135,6 +137,18 @@ class TaskFailed(RequestError):
 
 class TaskCancelled(RequestError):
     """The task was cancelled"""
+
+
+class MessageRejected(RequestError):
+    """The message was rejected"""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, self.problems)))
+
+
+class UnknownAddress(RequestError):
+    """Nobody has this address"""
 
 
 class NoAnswer(RequestError):

@@ -26,7 +26,7 @@ from broker.connection import (
     resolve,
 )
 from broker.errors import BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
-from broker.topology import Topology
+from broker.topology import Binding, Topology
 
 _log = logging.getLogger(__name__)
 
@@ -231,6 +231,10 @@ class Link:
     async def declare(self, topology: Topology) -> None:
         """Declare exchanges, queues and bindings, now and after every reconnect. Raises BrokerError."""
         await self._consumer.declare(topology)
+
+    async def unbind(self, binding: Binding) -> None:
+        """Take a binding away; it must not be one that this link has declared. Raises BrokerError."""
+        await self._consumer.unbind(binding)
 
     async def consume(
         self,

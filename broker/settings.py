@@ -17,7 +17,7 @@ from pydantic_settings import (
 )
 
 from broker.errors import ConfigurationError
-from broker.messages import MAX_BODY_BYTES, problems
+from broker.messages import MAX_BODY_BYTES, NAME_PATTERN, problems
 
 PREFIX = "FLUFFLE_"
 
@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     )
     learn_quality: bool = Field(
         True, description="let what reviews and votes find about an LLM count when tasks are assigned"
+    )
+    user: str | None = Field(
+        None, pattern=NAME_PATTERN, description="who sends and gets messages here; unset: the login name"
     )
     max_body: int = Field(MAX_BODY_BYTES, ge=1024, description="largest accepted message body in bytes")
     batch: int = Field(

@@ -3,19 +3,22 @@
 The arguments mean the same on every RabbitMQ from 3.10 to 4.x.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 TASKS = "fluffle.tasks"
 WORK = "fluffle.work"
 STATUS = "fluffle.status"
 MESSAGES = "fluffle.messages"
+MAILBOXES = "fluffle.mailboxes"
+UNDELIVERED = "fluffle.undelivered"
 QUERIES = "fluffle.queries"
 EVENTS = "fluffle.events"
 REJECTED = "fluffle.rejected"
 UNROUTABLE = "fluffle.unroutable"
 COORDINATOR = "fluffle.coordinator"
 REPLIES, WATCHERS = "fluffle.reply", "fluffle.watch"  # how the exclusive queues of clients begin
+EVERYBODY = "all"  # the address of every mailbox
 
 DELIVERY_LIMIT = 20
 KEEP_FOREVER = 1_000_000  # deliveries: unset, 4.x drops after 20; -1 discards at once on 3.10
@@ -52,15 +55,24 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
+class Relay:
+    """All messages published to `exchange` go on to the exchange `to` as well, with their routing keys."""
+
+    exchange: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
 class Topology:
-    """A set of declarations, made in the order exchanges, queues, bindings. Declaring it again changes nothing."""
+    """A set of declarations, made in this order. Declaring it again changes nothing."""
 
     exchanges: tuple[Exchange, ...] = ()
+    relays: tuple[Relay, ...] = ()
     queues: tuple[Queue, ...] = ()
     bindings: tuple[Binding, ...] = ()
 
 
-def durable(name: str) -> Queue:
+def durable(name: str, *, deliveries: int = DELIVERY_LIMIT) -> Queue:
     """A quorum queue whose undeliverable messages end in the rejected queue."""
     return Queue(
         name,
@@ -70,7 +82,7 @@ def durable(name: str) -> Queue:
             "x-dead-letter-exchange": REJECTED,
             "x-dead-letter-routing-key": f"dead.{name}",
             "x-dead-letter-strategy": "at-least-once",
-            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-delivery-limit": deliveries,
         },
     )
 
@@ -80,7 +92,7 @@ def _exchange(name: str, kind: str) -> Exchange:
 
 
 TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage", "answer")
-QUERY_KEYS = ("task", "tasks", "llms", "placement", "report")
+QUERY_KEYS = ("task", "tasks", "llms", "placement", "report", "messages", "conversations")
 
 SHARED = Topology(
     exchanges=(
@@ -93,11 +105,17 @@ SHARED = Topology(
         _exchange(WORK, "direct"),
         _exchange(STATUS, "topic"),
         _exchange(MESSAGES, "topic"),
+        # A message goes to the coordinator, for the history, and on to the mailboxes. What is for none of them goes to
+        # the coordinator a second time, by a queue that tells so.
+        Exchange(UNDELIVERED, "fanout"),
+        Exchange(MAILBOXES, "topic", {"alternate-exchange": UNDELIVERED}),
         _exchange(QUERIES, "direct"),
     ),
+    relays=(Relay(MESSAGES, MAILBOXES),),
     queues=(
         Queue(REJECTED, {"x-queue-type": "quorum", "x-delivery-limit": KEEP_FOREVER}),
         durable(COORDINATOR),
+        durable(UNDELIVERED),
         Queue(
             QUERIES,
             {"x-queue-type": "quorum", "x-max-length": QUERY_BACKLOG, "x-overflow": "reject-publish"},
@@ -108,6 +126,8 @@ SHARED = Topology(
         Binding(REJECTED, "rejected.#", REJECTED),
         Binding(UNROUTABLE, "", COORDINATOR),
         Binding(STATUS, "#", COORDINATOR),
+        Binding(MESSAGES, "#", COORDINATOR),
+        Binding(UNDELIVERED, "", UNDELIVERED),
         *(Binding(TASKS, key, COORDINATOR) for key in TASK_KEYS),
         *(Binding(QUERIES, key, QUERIES) for key in QUERY_KEYS),
     ),
@@ -129,11 +149,39 @@ def control_address(name: str, instance: str) -> str:
     return f"llm.{name}.{instance}"
 
 
-def llm_topology(name: str) -> Topology:
+def user_address(name: str) -> str:
+    """The address of a person: their mailbox."""
+    return f"user.{name}"
+
+
+def group_address(name: str) -> str:
+    """The address of a group: of all mailboxes that have joined it."""
+    return f"group.{name}"
+
+
+def mailbox(address: str, groups: Iterable[str] = ()) -> Topology:
+    """The mailbox of an LLM or a person: what is sent to its address, to everybody, and to these groups.
+
+    A group that was joined before and is not named here stays joined. A person may look at a message again and again
+    without taking it.
+    """
+    keys = (address, EVERYBODY)
+    own = (Binding(MAILBOXES, key, address) for key in keys)
+    queue = durable(address, deliveries=KEEP_FOREVER if address.startswith("user.") else DELIVERY_LIMIT)
+    return Topology(queues=(queue,), bindings=(*own, *(membership(address, group) for group in groups)))
+
+
+def membership(address: str, group: str) -> Binding:
+    """What makes a mailbox one of a group."""
+    return Binding(MAILBOXES, group_address(group), address)
+
+
+def llm_topology(name: str, groups: Iterable[str] = ()) -> Topology:
     """What all instances of an LLM share. An LLM with no more than its own rights finds it declared."""
+    mail = mailbox(llm_address(name), groups)
     return Topology(
-        queues=(durable(work_queue(name)),),
-        bindings=(Binding(WORK, llm_address(name), work_queue(name)),),
+        queues=(durable(work_queue(name)), *mail.queues),
+        bindings=(Binding(WORK, llm_address(name), work_queue(name)), *mail.bindings),
     )
 
 

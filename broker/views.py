@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from broker.mail import Address
 from broker.messages import Count, Failure, Name, Status, Submission, Tag, TaskId, Usage, Wire
 from broker.reporting import METRICS, MOST_DIMENSIONS, MOST_ROWS
 
@@ -169,6 +170,68 @@ class LLMList(View):
     """The LLMs by name."""
 
     llms: list[LLMView]
+
+
+class MessagesQuery(Wire):
+    """Routing key `messages`: a page of messages, newest first. The answer is a MessagePage. Filters narrow."""
+
+    routing_key: ClassVar[str] = "messages"
+
+    conversation_id: TaskId | None = None
+    participant: Address | None = None
+    in_reply_to: TaskId | None = None
+    text: Annotated[str, Field(max_length=200)] | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 50
+    before: Count | None = None
+
+
+class MessageView(View):
+    """A message of the history. `delivered` is false when no mailbox was found for it."""
+
+    id: str
+    sender: str
+    receiver: str
+    content: str
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    conversation_id: str
+    in_reply_to: str | None = None
+    sent_at: datetime
+    delivered: bool = True
+
+
+class MessagePage(View):
+    """Messages of the history. `next` is the `before` of the following page, None on the last one."""
+
+    messages: list[MessageView]
+    next: int | None = None
+
+
+class ConversationsQuery(Wire):
+    """Routing key `conversations`: a page of conversations, that with the newest message first.
+
+    The answer is a ConversationPage.
+    """
+
+    routing_key: ClassVar[str] = "conversations"
+
+    participant: Address | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 50
+    before: Count | None = None
+
+
+class ConversationView(View):
+    """A conversation: how many messages it has, and the last of them."""
+
+    id: str
+    count: int
+    last: MessageView
+
+
+class ConversationPage(View):
+    """Conversations. `next` is the `before` of the following page, None on the last one."""
+
+    conversations: list[ConversationView]
+    next: int | None = None
 
 
 class PlacementQuery(Submission):

@@ -188,6 +188,8 @@ class Bookkeeper:
         items: list[Item] = []
         for delivery in batch:
             match read(delivery, limit=self._max_body, require_identity=self._require_identity):
+                case None:
+                    pass
                 case Refused() as refused:
                     items += refusal(refused, now)
                 case event:

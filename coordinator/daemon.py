@@ -27,7 +27,7 @@ from broker.errors import (
 from broker.instants import Instant, seconds
 from broker.link import Link
 from broker.settings import Settings
-from broker.topology import COORDINATOR, QUERIES, SHARED
+from broker.topology import COORDINATOR, QUERIES, SHARED, UNDELIVERED
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.crash import crash_point
 from coordinator.database import open_engine
@@ -152,7 +152,10 @@ class Coordinator:
     async def _serve(self) -> None:
         self._inbox.clear()
         self._publish(await self._write(self._books.rebuild))
-        inbox = await self._link.consume(COORDINATOR, self._on_delivery, prefetch=2 * self._settings.batch)
+        most = 2 * self._settings.batch
+        inboxes = [
+            await self._link.consume(queue, self._on_delivery, prefetch=most) for queue in (COORDINATOR, UNDELIVERED)
+        ]
         self._on_ready("leading")
         try:
             while not self._stopping.is_set():
@@ -173,7 +176,8 @@ class Coordinator:
                 await asyncio.wait(self._publishing, timeout=LAST_CONFIRMS)
             await self._write(self._books.settle)
         finally:
-            inbox.cancel()
+            for inbox in inboxes:
+                inbox.cancel()
             for delivery in self._inbox:  # for whoever leads now
                 delivery.requeue()
 

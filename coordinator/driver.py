@@ -21,6 +21,11 @@ def insert_rows(connection: Connection, table: Table, rows: Rows) -> None:
     _execute(connection, _insert, table, rows)
 
 
+def keep_rows(connection: Connection, table: Table, rows: Rows) -> None:
+    """Put rows into a table; one that is there already, by any unique column, stays as it is."""
+    _execute(connection, _keep, table, rows)
+
+
 def upsert_rows(connection: Connection, table: Table, rows: Rows) -> None:
     """Put rows into a table; one that is there already, by its primary key, is replaced."""
     _execute(connection, _upsert, table, rows)
@@ -57,6 +62,11 @@ def _execute(connection: Connection, make: Statement, table: Table, rows: Rows) 
 def _insert(table: Table, columns: Columns, mark: str) -> str:
     marks = ", ".join(mark for _ in columns)
     return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - our own names
+
+
+@lru_cache
+def _keep(table: Table, columns: Columns, mark: str) -> str:
+    return f"{_insert(table, columns, mark)} ON CONFLICT DO NOTHING"
 
 
 @lru_cache

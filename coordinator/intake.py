@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,8 @@ from broker.connection import UNDECODABLE, Delivery
 from broker.errors import DecodeError, Problem
 from broker.ids import uuid7
 from broker.instants import Instant, from_datetime, to_iso
+from broker.mail import MessageProgress
+from broker.mailer import read_message
 from broker.messages import (
     NAME_PATTERN,
     Answer,
@@ -39,6 +42,8 @@ from coordinator.core.events import (
     Event,
     Left,
     ManageRequested,
+    MessageSent,
+    MessageUndelivered,
     Progressed,
     Reported,
     Resumed,
@@ -69,8 +74,11 @@ class Refused:
     answered: bool = True
 
 
-def read(delivery: Delivery, *, limit: int, require_identity: bool = False) -> Event | Refused:
-    """The event that a delivery stands for, or why it stands for none. Never raises."""
+def read(delivery: Delivery, *, limit: int, require_identity: bool = False) -> Event | Refused | None:
+    """The event that a delivery stands for, or why it stands for none. Never raises.
+
+    None when it is nothing that the coordinator has to do with.
+    """
     properties = delivery.properties
     try:
         if UNDECODABLE in delivery.headers:
@@ -85,9 +93,13 @@ def read(delivery: Delivery, *, limit: int, require_identity: bool = False) -> E
                 return _request(delivery, limit)
             case topology.STATUS:
                 return _status(delivery, limit)
+            case topology.MESSAGES:
+                return _message(delivery, limit)
             case _:
                 raise _unknown_key(delivery)
     except DecodeError as error:
+        if delivery.queue == topology.UNDELIVERED and delivery.exchange == topology.MESSAGES:
+            return None  # it is refused where it comes for the history
         answered = not require_identity or may_be_answered_at(properties.user_id, properties.reply_to or "")
         return Refused(delivery, in_short(error.problems), answered)
 
@@ -114,10 +126,7 @@ def in_short(problems: Sequence[Problem]) -> tuple[Problem, ...]:
 
 
 def _request(delivery: Delivery, limit: int) -> Event:
-    properties = delivery.properties
-    for name in ("user_id", "reply_to", "correlation_id"):
-        _must_be_text(name, getattr(properties, name) or "")
-    sender = Sender(properties.user_id, properties.reply_to, properties.correlation_id)
+    properties, sender = delivery.properties, _sender(delivery)
     match delivery.routing_key:
         case "submit":
             spec = decode(Submission, delivery.body, limit=limit)
@@ -150,7 +159,7 @@ def _request(delivery: Delivery, limit: int) -> Event:
             raise _unknown_key(delivery)
 
 
-def _status(delivery: Delivery, limit: int) -> Event:
+def _status(delivery: Delivery, limit: int) -> Event | None:
     name, _, kind = delivery.routing_key.rpartition(".")
     if not re.fullmatch(NAME_PATTERN, name):
         raise DecodeError([Problem("", f"the routing key {delivery.routing_key!r} does not begin with a name")])
@@ -164,6 +173,10 @@ def _status(delivery: Delivery, limit: int) -> Event:
         case "resume":
             return Resumed(name, decode(Resume, delivery.body, limit=limit))
         case "progress":
+            if b'"message_id"' in delivery.body:
+                with suppress(DecodeError):
+                    decode(MessageProgress, delivery.body, limit=limit)
+                    return None  # an answer to a message, for whoever listens
             return Progressed(name, decode(Progress, delivery.body, limit=limit))
         case "hello" | "beat":
             presence = decode(Presence, delivery.body, limit=limit)
@@ -177,6 +190,22 @@ def _status(delivery: Delivery, limit: int) -> Event:
             return Left(goodbye)
         case _:
             raise _unknown_key(delivery)
+
+
+def _message(delivery: Delivery, limit: int) -> Event:
+    """A message comes once for the history, and once more when it has found no mailbox."""
+    message, sender = read_message(delivery, limit=limit), _sender(delivery)
+    _must_fit(sent_at=message.sent_at)
+    if delivery.queue == topology.UNDELIVERED:
+        return MessageUndelivered(message, delivery.routing_key, sender)
+    return MessageSent(message)
+
+
+def _sender(delivery: Delivery) -> Sender:
+    properties = delivery.properties
+    for name in ("user_id", "reply_to", "correlation_id"):
+        _must_be_text(name, getattr(properties, name) or "")
+    return Sender(properties.user_id, properties.reply_to, properties.correlation_id)
 
 
 def _must_be_plain(encoding: str | None) -> None:
@@ -242,7 +271,14 @@ def refusal(refused: Refused, now: Instant, task_id: str | None = None) -> list[
     properties = refused.delivery.properties
     name = task_id or properties.message_id or ""
     reply_to = properties.reply_to if refused.answered else None
-    answer = Refuse(name, refused.problems, reply_to, properties.correlation_id)
+    is_message = refused.delivery.exchange == topology.MESSAGES
+    answer = Refuse(
+        name,
+        refused.problems,
+        reply_to,
+        properties.correlation_id,
+        type="message.rejected" if is_message else "task.rejected",
+    )
     return [answer, _keep(refused.delivery, refused.problems, now)]
 
 

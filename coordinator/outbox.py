@@ -14,14 +14,17 @@ from pydantic_core import from_json, to_json
 from broker.errors import Problem
 from broker.ids import uuid7
 from broker.instants import Instant
+from broker.mail import Message
 from broker.messages import Status
 from coordinator.core.commands import (
     Announce,
     AnnounceLLM,
+    AnnounceMessage,
     Answer,
     AnswerLLM,
     Assign,
     Command,
+    Deliver,
     DrainInstance,
     Refuse,
     Stop,
@@ -68,8 +71,12 @@ def _packed(item: Item) -> tuple[Any, ...]:
             return ("stop", llm, instance, task_id, attempt, reason)
         case Tell():
             return ("tell", *astuple(item))
-        case Refuse(task_id, problems, reply_to, correlation_id):
-            return ("refuse", task_id, problems, reply_to, correlation_id)
+        case Refuse(task_id, problems, reply_to, correlation_id, _, kind):
+            return ("refuse", task_id, problems, reply_to, correlation_id, kind)
+        case AnnounceMessage(at, message):
+            return ("message", at, message)
+        case Deliver(message, to):
+            return ("deliver", message, to)
         case AnnounceLLM(at, name, state):
             return ("llm", at, name, state)
         case Keep():
@@ -107,8 +114,12 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
                 items.append(Stop(*fields))
             case "tell", fields:
                 items.append(Tell(*fields))
-            case "refuse", [task_id, problems, reply_to, correlation_id]:
-                items.append(Refuse(task_id, _problems(problems), reply_to, correlation_id))
+            case "refuse", [task_id, problems, reply_to, correlation_id, kind]:
+                items.append(Refuse(task_id, _problems(problems), reply_to, correlation_id, type=kind))
+            case "message", [at, message]:
+                items.append(AnnounceMessage(at, _message(message)))
+            case "deliver", [message, to]:
+                items.append(Deliver(_message(message), to))
             case "answer-llm", fields:
                 items.append(AnswerLLM(*fields))
             case "drain", fields:
@@ -119,6 +130,10 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
                 body, problems = b64decode(fields["body"]), _problems(fields["problems"])
                 items.append(Keep(**{**fields, "body": body, "problems": problems}))
     return items
+
+
+def _message(fields: dict[str, Any]) -> Message:
+    return Message.model_validate_json(to_json(fields))
 
 
 def _problems(rows: list[list[str]]) -> tuple[Problem, ...]:

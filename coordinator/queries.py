@@ -1,7 +1,7 @@
 """Answers to queries: reads that disturb nobody. A connection of their own, never the batch loop's."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from pydantic_core import to_json
@@ -10,8 +10,16 @@ from sqlalchemy import CompoundSelect, Connection, Engine, Select, exists, null,
 from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable
 from broker.instants import Instant, Micros
 from broker.messages import Rejection, Wrong, decode
-from broker.views import LLMsQuery, PlacementQuery, ReportQuery, TaskQuery, TasksQuery
-from coordinator import schema
+from broker.views import (
+    ConversationsQuery,
+    LLMsQuery,
+    MessagesQuery,
+    PlacementQuery,
+    ReportQuery,
+    TaskQuery,
+    TasksQuery,
+)
+from coordinator import history, schema
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.policies import load_policy
@@ -24,6 +32,8 @@ from coordinator.rows import llm_of
 from coordinator.store import database_errors, tasks_of
 
 MOST_LABELS = 8  # in one query: the time to plan it grows with every one
+
+Q = TypeVar("Q", TasksQuery, MessagesQuery, ConversationsQuery)
 
 _log = structlog.get_logger("coordinator")
 _tasks, _labels, _llms = schema.tasks, schema.labels, schema.llms
@@ -58,13 +68,17 @@ class Queries:
                     case "task":
                         shown = self._task(connection, decode(TaskQuery, body))
                     case "tasks":
-                        shown = self._list(connection, decode(TasksQuery, body))
+                        shown = self._list(connection, _answerable(decode(TasksQuery, body)))
                     case "llms":
                         shown = self._llms(connection, decode(LLMsQuery, body))
                     case "placement":
                         shown = self._placement(connection, decode(PlacementQuery, body))
                     case "report":
                         shown = self._report(connection, decode(ReportQuery, body))
+                    case "messages":
+                        shown = history.messages(connection, _answerable(decode(MessagesQuery, body)))
+                    case "conversations":
+                        shown = history.conversations(connection, _answerable(decode(ConversationsQuery, body)))
                     case _:
                         raise QueryRejected([Problem("", f"there is no query {routing_key!r}")])
                 return "query.answer", to_json(shown)
@@ -87,7 +101,6 @@ class Queries:
         return view(tasks_of(connection, rows)[0])
 
     def _list(self, connection: Connection, query: TasksQuery) -> dict[str, Any]:
-        _must_be_answerable(query)
         heavy = ("inputs", "result")
         columns = [null().label(c.name) if c.name in heavy else c for c in _tasks.c]
         newest_first = _tasks.c.seq.desc()
@@ -122,14 +135,15 @@ class Queries:
         return report_view(connection, query, self._clock())
 
 
-def _must_be_answerable(query: TasksQuery) -> None:
-    """What the types let through and a database has no place for."""
-    if "\0" in (query.text or ""):
+def _answerable(query: Q) -> Q:
+    """The query. Raises QueryRejected for what the types let through and a database has no place for."""
+    if "\0" in (getattr(query, "text", None) or ""):
         raise QueryRejected([Problem("text", "contains NUL")])
     if (query.before or 0) >= 2**63:
         raise QueryRejected([Problem("before", "is out of range")])
-    if len(query.label) > MOST_LABELS:
+    if isinstance(query, TasksQuery) and len(query.label) > MOST_LABELS:
         raise QueryRejected([Problem("label", f"there may be {MOST_LABELS} labels")])
+    return query
 
 
 def _rejected(problems: Sequence[Problem]) -> tuple[str, bytes]:

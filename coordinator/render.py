@@ -1,12 +1,15 @@
 """The messages that items of the outbox become on the wire."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import assert_never
 
 from pydantic_core import to_json
 
 from broker.connection import Outgoing
-from broker.instants import to_iso
+from broker.instants import Instant, to_iso
+from broker.mail import Message, is_address
+from broker.mailer import to_publish
 from broker.messages import EVENT_TYPE, Dependency, Drain, Rejection, Wire, Wrong
 from broker.messages import Stop as StopMessage
 from broker.messages import Tell as TellMessage
@@ -14,9 +17,11 @@ from broker.topology import EVENTS, REJECTED, WORK, control_address, llm_address
 from coordinator.core.commands import (
     Announce,
     AnnounceLLM,
+    AnnounceMessage,
     Answer,
     AnswerLLM,
     Assign,
+    Deliver,
     DrainInstance,
     Refuse,
     Stop,
@@ -57,12 +62,16 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
             case Tell(llm, instance, task_id, attempt, question, answer):
                 tell = TellMessage(task_id=task_id, attempt=attempt, question=question, answer=answer)
                 yield _order(llm, instance, tell)
-            case Refuse(_, _, reply_to, _):
+            case Refuse(_, _, reply_to):
                 if reply_to:
                     yield _refusal(item, reply_to)
             case AnnounceLLM(at, name, state):
                 data = {"name": name, "state": state}
                 yield _event(f"llm.{state}", name, f"llm.{state}.{name}", to_iso(at) or "", to_json(data))
+            case AnnounceMessage(at, message):
+                yield _message_event(at, message)
+            case Deliver(message, to):
+                yield _delivered(message, to)
             case Keep():
                 yield from _kept(item)
             case _:
@@ -141,7 +150,20 @@ def _dependency(task: Task) -> Dependency:
 def _refusal(refuse: Refuse, reply_to: str) -> Outgoing:
     errors = [Wrong(path=problem.path, message=problem.message) for problem in refuse.problems]
     body = Rejection(id=refuse.task_id or None, errors=errors).encode()
-    return _answer(reply_to, body, "task.rejected", refuse.correlation_id)
+    return _answer(reply_to, body, refuse.type, refuse.correlation_id)
+
+
+def _message_event(at: Instant, message: Message) -> Outgoing:
+    key = f"message.{message.receiver}"
+    return _event("message.sent", message.id, key, to_iso(at) or "", message.encode(), event_id=message.id)
+
+
+def _delivered(message: Message, to: str) -> Outgoing:
+    """By fluffle.messages to a mailbox, and straight to any other queue. It may have gone meanwhile."""
+    if is_address(to):
+        return to_publish(message, to=to)
+    outgoing = to_publish(message, correlation_id=message.in_reply_to)
+    return replace(outgoing, exchange="", routing_key=to, mandatory=not to.startswith(DIRECT_REPLY_TO))
 
 
 def _kept(item: Keep) -> Iterator[Outgoing]:

@@ -6,7 +6,8 @@ from typing import Any
 from pydantic_core import from_json, to_json
 from sqlalchemy import RowMapping
 
-from broker.instants import EPOCH, Instant
+from broker.instants import EPOCH, Instant, from_datetime, to_iso
+from broker.mail import Message
 from broker.messages import Failure, Status, Submission, Usage
 from coordinator.core.estimates import Learned
 from coordinator.core.pool import LLM, Instance
@@ -201,6 +202,38 @@ def llm_of(row: Row) -> LLM:
         last_seen=Instant(row["last_seen"]),
         instances={key: Instance(key, value["slots"], EPOCH, value["draining"]) for key, value in instances.items()},
     )
+
+
+def message_row(message: Message, at: Instant) -> dict[str, Any]:
+    """Every column of a message that has come at that moment, but for its number."""
+    return {
+        "id": message.id,
+        "conversation_id": message.conversation_id,
+        "sender": message.sender,
+        "receiver": message.receiver,
+        "content": message.content,
+        "metadata": _json(message.metadata or None),
+        "in_reply_to": message.in_reply_to,
+        "sent_at": from_datetime(message.sent_at),
+        "received_at": at,
+        "delivered": True,
+    }
+
+
+def message_view(row: Row) -> dict[str, Any]:
+    """The message of a row, as JSON-able data without the fields that hold nothing."""
+    shown = {
+        "id": row["id"],
+        "sender": row["sender"],
+        "receiver": row["receiver"],
+        "content": row["content"],
+        "metadata": _value(row["metadata"]),
+        "conversation_id": row["conversation_id"],
+        "in_reply_to": row["in_reply_to"],
+        "sent_at": to_iso(row["sent_at"]),
+        "delivered": bool(row["delivered"]),
+    }
+    return {name: value for name, value in shown.items() if value is not None}
 
 
 def _json(value: Any) -> str | None:

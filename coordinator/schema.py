@@ -197,6 +197,26 @@ llms = Table(
     Column("instances", Text, nullable=False),  # JSON: id -> {slots, draining}
 )
 
+messages = Table(
+    "messages",
+    metadata,
+    Column("seq", _Serial, primary_key=True, autoincrement=True),  # order of arrival at the coordinator
+    Column("id", Text, nullable=False),
+    Column("conversation_id", Text, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("receiver", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("metadata", Text),  # JSON
+    Column("in_reply_to", Text),
+    Column("sent_at", BigInteger, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("delivered", Boolean, nullable=False),
+)
+Index("messages_by_id", messages.c.id, unique=True)
+Index("messages_of_conversation", messages.c.conversation_id, messages.c.seq)
+Index("messages_from", messages.c.sender, messages.c.seq)
+Index("messages_to", messages.c.receiver, messages.c.seq)
+
 outbox = Table(
     "outbox",
     metadata,

@@ -20,7 +20,7 @@ from coordinator.core.board import Changes
 from coordinator.core.events import NEVER
 from coordinator.core.pool import LLM
 from coordinator.core.task import Attempt, Task
-from coordinator.driver import delete_rows, insert_rows, rows_with, update_rows, upsert_rows
+from coordinator.driver import delete_rows, insert_rows, keep_rows, rows_with, update_rows, upsert_rows
 from coordinator.leadership import Lease
 from coordinator.rows import (
     Row,
@@ -29,6 +29,7 @@ from coordinator.rows import (
     changing_row,
     llm_of,
     llm_row,
+    message_row,
     specified_row,
     task_of,
     task_row,
@@ -43,6 +44,7 @@ _CHUNK = 500  # ids in one IN (…)
 _tasks, _attempts, _dependencies = schema.tasks, schema.attempts, schema.dependencies
 _labels, _skills, _llms = schema.labels, schema.skills, schema.llms
 _outbox, _leader = schema.outbox, schema.leader
+_messages = schema.messages
 
 # Statements of every batch, built once: building one costs more than running it.
 _extend_lease = update(_leader).where(_leader.c.epoch == bindparam("mine")).values(expires_at=bindparam("until"))
@@ -132,6 +134,7 @@ class Store:
             upsert_rows(connection, _attempts, [attempt_row(task, attempt) for task, attempt in changes.attempts])
             self._write_dependencies(connection, changes)
             upsert_rows(connection, _llms, [llm_row(llm) for llm in changes.llms.values()])
+            self._write_messages(connection, changes)
             if outbox is None:
                 return None
             row: int = connection.exec_driver_sql(self._post, {"text": outbox}).scalar_one()
@@ -161,6 +164,11 @@ class Store:
         upsert_rows(connection, _dependencies, edges)
         for chunk in _chunks(changes.met):
             connection.execute(update(_dependencies).where(_dependencies.c.depends_on.in_(chunk)).values(met=True))
+
+    def _write_messages(self, connection: Connection, changes: Changes) -> None:
+        keep_rows(connection, _messages, [message_row(*came) for came in changes.messages.values()])
+        undelivered = [{"delivered": False, "id": message_id} for message_id in changes.undelivered]
+        update_rows(connection, _messages, undelivered)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 

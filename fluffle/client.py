@@ -4,9 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Self, TypeVar, Unpack
-
-from pydantic import BaseModel, ValidationError
+from typing import Any, Self, Unpack
 
 from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
@@ -21,9 +19,6 @@ from broker.messages import (
     Status,
     Submission,
     Update,
-    Wire,
-    decode,
-    problems,
 )
 from broker.topology import Binding
 from broker.views import (
@@ -41,17 +36,17 @@ from broker.views import (
 )
 from fluffle.correspondence import AT_ONCE, Command, Correspondence, batched
 from fluffle.fields import Changes, Fields, Management, OtherFields, ReportFields
+from fluffle.forms import made as _made
+from fluffle.forms import read as _read
 from fluffle.handle import TaskHandle
+from fluffle.mail import Messaging
 from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Arrivals, Event, next_told, standing, subscription
 
 _LIVE = [status for status in Status if status not in FINAL]
 _UNANSWERED = 5_000  # most submissions of submit_many that await their answer
 
-W = TypeVar("W", bound=Wire)
-M = TypeVar("M", bound=BaseModel)
 
-
-class Client:
+class Client(Messaging):
     """A client of the coordinator, over RabbitMQ.
 
         async with Client() as client:
@@ -60,12 +55,21 @@ class Client:
 
     `url` is an AMQP URL; without one it is FLUFFLE_AMQP_URL, else the private node. `answer_timeout` is how many
     seconds the coordinator may take to answer before NoAnswer is raised. The connection is rebuilt by itself when
-    it is lost, and what was missed meanwhile is asked for. Entering raises ConfigurationError, BrokerUnreachable or
+    it is lost, and what was missed meanwhile is asked for. `user` is who sends and gets messages, a name such as `ana`;
+    without one it is FLUFFLE_USER, else the login name. Entering raises ConfigurationError, BrokerUnreachable or
     AccessRefused.
     """
 
-    def __init__(self, url: str | None = None, *, name: str = "fluffle client", answer_timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        name: str = "fluffle client",
+        answer_timeout: float = 30.0,
+        user: str | None = None,
+    ) -> None:
         self._url = url
+        self._user = user
         self._name = name
         self._answer_timeout = answer_timeout
         self._correspondence: Correspondence
@@ -387,15 +391,3 @@ def _submission(task: str | Submission, fields: Fields) -> Submission:
     if values.get("id") is None:
         values["id"] = uuid7()
     return _made(Submission, TaskRejected, **values)
-
-
-def _made(kind: type[W], refusal: type[TaskRejected] | type[QueryRejected], **values: Any) -> W:
-    """A message from Python values. What the coordinator would reject is refused here, in the same way."""
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise refusal(problems(error)) from error
-
-
-def _read(kind: type[M], body: bytes) -> M:
-    return decode(kind, body, limit=len(body))

@@ -23,11 +23,20 @@ from broker.ids import uuid7
 from broker.link import Link
 from broker.messages import Answer, Assign, Cancel, Manage, Rejection, Retry, Submission, Update, decode
 from broker.topology import QUERIES, REPLIES, TASKS, Queue, Topology
-from broker.views import LLMsQuery, PlacementQuery, ReportQuery, TaskQuery, TasksQuery, TaskView
+from broker.views import (
+    ConversationsQuery,
+    LLMsQuery,
+    MessagesQuery,
+    PlacementQuery,
+    ReportQuery,
+    TaskQuery,
+    TasksQuery,
+    TaskView,
+)
 from fluffle.handle import TaskHandle
 from fluffle.opening import open_link
 
-Query = TaskQuery | TasksQuery | LLMsQuery | PlacementQuery | ReportQuery
+Query = TaskQuery | TasksQuery | LLMsQuery | PlacementQuery | ReportQuery | MessagesQuery | ConversationsQuery
 Command = Cancel | Retry | Assign | Update | Answer | Manage
 
 T = TypeVar("T")
@@ -82,6 +91,11 @@ class Correspondence:
     def connected(self) -> bool:
         """Whether the link is up."""
         return self._link.connected
+
+    @property
+    def link(self) -> Link:
+        """The link that carries all of it."""
+        return self._link
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from broker.errors import TaskRejected
+from broker.mail import MessageProgress
 from broker.messages import Progress, Submission
-from broker.views import TaskView
+from broker.views import MessageView, TaskView
 from fluffle.client import Client
 from fluffle.fields import Fields
 from fluffle.handle import TaskHandle
@@ -113,8 +114,15 @@ class SyncClient(_Face[Client]):
         print(client.submit("Summarise the incident log", inputs={"text": log}).result())
     """
 
-    def __init__(self, url: str | None = None, *, name: str = "fluffle client", answer_timeout: float = 30.0) -> None:
-        self._inner = Client(url, name=name, answer_timeout=answer_timeout)
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        name: str = "fluffle client",
+        answer_timeout: float = 30.0,
+        user: str | None = None,
+    ) -> None:
+        self._inner = Client(url, name=name, answer_timeout=answer_timeout, user=user)
 
     def __enter__(self) -> Self:
         self._loop = _Loop()
@@ -165,6 +173,30 @@ class SyncClient(_Face[Client]):
     report = _blocking(Client.report)
     wait = _blocking(Client.wait)
     endings = _iterating(Client.endings)
+    send = _blocking(Client.send)
+    ask = _blocking(Client.ask)
+    inbox = _iterating(Client.inbox)
+    join = _blocking(Client.join)
+    leave = _blocking(Client.leave)
+    messages = _iterating(Client.messages)
+    conversations = _iterating(Client.conversations)
+
+    @property
+    def address(self) -> str:
+        """`Client.address`."""
+        return self._inner.address
+
+    @contextmanager
+    def listen(
+        self, *, participant: str | None = None, progress: bool = False
+    ) -> Iterator[Iterator[MessageView | MessageProgress]]:
+        """`Client.listen`."""
+        listening = self._inner.listen(participant=participant, progress=progress)
+        said = self._loop.run(listening.__aenter__())
+        try:
+            yield self._loop.iterate(said)
+        finally:
+            self._loop.run(listening.__aexit__(None, None, None))
 
     @contextmanager
     def watch(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from broker.errors import Problem
 from broker.instants import Instant, Micros
+from broker.mail import Message
 from broker.messages import Status
 from coordinator.core.assignment import Decision
 from coordinator.core.commands import Announce, AnnounceLLM, Answer, AnswerType, Assign, Command, Refuse, Stop, View
@@ -33,6 +34,8 @@ class Changes:
     waits: list[tuple[Task, frozenset[str]]] = field(default_factory=list)  # new tasks and their open dependencies
     met: list[str] = field(default_factory=list)  # ids of ended tasks whose dependents have been told
     llms: dict[str, LLM] = field(default_factory=dict)
+    messages: dict[str, tuple[Message, Instant]] = field(default_factory=dict)  # by id, with when they came
+    undelivered: list[str] = field(default_factory=list)  # ids of messages
 
 
 class _Telling(NamedTuple):

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from broker.errors import Problem
 from broker.instants import Instant
-from coordinator.core.events import Reported, Submitted
+from broker.mail import Message
+from coordinator.core.events import MessageUndelivered, Reported, Submitted
 
 AnswerType = Literal["task.accepted", "task.completed", "task.failed", "task.cancelled"]
 View = dict[str, Any]
@@ -52,7 +53,8 @@ class Refuse:
     problems: tuple[Problem, ...]
     reply_to: str | None
     correlation_id: str | None
-    event: Submitted | Reported | None = None
+    event: Submitted | Reported | MessageUndelivered | None = None
+    type: Literal["task.rejected", "message.rejected"] = "task.rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,22 @@ class AnnounceLLM:
     at: Instant
     name: str
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceMessage:
+    """Publish a message that was sent as an event."""
+
+    at: Instant
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Send a message to a mailbox, or bring it to the queue `to`, which is no mailbox."""
+
+    message: Message
+    to: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +120,16 @@ class AnswerLLM:
     view: View
 
 
-Command = Assign | Stop | Tell | DrainInstance | Answer | AnswerLLM | Refuse | Announce | AnnounceLLM
+Command = (
+    Assign
+    | Stop
+    | Tell
+    | DrainInstance
+    | Answer
+    | AnswerLLM
+    | Refuse
+    | Announce
+    | AnnounceLLM
+    | AnnounceMessage
+    | Deliver
+)

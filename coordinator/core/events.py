@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.instants import Instant
+from broker.mail import Message
 from broker.messages import Claim, Goodbye, Manage, Presence, Progress, Result, Resume, Submission, Wait
 
 
@@ -146,6 +147,22 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageSent:
+    """Somebody has said something to somebody."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class MessageUndelivered:
+    """A message was sent with a routing key that leads to no mailbox."""
+
+    message: Message
+    routing_key: str
+    sender: Sender = Sender()
+
+
+@dataclass(frozen=True, slots=True)
 class TaskEnded:
     """A task ended. `dependents` wait for it, `children` were part of it and may still be live; all are loaded."""
 
@@ -174,9 +191,11 @@ class Tick:
 
 
 Request = Submitted | CancelRequested | RetryRequested | AssignRequested | UpdateRequested | ManageRequested
+Correspondence = MessageSent | MessageUndelivered
 Event = (
     Request
     | AnswerGiven
+    | Correspondence
     | Seen
     | Left
     | Claimed

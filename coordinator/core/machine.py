@@ -24,6 +24,8 @@ from coordinator.core.events import (
     GroupStirred,
     Left,
     ManageRequested,
+    MessageSent,
+    MessageUndelivered,
     Progressed,
     Reported,
     Request,
@@ -38,6 +40,7 @@ from coordinator.core.events import (
 )
 from coordinator.core.expertise import Expertise
 from coordinator.core.groups import Groups, groups_named_in, reserved
+from coordinator.core.mail import Mail
 from coordinator.core.pool import LLM
 from coordinator.core.questions import Questions
 from coordinator.core.requests import Requests
@@ -70,6 +73,7 @@ class Machine:
         self._learn_quality = learn_quality
         self._work = Work(self.board)
         self._questions = Questions(self.board)
+        self._mail = Mail(self.board)
         self._policy = policy or EarliestFinish()
 
     @staticmethod
@@ -96,6 +100,8 @@ class Machine:
             case Tick(woken, overdue):
                 return (*woken, *overdue)
             case Seen() | Left() | Progressed() | Waited() | Resumed() | ManageRequested():
+                return ()
+            case MessageSent() | MessageUndelivered():
                 return ()
             case _:
                 assert_never(event)
@@ -228,6 +234,8 @@ class Machine:
                 self._groups.stirred(event, now)
             case Tick():
                 self._tick(event, now)
+            case MessageSent() | MessageUndelivered():
+                self._mail.handle(event, now)
             case _:
                 self._requests.handle(event, now)
 

@@ -60,7 +60,7 @@ def answers(client: Amqp, good: int, bad: int) -> list[Message]:
     found = [client.take(ANSWERS) for _ in range(2 * good + bad)]
     kinds = Counter((answer.properties.correlation_id, answer.type) for answer in found)
     assert kinds["good", "task.accepted"] == kinds["good", "task.completed"] == good
-    refusals = [answer for answer in found if answer.type == "task.rejected"]
+    refusals = [answer for answer in found if answer.type in ("task.rejected", "message.rejected")]
     assert len(refusals) == bad
     return refusals
 

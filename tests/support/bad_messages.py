@@ -167,7 +167,7 @@ PROPERTIES = {
 
 KEYS = {
     f"{exchange} {key[:20]!r}": Bad(exchange=exchange, key=key, says="unknown routing key")
-    for exchange in (TASKS, "fluffle.work", "fluffle.messages", "fluffle.queries", "fluffle.rejected")
+    for exchange in (TASKS, "fluffle.work", "fluffle.queries", "fluffle.rejected")
     for key in ("nonsense", "task.submit", "a.b.c.d.e.f", "", "Submit", "x" * 255, b"\xff" * 255)
 } | {
     "straight into the inbox": Bad(exchange="", key="fluffle.coordinator", says="unknown routing key"),
@@ -224,7 +224,44 @@ REPORTS = {
     ),
 }
 
-BAD = BODIES | FIELDS | PROPERTIES | KEYS | REPORTS
+HELLO: dict[str, Any] = {"sender": "user.ana", "content": "hello"}
+
+
+def message(body: Any = None, key: str | bytes = "llm.worker", **expected: Any) -> Bad:
+    return Bad(HELLO if body is None else body, "fluffle.messages", key, **expected)
+
+
+MESSAGES = {
+    f"a message to {key[:20]!r}": message(key=key, says="is no address")
+    for key in ("nonsense", "task.submit", "a.b.c.d.e.f", "", "llm.Worker", "x" * 255, b"\xff" * 255)
+} | {
+    "a message to an LLM that never was": message(key="llm.nobody", path="receiver", says="no worker of that name"),
+    "a message to a person without a mailbox": message(key="user.nobody", path="receiver", says="gets a mailbox"),
+    "a message to an empty group": message(key="group.nobody", path="receiver", says="nobody is in the group"),
+    "an answer to a reply queue that is ours": message(
+        {**HELLO, "in_reply_to": "m", "receiver": "user.nobody"},
+        "fluffle.coordinator",
+        path="receiver",
+        says="nobody has the address user.nobody",
+    ),
+    "a message of nothing": message({}, path="content", says="required"),
+    "a message of bytes": message(bytes(range(256)), says="JSON"),
+    "a message without text": message({**HELLO, "content": ""}, path="content", says="at least 1"),
+    "a message with NUL": message({**HELLO, "content": "a\0"}, path="content", says="pattern"),
+    "a message of nobody": message({"content": "hello"}, path="sender", says="required"),
+    "a message of a group": message({**HELLO, "sender": "group.x"}, path="sender", says="pattern"),
+    "a message to somebody else": message(
+        {**HELLO, "receiver": "user.bo"}, path="receiver", says="the routing key says 'llm.worker'"
+    ),
+    "a message that is nested too deep": message(
+        {**HELLO, "metadata": {"a": json.loads("[" * 101 + "]" * 101)}}, path="metadata", says="nested deeper"
+    ),
+    "a message of year 1, seen from the east": message(
+        {**HELLO, "sent_at": "0001-01-01T00:00:00+12:00"}, path="sent_at", says="out of range"
+    ),
+}
+
+BAD = BODIES | FIELDS | PROPERTIES | KEYS | REPORTS | MESSAGES
 
 ODD = {
     "priority 255": {"priority": 255},

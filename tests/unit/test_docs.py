@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from broker import messages, topology
+from broker import mail, messages, topology, views
 from broker.access import Role, TopicPermission, permissions
 from broker.errors import Problem
 from broker.instants import Instant
@@ -35,7 +35,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "examples
 PROTOCOL = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
 MODELS = {
     name: model
-    for name, model in vars(messages).items()
+    for name, model in {**vars(messages), **vars(mail), **vars(views)}.items()
     if isinstance(model, type)
     and issubclass(model, Wire | View)
     and model not in (Wire, View)
@@ -77,11 +77,14 @@ def test_every_queue_is_described_with_its_arguments() -> None:
         queue = code(name)[0]
         own = dict(argument.split("=") for argument in code(arguments))
         described[queue] = (
-            {key: value.replace("<queue>", queue) for key, value in work.items()} if "work queue" in arguments else own
+            {key: value.replace("<queue>", queue) for key, value in work.items()} | own
+            if "work queue" in arguments
+            else own
         )
     declared = (
         *topology.SHARED.queues,
         *topology.llm_topology("<name>").queues,
+        *topology.mailbox("user.<name>").queues,
         *topology.instance_topology("<name>", "<instance>").queues,
     )
     assert described == {queue.name: {key: str(value) for key, value in queue.arguments.items()} for queue in declared}
@@ -92,8 +95,14 @@ def test_every_binding_is_described() -> None:
         (code(exchange)[0], code(key)[0] if code(key) else "", code(queue)[0])
         for exchange, key, queue in table_after("bindings")
     }
-    declared = (*topology.SHARED.bindings, *topology.llm_topology("<name>").bindings)
-    assert described == {(binding.exchange, binding.routing_key, binding.queue) for binding in declared}
+    declared = (
+        *topology.SHARED.bindings,
+        *topology.llm_topology("<name>", ["<group>"]).bindings,
+        *topology.mailbox("user.<name>", ["<group>"]).bindings,
+    )
+    assert described == {(binding.exchange, binding.routing_key, binding.queue) for binding in declared} | {
+        (relay.exchange, "#", relay.to) for relay in topology.SHARED.relays
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -123,7 +132,7 @@ def test_every_state_and_where_it_leads_is_described() -> None:
 
 def test_every_type_of_answer_is_described() -> None:
     described = [code(row[0])[0] for row in table_after("answers")]
-    others = {"task.rejected", "llm.accepted", "query.answer", "query.rejected"}
+    others = {"task.rejected", "llm.accepted", "message.rejected", "query.answer", "query.rejected"}
     assert set(described) == {*get_args(AnswerType), *others}
 
 

@@ -89,6 +89,25 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
+        "messages",
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("conversation_id", sa.Text(), nullable=False),
+        sa.Column("sender", sa.Text(), nullable=False),
+        sa.Column("receiver", sa.Text(), nullable=False),
+        sa.Column("content", sa.Text(), nullable=False),
+        sa.Column("metadata", sa.Text(), nullable=True),
+        sa.Column("in_reply_to", sa.Text(), nullable=True),
+        sa.Column("sent_at", sa.BigInteger(), nullable=False),
+        sa.Column("received_at", sa.BigInteger(), nullable=False),
+        sa.Column("delivered", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("seq"),
+    )
+    op.create_index("messages_by_id", "messages", ["id"], unique=True)
+    op.create_index("messages_from", "messages", ["sender", "seq"], unique=False)
+    op.create_index("messages_of_conversation", "messages", ["conversation_id", "seq"], unique=False)
+    op.create_index("messages_to", "messages", ["receiver", "seq"], unique=False)
+    op.create_table(
         "outbox",
         sa.Column("batch", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("messages", sa.Text(), nullable=False),
@@ -251,6 +270,11 @@ def downgrade() -> None:
     op.drop_table("tasks")
     op.drop_table("skills")
     op.drop_table("outbox")
+    op.drop_index("messages_to", table_name="messages")
+    op.drop_index("messages_of_conversation", table_name="messages")
+    op.drop_index("messages_from", table_name="messages")
+    op.drop_index("messages_by_id", table_name="messages")
+    op.drop_table("messages")
     op.drop_table("llms")
     op.drop_table("leader")
     op.drop_index("labels_by_label", table_name="labels")

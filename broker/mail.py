@@ -1,0 +1,125 @@
+"""Messages between LLMs and people: how they look, how they are told from others, and where they go.
+
+An address is `llm.<name>` or `user.<name>`, whose mailbox is the queue of that name; `group.<name>`, which stands for
+the mailboxes that are bound to it; or `all`.
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import UUID, uuid5
+
+from pydantic import AwareDatetime, Field
+
+from broker.ids import uuid7
+from broker.messages import JsonObject, Name, TaskId, Text, Wire
+from broker.topology import EVERYBODY
+
+ADDRESSES = "llm.<name>, user.<name>, group.<name> or all"
+COORDINATOR = "coordinator"  # the sender of messages that tell what could not be delivered
+
+_NAME = r"[a-z0-9][a-z0-9-]{0,62}"
+_ADDRESS = rf"^(?:(?:llm|user|group)\.{_NAME}|{EVERYBODY})$"
+_SENDER = rf"^(?:(?:llm|user)\.{_NAME}|{COORDINATOR})$"
+_SESSION = re.compile(rf"((llm|user)\.{_NAME})\.{_NAME}")
+_IDS = UUID("6e3f8a52-8f5c-5c0e-9b53-3f5d6a1c7b40")  # the namespace of ids that are made from other ids
+
+Address = Annotated[str, Field(pattern=_ADDRESS, description="an address such as llm.ada, user.ana, group.x or all")]
+SenderAddress = Annotated[str, Field(pattern=_SENDER, description="an address such as llm.ada or user.ana")]
+
+
+class Draft(Wire):
+    """A message as it may be published to `fluffle.messages`: `broker.mailer.read_message` adds what it leaves out."""
+
+    id: TaskId | None = None
+    sender: SenderAddress
+    receiver: Address | None = None
+    content: Text
+    metadata: JsonObject = Field(default_factory=dict)
+    conversation_id: TaskId | None = None
+    in_reply_to: TaskId | None = None
+    sent_at: AwareDatetime | None = None
+
+
+class Message(Draft):
+    """Something that somebody says to somebody. `conversation_id` is the id of the first message of a conversation."""
+
+    id: TaskId
+    receiver: Address
+    conversation_id: TaskId
+    sent_at: AwareDatetime
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it answers another message. An answer goes where its question says, by `reply_to`."""
+        return self.in_reply_to is not None
+
+
+class MessageProgress(Wire):
+    """Routing key `<name>.progress`, too: text of the answer to a message, as it comes."""
+
+    message_id: TaskId
+    conversation_id: TaskId
+    instance: Name
+    text: str
+
+
+def new_message(
+    sender: str,
+    receiver: str,
+    content: str,
+    *,
+    id: str | None = None,  # noqa: A002 - the name of the field
+    conversation_id: str | None = None,
+    in_reply_to: str | None = None,
+    metadata: JsonObject | None = None,
+) -> Message:
+    """A message of now. Without a conversation it begins one. Raises pydantic's ValidationError."""
+    message_id = id or uuid7()
+    return Message(
+        id=message_id,
+        sender=sender,
+        receiver=receiver,
+        content=content,
+        metadata=metadata or {},
+        conversation_id=conversation_id or in_reply_to or message_id,
+        in_reply_to=in_reply_to,
+        sent_at=datetime.now(UTC),
+    )
+
+
+def made_from(*parts: str) -> str:
+    """An id that follows from these texts: the same when it is made once more."""
+    return str(uuid5(_IDS, "\n".join(parts)))
+
+
+def owner_of(session: str) -> str | None:
+    """The address whose session this is: `user.ana` for `user.ana.<session>`. None when it is not one of a session."""
+    found = _SESSION.fullmatch(session)
+    return found[1] if found else None
+
+
+def is_address(text: str) -> bool:
+    """Whether messages can be sent to this."""
+    return re.fullmatch(_ADDRESS, text) is not None
+
+
+class Seen:
+    """The last ids that were seen, to tell a message that comes again."""
+
+    def __init__(self, ids: Iterable[str] = (), *, most: int = 10_000) -> None:
+        self._ids = dict.fromkeys(ids)
+        self._most = most
+
+    def __contains__(self, message_id: str) -> bool:
+        return message_id in self._ids
+
+    def add(self, message_id: str) -> bool:
+        """Take an id in. Returns whether it is new."""
+        if message_id in self._ids:
+            return False
+        self._ids[message_id] = None
+        if len(self._ids) > self._most:
+            del self._ids[next(iter(self._ids))]
+        return True

@@ -1,0 +1,155 @@
+"""Sending messages for one address, and waiting for their answers."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from broker.connection import UNDECODABLE, Delivery, Outgoing
+from broker.errors import DecodeError, Problem, UnknownAddress
+from broker.link import Link
+from broker.mail import ADDRESSES, Draft, Message, MessageProgress, is_address, made_from, owner_of
+from broker.messages import MAX_BODY_BYTES, Rejection, decode, problems
+from broker.topology import MESSAGES, STATUS, Binding, Topology
+
+_log = logging.getLogger(__name__)
+
+
+def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES) -> Message:
+    """The message of a delivery, the same for everybody who reads it. Raises DecodeError.
+
+    The id of one that has none is its AMQP message_id, else it is made from its body and routing key.
+    """
+    if UNDECODABLE in delivery.headers:
+        raise DecodeError([Problem("headers", f"cannot be decoded: {delivery.headers[UNDECODABLE]}")])
+    draft, key = decode(Draft, delivery.body, limit=limit), delivery.routing_key
+    if draft.in_reply_to is None and not is_address(key):
+        raise DecodeError([Problem("", f"the routing key {key!r} is no address: {ADDRESSES}")])
+    if draft.in_reply_to is None and draft.receiver not in (None, key):
+        raise DecodeError([Problem("receiver", f"is {draft.receiver!r}, but the routing key says {key!r}")])
+    message_id = draft.id or delivery.properties.message_id or made_from(key, delivery.body.hex())
+    filled_in = {
+        "id": message_id,
+        "receiver": draft.receiver or owner_of(key) or key,
+        "conversation_id": draft.conversation_id or draft.in_reply_to or message_id,
+        "sent_at": draft.sent_at or datetime.now(UTC),
+    }
+    try:
+        return Message(**{**dict(draft), **filled_in})
+    except ValidationError as error:
+        raise DecodeError(problems(error)) from error
+
+
+def to_publish(
+    message: Message, *, to: str | None = None, correlation_id: str | None = None, reply_to: str | None = None
+) -> Outgoing:
+    """The message on its way to its receiver, or `to` where the question said that its answer is to go.
+
+    `correlation_id` is the question's; `reply_to` is where an answer is to go, instead of the sender's mailbox.
+    """
+    return Outgoing(
+        MESSAGES,
+        to or message.receiver,
+        message.encode(),
+        message_id=message.id,
+        correlation_id=correlation_id,
+        reply_to=reply_to,
+    )
+
+
+class Mailer:
+    """Publishes messages over a link. Answers come to `session`: a queue, and the address that leads to it.
+
+    Whoever consumes that queue passes on what comes there to `take`.
+    """
+
+    def __init__(self, link: Link, session: str) -> None:
+        self._link = link
+        self._session = session
+        self._known: set[str] = set()  # addresses that have a mailbox
+        self._listening: set[str] = set()  # to what these LLMs write
+        self._waiting: dict[str, tuple[asyncio.Future[Message], Callable[[str], None]]] = {}  # by id of the question
+
+    @property
+    def waiting(self) -> dict[str, asyncio.Future[Message]]:
+        """The answers that are awaited, by the ids of their questions."""
+        return {question: answer for question, (answer, _) in self._waiting.items()}
+
+    async def send(self, message: Message) -> None:
+        """Send a message; when this returns it is in the mailbox.
+
+        Raises UnknownAddress for an LLM or a person without a mailbox, PublishRefused, MessageTooLarge, LinkClosed.
+        """
+        await self._must_have_a_mailbox(message.receiver)
+        await self._link.publish(to_publish(message))
+
+    async def ask(
+        self, message: Message, timeout: float | None, on_text: Callable[[str], None] | None = None
+    ) -> Message:
+        """Send a message and wait for its answer, at most `timeout` seconds; None waits for ever.
+
+        `on_text` is called with the text of the answer piece by piece, as an LLM writes it. Raises TimeoutError, and
+        what `send` raises. An answer that comes later goes to the mailbox of whoever asked.
+        """
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._waiting[message.id] = answer, on_text or _ignore
+        try:
+            async with asyncio.timeout(timeout):
+                await self._must_have_a_mailbox(message.receiver)
+                if on_text is not None:
+                    await self._listen_to(message.receiver)
+                await self._link.publish(to_publish(message, reply_to=self._session))
+                return await answer
+        except TimeoutError as error:
+            raise TimeoutError(f"{message.receiver} has not answered within {timeout:g} s") from error
+        finally:
+            del self._waiting[message.id]
+
+    def take(self, delivery: Delivery) -> None:
+        """Something has come to the session: an answer, a piece of one, or that there will be none."""
+        try:
+            if delivery.exchange == STATUS:
+                self._on_text(delivery)
+            elif delivery.properties.type == "message.rejected":
+                self._on_rejection(decode(Rejection, delivery.body, limit=len(delivery.body)))
+            else:
+                self._on_answer(read_message(delivery, limit=len(delivery.body)))
+        except DecodeError as error:
+            _log.warning("ignored a message that cannot be read: %s", error)
+
+    def _on_text(self, delivery: Delivery) -> None:
+        if b'"message_id"' in delivery.body:  # else it is about a task
+            progress = decode(MessageProgress, delivery.body, limit=len(delivery.body))
+            if progress.message_id in self._waiting:
+                self._waiting[progress.message_id][1](progress.text)
+
+    def _on_rejection(self, rejection: Rejection) -> None:
+        if answer := self.waiting.get(rejection.id or ""):
+            told = "; ".join(str(Problem(wrong.path, wrong.message)) for wrong in rejection.errors)
+            if not answer.done():
+                answer.set_exception(UnknownAddress(told))
+
+    def _on_answer(self, message: Message) -> None:
+        answer = self.waiting.get(message.in_reply_to or "")
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+    async def _must_have_a_mailbox(self, address: str) -> None:
+        if address in self._known or not address.startswith(("llm.", "user.")):
+            return
+        if await self._link.depth(address) is None:
+            raise UnknownAddress(f"nobody has the address {address}")
+        self._known.add(address)
+
+    async def _listen_to(self, address: str) -> None:
+        """Have the text that an LLM writes come to the session, too."""
+        kind, _, name = address.partition(".")
+        if kind == "llm" and name not in self._listening:
+            await self._link.declare(Topology(bindings=(Binding(STATUS, f"{name}.progress", self._session),)))
+            self._listening.add(name)
+
+
+def _ignore(text: str) -> None:
+    """For whoever wants the whole answer only."""

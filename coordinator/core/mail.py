@@ -1,0 +1,74 @@
+"""Messages between LLMs and people: all of them go into the history, and none vanishes."""
+
+from broker.errors import Problem
+from broker.instants import Instant, to_datetime
+from broker.mail import COORDINATOR, Message, made_from, owner_of
+from coordinator.core.board import Board
+from coordinator.core.commands import AnnounceMessage, Deliver, Refuse
+from coordinator.core.events import Correspondence, MessageUndelivered
+
+OURS = ("fluffle.", "llm.", "user.", "group.")  # routing keys that are not the reply queues of strangers
+
+
+class Mail:
+    """Keeps what was said, and brings back or sends on what has found no mailbox."""
+
+    def __init__(self, board: Board) -> None:
+        self._b = board
+
+    def handle(self, event: Correspondence, now: Instant) -> None:
+        """Do what follows from a message."""
+        message = event.message
+        if message.id not in self._b.changes.messages:
+            self._b.changes.messages[message.id] = message, now
+            self._b.say(AnnounceMessage(now, message))
+        if isinstance(event, MessageUndelivered):
+            if to := _elsewhere(message, event.routing_key):
+                self._b.say(Deliver(message, to))
+            else:
+                self._send_back(event, now)
+
+    def _send_back(self, event: MessageUndelivered, now: Instant) -> None:
+        message, sender = event.message, event.sender
+        self._b.changes.undelivered.append(message.id)
+        problem = Problem("receiver", f"nobody has the address {message.receiver}: {_advice(message.receiver)}")
+        self._b.say(Refuse(message.id, (problem,), sender.reply_to, sender.correlation_id, event))
+        if not message.is_answer and not sender.reply_to and message.sender.startswith("user."):
+            self._b.say(Deliver(_notice(message, problem, now), message.sender))
+
+
+def _elsewhere(message: Message, routing_key: str) -> str | None:
+    """Where an answer can go instead, when who waited for it has gone or is not known to RabbitMQ by an address.
+
+    A person finds it in their mailbox. An LLM, and a client that is no part of this, have a queue of that name.
+    """
+    if not message.is_answer:
+        return None
+    if owner := owner_of(routing_key):
+        return owner if owner.startswith("user.") else routing_key
+    return None if routing_key.startswith(OURS) else routing_key
+
+
+def _advice(address: str) -> str:
+    kind, _, name = address.partition(".")
+    match kind:
+        case "llm":
+            return f"no worker of that name has ever run; start one with `fluffle worker {name}`"
+        case "user":
+            return f"{name} gets a mailbox with the first `fluffle message inbox --as {name}`"
+        case _:
+            return f"nobody is in the group; LLMs join with `fluffle worker --group {name}`, people with their inbox"
+
+
+def _notice(message: Message, problem: Problem, now: Instant) -> Message:
+    """What a person finds in their mailbox about a message of theirs."""
+    return Message(
+        id=made_from(message.id, COORDINATOR),
+        sender=COORDINATOR,
+        receiver=message.sender,
+        content=f"Your message was not delivered: {problem.message}.",
+        metadata={"error": "undelivered"},
+        conversation_id=message.conversation_id,
+        in_reply_to=message.id,
+        sent_at=to_datetime(now),
+    )
