@@ -38,7 +38,7 @@ MODELS = {
     for name, model in {**vars(messages), **vars(mail), **vars(views)}.items()
     if isinstance(model, type)
     and issubclass(model, Wire | View)
-    and model not in (Wire, View)
+    and model not in (Wire, View, views.ReportFields)
     and set(model.model_fields) != set(getattr(model.__base__, "model_fields", ()))
 }
 
