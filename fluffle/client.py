@@ -383,8 +383,8 @@ def _default_url() -> str:
 
 def _submission(task: str | Submission, fields: Fields) -> Submission:
     if isinstance(task, Submission):
-        if task.id is not None and not fields:
-            return task
+        if not fields:
+            return task if task.id is not None else task.model_copy(update={"id": uuid7()})
         values = {**task.model_dump(exclude_unset=True), **fields}
     else:
         values = {"description": task, **fields}

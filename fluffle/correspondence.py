@@ -196,6 +196,8 @@ class Correspondence:
             if (handle := self._tasks.get(key)) is not None:
                 if kind == "task.rejected":
                     handle.fail(TaskRejected(_reasons(body)))
+                elif kind == "task.accepted":
+                    handle.accept(body)
                 else:
                     handle.update(decode(TaskView, body, limit=len(body)))
             elif key in self._requests:

@@ -5,7 +5,7 @@ from typing import Any
 
 from broker.connection import Outgoing
 from broker.errors import FluffleError, TaskCancelled, TaskFailed
-from broker.messages import Status
+from broker.messages import Status, decode
 from broker.views import TaskView
 
 
@@ -35,24 +35,26 @@ class TaskHandle:
     A client listens for the end of a task for as long as somebody holds its handle.
     """
 
-    __slots__ = ("__weakref__", "_accepted", "_ended", "_submission", "_view", "id")
+    __slots__ = ("__weakref__", "_accepted", "_ended", "_submission", "_told", "id")
 
     def __init__(self, submission: Outgoing) -> None:
         loop = asyncio.get_running_loop()
         self.id = submission.message_id or ""
         self._submission: Outgoing | None = submission  # to send again, until it is known to have arrived
-        self._view: TaskView | None = None
+        self._told: TaskView | bytes | None = None  # JSON until somebody looks at it
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[TaskView] = loop.create_future()
 
     def __repr__(self) -> str:
-        return f"<TaskHandle {self.id} {self._view.status if self._view else 'submitted'}>"
+        return f"<TaskHandle {self.id} {'submitted' if self._told is None else self.view.status}>"
 
     @property
     def view(self) -> TaskView:
         """The task as it stood when the coordinator last spoke of it to this client."""
-        assert self._view is not None, "a handle is given out once the task is accepted"
-        return self._view
+        assert self._told is not None, "a handle is given out once the task is accepted"
+        if isinstance(self._told, bytes):
+            self._told = decode(TaskView, self._told, limit=len(self._told))
+        return self._told
 
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the end and return the result, any JSON. `timeout` in seconds; None waits for ever.
@@ -92,11 +94,15 @@ class TaskHandle:
             return self._accepted.result()
         return await asyncio.shield(self._accepted)
 
-    def update(self, view: TaskView) -> None:
-        """The coordinator says how the task stands."""
-        self._view, self._submission = view, None
+    def accept(self, told: TaskView | bytes) -> None:
+        """The coordinator has the task, which stands as it tells: a TaskView, or one as JSON."""
+        self._told, self._submission = told, None
         if not self._accepted.done():
             self._accepted.set_result(None)
+
+    def update(self, view: TaskView) -> None:
+        """The coordinator says how the task stands, perhaps that it is over."""
+        self.accept(view)
         if view.status.is_final and not self._ended.done():
             self._ended.set_result(view)
 
