@@ -150,6 +150,10 @@ class Submission(Wire):
     conversation_id: TaskId | None = None
     force: bool = False
 
+    def encode(self) -> bytes:
+        """The body as JSON: what is given, without defaults."""
+        return self.model_dump_json(exclude_unset=True, exclude_none=True).encode()
+
     @model_validator(mode="after")
     def _must_make_sense(self) -> Self:
         if self.id is not None and self.id in self.depends_on:
