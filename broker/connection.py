@@ -7,7 +7,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -175,6 +175,14 @@ class _Arrival:
     missing: int = 0  # bytes of the body
     parts: list[bytes] = field(default_factory=list)
 
+    def end(self) -> None:
+        """All frames are there."""
+        self.delivery.body = b"".join(self.parts)
+        if self.consumer.cancelled:
+            self.delivery.requeue()
+        else:
+            self.consumer.on_delivery(self.delivery)
+
 
 class _Connection(AsyncioConnection):
     """pika's connection, with short cuts for what happens a thousand times a second, able to survive bad headers.
@@ -209,10 +217,7 @@ class _Connection(AsyncioConnection):
             user_id=self.user,
         )
         begin = frames.publish(channel, message.exchange, message.routing_key, message.mandatory)
-        body = message.body
-        self._output_marshaled_frames(
-            [begin, frames.header(channel, len(body), properties), *frames.body(channel, body, self._body_max_length)]
-        )
+        self._output_marshaled_frames((begin, frames.content(channel, properties, message.body, self._body_max_length)))
 
     def send_acks(self, channel: int, *, up_to: int | None, besides: list[int]) -> None:
         """Acknowledge all deliveries up to one, and some besides."""
@@ -236,40 +241,30 @@ class _Connection(AsyncioConnection):
         if kind == frames.METHOD:
             method = frames.method_of(data, at)
             if method == frames.DELIVER:
-                self._begin(*frames.read_deliver(data, at))
+                self._arriving = self._arrival(*frames.read_deliver(data, at))
                 return
             if self.on_confirm is not None and method in (frames.ACK, frames.NACK):
                 self.on_confirm(*frames.read_confirm(data, at), method == frames.NACK)
                 return
-        elif arriving is not None and kind == frames.HEADER:
-            arriving.missing, encoded = frames.read_header(data, at, end)
-            arriving.delivery.properties = _properties(encoded)
-            self._go_on(arriving)
-            return
-        elif arriving is not None and kind == frames.BODY:
-            part = frames.payload(data, at, end)
-            arriving.parts.append(part)
-            arriving.missing -= len(part)
-            self._go_on(arriving)
+        elif arriving is not None and kind in (frames.HEADER, frames.BODY):
+            if kind == frames.HEADER:
+                arriving.missing, encoded = frames.read_header(data, at, end)
+                arriving.delivery.properties = _properties(encoded)
+            else:
+                part = frames.payload(data, at, end)
+                arriving.missing -= len(part)
+                arriving.parts.append(part)
+            if not arriving.missing:
+                self._arriving = None
+                arriving.end()
             return
         self._process_frame(frame.decode_frame(data[at:end])[1])
 
-    def _begin(self, consumer_tag: bytes, tag: int, redelivered: bool, exchange: str, routing_key: str) -> None:
-        consumer, inflow = self._consumers[consumer_tag]
-        if not consumer.auto_ack:
+    def _arrival(self, consumer: bytes, tag: int, redelivered: bool, exchange: str, routing_key: str) -> _Arrival:
+        to, inflow = self._consumers[consumer]
+        if not to.auto_ack:
             inflow.expect(tag)
-        delivery = Delivery(exchange, routing_key, b"", redelivered, _NO_PROPERTIES, tag, inflow, consumer.queue)
-        self._arriving = _Arrival(consumer, delivery)
-
-    def _go_on(self, arriving: _Arrival) -> None:
-        if arriving.missing:
-            return
-        self._arriving = None
-        arriving.delivery.body = b"".join(arriving.parts)
-        if arriving.consumer.cancelled:
-            arriving.delivery.requeue()
-        else:
-            arriving.consumer.on_delivery(arriving.delivery)
+        return _Arrival(to, Delivery(exchange, routing_key, b"", redelivered, _NO_PROPERTIES, tag, inflow, to.queue))
 
     def _output_marshaled_frames(self, marshaled_frames: Any) -> None:
         if self._unsent is None:
@@ -296,6 +291,7 @@ class _Connection(AsyncioConnection):
 _NO_PROPERTIES = spec.BasicProperties()
 
 
+@lru_cache(maxsize=64)  # those without an id are the same again and again
 def _properties(encoded: bytes) -> spec.BasicProperties:
     """The properties of a message that has arrived.
 

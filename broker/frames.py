@@ -86,15 +86,16 @@ def publish(channel: int, exchange: str, routing_key: str, mandatory: bool) -> b
     return _frame.pack(METHOD, channel, len(where)) + where + _END
 
 
-def header(channel: int, body_size: int, properties: bytes) -> bytes:
-    """The frame that follows: how long the body is, and the properties, encoded."""
-    return _content.pack(HEADER, channel, 12 + len(properties), _BASIC, 0, body_size) + properties + _END
-
-
-def body(channel: int, content: bytes, most: int) -> list[bytes]:
-    """The frames of the body, of which none holds more than `most` bytes."""
-    parts = [content] if len(content) <= most else [content[i : i + most] for i in range(0, len(content), most)]
-    return [_frame.pack(BODY, channel, len(part)) + part + _END for part in parts if part]
+def content(channel: int, properties: bytes, body: bytes, most: int) -> bytes:
+    """The frames that follow: the properties, encoded, and the body in frames of at most `most` bytes."""
+    size = len(body)
+    head = _content.pack(HEADER, channel, 12 + len(properties), _BASIC, 0, size) + properties + _END
+    if not size:
+        return head
+    if size <= most:
+        return head + _frame.pack(BODY, channel, size) + body + _END
+    parts = [body[start : start + most] for start in range(0, size, most)]
+    return head + b"".join([_frame.pack(BODY, channel, len(part)) + part + _END for part in parts])
 
 
 def properties(

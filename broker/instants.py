@@ -5,6 +5,7 @@ On the wire a moment is ISO 8601 in UTC; a duration is seconds.
 
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import NewType
 
 Instant = NewType("Instant", int)  # microseconds since 1970-01-01T00:00:00Z
@@ -42,6 +43,7 @@ def to_datetime(moment: int) -> datetime:
     return _EPOCH + timedelta(microseconds=moment)
 
 
+@lru_cache(maxsize=4096)  # what happens together happens at the same moment
 def to_iso(moment: int | None) -> str | None:
     """An instant as `2026-12-01T09:00:00.000000Z`; None stays None."""
     if moment is None:

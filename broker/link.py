@@ -33,11 +33,27 @@ _log = logging.getLogger(__name__)
 _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0  # seconds between attempts to connect
 
 
+Answered = Callable[[BrokerError | None], None]
+"""Is called when RabbitMQ has a message, with None, or else with the reason why not."""
+
+
 @dataclass(slots=True)
 class _Pending:
     message: Outgoing
-    done: asyncio.Future[None]
+    answered: Answered
     returned: bool = False
+    wanted: bool = True  # False once nobody waits for it any more: it is not published again
+
+    def forget_if_cancelled(self, done: asyncio.Future[None]) -> None:
+        """Whoever waited does so no longer."""
+        self.wanted = not done.cancelled()
+
+    def end(self, error: BrokerError | None) -> None:
+        """Tell whoever waits. What they make of it is no business of the connection that brought the news."""
+        try:
+            self.answered(error)
+        except Exception:
+            _log.exception("what follows from the answer to a message failed")
 
 
 @dataclass(slots=True)
@@ -102,8 +118,10 @@ class Link:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(self._publisher.close(), self._consumer.close())
-        for pending in [*self._confirms.waiting.values(), *self._queued]:
-            fail(pending.done, LinkClosed())
+        left = [*self._confirms.waiting.values(), *self._queued]
+        self._confirms, self._queued = _Confirms(), []
+        for pending in left:
+            pending.end(LinkClosed())
 
     async def _keep(self, half: HalfLink) -> None:
         """Open this connection again whenever it is lost, until the link closes."""
@@ -140,29 +158,40 @@ class Link:
 
     async def room(self) -> None:
         """Wait until fewer messages than the window await their confirm."""
-        while self._unconfirmed >= self._window and not self._closing:
+        while not self.has_room and not self._closing:
             self._room.clear()
             await self._room.wait()
 
     @property
-    def _unconfirmed(self) -> int:
-        return len(self._confirms.waiting) + len(self._queued)
+    def has_room(self) -> bool:
+        """Whether fewer messages than the window await their confirm."""
+        return len(self._confirms.waiting) + len(self._queued) < self._window
 
     def publish_soon(self, message: Outgoing) -> asyncio.Future[None]:
         """Publish without waiting. The future ends when the broker has the message; see `publish` for its errors."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if len(message.body) > self._max_body:
-            size, limit = len(message.body), self._max_body
-            fail(done, MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}"))
-            return done
-        pending = _Pending(message, done)
-        if self._closing:
-            fail(done, LinkClosed())
+        pending = _Pending(message, partial(_settle, done))
+        done.add_done_callback(pending.forget_if_cancelled)
+        self._take(pending)
+        return done
+
+    def send(self, message: Outgoing, answered: Answered) -> None:
+        """Publish without waiting, for many messages: `answered` is called with None or the error of `publish`.
+
+        That may be at once, and it must not block.
+        """
+        self._take(_Pending(message, answered))
+
+    def _take(self, pending: _Pending) -> None:
+        size, limit = len(pending.message.body), self._max_body
+        if size > limit:
+            pending.end(MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}"))
+        elif self._closing:
+            pending.end(LinkClosed())
         elif self._ready_to_publish:
             self._send(pending)
         else:
             self._queued.append(pending)
-        return done
 
     @property
     def _ready_to_publish(self) -> bool:
@@ -176,7 +205,7 @@ class Link:
         except Exception as error:  # pika has many ways to say that a value does not fit into its field
             failure = BrokerError(f"AMQP cannot carry the message: {type(error).__name__}: {error}")
             failure.__cause__ = error
-            fail(pending.done, failure)
+            pending.end(failure)
         else:
             self._confirms.waiting[self._confirms.next_tag] = pending
             self._confirms.next_tag += 1
@@ -192,8 +221,8 @@ class Link:
         refusal, self._publisher.refusal = self._publisher.refusal, None
         for pending in unknown:
             if refusal is not None and (error := fault_of(pending.message, refusal)):
-                fail(pending.done, error)
-            if not pending.done.done():
+                pending.end(error)
+            elif pending.wanted:
                 self._send(pending)
 
     def _on_return(self, method: Any, body: bytes) -> None:
@@ -217,13 +246,13 @@ class Link:
             if pending is None:
                 continue
             if refused:
-                fail(pending.done, PublishRefused())
+                pending.end(PublishRefused())
             elif pending.returned:
                 to = pending.message
-                fail(pending.done, Unroutable(f"no queue takes {to.routing_key!r} of exchange {to.exchange!r}"))
+                pending.end(Unroutable(f"no queue takes {to.routing_key!r} of exchange {to.exchange!r}"))
             else:
-                resolve(pending.done, None)
-        if self._unconfirmed < self._window:
+                pending.end(None)
+        if self.has_room:
             self._room.set()
 
     # -- declaring and consuming -----------------------------------------------------------------------------------
@@ -259,3 +288,10 @@ class Link:
         """Whether somebody consumes a queue. Raises AccessRefused, BrokerError."""
         state = await self._consumer.queue_state(queue)
         return state is not None and state.consumers > 0
+
+
+def _settle(done: asyncio.Future[None], error: BrokerError | None) -> None:
+    if error is None:
+        resolve(done, None)
+    else:
+        fail(done, error)

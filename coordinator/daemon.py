@@ -15,15 +15,7 @@ from typing import TypeVar
 import structlog
 
 from broker.connection import Delivery, Outgoing
-from broker.errors import (
-    BrokerError,
-    ConfigurationError,
-    DecodeError,
-    LinkClosed,
-    NotTheLeader,
-    PublishRefused,
-    StoreUnavailable,
-)
+from broker.errors import BrokerError, ConfigurationError, DecodeError, NotTheLeader, StoreUnavailable
 from broker.instants import Instant, seconds
 from broker.link import Link
 from broker.settings import Settings
@@ -33,6 +25,7 @@ from coordinator.crash import crash_point
 from coordinator.database import open_engine
 from coordinator.intake import must_be_identified
 from coordinator.leadership import OTHER_BOOKS, Lease, Watch, holder, may_be_a_copy
+from coordinator.publisher import Publisher
 from coordinator.queries import Queries
 from coordinator.store import Store
 from coordinator.upgrade import upgrade
@@ -90,7 +83,8 @@ class Coordinator:
         self._arrived = asyncio.Event()
         self._no_claim = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._publishing: set[asyncio.Task[None]] = set()
+        self._answering: set[asyncio.Task[None]] = set()
+        self._publisher = Publisher(self._link, self._books.confirmed)
 
     async def run(self) -> None:
         """Work until `stop()`. Raises BrokerError when RabbitMQ cannot be reached at the start, ConfigurationError."""
@@ -151,7 +145,7 @@ class Coordinator:
 
     async def _serve(self) -> None:
         self._inbox.clear()
-        self._publish(await self._write(self._books.rebuild))
+        self._publisher.publish(await self._write(self._books.rebuild))
         most = 2 * self._settings.batch
         inboxes = [
             await self._link.consume(queue, self._on_delivery, prefetch=most) for queue in (COORDINATOR, UNDELIVERED)
@@ -164,16 +158,15 @@ class Coordinator:
                     post = await self._write(self._books.process, batch)
                 except StoreUnavailable as error:  # however long: meanwhile nothing is acknowledged
                     _log.warning("waiting for the database", error=str(error))
-                    self._publish(await self._rebuilt())
+                    self._publisher.publish(await self._rebuilt())
                     continue
                 crash_point("after-commit")
-                self._publish(post)
+                self._publisher.publish(post)
                 for delivery in batch:
                     delivery.ack()
                 del self._inbox[: len(batch)]
                 await self._room()
-            if self._publishing:
-                await asyncio.wait(self._publishing, timeout=LAST_CONFIRMS)
+            await self._publisher.idle(LAST_CONFIRMS)
             await self._write(self._books.settle)
         finally:
             for inbox in inboxes:
@@ -214,47 +207,12 @@ class Coordinator:
         if not _is_claim(delivery):
             self._no_claim.set()
 
-    # -- publishing ------------------------------------------------------------------------------------------------
-
-    def _publish(self, post: Post) -> None:
-        """Publish a batch. Its outbox rows go once RabbitMQ has confirmed the last message of it."""
-        if post.rows or post.messages:
-            confirms = [self._link.publish_soon(message) for message in post.messages]
-            task = asyncio.create_task(self._confirmed(post, confirms))
-            self._publishing.add(task)
-            task.add_done_callback(self._publishing.discard)
-
-    async def _confirmed(self, post: Post, confirms: list[asyncio.Future[None]]) -> None:
-        crash_point("after-publish")
-        # The last first: when it is confirmed, so are nearly all of the others.
-        for message, confirm in zip(reversed(post.messages), reversed(confirms), strict=True):
-            try:
-                await self._delivered(message, confirm)
-            except LinkClosed:
-                return  # the outbox keeps it
-        crash_point("after-confirm")
-        self._books.confirmed(post.rows)
-
-    async def _delivered(self, message: Outgoing, confirm: asyncio.Future[None]) -> None:
-        while True:
-            try:
-                await confirm
-                return
-            except PublishRefused:
-                await asyncio.sleep(AGAIN)
-                confirm = self._link.publish_soon(message)
-            except LinkClosed:
-                raise
-            except BrokerError as error:  # nobody is there to take it: a reply queue that has gone, an LLM's queue
-                _log.info("undeliverable", routing_key=message.routing_key, type=message.type, error=str(error))
-                return
-
     # -- queries ---------------------------------------------------------------------------------------------------
 
     def _on_query(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._answer(delivery))
-        self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
 
     async def _answer(self, delivery: Delivery) -> None:
         reply_to, correlation_id = delivery.properties.reply_to, delivery.properties.correlation_id
@@ -293,6 +251,8 @@ class Coordinator:
 
     async def _room(self) -> None:
         """Wait until RabbitMQ has confirmed enough to publish more, but not past `stop()`."""
+        if self._link.has_room:
+            return
         either = [asyncio.ensure_future(self._link.room()), asyncio.ensure_future(self._stopping.wait())]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         for waiting in either:

@@ -40,20 +40,25 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
 
     `tasks` holds the tasks of the assignments, `context` the tasks that those depend on.
     """
-    shown: View | None = None
-    body = b""
+    bodies: dict[int, bytes] = {}
+
+    def body_of(view: View) -> bytes:
+        """A view as JSON, made once: answers and events of a batch share it."""
+        body = bodies.get(id(view))
+        if body is None:
+            body = bodies[id(view)] = to_json(view)
+        return body
+
     for item in items:
-        if isinstance(item, Announce | Answer) and item.view is not shown:
-            shown, body = item.view, to_json(item.view)
         match item:
-            case Announce(at, shown_task, what):
-                yield _task_event(shown_task, what or shown_task["status"], to_iso(at) or "", body)
+            case Announce(at, view, what):
+                yield _task_event(view, what or view["status"], to_iso(at) or "", body_of(view))
             case AnswerLLM(reply_to, correlation_id, shown_llm):
                 yield _answer(reply_to, to_json(shown_llm), "llm.accepted", correlation_id)
             case DrainInstance(llm, instance):
                 yield _order(llm, instance, Drain())
-            case Answer(kind, reply_to, correlation_id, _):
-                yield _answer(reply_to, body, kind, correlation_id)
+            case Answer(kind, reply_to, correlation_id, view):
+                yield _answer(reply_to, body_of(view), kind, correlation_id)
             case Assign(task_id, _, llm):
                 yield _assignment(tasks[task_id], llm, context)
             case Stop(llm, instance, task_id, attempt, reason):
@@ -137,7 +142,7 @@ def _assignment(task: Task, llm: str, context: Mapping[str, Task]) -> Outgoing:
         "conversation_id": spec.conversation_id,
         "answers": [{"question": asked.text, "answer": asked.answer} for asked in task.questions],
     }
-    encoded = to_json({key: value for key, value in body.items() if value not in (None, [], {}) or key == "inputs"})
+    encoded = to_json({key: value for key, value in body.items() if value or key == "inputs"})
     return Outgoing(WORK, llm_address(llm), encoded, message_id=f"{task.id}/{task.attempt}", priority=task.priority)
 
 

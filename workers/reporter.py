@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from broker.connection import Outgoing
-from broker.errors import LinkClosed, MessageTooLarge
+from broker.errors import BrokerError, LinkClosed, MessageTooLarge
 from broker.link import Link
 from broker.messages import Claim, Failure, Goodbye, Presence, Progress, Result, Wire, decode
 from broker.topology import STATUS
@@ -81,23 +81,26 @@ class Reporter:
         return sent
 
     def _publish(self, what: str, body: bytes, *, persistent: bool = True) -> asyncio.Future[None]:
-        return self._link.publish_soon(Outgoing(STATUS, f"{self._name}.{what}", body, persistent=persistent))
+        return self._link.publish_soon(self._message(what, body, persistent=persistent))
+
+    def _message(self, what: str, body: bytes, *, persistent: bool = True) -> Outgoing:
+        return Outgoing(STATUS, f"{self._name}.{what}", body, persistent=persistent)
 
     def _send(self, report: _Report) -> None:
-        self._publish(report.what, report.body).add_done_callback(partial(self._on_answer, report))
+        self._link.send(self._message(report.what, report.body), partial(self._on_answer, report))
 
-    def _on_answer(self, report: _Report, answer: asyncio.Future[None]) -> None:
-        match answer.exception():
+    def _on_answer(self, report: _Report, error: BrokerError | None) -> None:
+        match error:
             case None:
                 if report.ticket is not None:
                     self._spool.confirmed(report.ticket)
                 report.then()
             case LinkClosed():
                 pass  # a result is in the spool; an assignment that is not claimed goes to somebody else
-            case MessageTooLarge() as error if report.ticket is not None:
+            case MessageTooLarge() if report.ticket is not None:
                 self._spool.confirmed(report.ticket)
                 self.result(_too_large(report.body, error), report.then)
-            case error:
+            case _:
                 _log.warning("RabbitMQ did not take a %s of %s: %s", report.what, self._name, error)
                 asyncio.get_running_loop().call_later(report.pause, self._send, report)
                 report.pause = min(report.pause * 2, RETRY_MOST)

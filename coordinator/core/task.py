@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 from pydantic import JsonValue
@@ -17,9 +16,6 @@ HISTORY_KEPT = 200  # changes; the oldest go first
 
 Rank = tuple[int, int, int]  # lower goes first: higher priority, earlier due date, older
 NO_DUE_DATE = 2**62
-
-
-_iso = lru_cache(maxsize=4096)(to_iso)  # a batch shares its moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +191,8 @@ class Task:
                 "max_rounds": spec.max_rounds if spec.reviewer else None,
                 "max_attempts": spec.max_attempts,
                 "timeout": spec.timeout,
-                "due": _iso(self.due),
-                "not_before": None if spec.not_before is None else _iso(from_datetime(spec.not_before)),
+                "due": to_iso(self.due),
+                "not_before": None if spec.not_before is None else to_iso(from_datetime(spec.not_before)),
                 "depends_on": spec.depends_on,
                 "inputs": spec.inputs,
                 "output_schema": spec.output_schema,
@@ -205,7 +201,7 @@ class Task:
                 "parent_id": spec.parent_id,
                 "conversation_id": spec.conversation_id,
                 "submitted_by": self.submitted_by,
-                "submitted_at": _iso(self.submitted_at),
+                "submitted_at": to_iso(self.submitted_at),
             }
             self._submitted_view = {key: value for key, value in shown.items() if value is not None}
         return self._submitted_view
@@ -271,7 +267,7 @@ def view(task: Task) -> dict[str, Any]:
             shown[name] = value
     for name in ("ready_at", "assigned_at", "started_at", "finished_at"):
         if (moment := getattr(task, name)) is not None:
-            shown[name] = _iso(moment)
+            shown[name] = to_iso(moment)
     if task.error is not None:
         shown["error"] = _failure(task.error)
     if task.usage is not None:
@@ -285,7 +281,7 @@ def view(task: Task) -> dict[str, Any]:
     if task.person_wait:
         shown["person_wait"] = in_seconds(task.person_wait)
     shown["attempts"] = [*map(_attempt, task.attempts), *_present_attempt(task)]
-    shown["history"] = [{"at": _iso(change.at), "by": change.by, "what": change.what} for change in task.history]
+    shown["history"] = [{"at": to_iso(change.at), "by": change.by, "what": change.what} for change in task.history]
     return shown
 
 
@@ -298,10 +294,10 @@ def _asked(asked: Asked) -> dict[str, Any]:
         "id": asked.id,
         "text": asked.text,
         "choices": list(asked.choices) or None,
-        "asked_at": _iso(asked.asked_at),
+        "asked_at": to_iso(asked.asked_at),
         "answer": asked.answer,
         "answered_by": asked.answered_by,
-        "answered_at": _iso(asked.answered_at),
+        "answered_at": to_iso(asked.answered_at),
     }
     return {key: value for key, value in shown.items() if value is not None}
 
@@ -319,9 +315,9 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "outcome": attempt.outcome,
         "error": _failure(attempt.error),
         "usage": _usage(attempt.usage),
-        "assigned_at": _iso(attempt.assigned_at),
-        "started_at": _iso(attempt.started_at),
-        "finished_at": _iso(attempt.finished_at),
+        "assigned_at": to_iso(attempt.assigned_at),
+        "started_at": to_iso(attempt.started_at),
+        "finished_at": to_iso(attempt.finished_at),
         "duration": in_seconds(attempt.duration),
     }
     return {key: value for key, value in shown.items() if value is not None}
@@ -335,7 +331,7 @@ def _present_attempt(task: Task) -> list[dict[str, Any]]:
         "llm": task.llm,
         "instance": task.instance,
         "why": task.why,
-        "assigned_at": _iso(task.assigned_at),
-        "started_at": _iso(task.started_at),
+        "assigned_at": to_iso(task.assigned_at),
+        "started_at": to_iso(task.started_at),
     }
     return [{key: value for key, value in shown.items() if value is not None}]

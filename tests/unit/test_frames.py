@@ -41,13 +41,16 @@ def test_a_header_reads_as_pika_would_have_written_it(given: dict[str, Any]) -> 
             for name in ("priority", "correlation_id", "reply_to", "expiration", "message_id", "user_id")
         },
     )
-    expected = frame.Header(7, 3, spec.BasicProperties(**{**KINDS, **given})).marshal()
-    assert frames.header(7, 3, encoded) == expected
+    expected = frame.Header(7, 0, spec.BasicProperties(**{**KINDS, **given})).marshal()
+    assert frames.content(7, encoded, b"", 10) == expected
 
 
-def test_a_body_is_cut_to_the_size_of_a_frame_and_an_empty_one_has_no_frame() -> None:
-    assert frames.body(7, b"abcde", 2) == [frame.Body(7, part).marshal() for part in (b"ab", b"cd", b"e")]
-    assert frames.body(7, b"", 2) == []
+@pytest.mark.parametrize(("most", "parts"), [(2, [b"ab", b"cd", b"e"]), (5, [b"abcde"])])
+def test_a_body_is_cut_to_the_size_of_a_frame(most: int, parts: list[bytes]) -> None:
+    properties = spec.BasicProperties(**KINDS)
+    expected = [frame.Header(7, 5, properties), *(frame.Body(7, part) for part in parts)]
+    encoded = b"".join(properties.encode())
+    assert frames.content(7, encoded, b"abcde", most) == b"".join(bytes(it.marshal()) for it in expected)
 
 
 @pytest.mark.parametrize("multiple", [True, False])
