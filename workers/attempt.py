@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
@@ -13,6 +14,9 @@ from broker.connection import Delivery
 from broker.messages import Assignment, Failure, Result, Usage, problems
 from workers.models.base import LLM, Answer, Job, ModelError
 from workers.progress import ProgressStream
+from workers.reporter import Reporter
+from workers.tools import Desk, Office
+from workers.waiting import Parking, Slots
 
 CANCEL_WITHIN = 5.0
 """Seconds that a cancelled call gets to end. After that its attempt is over all the same."""
@@ -40,28 +44,39 @@ def failed(kind: str, message: str, *, retryable: bool = True, usage: Usage | No
 
 
 class Attempt:
-    """An attempt that a worker holds. `on_over` is called once, with how it ended."""
+    """An attempt that a worker holds. `on_over` is called once, with how it ended; `on_asks` when it asks a person."""
 
     def __init__(
         self,
         assignment: Assignment,
         delivery: Delivery,
         *,
-        stream: ProgressStream,
+        slots: Slots,
+        reporter: Reporter,
         on_over: Callable[["Attempt", Ending], None],
+        on_asks: Callable[["Attempt"], None],
     ) -> None:
         self.key = (assignment.task_id, assignment.attempt)
+        self.parking = Parking(self.key, slots, reporter, on_person=self._on_person)
         self._assignment = assignment
         self._deliveries = [delivery]
         self._acknowledged = False
-        self._stream = stream
+        self._stream = ProgressStream(partial(reporter.progress, *self.key))
         self._on_over = on_over
+        self._on_asks = on_asks
         self._over = False
         self._given_up: Ending | None = None
         self._call: asyncio.Task[Answer] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timeout = 0.0
+        self._time_left = 0.0
         self._started_at: datetime | None = None
         self._clock = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, and its result is on its way."""
+        return self._over
 
     @property
     def names(self) -> dict[str, str | int]:
@@ -90,7 +105,7 @@ class Attempt:
 
     # -- the call --------------------------------------------------------------------------------------------------
 
-    def start(self, llm: LLM, *, instructions: str | None, timeout: float | None) -> None:
+    def start(self, llm: LLM, office: Office, *, instructions: str | None, timeout: float | None) -> None:
         """Call the LLM, unless the attempt was given up before. `timeout`, in seconds, is for a task that has none."""
         if self._given_up is not None:
             self._end(self._given_up)
@@ -98,16 +113,18 @@ class Attempt:
         job = self._job(instructions, timeout)
         loop = asyncio.get_running_loop()
         self._started_at, self._clock = datetime.now(UTC), time.monotonic()
-        self._call = loop.create_task(llm.run(job, self._stream.add))
+        desk = Desk(office, self._assignment, self.parking, priority=self._deliveries[0].properties.priority)
+        self._call = loop.create_task(llm.run(job, self._stream.add, desk))
         self._call.add_done_callback(self._on_call_done)
         if job.timeout is not None:
-            late = failed("timeout", f"no answer within {job.timeout:g} s")
-            self._timer = loop.call_later(job.timeout, self.give_up, late)
+            self._timeout = job.timeout
+            self._timer = loop.call_later(job.timeout, self._on_late)
 
     def give_up(self, ending: Ending) -> None:
         """Cancel the call, or do not even start it. The attempt ends as `ending`, unless the answer is there first."""
         if self._given_up is None and not self._over:
             self._given_up = ending
+            self.parking.give_up()
             if self._call is not None:
                 self._call.cancel()
                 self._stop_timer()
@@ -116,6 +133,7 @@ class Attempt:
     async def abandon(self) -> None:
         """Cancel the call and wait for its end; nobody is told how the attempt ended."""
         self._over = True
+        self.parking.give_up()
         self._stop_timer()
         if self._call is not None and not self._call.done():
             self._call.cancel()
@@ -124,7 +142,7 @@ class Attempt:
     def result(self, ending: Ending, *, instance: str) -> bytes:
         """The Result to report, as JSON. An answer that is none becomes a failure that says so."""
         finished_at = datetime.now(UTC)
-        duration = None if self._started_at is None else time.monotonic() - self._clock
+        duration = None if self._started_at is None else time.monotonic() - self._clock - self.parking.total
 
         def encode(ending: Ending) -> bytes:
             return Result(
@@ -159,6 +177,7 @@ class Attempt:
             timeout=timeout if it.timeout is None else it.timeout,
             metadata=it.metadata,
             skills=tuple(it.skills),
+            answers=tuple(it.answers),
         )
 
     def _on_call_done(self, call: asyncio.Task[Answer]) -> None:
@@ -182,6 +201,22 @@ class Attempt:
             self._stop_timer()
             self._stream.close()
             self._on_over(self, ending)
+            self.parking.close()
+
+    def _on_late(self) -> None:
+        self.give_up(failed("timeout", f"no answer within {self._timeout:g} s"))
+
+    def _on_person(self, asks: bool) -> None:
+        """The time that people take is not the LLM's: the timeout stands still meanwhile."""
+        if self._timer is not None and self._given_up is None:
+            loop = asyncio.get_running_loop()
+            if asks:
+                self._time_left = self._timer.when() - loop.time()
+                self._timer.cancel()
+            else:
+                self._timer = loop.call_later(self._time_left, self._on_late)
+        if asks:
+            self._on_asks(self)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

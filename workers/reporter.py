@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from broker.connection import Outgoing
+from broker.connection import Outgoing, resolve
 from broker.errors import BrokerError, LinkClosed, MessageTooLarge
 from broker.link import Link
-from broker.messages import Claim, Failure, Goodbye, Presence, Progress, Result, Wire, decode
+from broker.messages import Claim, Failure, Goodbye, Presence, Progress, Question, Result, Resume, Wait, Wire, decode
 from broker.topology import STATUS
 from workers.spool import Spool
 
@@ -63,6 +63,15 @@ class Reporter:
         claim = Claim(task_id=task_id, attempt=attempt, instance=self.instance, at=datetime.now(UTC))
         self._send(_Report("claim", claim.encode(), then))
 
+    def wait(self, task_id: str, attempt: int, question: Question | None) -> asyncio.Future[None]:
+        """Tell that an attempt waits; the future ends when RabbitMQ has it."""
+        waits = Wait(task_id=task_id, attempt=attempt, instance=self.instance, question=question)
+        return self._tell("wait", waits)
+
+    def resume(self, task_id: str, attempt: int) -> asyncio.Future[None]:
+        """Tell that an attempt goes on; the future ends when RabbitMQ has it."""
+        return self._tell("resume", Resume(task_id=task_id, attempt=attempt, instance=self.instance))
+
     def result(self, body: bytes, then: Callable[[], None]) -> None:
         """Spool a Result, given as JSON, and publish it; call `then` when RabbitMQ has it."""
         self._send(_Report("result", body, then, self._spool.add(body)))
@@ -74,6 +83,11 @@ class Reporter:
             results.append(decode(Result, body, limit=len(body)))
             self._send(_Report("result", body, then, ticket))
         return results
+
+    def _tell(self, what: str, message: Wire) -> asyncio.Future[None]:
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._send(_Report(what, message.encode(), partial(resolve, told, None)))
+        return told
 
     def _say_once(self, what: str, message: Wire, *, persistent: bool = True) -> asyncio.Future[None]:
         sent = self._publish(what, message.encode(), persistent=persistent)

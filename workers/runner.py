@@ -12,7 +12,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 
 from pydantic import RootModel, ValidationError
@@ -20,13 +20,15 @@ from pydantic import RootModel, ValidationError
 from broker.connection import Delivery
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
 from broker.link import Link
-from broker.messages import Control, Drain, Presence, Stop, decode, problems
+from broker.messages import Control, Drain, Presence, Stop, Tell, decode, problems
 from broker.settings import Settings
 from broker.topology import SHARED, control_address, instance_topology, llm_topology, work_queue
 from workers.attempt import failed
+from workers.errands import Errands
 from workers.models.base import LLM
 from workers.reporter import RETRY_FIRST, RETRY_MOST, Reporter
 from workers.spool import Spool
+from workers.tools import TOOLS, Office
 from workers.workload import Workload
 
 LEAVE_WITHIN = 10.0
@@ -64,8 +66,9 @@ class Worker:
         description: str = "",
         instructions: str | None = None,
         timeout: float | None = None,
+        tools: Iterable[str] = TOOLS,
     ) -> None:
-        """`skills` maps tags to levels from 0 to 1; `labels` are tags such as `local`.
+        """`skills` maps tags to levels from 0 to 1; `labels` are tags such as `local`; `tools` are what it may use.
 
         `timeout`, in seconds, is for attempts of tasks that have none. `ready` is set when the worker has said hello
         and takes assignments. Raises ConfigurationError when one of the arguments is not possible.
@@ -90,6 +93,7 @@ class Worker:
         self._llm = llm
         self._instructions = instructions
         self._timeout = timeout
+        self._tools = frozenset(tools)
         self._last_presence: asyncio.Future[None] | None = None
         self._draining = False
         self._stopping = False
@@ -183,9 +187,11 @@ class Worker:
                 raise BrokerError(f"its user may declare no more than its own queues ({error})") from error
         await self._link.declare(instance_topology(self._name, self.instance))
         self._reporter = Reporter(self._link, spool, name=self._name, instance=self.instance)
+        self._errands = Errands(self._link, control_address(self._name, self.instance))
         self._workload = Workload(
             self._llm,
             self._reporter,
+            Office(self._name, self._tools, self._errands),
             slots=self._presence.slots,
             instructions=self._instructions,
             timeout=self._timeout,
@@ -230,6 +236,9 @@ class Worker:
     # -- what goes on meanwhile ------------------------------------------------------------------------------------
 
     def _on_control(self, delivery: Delivery) -> None:
+        if delivery.properties.correlation_id is not None:  # orders answer nothing
+            self._errands.take(delivery)
+            return
         try:
             order = decode(_ControlMessage, delivery.body).root
         except DecodeError as error:
@@ -240,6 +249,8 @@ class Worker:
                 self._workload.stop(order)
             case Drain():
                 self.drain()
+            case Tell():
+                self._workload.answered(order)
 
     async def _beat(self) -> None:
         while True:
@@ -251,6 +262,8 @@ class Worker:
     def _on_link_state(self, connected: bool) -> None:
         if connected and self.ready.is_set():
             self._show_presence("hello")
+            self._workload.ask_again()
+            self._errands.send_again()
         elif self._stopping:
             self._leave_if_done()
 

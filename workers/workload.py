@@ -7,14 +7,17 @@ from functools import partial
 
 from broker.connection import UNDECODABLE, Delivery
 from broker.errors import DecodeError, Problem
-from broker.messages import MAX_ASSIGNMENT_BYTES, Assignment, Holding, Stop, decode
-from workers.attempt import CALLED_OFF, Attempt, Ending
+from broker.messages import MAX_ASSIGNMENT_BYTES, Assignment, Holding, Stop, Tell, decode
+from workers.attempt import CALLED_OFF, Attempt, Ending, failed
 from workers.models.base import LLM
-from workers.progress import ProgressStream
 from workers.reporter import Reporter
+from workers.tools import Office
+from workers.waiting import Slots
 
 REMEMBERED = 10_000
 """Finished attempts that are remembered, to know an assignment that comes again."""
+
+LEFT_ASKING = failed("worker_stopped", "the worker left before a person had answered")
 
 Key = tuple[str, int]
 """Task id and attempt."""
@@ -25,7 +28,8 @@ _log = logging.getLogger(__name__)
 class Workload:
     """Takes assignments and sees each through: claim, acknowledge, call the LLM, report.
 
-    At most `slots` attempts are claimed and not over at any time; further assignments wait, unacknowledged.
+    At most `slots` attempts work at any time; further assignments wait, unacknowledged. An attempt that waits for a
+    person or for another task does not count meanwhile.
     `timeout` is for attempts of tasks that have none, in seconds. `on_change` is called when an attempt is over and
     when its result is confirmed.
     """
@@ -34,6 +38,7 @@ class Workload:
         self,
         llm: LLM,
         reporter: Reporter,
+        office: Office,
         *,
         slots: int,
         instructions: str | None,
@@ -42,20 +47,20 @@ class Workload:
     ) -> None:
         self._llm = llm
         self._reporter = reporter
-        self._slots = slots
+        self._office = office
+        self._slots = Slots(slots, self._on_free_slot)
         self._instructions = instructions
         self._timeout = timeout
         self._on_change = on_change
         self._closed = False
-        self._running = 0
         self._waiting: dict[Key, Attempt] = {}  # for a slot; not claimed
         self._in_hand: dict[Key, Attempt] = {}  # claimed, until RabbitMQ has the result
         self._finished: dict[Key, None] = {}  # the last ones, oldest first
 
     @property
     def in_hand(self) -> list[Holding]:
-        """What was claimed and whose result RabbitMQ does not have yet."""
-        return [Holding(task_id=task_id, attempt=attempt) for task_id, attempt in self._in_hand]
+        """What was claimed and whose result RabbitMQ does not have yet, and what waits for a slot."""
+        return [Holding(task_id=task_id, attempt=attempt) for task_id, attempt in (*self._in_hand, *self._waiting)]
 
     @property
     def empty(self) -> bool:
@@ -65,7 +70,7 @@ class Workload:
     @property
     def running(self) -> int:
         """How many attempts were claimed and are not over."""
-        return self._running
+        return sum(not attempt.is_over for attempt in self._in_hand.values())
 
     def take(self, delivery: Delivery) -> None:
         """An assignment has arrived. One that cannot be read is rejected, one that came before is not done twice."""
@@ -85,9 +90,16 @@ class Workload:
         elif self._closed:
             delivery.requeue()
         else:
-            stream = ProgressStream(partial(self._reporter.progress, *key))
-            attempt = Attempt(assignment, delivery, stream=stream, on_over=self._on_over)
-            if self._running < self._slots:
+            attempt = Attempt(
+                assignment,
+                delivery,
+                slots=self._slots,
+                reporter=self._reporter,
+                on_over=self._on_over,
+                on_asks=self._on_asks,
+            )
+            if self._slots.take():
+                attempt.parking.begin()
                 self._claim(attempt)
             else:
                 self._waiting[key] = attempt
@@ -101,9 +113,25 @@ class Workload:
         elif attempt := self._in_hand.get(key):
             attempt.give_up(CALLED_OFF)
 
+    def answered(self, order: Tell) -> None:
+        """A person has answered what an attempt asks."""
+        if attempt := self._in_hand.get((order.task_id, order.attempt)):
+            attempt.parking.answered(order.question, order.answer)
+
+    def ask_again(self) -> None:
+        """After a reconnect: tell once more what people are asked."""
+        for attempt in self._in_hand.values():
+            attempt.parking.ask_again()
+
     def close(self) -> None:
-        """Take nothing new: what waits is given back, and so is what still arrives."""
+        """Take nothing new: what waits is given back, and so is what still arrives.
+
+        What asks a person, now or later, is given up: people take their time, and the question stays without us.
+        """
         self._closed = True
+        for attempt in list(self._in_hand.values()):
+            if attempt.parking.asks:
+                attempt.give_up(LEFT_ASKING)
         for attempt in self._waiting.values():
             attempt.give_back()
         self._waiting.clear()
@@ -125,22 +153,28 @@ class Workload:
 
     def _claim(self, attempt: Attempt) -> None:
         self._in_hand[attempt.key] = attempt
-        self._running += 1
         self._reporter.claim(*attempt.key, then=partial(self._start, attempt))
 
     def _start(self, attempt: Attempt) -> None:
         attempt.acknowledge()
         _log.info("task started", extra=attempt.names)
-        attempt.start(self._llm, instructions=self._instructions, timeout=self._timeout)
+        attempt.start(self._llm, self._office, instructions=self._instructions, timeout=self._timeout)
 
     def _on_over(self, attempt: Attempt, ending: Ending) -> None:
-        self._running -= 1
         _log.info("task %s", ending.outcome, extra=attempt.names)
         body = attempt.result(ending, instance=self._reporter.instance)
         self._reporter.result(body, then=partial(self._on_confirmed, attempt.key))
-        if self._waiting and self._running < self._slots:
-            self._claim(self._waiting.pop(next(iter(self._waiting))))
         self._on_change()
+
+    def _on_free_slot(self) -> None:
+        if self._waiting and self._slots.take():
+            attempt = self._waiting.pop(next(iter(self._waiting)))
+            attempt.parking.begin()
+            self._claim(attempt)
+
+    def _on_asks(self, attempt: Attempt) -> None:
+        if self._closed:
+            attempt.give_up(LEFT_ASKING)
 
     def _on_confirmed(self, key: Key) -> None:
         del self._in_hand[key]

@@ -26,6 +26,7 @@ from tests.support.stand_in import WITHIN, StandIn, stand_in
 from workers.models.base import Answer, Job, ModelError, Progress
 from workers.runner import Worker
 from workers.spool import Spool
+from workers.tools import Desk
 
 
 class Scripted:
@@ -55,7 +56,7 @@ class Scripted:
             self.plays(task_id, play)
         return event
 
-    async def run(self, job: Job, progress: Progress) -> Answer:
+    async def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Answer:
         self.jobs.append(job)
         self.running += 1
         self.most_running = max(self.running, self.most_running)

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from broker.errors import FluffleError
-from broker.messages import Dependency, Usage
+from broker.messages import Answered, Dependency, Usage
 
-__all__ = ["LLM", "Answer", "Dependency", "Job", "ModelError", "Progress", "Usage"]
+if TYPE_CHECKING:
+    from workers.tools import Desk
+
+__all__ = ["LLM", "Answer", "Answered", "Dependency", "Job", "ModelError", "Progress", "Usage"]
 
 MAX_MESSAGE = 2000
 
@@ -27,6 +30,7 @@ class Job:
     timeout       seconds that the attempt may take, or None; the worker enforces it
     metadata      whatever the submitter attached
     skills        the skills that the task asks for
+    answers       what people have answered to questions of earlier attempts
     """
 
     task_id: str
@@ -39,6 +43,7 @@ class Job:
     timeout: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     skills: tuple[str, ...] = ()
+    answers: tuple[Answered, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,8 @@ class LLM(Protocol):
         """The name shown in books and lists, such as `ollama:llama3.2`. Never holds a secret."""
         ...
 
-    async def run(self, job: Job, progress: Progress) -> Answer:
-        """Do the job. Raises ModelError when it cannot be done.
+    async def run(self, job: Job, progress: Progress, desk: "Desk | None" = None) -> Answer:
+        """Do the job, with what the desk offers if there is one. Raises ModelError when it cannot be done.
 
         To stop it (a timeout, a `stop`), cancel it: run() ends what it started and raises CancelledError.
         """

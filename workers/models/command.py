@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import signal
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from subprocess import PIPE
 
@@ -14,6 +14,8 @@ from broker.errors import ConfigurationError
 from workers.models.base import Answer, Job, ModelError, Progress
 from workers.models.output import check_schema, parse_output
 from workers.models.prompt import render_prompt
+from workers.tool_socket import tool_socket
+from workers.tools import Desk
 
 MAX_OUTPUT = 1_000_000
 """Bytes of standard output that are taken as an answer."""
@@ -29,10 +31,10 @@ class CommandLLM:
     """Runs a command once per job, without a shell, in a session and process group of its own.
 
     It gets the instructions and the prompt on standard input as UTF-8, and the worker's environment with
-    FLUFFLE_TASK_ID and FLUFFLE_ATTEMPT added. Exit code 0 means that standard output is the answer: text
-    without the newlines at its end, or JSON where the task has an output schema. Any other code is a failure that
-    another attempt may mend. When the command ends or is stopped, whatever it left in its process group gets
-    SIGTERM and, GRACE seconds later, SIGKILL.
+    FLUFFLE_TASK_ID, FLUFFLE_ATTEMPT and, for `fluffle tool`, FLUFFLE_TOOLS added. Exit code 0 means that standard
+    output is the answer: text without the newlines at its end, or JSON where the task has an output schema. Any
+    other code is a failure that another attempt may mend. When the command ends or is stopped, whatever it left in
+    its process group gets SIGTERM and, GRACE seconds later, SIGKILL.
     """
 
     def __init__(self, command: str) -> None:
@@ -52,13 +54,14 @@ class CommandLLM:
         """`exec:` and the program. Its arguments may hold a secret and stay out of the books."""
         return f"exec:{self._name}"
 
-    async def run(self, job: Job, progress: Progress) -> Answer:
+    async def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Answer:
         """The command's answer.
 
         Raises ModelError `command_failed`, `output_too_large`, `output_encoding`, `output_schema` or `not_json`.
         """
         check_schema(job.output_schema)
-        output = await self._output_of(job, progress)
+        async with tool_socket(desk) if desk and desk.tools else nullcontext() as tools:
+            output = await self._output_of(job, progress, tools)
         try:
             text = output.decode()
         except UnicodeDecodeError as error:
@@ -66,8 +69,8 @@ class CommandLLM:
             raise ModelError("output_encoding", message, retryable=False) from error
         return Answer(parse_output(text.rstrip("\r\n"), job.output_schema))
 
-    async def _output_of(self, job: Job, progress: Progress) -> bytes:
-        running, transport = await self._start(job, progress)
+    async def _output_of(self, job: Job, progress: Progress, tools: Path | None) -> bytes:
+        running, transport = await self._start(job, progress, tools)
         try:
             stdin = transport.get_pipe_transport(0)
             assert isinstance(stdin, asyncio.WriteTransport)
@@ -88,8 +91,12 @@ class CommandLLM:
             raise ModelError("command_failed", self._failure(code, running), retryable=True)
         return bytes(running.stdout)
 
-    async def _start(self, job: Job, progress: Progress) -> "tuple[_Running, asyncio.SubprocessTransport]":
+    async def _start(
+        self, job: Job, progress: Progress, tools: Path | None
+    ) -> "tuple[_Running, asyncio.SubprocessTransport]":
         environment = os.environ | {"FLUFFLE_TASK_ID": job.task_id, "FLUFFLE_ATTEMPT": str(job.attempt)}
+        if tools is not None:
+            environment["FLUFFLE_TOOLS"] = str(tools)
         try:
             transport, running = await asyncio.get_running_loop().subprocess_exec(
                 lambda: _Running(progress),

@@ -9,6 +9,7 @@ from typing import Any
 from workers.models.base import Answer, Job, ModelError, Progress
 from workers.models.extract import best_sentences, key_terms, plain, read_prose, repetitions, terms
 from workers.models.output import check_schema, validate_output
+from workers.tools import Desk
 
 NAME = "demo (offline extractive summariser)"
 FOOTER = f"— {NAME}"
@@ -37,7 +38,7 @@ class DemoLLM:
         """What it is."""
         return NAME
 
-    async def run(self, job: Job, progress: Progress) -> Answer:
+    async def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Answer:
         """The extract. Raises ModelError `no_text` or `output_schema`; another attempt helps with neither."""
         check_schema(job.output_schema)
         # A large text takes a while; in a thread, so that the worker's heartbeats go on.

@@ -11,20 +11,23 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from difflib import get_close_matches
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from broker.errors import ConfigurationError
 from workers.models.base import Answer, Job, ModelError, Progress
 from workers.models.output import check_schema, validate_output
+from workers.tools import Desk, ToolError
 
 _log = logging.getLogger(__name__)
 
 
 class HandlerLLM:
-    """Calls `function(job)` once per job.
+    """Calls `function(job)` once per job, or `function(job, desk)` when it has a parameter named `desk`.
 
-    The function takes a workers.models.base.Job and returns what JSON has a form for, or an Answer when it
+    The function takes a workers.models.base.Job, and a workers.tools.Desk (workers.tools.BlockingDesk if it is not
+    async) with what it may do while it works, and returns what JSON has a form for, or an Answer when it
     knows its usage. It says that another attempt cannot help by raising ModelError with retryable=False; any
     other exception is logged and is a failure, named by its class, that another attempt may mend.
 
@@ -40,6 +43,7 @@ class HandlerLLM:
         """
         self._function = _load(spec)
         self._is_async = any(map(inspect.iscoroutinefunction, (self._function, type(self._function).__call__)))
+        self._takes_desk = _takes_desk(self._function)
         self._spec = spec
 
     @property
@@ -47,7 +51,7 @@ class HandlerLLM:
         """`handler:` and the function's place."""
         return f"handler:{self._spec}"
 
-    async def run(self, job: Job, progress: Progress) -> Answer:
+    async def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Answer:
         """The function's answer, checked against the output schema.
 
         Raises ModelError: the function's own, one named after the exception it raised, `not_json` or
@@ -55,13 +59,22 @@ class HandlerLLM:
         """
         check_schema(job.output_schema)
         try:
-            returned = await (self._function(job) if self._is_async else _in_thread(self._function, job))
+            returned = await self._call(job, desk)
         except ModelError:
             raise
         except (Exception, SystemExit) as error:
             raise _failure(error, job) from error
         answer = returned if isinstance(returned, Answer) else Answer(returned)
         return Answer(validate_output(answer.result, job.output_schema), answer.usage)
+
+    async def _call(self, job: Job, desk: Desk | None) -> Any:
+        if not self._takes_desk:
+            return await (self._function(job) if self._is_async else _in_thread(self._function, job))
+        if self._is_async or desk is None:
+            function = partial(self._function, desk=desk)
+            return await (function(job) if self._is_async else _in_thread(function, job))
+        with desk.blocking() as blocking:
+            return await _in_thread(partial(self._function, desk=blocking), job)
 
 
 async def _in_thread(function: Callable[[Job], Any], job: Job) -> Any:
@@ -85,12 +98,14 @@ async def _in_thread(function: Callable[[Job], Any], job: Job) -> Any:
 
 
 def _failure(error: BaseException, job: Job) -> ModelError:
+    if isinstance(error, ToolError):
+        return ModelError("tool_failed", str(error), retryable=True)
     name = type(error).__name__
     _log.error("the handler raised %s on task %s", name, job.task_id, exc_info=error)
     return ModelError(name, str(error) or name, retryable=True)
 
 
-def _load(spec: str) -> Callable[[Job], Any]:
+def _load(spec: str) -> Callable[..., Any]:
     module_name, _, path = spec.partition(":")
     if not module_name or not path:
         raise ConfigurationError(f"--handler: expected package.module:function, got {spec!r}")
@@ -103,14 +118,25 @@ def _load(spec: str) -> Callable[[Job], Any]:
         found = getattr(found, name)
     if not callable(found):
         raise ConfigurationError(f"--handler: {spec} is of type {type(found).__name__} and cannot be called")
+    desk = {"desk": object()} if _takes_desk(found) else {}
     try:
-        inspect.signature(found).bind(object())
+        inspect.signature(found).bind(object(), **desk)
     except TypeError as error:
-        raise ConfigurationError(f"--handler: {spec} must take one argument, the job: {error}") from error
+        raise ConfigurationError(
+            f"--handler: {spec} must take one argument, the job, and may take another one named desk: {error}"
+        ) from error
     except ValueError:
         pass  # some callables written in C do not tell their signature
-    function: Callable[[Job], Any] = found
+    function: Callable[..., Any] = found
     return function
+
+
+def _takes_desk(function: Callable[..., Any]) -> bool:
+    try:
+        desk = inspect.signature(function).parameters.get("desk")
+    except ValueError:
+        return False  # some callables written in C do not tell their signature
+    return desk is not None and desk.kind in (desk.POSITIONAL_OR_KEYWORD, desk.KEYWORD_ONLY)
 
 
 def _import(name: str) -> ModuleType:

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from workers.models.base import Dependency, Job
+from workers.models.base import Answered, Dependency, Job
 
 
 def render_prompt(job: Job) -> str:
-    """The job's task, inputs, results it builds on and expected output, each in a section of its own.
+    """The job's task, inputs, results it builds on, answers of people and expected output, each in its section.
 
     A job that has nothing but a description is its description. Instructions are not part of the prompt. The
     texts are copied as they are: nothing in them is a template or is expanded.
@@ -16,6 +16,7 @@ def render_prompt(job: Job) -> str:
     sections = [
         _inputs(job.inputs),
         _results(job.context),
+        _answers(job.answers),
         _expected_output(job.output_schema),
     ]
     if not any(sections):
@@ -37,6 +38,13 @@ def _results(context: tuple[Dependency, ...]) -> str:
         return ""
     results = [_tagged("result", _text(it.result), id=it.id, task=it.description, status=it.status) for it in context]
     return _tagged("results_to_build_on", "\n".join(results))
+
+
+def _answers(answers: tuple[Answered, ...]) -> str:
+    if not answers:
+        return ""
+    told = [_tagged("answer", it.answer, question=it.question) for it in answers]
+    return _tagged("answers_of_people", "\n".join(told))
 
 
 def _expected_output(schema: dict[str, Any] | None) -> str:

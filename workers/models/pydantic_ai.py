@@ -3,8 +3,9 @@
 pydantic-ai takes most of a second to import, so this module is imported only by a worker that uses it.
 """
 
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -19,15 +20,18 @@ from pydantic_ai import (
     StructuredDict,
     TextPart,
     TextPartDelta,
+    ToolFailed,
     exceptions,
 )
 from pydantic_ai.agent import EventStreamHandler
 from pydantic_ai.models import Model
-from pydantic_ai.usage import RunUsage
+from pydantic_ai.toolsets import FunctionToolset
+from pydantic_ai.usage import RunUsage, UsageLimits
 
 from workers.models.base import Answer, Job, ModelError, Progress, Usage
 from workers.models.output import check_schema, parse_output, validate_output
 from workers.models.prompt import render_prompt
+from workers.tools import Desk, ToolError
 
 PROVIDER_RETRIES = 2
 """How often a request is sent again after 408, 409, 429, 5xx or a failed connection.
@@ -39,6 +43,9 @@ the attempt fails and the coordinator starts another one.
 
 OUTPUT_RETRIES = 1
 """How often the model is told what is wrong with its answer and answers again, within one attempt."""
+
+LIMITS = UsageLimits(request_limit=50, tool_calls_limit=200)
+"""How often the model is asked, and how many tools it may call, within one attempt."""
 
 
 class PydanticAILLM:
@@ -54,7 +61,7 @@ class PydanticAILLM:
         """The model as it was named, such as `ollama:llama3.2`."""
         return self._name
 
-    async def run(self, job: Job, progress: Progress) -> Answer:
+    async def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Answer:
         """The model's answer, and the tokens and, where its price is known, the dollars it took.
 
         With an output schema the model is asked for structured output and its answer is checked. Raises
@@ -67,6 +74,7 @@ class PydanticAILLM:
             output_type=output_type,
             instructions=job.instructions,
             retries={"output": OUTPUT_RETRIES},
+            toolsets=[] if desk is None else [_toolset(desk)],
             model_settings=_settings(job),
         )
         agent.output_validator(_checker(job.output_schema))
@@ -74,7 +82,7 @@ class PydanticAILLM:
         prompt = render_prompt(job if output_type is str else replace(job, output_schema=None))
         try:
             async with agent:
-                result = await agent.run(prompt, event_stream_handler=_relay(progress))
+                result = await agent.run(prompt, event_stream_handler=_relay(progress), usage_limits=LIMITS)
         except (exceptions.AgentRunError, exceptions.UserError) as error:
             raise self._failure(error, job.output_schema is not None) from error
         if result.response.finish_reason == "length":
@@ -110,10 +118,29 @@ _FAILURES: tuple[tuple[type[Exception], str, bool], ...] = (
     (exceptions.ModelHTTPError, "request_rejected", False),
     (exceptions.ModelAPIError, "provider_error", True),
     (exceptions.ContentFilterError, "content_filter", False),
+    (exceptions.UsageLimitExceeded, "too_many_steps", False),
     (exceptions.OutputTokenLimitExceeded, "output_truncated", False),
     (exceptions.UserError, "request_rejected", False),
 )
 """What pydantic-ai raises: its class, our type on the wire, whether another attempt may help. First match wins."""
+
+
+def _toolset(desk: Desk) -> FunctionToolset[object]:
+    """The tools that the desk offers; the model reads what they do in their docstrings."""
+    return FunctionToolset([_telling(getattr(desk, tool)) for tool in sorted(desk.tools)])
+
+
+def _telling(tool: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The tool, made to tell the model why it failed."""
+
+    @wraps(tool)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await tool(*args, **kwargs)
+        except ToolError as error:
+            raise ToolFailed(str(error)) from error
+
+    return call
 
 
 def _output_type(schema: dict[str, Any] | None) -> Any:

@@ -1,0 +1,135 @@
+"""What an instance asks of the coordinator while its LLM works: tasks for others, queries, notes.
+
+Answers come to the instance's control queue, which goes with its connection. So whatever is unanswered is published
+once more after a reconnect; all that is asked here may be asked twice.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
+
+from pydantic import BaseModel
+
+from broker.connection import Delivery, Outgoing
+from broker.errors import BrokerError, Problem, QueryRejected, TaskRejected
+from broker.link import Link
+from broker.messages import Rejection, Retry, Status, Submission, Wire, decode
+from broker.topology import QUERIES, TASKS
+from broker.views import LLMsQuery, TaskView
+
+COORDINATOR = "coordinator"  # who has ended a task, in its history, when its parent was over
+
+V = TypeVar("V", bound=BaseModel)
+
+
+class _Answer(NamedTuple):
+    type: str
+    body: bytes
+
+
+class _Errand:
+    """A request under way. It may be answered several times."""
+
+    def __init__(self, message: Outgoing) -> None:
+        self.message = message
+        self.sent_again = False
+        self._answers: asyncio.Queue[_Answer | Exception] = asyncio.Queue()
+
+    def take(self, answer: _Answer | Exception) -> None:
+        self._answers.put_nowait(answer)
+
+    def on_published(self, error: BrokerError | None) -> None:
+        if error is not None:
+            self.take(error)
+
+    async def answer(self, kind: type[V]) -> V:
+        """The next answer. Raises TaskRejected, QueryRejected, or why the request could not be published."""
+        answer = await self._answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        if answer.type.endswith(".rejected"):
+            errors = decode(Rejection, answer.body, limit=len(answer.body)).errors
+            rejected = QueryRejected if answer.type.startswith("query.") else TaskRejected
+            raise rejected([Problem(wrong.path, wrong.message) for wrong in errors])
+        return decode(kind, answer.body, limit=len(answer.body))
+
+
+class Errands:
+    """Requests that await answers. Whoever consumes the control queue passes on to `take` what comes there."""
+
+    def __init__(self, link: Link, reply_to: str) -> None:
+        self._link = link
+        self._reply_to = reply_to
+        self._waiting: dict[str, _Errand] = {}
+        self._numbers = itertools.count(1)
+
+    async def llms(self, query: LLMsQuery, kind: type[V]) -> V:
+        """The answer to a query. Raises QueryRejected and BrokerError."""
+        with self._under_way(self._request(QUERIES, query.routing_key, query)) as errand:
+            return await errand.answer(kind)
+
+    async def delegate(self, task: Submission) -> TaskView:
+        """Submit a task that has its id, and wait for its end. One that is known already is waited for.
+
+        One that had failed before, or had ended with an earlier end of its parent, is tried again. Raises
+        TaskRejected and BrokerError.
+        """
+        submission = self._request(TASKS, task.routing_key, task)
+        with self._under_way(submission) as errand:
+            view = await errand.answer(TaskView)
+            if errand.sent_again or not _deserves_another_try(view):
+                return await _end(errand, view)
+        assert task.id is not None
+        retry = Retry(id=task.id)
+        with self._under_way(self._request(TASKS, retry.routing_key, retry)) as errand:
+            errand.message = replace(submission, correlation_id=errand.message.correlation_id)  # after a reconnect
+            return await _end(errand, await errand.answer(TaskView))
+
+    def take(self, delivery: Delivery) -> None:
+        """An answer has come. One that nobody waits for any more is dropped."""
+        properties = delivery.properties
+        if errand := self._waiting.get(properties.correlation_id or ""):
+            errand.take(_Answer(properties.type or "", delivery.body))
+
+    def send_again(self) -> None:
+        """After a reconnect: publish what is under way."""
+        for errand in self._waiting.values():
+            errand.sent_again = True
+            self._publish(errand)
+
+    def _request(self, exchange: str, routing_key: str, body: Wire) -> Outgoing:
+        return Outgoing(
+            exchange,
+            routing_key,
+            body.encode(),
+            correlation_id=f"errand-{next(self._numbers)}",
+            reply_to=self._reply_to,
+        )
+
+    @contextmanager
+    def _under_way(self, message: Outgoing) -> Iterator[_Errand]:
+        assert message.correlation_id is not None
+        errand = self._waiting[message.correlation_id] = _Errand(message)
+        self._publish(errand)
+        try:
+            yield errand
+        finally:
+            del self._waiting[message.correlation_id]
+
+    def _publish(self, errand: _Errand) -> None:
+        self._link.send(errand.message, errand.on_published)
+
+
+async def _end(errand: _Errand, view: TaskView) -> TaskView:
+    while not view.status.is_final:
+        view = await errand.answer(TaskView)
+    return view
+
+
+def _deserves_another_try(view: TaskView) -> bool:
+    if view.status is Status.CANCELLED:
+        return bool(view.history) and view.history[-1].by == COORDINATOR
+    return view.status is Status.FAILED

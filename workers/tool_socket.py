@@ -1,0 +1,92 @@
+"""The tools of one attempt for a command that the worker runs: a Unix socket that only its user can open.
+
+One request per connection, a line of JSON each way:
+
+    {"tool": "delegate", "arguments": {"description": "Count the words", "assignee": "atlas"}}
+    {"result": 117}    or    {"error": "there is no LLM named atlas; there are: boreas (review)"}
+
+A client that closes the connection gives up what it has asked for.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
+from pydantic_core import to_json
+
+from broker.messages import MAX_BODY_BYTES, problems
+from workers.tools import TOOLS, Desk, ToolError
+
+SOCKET = "tools"
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    tool: str
+    arguments: dict[str, Any] = {}
+
+
+@asynccontextmanager
+async def tool_socket(desk: Desk) -> AsyncIterator[Path]:
+    """Serve the desk; gives the path of the socket. What is under way at the end is cancelled."""
+    under_way: set[asyncio.Task[None]] = set()
+
+    def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(_serve(desk, reader, writer))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+
+    with TemporaryDirectory(prefix="fluffle-") as folder:  # nobody else may look into it
+        path = Path(folder) / SOCKET
+        server = await asyncio.start_unix_server(on_connection, path, limit=2 * MAX_BODY_BYTES)
+        path.chmod(0o600)
+        try:
+            yield path
+        finally:
+            server.close()
+            for task in list(under_way):
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def _serve(desk: Desk, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        with suppress(ConnectionError):
+            answer = await _answer(desk, reader)
+            writer.write(to_json(answer) + b"\n")
+            await writer.drain()
+    finally:
+        writer.close()
+
+
+async def _answer(desk: Desk, reader: asyncio.StreamReader) -> dict[str, Any]:
+    try:
+        request = _Request.model_validate_json(await reader.readline())
+        if request.tool not in TOOLS:
+            return {"error": f"there is no tool {request.tool}; there are: {', '.join(TOOLS)}"}
+        call = asyncio.ensure_future(validate_call(getattr(desk, request.tool))(**request.arguments))
+        return {"result": await _unless_gone(call, reader)}
+    except ToolError as error:
+        return {"error": str(error)}
+    except ValidationError as error:
+        return {"error": "; ".join(map(str, problems(error)))}
+    except ValueError as error:  # a line that is too long
+        return {"error": str(error)}
+
+
+async def _unless_gone(call: "asyncio.Future[Any]", reader: asyncio.StreamReader) -> Any:
+    """The outcome of the call, which is cancelled when the other side closes the connection."""
+    gone = asyncio.ensure_future(reader.read())
+    try:
+        await asyncio.wait((call, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not call.done():
+            raise ConnectionResetError
+        return call.result()
+    finally:
+        call.cancel()
+        gone.cancel()

@@ -1,0 +1,207 @@
+"""What an LLM may do while it works: send, ask, delegate, ask_person, share, read."""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from broker.errors import BrokerError, FluffleError, QueryRejected, TaskRejected
+from broker.messages import LOCAL_ONLY, Assignment, Status, Submission, problems
+from broker.views import LLMList, LLMsQuery, LLMView, TaskView
+from workers.errands import Errands
+from workers.waiting import Parking
+
+TOOLS = ("send", "ask", "delegate", "ask_person", "share", "read")
+
+T = TypeVar("T")
+
+
+class ToolError(FluffleError):
+    """A tool could not do what it was asked"""
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What all attempts of a worker share to reach others. `tools` are those that its LLM may use."""
+
+    name: str
+    tools: frozenset[str]
+    errands: Errands
+
+
+class Desk:
+    """The tools of one attempt. What they cannot do raises ToolError with a reason that the LLM can act on."""
+
+    def __init__(self, office: Office, assignment: Assignment, parking: Parking, *, priority: int | None) -> None:
+        self._office = office
+        self._assignment = assignment
+        self._parking = parking
+        self._priority = priority
+        self._answers = list(assignment.answers)
+        self._requests: Counter[str] = Counter()
+
+    @property
+    def tools(self) -> frozenset[str]:
+        """The names of the tools that this LLM may use."""
+        return self._office.tools
+
+    @contextmanager
+    def blocking(self) -> "Iterator[BlockingDesk]":
+        """The same tools for another thread. Whoever still waits when the block ends gets a ToolError."""
+        desk = BlockingDesk(self, asyncio.get_running_loop())
+        try:
+            yield desk
+        finally:
+            desk.close()
+
+    async def delegate(
+        self,
+        description: str,
+        *,
+        skills: Sequence[str] = (),
+        assignee: str | None = None,
+        inputs: Any = None,
+        output_schema: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Give a part of your task to another LLM and wait for its result.
+
+        The other one sees nothing of your task but what you tell it here.
+
+        Args:
+            description: What is to be done, in words, with all that is needed to do it.
+            skills: Skills that the other LLM must have.
+            assignee: The name of the LLM that is to do it. Without it the best one that has the skills does it.
+            inputs: Material to work on, such as a text.
+            output_schema: A JSON Schema that the result must satisfy.
+            timeout: Seconds that one attempt may take.
+        """
+        self._must_be_allowed("delegate")
+        given = {
+            "description": description,
+            "skills": list(skills),
+            "assignee": assignee,
+            "inputs": inputs,
+            "output_schema": output_schema,
+            "timeout": timeout,
+        }
+        task = self._child(given)
+        try:
+            await self._must_be_possible(task)
+            async with self._parking.parked():
+                view = await self._office.errands.delegate(task)
+        except (TaskRejected, QueryRejected) as error:
+            raise ToolError(f"the task is refused: {error}") from error
+        except BrokerError as error:
+            raise ToolError(f"the task cannot be handed on: {error}") from error
+        return _result(view)
+
+    async def ask_person(self, question: str, choices: Sequence[str] = ()) -> str:
+        """Ask a person and wait for the answer, which may take long. Ask only what nobody but a person can tell.
+
+        Args:
+            question: The question, with all that is needed to answer it.
+            choices: The possible answers, if there are only some.
+        """
+        self._must_be_allowed("ask_person")
+        if not question.strip():
+            raise ToolError("the question is empty")
+        for earlier in self._answers:
+            if earlier.question == question:
+                self._answers.remove(earlier)
+                return earlier.answer
+        try:
+            return await self._parking.ask(question, choices)
+        except ValidationError as error:
+            raise ToolError("; ".join(map(str, problems(error)))) from error
+
+    def _must_be_allowed(self, tool: str) -> None:
+        if tool not in self.tools:
+            raise ToolError(f"{self._office.name} may not use {tool}")
+
+    def _child(self, given: dict[str, Any]) -> Submission:
+        """The task to hand on. Its id follows from what is asked, so that another attempt finds it again."""
+        it = self._assignment
+        try:
+            request = hashlib.sha256(to_json((it.task_id, given))).hexdigest()[:12]
+            self._requests[request] += 1
+            if (count := self._requests[request]) > 1:  # the same once more
+                request = f"{request}.{count}"
+            return Submission(
+                **{key: value for key, value in given.items() if value is not None},
+                id=f"{it.task_id[: 63 - len(request)]}.{request}",
+                priority=self._priority,
+                labels=[LOCAL_ONLY] if LOCAL_ONLY in it.labels else [],
+                parent_id=it.task_id,
+                conversation_id=it.conversation_id or it.task_id,
+            )
+        except ValidationError as error:
+            raise ToolError("; ".join(map(str, problems(error)))) from error
+        except ValueError as error:
+            raise ToolError(f"what is handed on must be JSON: {error}") from error
+
+    async def _must_be_possible(self, task: Submission) -> None:
+        """A name or a skill that nobody has would be waited for without end."""
+        if not task.skills and not task.assignee:
+            return
+        known = (await self._office.errands.llms(LLMsQuery(), LLMList)).llms
+        if task.assignee and task.assignee not in {llm.name for llm in known}:
+            raise ToolError(f"there is no LLM named {task.assignee}; there are: {_introduced(known)}")
+        if not task.assignee and not any(llm.skills.keys() >= set(task.skills) for llm in known):
+            raise ToolError(f"no LLM has the skills {', '.join(task.skills)}; there are: {_introduced(known)}")
+
+
+class BlockingDesk:
+    """The tools of one attempt for a thread: every call waits for its end. See Desk."""
+
+    def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop) -> None:
+        self._desk = desk
+        self._loop = loop
+        self._calls: set[Future[Any]] = set()
+
+    @property
+    def tools(self) -> frozenset[str]:
+        """The names of the tools that this LLM may use."""
+        return self._desk.tools
+
+    def delegate(self, description: str, **given: Any) -> Any:
+        """`Desk.delegate`."""
+        return self._wait(self._desk.delegate(description, **given))
+
+    def ask_person(self, question: str, choices: Sequence[str] = ()) -> str:
+        """`Desk.ask_person`."""
+        return self._wait(self._desk.ask_person(question, choices))
+
+    def close(self) -> None:
+        """The attempt is over: whoever still waits gets a ToolError."""
+        for call in list(self._calls):
+            call.cancel()
+
+    def _wait(self, call: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        self._calls.add(future)
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise ToolError("the attempt is over") from error
+        finally:
+            self._calls.discard(future)
+
+
+def _result(view: TaskView) -> Any:
+    if view.status is Status.COMPLETED:
+        return view.result
+    if view.error is not None:
+        raise ToolError(f"task {view.id} failed: {view.error.type}: {view.error.message}")
+    raise ToolError(f"task {view.id} was {view.status}")
+
+
+def _introduced(llms: Sequence[LLMView]) -> str:
+    return "; ".join(f"{llm.name} ({', '.join(llm.skills) or 'no skills'})" for llm in llms) or "none"
