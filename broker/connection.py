@@ -40,6 +40,8 @@ from broker.topology import Binding, Topology
 
 UNDECODABLE = "fluffle-undecodable"  # header put in place of headers, or of text, that pika cannot decode
 
+_CERTIFICATE_ALERT = re.compile(r"\[SSL: \w+_ALERT_(\w*(?:CERTIFICATE|UNKNOWN_CA)\w*)\]")  # of OpenSSL
+
 T = TypeVar("T")
 
 _READ_BYTES = 65_536  # at a time; pika's 4,096 means many more system calls
@@ -464,13 +466,18 @@ class HalfLink:
             case ConnectionClosedByBroker() | ChannelClosedByBroker():
                 kind = AccessRefused if error.reply_code == 403 else BrokerError
                 return kind(f"RabbitMQ at {self.where} said: {error.reply_text}")
-            case ssl.SSLError():
-                return CertificateRefused(f"RabbitMQ at {self.where} and TLS: {_tls_reason(error)}")
             case AMQPConnectionError() if error.args and isinstance(error.args[0], BaseException):
                 return self._translated(error.args[0])
             case _:
                 while causes := getattr(error, "exceptions", None) or getattr(error, "exception", None):
                     error = causes[-1] if isinstance(causes, tuple) else causes
+                if isinstance(error, ssl.SSLCertVerificationError):
+                    return CertificateRefused(
+                        f"the certificate of RabbitMQ at {self.where} is not accepted: {error.verify_message}"
+                    )
+                if alert := _CERTIFICATE_ALERT.search(str(error)):
+                    why = alert[1].replace("_", " ").lower()
+                    return CertificateRefused(f"RabbitMQ at {self.where} does not accept the client certificate: {why}")
                 detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 return BrokerUnreachable(f"RabbitMQ at {self.where} cannot be reached ({detail})")
 
@@ -614,12 +621,6 @@ def fault_of(message: Outgoing, refusal: ChannelClosedByBroker) -> BrokerError |
     if (limit := re.search(r"max size (\d+)", said)) and len(message.body) > int(limit[1]):
         return MessageTooLarge(f"RabbitMQ said: {said}")
     return None
-
-
-def _tls_reason(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted ({error.verify_message})"
-    return f"the connection was refused ({(error.reason or str(error)).replace('_', ' ').lower()})"
 
 
 def _ignore(*_: Any) -> None:

@@ -84,7 +84,7 @@ class Unroutable(BrokerError):
 
 
 class PublishRefused(BrokerError):
-    """RabbitMQ refused the message: its queue is full or not available"""
+    """RabbitMQ refused the message: its queue is full or not available. Try again when less waits in it"""
 
 
 class MessageTooLarge(BrokerError):

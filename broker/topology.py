@@ -23,6 +23,8 @@ EVERYBODY = "all"  # the address of every mailbox
 DELIVERY_LIMIT = 20
 KEEP_FOREVER = 1_000_000  # deliveries: unset, 4.x drops after 20; -1 discards at once on 3.10
 QUERY_BACKLOG = 10_000
+INBOX, INBOX_BYTES = 1_000_000, 2 * 1024**3  # most that waits for the coordinator; what is over that is refused
+REJECTED_KEPT, REJECTED_BYTES = 100_000, 1024**3  # of these the oldest go first
 
 Arguments = Mapping[str, str | int]
 
@@ -72,8 +74,8 @@ class Topology:
     bindings: tuple[Binding, ...] = ()
 
 
-def durable(name: str, *, deliveries: int = DELIVERY_LIMIT) -> Queue:
-    """A quorum queue whose undeliverable messages end in the rejected queue."""
+def durable(name: str, limits: Arguments | None = None) -> Queue:
+    """A quorum queue whose undeliverable messages end in the rejected queue. It refuses what is over its limits."""
     return Queue(
         name,
         {
@@ -82,7 +84,8 @@ def durable(name: str, *, deliveries: int = DELIVERY_LIMIT) -> Queue:
             "x-dead-letter-exchange": REJECTED,
             "x-dead-letter-routing-key": f"dead.{name}",
             "x-dead-letter-strategy": "at-least-once",
-            "x-delivery-limit": deliveries,
+            "x-delivery-limit": DELIVERY_LIMIT,
+            **(limits or {}),
         },
     )
 
@@ -113,8 +116,16 @@ SHARED = Topology(
     ),
     relays=(Relay(MESSAGES, MAILBOXES),),
     queues=(
-        Queue(REJECTED, {"x-queue-type": "quorum", "x-delivery-limit": KEEP_FOREVER}),
-        durable(COORDINATOR),
+        Queue(
+            REJECTED,
+            {
+                "x-queue-type": "quorum",
+                "x-delivery-limit": KEEP_FOREVER,
+                "x-max-length": REJECTED_KEPT,
+                "x-max-length-bytes": REJECTED_BYTES,
+            },
+        ),
+        durable(COORDINATOR, {"x-max-length": INBOX, "x-max-length-bytes": INBOX_BYTES}),
         durable(UNDELIVERED),
         Queue(
             QUERIES,
@@ -167,7 +178,7 @@ def mailbox(address: str, groups: Iterable[str] = ()) -> Topology:
     """
     keys = (address, EVERYBODY)
     own = (Binding(MAILBOXES, key, address) for key in keys)
-    queue = durable(address, deliveries=KEEP_FOREVER if address.startswith("user.") else DELIVERY_LIMIT)
+    queue = durable(address, {"x-delivery-limit": KEEP_FOREVER} if address.startswith("user.") else {})
     return Topology(queues=(queue,), bindings=(*own, *(membership(address, group) for group in groups)))
 
 

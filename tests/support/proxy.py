@@ -1,6 +1,7 @@
 """A TCP proxy before a broker, to break or stop its connections in a chosen moment."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
@@ -57,8 +58,10 @@ class Pair:
 class Proxy:
     """Passes bytes on until told otherwise. `url` is the broker's, by way of the proxy."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+        """With `tls`, clients talk TLS to the proxy, which passes on what they say in the clear."""
         self.broker_url = url
+        self._tls = tls
         self.pairs: list[Pair] = []  # those that are open, oldest first
         self._parts = urlsplit(url)
         self._holding = False
@@ -68,11 +71,12 @@ class Proxy:
     @property
     def url(self) -> str:
         credentials = self._parts.netloc.rpartition("@")[0]
-        return urlunsplit(self._parts._replace(netloc=f"{credentials}@127.0.0.1:{self._port}"))
+        scheme = "amqp" if self._tls is None else "amqps"
+        return urlunsplit(self._parts._replace(scheme=scheme, netloc=f"{credentials}@127.0.0.1:{self._port}"))
 
     async def open(self) -> None:
         """Accept connections, on the same port as before."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, ssl=self._tls)
         self._port = self._server.sockets[0].getsockname()[1]
 
     def cut(self) -> None:
@@ -115,9 +119,9 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_to(url: str) -> AsyncIterator[Proxy]:
+async def proxy_to(url: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
     """A proxy before the broker at `url`, gone at the end."""
-    proxy = Proxy(url)
+    proxy = Proxy(url, tls)
     await proxy.open()
     try:
         yield proxy

@@ -1,0 +1,77 @@
+"""Who publishes more than anybody can take is stopped and told so; and what is secret stays so."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from pika.exceptions import NackError
+
+from tests.support.amqp import Amqp, amqp
+from tests.support.ledger import Ledger
+from tests.support.node import NodeInfo
+from tests.support.processes import until
+from tests.support.shell import Shell
+from tests.support.site import Site
+
+MOST = 50  # messages that the inbox takes in these tests; the declared limit is a million
+
+
+@pytest.fixture
+def small_inbox(rabbitmq: NodeInfo, site: Site) -> Site:
+    """A site whose inbox is soon full."""
+    policy = ("--apply-to", "queues", "small", "^fluffle.coordinator$", json.dumps({"max-length": MOST}))
+    rabbitmq.control("set_policy", *policy)
+    return site
+
+
+def flood(client: Amqp, count: int) -> int:
+    """Publish tasks until RabbitMQ refuses one; returns how many it has taken."""
+    taken = 0
+    with suppress(NackError):
+        for number in range(count):
+            client.submit({"id": f"flood-{number}", "description": "-", "assignee": "llm"})
+            taken += 1
+    return taken
+
+
+def test_a_flood_is_stopped_and_told_and_what_was_taken_is_done(
+    rabbitmq: NodeInfo, small_inbox: Site, ledger: Ledger
+) -> None:
+    site, shell = small_inbox, Shell(small_inbox.url, small_inbox.state)
+    try:
+        with amqp(site.url) as client:
+            client.publish("fluffle.status", "llm.hello", {"name": "llm", "instance": "gone"})
+            taken = flood(client, 10 * MOST)
+        assert taken < 2 * MOST, "a quorum queue may take a few more than its limit, not twice as many"
+        told = shell.error("task", "submit", "one more", "--id", "late")
+        assert "its queue is full" in told
+        assert "Try again" in told
+        assert "its queue is full" in shell.error("task", "cancel", "flood-0")
+    finally:
+        rabbitmq.control("clear_policy", "small")
+    site.coordinator()
+    site.worker("llm", "--handler", "tests.support.handlers:work", "--slots", "10", **ledger.env)
+    shell("task", "submit", "one more", "--id", "late", "--assignee", "llm", "--wait")
+    until(lambda: ledger.done() == taken + 1, "everything that was taken is done")
+
+
+def test_no_password_is_printed_logged_or_given_on_a_command_line(site: Site, tmp_path: Path) -> None:
+    password = urlsplit(site.url).password
+    assert password is not None
+    coordinator = site.coordinator(FLUFFLE_LOG_LEVEL="DEBUG")
+    worker = site.worker("llm", "--model", "demo", FLUFFLE_LOG_LEVEL="DEBUG")
+    shell = Shell(site.url, site.state)
+    printed = shell("task", "submit", "anything", "--assignee", "llm", "--wait")
+    wrong = Shell(site.url.replace(password, f"{password}-wrong"), tmp_path)
+    for command in (("llm", "list"), ("coordinator",), ("worker", "llm", "--model", "demo"), ("broker", "init")):
+        printed += wrong.error(*command)
+    printed += Shell(f"amqp://user:{password}@127.0.0.1:port", tmp_path).error("llm", "list")
+    printed += Shell(f"ftp://user:{password}@127.0.0.1", tmp_path).error("llm", "list")
+    assert "refused the user" in printed
+    for text in (printed, coordinator.output, worker.output):
+        assert password not in text
+    for process in (coordinator, worker):
+        assert not any(password in part for part in psutil.Process(process.pid).cmdline())

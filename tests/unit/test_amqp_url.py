@@ -1,0 +1,109 @@
+"""What is made of an AMQP URL and the settings beside it."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from broker.amqp_url import Tls, completed, of_user, redacted, split_off_tls, tls_context, user_of, vhost
+from broker.errors import ConfigurationError
+from broker.locate import amqp_url
+from broker.settings import Settings, load_settings
+
+
+def settings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"FLUFFLE_{name}", value)
+    return load_settings()
+
+
+def test_a_password_comes_from_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("p@ss/word\n")
+    given = settings(monkeypatch, AMQP_URL="amqp://atlas@rabbit/team", AMQP_PASSWORD_FILE=str(tmp_path / "secret"))
+    assert amqp_url(given) == "amqp://atlas:p%40ss%2Fword@rabbit/team"
+
+
+def test_a_url_comes_from_a_file_of_its_own_and_keeps_its_password(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "url").write_text("amqp://ana:own@rabbit\n")
+    given = settings(monkeypatch, AMQP_URL_FILE=str(tmp_path / "url"), AMQP_PASSWORD="another")
+    assert amqp_url(given) == "amqp://ana:own@rabbit"
+
+
+def test_nothing_secret_is_shown_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {
+        "AMQP_URL": "amqp://a:s3cret@h",
+        "AMQP_PASSWORD": "s3cret",
+        "DATABASE_URL": "postgresql+psycopg://u:s3cret@h/d",
+    }
+    given = settings(monkeypatch, **secrets, MANAGEMENT_URL="http://a:s3cret@h:15672")
+    assert "s3cret" not in f"{given!r} {given}"
+
+
+def test_what_the_settings_say_of_tls_goes_into_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"TLS_CA": "/ca.pem", "TLS_CERT": "/me.pem", "TLS_KEY": "/me.key"}
+    url = amqp_url(settings(monkeypatch, AMQP_URL="amqps://atlas@rabbit?heartbeat=30", TLS_LOGIN="true", **files))
+    plain, tls = split_off_tls(url)
+    assert plain == "amqps://atlas@rabbit?heartbeat=30"
+    assert tls == Tls("/ca.pem", "/me.pem", "/me.key", None, external=True)
+
+
+def test_what_the_url_says_of_tls_goes_before() -> None:
+    url = completed("amqps://h?cacertfile=/own.pem", parameters={"cacertfile": "/other.pem"})
+    assert split_off_tls(url)[1].ca_file == "/own.pem"
+
+
+@pytest.mark.parametrize(
+    ("url", "user", "host"),
+    [
+        ("amqp://ana:x@h/team", "ana", "team"),
+        ("amqp://a%40b:x@h/%2F", "a@b", "/"),
+        ("amqp://h", "guest", "/"),
+        ("amqps://h?auth_mechanism=external", None, "/"),
+        ("amqps://ana@h/v?auth_mechanism=external", "ana", "v"),
+    ],
+)
+def test_user_and_virtual_host_of_a_url(url: str, user: str | None, host: str) -> None:
+    assert (user_of(url), vhost(url)) == (user, host)
+
+
+def test_the_url_of_another_user_has_nothing_of_ours() -> None:
+    url = of_user("amqps://ana:x@h:5671/v?cacertfile=/ca.pem&certfile=/ana.pem", "atlas", "p@")
+    assert url == "amqps://atlas:p%40@h:5671/v"
+    assert redacted(url) == "amqps://atlas:***@h:5671/v"
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("amqp://h?cacertfile=/ca.pem", "amqps://"),
+        ("amqps://h?auth_mechanism=kerberos", "external and plain"),
+    ],
+)
+def test_what_makes_no_sense_is_said(url: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        split_off_tls(url)
+
+
+@pytest.mark.parametrize(
+    ("tls", "told"),
+    [
+        (Tls(ca_file="/no/such/ca.pem"), "/no/such/ca.pem: No such file"),
+        (Tls(ca_file=__file__), __file__),
+        (
+            Tls(certificate="/no/such/me.pem", key="/no/such/me.key"),
+            "/no/such/me.pem and /no/such/me.key: No such file",
+        ),
+        (Tls(key="/me.key"), "FLUFFLE_TLS_CERT"),
+        (Tls(external=True), "FLUFFLE_TLS_CERT"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tls: Tls, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        tls_context(tls)
+
+
+def test_certificate_and_name_are_always_verified() -> None:
+    context = tls_context(Tls())
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
