@@ -15,6 +15,8 @@ from broker.errors import ConfigurationError
 from broker.messages import NAME_PATTERN
 from broker.topology import (
     EVENTS,
+    EVERYBODY,
+    MAILBOXES,
     MESSAGES,
     QUERIES,
     REJECTED,
@@ -23,14 +25,17 @@ from broker.topology import (
     TASKS,
     WATCHERS,
     Topology,
+    group_address,
     llm_address,
     llm_topology,
+    mailbox,
+    user_address,
 )
 
 _NOTHING = ""
 _ANYTHING = ".*"
 _DEFAULT_EXCHANGE = "amq.default"
-_OWN_QUEUES = (f"{REPLIES}.*", f"{WATCHERS}.*", "amq.gen-*")  # of clients; each is exclusive to its connection
+_EXCLUSIVE_QUEUES = (f"{REPLIES}.*", f"{WATCHERS}.*", "amq.gen-*")  # of clients; each is exclusive to its connection
 _BELONGS_TO_SOMEBODY = re.compile(r"(fluffle|llm|user|group)\.")
 
 
@@ -92,26 +97,25 @@ def permissions(role: Role, name: str) -> Permissions:
     """What the user `name` of that role may do."""
     match role:
         case Role.LLM:
-            own = (llm_address(name), f"{llm_address(name)}.*")
+            address = llm_address(name)
             return Permissions(
-                configure=_any_of(*own),
-                write=_any_of(STATUS, TASKS, MESSAGES),
-                read=_any_of(*own),
-                topics=(
-                    TopicPermission(STATUS, write=_any_of(f"{name}.*"), read=_NOTHING),
-                    TopicPermission(MESSAGES, write=_ANYTHING, read=_NOTHING),
-                ),
+                configure=_any_of(*_of(address)),
+                write=_any_of(STATUS, TASKS, MESSAGES, *_of(address)),
+                read=_any_of(MAILBOXES, *_of(address)),
+                topics=(TopicPermission(STATUS, write=_any_of(f"{name}.*"), read=_NOTHING), *_mail(address)),
             )
         case Role.CLIENT | Role.WEB:
             more = (REJECTED,) if role is Role.WEB else ()  # the queue, and not what is published to the exchange
+            address = user_address(name)
+            own = (*_of(address), *_EXCLUSIVE_QUEUES)
             return Permissions(
-                configure=_any_of(*_OWN_QUEUES),
-                write=_any_of(TASKS, QUERIES, MESSAGES, *_OWN_QUEUES),
-                read=_any_of(EVENTS, STATUS, *_OWN_QUEUES, *more),
+                configure=_any_of(*own),
+                write=_any_of(TASKS, QUERIES, MESSAGES, *own),
+                read=_any_of(EVENTS, STATUS, MAILBOXES, *own, *more),
                 topics=(
                     TopicPermission(EVENTS, write=_NOTHING, read=_ANYTHING),
                     TopicPermission(STATUS, write=_NOTHING, read=r"\.progress$"),
-                    TopicPermission(MESSAGES, write=_ANYTHING, read=_NOTHING),
+                    *_mail(address),
                     *(TopicPermission(exchange, write=_NOTHING, read=_NOTHING) for exchange in more),
                 ),
             )
@@ -127,7 +131,13 @@ def permissions(role: Role, name: str) -> Permissions:
 
 def owned(role: Role, name: str) -> Topology:
     """What has to be declared for the user, because it may not do so itself."""
-    return llm_topology(name) if role is Role.LLM else Topology()
+    match role:
+        case Role.LLM:
+            return llm_topology(name)
+        case Role.CLIENT | Role.WEB:
+            return mailbox(user_address(name))
+        case _:
+            return Topology()
 
 
 def user_name(role: Role, name: str | None) -> str:
@@ -147,7 +157,7 @@ def user_name(role: Role, name: str | None) -> str:
 
 def speaks_for(user: str | None, address: str) -> bool:
     """Whether what this user says may have that address as its sender."""
-    return user is not None and address in (f"llm.{user}", f"user.{user}")
+    return user is not None and address in (llm_address(user), user_address(user))
 
 
 def may_be_answered_at(user: str | None, queue: str) -> bool:
@@ -158,6 +168,19 @@ def may_be_answered_at(user: str | None, queue: str) -> bool:
     if not _BELONGS_TO_SOMEBODY.match(queue) or queue.startswith((f"{REPLIES}.", f"{WATCHERS}.")):
         return True
     return any(queue == own or queue.startswith(f"{own}.") for own in (f"llm.{user}", f"user.{user}"))
+
+
+def _of(address: str) -> tuple[str, str]:
+    """The queues of an address: its own, and those that it has for a while."""
+    return address, f"{address}.*"
+
+
+def _mail(address: str) -> tuple[TopicPermission, ...]:
+    """Send to everybody; get what is for the address, for everybody, and for groups, which are open to all."""
+    return (
+        TopicPermission(MESSAGES, write=_ANYTHING, read=_NOTHING),
+        TopicPermission(MAILBOXES, write=_NOTHING, read=_any_of(*_of(address), EVERYBODY, group_address("*"))),
+    )
 
 
 def _any_of(*names: str) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
+from broker.access import speaks_for
 from broker.connection import UNDECODABLE, Delivery, Outgoing
 from broker.errors import DecodeError, Problem, UnknownAddress
 from broker.link import Link
@@ -17,14 +18,18 @@ from broker.topology import MESSAGES, STATUS, Binding, Topology
 _log = logging.getLogger(__name__)
 
 
-def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES) -> Message:
+def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_identity: bool = False) -> Message:
     """The message of a delivery, the same for everybody who reads it. Raises DecodeError.
 
+    With `require_identity` also for one whose sender is not the user that it is from.
     The id of one that has none is its AMQP message_id, else it is made from its body and routing key.
     """
     if UNDECODABLE in delivery.headers:
         raise DecodeError([Problem("headers", f"cannot be decoded: {delivery.headers[UNDECODABLE]}")])
     draft, key = decode(Draft, delivery.body, limit=limit), delivery.routing_key
+    if require_identity and not speaks_for(delivery.properties.user_id, draft.sender):
+        told = f"is {draft.sender!r}, for whom the user {delivery.properties.user_id!r} does not speak"
+        raise DecodeError([Problem("sender", told)])
     if draft.in_reply_to is None and not is_address(key):
         raise DecodeError([Problem("", f"the routing key {key!r} is no address: {ADDRESSES}")])
     if draft.in_reply_to is None and draft.receiver not in (None, key):
@@ -65,8 +70,9 @@ class Mailer:
     Whoever consumes that queue passes on what comes there to `take`.
     """
 
-    def __init__(self, link: Link, session: str) -> None:
+    def __init__(self, link: Link, session: str, *, require_identity: bool = False) -> None:
         self._link = link
+        self._require_identity = require_identity
         self._session = session
         self._known: set[str] = set()  # addresses that have a mailbox
         self._listening: set[str] = set()  # to what these LLMs write
@@ -115,7 +121,8 @@ class Mailer:
             elif delivery.properties.type == "message.rejected":
                 self._on_rejection(decode(Rejection, delivery.body, limit=len(delivery.body)))
             else:
-                self._on_answer(read_message(delivery, limit=len(delivery.body)))
+                message = read_message(delivery, limit=len(delivery.body), require_identity=self._require_identity)
+                self._on_answer(message)
         except DecodeError as error:
             _log.warning("ignored a message that cannot be read: %s", error)
 

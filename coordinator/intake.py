@@ -94,7 +94,7 @@ def read(delivery: Delivery, *, limit: int, require_identity: bool = False) -> E
             case topology.STATUS:
                 return _status(delivery, limit)
             case topology.MESSAGES:
-                return _message(delivery, limit)
+                return _message(delivery, limit, require_identity)
             case _:
                 raise _unknown_key(delivery)
     except DecodeError as error:
@@ -192,9 +192,9 @@ def _status(delivery: Delivery, limit: int) -> Event | None:
             raise _unknown_key(delivery)
 
 
-def _message(delivery: Delivery, limit: int) -> Event:
+def _message(delivery: Delivery, limit: int, require_identity: bool) -> Event:
     """A message comes once for the history, and once more when it has found no mailbox."""
-    message, sender = read_message(delivery, limit=limit), _sender(delivery)
+    message, sender = read_message(delivery, limit=limit, require_identity=require_identity), _sender(delivery)
     _must_fit(sent_at=message.sent_at)
     if delivery.queue == topology.UNDELIVERED:
         return MessageUndelivered(message, delivery.routing_key, sender)

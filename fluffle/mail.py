@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 from pydantic import ValidationError
 
+from broker.amqp_url import user_of
 from broker.connection import Delivery
 from broker.errors import (
     ConfigurationError,
@@ -107,7 +108,7 @@ class Messaging:
     @property
     def address(self) -> str:
         """Who sends and gets the messages of this client: `user.<name>`. Raises ConfigurationError when nobody says."""
-        self._user = self._user or own_name()
+        self._user = self._user or _identified(self._broker) or own_name()
         return user_address(self._user)
 
     async def send(
@@ -314,7 +315,7 @@ class Messaging:
 
     async def _open_mail(self) -> Mailer:
         link, session = self._correspondence.link, f"{self.address}.{uuid7()}"
-        mailer = Mailer(link, session)
+        mailer = Mailer(link, session, require_identity=is_identity_required())
         await link.declare(mailbox(self.address))
         answers = Queue(session, exclusive=True)
         await link.declare(Topology(queues=(answers,), bindings=(Binding(MAILBOXES, session, session),)))
@@ -339,6 +340,18 @@ class Messaging:
         return UnknownAddress(f"{error}; `fluffle llm list` shows who is there")
 
 
+def is_identity_required() -> bool:
+    """Whether messages count only from the user of RabbitMQ that they say they are from."""
+    from broker.settings import load_settings
+
+    return load_settings().require_identity
+
+
+def _identified(url: str) -> str | None:
+    """The name of the AMQP URL's user, where that is the one that counts."""
+    return user_of(url) if is_identity_required() else None
+
+
 def _name_of(group: str) -> str:
     name = group.removeprefix("group.")
     if not is_address(group_address(name)):
@@ -348,7 +361,7 @@ def _name_of(group: str) -> str:
 
 def _readable(delivery: Delivery) -> Message | None:
     try:
-        return read_message(delivery, limit=len(delivery.body))
+        return read_message(delivery, limit=len(delivery.body), require_identity=is_identity_required())
     except DecodeError as error:
         _log.warning("dropped a message that cannot be read: %s", error)
         return None

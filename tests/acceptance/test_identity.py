@@ -16,6 +16,8 @@ import pytest
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from broker.access import Role
+from broker.mail import Message as Mail
+from fluffle.client import Client
 from tests.support.amqp import Amqp, Message, amqp
 from tests.support.node import NodeInfo
 from tests.support.processes import until
@@ -48,7 +50,8 @@ def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFa
     """A coordinator that requires identity, and atlas at work. Vega is whoever a test makes of it."""
     with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_REQUIRE_IDENTITY="true") as site:
         asyncio.run(rights.declare())
-        site.queues.add("llm.vega.work")
+        mailboxes = ("llm.atlas", "llm.vega", "user.ana", "user.bo", "user.web")
+        site.queues.update({"llm.vega.work", "fluffle.undelivered", *mailboxes})
         site.coordinator(url=rights.url_of["coordinator"])
         site.worker("atlas", "--handler", "tests.support.obedient:obey", url=rights.url_of["atlas"])
         yield site
@@ -179,6 +182,9 @@ BY_AN_LLM: dict[str, Callable[[Channel], object]] = {
     "listen to another LLM's assignments": bind_llm_queue("fluffle.work", "llm.atlas"),
     "listen to another LLM's messages": bind_llm_queue("fluffle.messages", "llm.atlas"),
     "listen to all messages": bind_llm_queue("fluffle.messages", "#"),
+    "have another LLM's messages in its own mailbox": bind_llm_queue("fluffle.mailboxes", "llm.atlas"),
+    "have everybody's messages in its own mailbox": bind_llm_queue("fluffle.mailboxes", "#"),
+    "put messages into mailboxes behind the coordinator's back": publish("fluffle.mailboxes", "llm.atlas"),
     "listen to what other LLMs report": bind_llm_queue("fluffle.status", "#"),
     "publish to the default exchange": publish("", "llm.atlas.work"),
     "assign a task": publish("fluffle.work", "llm.atlas"),
@@ -198,6 +204,7 @@ BY_A_CLIENT: dict[str, Callable[[Channel], object]] = {
     "read what was rejected": consume("fluffle.rejected"),
     "listen to assignments": bind_own("fluffle.work", "llm.atlas"),
     "listen to all messages": bind_own("fluffle.messages", "#"),
+    "have another person's messages in a queue of its own": bind_own("fluffle.mailboxes", "user.bo"),
     "listen to all that LLMs report": bind_own(STATUS, "#"),
     "listen to submissions": bind_own(TASKS, "submit"),
     "publish to the default exchange": publish("", "fluffle.coordinator"),
@@ -267,6 +274,43 @@ def test_another_llm_can_neither_claim_nor_complete_what_an_llm_has_in_hand(
     assert status_of(site, task_id) == "in_progress"
     ana.publish(TASKS, "cancel", {"id": task_id}, user_id="ana")
     until(lambda: status_of(site, task_id) == "cancelled", "it is over")
+
+
+def message(sender: str, receiver: str) -> dict[str, str]:
+    return {"sender": sender, "receiver": receiver, "content": "hello"}
+
+
+@pytest.mark.parametrize("sender", ["llm.atlas", "user.ana", "user.bo"])
+def test_a_message_counts_only_from_the_user_that_it_is_from(
+    vega: Amqp,
+    ana: Amqp,
+    rights: Rights,
+    rejected: Callable[[], Message],
+    monkeypatch: pytest.MonkeyPatch,
+    sender: str,
+) -> None:
+    vega.publish("fluffle.messages", "user.ana", message(sender, "user.ana"), user_id="vega")
+    assert problems(rejected()) == {"sender": f"is {sender!r}, for whom the user 'vega' does not speak"}
+    vega.publish("fluffle.messages", "user.ana", message("llm.vega", "user.ana"), user_id="vega")
+    monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
+    until(lambda: ana.depth("user.ana") == 2, "both are in the mailbox")
+    assert [it.sender for it in asyncio.run(inbox(rights.url_of["ana"]))] == ["llm.vega"]
+
+
+async def inbox(url: str) -> list[Mail]:
+    """What is in the mailbox of the user of that URL, taken out of it."""
+    async with Client(url) as client:
+        return [it async for it in client.inbox(wait=False)]
+
+
+async def test_people_write_to_each_other_in_their_own_names(
+    rights: Rights, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
+    async with Client(rights.url_of["ana"]) as ana:
+        await ana.send("user.bo", "good morning")
+    [shown] = await inbox(rights.url_of["bo"])
+    assert (shown.sender, shown.content) == ("user.ana", "good morning")
 
 
 def test_copies_by_header_do_not_let_an_llm_speak_for_another(
