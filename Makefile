@@ -4,13 +4,14 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers/installed
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench chaos clean
 
 help:
 	@echo 'make demo     RabbitMQ, a coordinator and three LLMs at work on a few files, then the report'
 	@echo 'make test     the whole suite; PYTEST_ARGS="-k lease -x" is passed on to pytest'
 	@echo 'make check    lint, format, types and import contracts'
 	@echo 'make bench    the benchmarks, as tables'
+	@echo 'make chaos    a storm of faults, judged from outside; CHAOS_ARGS="--tasks 100000 --faults 500" for a long one'
 	@echo 'make clean    remove everything that these commands made here'
 
 $(INSTALLED): pyproject.toml constraints.txt scripts/install
@@ -38,6 +39,9 @@ $(PEERS): benchmarks/requirements.txt | $(INSTALLED)
 
 bench: $(PEERS)
 	@set -e; for program in benchmarks/[!_]*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+
+chaos: $(INSTALLED)
+	@$(BIN)/python -m tests.storm $(CHAOS_ARGS)
 
 clean:
 	rm -rf .venv dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \

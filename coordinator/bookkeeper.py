@@ -11,7 +11,7 @@ from broker.connection import Delivery, Outgoing
 from broker.errors import NotTheLeader, Problem, StoreUnavailable
 from broker.instants import Instant, Micros
 from broker.messages import MAX_ASSIGNMENT_BYTES, Failure, Result
-from broker.topology import WORK
+from broker.topology import WORK, llm_address
 from coordinator import outbox
 from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Refuse
@@ -187,6 +187,9 @@ class Bookkeeper:
         origins: list[Delivery] = []
         items: list[Item] = []
         for delivery in batch:
+            if self._is_own_assignment(delivery):
+                _log.warning("an assignment found no queue: its lease takes it back", routing_key=delivery.routing_key)
+                continue
             match read(delivery, limit=self._max_body, require_identity=self._require_identity):
                 case None:
                     pass
@@ -196,6 +199,19 @@ class Bookkeeper:
                     events.append(event)
                     origins.append(delivery)
         return events, origins, items
+
+    def _is_own_assignment(self, delivery: Delivery) -> bool:
+        """Whether it is what was published for a task in hand, come back because the LLM's queue has gone."""
+        if delivery.exchange != WORK:
+            return False
+        task_id, _, attempt = (delivery.properties.message_id or "").rpartition("/")
+        task = self._machine.board.tasks.get(task_id)
+        return (
+            task is not None
+            and task.in_hand
+            and str(task.attempt) == attempt
+            and delivery.routing_key == llm_address(task.llm or "")
+        )
 
     def _failures(self) -> list[Event]:
         """Assignments that are too large to be sent, as failed attempts."""

@@ -346,6 +346,21 @@ def test_the_outbox_is_empty_once_all_is_confirmed(desk: Desk) -> None:
     assert desk.store.unsent() == []
 
 
+def test_an_assignment_that_found_no_queue_is_left_to_its_lease(desk: Desk) -> None:
+    [assignment] = [it for it in desk.process(hello(), submit("a")) if it.exchange == WORK]
+
+    def comes_back(message_id: str | None) -> list[Outgoing]:
+        returned = delivery(WORK, assignment.routing_key, assignment.body, message_id=message_id)
+        return desk.process(returned)
+
+    assert comes_back(assignment.message_id) == []
+    assert desk.status("a") == "assigned"
+    for foreign in ("a/2", "b/1", "a", None):
+        assert {it.exchange for it in comes_back(foreign)} == {REJECTED, EVENTS}
+    desk.process(hello(), at=LEASE + 1)
+    assert desk.views()["a"]["attempts"][0]["outcome"] == "unclaimed"
+
+
 def test_a_batch_in_another_ones_term_is_not_recorded(desk: Desk, engine: Engine) -> None:
     desk.process(hello(), submit("a"))
     other = Store(engine)
@@ -501,10 +516,10 @@ def test_data_that_the_database_refuses_are_refused_and_the_rest_is_done(
 def test_a_message_that_trips_the_coordinator_is_refused_and_the_rest_is_done(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, log: list[Any]
 ) -> None:
-    def read(message: Delivery, *, limit: int) -> Any:
+    def read(message: Delivery, **given: Any) -> Any:
         if b"trip" in message.body:
             raise ZeroDivisionError
-        return intake.read(message, limit=limit)
+        return intake.read(message, **given)
 
     monkeypatch.setattr(bookkeeper, "read", read)
     messages = desk.process(submit("a"), submit("trip"), hello(), submit("b"))

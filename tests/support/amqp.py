@@ -117,13 +117,24 @@ class Amqp:
     def take_all(self, queue: str) -> list[Message]:
         """Everything that waits in a queue, taken out of it."""
         found: list[Message] = []
-        while count := self.depth(queue):
-            for method, properties, body in self._channel.consume(queue):
-                found.append(Message(method.exchange, _text(method.routing_key), properties, body))
-                count -= 1
-                if count == 0:
-                    self._channel.basic_ack(method.delivery_tag, multiple=True)
+        while more := self._get(queue):  # the depth may be that of a moment ago; this is not
+            found += more
+            found += self._consume(queue, self.depth(queue))
+        return found
+
+    def _consume(self, queue: str, count: int) -> list[Message]:
+        """Up to `count` messages, and fewer when no more come."""
+        found: list[Message] = []
+        if count:
+            tag = 0
+            for method, properties, body in self._channel.consume(queue, inactivity_timeout=1):
+                if method is None:
                     break
+                tag = method.delivery_tag
+                found.append(Message(method.exchange, _text(method.routing_key), properties, body))
+                if len(found) == count:
+                    break
+            self._channel.basic_ack(tag, multiple=True)  # 0: of all, which are none then
             self._channel.cancel()
         return found
 

@@ -6,6 +6,7 @@ The trace is a line in the file that EFFECTS names, see tests/support/ledger.py.
 import asyncio
 import json
 import os
+import random
 import secrets
 import time
 from pathlib import Path
@@ -28,6 +29,12 @@ def write_effect(job: Job, what: str) -> str:
 
 async def work(job: Job) -> str:
     """Done at once; the result is the token of its effect."""
+    return write_effect(job, "done")
+
+
+async def work_for_a_while(job: Job) -> str:
+    """Done after up to 0.2 s, so that there is a middle to die in."""
+    await asyncio.sleep(random.uniform(0, 0.2))
     return write_effect(job, "done")
 
 

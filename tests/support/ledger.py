@@ -25,6 +25,7 @@ class Ledger:
         self._effects = site.state / "effects.jsonl"
         self.env = {"EFFECTS": str(self._effects)}
         self.submitted: set[str] = set()
+        self._kept: dict[str, str] = {}
         self._announced: dict[str, set[str]] = {}  # ids of the events of every completed task
         with amqp(site.url) as client:
             client.queue(("fluffle.events", "task.completed.*"), name=ANNOUNCED, durable=True)
@@ -41,9 +42,18 @@ class Ledger:
         lines = self._effects.read_text().splitlines()
         return [effect for effect in map(json.loads, lines) if effect["what"] == what]
 
+    def keep(self, task_id: str, token: str) -> None:
+        """This answer was finished and cannot be anything but the result of the task."""
+        self._kept[task_id] = token
+
     def done(self) -> int:
         """How many effects of the kind `done` there are; cheaper than `effects`."""
         return self._effects.read_bytes().count(b'"what": "done"') if self._effects.exists() else 0
+
+    def refused(self) -> list[str]:
+        """What is in the rejected queue, which is empty after that."""
+        with amqp(self._site.url) as client:
+            return [f"{it.routing_key}: {it.headers} {it.body[:200]!r}" for it in client.take_all("fluffle.rejected")]
 
     def problems(self, *, rejected: int = 0) -> list[str]:
         """Everything that is not as it must be, once all is at rest and no process runs (see Site.drain).
@@ -77,20 +87,27 @@ class Ledger:
         """A completed task has one completed attempt, one event that said so, and the result of a real effect."""
         books = self._site.select("select id, result from tasks where status = 'completed'")
         rows = self._site.select(
-            "select id, count(*) from attempts join tasks on seq = task_seq where outcome = 'completed' group by id"
+            "select id, a.attempt from attempts a join tasks on seq = task_seq where outcome = 'completed'"
         )
-        recorded = Counter(dict(rows))
-        tokens: dict[str, set[str]] = {}
+        recorded = Counter(task_id for task_id, _ in rows)
+        attempt = dict(rows)
+        made: dict[str, dict[str, int]] = {}  # task -> the token of every effect -> the attempt that had it
         for effect in self.effects():
-            tokens.setdefault(effect["task"], set()).add(effect["token"])
-        completed = [task_id for task_id, _ in books]
+            made.setdefault(effect["task"], {})[effect["token"]] = effect["attempt"]
+        results = {task_id: json.loads(result) for task_id, result in books}
+        completed = list(results)
         yield from _each("was not recorded once", [task_id for task_id in completed if recorded[task_id] != 1])
         yield from _each("is recorded and not completed", recorded.keys() - set(completed))
-        yield from _each(
-            "has a result that nobody made", [i for i, result in books if json.loads(result) not in tokens.get(i, ())]
-        )
+        unmade = [i for i, token in results.items() if token not in made.get(i, ())]
+        yield from _each("has a result that nobody made", unmade)
+        others = [i for i, token in results.items() if i not in unmade and made[i][token] != attempt.get(i)]
+        yield from _each("has a result that another attempt made than the books say", others)
+        yield from _each("has another result than the one that was kept for it", self._unpaid(results))
         yield from _each("was not announced once", [i for i in completed if len(self._announced.get(i, ())) != 1])
         yield from _each("was announced and is not completed", self._announced.keys() - set(completed))
+
+    def _unpaid(self, results: dict[str, str]) -> list[str]:
+        return [task_id for task_id, token in self._kept.items() if results.get(task_id) != token]
 
     def _leases(self) -> Iterator[str]:
         """Nobody holds anything any more, and nothing is left to publish."""

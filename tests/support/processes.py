@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkstemp
@@ -85,19 +85,26 @@ class Process:
 
 @contextmanager
 def fluffle(
-    *args: str, url: str, state: Path, until: str | None = None, env: Mapping[str, str] | None = None
+    *args: str,
+    url: str,
+    state: Path,
+    until: str | None = None,
+    env: Mapping[str, str] | None = None,
+    altered: Sequence[str] = (),
 ) -> Iterator[Process]:
     """Run `fluffle ARGS` on the broker at `url`, with its state folder, until the end of the block.
 
-    `until` is what it prints when it is ready. Its last lines are printed at the end, for pytest to show on failure.
+    `until` is what it prints when it is ready; `altered` names what is to be other than usual, see
+    tests/support/altered.py. Its last lines are printed at the end, for pytest to show on failure.
     """
+    command = [sys.executable, "-m", "tests.support.altered", *altered, "--"] if altered else [COMMAND]
     name = " ".join(("fluffle", *args))
     state.mkdir(parents=True, exist_ok=True)
     descriptor, log = mkstemp(prefix=f"{'-'.join(args[:2])}-", suffix=".log", dir=state)
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("FLUFFLE_")}
     with os.fdopen(descriptor, "wb") as out:
         popen = subprocess.Popen(
-            [COMMAND, *args],
+            [*command, *args],
             cwd=ROOT,
             env={**inherited, "FLUFFLE_AMQP_URL": url, "FLUFFLE_STATE_DIR": str(state), **(env or {})},
             stdin=subprocess.DEVNULL,

@@ -147,6 +147,14 @@ class ProxyThread:
         """Break every connection; new ones are accepted."""
         self._loop.call_soon_threadsafe(self._proxy.break_connections)
 
+    def hold(self) -> None:
+        """Pass nothing on; connections stay open."""
+        self._loop.call_soon_threadsafe(self._proxy.hold)
+
+    def resume(self) -> None:
+        """Pass on what was held and all that follows."""
+        self._loop.call_soon_threadsafe(self._proxy.resume)
+
     def end(self) -> None:
         """Let the thread end."""
         self._loop.call_soon_threadsafe(self.over.set)

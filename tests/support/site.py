@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,20 +34,26 @@ class Site:
         self.queues = {REJECTED, COORDINATOR, QUERIES}
         self._running = ExitStack()
 
-    def coordinator(self, *, until: str | None = "ready", url: str | None = None, **env: str) -> Process:
+    def coordinator(
+        self, *, until: str | None = "ready", url: str | None = None, altered: Sequence[str] = (), **env: str
+    ) -> Process:
         """Start a coordinator, on another `url` of the broker if need be, and wait until it has printed `until`."""
+        given = {**self.env, **env}
         process = self._running.enter_context(
-            fluffle("coordinator", url=url or self.url, state=self.state, until=until, env={**self.env, **env})
+            fluffle("coordinator", url=url or self.url, state=self.state, until=until, env=given, altered=altered)
         )
         self.coordinators.append(process)
         return process
 
-    def worker(self, name: str, *options: str, url: str | None = None, **env: str) -> Process:
+    def worker(
+        self, name: str, *options: str, url: str | None = None, altered: Sequence[str] = (), **env: str
+    ) -> Process:
         """Start a worker, on another `url` of the broker if need be, and wait until it is ready."""
         self.queues.add(work_queue(name))
         given = {**self.env, **env}
+        command = ("worker", name, *options)
         process = self._running.enter_context(
-            fluffle("worker", name, *options, url=url or self.url, state=self.state, until="ready", env=given)
+            fluffle(*command, url=url or self.url, state=self.state, until="ready", env=given, altered=altered)
         )
         self.workers.append(process)
         return process
@@ -76,6 +82,11 @@ class Site:
     @contextmanager
     def locked_database(self) -> Iterator[None]:
         """Nobody else can write to the database during the block."""
+        if "postgresql" in self._database:
+            with create_engine(self._database, poolclass=NullPool).begin() as connection:
+                connection.execute(text("LOCK TABLE leader IN ACCESS EXCLUSIVE MODE"))
+                yield
+            return
         with closing(sqlite3.connect(self._sqlite, timeout=30, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield
@@ -88,6 +99,8 @@ class Site:
             coordinator.suspend()
 
     def _is_locked(self) -> bool:
+        if "postgresql" in self._database:
+            return False  # its lock on a row does not keep others from the database
         with closing(sqlite3.connect(self._sqlite, timeout=0, isolation_level=None)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")

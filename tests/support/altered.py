@@ -1,0 +1,135 @@
+"""`fluffle` with something about it altered: python -m tests.support.altered CHANGE… -- ARGUMENTS…
+
+A CHANGE is the name of a mechanism that keeps the books right, which is switched off, or `clock=SECONDS`, which makes
+the wall clock of the process wrong by that much. A proof that finds nothing when a mechanism is off proves nothing.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def no_outbox() -> None:
+    """What was committed and not published before a crash is forgotten."""
+    from coordinator.store import Store
+
+    _replace(Store, "unsent", lambda self: [])
+
+
+def no_manual_ack() -> None:
+    """A message counts as done as soon as it is delivered."""
+    from broker.connection import Delivery
+    from broker.link import Link
+    from coordinator import daemon
+
+    consume = Link.consume
+
+    async def consume_at_once(self: Link, *args: Any, **kwargs: Any) -> Any:
+        return await consume(self, *args, **{**kwargs, "auto_ack": True})
+
+    _replace(Link, "consume", consume_at_once)
+    for settle in ("ack", "reject", "requeue"):
+        _replace(Delivery, settle, lambda self: None)
+    _replace(daemon, "ack_all", lambda deliveries: None)
+
+
+def no_attempt_fence() -> None:
+    """The result of any attempt counts as that of the present one."""
+    from coordinator.core.work import Work
+
+    reported = Work.reported
+
+    def reported_anyhow(self: Work, event: Any, now: Any) -> None:
+        task = self._b.tasks.get(event.result.task_id)
+        if task is not None and task.in_hand:
+            result = event.result.model_copy(update={"attempt": task.attempt})
+            event = dataclasses.replace(event, llm=task.llm or event.llm, result=result)
+        reported(self, event, now)
+
+    _replace(Work, "reported", reported_anyhow)
+
+
+def no_epoch() -> None:
+    """A coordinator writes whether it still leads or not."""
+    from coordinator.store import Store
+
+    _replace(Store, "_extend", lambda self, connection, now, lease: None)
+
+
+def no_dedupe() -> None:
+    """A task that is submitted again is a new one."""
+    from coordinator.core.requests import Requests
+
+    submitted = Requests._submitted
+
+    def submitted_anew(self: Requests, event: Any, now: Any) -> None:
+        self._b.tasks.pop(event.task_id, None)
+        submitted(self, event, now)
+
+    _replace(Requests, "_submitted", submitted_anew)
+
+
+def no_spool() -> None:
+    """A finished answer is nowhere but in memory until RabbitMQ has it."""
+    from workers import spool
+
+    _replace(spool, "_write", lambda file, data: None)
+
+
+def no_lease() -> None:
+    """Whoever has a task keeps it, however silent."""
+    from coordinator.core.work import Work
+
+    _replace(Work, "tick", lambda self, now: None)
+
+
+def no_mandatory() -> None:
+    """What no queue takes is gone without a word."""
+    from broker.link import Link
+
+    publish_soon = Link.publish_soon
+    _replace(
+        Link, "publish_soon", lambda self, message: publish_soon(self, dataclasses.replace(message, mandatory=False))
+    )
+
+
+MECHANISMS: dict[str, Callable[[], None]] = {
+    "outbox": no_outbox,
+    "manual-ack": no_manual_ack,
+    "attempt-fence": no_attempt_fence,
+    "epoch": no_epoch,
+    "dedupe": no_dedupe,
+    "spool": no_spool,
+    "lease": no_lease,
+    "mandatory": no_mandatory,
+}
+
+
+def wrong_clock(seconds: float) -> None:
+    """Make the wall clock of this process wrong."""
+    time_, time_ns = time.time, time.time_ns
+    time.time = lambda: time_() + seconds
+    time.time_ns = lambda: time_ns() + round(seconds * 1e9)
+
+
+def _replace(owner: Any, name: str, value: Any) -> None:
+    assert hasattr(owner, name), f"{owner} has no {name} any more: this switch switches nothing off"
+    setattr(owner, name, value)
+
+
+def main() -> None:
+    """Alter what is to be altered, then be `fluffle`."""
+    place = sys.argv.index("--")
+    for change in sys.argv[1:place]:
+        name, _, value = change.partition("=")
+        wrong_clock(float(value)) if name == "clock" else MECHANISMS[name]()
+    sys.argv = ["fluffle", *sys.argv[place + 1 :]]
+    from fluffle.cli.main import main as fluffle
+
+    fluffle()
+
+
+if __name__ == "__main__":
+    main()
