@@ -7,7 +7,7 @@ from benchmarks.simulation.outcome import Ran
 from benchmarks.simulation.scenarios import NEVER, Case, Job, Worker
 from broker.instants import Instant, seconds, to_datetime
 from broker.messages import Claim, Holding, Presence, Result, Submission
-from coordinator.core.commands import Assign
+from coordinator.core.commands import Assign, Stop
 from coordinator.core.events import Claimed, Event, Reported, Seen, Submitted, Tick
 from coordinator.core.machine import Machine
 from coordinator.core.policies import load_policy
@@ -59,6 +59,8 @@ class Simulation:
                         self._start(self._workers[llm], claim, now)
                         happened.append(entry)
                     case Reported(llm, result):
+                        if self._held[llm].get(result.task_id) != result.attempt:
+                            continue  # stopped
                         del self._held[llm][result.task_id]
                         self._ran[result.task_id] = Ran(self._ran[result.task_id].start, now - DELAY)
                         left -= 1
@@ -76,6 +78,8 @@ class Simulation:
                 claim = Claim(task_id=command.task_id, attempt=command.attempt, instance="i")
                 if at + DELAY < self._workers[command.llm].dies_at:
                     self._plan(at + DELAY, Claimed(command.llm, claim))
+            elif isinstance(command, Stop):
+                self._held[command.llm].pop(command.task_id, None)
         self._machine.take_changes()
         self._machine.forget()
 

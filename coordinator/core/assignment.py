@@ -39,7 +39,9 @@ class Held(NamedTuple):
 
 
 class Policy(Protocol):
-    """Chooses the next task of a lane and its LLM."""
+    """Chooses the next task of a lane and its LLM. With `moves_stragglers` see stragglers.py."""
+
+    moves_stragglers: bool
 
     def pick(self, lane: Lane, ready: Ready, now: Instant) -> Decision | Held | None:
         """What to do next with the tasks of a lane that has at least one.
@@ -50,6 +52,8 @@ class Policy(Protocol):
 
 class EarliestFinish:
     """Every task where it is expected to finish first."""
+
+    moves_stragglers = True
 
     def pick(self, lane: Lane, ready: Ready, now: Instant) -> Decision | Held | None:
         """See Policy."""

@@ -8,7 +8,7 @@ memory. A machine whose changes could not be stored is thrown away and built ane
 from collections.abc import Iterable
 from typing import assert_never
 
-from broker.instants import Instant, Micros
+from broker.instants import EPOCH, Instant, Micros
 from broker.messages import Status
 from coordinator.core.assignment import EarliestFinish, Policy
 from coordinator.core.authority import objection
@@ -44,6 +44,7 @@ from coordinator.core.mail import Mail
 from coordinator.core.pool import LLM
 from coordinator.core.questions import Questions
 from coordinator.core.requests import Requests
+from coordinator.core.stragglers import LOOK, move_stragglers
 from coordinator.core.task import Task
 from coordinator.core.work import Work
 
@@ -75,6 +76,7 @@ class Machine:
         self._questions = Questions(self.board)
         self._mail = Mail(self.board)
         self._policy = policy or EarliestFinish()
+        self._looked_at = EPOCH
 
     @staticmethod
     def needs(event: Event) -> Iterable[str]:
@@ -157,13 +159,21 @@ class Machine:
         board = self.board
         for event in events:
             self._handle(event, now)
+        self._fill_slots(now)
+        if self._policy.moves_stragglers and self._looked_at + LOOK <= now and not board.ended:
+            self._looked_at = now
+            if move_stragglers(board, now):
+                self._fill_slots(now)
+        return board.take_commands()
+
+    def _fill_slots(self, now: Instant) -> None:
+        board = self.board
         for llm in board.opened.values():
             if llm.free:
                 board.ready.opened(llm, now)
         board.opened.clear()
         if board.ready.touched and not self.unfinished:
             fill_slots(board, self._policy, now)
-        return board.take_commands()
 
     def take_ended(self) -> list[str]:
         """Ids of tasks that have ended since the last call: what that means to others is to be told by `handle`."""

@@ -33,6 +33,8 @@ class TaskByTask:
     line tells what went wrong.
     """
 
+    moves_stragglers = False
+
     def __init__(self, choose: Choose) -> None:
         self._choose = choose
 

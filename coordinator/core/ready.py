@@ -76,7 +76,7 @@ class Ready:
 
         Returns the ids of tasks that had to make room.
         """
-        lane = self._lane(task.lane, now)
+        lane = self.lane(task.lane, now)
         if task.rank > lane.complete_to or task.id in lane.members:
             return []
         lane.put(task)
@@ -100,7 +100,7 @@ class Ready:
 
     def expect(self, key: str, now: Instant) -> None:
         """The database holds tasks of this lane that memory does not: the lane is hungry until refilled."""
-        lane = self._lane(key, now)
+        lane = self.lane(key, now)
         lane.complete_to, lane.fed_at = (-(2**62), 0, 0), now
 
     def refill(self, key: str, tasks: list[Task], asked: int) -> None:
@@ -152,7 +152,8 @@ class Ready:
             if lane.members:
                 self._touched[key] = lane
 
-    def _lane(self, key: str, now: Instant) -> Lane:
+    def lane(self, key: str, now: Instant) -> Lane:
+        """The lane with that key, new if need be."""
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key)
