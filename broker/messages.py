@@ -283,7 +283,7 @@ class Update(Given):
 class Assign(Wire):
     """Routing key `assign`: give a live task to an LLM by hand. Without `llm` the coordinator assigns it again.
 
-    A task that runs elsewhere is moved only with `now`, and stopped there. `force` takes an LLM that nobody knows.
+    A task that an LLM runs is moved only with `now`, and stopped there. `force` takes an LLM that nobody knows.
     """
 
     routing_key: ClassVar[str] = "assign"

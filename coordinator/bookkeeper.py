@@ -19,8 +19,7 @@ from coordinator.core.events import Event, GroupStirred, Reported, Submitted, Ta
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.policies import DEFAULT, load_policy
-from coordinator.core.requests import COORDINATOR
-from coordinator.core.task import Task
+from coordinator.core.task import COORDINATOR, Task
 from coordinator.crash import crash_point
 from coordinator.intake import Refused, read, refusal
 from coordinator.outbox import Item
@@ -254,6 +253,7 @@ class Bookkeeper:
             ids.update(self._store.lineage(parents) - known.keys())
         if ids:
             self._machine.load(self._store.load(ids))
+        self._load_tasks(id_ for event in events for id_ in self._machine.needs_besides(event))
         self._give_ancestry(events)
 
     def _give_ancestry(self, events: list[Event]) -> None:

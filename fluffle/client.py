@@ -134,12 +134,12 @@ class Client(Messaging):
         """
         return await self._task_command(Assign, id=task_id, llm=llm, now=now, force=force)
 
-    async def unassign(self, task_id: str) -> TaskView:
-        """Leave a live task that was given to an LLM by hand to the coordinator. An LLM that has it keeps it.
+    async def unassign(self, task_id: str, *, now: bool = False) -> TaskView:
+        """Leave a live task that was given to an LLM by hand to the coordinator.
 
-        Raises TaskRejected and NoAnswer.
+        An LLM that has it keeps it; with `now` it is stopped there and assigned anew. Raises TaskRejected and NoAnswer.
         """
-        return await self._task_command(Assign, id=task_id)
+        return await self._task_command(Assign, id=task_id, now=now)
 
     async def update(self, task_id: str, **changes: Unpack[Changes]) -> TaskView:
         """Change a live task. Fields that are not given stay as they are; `due=None` takes the due date away.

@@ -15,10 +15,20 @@ class Program:
     """A program that `run` keeps running until `stop`."""
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], say: Callable[[str, str], None]
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        say: Callable[[str, str], None],
+        *,
+        may_leave: bool = False,
     ) -> None:
-        """`say(name, line)` is called with every line that it prints and with what becomes of it."""
+        """`say(name, line)` is called with every line that it prints and with what becomes of it.
+
+        One that `may_leave` is not started again after exit code 0: somebody has told it to end.
+        """
         self.name = name
+        self._may_leave = may_leave
         self._command = command
         self._environment = environment
         self._say = say
@@ -26,12 +36,15 @@ class Program:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Start it, again whenever it ends, until it is stopped and has ended."""
+        """Start it, again whenever it ends, until it has left or is stopped and has ended."""
         pause = PAUSE_FIRST
         while not self._stopping.is_set():
             began = time.monotonic()
             code = await self._run_once()
             if self._stopping.is_set():
+                return
+            if self._may_leave and code == 0:
+                self._say(self.name, "was told to leave; it is not started again")
                 return
             if time.monotonic() - began > _STEADY:
                 pause = PAUSE_FIRST

@@ -62,7 +62,8 @@ class Workforce:
         coordinator = Program("coordinator", _fluffle("coordinator"), environment, self._say)
         for name, table in self._configuration.llms.items():
             options = table.options(self._instructions(name, folder))
-            self._llms.append(Program(name, _fluffle("worker", name, *options), environment | table.env, self._say))
+            command = _fluffle("worker", name, *options)
+            self._llms.append(Program(name, command, environment | table.env, self._say, may_leave=True))
         page = Program("web", _fluffle("web"), environment, self._say)
         async with asyncio.TaskGroup() as programs:
             programs.create_task(coordinator.run())

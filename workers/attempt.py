@@ -191,7 +191,7 @@ class Attempt:
 
     def _failure(self, error: BaseException) -> Ending:
         if isinstance(error, ModelError):
-            return failed(error.type, error.message, retryable=error.retryable)
+            return failed(error.type, error.message, retryable=error.retryable, usage=error.usage)
         _log.error("the LLM raised an unexpected error", extra=self.names, exc_info=error)
         return failed(type(error).__name__, str(error) or type(error).__name__)
 

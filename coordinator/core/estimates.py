@@ -111,5 +111,7 @@ class Learned:
         if not plain:
             return cls()
         skills = {skill: Pace(*pace) for skill, pace in plain["skills"].items()}
-        quality = {skill: Quality.from_plain(found) for skill, found in plain["quality"].items()}
-        return cls(Pace(*plain["overall"]), skills, Instant(plain["at"]), plain["unlucky"], quality)
+        quality = {skill: Quality.from_plain(found) for skill, found in plain.get("quality", {}).items()}
+        return cls(
+            Pace(*plain["overall"]), skills, Instant(plain["at"]), plain.get("unlucky", UNLUCKY_AT_FIRST), quality
+        )

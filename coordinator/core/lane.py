@@ -191,6 +191,10 @@ class Lane:
         share = min(0.5, 1 / standing.pace / self.speed / RARER)
         return exp(self.unlucky * log(0.5 / share) / log(0.5 / (1 - UNLUCKY)))
 
+    def pace(self, llm: LLM, now: Instant) -> float:
+        """Microseconds that the LLM takes for each character."""
+        return llm.learned.pace(self.skills, now, self._guess)
+
     def others_can(self, llm: LLM) -> bool:
         """Whether another LLM is there that may take the tasks of the lane."""
         return any(other is not llm and other.state == "online" for other in self.eligible.values())
@@ -202,7 +206,7 @@ class Lane:
             heappush(self._free, (cost, llm.name))
 
     def _judge(self, llm: LLM, now: Instant) -> Standing:
-        pace = llm.learned.pace(self.skills, now, self._guess)
+        pace = self.pace(llm, now)
         level = sum(llm.level(skill, now) for skill in self.skills) / len(self.skills) if self.skills else 1.0
         crowded = 1 + CROWDING * len(llm.runs) / (llm.slots or 1)
         standing = Standing(llm, pace, level, crowded * pace / max(level, LEAST_LEVEL))

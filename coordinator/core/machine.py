@@ -108,6 +108,11 @@ class Machine:
             case _:
                 assert_never(event)
 
+    def needs_besides(self, event: Event) -> Iterable[str]:
+        """The ids of the tasks that must be loaded too, once those of `needs` are."""
+        task = self.board.tasks.get(event.task_id) if isinstance(event, RetryRequested) else None
+        return task.spec.depends_on if task else ()
+
     def load(self, tasks: Iterable[Task]) -> None:
         """Take in tasks from the database. A task that is in memory already stays as it is."""
         for task in tasks:
@@ -160,7 +165,7 @@ class Machine:
         for event in events:
             self._handle(event, now)
         self._fill_slots(now)
-        if self._policy.moves_stragglers and self._looked_at + LOOK <= now and not board.ended:
+        if self._policy.moves_stragglers and self._looked_at + LOOK <= now and not self.unfinished:
             self._looked_at = now
             if move_stragglers(board, now):
                 self._fill_slots(now)

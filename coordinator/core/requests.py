@@ -27,10 +27,9 @@ from coordinator.core.family import ancestors, why_no_child
 from coordinator.core.groups import contradiction, instead_of_several, why_no_group
 from coordinator.core.lifecycle import Trigger
 from coordinator.core.pool import llm_view
-from coordinator.core.task import Task
+from coordinator.core.task import COORDINATOR, Task
 
 ANYBODY = "anonymous"
-COORDINATOR = "coordinator"
 
 
 class Requests:
@@ -147,7 +146,8 @@ class Requests:
         if not task.spec.depends_on:
             return None
         known = [self._b.tasks[id_] for id_ in task.spec.depends_on if id_ in self._b.tasks]
-        over = {dependency.id: dependency for dependency in known if dependency.status.is_final}
+        told = [dependency for dependency in known if dependency.id not in self._b.ended]
+        over = {dependency.id: dependency for dependency in told if dependency.status.is_final}
         failed = [d for d in over.values() if d.status is not Status.COMPLETED]
         open_ones = frozenset(task.spec.depends_on) - over.keys()
         task.waiting_on = len(open_ones)
@@ -208,6 +208,7 @@ class Requests:
         task.questions, task.person_wait = [], NO_TIME
         if event.sender.reply_to:
             task.reply_to, task.correlation_id = event.sender.reply_to, event.sender.correlation_id
+        self._count_dependencies(task)  # one that failed may have been retried too, and is to be waited for
         self._b.touch(task)
         if not self._b.unblock(task, now):
             self._b.announce(task, now)
@@ -221,7 +222,8 @@ class Requests:
         if problem := self._wrong_assignee(event.llm, force=event.force) or contradiction(task.spec, changes):
             self._b.refuse(event.task_id, event.sender, problem)
             return
-        moves = task.in_hand and event.llm is not None and task.llm != event.llm
+        elsewhere = event.now if event.llm is None else task.llm != event.llm
+        moves = task.in_hand and elsewhere
         runs = moves and task.status is not Status.ASSIGNED
         if runs and not event.now:
             running = Problem("id", f"the task is running at {task.llm}; to stop it there and move it, say `now`")
@@ -233,7 +235,7 @@ class Requests:
         if moves:
             if runs:
                 task.starts -= 1  # it was not the attempt's fault
-            self._b.withdraw(task, "moved", f"moved to {event.llm}", now)
+            self._b.withdraw(task, "moved", f"moved to {event.llm}" if event.llm else what, now)
             task.move(Trigger.RELEASE)
             self._b.make_ready(task, now)
         self._b.answer_to(event.sender, "task.accepted", task)
@@ -284,7 +286,7 @@ class Requests:
         ended = self._b.tasks[event.task_id]
         self._b.changes.met.append(ended.id)
         stored = [self._b.tasks[dependent] for dependent in event.dependents]
-        for task in [*stored, *self._b.waiting.get(ended.id, ())]:
+        for task in dict.fromkeys([*stored, *self._b.waiting.get(ended.id, ())]):
             task.waiting_on -= 1
             task.context_length += text_length(ended.result)
             self._b.touch(task)

@@ -12,6 +12,7 @@ from coordinator.core.estimates import BASE_LENGTH, text_length
 from coordinator.core.lifecycle import Trigger, after
 
 DEFAULT_PRIORITY = 4
+COORDINATOR = "coordinator"  # who has changed a task that nobody else has
 HISTORY_KEPT = 200  # changes; the oldest go first
 
 Rank = tuple[int, int, int]  # lower goes first: higher priority, earlier due date, older

@@ -1,5 +1,7 @@
 """What LLMs do: they come and go, claim, report, fall silent."""
 
+from itertools import takewhile
+
 from broker.errors import Problem
 from broker.instants import Instant, Micros, seconds
 from broker.messages import Failure, Result, Status
@@ -10,6 +12,8 @@ from coordinator.core.pool import LLM, Instance
 from coordinator.core.task import Task
 
 FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
+MOST_UNCLAIMED = 10  # attempts in a row
+UNCLAIMED = "unclaimed"
 LONGEST_RUN = 365 * 86_400.0  # seconds
 NOBODY = Sender()  # waits for an answer to a report
 
@@ -39,6 +43,10 @@ class Work:
                 waits.named_at = now
             else:  # an earlier stop got lost
                 self._b.stop(llm.name, presence.instance, holding.task_id, holding.attempt, NOT_YOURS)
+        if llm.state == "draining":
+            named = {holding.task_id for holding in presence.tasks}
+            for task in [self._b.tasks[task_id] for task_id in llm.unclaimed - named]:
+                self._lose(task, "its instances take nothing new", now)
 
     def claimed(self, event: Claimed, now: Instant) -> None:
         """An instance takes an attempt; it is told to stop when that is not its own."""
@@ -182,10 +190,10 @@ class Work:
         if started and task.instance:
             self._b.stop(task.llm or "", task.instance, task.id, task.attempt, reason)
         self._b.take_back(task)
-        self._b.record(task, task.end_attempt(now, "lost" if started else "unclaimed", error))
+        self._b.record(task, task.end_attempt(now, "lost" if started else UNCLAIMED, error))
         if task.status is Status.INPUT_REQUIRED:
             self._b.await_answer(task)
-        elif task.starts >= task.spec.max_attempts:
+        elif task.starts >= task.spec.max_attempts or _is_never_taken_up(task):
             task.error = error
             self._b.finish(task, Trigger.FAIL, now)
         else:
@@ -196,6 +204,12 @@ class Work:
         task = self._b.tasks.get(task_id)
         assigned = task and task.status is Status.ASSIGNED and task.attempt == attempt and task.llm == llm
         return task if assigned else None
+
+
+def _is_never_taken_up(task: Task) -> bool:
+    """Whether LLMs have left it lying so often, one after the other, that nobody can be expected to take it up."""
+    left_lying = sum(1 for _ in takewhile(lambda attempt: attempt.outcome == UNCLAIMED, reversed(task.attempts)))
+    return left_lying > 0 and left_lying % MOST_UNCLAIMED == 0  # a retry begins to count anew
 
 
 def _run_time(result: Result) -> Micros | None:

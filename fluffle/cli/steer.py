@@ -44,13 +44,15 @@ def assign(*, ids: tuple[str, ...], llm: str, now: bool, force: bool, as_json: b
 
 @click.command()
 @ids_argument
+@click.option("--now", is_flag=True, help="Stop tasks where they run, and assign them anew.")
 @json_option
-def unassign(*, ids: tuple[str, ...], as_json: bool) -> int:
+def unassign(*, ids: tuple[str, ...], now: bool, as_json: bool) -> int:
     """Leave tasks that were given to an LLM by hand to the coordinator.
 
-    One that the LLM has already stays there.
+    One that the LLM has already stays there, unless --now is given: its call is stopped, and begins again at the LLM
+    that is chosen.
     """
-    return _each(ids, lambda client, task_id: client.unassign(task_id), as_json=as_json)
+    return _each(ids, lambda client, task_id: client.unassign(task_id, now=now), as_json=as_json)
 
 
 @click.command()

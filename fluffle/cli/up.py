@@ -30,8 +30,9 @@ def up(*, path: Path) -> int:
       slots = 2
 
     RabbitMQ is the private node, unless the file or FLUFFLE_AMQP_URL names another one. What the programs print is
-    shown with their names. One that ends is started again. Ctrl-C or SIGTERM: the LLMs finish what they have, then
-    the rest stops; a private node that ran before stays. A second one: the LLMs stop at once.
+    shown with their names. One that ends is started again, but not an LLM that was told to leave (`fluffle llm
+    drain`). Ctrl-C or SIGTERM: the LLMs finish what they have, then the rest stops; a private node that ran before
+    stays. A second one: the LLMs stop at once.
     """
     import asyncio
 

@@ -274,6 +274,7 @@ class Core:
         parents = [e.spec.parent_id for e in events if isinstance(e, Submitted) and e.spec.parent_id]
         wanted |= self.books.lineage(parents) - known.keys()
         self.machine.load(self.books.load(wanted))
+        self.machine.load(self.books.load(id_ for event in events for id_ in self.machine.needs_besides(event)))
 
     def _check_slots(self, commands: list[Command]) -> None:
         """Late binding: an LLM that was just given work has no more of it than slots, all its instances together."""

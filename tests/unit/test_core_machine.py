@@ -8,6 +8,7 @@ from coordinator.core.commands import Answer, Refuse
 from coordinator.core.events import Sender, Submitted, UpdateRequested
 from coordinator.core.expertise import Expertise
 from coordinator.core.task import view
+from coordinator.core.work import MOST_UNCLAIMED
 from tests.support.core import (
     ANA,
     LEASE,
@@ -354,6 +355,31 @@ def test_a_draining_instance_gets_nothing_and_keeps_what_it_has(running: Core) -
     assert assignments(running.handle(seen("atlas"))) == [("next", 1, "atlas")]
 
 
+def test_what_no_instance_has_claimed_goes_back_when_all_of_them_drain(atlas: Core) -> None:
+    atlas.handle(seen("atlas", "i2"), submitted("t"), submitted("u"))
+    atlas.handle(seen("atlas", "i1", draining=True))
+    assert atlas.status("t") == "assigned"
+    atlas.handle(seen("atlas", "i2", draining=True, tasks=[("u", 1)]))
+    assert (atlas.status("t"), atlas.status("u")) == ("pending", "assigned")
+    assert atlas.task("t").attempts[0].error.message == "its instances take nothing new (attempt 1 at atlas)"
+    assert events(atlas.handle(claimed("u", instance="i2"))) == [("u", "in_progress")]
+
+
+def test_a_task_that_is_never_taken_up_fails_in_the_end(atlas: Core) -> None:
+    atlas.handle(submitted("t", max_attempts=3))
+    for second in range(0, 200, 4):
+        atlas.handle(seen("atlas"), at=second)
+    task = atlas.task("t")
+    assert task.status == "failed"
+    assert [attempt.outcome for attempt in task.attempts] == ["unclaimed"] * MOST_UNCLAIMED
+    assert task.error is not None
+    assert task.error.message == "nobody claimed it (attempt 10 at atlas)"
+    atlas.handle(retried("t"))
+    atlas.handle(seen("atlas"), at=204)
+    atlas.handle(seen("atlas"), at=204 + LEASE)
+    assert atlas.status("t") == "assigned", "a retry gives it all its attempts again"
+
+
 # -- claims ----------------------------------------------------------------------------------------------------------
 
 
@@ -697,6 +723,26 @@ def test_a_claim_before_the_first_hello_is_taken(core: Core) -> None:
 
 
 # -- cancel and retry ------------------------------------------------------------------------------------------------
+
+
+def test_a_retried_task_waits_for_a_dependency_that_is_retried_too(running: Core) -> None:
+    running.handle(submitted("next", depends_on=["t"]), failed("t", retryable=False))
+    assert running.status("next") == "failed"
+    running.handle(retried("t"))
+    assert events(running.handle(retried("next"))) == [("next", "blocked")]
+    running.handle(claimed("t", 2))
+    assert events(running.handle(completed("t", 2))) == [("t", "completed"), ("next", "assigned")]
+
+
+def test_a_retried_task_does_not_wait_for_what_has_failed_for_good(running: Core) -> None:
+    running.handle(submitted("next", depends_on=["t"]), failed("t", retryable=False))
+    assert assignments(running.handle(retried("next"))) == [("next", 1, "atlas")]
+
+
+def test_a_task_that_is_retried_in_the_moment_in_which_its_dependency_ends_waits_no_more(running: Core) -> None:
+    running.handle(submitted("next", depends_on=["t"]))
+    commands = running.handle(completed("t"), cancelled("next"), retried("next"))
+    assert assignments(commands) == [("next", 1, "atlas")]
 
 
 def in_state(core: Core, state: str) -> None:

@@ -104,6 +104,14 @@ def test_a_task_may_be_left_to_automatic_assignment_again(core: Core) -> None:
     assert assignments(core.handle(assign("u", None))) == [("u", 1, "boreas")]
 
 
+def test_a_task_that_is_left_to_automatic_assignment_runs_on_unless_it_is_to_stop_now(core: Core) -> None:
+    assert stops(core.handle(assign("t", None))) == []
+    commands = core.handle(seen("boreas", slots=2), assign("t", None, now=True))
+    assert stops(commands) == [("t", 1, "atlas/i1")]
+    assert [(task_id, attempt) for task_id, attempt, _ in assignments(commands)] == [("t", 2)]
+    assert (core.task("t").starts, core.task("t").attempts[0].outcome) == (0, "moved")
+
+
 def test_a_task_is_given_to_an_unknown_llm_only_by_force(core: Core) -> None:
     [problem] = refusals(core.handle(submitted("u", assignee="atlas"), assign("u", "clio")))
     assert problem.message.startswith("no LLM named clio has ever said hello")

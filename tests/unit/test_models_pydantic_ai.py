@@ -102,6 +102,8 @@ async def test_a_second_wrong_output_fails_the_attempt_and_says_why() -> None:
         await run(script.llm, output_schema=POINT)
     assert (caught.value.type, caught.value.retryable) == ("output_schema", True)
     assert len(script.asked) == 2
+    assert caught.value.usage is not None
+    assert caught.value.usage.output_tokens, "what was used is told all the same"
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,22 @@ async def test_a_stopped_program_ends_in_its_own_time_and_is_not_started_again()
     assert said.lines == ["p: up", "p: bye"]
 
 
+async def test_a_program_that_may_leave_and_ends_well_is_not_started_again() -> None:
+    said = Said()
+    await asyncio.wait_for(Program("p", python("print('bye')"), {}, said, may_leave=True).run(), WITHIN)
+    assert said.lines == ["p: bye", "p: was told to leave; it is not started again"]
+
+
+async def test_a_program_that_may_leave_and_fails_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "PAUSE_FIRST", 0.01)
+    said = Said()
+    program = Program("p", python("exit(1)"), {}, said, may_leave=True)
+    running = asyncio.create_task(program.run())
+    await said.until("ended with exit code 1", times=2)
+    program.stop()
+    await asyncio.wait_for(running, WITHIN)
+
+
 async def test_a_program_that_does_not_listen_can_be_killed() -> None:
     said = Said()
     program = Program(

@@ -57,11 +57,15 @@ class Answer:
 class ModelError(FluffleError):
     """The LLM could not do the task"""
 
-    def __init__(self, kind: str, message: str, *, retryable: bool) -> None:
-        """`kind` becomes the type: a short name for machines. `retryable` tells whether another attempt may help."""
+    def __init__(self, kind: str, message: str, *, retryable: bool, usage: Usage | None = None) -> None:
+        """`kind` becomes the type: a short name for machines. `retryable` tells whether another attempt may help.
+
+        `usage` is what was used all the same, as far as known.
+        """
         self.type = kind
         self.message = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
         self.retryable = retryable
+        self.usage = usage
         super().__init__(self.message)
 
 

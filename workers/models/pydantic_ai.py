@@ -80,14 +80,19 @@ class PydanticAILLM:
         agent.output_validator(_checker(job.output_schema))
         # A structured output carries its schema on its own; in a prompt too it would draw an answer in text.
         prompt = render_prompt(job if output_type is str else replace(job, output_schema=None))
+        spent = RunUsage()
         try:
             async with agent:
-                result = await agent.run(prompt, event_stream_handler=_relay(progress), usage_limits=LIMITS)
+                result = await agent.run(
+                    prompt, event_stream_handler=_relay(progress), usage_limits=LIMITS, usage=spent
+                )
         except (exceptions.AgentRunError, exceptions.UserError) as error:
-            raise self._failure(error, job.output_schema is not None) from error
+            failure = self._failure(error, job.output_schema is not None)
+            failure.usage = _usage(spent) if spent.total_tokens else None
+            raise failure from error
         if result.response.finish_reason == "length":
             message = "the model reached its token limit before the end of its answer"
-            raise ModelError("output_truncated", message, retryable=False)
+            raise ModelError("output_truncated", message, retryable=False, usage=_usage(result.usage))
         return Answer(result.output, _usage(result.usage))
 
     def _failure(self, error: exceptions.AgentRunError | exceptions.UserError, with_schema: bool) -> ModelError:
