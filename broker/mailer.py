@@ -1,21 +1,38 @@
 """Sending messages for one address, and waiting for their answers."""
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from broker.access import speaks_for
-from broker.connection import UNDECODABLE, Delivery, Outgoing
-from broker.errors import DecodeError, Problem, UnknownAddress
+from broker.connection import UNDECODABLE, Delivery, Outgoing, resolve
+from broker.errors import AccessRefused, DecodeError, NoAnswer, Problem, UnknownAddress
 from broker.link import Link
-from broker.mail import ADDRESSES, Draft, Message, MessageProgress, is_address, made_from, owner_of
+from broker.mail import ADDRESSES, COORDINATOR, Draft, Message, MessageProgress, is_address, made_from, owner_of
 from broker.messages import MAX_BODY_BYTES, Rejection, decode, problems
-from broker.topology import MESSAGES, STATUS, Binding, Topology
+from broker.topology import MESSAGES, QUERIES, STATUS, Binding, Topology
+from broker.views import MessagesQuery
+
+HISTORY_WITHIN = 5.0
+"""Seconds that the coordinator may take to tell the history of a conversation."""
+
+_HISTORY = "history-"  # how the correlation ids of queries begin
 
 _log = logging.getLogger(__name__)
+
+
+class _Known(Message):
+    """A message of the history. What a newer coordinator tells besides is not looked at."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Page(BaseModel):
+    messages: list[_Known]
 
 
 def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_identity: bool = False) -> Message:
@@ -27,8 +44,9 @@ def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_ide
     if UNDECODABLE in delivery.headers:
         raise DecodeError([Problem("headers", f"cannot be decoded: {delivery.headers[UNDECODABLE]}")])
     draft, key = decode(Draft, delivery.body, limit=limit), delivery.routing_key
-    if require_identity and not speaks_for(delivery.properties.user_id, draft.sender):
-        told = f"is {draft.sender!r}, for whom the user {delivery.properties.user_id!r} does not speak"
+    user = delivery.properties.user_id
+    if require_identity and user != COORDINATOR and not speaks_for(user, draft.sender):
+        told = f"is {draft.sender!r}, for whom the user {user!r} does not speak"
         raise DecodeError([Problem("sender", told)])
     if draft.in_reply_to is None and not is_address(key):
         raise DecodeError([Problem("", f"the routing key {key!r} is no address: {ADDRESSES}")])
@@ -76,6 +94,9 @@ class Mailer:
         self._session = session
         self._known: set[str] = set()  # addresses that have a mailbox
         self._listening: set[str] = set()  # to what these LLMs write
+        self._queries: dict[str, asyncio.Future[bytes]] = {}
+        self._numbers = itertools.count(1)
+        self._history_refused: AccessRefused | None = None
         self._waiting: dict[str, tuple[asyncio.Future[Message], Callable[[str], None]]] = {}  # by id of the question
 
     @property
@@ -106,25 +127,66 @@ class Mailer:
                 await self._must_have_a_mailbox(message.receiver)
                 if on_text is not None:
                     await self._listen_to(message.receiver)
-                await self._link.publish(to_publish(message, reply_to=self._session))
+                await self._link.publish(to_publish(message, correlation_id=message.id, reply_to=self._session))
                 return await answer
         except TimeoutError as error:
             raise TimeoutError(f"{message.receiver} has not answered within {timeout:g} s") from error
         finally:
             del self._waiting[message.id]
 
-    def take(self, delivery: Delivery) -> None:
-        """Something has come to the session: an answer, a piece of one, or that there will be none."""
+    async def history(self, conversation_id: str, most: int) -> Sequence[Message]:
+        """The newest messages of a conversation, oldest first, as the coordinator knows them.
+
+        Raises NoAnswer when it does not answer within HISTORY_WITHIN, AccessRefused for a user that may not ask.
+        """
+        if self._history_refused is not None:
+            raise self._history_refused
+        query = MessagesQuery(conversation_id=conversation_id, limit=most)
+        number = f"{_HISTORY}{next(self._numbers)}"
+        answer = self._queries[number] = asyncio.get_running_loop().create_future()
+        asked = Outgoing(
+            QUERIES,
+            query.routing_key,
+            query.encode(),
+            correlation_id=number,
+            reply_to=self._session,
+            expiration=HISTORY_WITHIN,
+            persistent=False,
+        )
         try:
-            if delivery.exchange == STATUS:
+            async with asyncio.timeout(HISTORY_WITHIN):
+                await self._link.publish(asked)
+                page = decode(_Page, await answer)
+        except TimeoutError as error:
+            raise NoAnswer(f"no coordinator answered within {HISTORY_WITHIN:g} s") from error
+        except AccessRefused as error:
+            self._history_refused = error
+            raise
+        finally:
+            del self._queries[number]
+        return page.messages[::-1]
+
+    def take(self, delivery: Delivery) -> bool:
+        """Something has come to the session: an answer, a piece of one, or that there will be none.
+
+        Returns whether it is about messages.
+        """
+        properties = delivery.properties
+        try:
+            if properties.correlation_id in self._queries:
+                resolve(self._queries[properties.correlation_id], delivery.body)
+            elif delivery.exchange == STATUS:
                 self._on_text(delivery)
-            elif delivery.properties.type == "message.rejected":
+            elif properties.type == "message.rejected":
                 self._on_rejection(decode(Rejection, delivery.body, limit=len(delivery.body)))
-            else:
+            elif properties.type is None:
                 message = read_message(delivery, limit=len(delivery.body), require_identity=self._require_identity)
                 self._on_answer(message)
+            else:
+                return False
         except DecodeError as error:
             _log.warning("ignored a message that cannot be read: %s", error)
+        return True
 
     def _on_text(self, delivery: Delivery) -> None:
         if b'"message_id"' in delivery.body:  # else it is about a task

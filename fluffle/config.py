@@ -27,6 +27,7 @@ class LLMTable(BaseModel):
     handler: str | None = Field(None, description="a Python function, as `module:function`")
     skills: dict[Tag, Level] = Field({}, description="a table of levels from 0 to 1, or a list of tags with level 1")
     labels: list[Tag] = Field([], description="what it is, as a list of tags: `local`, if nothing leaves its computer")
+    groups: list[Name] = Field([], description="groups whose messages it gets")
     slots: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="tasks at the same time")
     instructions: str | None = Field(None, description="how it is to work, as text")
     instructions_file: str | None = Field(None, description="the same in a file, from the folder of `fluffle.toml` on")
@@ -64,7 +65,8 @@ class LLMTable(BaseModel):
             "--description": self.description or None,
             "--timeout": None if self.timeout is None else f"{self.timeout:g}",
         }
-        return [f"{option}={value}" for option, value in values.items() if value is not None]
+        given = [f"{option}={value}" for option, value in values.items() if value is not None]
+        return given + [f"--group={group}" for group in self.groups]
 
 
 class _File(BaseModel):

@@ -10,6 +10,7 @@ from functools import partial
 from broker.connection import Outgoing, resolve
 from broker.errors import BrokerError, LinkClosed, MessageTooLarge
 from broker.link import Link
+from broker.mail import Message, MessageProgress
 from broker.messages import Claim, Failure, Goodbye, Presence, Progress, Question, Result, Resume, Wait, Wire, decode
 from broker.topology import STATUS
 from workers.spool import Spool
@@ -52,6 +53,13 @@ class Reporter:
     def progress(self, task_id: str, attempt: int, text: str) -> asyncio.Future[None]:
         """Pass on a piece of an answer, once. Nobody has to await the future."""
         message = Progress(task_id=task_id, attempt=attempt, instance=self.instance, text=text)
+        return self._say_once("progress", message, persistent=False)
+
+    def message_progress(self, question: Message, text: str) -> asyncio.Future[None]:
+        """Pass on a piece of the answer to a message, once. Nobody has to await the future."""
+        message = MessageProgress(
+            message_id=question.id, conversation_id=question.conversation_id, instance=self.instance, text=text
+        )
         return self._say_once("progress", message, persistent=False)
 
     async def goodbye(self) -> None:

@@ -20,11 +20,13 @@ from pydantic import RootModel, ValidationError
 from broker.connection import Delivery
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
 from broker.link import Link
+from broker.mailer import Mailer
 from broker.messages import Control, Drain, Presence, Stop, Tell, decode, problems
 from broker.settings import Settings
-from broker.topology import SHARED, control_address, instance_topology, llm_topology, work_queue
+from broker.topology import SHARED, control_address, instance_topology, llm_address, llm_topology, work_queue
 from workers.attempt import failed
 from workers.errands import Errands
+from workers.mailbox import PREFETCH, Mailbox
 from workers.models.base import LLM
 from workers.reporter import RETRY_FIRST, RETRY_MOST, Reporter
 from workers.spool import Spool
@@ -67,8 +69,11 @@ class Worker:
         instructions: str | None = None,
         timeout: float | None = None,
         tools: Iterable[str] = TOOLS,
+        groups: Sequence[str] = (),
     ) -> None:
         """`skills` maps tags to levels from 0 to 1; `labels` are tags such as `local`; `tools` are what it may use.
+
+        `groups` are those whose messages it gets.
 
         `timeout`, in seconds, is for attempts of tasks that have none. `ready` is set when the worker has said hello
         and takes assignments. Raises ConfigurationError when one of the arguments is not possible.
@@ -94,6 +99,7 @@ class Worker:
         self._instructions = instructions
         self._timeout = timeout
         self._tools = frozenset(tools)
+        self._groups = tuple(groups)
         self._last_presence: asyncio.Future[None] | None = None
         self._draining = False
         self._stopping = False
@@ -122,7 +128,7 @@ class Worker:
                 await self._say_goodbye()
             finally:
                 beating.cancel()
-                await self._workload.abandon()
+                await asyncio.gather(self._workload.abandon(), self._mailbox.abandon())
 
     def drain(self) -> None:
         """Take nothing new, finish what is in hand, and leave."""
@@ -180,7 +186,7 @@ class Worker:
         if self._may_declare_shared:
             try:
                 await self._link.declare(SHARED)
-                await self._link.declare(llm_topology(self._name))
+                await self._link.declare(llm_topology(self._name, self._groups))
             except AccessRefused as error:
                 # A user with no more than an LLM's rights: whoever granted them has declared the rest.
                 self._may_declare_shared = False
@@ -197,6 +203,22 @@ class Worker:
             timeout=self._timeout,
             on_change=self._leave_if_done,
         )
+        self._mailer = Mailer(
+            self._link,
+            control_address(self._name, self.instance),
+            require_identity=self._settings.require_identity,
+        )
+        self._mailbox = Mailbox(
+            self._llm,
+            self._link,
+            self._mailer,
+            self._reporter,
+            name=self._name,
+            instructions=self._instructions,
+            timeout=self._timeout,
+            require_identity=self._settings.require_identity,
+            on_change=self._leave_if_done,
+        )
         for result in self._reporter.spooled_results(self._leave_if_done):
             self._workload.remember((result.task_id, result.attempt))
         self._show_presence("hello")
@@ -204,6 +226,7 @@ class Worker:
         self._assignments = await self._link.consume(
             work_queue(self._name), self._workload.take, prefetch=self._presence.slots
         )
+        self._messages = await self._link.consume(llm_address(self._name), self._mailbox.take, prefetch=PREFETCH)
         self.ready.set()
         _log.info(self._introduction())
 
@@ -215,6 +238,8 @@ class Worker:
 
     def _take_nothing_new(self) -> None:
         self._assignments.cancel()
+        self._messages.cancel()
+        self._mailbox.close()
         self._workload.close()
         self._show_presence("beat")
         self._leave_if_done()
@@ -223,7 +248,7 @@ class Worker:
         if self._draining:
             reported = self._workload.empty and not self._reporter.unconfirmed_results
             on_disk = self._stopping and not self._workload.running and not self._link.connected
-            if reported or on_disk:
+            if (reported and (self._mailbox.idle or self._stopping)) or on_disk:
                 self._left.set()
 
     async def _say_goodbye(self) -> None:
@@ -237,7 +262,8 @@ class Worker:
 
     def _on_control(self, delivery: Delivery) -> None:
         if delivery.properties.correlation_id is not None:  # orders answer nothing
-            self._errands.take(delivery)
+            if not self._mailer.take(delivery):
+                self._errands.take(delivery)
             return
         try:
             order = decode(_ControlMessage, delivery.body).root

@@ -3,6 +3,7 @@
 from broker.errors import Problem
 from broker.instants import Instant, to_datetime
 from broker.mail import COORDINATOR, Message, made_from, owner_of
+from broker.topology import REPLIES, WATCHERS
 from coordinator.core.board import Board
 from coordinator.core.commands import AnnounceMessage, Deliver, Refuse
 from coordinator.core.events import Correspondence, MessageUndelivered
@@ -46,7 +47,8 @@ def _elsewhere(message: Message, routing_key: str) -> str | None:
         return None
     if owner := owner_of(routing_key):
         return owner if owner.startswith("user.") else routing_key
-    return None if routing_key.startswith(OURS) else routing_key
+    ours = routing_key.startswith(OURS) and not routing_key.startswith((f"{REPLIES}.", f"{WATCHERS}."))
+    return None if ours else routing_key
 
 
 def _advice(address: str) -> str:
@@ -57,7 +59,8 @@ def _advice(address: str) -> str:
         case "user":
             return f"{name} gets a mailbox with the first `fluffle message inbox --as {name}`"
         case _:
-            return f"nobody is in the group; LLMs join with `fluffle worker --group {name}`, people with their inbox"
+            joining = f"LLMs join it with `fluffle worker --group {name}`, people with `fluffle message join {name}`"
+            return f"nobody is in the group; {joining}"
 
 
 def _notice(message: Message, problem: Problem, now: Instant) -> Message:

@@ -14,6 +14,7 @@ COMMANDS = (
     LazyCommand("demo", "fluffle.cli.demo:demo", "Show all of it in one go, on real text."),
     LazyCommand("up", "fluffle.cli.up:up", "Run everything in fluffle.toml: broker, coordinator and LLMs."),
     LazyCommand("task", "fluffle.cli.task:task", "Submit tasks, follow them, steer them, get their results."),
+    LazyCommand("message", "fluffle.cli.message:message", "Write to LLMs and people, ask them, read what has come."),
     LazyCommand("llm", "fluffle.cli.llm:llm", "List the LLMs and what they are doing, and steer them."),
     LazyCommand("report", "fluffle.cli.report:report", "Print figures about the tasks."),
     LazyCommand("web", "fluffle.cli.web:web", "Serve the web page."),

@@ -16,11 +16,11 @@ ANSWER_TIMEOUT = 10.0  # seconds: somebody is waiting
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def client() -> "Client":
-    """A client of the broker that the settings name, for one command."""
+def client(user: str | None = None) -> "Client":
+    """A client of the broker that the settings name, for one command; of messages as that user."""
     from fluffle.client import Client
 
-    return Client(name="fluffle command", answer_timeout=ANSWER_TIMEOUT)
+    return Client(name="fluffle command", answer_timeout=ANSWER_TIMEOUT, user=user)
 
 
 def run(command: Coroutine[Any, Any, T]) -> T:

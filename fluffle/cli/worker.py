@@ -16,6 +16,7 @@ from fluffle.cli.parameters import Duration, Name, Names, Skills, flat
 @click.option("--handler", metavar="MODULE:FUNCTION", help="A Python function that takes a job and returns the result.")
 @click.option("--skills", "-k", multiple=True, type=Skills(), help="What it can do, and how well: python=0.9,review.")
 @click.option("--labels", "-l", multiple=True, type=Names(), help="What it is: local, if nothing leaves its computer.")
+@click.option("--group", "-g", "groups", multiple=True, type=Name(), help="Get the messages to this group. Repeat it.")
 @click.option("--slots", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Tasks at the same time.")
 @click.option(
     "--instructions",
@@ -30,6 +31,7 @@ def worker(
     name: str,
     skills: tuple[dict[str, float], ...],
     labels: tuple[list[str], ...],
+    groups: tuple[str, ...],
     slots: int,
     instructions: Path | None,
     timeout: float | None,
@@ -74,6 +76,7 @@ def worker(
             slots=slots,
             skills={tag: level for given in skills for tag, level in given.items()},
             labels=flat(labels),
+            groups=groups,
             description=description,
             instructions=guidance,
             timeout=timeout,

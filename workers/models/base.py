@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from broker.errors import FluffleError
+from broker.mail import Message
 from broker.messages import Answered, Dependency, Usage
 
 if TYPE_CHECKING:
     from workers.tools import Desk
 
-__all__ = ["LLM", "Answer", "Answered", "Dependency", "Job", "ModelError", "Progress", "Usage"]
+__all__ = ["LLM", "Answer", "Answered", "Dependency", "Job", "Message", "ModelError", "Progress", "Usage"]
 
 MAX_MESSAGE = 2000
 
@@ -20,7 +21,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One attempt of one task, as an LLM gets it.
+    """One attempt of one task, or one message to answer, as an LLM gets it.
 
     description   what to do, in words
     inputs        any JSON that came with the task, or None
@@ -31,6 +32,8 @@ class Job:
     metadata      whatever the submitter attached
     skills        the skills that the task asks for
     answers       what people have answered to questions of earlier attempts
+    message       the message that is to be answered, if this is no task: the description is its content
+    conversation  the messages before it in its conversation, oldest first, those of this LLM among them
     """
 
     task_id: str
@@ -44,6 +47,8 @@ class Job:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     skills: tuple[str, ...] = ()
     answers: tuple[Answered, ...] = ()
+    message: Message | None = None
+    conversation: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,11 @@ class CommandLLM:
     """Runs a command once per job, without a shell, in a session and process group of its own.
 
     It gets the instructions and the prompt on standard input as UTF-8, and the worker's environment with
-    FLUFFLE_TASK_ID, FLUFFLE_ATTEMPT and, for `fluffle tool`, FLUFFLE_TOOLS added. Exit code 0 means that standard
-    output is the answer: text without the newlines at its end, or JSON where the task has an output schema. Any
-    other code is a failure that another attempt may mend. When the command ends or is stopped, whatever it left in
-    its process group gets SIGTERM and, GRACE seconds later, SIGKILL.
+    FLUFFLE_TASK_ID, FLUFFLE_ATTEMPT and, for `fluffle tool`, FLUFFLE_TOOLS added; for a message, with
+    FLUFFLE_MESSAGE_ID and FLUFFLE_CONVERSATION_ID. Exit code 0 means that standard output is the answer: text without
+    the newlines at its end, or JSON where the task has an output schema. Any other code is a failure that another
+    attempt may mend. When the command ends or is stopped, whatever it left in its process group gets SIGTERM and,
+    GRACE seconds later, SIGKILL.
     """
 
     def __init__(self, command: str) -> None:
@@ -94,7 +95,7 @@ class CommandLLM:
     async def _start(
         self, job: Job, progress: Progress, tools: Path | None
     ) -> "tuple[_Running, asyncio.SubprocessTransport]":
-        environment = os.environ | {"FLUFFLE_TASK_ID": job.task_id, "FLUFFLE_ATTEMPT": str(job.attempt)}
+        environment = os.environ | _identity(job)
         if tools is not None:
             environment["FLUFFLE_TOOLS"] = str(tools)
         try:
@@ -155,6 +156,13 @@ class _Running(asyncio.SubprocessProtocol):
     def _set(happened: asyncio.Future[None]) -> None:
         if not happened.done():
             happened.set_result(None)
+
+
+def _identity(job: Job) -> dict[str, str]:
+    """What the command finds in its environment about its job."""
+    if job.message is not None:
+        return {"FLUFFLE_MESSAGE_ID": job.message.id, "FLUFFLE_CONVERSATION_ID": job.message.conversation_id}
+    return {"FLUFFLE_TASK_ID": job.task_id, "FLUFFLE_ATTEMPT": str(job.attempt)}
 
 
 def _prompt(job: Job) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workers.models.base import Answer, Job, ModelError, Progress
+from workers.models.base import Answer, Job, Message, ModelError, Progress
 from workers.models.extract import best_sentences, key_terms, plain, read_prose, repetitions, terms
 from workers.models.output import check_schema, validate_output
 from workers.tools import Desk
@@ -15,7 +15,13 @@ NAME = "demo (offline extractive summariser)"
 FOOTER = f"— {NAME}"
 KEY_TERMS = 8
 
+NOTHING_TO_COPY = (
+    "I copy sentences and cannot answer questions of my own knowledge. Send me a text and I pick its most important "
+    "sentences; then ask about it and I pick those that have words of your question."
+)
+
 _SHOWN = 3
+_TEXT = 4  # sentences from which on a message is a text to be summarised
 _TEXT_KEYS = ("text", "texts", "sources")
 _TERMS = re.compile("term|tag|topic|keyword", re.IGNORECASE)
 
@@ -28,6 +34,9 @@ class DemoLLM:
     Skill `edit`,   or several results and no text in the inputs: puts the sentences of all texts together, each
                     text under its title, without those that say the same as an earlier one.
     Anything else   picks the sentences that say most about the whole.
+
+    A message that is a text is treated so, too. A shorter one is a question: the answer are the sentences of earlier
+    messages of others that have words of it, or that there are none.
 
     The answer is Markdown that ends by saying what made it. With an output schema the properties of type string hold
     that Markdown, those of type array the sentences, or the key terms if they are named so.
@@ -69,6 +78,8 @@ class _Extract:
 
 
 def _work(job: Job) -> _Extract:
+    if job.message is not None:
+        return _reply(job.message, job.conversation)
     given = list(_texts_in(job.inputs, "inputs"))
     results = [text for it in job.context for text in _texts_in(it.result, it.description)]
     if job.inputs is None and not job.context:
@@ -81,6 +92,20 @@ def _work(job: Job) -> _Extract:
     if "edit" in job.skills or (len(results) > 1 and not given):
         return _merge([*given, *results])
     return _summarise(given or results)
+
+
+def _reply(message: Message, conversation: Sequence[Message]) -> _Extract:
+    """An extract of the text that the message is, or of what was said before about its question."""
+    texts = list(_texts_in(message.content, "message"))
+    if len(_together(texts)[0]) >= _TEXT:
+        return _summarise(texts)
+    said = [it.content for it in conversation if it.sender != message.receiver]
+    sentences, _ = _together([text for content in said for text in _texts_in(content, "message")])
+    asked = set(terms(message.content))
+    fitting = sorted((-len(asked & set(terms(sentence))), at) for at, sentence in enumerate(sentences))
+    chosen = sorted(at for shared, at in fitting[:_SHOWN] if shared)
+    found = [sentences[at] for at in chosen]
+    return _Extract([f"- {it}" for it in found] or [NOTHING_TO_COPY], found, [])
 
 
 def _texts_in(value: Any, title: str) -> Iterator[_Text]:

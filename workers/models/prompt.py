@@ -10,8 +10,8 @@ from workers.models.base import Answered, Dependency, Job
 def render_prompt(job: Job) -> str:
     """The job's task, inputs, results it builds on, answers of people and expected output, each in its section.
 
-    A job that has nothing but a description is its description. Instructions are not part of the prompt. The
-    texts are copied as they are: nothing in them is a template or is expanded.
+    A job that has nothing but a description is its description; a message comes with its conversation. Instructions are
+    not part of the prompt. The texts are copied as they are: nothing in them is a template or is expanded.
     """
     sections = [
         _inputs(job.inputs),
@@ -19,6 +19,10 @@ def render_prompt(job: Job) -> str:
         _answers(job.answers),
         _expected_output(job.output_schema),
     ]
+    if job.message is not None and job.conversation:
+        said = "\n".join(_tagged("message", it.content, sender=it.sender) for it in job.conversation)
+        newest = _tagged("message_to_answer", job.description, sender=job.message.sender)
+        return f"{_tagged('conversation', said)}\n\n{newest}"
     if not any(sections):
         return job.description
     return "\n\n".join([_tagged("task", job.description), *filter(None, sections)])

@@ -12,6 +12,9 @@ from pydantic import TypeAdapter
 from pydantic_ai import (
     Agent,
     AgentStreamEvent,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
     ModelRetry,
     ModelSettings,
     PartDeltaEvent,
@@ -21,6 +24,7 @@ from pydantic_ai import (
     TextPart,
     TextPartDelta,
     ToolFailed,
+    UserPromptPart,
     exceptions,
 )
 from pydantic_ai.agent import EventStreamHandler
@@ -79,12 +83,17 @@ class PydanticAILLM:
         )
         agent.output_validator(_checker(job.output_schema))
         # A structured output carries its schema on its own; in a prompt too it would draw an answer in text.
-        prompt = render_prompt(job if output_type is str else replace(job, output_schema=None))
+        schema = job.output_schema if output_type is str else None
+        prompt = render_prompt(replace(job, output_schema=schema, conversation=()))
         spent = RunUsage()
         try:
             async with agent:
                 result = await agent.run(
-                    prompt, event_stream_handler=_relay(progress), usage_limits=LIMITS, usage=spent
+                    prompt,
+                    message_history=_history(job),
+                    event_stream_handler=_relay(progress),
+                    usage_limits=LIMITS,
+                    usage=spent,
                 )
         except (exceptions.AgentRunError, exceptions.UserError) as error:
             failure = self._failure(error, job.output_schema is not None)
@@ -184,6 +193,22 @@ def _relay(progress: Progress) -> EventStreamHandler[object]:
                     progress(text)
 
     return relay
+
+
+def _history(job: Job) -> list[ModelMessage]:
+    """The conversation before a message, with what this LLM said as the model's part.
+
+    What others than the one who is answered have said begins with their address.
+    """
+    messages: list[ModelMessage] = []
+    for it in job.conversation:
+        assert job.message is not None
+        if it.sender == job.message.receiver:
+            messages.append(ModelResponse([TextPart(it.content)]))
+        else:
+            told = it.content if it.sender == job.message.sender else f"{it.sender}: {it.content}"
+            messages.append(ModelRequest([UserPromptPart(told)]))
+    return messages
 
 
 def _settings(job: Job) -> ModelSettings:

@@ -1,0 +1,267 @@
+"""`fluffle message`: write to LLMs and people, ask them, read what has come and what was said."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from fluffle.cli.lazy import OrderedGroup
+from fluffle.cli.main import OK, TASK_FAILED, TIMED_OUT
+from fluffle.cli.parameters import Duration, Name
+from fluffle.cli.session import client, json_option, run
+
+if TYPE_CHECKING:
+    from broker.mail import Message
+    from broker.views import ConversationView, MessageView
+
+as_option = click.option(
+    "--as", "user", type=Name(), metavar="NAME", help="Who you are; else FLUFFLE_USER, else your login name."
+)
+to_argument = click.argument("to")
+text_argument = click.argument("text")
+conversation_option = click.option("--conversation", "-c", metavar="ID", help="Go on with this conversation.")
+
+
+@click.group(cls=OrderedGroup)
+def message() -> None:
+    """Write to LLMs and people, ask them, read what has come.
+
+    TO is an LLM (ada or llm.ada), a person (user.ana), a group (group.reviewers) or all. TEXT may be - for standard
+    input. Messages wait in the mailbox of whoever is away; the coordinator keeps the history.
+    """
+
+
+@message.command()
+@to_argument
+@text_argument
+@conversation_option
+@as_option
+@json_option
+def send(*, to: str, text: str, conversation: str | None, user: str | None, as_json: bool) -> None:
+    """Send a message, and do not wait for an answer.
+
+    An LLM answers all the same: see `fluffle message inbox`. It prints the ids of the message and its conversation.
+    If a group has no members, a notice comes to your inbox.
+    """
+    from fluffle.cli.output import print_json
+
+    async def sent() -> "Message":
+        async with client(user) as sending:
+            return await sending.send(to, _text(text), conversation_id=conversation)
+
+    it = run(sent())
+    if as_json:
+        print_json(it.encode())
+    else:
+        click.echo(f"{it.id}\t{it.receiver}\t{it.conversation_id}")
+
+
+@message.command()
+@to_argument
+@text_argument
+@click.option(
+    "--timeout",
+    "-t",
+    type=Duration(),
+    default=120.0,
+    metavar="DURATION",
+    help="How long to wait; 2 minutes if not given.",
+)
+@conversation_option
+@as_option
+@json_option
+def ask(*, to: str, text: str, timeout: float, conversation: str | None, user: str | None, as_json: bool) -> int:
+    """Send a message and print its answer.
+
+    On a terminal the text of an LLM is shown as it writes, and then how to go on with the conversation. The exit code
+    is 3 when it could not answer, and 4 when the time ran out; the answer then comes to the inbox.
+    """
+    from fluffle.cli.output import complain, on_terminal, plain, print_json
+
+    shown: list[str] = []
+
+    def show(piece: str) -> None:
+        shown.append(piece)
+        click.echo(plain(piece), nl=False)
+
+    async def answered() -> "Message":
+        async with client(user) as asking:
+            on_text = show if on_terminal() and not as_json else None
+            return await asking.ask(to, _text(text), timeout, conversation_id=conversation, on_text=on_text)
+
+    try:
+        answer = run(answered())
+    except TimeoutError as error:
+        if shown:
+            click.echo()
+        complain(str(error))
+        return TIMED_OUT
+    if as_json:
+        print_json(answer.encode())
+    else:
+        _print_rest(answer.content, "".join(shown))
+        if on_terminal():
+            click.echo(f"Go on with --conversation {answer.conversation_id}", err=True)
+    return TASK_FAILED if "error" in answer.metadata else OK
+
+
+@message.command()
+@click.option("--keep", is_flag=True, help="Leave them in the mailbox.")
+@click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C, and print what comes.")
+@as_option
+@json_option
+def inbox(*, keep: bool, follow: bool, user: str | None, as_json: bool) -> None:
+    """Print the messages that have come for you, each once.
+
+    They are taken from your mailbox as they are printed, and stay in the history: see `fluffle message history`.
+    """
+    if keep and follow:
+        raise click.UsageError("--keep does not go with --follow: what is looked at and kept would come again.")
+
+    async def take() -> int:
+        count = 0
+        async with client(user) as reading:
+            async for it in reading.inbox(wait=follow, keep=keep):
+                _print_message(it, as_json=as_json)
+                count += 1
+        return count
+
+    if run(take()) == 0 and not as_json:
+        click.echo("No new messages.", err=True)
+
+
+@message.command()
+@click.option("--with", "participant", metavar="ADDRESS", help="Only what this LLM, person or group sends or gets.")
+@json_option
+def tail(*, participant: str | None, as_json: bool) -> None:
+    """Print what everybody says from now on, until Ctrl-C.
+
+    It takes nothing from anybody's mailbox.
+    """
+
+    async def follow() -> None:
+        from broker.views import MessageView
+        from fluffle.mail import address_of
+
+        address = None if participant is None else address_of(participant)
+        async with client() as listening, listening.listen(participant=address) as said:
+            async for it in said:
+                assert isinstance(it, MessageView)
+                _print_message(it, as_json=as_json)
+
+    run(follow())
+
+
+@message.command()
+@click.option("--conversation", "-c", metavar="ID", help="Only this conversation.")
+@click.option("--with", "participant", metavar="ADDRESS", help="Only what this LLM, person or group sent or got.")
+@click.option("--search", metavar="TEXT", help="Only what has this text in it, in upper or lower case.")
+@click.option("--limit", "-n", type=click.IntRange(min=1), default=50, show_default=True, help="The newest so many.")
+@json_option
+def history(
+    *, conversation: str | None, participant: str | None, search: str | None, limit: int, as_json: bool
+) -> None:
+    """Print what was said, the newest last."""
+
+    async def fetch() -> "list[MessageView]":
+        from fluffle.mail import address_of
+
+        address = None if participant is None else address_of(participant)
+        async with client() as asking:
+            found = asking.messages(conversation_id=conversation, participant=address, text=search, limit=limit)
+            return [view async for view in found]
+
+    for view in reversed(run(fetch())):
+        _print_message(view, as_json=as_json)
+
+
+@message.command()
+@click.option("--with", "participant", metavar="ADDRESS", help="Only those in which this address takes part.")
+@click.option("--limit", "-n", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@json_option
+def conversations(*, participant: str | None, limit: int, as_json: bool) -> None:
+    """List conversations, that with the newest message first."""
+    from fluffle.cli.output import print_json, print_table
+
+    async def fetch() -> "list[ConversationView]":
+        from fluffle.mail import address_of
+
+        address = None if participant is None else address_of(participant)
+        async with client() as asking:
+            return [view async for view in asking.conversations(participant=address, limit=limit)]
+
+    found = run(fetch())
+    if as_json:
+        print_json([view.model_dump(mode="json", exclude_none=True) for view in found])
+        return
+    print_table(
+        ("CONVERSATION", "MESSAGES", "LAST", "FROM", "TO", "TEXT"),
+        [(it.id, it.count, it.last.sent_at, it.last.sender, it.last.receiver, it.last.content) for it in found],
+        empty="Nobody has said anything yet.",
+    )
+
+
+@message.command()
+@click.argument("groups", metavar="GROUP...", nargs=-1, required=True)
+@as_option
+def join(*, groups: Sequence[str], user: str | None) -> None:
+    """Get the messages to groups from now on."""
+
+    async def join_all() -> None:
+        async with client(user) as joining:
+            for group in groups:
+                await joining.join(group)
+                click.echo(f"{joining.address} gets the messages to group.{group.removeprefix('group.')}")
+
+    run(join_all())
+
+
+@message.command()
+@click.argument("groups", metavar="GROUP...", nargs=-1, required=True)
+@as_option
+def leave(*, groups: Sequence[str], user: str | None) -> None:
+    """Get the messages to groups no longer."""
+
+    async def leave_all() -> None:
+        async with client(user) as leaving:
+            for group in groups:
+                await leaving.leave(group)
+                click.echo(f"{leaving.address} no longer gets the messages to group.{group.removeprefix('group.')}")
+
+    run(leave_all())
+
+
+def _text(given: str) -> str:
+    from fluffle.cli.parameters import text_of
+
+    return text_of("-").rstrip("\r\n") if given == "-" else given
+
+
+def _print_rest(content: str, shown: str) -> None:
+    """The answer, or what of it was not shown while it was written."""
+    from fluffle.cli.output import on_terminal, plain
+
+    text = plain(content) if on_terminal() else content
+    before = plain(shown)
+    if before and text.startswith(before):
+        click.echo(text[len(before) :])
+    elif before:
+        click.echo(f"\n\n{text}")
+    else:
+        click.echo(text)
+
+
+def _print_message(it: "Message | MessageView", *, as_json: bool) -> None:
+    """A message: when, from whom, to whom, and what; in a pipe on one line, with its ids first."""
+    from fluffle.cli.output import cell, clock, heading, in_colour, on_terminal, plain, print_json
+
+    if as_json:
+        print_json(it.model_dump_json(exclude_none=True).encode())
+    elif on_terminal():
+        undelivered = "" if getattr(it, "delivered", True) else "  (not delivered)"
+        heading(f"{clock(it.sent_at)}  {it.sender} → {it.receiver}{undelivered}")
+        click.echo(plain(it.content))
+        told = f"conversation {it.conversation_id}"
+        click.echo(click.style(told, dim=True) if in_colour() else told)
+    else:
+        click.echo("\t".join(map(cell, (it.id, it.conversation_id, it.sent_at, it.sender, it.receiver, it.content))))

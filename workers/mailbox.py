@@ -1,0 +1,277 @@
+"""The mailbox of an LLM: who writes to it gets an answer, however long its tasks take.
+
+    message -> the conversation so far -> the LLM is called -> answer, published -> confirmed -> acknowledged
+
+Some conversations go on at the same time, and none of them needs a slot; within one, messages are answered in order.
+An answer has an id that follows from its question's: whoever answers once more says nothing new.
+"""
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from broker.connection import Delivery, Outgoing
+from broker.errors import BrokerError, DecodeError, LinkClosed, MessageTooLarge, NoAnswer
+from broker.link import Link
+from broker.mail import COORDINATOR, Message, Seen, made_from, new_message
+from broker.mailer import Mailer, read_message, to_publish
+from broker.topology import llm_address
+from workers.models.base import LLM, Answer, Job, ModelError
+from workers.progress import ProgressStream
+from workers.reporter import RETRY_FIRST, RETRY_MOST, Reporter
+
+AT_ONCE = 4
+"""Conversations in which an instance answers at the same time."""
+
+PREFETCH = 2 * AT_ONCE
+"""Messages that an instance takes from the mailbox ahead."""
+
+ANSWER_WITHIN = 200.0
+"""Seconds that an answer may take: with all of PREFETCH in one conversation, none is unacknowledged for the 30 minutes
+after which RabbitMQ closes a channel."""
+
+CONTEXT = 50
+"""Messages of a conversation that an LLM gets with the newest one."""
+
+_REMEMBERED = 200  # messages that have come here or gone from here, for what the history does not have yet
+
+_log = logging.getLogger(__name__)
+
+
+class Mailbox:
+    """Takes the messages to an LLM and answers them. `on_change` is called when nothing is left to answer."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        link: Link,
+        mailer: Mailer,
+        reporter: Reporter,
+        *,
+        name: str,
+        instructions: str | None,
+        timeout: float | None,
+        require_identity: bool,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._llm = llm
+        self._link = link
+        self._mailer = mailer
+        self._reporter = reporter
+        self._address = llm_address(name)
+        self._instructions = instructions
+        self._timeout = min(timeout or ANSWER_WITHIN, ANSWER_WITHIN)
+        self._require_identity = require_identity
+        self._on_change = on_change
+        self._closed = False
+        self._open: dict[str, deque[Message]] = {}  # conversations with what is to be answered, oldest first
+        self._running: dict[str, asyncio.Task[None]] = {}  # those in which an answer is under way
+        self._deliveries: dict[str, list[Delivery]] = {}  # of the messages in `_open`, by id
+        self._settled = Seen()
+        self._recent: deque[Message] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no answer is under way."""
+        return not self._running
+
+    def take(self, delivery: Delivery) -> None:
+        """A message has come. One that cannot be read is dropped: the coordinator tells its sender."""
+        try:
+            message = read_message(delivery, limit=len(delivery.body), require_identity=self._require_identity)
+        except DecodeError as error:
+            _log.warning("dropped a message that cannot be read: %s", error)
+            delivery.ack()
+            return
+        if message.id in self._settled:
+            delivery.ack()
+        elif message.id in self._deliveries:
+            self._deliveries[message.id].append(delivery)
+        elif self._closed:
+            delivery.requeue()
+        elif self._is_to_be_answered(message):
+            self._deliveries[message.id] = [delivery]
+            self._open.setdefault(message.conversation_id, deque()).append(message)
+            self._go_on()
+        else:
+            self._recent.append(message)
+            self._settled.add(message.id)
+            delivery.ack()
+
+    def close(self) -> None:
+        """Take nothing new: what is not being answered is given back, and so is what still arrives."""
+        self._closed = True
+        for conversation, messages in list(self._open.items()):
+            kept = 1 if conversation in self._running else 0
+            while len(messages) > kept:
+                for delivery in self._deliveries.pop(messages.pop().id):
+                    delivery.requeue()
+            if not messages:
+                del self._open[conversation]
+
+    async def abandon(self) -> None:
+        """End what is under way, without an answer: RabbitMQ has the messages for the next one."""
+        for answering in self._running.values():
+            answering.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    def _is_to_be_answered(self, message: Message) -> bool:
+        """Whether it is for this LLM alone, and not itself an answer of another LLM: those would go on for ever."""
+        mine = message.receiver == self._address and message.sender not in (self._address, COORDINATOR)
+        return mine and (not message.is_answer or message.sender.startswith("user."))
+
+    # -- answering -------------------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        waiting = [conversation for conversation in self._open if conversation not in self._running]
+        for conversation in waiting[: AT_ONCE - len(self._running)]:
+            answering = asyncio.create_task(self._converse(self._open[conversation]))
+            self._running[conversation] = answering
+            answering.add_done_callback(partial(self._on_end, conversation))
+
+    def _on_end(self, conversation: str, answering: asyncio.Task[None]) -> None:
+        del self._running[conversation]
+        left = [delivery for message in self._open.pop(conversation) for delivery in self._deliveries.pop(message.id)]
+        if answering.cancelled():
+            return
+        if error := answering.exception():
+            _log.error("a message could not be answered", exc_info=error)
+            for delivery in left:
+                delivery.requeue()
+        self._go_on()
+        if self.idle:
+            self._on_change()
+
+    async def _converse(self, messages: deque[Message]) -> None:
+        while messages:
+            question = messages[0]
+            settled = await self._answer(question)
+            messages.popleft()
+            deliveries = self._deliveries.pop(question.id)
+            if settled:
+                self._settled.add(question.id)
+                for delivery in deliveries:
+                    delivery.ack()
+
+    async def _answer(self, question: Message) -> bool:
+        """Answer a message; returns whether it is settled. It is not when the link closes first."""
+        first = self._deliveries[question.id][0]
+        so_far = await self._so_far(question, came_again=first.redelivered)
+        answer_id = made_from(question.id, self._address)
+        if any(message.id == answer_id for message in so_far):
+            _log.info("a message came again that is answered already", extra=_names(question))
+            return True
+        content, metadata = await self._called(question, so_far)
+        reply_to, correlation_id = first.properties.reply_to, first.properties.correlation_id
+        published = False
+        while not published:
+            answer = self._made(answer_id, question, content, metadata)
+            try:
+                await self._publish(to_publish(answer, to=reply_to, correlation_id=correlation_id))
+                published = True
+            except MessageTooLarge as error:
+                content, metadata = _apology("answer_too_large", f"my answer cannot be sent: {error}")
+            except LinkClosed:
+                return False
+        self._recent += (question, answer)
+        _log.info("message answered", extra=_names(question))
+        return True
+
+    def _made(self, answer_id: str, question: Message, content: str, metadata: dict[str, Any]) -> Message:
+        return new_message(
+            self._address,
+            question.sender,
+            content,
+            id=answer_id,
+            conversation_id=question.conversation_id,
+            in_reply_to=question.id,
+            metadata=metadata,
+        )
+
+    async def _called(self, question: Message, so_far: tuple[Message, ...]) -> tuple[str, dict[str, Any]]:
+        """What the LLM answers, and the metadata of its answer; or why it does not, in the same form."""
+        job = Job(
+            task_id=question.id,
+            attempt=1,
+            description=question.content,
+            instructions=self._instructions,
+            timeout=self._timeout,
+            metadata=question.metadata,
+            message=question,
+            conversation=so_far,
+        )
+        stream = ProgressStream(partial(self._reporter.message_progress, question))
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await self._llm.run(job, stream.add)
+        except ModelError as error:
+            return _apology(error.type, error.message)
+        except TimeoutError:
+            return _apology("timeout", f"no answer within {self._timeout:g} s")
+        except Exception as error:
+            _log.exception("the LLM raised an unexpected error", extra=_names(question))
+            return _apology(type(error).__name__, str(error) or type(error).__name__)
+        finally:
+            stream.close()
+        return _content(answer)
+
+    async def _so_far(self, message: Message, *, came_again: bool) -> tuple[Message, ...]:
+        """The messages of the conversation before this one, oldest first, as far as they are this LLM's business.
+
+        Those of the history, and those that the history does not have yet, or that it cannot tell at the moment.
+        """
+        if message.conversation_id == message.id and not came_again:
+            return ()
+        found: Sequence[Message] = ()
+        try:
+            found = await self._mailer.history(message.conversation_id, CONTEXT)
+        except (NoAnswer, BrokerError) as error:
+            _log.warning("answering without the history of the conversation: %s", error)
+        place = next((at for at, known in enumerate(found) if known.id == message.id), len(found))
+        before = [known for at, known in enumerate(found) if at < place or known.sender == self._address]
+        ids = {known.id for known in found} | {message.id}
+        before += [it for it in self._recent if it.conversation_id == message.conversation_id and it.id not in ids]
+        concerned = {self._address, message.sender}
+        return tuple(it for it in before if {it.sender, it.receiver} & concerned or _is_for_many(it))
+
+    async def _publish(self, answer: Outgoing) -> None:
+        """Publish until RabbitMQ has it. Raises MessageTooLarge and LinkClosed."""
+        pause = RETRY_FIRST
+        while True:
+            try:
+                await self._link.publish(answer)
+                return
+            except (MessageTooLarge, LinkClosed):
+                raise
+            except BrokerError as error:
+                _log.warning("RabbitMQ did not take an answer of %s: %s", self._address, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MOST)
+
+
+def _names(question: Message) -> dict[str, str]:
+    """What a line in the log says about which message it is."""
+    return {"question": question.id, "conversation": question.conversation_id}
+
+
+def _is_for_many(message: Message) -> bool:
+    return not message.receiver.startswith(("llm.", "user."))
+
+
+def _content(answer: Answer) -> tuple[str, dict[str, Any]]:
+    told = answer.result if isinstance(answer.result, str) else json.dumps(answer.result, ensure_ascii=False, indent=2)
+    content = told.replace("\0", "").encode(errors="replace").decode()
+    if not content.strip():
+        return _apology("no_answer", "the answer is empty")
+    usage = None if answer.usage is None else answer.usage.model_dump(exclude_none=True)
+    return content, {"usage": usage} if usage else {}
+
+
+def _apology(kind: str, message: str) -> tuple[str, dict[str, Any]]:
+    """What is said in place of an answer."""
+    told = f"I cannot answer: {message}".replace("\0", "").encode(errors="replace").decode()
+    return told, {"error": kind}
