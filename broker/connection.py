@@ -326,7 +326,7 @@ def _require_text(properties: spec.BasicProperties) -> None:
 @dataclass(slots=True)
 class Consumer:
     queue: str
-    on_delivery: Callable[[Delivery], None]
+    on_delivery: Callable[[Delivery], object]
     prefetch: int
     auto_ack: bool
     tag: str | None = None

@@ -268,7 +268,7 @@ class Link:
     async def consume(
         self,
         queue: str,
-        on_delivery: Callable[[Delivery], None],
+        on_delivery: Callable[[Delivery], object],
         *,
         prefetch: int = 1,
         auto_ack: bool = False,
