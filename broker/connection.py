@@ -280,6 +280,7 @@ class _Connection(AsyncioConnection):
         self.bytes_sent += len(data)
         if data and not self.is_closed and self._transport is not None:
             self._adapter_emit_data(data)
+            self._transport._on_socket_writable()  # now; pika would wait for the loop to find that it is
 
     def _proto_connection_made(self, transport: Any) -> None:
         transport._MAX_RECV_BYTES = _READ_BYTES

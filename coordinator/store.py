@@ -70,18 +70,30 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.epoch = 0
+        self._connection: Connection | None = None
         # These run in every batch, and go to the driver as they are.
         self._extend_lease = _text(engine, _extend_lease)
         self._post = _text(engine, _post)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
         self.engine.dispose()
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with database_errors(), self.engine.begin() as connection:
-            yield connection
+        """A transaction by a connection that is kept from one to the next, until the database is away."""
+        with database_errors():
+            connection = self._connection = self._connection or self.engine.connect()
+            try:
+                with connection.begin():
+                    yield connection
+            except DBAPIError:
+                self._connection = None
+                connection.invalidate()
+                connection.close()
+                raise
 
     # -- leadership ------------------------------------------------------------------------------------------------
 
