@@ -179,9 +179,7 @@ PREDEFINED = {
     ),
     "timing": Report(
         metrics=tuple(
-            f"{measure}_{key}"
-            for measure in ("queue_wait", "run_time", "person_wait", "turnaround")
-            for key in STATISTICS
+            f"{measure}_{key}" for measure in ("queue_wait", "run_time", "person_wait") for key in STATISTICS
         ),
         where=_COMPLETED,
         meaning="how long completed tasks waited and ran",

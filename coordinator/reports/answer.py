@@ -25,6 +25,7 @@ def report_view(connection: Connection, query: ReportQuery, now: Instant) -> dic
     since = None if query.since is None else from_datetime(query.since)
     until = None if query.until is None else from_datetime(query.until)
     span = Span(since, until, now)
+    is_summary = name == SUMMARY and query.group_by is None and query.metrics is None
     rows = tell(connection, report, span).rows
     return {
         "name": name,
@@ -41,7 +42,7 @@ def report_view(connection: Connection, query: ReportQuery, now: Instant) -> dic
         ],
         "rows": rows[: report.limit],
         "left_out": max(0, len(rows) - report.limit),
-        "values": summary(connection, report, span) if name == SUMMARY else {},
+        "values": summary(connection, report, span, rows) if is_summary else {},
     }
 
 

@@ -1,21 +1,22 @@
 """Reports out of the books: from a report's description to its rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select
 
 from broker.errors import Problem, QueryRejected
 from broker.instants import to_datetime
 from broker.reporting import METRICS, MOST_GROUPS, PERCENTILES, Of, Report, Value
 from coordinator.reports import facts
-from coordinator.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Fact, Span
+from coordinator.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Column, Fact, Span
 from coordinator.reports.figures import FORMULAS, Figure, Group, length_of, parts_of
-from coordinator.reports.percentiles import VALUE, percentiles
+from coordinator.reports.percentiles import MANY, OfMany, by_group
 
 Key = tuple[Any, ...]
 Row = dict[str, Value | Figure]
+Groups = dict[Key, dict[str, int | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,14 @@ _FACTS = {Of.TASKS: facts.tasks, Of.ATTEMPTS: facts.attempts}
 
 def tell(connection: Connection, report: Report, span: Span) -> Told:
     """What a report without problems tells. Raises QueryRejected when there are too many groups."""
-    groups: dict[Key, dict[str, int | None]] = {} if report.group_by else {(): {}}
+    groups: Groups = {} if report.group_by else {(): {}}
     for of, make in _FACTS.items():
         if wanted := parts_of(report, of):
-            _add(connection, make(report, span.now), report, span, wanted, groups)
+            fact = make(report, span.now)
+            counting = _Counting(connection, fact, report, span, groups)
+            counting.add_up([name for name in wanted if name in fact.parts])
+            ranked = {name.rpartition("_")[0] for name in wanted if name not in fact.parts}
+            counting.rank({name: measure for name, measure in fact.measures.items() if name in ranked})
     total = _added(groups.values())
     rows: list[Row] = []
     for key, parts in sorted(groups.items(), key=lambda group: _in_order(group[0])):
@@ -48,35 +53,48 @@ def tell(connection: Connection, report: Report, span: Span) -> Told:
     return Told(rows, Group(total, total, None))
 
 
-def _add(
-    connection: Connection,
-    fact: Fact,
-    report: Report,
-    span: Span,
-    wanted: list[str],
-    groups: dict[Key, dict[str, int | None]],
-) -> None:
-    """Put the parts of every group to those that are there."""
-    summed = [part for part in wanted if part in fact.parts]
-    width = len(report.group_by)
-    for statement in fact.selects(report, span, [fact.parts[part] for part in summed], group=True):
-        for row in connection.execute(statement.limit(MOST_GROUPS + 1)):
-            parts = groups.setdefault(tuple(row[:width]), {})
-            for name, value in zip(summed, row[width:], strict=True):
-                parts[name] = _together(name, parts.get(name), None if value is None else int(value))
-            if len(groups) > MOST_GROUPS:
-                told = f"more than {MOST_GROUPS:,} groups: take a coarser dimension, or a filter"
-                raise QueryRejected([Problem("group_by", told)])
-    ranked: dict[str, list[str]] = {}
-    for part in wanted:
-        if part not in fact.parts:
-            measure, _, percent = part.rpartition("_")
-            ranked.setdefault(measure, []).append(percent)
-    measures = facts.task_measures(span.now)
-    for measure, names in ranked.items():
-        values = fact.selects(report, span, [measures[measure].label(VALUE)], group=False)
-        for key, found in percentiles(connection, values, [PERCENTILES[name] for name in names]).items():
-            groups[key] |= {f"{measure}_{name}": found[PERCENTILES[name]] for name in names}
+class _Counting:
+    """One fact of one report."""
+
+    def __init__(self, connection: Connection, fact: Fact, report: Report, span: Span, groups: Groups) -> None:
+        """What is counted goes to the parts that the groups have already."""
+        self._connection = connection
+        self._fact = fact
+        self._report = report
+        self._span = span
+        self._groups = groups
+
+    def add_up(self, names: Sequence[str]) -> None:
+        """Counts, sums and maxima, of every group."""
+        width = len(self._report.group_by)
+        columns = [self._fact.parts[name] for name in names]
+        for statement in self._fact.selects(self._report, self._span, columns, group=True):
+            for row in self._connection.execute(statement.limit(MOST_GROUPS + 1)):
+                parts = self._groups.setdefault(tuple(row[:width]), {})
+                for name, value in zip(names, row[width:], strict=True):
+                    parts[name] = _together(name, parts.get(name), None if value is None else int(value))
+                if len(self._groups) > MOST_GROUPS:
+                    told = f"more than {MOST_GROUPS:,} groups: take a coarser dimension, or a filter"
+                    raise QueryRejected([Problem("group_by", told)])
+
+    def rank(self, measures: Mapping[str, Column]) -> None:
+        """Percentiles of these durations, of every group. How many there are is known by now."""
+        percents = tuple(PERCENTILES.values())
+        counts = {name: sum(parts.get(f"{name}_count") or 0 for parts in self._groups.values()) for name in measures}
+        many = {name: measure for name, measure in measures.items() if counts[name] >= MANY}
+        found: dict[str, dict[int, int]] = {}
+        if many and not self._report.group_by:
+            found = OfMany(self._connection, self._ungrouped, many, self._fact.seq).values(counts, percents)
+        for name, measure in measures.items():
+            if len(found.get(name, ())) == len(percents):
+                ranked = {(): found[name]}
+            else:
+                ranked = by_group(self._connection, self._ungrouped([measure]), percents) if counts[name] else {}
+            for key, values in ranked.items():
+                self._groups[key] |= {f"{name}_{short}": values[percent] for short, percent in PERCENTILES.items()}
+
+    def _ungrouped(self, columns: Sequence[Column]) -> list[Select[Any]]:
+        return self._fact.selects(self._report, self._span, columns, group=False)
 
 
 def _together(name: str, one: int | None, other: int | None) -> int | None:

@@ -5,7 +5,7 @@ up over several statements.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, Select, case, exists, func, select
@@ -45,6 +45,7 @@ class Fact:
     slices: Sequence[Column]
     dimensions: Mapping[str, Column]
     parts: Mapping[str, Column]
+    measures: Mapping[str, Column] = field(default_factory=dict)  # of which there are percentiles
     of_task: frozenset[str] = frozenset()  # dimensions that need a join with the tasks
 
     def selects(self, report: Report, span: Span, columns: Sequence[Column], *, group: bool) -> list[Select[Any]]:
@@ -90,7 +91,7 @@ def tasks(report: Report, now: Instant) -> Fact:
     """The tasks. Those that are over are read from the index `tasks_over`."""
     columns = _tasks.c
     late = columns.due_order < func.coalesce(columns.finished_at, now)
-    measures = task_measures(now)
+    measures = _measures(now)
     of_status = {status: func.count().filter(columns.status == status.value) for status in FINAL}
     moment = columns.finished_at if report.moment is Moment.FINISHED else columns.submitted_at
     return Fact(
@@ -118,10 +119,11 @@ def tasks(report: Report, now: Instant) -> Fact:
             **{f"{name}_total": func.sum(measure) for name, measure in measures.items()},
             **{f"{name}_max": func.max(measure) for name, measure in measures.items()},
         },
+        measures=measures,
     )
 
 
-def task_measures(now: Instant) -> dict[str, Column]:
+def _measures(now: Instant) -> dict[str, Column]:
     """The durations of a task in microseconds; NULL where there is none."""
     columns = _tasks.c
     over = func.coalesce(columns.finished_at, now)

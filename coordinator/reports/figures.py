@@ -45,12 +45,12 @@ def _ratio(above: str, below: str, scale: int = 1) -> Formula:
     return Formula((above, below), make)
 
 
-def _seconds(part: str) -> Formula:
+def _seconds(part: str, *others: str) -> Formula:
     def make(group: Group) -> Figure:
         value = group.parts.get(part)
         return None if value is None else value / MICROS
 
-    return Formula((part,), make)
+    return Formula((part, *others), make)
 
 
 def _busy_share(group: Group) -> Figure:
@@ -65,8 +65,8 @@ def _throughput(group: Group) -> Figure:
 def _of_measure(name: str) -> dict[str, Formula]:
     return {
         f"{name}_mean": _ratio(f"{name}_total", f"{name}_count", MICROS),
-        f"{name}_p50": _seconds(f"{name}_p50"),
-        f"{name}_p95": _seconds(f"{name}_p95"),
+        f"{name}_p50": _seconds(f"{name}_p50", f"{name}_count"),
+        f"{name}_p95": _seconds(f"{name}_p95", f"{name}_count"),
         f"{name}_max": _seconds(f"{name}_max"),
     }
 

@@ -3,14 +3,20 @@
 They are the same in every database, because only whole numbers are compared and counted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isqrt
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, literal_column, or_, select, union_all
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, func, literal_column, or_, select, union_all
 
 Key = tuple[Any, ...]
+Selects = Sequence[Select[Any]]
+Bracket = tuple[int, int]  # from and to, both within
 
-VALUE = "value"  # the column that is not a key
+MANY = 50_000  # values, from which on they are not sorted
+SAMPLE = 30_000  # values that are looked at to learn where a percentile lies
+SPREAD = 4  # standard deviations that it may lie off; beyond them, everything is sorted after all
+LEAST, MOST = -(2**63), 2**63 - 1
 
 
 def rank(count: int, percent: int) -> int:
@@ -18,25 +24,112 @@ def rank(count: int, percent: int) -> int:
     return -(-count * percent // 100)
 
 
-def percentiles(
-    connection: Connection, selects: Sequence[Select[Any]], percents: Sequence[int]
-) -> Mapping[Key, Mapping[int, int]]:
+def by_group(connection: Connection, selects: Selects, percents: Sequence[int]) -> dict[Key, dict[int, int]]:
     """For every key of these statements together, and each of the percents: the value.
 
-    Every row is a key, column by column, then a whole number `value`; rows without it do not count.
+    Every row is a key, column by column, then a whole number; rows without it do not count.
     """
-    values = union_all(*selects).subquery()
-    *keys, value = values.c
+    rows = union_all(*selects).subquery()
+    *keys, value = rows.c
     place = func.row_number().over(partition_by=keys or None, order_by=value).label("place")
     count = func.count().over(partition_by=keys or None).label("n")
     ranked = select(*keys, value, place, count).where(value.is_not(None)).subquery()
-    at = {
-        percent: (ranked.c.n * literal_column(str(percent)) + literal_column("99")) // literal_column("100")
-        for percent in percents
-    }
-    chosen = select(ranked).where(or_(*(ranked.c.place == one for one in at.values())))
+    places = [(ranked.c.n * _number(percent) + _number(99)) // _number(100) for percent in percents]
+    wanted = select(ranked).where(or_(*(ranked.c.place == its for its in places)))
     found: dict[Key, dict[int, int]] = {}
-    for *key, one, its_place, n in connection.execute(chosen):
+    for *key, one, its_place, n in connection.execute(wanted):
         here = found.setdefault(tuple(key), {})
         here.update({percent: int(one) for percent in percents if rank(n, percent) == its_place})
     return found
+
+
+class OfMany:
+    """Percentiles of all tasks that fit, without sorting them: a sample tells about where each of them lies.
+
+    What is below that bracket is counted and what is in it is fetched, so that the value is exact, whatever the sample
+    was (Floyd and Rivest, Algorithm 489: SELECT, 1975).
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        selects: Callable[[Sequence[ColumnElement[Any]]], Selects],
+        measures: Mapping[str, ColumnElement[Any]],
+        seq: ColumnElement[Any],
+    ) -> None:
+        """`selects` makes the statements that select columns, `seq` numbers the rows."""
+        self._connection = connection
+        self._selects = selects
+        self._measures = measures
+        self._seq = seq
+
+    def values(self, counts: Mapping[str, int], percents: Sequence[int]) -> dict[str, dict[int, int]]:
+        """The percentiles of every measure that has so many values; one is missing where the sample misled."""
+        brackets = self._brackets(counts, percents)
+        below = self._below(brackets)
+        found: dict[str, dict[int, int]] = {}
+        for name in self._measures:
+            inside = self._inside(name, [brackets[name, percent] for percent in percents])
+            for percent in percents:
+                its_rank = rank(counts[name], percent) - below[name, percent]
+                value = _at(inside, brackets[name, percent], its_rank)
+                if value is not None:
+                    found.setdefault(name, {})[percent] = value
+        return found
+
+    def _rows(self, columns: Sequence[ColumnElement[Any]], *where: ColumnElement[bool]) -> Iterable[Any]:
+        for statement in self._selects(columns):
+            yield from self._connection.execute(statement.where(*where))
+
+    def _brackets(self, counts: Mapping[str, int], percents: Sequence[int]) -> dict[tuple[str, int], Bracket]:
+        step = max(1, max(counts.values()) // SAMPLE)
+        scattered = self._seq * _number(40503) % _number(65521)  # neighbours are often alike
+        rows = list(self._rows([*self._measures.values()], scattered % _number(step) == 0))
+        brackets = {}
+        for place, name in enumerate(self._measures):
+            sample = sorted(row[place] for row in rows if row[place] is not None)
+            for percent in percents:
+                brackets[name, percent] = _bracket(sample, percent)
+        return brackets
+
+    def _below(self, brackets: Mapping[tuple[str, int], Bracket]) -> dict[tuple[str, int], int]:
+        counted = [func.count().filter(self._measures[name] < low) for (name, _), (low, _) in brackets.items()]
+        rows = list(self._rows(counted))
+        return {key: sum(row[place] for row in rows) for place, key in enumerate(brackets)}
+
+    def _inside(self, name: str, brackets: Sequence[Bracket]) -> dict[int, int]:
+        """How often there is each value that is in one of the brackets."""
+        measure = self._measures[name]
+        within = or_(*(measure.between(low, high) for low, high in brackets))
+        found: dict[int, int] = {}
+        for statement in self._selects([measure.label("value"), func.count()]):
+            rows: Iterable[Any] = self._connection.execute(statement.where(within).group_by("value"))
+            for value, count in rows:
+                found[value] = found.get(value, 0) + count
+        return found
+
+
+def _number(value: int) -> ColumnElement[int]:
+    return literal_column(str(value), BigInteger)
+
+
+def _bracket(sample: Sequence[int], percent: int) -> Bracket:
+    """Where the percentile lies in all likelihood."""
+    size = len(sample)
+    place = size * percent // 100
+    margin = SPREAD * isqrt(size * percent * (100 - percent)) // 100 + 1
+    low = sample[place - margin] if place >= margin else LEAST
+    high = sample[place + margin] if place + margin < size else MOST
+    return low, high
+
+
+def _at(counted: Mapping[int, int], bracket: Bracket, its_rank: int) -> int | None:
+    """The value in that place, from 1, among those in the bracket; None when it is not in it."""
+    low, high = bracket
+    if its_rank < 1:
+        return None
+    for value in sorted(value for value in counted if low <= value <= high):
+        its_rank -= counted[value]
+        if its_rank < 1:
+            return value
+    return None

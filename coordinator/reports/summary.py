@@ -1,12 +1,13 @@
 """The figures of the report `summary`, which has a shape of its own."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
 from broker.messages import Status
 from broker.reporting import Filters, Report
-from coordinator.reports.engine import Told, tell
+from coordinator.reports.engine import Row, Told, tell
 from coordinator.reports.facts import Span
 from coordinator.reports.figures import FORMULAS
 
@@ -21,8 +22,10 @@ _WORKLOAD = {
 }
 
 
-def summary(connection: Connection, report: Report, span: Span) -> dict[str, Any]:
+def summary(connection: Connection, report: Report, span: Span, by_status: Sequence[Row]) -> dict[str, Any]:
     """How much was done, how long it took, who did it: of the tasks that fit the report's filters. Seconds.
+
+    `by_status` are the rows of the report.
 
     `avg_task_time` is the mean run time of completed tasks by the workers' clocks; `avg_queue_wait` the mean time
     from ready to started, `avg_turnaround` from submitted to finished. `workload_distribution` counts, for each LLM,
@@ -33,7 +36,7 @@ def summary(connection: Connection, report: Report, span: Span) -> dict[str, Any
         return tell(connection, Report(by, metrics, where, report.moment), span)
 
     completed = Status.COMPLETED.value
-    counts: dict[str, Any] = {str(row["status"]): row["tasks"] for row in ask("tasks", by=("status",)).rows}
+    counts: dict[str, Any] = {str(row["status"]): row["tasks"] for row in by_status}
     times: dict[str, Any] = {}
     if completed in counts:
         [times] = ask(*_TIMES.values(), where={**report.where, "status": (completed,)}).rows

@@ -146,7 +146,7 @@ def test_every_figure_of_the_summary_is_described(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'books.db'}")
     upgrade(engine)
     with engine.begin() as connection:
-        figures = summary(connection, PREDEFINED["summary"], Span(None, None, Instant(0)))
+        figures = summary(connection, PREDEFINED["summary"], Span(None, None, Instant(0)), [])
     engine.dispose()
     assert [figure for row in table_after("summary") for figure in code(row[0])] == list(figures)
 
