@@ -91,7 +91,7 @@ DIMENSIONS = {
     dimension.name: dimension
     for dimension in (
         Dimension("status", "Status", "the state of the task now", values=STATUSES),
-        Dimension("llm", "LLM", "who has the task or had it last; of an attempt: who made it"),
+        Dimension("llm", "LLM", "who has the task or had it last; of an attempt: who made it", of=frozenset(Of)),
         Dimension("model", "Model", "the model that this LLM says it is, now"),
         Dimension("assignee", "Assignee", "the LLM that the task was assigned to by hand"),
         Dimension("skill", "Skill", "a required skill; a task with several is counted under each"),
@@ -158,6 +158,7 @@ _ALL_METRICS = (
     Metric("busy_share", "Share of the work", Unit.SHARE, Of.ATTEMPTS, "of the busy time of all groups"),
     Metric("input_tokens", "Input tokens", Unit.TOKENS, Of.ATTEMPTS, "that they used, where known"),
     Metric("output_tokens", "Output tokens", Unit.TOKENS, Of.ATTEMPTS, "that they used, where known"),
+    Metric("utilisation", "Utilisation", Unit.SHARE, Of.SLOTS, "of the time that LLMs offered slots, that of attempts"),
     Metric(
         "cost_usd", "Cost", Unit.DOLLARS, Of.ATTEMPTS, "that they had, where known, in whole billionths of a dollar"
     ),
@@ -173,7 +174,15 @@ PREDEFINED = {
     ),
     "workload": Report(
         ("llm",),
-        ("attempts", "attempts_completed", "attempts_failed", "attempts_lost", "busy_time", "busy_share"),
+        (
+            "attempts",
+            "attempts_completed",
+            "attempts_failed",
+            "attempts_lost",
+            "busy_time",
+            "busy_share",
+            "utilisation",
+        ),
         moment=Moment.FINISHED,
         meaning="what each LLM has done",
     ),

@@ -98,6 +98,7 @@ class TaskView(View):
     usage: Usage | None = None
     parked: bool = False
     questions: list[QuestionView] = Field(default_factory=list)
+    duration: float | None = None
     person_wait: float | None = None
     attempts: list[AttemptView] = Field(default_factory=list)
     history: list[ChangeView] = Field(default_factory=list)

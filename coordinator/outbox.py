@@ -77,8 +77,8 @@ def _packed(item: Item) -> tuple[Any, ...]:
             return ("message", at, message)
         case Deliver(message, to):
             return ("deliver", message, to)
-        case AnnounceLLM(at, name, state):
-            return ("llm", at, name, state)
+        case AnnounceLLM():
+            return ("llm", *astuple(item))
         case Keep():
             return ("keep", {**asdict(item), "body": b64encode(item.body).decode()})
         case _:

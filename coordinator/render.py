@@ -70,8 +70,8 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
             case Refuse(_, _, reply_to):
                 if reply_to:
                     yield _refusal(item, reply_to)
-            case AnnounceLLM(at, name, state):
-                data = {"name": name, "state": state}
+            case AnnounceLLM(at, name, state, slots, model):
+                data = {"name": name, "state": state, "slots": slots, "model": model}
                 yield _event(f"llm.{state}", name, f"llm.{state}.{name}", to_iso(at) or "", to_json(data))
             case AnnounceMessage(at, message):
                 yield _message_event(at, message)

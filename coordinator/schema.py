@@ -217,6 +217,15 @@ Index("messages_of_conversation", messages.c.conversation_id, messages.c.seq)
 Index("messages_from", messages.c.sender, messages.c.seq)
 Index("messages_to", messages.c.receiver, messages.c.seq)
 
+
+llm_slots = Table(  # how many slots an LLM has had, from each moment on
+    "llm_slots",
+    metadata,
+    Column("llm", Text, primary_key=True),
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
+    Column("slots", Integer, nullable=False),
+)
+
 outbox = Table(
     "outbox",
     metadata,

@@ -147,6 +147,8 @@ class Store:
             self._write_dependencies(connection, changes)
             upsert_rows(connection, _llms, [llm_row(llm) for llm in changes.llms.values()])
             self._write_messages(connection, changes)
+            slots = [{"llm": llm, "at": at, "slots": count} for llm, (at, count) in changes.slots.items()]
+            upsert_rows(connection, schema.llm_slots, slots)
             if outbox is None:
                 return None
             row: int = connection.exec_driver_sql(self._post, {"text": outbox}).scalar_one()

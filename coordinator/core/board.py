@@ -15,7 +15,7 @@ from coordinator.core.assignment import Decision
 from coordinator.core.commands import Announce, AnnounceLLM, Answer, AnswerType, Assign, Command, Refuse, Stop, View
 from coordinator.core.events import NEVER, Reported, Sender, Submitted
 from coordinator.core.lifecycle import Trigger
-from coordinator.core.pool import LLM
+from coordinator.core.pool import LLM, Standing
 from coordinator.core.ready import Ready
 from coordinator.core.task import Attempt, Task, view
 
@@ -36,6 +36,7 @@ class Changes:
     llms: dict[str, LLM] = field(default_factory=dict)
     messages: dict[str, tuple[Message, Instant]] = field(default_factory=dict)  # by id, with when they came
     undelivered: list[str] = field(default_factory=list)  # ids of messages
+    slots: dict[str, tuple[Instant, int]] = field(default_factory=dict)  # of LLMs: how many, from when on
 
 
 class _Telling(NamedTuple):
@@ -243,10 +244,11 @@ class Board:
         """Tell everybody that the task's due date has passed."""
         self._commands.append(_Telling(task, lambda shown: Announce(now, shown, "overdue")))
 
-    def announce_llm(self, llm: LLM, before: str, now: Instant) -> None:
-        """Tell everybody when the state of an LLM is no longer what it was `before`."""
-        if llm.state != before:
-            self.say(AnnounceLLM(now, llm.name, llm.state))
+    def announce_llm(self, llm: LLM, before: Standing, now: Instant) -> None:
+        """Tell everybody when an LLM no longer stands as it did `before`, and keep a record of its slots."""
+        if llm.standing != before:
+            self.say(AnnounceLLM(now, llm.name, *llm.standing))
+            self.changes.slots[llm.name] = now, llm.slots
 
     def answer(self, task: Task, kind: AnswerType) -> None:
         """Tell whoever submitted the task."""

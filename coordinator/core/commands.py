@@ -68,11 +68,13 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceLLM:
-    """Publish a fact about an LLM as an event."""
+    """Publish how an LLM stands as an event."""
 
     at: Instant
     name: str
     state: str
+    slots: int
+    model: str
 
 
 @dataclass(frozen=True, slots=True)

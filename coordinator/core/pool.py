@@ -22,6 +22,14 @@ class Run(NamedTuple):
     expected: float
 
 
+class Standing(NamedTuple):
+    """What everybody is told of an LLM when it changes."""
+
+    state: State
+    slots: int
+    model: str
+
+
 @dataclass(slots=True, eq=False)
 class Instance:
     """One process of an LLM. It holds the tasks that it has claimed until its lease runs out.
@@ -91,6 +99,11 @@ class LLM:
         """How many tasks its instances may work on at a time."""
         told = sum(instance.slots for instance in self.instances.values() if not instance.draining)
         return told if self.slots_limit is None else min(told, self.slots_limit)
+
+    @property
+    def standing(self) -> Standing:
+        """How it stands."""
+        return Standing(self.state, self.slots, self.model)
 
     @property
     def taken(self) -> int:

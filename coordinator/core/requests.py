@@ -256,7 +256,7 @@ class Requests:
         if llm is None:
             self._b.refuse(order.llm, sender, _no_such_llm("llm", order.llm))
             return
-        before = llm.state
+        before = llm.standing
         given = order.model_fields_set
         if order.paused is not None:
             llm.paused = order.paused

@@ -279,6 +279,8 @@ def view(task: Task) -> dict[str, Any]:
         shown["parked"] = True
     if task.questions:
         shown["questions"] = [_asked(asked) for asked in task.questions]
+    if task.duration is not None:
+        shown["duration"] = in_seconds(task.duration)
     if task.person_wait:
         shown["person_wait"] = in_seconds(task.person_wait)
     shown["attempts"] = [*map(_attempt, task.attempts), *_present_attempt(task)]

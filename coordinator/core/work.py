@@ -28,7 +28,7 @@ class Work:
         """An instance said hello or gave a beat."""
         presence = event.presence
         llm = self._b.llm(presence.name)
-        before, offers = llm.state, (llm.skills, llm.labels, llm.slots)
+        before, offers = llm.standing, (llm.skills, llm.labels, llm.slots)
         llm.see(presence, now, self._b.lease)
         self._b.changes.llms[llm.name] = llm
         if (llm.skills, llm.labels, llm.slots) != offers:
@@ -172,7 +172,7 @@ class Work:
         self._b.finish(task, Trigger.COMPLETE, now)
 
     def _drop_instance(self, llm: LLM, instance: Instance, reason: str, now: Instant) -> None:
-        before = llm.state
+        before = llm.standing
         lost = [self._b.tasks[task_id] for task_id in instance.held]
         del llm.instances[instance.id]
         if not llm.instances:

@@ -13,6 +13,7 @@ from coordinator.reports import facts
 from coordinator.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Column, Fact, Span
 from coordinator.reports.figures import FORMULAS, Figure, Group, length_of, parts_of
 from coordinator.reports.percentiles import MANY, OfMany, by_group
+from coordinator.reports.utilisation import utilisation
 
 Key = tuple[Any, ...]
 Row = dict[str, Value | Figure]
@@ -40,6 +41,9 @@ def tell(connection: Connection, report: Report, span: Span) -> Told:
             counting.add_up([name for name in wanted if name in fact.parts])
             ranked = {name.rpartition("_")[0] for name in wanted if name not in fact.parts}
             counting.rank({name: measure for name, measure in fact.measures.items() if name in ranked})
+    if parts_of(report, Of.SLOTS):
+        for key, parts in utilisation(connection, report, span).items():
+            groups.setdefault(key, {}).update(parts)
     total = _added(groups.values())
     rows: list[Row] = []
     for key, parts in sorted(groups.items(), key=lambda group: _in_order(group[0])):

@@ -128,7 +128,8 @@ def _measures(now: Instant) -> dict[str, Column]:
     columns = _tasks.c
     over = func.coalesce(columns.finished_at, now)
     measures: dict[str, Column] = {
-        "queue_wait": columns.started_at - columns.ready_at,
+        # A task that was taken from its LLM is ready again, later than it was started.
+        "queue_wait": case((columns.started_at >= columns.ready_at, columns.started_at - columns.ready_at)),
         "run_time": columns.duration,
         "person_wait": case((columns.person_wait > 0, columns.person_wait)),
         "turnaround": columns.finished_at - columns.submitted_at,

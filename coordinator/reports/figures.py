@@ -78,6 +78,7 @@ FORMULAS = {
     **{name: formula for measure in MEASURES for name, formula in _of_measure(measure).items()},
     **{name: _count(name) for name in ("attempts", "attempts_completed", "attempts_failed", "attempts_lost")},
     "busy_time": Formula(("busy",), lambda group: (group.parts.get("busy") or 0) / MICROS),
+    "utilisation": _ratio("used", "offered"),
     "busy_share": Formula(("busy",), _busy_share),
     "input_tokens": _count("input_tokens"),
     "output_tokens": _count("output_tokens"),

@@ -72,6 +72,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
+        "llm_slots",
+        sa.Column("llm", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("slots", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("llm", "at"),
+    )
+    op.create_table(
         "llms",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
@@ -276,6 +283,7 @@ def downgrade() -> None:
     op.drop_index("messages_by_id", table_name="messages")
     op.drop_table("messages")
     op.drop_table("llms")
+    op.drop_table("llm_slots")
     op.drop_table("leader")
     op.drop_index("labels_by_label", table_name="labels")
     op.drop_table("labels")

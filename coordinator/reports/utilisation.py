@@ -1,0 +1,76 @@
+"""How much of the slots that LLMs offered was used: over time, by the coordinator's clock."""
+
+from itertools import pairwise
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, case, func, select
+
+from broker.instants import Instant
+from broker.messages import Status
+from broker.reporting import Report
+from coordinator import schema
+from coordinator.reports.facts import Span
+
+Key = tuple[Any, ...]
+
+_tasks, _attempts, _slots = schema.tasks, schema.attempts, schema.llm_slots
+_RUNNING = (Status.IN_PROGRESS.value, Status.INPUT_REQUIRED.value)
+
+
+def utilisation(connection: Connection, report: Report, span: Span) -> dict[Key, dict[str, int | None]]:
+    """By LLM, or for all together: `offered`, the slots that there were times how long, and `used`, the length of the
+    attempts, those that run included. Both in microseconds within the span; without `since`, from the first slot on.
+    """
+    offered = _offered(connection, span)
+    used: dict[str, int] = {}
+    for statement in _used(span):
+        for llm, micros in connection.execute(statement):
+            used[llm] = used.get(llm, 0) + int(micros)
+    found: dict[Key, dict[str, int | None]] = {}
+    wanted = report.where.get("llm")
+    for llm in sorted(offered.keys() | used.keys()):
+        if wanted is None or llm in wanted:
+            parts = found.setdefault((llm,) if report.group_by else (), {"offered": 0, "used": 0})
+            parts["offered"] = (parts["offered"] or 0) + offered.get(llm, 0)
+            parts["used"] = (parts["used"] or 0) + used.get(llm, 0)
+    return found
+
+
+def _offered(connection: Connection, span: Span) -> dict[str, int]:
+    """Slots times microseconds, by LLM."""
+    changes: dict[str, list[tuple[Instant, int]]] = {}
+    for llm, at, slots in connection.execute(select(_slots).order_by(_slots.c.llm, _slots.c.at)):
+        changes.setdefault(llm, []).append((at, slots))
+    ends = _end(span)
+    offered = {}
+    for llm, steps in changes.items():
+        lengths = ((_overlap(at, after, span), slots) for (at, slots), (after, _) in pairwise([*steps, (ends, 0)]))
+        offered[llm] = sum(length * slots for length, slots in lengths)
+    return offered
+
+
+def _overlap(start: Instant, end: Instant, span: Span) -> int:
+    """How long both last."""
+    return max(0, min(end, _end(span)) - (start if span.since is None else max(start, span.since)))
+
+
+def _used(span: Span) -> list[Select[Any]]:
+    """By LLM, microseconds of attempts: of those that have ended, and of those that run."""
+    ended, running = _attempts.c, _tasks.c
+    return [
+        _lengths(ended.llm, ended.started_at, ended.finished_at, span),
+        _lengths(running.llm, running.started_at, None, span).where(running.status.in_(_RUNNING), schema.is_in_hand),
+    ]
+
+
+def _lengths(
+    llm: ColumnElement[Any], start: ColumnElement[Any], end: ColumnElement[Any] | None, span: Span
+) -> Select[Any]:
+    ends: Any = _end(span)
+    last = ends if end is None else case((end < ends, end), else_=ends)
+    first = start if span.since is None else case((start > span.since, start), else_=span.since)
+    return select(llm, func.sum(last - first)).where(first < last).group_by(llm)
+
+
+def _end(span: Span) -> Instant:
+    return span.now if span.until is None else min(span.until, span.now)
