@@ -69,7 +69,7 @@ def _lengths(
     ends: Any = _end(span)
     last = ends if end is None else case((end < ends, end), else_=ends)
     first = start if span.since is None else case((start > span.since, start), else_=span.since)
-    return select(llm, func.sum(last - first)).where(first < last).group_by(llm)
+    return select(llm, func.sum(last - first)).where(start.is_not(None), first < last).group_by(llm)
 
 
 def _end(span: Span) -> Instant:

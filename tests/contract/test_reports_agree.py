@@ -140,7 +140,7 @@ class World:
                 case "claim":
                     yield delivery(STATUS, f"{llm}.claim", about)
                 case "ask":
-                    yield delivery(STATUS, f"{llm}.waiting", {**about, "question": {"id": f"q{attempt}", "text": "?"}})
+                    yield delivery(STATUS, f"{llm}.wait", {**about, "question": {"id": f"q{attempt}", "text": "?"}})
                 case _:
                     yield delivery(STATUS, f"{llm}.result", {**about, **self._result()})
 
