@@ -136,11 +136,12 @@ class Board:
         llm.count()
         self.touch(task)
 
-    def await_answer(self, task: Task) -> None:
+    def await_answer(self, task: Task, now: Instant) -> None:
         """The attempt that asked is over; the next one begins with the answer. That is not held against the task."""
         task.starts -= 1
         task.instance = None
         self.touch(task)
+        self.announce(task, now)
 
     def take_back(self, task: Task) -> LLM:
         """The LLM that had the task has it no longer."""

@@ -140,7 +140,7 @@ class Work:
         error = result.error or Failure(type="stopped", message="the worker gave the task up")
         self._b.record(task, task.end_attempt(now, result.outcome, error))
         if error.retryable and task.status is Status.INPUT_REQUIRED:
-            self._b.await_answer(task)
+            self._b.await_answer(task, now)
         elif error.retryable and task.starts < task.spec.max_attempts:
             pause = min(FIRST_PAUSE * 2 ** (task.starts - 1), LONGEST_PAUSE)
             task.move(Trigger.BACK_OFF)
@@ -192,7 +192,7 @@ class Work:
         self._b.take_back(task)
         self._b.record(task, task.end_attempt(now, "lost" if started else UNCLAIMED, error))
         if task.status is Status.INPUT_REQUIRED:
-            self._b.await_answer(task)
+            self._b.await_answer(task, now)
         elif task.starts >= task.spec.max_attempts or _is_never_taken_up(task):
             task.error = error
             self._b.finish(task, Trigger.FAIL, now)

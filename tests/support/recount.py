@@ -36,7 +36,7 @@ class Log:
                 self.models[event["subject"]] = event["data"]["model"]
                 at = micros(event["time"]) or 0
                 self.slots.setdefault(event["subject"], []).append((at, event["data"]["slots"]))
-            elif event["type"] != "fluffle.task.rejected":
+            elif event["type"].startswith("fluffle.task.") and event["type"] != "fluffle.task.rejected":
                 self.tasks[event["subject"]] = event["data"]
 
     def rows(
