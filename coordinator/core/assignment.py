@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from broker.instants import Instant, seconds
+from broker.messages import LOCAL
 from coordinator.core.estimates import BASE_LENGTH
 from coordinator.core.lane import Lane, Standing, late
 from coordinator.core.pool import LLM
@@ -165,7 +166,7 @@ def _why(task: Task, chosen: Standing, lane: Lane, now: Instant) -> str:
     if lane.key.startswith("@"):
         return "assigned by hand"
     if len(lane.quickest) == 1:
-        return f"the only LLM{_asked(lane)} online"
+        return f"the only {_kind(lane)} online"
     size = task.size
     levels = "".join([f"{skill} {llm.skills[skill]:g}, " for skill in lane.skills])
     told = f"{llm.name}: expected finish in {_told(size * chosen.pace)} ({levels}{llm.free} of {llm.slots} slots free)"
@@ -176,8 +177,9 @@ def _why(task: Task, chosen: Standing, lane: Lane, now: Instant) -> str:
     return f"{told}; then {', '.join([f'{name} {_told(expected)}' for expected, name in then])}"
 
 
-def _asked(lane: Lane) -> str:
-    return f" with {', '.join(lane.skills)}" if lane.skills else ""
+def _kind(lane: Lane) -> str:
+    kind = "local LLM" if f"!{LOCAL}" in lane.demands else "LLM"
+    return f"{kind} with {', '.join(lane.skills)}" if lane.skills else kind
 
 
 def _wait(llm: LLM, now: Instant) -> float:

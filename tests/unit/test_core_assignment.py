@@ -116,6 +116,7 @@ def test_a_local_only_task_never_goes_to_an_llm_that_is_not_local(core: Core) ->
     core.handle(presence("cloud"))
     assert assignments(core.handle(submitted("secret", labels=["local-only"]))) == []
     assert assignments(core.handle(presence("house", labels=["local"]))) == [("secret", 1, "house")]
+    assert core.task("secret").why == "the only local LLM online"
 
 
 def test_a_local_only_task_waits_even_for_an_assignee_that_is_not_local(core: Core) -> None:
