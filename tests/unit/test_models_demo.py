@@ -243,6 +243,48 @@ def test_an_output_schema_is_filled_with_text_sentences_and_key_terms() -> None:
     }
 
 
+VERDICT = {
+    "type": "object",
+    "properties": {
+        "approved": {"type": "boolean"},
+        "remarks": {"type": "string"},
+        "score": {"type": "number", "minimum": 0, "maximum": 1},
+    },
+    "required": ["approved", "remarks"],
+}
+
+
+def verdict(draft: str) -> Any:
+    job = {"context": (result("draft", draft),), "inputs": {"text": README}, "skills": ("review",)}
+    return answer(**job, output_schema=VERDICT).result
+
+
+def test_a_review_approves_what_it_finds_in_the_sources_and_nothing_else() -> None:
+    good = verdict(
+        "Burrow is a message broker for rabbits. It keeps every message on disk until a rabbit has confirmed it."
+    )
+    assert good["approved"] is True
+    assert 0.5 <= good["score"] <= 1
+    assert "Found word for word in the sources: 2 of 2 sentences" in good["remarks"]
+    bad = verdict("Foxes never sleep at night. Hedgehogs do.")
+    assert (bad["approved"], bad["score"]) == (False, 0.0)
+    assert "Not found: Foxes never sleep at night." in bad["remarks"]
+
+
+def test_a_vote_is_for_the_choice_that_the_texts_speak_of_most() -> None:
+    ballot = {
+        "type": "object",
+        "properties": {
+            "choice": {"type": "string", "enum": ["keep carrots", "keep messages"]},
+            "reason": {"type": "string"},
+        },
+        "required": ["choice", "reason"],
+    }
+    given = answer(inputs={"text": README}, output_schema=ballot).result
+    assert given["choice"] == "keep messages"
+    assert "Burrow is a message broker for rabbits." in given["reason"]
+
+
 def test_a_schema_that_asks_for_more_than_text_fails_for_good() -> None:
     schema = {"type": "object", "properties": {"score": {"type": "number"}}, "required": ["score"]}
     with pytest.raises(ModelError, match="'score' is a required property") as caught:

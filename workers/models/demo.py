@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from workers.tools import Desk
 NAME = "demo (offline extractive summariser)"
 FOOTER = f"— {NAME}"
 KEY_TERMS = 8
+ENOUGH = 0.5  # share of sentences and key terms of a draft that a review has to find
 
 NOTHING_TO_COPY = (
     "I copy sentences and cannot answer questions of my own knowledge. Send me a text and I pick its most important "
@@ -39,7 +41,9 @@ class DemoLLM:
     messages of others that have words of it, or that there are none.
 
     The answer is Markdown that ends by saying what made it. With an output schema the properties of type string hold
-    that Markdown, those of type array the sentences, or the key terms if they are named so.
+    that Markdown, those of type array the sentences, or the key terms if they are named so. Of a list of values the one
+    is taken whose words are found most often in the texts. A review gives the share of what it looks for that it finds
+    as a number, and its word on whether that is enough as true or false.
     """
 
     @property
@@ -70,11 +74,16 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Extract:
-    """Lines of Markdown, and the sentences and key terms that they are about."""
+    """Lines of Markdown, and the sentences and key terms that they are about.
+
+    `words` are all that was read. `score` is what a review found, from 0 to 1; None where there is nothing to compare.
+    """
 
     lines: list[str]
     sentences: list[str]
     key_terms: list[str]
+    words: Counter[str]
+    score: float | None = None
 
 
 def _work(job: Job) -> _Extract:
@@ -86,12 +95,13 @@ def _work(job: Job) -> _Extract:
         given = list(_texts_in(job.description, "task"))
     if not given and not results:
         raise ModelError("no_text", "there is no sentence in what this task came with", retryable=False)
+    words = Counter(word for text in [*given, *results] for sentence in text.sentences for word in terms(sentence))
     if "review" in job.skills:
         draft, *sources = [*reversed(results), *given]
-        return _review(draft, sources)
+        return _review(draft, sources, words)
     if "edit" in job.skills or (len(results) > 1 and not given):
-        return _merge([*given, *results])
-    return _summarise(given or results)
+        return _merge([*given, *results], words)
+    return _summarise(given or results, words)
 
 
 def _reply(message: Message, conversation: Sequence[Message]) -> _Extract:
@@ -129,14 +139,14 @@ def _together(texts: Sequence[_Text]) -> tuple[list[str], list[str]]:
     return [it for text in texts for it in text.sentences], [it for text in texts for it in text.headings]
 
 
-def _summarise(texts: Sequence[_Text]) -> _Extract:
+def _summarise(texts: Sequence[_Text], words: Counter[str]) -> _Extract:
     sentences, headings = _together(texts)
     count = min(-(-len(sentences) // 3), max(3, len(sentences) // 10), 7)
     best = best_sentences(sentences, headings, count)
-    return _Extract([f"- {it}" for it in best], best, key_terms(sentences, headings, KEY_TERMS))
+    return _Extract([f"- {it}" for it in best], best, key_terms(sentences, headings, KEY_TERMS), words)
 
 
-def _merge(texts: Sequence[_Text]) -> _Extract:
+def _merge(texts: Sequence[_Text], words: Counter[str]) -> _Extract:
     sentences, headings = _together(texts)
     is_repetition = iter(repetitions(sentences))
     lines: list[str] = []
@@ -146,10 +156,10 @@ def _merge(texts: Sequence[_Text]) -> _Extract:
         if new:
             lines += ["", f"## {text.title}", "", *(f"- {it}" for it in new)]
             kept += new
-    return _Extract(lines[1:], kept, key_terms(sentences, headings, KEY_TERMS))
+    return _Extract(lines[1:], kept, key_terms(sentences, headings, KEY_TERMS), words)
 
 
-def _review(draft: _Text, sources: Sequence[_Text]) -> _Extract:
+def _review(draft: _Text, sources: Sequence[_Text], words: Counter[str]) -> _Extract:
     longest = max(map(_length, draft.sentences))
     found = key_terms(draft.sentences, draft.headings, KEY_TERMS)
     lines = [
@@ -157,12 +167,15 @@ def _review(draft: _Text, sources: Sequence[_Text]) -> _Extract:
         "",
         f"- Words: {_words(draft.sentences):,}; sentences: {len(draft.sentences):,}; longest: {longest:,} words",
         f"- Sentences that say the same as an earlier one: {sum(repetitions(draft.sentences)):,}",
-        *(_comparison(draft, sources) if sources else [f"- Key terms: {', '.join(found)}"]),
     ]
-    return _Extract(lines, draft.sentences, found)
+    if not sources:
+        return _Extract([*lines, f"- Key terms: {', '.join(found)}"], draft.sentences, found, words)
+    compared, score = _comparison(draft, sources)
+    return _Extract([*lines, *compared], draft.sentences, found, words, score)
 
 
-def _comparison(draft: _Text, sources: Sequence[_Text]) -> list[str]:
+def _comparison(draft: _Text, sources: Sequence[_Text]) -> tuple[list[str], float]:
+    """What a text has in common with its sources, and how much of what it should have: from 0 to 1."""
     sentences, headings = _together(sources)
     everything = f" {plain(' '.join(sentences))} "
     own = [sentence for sentence in draft.sentences if f" {plain(sentence)} " not in everything]
@@ -170,13 +183,15 @@ def _comparison(draft: _Text, sources: Sequence[_Text]) -> list[str]:
     wanted = key_terms(sentences, headings, KEY_TERMS)
     missing = [word for word in wanted if not known.issuperset(terms(word))]
     share = _words(draft.sentences) / _words(sentences)
+    found = len(draft.sentences) - len(own) + len(wanted) - len(missing)
+    score = found / (len(draft.sentences) + len(wanted))
     return [
         f"- Length against the sources: {share:.1%} of {_words(sentences):,} words",
         f"- Found word for word in the sources: {_of(draft.sentences, own)} sentences",
         *(f"- Not found: {sentence}" for sentence in own[:_SHOWN]),
         f"- Key terms of the sources that occur: {_of(wanted, missing)}",
         *([f"- Missing: {', '.join(missing)}"] if missing else []),
-    ]
+    ], score
 
 
 def _words(sentences: Sequence[str]) -> int:
@@ -195,13 +210,19 @@ def _fill(schema: Mapping[str, Any], extract: _Extract) -> Any:
     try:
         return validate_output(_value("", schema, extract), dict(schema))
     except ModelError as error:
-        message = f"the demo model fills strings and lists of strings only: {error.message}"
+        message = f"the demo model fills strings, lists of strings and reviews only: {error.message}"
         raise ModelError("output_schema", message, retryable=False) from error
 
 
 def _value(name: str, schema: Any, extract: _Extract) -> Any:
     """What the extract holds for a property of this name and schema; None if nothing."""
     match schema:
+        case {"enum": [_, *_] as values}:
+            return max(values, key=lambda value: sum(extract.words[word] for word in terms(str(value))))
+        case {"type": "boolean"}:
+            return None if extract.score is None else extract.score >= ENOUGH
+        case {"type": "number"}:
+            return None if extract.score is None else round(extract.score, 2)
         case {"type": "string"}:
             return "\n".join(extract.lines)
         case {"type": "array"}:
