@@ -98,6 +98,7 @@ FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 # --- fluffle.tasks: what anyone may ask of the coordinator -------------------------------------------------------
 
 MOST_ASSIGNEES = 32  # their names are a key of an index
+ROUNDS = 3  # of a review, where nothing is said
 MOST_GROUP_DEPENDENCIES = 900  # its parts depend on these and on each other
 
 
@@ -135,7 +136,7 @@ class Submission(Wire):
     mode: Literal["any", "all", "vote", "relay"] | None = None
     vote: Vote | None = None
     reviewer: Name | None = None
-    max_rounds: Annotated[int, Field(ge=1, le=10)] = 3
+    max_rounds: Annotated[int, Field(ge=1, le=10)] = ROUNDS
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
     due: AwareDatetime | None = None
     not_before: AwareDatetime | None = None
@@ -158,7 +159,7 @@ class Submission(Wire):
     def _must_make_sense(self) -> Self:
         if self.id is not None and self.id in self.depends_on:
             raise ValueError(f"depends_on: a cycle: {self.id} -> {self.id}")
-        if self.mode or self.reviewer or self.assignees or self.vote or "max_rounds" in self.model_fields_set:
+        if self.mode or self.reviewer or self.assignees or self.vote or self.max_rounds != ROUNDS:
             self._must_be_a_team()
         return self
 
@@ -199,7 +200,7 @@ class Submission(Wire):
 
     def _must_be_a_review(self) -> None:
         if self.reviewer is None:
-            if "max_rounds" in self.model_fields_set:
+            if self.max_rounds != ROUNDS:
                 raise ValueError("max_rounds: goes with a reviewer")
             return
         if self.reviewer == self.assignee or self.reviewer in self.assignees:

@@ -115,6 +115,7 @@ class LLMView(View):
     state: Literal["online", "paused", "draining", "offline"]
     model: str = ""
     skills: dict[str, float] = Field(default_factory=dict)
+    quality: dict[str, float] = Field(default_factory=dict)
     slots: int = 0
     paused: bool = False
     slots_limit: int | None = None
@@ -148,6 +149,7 @@ class TasksQuery(Wire):
     llm: Name | None = None
     label: list[Tag] = Field(default_factory=list)
     text: Annotated[str, Field(max_length=200)] | None = None
+    within: TaskId | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
     before: Count | None = None
 

@@ -123,9 +123,8 @@ class Queries:
             held.setdefault(name, {})[task_id] = bool(parked)
         return {"llms": [self._llm(row, held.get(row["name"], {})) for row in rows]}
 
-    @staticmethod
-    def _llm(row: Any, held: dict[str, bool]) -> dict[str, Any]:
-        return llm_view(llm_of(row), held) | {"state": row["state"]}
+    def _llm(self, row: Any, held: dict[str, bool]) -> dict[str, Any]:
+        return llm_view(llm_of(row), held, self._clock()) | {"state": row["state"]}
 
     def _placement(self, connection: Connection, query: PlacementQuery) -> dict[str, Any]:
         machine = Machine(lease=self._lease, policy=load_policy(self._policy), expertise=self._expertise)
@@ -173,6 +172,11 @@ def _newest(query: TasksQuery) -> Select[tuple[int]]:
         wanted = wanted.where(_tasks.c.llm == query.llm)
     if query.text:
         wanted = wanted.where(_tasks.c.description.icontains(query.text, autoescape=True))
+    if query.within:
+        children = select(_tasks.c.id, _tasks.c.seq).where(schema.is_child)
+        parts = children.where(_tasks.c.parent_id == query.within).cte(recursive=True)
+        parts = parts.union_all(children.where(_tasks.c.parent_id == parts.c.id))
+        wanted = wanted.where(seq.in_(select(parts.c.seq)))
     if query.before is not None:
         wanted = wanted.where(seq < query.before)
     return wanted.order_by(seq.desc()).limit(query.limit + 1)

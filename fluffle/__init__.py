@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from broker.messages import Progress as Progress
     from broker.messages import Status as Status
     from broker.messages import Submission as Submission
+    from broker.messages import Vote as Vote
     from broker.views import LLMView as LLMView
     from broker.views import Placement as Placement
     from broker.views import ReportView as ReportView
@@ -34,7 +35,7 @@ _HOMES = {
         "TaskFailed",
         "TaskRejected",
     ),
-    "broker.messages": ("Progress", "Status", "Submission"),
+    "broker.messages": ("Progress", "Status", "Submission", "Vote"),
     "broker.views": ("LLMView", "Placement", "ReportView", "TaskView"),
     "fluffle.client": ("Client",),
     "fluffle.handle": ("TaskHandle",),

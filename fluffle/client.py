@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, Self, Unpack
 
 from broker.errors import QueryRejected, TaskRejected
@@ -117,6 +118,18 @@ class Client(Messaging):
         while under_way:
             yield await self._fate(under_way.popleft())
 
+    async def submit_plan(self, path: str | Path, *, run: str | None = None, **variables: Any) -> dict[str, TaskHandle]:
+        """Submit the tasks of a plan, a TOML or YAML file, with values for its variables; returns them by name.
+
+        Their ids begin with `run`, which is made when it is not given; a run that is submitted again is the same run.
+        Raises ConfigurationError for a plan that makes no sense, TaskRejected when one of its tasks is rejected (the
+        others are cancelled then), NoAnswer, PublishRefused, MessageTooLarge.
+        """
+        from fluffle.plan import load, new_run, submit
+
+        plan = load(Path(path))
+        return await submit(self, plan.tasks(run or new_run(plan), variables))
+
     async def _fate(self, handle: TaskHandle) -> TaskHandle | TaskRejected:
         try:
             await self._correspondence.accepted(handle)
@@ -212,17 +225,20 @@ class Client(Messaging):
         llm: str | None = None,
         label: Collection[str] = (),
         text: str | None = None,
+        within: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[TaskView]:
         """Tasks that fit every filter, newest first, without their inputs and results; page by page, as you iterate.
 
         `status`: any of these; `llm`: done by it; `label`: having all of these; `text`: in the description;
-        `limit`: at most so many. Raises QueryRejected and NoAnswer.
+        `within`: part of this task, or of its parts; `limit`: at most so many. Raises QueryRejected and NoAnswer.
         """
         left, before = limit, None
         while left is None or left > 0:
             size = 1000 if left is None else min(left, 1000)
-            page = await self.task_page(status=status, llm=llm, label=label, text=text, limit=size, before=before)
+            page = await self.task_page(
+                status=status, llm=llm, label=label, text=text, within=within, limit=size, before=before
+            )
             for view in page.tasks:
                 yield view
             if (before := page.next) is None:
@@ -236,6 +252,7 @@ class Client(Messaging):
         llm: str | None = None,
         label: Collection[str] = (),
         text: str | None = None,
+        within: str | None = None,
         limit: int = 50,
         before: int | None = None,
     ) -> TaskPage:
@@ -250,6 +267,7 @@ class Client(Messaging):
             llm=llm,
             label=list(label),
             text=text,
+            within=within,
             limit=limit,
             before=before,
         )

@@ -72,6 +72,7 @@ class LLMTable(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    model: str | None = None
     fluffle: dict[str, Any] = {}
     llm: dict[Name, LLMTable] = {}
 
@@ -100,6 +101,7 @@ def load(path: Path) -> Configuration:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
+    _fill_in_model(tables)
     try:
         content = _File.model_validate(tables)
     except ValidationError as error:
@@ -111,6 +113,16 @@ def load(path: Path) -> Configuration:
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
     return Configuration(settings, frozenset(content.fluffle), content.llm, path.absolute().parent)
+
+
+def _fill_in_model(tables: dict[str, Any]) -> None:
+    """The model above all tables is that of every LLM that does not say what it is."""
+    llms = tables.get("llm")
+    if tables.get("model") is None or not isinstance(llms, dict):
+        return
+    for table in llms.values():
+        if isinstance(table, dict) and not table.keys() & {"model", "exec", "handler"}:
+            table["model"] = tables["model"]
 
 
 def _told(path: Path, found: Iterable[Problem]) -> str:

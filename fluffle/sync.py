@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from broker.errors import TaskRejected
@@ -152,6 +153,11 @@ class SyncClient(_Face[Client]):
         """`Client.submit_many`."""
         for fate in self._loop.iterate(self._inner.submit_many(tasks)):
             yield fate if isinstance(fate, TaskRejected) else SyncTask(fate, self._loop)
+
+    def submit_plan(self, path: str | Path, *, run: str | None = None, **variables: Any) -> dict[str, SyncTask]:
+        """`Client.submit_plan`."""
+        handles = self._loop.run(self._inner.submit_plan(path, run=run, **variables))
+        return {name: SyncTask(handle, self._loop) for name, handle in handles.items()}
 
     assign = _blocking(Client.assign)
     unassign = _blocking(Client.unassign)

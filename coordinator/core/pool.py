@@ -175,8 +175,9 @@ class LLM:
         self.count()
 
 
-def llm_view(llm: LLM, tasks: Mapping[str, bool]) -> dict[str, Any]:
+def llm_view(llm: LLM, tasks: Mapping[str, bool], now: Instant) -> dict[str, Any]:
     """The LLM as JSON-able data: the fields of views.LLMView. `tasks` tells by id which it has, and if parked."""
+    found = {skill: round(quality.factor(now), 3) for skill, quality in llm.learned.quality.items()}
     by_hand = {
         "slots_limit": llm.slots_limit,
         "skills_given": None if llm.skills_given is None else dict(llm.skills_given),
@@ -186,6 +187,7 @@ def llm_view(llm: LLM, tasks: Mapping[str, bool]) -> dict[str, Any]:
         "state": llm.state,
         "model": llm.model,
         "skills": dict(llm.skills),
+        **({"quality": found} if found else {}),
         "slots": llm.slots,
         "paused": llm.paused,
         **{name: value for name, value in by_hand.items() if value is not None},

@@ -274,7 +274,7 @@ class Requests:
         self._b.changes.llms[llm.name] = llm
         self._b.announce_llm(llm, before, now)
         if sender.reply_to:
-            self._b.say(AnswerLLM(sender.reply_to, sender.correlation_id, llm_view(llm, llm.tasks())))
+            self._b.say(AnswerLLM(sender.reply_to, sender.correlation_id, llm_view(llm, llm.tasks(), now)))
 
     def _wrong_assignee(self, name: str | None, *, force: bool = False) -> Problem | None:
         if name is None or force or name in self._b.llms:

@@ -27,6 +27,7 @@ from coordinator.core.parts import (
 from coordinator.core.task import Task
 
 HALF = 0.5  # share of its time after which a judge no longer waits for those who are silent
+NOT_NEEDED = "it was decided before"
 ASKED = 2000  # characters of a description in a question
 
 
@@ -42,6 +43,7 @@ def count_votes(group: Submission, vote: Vote, parts: Sequence[Task], late: bool
         return Spawn(tuple(part_of(group, assignee=llm, description=told, schema=schema) for llm in group.assignees))
     ballots = {llm: (part, chosen) for llm, part in seats(group, parts) if (chosen := _choice(part, choices))}
     failed = {llm: _no_vote(part) for llm, part in seats(group, parts) if llm not in ballots}
+    decided = {llm: NOT_NEEDED for llm, part in seats(group, parts) if not late and not part.status.is_final}
     waited_for = [] if late else [llm for llm, part in seats(group, parts) if not part.status.is_final]
     quorum = _quorum(group, vote)
     if len(ballots) + len(waited_for) < quorum:
@@ -67,7 +69,7 @@ def count_votes(group: Submission, vote: Vote, parts: Sequence[Task], late: bool
         ],
     }
     found = tuple(Finding(part, float(chosen == decision)) for part, chosen in ballots.values())
-    return Finish(with_failed(result, failed), found=found)
+    return Finish(with_failed(result, failed | decided), found=found)
 
 
 def _ballot(choices: Sequence[str]) -> dict[str, JsonValue]:

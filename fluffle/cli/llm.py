@@ -77,6 +77,7 @@ def show(*, name: str, as_json: bool) -> None:
             ("State", state(view)),
             ("Model", view.model or None),
             ("Skills", f"{skills(view.skills)}{by_hand}" if view.skills or by_hand else None),
+            ("Quality", ", ".join(f"{skill} times {factor:g}" for skill, factor in view.quality.items()) or None),
             ("Labels", view.labels or None),
             ("Slots", f"{view.slots}{at_most}"),
             ("In hand", view.in_hand),

@@ -7,7 +7,8 @@ import click
 
 from broker.messages import Status
 from broker.views import TaskView
-from fluffle.cli.output import cell, duration, moment, on_terminal, plain, print_json, styled
+from fluffle.cli.joined import is_joined, sections
+from fluffle.cli.output import cell, duration, heading, moment, on_terminal, plain, print_json, styled
 from fluffle.handle import reason
 
 
@@ -27,7 +28,7 @@ def print_state(view: TaskView, told: Callable[[TaskView], str], *, as_json: boo
 
 def where(view: TaskView) -> str:
     """Who has a task, or what it waits for."""
-    return f"at {view.llm}" if view.status in (Status.ASSIGNED, Status.IN_PROGRESS) else waiting_for(view)
+    return f"at {view.llm}" if view.llm and view.status in (Status.ASSIGNED, Status.IN_PROGRESS) else waiting_for(view)
 
 
 def remark(view: TaskView) -> str:
@@ -39,7 +40,7 @@ def waiting_for(view: TaskView) -> str:
     """What a task waits for, as far as it tells itself; nothing when it does not wait."""
     if view.status is Status.PENDING:
         skills = f" with {', '.join(view.skills)}" if view.skills else ""
-        return f"waiting for {view.assignee or f'an LLM{skills}'}"
+        return f"waiting for {view.assignee or ' or '.join(view.assignees) or f'an LLM{skills}'}"
     if view.status is Status.INPUT_REQUIRED:
         return f"asks: {cell(' | '.join(asked.text for asked in view.questions if asked.answer is None))}"
     if view.status is not Status.BLOCKED:
@@ -72,6 +73,16 @@ def print_end(view: TaskView, *, as_json: bool) -> None:
     length = duration(took) if on_terminal() else f"{took:.3f}"
     why = "" if view.status is Status.COMPLETED or view.error is None else f"\t{cell(reason(view))}"
     click.echo(f"{view.id}\t{styled(view.status)}\t{length}{why}")
+
+
+def print_outcome(view: TaskView) -> None:
+    """The result of a completed task; that of several LLMs on a terminal with headings, for people."""
+    if not (on_terminal() and is_joined(view)):
+        print_result(view.result)
+        return
+    for title, content in sections(view.result):
+        heading(title)
+        click.echo(plain(content))
 
 
 def print_result(result: Any) -> None:

@@ -107,6 +107,22 @@ class Skills(click.ParamType[dict[str, float]]):
         return skills
 
 
+class Weights(click.ParamType[dict[str, float]]):
+    """Numbers by name, with commas between them: `ada=2,bob=0.5`."""
+
+    name = "weights"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
+        """The numbers by name."""
+        if isinstance(value, dict):
+            return value
+        found = re.fullmatch(r"(?:[a-z0-9][a-z0-9-]*=\d+(?:\.\d+)?(?:,|$))+", value)
+        if not found:
+            raise click.BadParameter(f"{value!r} is not made of names and numbers such as ada=2,bob=0.5", ctx, param)
+        split = (part.partition("=") for part in value.split(",") if part)
+        return {name: float(number) for name, _, number in split}
+
+
 class Nothing(Enum):
     """What `OrNothing` gives for its word: None would mean that the option was not given."""
 
@@ -131,11 +147,11 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: None if value is Nothing.NOTHING else value for name, value in options.items() if value is not None}
 
 
-def pairs(texts: tuple[str, ...]) -> dict[str, str]:
+def pairs(texts: tuple[str, ...], option: str = "--metadata") -> dict[str, str]:
     """The pairs of an option that takes KEY=VALUE."""
     split = [text.partition("=") for text in texts]
     if wrong := [key for key, equals, _ in split if not equals]:
-        raise click.BadParameter(f"{wrong[0]!r} is not KEY=VALUE", param_hint="--metadata")
+        raise click.BadParameter(f"{wrong[0]!r} is not KEY=VALUE", param_hint=option)
     return {key: value for key, _, value in split}
 
 

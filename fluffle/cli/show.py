@@ -1,7 +1,7 @@
 """`fluffle task show`: a task with its timeline."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ def show(*, task_id: str, as_json: bool) -> None:
     """
     from broker.views import TaskView
     from fluffle.cli.output import print_json
+    from fluffle.cli.parts import parts_of
 
     async def fetch() -> None:
         async with client() as asking:
@@ -37,7 +38,8 @@ def show(*, task_id: str, as_json: bool) -> None:
                 print_json(answer)
                 return
             view = TaskView.model_validate_json(answer)
-            describe(view, await _waits_for(asking, view))
+            parts = await parts_of(asking, task_id)
+            describe(view, await _waits_for(asking, view), parts)
 
     run(fetch())
 
@@ -51,15 +53,19 @@ async def _waits_for(asking: "Client", view: "TaskView") -> str | None:
         fields: Fields = {"skills": view.skills, "labels": view.labels, "force": True}
         if view.assignee is not None:
             fields["assignee"] = view.assignee
+        elif view.mode == "any":
+            fields |= {"assignees": view.assignees, "mode": "any"}
         now = await asking.placement(view.description, **fields)
         if now.llm is None:
             return now.why.removeprefix("waits ")
     return waiting_for(view).removeprefix("waiting ") or None
 
 
-def describe(view: "TaskView", waits: str | None = None) -> None:
-    """Print a task for people; `waits` tells what for."""
+def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskView"] = ()) -> None:
+    """Print a task for people; `waits` tells what for, `parts` are its parts and theirs."""
+    from fluffle.cli.joined import is_joined, sections
     from fluffle.cli.output import duration, heading, print_fields
+    from fluffle.cli.parts import tree
     from fluffle.handle import reason
 
     print_fields(
@@ -69,6 +75,10 @@ def describe(view: "TaskView", waits: str | None = None) -> None:
             ("Description", view.description),
             ("LLM", view.llm),
             ("Assignee", view.assignee),
+            ("Assignees", view.mode and f"{view.mode} of {', '.join(view.assignees)}"),
+            ("Vote", view.vote and _rules(view.vote)),
+            ("Reviewer", view.reviewer and f"{view.reviewer}, at most {view.max_rounds} rounds"),
+            ("Excluded", view.excluded or None),
             ("Priority", view.priority),
             ("Skills", view.skills or None),
             ("Labels", view.labels or None),
@@ -81,7 +91,7 @@ def describe(view: "TaskView", waits: str | None = None) -> None:
             ("Parent", view.parent_id),
             ("Conversation", view.conversation_id),
             ("Timeout", view.timeout and f"{view.timeout:g} s"),
-            ("Attempts", f"{len(view.attempts)}, at most {view.max_attempts}"),
+            ("Attempts", f"{len(view.attempts)}, at most {view.max_attempts}" if view.attempts or not parts else None),
             ("Submitted by", view.submitted_by),
             ("Asked people", None if view.person_wait is None else f"for {duration(view.person_wait)}"),
             ("Usage", _usage(view.usage)),
@@ -90,6 +100,10 @@ def describe(view: "TaskView", waits: str | None = None) -> None:
     heading("Timeline")
     for line in _with_steps(timeline(view)):
         click.echo(line)
+    if parts:
+        heading("Parts")
+        for line in tree(parts, view.id):
+            click.echo(line)
     for asked in view.questions:
         if asked.answer is None:
             heading("Question")
@@ -98,10 +112,24 @@ def describe(view: "TaskView", waits: str | None = None) -> None:
                 click.echo(_text("one of: " + " | ".join(asked.choices)))
             which = f" -q {asked.id}" if sum(other.answer is None for other in view.questions) > 1 else ""
             click.echo(f"To answer: fluffle task answer {view.id}{which} TEXT")
-    for title, content in (("Inputs", view.inputs), ("Error", view.error and reason(view)), ("Result", view.result)):
+    contents: list[tuple[str, Any]] = [("Inputs", view.inputs), ("Error", view.error and reason(view))]
+    contents += sections(view.result) if is_joined(view) else [("Result", view.result)]
+    for title, content in contents:
         if content is not None:
             heading(title)
             click.echo(_text(content))
+
+
+def _rules(vote: dict[str, Any]) -> str:
+    """How a vote is taken, on one line."""
+    weights = ", ".join(f"{llm} {weight:g}" for llm, weight in vote.get("weights", {}).items())
+    told = {
+        "for": " | ".join(vote.get("choices", ())),
+        "judge": vote.get("judge"),
+        "quorum": vote.get("quorum"),
+        "weights": weights,
+    }
+    return "; ".join(f"{name} {value}" for name, value in told.items() if value)
 
 
 def timeline(view: "TaskView") -> list[Line]:

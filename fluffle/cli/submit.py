@@ -1,13 +1,17 @@
 """`fluffle task submit`: one task from the command line, or many from JSON lines."""
 
+import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fluffle.cli.main import OK, TASK_FAILED
-from fluffle.cli.parameters import JSON, Duration, Moment, Names, flat, pairs, text_of
+from fluffle.cli.parameters import JSON, Duration, Moment, Names, Weights, flat, pairs, text_of
 from fluffle.cli.session import client, json_option, run
+
+if TYPE_CHECKING:
+    from broker.messages import Vote
 
 file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
 
@@ -21,6 +25,15 @@ file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
 @click.option("--id", "task_id", metavar="ID", help="The id. Submitting an id again changes nothing.")
 @click.option("--skills", "-k", multiple=True, type=Names(), help="What the LLM must be able to do: python,review.")
 @click.option("--assignee", "-a", metavar="LLM", help="The LLM that does it; else one is chosen.")
+@click.option("--assignees", multiple=True, type=Names(), help="Several LLMs that work on it together: ada,bob.")
+@click.option("--mode", type=click.Choice(["any", "all", "vote", "relay"]), help="How they work together.")
+@click.option("--choice", "choices", multiple=True, metavar="TEXT", help="What they vote for. Repeat for each.")
+@click.option("--judge", metavar="LLM", help="Who decides about their answers, instead of choices.")
+@click.option("--quorum", type=click.IntRange(1), metavar="N", help="Votes that are needed.  [default: more than half]")
+@click.option("--weights", type=Weights(), help="What their votes count, where it is not 1: ada=2,bob=0.5.")
+@click.option("--reviewer", "-r", metavar="LLM", help="The LLM that must approve of the result.")
+@click.option("--max-rounds", type=click.IntRange(1, 10), metavar="N", help="How often it looks at it.  [default: 3]")
+@click.option("--exclude", "excluded", multiple=True, type=Names(), help="LLMs that do not get it.")
 @click.option(
     "--force", is_flag=True, default=None, help="Take an assignee that has never said hello, and wait for it."
 )
@@ -38,6 +51,7 @@ file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
 @click.option("--output-schema", type=file, metavar="FILE", help="JSON Schema that the result has to satisfy.")
 @click.option("--label", "-l", "labels", multiple=True, type=Names(), help="A label, for filters and reports.")
 @click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Something to carry along.")
+@click.option("--set", "variables", multiple=True, metavar="NAME=VALUE", help="A variable of a plan.")
 @click.option("--wait", "-w", is_flag=True, help="Wait for the end and print the result.")
 @click.option("--dry-run", "-n", is_flag=True, help="Submit nothing; tell who would get the task, and why.")
 @json_option
@@ -46,6 +60,7 @@ def submit(
     description: str | None,
     description_file: str | None,
     json_lines: str | None,
+    variables: tuple[str, ...],
     wait: bool,
     dry_run: bool,
     as_json: bool,
@@ -59,10 +74,16 @@ def submit(
     \b
       fluffle task submit "Summarise the report" --input-file report.txt --wait
       git diff | fluffle task submit "Review this change" --input-file - -k review
+      fluffle task submit "Which name?" --assignees ada,bob,cleo --mode vote --choice Flo --choice Mo --wait
       fluffle task submit --json-lines tasks.jsonl --label nightly
+      fluffle task submit plan.toml --set topic=rabbits --wait
 
     With --json-lines, every line is checked before the first task is submitted; the other options hold for lines
     that do not say otherwise; the ids are printed one a line, in their order.
+
+    A DESCRIPTION that is the name of a .toml or .yaml file is a plan: tasks that depend on each other. Their ids begin
+    with --id or a name that is made, and the other options hold for tasks that do not say otherwise. With --wait, the
+    results of those that no other builds on are printed; with --dry-run, what would be submitted.
 
     A MOMENT is ISO 8601, in local time unless it has an offset, or a DURATION from now: 90s, 5m, 2h, 1d.
 
@@ -70,6 +91,16 @@ def submit(
     task are printed, or the state that the task would wait in and for what.
     """
     fields = _fields(**options)
+    if description is not None and re.fullmatch(r"\S+\.(toml|ya?ml)", description):
+        if json_lines is not None or description_file is not None:
+            raise click.UsageError("With a plan, the tasks are in the plan.")
+        from fluffle.cli.submit_plan import submit_plan
+
+        given = pairs(variables, "--set")
+        prefix = fields.pop("id", None)
+        return run(submit_plan(description, given, fields, run=prefix, wait=wait, dry_run=dry_run, as_json=as_json))
+    if variables:
+        raise click.UsageError("--set is for a plan: the name of a .toml or .yaml file.")
     if dry_run and (wait or json_lines is not None):
         raise click.UsageError("--dry-run is for one task, and nothing to wait for.")
     if json_lines is not None:
@@ -97,7 +128,7 @@ async def _place(fields: dict[str, Any], *, as_json: bool) -> int:
 
 
 async def _submit_one(fields: dict[str, Any], *, wait: bool, as_json: bool) -> int:
-    from fluffle.cli.outcomes import print_result, print_view
+    from fluffle.cli.outcomes import print_outcome, print_view
     from fluffle.handle import outcome
 
     async with client() as submitting:
@@ -108,7 +139,8 @@ async def _submit_one(fields: dict[str, Any], *, wait: bool, as_json: bool) -> i
     elif not wait:
         click.echo(handle.id)
     else:
-        print_result(outcome(view))
+        outcome(view)
+        print_outcome(view)
     return OK if not wait or view.status == "completed" else TASK_FAILED
 
 
@@ -137,6 +169,12 @@ def _fields(
     skills: tuple[list[str], ...],
     depends_on: tuple[list[str], ...],
     labels: tuple[list[str], ...],
+    assignees: tuple[list[str], ...],
+    excluded: tuple[list[str], ...],
+    choices: tuple[str, ...],
+    judge: str | None,
+    quorum: int | None,
+    weights: dict[str, float] | None,
     **plain: Any,
 ) -> dict[str, Any]:
     """The fields of a submission that the options give; `plain` are those that are named alike."""
@@ -151,5 +189,24 @@ def _fields(
         "skills": flat(skills) or None,
         "depends_on": flat(depends_on) or None,
         "labels": flat(labels) or None,
+        "assignees": flat(assignees) or None,
+        "excluded": flat(excluded) or None,
+        "vote": _vote({"choices": list(choices) or None, "judge": judge, "quorum": quorum, "weights": weights}),
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _vote(rules: dict[str, Any]) -> "Vote | None":
+    """How the assignees vote, where an option says something about it."""
+    from pydantic import ValidationError
+
+    from broker.errors import Problem, TaskRejected
+    from broker.messages import Vote, problems
+
+    given = {name: value for name, value in rules.items() if value is not None}
+    try:
+        return Vote(**given) if given else None
+    except ValidationError as error:
+        raise TaskRejected(
+            [Problem(f"vote.{path}".removesuffix("."), told) for path, told in problems(error)]
+        ) from error

@@ -45,6 +45,7 @@ task.add_command(submit)
     "--label", "-l", "labels", multiple=True, type=Names(), help="With this label. Repeat for all of several."
 )
 @click.option("--text", help="With this text in the description.")
+@click.option("--within", metavar="ID", help="Part of this task, or of its parts.")
 @click.option("--limit", "-n", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
 @json_option
 def list_(
@@ -53,6 +54,7 @@ def list_(
     llm: str | None,
     labels: tuple[list[str], ...],
     text: str | None,
+    within: str | None,
     limit: int,
     as_json: bool,
 ) -> None:
@@ -68,7 +70,7 @@ def list_(
     async def fetch() -> "list[TaskView]":
         wanted = [Status(name) for name in status]
         async with client() as asking:
-            found = asking.tasks(status=wanted, llm=llm, label=flat(labels), text=text, limit=limit)
+            found = asking.tasks(status=wanted, llm=llm, label=flat(labels), text=text, within=within, limit=limit)
             return [view async for view in found]
 
     def described(view: "TaskView") -> tuple[str, ...]:

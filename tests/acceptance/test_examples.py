@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fluffle.config import load
+from fluffle.sync import SyncClient
 from tests.support.node import private_node
-from tests.support.processes import fluffle
+from tests.support.processes import fluffle, until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -26,8 +28,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         fluffle("coordinator", url=node.url, state=folder, until="ready"),
         fluffle("worker", "ada", "--model", "demo", "--skills", "summarise", url=node.url, state=folder),
     ):
-        programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-        yield {**os.environ, "PATH": programs, "FLUFFLE_AMQP_URL": node.url, "FLUFFLE_STATE_DIR": str(folder)}
+        yield user(node.url, folder)
+
+
+def user(url: str, state: Path) -> dict[str, str]:
+    """The environment of somebody who has this Fluffle on the path."""
+    programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    return {**os.environ, "PATH": programs, "FLUFFLE_AMQP_URL": url, "FLUFFLE_STATE_DIR": str(state)}
 
 
 def blocks(page: Path, heading: str) -> str:
@@ -89,3 +96,26 @@ def test_the_commands_of_the_quickstart_give_the_llm_work(environment: dict[str,
     assert "demo (offline extractive summariser)" in printed
     assert re.search(r"^ada\s+online\b", printed, re.MULTILINE)
     assert re.search(r"^Completed tasks:\s+[1-9]", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "heading"),
+    [("digest", 2, "Rounds"), ("debate", 4, "Decision by judy")],
+)
+def test_a_team_of_the_examples_does_its_plan(tmp_path: Path, name: str, parts: int, heading: str) -> None:
+    """The commands of the page, while `fluffle up` runs the team of the example."""
+    folder = EXAMPLES / name
+    with (
+        private_node(tmp_path) as node,
+        fluffle("up", "-c", str(folder / "fluffle.toml"), url=node.url, state=tmp_path),
+        SyncClient(node.url) as desk,
+    ):
+        team = len(load(folder / "fluffle.toml").llms)
+        until(lambda: [llm.state for llm in desk.llms()] == ["online"] * team, "the team is there", within=60)
+        environment = user(node.url, tmp_path)
+        commands = re.search(r"^```sh\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+        assert commands is not None
+        printed = run(commands[1], folder=ROOT, environment=environment)
+    assert "demo (offline extractive summariser)" in printed
+    assert len(re.findall(r"^[├└]─ .* completed ", printed, re.MULTILINE)) == parts
+    assert f"\n{heading}\n" in printed

@@ -183,6 +183,17 @@ def test_a_list_has_the_newest_tasks_that_fit(queries: Queries, tasks: list[Task
         assert page.next == (expected[query.limit - 1] if more else None), query
 
 
+def test_the_parts_of_a_task_are_found_down_to_the_last_level(queries: Queries, store: Store) -> None:
+    parents = {2: "t1", 3: "t2", 4: "t2", 5: "t4", 6: None, 7: "t6"}
+    stored(store, a_task(1), *(a_task(number, parent_id=parent) for number, parent in parents.items()))
+    for task_id, parts in {"t1": ["t5", "t4", "t3", "t2"], "t2": ["t5", "t4", "t3"], "t5": [], "nobody": []}.items():
+        assert [shown.id for shown in ask(queries, TasksQuery(within=task_id), TaskPage).tasks] == parts
+    page = ask(queries, TasksQuery(within="t1", limit=2), TaskPage)
+    assert [shown.id for shown in page.tasks] == ["t5", "t4"]
+    page = ask(queries, TasksQuery(within="t1", limit=2, before=page.next), TaskPage)
+    assert ([shown.id for shown in page.tasks], page.next) == (["t3", "t2"], None)
+
+
 def test_pages_follow_on_each_other_without_gap_or_overlap(queries: Queries, tasks: list[Task]) -> None:
     seen: list[str] = []
     query: TasksQuery | None = TasksQuery(limit=7, status=[Status.COMPLETED, Status.FAILED])

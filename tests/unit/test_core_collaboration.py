@@ -178,7 +178,7 @@ def test_a_vote_is_over_when_no_ballot_can_change_it() -> None:
     assert group.go_on() == Wait()
     group.end(2, ballot("white"))
     group.go_on()
-    assert (group.result["choice"], group.result["failed"]) == ("white", {"cem": "no answer yet"})
+    assert (group.result["choice"], group.result["failed"]) == ("white", {"cem": "it was decided before"})
 
 
 def test_votes_have_weights() -> None:

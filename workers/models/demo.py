@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workers.models.base import Answer, Job, Message, ModelError, Progress
@@ -82,8 +82,8 @@ class _Extract:
     lines: list[str]
     sentences: list[str]
     key_terms: list[str]
-    words: Counter[str]
     score: float | None = None
+    words: Counter[str] = field(default_factory=Counter)
 
 
 def _work(job: Job) -> _Extract:
@@ -95,13 +95,18 @@ def _work(job: Job) -> _Extract:
         given = list(_texts_in(job.description, "task"))
     if not given and not results:
         raise ModelError("no_text", "there is no sentence in what this task came with", retryable=False)
-    words = Counter(word for text in [*given, *results] for sentence in text.sentences for word in terms(sentence))
-    if "review" in job.skills:
+    sentences, _ = _together([*given, *results])
+    words = Counter(word for sentence in sentences for word in terms(sentence))
+    return replace(_as_asked(job.skills, given, results), words=words)
+
+
+def _as_asked(skills: Sequence[str], given: Sequence[_Text], results: Sequence[_Text]) -> _Extract:
+    if "review" in skills:
         draft, *sources = [*reversed(results), *given]
-        return _review(draft, sources, words)
-    if "edit" in job.skills or (len(results) > 1 and not given):
-        return _merge([*given, *results], words)
-    return _summarise(given or results, words)
+        return _review(draft, sources)
+    if "edit" in skills or (len(results) > 1 and not given):
+        return _merge([*given, *results])
+    return _summarise(given or results)
 
 
 def _reply(message: Message, conversation: Sequence[Message]) -> _Extract:
@@ -139,14 +144,14 @@ def _together(texts: Sequence[_Text]) -> tuple[list[str], list[str]]:
     return [it for text in texts for it in text.sentences], [it for text in texts for it in text.headings]
 
 
-def _summarise(texts: Sequence[_Text], words: Counter[str]) -> _Extract:
+def _summarise(texts: Sequence[_Text]) -> _Extract:
     sentences, headings = _together(texts)
     count = min(-(-len(sentences) // 3), max(3, len(sentences) // 10), 7)
     best = best_sentences(sentences, headings, count)
-    return _Extract([f"- {it}" for it in best], best, key_terms(sentences, headings, KEY_TERMS), words)
+    return _Extract([f"- {it}" for it in best], best, key_terms(sentences, headings, KEY_TERMS))
 
 
-def _merge(texts: Sequence[_Text], words: Counter[str]) -> _Extract:
+def _merge(texts: Sequence[_Text]) -> _Extract:
     sentences, headings = _together(texts)
     is_repetition = iter(repetitions(sentences))
     lines: list[str] = []
@@ -156,10 +161,10 @@ def _merge(texts: Sequence[_Text], words: Counter[str]) -> _Extract:
         if new:
             lines += ["", f"## {text.title}", "", *(f"- {it}" for it in new)]
             kept += new
-    return _Extract(lines[1:], kept, key_terms(sentences, headings, KEY_TERMS), words)
+    return _Extract(lines[1:], kept, key_terms(sentences, headings, KEY_TERMS))
 
 
-def _review(draft: _Text, sources: Sequence[_Text], words: Counter[str]) -> _Extract:
+def _review(draft: _Text, sources: Sequence[_Text]) -> _Extract:
     longest = max(map(_length, draft.sentences))
     found = key_terms(draft.sentences, draft.headings, KEY_TERMS)
     lines = [
@@ -169,9 +174,9 @@ def _review(draft: _Text, sources: Sequence[_Text], words: Counter[str]) -> _Ext
         f"- Sentences that say the same as an earlier one: {sum(repetitions(draft.sentences)):,}",
     ]
     if not sources:
-        return _Extract([*lines, f"- Key terms: {', '.join(found)}"], draft.sentences, found, words)
+        return _Extract([*lines, f"- Key terms: {', '.join(found)}"], draft.sentences, found)
     compared, score = _comparison(draft, sources)
-    return _Extract([*lines, *compared], draft.sentences, found, words, score)
+    return _Extract([*lines, *compared], draft.sentences, found, score)
 
 
 def _comparison(draft: _Text, sources: Sequence[_Text]) -> tuple[list[str], float]:

@@ -1,0 +1,299 @@
+"""Plans: files of tasks that depend on each other, with templates, for work that is done again and again.
+
+[task.read]
+for_each = "texts/*.md"
+description = "Summarise the text"
+inputs = { text = "{{ item.text }}" }
+
+[task.merge]
+depends_on = ["read"]
+description = "Put the summaries together to a page about {{ topic }}"
+
+`load` reads a file, `Plan.tasks` makes submissions of it. Nothing that a variable or a file holds is a template itself.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
+
+from broker.errors import ConfigurationError, Problem, TaskRejected
+from broker.ids import uuid7
+from broker.messages import Submission, problems
+
+if TYPE_CHECKING:
+    from fluffle.client import Client
+    from fluffle.handle import TaskHandle
+
+SUFFIXES = (".toml", ".yaml", ".yml")
+LONGEST_NAME = 24  # characters, of a plan and of a task: ids are made of both
+MOST_ITEMS = 1000  # as many tasks may one depend on
+
+_NAME = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{LONGEST_NAME - 1}}}")
+_ALONE = re.compile(r"\{\{((?:(?!\}\}|\{\{).)+)\}\}", re.DOTALL)
+_OWN = ("for_each",)  # keys of a task that are no field of a submission
+_NOT_IN_PLANS = ("id", "parent_id", "conversation_id")
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str | None = None
+    variables: dict[str, Any] = Field(default_factory=dict)
+    task: dict[str, dict[str, Any]]
+
+
+class PlannedTask(NamedTuple):
+    """A task of a plan, ready to be submitted. `name` is the one in the plan, with a number where there are several."""
+
+    name: str
+    submission: Submission
+    depends_on: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan as it was read: nothing in it is filled in yet."""
+
+    path: Path
+    name: str
+    variables: Mapping[str, Any]
+    templates: Mapping[str, Mapping[str, Any]]
+
+    def tasks(
+        self, run: str, given: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None
+    ) -> list[PlannedTask]:
+        """The tasks, each after those that it depends on; their ids begin with `run`.
+
+        `given` are values of variables, `defaults` are fields for tasks that do not have them. Raises
+        ConfigurationError that names the file, the task, and what is wrong.
+        """
+        values = self._values(given or {})
+        items = {name: self._items(name, values) for name in self.templates}
+        names = {name: _numbered(name, found) for name, found in items.items()}
+        planned = []
+        for name in self._in_order():
+            above = tuple(one for other in self.templates[name].get("depends_on", ()) for one in names[other])
+            for one, item in zip(names[name], items[name] or [None], strict=True):
+                filled = self._fill(name, {**values, **({} if item is None else {"item": item})})
+                fields = {**(defaults or {}), **filled, "id": f"{run}-{one}", "conversation_id": run}
+                fields["depends_on"] = [f"{run}-{other}" for other in above]
+                planned.append(PlannedTask(one, self._submission(one, fields), above))
+        return planned
+
+    def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        used = _variables_in(self) - {"item", "read"}
+        known = sorted(used | set(self.variables))
+        for name in given:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                told = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
+                raise ConfigurationError(f"{self.path}: the plan has no variable {name}; {told}")
+        return {"read": self._read, **self.variables, **given}
+
+    def _items(self, name: str, values: Mapping[str, Any]) -> list[Any]:
+        """What there is to be a task for each of; nothing for a task that is only one."""
+        over = self.templates[name].get("for_each")
+        if over is None:
+            return []
+        found = self._rendered(name, "for_each", over, values)
+        if isinstance(found, str):
+            found = [_as_item(path) for path in self._files(name, found)]
+        if not isinstance(found, list) or not found:
+            what = "no file fits" if isinstance(found, list) else "it is neither a pattern of file names nor a list:"
+            raise self._wrong(name, f"for_each: {what} {over!r}")
+        if len(found) > MOST_ITEMS:
+            raise self._wrong(name, f"for_each: {len(found):,} are too many; the limit is {MOST_ITEMS:,}")
+        return found
+
+    def _read(self, name: str) -> str:
+        """The text of a file, for templates; its name is relative to the plan's folder."""
+        return _as_item(self.path.parent / name)["text"]
+
+    def _files(self, name: str, pattern: str) -> list[Path]:
+        """The files that fit a pattern, which is relative to the plan's folder."""
+        try:
+            return sorted(path for path in self.path.parent.glob(pattern) if path.is_file())
+        except (NotImplementedError, ValueError, IndexError) as error:
+            raise self._wrong(name, f"for_each: {pattern!r}: {error}") from error
+
+    def _in_order(self) -> list[str]:
+        above: dict[str, list[str]] = {}
+        for name, template in self.templates.items():
+            above[name] = template.get("depends_on", [])
+            if not isinstance(above[name], list):
+                raise self._wrong(name, "depends_on: must be a list of names of tasks of the plan")
+            for other in above[name]:
+                if other not in self.templates:
+                    near = get_close_matches(str(other), self.templates, n=1)
+                    raise self._wrong(
+                        name,
+                        f"depends_on: the plan has no task {other}" + (f"; did you mean {near[0]}?" if near else ""),
+                    )
+        try:
+            return list(TopologicalSorter(above).static_order())
+        except CycleError as error:
+            circle = " -> ".join(reversed(error.args[1]))
+            raise ConfigurationError(f"{self.path}: the tasks depend on each other in a cycle: {circle}") from error
+
+    def _fill(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        template = self.templates[name]
+        own = (*_OWN, "depends_on")
+        return {key: self._rendered(name, key, value, values) for key, value in template.items() if key not in own}
+
+    def _rendered(self, name: str, where: str, value: Any, values: Mapping[str, Any]) -> Any:
+        """A value with its templates filled in, however deep they are."""
+        match value:
+            case str():
+                try:
+                    return _filled(value, values)
+                except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+                    raise self._wrong(name, f"{where}: {error}") from error
+            case list():
+                return [self._rendered(name, f"{where}.{place}", item, values) for place, item in enumerate(value)]
+            case dict():
+                return {key: self._rendered(name, f"{where}.{key}", item, values) for key, item in value.items()}
+            case _:
+                return value
+
+    def _submission(self, name: str, fields: dict[str, Any]) -> Submission:
+        try:
+            return Submission.model_validate_json(to_json(fields))
+        except ValidationError as error:
+            raise self._wrong(name, "; ".join(map(str, problems(error)))) from error
+
+    def _wrong(self, name: str, told: str) -> ConfigurationError:
+        return ConfigurationError(f"{self.path}: task {name}: {told}")
+
+
+def load(path: Path) -> Plan:
+    """Read a plan from a TOML or YAML file. Raises ConfigurationError that names what is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"there is no file {path}") from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    try:
+        file = _File.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: " + "; ".join(map(str, problems(error)))) from error
+    if not file.task:
+        raise ConfigurationError(f"{path}: there is no task in it")
+    name = file.name or re.sub(r"[^a-z0-9-]+", "-", path.stem.lower()).strip("-")[:LONGEST_NAME] or "plan"
+    for found in (name, *file.task):
+        if not _NAME.fullmatch(found):
+            raise ConfigurationError(
+                f"{path}: the name {found!r} is not made of a-z, 0-9 and -, at most {LONGEST_NAME}"
+            )
+    plan = Plan(path, name, file.variables, file.task)
+    for task, template in plan.templates.items():
+        _must_be_known(plan, task, template)
+    return plan
+
+
+def new_run(plan: Plan) -> str:
+    """The beginning of the ids of one run of a plan."""
+    return f"{plan.name}-{uuid7()[-8:]}"
+
+
+def _must_be_known(plan: Plan, task: str, template: Mapping[str, Any]) -> None:
+    known = [*(name for name in Submission.model_fields if name not in _NOT_IN_PLANS), *_OWN]
+    for key in template:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            raise ConfigurationError(
+                f"{plan.path}: task {task}: unknown field {key}" + (f"; did you mean {near[0]}?" if near else "")
+            )
+        for text in _texts(template[key]):
+            try:
+                _environment.parse(text)
+            except TemplateError as error:
+                raise ConfigurationError(f"{plan.path}: task {task}: {key}: {error}") from error
+
+
+async def submit(client: "Client", tasks: Sequence[PlannedTask]) -> "dict[str, TaskHandle]":
+    """Submit the tasks of a plan; returns their handles by name.
+
+    When one is rejected, those that are there already are cancelled. Raises TaskRejected, NoAnswer, PublishRefused,
+    MessageTooLarge.
+    """
+    handles: dict[str, TaskHandle] = {}
+    wrong: list[Problem] = []
+    fates = client.submit_many(task.submission for task in tasks)
+    for task in tasks:
+        match await anext(fates):
+            case TaskRejected() as rejected:
+                wrong += [Problem(f"{task.name}.{path}".removesuffix("."), told) for path, told in rejected.problems]
+            case handle:
+                handles[task.name] = handle
+    for handle in reversed(handles.values()) if wrong else ():
+        with suppress(TaskRejected):  # it is over already
+            await client.cancel(handle.id, "another task of its plan was rejected")
+    if wrong:
+        raise TaskRejected(wrong)
+    return handles
+
+
+def _as_item(path: Path) -> dict[str, str]:
+    """What a template knows of a file."""
+    try:
+        return {"name": path.name, "stem": path.stem, "path": str(path), "text": path.read_text(encoding="utf-8")}
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _numbered(name: str, items: Sequence[Any]) -> list[str]:
+    return [f"{name}-{number}" for number in range(1, len(items) + 1)] or [name]
+
+
+# -- templates -------------------------------------------------------------------------------------------------------
+
+# A plan may come from somebody else: its templates see their variables and nothing of Python.
+_environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+
+
+def _filled(template: str, values: Mapping[str, Any]) -> Any:
+    """The text of a template. One that is nothing but `{{ … }}` gives the value itself, be it a list or a number."""
+    if alone := _ALONE.fullmatch(template.strip()):
+        value = _environment.compile_expression(alone[1].strip(), undefined_to_none=False)(**values)
+        if isinstance(value, StrictUndefined):
+            str(value)  # raises, and says what is undefined
+        return value
+    return _environment.from_string(template).render(**values)
+
+
+def _variables_in(plan: Plan) -> set[str]:
+    """The variables that the templates of a plan use."""
+    found: set[str] = set()
+    for text in _texts(list(plan.templates.values())):
+        found |= meta.find_undeclared_variables(_environment.parse(text))
+    return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case list():
+            for item in value:
+                yield from _texts(item)
+        case dict():
+            for item in value.values():
+                yield from _texts(item)
