@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers/installed
 
-.PHONY: help demo test check bench chaos clean
+.PHONY: help demo test check bench chaos screenshots clean
 
 help:
 	@echo 'make demo     RabbitMQ, a coordinator and three LLMs at work on a few files, then the report'
@@ -12,6 +12,7 @@ help:
 	@echo 'make check    lint, format, types and import contracts'
 	@echo 'make bench    the benchmarks, as tables'
 	@echo 'make chaos    a storm of faults, judged from outside; CHAOS_ARGS="--tasks 100000 --faults 500" for a long one'
+	@echo 'make screenshots   docs/screenshots anew, from the running program'
 	@echo 'make clean    remove everything that these commands made here'
 
 $(INSTALLED): pyproject.toml constraints.txt scripts/install
@@ -42,6 +43,9 @@ bench: $(PEERS)
 
 chaos: $(INSTALLED)
 	@$(BIN)/python -m tests.storm $(CHAOS_ARGS)
+
+screenshots: $(INSTALLED)
+	@$(BIN)/python scripts/screenshots.py
 
 clean:
 	rm -rf .venv dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from broker.errors import FluffleError, NoAnswer
 from broker.messages import Status
 from broker.topology import EVENTS, Binding
-from broker.views import LLMView, Placement, ReportView, TaskPage, TaskView
+from broker.views import ConversationView, LLMView, MessageView, Placement, ReportView, TaskPage, TaskView
 from fluffle.client import Client
 from fluffle.fields import Fields, ReportFields
 from fluffle.watching import PROGRESS, Missed, subscription
@@ -26,6 +26,8 @@ ANSWER_TIMEOUT = 10.0  # seconds: somebody is waiting
 _LOOK_EVERY = 2.0  # seconds between two looks at the LLMs, by which the coordinator's absence is noticed too
 _ABSENT_AFTER = 3.0  # seconds without an answer
 _SOURCES = (*(Binding(EVENTS, key, "") for key in ("task.#", "llm.#", "message.#")), PROGRESS)
+
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
 
 _log = logging.getLogger(__name__)
 
@@ -45,15 +47,20 @@ class Books(Protocol):
         before: int | None = None,
     ) -> TaskPage: ...
     async def placement(self, description: str, /, **fields: Unpack[Fields]) -> Placement: ...
+    def messages(
+        self, *, conversation_id: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[MessageView]: ...
+    def conversations(self, *, limit: int | None = None) -> AsyncIterator[ConversationView]: ...
     async def report(self, name: str | None = None, **fields: Unpack[ReportFields]) -> ReportView: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Something that was told: `about` is `task`, `llm`, `message`, `progress` or `state`, `what` the rest of its kind.
+    """Something that was told: `about` is what, and `what` the rest of its kind.
 
-    `subject` is the id of the task, the name of the LLM or the like; `data` what came with it. `state` is told by us:
-    what is known of the LLMs, or who is away, has changed.
+    `task`, `llm` and `message` are events; `progress` is text of a task, `writing` of the answer to a message; `state`
+    is told by us: what is known of the LLMs, or who is away, has changed. `subject` is the id of the task or message,
+    or the name of the LLM; `data` is what came with it.
     """
 
     about: str
@@ -132,7 +139,7 @@ class Live:
             arrival.ack()
             try:
                 told = read(arrival.exchange, arrival.routing_key, arrival.body)
-            except (ValueError, TypeError, AttributeError) as error:
+            except UNREADABLE as error:
                 _log.warning("ignored a message of %s that cannot be read: %s", arrival.exchange, error)
             else:
                 self._tell(told)
@@ -166,10 +173,11 @@ class Live:
 
 
 def read(exchange: str, routing_key: str, body: bytes) -> Told:
-    """What a message of the subscription tells. Raises ValueError, TypeError and AttributeError for another one."""
+    """What a message of the subscription tells. Another one raises one of UNREADABLE."""
     content = from_json(body)
     if exchange != EVENTS:
-        return Told("progress", "", str(content["task_id"]), data=content)
+        about, key = ("writing", "message_id") if "message_id" in content else ("progress", "task_id")
+        return Told(about, "", str(content[key]), data=content)
     about, _, rest = routing_key.partition(".")
     subject = str(content.get("subject") or "")
     return Told(about, rest.partition(".")[0], subject, str(content.get("id") or ""), content.get("data"))

@@ -88,6 +88,7 @@ class _LLMs:
             Part("p", "Waiting for work", "muted doing")
         with Part("div", None, "llm-actions"):
             Part("a", "Its tasks", "button quiet", href=self._desk.url(f"/?llm={llm.name}"))
+            Part("a", "Chat", "button quiet", href=self._desk.url(f"/chat/{llm.name}"))
             if self._desk.visitor.may_change:
                 self._build_actions(llm)
 

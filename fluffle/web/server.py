@@ -18,7 +18,7 @@ from starlette.types import Scope
 from broker.errors import ConfigurationError
 from broker.instants import now, to_datetime
 from broker.settings import Settings
-from fluffle.web import llms, login, questions, rejected, reports, submit, task, tasks
+from fluffle.web import chat, llms, login, questions, rejected, reports, submit, task, tasks
 from fluffle.web.desk import Site
 from fluffle.web.door import Door, Everybody, Keys, Passwords, Role, Tokens, kept_secret
 from fluffle.web.gate import VISITOR, Gate
@@ -26,7 +26,7 @@ from fluffle.web.live import Live
 from fluffle.web.notices import Notices
 from fluffle.web.theme import RABBIT, STATIC, head
 
-PAGES = (tasks, task, submit, llms, questions, reports, rejected)
+PAGES = (tasks, task, submit, llms, chat, questions, reports, rejected)
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _STOP_WITHIN = 2  # seconds for open requests

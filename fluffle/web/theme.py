@@ -16,6 +16,7 @@ STATIC = Path(__file__).parent / "static"
 PAGES = (
     ("tasks", "Tasks", "/"),
     ("llms", "LLMs", "/llms"),
+    ("chat", "Chat", "/chat"),
     ("questions", "Questions", "/questions"),
     ("reports", "Reports", "/reports"),
     ("rejected", "Rejected", "/rejected"),
@@ -47,6 +48,9 @@ def head(prefix: str) -> str:
 def frame(desk: Desk, current: str, title: str) -> Iterator[Part]:
     """The frame, with the content of the page inside. Yields the place for what can be done, beside the title."""
     ui.page_title(f"{title} · Fluffle")
+    layout = desk.client.content.parent_slot
+    assert layout is not None
+    layout.parent.props["role"] = "none"  # it would be a `main` around the navigation
     Part("a", "Skip to content", "skip", href="#content")
     with Part("div", None, "shell"):
         _navigation(desk, current)

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from workers.models.base import Answer, Job, ModelError, Usage
+from workers.tools import Desk
 
 
-async def obey(job: Job) -> Answer:
-    """Wait until the file `until` exists, fail with the message `fail`, answer `answer` or the description.
+async def obey(job: Job, desk: Desk) -> Answer:
+    """Wait until the file `until` exists, ask a person `ask`, fail with `fail`, answer `answer` or the description.
 
     When it is stopped while it waits, it makes the file `stopped`.
     """
@@ -21,6 +22,8 @@ async def obey(job: Job) -> Answer:
             if "stopped" in orders:
                 Path(orders["stopped"]).touch()  # noqa: ASYNC240 - likewise
             raise
+    if "ask" in orders:
+        return Answer(await desk.ask_person(orders["ask"], orders.get("choices", ())))
     if "fail" in orders:
         raise ModelError("broken", orders["fail"], retryable=False)
     return Answer(orders.get("answer", job.description), Usage(input_tokens=3, output_tokens=5))

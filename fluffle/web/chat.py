@@ -1,0 +1,186 @@
+"""Conversations with LLMs. What an LLM writes appears while it writes."""
+
+from urllib.parse import urlencode
+
+from nicegui import ui
+
+from broker.ids import uuid7
+from broker.mail import is_address
+from broker.topology import llm_address
+from broker.views import ConversationView, MessageView
+from fluffle.web.desk import Desk, Site
+from fluffle.web.live import Paced, Told
+from fluffle.web.markup import markdown
+from fluffle.web.parts import Pairs, Part, ago, empty, form, rendered, status
+from fluffle.web.theme import frame
+
+MOST = 500  # messages of a conversation that are shown
+ANSWER_WITHIN = 600.0  # seconds; an answer that takes longer is in the mailbox of who runs the page
+
+_CONVERSATIONS = 30
+_STREAM_EVERY = 0.1  # seconds
+
+
+def add(site: Site) -> None:
+    """Add the pages: who to talk to, and a conversation."""
+
+    @ui.page("/chat")
+    async def chat() -> None:
+        desk = Desk(site)
+        with frame(desk, "chat", "Chat"), Part("div", None, "chat"):
+            await _Conversations(desk).build()
+            with Part("div", None, "talk"):
+                empty("Nobody to talk to yet" if not site.live.llms else "Choose an LLM", "Its conversations are kept.")
+
+    @ui.page("/chat/{llm}")
+    async def talk(llm: str) -> None:
+        desk = Desk(site)
+        with frame(desk, "chat", f"Chat with {llm}"), Part("div", None, "chat"):
+            if not is_address(llm_address(llm)):
+                empty("There is no such LLM", "A name is made of a-z, 0-9 and -.")
+                return
+            await _Conversations(desk, llm).build()
+            await _Talk(desk, llm).build()
+
+
+class _Conversations:
+    """The LLMs, and what was said last."""
+
+    def __init__(self, desk: Desk, current: str = "") -> None:
+        self._desk = desk
+        self._current = current
+
+    async def build(self) -> None:
+        """Show them, and follow what is said."""
+        self._place = Part("nav", None, "conversations", aria_label="Conversations")
+        await self._desk.follow(self._refresh, {"message", "llm"}, every=1.0)
+
+    async def _refresh(self) -> None:
+        found = [view async for view in self._desk.books.conversations(limit=_CONVERSATIONS)]
+        self._place.clear()
+        with self._place:
+            Part("h2", "New conversation")
+            with Part("ul", None, "partners"):
+                for llm in self._desk.site.live.llms:
+                    with Part("li"), Part("a", None, "button", href=self._desk.url(f"/chat/{llm.name}")):
+                        status(llm.state, llm.name)
+            mine = [(view, partner) for view in found if (partner := _partner(view.last))]
+            if mine:
+                Part("h2", "Earlier")
+            for view, partner in mine:
+                self._build(view, partner)
+
+    def _build(self, view: ConversationView, llm: str) -> None:
+        href = self._desk.url(f"/chat/{llm}?{urlencode({'conversation': view.id})}")
+        with Part("a", None, "conversation", href=href):
+            Part("strong", llm)
+            ago(view.last.sent_at)
+            Part("span", view.last.content[:200])
+
+
+class _Talk:
+    """One conversation."""
+
+    def __init__(self, desk: Desk, llm: str) -> None:
+        self._desk = desk
+        self._llm = llm
+        given = desk.client.request.query_params.get("conversation", "")
+        self._conversation = given or uuid7()
+        self._begun = bool(given)
+        self._shown: dict[str, Part] = {}
+        self._writing = ""
+        self._streamed: Part | None = None
+        self._stream = Paced(self._show_stream, _STREAM_EVERY)
+
+    async def build(self) -> None:
+        """Show what was said, a place to write, and follow what is said."""
+        with Part("div", None, "talk"):
+            self._messages = Part(
+                "div", None, "messages", data_follow="", tabindex="0", role="log", aria_label="Messages"
+            )
+            self._nothing = Part(
+                "p", f"Write something to {self._llm}. It knows what was said before in this conversation."
+            )
+            self._nothing.classes("muted nothing")
+            if self._desk.visitor.may_change:
+                with form(self._send, "compose") as self._form:
+                    Part("textarea", name="content", rows="2", required=True, autofocus=True, aria_label="Message")
+                    Part("button", "Send", "button primary")
+        fits = self._fits
+        await self._desk.follow(self._refresh, {"message"}, every=0.1, fits=fits)
+        self._desk.hear({"writing"}, self._hear_writing)
+        self._desk.keep(self._stream.run())
+
+    def _fits(self, told: Told) -> bool:
+        return isinstance(told.data, dict) and told.data.get("conversation_id") == self._conversation
+
+    async def _send(self, pairs: Pairs) -> None:
+        content = dict(pairs).get("content", "").strip()
+        if not content:
+            return
+        self._form.run_method("reset")
+        if not self._begun:
+            self._begun = True
+            ui.run_javascript(f"fluffle.remember('?conversation={self._conversation}')")
+        conversation, said_by = self._conversation, {"visitor": self._desk.visitor.name}
+        await self._desk.act(
+            lambda client: client.ask(
+                self._llm, content, ANSWER_WITHIN, conversation_id=conversation, metadata=dict(said_by)
+            )
+        )
+
+    async def _refresh(self) -> None:
+        if not self._begun:
+            return
+        found = [view async for view in self._desk.books.messages(conversation_id=self._conversation, limit=MOST)]
+        new = [view for view in reversed(found) if view.id not in self._shown]
+        if any(view.sender == llm_address(self._llm) for view in new):
+            self._end_stream()
+        with self._messages:
+            for view in new:
+                self._shown[view.id] = self._build(view)
+        self._nothing.set_visibility(not self._shown)
+
+    def _build(self, view: MessageView) -> Part:
+        is_llm = view.sender.startswith("llm.")
+        who = view.sender.partition(".")[2] if is_llm else str(view.metadata.get("visitor") or view.sender)
+        with Part("article", None, "message", data_from="llm" if is_llm else "person") as made:
+            with Part("header", None, "said-by"):
+                Part("strong", who)
+                ago(view.sent_at)
+            failed = bool(view.metadata.get("error")) or not view.delivered
+            rendered(markdown(view.content), "prose error" if failed else "prose")
+            if not view.delivered:
+                Part("small", "not delivered: nobody has this address")
+        return made
+
+    # -- as it comes -----------------------------------------------------------------------------------------------
+
+    def _hear_writing(self, told: Told) -> None:
+        if self._fits(told):
+            self._writing += str(told.data.get("text") or "")
+            self._stream.nudge()
+
+    async def _show_stream(self) -> None:
+        if not self._writing:
+            return
+        if self._streamed is None:
+            with self._messages, Part("article", None, "message writing", data_from="llm") as self._streamed:
+                with Part("header", None, "said-by"):
+                    Part("strong", self._llm)
+                    Part("span", "writes", "muted")
+                self._text = rendered("", "prose")
+        self._text.set_content(markdown(self._writing))
+
+    def _end_stream(self) -> None:
+        self._writing = ""
+        if self._streamed is not None:
+            self._streamed.delete()
+            self._streamed = None
+
+
+def _partner(last: MessageView) -> str | None:
+    """The LLM of a conversation with a person; None for what LLMs say among themselves."""
+    ends = [address.partition(".") for address in (last.sender, last.receiver)]
+    llms = [name for kind, _, name in ends if kind == "llm"]
+    return llms[0] if len(llms) == 1 else None
