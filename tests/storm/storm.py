@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from statistics import quantiles
 
+from broker.errors import NoAnswer
 from broker.messages import Status, Submission
 from fluffle import Client, TaskHandle, TaskRejected
 from tests.storm.cast import Cast
@@ -84,17 +85,19 @@ class Storm:
 
     async def _load(self, client: Client) -> None:
         numbers = itertools.count()
-        while not self._over:
-            while len(self._open) > UNDER_WAY - AT_ONCE:
-                await asyncio.wait(self._open.values(), return_when=asyncio.FIRST_COMPLETED)
-            named = (f"storm-{next(numbers)}" for _ in range(AT_ONCE))
-            some = [Submission(description="work", id=task_id, max_attempts=ATTEMPTS) for task_id in named]
-            async for handle in client.submit_many(some):
-                if isinstance(handle, TaskRejected):
-                    self.outcome.violations.append(f"a good task was rejected: {handle}")
-                    return
-                self._ledger.note(handle.id)
-                self._open[handle.id] = asyncio.create_task(self._follow(handle))
+        try:
+            while not self._over:
+                while len(self._open) > UNDER_WAY - AT_ONCE:
+                    await asyncio.wait(self._open.values(), return_when=asyncio.FIRST_COMPLETED)
+                named = (f"storm-{next(numbers)}" for _ in range(AT_ONCE))
+                some = [Submission(description="work", id=task_id, max_attempts=ATTEMPTS) for task_id in named]
+                async for handle in client.submit_many(some):
+                    if isinstance(handle, TaskRejected):
+                        raise handle
+                    self._ledger.note(handle.id)
+                    self._open[handle.id] = asyncio.create_task(self._follow(handle))
+        except (TaskRejected, NoAnswer) as error:
+            self.outcome.violations.append(f"a good task was not taken: {error}")
 
     async def _follow(self, handle: TaskHandle) -> None:
         try:

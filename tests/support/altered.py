@@ -22,7 +22,6 @@ def no_manual_ack() -> None:
     """A message counts as done as soon as it is delivered."""
     from broker.connection import Delivery
     from broker.link import Link
-    from coordinator import daemon
 
     consume = Link.consume
 
@@ -32,7 +31,6 @@ def no_manual_ack() -> None:
     _replace(Link, "consume", consume_at_once)
     for settle in ("ack", "reject", "requeue"):
         _replace(Delivery, settle, lambda self: None)
-    _replace(daemon, "ack_all", lambda deliveries: None)
 
 
 def no_attempt_fence() -> None:
