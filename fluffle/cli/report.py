@@ -1,54 +1,247 @@
-"""`fluffle report`: figures about the tasks."""
+"""`fluffle report`: figures about the tasks, as a table, JSON, CSV or a page."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import click
 
-from fluffle.cli.parameters import Moment
+from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, Value, unknown
+from fluffle.cli.parameters import Moment, Names, flat
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
     from broker.views import ReportView
+    from fluffle.fields import ReportFields
+
+FORMATS = ("table", "json", "csv", "html")
 
 
-@click.command()
-@click.argument("name", default="summary")
-@click.option("--since", type=Moment(past=True), metavar="MOMENT", help="Only tasks submitted from then on.")
-@click.option("--until", type=Moment(past=True), metavar="MOMENT", help="Only tasks submitted before then.")
+class Known(Names):
+    """Names with commas between them, all of which are known."""
+
+    def __init__(self, kind: str, known: tuple[str, ...]) -> None:
+        self._kind = kind
+        self._known = known
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """The names."""
+        names = super().convert(value, param, ctx)
+        for name in names:
+            if name not in self._known:
+                raise click.BadParameter(unknown(self._kind, name, self._known), ctx, param)
+        return names
+
+
+class Filter(click.ParamType[tuple[str, list[Value]]]):
+    """A dimension and the values of which a task has to have one: `llm=ada,bela`; `llm=` is having none."""
+
+    name = "filter"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, list[Value]]:
+        """The name and the values."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, rest = value.partition("=")
+        if name not in DIMENSIONS:
+            raise click.BadParameter(unknown("dimension", name, DIMENSIONS), ctx, param)
+        if not equals:
+            raise click.BadParameter(f"{value!r} is not DIMENSION=VALUE,…", ctx, param)
+        dimension = DIMENSIONS[name]
+        texts = [text.strip() for text in rest.split(",")]
+        for text in filter(None, texts):
+            if dimension.values and text not in dimension.values:
+                raise click.BadParameter(unknown(name.replace("_", " "), text, dimension.values), ctx, param)
+            if dimension.kind == "number" and not text.isdecimal():
+                raise click.BadParameter(f"{name} is a number, not {text!r}", ctx, param)
+        return name, [_value(dimension.kind, text) for text in texts]
+
+
+def _value(kind: str, text: str) -> Value:
+    match kind:
+        case _ if not text:
+            return None
+        case "yes or no":
+            return text == "yes"
+        case "number":
+            return int(text)
+        case _:
+            return text
+
+
+EPILOG = f"""\b
+Reports:
+{chr(10).join(f"  {name:<11} {report.meaning}" for name, report in PREDEFINED.items())}
+
+Dimensions: {", ".join(DIMENSIONS)}.
+
+Metrics: {", ".join(METRICS)}.
+
+docs/reports.md tells what each of them means.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("name", required=False)
+@click.option(
+    "--group-by",
+    "-g",
+    "group_by",
+    multiple=True,
+    type=Known("dimension", tuple(DIMENSIONS)),
+    metavar="DIMENSION,…",
+    help="A row for each value of these.",
+)
+@click.option(
+    "--metrics",
+    "-m",
+    multiple=True,
+    type=Known("metric", tuple(METRICS)),
+    metavar="METRIC,…",
+    help="The figures of every row.",
+)
+@click.option(
+    "--where",
+    "-w",
+    multiple=True,
+    type=Filter(),
+    metavar="DIMENSION=VALUE,…",
+    help="Only what has one of these values. Repeat for other dimensions.",
+)
+@click.option("--since", type=Moment(past=True), metavar="MOMENT", help="Only what happened from then on.")
+@click.option("--until", type=Moment(past=True), metavar="MOMENT", help="Only what happened before then.")
+@click.option(
+    "--moment",
+    type=click.Choice(("submitted", "finished")),
+    help="What --since, --until, day and the like are about.",
+)
+@click.option("--sort", metavar="NAME", help="The order of the rows: a dimension, or a metric, the largest first.")
+@click.option("--limit", "-n", type=click.IntRange(1, 10_000), help="At most so many rows.")
+@click.option("--format", "-f", "as_", type=click.Choice(FORMATS), default="table", show_default=True, help="As what.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, writable=True),
+    metavar="FILE",
+    help="Write to this file; its ending tells the format.",
+)
 @json_option
-def report(*, name: str, since: datetime | None, until: datetime | None, as_json: bool) -> None:
+def report(
+    *,
+    name: str | None,
+    where: tuple[tuple[str, list[Value]], ...],
+    as_: str,
+    output: str | None,
+    as_json: bool,
+    group_by: tuple[list[str], ...],
+    metrics: tuple[list[str], ...],
+    since: datetime | None,
+    until: datetime | None,
+    **others: Any,
+) -> None:
     """Print figures about the tasks.
 
-    NAME is the report, `summary` unless you say otherwise. A MOMENT is ISO 8601, in local time unless it has an
-    offset, or a length of time before now: 90s, 5m, 24h, 7d.
+    NAME is a report, `summary` unless you say otherwise; options change it. Without a name, --group-by and --metrics
+    make a report of your own. A MOMENT is ISO 8601, in local time unless it has an offset, or a length of time before
+    now: 90s, 5m, 24h, 7d.
     """
+    fields = cast("ReportFields", {key: value for key, value in others.items() if value is not None})
+    fields["since"], fields["until"] = since, until
+    if group_by:
+        fields["group_by"] = flat(group_by)
+    if metrics:
+        fields["metrics"] = flat(metrics)
+    if where:
+        fields["where"] = {}
+        for dimension, values in where:
+            fields["where"].setdefault(dimension, []).extend(values)
+    view = run(_fetched(name, **fields))
+    if output is None:
+        _show(view, "json" if as_json else as_)
+        return
+    ending = output.rpartition(".")[2]
+    chosen = "json" if as_json else as_ if as_ != "table" else ending if ending in FORMATS else "table"
+    if chosen == "table":
+        raise click.UsageError("The file ends neither in .json nor .csv nor .html: give --format.")
+    _write(output, _text(view, chosen))
+
+
+async def _fetched(name: str | None, **fields: "Unpack[ReportFields]") -> "ReportView":
+    async with client() as asking:
+        return await asking.report(name, **fields)
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise click.FileError(path, error.strerror) from error
+    click.echo(f"wrote {path}")
+
+
+def _show(view: "ReportView", chosen: str) -> None:
     from fluffle.cli.output import print_json
 
-    async def fetch() -> "ReportView":
-        async with client() as asking:
-            return await asking.report(name, since=since, until=until)
-
-    figures = run(fetch())
-    if as_json:
-        print_json(figures.model_dump(mode="json"))
-    else:
-        print_report(figures)
+    match chosen:
+        case "table":
+            print_report(view)
+        case "json":
+            print_json(view.model_dump(mode="json"))
+        case _:
+            click.echo(_text(view, chosen), nl=False)
 
 
-def print_report(figures: "ReportView") -> None:
-    """Figures one a line, then the tables among them."""
+def _text(view: "ReportView", chosen: str) -> str:
+    from fluffle.report_page import as_html
+    from fluffle.reports import as_csv
+
+    match chosen:
+        case "csv":
+            return as_csv(view)
+        case "html":
+            return as_html(view)
+        case _:
+            return view.model_dump_json(indent=2) + "\n"
+
+
+def print_report(view: "ReportView") -> None:
+    """A summary as figures one a line, then the tables among them; any other report as a table."""
+    from fluffle.cli.output import heading, on_terminal, print_fields, print_table
+    from fluffle.reports import figure, filters, group
+
+    if view.values:
+        _print_summary(view.values)
+        return
+    if on_terminal():
+        heading(f"{view.name}: {filters(view)}" if filters(view) else view.name)
+    if not view.group_by and on_terminal():
+        print_fields([(it.title, figure(view.rows[0][it.name], it.unit)) for it in view.columns])
+        return
+    print_table(
+        [column.title.upper() for column in view.columns],
+        [
+            [_cell(row[it.name], it.unit) if it.unit else group(row[it.name]) for it in view.columns]
+            for row in view.rows
+        ],
+        empty="Nothing has happened that this report counts.",
+    )
+    if view.left_out:
+        click.echo(f"{view.left_out:,} more rows are left out: --limit", err=True)
+
+
+def _cell(value: Any, unit: str | None) -> str:
+    """A figure on a terminal for people, in a pipe as it is."""
+    from fluffle.cli.output import on_terminal
+    from fluffle.reports import figure
+
+    return figure(value, unit) if on_terminal() else "" if value is None else str(value)
+
+
+def _print_summary(values: dict[str, Any]) -> None:
     from fluffle.cli.output import heading, print_fields, print_table
 
-    if not figures.values:
-        names = [column.name for column in figures.columns]
-        print_table(
-            [column.title.upper() for column in figures.columns],
-            [[row[name] for name in names] for row in figures.rows],
-        )
-        return
-    tables = {name: value for name, value in figures.values.items() if isinstance(value, list | dict)}
-    print_fields([(_words(name), _figure(name, value)) for name, value in figures.values.items() if name not in tables])
+    tables = {name: value for name, value in values.items() if isinstance(value, list | dict)}
+    print_fields([(_words(name), _figure(name, value)) for name, value in values.items() if name not in tables])
     for name, value in tables.items():
         heading(_words(name))
         if isinstance(value, dict):
@@ -65,17 +258,10 @@ def _words(name: str) -> str:
 
 
 def _figure(name: str, value: Any) -> str:
-    """A figure with its unit, which the last word of its name tells; `-` where there is nothing to measure."""
-    from fluffle.cli.output import cell, duration
+    """A figure of the summary with its unit, which the last word of its name tells."""
+    from fluffle.reports import figure
 
-    if value is None:
-        return "-"
-    match name.split("_")[-1]:
-        case "time" | "wait" | "turnaround" | "busy":
-            return duration(value)
-        case "rate" | "share":
-            return f"{value:.0%}"
-        case "usd":
-            return f"{value:.4f}"
-        case _:
-            return f"{value:,}" if isinstance(value, int) else cell(value)
+    if isinstance(value, str):
+        return value
+    units = {"time": "s", "wait": "s", "turnaround": "s", "busy": "s", "rate": "share", "share": "share", "usd": "USD"}
+    return figure(value, units.get(name.split("_")[-1], "count"))

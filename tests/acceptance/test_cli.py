@@ -393,6 +393,46 @@ def test_the_report_is_readable_and_has_its_figures_as_json(shell: Shell) -> Non
     assert "there is no report 'nope'" in shell.error("report", "nope")
 
 
+def test_a_report_of_ones_own_is_the_same_in_every_format(shell: Shell, tmp_path: Path) -> None:
+    shell("task", "submit", "x", "-k", "obey", "-l", "<b>bold", "--wait", code=2)
+    shell("task", "submit", "x", "-k", "obey", "-l", "reported", "--wait")
+    asked = (
+        "report",
+        "--group-by",
+        "label,status",
+        "--metrics",
+        "completed,run_time_mean",
+        "--where",
+        "label=reported",
+    )
+    view = shell.json(*asked)
+    [row] = view["rows"]
+    assert (row["label"], row["status"], row["completed"]) == ("reported", "completed", 1)
+    assert shell(*asked).split("\t")[:3] == ["reported", "completed", "1"]
+    csv = shell(*asked, "--format", "csv")
+    assert csv == f"label,status,completed,run_time_mean\nreported,completed,1,{row['run_time_mean']}\n"
+    shell(*asked, "--output", str(tmp_path / "report.csv"))
+    assert (tmp_path / "report.csv").read_text() == csv
+    shell(*asked, "--output", str(tmp_path / "report.html"))
+    page = (tmp_path / "report.html").read_text()
+    assert "<svg" in page
+    assert "reported" in page
+    assert re.findall(r"https?://|<script|<link|url\(", page) == []
+
+
+def test_every_predefined_report_is_printed(shell: Shell) -> None:
+    for name in PREDEFINED:
+        assert shell.json("report", name, "--since", "1h")["name"] == name
+        shell("report", name)
+
+
+def test_a_mistake_in_a_report_is_told_with_what_may_have_been_meant(shell: Shell) -> None:
+    assert "did you mean llm?" in shell.error("report", "--group-by", "lllm", code=2)
+    assert "did you mean timing?" in shell.error("report", "timming")
+    assert "did you mean completed?" in shell.error("report", "--where", "status=complete", code=2)
+    assert "have no dimension 'outcome'" in shell.error("report", "--group-by", "outcome", "--metrics", "tasks")
+
+
 # -- rejected ------------------------------------------------------------------------------------------------------
 
 

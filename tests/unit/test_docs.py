@@ -16,7 +16,7 @@ from broker.access import Role, TopicPermission, permissions
 from broker.errors import Problem
 from broker.instants import Instant
 from broker.messages import Wire
-from broker.reporting import PREDEFINED
+from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, Of
 from broker.settings import Settings
 from broker.views import View
 from coordinator.core.commands import AnswerType
@@ -149,6 +149,21 @@ def test_every_figure_of_the_summary_is_described(tmp_path: Path) -> None:
         figures = summary(connection, PREDEFINED["summary"], Span(None, None, Instant(0)), [])
     engine.dispose()
     assert [figure for row in table_after("summary") for figure in code(row[0])] == list(figures)
+
+
+def test_every_report_dimension_and_metric_is_described() -> None:
+    page = (ROOT / "docs/reports.md").read_text(encoding="utf-8")
+    dimensions = [(code(name)[0], meaning, of.split(", ")) for name, meaning, of, _ in table_after("dimensions", page)]
+    assert dimensions == [(one.name, one.meaning, [of for of in Of if of in one.of]) for one in DIMENSIONS.values()]
+    metrics = [(code(name)[0], unit, of, meaning) for name, unit, of, meaning in table_after("metrics", page)]
+    assert metrics == [(one.name, one.unit, one.of, one.meaning) for one in METRICS.values()]
+    reports = {
+        code(name)[0]: (meaning, tuple(code(by)), tuple(code(metrics)), tuple(code(about)), moment)
+        for name, meaning, by, metrics, about, moment in table_after("reports", page)
+    }
+    assert reports == {
+        name: (one.meaning, one.group_by, one.metrics, tuple(one.where), one.moment) for name, one in PREDEFINED.items()
+    }
 
 
 def test_the_largest_body_and_the_deepest_nesting_are_described() -> None:

@@ -1,0 +1,105 @@
+"""Reports as CSV and as a page."""
+
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from broker.views import ReportColumn, ReportView
+from fluffle.report_charts import Bar, bars, charts
+from fluffle.report_page import as_html
+from fluffle.reports import as_csv, figure, filters
+
+EVIL = "<script>alert('x')</script>\"&"
+
+
+def view(rows: list[dict[str, Any]], **fields: Any) -> ReportView:
+    columns = [
+        ReportColumn(name="error", title="Error"),
+        ReportColumn(name="attempts", title="Attempts", unit="count"),
+        ReportColumn(name="busy_time", title="Busy", unit="s"),
+    ]
+    at = datetime(2026, 12, 1, 9, tzinfo=UTC)
+    return ReportView(name="failures", generated_at=at, group_by=["error"], columns=columns, rows=rows, **fields)
+
+
+ROWS = [
+    {"error": EVIL, "attempts": 2, "busy_time": 0.1},
+    {"error": None, "attempts": 1_000, "busy_time": 3723.000001},
+]
+
+
+def test_csv_has_the_values_as_they_are() -> None:
+    assert as_csv(view(ROWS)) == (
+        "error,attempts,busy_time\n" + '"<script>alert(\'x\')</script>""&",2,0.1\n' + ",1000,3723.000001\n"
+    )
+
+
+class Tags(HTMLParser):
+    """The tags and the text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_a_page_shows_what_workers_wrote_as_text() -> None:
+    page = Tags(as_html(view(ROWS, where={"outcome": ["failed", None]}, left_out=3)))
+    assert "script" not in page.tags
+    assert EVIL in page.text
+    assert {"svg", "table", "style"} <= set(page.tags)
+    assert "3 more rows are left out." in page.text
+    assert "Outcome failed or none" in page.text
+
+
+def test_a_page_about_nothing_says_so() -> None:
+    page = Tags(as_html(view([])))
+    assert "svg" not in page.tags
+    assert "Nothing has happened that this report counts." in page.text
+
+
+def test_there_is_a_chart_for_each_unit_and_its_bars_are_as_long_as_the_values() -> None:
+    (counted, first), (timed, _) = charts(view(ROWS))
+    assert (counted, timed) == ("Attempts", "Busy")
+    widths = [float(rect.attrib["width"]) for rect in ElementTree.fromstring(first).iter("rect")]
+    assert widths[0] / widths[1] == pytest.approx(2 / 1000, abs=0.001)
+
+
+def test_a_chart_of_nothing_but_zeros_is_left_out() -> None:
+    assert charts(view([{"error": "x", "attempts": 0, "busy_time": None}])) == []
+
+
+def test_a_chart_tells_its_bars_to_those_who_cannot_see_them() -> None:
+    drawn = ElementTree.fromstring(bars([Bar("a & b", 3, "3 s", 0), Bar("c", 0, "0 s", 0)]))
+    assert drawn.attrib["aria-label"] == "a & b 3 s; c 0 s"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "told"),
+    [
+        (None, "s", "-"),
+        (0.25, "s", "250 ms"),
+        (0.125, "share", "12%"),
+        (0.00015, "USD", "0.0001"),
+        (1234, "tokens", "1,234"),
+        (1234.56, "1/h", "1,234.6/h"),
+    ],
+)
+def test_figures_are_told_with_their_unit(value: float | None, unit: str, told: str) -> None:
+    assert figure(value, unit) == told
+
+
+def test_what_a_report_is_about_is_told_in_words() -> None:
+    since = datetime(2026, 11, 30, tzinfo=UTC)
+    shown = view([], where={"overdue": [True]}, since=since, moment="finished")
+    assert filters(shown) == "Overdue yes, finished since 2026-11-30 00:00 UTC"
