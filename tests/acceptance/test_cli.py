@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker.ids import uuid7
+from broker.reporting import PREDEFINED
 from tests.support.amqp import amqp
 from tests.support.node import NodeInfo, private_node
 from tests.support.processes import COMMAND, ROOT, fluffle, until
@@ -394,17 +395,8 @@ def test_the_report_is_readable_and_has_its_figures_as_json(shell: Shell) -> Non
 
 
 def test_a_report_of_ones_own_is_the_same_in_every_format(shell: Shell, tmp_path: Path) -> None:
-    shell("task", "submit", "x", "-k", "obey", "-l", "<b>bold", "--wait", code=2)
     shell("task", "submit", "x", "-k", "obey", "-l", "reported", "--wait")
-    asked = (
-        "report",
-        "--group-by",
-        "label,status",
-        "--metrics",
-        "completed,run_time_mean",
-        "--where",
-        "label=reported",
-    )
+    asked = ("report", "-g", "label,status", "-m", "completed,run_time_mean", "-w", "label=reported")
     view = shell.json(*asked)
     [row] = view["rows"]
     assert (row["label"], row["status"], row["completed"]) == ("reported", "completed", 1)
