@@ -27,6 +27,7 @@ from coordinator.intake import must_be_identified
 from coordinator.leadership import OTHER_BOOKS, Lease, Watch, holder, may_be_a_copy
 from coordinator.publisher import Publisher
 from coordinator.queries import Queries
+from coordinator.reading import Reading
 from coordinator.store import Store
 from coordinator.upgrade import upgrade
 
@@ -73,12 +74,16 @@ class Coordinator:
             require_identity=settings.require_identity,
             learn_quality=settings.learn_quality,
         )
-        reader = open_engine(settings.database, read_only=True)
-        self._queries = Queries(
-            reader, clock=clock, policy=settings.policy, suggest_skills=settings.suggest_skills, lease=lease
+        self._reading = Reading(
+            lambda: Queries(
+                open_engine(settings.database, read_only=True),
+                clock=clock,
+                policy=settings.policy,
+                suggest_skills=settings.suggest_skills,
+                lease=lease,
+            )
         )
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="books")
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="queries")
         self._inbox: list[Delivery] = []
         self._arrived = asyncio.Event()
         self._no_claim = asyncio.Event()
@@ -103,9 +108,8 @@ class Coordinator:
                     _log.warning("waiting for the database", error=str(error))
                     await self._pause(AGAIN)
         self._writing.shutdown()
-        self._reading.shutdown()
+        self._reading.close()
         self._store.close()
-        self._queries.close()
 
     def stop(self) -> None:
         """Finish the batch in hand, give up the lead and return from `run`."""
@@ -218,9 +222,7 @@ class Coordinator:
         reply_to, correlation_id = delivery.properties.reply_to, delivery.properties.correlation_id
         try:
             if reply_to and self._may_answer(delivery):
-                kind, body = await asyncio.get_running_loop().run_in_executor(
-                    self._reading, self._queries.answer, delivery.routing_key, delivery.body
-                )
+                kind, body = await self._reading.answer(delivery.routing_key, delivery.body)
                 answer = Outgoing("", reply_to, body, type=kind, correlation_id=correlation_id, persistent=False)
                 await self._query_link.publish(answer)
         except StoreUnavailable as error:

@@ -144,6 +144,24 @@ class Place:
                 command = time.perf_counter() - start
                 yield ReadTime(read.arguments, busy, command, asyncio.run(self._ask(read.query)))
 
+    def beside(self, tasks: int, reading: Query, rounds: int, peak: PeakMemory) -> Iterator[tuple[float, float]]:
+        """Tasks per second done as they come: alone, and while a client reads, by turns."""
+        with self._coordinator(peak) as (processes, _), self._llm(processes):
+            asyncio.run(self._submit(WARM, wait=True))
+            for number in range(rounds):
+                turns = (None, reading) if number % 2 else (reading, None)
+                rates = {turn: tasks / asyncio.run(self._submit_beside(tasks, turn)) for turn in turns}
+                yield rates[None], rates[reading]
+
+    def queries(self, queries: Sequence[Query], times: int, peak: PeakMemory) -> list[list[float]]:
+        """The seconds that each of these takes while nothing goes on, so many times."""
+
+        async def ask() -> list[list[float]]:
+            return [[await self._ask(query) for _ in range(times)] for query in queries]
+
+        with self._coordinator(peak):
+            return asyncio.run(ask())
+
     # -- what runs -------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -181,6 +199,16 @@ class Place:
                     assert isinstance(handle, TaskHandle)
                     await handle.result(PATIENCE + tasks / 100)
             return time.perf_counter() - start
+
+    async def _submit_beside(self, tasks: int, reading: Query | None) -> float:
+        """The seconds until so many tasks are completed."""
+        async with Client(self.url) as client:
+            beside = asyncio.ensure_future(reading(client)) if reading else None
+            try:
+                return await self._submit(tasks, wait=True)
+            finally:
+                if beside:
+                    beside.cancel()
 
     async def _ask(self, query: Query) -> float:
         """The seconds that a query takes."""

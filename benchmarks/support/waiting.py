@@ -95,7 +95,9 @@ def _finished(seq: int, submitted: Instant, chance: random.Random) -> Task:
         task = _task(seq, submitted, Status.CANCELLED)
         task.finished_at = Instant(submitted + seconds(5))
         return task
-    task = _task(seq, submitted, Status.FAILED if share < 0.1 else Status.COMPLETED)
+    status = Status.FAILED if share < 0.1 else Status.COMPLETED
+    due = to_datetime(submitted + seconds(chance.expovariate(0.05))) if chance.random() < 0.3 else None
+    task = _task(seq, submitted, status, due=due)
     if chance.random() < 0.1:
         _attempt(task, "failed", chance)
     if task.status is Status.COMPLETED:
