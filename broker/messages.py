@@ -5,7 +5,7 @@ Version 1 of the protocol. docs/protocol.md describes every field for people.
 
 import math
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -35,7 +35,12 @@ TaskId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="1
 Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._:+/-]{0,62}$", description="a tag in lower case")]
 Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$", description="text without NUL")]
 MAX_TEXT = 20_000  # characters of a question or an answer
+Tool = Literal["send", "ask", "delegate", "ask_person", "share", "read"]
+TOOLS: tuple[Tool, ...] = get_args(Tool)  # what LLMs may do while they work
+MAX_NOTE = 100_000  # characters
 MAX_LEVELS = 100  # of nesting in what people and LLMs send; parsers read 200, and it is passed on with a few around it
+
+NoteName = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,100}$", description="1-100 characters on one line")]
 
 
 def _must_be_portable(value: JsonValue) -> JsonValue:
@@ -303,6 +308,31 @@ class Answer(Wire):
     id: TaskId
     question: TaskId | None = None
     answer: Annotated[Text, Field(max_length=MAX_TEXT)]
+
+
+class Share(Wire):
+    """Routing key `share`: put a note on a board, in place of the one of that name. See `board_of`."""
+
+    routing_key: ClassVar[str] = "share"
+
+    board: TaskId
+    name: NoteName
+    content: Annotated[Text, Field(max_length=MAX_NOTE)]
+    by: Annotated[str, Field(max_length=100)] | None = None
+
+
+class Read(Wire):
+    """Routing key `read`: ask for the note of that name; without a name, which notes there are."""
+
+    routing_key: ClassVar[str] = "read"
+
+    board: TaskId
+    name: NoteName | None = None
+
+
+def board_of(task_id: str, conversation_id: str | None) -> str:
+    """The notes board of a task: that of its conversation. Without one the task begins it, for all that it hands on."""
+    return conversation_id or task_id
 
 
 class Manage(Wish):

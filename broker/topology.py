@@ -94,7 +94,7 @@ def _exchange(name: str, kind: str) -> Exchange:
     return Exchange(name, kind, {"alternate-exchange": REJECTED})
 
 
-TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage", "answer")
+TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage", "answer", "share", "read")
 QUERY_KEYS = ("task", "tasks", "llms", "placement", "report", "messages", "conversations")
 
 SHARED = Topology(

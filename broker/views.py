@@ -175,6 +175,21 @@ class LLMList(View):
     llms: list[LLMView]
 
 
+class NoteView(View):
+    """A note on a board. `content` is there when it was asked for."""
+
+    name: str
+    by: str
+    at: datetime
+    content: str | None = None
+
+
+class NoteList(View):
+    """The answer to `read`: the note that was asked for, or all of the board by name, without what they say."""
+
+    notes: list[NoteView]
+
+
 class MessagesQuery(Wire):
     """Routing key `messages`: a page of messages, newest first. The answer is a MessagePage. Filters narrow."""
 

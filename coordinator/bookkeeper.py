@@ -15,7 +15,7 @@ from broker.topology import WORK, llm_address
 from coordinator import outbox
 from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Refuse
-from coordinator.core.events import Event, GroupStirred, Reported, Submitted, TaskEnded, Tick
+from coordinator.core.events import Event, GroupStirred, NotesRequested, Reported, Shared, Submitted, TaskEnded, Tick
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.policies import DEFAULT, load_policy
@@ -255,6 +255,16 @@ class Bookkeeper:
             self._machine.load(self._store.load(ids))
         self._load_tasks(id_ for event in events for id_ in self._machine.needs_besides(event))
         self._give_ancestry(events)
+        self._give_notes(events)
+
+    def _give_notes(self, events: list[Event]) -> None:
+        """Tell what is on the boards that are written or read. The text is needed only of a note that is read."""
+        for place, event in enumerate(events):
+            match event:
+                case Shared(note):
+                    events[place] = replace(event, known=tuple(self._store.notes(note.board)))
+                case NotesRequested(board, name):
+                    events[place] = replace(event, known=tuple(self._store.notes(board, name)))
 
     def _give_ancestry(self, events: list[Event]) -> None:
         """Tell new tasks for which another one waits already what they build on: only they can close a circle."""

@@ -12,7 +12,7 @@ from broker.access import may_be_answered_at, speaks_for
 from broker.connection import UNDECODABLE, Delivery
 from broker.errors import DecodeError, Problem
 from broker.ids import uuid7
-from broker.instants import Instant, from_datetime, to_iso
+from broker.instants import EPOCH, Instant, from_datetime, to_iso
 from broker.mail import MessageProgress
 from broker.mailer import read_message
 from broker.messages import (
@@ -25,9 +25,11 @@ from broker.messages import (
     Manage,
     Presence,
     Progress,
+    Read,
     Result,
     Resume,
     Retry,
+    Share,
     Submission,
     Update,
     Wait,
@@ -44,16 +46,20 @@ from coordinator.core.events import (
     ManageRequested,
     MessageSent,
     MessageUndelivered,
+    Note,
+    NotesRequested,
     Progressed,
     Reported,
     Resumed,
     RetryRequested,
     Seen,
     Sender,
+    Shared,
     Submitted,
     UpdateRequested,
     Waited,
 )
+from coordinator.core.requests import ANYBODY
 from coordinator.core.task import DEFAULT_PRIORITY
 from coordinator.outbox import Item, Keep
 
@@ -153,6 +159,14 @@ def _request(delivery: Delivery, limit: int) -> Event:
         case "answer":
             given = decode(Answer, delivery.body, limit=limit)
             return AnswerGiven(given.id, given.answer, given.question, sender)
+        case "share":
+            share = decode(Share, delivery.body, limit=limit)
+            by = share.by or sender.user or ANYBODY
+            _must_be_text("by", by)
+            return Shared(Note(share.board, share.name, share.content, by, EPOCH), sender)
+        case "read":
+            wanted = decode(Read, delivery.body, limit=limit)
+            return NotesRequested(wanted.board, wanted.name, sender)
         case "manage":
             return ManageRequested(decode(Manage, delivery.body, limit=limit), sender)
         case _:

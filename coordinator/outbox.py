@@ -21,12 +21,12 @@ from coordinator.core.commands import (
     AnnounceLLM,
     AnnounceMessage,
     Answer,
-    AnswerLLM,
     Assign,
     Command,
     Deliver,
     DrainInstance,
     Refuse,
+    Reply,
     Stop,
     Tell,
 )
@@ -59,8 +59,8 @@ def _packed(item: Item) -> tuple[Any, ...]:
     match item:
         case Announce(at, shown, what):
             return ("event", at, shown["id"], shown["status"], shown.get("llm"), what)
-        case AnswerLLM(reply_to, correlation_id, shown):
-            return ("answer-llm", reply_to, correlation_id, shown)
+        case Reply(kind, reply_to, correlation_id, shown):
+            return ("reply", kind, reply_to, correlation_id, shown)
         case DrainInstance(llm, instance):
             return ("drain", llm, instance)
         case Answer(kind, reply_to, correlation_id, shown):
@@ -120,8 +120,8 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
                 items.append(AnnounceMessage(at, _message(message)))
             case "deliver", [message, to]:
                 items.append(Deliver(_message(message), to))
-            case "answer-llm", fields:
-                items.append(AnswerLLM(*fields))
+            case "reply", fields:
+                items.append(Reply(*fields))
             case "drain", fields:
                 items.append(DrainInstance(*fields))
             case "llm", fields:

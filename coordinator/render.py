@@ -19,11 +19,11 @@ from coordinator.core.commands import (
     AnnounceLLM,
     AnnounceMessage,
     Answer,
-    AnswerLLM,
     Assign,
     Deliver,
     DrainInstance,
     Refuse,
+    Reply,
     Stop,
     Tell,
     View,
@@ -53,8 +53,8 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
         match item:
             case Announce(at, view, what):
                 yield _task_event(view, what or view["status"], to_iso(at) or "", body_of(view))
-            case AnswerLLM(reply_to, correlation_id, shown_llm):
-                yield _answer(reply_to, to_json(shown_llm), "llm.accepted", correlation_id)
+            case Reply(kind, reply_to, correlation_id, shown):
+                yield _answer(reply_to, to_json(shown), kind, correlation_id)
             case DrainInstance(llm, instance):
                 yield _order(llm, instance, Drain())
             case Answer(kind, reply_to, correlation_id, view):

@@ -226,6 +226,16 @@ llm_slots = Table(  # how many slots an LLM has had, from each moment on
     Column("slots", Integer, nullable=False),
 )
 
+notes = Table(
+    "notes",
+    metadata,
+    Column("board", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("content", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
 outbox = Table(
     "outbox",
     metadata,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import ClauseElement, Connection, Engine, Table, bindparam, func, insert, select, update
+from sqlalchemy import ClauseElement, Connection, Engine, Table, bindparam, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
@@ -17,7 +17,7 @@ from broker.instants import EPOCH, Instant, Micros
 from broker.messages import Status
 from coordinator import schema
 from coordinator.core.board import Changes
-from coordinator.core.events import NEVER
+from coordinator.core.events import NEVER, Note
 from coordinator.core.pool import LLM
 from coordinator.core.task import Attempt, Task
 from coordinator.driver import delete_rows, insert_rows, keep_rows, rows_with, update_rows, upsert_rows
@@ -44,7 +44,7 @@ _CHUNK = 500  # ids in one IN (…)
 _tasks, _attempts, _dependencies = schema.tasks, schema.attempts, schema.dependencies
 _labels, _skills, _llms = schema.labels, schema.skills, schema.llms
 _outbox, _leader = schema.outbox, schema.leader
-_messages = schema.messages
+_messages, _notes = schema.messages, schema.notes
 
 # Statements of every batch, built once: building one costs more than running it.
 _extend_lease = update(_leader).where(_leader.c.epoch == bindparam("mine")).values(expires_at=bindparam("until"))
@@ -149,6 +149,7 @@ class Store:
             self._write_messages(connection, changes)
             slots = [{"llm": llm, "at": at, "slots": count} for llm, (at, count) in changes.slots.items()]
             upsert_rows(connection, schema.llm_slots, slots)
+            upsert_rows(connection, _notes, [note._asdict() for note in changes.notes.values()])
             if outbox is None:
                 return None
             row: int = connection.exec_driver_sql(self._post, {"text": outbox}).scalar_one()
@@ -282,6 +283,13 @@ class Store:
         """Whether any task is part of another."""
         with self._transaction() as connection:
             return connection.scalar(select(_tasks.c.id).where(schema.is_child).limit(1)) is not None
+
+    def notes(self, board: str, content_of: str | None = None) -> list[Note]:
+        """The notes of a board, with the text of that one only."""
+        content = case((_notes.c.name == content_of, _notes.c.content))
+        wanted = select(_notes.c.board, _notes.c.name, content, _notes.c.by, _notes.c.at)
+        with self._transaction() as connection:
+            return [Note(*row) for row in connection.execute(wanted.where(_notes.c.board == board))]
 
     def any_dependencies(self) -> bool:
         """Whether any task depends on another."""

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from broker.errors import ConfigurationError, Problem
-from broker.messages import Level, Name, Seconds, Tag, problems
+from broker.messages import Level, Name, Seconds, Tag, Tool, problems
 from broker.settings import Settings, load_settings
 
 FILE = "fluffle.toml"
@@ -28,6 +28,11 @@ class LLMTable(BaseModel):
     skills: dict[Tag, Level] = Field({}, description="a table of levels from 0 to 1, or a list of tags with level 1")
     labels: list[Tag] = Field([], description="what it is, as a list of tags: `local`, if nothing leaves its computer")
     groups: list[Name] = Field([], description="groups whose messages it gets")
+    tools: list[Tool] | Literal["all", "none"] | None = Field(
+        None,
+        description="what it may do while it works: `all`, `none`, or a list of `send`, `ask`, `delegate`, "
+        "`ask_person`, `share` and `read`; without it `all` for `exec` and `handler`, `none` for `model`",
+    )
     slots: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="tasks at the same time")
     instructions: str | None = Field(None, description="how it is to work, as text")
     instructions_file: str | None = Field(None, description="the same in a file, from the folder of `fluffle.toml` on")
@@ -60,6 +65,7 @@ class LLMTable(BaseModel):
             "--handler": self.handler,
             "--skills": skills or None,
             "--labels": ",".join(self.labels) or None,
+            "--tools": self.tools if isinstance(self.tools, str | None) else ",".join(self.tools) or "none",
             "--slots": str(self.slots),
             "--instructions": None if instructions is None else str(instructions),
             "--description": self.description or None,

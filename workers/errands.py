@@ -16,11 +16,13 @@ from pydantic import BaseModel
 from broker.connection import Delivery, Outgoing
 from broker.errors import BrokerError, Problem, QueryRejected, TaskRejected
 from broker.link import Link
-from broker.messages import Rejection, Retry, Status, Submission, Wire, decode
+from broker.messages import Read, Rejection, Retry, Share, Status, Submission, Wire, decode
 from broker.topology import QUERIES, TASKS
-from broker.views import LLMsQuery, TaskView
+from broker.views import LLMList, LLMsQuery, LLMView, NoteList, NoteView, TaskView
 
 COORDINATOR = "coordinator"  # who has ended a task, in its history, when its parent was over
+
+_ERRAND = "errand-"  # how its correlation ids begin
 
 V = TypeVar("V", bound=BaseModel)
 
@@ -66,10 +68,20 @@ class Errands:
         self._waiting: dict[str, _Errand] = {}
         self._numbers = itertools.count(1)
 
-    async def llms(self, query: LLMsQuery, kind: type[V]) -> V:
-        """The answer to a query. Raises QueryRejected and BrokerError."""
-        with self._under_way(self._request(QUERIES, query.routing_key, query)) as errand:
-            return await errand.answer(kind)
+    async def llms(self) -> list[LLMView]:
+        """Every LLM that has ever said hello. Raises BrokerError."""
+        with self._under_way(self._request(QUERIES, LLMsQuery.routing_key, LLMsQuery())) as errand:
+            return (await errand.answer(LLMList)).llms
+
+    async def share(self, note: Share) -> None:
+        """Put a note on a board. Raises TaskRejected and BrokerError."""
+        with self._under_way(self._request(TASKS, note.routing_key, note)) as errand:
+            await errand.answer(NoteView)
+
+    async def read(self, note: Read) -> list[NoteView]:
+        """The note of that name. Raises TaskRejected and BrokerError."""
+        with self._under_way(self._request(TASKS, note.routing_key, note)) as errand:
+            return (await errand.answer(NoteList)).notes
 
     async def delegate(self, task: Submission) -> TaskView:
         """Submit a task that has its id, and wait for its end. One that is known already is waited for.
@@ -89,10 +101,15 @@ class Errands:
             return await _end(errand, await errand.answer(TaskView))
 
     def take(self, delivery: Delivery) -> None:
-        """An answer has come. One that nobody waits for any more is dropped."""
+        """An answer has come, see `is_answer`. One that nobody waits for any more is dropped."""
         properties = delivery.properties
         if errand := self._waiting.get(properties.correlation_id or ""):
             errand.take(_Answer(properties.type or "", delivery.body))
+
+    @staticmethod
+    def is_answer(delivery: Delivery) -> bool:
+        """Whether what has come to the control queue answers something that was asked here."""
+        return (delivery.properties.correlation_id or "").startswith(_ERRAND)
 
     def send_again(self) -> None:
         """After a reconnect: publish what is under way."""
@@ -105,7 +122,7 @@ class Errands:
             exchange,
             routing_key,
             body.encode(),
-            correlation_id=f"errand-{next(self._numbers)}",
+            correlation_id=f"{_ERRAND}{next(self._numbers)}",
             reply_to=self._reply_to,
         )
 

@@ -21,7 +21,7 @@ from broker.connection import Delivery
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
 from broker.link import Link
 from broker.mailer import Mailer
-from broker.messages import Control, Drain, Presence, Stop, Tell, decode, problems
+from broker.messages import Control, Drain, Presence, Stop, Tell, Tool, decode, problems
 from broker.settings import Settings
 from broker.topology import SHARED, control_address, instance_topology, llm_address, llm_topology, work_queue
 from workers.attempt import failed
@@ -30,7 +30,7 @@ from workers.mailbox import PREFETCH, Mailbox
 from workers.models.base import LLM
 from workers.reporter import RETRY_FIRST, RETRY_MOST, Reporter
 from workers.spool import Spool
-from workers.tools import TOOLS, Office
+from workers.tools import Office
 from workers.workload import Workload
 
 LEAVE_WITHIN = 10.0
@@ -68,8 +68,8 @@ class Worker:
         description: str = "",
         instructions: str | None = None,
         timeout: float | None = None,
-        tools: Iterable[str] = TOOLS,
         groups: Sequence[str] = (),
+        tools: Iterable[Tool] = (),
     ) -> None:
         """`skills` maps tags to levels from 0 to 1; `labels` are tags such as `local`; `tools` are what it may use.
 
@@ -193,20 +193,20 @@ class Worker:
                 raise BrokerError(f"its user may declare no more than its own queues ({error})") from error
         await self._link.declare(instance_topology(self._name, self.instance))
         self._reporter = Reporter(self._link, spool, name=self._name, instance=self.instance)
-        self._errands = Errands(self._link, control_address(self._name, self.instance))
-        self._workload = Workload(
-            self._llm,
-            self._reporter,
-            Office(self._name, self._tools, self._errands),
-            slots=self._presence.slots,
-            instructions=self._instructions,
-            timeout=self._timeout,
-            on_change=self._leave_if_done,
-        )
         self._mailer = Mailer(
             self._link,
             control_address(self._name, self.instance),
             require_identity=self._settings.require_identity,
+        )
+        self._errands = Errands(self._link, control_address(self._name, self.instance))
+        self._workload = Workload(
+            self._llm,
+            self._reporter,
+            Office(self._name, self._tools, self._errands, self._mailer),
+            slots=self._presence.slots,
+            instructions=self._instructions,
+            timeout=self._timeout,
+            on_change=self._leave_if_done,
         )
         self._mailbox = Mailbox(
             self._llm,
@@ -261,9 +261,11 @@ class Worker:
     # -- what goes on meanwhile ------------------------------------------------------------------------------------
 
     def _on_control(self, delivery: Delivery) -> None:
+        if Errands.is_answer(delivery):
+            self._errands.take(delivery)
+            return
         if delivery.properties.correlation_id is not None:  # orders answer nothing
-            if not self._mailer.take(delivery):
-                self._errands.take(delivery)
+            self._mailer.take(delivery)
             return
         try:
             order = decode(_ControlMessage, delivery.body).root

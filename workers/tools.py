@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
-from broker.errors import BrokerError, FluffleError, QueryRejected, TaskRejected
-from broker.messages import LOCAL_ONLY, Assignment, Status, Submission, problems
-from broker.views import LLMList, LLMsQuery, LLMView, TaskView
+from broker.errors import AccessRefused, BrokerError, FluffleError, RequestError
+from broker.mail import Message, is_address, made_from, new_message
+from broker.mailer import Mailer
+from broker.messages import LOCAL_ONLY, Assignment, Read, Share, Status, Submission, Tool, board_of, problems
+from broker.topology import llm_address
+from broker.views import LLMView, TaskView
 from workers.errands import Errands
 from workers.waiting import Parking
 
-TOOLS = ("send", "ask", "delegate", "ask_person", "share", "read")
+ANSWER_WITHIN = 300.0  # seconds
 
 T = TypeVar("T")
 
@@ -32,8 +35,14 @@ class Office:
     """What all attempts of a worker share to reach others. `tools` are those that its LLM may use."""
 
     name: str
-    tools: frozenset[str]
+    tools: frozenset[Tool]
     errands: Errands
+    mailer: Mailer
+
+    @property
+    def address(self) -> str:
+        """The address of the LLM."""
+        return llm_address(self.name)
 
 
 class Desk:
@@ -44,11 +53,12 @@ class Desk:
         self._assignment = assignment
         self._parking = parking
         self._priority = priority
+        self._board = board_of(assignment.task_id, assignment.conversation_id)
         self._answers = list(assignment.answers)
-        self._requests: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()  # what was asked and said, to tell what is the same once more
 
     @property
-    def tools(self) -> frozenset[str]:
+    def tools(self) -> frozenset[Tool]:
         """The names of the tools that this LLM may use."""
         return self._office.tools
 
@@ -60,6 +70,33 @@ class Desk:
             yield desk
         finally:
             desk.close()
+
+    async def send(self, to: str, text: str) -> None:
+        """Send a message, without waiting for an answer.
+
+        Args:
+            to: Who gets it: the name of an LLM, or an address such as user.ana, group.reviewers or all.
+            text: What to say.
+        """
+        self._must_be_allowed("send")
+        with _reasons():
+            await self._office.mailer.send(self._letter(to, text))
+
+    async def ask(self, to: str, question: str, timeout: float = ANSWER_WITHIN) -> str:
+        """Ask another LLM, or a person by name, and wait for the answer.
+
+        For a task of its own, use delegate.
+
+        Args:
+            to: Who is asked: the name of an LLM, or an address such as user.ana.
+            question: The question, with all that is needed to answer it.
+            timeout: Seconds to wait for the answer.
+        """
+        self._must_be_allowed("ask")
+        with _reasons():
+            message = new_message(self._office.address, _address(to), question, conversation_id=self._board)
+            async with self._parking.parked():
+                return (await self._office.mailer.ask(message, timeout)).content
 
     async def delegate(
         self,
@@ -93,14 +130,10 @@ class Desk:
             "timeout": timeout,
         }
         task = self._child(given)
-        try:
+        with _reasons():
             await self._must_be_possible(task)
             async with self._parking.parked():
                 view = await self._office.errands.delegate(task)
-        except (TaskRejected, QueryRejected) as error:
-            raise ToolError(f"the task is refused: {error}") from error
-        except BrokerError as error:
-            raise ToolError(f"the task cannot be handed on: {error}") from error
         return _result(view)
 
     async def ask_person(self, question: str, choices: Sequence[str] = ()) -> str:
@@ -117,41 +150,72 @@ class Desk:
             if earlier.question == question:
                 self._answers.remove(earlier)
                 return earlier.answer
-        try:
+        with _reasons():
             return await self._parking.ask(question, choices)
-        except ValidationError as error:
-            raise ToolError("; ".join(map(str, problems(error)))) from error
 
-    def _must_be_allowed(self, tool: str) -> None:
+    async def share(self, name: str, content: str) -> None:
+        """Put a note on the board of this task and of all that work on it, in place of the one of that name.
+
+        Args:
+            name: The name of the note, on one line.
+            content: What it says.
+        """
+        self._must_be_allowed("share")
+        with _reasons():
+            note = Share(board=self._board, name=name, content=content, by=self._office.address)
+            await self._office.errands.share(note)
+
+    async def read(self, name: str) -> str:
+        """Read a note from the board of this task.
+
+        Args:
+            name: The name of the note. If there is none of that name, you are told which there are.
+        """
+        self._must_be_allowed("read")
+        with _reasons():
+            [note] = await self._office.errands.read(Read(board=self._board, name=name))
+        return note.content or ""
+
+    def _must_be_allowed(self, tool: Tool) -> None:
         if tool not in self.tools:
             raise ToolError(f"{self._office.name} may not use {tool}")
+
+    def _letter(self, to: str, text: str) -> Message:
+        """The message to send. Its id follows from what it says: what another attempt sends again is read once."""
+        address = _address(to)
+        number = self._once_more(f"{address} {text}")
+        message_id = made_from(self._assignment.task_id, address, text, str(number))
+        return new_message(self._office.address, address, text, id=message_id, conversation_id=self._board)
+
+    def _once_more(self, said: str) -> int:
+        """How often this was said before in this attempt."""
+        self._told[said] += 1
+        return self._told[said] - 1
 
     def _child(self, given: dict[str, Any]) -> Submission:
         """The task to hand on. Its id follows from what is asked, so that another attempt finds it again."""
         it = self._assignment
-        try:
+        with _reasons():
             request = hashlib.sha256(to_json((it.task_id, given))).hexdigest()[:12]
-            self._requests[request] += 1
-            if (count := self._requests[request]) > 1:  # the same once more
-                request = f"{request}.{count}"
+            if number := self._once_more(request):
+                request = f"{request}.{number + 1}"
             return Submission(
                 **{key: value for key, value in given.items() if value is not None},
                 id=f"{it.task_id[: 63 - len(request)]}.{request}",
                 priority=self._priority,
                 labels=[LOCAL_ONLY] if LOCAL_ONLY in it.labels else [],
                 parent_id=it.task_id,
-                conversation_id=it.conversation_id or it.task_id,
+                conversation_id=self._board,
             )
-        except ValidationError as error:
-            raise ToolError("; ".join(map(str, problems(error)))) from error
-        except ValueError as error:
-            raise ToolError(f"what is handed on must be JSON: {error}") from error
 
     async def _must_be_possible(self, task: Submission) -> None:
         """A name or a skill that nobody has would be waited for without end."""
         if not task.skills and not task.assignee:
             return
-        known = (await self._office.errands.llms(LLMsQuery(), LLMList)).llms
+        try:
+            known = await self._office.errands.llms()
+        except AccessRefused:
+            return  # an LLM with no more than its own rights does not see the others
         if task.assignee and task.assignee not in {llm.name for llm in known}:
             raise ToolError(f"there is no LLM named {task.assignee}; there are: {_introduced(known)}")
         if not task.assignee and not any(llm.skills.keys() >= set(task.skills) for llm in known):
@@ -167,9 +231,17 @@ class BlockingDesk:
         self._calls: set[Future[Any]] = set()
 
     @property
-    def tools(self) -> frozenset[str]:
+    def tools(self) -> frozenset[Tool]:
         """The names of the tools that this LLM may use."""
         return self._desk.tools
+
+    def send(self, to: str, text: str) -> None:
+        """`Desk.send`."""
+        self._wait(self._desk.send(to, text))
+
+    def ask(self, to: str, question: str, timeout: float = ANSWER_WITHIN) -> str:
+        """`Desk.ask`."""
+        return self._wait(self._desk.ask(to, question, timeout))
 
     def delegate(self, description: str, **given: Any) -> Any:
         """`Desk.delegate`."""
@@ -178,6 +250,14 @@ class BlockingDesk:
     def ask_person(self, question: str, choices: Sequence[str] = ()) -> str:
         """`Desk.ask_person`."""
         return self._wait(self._desk.ask_person(question, choices))
+
+    def share(self, name: str, content: str) -> None:
+        """`Desk.share`."""
+        self._wait(self._desk.share(name, content))
+
+    def read(self, name: str) -> str:
+        """`Desk.read`."""
+        return self._wait(self._desk.read(name))
 
     def close(self) -> None:
         """The attempt is over: whoever still waits gets a ToolError."""
@@ -193,6 +273,23 @@ class BlockingDesk:
             raise ToolError("the attempt is over") from error
         finally:
             self._calls.discard(future)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever can go wrong, as a ToolError that tells it."""
+    try:
+        yield
+    except ValidationError as error:
+        raise ToolError("; ".join(map(str, problems(error)))) from error
+    except PydanticSerializationError as error:
+        raise ToolError(f"what is handed on must be JSON: {error}") from error
+    except (RequestError, BrokerError, TimeoutError) as error:
+        raise ToolError(str(error)) from error
+
+
+def _address(to: str) -> str:
+    return to if is_address(to) else llm_address(to)
 
 
 def _result(view: TaskView) -> Any:

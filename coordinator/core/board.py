@@ -13,7 +13,7 @@ from broker.mail import Message
 from broker.messages import Status
 from coordinator.core.assignment import Decision
 from coordinator.core.commands import Announce, AnnounceLLM, Answer, AnswerType, Assign, Command, Refuse, Stop, View
-from coordinator.core.events import NEVER, Reported, Sender, Submitted
+from coordinator.core.events import NEVER, Note, Reported, Sender, Submitted
 from coordinator.core.lifecycle import Trigger
 from coordinator.core.pool import LLM, Standing
 from coordinator.core.ready import Ready
@@ -35,6 +35,7 @@ class Changes:
     met: list[str] = field(default_factory=list)  # ids of ended tasks whose dependents have been told
     llms: dict[str, LLM] = field(default_factory=dict)
     messages: dict[str, tuple[Message, Instant]] = field(default_factory=dict)  # by id, with when they came
+    notes: dict[tuple[str, str], Note] = field(default_factory=dict)  # by board and name
     undelivered: list[str] = field(default_factory=list)  # ids of messages
     slots: dict[str, tuple[Instant, int]] = field(default_factory=dict)  # of LLMs: how many, from when on
 

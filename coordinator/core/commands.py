@@ -114,24 +114,15 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerLLM:
-    """Tell whoever managed an LLM how it stands."""
+class Reply:
+    """Tell whoever asked for something that is not a task: `llm.accepted`, `note.accepted`, `note.answer`."""
 
+    type: str
     reply_to: str
     correlation_id: str | None
     view: View
 
 
 Command = (
-    Assign
-    | Stop
-    | Tell
-    | DrainInstance
-    | Answer
-    | AnswerLLM
-    | Refuse
-    | Announce
-    | AnnounceLLM
-    | AnnounceMessage
-    | Deliver
+    Assign | Stop | Tell | DrainInstance | Answer | Reply | Refuse | Announce | AnnounceLLM | AnnounceMessage | Deliver
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from broker.instants import Instant
 from broker.mail import Message
@@ -82,6 +82,35 @@ class AnswerGiven:
     answer: str
     question: str | None = None
     sender: Sender = Sender()
+
+
+class Note(NamedTuple):
+    """What somebody has put on a board. `content` is None where only the name matters."""
+
+    board: str
+    name: str
+    content: str | None
+    by: str
+    at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Somebody puts a note on a board. `known` are those that the database has there."""
+
+    note: Note
+    sender: Sender = Sender()
+    known: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NotesRequested:
+    """Somebody reads a note, or asks which there are. `known` are those that the database has there."""
+
+    board: str
+    name: str | None = None
+    sender: Sender = Sender()
+    known: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +224,8 @@ Correspondence = MessageSent | MessageUndelivered
 Event = (
     Request
     | AnswerGiven
+    | Shared
+    | NotesRequested
     | Correspondence
     | Seen
     | Left

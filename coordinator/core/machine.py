@@ -26,12 +26,14 @@ from coordinator.core.events import (
     ManageRequested,
     MessageSent,
     MessageUndelivered,
+    NotesRequested,
     Progressed,
     Reported,
     Request,
     Resumed,
     RetryRequested,
     Seen,
+    Shared,
     Submitted,
     TaskEnded,
     Tick,
@@ -41,6 +43,7 @@ from coordinator.core.events import (
 from coordinator.core.expertise import Expertise
 from coordinator.core.groups import Groups, groups_named_in, reserved
 from coordinator.core.mail import Mail
+from coordinator.core.notes import Notes
 from coordinator.core.pool import LLM
 from coordinator.core.questions import Questions
 from coordinator.core.requests import Requests
@@ -74,6 +77,7 @@ class Machine:
         self._learn_quality = learn_quality
         self._work = Work(self.board)
         self._questions = Questions(self.board)
+        self._notes = Notes(self.board)
         self._mail = Mail(self.board)
         self._policy = policy or EarliestFinish()
         self._looked_at = EPOCH
@@ -101,7 +105,9 @@ class Machine:
                 return (task_id, *parts)
             case Tick(woken, overdue):
                 return (*woken, *overdue)
-            case Seen() | Left() | Progressed() | Waited() | Resumed() | ManageRequested():
+            case (
+                Seen() | Left() | Progressed() | Waited() | Resumed() | ManageRequested() | Shared() | NotesRequested()
+            ):
                 return ()
             case MessageSent() | MessageUndelivered():
                 return ()
@@ -243,6 +249,10 @@ class Machine:
                 self._questions.resumed(event, now)
             case AnswerGiven():
                 self._questions.answered(event, now)
+            case Shared():
+                self._notes.shared(event, now)
+            case NotesRequested():
+                self._notes.requested(event)
             case TaskEnded():
                 self._requests.task_ended(event, now)
             case GroupStirred():

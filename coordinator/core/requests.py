@@ -9,7 +9,7 @@ from broker.errors import Problem
 from broker.instants import NO_TIME, Instant, from_datetime, to_iso
 from broker.messages import Failure, Status, Submission
 from coordinator.core.board import NO_SUCH_TASK, Board, final_answer
-from coordinator.core.commands import AnswerLLM, DrainInstance
+from coordinator.core.commands import DrainInstance, Reply
 from coordinator.core.dependencies import find_cycle
 from coordinator.core.estimates import text_length
 from coordinator.core.events import (
@@ -274,7 +274,8 @@ class Requests:
         self._b.changes.llms[llm.name] = llm
         self._b.announce_llm(llm, before, now)
         if sender.reply_to:
-            self._b.say(AnswerLLM(sender.reply_to, sender.correlation_id, llm_view(llm, llm.tasks(), now)))
+            view = llm_view(llm, llm.tasks(), now)
+            self._b.say(Reply("llm.accepted", sender.reply_to, sender.correlation_id, view))
 
     def _wrong_assignee(self, name: str | None, *, force: bool = False) -> Problem | None:
         if name is None or force or name in self._b.llms:

@@ -20,6 +20,7 @@ COMMANDS = (
     LazyCommand("web", "fluffle.cli.web:web", "Serve the web page."),
     LazyCommand("rejected", "fluffle.cli.rejected:rejected", "Look at rejected messages, requeue or drop them."),
     LazyCommand("worker", "fluffle.cli.worker:worker", "Run an LLM as a worker."),
+    LazyCommand("tool", "fluffle.cli.tool:tool", "For a command that a worker runs: send, ask, delegate, …"),
     LazyCommand("coordinator", "fluffle.cli.coordinator:coordinator", "Run the coordinator."),
     LazyCommand("broker", "fluffle.cli.broker:broker", "Manage the private RabbitMQ node, and prepare any other."),
 )

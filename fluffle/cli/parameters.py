@@ -123,6 +123,25 @@ class Weights(click.ParamType[dict[str, float]]):
         return {name: float(number) for name, _, number in split}
 
 
+class Tools(click.ParamType[list[str]]):
+    """Tools of an LLM with commas between them, or `all`, or `none`."""
+
+    name = "tools"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """The names of the tools."""
+        from broker.messages import TOOLS
+
+        if isinstance(value, list):
+            return value
+        if value in ("all", "none"):
+            return list(TOOLS) if value == "all" else []
+        tools = [name.strip().replace("-", "_") for name in value.split(",") if name.strip()]
+        if unknown := [name for name in tools if name not in TOOLS]:
+            raise click.BadParameter(f"{unknown[0]!r} is none of all, none, {', '.join(TOOLS)}", ctx, param)
+        return tools
+
+
 class Nothing(Enum):
     """What `OrNothing` gives for its word: None would mean that the option was not given."""
 

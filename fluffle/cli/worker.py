@@ -1,11 +1,12 @@
 """`fluffle worker`: one LLM, at work."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fluffle.cli.main import INTERRUPTED, OK
-from fluffle.cli.parameters import Duration, Name, Names, Skills, flat
+from fluffle.cli.parameters import Duration, Name, Names, Skills, Tools, flat
 
 
 @click.command()
@@ -17,6 +18,12 @@ from fluffle.cli.parameters import Duration, Name, Names, Skills, flat
 @click.option("--skills", "-k", multiple=True, type=Skills(), help="What it can do, and how well: python=0.9,review.")
 @click.option("--labels", "-l", multiple=True, type=Names(), help="What it is: local, if nothing leaves its computer.")
 @click.option("--group", "-g", "groups", multiple=True, type=Name(), help="Get the messages to this group. Repeat it.")
+@click.option(
+    "--tools",
+    type=Tools(),
+    help="What it may do while it works: all, none, or some of send, ask, delegate, ask_person, "
+    "share, read.  [default: all for --exec and --handler, none for --model]",
+)
 @click.option("--slots", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Tasks at the same time.")
 @click.option(
     "--instructions",
@@ -32,6 +39,7 @@ def worker(
     skills: tuple[dict[str, float], ...],
     labels: tuple[list[str], ...],
     groups: tuple[str, ...],
+    tools: list[Any] | None,
     slots: int,
     instructions: Path | None,
     timeout: float | None,
@@ -55,6 +63,7 @@ def worker(
 
     from broker.locate import amqp_url
     from broker.logs import configure_logging
+    from broker.messages import TOOLS
     from broker.settings import load_settings
     from fluffle.cli.interpreter import set_up_for_long
     from workers.models.factory import build_llm
@@ -80,6 +89,7 @@ def worker(
             description=description,
             instructions=guidance,
             timeout=timeout,
+            tools=tools if tools is not None else () if way["model"] else TOOLS,
         )
         signals = 0
 

@@ -80,3 +80,38 @@ def test_a_question_outlives_the_worker_that_asked(site: Site, person: SyncClien
     assert task.result(20) == {"Which colour?": "blue", "Which size?": "small"}
     assert [effect["attempt"] for effect in ledger.effects("started")] == [1, 2]
     assert len(person.task(task.id).questions) == 2
+
+
+def test_what_cannot_be_done_is_told_to_the_llm(site: Site, person: SyncClient) -> None:
+    site.worker("ada", "--handler", f"{HERE}:consult", "--tools", "delegate,send", "--skills", "talk")
+    tries = [
+        ["delegate", {"description": "x", "assignee": "nobody"}],
+        ["delegate", {"description": "x", "skills": ["dance"]}],
+        ["delegate", {"description": "work", "assignee": "ada", "inputs": 1}],
+        ["send", {"to": "user.nobody", "text": "hello"}],
+        ["ask_person", {"question": "may I?"}],
+    ]
+    unknown, unable, failed, undelivered, denied = person.submit("try", inputs=tries, max_attempts=1).result(30)
+    assert unknown == "ToolError: there is no LLM named nobody; there are: ada (talk)"
+    assert unable == "ToolError: no LLM has the skills dance; there are: ada (talk)"
+    assert failed.startswith("ToolError: task ")
+    assert "failed: TypeError" in failed
+    assert undelivered == "ToolError: nobody has the address user.nobody"
+    assert denied == "ToolError: ada may not use ask_person"
+
+
+def test_all_that_work_on_a_task_share_notes(site: Site, person: SyncClient) -> None:
+    for name in ("ada", "bea"):
+        site.worker(name, "--handler", f"{HERE}:consult")
+    part = [["read", {"name": "plan"}], ["share", {"name": "facts", "content": "two"}], ["read", {"name": "none"}]]
+    whole = [
+        ["share", {"name": "plan", "content": "first"}],
+        ["share", {"name": "plan", "content": "last"}],
+        ["delegate", {"description": "a part", "assignee": "bea", "inputs": part}],
+        ["read", {"name": "facts"}],
+    ]
+    _, _, from_bea, facts = person.submit("the whole", assignee="ada", inputs=whole).result(30)
+    assert from_bea == ["last", None, "ToolError: name: there is no note none; there are: facts, plan"]
+    assert facts == "two"
+    empty = person.submit("another", assignee="ada", inputs=[["read", {"name": "plan"}]]).result(30)
+    assert empty == ["ToolError: name: there is no note plan; the board is empty"]

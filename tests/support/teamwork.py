@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.support.handlers import write_effect
 from workers.models.base import Job
-from workers.tools import BlockingDesk, Desk
+from workers.tools import BlockingDesk, Desk, ToolError
 
 
 async def hand_on(job: Job, desk: Desk) -> list[str]:
@@ -51,3 +51,14 @@ async def fail_once(job: Job, desk: Desk) -> str:
 async def count(job: Job) -> str:
     """Returns the token of its effect."""
     return write_effect(job, "done")
+
+
+async def consult(job: Job, desk: Desk) -> Any:
+    """Does with its desk what the inputs say, one after the other; returns what came of it, or why it did not."""
+    told = []
+    for tool, arguments in job.inputs:
+        try:
+            told.append(await getattr(desk, tool)(**arguments))
+        except ToolError as error:
+            told.append(f"ToolError: {error}")
+    return told

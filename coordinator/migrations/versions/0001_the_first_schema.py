@@ -115,6 +115,15 @@ def upgrade() -> None:
     op.create_index("messages_of_conversation", "messages", ["conversation_id", "seq"], unique=False)
     op.create_index("messages_to", "messages", ["receiver", "seq"], unique=False)
     op.create_table(
+        "notes",
+        sa.Column("board", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("content", sa.Text(), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("board", "name"),
+    )
+    op.create_table(
         "outbox",
         sa.Column("batch", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("messages", sa.Text(), nullable=False),
@@ -277,6 +286,7 @@ def downgrade() -> None:
     op.drop_table("tasks")
     op.drop_table("skills")
     op.drop_table("outbox")
+    op.drop_table("notes")
     op.drop_index("messages_to", table_name="messages")
     op.drop_index("messages_of_conversation", table_name="messages")
     op.drop_index("messages_from", table_name="messages")

@@ -1,0 +1,55 @@
+"""Notes that LLMs and people share: a board for every conversation, with the last word under each name."""
+
+from broker.errors import Problem
+from broker.instants import Instant, to_iso
+from coordinator.core.board import Board
+from coordinator.core.commands import Reply
+from coordinator.core.events import Note, NotesRequested, Sender, Shared
+
+MOST_NOTES = 200  # on one board
+
+
+class Notes:
+    """Keeps notes, and shows them."""
+
+    def __init__(self, board: Board) -> None:
+        self._b = board
+
+    def shared(self, event: Shared, now: Instant) -> None:
+        """Put a note on its board, in place of the one of that name."""
+        note = event.note
+        names = self._names(note.board, event.known)
+        if note.name not in names and len(names) >= MOST_NOTES:
+            full = f"the board has {MOST_NOTES} notes, and no room for another; replace one of them"
+            self._b.refuse(note.board, event.sender, Problem("name", full))
+            return
+        note = note._replace(at=now)
+        self._b.changes.notes[note.board, note.name] = note
+        self._reply(event.sender, "note.accepted", _shown(note._replace(content=None)))
+
+    def requested(self, event: NotesRequested) -> None:
+        """Show one note, or which ones there are."""
+        notes = self._names(event.board, event.known)
+        if event.name is None:
+            shown = [_shown(notes[name]._replace(content=None)) for name in sorted(notes)]
+        elif event.name in notes:
+            shown = [_shown(notes[event.name])]
+        else:
+            there = f"there are: {', '.join(sorted(notes))}" if notes else "the board is empty"
+            self._b.refuse(event.board, event.sender, Problem("name", f"there is no note {event.name}; {there}"))
+            return
+        self._reply(event.sender, "note.answer", {"notes": shown})
+
+    def _names(self, board: str, known: tuple[Note, ...]) -> dict[str, Note]:
+        """The notes of a board by name: those that are stored, and those of this batch."""
+        fresh = {name: note for (place, name), note in self._b.changes.notes.items() if place == board}
+        return {note.name: note for note in known} | fresh
+
+    def _reply(self, sender: Sender, kind: str, view: dict[str, object]) -> None:
+        if sender.reply_to:
+            self._b.say(Reply(kind, sender.reply_to, sender.correlation_id, view))
+
+
+def _shown(note: Note) -> dict[str, object]:
+    shown = {"name": note.name, "by": note.by, "at": to_iso(note.at), "content": note.content}
+    return {key: value for key, value in shown.items() if value is not None}
