@@ -7,7 +7,7 @@ import pytest
 from broker.errors import Problem
 from broker.instants import to_datetime
 from broker.messages import Manage
-from coordinator.core.commands import Announce, AnswerLLM, Command, DrainInstance, Refuse
+from coordinator.core.commands import Announce, Command, DrainInstance, Refuse, Reply
 from coordinator.core.events import AssignRequested, ManageRequested, RetryRequested, UpdateRequested
 from tests.support.core import (
     ANA,
@@ -172,7 +172,7 @@ def test_a_retry_may_change_what_is_asked_for(core: Core) -> None:
 def test_a_paused_llm_gets_nothing_until_it_is_resumed(core: Core) -> None:
     commands = core.handle(manage("boreas", paused=True))
     assert ("boreas", "paused") in events(commands)
-    [answer] = [command for command in commands if isinstance(command, AnswerLLM)]
+    [answer] = [command for command in commands if isinstance(command, Reply)]
     assert (answer.reply_to, answer.view["state"]) == ("replies-of-ana", "paused")
     assert assignments(core.handle(submitted("u"))) == []
     assert assignments(core.handle(seen("boreas"))) == []
