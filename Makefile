@@ -4,14 +4,16 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers/installed
 
-.PHONY: help demo test check bench chaos screenshots clean
+.PHONY: help demo test test-rabbitmq4 check bench chaos fuzz screenshots clean
 
 help:
 	@echo 'make demo     RabbitMQ, a coordinator and three LLMs at work on a few files, then the report'
 	@echo 'make test     the whole suite; PYTEST_ARGS="-k lease -x" is passed on to pytest'
+	@echo 'make test-rabbitmq4   the tests with a broker once more, on RabbitMQ 4 in a container'
 	@echo 'make check    lint, format, types and import contracts'
 	@echo 'make bench    the benchmarks, as tables'
 	@echo 'make chaos    a storm of faults, judged from outside; CHAOS_ARGS="--tasks 100000 --faults 500" for a long one'
+	@echo 'make fuzz     malformed messages by the million, counted; FUZZ_ARGS="--decode 10000 --wire 1000" for a short one'
 	@echo 'make screenshots   docs/screenshots anew, from the running program'
 	@echo 'make clean    remove everything that these commands made here'
 
@@ -25,6 +27,10 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	@$(BIN)/python scripts/test_tools.py
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Private nodes, which the tests of the node and of its death need, stay what they are.
+test-rabbitmq4: $(INSTALLED)
+	@FLUFFLE_TEST_BROKER=rabbitmq4 $(BIN)/python -m pytest tests/integration tests/acceptance $(PYTEST_ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check
@@ -43,6 +49,9 @@ bench: $(PEERS)
 
 chaos: $(INSTALLED)
 	@$(BIN)/python -m tests.storm $(CHAOS_ARGS)
+
+fuzz: $(INSTALLED)
+	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 screenshots: $(INSTALLED)
 	@$(BIN)/python scripts/screenshots.py

@@ -10,7 +10,7 @@ from fluffle.cli.session import json_option
 _USES = {
     "llm": "fluffle worker {name} …",
     "client": "fluffle task list",
-    "web": "fluffle task list",
+    "web": "fluffle web",
     "coordinator": "fluffle coordinator",
 }
 

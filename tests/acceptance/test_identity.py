@@ -313,14 +313,25 @@ async def test_people_write_to_each_other_in_their_own_names(
     assert (shown.sender, shown.content) == ("user.ana", "good morning")
 
 
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [("CC", {"headers.CC": "is refused: publish once for each receiver"}), ("BCC", {"name": "is 'atlas', but"})],
+)
 def test_copies_by_header_do_not_let_an_llm_speak_for_another(
-    site: Site, vega: Amqp, rejected: Callable[[], Message]
+    site: Site, vega: Amqp, rejected: Callable[[], Message], header: str, told: dict[str, str]
 ) -> None:
     goodbye = {"name": "atlas", "instance": "whichever"}
-    vega.publish(STATUS, "vega.beat", HELLO, user_id="vega", headers={"CC": ["atlas.goodbye"]})
-    assert list(problems(rejected())) == ["headers.CC"]
-    vega.publish(STATUS, "vega.goodbye", goodbye, user_id="vega", headers={"BCC": ["atlas.goodbye"]})
-    assert problems(rejected()) == {"name": "is 'atlas', but the routing key says 'vega'"}
+    refusal = None
+    try:
+        vega.publish(STATUS, "vega.goodbye", goodbye, user_id="vega", headers={header: ["atlas.goodbye"]})
+    except ChannelClosedByBroker as error:
+        refusal = error.reply_code
+    if refusal is not None:  # RabbitMQ 4 looks at these keys, too
+        assert refusal == REFUSED
+    else:
+        found = problems(rejected())
+        assert found.keys() == told.keys()
+        assert all(found[path].startswith(told[path]) for path in told)
     assert site.select("select state from llms where name = 'atlas'") == [("online",)]
 
 

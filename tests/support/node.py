@@ -1,6 +1,7 @@
 """A RabbitMQ for tests: a private node, or RabbitMQ 4 in a container if FLUFFLE_TEST_BROKER=rabbitmq4 asks for it."""
 
 import os
+import secrets
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,7 +57,8 @@ def _container() -> Iterator[NodeInfo]:
     from testcontainers.core.config import testcontainers_config
 
     testcontainers_config.ryuk_disabled = True  # it would be one more image to fetch
-    container = RabbitMqContainer(IMAGE, username="fluffle", password="fluffle")
+    password = secrets.token_hex(12)
+    container = RabbitMqContainer(IMAGE, username="fluffle", password=password)
     with container.with_exposed_ports(_AMQP, _MANAGEMENT) as running:
         host, port, management = "127.0.0.1", running.get_exposed_port(_AMQP), running.get_exposed_port(_MANAGEMENT)
         settings = {"FLUFFLE_MANAGEMENT_URL": f"http://{host}:{management}"}
@@ -67,4 +69,4 @@ def _container() -> Iterator[NodeInfo]:
             assert done.returncode == 0, done.stderr
             return done.stdout
 
-        yield NodeInfo(f"amqp://fluffle:fluffle@{host}:{port}/%2F", None, settings, control)
+        yield NodeInfo(f"amqp://fluffle:{password}@{host}:{port}/%2F", None, settings, control)

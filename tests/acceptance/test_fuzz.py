@@ -1,0 +1,20 @@
+"""A slice of `make fuzz`: malformed messages by the thousand are refused with a reason, and harm nothing."""
+
+from tests.fuzz import decode_in_bulk, publish_in_bulk
+from tests.support.ledger import Ledger
+from tests.support.site import Site
+
+
+def test_whatever_is_decoded_is_a_message_or_refused_with_a_reason() -> None:
+    decoded = decode_in_bulk(10_000, seed=1)
+    assert decoded.refused == 10_000
+    assert decoded.made < 2 * decoded.refused
+    assert decoded.grown < 50 * 2**20
+
+
+def test_malformed_messages_among_good_tasks_are_all_accounted_for(site: Site, ledger: Ledger) -> None:
+    survived = publish_in_bulk(site, ledger, 1_000, seed=2)
+    assert survived.published == 1_000
+    assert (survived.missing, survived.unasked, survived.left, survived.restarts) == (0, 0, 0, 0)
+    assert survived.good_done == survived.good == 100
+    assert ledger.problems() == []

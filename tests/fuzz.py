@@ -1,0 +1,178 @@
+"""Bad input in bulk: malformed messages against decoding alone, then against the running system among good work.
+
+python -m tests.fuzz --decode 1000000 --wire 50000 --seed 1
+"""
+
+import argparse
+import hashlib
+import io
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pika
+import psutil
+
+from benchmarks.support.report import print_table
+from tests.support.amqp import Message, RawProperties, amqp
+from tests.support.ledger import Ledger
+from tests.support.malformed import Malformer, Raw
+from tests.support.node import private_node
+from tests.support.processes import Process, until
+from tests.support.site import Site, site_on
+
+ANSWERS = "fuzz.answers"
+REJECTED_AT_ONCE = 20_000  # what the rejected queue is allowed to hold before it is read
+GOOD_EVERY = 10  # one good task for so many bad messages
+WITHIN = 600.0  # seconds for the system to come to rest
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What came of messages that were only decoded."""
+
+    made: int
+    refused: int
+    seconds: float
+    grown: int  # bytes of memory, after the first tenth
+
+
+@dataclass(frozen=True, slots=True)
+class Survived:
+    """What came of messages that were published among good tasks."""
+
+    published: int
+    missing: int  # were not rejected
+    unasked: int  # were rejected, and not published so often
+    good: int
+    good_done: int
+    left: int  # messages in queues that should be empty
+    restarts: int  # processes that did not live to the end
+    grown: int  # bytes of the coordinator's memory, after the first tenth
+    seconds: float
+
+
+def decode_in_bulk(count: int, seed: int) -> Decoded:
+    """Make messages until `count` of them were refused. Any exception is a bug, and ends it."""
+    process, begun = psutil.Process(), time.monotonic()
+    made = refused = before = 0
+    for message in Malformer(seed).messages():
+        made += 1
+        refused += message.is_refused()
+        if refused == max(1, count // 10):
+            before = before or process.memory_info().rss
+        if refused == count:
+            break
+    return Decoded(made, refused, time.monotonic() - begun, process.memory_info().rss - before)
+
+
+def publish_in_bulk(site: Site, ledger: Ledger, count: int, seed: int) -> Survived:
+    """Publish `count` malformed messages and good tasks between them, and see what is left in the end."""
+    begun, grown = time.monotonic(), 0
+    published: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
+    good = [f"good-{number}" for number in range(count // GOOD_EVERY)]
+    with amqp(site.url) as client:
+        client.queue(name=ANSWERS)
+        coordinator, worker = site.coordinator(), _worker(site, ledger)
+        memory = psutil.Process(coordinator.pid)
+        malformed = _malformed(seed)
+        for start in range(0, count, REJECTED_AT_ONCE):
+            batch = [next(malformed) for _ in range(min(REJECTED_AT_ONCE, count - start))]
+            _publish(site.url, batch, good[start // GOOD_EVERY :])
+            published.update(map(_key, batch))
+            until(lambda: not client.depth("fluffle.coordinator"), "the inbox is empty", within=WITHIN)
+            client.take_all(ANSWERS)
+            rejected.update(map(_key_of_rejected, client.take_all("fluffle.rejected")))
+            if start == 0:
+                grown = -memory.memory_info().rss
+        ledger.note(*good)
+        until(lambda: ledger.done() >= len(good), "the good tasks are done", within=WITHIN)
+        grown += memory.memory_info().rss
+        restarts = sum(not process.alive for process in (coordinator, worker))
+        site.drain(within=WITHIN)
+        rejected.update(map(_key_of_rejected, client.take_all("fluffle.rejected")))
+        left = sum(client.depth(queue) for queue in site.queues)
+    return Survived(
+        published=published.total(),
+        missing=(published - rejected).total(),
+        unasked=(rejected - published).total(),
+        good=len(good),
+        good_done=ledger.done(),
+        left=left,
+        restarts=restarts,
+        grown=grown,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def _worker(site: Site, ledger: Ledger) -> Process:
+    return site.worker("worker", "--handler", "tests.support.handlers:work", "--slots", "20", **ledger.env)
+
+
+def _malformed(seed: int) -> Iterator[Raw]:
+    """Messages that RabbitMQ takes and the coordinator has to refuse."""
+    return (message for message in Malformer(seed, reply_to=ANSWERS.encode()).messages() if message.is_refused())
+
+
+def _publish(url: str, batch: list[Raw], good: list[str]) -> None:
+    """Publish them all without waiting for each; a good task after every tenth."""
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        for number, message in enumerate(batch):
+            channel.basic_publish(message.exchange, message.key, message.body, RawProperties(message.properties))
+            if number % GOOD_EVERY == 0 and number // GOOD_EVERY < len(good):
+                task = f'{{"id": "{good[number // GOOD_EVERY]}", "description": "-", "assignee": "worker"}}'
+                channel.basic_publish("fluffle.tasks", "submit", task.encode())
+        channel.queue_declare("fluffle.coordinator", passive=True)  # RabbitMQ has read everything before it answers
+
+
+def _key(message: Raw) -> str:
+    return hashlib.sha256(f"{message.exchange} {message.key} ".encode() + message.body).hexdigest()
+
+
+def _key_of_rejected(message: Message) -> str:
+    exchange, key = message.headers["x-fluffle-origin-exchange"], message.headers["x-fluffle-origin-key"]
+    return hashlib.sha256(f"{exchange} {key} ".encode() + message.body).hexdigest()
+
+
+def main() -> int:
+    """Run both, print a table, and say by the exit code whether everything was accounted for."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--decode", type=int, default=1_000_000, help="malformed messages to decode")
+    options.add_argument("--wire", type=int, default=50_000, help="malformed messages to publish")
+    options.add_argument("--seed", type=int, default=1)
+    given = options.parse_args()
+    decoded = decode_in_bulk(given.decode, given.seed)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        private_node(Path(folder) / "node") as rabbitmq,
+        redirect_stdout(io.StringIO()),  # what the processes have printed
+        site_on(rabbitmq, Path(folder) / "site") as site,
+    ):
+        survived = publish_in_bulk(site, Ledger(site), given.wire, given.seed)
+    print_table(
+        f"Malformed messages, seed {given.seed}",
+        ("", "decoded alone", "published among good tasks"),
+        [
+            ("malformed", f"{decoded.refused:,}", f"{survived.published:,}"),
+            ("refused with a reason", f"{decoded.refused:,}", f"{survived.published - survived.missing:,}"),
+            ("unaccounted for", "0", f"{survived.missing + survived.unasked:,}"),
+            ("crashes", "0", f"{survived.restarts}"),
+            ("good tasks done", "", f"{survived.good_done:,} of {survived.good:,}"),
+            ("messages stuck", "", f"{survived.left:,}"),
+            ("memory grown by", f"{decoded.grown / 2**20:.1f} MiB", f"{survived.grown / 2**20:.1f} MiB"),
+            ("took", f"{decoded.seconds:.0f} s", f"{survived.seconds:.0f} s"),
+        ],
+    )
+    fine = survived.missing == survived.unasked == survived.left == survived.restarts == 0
+    return 0 if fine and survived.good_done == survived.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
