@@ -25,7 +25,7 @@ from broker.connection import (
     fault_of,
     resolve,
 )
-from broker.errors import BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
+from broker.errors import AccessRefused, BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
 from broker.topology import Binding, Topology
 
 _log = logging.getLogger(__name__)
@@ -295,3 +295,19 @@ def _settle(done: asyncio.Future[None], error: BrokerError | None) -> None:
         resolve(done, None)
     else:
         fail(done, error)
+
+
+async def may_declare(url: str, topology: Topology, *, name: str) -> bool:
+    """Whether the URL's user may make these declarations, which are made then. Raises BrokerError for another reason.
+
+    Tried by a connection of its own, because RabbitMQ closes the channel that asks for too much.
+    """
+    trial = HalfLink(url, f"{name} (trial)", lambda: None)
+    await trial.open()
+    try:
+        await trial.declare(topology)
+    except AccessRefused:
+        return False
+    finally:
+        await trial.close()
+    return True

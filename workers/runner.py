@@ -19,11 +19,11 @@ from pydantic import RootModel, ValidationError
 
 from broker.connection import Delivery
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
-from broker.link import Link
+from broker.link import Link, may_declare
 from broker.mailer import Mailer
 from broker.messages import Control, Drain, Presence, Stop, Tell, Tool, decode, problems
 from broker.settings import Settings
-from broker.topology import SHARED, control_address, instance_topology, llm_address, llm_topology, work_queue
+from broker.topology import SHARED, control_address, instance_topology, llm_address, llm_topology, mailbox, work_queue
 from workers.attempt import failed
 from workers.errands import Errands
 from workers.mailbox import PREFETCH, Mailbox
@@ -103,7 +103,6 @@ class Worker:
         self._last_presence: asyncio.Future[None] | None = None
         self._draining = False
         self._stopping = False
-        self._may_declare_shared = True
         self._left = asyncio.Event()
 
     async def run(self) -> None:
@@ -183,14 +182,11 @@ class Worker:
                 pause = min(pause * 2, RETRY_MOST)
 
     async def _set_up(self, spool: Spool) -> None:
-        if self._may_declare_shared:
-            try:
-                await self._link.declare(SHARED)
-                await self._link.declare(llm_topology(self._name, self._groups))
-            except AccessRefused as error:
-                # A user with no more than an LLM's rights: whoever granted them has declared the rest.
-                self._may_declare_shared = False
-                raise BrokerError(f"its user may declare no more than its own queues ({error})") from error
+        if await may_declare(self._url, SHARED, name=f"fluffle worker {self._name}"):
+            await self._link.declare(SHARED)
+            await self._link.declare(llm_topology(self._name, self._groups))
+        else:  # a user with no more than an LLM's rights: whoever granted them has declared the rest
+            await self._link.declare(mailbox(llm_address(self._name), self._groups))
         await self._link.declare(instance_topology(self._name, self.instance))
         self._reporter = Reporter(self._link, spool, name=self._name, instance=self.instance)
         self._mailer = Mailer(

@@ -119,6 +119,8 @@ def test_a_client_gets_its_task_done_by_an_llm_that_has_no_other_rights_than_its
     done = json.loads(shell("task", "submit", "anything", "--assignee", "atlas", "--wait", "--json"))
     assert (done["status"], done["llm"], done["submitted_by"]) == ("completed", "atlas", "ana")
     assert [llm["name"] for llm in shell.json("llm", "list") if llm["state"] == "online"] == ["atlas"]
+    [worker] = site.workers
+    assert '"level": "warning"' not in worker.output
 
 
 def test_who_did_something_is_told_by_the_user(site: Site, rights: Rights) -> None:
