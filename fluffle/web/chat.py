@@ -39,16 +39,15 @@ def add(site: Site) -> None:
             if not is_address(llm_address(llm)):
                 empty("There is no such LLM", "A name is made of a-z, 0-9 and -.")
                 return
-            await _Conversations(desk, llm).build()
+            await _Conversations(desk).build()
             await _Talk(desk, llm).build()
 
 
 class _Conversations:
     """The LLMs, and what was said last."""
 
-    def __init__(self, desk: Desk, current: str = "") -> None:
+    def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._current = current
 
     async def build(self) -> None:
         """Show them, and follow what is said."""

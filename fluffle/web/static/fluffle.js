@@ -84,6 +84,7 @@ const fluffle = (() => {
       attributeFilter: ["datetime"],
     });
     setInterval(tick, 1000);
+    tick();
   });
   return { switchTheme, pairs, remember };
 })();
