@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from broker.messages import Submission
 from fluffle import SyncClient
+from fluffle.web.door import Role, set_password
 from tests.support.amqp import amqp
 from tests.support.browser import WITHIN, Visit, addresses, browser, chromium, visit
 from tests.support.node import NodeInfo
@@ -398,6 +399,29 @@ def test_forged_events_of_a_viewer_change_nothing(place: Place, operator: Visit,
     page.evaluate(EMIT, [operator_page, pause])  # the same from the operator's own page does it
     until(is_paused, "ben is paused")
     place.client.resume("ben")
+
+
+def test_who_may_no_longer_change_anything_is_refused_on_a_page_that_is_still_open(place: Place) -> None:
+    people = place.gate("people")
+    set_password(people, "ana", Role.OPERATOR, "carrots")
+    options = ("--port", "0", "--password-file", str(people))
+    with fluffle("web", *options, url=place.site.url, state=place.site.state, until="ready at") as web:
+        base = web.output.split()[-1].rstrip("/")
+        with visit(place.browser, base, f"{base}/login?next=/llms") as ana:
+            page = ana.page
+            page.get_by_label("Name").fill("ana")
+            page.get_by_label("Password").fill("carots")
+            page.get_by_role("button", name="Log in").click()
+            expect(page.get_by_role("alert")).to_contain_text("not right")
+            page.get_by_label("Name").fill("ana")
+            page.get_by_label("Password").fill("carrots")
+            page.get_by_role("button", name="Log in").click()
+            pause = page.locator("[data-llm=cleo]").get_by_role("button", name="Pause")
+            expect(pause).to_be_visible()
+            set_password(people, "ana", Role.VIEWER, "carrots")
+            pause.click()
+            expect(page.locator(".toast")).to_contain_text("You may look, but not change anything")
+    assert not place.client.llm("cleo").paused
 
 
 def test_a_coordinator_that_is_killed_is_missed_and_welcomed_back(place: Place, operator: Visit) -> None:
