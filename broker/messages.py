@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import from_json
 
 from broker.errors import DecodeError, Problem
+from broker.teams import ROUNDS, what_is_wrong
 
 PROTOCOL_VERSION = "1"
 MAX_BODY_BYTES = 1024 * 1024
@@ -103,8 +104,6 @@ FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 # --- fluffle.tasks: what anyone may ask of the coordinator -------------------------------------------------------
 
 MOST_ASSIGNEES = 32  # their names are a key of an index
-ROUNDS = 3  # of a review, where nothing is said
-MOST_GROUP_DEPENDENCIES = 900  # its parts depend on these and on each other
 
 
 class Vote(Wire):
@@ -164,54 +163,15 @@ class Submission(Wire):
     def _must_make_sense(self) -> Self:
         if self.id is not None and self.id in self.depends_on:
             raise ValueError(f"depends_on: a cycle: {self.id} -> {self.id}")
-        if self.mode or self.reviewer or self.assignees or self.vote or self.max_rounds != ROUNDS:
-            self._must_be_a_team()
+        is_for_one = not (self.mode or self.reviewer or self.assignees or self.vote or self.excluded)
+        if (not is_for_one or self.max_rounds != ROUNDS) and (wrong := what_is_wrong(self)):
+            raise ValueError(wrong)
         return self
 
     @property
     def is_group(self) -> bool:
         """Whether several LLMs work on it, each on a part of its own: no LLM gets the task itself."""
         return self.reviewer is not None or self.mode in ("all", "vote", "relay")
-
-    def _must_be_a_team(self) -> None:
-        if self.assignee and self.assignees:
-            raise ValueError("assignees: give assignee or assignees, not both")
-        if self.mode and not self.assignees:
-            raise ValueError(f"mode: {self.mode} needs assignees")
-        if self.assignees and not self.mode:
-            raise ValueError("mode: say how the assignees work together: any, all, vote or relay")
-        if twice := [name for name in self.assignees if self.assignees.count(name) > 1]:
-            raise ValueError(f"assignees: {twice[0]} is there twice")
-        if self.is_group and len(self.depends_on) > MOST_GROUP_DEPENDENCIES:
-            raise ValueError(f"depends_on: a task for several LLMs may depend on {MOST_GROUP_DEPENDENCIES}")
-        self._must_be_a_vote()
-        self._must_be_a_review()
-
-    def _must_be_a_vote(self) -> None:
-        if (self.mode == "vote") != (self.vote is not None):
-            raise ValueError(
-                "vote: goes with the mode vote" if self.vote else "mode: vote needs vote.choices or vote.judge"
-            )
-        if self.vote is None:
-            return
-        if unknown := [name for name in self.vote.weights if name not in self.assignees]:
-            raise ValueError(f"vote.weights: {unknown[0]} is not among the assignees")
-        if self.vote.judge in self.assignees:
-            raise ValueError(f"vote.judge: {self.vote.judge} has a vote already")
-        if self.vote.quorum and self.vote.quorum > len(self.assignees):
-            raise ValueError(f"vote.quorum: there are {len(self.assignees)} assignees")
-        if self.vote.choices and self.output_schema is not None:
-            raise ValueError("output_schema: a vote for choices has one of its own")
-
-    def _must_be_a_review(self) -> None:
-        if self.reviewer is None:
-            if self.max_rounds != ROUNDS:
-                raise ValueError("max_rounds: goes with a reviewer")
-            return
-        if self.reviewer == self.assignee or self.reviewer in self.assignees:
-            raise ValueError(f"reviewer: {self.reviewer} would review its own work")
-        if self.mode in ("all", "vote"):
-            raise ValueError(f"reviewer: the mode {self.mode} has no one result to review")
 
 
 class Cancel(Wire):

@@ -168,7 +168,7 @@ def reserved(group_id: str) -> list[str]:
 
 def groups_named_in(task_id: str) -> list[str]:
     """The ids of the groups that a task of that id would be a part of."""
-    found = _PART.fullmatch(task_id)
+    found = _PART.fullmatch(task_id) if "." in task_id else None
     if not found:
         return []
     numbers = found[2].split(".")[1:]

@@ -84,7 +84,7 @@ def part_of(
         skills=group.skills,
         assignee=assignee,
         assignees=list(assignees),
-        excluded=group.excluded,
+        excluded=[] if assignee else group.excluded,
         mode="any" if assignees else None,
         depends_on=[*group.depends_on, *(part.id for part in after)],
         on_dependency_failure="run",

@@ -131,10 +131,12 @@ class Requests:
 
     def _unknown_llm(self, spec: Submission) -> Problem | None:
         """An LLM that the task names and nobody has heard of."""
+        if spec.force or not (spec.assignee or spec.is_group or spec.assignees):
+            return None
         named = {"assignee": spec.assignee, "reviewer": spec.reviewer, "vote.judge": spec.vote and spec.vote.judge}
         named |= {f"assignees.{place}": name for place, name in enumerate(spec.assignees)}
         unknown = [(path, name) for path, name in named.items() if name and name not in self._b.llms]
-        return _no_such_llm(*unknown[0]) if unknown and not spec.force else None
+        return _no_such_llm(*unknown[0]) if unknown else None
 
     def _suggested_skills(self, spec: Submission) -> list[str]:
         if self._expertise is None or spec.skills or spec.assignee or spec.assignees:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from fluffle.cli.parameters import JSON, Duration, Moment, Names, Nothing, OrNothing, Skills, given, pairs
+from fluffle.cli.parameters import JSON, Duration, Moment, Names, Nothing, OrNothing, Skills, Weights, given, pairs
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,13 @@ def test_pairs_have_an_equals_sign() -> None:
     assert pairs(("a=b=c", "d=")) == {"a": "b=c", "d": ""}
     with pytest.raises(click.BadParameter, match="'a' is not KEY=VALUE"):
         pairs(("a",))
+
+
+def test_weights_are_numbers_by_name() -> None:
+    assert Weights().convert("ada=2,bob-1=0.5", None, None) == {"ada": 2.0, "bob-1": 0.5}
+
+
+@pytest.mark.parametrize("text", ["ada", "ada=", "ada=x", "=2", "ada=1;bob=2", "ada=1,,bob=2", ""])
+def test_what_is_no_weight_is_told(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not made of names and numbers such as ada=2"):
+        Weights().convert(text, None, None)

@@ -456,7 +456,11 @@ def test_what_is_never_approved_fails_and_the_last_draft_is_kept() -> None:
 
 def test_nobody_reviews_their_own_work() -> None:
     assert review().parts[0].spec.excluded == ["rex"]
-    assert review(excluded=["ana"]).parts[0].spec.excluded == ["ana", "rex"]
+    group = review(excluded=["ana"])
+    assert group.parts[0].spec.excluded == ["ana", "rex"]
+    group.end(1, "Flopsy")
+    group.go_on()
+    assert (group.parts[1].spec.assignee, group.parts[1].spec.excluded) == ("rex", [])
 
 
 def test_a_relay_may_be_reviewed_and_goes_back_to_its_last_runner() -> None:

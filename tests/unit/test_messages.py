@@ -1,6 +1,7 @@
 """What bytes may become a message, and what is said of the others."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -73,3 +74,43 @@ def test_null_takes_something_away_and_reaches_the_other_side(wish: Wire) -> Non
     assert arrived == wish
     assert arrived.model_fields_set == wish.model_fields_set
     assert b"null" in wish.encode()
+
+
+TEAM = {"description": "x", "assignees": ["ana", "bea"]}
+CHOICES = {"choices": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"mode": None}, "mode: say how the assignees work together: any, all, vote or relay"),
+        ({"mode": "all", "assignee": "ana"}, "assignees: give assignee or assignees, not both"),
+        ({"mode": "all", "assignees": []}, "mode: all needs assignees"),
+        ({"mode": "all", "assignees": ["ana", "ana"]}, "assignees: ana is there twice"),
+        ({"mode": "any", "excluded": ["bea"]}, "excluded: bea is to work on it"),
+        ({"mode": "vote"}, "mode: vote needs vote.choices or vote.judge"),
+        ({"mode": "all", "vote": CHOICES}, "vote: goes with the mode vote"),
+        ({"mode": "vote", "vote": {"judge": "ana"}}, "vote.judge: ana has a vote already"),
+        ({"mode": "vote", "vote": {**CHOICES, "quorum": 3}}, "vote.quorum: there are 2 assignees"),
+        ({"mode": "vote", "vote": {**CHOICES, "weights": {"cem": 2}}}, "vote.weights: cem is not among the assignees"),
+        (
+            {"mode": "vote", "vote": CHOICES, "output_schema": {}},
+            "output_schema: a vote for choices has one of its own",
+        ),
+        ({"mode": "all", "max_rounds": 2}, "max_rounds: goes with a reviewer"),
+        ({"mode": "any", "reviewer": "ana"}, "reviewer: ana would review its own work"),
+        ({"mode": "all", "reviewer": "cem"}, "reviewer: the mode all has no one result to review"),
+        ({"mode": "all", "depends_on": [str(n) for n in range(901)]}, "depends_on: a task for several LLMs may"),
+        ({"mode": "vote", "vote": {}}, "needs choices to count the votes for, or a judge who decides, and not both"),
+        ({"mode": "vote", "vote": {"choices": ["a", "a"]}}, "choices: each may be there once"),
+        ({"mode": "vote", "vote": {"judge": "cem", "weights": {"ana": 2}}}, "weights: a judge weighs the answers"),
+        ({"mode": "vote", "vote": {**CHOICES, "weights": {"ana": 0}}}, "Input should be greater than 0"),
+    ],
+)
+def test_a_team_that_makes_no_sense_is_told_why(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(DecodeError, match=re.escape(told)):
+        decode(Submission, json.dumps({**TEAM, **fields}).encode())
+
+
+def test_a_task_for_one_llm_may_be_all_that_it_could_be_before() -> None:
+    assert not decode(Submission, b'{"description": "x", "assignee": "ana", "excluded": ["bea"]}').is_group
