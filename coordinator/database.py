@@ -31,7 +31,7 @@ def open_engine(url: str, *, read_only: bool = False) -> Engine:
         return create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=1,
-            max_overflow=1,
+            max_overflow=3,  # a store keeps its connection; whoever else reads besides needs one more
             hide_parameters=True,  # an error that is logged shows nothing of a task
             pool_pre_ping=True,
             # A reader sees one state of the database in all its statements, as in SQLite.
@@ -52,7 +52,7 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
     engine = create_engine(
         url,
         pool_size=1,
-        max_overflow=1,
+        max_overflow=3,  # a store keeps its connection; whoever else reads besides needs one more
         hide_parameters=True,
         paramstyle="named",
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},

@@ -79,6 +79,7 @@ class Store:
         """Close the connection."""
         if self._connection is not None:
             self._connection.close()
+            self._connection = None
         self.engine.dispose()
 
     @contextmanager

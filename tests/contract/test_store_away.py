@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event
 
 from broker.errors import ConfigurationError, StoreUnavailable
 from coordinator import database
@@ -82,9 +82,13 @@ def test_a_read_only_sqlite_database_is_unavailable_for_writing(sqlite: Store, f
 
 def test_a_full_sqlite_database_is_unavailable_and_keeps_what_it_has(sqlite: Store) -> None:
     stored(sqlite, a_task(1))
-    with sqlite.engine.connect() as connection:
-        pages = connection.scalar(text("PRAGMA page_count"))
-        connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+    sqlite.close()
+
+    @event.listens_for(sqlite.engine, "connect")
+    def on_connect(connection: sqlite3.Connection, _: object) -> None:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
     with pytest.raises(StoreUnavailable, match="full"):
         stored(sqlite, a_task(2, inputs="x" * 5_000_000))
     assert [task.id for task in sqlite.load(["t1", "t2"])] == ["t1"]

@@ -56,7 +56,6 @@ def test_a_lease_that_was_extended_meanwhile_has_not_run_out(store: Store, other
 
 
 def test_of_two_that_find_the_same_lease_run_out_one_takes_over(store: Store, other: Store, engine: Engine) -> None:
-    store.close()  # each keeps a connection, and the engine has two
     third, seen = Store(engine), other.leader()
     assert other.take_lead("other", NOW, LEAD, over=seen)
     assert not third.take_lead("third", NOW, LEAD, over=seen)
