@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SYSTEMS = "benchmarks.systems"
-_AT_ONCE = "500"  # tasks that a worker on an event loop holds at a time
+_SLOTS = "1000"  # of Fluffle's worker
+_AT_ONCE = "500"  # tasks that taskiq's worker holds at a time
 _QUIET = "WARNING"  # no line in a log for a task that is done
 
 Command = tuple[str, ...]
@@ -33,7 +34,7 @@ def fluffle(programs: Path) -> System:
         "fluffle",
         (
             (command, "coordinator"),
-            (command, "worker", "bench", "--handler", f"{_SYSTEMS}.fluffle_handler:noop", "--slots", _AT_ONCE),
+            (command, "worker", "bench", "--handler", f"{_SYSTEMS}.fluffle_handler:noop", "--slots", _SLOTS),
         ),
         (str(programs / "python"), "-m", f"{_SYSTEMS}.fluffle_client"),
         queues="quorum",

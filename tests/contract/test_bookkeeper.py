@@ -1,6 +1,7 @@
 """Deliveries in, one transaction, messages out: the batch loop on a real database, without a broker."""
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -559,6 +560,19 @@ def test_a_backlog_larger_than_the_window_is_done_in_order(store: Store, monkeyp
     expected = [task.id for task in sorted(backlog, key=lambda task: task.rank)]
     assert [task_id for task_id in done if not task_id.startswith("urgent")] == expected[: len(done) - 2]
     assert [n for n, task_id in enumerate(done) if task_id.startswith("urgent")] == [1500, 3000]
+
+
+def test_a_burst_beyond_the_window_is_done_to_the_last_task(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bookkeeper, "WINDOW", 2000)
+    desk = Desk(store)
+    inbox = deque([hello(slots=1000), *(submit(f"t{number}") for number in range(8000))])
+    done = 0
+    while inbox:
+        messages = desk.process(*(inbox.popleft() for _ in range(min(500, len(inbox)))))
+        taken = assigned(messages)
+        inbox.extendleft(report for task_id in taken for report in (result(task_id), claim(task_id)))
+        done += [kind for kind, _ in answers(messages)].count("task.completed")
+    assert done == 8000
 
 
 # -- parts of tasks --------------------------------------------------------------------------------------------------
