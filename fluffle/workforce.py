@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,7 +63,9 @@ class Workforce:
         for name, table in self._configuration.llms.items():
             options = table.options(self._instructions(name, folder))
             command = _fluffle("worker", name, *options)
-            self._llms.append(Program(name, command, environment | table.env, self._say, may_leave=True))
+            self._llms.append(
+                Program(name, command, own_environment(environment, table.env), self._say, may_leave=True)
+            )
         page = Program("web", _fluffle("web"), environment, self._say)
         async with asyncio.TaskGroup() as programs:
             programs.create_task(coordinator.run())
@@ -154,6 +156,12 @@ class Workforce:
                 await asyncio.to_thread(node.start)
             except NodeError as error:
                 self._say("up", str(error))
+
+
+def own_environment(shared: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """The variables of one LLM's program. With a file for its AMQP URL it is a user of its own."""
+    in_file = f"{PREFIX}AMQP_URL_FILE" in own
+    return {**shared, **({f"{PREFIX}AMQP_URL": ""} if in_file else {}), **own}
 
 
 def _fluffle(*arguments: str) -> list[str]:

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, aclosing, suppress
 
 from pydantic import RootModel, ValidationError
 
+from broker.amqp_url import user_of
 from broker.connection import Delivery
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
 from broker.link import Link, may_declare
@@ -92,6 +93,12 @@ class Worker:
             )
         except ValidationError as error:
             raise ConfigurationError("; ".join(map(str, problems(error)))) from error
+        user = user_of(url)
+        if settings.require_identity and user not in (name, None):
+            raise ConfigurationError(
+                f"identity is required, and the user of the AMQP URL is {user}, not {name}: nobody would believe its "
+                f"reports. `fluffle broker grant llm {name}` makes the user"
+            )
         self._settings = settings
         self._url = url
         self._name = name

@@ -1,0 +1,32 @@
+"""As whom a worker may report."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+
+from broker.errors import ConfigurationError
+from broker.settings import Settings
+from workers.models.factory import build_llm
+from workers.runner import Worker
+
+REFUSED = pytest.raises(ConfigurationError, match="the user of the AMQP URL is ana, not atlas")
+
+
+@pytest.mark.parametrize(
+    ("require_identity", "user", "outcome"),
+    [
+        (True, "ana:x@", REFUSED),
+        (True, "atlas:x@", nullcontext()),
+        (False, "ana:x@", nullcontext()),
+    ],
+)
+async def test_a_worker_whose_reports_would_be_refused_says_so(
+    require_identity: bool, user: str, outcome: AbstractContextManager[object]
+) -> None:
+    with outcome:
+        Worker(
+            Settings(require_identity=require_identity),
+            url=f"amqp://{user}h",
+            name="atlas",
+            llm=build_llm(model="demo", base_url=None, exec_command=None, handler=None),
+        )
