@@ -142,7 +142,8 @@ class _Talk:
 
     def _build(self, view: MessageView) -> Part:
         is_llm = view.sender.startswith("llm.")
-        who = view.sender.partition(".")[2] if is_llm else str(view.metadata.get("visitor") or view.sender)
+        name = view.sender.partition(".")[2] or view.sender
+        who = name if is_llm else str(view.metadata.get("visitor") or name)
         with Part("article", None, "message", data_from="llm" if is_llm else "person") as made:
             with Part("header", None, "said-by"):
                 Part("strong", who)

@@ -63,12 +63,6 @@ class Grid(Element, component="static/grid.js"):
         if on_pick is not None:
             self.on("pick", lambda event: on_pick(strings(event.args)))
 
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """What it shows."""
-        rows: list[dict[str, Any]] = self._props["rows"]
-        return rows
-
     def show(self, rows: list[dict[str, Any]]) -> None:
         """Show these rows in place of the present ones."""
         if rows != self._props["rows"]:
@@ -114,14 +108,11 @@ def options(values: Iterable[tuple[str, str]], chosen: str = "") -> None:
         Part("option", text or " ", value=value, selected=value == chosen)
 
 
-def field(label: str, tag: str = "input", *, hint: str = "", classes: str = "", **props: Any) -> Part:
+def field(label: str, tag: str = "input", *, classes: str = "", **props: Any) -> Part:
     """An entry of a form with its label; returns the entry."""
     with Part("label", None, f"field {classes}"):
         Part("span", label)
-        entry = Part(tag, None, **props)
-        if hint:
-            Part("small", hint)
-    return entry
+        return Part(tag, None, **props)
 
 
 def form(on_submit: Callable[[Pairs], Any], classes: str = "", **props: Any) -> Part:

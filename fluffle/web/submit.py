@@ -51,7 +51,7 @@ def _build(desk: Desk) -> None:
     skills = sorted({skill for llm in desk.site.live.llms for skill in llm.skills})
     with form(submit, "card entry") as made:
         field("What is to be done", "textarea", name="description", rows="3", required=True, autofocus=True)
-        field("Text or JSON that it is about", "textarea", name="inputs", rows="6", classes="code")
+        field("Text or JSON that it is about", "textarea", name="inputs", rows="6", classes="raw")
         with Part("div", None, "columns"):
             field("Skills", name="skills", list="skills", placeholder="summarise, review")
             with field("LLM", "select", name="assignee"):

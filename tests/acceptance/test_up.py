@@ -111,6 +111,16 @@ def test_everything_in_the_file_runs_and_stops_in_order(place: Site) -> None:
     assert len(left) == 2
 
 
+def test_the_web_page_runs_too_unless_the_file_says_no(place: Site) -> None:
+    (place.state / "fluffle.toml").write_text(FILE.replace("web = false", "web_port = 0"))
+    with up(place) as process:
+        process.wait_for("web: ready at http://127.0.0.1:")
+        process.wait_for("web: to work: http://127.0.0.1:")
+        assert programs(process).keys() == {"coordinator", "web", "obi", "tia"}
+        process.terminate()
+        assert process.wait() == 0
+
+
 def test_a_program_that_ends_is_started_again(place: Site) -> None:
     with up(place) as process:
         programs(process)["obi"].kill()
