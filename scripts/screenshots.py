@@ -34,6 +34,7 @@ TEXT = (
     "the oldest entries are dropped every hour. Nobody outside noticed more than slow pages."
 )
 SIZES = {"": (1280, 820), "-phone": (390, 844)}
+_END_WITHIN = 5.0  # seconds
 LLMS = {
     "ada": ["--model", "demo", "--skills", "summarise=1.0,terms=0.7", "--description", "Reads everything"],
     "ben": [
@@ -77,7 +78,11 @@ def running(environment: dict[str, str], *arguments: str, log: Path, until: str)
         yield
     finally:
         child.terminate()
-        child.wait()
+        try:
+            child.wait(_END_WITHIN)
+        except subprocess.TimeoutExpired:  # it has work for an hour, as the pictures show
+            child.kill()
+            child.wait()
 
 
 def give_work(client: SyncClient) -> dict[str, str]:
