@@ -39,18 +39,15 @@ def web(
     """
     if context.invoked_subcommand is not None:
         return
+    _must_be_installed()
     import asyncio
     import os
-    from importlib.util import find_spec
 
-    from broker.errors import ConfigurationError
     from broker.locate import amqp_url
     from broker.logs import configure_logging
     from broker.settings import PREFIX, load_settings
     from fluffle.cli.parameters import given
 
-    if find_spec("nicegui") is None or find_spec("nh3") is None:
-        raise ConfigurationError(INSTALL)
     options = {
         "HOST": host,
         "PORT": port,
@@ -84,6 +81,7 @@ def passwd(*, file: Path, name: str, role: str) -> None:
     It is asked for, or taken from standard input in a pipe. An operator may do everything, a viewer only look. A line
     that is taken out of the file or changed ends the logins that it has given.
     """
+    _must_be_installed()
     import sys
 
     from fluffle.web.door import Role, set_password
@@ -95,3 +93,13 @@ def passwd(*, file: Path, name: str, role: str) -> None:
     if not password:
         raise click.UsageError("The password is empty.")
     set_password(file, name, Role(role), password)
+
+
+def _must_be_installed() -> None:
+    """Raises ConfigurationError, which says what to install, where the extra is missing."""
+    from importlib.util import find_spec
+
+    from broker.errors import ConfigurationError
+
+    if find_spec("nicegui") is None or find_spec("nh3") is None:
+        raise ConfigurationError(INSTALL)

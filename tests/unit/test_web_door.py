@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ConfigurationError
+from fluffle.cli import main
 from fluffle.web.door import Door, Everybody, Passwords, Role, Tokens, kept_secret, set_password
 
 TOKEN = "0123456789abcdef"
@@ -86,3 +87,14 @@ def test_the_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None
     path.write_text("")
     with pytest.raises(ConfigurationError, match="is empty"):
         kept_secret(path)
+
+
+@pytest.mark.parametrize("command", [["web"], ["web", "passwd", "people", "ana"]])
+def test_without_its_libraries_the_page_says_what_to_install(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main.run(command) == main.ERROR
+    assert capsys.readouterr().err == (
+        "Error: the web page needs NiceGUI: install Fluffle with its extra, `pip install 'fluffle[web]'`\n"
+    )
