@@ -187,6 +187,8 @@ class Work:
         """Take a task from an LLM that has lost it; try again while attempts are left."""
         error = Failure(type="lost", message=f"{reason} (attempt {task.attempt} at {task.llm})")
         started = task.status is not Status.ASSIGNED
+        if task.parked and task.status is Status.IN_PROGRESS:
+            task.starts -= 1  # it did nothing: it waited
         if started and task.instance:
             self._b.stop(task.llm or "", task.instance, task.id, task.attempt, reason)
         self._b.take_back(task)

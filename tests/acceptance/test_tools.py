@@ -1,14 +1,18 @@
 """What LLMs do while they work, with real processes: delegate, ask people, and be stopped meanwhile."""
 
+import json
+import shlex
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import pytest
 
 from broker.messages import Status
-from fluffle import SyncClient
+from fluffle import SyncClient, TaskRejected
 from tests.support.ledger import Ledger
-from tests.support.processes import until
+from tests.support.openai_server import OpenAIServer, Text, ToolCall
+from tests.support.processes import COMMAND, until
 from tests.support.site import Site
 
 HERE = "tests.support.teamwork"
@@ -115,3 +119,78 @@ def test_all_that_work_on_a_task_share_notes(site: Site, person: SyncClient) -> 
     assert facts == "two"
     empty = person.submit("another", assignee="ada", inputs=[["read", {"name": "plan"}]]).result(30)
     assert empty == ["ToolError: name: there is no note plan; the board is empty"]
+
+
+def test_models_of_a_provider_delegate_in_a_ring(site: Site, person: SyncClient) -> None:
+    def hand_on_to(name: str) -> ToolCall:
+        arguments = json.dumps({"description": f"go on to {name}", "assignee": name})
+        return ToolCall(arguments[:9], arguments[9:], name="delegate")
+
+    with ExitStack() as stack:
+        ada, bea, cleo = (stack.enter_context(OpenAIServer()) for _ in RING)
+        ada.script(ToolCall('{"description": 1', "}", name="delegate"), hand_on_to("bea"), Text("a leaf"), Text("ada"))
+        bea.script(hand_on_to("nobody"), hand_on_to("cleo"), Text("b", "ea"))
+        cleo.script(hand_on_to("ada"), Text("cleo"))
+        for name, server in zip(RING, (ada, bea, cleo), strict=True):
+            site.worker(name, "--model", "any", "--base-url", server.url, "--tools", "delegate", OPENAI_API_KEY="k")
+        assert person.submit("go round", assignee="ada", max_attempts=1).result(60) == "ada"
+        assert [tool["function"]["name"] for tool in ada.requests[0].body["tools"]] == ["delegate"]
+        told = [message["content"] for message in bea.requests[1].body["messages"] if message["role"] == "tool"]
+        assert "there is no LLM named nobody; there are: ada" in told[0]
+        got = [message["content"] for message in cleo.requests[1].body["messages"] if message["role"] == "tool"]
+        assert got == ["a leaf"]
+
+
+def test_a_model_of_a_provider_asks_a_person_and_reads_the_answer_after_a_restart(
+    site: Site, person: SyncClient
+) -> None:
+    with OpenAIServer() as server:
+        options = ("--model", "any", "--base-url", server.url, "--tools", "all")
+        server.script(ToolCall('{"question": "Which colour?"}', name="ask_person"), Text("It is blue."))
+        worker = site.worker("ada", *options, OPENAI_API_KEY="k", FLUFFLE_LEASE="2")
+        task = person.submit("paint", max_attempts=1)
+        until(lambda: person.task(task.id).status is Status.INPUT_REQUIRED, "it asks")
+        worker.kill()
+        person.answer(task.id, "blue")
+        site.worker("ada", *options, OPENAI_API_KEY="k", FLUFFLE_LEASE="2")
+        assert task.result(60) == "It is blue."
+        [prompt] = [m["content"] for m in server.requests[1].body["messages"] if m["role"] == "user"]
+        assert 'question="Which colour?">\nblue' in prompt
+
+
+def test_a_command_uses_the_tools_of_its_worker(site: Site, person: SyncClient) -> None:
+    fluffle = shlex.quote(str(COMMAND))
+    script = site.state / "agent.sh"
+    script.write_text(
+        f"""set -e
+        facts=$({fluffle} tool delegate "count" --assignee bea --input '[["share", {{"name": "n", "content": "7"}}]]')
+        colour=$({fluffle} tool ask-person "Which colour?" --choice blue --choice red)
+        echo "$facts $({fluffle} tool read n) $colour"
+        {fluffle} tool send user.nobody hello || echo "not sent"
+        """
+    )
+    site.worker("vega", "--exec", f"sh {shlex.quote(str(script))}")
+    site.worker("bea", "--handler", f"{HERE}:consult")
+    task = person.submit("go", assignee="vega", max_attempts=1)
+    until(lambda: person.task(task.id).status is Status.INPUT_REQUIRED, "it asks")
+    with pytest.raises(TaskRejected, match="must be one of: blue, red"):
+        person.answer(task.id, "green")
+    person.answer(task.id, "blue")
+    assert task.result(60) == "[null] 7 blue\nnot sent"
+
+
+def test_a_task_that_is_cancelled_takes_five_running_parts_with_it(
+    site: Site, person: SyncClient, ledger: Ledger
+) -> None:
+    site.worker("ada", "--handler", f"{HERE}:spread", "--slots", "5", **ledger.env)
+    task = person.submit("the whole", inputs=[2, 1])  # two parts, and one part of each, which wait for ever
+    more = person.submit("another", parent_id=task.id)
+    until(lambda: len(ledger.effects("started")) == 6, "the whole and its five descendants have begun")
+    person.cancel(task.id)
+    ids = [row.id for row in site.select("select id from tasks")]
+    ended = person.wait(*ids, timeout=30)
+    assert {view.status for view in ended} == {Status.CANCELLED}
+    assert len(ended) == 6
+    assert more.id in ids
+    until(lambda: person.llm("ada").tasks == [], "nobody has anything in hand")
+    assert person.submit("one more", inputs=[0]).result(20) == []

@@ -35,14 +35,15 @@ class Text:
 
 
 class ToolCall(Text):
-    """A call of the first tool of the request, its arguments in pieces."""
+    """A call of a tool, without `name` the first one of the request, its arguments in pieces."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, name: str | None = None) -> None:
         super().__init__(*arguments, finish="tool_calls")
+        self.name = name
 
     def deltas(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The call's name first, then its arguments piece by piece."""
-        name = request["tools"][0]["function"]["name"]
+        name = self.name or request["tools"][0]["function"]["name"]
         call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": name, "arguments": ""}}
         yield {"tool_calls": [call]}
         for piece in self.pieces:

@@ -81,6 +81,18 @@ def test_a_silent_worker_loses_the_task_that_it_has_parked(core: Core) -> None:
     assert not core.task("t1").parked
 
 
+def test_an_attempt_that_is_lost_while_it_waits_is_not_counted() -> None:
+    core = Core()
+    core.handle(seen("atlas"), submitted("t1", max_attempts=1))
+    core.handle(claimed("t1"), waited("t1", question="colour"), answered("t1"))
+    core.handle(left("atlas"))
+    assert core.status("t1") == "pending"
+    core.handle(seen("atlas"))
+    core.handle(claimed("t1", 2))
+    core.handle(left("atlas"))
+    assert core.status("t1") == "failed"
+
+
 def test_who_waits_for_an_attempt_that_is_not_theirs_is_stopped(core: Core) -> None:
     assert stops(core.handle(waited("t1", instance="i2"))) == [("t1", 1, "atlas/i2")]
     assert stops(core.handle(resumed("t1", attempt=2))) == [("t1", 2, "atlas/i1")]
