@@ -75,13 +75,14 @@ def submit(
       fluffle task submit "Summarise the report" --input-file report.txt --wait
       git diff | fluffle task submit "Review this change" --input-file - -k review
       fluffle task submit "Which name?" --assignees ada,bob,cleo --mode vote --choice Flo --choice Mo --wait
-      fluffle task submit --json-lines tasks.jsonl --label nightly
+      fluffle task submit tasks.jsonl --label nightly
       fluffle task submit plan.toml --set topic=rabbits --wait
 
     With --json-lines, every line is checked before the first task is submitted; the other options hold for lines
     that do not say otherwise; the ids are printed one a line, in their order.
 
-    A DESCRIPTION that is the name of a .toml or .yaml file is a plan: tasks that depend on each other. Their ids begin
+    A DESCRIPTION that is the name of a .jsonl file is the same as --json-lines with it. One that is the name of a .toml
+    or .yaml file is a plan: tasks that depend on each other. Their ids begin
     with --id or a name that is made, and the other options hold for tasks that do not say otherwise. With --wait, the
     results of those that no other builds on are printed; with --dry-run, what would be submitted.
 
@@ -99,6 +100,9 @@ def submit(
         given = pairs(variables, "--set")
         prefix = fields.pop("id", None)
         return run(submit_plan(description, given, fields, run=prefix, wait=wait, dry_run=dry_run, as_json=as_json))
+    if description is not None and json_lines is None and re.fullmatch(r"\S+\.jsonl", description):
+        json_lines = str(file.convert(description, None, click.get_current_context()))
+        description = None
     if variables:
         raise click.UsageError("--set is for a plan: the name of a .toml or .yaml file.")
     if dry_run and (wait or json_lines is not None):

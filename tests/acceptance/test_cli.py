@@ -157,6 +157,13 @@ def test_json_lines_are_submitted_in_their_order_with_the_options_as_defaults(sh
     assert (two["description"], two["labels"], two["priority"]) == ("two", ["own"], 9)
 
 
+def test_a_description_that_names_json_lines_is_taken_for_them(shell: Shell, tmp_path: Path) -> None:
+    lines = tmp_path / "some.jsonl"
+    lines.write_text('{"id": "first-of-file", "description": "x"}\n{"id": "last-of-file", "description": "y"}\n')
+    assert shell("task", "submit", str(lines), "-k", "obey").split() == ["first-of-file", "last-of-file"]
+    assert b"does not exist" in shell.run("task", "submit", "none.jsonl").stderr
+
+
 def test_one_bad_line_and_nothing_is_submitted(shell: Shell) -> None:
     label = f"bad-{uuid7()}"
     lines = f'{{"description": "x", "labels": ["{label}"]}}\n{{"descripton": "x"}}\nnot json\n'
