@@ -56,9 +56,6 @@ def grant(*, role: str, name: str | None, out: Path | None, new_password: bool, 
     user = user_name(kind, name)
     settings = load_settings()
     url = amqp_url(settings)
-    password = users.grant(
-        administration(settings), vhost(url), kind, user, with_password=not certificate, renew=new_password
-    )
 
     async def declare() -> str:
         async with Link(url, name="fluffle broker grant") as link:
@@ -67,6 +64,9 @@ def grant(*, role: str, name: str | None, out: Path | None, new_password: bool, 
             return link.where
 
     where = asyncio.run(declare())
+    password = users.grant(
+        administration(settings), vhost(url), kind, user, with_password=not certificate, renew=new_password
+    )
     click.echo(f"{user} may use RabbitMQ at {where} as {kind.told}.")
     if certificate:
         click.echo(f"It logs in with a client certificate whose common name is {user}, and FLUFFLE_TLS_LOGIN=true.")

@@ -409,6 +409,18 @@ def test_a_granted_user_has_its_url_in_a_file_for_its_owner_alone_and_nothing_se
     assert "there is no user iris" in rights.operator.error("broker", "revoke", "iris")
 
 
+def test_whoever_may_not_declare_what_a_user_needs_makes_none(
+    rights: Rights, rabbitmq: NodeInfo, tmp_path: Path
+) -> None:
+    ana = Shell(rights.url_of["ana"], tmp_path)
+    ana.environment.update(rabbitmq.settings)
+    done = ana.run("broker", "grant", "llm", "nova", "--out", str(tmp_path / "nova.url"))
+    assert done.returncode == 1
+    assert b"refused for user 'ana'" in done.stderr
+    assert not (tmp_path / "nova.url").exists()
+    assert "nova" not in rights.operator("broker", "users")
+
+
 def test_permissions_that_somebody_has_changed_are_seen_and_repaired(rabbitmq: NodeInfo, rights: Rights) -> None:
     rights.grant(Role.CLIENT, "cleo")
     as_granted = {user["name"]: user["as_granted"] for user in rights.operator.json("broker", "users")}
