@@ -28,7 +28,7 @@ def person(site: Site) -> Iterator[SyncClient]:
         yield client
 
 
-@pytest.mark.parametrize("handler", ["hand_on", "hand_on_in_thread"])
+@pytest.mark.parametrize("handler", ["hand_on", "hand_on_in_thread", "hand_on_as_model"])
 def test_three_llms_with_one_slot_each_delegate_in_a_ring(site: Site, person: SyncClient, handler: str) -> None:
     for name in RING:
         site.worker(name, "--handler", f"{HERE}:{handler}")

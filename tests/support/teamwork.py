@@ -1,6 +1,8 @@
 """LLMs for tests that use what a desk offers."""
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 from tests.support.handlers import write_effect
@@ -25,6 +27,27 @@ def hand_on_in_thread(job: Job, desk: BlockingDesk) -> list[str]:
     return [way[0], *desk.delegate(f"go on to {way[0]}", assignee=way[0], inputs={"way": way[1:]})]
 
 
+async def hand_on_as_model(job: Job, desk: Desk) -> list[str]:
+    """The same as a pydantic-ai model that calls its tools."""
+    from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
+
+    from workers.models.pydantic_ai import PydanticAILLM
+
+    way = job.inputs["way"]
+
+    async def reply(messages: list[Any], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
+        returned = [part.content for part in messages[-1].parts if part.part_kind == "tool-return"]
+        if way and not returned:
+            part = {"description": f"go on to {way[0]}", "assignee": way[0], "inputs": {"way": way[1:]}}
+            yield {0: DeltaToolCall(name="delegate", json_args=json.dumps(part), tool_call_id="c")}
+        else:
+            yield json.dumps([way[0], *returned[0]] if way else [])
+
+    model = PydanticAILLM("function", FunctionModel(stream_function=reply))
+    answer = await model.run(job, lambda text: None, desk)
+    return list(json.loads(answer.result))
+
+
 async def ask(job: Job, desk: Desk) -> dict[str, Any]:
     """Asks a person all questions of the inputs, one after the other."""
     write_effect(job, "started")
@@ -38,19 +61,6 @@ async def spread(job: Job, desk: Desk) -> Any:
         await asyncio.Event().wait()
     wide, *deeper = job.inputs
     return await asyncio.gather(*(desk.delegate(f"part {n} of {job.description}", inputs=deeper) for n in range(wide)))
-
-
-async def fail_once(job: Job, desk: Desk) -> str:
-    """Hands on, then fails in the first attempt; returns what came of what it handed on."""
-    part = await desk.delegate("a part", assignee="hand", inputs={"gate": None})
-    if job.attempt == 1:
-        raise RuntimeError("the first attempt fails")
-    return str(part)
-
-
-async def count(job: Job) -> str:
-    """Returns the token of its effect."""
-    return write_effect(job, "done")
 
 
 async def consult(job: Job, desk: Desk) -> Any:
