@@ -60,20 +60,21 @@ class Survived:
 def decode_in_bulk(count: int, seed: int) -> Decoded:
     """Make messages until `count` of them were refused. Any exception is a bug, and ends it."""
     process, begun = psutil.Process(), time.monotonic()
-    made = refused = before = 0
+    made = refused = 0
+    before = process.memory_info().rss
     for message in Malformer(seed).messages():
         if refused == count:
             break
         made += 1
         refused += message.is_refused()
         if refused == max(1, count // 10):
-            before = before or process.memory_info().rss
+            before = process.memory_info().rss
     return Decoded(made, refused, time.monotonic() - begun, process.memory_info().rss - before)
 
 
 def publish_in_bulk(site: Site, ledger: Ledger, count: int, seed: int) -> Survived:
     """Publish `count` malformed messages and good tasks between them, and see what is left in the end."""
-    begun, grown = time.monotonic(), 0
+    begun = time.monotonic()
     published: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
     good = [f"good-{number}" for number in range(count // GOOD_EVERY)]
@@ -81,6 +82,7 @@ def publish_in_bulk(site: Site, ledger: Ledger, count: int, seed: int) -> Surviv
         client.queue(name=ANSWERS)
         coordinator, worker = site.coordinator(), _worker(site, ledger)
         memory = psutil.Process(coordinator.pid)
+        before = memory.memory_info().rss
         malformed = _malformed(seed)
         for start in range(0, count, REJECTED_AT_ONCE):
             batch = [next(malformed) for _ in range(min(REJECTED_AT_ONCE, count - start))]
@@ -90,10 +92,10 @@ def publish_in_bulk(site: Site, ledger: Ledger, count: int, seed: int) -> Surviv
             client.take_all(ANSWERS)
             rejected.update(map(_key_of_rejected, client.take_all("fluffle.rejected")))
             if start == 0:
-                grown = -memory.memory_info().rss
+                before = memory.memory_info().rss
         ledger.note(*good)
         until(lambda: ledger.done() >= len(good), "the good tasks are done", within=WITHIN)
-        grown += memory.memory_info().rss
+        grown = memory.memory_info().rss - before
         restarts = sum(not process.alive for process in (coordinator, worker))
         site.drain(within=WITHIN)
         rejected.update(map(_key_of_rejected, client.take_all("fluffle.rejected")))
