@@ -4,7 +4,7 @@ from typing import Any
 
 from broker.reporting import DIMENSIONS
 from broker.views import ReportColumn, ReportView
-from fluffle.cli.output import duration
+from fluffle.reports import group
 
 MOST_BARS = 24  # the table has them all
 
@@ -33,7 +33,7 @@ def chart(view: ReportView) -> dict[str, Any] | None:
     columns = [column for column in view.columns if column.name in view.metrics and column.unit == units[0]]
     is_time = DIMENSIONS[groups[0]].kind == "time" if groups[0] in DIMENSIONS else False
     rows = view.rows if is_time else view.rows[:MOST_BARS]
-    labels = [" · ".join(value_text(row[group]) for group in groups) for row in rows]
+    labels = [" · ".join(group(row[name]) for name in groups) for row in rows]
     series = [_series(column, [row[column.name] for row in rows], is_time) for column in columns]
     if groups == ["status"] and len(series) == 1:
         colours = [_STATES.get(label, "var(--grey)") for label in labels]
@@ -48,7 +48,7 @@ def distribution(rows: list[dict[str, Any]], label: str, names: list[str]) -> di
     """Rows of a summary as bars, one on the other."""
     columns = [ReportColumn(name=name, title=name.capitalize()) for name in names]
     series = [_series(column, [row[column.name] for row in rows], False) | {"stack": "all"} for column in columns]
-    return _axes([value_text(row[label]) for row in rows], series, False)
+    return _axes([group(row[label]) for row in rows], series, False)
 
 
 def _series(column: ReportColumn, values: list[Any], is_time: bool) -> dict[str, Any]:
@@ -95,33 +95,3 @@ def _axes(labels: list[str], series: list[dict[str, Any]], is_time: bool) -> dic
         **({"xAxis": names, "yAxis": values} if is_time else {"xAxis": values, "yAxis": {**names, "inverse": True}}),
         "series": series,
     }
-
-
-def value_text(value: Any) -> str:
-    """A value of a dimension, for people."""
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return "yes" if value else "no"
-        case _:
-            return str(value)
-
-
-def figure(value: float | None, unit: str | None) -> str:
-    """A figure in its unit, for people; empty where there is nothing to measure."""
-    if value is None:
-        return ""
-    match unit:
-        case "s":
-            return duration(value)
-        case "share":
-            return f"{value:.1%}"
-        case "USD":
-            return f"{value:,.4f} USD"
-        case "1/h":
-            return f"{value:,.1f} /h"
-        case _:
-            return (
-                f"{value:,}" if isinstance(value, int) else f"{value:,.1f}" if isinstance(value, float) else str(value)
-            )

@@ -1,10 +1,8 @@
 """Reports: what there is to choose, a chart, the figures, and the same as CSV."""
 
 from collections.abc import Iterable
-from csv import writer
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from io import StringIO
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,7 +14,8 @@ from broker.errors import FluffleError, QueryRejected
 from broker.reporting import DIMENSIONS, METRICS, PREDEFINED
 from broker.views import ReportView
 from fluffle.fields import ReportFields
-from fluffle.web.charts import MOST_BARS, chart, distribution, figure, value_text
+from fluffle.reports import as_csv, figure, group
+from fluffle.web.charts import MOST_BARS, chart, distribution
 from fluffle.web.desk import Desk, Site
 from fluffle.web.parts import Pairs, Part, empty, field, form, options
 from fluffle.web.theme import frame
@@ -36,7 +35,7 @@ _TILES = (
     ("avg_turnaround", "Mean turnaround", "s"),
     ("input_tokens", "Input tokens", "tokens"),
     ("output_tokens", "Output tokens", "tokens"),
-    ("cost_usd", "Cost", "USD"),
+    ("cost_usd", "Cost in USD", "USD"),
 )
 
 _OF_LLMS = (("attempts", "count"), ("completed", "count"), ("failed", "count"), ("busy", "s"), ("share", "share"))
@@ -193,22 +192,12 @@ class _Reports:
         _table(
             [(column.title, column.unit is not None) for column in view.columns],
             [
-                [figure(row[it.name], it.unit) if it.unit else value_text(row[it.name]) for it in view.columns]
+                [figure(row[it.name], it.unit) if it.unit else group(row[it.name]) for it in view.columns]
                 for row in view.rows
             ],
         )
         if view.left_out:
             Part("p", f"{view.left_out:,} more rows are left out.", "muted")
-
-
-def as_csv(view: ReportView) -> str:
-    """A report as CSV."""
-    text = StringIO()
-    lines = writer(text, lineterminator="\n")
-    names = [column.name for column in view.columns]
-    lines.writerow(names)
-    lines.writerows([row[name] for name in names] for row in view.rows)
-    return text.getvalue()
 
 
 def _several(known: Iterable[tuple[str, str, str]], chosen: tuple[str, ...]) -> None:

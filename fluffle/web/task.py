@@ -21,6 +21,8 @@ from fluffle.web.parts import Pairs, Part, ago, button, empty, form, options, re
 from fluffle.web.phases import Phase, begin_of, phases
 from fluffle.web.theme import frame
 
+MOST_PARTS = 100  # of a task, that are shown
+
 _PHASES = {"waited": "waited", "ran": "ran", "asked": "waited for a person"}
 _STREAM_EVERY = 0.1  # seconds
 
@@ -41,6 +43,7 @@ class _Task:
         self._id = task_id
         self._actions = actions
         self._view: TaskView | None = None
+        self._parts: list[TaskView] = []
         self._streamed = ""
         self._stream: Any = None
         self._streaming = Paced(self._show_stream, _STREAM_EVERY)
@@ -48,24 +51,29 @@ class _Task:
     async def build(self) -> None:
         """Show the task, and follow what becomes of it."""
         self._body = Part("div", None, "task")
-        await self._desk.follow(self._refresh, {"task"}, fits=lambda told: told.subject == self._id)
+        await self._desk.follow(self._refresh, {"task"}, fits=self._is_about_it)
         self._desk.hear({"progress"}, self._hear_progress)
         self._desk.keep(self._streaming.run())
+
+    def _is_about_it(self, told: Told) -> bool:
+        """Whether an event is about this task or one of its parts."""
+        return told.subject == self._id or (isinstance(told.data, dict) and told.data.get("parent_id") == self._id)
 
     async def _refresh(self) -> None:
         try:
             view = await self._desk.books.task(self._id)
+            parts = [part async for part in self._desk.books.tasks(within=self._id, limit=MOST_PARTS)]
         except QueryRejected:
             self._body.clear()
             with self._body:
                 back = ("All tasks", self._desk.url("/"))
                 empty("There is no such task", f"Nobody has submitted {self._id}, or not yet.", link=back)
             return
-        if view == self._view:
+        if (view, parts) == (self._view, self._parts):
             return
         if self._view is not None and view.attempt != self._view.attempt:
             self._streamed = ""
-        self._view = view
+        self._view, self._parts = view, parts
         self._actions.clear()
         self._body.clear()
         with self._actions:
@@ -129,6 +137,7 @@ class _Task:
             for question in view.questions:
                 build_question(self._desk, view, question)
             self._build_answer(view)
+            self._build_parts()
             self._build_attempts(view)
         with Part("aside", None, "task-side"):
             self._build_time(view)
@@ -149,6 +158,18 @@ class _Task:
             with Part("section", None, "card"):
                 Part("h2", f"{view.llm} is at work")
                 self._stream = rendered(markdown(self._streamed), "prose answer streaming")
+
+    def _build_parts(self) -> None:
+        if not self._parts:
+            return
+        with Part("section", None, "card"):
+            Part("h2", "Parts")
+            with Part("ul", None, "parts"):
+                for part in reversed(self._parts):
+                    with Part("li"):
+                        status(part.status.value)
+                        Part("a", part.description, href=self._desk.task_url(part.id))
+                        Part("span", part.llm or part.assignee or ", ".join(part.assignees), "muted")
 
     def _build_attempts(self, view: TaskView) -> None:
         if not view.attempts:
@@ -194,7 +215,9 @@ class _Task:
         with Part("section", None, "card"), Part("dl", None, "facts"):
             _fact("Id", view.id, "code")
             _fact("LLM", view.llm)
-            _fact("Given to", view.assignee)
+            _fact("Given to", view.assignee or ", ".join(view.assignees))
+            _fact("Mode", view.mode)
+            _fact("Reviewer", view.reviewer)
             _fact("Priority", str(view.priority))
             _fact("Skills", ", ".join(view.skills))
             _fact("Labels", ", ".join(view.labels))

@@ -1,7 +1,5 @@
 """The web page in a real browser, on real processes: broker, coordinator, LLMs."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,6 +192,14 @@ def test_a_task_is_moved_and_cancelled_from_its_page(place: Place, operator: Vis
     expect(status_of(page)).to_have_text("cancelled")
 
 
+def test_the_parts_of_a_task_are_shown_with_it(place: Place, operator: Visit) -> None:
+    whole = place.client.submit("Read this together", assignees=["ada", "ben"], mode="all", inputs={"text": TEXT})
+    page = operator.go(f"/tasks/{whole.id}")
+    expect(page.locator(".parts li")).to_have_count(2)
+    expect(page.locator(".parts")).to_contain_text("ben")
+    expect(status_of(page)).to_have_text("completed")
+
+
 def test_a_filter_stands_in_the_url_and_shows_the_same_after_a_reload(place: Place, operator: Visit) -> None:
     good = place.done("Count the carrots", "garden", answer=3)
     bad = place.done("Count the stars", "garden", fail="too many")
@@ -289,15 +295,17 @@ def test_an_llm_is_paused_and_resumed(place: Place, operator: Visit) -> None:
     expect(card.locator(".status").first).to_have_text("online")
 
 
-def test_a_report_has_a_chart_and_its_csv_holds_its_figures(place: Place, operator: Visit) -> None:
+def test_a_report_has_a_chart_and_its_csv_is_that_of_the_command_line(place: Place, operator: Visit) -> None:
     place.done("Report on this", answer="done")
-    page = operator.go("/reports?name=workload")
+    page = operator.go("/reports?name=custom&group_by=llm&metrics=attempts&metrics=busy_time&metrics=input_tokens")
     expect(page.locator(".chart svg")).to_be_visible()
     expect(page.locator(".figures")).to_contain_text("obi")
     with page.expect_download() as download:
         page.get_by_role("link", name="CSV").click()
-    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
-    assert "obi" in {line["llm"] for line in rows}
+    asked = ("report", "--group-by", "llm", "--metrics", "attempts,busy_time,input_tokens", "--format", "csv")
+    told = Shell(place.site.url, place.site.state)(*asked)
+    assert "obi," in told
+    assert Path(download.value.path()).read_text() == told
 
 
 def test_rejected_input_is_shown_with_its_errors_and_sent_back_or_dropped(place: Place, operator: Visit) -> None:

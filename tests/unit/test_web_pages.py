@@ -8,7 +8,7 @@ import pytest
 
 from broker.messages import Status
 from broker.views import AttemptView, QuestionView, ReportColumn, ReportView, TaskView
-from fluffle.web.charts import chart, figure
+from fluffle.web.charts import chart
 from fluffle.web.filters import TaskFilter
 from fluffle.web.live import UNREADABLE, Paced, Told, read
 from fluffle.web.notices import Notices
@@ -276,17 +276,3 @@ def test_a_chart_draws_the_figures_of_one_unit() -> None:
     ]
     assert drawn["yAxis"]["data"] == ["ada", "none"]
     assert chart(view.model_copy(update={"rows": []})) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (None, "s", ""),
-        (1234, "count", "1,234"),
-        (0.5, "share", "50.0%"),
-        (65.0, "s", "1 min 5 s"),
-        (0.01, "USD", "0.0100 USD"),
-    ],
-)
-def test_a_figure_is_told_in_its_unit(value: float | None, unit: str, text: str) -> None:
-    assert figure(value, unit) == text
