@@ -75,8 +75,8 @@ def _packed(item: Item) -> tuple[Any, ...]:
             return ("refuse", task_id, problems, reply_to, correlation_id, kind)
         case AnnounceMessage(at, message):
             return ("message", at, message)
-        case Deliver(message, to):
-            return ("deliver", message, to)
+        case Deliver(message, to, correlation_id):
+            return ("deliver", message, to, correlation_id)
         case AnnounceLLM():
             return ("llm", *astuple(item))
         case Keep():
@@ -118,8 +118,8 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
                 items.append(Refuse(task_id, _problems(problems), reply_to, correlation_id, type=kind))
             case "message", [at, message]:
                 items.append(AnnounceMessage(at, _message(message)))
-            case "deliver", [message, to]:
-                items.append(Deliver(_message(message), to))
+            case "deliver", [message, to, correlation_id]:
+                items.append(Deliver(_message(message), to, correlation_id))
             case "reply", fields:
                 items.append(Reply(*fields))
             case "drain", fields:

@@ -75,8 +75,8 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
                 yield _event(f"llm.{state}", name, f"llm.{state}.{name}", to_iso(at) or "", to_json(data))
             case AnnounceMessage(at, message):
                 yield _message_event(at, message)
-            case Deliver(message, to):
-                yield _delivered(message, to)
+            case Deliver():
+                yield _delivered(item)
             case Keep():
                 yield from _kept(item)
             case _:
@@ -163,11 +163,12 @@ def _message_event(at: Instant, message: Message) -> Outgoing:
     return _event("message.sent", message.id, key, to_iso(at) or "", message.encode(), event_id=message.id)
 
 
-def _delivered(message: Message, to: str) -> Outgoing:
+def _delivered(item: Deliver) -> Outgoing:
     """By fluffle.messages to a mailbox, and straight to any other queue. It may have gone meanwhile."""
+    message, to = item.message, item.to
+    outgoing = to_publish(message, to=to, correlation_id=item.correlation_id or message.in_reply_to)
     if is_address(to):
-        return to_publish(message, to=to)
-    outgoing = to_publish(message, correlation_id=message.in_reply_to)
+        return outgoing
     return replace(outgoing, exchange="", routing_key=to, mandatory=not to.startswith(DIRECT_REPLY_TO))
 
 

@@ -17,7 +17,7 @@ from fluffle.fields import Fields
 from fluffle.handle import TaskHandle
 from fluffle.watching import Event
 
-A = TypeVar("A")
+A = TypeVar("A", covariant=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 

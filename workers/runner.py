@@ -226,10 +226,10 @@ class Worker:
             self._workload.remember((result.task_id, result.attempt))
         self._show_presence("hello")
         await self._link.consume(control_address(self._name, self.instance), self._on_control, auto_ack=True)
+        self._messages = await self._link.consume(llm_address(self._name), self._mailbox.take, prefetch=PREFETCH)
         self._assignments = await self._link.consume(
             work_queue(self._name), self._workload.take, prefetch=self._presence.slots
         )
-        self._messages = await self._link.consume(llm_address(self._name), self._mailbox.take, prefetch=PREFETCH)
         self.ready.set()
         _log.info(self._introduction())
 

@@ -91,6 +91,7 @@ class Deliver:
 
     message: Message
     to: str
+    correlation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class Mail:
             self._b.say(AnnounceMessage(now, message))
         if isinstance(event, MessageUndelivered):
             if to := _elsewhere(message, event.routing_key):
-                self._b.say(Deliver(message, to))
+                self._b.say(Deliver(message, to, event.sender.correlation_id))
             else:
                 self._send_back(event, now)
 

@@ -115,6 +115,8 @@ def inbox(*, keep: bool, follow: bool, user: str | None, as_json: bool) -> None:
 
     They are taken from your mailbox as they are printed, and stay in the history: see `fluffle message history`.
     """
+    from fluffle.cli.output import on_terminal
+
     if keep and follow:
         raise click.UsageError("--keep does not go with --follow: what is looked at and kept would come again.")
 
@@ -126,8 +128,8 @@ def inbox(*, keep: bool, follow: bool, user: str | None, as_json: bool) -> None:
                 count += 1
         return count
 
-    if run(take()) == 0 and not as_json:
-        click.echo("No new messages.", err=True)
+    if run(take()) == 0 and on_terminal() and not as_json:
+        click.echo("No new messages.")
 
 
 @message.command()

@@ -138,6 +138,12 @@ class Amqp:
             self._channel.cancel()
         return found
 
+    def give_back(self, queue: str) -> None:
+        """Take the next message of a queue and give it back: it comes again, and is marked so."""
+        method, _, _ = self._channel.basic_get(queue)
+        assert method is not None, f"{queue} is empty"
+        self._channel.basic_nack(method.delivery_tag)
+
     def _get(self, queue: str) -> list[Message]:
         method, properties, body = self._channel.basic_get(queue, auto_ack=True)
         return [] if method is None else [Message(method.exchange, _text(method.routing_key), properties, body)]

@@ -76,3 +76,17 @@ def show_job(job: Job) -> dict[str, Any]:
         "metadata": dict(job.metadata),
         "skills": list(job.skills),
     }
+
+
+async def converse(job: Job) -> str:
+    """Tasks wait for their gate. A message is answered with what was said before; it waits for a gate that it names."""
+    if job.message is None:
+        return await wait_for_gate(job)
+    write_effect(job, "asked")
+    if (gate := job.metadata.get("gate")) is not None:
+        while not Path(str(gate)).exists():  # noqa: ASYNC110, ASYNC240 - who makes the file is another process
+            await asyncio.sleep(0.01)
+    if job.description == "fail":
+        raise ValueError("no ink")
+    so_far = [f"{it.sender}: {it.content}" for it in job.conversation]
+    return " | ".join([*so_far, f"answering {job.description}"])

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -150,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         model = request["model"]
-        self._send_events(_chunk(model, delta) for delta in ({"role": "assistant"}, *reply.deltas(request)))
+        self._send_events(_chunk(model, delta) for delta in chain([{"role": "assistant"}], reply.deltas(request)))
         if isinstance(reply, Dropped):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import NullPool, create_engine, text
 
 from broker.link import Link
-from broker.topology import COORDINATOR, QUERIES, REJECTED, SHARED, work_queue
+from broker.topology import COORDINATOR, QUERIES, REJECTED, SHARED, UNDELIVERED, llm_address, user_address, work_queue
 from tests.support.amqp import amqp
 from tests.support.node import NodeInfo
 from tests.support.processes import Process, fluffle, until
@@ -31,7 +31,7 @@ class Site:
         self._database = env.get("FLUFFLE_DATABASE_URL", f"sqlite:///file:{self._sqlite}?mode=ro&uri=true")
         self.coordinators: list[Process] = []
         self.workers: list[Process] = []
-        self.queues = {REJECTED, COORDINATOR, QUERIES}
+        self.queues = {REJECTED, COORDINATOR, QUERIES, UNDELIVERED}
         self._running = ExitStack()
 
     def coordinator(
@@ -49,7 +49,7 @@ class Site:
         self, name: str, *options: str, url: str | None = None, altered: Sequence[str] = (), **env: str
     ) -> Process:
         """Start a worker, on another `url` of the broker if need be, and wait until it is ready."""
-        self.queues.add(work_queue(name))
+        self.queues |= {work_queue(name), llm_address(name)}
         given = {**self.env, **env}
         command = ("worker", name, *options)
         process = self._running.enter_context(
@@ -57,6 +57,11 @@ class Site:
         )
         self.workers.append(process)
         return process
+
+    def person(self, name: str) -> str:
+        """Somebody whose mailbox goes with the site: their name."""
+        self.queues.add(user_address(name))
+        return name
 
     def select(self, query: str) -> list[Any]:
         """Rows of the database, which is looked at from outside."""

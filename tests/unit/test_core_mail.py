@@ -1,0 +1,126 @@
+"""What the coordinator makes of messages between LLMs and people."""
+
+from typing import Any
+
+import pytest
+
+from broker.errors import Problem
+from broker.mail import COORDINATOR, Message, new_message
+from coordinator.core.commands import AnnounceMessage, Command, Deliver, Refuse
+from coordinator.core.events import MessageSent, MessageUndelivered, Sender
+from tests.support.core import Core, moment
+
+NOW = moment(0)
+
+
+def said(content: str = "hello", **fields: Any) -> Message:
+    given = {"sender": "user.ana", "receiver": "llm.ada", **fields}
+    return new_message(given.pop("sender"), given.pop("receiver"), content, **given)
+
+
+def handle(*events: MessageSent | MessageUndelivered) -> tuple[list[Command], Any]:
+    """The commands, and what is to be stored."""
+    machine = Core().machine
+    commands = machine.handle(*events, now=NOW)
+    return commands, machine.take_changes()
+
+
+def undelivered(message: Message, key: str | None = None, **sender: Any) -> tuple[list[Command], Any]:
+    event = MessageUndelivered(message, key or message.receiver, Sender(**sender))
+    commands, changes = handle(event)
+    assert commands[0] == AnnounceMessage(NOW, message)
+    assert changes.messages == {message.id: (message, NOW)}
+    return commands[1:], changes
+
+
+def test_a_message_goes_into_the_history_and_everybody_is_told() -> None:
+    message = said()
+    commands, changes = handle(MessageSent(message))
+    assert commands == [AnnounceMessage(NOW, message)]
+    assert changes.messages == {message.id: (message, NOW)}
+
+
+def test_a_message_that_comes_twice_in_a_batch_is_one() -> None:
+    message = said()
+    commands, changes = handle(MessageSent(message), MessageSent(said("another text", id=message.id)))
+    assert commands == [AnnounceMessage(NOW, message)]
+    assert changes.messages[message.id][0].content == "hello"
+
+
+@pytest.mark.parametrize("first", ["sent", "undelivered"])
+def test_a_message_that_found_no_mailbox_is_announced_once_whatever_comes_first(first: str) -> None:
+    message = said()
+    events = [MessageSent(message), MessageUndelivered(message, message.receiver)]
+    commands, changes = handle(*(events if first == "sent" else events[::-1]))
+    assert [type(command) for command in commands].count(AnnounceMessage) == 1
+    assert changes.undelivered == [message.id]
+
+
+def test_whoever_waits_for_an_answer_of_nobody_is_told_so() -> None:
+    message = said()
+    event = MessageUndelivered(message, message.receiver, Sender("ana", "replies", "c-1"))
+    commands, changes = handle(event)
+    problem = Problem(
+        "receiver",
+        "nobody has the address llm.ada: no worker of that name has ever run; start one with `fluffle worker ada`",
+    )
+    assert commands[1:] == [Refuse(message.id, (problem,), "replies", "c-1", event)]
+    assert changes.undelivered == [message.id]
+
+
+def test_a_person_who_waits_for_nothing_finds_a_notice_in_their_mailbox() -> None:
+    message = said(receiver="group.readers")
+    (_, notice), _ = undelivered(message)
+    assert isinstance(notice, Deliver)
+    assert notice.to == "user.ana"
+    assert (notice.message.sender, notice.message.in_reply_to) == (COORDINATOR, message.id)
+    assert "nobody is in the group" in notice.message.content
+    assert notice.message.conversation_id == message.conversation_id
+
+
+def test_the_notice_of_a_message_that_comes_again_is_the_same() -> None:
+    message = said()
+    (_, first), _ = undelivered(message)
+    (_, second), _ = undelivered(message)
+    assert isinstance(first, Deliver)
+    assert isinstance(second, Deliver)
+    assert first.message.id == second.message.id
+
+
+@pytest.mark.parametrize("sender", ["llm.bela", COORDINATOR])
+def test_only_people_get_notices(sender: str) -> None:
+    commands, _ = undelivered(said(sender=sender, receiver="user.bo"))
+    assert [type(command) for command in commands] == [Refuse]
+
+
+def answer(**fields: Any) -> Message:
+    return said("42", sender="llm.ada", receiver="user.ana", in_reply_to="q", conversation_id="c", **fields)
+
+
+@pytest.mark.parametrize(
+    ("reply_to", "goes_to"),
+    [
+        ("user.ana.s1", "user.ana"),  # the session of a person has gone: to their mailbox
+        ("llm.bela.i1", "llm.bela.i1"),  # the control queue of an LLM that asked
+        ("amq.gen-x", "amq.gen-x"),
+        ("amq.rabbitmq.reply-to.g1.x", "amq.rabbitmq.reply-to.g1.x"),
+        ("fluffle.reply.1", "fluffle.reply.1"),
+    ],
+)
+def test_an_answer_reaches_whoever_asked_in_another_way(reply_to: str, goes_to: str) -> None:
+    message = answer()
+    commands, changes = undelivered(message, reply_to, correlation_id="mine")
+    assert commands == [Deliver(message, goes_to, "mine")]
+    assert changes.undelivered == []
+
+
+@pytest.mark.parametrize("key", ["user.ana", "llm.bela", "fluffle.coordinator", "fluffle.rejected", "llm.bela.i1.x"])
+def test_an_answer_is_not_brought_to_queues_that_are_none_of_its_business(key: str) -> None:
+    commands, changes = undelivered(answer(), key)
+    assert [type(command) for command in commands] == [Refuse]
+    assert len(changes.undelivered) == 1
+
+
+def test_a_question_is_never_brought_to_a_queue() -> None:
+    commands, _ = undelivered(said(), "user.bo.s1", reply_to="replies")
+    assert [type(command) for command in commands] == [Refuse]
