@@ -37,7 +37,7 @@ def placement(connection: Connection, spec: Submission, machine: Machine, now: I
 
 
 def _why_not(machine: Machine, task: Task) -> str:
-    if task.spec.is_group and task.status is Status.PENDING:
+    if task.status is Status.IN_PROGRESS:
         return "several LLMs get a part each"
     if task.waiting_on:
         return f"waits for {task.waiting_on} of the tasks that it depends on"

@@ -163,7 +163,7 @@ def failed_at(task: Task, llm: LLM) -> bool:
 
 def _why(task: Task, chosen: Standing, lane: Lane, now: Instant) -> str:
     llm = chosen.llm
-    if lane.key.startswith("@"):
+    if lane.key.startswith("@") and "|" not in lane.key:
         return "assigned by hand"
     if len(lane.quickest) == 1:
         return f"the only {_kind(lane)} online"

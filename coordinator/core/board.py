@@ -79,11 +79,20 @@ class Board:
         task.wake_at = None
         task.move(Trigger.READY)
         if task.spec.is_group:
-            task.ready_at = now
-            self.stirred[task.id] = None
+            self._expand(task, now)
         else:
             self.make_ready(task, now)
         return True
+
+    def _expand(self, group: Task, now: Instant) -> None:
+        """Begin a task for several LLMs: what its parts are is seen as soon as it is looked at."""
+        group.move(Trigger.EXPAND)
+        group.attempt += 1
+        group.ready_at = group.started_at = now
+        group.questions.clear()
+        self.stirred[group.id] = None
+        self.touch(group)
+        self.announce(group, now)
 
     def make_ready(self, task: Task, now: Instant) -> None:
         """Put a task that has just become pending into its lane."""

@@ -47,11 +47,10 @@ class Groups:
     def stirred(self, event: GroupStirred, now: Instant) -> None:
         """Something has happened to a group or its parts, which are loaded."""
         group = self._b.tasks[event.task_id]
-        if group.status is Status.PENDING:
-            self._begin(group, now)
         if group.status is not Status.IN_PROGRESS:
             return
-        parts = self._parts(group, event.parts)
+        parts, of_before = self._parts(group, event.parts)
+        self._end_all(of_before, f"{group.id} has begun anew", now)
         spent = self._spent(group, now)
         answer = group.questions[-1].answer if group.questions else None
         match step(group.spec, parts, spent=spent, answer=answer):
@@ -60,21 +59,21 @@ class Groups:
             case Spawn(specs, note, found, alone):
                 self._note(group, note, found, now)
                 if alone:
-                    self._end_all(group, parts, "it goes on without", now)
+                    self._end_all(parts, "it goes on without", now)
                 for number, spec in enumerate(specs, len(parts) + 1):
                     self._make(part_id(group, number), spec, group, now)
                 self._wake_in_time(group, spent)
             case AskPerson(question, choices):
                 group.wake_at = None  # people take the time that they need
                 group.ask(Asked(TIE, question, choices, now), now)
-                self._end_all(group, parts, "the vote is over", now)
+                self._end_all(parts, "the vote is over", now)
                 self._b.touch(group)
                 self._b.announce(group, now)
             case Finish(result, note, found):
                 self._note(group, note, found, now)
                 group.result = result
                 self._b.finish(group, Trigger.COMPLETE, now)
-                self._end_all(group, parts, f"{group.id} was done without it", now)
+                self._end_all(parts, f"{group.id} was done without it", now)
             case Fail(error, result, note, found):
                 self._note(group, note, found, now)
                 group.result, group.error = result, error
@@ -82,19 +81,12 @@ class Groups:
             case other:
                 assert_never(other)
 
-    def _begin(self, group: Task, now: Instant) -> None:
-        group.move(Trigger.EXPAND)
-        group.attempt += 1
-        group.started_at = now
-        group.questions.clear()
-        self._b.touch(group)
-        self._b.announce(group, now)
-
-    def _parts(self, group: Task, stored: Sequence[str]) -> list[Task]:
-        """The parts of its present run, in the order of their making."""
+    def _parts(self, group: Task, stored: Sequence[str]) -> tuple[list[Task], list[Task]]:
+        """The parts of its present run, in the order of their making, and those of earlier ones."""
         known = {id_: self._b.tasks[id_] for id_ in stored} | {t.id: t for t in self._b.children.get(group.id, ())}
         numbered = {number: part for part in known.values() if (number := _number(group, part.id)) is not None}
-        return [part for _, part in sorted(numbered.items())]
+        of_before = [part for part in known.values() if _number(group, part.id) is None]
+        return [part for _, part in sorted(numbered.items())], of_before
 
     def _spent(self, group: Task, now: Instant) -> float:
         """The share of its time that is over; none of it matters any more once a person was asked."""
@@ -116,7 +108,7 @@ class Groups:
                 llm.learned.judge(finding.part.spec.skills, finding.score, now)
                 self._b.changes.llms[llm.name] = llm
 
-    def _end_all(self, group: Task, parts: Sequence[Task], why: str, now: Instant) -> None:
+    def _end_all(self, parts: Sequence[Task], why: str, now: Instant) -> None:
         for part in parts:
             if not part.status.is_final:
                 self._end(part, why, now)

@@ -179,8 +179,8 @@ class Requests:
 
     def _cancel_task(self, task: Task, by: str, reason: str | None, now: Instant) -> None:
         told = f": {reason}" if reason else ""
-        where = f" while {task.status.replace('_', ' ')} at {task.llm}" if task.in_hand else f" while {task.status}"
-        task.note(now, by, f"cancelled{where}{told}")
+        where = f" at {task.llm}" if task.in_hand else ""
+        task.note(now, by, f"cancelled while {task.status.replace('_', ' ')}{where}{told}")
         self._b.withdraw(task, "cancelled", "cancelled", now)
         self._b.finish(task, Trigger.CANCEL, now)
 

@@ -77,7 +77,7 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
             ("Assignee", view.assignee),
             ("Assignees", view.mode and f"{view.mode} of {', '.join(view.assignees)}"),
             ("Vote", view.vote and _rules(view.vote)),
-            ("Reviewer", view.reviewer and f"{view.reviewer}, at most {view.max_rounds} rounds"),
+            ("Reviewer", view.reviewer and f"{view.reviewer}, rounds: at most {view.max_rounds}"),
             ("Excluded", view.excluded or None),
             ("Priority", view.priority),
             ("Skills", view.skills or None),

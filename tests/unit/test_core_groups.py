@@ -6,7 +6,7 @@ import pytest
 
 from broker.errors import Problem
 from broker.messages import Vote
-from coordinator.core.commands import Command, Refuse
+from coordinator.core.commands import Answer, Command, Refuse
 from coordinator.core.events import AssignRequested, RetryRequested
 from tests.support.core import (
     ANA,
@@ -71,6 +71,7 @@ def refusals(commands: list[Command]) -> list[Problem]:
 
 def test_a_group_is_in_progress_while_its_parts_are_at_work(core: Core) -> None:
     commands = core.handle(submitted("g", mode="all", assignees=["atlas", "boreas"], priority=7, labels=["pets"]))
+    assert [c.view["status"] for c in commands if isinstance(c, Answer)] == ["in_progress"]
     assert assignments(commands) == [("g.1", 1, "atlas"), ("g.2", 1, "boreas")]
     assert answers(commands) == [("g", "task.accepted", "replies-of-ana")]
     assert [event for event in events(commands) if event[0] == "g"] == [("g", "in_progress")]
@@ -231,7 +232,11 @@ def test_a_group_that_is_retried_starts_anew_with_parts_of_its_own(core: Core) -
 
 def test_a_group_that_is_cancelled_and_retried_in_one_batch_starts_anew(core: Core) -> None:
     core.handle(vote(), cancelled("v"), RetryRequested("v"))
-    assert statuses(core) == {"v": "in_progress", "v.1": "assigned", "v.2": "assigned", "v.3": "assigned"}
+    assert statuses(core) == {"v": "in_progress", "v.2.1": "assigned", "v.2.2": "assigned", "v.2.3": "assigned"}
+    core.handle(cancelled("v"), RetryRequested("v"))
+    assert {core.status(f"v.2.{n}") for n in (1, 2, 3)} == {"cancelled"}
+    assert core.task("v.2.1").history[-1].what.endswith("v has begun anew")
+    assert {core.status(f"v.3.{n}") for n in (1, 2, 3)} == {"assigned"}
 
 
 # -- rounds ----------------------------------------------------------------------------------------------------------

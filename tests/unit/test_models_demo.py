@@ -271,6 +271,12 @@ def test_a_review_approves_what_it_finds_in_the_sources_and_nothing_else() -> No
     assert "Not found: Foxes never sleep at night." in bad["remarks"]
 
 
+def test_a_review_lets_a_text_pass_that_there_is_nothing_to_compare_with() -> None:
+    given = answer(context=(result("draft", "One fox runs."),), skills=("review",), output_schema=VERDICT).result
+    assert (given["approved"], given.get("score")) == (True, None)
+    assert "There is nothing to compare it with." in given["remarks"]
+
+
 def test_a_vote_is_for_the_choice_that_the_texts_speak_of_most() -> None:
     ballot = {
         "type": "object",

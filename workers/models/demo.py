@@ -43,7 +43,7 @@ class DemoLLM:
     The answer is Markdown that ends by saying what made it. With an output schema the properties of type string hold
     that Markdown, those of type array the sentences, or the key terms if they are named so. Of a list of values the one
     is taken whose words are found most often in the texts. A review gives the share of what it looks for that it finds
-    as a number, and its word on whether that is enough as true or false.
+    as a number, and whether that is enough as true or false; a text that there is nothing to compare with passes.
     """
 
     @property
@@ -83,6 +83,7 @@ class _Extract:
     sentences: list[str]
     key_terms: list[str]
     score: float | None = None
+    is_review: bool = False
     words: Counter[str] = field(default_factory=Counter)
 
 
@@ -174,9 +175,10 @@ def _review(draft: _Text, sources: Sequence[_Text]) -> _Extract:
         f"- Sentences that say the same as an earlier one: {sum(repetitions(draft.sentences)):,}",
     ]
     if not sources:
-        return _Extract([*lines, f"- Key terms: {', '.join(found)}"], draft.sentences, found)
+        told = [f"- Key terms: {', '.join(found)}", "- There is nothing to compare it with."]
+        return _Extract([*lines, *told], draft.sentences, found, is_review=True)
     compared, score = _comparison(draft, sources)
-    return _Extract([*lines, *compared], draft.sentences, found, score)
+    return _Extract([*lines, *compared], draft.sentences, found, score, is_review=True)
 
 
 def _comparison(draft: _Text, sources: Sequence[_Text]) -> tuple[list[str], float]:
@@ -225,7 +227,7 @@ def _value(name: str, schema: Any, extract: _Extract) -> Any:
         case {"enum": [_, *_] as values}:
             return max(values, key=lambda value: sum(extract.words[word] for word in terms(str(value))))
         case {"type": "boolean"}:
-            return None if extract.score is None else extract.score >= ENOUGH
+            return (1.0 if extract.score is None else extract.score) >= ENOUGH if extract.is_review else None
         case {"type": "number"}:
             return None if extract.score is None else round(extract.score, 2)
         case {"type": "string"}:
