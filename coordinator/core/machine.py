@@ -227,7 +227,8 @@ class Machine:
             if task and not task.in_hand and not (task.status is Status.PENDING and task in board.ready):
                 del board.tasks[task_id]
         board.guests.clear()
-        board.ready.forget_empty()
+        for task_id in board.ready.forget():
+            del board.tasks[task_id]
 
     def _handle(self, event: Event, now: Instant) -> None:
         if self._require_identity and isinstance(event, Request | AnswerGiven) and self._is_refused(event):

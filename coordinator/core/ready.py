@@ -5,6 +5,9 @@ it is complete; below that rank there may be more in the database, and the lane 
 
 LLMs are indexed by what they offer, and lanes by LLM, so that neither a new lane nor a freed slot looks at all of
 the others. Only lanes where something has changed are looked at when slots are filled.
+
+Lanes that no LLM can serve sleep when there is much in them: of these only the key is in memory, and all of their
+tasks are in the database alone, until an LLM comes that can serve them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,9 +15,10 @@ from collections.abc import Iterable, Sequence
 from broker.instants import Instant
 from coordinator.core.lane import LAST, Lane
 from coordinator.core.pool import LLM
-from coordinator.core.task import Task, meets
+from coordinator.core.task import Rank, Task, meets
 
-LANES_KEPT = 500  # empty lanes are dropped beyond that
+LANES_KEPT = 500  # beyond that, empty lanes are dropped and unserved ones sleep
+NOTHING: Rank = (-(2**62), 0, 0)  # a lane that is complete down to this knows none of its tasks
 
 
 class Ready:
@@ -28,6 +32,7 @@ class Ready:
         self._lanes_of: dict[str, dict[str, Lane]] = {}  # by name of the LLM, by key
         self._touched: dict[str, Lane] = {}
         self._held: dict[str, Lane] = {}
+        self._asleep: set[str] = set()
 
     def __contains__(self, task: Task) -> bool:
         lane = self._lanes.get(task.lane)
@@ -41,6 +46,10 @@ class Ready:
     def lanes(self) -> list[Lane]:
         """Every lane that has, or may have, tasks."""
         return list(self._lanes.values())
+
+    def is_asleep(self, key: str) -> bool:
+        """Whether the tasks of this lane are in the database alone, as no LLM can do them."""
+        return key in self._asleep
 
     def lanes_of(self, llm: LLM) -> Iterable[Lane]:
         """The lanes whose tasks this LLM may take."""
@@ -76,6 +85,8 @@ class Ready:
 
         Returns the ids of tasks that had to make room.
         """
+        if task.lane in self._asleep:
+            return []
         lane = self.lane(task.lane, now)
         if task.rank > lane.complete_to or task.id in lane.members:
             return []
@@ -99,9 +110,10 @@ class Ready:
         ]
 
     def expect(self, key: str, now: Instant) -> None:
-        """The database holds tasks of this lane that memory does not: the lane is hungry until refilled."""
-        lane = self.lane(key, now)
-        lane.complete_to, lane.fed_at = (-(2**62), 0, 0), now
+        """The database holds tasks of this lane that memory does not: to be refilled once an LLM can do them."""
+        self._asleep.add(key)
+        if self._offering_all(key.split()):
+            self.lane(key, now)
 
     def refill(self, key: str, tasks: list[Task], asked: int) -> None:
         """Take in the lane's best pending tasks from the database, of which at most `asked` were asked for.
@@ -115,16 +127,23 @@ class Ready:
                 lane.put(task)
         self._touched[key] = lane
 
-    def forget_empty(self) -> None:
-        """Drop lanes that hold nothing, when there are many."""
-        if len(self._lanes) <= LANES_KEPT:
-            return
-        for key in [k for k, lane in self._lanes.items() if not lane.members and lane.complete_to is LAST]:
-            lane = self._lanes.pop(key)
-            self._touched.pop(key, None)
-            self._held.pop(key, None)
+    def forget(self) -> list[str]:
+        """Drop lanes that hold nothing, when there are many, and let unserved ones sleep when there is much in them.
+
+        Returns the ids of the tasks that are in the database alone from now on.
+        """
+        many = len(self._lanes) > LANES_KEPT
+        unserved = [lane for lane in self._lanes.values() if not lane.eligible and lane.members]
+        asleep = unserved if many or sum(len(lane.members) for lane in unserved) > 2 * self._window else []
+        empty = [lane for lane in self._lanes.values() if not lane.members and lane.complete_to is LAST] if many else []
+        for lane in (*asleep, *empty):
+            del self._lanes[lane.key]
+            self._touched.pop(lane.key, None)
+            self._held.pop(lane.key, None)
             for name in lane.eligible:
-                del self._lanes_of[name][key]
+                del self._lanes_of[name][lane.key]
+        self._asleep.update(lane.key for lane in asleep)
+        return [task_id for lane in asleep for task_id in lane.members]
 
     # -- LLMs ------------------------------------------------------------------------------------------------------
 
@@ -144,6 +163,8 @@ class Ready:
                 self._touched[key] = lane
             elif lanes.pop(key, None):
                 lane.dismiss(llm)
+        for key in [key for key in self._asleep if meets(offers, key.split())]:
+            self.lane(key, llm.last_seen)
 
     def opened(self, llm: LLM, now: Instant) -> None:
         """The LLM has a slot that it had not before."""
@@ -153,10 +174,13 @@ class Ready:
                 self._touched[key] = lane
 
     def lane(self, key: str, now: Instant) -> Lane:
-        """The lane with that key, new if need be."""
+        """The lane with that key, new if need be. One that was asleep is hungry."""
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key)
+            if key in self._asleep:
+                self._asleep.remove(key)
+                lane.complete_to, lane.fed_at = NOTHING, now
             for llm in self._offering_all(lane.demands):
                 lane.admit(llm)
                 if llm.free:
@@ -164,7 +188,7 @@ class Ready:
                 self._lanes_of[llm.name][key] = lane
         return lane
 
-    def _offering_all(self, demands: Sequence[str]) -> Iterable[LLM]:
+    def _offering_all(self, demands: Sequence[str]) -> list[LLM]:
         """The LLMs that meet all demands, looked for among those that meet the rarest."""
         plain = [demand for demand in demands if not demand.startswith("-") and "|" not in demand]
         fewest = min((self._offering.get(demand, {}) for demand in ("", *plain)), key=len)

@@ -852,7 +852,7 @@ def test_all_goes_on_after_a_coordinator_takes_over(core: Core) -> None:
 def test_tasks_that_waited_are_assigned_after_a_coordinator_took_over(core: Core) -> None:
     core.handle(submitted("a", skills=["x"]), submitted("b", assignee="atlas", force=True), submitted("c"))
     core.restart()
-    commands = core.handle(seen("atlas", slots=3, skills=["x"]))
+    commands = core.handle(seen("atlas", slots=3, skills=["x"])) + core.tick(at=1)
     assert [task_id for task_id, _, _ in assignments(commands)] == ["a", "b", "c"]
 
 
@@ -913,6 +913,24 @@ def test_submitted_and_cancelled_tasks_leave_nothing_in_memory(core: Core) -> No
     [lane] = core.machine.board.ready.lanes()
     assert len(lane.order) < 200
     assert list(core.machine.board.tasks) == ["first"]
+
+
+def test_tasks_that_no_llm_can_do_leave_memory_when_there_are_many() -> None:
+    core = Core(window=2)
+    core.handle(*(submitted(f"t{n}", skills=[f"s{n % 3}"]) for n in range(9)))
+    assert core.machine.board.tasks == {}
+    core.handle(submitted("late", skills=["s0"]), submitted("urgent", skills=["s0"], priority=9), cancelled("t3"))
+    assert core.machine.board.tasks == {}
+    core.handle(seen("atlas", slots=9, skills=["s0"]))
+    commands = [command for _ in range(9) for command in core.tick(at=core.at)]
+    assert [task_id for task_id, _, _ in assignments(commands)] == ["urgent", "t0", "t6", "late"]
+
+
+def test_lanes_that_no_llm_can_serve_are_not_kept_when_there_are_many(core: Core) -> None:
+    core.handle(*(submitted(f"t{n}", skills=[f"s{n}"]) for n in range(600)))
+    assert core.machine.board.ready.lanes() == []
+    core.handle(seen("atlas", slots=2, skills=["s7", "s8"]))
+    assert [task_id for task_id, _, _ in assignments(core.tick(at=1))] == ["t7", "t8"]
 
 
 def test_a_lane_without_tasks_is_forgotten(core: Core) -> None:
