@@ -94,8 +94,8 @@ def _exchange(name: str, kind: str) -> Exchange:
     return Exchange(name, kind, {"alternate-exchange": REJECTED})
 
 
-TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage", "answer", "share", "read")
-QUERY_KEYS = ("task", "tasks", "llms", "placement", "report", "messages", "conversations")
+TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage", "answer", "share", "read", "save_report")
+QUERY_KEYS = ("task", "tasks", "llms", "placement", "report", "reports", "messages", "conversations")
 
 SHARED = Topology(
     exchanges=(

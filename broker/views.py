@@ -277,6 +277,21 @@ class ReportFields(Wire):
     limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] | None = None
 
 
+class SaveReport(Wire):
+    """Routing key `save_report` of `fluffle.tasks`: keep a report under a name, for everybody. None drops it."""
+
+    routing_key: ClassVar[str] = "save_report"
+
+    name: Name
+    report: ReportFields | None = None
+
+
+class ReportsQuery(Wire):
+    """Routing key `reports`: all reports that there are. The answer is a ReportList."""
+
+    routing_key: ClassVar[str] = "reports"
+
+
 class ReportQuery(ReportFields):
     """Routing key `report`: figures on what happened in [since, until). The answer is a ReportView.
 
@@ -288,6 +303,27 @@ class ReportQuery(ReportFields):
     name: ReportWord | None = None
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
+
+
+class NamedReport(View):
+    """A report that there is: a predefined one with its meaning, or one that somebody has saved."""
+
+    name: str
+    meaning: str = ""
+    saved_by: str | None = None
+    saved_at: datetime | None = None
+    group_by: list[str] = Field(default_factory=list)
+    metrics: list[str] = Field(default_factory=list)
+    where: dict[str, list[Any]] = Field(default_factory=dict)
+    moment: str = "submitted"
+    sort: str | None = None
+    limit: int = 1000
+
+
+class ReportList(View):
+    """The predefined reports, then the saved ones by name."""
+
+    reports: list[NamedReport]
 
 
 class ReportColumn(View):
@@ -312,6 +348,8 @@ class ReportView(View):
     metrics: list[str] = Field(default_factory=list)
     where: dict[str, list[Any]] = Field(default_factory=dict)
     moment: str = "submitted"
+    sort: str | None = None
+    limit: int = 1000
     columns: list[ReportColumn] = Field(default_factory=list)
     rows: list[dict[str, Any]] = Field(default_factory=list)
     left_out: int = 0

@@ -35,6 +35,8 @@ from broker.messages import (
     Wait,
     decode,
 )
+from broker.reporting import PREDEFINED, Report, problems_of
+from broker.views import SaveReport
 from coordinator.core.commands import Refuse
 from coordinator.core.events import (
     AnswerGiven,
@@ -50,6 +52,7 @@ from coordinator.core.events import (
     NotesRequested,
     Progressed,
     Reported,
+    ReportSaved,
     Resumed,
     RetryRequested,
     Seen,
@@ -62,6 +65,7 @@ from coordinator.core.events import (
 from coordinator.core.requests import ANYBODY
 from coordinator.core.task import DEFAULT_PRIORITY
 from coordinator.outbox import Item, Keep
+from coordinator.reports.definition import CUSTOM, with_fields
 
 KEPT_PROPERTIES = ("message_id", "reply_to", "correlation_id", "priority", "type", "content_type")
 MOST_KEPT_HEADERS = 8192  # bytes
@@ -167,6 +171,14 @@ def _request(delivery: Delivery, limit: int) -> Event:
         case "read":
             wanted = decode(Read, delivery.body, limit=limit)
             return NotesRequested(wanted.board, wanted.name, sender)
+        case "save_report":
+            wish = decode(SaveReport, delivery.body, limit=limit)
+            if wish.name in (*PREDEFINED, CUSTOM):
+                raise DecodeError([Problem("name", f"there is a report {wish.name} already, which stays as it is")])
+            if wish.report and (problems := problems_of(with_fields(Report(), wish.report))):
+                raise DecodeError([Problem(f"report.{problem.path}", problem.message) for problem in problems])
+            definition = None if wish.report is None else wish.report.model_dump(mode="json", exclude_none=True)
+            return ReportSaved(wish.name, definition, sender)
         case "manage":
             return ManageRequested(decode(Manage, delivery.body, limit=limit), sender)
         case _:

@@ -16,6 +16,7 @@ from broker.views import (
     MessagesQuery,
     PlacementQuery,
     ReportQuery,
+    ReportsQuery,
     TaskQuery,
     TasksQuery,
 )
@@ -27,7 +28,7 @@ from coordinator.core.pool import llm_view
 from coordinator.core.task import view
 from coordinator.intake import in_short
 from coordinator.placement import placement
-from coordinator.reports.answer import report_view
+from coordinator.reports.answer import report_list, report_view
 from coordinator.rows import llm_of
 from coordinator.store import database_errors, tasks_of
 
@@ -75,6 +76,9 @@ class Queries:
                         shown = self._placement(connection, decode(PlacementQuery, body))
                     case "report":
                         shown = self._report(connection, decode(ReportQuery, body))
+                    case "reports":
+                        decode(ReportsQuery, body)
+                        shown = report_list(connection)
                     case "messages":
                         shown = history.messages(connection, _answerable(decode(MessagesQuery, body)))
                     case "conversations":

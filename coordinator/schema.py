@@ -236,6 +236,15 @@ notes = Table(
     Column("at", BigInteger, nullable=False),
 )
 
+reports = Table(  # that people have saved
+    "reports",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("definition", Text, nullable=False),  # JSON: views.ReportFields
+    Column("saved_by", Text, nullable=False),
+    Column("saved_at", BigInteger, nullable=False),
+)
+
 outbox = Table(
     "outbox",
     metadata,

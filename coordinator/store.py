@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from pydantic_core import to_json
 from sqlalchemy import ClauseElement, Connection, Engine, Table, bindparam, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -151,10 +152,29 @@ class Store:
             slots = [{"llm": llm, "at": at, "slots": count} for llm, (at, count) in changes.slots.items()]
             upsert_rows(connection, schema.llm_slots, slots)
             upsert_rows(connection, _notes, [note._asdict() for note in changes.notes.values()])
+            self._write_reports(connection, changes)
             if outbox is None:
                 return None
             row: int = connection.exec_driver_sql(self._post, {"text": outbox}).scalar_one()
             return row
+
+    def _write_reports(self, connection: Connection, changes: Changes) -> None:
+        dropped = [{"name": name} for name, report in changes.reports.items() if report.definition is None]
+        delete_rows(connection, schema.reports, dropped)
+        upsert_rows(
+            connection,
+            schema.reports,
+            [
+                {
+                    "name": name,
+                    "definition": to_json(saved.definition).decode(),
+                    "saved_by": saved.by,
+                    "saved_at": saved.at,
+                }
+                for name, saved in changes.reports.items()
+                if saved.definition is not None
+            ],
+        )
 
     def _write_tasks(self, connection: Connection, changes: Changes) -> None:
         new = {task.id for task in changes.new}

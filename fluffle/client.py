@@ -28,26 +28,25 @@ from broker.views import (
     LLMView,
     Placement,
     PlacementQuery,
-    ReportQuery,
-    ReportView,
     TaskPage,
     TaskQuery,
     TasksQuery,
     TaskView,
 )
 from fluffle.correspondence import AT_ONCE, Command, Correspondence, batched
-from fluffle.fields import Changes, Fields, Management, OtherFields, ReportFields
+from fluffle.fields import Changes, Fields, Management, OtherFields
 from fluffle.forms import made as _made
 from fluffle.forms import read as _read
 from fluffle.handle import TaskHandle
 from fluffle.mail import Messaging
+from fluffle.reporting import Reporting
 from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Arrivals, Event, next_told, standing, subscription
 
 _LIVE = [status for status in Status if status not in FINAL]
 _UNANSWERED = 5_000  # most submissions of submit_many that await their answer
 
 
-class Client(Messaging):
+class Client(Messaging, Reporting):
     """A client of the coordinator, over RabbitMQ.
 
         async with Client() as client:
@@ -289,17 +288,6 @@ class Client(Messaging):
         """
         query = _made(PlacementQuery, QueryRejected, description=description, **fields)
         return _read(Placement, await self._correspondence.ask(query))
-
-    async def report(self, name: str | None = None, **fields: Unpack[ReportFields]) -> ReportView:
-        """A report by its name, with these fields in place of its own; `where` comes to its filters.
-
-            await client.report("timing", since=yesterday)
-            await client.report(group_by=["llm"], metrics=["completed", "run_time_p95"], where={"label": ["nightly"]})
-
-        Without a name it is `summary`, or a report of one's own. broker.reporting describes all dimensions and metrics.
-        Durations are seconds. Raises QueryRejected, with everything that is wrong, and NoAnswer.
-        """
-        return _read(ReportView, await self._correspondence.ask(_made(ReportQuery, QueryRejected, name=name, **fields)))
 
     # -- waiting and watching --------------------------------------------------------------------------------------
 

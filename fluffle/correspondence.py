@@ -29,6 +29,8 @@ from broker.views import (
     MessagesQuery,
     PlacementQuery,
     ReportQuery,
+    ReportsQuery,
+    SaveReport,
     TaskQuery,
     TasksQuery,
     TaskView,
@@ -36,8 +38,17 @@ from broker.views import (
 from fluffle.handle import TaskHandle
 from fluffle.opening import open_link
 
-Query = TaskQuery | TasksQuery | LLMsQuery | PlacementQuery | ReportQuery | MessagesQuery | ConversationsQuery
-Command = Cancel | Retry | Assign | Update | Answer | Manage
+Query = (
+    TaskQuery
+    | TasksQuery
+    | LLMsQuery
+    | PlacementQuery
+    | ReportQuery
+    | ReportsQuery
+    | MessagesQuery
+    | ConversationsQuery
+)
+Command = Cancel | Retry | Assign | Update | Answer | Manage | SaveReport
 
 T = TypeVar("T")
 

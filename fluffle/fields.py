@@ -68,8 +68,8 @@ class Management(TypedDict, total=False):
     skills: dict[str, float] | None
 
 
-class ReportFields(TypedDict, total=False):
-    """What can be said of a report: the fields of a `ReportQuery` besides its name."""
+class ReportDefinition(TypedDict, total=False):
+    """What can be said of a report: the fields of `views.ReportFields`."""
 
     group_by: list[str]
     metrics: list[str]
@@ -77,5 +77,10 @@ class ReportFields(TypedDict, total=False):
     moment: Literal["submitted", "finished"]
     sort: str
     limit: int
+
+
+class ReportFields(ReportDefinition, total=False):
+    """The same with the span that it is about."""
+
     since: datetime | None
     until: datetime | None

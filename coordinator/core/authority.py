@@ -3,7 +3,7 @@
 from collections.abc import Container, Mapping
 
 from broker.errors import Problem
-from coordinator.core.events import AnswerGiven, ManageRequested, Request, Submitted
+from coordinator.core.events import AnswerGiven, ManageRequested, ReportSaved, Request, Submitted
 from coordinator.core.task import Task
 
 
@@ -13,6 +13,8 @@ def objection(request: Request | AnswerGiven, tasks: Mapping[str, Task], llms: C
     match request:
         case ManageRequested():
             return Problem("llm", f"{user} is an LLM, and manages none") if user in llms else None
+        case ReportSaved():
+            return Problem("name", f"{user} is an LLM, and keeps no reports") if user in llms else None
         case AnswerGiven():
             return Problem("id", f"{user} is an LLM; a person is asked") if user in llms else None
         case Submitted(task_id):

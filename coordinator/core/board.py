@@ -23,6 +23,14 @@ NO_SUCH_TASK = Problem("id", "there is no such task")
 NOT_YOURS = "the task is no longer yours"
 
 
+class SavedReport(NamedTuple):
+    """What is kept under a name: a report, JSON-able, or None when it is dropped; by whom and since when."""
+
+    definition: dict[str, Any] | None
+    by: str
+    at: Instant
+
+
 @dataclass(slots=True)
 class Changes:
     """What a batch changed and the database has to hold before anything is published."""
@@ -37,6 +45,7 @@ class Changes:
     messages: dict[str, tuple[Message, Instant]] = field(default_factory=dict)  # by id, with when they came
     notes: dict[tuple[str, str], Note] = field(default_factory=dict)  # by board and name
     undelivered: list[str] = field(default_factory=list)  # ids of messages
+    reports: dict[str, SavedReport] = field(default_factory=dict)
     slots: dict[str, tuple[Instant, int]] = field(default_factory=dict)  # of LLMs: how many, from when on
 
 

@@ -116,7 +116,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Tell whoever asked for something that is not a task: `llm.accepted`, `note.accepted`, `note.answer`."""
+    """Tell whoever asked for something that is not a task: `llm.accepted`, `report.accepted`, `note.accepted` …"""
 
     type: str
     reply_to: str

@@ -219,7 +219,17 @@ class Tick:
     overdue: tuple[str, ...] = ()
 
 
-Request = Submitted | CancelRequested | RetryRequested | AssignRequested | UpdateRequested | ManageRequested
+@dataclass(frozen=True, slots=True)
+class ReportSaved:
+    """Somebody keeps a report under a name, or with None drops what is kept there."""
+
+    name: str
+    definition: dict[str, Any] | None
+    sender: Sender = Sender()
+
+
+TaskRequest = Submitted | CancelRequested | RetryRequested | AssignRequested | UpdateRequested
+Request = TaskRequest | ManageRequested | ReportSaved
 Correspondence = MessageSent | MessageUndelivered
 Event = (
     Request

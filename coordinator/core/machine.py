@@ -29,6 +29,7 @@ from coordinator.core.events import (
     NotesRequested,
     Progressed,
     Reported,
+    ReportSaved,
     Request,
     Resumed,
     RetryRequested,
@@ -106,7 +107,15 @@ class Machine:
             case Tick(woken, overdue):
                 return (*woken, *overdue)
             case (
-                Seen() | Left() | Progressed() | Waited() | Resumed() | ManageRequested() | Shared() | NotesRequested()
+                Seen()
+                | Left()
+                | Progressed()
+                | Waited()
+                | Resumed()
+                | ManageRequested()
+                | ReportSaved()
+                | Shared()
+                | NotesRequested()
             ):
                 return ()
             case MessageSent() | MessageUndelivered():
@@ -270,7 +279,13 @@ class Machine:
         board = self.board
         problem = objection(event, board.tasks, board.llms)
         if problem is not None:
-            about = event.order.llm if isinstance(event, ManageRequested) else event.task_id
+            match event:
+                case ManageRequested():
+                    about = event.order.llm
+                case ReportSaved():
+                    about = event.name
+                case _:
+                    about = event.task_id
             board.refuse(about, event.sender, problem, event=event if isinstance(event, Submitted) else None)
         return problem is not None
 

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 from broker.errors import Problem
 from broker.instants import NO_TIME, Instant, from_datetime, to_iso
 from broker.messages import Failure, Status, Submission
-from coordinator.core.board import NO_SUCH_TASK, Board, final_answer
+from coordinator.core.board import NO_SUCH_TASK, Board, SavedReport, final_answer
 from coordinator.core.commands import DrainInstance, Reply
 from coordinator.core.dependencies import find_cycle
 from coordinator.core.estimates import text_length
@@ -16,6 +16,7 @@ from coordinator.core.events import (
     AssignRequested,
     CancelRequested,
     ManageRequested,
+    ReportSaved,
     Request,
     RetryRequested,
     Submitted,
@@ -56,6 +57,11 @@ class Requests:
                 self._update(request, now)
             case ManageRequested():
                 self._manage(request, now)
+            case ReportSaved(name, definition, sender):
+                self._b.changes.reports[name] = SavedReport(definition, sender.user or ANYBODY, now)
+                if sender.reply_to:
+                    told = {"name": name, **(definition or {})}
+                    self._b.say(Reply("report.accepted", sender.reply_to, sender.correlation_id, told))
             case _:
                 assert_never(request)
 

@@ -1,25 +1,25 @@
 """What is answered to a query for a report."""
 
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from broker.errors import Problem, QueryRejected
 from broker.instants import Instant, from_datetime, to_iso
-from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, Moment, Report, problems_of, unknown
+from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, Report, problems_of, unknown
 from broker.views import ReportFields, ReportQuery
+from coordinator.reports.definition import CUSTOM, SUMMARY, with_fields
 from coordinator.reports.engine import tell
 from coordinator.reports.facts import Span
 from coordinator.reports.summary import summary
-
-SUMMARY, CUSTOM = "summary", "custom"
+from coordinator.schema import reports
 
 
 def report_view(connection: Connection, query: ReportQuery, now: Instant) -> dict[str, Any]:
     """The fields of views.ReportView. Raises QueryRejected with everything that is wrong with the query."""
     name = query.name or (CUSTOM if query.group_by or query.metrics else SUMMARY)
-    report = _with_fields(_named(name), query)
+    report = with_fields(_named(connection, name), query)
     if problems := problems_of(report):
         raise QueryRejected(problems)
     since = None if query.since is None else from_datetime(query.since)
@@ -36,6 +36,8 @@ def report_view(connection: Connection, query: ReportQuery, now: Instant) -> dic
         "metrics": report.metrics,
         "where": report.where,
         "moment": report.moment.value,
+        "sort": report.sort,
+        "limit": report.limit,
         "columns": [
             *({"name": name, "title": DIMENSIONS[name].title} for name in report.group_by),
             *({"name": name, "title": METRICS[name].title, "unit": METRICS[name].unit} for name in report.metrics),
@@ -46,26 +48,29 @@ def report_view(connection: Connection, query: ReportQuery, now: Instant) -> dic
     }
 
 
-def _named(name: str) -> Report:
+def report_list(connection: Connection) -> dict[str, Any]:
+    """The fields of views.ReportList."""
+    told = [{"name": name, "meaning": report.meaning, **_fields(report)} for name, report in PREDEFINED.items()]
+    for row in connection.execute(select(reports).order_by(reports.c.name)):
+        saved = {"name": row.name, "saved_by": row.saved_by, "saved_at": to_iso(row.saved_at)}
+        told.append({**saved, **_fields(_report_of(row.definition))})
+    return {"reports": told}
+
+
+def _fields(report: Report) -> dict[str, Any]:
+    return {name: value for name, value in asdict(report).items() if name != "meaning"}
+
+
+def _named(connection: Connection, name: str) -> Report:
     if name == CUSTOM:
         return Report()
     if name in PREDEFINED:
         return PREDEFINED[name]
-    raise QueryRejected([Problem("name", unknown("report", name, [*PREDEFINED, CUSTOM]))])
+    saved = {row.name: row.definition for row in connection.execute(select(reports))}
+    if name in saved:
+        return _report_of(saved[name])
+    raise QueryRejected([Problem("name", unknown("report", name, [*PREDEFINED, *saved, CUSTOM]))])
 
 
-def _with_fields(report: Report, fields: ReportFields) -> Report:
-    """The report with these fields in place of its own; filters come to those that it has."""
-    given: dict[str, Any] = {name: value for name in ("sort", "limit") if (value := getattr(fields, name)) is not None}
-    if fields.group_by is not None:
-        given["group_by"] = tuple(dict.fromkeys(fields.group_by))
-    if fields.metrics is not None:
-        given["metrics"] = tuple(dict.fromkeys(fields.metrics))
-    if fields.moment is not None:
-        given["moment"] = Moment(fields.moment)
-    if fields.where:
-        given["where"] = {**report.where, **{name: tuple(values) for name, values in fields.where.items()}}
-    told = replace(report, **given)
-    if told.sort not in (None, fields.sort, *told.group_by, *told.metrics):
-        return replace(told, sort=None)  # that of the report itself, by what it no longer tells
-    return told
+def _report_of(definition: str) -> Report:
+    return with_fields(Report(), ReportFields.model_validate_json(definition))

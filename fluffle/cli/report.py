@@ -1,7 +1,7 @@
 """`fluffle report`: figures about the tasks, as a table, JSON, CSV or a page."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -11,8 +11,9 @@ from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
     from broker.views import ReportView
-    from fluffle.fields import ReportFields
+    from fluffle.fields import ReportDefinition, ReportFields
 
+KEPT = ("group_by", "metrics", "where", "moment", "sort", "limit")  # of a report under a name
 FORMATS = ("table", "json", "csv", "html")
 
 
@@ -124,10 +125,16 @@ docs/reports.md tells what each of them means.
     metavar="FILE",
     help="Write to this file; its ending tells the format.",
 )
+@click.option("--save", "save_as", metavar="NAME", help="Keep this report under a name, for everybody.")
+@click.option("--drop", metavar="NAME", help="Drop the report that is kept under this name.")
+@click.option("--list", "listed", is_flag=True, help="List the reports that there are.")
 @json_option
 def report(
     *,
     name: str | None,
+    save_as: str | None,
+    drop: str | None,
+    listed: bool,
     where: tuple[tuple[str, list[Value]], ...],
     as_: str,
     output: str | None,
@@ -144,8 +151,10 @@ def report(
     make a report of your own. A MOMENT is ISO 8601, in local time unless it has an offset, or a length of time before
     now: 90s, 5m, 24h, 7d.
     """
+    if listed or drop:
+        run(_dropped(drop) if drop else _listed(as_json=as_json))
+        return
     fields = cast("ReportFields", {key: value for key, value in others.items() if value is not None})
-    fields["since"], fields["until"] = since, until
     if group_by:
         fields["group_by"] = flat(group_by)
     if metrics:
@@ -154,7 +163,7 @@ def report(
         fields["where"] = {}
         for dimension, values in where:
             fields["where"].setdefault(dimension, []).extend(values)
-    view = run(_fetched(name, **fields))
+    view = run(_fetched(name, save_as, {**fields, "since": since, "until": until}))
     if output is None:
         _show(view, "json" if as_json else as_)
         return
@@ -165,9 +174,37 @@ def report(
     _write(output, _text(view, chosen))
 
 
-async def _fetched(name: str | None, **fields: "Unpack[ReportFields]") -> "ReportView":
+async def _fetched(name: str | None, save_as: str | None, fields: "ReportFields") -> "ReportView":
     async with client() as asking:
-        return await asking.report(name, **fields)
+        view = await asking.report(name, **fields)
+        if save_as is not None:
+            kept = view.model_dump(
+                include={"group_by", "metrics", "where", "moment", "sort", "limit"}, exclude_none=True
+            )
+            await asking.save_report(save_as, **cast("ReportDefinition", kept))
+        return view
+
+
+async def _listed(*, as_json: bool) -> None:
+    from fluffle.cli.output import print_json, print_table
+
+    async with client() as asking:
+        reports = await asking.reports()
+    if as_json:
+        print_json([report.model_dump(mode="json", exclude_none=True) for report in reports])
+        return
+    print_table(
+        ("NAME", "BY", "METRICS", "MEANING"),
+        [
+            (it.name, it.group_by, f"{len(it.metrics)} metrics", it.meaning or f"saved by {it.saved_by}")
+            for it in reports
+        ],
+    )
+
+
+async def _dropped(name: str) -> None:
+    async with client() as asking:
+        await asking.drop_report(name)
 
 
 def _write(path: str, text: str) -> None:

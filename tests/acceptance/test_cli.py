@@ -425,6 +425,16 @@ def test_every_predefined_report_is_printed(shell: Shell) -> None:
         shell("report", name)
 
 
+def test_a_report_is_kept_under_a_name_and_dropped(shell: Shell) -> None:
+    shell("report", "--group-by", "skill", "--metrics", "completed", "--save", "by-skill")
+    assert shell.json("report", "by-skill")["group_by"] == ["skill"]
+    assert re.search(r"^by-skill\tskill\t", shell("report", "--list"), re.MULTILINE)
+    assert "did you mean by-skill" in shell.error("report", "by-skil")
+    shell("report", "--drop", "by-skill")
+    assert "by-skill" not in shell("report", "--list")
+    assert "there is a report summary already" in shell.error("report", "--metrics", "tasks", "--save", "summary")
+
+
 def test_a_mistake_in_a_report_is_told_with_what_may_have_been_meant(shell: Shell) -> None:
     assert "did you mean llm?" in shell.error("report", "--group-by", "lllm", code=2)
     assert "did you mean timing?" in shell.error("report", "timming")

@@ -4,11 +4,13 @@ import pytest
 from sqlalchemy import Engine
 
 from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, Moment, Of, Report, problems_of
+from coordinator.core.board import Changes
 from coordinator.reports.engine import tell
 from coordinator.reports.facts import Span
 from coordinator.store import Store
 from tests.contract.test_queries import many_tasks
-from tests.support.books import NOW, stored
+from tests.support.books import NOW, commit, stored
+from tests.support.core import T0
 
 ALWAYS = Span(None, None, NOW)
 
@@ -19,6 +21,7 @@ def test_every_metric_can_be_told_by_every_dimension(
     store: Store, engine: Engine, dimension: str, moment: Moment
 ) -> None:
     stored(store, *many_tasks(50))
+    commit(store, Changes(slots={"atlas": (T0, 2)}))
     for of in Of:
         metrics = tuple(name for name, metric in METRICS.items() if metric.of is of)
         report = Report((dimension,), metrics, moment=moment)

@@ -14,6 +14,7 @@ from broker.instants import Instant, to_datetime
 from broker.reporting import DIMENSIONS, METRICS, OUTCOMES, PREDEFINED, STATUSES, Of, Report, problems_of
 from broker.topology import EVENTS, STATUS, TASKS
 from broker.views import ReportQuery, ReportView
+from coordinator.database import open_engine
 from coordinator.queries import Queries
 from coordinator.reports import engine as report_engine
 from coordinator.reports import percentiles
@@ -185,10 +186,14 @@ def queries(draw: st.DrawFn, until: Instant) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("many", [1, 10**9], ids=["by a sample", "sorted"])
-def test_the_books_and_the_events_tell_the_same(many: int, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_books_and_the_events_tell_the_same(
+    many: int, engine: Engine, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`many` values are told by a sample of four."""
     monkeypatch.setattr(report_engine, "MANY", many)
     monkeypatch.setattr(percentiles, "SAMPLE", 4)
+
+    reader = open_engine(database, read_only=True)
 
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(st.data())
@@ -203,7 +208,8 @@ def test_the_books_and_the_events_tell_the_same(many: int, engine: Engine, monke
         for _ in range(data.draw(st.integers(3, 12))):
             world.live()
         now = world.desk.now()
-        answering = Queries(engine, clock=world.desk.now, policy="earliest-finish", lease=LEAD)
+        store.close()
+        answering = Queries(reader, clock=world.desk.now, policy="earliest-finish", lease=LEAD)
         log = Log(world.events)
         for _ in range(6):
             query = data.draw(queries(now))
@@ -223,6 +229,7 @@ def test_the_books_and_the_events_tell_the_same(many: int, engine: Engine, monke
             assert rows == recounted, query
 
     agree()
+    reader.dispose()
 
 
 def test_every_report_that_can_be_drawn_can_be_asked(engine: Engine) -> None:

@@ -8,7 +8,7 @@ from broker.errors import Problem
 from broker.instants import to_datetime
 from broker.messages import Manage
 from coordinator.core.commands import Announce, Command, DrainInstance, Refuse, Reply
-from coordinator.core.events import AssignRequested, ManageRequested, RetryRequested, UpdateRequested
+from coordinator.core.events import AssignRequested, ManageRequested, ReportSaved, RetryRequested, UpdateRequested
 from tests.support.core import (
     ANA,
     Core,
@@ -266,3 +266,13 @@ def test_tasks_fall_due_in_portions() -> None:
     core = Core(woken_at_once=2)
     core.handle(*(submitted(f"u{n}", due=1) for n in range(5)), at=0)
     assert [len(overdue(core.tick(at=1))) for _ in range(4)] == [2, 2, 1, 0]
+
+
+# -- reports -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_kept_and_told_to_whoever_saved_it(core: Core) -> None:
+    definition = {"group_by": ["llm"], "metrics": ["tasks"]}
+    [answer] = core.handle(ReportSaved("mine", definition, ANA))
+    view = {"name": "mine", **definition}
+    assert answer == Reply("report.accepted", ANA.reply_to or "", ANA.correlation_id, view)

@@ -130,6 +130,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("batch"),
     )
     op.create_table(
+        "reports",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("definition", sa.Text(), nullable=False),
+        sa.Column("saved_by", sa.Text(), nullable=False),
+        sa.Column("saved_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
         "skills",
         sa.Column("task_seq", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("skill", sa.Text(), nullable=False),
@@ -285,6 +293,7 @@ def downgrade() -> None:
     op.drop_index("tasks_by_id", table_name="tasks")
     op.drop_table("tasks")
     op.drop_table("skills")
+    op.drop_table("reports")
     op.drop_table("outbox")
     op.drop_table("notes")
     op.drop_index("messages_to", table_name="messages")

@@ -1,0 +1,38 @@
+"""What the client does about reports."""
+
+from typing import Unpack
+
+from broker.errors import QueryRejected, TaskRejected
+from broker.views import NamedReport, ReportList, ReportQuery, ReportsQuery, ReportView, SaveReport
+from fluffle.correspondence import Correspondence
+from fluffle.fields import ReportDefinition, ReportFields
+from fluffle.forms import made, read
+
+
+class Reporting:
+    """A client's way to figures, and to reports under names."""
+
+    _correspondence: Correspondence
+
+    async def report(self, name: str | None = None, **fields: Unpack[ReportFields]) -> ReportView:
+        """A report by its name, with these fields in place of its own; `where` comes to its filters.
+
+            await client.report("timing", since=yesterday)
+            await client.report(group_by=["llm"], metrics=["completed", "run_time_p95"], where={"label": ["nightly"]})
+
+        Without a name it is `summary`, or a report of one's own. broker.reporting describes all dimensions and metrics.
+        Durations are seconds. Raises QueryRejected, with everything that is wrong, and NoAnswer.
+        """
+        return read(ReportView, await self._correspondence.ask(made(ReportQuery, QueryRejected, name=name, **fields)))
+
+    async def reports(self) -> list[NamedReport]:
+        """The reports that there are: the predefined ones, then those that somebody has saved. Raises NoAnswer."""
+        return read(ReportList, await self._correspondence.ask(ReportsQuery())).reports
+
+    async def save_report(self, name: str, **fields: Unpack[ReportDefinition]) -> None:
+        """Keep a report under a name, for everybody, in place of what was kept there. Raises TaskRejected, NoAnswer."""
+        await self._correspondence.command(made(SaveReport, TaskRejected, name=name, report=fields))
+
+    async def drop_report(self, name: str) -> None:
+        """Drop what is kept under that name, if there is anything. Raises TaskRejected and NoAnswer."""
+        await self._correspondence.command(made(SaveReport, TaskRejected, name=name))
