@@ -1,13 +1,12 @@
 """Connections to RabbitMQ. The only module that knows pika."""
 
 import asyncio
-import itertools
 import logging
 import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,18 +24,15 @@ from pika.exceptions import (
 )
 
 from broker import frames
-from broker.amqp_url import completed, redacted, split_off_tls, tls_context, user_of
+from broker.amqp_url import completed, redacted, split_off_tls, tls_context
 from broker.errors import (
     AccessRefused,
     BrokerError,
     BrokerUnreachable,
     CertificateRefused,
     ConfigurationError,
-    MessageTooLarge,
-    Unroutable,
 )
 from broker.salvage import readable_properties
-from broker.topology import Binding, Topology
 
 UNDECODABLE = "fluffle-undecodable"  # header put in place of headers, or of text, that pika cannot decode
 
@@ -45,7 +41,6 @@ _CERTIFICATE_ALERT = re.compile(r"\[SSL: \w+_ALERT_(\w*(?:CERTIFICATE|UNKNOWN_CA
 T = TypeVar("T")
 
 _READ_BYTES = 65_536  # at a time; pika's 4,096 means many more system calls
-_CLOSE_WITHIN = 3.0  # seconds; a broker under an alarm does not read that we want to close
 _TEXT_PROPERTIES = (
     "content_type",
     "content_encoding",
@@ -123,7 +118,7 @@ class Inflow:
     unsettled.
     """
 
-    def __init__(self, connection: "_Connection", channel: Any) -> None:
+    def __init__(self, connection: "Connection", channel: Any) -> None:
         self._connection = connection
         self._channel = channel
         self._unsettled: dict[int, None] = {}  # delivery tags, oldest first
@@ -186,7 +181,7 @@ class _Arrival:
             self.consumer.on_delivery(self.delivery)
 
 
-class _Connection(AsyncioConnection):
+class Connection(AsyncioConnection):
     """pika's connection, with short cuts for what happens a thousand times a second, able to survive bad headers.
 
     Messages and confirms are read and written here, as bytes; all the rest is pika's. What is sent in a turn of the
@@ -334,36 +329,6 @@ class Consumer:
     cancelled: bool = False
 
 
-@dataclass(eq=False, slots=True)
-class Subscription:
-    """A running consumer of a link. `cancel()` ends it; it is set up again after every reconnect until then."""
-
-    _half: "HalfLink"
-    _consumer: Consumer
-
-    def cancel(self) -> None:
-        """Take no more deliveries. Those taken and not settled stay unsettled until their channel closes."""
-        self._half.cancel(self._consumer)
-
-
-@dataclass(frozen=True, slots=True)
-class _Where:
-    """A URL for people: without the password."""
-
-    url: str
-
-    def __str__(self) -> str:
-        parts = urlsplit(self.url)
-        return f"{parts.hostname}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
-
-
-class QueueState(NamedTuple):
-    """How many messages of a queue wait for a consumer, and how many consumers it has."""
-
-    messages: int
-    consumers: int
-
-
 def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameters:
     """Connection parameters for an AMQP URL. Raises ConfigurationError when it is not one."""
     plain, tls = split_off_tls(url)
@@ -389,243 +354,45 @@ def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameter
     return params
 
 
-class HalfLink:
-    """One connection with one channel: opened, rebuilt after failures, closed."""
+class Refusal(NamedTuple):
+    """Why RabbitMQ has closed a channel."""
 
-    def __init__(self, url: str, name: str, on_ready: Callable[[], None]) -> None:
-        self.where = _Where(url)
-        self._parameters = parameters(url, name=name)
-        self._user = user_of(url)
-        self._on_ready = on_ready
-        self._topology: list[Topology] = []
-        self._consumers: list[Consumer] = []
-        self.connection: _Connection | None = None
-        self.channel: Any = None  # None while it is being rebuilt
-        self.inflow: Inflow | None = None
-        self._numbers = itertools.count(1)  # of consumers
-        self.whole = False  # connected, with everything declared and consumed
-        self.lost = asyncio.Event()
-        self.error: BrokerError | None = None  # why the connection was lost or could not be opened
-        self.refusal: ChannelClosedByBroker | None = None  # why the broker closed the channel
-
-    # -- life ------------------------------------------------------------------------------------------------------
-
-    async def open(self) -> None:
-        """Connect once and set everything up. Raises BrokerUnreachable or AccessRefused."""
-        self.lost, self.error = asyncio.Event(), None
-        loop = asyncio.get_running_loop()
-        opened: asyncio.Future[_Connection] = loop.create_future()
-        connection: _Connection = _Connection(
-            self._parameters,
-            on_open_callback=lambda _: resolve(opened, connection),
-            on_open_error_callback=lambda _, error: fail(opened, self._translated(error)),
-            on_close_callback=lambda _, error: self._on_connection_closed(connection, error),
-            custom_ioloop=loop,
-        )
-        connection.user = self._user
-        try:
-            self.connection = await opened
-            self.channel = await self._open_channel()
-            self.inflow = Inflow(self.connection, self.channel)
-            for topology in self._topology:
-                await self._declare_now(topology)
-            for consumer in list(self._consumers):
-                await self._consume_now(consumer)
-        except BaseException:
-            if not connection.is_closing and not connection.is_closed:
-                connection.close()
-            raise
-        self.whole = True
-        self._on_ready()
-
-    async def close(self) -> None:
-        """Close the connection and wait until it is closed."""
-        if self.connection is not None and self.connection.is_open:
-            self.connection.close()
-            try:
-                await asyncio.wait_for(self.lost.wait(), _CLOSE_WITHIN)
-            except TimeoutError:
-                self.connection.drop()
-                await self.lost.wait()
-
-    def _rebuild(self, error: BrokerError) -> None:
-        """Close the connection, so that it is opened anew, because of `error`."""
-        self.error = error
-        if self.connection is not None and self.connection.is_open:
-            self.connection.close(320, "rebuilding")
-
-    def _on_connection_closed(self, connection: _Connection, error: BaseException) -> None:
-        if connection is self.connection:
-            if not isinstance(error, ConnectionClosedByClient):
-                self.error = self._translated(error)
-            self.lost.set()
-
-    def _translated(self, error: BaseException) -> BrokerError:
-        match error:
-            case ProbableAuthenticationError() | ProbableAccessDeniedError():
-                return AccessRefused(f"RabbitMQ at {self.where} refused the user, its password or the virtual host")
-            case ConnectionClosedByBroker() | ChannelClosedByBroker():
-                kind = AccessRefused if error.reply_code == 403 else BrokerError
-                return kind(f"RabbitMQ at {self.where} said: {error.reply_text}")
-            case AMQPConnectionError() if error.args and isinstance(error.args[0], BaseException):
-                return self._translated(error.args[0])
-            case _:
-                while causes := getattr(error, "exceptions", None) or getattr(error, "exception", None):
-                    error = causes[-1] if isinstance(causes, tuple) else causes
-                if isinstance(error, ssl.SSLCertVerificationError):
-                    return CertificateRefused(
-                        f"the certificate of RabbitMQ at {self.where} is not accepted: {error.verify_message}"
-                    )
-                if alert := _CERTIFICATE_ALERT.search(str(error)):
-                    why = alert[1].replace("_", " ").lower()
-                    return CertificateRefused(f"RabbitMQ at {self.where} does not accept the client certificate: {why}")
-                detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                return BrokerUnreachable(f"RabbitMQ at {self.where} cannot be reached ({detail})")
-
-    # -- channel ---------------------------------------------------------------------------------------------------
-
-    async def _open_channel(self) -> Any:
-        assert self.connection is not None
-        opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        channel = self.connection.channel(on_open_callback=lambda ch: resolve(opened, ch))
-        channel.add_on_close_callback(self._on_channel_closed)
-        channel.add_on_cancel_callback(lambda _: self._rebuild(self._ended_consumer()))
-        return await self._or_lost(opened)
-
-    def _ended_consumer(self) -> BrokerError:
-        return BrokerError(f"RabbitMQ at {self.where} ended a subscription: its queue was deleted or moved")
-
-    def _on_channel_closed(self, channel: Any, error: Exception) -> None:
-        if isinstance(error, ChannelClosedByBroker) and (channel is self.channel or self.channel is None):
-            self.refusal = error
-            self._rebuild(self._translated(error))
-
-    async def rpc(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """One AMQP method and its answer. Raises BrokerError when the channel or connection goes instead."""
-        if self.channel is None or not self.channel.is_open:
-            raise self.error or BrokerUnreachable()
-        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        call = getattr(self.channel, method)
-        call(*args, callback=lambda answer: resolve(answered, answer), **kwargs)
-        return await self._or_lost(answered)
-
-    async def _or_lost(self, future: asyncio.Future[T]) -> T:
-        lost = asyncio.ensure_future(self.lost.wait())
-        either: set[asyncio.Future[Any]] = {future, lost}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            lost.cancel()
-        if future.done():
-            return future.result()
-        raise self.error or BrokerUnreachable()
-
-    def confirm(self, on_confirm: Callable[[int, bool, bool], None], on_return: Callable[[Any, bytes], None]) -> None:
-        """From now on the broker tells what it has taken, and gives back what no queue takes."""
-        assert self.connection is not None
-        self.channel.add_on_return_callback(lambda _, method, properties, body: on_return(method, body))
-        self.channel.confirm_delivery(_ignore)
-        self.connection.on_confirm = on_confirm
-
-    def publish(self, message: Outgoing) -> None:
-        """Send a message. Raises whatever pika does when a value does not fit into its field; nothing is sent then."""
-        assert self.connection is not None
-        self.connection.publish(self.channel.channel_number, message)
-
-    async def queue_state(self, queue: str) -> QueueState | None:
-        """What is in a queue now, by a channel of its own: RabbitMQ closes the one that asks in vain."""
-        if self.connection is None or not self.connection.is_open:
-            raise self.error or BrokerUnreachable()
-        answered: asyncio.Future[QueueState | None] = asyncio.get_running_loop().create_future()
-
-        def on_state(channel: Any, ok: Any) -> None:
-            resolve(answered, QueueState(int(ok.method.message_count), int(ok.method.consumer_count)))
-            channel.close()
-
-        def on_closed(error: BaseException) -> None:
-            if isinstance(error, ChannelClosedByBroker) and error.reply_code == 404:
-                resolve(answered, None)
-            else:
-                fail(answered, self._translated(error))
-
-        def on_open(channel: Any) -> None:
-            channel.add_on_close_callback(lambda _, error: on_closed(error))
-            channel.queue_declare(queue, passive=True, callback=partial(on_state, channel))
-
-        self.connection.channel(on_open_callback=on_open)
-        return await self._or_lost(answered)
-
-    # -- declarations and consumers --------------------------------------------------------------------------------
-
-    async def declare(self, topology: Topology) -> None:
-        """Declare now, and again after every reconnect."""
-        await self._declare_now(topology)
-        self._topology.append(topology)
-
-    async def _declare_now(self, topology: Topology) -> None:
-        for exchange in topology.exchanges:
-            await self.rpc(
-                "exchange_declare",
-                exchange.name,
-                exchange_type=exchange.type,
-                durable=True,
-                arguments=dict(exchange.arguments),
-            )
-        for relay in topology.relays:
-            await self.rpc("exchange_bind", relay.to, relay.exchange, routing_key="#")
-        for queue in topology.queues:
-            await self.rpc(
-                "queue_declare",
-                queue.name,
-                durable=not queue.exclusive,
-                exclusive=queue.exclusive,
-                arguments=dict(queue.arguments),
-            )
-        for binding in topology.bindings:
-            await self.rpc("queue_bind", binding.queue, binding.exchange, routing_key=binding.routing_key)
-
-    async def unbind(self, binding: Binding) -> None:
-        """Take a binding away. One that is not there is no error."""
-        await self.rpc("queue_unbind", binding.queue, binding.exchange, routing_key=binding.routing_key)
-
-    async def consume(self, consumer: Consumer) -> Subscription:
-        await self._consume_now(consumer)
-        self._consumers.append(consumer)
-        return Subscription(self, consumer)
-
-    async def _consume_now(self, consumer: Consumer) -> None:
-        if not consumer.auto_ack:
-            await self.rpc("basic_qos", prefetch_count=consumer.prefetch)
-        assert self.connection is not None
-        assert self.inflow is not None
-        channel, consumer.tag = self.channel, f"consumer {next(self._numbers)}"
-        self.connection.deliver_to(consumer.tag, consumer, self.inflow)
-        await self.rpc("basic_consume", consumer.queue, _ignore, auto_ack=consumer.auto_ack, consumer_tag=consumer.tag)
-        if consumer.cancelled:
-            channel.basic_cancel(consumer.tag)
-
-    def cancel(self, consumer: Consumer) -> None:
-        consumer.cancelled = True
-        if consumer in self._consumers:
-            self._consumers.remove(consumer)
-            if self.channel is not None and self.channel.is_open and consumer.tag:
-                self.channel.basic_cancel(consumer.tag)
+    code: int
+    text: str
 
 
-def fault_of(message: Outgoing, refusal: ChannelClosedByBroker) -> BrokerError | None:
-    """What is wrong with a message for which the broker may have closed the channel; None when nothing is."""
-    said = refusal.reply_text
-    if named := re.search(r"(?:topic '([^']*)' in )?exchange '([^']*)'", said):
-        topic, exchange = named.groups()
-        if message.exchange == exchange and topic in (None, message.routing_key):
-            return AccessRefused(f"RabbitMQ said: {said}") if refusal.reply_code == 403 else Unroutable(said)
-    if (limit := re.search(r"max size (\d+)", said)) and len(message.body) > int(limit[1]):
-        return MessageTooLarge(f"RabbitMQ said: {said}")
-    return None
+def refusal_of(error: BaseException) -> Refusal | None:
+    """Why RabbitMQ has closed the channel; None when the channel went for another reason."""
+    return Refusal(error.reply_code, error.reply_text) if isinstance(error, ChannelClosedByBroker) else None
 
 
-def _ignore(*_: Any) -> None:
-    """For pika, which wants callbacks: deliveries and confirms do not pass through it."""
+def was_wanted(error: BaseException) -> bool:
+    """Whether the connection was closed by this side."""
+    return isinstance(error, ConnectionClosedByClient)
+
+
+def translated(error: BaseException, where: object) -> BrokerError:
+    """pika's error as ours. `where` is RabbitMQ's address, for people."""
+    match error:
+        case ProbableAuthenticationError() | ProbableAccessDeniedError():
+            return AccessRefused(f"RabbitMQ at {where} refused the user, its password or the virtual host")
+        case ConnectionClosedByBroker() | ChannelClosedByBroker():
+            kind = AccessRefused if error.reply_code == 403 else BrokerError
+            return kind(f"RabbitMQ at {where} said: {error.reply_text}")
+        case AMQPConnectionError() if error.args and isinstance(error.args[0], BaseException):
+            return translated(error.args[0], where)
+        case _:
+            while causes := getattr(error, "exceptions", None) or getattr(error, "exception", None):
+                error = causes[-1] if isinstance(causes, tuple) else causes
+            if isinstance(error, ssl.SSLCertVerificationError):
+                return CertificateRefused(
+                    f"the certificate of RabbitMQ at {where} is not accepted: {error.verify_message}"
+                )
+            if alert := _CERTIFICATE_ALERT.search(str(error)):
+                why = alert[1].replace("_", " ").lower()
+                return CertificateRefused(f"RabbitMQ at {where} does not accept the client certificate: {why}")
+            detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            return BrokerUnreachable(f"RabbitMQ at {where} cannot be reached ({detail})")
 
 
 def resolve(future: asyncio.Future[T], value: T) -> None:

@@ -15,17 +15,9 @@ from functools import partial
 from itertools import takewhile
 from typing import Any, Self
 
-from broker.connection import (
-    Consumer,
-    Delivery,
-    HalfLink,
-    Outgoing,
-    Subscription,
-    fail,
-    fault_of,
-    resolve,
-)
+from broker.connection import Consumer, Delivery, Outgoing, fail, resolve
 from broker.errors import AccessRefused, BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
+from broker.half_link import HalfLink, Subscription, fault_of
 from broker.topology import Binding, Topology
 
 _log = logging.getLogger(__name__)
