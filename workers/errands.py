@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from broker.connection import Delivery, Outgoing
-from broker.errors import BrokerError, Problem, QueryRejected, TaskRejected
+from broker.errors import AccessRefused, BrokerError, Problem, QueryRejected, TaskRejected
 from broker.link import Link
 from broker.messages import Read, Rejection, Retry, Share, Status, Submission, Wire, decode
 from broker.topology import QUERIES, TASKS
@@ -66,12 +66,19 @@ class Errands:
         self._link = link
         self._reply_to = reply_to
         self._waiting: dict[str, _Errand] = {}
+        self._may_query = True
         self._numbers = itertools.count(1)
 
-    async def llms(self) -> list[LLMView]:
-        """Every LLM that has ever said hello. Raises BrokerError."""
-        with self._under_way(self._request(QUERIES, LLMsQuery.routing_key, LLMsQuery())) as errand:
-            return (await errand.answer(LLMList)).llms
+    async def llms(self) -> list[LLMView] | None:
+        """Every LLM that has ever said hello; None for a user that may not ask. Raises BrokerError."""
+        if not self._may_query:  # to try it again would cost the link its channel
+            return None
+        try:
+            with self._under_way(self._request(QUERIES, LLMsQuery.routing_key, LLMsQuery())) as errand:
+                return (await errand.answer(LLMList)).llms
+        except AccessRefused:
+            self._may_query = False
+            return None
 
     async def share(self, note: Share) -> None:
         """Put a note on a board. Raises TaskRejected and BrokerError."""

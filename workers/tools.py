@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from broker.errors import AccessRefused, BrokerError, FluffleError, RequestError
+from broker.errors import BrokerError, FluffleError, RequestError
 from broker.mail import Message, is_address, made_from, new_message
 from broker.mailer import Mailer
 from broker.messages import LOCAL_ONLY, Assignment, Read, Share, Status, Submission, Tool, board_of, problems
@@ -212,10 +212,9 @@ class Desk:
         """A name or a skill that nobody has would be waited for without end."""
         if not task.skills and not task.assignee:
             return
-        try:
-            known = await self._office.errands.llms()
-        except AccessRefused:
-            return  # an LLM with no more than its own rights does not see the others
+        known = await self._office.errands.llms()
+        if known is None:
+            return
         if task.assignee and task.assignee not in {llm.name for llm in known}:
             raise ToolError(f"there is no LLM named {task.assignee}; there are: {_introduced(known)}")
         if not task.assignee and not any(llm.skills.keys() >= set(task.skills) for llm in known):
