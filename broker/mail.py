@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID, uuid5
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from broker.ids import uuid7
 from broker.messages import JsonObject, Name, TaskId, Text, Wire
@@ -29,6 +29,16 @@ Address = Annotated[str, Field(pattern=_ADDRESS, description="an address such as
 SenderAddress = Annotated[str, Field(pattern=_SENDER, description="an address such as llm.ada or user.ana")]
 
 
+def _must_be_in_the_calendar(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is out of range") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_must_be_in_the_calendar)]
+
+
 class Draft(Wire):
     """A message as it may be published to `fluffle.messages`: `broker.mailer.read_message` adds what it leaves out."""
 
@@ -39,7 +49,7 @@ class Draft(Wire):
     metadata: JsonObject = Field(default_factory=dict)
     conversation_id: TaskId | None = None
     in_reply_to: TaskId | None = None
-    sent_at: AwareDatetime | None = None
+    sent_at: Moment | None = None
 
 
 class Message(Draft):
@@ -48,7 +58,7 @@ class Message(Draft):
     id: TaskId
     receiver: Address
     conversation_id: TaskId
-    sent_at: AwareDatetime
+    sent_at: Moment
 
     @property
     def is_answer(self) -> bool:

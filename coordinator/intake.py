@@ -221,7 +221,6 @@ def _status(delivery: Delivery, limit: int) -> Event | None:
 def _message(delivery: Delivery, limit: int, require_identity: bool) -> Event:
     """A message comes once for the history, and once more when it has found no mailbox."""
     message, sender = read_message(delivery, limit=limit, require_identity=require_identity), _sender(delivery)
-    _must_fit(sent_at=message.sent_at)
     if delivery.queue == topology.UNDELIVERED:
         return MessageUndelivered(message, delivery.routing_key, sender)
     return MessageSent(message)

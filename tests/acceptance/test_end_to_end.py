@@ -178,7 +178,8 @@ def test_an_llm_that_comes_and_goes_is_an_event(client: Amqp, site: Site) -> Non
     events = [client.take(told) for _ in states]
     assert [event.routing_key for event in events] == [f"llm.{state}.guest" for state in states]
     assert [event.json()["type"] for event in events] == [f"fluffle.llm.{state}" for state in states]
-    assert events[0].json()["data"] == {"name": "guest", "state": "online"}
+    model = "demo (offline extractive summariser)"
+    assert events[0].json()["data"] == {"name": "guest", "state": "online", "slots": 1, "model": model}
 
 
 def test_a_cancelled_task_is_stopped_where_it_runs(client: Amqp, site: Site) -> None:

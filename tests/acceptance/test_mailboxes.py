@@ -301,12 +301,12 @@ def test_a_client_that_asks_for_an_unknown_address_is_told(ana: SyncClient) -> N
 
 @pytest.mark.skipif(not shutil.which("amqp-publish"), reason="amqp-tools are not installed")
 def test_a_message_from_the_shell_is_answered_into_the_mailbox(site: Site, client: Amqp, ada: str) -> None:
-    site.person("cleo")
-    client.queue(("fluffle.mailboxes", "user.cleo"), name="user.cleo", durable=True)
-    body = json.dumps({"sender": "user.cleo", "content": "hello"})
+    site.person("tess")
+    client.queue(("fluffle.mailboxes", "user.tess"), name="user.tess", durable=True)
+    body = json.dumps({"sender": "user.tess", "content": "hello"})
     command = ["amqp-publish", "-u", site.url, "-e", "fluffle.messages", "-r", "llm.ada", "-b", body]
     subprocess.run(command, check=True, timeout=30)
-    answer = client.take("user.cleo").json()
+    answer = client.take("user.tess").json()
     assert (answer["sender"], answer["content"]) == ("llm.ada", "answering hello")
 
 
