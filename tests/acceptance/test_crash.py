@@ -259,8 +259,8 @@ def test_a_coordinator_ends_when_it_is_asked_to_though_rabbitmq_is_away(
         assert coordinator.wait() == 0
     assert client.depth(told) == 0
     site.coordinator()
-    data = client.take(told).json()["data"]
-    assert (data["name"], data["state"]) == ("ann", "offline")
+    model = "handler:tests.support.handlers:work"
+    assert client.take(told).json()["data"] == {"name": "ann", "state": "offline", "slots": 0, "model": model}
 
 
 def test_a_coordinator_does_not_do_again_what_comes_again_after_a_broken_connection(
