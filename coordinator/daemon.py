@@ -15,7 +15,14 @@ from typing import TypeVar
 import structlog
 
 from broker.connection import Delivery, Outgoing
-from broker.errors import BrokerError, ConfigurationError, DecodeError, NotTheLeader, StoreUnavailable
+from broker.errors import (
+    AccessRefused,
+    BrokerError,
+    ConfigurationError,
+    DecodeError,
+    NotTheLeader,
+    StoreUnavailable,
+)
 from broker.instants import Instant, seconds
 from broker.link import Link
 from broker.settings import Settings
@@ -58,7 +65,8 @@ class Coordinator:
         self._settings = settings
         self._clock = clock
         self._on_ready = on_ready
-        self._link = Link(url, name="fluffle coordinator", max_body=LARGEST)
+        self._link = Link(url, name="fluffle coordinator", max_body=LARGEST, on_state=self._on_link_state)
+        self._link_lost_at: float | None = None
         self._query_link = Link(url, name="fluffle coordinator queries")
         self._store = Store(open_engine(settings.database))
         self._lead = seconds(settings.leader_lease)
@@ -107,6 +115,11 @@ class Coordinator:
                 except StoreUnavailable as error:
                     _log.warning("waiting for the database", error=str(error))
                     await self._pause(AGAIN)
+                except AccessRefused:
+                    raise
+                except BrokerError as error:
+                    _log.warning("waiting for RabbitMQ", error=str(error))
+                    await self._pause(AGAIN)
         self._writing.shutdown()
         self._reading.close()
         self._store.close()
@@ -122,6 +135,9 @@ class Coordinator:
         """Wait until this one leads; False when it is to stop before that."""
         me, told, watch = holder(), False, Watch(self._lead)
         while not self._stopping.is_set():
+            if not self._link.connected:
+                await self._pause(AGAIN)
+                continue
             lease = await self._write(self._store.leader)
             over = lease if lease and watch.has_run_out(lease, seconds(time.monotonic())) else None
             if over == lease:
@@ -150,13 +166,15 @@ class Coordinator:
     async def _serve(self) -> None:
         self._inbox.clear()
         self._publisher.publish(await self._write(self._books.rebuild))
-        most = 2 * self._settings.batch
-        inboxes = [
-            await self._link.consume(queue, self._on_delivery, prefetch=most) for queue in (COORDINATOR, UNDELIVERED)
-        ]
-        self._on_ready("leading")
+        most, inboxes = 2 * self._settings.batch, []
         try:
+            for queue in (COORDINATOR, UNDELIVERED):
+                inboxes.append(await self._link.consume(queue, self._on_delivery, prefetch=most))
+            self._on_ready("leading")
             while not self._stopping.is_set():
+                if self._is_cut_off():
+                    _log.warning("RabbitMQ cannot be reached for a lease: giving up the lead")
+                    return
                 batch = await self._next_batch()
                 try:
                     post = await self._write(self._books.process, batch)
@@ -204,6 +222,17 @@ class Coordinator:
             except StoreUnavailable:
                 if self._stopping.is_set():
                     raise
+
+    def _on_link_state(self, connected: bool) -> None:
+        self._link_lost_at = None if connected else self._link_lost_at or time.monotonic()
+
+    def _is_cut_off(self) -> bool:
+        """Whether this one hears nothing for so long that another one should lead.
+
+        Somebody who is deaf must not judge who is silent: every LLM would lose its tasks.
+        """
+        lost_at = self._link_lost_at
+        return lost_at is not None and seconds(time.monotonic() - lost_at) >= self._lead
 
     def _on_delivery(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)

@@ -13,6 +13,18 @@ from broker.errors import ConfigurationError
 
 BUSY_SECONDS = 5.0
 
+_READS = "-c default_transaction_read_only=on"
+# In ms. Who leads may be stopped in a transaction, or gone with its machine: it must not keep the row of the lead then.
+_WRITES = "-c idle_in_transaction_session_timeout=5000"
+# Of libpq, in seconds but for the last, which is in ms: a PostgreSQL that the network no longer leads to is away soon.
+_SIGNS_OF_LIFE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
 
 def open_engine(url: str, *, read_only: bool = False) -> Engine:
     """An engine for a SQLAlchemy URL. Raises ConfigurationError for a URL that names no usable database.
@@ -36,7 +48,7 @@ def open_engine(url: str, *, read_only: bool = False) -> Engine:
             pool_pre_ping=True,
             # A reader sees one state of the database in all its statements, as in SQLite.
             isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
-            connect_args={"connect_timeout": 5, "options": "-c default_transaction_read_only=on" if read_only else ""},
+            connect_args=_SIGNS_OF_LIFE | {"options": _READS if read_only else _WRITES},
         )
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise ConfigurationError("PostgreSQL needs psycopg: pip install 'fluffle[postgres]'") from error

@@ -244,12 +244,54 @@ def test_a_leader_that_was_suspended_past_its_lease_stands_down(site: Site, ledg
     assert "leading" not in leader.output.partition("standing by")[2]
 
 
+def test_a_standby_takes_over_from_a_leader_that_is_cut_off_from_rabbitmq(
+    site: Site, ledger: Ledger, client: Amqp, gate: Path
+) -> None:
+    with proxy_before(site.url) as proxy:
+        leader = site.coordinator(until="leading", url=proxy.url)
+        site.coordinator(until="standing by")
+        site.worker("ann", *WAIT, **ledger.env)
+        client.submit(behind(gate, "t"))
+        ledger.note("t")
+        until(lambda: ledger.effects("started"), "the task is started")
+        proxy.cut()
+        site.coordinators[1].wait_for("leading")
+        gate.touch()
+        until(lambda: site.select("select 1 from tasks where status = 'completed'"), "the other one takes the result")
+        assert leader.alive
+        proxy.open()
+        leader.wait_for("standing by")
+        assert_all_is_well(site, ledger)
+
+
+def test_coordinators_that_lose_rabbitmq_and_their_leader_at_once_go_on_when_it_is_back(
+    site: Site, ledger: Ledger, client: Amqp, gate: Path
+) -> None:
+    with proxy_before(site.url) as proxy:
+        leader = site.coordinator(until="leading", url=proxy.url)
+        standby = site.coordinator(until="standing by", url=proxy.url)
+        site.worker("ann", *WAIT, **ledger.env)
+        client.submit(behind(gate, "t"))
+        ledger.note("t")
+        until(lambda: ledger.effects("started"), "the task is started")
+        proxy.cut()
+        leader.terminate()
+        assert leader.wait() == 0
+        gate.touch()
+        standby.wait_for("lost the connection")
+        proxy.open()
+        standby.wait_for("leading")
+        until(lambda: site.select("select 1 from tasks where status = 'completed'"), "the task is done")
+        assert_all_is_well(site, ledger)
+        assert ledger.done() == 1
+
+
 def test_a_coordinator_ends_when_it_is_asked_to_though_rabbitmq_is_away(
     site: Site, ledger: Ledger, client: Amqp
 ) -> None:
     told = client.queue(("fluffle.events", "llm.offline.ann"))
     with proxy_before(site.url) as proxy:
-        coordinator = site.coordinator(url=proxy.url)
+        coordinator = site.coordinator(url=proxy.url, FLUFFLE_LEADER_LEASE="60")  # it gives the lead up after that
         worker = site.worker("ann", *WORK, **ledger.env)
         until(lambda: site.select("select 1 from llms where state = 'online'"), "the worker is known")
         proxy.cut()

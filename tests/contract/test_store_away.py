@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from broker.errors import ConfigurationError, StoreUnavailable
+from broker.errors import ConfigurationError, NotTheLeader, StoreUnavailable
 from coordinator import database
 from coordinator.store import Store
 from coordinator.upgrade import upgrade
@@ -118,6 +118,19 @@ def test_a_stopped_postgresql_is_unavailable_until_it_is_back(postgresql: Store,
         postgres_server.start()
     assert [task.id for task in postgresql.load(["t1"])] == ["t1"]
     commit(postgresql)
+
+
+def test_a_leader_that_stands_still_in_a_transaction_keeps_nobody_from_taking_over(postgresql: Store) -> None:
+    seen = postgresql.leader()
+    other = Store(database.open_engine(postgresql.engine.url.render_as_string(hide_password=False)))
+    with postgresql.engine.connect() as standing_still:
+        postgresql._extend(standing_still, NOW, LEAD)
+        assert other.take_lead("other", NOW, LEAD, over=seen)
+        standing_still.invalidate()
+    with pytest.raises(NotTheLeader):
+        commit(postgresql)
+    commit(other)
+    other.close()
 
 
 def test_a_postgresql_that_takes_no_writes_is_unavailable(postgresql: Store) -> None:

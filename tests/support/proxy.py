@@ -143,6 +143,10 @@ class ProxyThread:
         """Break every connection, and accept none any more."""
         self._loop.call_soon_threadsafe(self._proxy.cut)
 
+    def open(self) -> None:
+        """Accept connections again after a cut."""
+        asyncio.run_coroutine_threadsafe(self._proxy.open(), self._loop).result()
+
     def break_connections(self) -> None:
         """Break every connection; new ones are accepted."""
         self._loop.call_soon_threadsafe(self._proxy.break_connections)
