@@ -135,13 +135,15 @@ class Mailbox:
 
     def _on_end(self, conversation: str, answering: asyncio.Task[None]) -> None:
         del self._running[conversation]
-        left = [delivery for message in self._open.pop(conversation) for delivery in self._deliveries.pop(message.id)]
         if answering.cancelled():
             return
         if error := answering.exception():
             _log.error("a message could not be answered", exc_info=error)
-            for delivery in left:
-                delivery.requeue()
+            for message in self._open.pop(conversation):
+                for delivery in self._deliveries.pop(message.id):
+                    delivery.requeue()
+        elif not self._open[conversation]:  # else one has come since the last answer
+            del self._open[conversation]
         self._go_on()
         if self.idle:
             self._on_change()

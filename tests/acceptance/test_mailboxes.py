@@ -95,6 +95,14 @@ def test_the_demo_model_answers_with_sentences_that_were_said_to_it(site: Site, 
     assert "demo (offline extractive summariser)" in asked
 
 
+def test_no_question_is_overlooked_however_quickly_it_follows_the_answer_before(ana: SyncClient, ada: str) -> None:
+    for _ in range(15):
+        conversation = ana.ask(ada, "0").conversation_id
+        for number in range(1, 8):
+            answer = ana.ask(ada, str(number), timeout=20, conversation_id=conversation)
+            assert answer.content.endswith(f"answering {number}")
+
+
 def test_a_command_gets_the_conversation_on_its_standard_input(site: Site, ana: SyncClient) -> None:
     site.worker("cat", "--exec", "cat")
     first = ana.ask("cat", "one")
