@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 import structlog
@@ -166,10 +166,12 @@ class Coordinator:
     async def _serve(self) -> None:
         self._inbox.clear()
         self._publisher.publish(await self._write(self._books.rebuild))
-        most, inboxes = 2 * self._settings.batch, []
-        try:
+        most = 2 * self._settings.batch
+        with ExitStack() as leaving:
+            leaving.callback(self._give_back)
             for queue in (COORDINATOR, UNDELIVERED):
-                inboxes.append(await self._link.consume(queue, self._on_delivery, prefetch=most))
+                inbox = await self._link.consume(queue, self._on_delivery, prefetch=most)
+                leaving.callback(inbox.cancel)
             self._on_ready("leading")
             while not self._stopping.is_set():
                 if self._is_cut_off():
@@ -190,11 +192,11 @@ class Coordinator:
                 await self._room()
             await self._publisher.idle(LAST_CONFIRMS)
             await self._write(self._books.settle)
-        finally:
-            for inbox in inboxes:
-                inbox.cancel()
-            for delivery in self._inbox:  # for whoever leads now
-                delivery.requeue()
+
+    def _give_back(self) -> None:
+        """What was taken in and not done is for whoever leads now."""
+        for delivery in self._inbox:
+            delivery.requeue()
 
     async def _next_batch(self) -> list[Delivery]:
         """What has arrived, up to the bound; empty when only time has passed."""
