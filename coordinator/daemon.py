@@ -173,22 +173,29 @@ class Coordinator:
                 inbox = await self._link.consume(queue, self._on_delivery, prefetch=most)
                 leaving.callback(inbox.cancel)
             self._on_ready("leading")
-            while not self._stopping.is_set():
-                if self._is_cut_off():
-                    _log.warning("RabbitMQ cannot be reached for a lease: giving up the lead")
-                    return
-                batch = await self._next_batch()
+            batch: list[Delivery] = []
+            committing: asyncio.Future[Post] | None = None
+            while committing or not self._stopping.is_set():
+                if committing is None:
+                    if self._is_cut_off():
+                        _log.warning("RabbitMQ cannot be reached for a lease: giving up the lead")
+                        return
+                    batch = await self._next_batch()
+                    committing = self._begin(batch)
                 try:
-                    post = await self._write(self._books.process, batch)
+                    post = await committing
                 except StoreUnavailable as error:  # however long: meanwhile nothing is acknowledged
                     _log.warning("waiting for the database", error=str(error))
+                    committing = None
                     self._publisher.publish(await self._rebuilt())
                     continue
                 crash_point("after-commit")
-                self._publisher.publish(post)
-                for delivery in batch:
-                    delivery.ack()
                 del self._inbox[: len(batch)]
+                done, batch = batch, self._next_at_once()
+                committing = self._begin(batch) if batch else None  # it is published while the next is committed
+                self._publisher.publish(post)
+                for delivery in done:
+                    delivery.ack()
                 await self._room()
             await self._publisher.idle(LAST_CONFIRMS)
             await self._write(self._books.settle)
@@ -198,11 +205,12 @@ class Coordinator:
         for delivery in self._inbox:
             delivery.requeue()
 
+    def _begin(self, batch: list[Delivery]) -> asyncio.Future[Post]:
+        return asyncio.get_running_loop().run_in_executor(self._writing, self._books.process, batch)
+
     async def _next_batch(self) -> list[Delivery]:
         """What has arrived, up to the bound; empty when only time has passed."""
-        if self._inbox and self._inbox[0].is_lost:
-            self._inbox = [delivery for delivery in self._inbox if not delivery.is_lost]
-        if not self._inbox:
+        if not self._at_hand():
             self._arrived.clear()
             try:
                 async with asyncio.timeout(TICK):
@@ -214,7 +222,19 @@ class Coordinator:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):
                     await self._no_claim.wait()
+        return self._at_hand()
+
+    def _at_hand(self) -> list[Delivery]:
+        """What waits now, up to the bound."""
+        if self._inbox and self._inbox[0].is_lost:
+            self._inbox = [delivery for delivery in self._inbox if not delivery.is_lost]
         return self._inbox[: self._settings.batch]
+
+    def _next_at_once(self) -> list[Delivery]:
+        """The next batch, if there is one that need not wait for anything."""
+        if self._stopping.is_set() or not self._link.has_room or all(map(_is_claim, self._inbox)):
+            return []
+        return self._at_hand()
 
     async def _rebuilt(self) -> Post:
         while True:
