@@ -1,7 +1,7 @@
 FROM python:3.13-slim AS build
 COPY . /src
 RUN python -m venv /opt/fluffle && \
-    /opt/fluffle/bin/pip install --no-cache-dir --constraint /src/constraints.txt '/src[llm,postgres]'
+    /opt/fluffle/bin/pip install --no-cache-dir --constraint /src/constraints.txt '/src[llm,postgres,telemetry]'
 
 FROM python:3.13-slim
 COPY --from=build /opt/fluffle /opt/fluffle

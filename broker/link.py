@@ -81,6 +81,7 @@ class Link:
         self._queued: list[_Pending] = []  # accepted while the connection was away
         self._room = asyncio.Event()
         self._closing = False
+        self.reconnects = 0  # how often a connection was lost and opened again
         self._keepers: list[asyncio.Task[None]] = []
 
     @property
@@ -135,6 +136,7 @@ class Link:
                 except BrokerError as error:
                     half.error = error
             _log.info("connected again to RabbitMQ at %s", half.where)
+            self.reconnects += 1
             if self.connected:
                 self._on_state(True)
 
@@ -157,7 +159,12 @@ class Link:
     @property
     def has_room(self) -> bool:
         """Whether fewer messages than the window await their confirm."""
-        return len(self._confirms.waiting) + len(self._queued) < self._window
+        return self.unconfirmed < self._window
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many messages await their confirm."""
+        return len(self._confirms.waiting) + len(self._queued)
 
     def publish_soon(self, message: Outgoing) -> asyncio.Future[None]:
         """Publish without waiting. The future ends when the broker has the message; see `publish` for its errors."""

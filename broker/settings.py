@@ -95,6 +95,14 @@ class Settings(BaseSettings):
         None, description="people who may log in, as `fluffle web passwd` writes them; in place of the tokens"
     )
     web_login: bool = Field(True, description="false: nobody is asked for a login; only where host is 127.0.0.1")
+    metrics_host: str = Field("127.0.0.1", description="address that metrics and health are served at")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="port of /metrics, /healthz and /readyz of coordinator and worker, or the next one that is free; "
+        "0: any; unset: none of them",
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level that is logged")
 
     @property

@@ -1,5 +1,6 @@
 """One batch: deliveries in, one transaction, messages out. Runs in its own thread; knows no event loop."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +23,11 @@ from coordinator.core.policies import DEFAULT, load_policy
 from coordinator.core.task import COORDINATOR, Task
 from coordinator.crash import crash_point
 from coordinator.intake import Refused, read, refusal
-from coordinator.outbox import Item
+from coordinator.outbox import Item, Keep
 from coordinator.render import messages
+from coordinator.standing import LLMs, LLMStanding
 from coordinator.store import Store
+from coordinator.tally import Tally
 
 WINDOW = 5000  # tasks of a lane that are asked for when it runs low
 WOKEN_AT_ONCE = 1000
@@ -55,8 +58,10 @@ class Bookkeeper:
         suggest_skills: bool = False,
         require_identity: bool = False,
         learn_quality: bool = True,
+        tally: Tally | None = None,
     ) -> None:
         """Raises ConfigurationError when there is no such policy."""
+        self._tally = tally
         self._policy = policy
         self._expertise = Expertise() if suggest_skills else None
         self._learn_quality = learn_quality
@@ -158,10 +163,23 @@ class Bookkeeper:
         self._any_children = self._any_children or self._machine.new_children
         changes = self._machine.take_changes()
         text = outbox.pack(items) if items else None
+        began = time.perf_counter()
         row = self._commit(changes, text)
+        if self._tally is not None and (batch or items):
+            took, kept_back = time.perf_counter() - began, sum(isinstance(item, Keep) for item in items)
+            self._tally.count(changes, messages=len(batch), refused=kept_back, took=took, now=now)
         post = Post(() if row is None else (row,), self._render(items, self._machine.board.tasks))
         self._machine.forget()
         return post
+
+    def llms(self) -> LLMs:
+        """The LLMs that are there. What was counted of others is forgotten."""
+        there = {name: llm for name, llm in self._machine.board.llms.items() if llm.instances}
+        standing = {
+            name: LLMStanding(llm.slots, len(held := llm.tasks()), sum(held.values()), len(llm.instances))
+            for name, llm in there.items()
+        }
+        return LLMs(standing, {} if self._tally is None else self._tally.runs_of(there))
 
     def settle(self) -> None:
         """At the end: take out of the outbox what is published. Raises StoreError."""

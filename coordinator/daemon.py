@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
 from typing import TypeVar
 
 import structlog
@@ -32,10 +32,13 @@ from coordinator.crash import crash_point
 from coordinator.database import open_engine
 from coordinator.intake import must_be_identified
 from coordinator.leadership import OTHER_BOOKS, Lease, Watch, holder, may_be_a_copy
+from coordinator.lookout import Lookout
 from coordinator.publisher import Publisher
 from coordinator.queries import Queries
 from coordinator.reading import Reading
+from coordinator.standing import State
 from coordinator.store import Store
+from coordinator.tally import Tally
 from coordinator.upgrade import upgrade
 
 T = TypeVar("T")
@@ -71,6 +74,7 @@ class Coordinator:
         self._store = Store(open_engine(settings.database))
         self._lead = seconds(settings.leader_lease)
         lease = seconds(settings.lease)
+        self._tally = None if settings.metrics_port is None else Tally()
         self._books = Bookkeeper(
             self._store,
             clock=clock,
@@ -81,6 +85,7 @@ class Coordinator:
             suggest_skills=settings.suggest_skills,
             require_identity=settings.require_identity,
             learn_quality=settings.learn_quality,
+            tally=self._tally,
         )
         self._reading = Reading(
             lambda: Queries(
@@ -98,11 +103,12 @@ class Coordinator:
         self._stopping = asyncio.Event()
         self._answering: set[asyncio.Task[None]] = set()
         self._publisher = Publisher(self._link, self._books.confirmed)
+        self._state: State = "starting"
 
     async def run(self) -> None:
         """Work until `stop()`. Raises BrokerError when RabbitMQ cannot be reached at the start, ConfigurationError."""
         await self._write(upgrade, self._store.engine)
-        async with self._link, self._query_link:
+        async with self._link, self._query_link, self._watched():
             await self._link.declare(SHARED)
             await self._query_link.consume(QUERIES, self._on_query, prefetch=100)
             while not self._stopping.is_set():
@@ -139,6 +145,7 @@ class Coordinator:
                 await self._pause(AGAIN)
                 continue
             lease = await self._write(self._store.leader)
+            self._state = "standing by"
             over = lease if lease and watch.has_run_out(lease, seconds(time.monotonic())) else None
             if over == lease:
                 await self._refuse_other_books(lease)
@@ -172,6 +179,7 @@ class Coordinator:
             for queue in (COORDINATOR, UNDELIVERED):
                 inbox = await self._link.consume(queue, self._on_delivery, prefetch=most)
                 leaving.callback(inbox.cancel)
+            self._state = "leading"
             self._on_ready("leading")
             batch: list[Delivery] = []
             committing: asyncio.Future[Post] | None = None
@@ -202,6 +210,7 @@ class Coordinator:
 
     def _give_back(self) -> None:
         """What was taken in and not done is for whoever leads now."""
+        self._state = "standing by"
         for delivery in self._inbox:
             delivery.requeue()
 
@@ -296,6 +305,20 @@ class Coordinator:
             _log.warning("refused a query", user=properties.user_id, reply_to=properties.reply_to, error=str(error))
             return False
         return True
+
+    def _watched(self) -> AbstractAsyncContextManager[None]:
+        """Metrics and health are served meanwhile, where that is wanted."""
+        host, port = self._settings.metrics_host, self._settings.metrics_port
+        if self._tally is None or port is None:
+            return nullcontext()
+        return Lookout(
+            self._tally,
+            link=self._link,
+            query_link=self._query_link,
+            reading=self._reading,
+            llms=lambda: self._write(self._books.llms),
+            state=lambda: (self._state, len(self._inbox)),
+        ).served(host, port)
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 

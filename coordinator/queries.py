@@ -5,11 +5,11 @@ from typing import Any, TypeVar
 
 import structlog
 from pydantic_core import to_json
-from sqlalchemy import CompoundSelect, Connection, Engine, Select, exists, null, select, union_all
+from sqlalchemy import CompoundSelect, Connection, Engine, Select, exists, func, null, select, union_all
 
 from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable
-from broker.instants import Instant, Micros
-from broker.messages import Rejection, Wrong, decode
+from broker.instants import Instant, Micros, in_seconds
+from broker.messages import Rejection, Status, Wrong, decode
 from broker.views import (
     ConversationsQuery,
     LLMsQuery,
@@ -30,8 +30,10 @@ from coordinator.intake import in_short
 from coordinator.placement import placement
 from coordinator.reports.answer import report_list, report_view
 from coordinator.rows import llm_of
+from coordinator.standing import Backlog
 from coordinator.store import database_errors, tasks_of
 
+LIVE = tuple(status.value for status in Status if not status.is_final)
 MOST_LABELS = 8  # in one query: the time to plan it grows with every one
 
 Q = TypeVar("Q", TasksQuery, MessagesQuery, ConversationsQuery)
@@ -93,6 +95,16 @@ class Queries:
         except Exception as error:  # one query must not keep the others from being answered
             _log.exception("a query cannot be answered", query=routing_key)
             return _rejected([Problem("", f"the coordinator cannot answer this query: {type(error).__name__}")])
+
+    def backlog(self) -> Backlog:
+        """How many tasks are live, and how old the oldest pending one is. Raises StoreUnavailable."""
+        status, submitted_at = _tasks.c.status, _tasks.c.submitted_at
+        live = select(status, func.count()).where(status.in_(LIVE)).group_by(status)
+        oldest = select(submitted_at).where(status == Status.PENDING.value).order_by(_tasks.c.seq).limit(1)
+        with database_errors(), self._engine.begin() as connection:
+            counts = dict.fromkeys(LIVE, 0) | {row[0]: row[1] for row in connection.execute(live)}
+            since = connection.scalar(oldest)
+        return Backlog(counts, None if since is None else in_seconds(max(0, self._clock() - since)))
 
     def close(self) -> None:
         """Give the connections back."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from coordinator.queries import Queries
+from coordinator.standing import Backlog
 
 REPORT = "report"
 NICENESS = 10  # of reports: work goes first
@@ -26,6 +27,10 @@ class Reading:
         is_report = routing_key == REPORT
         thread, queries = (self._reporting, self._reports) if is_report else (self._reading, self._queries)
         return await asyncio.get_running_loop().run_in_executor(thread, queries.answer, routing_key, body)
+
+    async def backlog(self) -> Backlog:
+        """How many tasks are live. Raises StoreUnavailable."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._queries.backlog)
 
     def close(self) -> None:
         """Finish what is being answered and give the connections back."""

@@ -83,6 +83,11 @@ class Attempt:
         """What a line in the log says about which attempt it is."""
         return {"task": self.key[0], "attempt": self.key[1]}
 
+    @property
+    def duration(self) -> float | None:
+        """For how many seconds it has run, without the time that it waited; None before it runs."""
+        return None if self._started_at is None else time.monotonic() - self._clock - self.parking.total
+
     # -- the assignment --------------------------------------------------------------------------------------------
 
     def came_again(self, delivery: Delivery) -> None:
@@ -141,8 +146,7 @@ class Attempt:
 
     def result(self, ending: Ending, *, instance: str) -> bytes:
         """The Result to report, as JSON. An answer that is none becomes a failure that says so."""
-        finished_at = datetime.now(UTC)
-        duration = None if self._started_at is None else time.monotonic() - self._clock - self.parking.total
+        finished_at, duration = datetime.now(UTC), self.duration
 
         def encode(ending: Ending) -> bytes:
             return Result(

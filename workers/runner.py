@@ -13,7 +13,8 @@ import secrets
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext, suppress
+from typing import TYPE_CHECKING
 
 from pydantic import RootModel, ValidationError
 
@@ -24,6 +25,7 @@ from broker.link import Link, may_declare
 from broker.mailer import Mailer
 from broker.messages import Control, Drain, Presence, Stop, Tell, Tool, decode, problems
 from broker.settings import Settings
+from broker.tally import Runs
 from broker.topology import SHARED, control_address, instance_topology, llm_address, llm_topology, mailbox, work_queue
 from workers.attempt import failed
 from workers.errands import Errands
@@ -33,6 +35,9 @@ from workers.reporter import RETRY_FIRST, RETRY_MOST, Reporter
 from workers.spool import Spool
 from workers.tools import Office
 from workers.workload import Workload
+
+if TYPE_CHECKING:
+    from workers.metrics import Standing
 
 LEAVE_WITHIN = 10.0
 """Seconds after which a worker that was told to stop leaves in any case."""
@@ -111,6 +116,7 @@ class Worker:
         self._draining = False
         self._stopping = False
         self._left = asyncio.Event()
+        self._runs = None if settings.metrics_port is None else Runs()
 
     async def run(self) -> None:
         """Work until drained or stopped. Waits for RabbitMQ while it is away, at the start too.
@@ -119,6 +125,7 @@ class Worker:
         spool cannot be used.
         """
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._watched())
             folder = self._settings.state_dir / "spool" / self._name
             spool = await stack.enter_async_context(aclosing(Spool(folder, self.instance)))
             self._connecting = asyncio.create_task(self._connect(spool, stack))
@@ -210,6 +217,7 @@ class Worker:
             instructions=self._instructions,
             timeout=self._timeout,
             on_change=self._leave_if_done,
+            runs=self._runs,
         )
         self._mailbox = Mailbox(
             self._llm,
@@ -260,6 +268,35 @@ class Worker:
                 async with asyncio.timeout(_GOODBYE_WITHIN):
                     await self._reporter.goodbye()
         _log.info("%s: left", self._name)
+
+    # -- for those who watch over it -------------------------------------------------------------------------------
+
+    def _watched(self) -> AbstractAsyncContextManager[None]:
+        """Metrics and health are served meanwhile, where that is wanted. Only then are their libraries imported."""
+        host, port = self._settings.metrics_host, self._settings.metrics_port
+        if self._runs is None or port is None:
+            return nullcontext()
+        from broker.monitor import watched
+        from workers.metrics import WorkerMetrics
+
+        return watched(
+            host, port, collector=WorkerMetrics(self._name, self._runs, self._standing), problems=self._problems
+        )
+
+    async def _standing(self) -> "Standing":
+        from workers.metrics import Standing
+
+        slots = self._presence.slots
+        if not self.ready.is_set():
+            return Standing(None, slots)
+        in_hand = len(self._workload.in_hand)
+        return Standing(self._link, slots, in_hand, self._workload.running, self._reporter.unconfirmed_results)
+
+    async def _problems(self) -> Sequence[str]:
+        """Why it takes no work at the moment."""
+        if not self.ready.is_set() or not self._link.connected:
+            return ["no connection to RabbitMQ"]
+        return ["it is leaving"] if self._draining else []
 
     # -- what goes on meanwhile ------------------------------------------------------------------------------------
 

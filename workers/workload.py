@@ -8,6 +8,7 @@ from functools import partial
 from broker.connection import UNDECODABLE, Delivery
 from broker.errors import DecodeError, Problem
 from broker.messages import MAX_ASSIGNMENT_BYTES, Assignment, Holding, Stop, Tell, decode
+from broker.tally import Runs
 from workers.attempt import CALLED_OFF, Attempt, Ending, failed
 from workers.models.base import LLM
 from workers.reporter import Reporter
@@ -31,7 +32,7 @@ class Workload:
     At most `slots` attempts work at any time; further assignments wait, unacknowledged. An attempt that waits for a
     person or for another task does not count meanwhile.
     `timeout` is for attempts of tasks that have none, in seconds. `on_change` is called when an attempt is over and
-    when its result is confirmed.
+    when its result is confirmed. Attempts that are over are counted in `runs`, where that is wanted.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Workload:
         instructions: str | None,
         timeout: float | None,
         on_change: Callable[[], None],
+        runs: Runs | None,
     ) -> None:
         self._llm = llm
         self._reporter = reporter
@@ -52,6 +54,7 @@ class Workload:
         self._instructions = instructions
         self._timeout = timeout
         self._on_change = on_change
+        self._runs = runs
         self._closed = False
         self._waiting: dict[Key, Attempt] = {}  # for a slot; not claimed
         self._in_hand: dict[Key, Attempt] = {}  # claimed, until RabbitMQ has the result
@@ -162,6 +165,8 @@ class Workload:
 
     def _on_over(self, attempt: Attempt, ending: Ending) -> None:
         _log.info("task %s", ending.outcome, extra=attempt.names)
+        if self._runs is not None:
+            self._runs.add(ending.outcome, attempt.duration, ending.usage)
         body = attempt.result(ending, instance=self._reporter.instance)
         self._reporter.result(body, then=partial(self._on_confirmed, attempt.key))
         self._on_change()

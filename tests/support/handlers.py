@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workers.models.base import Job
+from workers.models.base import Answer, Job, Usage
 
 
 def write_effect(job: Job, what: str) -> str:
@@ -90,3 +90,14 @@ async def converse(job: Job) -> str:
         raise ValueError("no ink")
     so_far = [f"{it.sender}: {it.content}" for it in job.conversation]
     return " | ".join([*so_far, f"answering {job.description}"])
+
+
+TOKENS = Usage(input_tokens=1_000, output_tokens=10, cost_usd=0.25)
+COST = 0.25
+
+
+def paid(job: Job) -> Answer:
+    """Done at a price, or, with the inputs `badly`, not done."""
+    if job.inputs == "badly":
+        raise ValueError("badly")
+    return Answer("done", TOKENS)

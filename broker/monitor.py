@@ -1,0 +1,171 @@
+"""An HTTP server for those who watch over a program: `/metrics` for Prometheus, `/healthz` and `/readyz`.
+
+It has a thread of its own, so that it can tell when the program's event loop is stuck.
+"""
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any, TypeVar
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from broker.errors import ConfigurationError
+from broker.link import Link
+from broker.tally import Distribution, Runs
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+PORTS_TRIED = 100  # from the one that is set: several programs on one computer may have the same settings
+ANSWER_WITHIN = 5.0  # seconds that the event loop may take to say how it is
+_POLL = 0.1  # seconds between two looks whether the server is to end
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class Loop:
+    """Calls coroutines of the program's event loop from the server's threads."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def ask(self, look: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What it returns. Raises TimeoutError when the loop does not come to it in time."""
+        asked = asyncio.run_coroutine_threadsafe(look(), self._loop)
+        try:
+            return asked.result(ANSWER_WITHIN)
+        finally:
+            asked.cancel()
+
+
+@asynccontextmanager
+async def watched(
+    host: str, port: int, *, collector: Collector, problems: Callable[[], Coroutine[Any, Any, Sequence[str]]]
+) -> AsyncIterator[None]:
+    """Serve at that address, at the first free port from `port` on (0: any), during the block.
+
+    `problems` tells why the program cannot do its work at the moment. Raises ConfigurationError when no port is free.
+    """
+    registry = CollectorRegistry()
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    server = _bound(host, port, _Pages(make_wsgi_app(registry), Loop(), problems))
+    thread = threading.Thread(target=server.serve_forever, args=(_POLL,), name="monitor", daemon=True)
+    thread.start()
+    _log.info("metrics at http://%s:%d/metrics", host, server.server_port)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+
+
+class _Pages:
+    """The pages, as a WSGI application."""
+
+    def __init__(self, metrics: Any, loop: Loop, problems: Callable[[], Coroutine[Any, Any, Sequence[str]]]) -> None:
+        self._metrics = metrics
+        self._loop = loop
+        self._problems = problems
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                pages: Iterable[bytes] = self._metrics(environ, start_response)
+                return pages
+            case "/healthz":
+                return self._state(_none, start_response)
+            case "/readyz":
+                return self._state(self._problems, start_response)
+            case _:
+                start_response("404 Not Found", [("Content-Type", "text/plain")])
+                return [b"There are /metrics, /healthz and /readyz.\n"]
+
+    def _state(
+        self, look: Callable[[], Coroutine[Any, Any, Sequence[str]]], start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        try:
+            problems = list(self._loop.ask(look))
+        except TimeoutError:
+            problems = [f"the event loop has not answered within {ANSWER_WITHIN:g} s"]
+        status = "503 Service Unavailable" if problems else "200 OK"
+        start_response(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
+        return [json.dumps({"ok": not problems, "problems": problems}).encode() + b"\n"]
+
+
+async def _none() -> Sequence[str]:
+    """That it runs at all is the answer."""
+    return ()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True  # the program's end waits for nobody who reads slowly
+
+
+class _Quiet(WSGIRequestHandler):
+    timeout = 10  # seconds for somebody who connects and says nothing
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
+        """Nobody wants a line in the log for every look."""
+
+
+def _bound(host: str, port: int, pages: _Pages) -> WSGIServer:
+    for candidate in range(port, min(port + PORTS_TRIED, 65_536)) if port else (0,):
+        try:
+            return make_server(host, candidate, pages, _Server, _Quiet)
+        except OSError as error:
+            failure = error
+    raise ConfigurationError(f"metrics cannot be served at {host} from port {port} on: {failure.strerror}") from failure
+
+
+# -- metrics that every program has --------------------------------------------------------------------------------
+
+
+def of_the_link(*links: Link) -> Iterable[Metric]:
+    """How the links to RabbitMQ are."""
+    yield GaugeMetricFamily(
+        "fluffle_connected",
+        "1 while all connections to RabbitMQ are up",
+        bool(links) and all(link.connected for link in links),
+    )
+    yield CounterMetricFamily(
+        "fluffle_reconnects",
+        "Connections to RabbitMQ that were lost and opened again",
+        sum(it.reconnects for it in links),
+    )
+    yield GaugeMetricFamily(
+        "fluffle_unconfirmed_messages",
+        "Messages that RabbitMQ has not confirmed",
+        sum(link.unconfirmed for link in links),
+    )
+
+
+def of_runs(prefix: str, runs: dict[str, Runs]) -> Iterable[Metric]:
+    """What became of the attempts of each LLM; `runs` by its name."""
+    outcomes = CounterMetricFamily(f"{prefix}_attempts", "Attempts that are over", labels=("llm", "outcome"))
+    durations = HistogramMetricFamily(f"{prefix}_attempt_seconds", "How long attempts ran", labels=("llm",))
+    tokens = CounterMetricFamily(f"{prefix}_tokens", "Tokens that attempts have used", labels=("llm", "direction"))
+    cost = CounterMetricFamily(f"{prefix}_cost_usd", "US dollars that attempts have cost", labels=("llm",))
+    for llm, told in runs.items():
+        for outcome, count in list(told.outcomes.items()):
+            outcomes.add_metric((llm, outcome), count)
+        for direction, count in list(told.tokens.items()):
+            tokens.add_metric((llm, direction), count)
+        durations.add_metric((llm,), told.durations.buckets(), told.durations.total)
+        cost.add_metric((llm,), told.cost)
+    yield from (outcomes, durations, tokens, cost)
+
+
+def histogram(name: str, meaning: str, values: Distribution) -> Metric:
+    """A distribution as a metric."""
+    return HistogramMetricFamily(name, meaning, buckets=values.buckets(), sum_value=values.total)

@@ -1,0 +1,78 @@
+"""What a coordinator shows to those who watch over it: metrics, and whether it can do its work."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+from broker.errors import BrokerError, StoreError
+from broker.link import Link
+from broker.topology import COORDINATOR, REJECTED
+from coordinator.reading import Reading
+from coordinator.standing import LLMs, Standing, State
+from coordinator.tally import Tally
+
+WATCHED = (COORDINATOR, REJECTED)  # queues
+WITHIN = 2.0  # seconds for each answer; what comes later is left out
+
+T = TypeVar("T")
+
+
+class Lookout:
+    """Looks when it is asked, and costs nothing otherwise."""
+
+    def __init__(
+        self,
+        tally: Tally,
+        *,
+        link: Link,
+        query_link: Link,
+        reading: Reading,
+        llms: Callable[[], Awaitable[LLMs]],
+        state: Callable[[], tuple[State, int]],
+    ) -> None:
+        """`state` tells the state and how many messages await their batch."""
+        self._tally = tally
+        self._link = link
+        self._links = (link, query_link)
+        self._reading = reading
+        self._llms = llms
+        self._state = state
+
+    def served(self, host: str, port: int) -> AbstractAsyncContextManager[None]:
+        """Metrics and health are served there during the block; see broker.monitor.watched."""
+        from broker.monitor import watched  # 0.1 s, and not wanted everywhere
+        from coordinator.metrics import CoordinatorMetrics
+
+        return watched(
+            host, port, collector=CoordinatorMetrics(self._tally, self._links, self.standing), problems=self.problems
+        )
+
+    async def standing(self) -> Standing:
+        """How everything stands."""
+        state, inbox = self._state()
+        if state != "leading":
+            return Standing(state, inbox)
+        backlog, llms, depths = await asyncio.gather(
+            _in_time(self._reading.backlog()),
+            _in_time(self._llms()),
+            asyncio.gather(*(_in_time(self._link.depth(queue)) for queue in WATCHED)),
+        )
+        queues = {queue: depth for queue, depth in zip(WATCHED, depths, strict=True) if depth is not None}
+        return Standing(state, inbox, backlog, llms, queues)
+
+    async def problems(self) -> Sequence[str]:
+        """Why it cannot do its work, or stand by to do it."""
+        found = [f"no connection to RabbitMQ at {link.where}" for link in self._links if not link.connected]
+        if await _in_time(self._reading.backlog()) is None:
+            found.append("the database does not answer")
+        state, _ = self._state()
+        return [*found, "it neither leads nor stands by yet"] if state == "starting" else found
+
+
+async def _in_time(told: Awaitable[T]) -> T | None:
+    try:
+        async with asyncio.timeout(WITHIN):
+            return await told
+    except (TimeoutError, BrokerError, StoreError):
+        return None

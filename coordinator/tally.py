@@ -1,0 +1,46 @@
+"""What a coordinator counts: of every batch, and of the tasks and attempts that ended with it."""
+
+from collections import Counter
+from collections.abc import Container
+
+from broker.instants import Instant, in_seconds
+from broker.tally import Distribution, Runs
+from coordinator.core.board import Changes
+
+BATCHES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # messages
+COMMITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)  # seconds
+WAITS = (0.01, 0.1, 1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)  # seconds
+
+
+class Tally:
+    """Since the start of this process. One thread counts; `runs_of` belongs to the same thread."""
+
+    def __init__(self) -> None:
+        self.batches = Distribution(BATCHES)
+        self.commits = Distribution(COMMITS)
+        self.waits = Distribution(WAITS)
+        self.submitted = 0
+        self.refused = 0
+        self.ended: Counter[str] = Counter()  # tasks, by their final state
+        self._runs: dict[str, Runs] = {}
+
+    def count(self, changes: Changes, *, messages: int, refused: int, took: float, now: Instant) -> None:
+        """A batch of so many messages is committed, which `took` so many seconds; `now` was its moment."""
+        if messages:
+            self.batches.add(messages)
+        self.commits.add(took)
+        self.refused += refused
+        self.submitted += len(changes.new)
+        self.ended.update([task.status.value for task in changes.changed.values() if task.finished_at == now])
+        for task, attempt in changes.attempts:
+            runs = self._runs.get(attempt.llm)
+            if runs is None:
+                runs = self._runs[attempt.llm] = Runs()
+            runs.add(attempt.outcome, in_seconds(attempt.duration), attempt.usage)
+            if task.ready_at is not None and attempt.assigned_at is not None and attempt.assigned_at >= task.ready_at:
+                self.waits.add((attempt.assigned_at - task.ready_at) / 1_000_000)
+
+    def runs_of(self, llms: Container[str]) -> dict[str, Runs]:
+        """What is counted of these LLMs, by name. All others are forgotten: they have left."""
+        self._runs = {llm: runs for llm, runs in self._runs.items() if llm in llms}
+        return dict(self._runs)

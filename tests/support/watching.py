@@ -1,0 +1,57 @@
+"""Looking at a program as Prometheus does, and as whoever asks for its health."""
+
+import json
+import re
+import urllib.request
+from typing import Any
+from urllib.error import HTTPError
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.processes import Process
+
+ON = {"FLUFFLE_METRICS_PORT": "0"}
+"""Settings of a program that is to be looked at."""
+
+
+def address(process: Process) -> str:
+    """Where a running program serves its metrics, as it has logged it: `http://host:port`."""
+    process.wait_for("/metrics")
+    found = re.search(r"metrics at (http://\S+)/metrics", process.output)
+    assert found, process.output
+    return found[1]
+
+
+class Scrape(dict[str, float]):
+    """What was told at one moment: values by name, with labels as `name{label=value,…}` in alphabetical order."""
+
+    def of(self, name: str) -> dict[str, float]:
+        """The values of one name by what is between the braces."""
+        begin = f"{name}{{"
+        return {key[len(begin) : -1]: value for key, value in self.items() if key.startswith(begin)}
+
+    @property
+    def names(self) -> set[str]:
+        """Every name, without labels."""
+        return {key.partition("{")[0] for key in self}
+
+
+def scrape(process: Process) -> Scrape:
+    """The metrics of a program now."""
+    with urllib.request.urlopen(f"{address(process)}/metrics", timeout=20) as answer:
+        text = answer.read().decode()
+    told = Scrape()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f"{label}={value}" for label, value in sorted(sample.labels.items()))
+            told[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return told
+
+
+def health(process: Process, page: str) -> tuple[int, Any]:
+    """The status and the JSON of `/healthz` or `/readyz`."""
+    try:
+        with urllib.request.urlopen(address(process) + page, timeout=20) as answer:
+            return answer.status, json.load(answer)
+    except HTTPError as error:
+        return error.code, json.load(error)

@@ -1,0 +1,111 @@
+"""The server of metrics and health, without anything to measure."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from urllib.error import HTTPError
+
+import pytest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from broker import monitor
+from broker.errors import ConfigurationError
+from broker.monitor import Loop, watched
+from broker.tally import Distribution, Runs
+
+
+class Loops(Collector):
+    """A metric that the event loop has to tell."""
+
+    def __init__(self) -> None:
+        self._loop = Loop()
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("answer", "From the event loop", self._loop.ask(_answer))
+
+
+async def _answer() -> int:
+    return 42
+
+
+async def well() -> Sequence[str]:
+    """All is well."""
+    return ()
+
+
+def get(port: int, page: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{page}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def port_in(caplog: pytest.LogCaptureFixture) -> int:
+    return int(caplog.messages[-1].rpartition(":")[2].partition("/")[0])
+
+
+async def test_metrics_are_read_in_the_event_loop_from_the_threads_of_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with watched("127.0.0.1", 0, collector=Loops(), problems=well):
+        status, text = await asyncio.to_thread(get, port_in(caplog), "/metrics")
+    assert status == 200
+    assert "answer 42.0" in text
+    assert "process_resident_memory_bytes" in text
+
+
+async def test_a_stuck_event_loop_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(monitor, "ANSWER_WITHIN", 0.05)
+    async with watched("127.0.0.1", 0, collector=Loops(), problems=well):
+        port = port_in(caplog)
+        with ThreadPoolExecutor(1) as thread:  # and the loop stands still until it has its answer
+            status, text = thread.submit(get, port, "/healthz").result()
+        assert status == 503
+        assert json.loads(text)["problems"] == ["the event loop has not answered within 0.05 s"]
+        status, text = await asyncio.to_thread(get, port, "/metrics")  # and it goes on
+        assert status == 200
+
+
+async def test_programs_take_one_port_after_the_other_until_none_is_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(monitor, "PORTS_TRIED", 1)
+    async with watched("127.0.0.1", 0, collector=Loops(), problems=well):
+        port = port_in(caplog)
+        with pytest.raises(ConfigurationError, match=f"at 127.0.0.1 from port {port} on: Address already in use"):
+            async with watched("127.0.0.1", port, collector=Loops(), problems=well):
+                pass
+    async with watched("127.0.0.1", port, collector=Loops(), problems=well):
+        assert port_in(caplog) == port, "free again"
+
+
+def test_buckets_count_what_is_no_larger() -> None:
+    values = Distribution((1, 10))
+    for value in (0.5, 1, 1.5, 100):
+        values.add(value)
+    assert values.buckets() == [("1.0", 2), ("10.0", 3), ("+Inf", 4)]
+    assert values.total == 103
+
+
+def test_an_attempt_that_never_ran_has_no_duration() -> None:
+    runs = Runs()
+    runs.add("cancelled", None, None)
+    assert runs.outcomes == {"cancelled": 1}
+    assert runs.durations.buckets()[-1] == ("+Inf", 0)
+
+
+def test_libraries_for_watching_are_not_even_imported_where_nobody_watches() -> None:
+    look = "import sys, coordinator.daemon, workers.runner, fluffle.client; print([*sys.modules])"
+    modules = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout
+    assert "'coordinator.daemon'" in modules
+    for library in ("prometheus_client", "opentelemetry", "wsgiref", "http.server"):
+        assert f"'{library}" not in modules

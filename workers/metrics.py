@@ -1,0 +1,49 @@
+"""The metrics of a worker for Prometheus, read at the moment when they are asked for."""
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, NamedTuple
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from broker.link import Link
+from broker.monitor import Loop, of_runs, of_the_link
+from broker.tally import Runs
+
+
+class Standing(NamedTuple):
+    """How a worker stands: `None` without a link to RabbitMQ, where all of it is 0."""
+
+    link: Link | None
+    slots: int
+    in_hand: int = 0
+    running: int = 0
+    spooled: int = 0
+
+
+class WorkerMetrics(Collector):
+    """Figures of one instance of an LLM."""
+
+    def __init__(self, llm: str, runs: Runs, look: Callable[[], Coroutine[Any, Any, Standing]]) -> None:
+        self._llm = llm
+        self._runs = runs
+        self._look = look
+        self._loop = Loop()
+
+    def collect(self) -> Iterable[Metric]:
+        """Everything. Raises TimeoutError when the event loop is stuck."""
+        link, *figures = self._loop.ask(self._look)
+        yield from of_the_link(*(() if link is None else (link,)))
+        for name, meaning, value in zip(("slots", "in_hand", "running", "spooled"), _MEANINGS, figures, strict=True):
+            family = GaugeMetricFamily(f"fluffle_worker_{name}", meaning, labels=("llm",))
+            family.add_metric((self._llm,), value)
+            yield family
+        yield from of_runs("fluffle_worker", {self._llm: self._runs})
+
+
+_MEANINGS = (
+    "Tasks that this worker takes at a time",
+    "Tasks that it has taken and whose result RabbitMQ does not have",
+    "Calls of the LLM that run",
+    "Results on disk that RabbitMQ does not have",
+)
