@@ -29,7 +29,7 @@ from coordinator.standing import LLMs, LLMStanding
 from coordinator.store import Store
 from coordinator.tally import Tally
 
-WINDOW = 5000  # tasks of a lane that are asked for when it runs low
+WINDOW = 5000  # ready tasks of a lane that are kept in memory
 WOKEN_AT_ONCE = 1000
 
 _log = structlog.get_logger("coordinator")
@@ -194,9 +194,9 @@ class Bookkeeper:
         return row
 
     def _refill(self) -> None:
-        """Fill lanes that run low. Before the batch: the database and the machine tell the same only between two."""
-        for lane in self._machine.board.ready.hungry():
-            self._machine.refill(lane, self._store.lane(lane, WINDOW), WINDOW)
+        """Feed lanes that run low. Before the batch: the database and the machine tell the same only between two."""
+        for lane, known_to, room in self._machine.board.ready.hungry():
+            self._machine.refill(lane, self._store.lane(lane, known_to, room), room)
 
     def _read(self, batch: Sequence[Delivery], now: Instant) -> tuple[list[Event], list[Delivery], list[Item]]:
         """The events, the delivery of each, and what to say about deliveries that are none."""

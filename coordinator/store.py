@@ -20,7 +20,7 @@ from coordinator import schema
 from coordinator.core.board import Changes
 from coordinator.core.events import NEVER, Note
 from coordinator.core.pool import LLM
-from coordinator.core.task import Attempt, Task
+from coordinator.core.task import Attempt, Rank, Task
 from coordinator.driver import delete_rows, insert_rows, keep_rows, rows_with, update_rows, upsert_rows
 from coordinator.leadership import Lease
 from coordinator.rows import (
@@ -218,11 +218,16 @@ class Store:
         with self._transaction() as connection:
             return self._read(connection, schema.is_in_hand)
 
-    def lane(self, lane: str, limit: int) -> list[Task]:
-        """The first pending tasks of a lane, in rank."""
+    def lane(self, lane: str, after: Rank, limit: int) -> list[Task]:
+        """The first pending tasks of a lane that rank below `after`, in rank."""
         order = (_tasks.c.priority.desc(), _tasks.c.due_order, _tasks.c.seq)
+        priority, due_order, seq = -after[0], after[1], after[2]
+        lower = _tasks.c.priority < priority
+        later = (_tasks.c.due_order > due_order) | ((_tasks.c.due_order == due_order) & (_tasks.c.seq > seq))
+        wanted = schema.is_pending & (_tasks.c.lane == lane)
+        wanted &= (_tasks.c.priority <= priority) & (lower | later)  # the first half tells where to begin in the index
         with self._transaction() as connection:
-            return self._read(connection, schema.is_pending & (_tasks.c.lane == lane), *order, limit=limit)
+            return self._read(connection, wanted, *order, limit=limit)
 
     def lanes(self) -> list[str]:
         """Every lane that has a pending task. Skips from lane to lane in the index, however many tasks wait."""

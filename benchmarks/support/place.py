@@ -13,8 +13,8 @@ import psutil
 from benchmarks.support.books import Books
 from benchmarks.support.memory import PeakMemory
 from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes
+from benchmarks.support.waiting import everyday
 from broker.instants import Instant, now
-from broker.messages import Submission
 from fluffle import Client, TaskHandle
 
 FLUFFLE = str(PROGRAMS / "fluffle")
@@ -190,7 +190,7 @@ class Place:
 
     async def _submit(self, tasks: int, *, wait: bool = False) -> float:
         """Submit so many tasks; returns the seconds until all are accepted, or until they are completed."""
-        submissions = (Submission(description="noop", inputs=number, priority=TOP) for number in range(tasks))
+        submissions = (everyday(number, priority=TOP) for number in range(tasks))  # as those that wait
         async with Client(self.url) as client:
             start = time.perf_counter()
             handles = [handle async for handle in client.submit_many(submissions)]

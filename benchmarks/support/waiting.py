@@ -123,23 +123,26 @@ def _attempt(task: Task, outcome: str, chance: random.Random) -> None:
 
 
 def _task(seq: int, submitted: Instant, status: Status, *, priority: int = 4, **fields: Any) -> Task:
-    """A task of everyday size: 300 characters of input, two labels."""
     return Task(
         id=_id(seq),
         seq=seq,
-        spec=Submission(
-            description=f"Summarise {_TOPICS[seq % len(_TOPICS)]} {seq} for the weekly report",
-            inputs={"text": _TEXT, "number": seq},
-            labels=["weekly", f"week-{seq // 10_000}"],
-            metadata={"source": "benchmark"},
-            priority=priority,
-            **fields,
-        ),
+        spec=everyday(seq, priority=priority, **fields),
         status=status,
         priority=priority,
         submitted_at=submitted,
         submitted_by="ana",
         ready_at=submitted if status is Status.PENDING else None,
+    )
+
+
+def everyday(number: int, **fields: Any) -> Submission:
+    """A task of everyday size: 300 characters of input, two labels."""
+    return Submission(
+        description=f"Summarise {_TOPICS[number % len(_TOPICS)]} {number} for the weekly report",
+        inputs={"text": _TEXT, "number": number},
+        labels=["weekly", f"week-{number // 10_000}"],
+        metadata={"source": "benchmark"},
+        **fields,
     )
 
 

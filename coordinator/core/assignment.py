@@ -135,7 +135,7 @@ class EarliestFinish:
 
     def _caution(self, standing: Standing, lane: Lane, now: Instant) -> float:
         """How much longer than expected a run there is taken to be: more towards the end of what there is to do."""
-        ending = (now - lane.fed_at) * lane.speed > lane.backlog
+        ending = lane.is_complete and (now - lane.fed_at) * lane.speed > lane.backlog
         return max(CAUTION, lane.unlucky_run(standing)) if ending else CAUTION
 
 

@@ -70,6 +70,11 @@ class Lane:
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the database holds no task of the lane that memory does not."""
+        return self.complete_to is LAST
+
     def put(self, task: Task) -> None:
         """Take in a task."""
         self.members[task.id] = task

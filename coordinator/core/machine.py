@@ -163,7 +163,7 @@ class Machine:
             board.ready.expect(lane, now)
 
     def refill(self, lane: str, tasks: list[Task], asked: int) -> None:
-        """Take in the best pending tasks of a hungry lane (see Ready.hungry).
+        """Take in the next pending tasks of a hungry lane (see Ready.hungry).
 
         Only when every change is stored: what the database does not tell as pending is taken for not pending.
         """

@@ -1,12 +1,13 @@
 """The ready tasks: what waits for a free slot, in order, as a window on what the database holds.
 
 Tasks that the same LLMs may take share a lane. A lane keeps its best tasks in memory and knows down to which rank
-it is complete; below that rank there may be more in the database, and the lane is refilled when it runs low.
+it is complete; below that rank there may be more in the database, and the lane is given what follows there when it
+runs low.
 
 LLMs are indexed by what they offer, and lanes by LLM, so that neither a new lane nor a freed slot looks at all of
 the others. Only lanes where something has changed are looked at when slots are filled.
 
-Lanes that no LLM can serve sleep when there is much in them: of these only the key is in memory, and all of their
+Lanes for which no LLM is there sleep when there is much in them: of these only the key is in memory, and all of their
 tasks are in the database alone, until an LLM comes that can serve them.
 """
 
@@ -18,7 +19,7 @@ from coordinator.core.pool import LLM
 from coordinator.core.task import Rank, Task, meets
 
 LANES_KEPT = 500  # beyond that, empty lanes are dropped and unserved ones sleep
-NOTHING: Rank = (-(2**62), 0, 0)  # a lane that is complete down to this knows none of its tasks
+NOTHING: Rank = (-(2**14), 0, 0)  # a lane that is complete down to this knows none of its tasks
 
 
 class Ready:
@@ -101,30 +102,29 @@ class Ready:
         if lane is not None:
             lane.remove(task.id)
 
-    def hungry(self) -> list[str]:
-        """Keys of lanes that run low while the database may hold more."""
+    def hungry(self) -> list[tuple[str, Rank, int]]:
+        """Keys of lanes that run low while the database may hold more; below which rank, and for how many is room."""
         return [
-            key
+            (key, lane.complete_to, self._window - len(lane.members))
             for key, lane in self._lanes.items()
-            if lane.complete_to is not LAST and len(lane.members) <= self._window // 2
+            if not lane.is_complete and len(lane.members) <= self._window // 2
         ]
 
     def expect(self, key: str, now: Instant) -> None:
         """The database holds tasks of this lane that memory does not: to be refilled once an LLM can do them."""
         self._asleep.add(key)
-        if self._offering_all(key.split()):
+        if _is_anybody_there(self._offering_all(key.split())):
             self.lane(key, now)
 
     def refill(self, key: str, tasks: list[Task], asked: int) -> None:
-        """Take in the lane's best pending tasks from the database, of which at most `asked` were asked for.
+        """Take in the first pending tasks that rank below what the lane knows, of which at most `asked` were asked for.
 
         The database must hold all that has happened: what it does not tell is taken for not there.
         """
         lane = self._lanes[key]
         lane.complete_to = LAST if len(tasks) < asked else tasks[-1].rank
         for task in tasks:
-            if task.id not in lane.members:
-                lane.put(task)
+            lane.put(task)
         self._touched[key] = lane
 
     def forget(self) -> list[str]:
@@ -133,9 +133,11 @@ class Ready:
         Returns the ids of the tasks that are in the database alone from now on.
         """
         many = len(self._lanes) > LANES_KEPT
-        unserved = [lane for lane in self._lanes.values() if not lane.eligible and lane.members]
+        unserved = [
+            lane for lane in self._lanes.values() if lane.members and not _is_anybody_there(lane.eligible.values())
+        ]
         asleep = unserved if many or sum(len(lane.members) for lane in unserved) > 2 * self._window else []
-        empty = [lane for lane in self._lanes.values() if not lane.members and lane.complete_to is LAST] if many else []
+        empty = [lane for lane in self._lanes.values() if not lane.members and lane.is_complete] if many else []
         for lane in (*asleep, *empty):
             del self._lanes[lane.key]
             self._touched.pop(lane.key, None)
@@ -163,8 +165,9 @@ class Ready:
                 self._touched[key] = lane
             elif lanes.pop(key, None):
                 lane.dismiss(llm)
-        for key in [key for key in self._asleep if meets(offers, key.split())]:
-            self.lane(key, llm.last_seen)
+        if llm.instances:
+            for key in [key for key in self._asleep if meets(offers, key.split())]:
+                self.lane(key, llm.last_seen)
 
     def opened(self, llm: LLM, now: Instant) -> None:
         """The LLM has a slot that it had not before."""
@@ -193,3 +196,7 @@ class Ready:
         plain = [demand for demand in demands if not demand.startswith("-") and "|" not in demand]
         fewest = min((self._offering.get(demand, {}) for demand in ("", *plain)), key=len)
         return [llm for name, llm in fewest.items() if meets(self._offers[name], demands)]
+
+
+def _is_anybody_there(llms: Iterable[LLM]) -> bool:
+    return any(llm.instances for llm in llms)

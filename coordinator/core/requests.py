@@ -293,9 +293,11 @@ class Requests:
     def task_ended(self, event: TaskEnded, now: Instant) -> None:
         """A task has ended: tell those that wait for it, and end what was part of it; also those of this batch."""
         ended = self._b.tasks[event.task_id]
-        self._b.changes.met.append(ended.id)
         stored = [self._b.tasks[dependent] for dependent in event.dependents]
-        for task in dict.fromkeys([*stored, *self._b.waiting.get(ended.id, ())]):
+        dependents = dict.fromkeys([*stored, *self._b.waiting.get(ended.id, ())])
+        if dependents:
+            self._b.changes.met.append(ended.id)
+        for task in dependents:
             task.waiting_on -= 1
             task.context_length += text_length(ended.result)
             self._b.touch(task)

@@ -14,6 +14,7 @@ from broker.messages import Status, Submission, decode
 from coordinator.core.board import Changes
 from coordinator.core.events import NEVER
 from coordinator.core.pool import LLM, Instance
+from coordinator.core.ready import NOTHING
 from coordinator.core.task import Asked, Change, Task
 from coordinator.intake import MOST_SKILLS
 from coordinator.schema import labels
@@ -135,7 +136,7 @@ def test_a_task_whose_submission_is_changed_comes_back_changed(store: Store) -> 
     commit(store, Changes(changed={"t1": task}, respecified={"t1": task}))
     [again] = store.load(["t1"])
     assert fields_of(again) == fields_of(task)
-    assert [t.seq for t in store.lane("x", 9)] == [1]
+    assert [t.seq for t in store.lane("x", NOTHING, 9)] == [1]
     with store.engine.connect() as connection:
         marks = connection.execute(select(labels.c.label, labels.c.task_seq).order_by(labels.c.label))
         assert marks.all() == [("blue", 1), ("green", 1), ("red", 2)]
@@ -211,10 +212,18 @@ def test_a_lane_gives_its_tasks_in_rank(store: Store) -> None:
         a_task(8, status=Status.COMPLETED),
         a_task(9, due="1969-12-31T09:00:00Z"),
     )
-    assert [task.seq for task in store.lane("", 100)] == [4, 9, 3, 2, 5, 1]
-    assert [task.seq for task in store.lane("", 3)] == [4, 9, 3]
-    assert [task.seq for task in store.lane("x", 3)] == [6]
-    assert store.lane("nobody", 3) == []
+    assert [task.seq for task in store.lane("", NOTHING, 100)] == [4, 9, 3, 2, 5, 1]
+    assert [task.seq for task in store.lane("", NOTHING, 3)] == [4, 9, 3]
+    assert [task.seq for task in store.lane("x", NOTHING, 3)] == [6]
+    assert store.lane("nobody", NOTHING, 3) == []
+
+
+def test_a_lane_goes_on_below_any_of_its_tasks(store: Store) -> None:
+    days = [None, "2026-12-01T09:00:00Z", "2026-12-02T09:00:00Z"]
+    stored(store, *(a_task(n, priority=n % 3, due=days[n // 3 % 3]) for n in range(1, 19)))
+    in_rank = store.lane("", NOTHING, 100)
+    for place, task in enumerate(in_rank):
+        assert [below.seq for below in store.lane("", task.rank, 5)] == [t.seq for t in in_rank[place + 1 : place + 6]]
 
 
 def test_every_lane_with_a_pending_task_is_named_once(store: Store) -> None:
@@ -233,7 +242,7 @@ def test_the_longest_list_of_skills_makes_a_lane(store: Store) -> None:
     skills = ["".join(chance.choices(string.ascii_lowercase, k=63)) for _ in range(MOST_SKILLS // 64)]
     stored(store, a_task(1, skills=skills))
     [lane] = store.lanes()
-    assert [task.seq for task in store.lane(lane, 1)] == [1]
+    assert [task.seq for task in store.lane(lane, NOTHING, 1)] == [1]
 
 
 def test_what_llms_have_is_known(store: Store) -> None:

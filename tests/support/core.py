@@ -50,7 +50,7 @@ from coordinator.core.expertise import Expertise
 from coordinator.core.invariants import check_forgotten, check_invariants
 from coordinator.core.machine import Machine
 from coordinator.core.pool import LLM
-from coordinator.core.task import DEFAULT_PRIORITY, Task
+from coordinator.core.task import DEFAULT_PRIORITY, Rank, Task
 
 T0 = Instant(1_800_000_000_000_000)
 LEASE = 10.0  # seconds
@@ -86,8 +86,9 @@ class Books:
     def load(self, ids: Iterable[str]) -> list[Task]:
         return [_copy(self.tasks[task_id]) for task_id in ids if task_id in self.tasks]
 
-    def lane(self, key: str, limit: int) -> list[Task]:
-        pending = [t for t in self.tasks.values() if t.status is Status.PENDING and t.lane == key]
+    def lane(self, key: str, after: Rank, limit: int) -> list[Task]:
+        lane = [t for t in self.tasks.values() if t.status is Status.PENDING and t.lane == key]
+        pending = [task for task in lane if task.rank > after]
         return [_copy(task) for task in sorted(pending, key=lambda task: task.rank)[:limit]]
 
     def lanes(self) -> list[str]:
@@ -189,8 +190,8 @@ class Core:
         """One batch: what these events lead to, once it is stored."""
         self.at = self.at if at is None else at
         now, machine = moment(self.at), self.machine
-        for lane in machine.board.ready.hungry():
-            machine.refill(lane, self.books.lane(lane, self._window), self._window)
+        for lane, known_to, room in machine.board.ready.hungry():
+            machine.refill(lane, self.books.lane(lane, known_to, room), room)
         batch = [*self._with_ancestry(events), Tick(self._wake(now), self._overdue(now))]
         self._load(batch)
         commands = machine.handle(*batch, now=now)

@@ -4,7 +4,7 @@ import pytest
 
 from broker.messages import Presence
 from coordinator.core.events import Seen
-from tests.support.core import Core, assignments, claimed, completed, failed, seen, submitted
+from tests.support.core import Core, assignments, claimed, completed, failed, left, seen, submitted
 
 
 @pytest.fixture
@@ -72,6 +72,15 @@ def test_the_slow_llm_works_when_more_waits_than_the_quick_one_can_do_meanwhile(
     assert given["quick"] == "t000"
     assert given["slow"] > "t001", "the first ones are done sooner by the quick one"
     assert "what ranks before it waits for quicker ones" in (core.task(given["slow"]).why or "")
+
+
+def test_a_backlog_that_memory_does_not_hold_is_not_near_its_end() -> None:
+    core = Core(window=36)
+    know(core, quick=2.0, slow=40.0)
+    core.handle(left("quick"), left("slow"))
+    core.handle(*(submitted(f"t{number}") for number in range(100)))
+    commands = core.handle(seen("quick"), seen("slow"), at=100.0)
+    assert [llm for _, _, llm in assignments(commands)] == ["quick", "slow"]
 
 
 def test_a_slot_is_held_back_no_longer_when_the_quick_llm_takes_much_longer_than_expected(core: Core) -> None:

@@ -926,6 +926,20 @@ def test_tasks_that_no_llm_can_do_leave_memory_when_there_are_many() -> None:
     assert [task_id for task_id, _, _ in assignments(commands)] == ["urgent", "t0", "t6", "late"]
 
 
+def test_tasks_for_llms_that_have_gone_leave_memory_when_there_are_many_until_one_comes_back() -> None:
+    core = Core(window=2)
+    names = ["ada", "bela", "cleo"]
+    core.handle(*map(seen, names))
+    core.handle(*map(left, names))
+    core.handle(*(submitted(f"t{n}", assignee=names[n % 3]) for n in range(6)))
+    assert core.machine.board.tasks == {}
+    core.restart()
+    core.tick(at=1)
+    assert core.machine.board.tasks == {}
+    core.handle(seen("bela", slots=9))
+    assert assignments(core.tick(at=2)) == [("t1", 1, "bela"), ("t4", 1, "bela")]
+
+
 def test_lanes_that_no_llm_can_serve_are_not_kept_when_there_are_many(core: Core) -> None:
     core.handle(*(submitted(f"t{n}", skills=[f"s{n}"]) for n in range(600)))
     assert core.machine.board.ready.lanes() == []
