@@ -281,6 +281,10 @@ class Connection(AsyncioConnection):
         transport._MAX_RECV_BYTES = _READ_BYTES
         super()._proto_connection_made(transport)
 
+    def _on_connection_workflow_done(self, conn_or_exc: Any) -> None:
+        # Of a connection that is closed before it is open, pika gives the class of the error, and trips over it.
+        super()._on_connection_workflow_done(conn_or_exc() if isinstance(conn_or_exc, type) else conn_or_exc)
+
     def drop(self) -> None:
         """End the connection without a word to the broker."""
         self._adapter_disconnect_stream()

@@ -26,8 +26,16 @@ FluffleError
     └── NoAnswer                no coordinator answered in time
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean atlas?`, with the one of `known` that is much like `name`; nothing where none is."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 class FluffleError(Exception):

@@ -49,11 +49,3 @@ def to_iso(moment: int | None) -> str | None:
     if moment is None:
         return None
     return to_datetime(moment).isoformat(timespec="microseconds")[:-6] + "Z"
-
-
-def from_iso(text: str) -> Instant:
-    """An ISO 8601 moment with offset as an instant. Raises ValueError for anything else."""
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("a moment needs its offset from UTC, such as 2026-12-01T09:00:00Z")
-    return from_datetime(moment)

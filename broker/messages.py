@@ -4,6 +4,7 @@ Version 1 of the protocol. docs/protocol.md describes every field for people.
 """
 
 import math
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
@@ -17,7 +18,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 
 from broker.errors import DecodeError, Problem
 from broker.teams import ROUNDS, what_is_wrong
@@ -31,17 +32,28 @@ EVENT_TYPE = "application/cloudevents+json"
 LOCAL, LOCAL_ONLY = "local", "local-only"  # labels: of an LLM that nothing leaves; of a task for such LLMs alone
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN, description="a name: a-z, 0-9 and -, at most 63 characters")]
-TaskId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="1-64 of A-Za-z0-9._:-")]
-Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._:+/-]{0,62}$", description="a tag in lower case")]
-Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$", description="text without NUL")]
+TAG_PATTERN = r"^[a-z0-9][a-z0-9._:+/-]{0,62}$"
+_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
+_TEXT_PATTERN = r"^[^\x00]*$"
+_LINE_PATTERN = r"^[^\x00-\x1f]{1,100}$"
+_IN_WORDS = {  # what is wrong with text that does not match
+    NAME_PATTERN: "is no name: a-z, 0-9 and -, at most 63 of them",
+    TAG_PATTERN: "is no tag: a-z, 0-9 and ._:+/-, at most 63 of them",
+    _ID_PATTERN: "is no id: 1 to 64 of A-Z, a-z, 0-9 and ._:-",
+    _TEXT_PATTERN: "has a NUL in it",
+    _LINE_PATTERN: "is not 1 to 100 characters on one line",
+}
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+TaskId = Annotated[str, Field(pattern=_ID_PATTERN)]
+Tag = Annotated[str, Field(pattern=TAG_PATTERN)]
+Text = Annotated[str, Field(min_length=1, pattern=_TEXT_PATTERN)]
 MAX_TEXT = 20_000  # characters of a question or an answer
 Tool = Literal["send", "ask", "delegate", "ask_person", "share", "read"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)  # what LLMs may do while they work
 MAX_NOTE = 100_000  # characters
 MAX_LEVELS = 100  # of nesting in what people and LLMs send; parsers read 200, and it is passed on with a few around it
 
-NoteName = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,100}$", description="1-100 characters on one line")]
+NoteName = Annotated[str, Field(pattern=_LINE_PATTERN)]
 
 
 def _must_be_portable(value: JsonValue) -> JsonValue:
@@ -525,13 +537,24 @@ def decode(kind: type[M], body: bytes, *, limit: int = MAX_BODY_BYTES) -> M:
         raise DecodeError([Problem("", f"invalid JSON: {error}")]) from error
 
 
+def skills_in_text(levels: Mapping[str, float]) -> str:
+    """Skills as `fluffle worker --skills` takes them, such as `python=0.9,review`: a level of 1 is left out."""
+    return ",".join(tag if level == 1 else f"{tag}={level:g}" for tag, level in sorted(levels.items()))
+
+
 def problems(error: ValidationError) -> list[Problem]:
     """Pydantic's errors as ours: dotted paths and no echo of the input."""
     return [
-        Problem(".".join(str(part) for part in item["loc"]), _sentence(item["msg"]))
-        for item in error.errors(include_url=False, include_input=False, include_context=False)
+        Problem(".".join(str(part) for part in item["loc"] if part != "[key]"), _sentence(item))
+        for item in error.errors(include_url=False, include_input=False)
     ]
 
 
-def _sentence(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Extra inputs are not permitted", "unknown field")
+def _sentence(item: ErrorDetails) -> str:
+    match item["type"]:
+        case "string_pattern_mismatch":
+            return _IN_WORDS.get(item["ctx"]["pattern"], item["msg"])
+        case "extra_forbidden":
+            return "unknown field"
+        case _:
+            return item["msg"].removeprefix("Value error, ")

@@ -5,6 +5,7 @@ ports. Nodes of different state folders, and a RabbitMQ that the system runs, do
 """
 
 import fcntl
+import logging
 import os
 import re
 import socket
@@ -22,6 +23,8 @@ from broker.errors import NodeError
 from broker.node_container import Container, container_wanted, engine_has_image
 from broker.node_record import NodeRecord
 from broker.node_server import SERVER_VARIABLE, RabbitMQNotFound, ServerProcess, find_server
+
+_log = logging.getLogger(__name__)
 
 _POLL = 0.05  # seconds
 _START_WITHIN = 120.0  # seconds; usually 6
@@ -61,20 +64,18 @@ class _Runner(Protocol):
     def last_words(self) -> str: ...
 
 
-def running_url(state_dir: Path, *, restart_crashed: bool = True) -> str | None:
+def running_url(state_dir: Path) -> str | None:
     """The AMQP URL, with password, of the private node that was started, None when there is none or it was stopped.
 
-    A node that crashed is started again, or counts as stopped when `restart_crashed` is false.
-    Raises NodeStartFailed.
+    A node that crashed is started again. Raises NodeStartFailed.
     """
     node = PrivateNode(state_dir)
-    match node.status().state:
-        case "stopped" | "stopping":
-            return None
-        case "crashed" if not restart_crashed:
-            return None
-        case _:
-            return node.start()
+    state = node.status().state
+    if state in ("stopped", "stopping"):
+        return None
+    if state == "crashed":
+        _log.warning("The private RabbitMQ node has crashed; starting it again …")
+    return node.start()
 
 
 class PrivateNode:

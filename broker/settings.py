@@ -5,10 +5,13 @@ Every field is the variable `FLUFFLE_<FIELD>` and the key `<field>` of the table
 """
 
 import os
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -17,7 +20,7 @@ from pydantic_settings import (
 )
 
 from broker.errors import ConfigurationError
-from broker.messages import MAX_BODY_BYTES, NAME_PATTERN, problems
+from broker.messages import MAX_BODY_BYTES, Name, problems
 
 PREFIX = "FLUFFLE_"
 
@@ -26,6 +29,12 @@ def default_state_dir() -> Path:
     """Where this user's Fluffle keeps its data: `$XDG_STATE_HOME/fluffle`, else `~/.local/state/fluffle`."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "fluffle"
+
+
+def _must_be_a_path(prefix: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", prefix):
+        raise ValueError("is no path such as /fluffle")
+    return prefix
 
 
 class Settings(BaseSettings):
@@ -75,9 +84,7 @@ class Settings(BaseSettings):
     learn_quality: bool = Field(
         True, description="let what reviews and votes find about an LLM count when tasks are assigned"
     )
-    user: str | None = Field(
-        None, pattern=NAME_PATTERN, description="who sends and gets messages here; unset: the login name"
-    )
+    user: Name | None = Field(None, description="who sends and gets messages here; unset: the login name")
     max_body: int = Field(MAX_BODY_BYTES, ge=1024, description="largest accepted message body in bytes")
     batch: int = Field(
         1000, ge=1, le=100_000, description="most messages that the coordinator handles in one transaction"
@@ -85,8 +92,8 @@ class Settings(BaseSettings):
     web: bool = Field(True, description="whether `fluffle up` runs the web page too")
     web_host: str = Field("127.0.0.1", description="address that the web page listens at")
     web_port: int = Field(8480, ge=0, le=65_535, description="its port; 0: any that is free")
-    web_prefix: str | None = Field(
-        None, pattern=r"^(/[A-Za-z0-9._~-]+)*/?$", description="path under which a proxy shows it, such as /fluffle"
+    web_prefix: Annotated[str, AfterValidator(_must_be_a_path)] | None = Field(
+        None, description="path under which a proxy shows it, such as /fluffle"
     )
     web_token: SecretStr | None = Field(
         None, min_length=16, description="token of operators; unset: one that is made and kept in the state folder"
@@ -103,7 +110,9 @@ class Settings(BaseSettings):
         description="port of /metrics, /healthz and /readyz of coordinator and worker, or the next one that is free; "
         "0: any; unset: none of them",
     )
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level that is logged")
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = Field(
+        "INFO", description="least level that is logged"
+    )
 
     @property
     def tls_parameters(self) -> dict[str, str]:
@@ -149,9 +158,32 @@ def _from_files() -> dict[str, Any]:
     return values
 
 
-def load_settings(table: dict[str, Any] | None = None) -> Settings:
-    """The settings, with `table` (the `[fluffle]` of a TOML file) under the environment. Raises ConfigurationError."""
+def load_settings(table: dict[str, Any] | None = None, path: Path | None = None) -> Settings:
+    """The settings, with `table` (the `[fluffle]` of the TOML file at `path`) under the environment.
+
+    Raises ConfigurationError that names every variable and every key of the table that is wrong.
+    """
+    if mistyped := [*_mistyped_variables()]:
+        raise ConfigurationError("; ".join(mistyped))
     try:
         return Settings(**(table or {}))
     except ValidationError as error:
-        raise ConfigurationError("settings: " + "; ".join(map(str, problems(error)))) from error
+        told = (f"{_origin(problem.path, path)}: {problem.message}" for problem in problems(error))
+        raise ConfigurationError("; ".join(told)) from error
+
+
+def _origin(field: str, path: Path | None) -> str:
+    """The variable, or the key of the file, that the value of a setting is from."""
+    variable = f"{PREFIX}{field.upper()}"
+    given = (name for name in (variable, f"{variable}_FILE") if os.environ.get(name))
+    return next(given, f"{path}: fluffle.{field}")
+
+
+def _mistyped_variables() -> Iterator[str]:
+    """Variables that are none of ours but nearly: who set one wanted something else than the default."""
+    known = [f"{field.upper()}{ending}" for field in Settings.model_fields for ending in ("", "_FILE")]
+    for name in os.environ:
+        own = name.removeprefix(PREFIX) if name.startswith(PREFIX) else ""
+        near = [] if not own or own in known else get_close_matches(own, known, n=1, cutoff=0.85)
+        if near:
+            yield f"{name}: there is no such setting; did you mean {PREFIX}{near[0]}?"

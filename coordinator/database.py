@@ -58,7 +58,7 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("the SQLite database needs a file: sqlite:////path/to.db")
     try:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold prompts and answers
     except OSError as error:
         raise ConfigurationError(f"cannot make the folder of {url.database}: {error.strerror}") from error
     engine = create_engine(

@@ -4,9 +4,9 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from broker.errors import QueryRejected
+from broker.errors import QueryRejected, did_you_mean
 from broker.instants import Instant
-from broker.messages import Status, Submission
+from broker.messages import LOCAL, LOCAL_ONLY, Status, Submission
 from coordinator.core.commands import Refuse
 from coordinator.core.events import Submitted
 from coordinator.core.machine import Machine
@@ -49,4 +49,15 @@ def _why_not(machine: Machine, task: Task) -> str:
         return f"waits for a free slot of {', '.join(online)}"
     if able:
         return f"waits for {', '.join(f'{llm.name}, which is {llm.state}' for llm in able)}"
-    return "no LLM that was ever seen can do it"
+    return f"no LLM that was ever seen {_lack(machine, task)}"
+
+
+def _lack(machine: Machine, task: Task) -> str:
+    """What keeps all LLMs from doing a task."""
+    offered = {skill for llm in machine.board.llms.values() for skill in llm.skills}
+    for skill in task.spec.skills:
+        if skill not in offered:
+            return f"has the skill {skill}{did_you_mean(skill, sorted(offered))}"
+    if LOCAL_ONLY in task.spec.labels and not any(LOCAL in llm.labels for llm in machine.board.llms.values()):
+        return f"has the label {LOCAL}"
+    return "can do it"

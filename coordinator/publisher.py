@@ -67,7 +67,7 @@ class Publisher:
                 self._end(batch)
                 return
             case BrokerError():  # nobody is there to take it: a reply queue that has gone, an LLM's queue
-                _log.info("undeliverable", routing_key=message.routing_key, type=message.type, error=str(error))
+                _log.debug("undeliverable", routing_key=message.routing_key, type=message.type, error=str(error))
         batch.missing -= 1
         self._end_if_complete(batch)
 

@@ -7,7 +7,7 @@ import structlog
 from pydantic_core import to_json
 from sqlalchemy import CompoundSelect, Connection, Engine, Select, exists, func, null, select, union_all
 
-from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable
+from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable, did_you_mean
 from broker.instants import Instant, Micros, in_seconds
 from broker.messages import Rejection, Status, Wrong, decode
 from broker.views import (
@@ -34,6 +34,7 @@ from coordinator.standing import Backlog
 from coordinator.store import database_errors, tasks_of
 
 LIVE = tuple(status.value for status in Status if not status.is_final)
+_LOOKED_AT = 100  # LLMs, for one that may have been meant
 MOST_LABELS = 8  # in one query: the time to plan it grows with every one
 
 Q = TypeVar("Q", TasksQuery, MessagesQuery, ConversationsQuery)
@@ -132,7 +133,8 @@ class Queries:
             wanted = wanted.where(_llms.c.name == query.name)
         rows = connection.execute(wanted).mappings().all()
         if query.name and not rows:
-            raise QueryRejected([Problem("name", f"there is no LLM {query.name}")])
+            known = connection.execute(select(_llms.c.name).limit(_LOOKED_AT)).scalars()
+            raise QueryRejected([Problem("name", f"there is no LLM {query.name}{did_you_mean(query.name, known)}")])
         held: dict[str, dict[str, bool]] = {}
         in_hand = select(_tasks.c.llm, _tasks.c.id, _tasks.c.parked).where(schema.is_in_hand).order_by(_tasks.c.seq)
         for name, task_id, parked in connection.execute(in_hand):

@@ -43,6 +43,7 @@ _HOMES = {
     "fluffle.watching": ("Event",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = tuple(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,19 +1,23 @@
 """The file `fluffle.toml`: settings, and the LLMs that `fluffle up` runs."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from broker.errors import ConfigurationError, Problem
-from broker.messages import Level, Name, Seconds, Tag, Tool, problems
+from broker.errors import ConfigurationError, Problem, did_you_mean
+from broker.messages import TOOLS, Level, Name, Seconds, Tag, Tool, problems, skills_in_text
 from broker.settings import Settings, load_settings
 
 FILE = "fluffle.toml"
+
+
+def _in_a_word(tools: Any) -> Any:
+    """`all` and `none` as lists."""
+    return {"all": list(TOOLS), "none": []}.get(tools, tools) if isinstance(tools, str) else tools
 
 
 class LLMTable(BaseModel):
@@ -28,7 +32,7 @@ class LLMTable(BaseModel):
     skills: dict[Tag, Level] = Field({}, description="a table of levels from 0 to 1, or a list of tags with level 1")
     labels: list[Tag] = Field([], description="what it is, as a list of tags: `local`, if nothing leaves its computer")
     groups: list[Name] = Field([], description="groups whose messages it gets")
-    tools: list[Tool] | Literal["all", "none"] | None = Field(
+    tools: Annotated[list[Tool], BeforeValidator(_in_a_word)] | None = Field(
         None,
         description="what it may do while it works: `all`, `none`, or a list of `send`, `ask`, `delegate`, "
         "`ask_person`, `share` and `read`; without it `all` for `exec` and `handler`, `none` for `model`",
@@ -57,15 +61,14 @@ class LLMTable(BaseModel):
 
     def options(self, instructions: Path | None) -> list[str]:
         """The options of `fluffle worker` for this LLM, with its instructions in that file."""
-        skills = ",".join(f"{tag}={level:g}" for tag, level in self.skills.items())
         values = {
             "--model": self.model,
             "--base-url": self.base_url,
             "--exec": self.exec,
             "--handler": self.handler,
-            "--skills": skills or None,
+            "--skills": skills_in_text(self.skills) or None,
             "--labels": ",".join(self.labels) or None,
-            "--tools": self.tools if isinstance(self.tools, str | None) else ",".join(self.tools) or "none",
+            "--tools": None if self.tools is None else ",".join(self.tools) or "none",
             "--slots": str(self.slots),
             "--instructions": None if instructions is None else str(instructions),
             "--description": self.description or None,
@@ -114,11 +117,17 @@ def load(path: Path) -> Configuration:
         raise ConfigurationError(_told(path, map(_with_suggestion, problems(error)))) from error
     if unknown := [key for key in content.fluffle if key not in Settings.model_fields]:
         raise ConfigurationError(_told(path, (_unknown(f"fluffle.{key}", Settings.model_fields) for key in unknown)))
-    try:
-        settings = load_settings(content.fluffle)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
-    return Configuration(settings, frozenset(content.fluffle), content.llm, path.absolute().parent)
+    settings = load_settings(content.fluffle, path)
+    folder = path.absolute().parent
+    if missing := [*_missing_files(content.llm, folder)]:
+        raise ConfigurationError(_told(path, missing))
+    return Configuration(settings, frozenset(content.fluffle), content.llm, folder)
+
+
+def _missing_files(llms: dict[str, LLMTable], folder: Path) -> Iterator[Problem]:
+    for name, table in llms.items():
+        if table.instructions_file is not None and not (folder / table.instructions_file).is_file():
+            yield Problem(f"llm.{name}.instructions_file", f"there is no file {folder / table.instructions_file}")
 
 
 def _fill_in_model(tables: dict[str, Any]) -> None:
@@ -136,12 +145,14 @@ def _told(path: Path, found: Iterable[Problem]) -> str:
 
 
 def _with_suggestion(problem: Problem) -> Problem:
-    """An unknown key, with what may have been meant; every other problem as it is."""
+    """An unknown key, with what may have been meant; a value in place of a table; every other problem as it is."""
+    if problem.message.startswith("Input should be a valid dictionary"):
+        return problem._replace(message="is no table, which begins with a line such as [llm.atlas]")
     if problem.message != "unknown field":
         return problem
     return _unknown(problem.path, LLMTable.model_fields if problem.path.startswith("llm.") else _File.model_fields)
 
 
 def _unknown(path: str, known: Iterable[str]) -> Problem:
-    near = get_close_matches(path.rpartition(".")[2], known, n=1)
-    return Problem(path, "unknown key" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"))
+    hint = did_you_mean(path.rpartition(".")[2], known) or f"; there are {', '.join(known)}"
+    return Problem(path, f"unknown key{hint}")

@@ -7,7 +7,6 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from difflib import get_close_matches
 
 from pydantic import ValidationError
 
@@ -20,6 +19,7 @@ from broker.errors import (
     NoAnswer,
     QueryRejected,
     UnknownAddress,
+    did_you_mean,
 )
 from broker.ids import uuid7
 from broker.link import Link
@@ -332,9 +332,10 @@ class Messaging:
                 llms = read(LLMList, await self._correspondence.ask(LLMsQuery())).llms
                 known = [llm_address(llm.name) for llm in llms]
         other = {"llm": user_address(name), "user": llm_address(name)}.get(kind)
-        meant = [other] if other and await link.depth(other) is not None else get_close_matches(address, known, n=1)
-        if meant:
-            return UnknownAddress(f"{error}; did you mean {meant[0]}?")
+        if other and await link.depth(other) is not None:
+            return UnknownAddress(f"{error}; did you mean {other}?")
+        if hint := did_you_mean(address, known):
+            return UnknownAddress(f"{error}{hint}")
         if kind == "user":
             return UnknownAddress(f"{error}: a person gets it with the first `fluffle message inbox`")
         return UnknownAddress(f"{error}; `fluffle llm list` shows who is there")

@@ -17,7 +17,6 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,7 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
-from broker.errors import ConfigurationError, Problem, TaskRejected
+from broker.errors import ConfigurationError, Problem, TaskRejected, did_you_mean
 from broker.ids import uuid7
 from broker.messages import Submission, problems
 
@@ -97,9 +96,8 @@ class Plan:
         known = sorted(used | set(self.variables))
         for name in given:
             if name not in known:
-                near = get_close_matches(name, known, n=1)
-                told = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
-                raise ConfigurationError(f"{self.path}: the plan has no variable {name}; {told}")
+                hint = did_you_mean(name, known) or f"; it has {', '.join(known) or 'none'}"
+                raise ConfigurationError(f"{self.path}: the plan has no variable {name}{hint}")
         return {"read": self._read, **self.variables, **given}
 
     def _items(self, name: str, values: Mapping[str, Any]) -> list[Any]:
@@ -136,11 +134,8 @@ class Plan:
                 raise self._wrong(name, "depends_on: must be a list of names of tasks of the plan")
             for other in above[name]:
                 if other not in self.templates:
-                    near = get_close_matches(str(other), self.templates, n=1)
-                    raise self._wrong(
-                        name,
-                        f"depends_on: the plan has no task {other}" + (f"; did you mean {near[0]}?" if near else ""),
-                    )
+                    hint = did_you_mean(str(other), self.templates)
+                    raise self._wrong(name, f"depends_on: the plan has no task {other}{hint}")
         try:
             return list(TopologicalSorter(above).static_order())
         except CycleError as error:
@@ -215,10 +210,7 @@ def _must_be_known(plan: Plan, task: str, template: Mapping[str, Any]) -> None:
     known = [*(name for name in Submission.model_fields if name not in _NOT_IN_PLANS), *_OWN]
     for key in template:
         if key not in known:
-            near = get_close_matches(key, known, n=1)
-            raise ConfigurationError(
-                f"{plan.path}: task {task}: unknown field {key}" + (f"; did you mean {near[0]}?" if near else "")
-            )
+            raise ConfigurationError(f"{plan.path}: task {task}: unknown field {key}{did_you_mean(key, known)}")
         for text in _texts(template[key]):
             try:
                 _environment.parse(text)

@@ -8,6 +8,7 @@ from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 PAUSE_FIRST, PAUSE_MOST = 1.0, 30.0  # seconds before a program that ended is started again
+_WRONG_USAGE = 2  # exit code
 _STEADY = 60.0  # seconds after which a program counts as running well
 
 
@@ -25,7 +26,8 @@ class Program:
     ) -> None:
         """`say(name, line)` is called with every line that it prints and with what becomes of it.
 
-        One that `may_leave` is not started again after exit code 0: somebody has told it to end.
+        One that `may_leave` is not started again after exit code 0: somebody has told it to end. Nor after exit code
+        2, wrong usage: it would end in the same way again.
         """
         self.name = name
         self._may_leave = may_leave
@@ -45,6 +47,9 @@ class Program:
                 return
             if self._may_leave and code == 0:
                 self._say(self.name, "was told to leave; it is not started again")
+                return
+            if self._may_leave and code == _WRONG_USAGE:
+                self._say(self.name, "is not started again: mend that first, and begin anew")
                 return
             if time.monotonic() - began > _STEADY:
                 pause = PAUSE_FIRST

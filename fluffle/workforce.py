@@ -41,7 +41,8 @@ class Workforce:
     async def run(self) -> int:
         """Run everything; returns the exit code. Raises ConfigurationError and NodeError when it cannot start."""
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(signum, self._on_signal)
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup has it, for those that end with a terminal
+                asyncio.get_running_loop().add_signal_handler(signum, self._on_signal)
         with TemporaryDirectory(prefix="fluffle-up-") as folder:
             async with self._broker() as url:
                 await self._run_programs(url, Path(folder))
@@ -66,6 +67,8 @@ class Workforce:
             self._llms.append(
                 Program(name, command, own_environment(environment, table.env), self._say, may_leave=True)
             )
+        if not self._llms:
+            self._say("up", "the file has no LLM: a table such as [llm.atlas] adds one")
         page = Program("web", _fluffle("web"), environment, self._say)
         async with asyncio.TaskGroup() as programs:
             programs.create_task(coordinator.run())

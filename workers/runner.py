@@ -23,7 +23,7 @@ from broker.connection import Delivery
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
 from broker.link import Link, may_declare
 from broker.mailer import Mailer
-from broker.messages import Control, Drain, Presence, Stop, Tell, Tool, decode, problems
+from broker.messages import Control, Drain, Presence, Stop, Tell, Tool, decode, problems, skills_in_text
 from broker.settings import Settings
 from broker.tally import Runs
 from broker.topology import SHARED, control_address, instance_topology, llm_address, llm_topology, mailbox, work_queue
@@ -151,9 +151,9 @@ class Worker:
         if self._connecting.cancel():
             _log.warning("%s: leaving; there was no RabbitMQ yet", self._name)
         else:
-            _log.warning(
-                "%s: draining, %d tasks to finish; a second signal stops them", self._name, len(self._workload.in_hand)
-            )
+            left = len(self._workload.in_hand)
+            what = f", {_counted(left, 'task')} to finish; a second signal stops them" if left else ""
+            _log.warning("%s: draining%s", self._name, what)
             self._take_nothing_new()
 
     def stop(self) -> None:
@@ -163,7 +163,7 @@ class Worker:
         self._stopping = True
         self.drain()
         if self.ready.is_set():
-            _log.warning("%s: stopping, %d running tasks are cancelled", self._name, self._workload.running)
+            _log.warning("%s: stopping, %s cancelled", self._name, _counted(self._workload.running, "running task"))
             self._workload.give_up_all(failed("worker_stopped", "the worker was stopped"))
             asyncio.get_running_loop().call_later(LEAVE_WITHIN, self._left.set)
             self._leave_if_done()
@@ -243,8 +243,7 @@ class Worker:
 
     def _introduction(self) -> str:
         it = self._presence
-        slots = "1 slot" if it.slots == 1 else f"{it.slots} slots"
-        skills = " ".join(f"{tag}={level:g}" for tag, level in it.skills.items()) or "none"
+        slots, skills = _counted(it.slots, "slot"), skills_in_text(it.skills) or "none"
         return f"{it.name}: ready, {slots}, model {it.model}, skills {skills}, RabbitMQ {self._link.where}"
 
     def _take_nothing_new(self) -> None:
@@ -338,3 +337,7 @@ class Worker:
     def _show_presence(self, what: str) -> None:
         now = self._presence.model_copy(update={"draining": self._draining, "tasks": self._workload.in_hand})
         self._last_presence = self._reporter.presence(what, now)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

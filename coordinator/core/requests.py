@@ -1,11 +1,13 @@
 """What people and programs ask of the coordinator: submit, cancel, retry, assign, update, manage an LLM."""
 
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import islice
 from typing import Any, assert_never
 
 from pydantic_core import to_json
 
-from broker.errors import Problem
+from broker.errors import Problem, did_you_mean
 from broker.instants import NO_TIME, Instant, from_datetime, to_iso
 from broker.messages import Failure, Status, Submission
 from coordinator.core.board import NO_SUCH_TASK, Board, SavedReport, final_answer
@@ -31,6 +33,8 @@ from coordinator.core.pool import llm_view
 from coordinator.core.task import COORDINATOR, Task
 
 ANYBODY = "anonymous"
+
+_LOOKED_AT = 100  # LLMs, for one that may have been meant
 
 
 class Requests:
@@ -142,7 +146,7 @@ class Requests:
         named = {"assignee": spec.assignee, "reviewer": spec.reviewer, "vote.judge": spec.vote and spec.vote.judge}
         named |= {f"assignees.{place}": name for place, name in enumerate(spec.assignees)}
         unknown = [(path, name) for path, name in named.items() if name and name not in self._b.llms]
-        return _no_such_llm(*unknown[0]) if unknown else None
+        return _no_such_llm(*unknown[0], self._b.llms) if unknown else None
 
     def _suggested_skills(self, spec: Submission) -> list[str]:
         if self._expertise is None or spec.skills or spec.assignee or spec.assignees:
@@ -262,7 +266,7 @@ class Requests:
         order, sender = event.order, event.sender
         llm = self._b.llms.get(order.llm)
         if llm is None:
-            self._b.refuse(order.llm, sender, _no_such_llm("llm", order.llm))
+            self._b.refuse(order.llm, sender, _no_such_llm("llm", order.llm, self._b.llms))
             return
         before = llm.standing
         given = order.model_fields_set
@@ -288,7 +292,7 @@ class Requests:
     def _wrong_assignee(self, name: str | None, *, force: bool = False) -> Problem | None:
         if name is None or force or name in self._b.llms:
             return None
-        return _no_such_llm("assignee", name)
+        return _no_such_llm("assignee", name, self._b.llms)
 
     def task_ended(self, event: TaskEnded, now: Instant) -> None:
         """A task has ended: tell those that wait for it, and end what was part of it; also those of this batch."""
@@ -326,5 +330,6 @@ def _told(value: Any) -> str:
     return (to_iso(from_datetime(value)) or "") if isinstance(value, datetime) else to_json(value).decode()
 
 
-def _no_such_llm(path: str, name: str) -> Problem:
-    return Problem(path, f"no LLM named {name} has ever said hello; to wait for it all the same, say `force`")
+def _no_such_llm(path: str, name: str, known: Iterable[str]) -> Problem:
+    hint = did_you_mean(name, islice(known, _LOOKED_AT)) or ";"
+    return Problem(path, f"no LLM named {name} has ever said hello{hint} `force` waits for it all the same")

@@ -1,5 +1,6 @@
 """What the demo shows: a live table while it runs, then the answers, the timeline and the report."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,7 +13,7 @@ from fluffle.demo import FOOTNOTE, Scene
 if TYPE_CHECKING:
     from broker.views import ReportView
 
-WIDTH = 44  # characters of the timeline
+WIDTH, _LEAST_WIDTH = 44, 12  # characters of the timeline: where the terminal has so many, and in any case
 COLUMNS = ("TASK", "STATUS", "LLM", "WAITED", "RAN")
 
 
@@ -103,15 +104,17 @@ def _timeline(scenes: list[Scene]) -> list[str]:
     end = max((view.finished_at or view.submitted_at for view in views), default=start)
     whole = max((end - start) / timedelta(seconds=1), 0.001)
 
-    def place(moment: datetime | None) -> int:
-        return round(((moment or end) - start).total_seconds() / whole * WIDTH)
-
     title = max((len(scene.title) for scene in scenes), default=0)
-    lines = [f"{'':{title}}  {'':8}  0 s{duration(whole):>{WIDTH - 3}}"]
+    width = max(_LEAST_WIDTH, min(WIDTH, shutil.get_terminal_size().columns - title - 12))
+
+    def place(moment: datetime | None) -> int:
+        return round(((moment or end) - start).total_seconds() / whole * width)
+
+    lines = [f"{'':{title}}  {'':8}  0 s{duration(whole):>{width - 3}}"]
     for scene, view in zip(scenes, views, strict=True):
         submitted, started, finished = map(place, (view.submitted_at, view.started_at, view.finished_at))
         ran = max(1, finished - started)
-        started = min(started, WIDTH - ran)
+        started = min(started, width - ran)
         bar = " " * submitted + "·" * (started - submitted) + "█" * ran
         lines.append(f"{plain(scene.title):{title}}  {view.llm or '':8}  {bar}")
     return lines

@@ -1,14 +1,13 @@
 """`fluffle llm`: the LLMs, what they are doing, and what they may do."""
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.main import ERROR, OK
 from fluffle.cli.parameters import Nothing, OrNothing, Skills, given
-from fluffle.cli.session import client, json_option, run
+from fluffle.cli.session import change_each, client, json_option, run
 
 if TYPE_CHECKING:
     from broker.views import LLMView
@@ -26,6 +25,7 @@ def llm() -> None:
 @json_option
 def list_(*, as_json: bool) -> None:
     """List the LLMs that have ever said hello."""
+    from broker.messages import skills_in_text
     from fluffle.cli.output import print_json, print_table
 
     async def fetch() -> "list[LLMView]":
@@ -46,10 +46,11 @@ def list_(*, as_json: bool) -> None:
                 view.last_seen,
                 view.model,
                 ",".join(view.labels),
-                skills(view.skills),
+                skills_in_text(view.skills),
             )
             for view in llms
         ],
+        spare=("LABELS", "LAST SEEN", "MODEL"),
         empty="No LLM has said hello yet. Start one with `fluffle worker`.",
     )
 
@@ -59,6 +60,7 @@ def list_(*, as_json: bool) -> None:
 @json_option
 def show(*, name: str, as_json: bool) -> None:
     """Show an LLM and the tasks that it has in hand."""
+    from broker.messages import skills_in_text
     from fluffle.cli.output import heading, print_fields, print_json
 
     async def fetch() -> "LLMView":
@@ -76,7 +78,7 @@ def show(*, name: str, as_json: bool) -> None:
             ("Name", view.name),
             ("State", state(view)),
             ("Model", view.model or None),
-            ("Skills", f"{skills(view.skills)}{by_hand}" if view.skills or by_hand else None),
+            ("Skills", f"{skills_in_text(view.skills)}{by_hand}" if view.skills or by_hand else None),
             ("Quality", ", ".join(f"{skill} times {factor:g}" for skill, factor in view.quality.items()) or None),
             ("Labels", view.labels or None),
             ("Slots", f"{view.slots}{at_most}"),
@@ -147,11 +149,6 @@ def set_(*, name: str, slots: int | Nothing | None, skills: dict[str, float] | N
     return _each((name,), lambda client, name: client.manage(name, **settings), as_json=as_json)
 
 
-def skills(levels: Mapping[str, float]) -> str:
-    """Skills with their levels, as `fluffle worker --skills` takes them; a level of 1 is left out."""
-    return ",".join(tag if level == 1 else f"{tag}={level:g}" for tag, level in sorted(levels.items()))
-
-
 def state(view: "LLMView") -> str:
     """The state of an LLM; also that it is paused while it is draining or offline."""
     return f"{view.state}, paused" if view.paused and view.state != "paused" else view.state
@@ -161,25 +158,14 @@ def _each(
     names: tuple[str, ...], change: "Callable[[Client, str], Coroutine[Any, Any, LLMView]]", *, as_json: bool
 ) -> int:
     """Change one LLM after the other and tell how each stands. Returns the exit code."""
-    from broker.errors import TaskRejected
-    from fluffle.cli.output import complain, print_json, styled
+    from broker.messages import skills_in_text
+    from fluffle.cli.output import print_json, styled
 
-    async def change_all() -> int:
-        code = OK
-        async with client() as steering:
-            for name in names:
-                try:
-                    view = await change(steering, name)
-                except TaskRejected as error:
-                    complain(f"{name}: {error}")
-                    code = ERROR
-                    continue
-                if as_json:
-                    print_json(view.model_dump_json(exclude_none=True).encode())
-                else:
-                    click.echo(
-                        f"{view.name}\t{styled(state(view))}\t{view.in_hand}/{view.slots}\t{skills(view.skills)}"
-                    )
-        return code
+    def tell(view: "LLMView") -> None:
+        if as_json:
+            print_json(view.model_dump_json(exclude_none=True).encode())
+        else:
+            skills = skills_in_text(view.skills)
+            click.echo(f"{view.name}\t{styled(state(view))}\t{view.in_hand}/{view.slots}\t{skills}")
 
-    return run(change_all())
+    return change_each(names, change, tell)

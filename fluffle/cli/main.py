@@ -5,14 +5,16 @@ from typing import NoReturn
 
 import click
 
-from broker.errors import FluffleError, TaskCancelled, TaskFailed
+from broker.errors import BrokerUnreachable, FluffleError, TaskCancelled, TaskFailed
 from fluffle.cli.lazy import LazyCommand, LazyGroup
+
+START_IT = ". Start it, or name another one in FLUFFLE_AMQP_URL"
 
 OK, ERROR, USAGE, TASK_FAILED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 COMMANDS = (
     LazyCommand("demo", "fluffle.cli.demo:demo", "Show all of it in one go, on real text."),
-    LazyCommand("up", "fluffle.cli.up:up", "Run everything in fluffle.toml: broker, coordinator and LLMs."),
+    LazyCommand("up", "fluffle.cli.up:up", "Run everything in fluffle.toml: RabbitMQ, coordinator, web page, LLMs."),
     LazyCommand("task", "fluffle.cli.task:task", "Submit tasks, follow them, steer them, get their results."),
     LazyCommand("message", "fluffle.cli.message:message", "Write to LLMs and people, ask them, read what has come."),
     LazyCommand("llm", "fluffle.cli.llm:llm", "List the LLMs and what they are doing, and steer them."),
@@ -59,8 +61,13 @@ def run(args: list[str] | None = None) -> int:
     except click.Abort:
         return INTERRUPTED
     except FluffleError as error:
-        click.echo(f"Error: {error}", err=True)
+        remedy = START_IT if isinstance(error, BrokerUnreachable) else ""
+        click.echo(f"Error: {error}{remedy}", err=True)
         return TASK_FAILED if isinstance(error, TaskFailed | TaskCancelled) else ERROR
+    except OSError as error:  # such as a full disk that the output goes to
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {where}{error.strerror or error}", err=True)
+        return ERROR
     return code if isinstance(code, int) else OK
 
 

@@ -164,6 +164,7 @@ def history(
     *, conversation: str | None, participant: str | None, search: str | None, limit: int, as_json: bool
 ) -> None:
     """Print what was said, the newest last."""
+    from fluffle.cli.output import print_json
 
     async def fetch() -> "list[MessageView]":
         from fluffle.mail import address_of
@@ -173,8 +174,12 @@ def history(
             found = asking.messages(conversation_id=conversation, participant=address, text=search, limit=limit)
             return [view async for view in found]
 
-    for view in reversed(run(fetch())):
-        _print_message(view, as_json=as_json)
+    found = run(fetch())[::-1]
+    if as_json:
+        print_json([view.model_dump(mode="json", exclude_none=True) for view in found])
+        return
+    for view in found:
+        _print_message(view, as_json=False)
 
 
 @message.command()
@@ -199,6 +204,7 @@ def conversations(*, participant: str | None, limit: int, as_json: bool) -> None
     print_table(
         ("CONVERSATION", "MESSAGES", "LAST", "FROM", "TO", "TEXT"),
         [(it.id, it.count, it.last.sent_at, it.last.sender, it.last.receiver, it.last.content) for it in found],
+        spare=("MESSAGES", "TO", "LAST"),
         empty="Nobody has said anything yet.",
     )
 

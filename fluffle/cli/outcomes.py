@@ -8,7 +8,7 @@ import click
 from broker.messages import Status
 from broker.views import TaskView
 from fluffle.cli.joined import is_joined, sections
-from fluffle.cli.output import cell, duration, heading, moment, on_terminal, plain, print_json, styled
+from fluffle.cli.output import cell, duration, heading, moment, on_terminal, plain, print_json, say, styled
 from fluffle.handle import reason
 
 
@@ -72,7 +72,7 @@ def print_end(view: TaskView, *, as_json: bool) -> None:
     took = (view.finished_at - view.submitted_at).total_seconds() if view.finished_at else 0.0
     length = duration(took) if on_terminal() else f"{took:.3f}"
     why = "" if view.status is Status.COMPLETED or view.error is None else f"\t{cell(reason(view))}"
-    click.echo(f"{view.id}\t{styled(view.status)}\t{length}{why}")
+    say(f"{view.id}\t{styled(view.status)}\t{length}{why}")
 
 
 def print_outcome(view: TaskView) -> None:

@@ -30,6 +30,8 @@ _COLOURS = {
     "assigned": "cyan",
     "input_required": "magenta",
 }
+_GAP = 2  # characters between two columns
+_LAST_COLUMN = 20  # characters of the last column that are worth more than a spare column
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))  # a unit, and the part of it shown
 
 
@@ -45,18 +47,27 @@ def console(*, stderr: bool = False) -> "Console":
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
+def say(text: str) -> None:
+    """A line on standard output; above the progress bar, where there is one."""
+    click.echo(text, file=sys.stdout)  # which rich puts another file for while it shows a bar; click would not see it
+
+
 def print_json(value: Any) -> None:
     """A value as JSON, indented on a terminal. Bytes are JSON already and are printed as they are."""
     if isinstance(value, bytes):
-        click.echo(value)
+        say(value.decode())
     else:
-        click.echo(json.dumps(value, ensure_ascii=False, indent=2 if on_terminal() else None))
+        say(json.dumps(value, ensure_ascii=False, indent=2 if on_terminal() else None))
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "") -> None:
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "", spare: Sequence[str] = ()
+) -> None:
     """Rows under headings on a terminal, tab-separated lines in a pipe. Cells are shown by `cell`.
 
-    On a terminal the last column is shortened to the room that is left, and `empty` is said when there are no rows.
+    On a terminal the last column is shortened to the room that is left. Where that is too little, the columns named in
+    `spare` are left out, the first of them first. No other cell is shortened: half an id is none. `empty` is said when
+    there are no rows.
     """
     if not on_terminal():
         for row in rows:
@@ -68,13 +79,32 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, em
     from rich.table import Table
     from rich.text import Text
 
+    printer = console()
+    cells = [tuple(map(cell, row)) for row in rows]
+    widths = _fitting(headings, cells, spare, printer.width)
+    printer.width = max(printer.width, sum(widths.values()) + _GAP * (len(widths) - 1))
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-    for heading in headings[:-1]:
-        table.add_column(heading, no_wrap=True)
-    table.add_column(headings[-1], no_wrap=True, ratio=1)
-    for row in rows:
-        table.add_row(*(Text(text, style=_COLOURS.get(text, ""), overflow="ellipsis") for text in map(cell, row)))
-    console().print(table)
+    for column in widths:
+        least, ratio = (None, 1) if column == len(headings) - 1 else (widths[column], None)
+        table.add_column(headings[column], no_wrap=True, min_width=least, ratio=ratio)
+    for row in cells:
+        shown = (row[column] for column in widths)
+        table.add_row(*(Text(text, style=_COLOURS.get(text, ""), overflow="ellipsis") for text in shown))
+    printer.print(table)
+
+
+def _fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], room: int) -> dict[int, int]:
+    """The columns that there is room for, with the characters that each needs; all that are not spare in any case."""
+    from rich.cells import cell_len
+
+    widths = {place: max(map(cell_len, column)) for place, column in enumerate(zip(headings, *rows, strict=True))}
+    last = len(headings) - 1
+    widths[last] = min(widths[last], _LAST_COLUMN)
+    for heading in spare:
+        if sum(widths.values()) + _GAP * (len(widths) - 1) <= room:
+            break
+        del widths[headings.index(heading)]
+    return widths
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:

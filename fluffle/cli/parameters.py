@@ -73,6 +73,19 @@ class JSON(click.ParamType[Any]):
             raise click.BadParameter(f"not JSON: {error}", ctx, param) from error
 
 
+def schema_of(path: str) -> Any:
+    """The JSON Schema in a file, or on standard input for `-`."""
+    from workers.models.base import ModelError
+    from workers.models.output import check_schema
+
+    schema = JSON().convert(text_of(path), None, None)
+    try:
+        check_schema(schema)
+    except ModelError as error:
+        raise click.UsageError(f"{path}: {error}") from error
+    return schema
+
+
 class Name(click.ParamType[str]):
     """The name of an LLM."""
 

@@ -47,6 +47,7 @@ def list_(*, limit: int, as_json: bool) -> None:
     print_table(
         ("ID", "EXCHANGE", "ROUTING KEY", "WHEN", "BYTES", "WHY"),
         [(m.id, m.exchange, m.routing_key, m.at, len(m.delivery.body), m.why) for m in messages],
+        spare=("BYTES", "EXCHANGE", "WHEN", "ROUTING KEY"),
         empty="Nothing was rejected.",
     )
 

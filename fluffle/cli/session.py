@@ -1,10 +1,12 @@
 """What the commands that talk to the coordinator share."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from fluffle.cli.main import ERROR, OK
 
 if TYPE_CHECKING:
     from fluffle.client import Client
@@ -26,3 +28,27 @@ def client(user: str | None = None) -> "Client":
 def run(command: Coroutine[Any, Any, T]) -> T:
     """Run the asynchronous part of a command to its end. Ctrl-C cancels it and raises KeyboardInterrupt."""
     return asyncio.run(command)
+
+
+def change_each(
+    names: Iterable[str], change: "Callable[[Client, str], Coroutine[Any, Any, T]]", tell: Callable[[T], object]
+) -> int:
+    """Change one after the other, and `tell` what each is now. Those that are refused are complained about.
+
+    Returns the exit code.
+    """
+    from broker.errors import TaskRejected
+    from fluffle.cli.output import complain
+
+    async def change_all() -> int:
+        code = OK
+        async with client() as steering:
+            for name in names:
+                try:
+                    tell(await change(steering, name))
+                except TaskRejected as error:
+                    complain(f"{name}: {error}")
+                    code = ERROR
+        return code
+
+    return run(change_all())

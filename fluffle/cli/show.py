@@ -39,12 +39,12 @@ def show(*, task_id: str, as_json: bool) -> None:
                 return
             view = TaskView.model_validate_json(answer)
             parts = await parts_of(asking, task_id)
-            describe(view, await _waits_for(asking, view), parts)
+            describe(view, await waits_for(asking, view), parts)
 
     run(fetch())
 
 
-async def _waits_for(asking: "Client", view: "TaskView") -> str | None:
+async def waits_for(asking: "Client", view: "TaskView") -> str | None:
     """What a task waits for. Who could do it and why they do not is asked of the coordinator."""
     from broker.messages import Status
     from fluffle.cli.outcomes import waiting_for

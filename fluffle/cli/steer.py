@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fluffle.cli.main import ERROR, OK
 from fluffle.cli.parameters import JSON, Duration, Moment, Name, Names, Nothing, OrNothing, flat, given, pairs, text_of
-from fluffle.cli.session import client, json_option, run
+from fluffle.cli.session import change_each, json_option
 
 if TYPE_CHECKING:
     from broker.views import TaskView
@@ -168,19 +167,6 @@ def _each(
     as_json: bool,
 ) -> int:
     """Change one task after the other and tell how each stands, or what `told` says. Returns the exit code."""
-    from broker.errors import TaskRejected
     from fluffle.cli.outcomes import print_state, where
-    from fluffle.cli.output import complain
 
-    async def change_all() -> int:
-        code = OK
-        async with client() as steering:
-            for task_id in ids:
-                try:
-                    print_state(await change(steering, task_id), told or where, as_json=as_json)
-                except TaskRejected as error:
-                    complain(f"{task_id}: {error}")
-                    code = ERROR
-        return code
-
-    return run(change_all())
+    return change_each(ids, change, lambda view: print_state(view, told or where, as_json=as_json))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fluffle.cli.main import OK, TASK_FAILED
-from fluffle.cli.parameters import JSON, Duration, Moment, Names, Weights, flat, pairs, text_of
+from fluffle.cli.parameters import JSON, Duration, Moment, Names, Weights, flat, pairs, schema_of, text_of
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
@@ -133,18 +133,24 @@ async def _place(fields: dict[str, Any], *, as_json: bool) -> int:
 
 async def _submit_one(fields: dict[str, Any], *, wait: bool, as_json: bool) -> int:
     from fluffle.cli.outcomes import print_outcome, print_view
+    from fluffle.cli.patience import nobody_is_there, shown_while_it_lasts
     from fluffle.handle import outcome
 
     async with client() as submitting:
         handle = await submitting.submit(fields.pop("description"), **fields)
-        view = await handle.end() if wait else handle.view
-    if as_json:
-        print_view(view)
-    elif not wait:
-        click.echo(handle.id)
-    else:
-        outcome(view)
-        print_outcome(view)
+        if wait:
+            async with shown_while_it_lasts(submitting, handle.id):
+                view = await handle.end()
+        else:
+            view = handle.view
+        if as_json:
+            print_view(view)
+        elif not wait:
+            click.echo(handle.id)
+            await nobody_is_there(submitting, view)
+        else:
+            outcome(view)
+            print_outcome(view)
     return OK if not wait or view.status == "completed" else TASK_FAILED
 
 
@@ -188,7 +194,7 @@ def _fields(
         **plain,
         "id": task_id,
         "inputs": inputs if input_file is None else {"text": text_of(input_file)},
-        "output_schema": None if output_schema is None else JSON().convert(text_of(output_schema), None, None),
+        "output_schema": None if output_schema is None else schema_of(output_schema),
         "metadata": pairs(metadata) or None,
         "skills": flat(skills) or None,
         "depends_on": flat(depends_on) or None,

@@ -13,7 +13,7 @@ from broker.errors import DecodeError, TaskRejected
 from broker.messages import Status, Submission, decode, problems
 from fluffle.cli.main import ERROR, OK, TASK_FAILED
 from fluffle.cli.outcomes import print_end, print_view
-from fluffle.cli.output import complain, console, on_terminal
+from fluffle.cli.output import complain, console, on_terminal, say
 from fluffle.cli.session import client
 from fluffle.handle import TaskHandle
 
@@ -42,7 +42,7 @@ async def submit_lines(path: str, defaults: dict[str, Any], *, wait: bool, as_js
                 elif as_json:
                     print_view(fate.view)
                 else:
-                    click.echo(fate.id)
+                    say(fate.id)
                 advance()
         good = await _wait(handles, as_json=as_json)
     if rejected:

@@ -86,6 +86,7 @@ def list_(
     print_table(
         ("ID", "STATUS", "PRIORITY", "LLM", "SUBMITTED", "DESCRIPTION"),
         [(view.id, view.status, view.priority, view.llm, view.submitted_at, *described(view)) for view in tasks],
+        spare=("PRIORITY", "SUBMITTED", "LLM"),
         empty="No task fits.",
     )
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -54,7 +55,8 @@ def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
     def say(name: str, line: str) -> None:
         head = f"{name:<{width}} │ "
         text = plain(_readable(line) if on_terminal() else line)
-        click.echo((click.style(head, fg=colours[name]) if in_colour() else head) + text)
+        with suppress(OSError):  # the terminal is closed, or the disk full: no reason to stop the LLMs
+            click.echo((click.style(head, fg=colours[name]) if in_colour() else head) + text)
 
     return say
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fluffle.cli.main import INTERRUPTED, OK
+from fluffle.cli.main import INTERRUPTED, OK, USAGE
 from fluffle.cli.parameters import Duration, Name, Names, Skills, Tools, flat
 
 
@@ -61,17 +61,23 @@ def worker(
     import asyncio
     import signal
 
+    from broker.errors import ConfigurationError
     from broker.locate import amqp_url
     from broker.logs import configure_logging
     from broker.messages import TOOLS
     from broker.settings import load_settings
     from fluffle.cli.interpreter import set_up_for_long
+    from fluffle.cli.output import complain
     from workers.models.factory import build_llm
     from workers.runner import Worker
 
     settings = load_settings()
     guidance = _read(instructions) if instructions else None
-    llm = build_llm(**way)
+    try:
+        llm = build_llm(**way)
+    except ConfigurationError as error:
+        complain(str(error))
+        return USAGE
     url = amqp_url(settings)
     configure_logging(settings.log_level)
     set_up_for_long()

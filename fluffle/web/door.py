@@ -100,7 +100,7 @@ class Passwords:
         try:
             text = self._path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"cannot read the password file {self._path}: {error}") from error
+            raise ConfigurationError(f"cannot read the password file {self._path}: {_reason(error)}") from error
         found = {}
         for number, line in enumerate(text.splitlines(), 1):
             if not line.strip() or line.startswith("#"):
@@ -168,6 +168,11 @@ class Door:
         return Visitor(name, Role(role), session)
 
 
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    """The reason alone, where a file is named already."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def derived(secret: str, purpose: str) -> str:
     """Another secret made of this one, from which this one cannot be found: 32 hexadecimal digits."""
     return hmac.new(secret.encode(), purpose.encode(), hashlib.sha256).hexdigest()[:32]
@@ -176,7 +181,7 @@ def derived(secret: str, purpose: str) -> str:
 def kept_secret(path: Path) -> str:
     """The secret in that file, made at the first look; only its owner may read it. Raises ConfigurationError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             with open(path, "x", opener=_for_owner) as file:
                 file.write(secrets.token_hex(16))
@@ -185,7 +190,7 @@ def kept_secret(path: Path) -> str:
         if secret := path.read_text(encoding="ascii").strip():
             return secret
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot keep the web page's secret in {path}: {error}") from error
+        raise ConfigurationError(f"cannot keep the web page's secret in {path}: {_reason(error)}") from error
     raise ConfigurationError(f"{path} is empty: remove it, and a new secret is made")
 
 

@@ -155,8 +155,9 @@ def _listen(settings: Settings) -> socket.socket:
             family=socket.AF_INET6 if ":" in settings.web_host else socket.AF_INET,
         )
     except OSError as error:
+        reason = str(error.strerror or error).partition(" (while ")[0]  # after which Python names the address again
         raise ConfigurationError(
-            f"cannot listen at {settings.web_host}:{settings.web_port}: {error.strerror or error}. "
+            f"cannot listen at {settings.web_host}:{settings.web_port}: {reason}. "
             "Take another port with --port, 0 for any that is free"
         ) from error
 

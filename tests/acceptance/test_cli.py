@@ -134,9 +134,14 @@ def test_wrong_usage_is_said_before_anything_happens(shell: Shell, arguments: li
     assert said in shell.error(*arguments, code=2)
 
 
+def test_a_schema_that_is_none_is_told_before_an_llm_tries(shell: Shell) -> None:
+    said = shell.error("task", "submit", "x", "--output-schema", "-", given='{"type": "strong"}', code=2)
+    assert said.startswith("-: output_schema is not a JSON Schema: $.type: 'strong' is not valid")
+
+
 def test_what_the_protocol_forbids_is_named(shell: Shell) -> None:
-    assert "labels.0: " in shell.error("task", "submit", "x", "--label", "Upper")
-    assert "id: " in shell.error("task", "submit", "x", "--id", "with space")
+    assert shell.error("task", "submit", "x", "--label", "Upper").startswith("labels.0: is no tag: a-z, 0-9 and ")
+    assert shell.error("task", "submit", "x", "--id", "with space").startswith("id: is no id: 1 to 64 of ")
 
 
 def test_a_failed_task_has_its_own_exit_code(shell: Shell) -> None:
@@ -251,6 +256,51 @@ def test_a_pipe_that_is_closed_early_is_no_error(shell: Shell) -> None:
     done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=shell.environment, capture_output=True, timeout=60)
     assert done.stdout.count(b"\n") == 1
     assert done.stderr == b""
+
+
+def test_a_full_disk_is_one_line(shell: Shell) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [COMMAND, "task", "list", "--help"], env=shell.environment, stdout=full, stderr=subprocess.PIPE, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"Error: No space left on device\n"
+
+
+def test_lines_that_are_printed_under_way_stand_above_the_bar(shell: Shell, tmp_path: Path) -> None:
+    ids = [f"bar-{uuid7()}" for _ in range(3)]
+    lines = tmp_path / "tasks.jsonl"
+    lines.write_text("".join(json.dumps({"id": id_, "description": "x", "skills": ["obey"]}) + "\n" for id_ in ids))
+    printed = shell.on_terminal("task", "submit", str(lines), "--wait")
+    for id_ in ids:
+        assert re.search(rf"(^|\n|\r|\x1b\[2K){id_} +(\x1b\[32m)?completed", printed), "on a line of its own"
+
+
+def test_one_who_waits_on_a_terminal_sees_for_what(shell: Shell, gate: Path) -> None:
+    def on_sight(printed: str) -> None:
+        if "in_progress at obi" in printed:
+            gate.touch()
+
+    inputs = json.dumps({"until": str(gate), "answer": "through"})
+    printed = shell.on_terminal("task", "submit", "x", "--input", inputs, "-k", "obey", "--wait", seeing=on_sight)
+    assert printed.rstrip().endswith("through")
+
+
+def test_a_task_that_nobody_can_do_is_told_on_a_terminal(shell: Shell) -> None:
+    task_id, told = shell.on_terminal("task", "submit", "x", "-k", "summarize").splitlines()
+    assert re.fullmatch(r"[0-9a-f-]{36}", task_id)
+    assert told == "It waits: no LLM that was ever seen has the skill summarize; did you mean summarise?"
+
+
+def test_one_who_breaks_off_is_told_how_to_come_back(shell: Shell) -> None:
+    keys = ["\x03"]  # Ctrl-C
+
+    def on_sight(printed: str) -> str | None:
+        return keys.pop() if keys and "pending" in printed else None
+
+    task_id = f"left-{uuid7()}"
+    printed = shell.on_terminal("task", "submit", "x", "-k", "nobody-can", "--id", task_id, "--wait", seeing=on_sight)
+    assert printed.rstrip().endswith(f"The task goes on. To wait for it again: fluffle task wait {task_id}")
 
 
 def test_show_tells_the_timeline(shell: Shell) -> None:

@@ -333,7 +333,7 @@ def test_history_is_kept_and_searched_across_a_restart(site: Site, shell: Shell,
     until_recorded(ana, 2, participant="llm.ada")
     site.coordinators[-1].kill()
     site.coordinator()
-    found = [json.loads(line) for line in shell("message", "history", "--search", "raft", "--json").splitlines()]
+    found = shell.json("message", "history", "--search", "raft")
     assert [view["sender"] for view in found] == ["user.ana", "llm.ada"]
     assert shell("message", "history", "-c", answer.conversation_id, "--search", "nothing like it") == ""
     (conversation,) = shell.json("message", "conversations", "--with", "ada")

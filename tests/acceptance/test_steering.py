@@ -328,7 +328,10 @@ def test_a_dry_run_tells_who_would_get_a_task_and_why(place: Place, shell: Shell
         place.completed(busy)
     place.llm_is("dia", "offline")
     assert dry("-k", "dia") == "pending\twaits for dia, which is offline"
-    assert dry("-k", "unheard-of") == "pending\tno LLM that was ever seen can do it"
+    assert dry("-k", "unheard-of") == "pending\tno LLM that was ever seen has the skill unheard-of"
+    assert dry("-k", "dya") == "pending\tno LLM that was ever seen has the skill dya; did you mean dia?"
+    unlabelled = shell("task", "submit", "x", "--label", "local-only", "--dry-run").strip()
+    assert unlabelled == "pending\tno LLM that was ever seen has the label local"
     assert dry("-k", "steer", "--depends-on", "never").startswith("blocked\twaits for 1 of the tasks")
     assert "no LLM named nobody" in shell.error("task", "submit", "x", "--dry-run", "--assignee", "nobody")
     assert "for one task" in shell.error("task", "submit", "x", "--dry-run", "--wait", code=2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -161,6 +162,35 @@ def test_a_second_signal_stops_the_llms_at_once(place: Site) -> None:
         os.kill(process.pid, signal.SIGINT)
         assert process.wait() == 130
     assert not any(child.is_running() for child in running.values())
+
+
+def test_it_stops_with_its_terminal(place: Site) -> None:
+    command = [str(COMMAND), "up", "-c", str(place.state / "fluffle.toml")]
+    environment = {**os.environ, "FLUFFLE_AMQP_URL": place.url, "FLUFFLE_STATE_DIR": str(place.state)}
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execve(command[0], command, environment)
+    try:
+        printed = b""
+        while not all(f"{name}: ready".encode() in printed for name in ("coordinator", "obi", "tia")):
+            printed += os.read(terminal, 65_536)
+        running = psutil.Process(pid).children()
+    finally:
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert not any(child.is_running() for child in running)
+
+
+def test_nohup_lets_it_go_on_without_a_terminal(place: Site) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; children inherit it
+    try:
+        with up(place) as process:
+            os.kill(process.pid, signal.SIGHUP)
+            assert result_of(place, "anything", "-k", "obey") == "anything\n"
+            assert "stopping" not in process.output
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("ran_before", [False, True])

@@ -248,6 +248,7 @@ def test_llms_are_shown_with_what_they_have(queries: Queries, store: Store) -> N
     assert (second.name, second.state, second.slots) == ("boreas", "offline", 0)
     assert ask(queries, LLMsQuery(name="boreas"), LLMList).llms == [second]
     assert refused(queries, "llms", b'{"name": "clio"}') == [("name", "there is no LLM clio")]
+    assert refused(queries, "llms", b'{"name": "borea"}') == [("name", "there is no LLM borea; did you mean boreas?")]
 
 
 # -- the summary -----------------------------------------------------------------------------------------------------

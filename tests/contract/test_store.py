@@ -3,13 +3,14 @@
 import dataclasses
 import random
 import string
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from broker.errors import DecodeError
-from broker.instants import Instant, Micros, from_iso, seconds
+from broker.instants import Instant, Micros, from_datetime, seconds
 from broker.messages import Status, Submission, decode
 from coordinator.core.board import Changes
 from coordinator.core.events import NEVER
@@ -88,7 +89,11 @@ def test_a_task_comes_back_as_it_was(store: Store) -> None:
     commit(store, Changes(new=[task], attempts=[(task, ATTEMPT)]))
     [again] = store.load(["full"])
     assert fields_of(again) == fields_of(task)
-    assert (again.rank, again.lane, again.due) == (task.rank, task.lane, from_iso("2026-12-01T07:00:00Z"))
+    assert (again.rank, again.lane, again.due) == (
+        task.rank,
+        task.lane,
+        from_datetime(datetime(2026, 12, 1, 7, tzinfo=UTC)),
+    )
 
 
 def test_a_task_with_nothing_but_a_description_comes_back_as_it_was(store: Store) -> None:
@@ -272,7 +277,7 @@ def test_open_tasks_become_overdue_the_first_first(store: Store) -> None:
     def due(number: int, second: int, **fields: Any) -> Task:
         return a_task(number, due=f"2026-12-01T09:00:{second:02}Z", **fields)
 
-    start = from_iso("2026-12-01T09:00:00Z")
+    start = from_datetime(datetime(2026, 12, 1, 9, tzinfo=UTC))
     stored(store, due(1, 30), due(2, 10, status=Status.BLOCKED), due(3, 20, status=Status.IN_PROGRESS), a_task(4))
     over = {"status": Status.COMPLETED, "finished_at": NOW}
     stored(store, due(5, 5, overdue=True), due(6, 5, **over))

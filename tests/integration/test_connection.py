@@ -86,6 +86,28 @@ def published_raw(url: str, queue: str, properties: pika.BasicProperties) -> Non
 # -- publishing ----------------------------------------------------------------------------------------------------
 
 
+async def test_opening_can_be_broken_off(caplog: pytest.LogCaptureFixture) -> None:
+    accepted, ended = asyncio.Event(), asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)
+        accepted.set()
+        await reader.read()
+        ended.set()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        opening = asyncio.create_task(Link(f"amqp://guest:guest@{host}:{port}/", name="test").__aenter__())
+        await asyncio.wait_for(accepted.wait(), WITHIN)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await asyncio.wait_for(ended.wait(), WITHIN)
+        await asyncio.sleep(0)
+    assert caplog.text == ""
+
+
 async def test_a_published_message_is_in_its_queue_when_publish_returns(amqp_url: str, queue: str) -> None:
     async with Link(amqp_url, name="test") as link:
         await link.declare(declared(queue))

@@ -135,7 +135,9 @@ def test_starting_a_running_node_changes_nothing(state_dir: Path) -> None:
     assert node.status() == before
 
 
-def test_a_killed_node_is_noticed_and_the_next_command_brings_it_back_with_its_messages(state_dir: Path) -> None:
+def test_a_killed_node_is_noticed_and_the_next_command_brings_it_back_with_its_messages(
+    state_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     node = PrivateNode(state_dir)
     url = running_url(state_dir)
     assert url
@@ -144,8 +146,8 @@ def test_a_killed_node_is_noticed_and_the_next_command_brings_it_back_with_its_m
     assert pid
     os.kill(pid, signal.SIGKILL)
     until(lambda: node.status().state == "crashed")
-    assert running_url(state_dir, restart_crashed=False) is None
     assert running_url(state_dir) == url
+    assert "has crashed; starting it again" in caplog.text
     assert node.status().pid != pid
     assert waiting_in(url, "killed") == TEXTS
 

@@ -1,8 +1,9 @@
 """Tasks to put into a store, and short ways to do it."""
 
+from datetime import datetime
 from typing import Any
 
-from broker.instants import Instant, Micros, from_iso, seconds, to_datetime
+from broker.instants import Instant, Micros, seconds
 from broker.messages import Failure, Status, Submission, Usage
 from coordinator.core.board import Changes
 from coordinator.core.task import Attempt, Task
@@ -35,7 +36,7 @@ def a_task(number: int, *, status: Status = Status.PENDING, **fields: Any) -> Ta
     in_spec = {name: fields.pop(name) for name in list(fields) if name in Submission.model_fields and name != "id"}
     for name in ("due", "not_before"):
         if isinstance(in_spec.get(name), str):
-            in_spec[name] = to_datetime(from_iso(in_spec[name]))
+            in_spec[name] = datetime.fromisoformat(in_spec[name])
     priority = in_spec.pop("priority", 4)
     spec = Submission(**{"description": f"do {number}", **in_spec})
     task = {"id": f"t{number}", "seq": number, "status": status, "priority": priority, "submitted_at": T0, **fields}

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from select import select
 from typing import Any
@@ -45,8 +46,13 @@ class Shell:
             [COMMAND, *args], cwd=ROOT, env=self.environment, input=given, capture_output=True, timeout=60
         )
 
-    def on_terminal(self, *args: str, **environment: str) -> str:
-        """What the command prints on a terminal of 100 columns."""
+    def on_terminal(
+        self, *args: str, seeing: Callable[[str], str | None] = lambda printed: None, **environment: str
+    ) -> str:
+        """What the command prints on a terminal of 100 columns.
+
+        `seeing` is called with what is there already, and gives what is typed then.
+        """
         pid, terminal = pty.fork()
         if pid == 0:
             os.chdir(ROOT)
@@ -59,6 +65,8 @@ class Shell:
                 printed += os.read(terminal, 65_536)
             except OSError:  # the command has ended
                 break
+            if keys := seeing(printed.decode(errors="replace")):
+                os.write(terminal, keys.encode())
         os.waitpid(pid, 0)
         os.close(terminal)
         return printed.decode().replace("\r\n", "\n")

@@ -61,8 +61,20 @@ def test_an_error_is_one_line(failing: list[BaseException], capsys: pytest.Captu
     failing.append(BrokerUnreachable("RabbitMQ at 127.0.0.1:5672 cannot be reached"))
     assert main.run(["fail"]) == main.ERROR
     captured = capsys.readouterr()
-    assert captured.err == "Error: RabbitMQ at 127.0.0.1:5672 cannot be reached\n"
+    assert captured.err == (
+        "Error: RabbitMQ at 127.0.0.1:5672 cannot be reached. Start it, or name another one in FLUFFLE_AMQP_URL\n"
+    )
     assert captured.out == ""
+
+
+def test_a_full_disk_is_one_line(failing: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
+    failing += [OSError(28, "No space left on device"), PermissionError(13, "Permission denied", "/etc/shadow")]
+    assert main.run(["fail"]) == main.ERROR
+    assert main.run(["fail"]) == main.ERROR
+    assert capsys.readouterr().err.splitlines() == [
+        "Error: No space left on device",
+        "Error: /etc/shadow: Permission denied",
+    ]
 
 
 @pytest.mark.parametrize("error", [TaskFailed("task t failed: broken"), TaskCancelled("task t was cancelled")])

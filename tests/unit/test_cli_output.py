@@ -76,6 +76,36 @@ def test_a_table_on_a_terminal_has_headings_colours_and_fits(capsys: pytest.Capt
 
 
 @pytest.mark.usefixtures("terminal")
+def test_a_narrow_terminal_shows_fewer_columns_and_whole_ids(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task_id = "01a22538-cf76-767b-a12a-8303b9ea9c47"
+    headings, row = ("ID", "STATUS", "PRIORITY", "TEXT"), (task_id, "completed", 4, "long " * 100)
+    monkeypatch.delenv("FORCE_COLOR")
+
+    def printed(columns: int) -> list[str]:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        output.print_table(headings, [row], spare=("PRIORITY", "STATUS"))
+        heading, line = capsys.readouterr().out.splitlines()
+        assert line.startswith(task_id)
+        assert line.rstrip().endswith("…")
+        return heading.split()
+
+    assert printed(90) == ["ID", "STATUS", "PRIORITY", "TEXT"]
+    assert printed(70) == ["ID", "STATUS", "TEXT"]
+    assert printed(60) == ["ID", "TEXT"]
+    assert printed(30) == ["ID", "TEXT"]
+
+
+@pytest.mark.usefixtures("terminal")
+def test_figures_are_never_shortened(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    output.print_table(("LLM", "ATTEMPTS", "FAILED", "BUSY"), [("atlas", 1234567, 7654321, "2 h 10 min")])
+    assert "1234567" in (printed := capsys.readouterr().out)
+    assert "2 h 10 min" in printed
+
+
+@pytest.mark.usefixtures("terminal")
 def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     output.print_table(("ID", "STATUS"), [("t-1", "failed")])

@@ -24,8 +24,8 @@ def _no_rabbitmq(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["atlas", "--model", "demo", "--slots", "0"], USAGE, "0 is not in the range"),
         (["atlas", "--model", "demo", "--timeout", "soon"], USAGE, "'soon' is not a length of time"),
         (["atlas", "--model", "demo", "--instructions", "/nowhere"], USAGE, "'/nowhere' does not exist"),
-        (["atlas"], ERROR, "exactly one of --model, --exec and --handler"),
-        (["atlas", "--model", "demo", "--exec", "cat"], ERROR, "exactly one of --model, --exec and --handler"),
+        (["atlas"], USAGE, "exactly one of --model, --exec and --handler"),
+        (["atlas", "--model", "demo", "--exec", "cat"], USAGE, "exactly one of --model, --exec and --handler"),
         (["atlas", "--model", "demo"], ERROR, "start a private one with `fluffle broker start`"),
     ],
 )

@@ -30,6 +30,13 @@ def view(status: Status, **fields: Any) -> TaskView:
     return TaskView(id="t-1", status=status, description="x", priority=4, submitted_at=NOW, **fields)
 
 
+def test_a_star_gives_all_public_names() -> None:
+    names: dict[str, Any] = {}
+    exec("from fluffle import *", names)
+    assert set(dir(fluffle)) <= names.keys()
+    assert names["Client"] is Client
+
+
 def test_every_public_name_is_there_for_programs_and_for_type_checkers() -> None:
     module = ast.parse(inspect.getsource(fluffle))
     typed = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ConfigurationError
-from broker.settings import Settings
+from broker.settings import Settings, load_settings
 from fluffle.config import LLMTable, load
 from tests.unit.test_docs import code, table_after
 
@@ -61,14 +61,14 @@ def test_a_file_gives_settings_and_llms(tmp_path: Path) -> None:
     assert configuration.given == {"lease"}
     assert configuration.llms["atlas"].options(Path("/tmp/atlas.txt")) == [
         "--model=demo",
-        "--skills=summarise=0.9,review=1",
+        "--skills=review,summarise=0.9",
         "--slots=2",
         "--instructions=/tmp/atlas.txt",
     ]
     vega = configuration.llms["vega"]
     assert vega.options(None) == [
         "--exec=wc -w",
-        "--skills=count=1",
+        "--skills=count",
         "--labels=local,gpu",
         "--slots=1",
         "--timeout=30",
@@ -96,10 +96,13 @@ def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         ),
         ('[llm.atlas]\nmodel = "demo"\nslots = "2"', "llm.atlas.slots: Input should be a valid integer"),
         ('[llm.atlas]\nmodel = "demo"\nlabels = ["GPU"]', "llm.atlas.labels.0: "),
-        ('[llm.atlas]\nmodel = "demo"\nskills = { Python = 0.5 }', "llm.atlas.skills.Python.[key]: "),
+        ('[llm.atlas]\nmodel = "demo"\nskills = { Python = 0.5 }', "llm.atlas.skills.Python: is no tag"),
         ('[llm.atlas]\nmodel = "demo"\nskills = { python = 2 }', "llm.atlas.skills.python: "),
-        ('[llm.At_las]\nmodel = "demo"', "llm.At_las.[key]: "),
-        ("[fluffle]\nlease = 0", "settings: lease: "),
+        ('[llm.At_las]\nmodel = "demo"', "llm.At_las: is no name: a-z, 0-9 and -"),
+        ("[fluffle]\nlease = 0", "fluffle.lease: Input should be greater than or equal to 1"),
+        ('[llm.atlas]\nmodel = "demo"\ntools = ["snd"]', "llm.atlas.tools.0: Input should be 'send', 'ask', "),
+        ('[llm.atlas]\nmodel = "demo"\ntools = "some"', "llm.atlas.tools: Input should be a valid list"),
+        ('[llm]\natlas = "demo"', "llm.atlas: is no table"),
         ("[fluffle\n", "Expected ']'"),
     ],
 )
@@ -137,3 +140,47 @@ def test_every_key_of_an_llm_is_described_with_its_default() -> None:
 def test_the_example_of_the_page_is_a_good_file(tmp_path: Path) -> None:
     example = PAGE.partition("```toml\n")[2].partition("```")[0]
     assert load(write(tmp_path, example)).llms.keys() >= {"atlas"}
+
+
+def test_a_variable_that_is_wrong_is_named_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUFFLE_LEASE", "soon")
+    with pytest.raises(ConfigurationError, match=r"^FLUFFLE_LEASE: Input should be a valid number"):
+        load(write(tmp_path, "[fluffle]\nlease = 5\n"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [("FLUFFLE_AMPQ_URL", "FLUFFLE_AMQP_URL"), ("FLUFFLE_DATABASE_URL_FIL", "FLUFFLE_DATABASE_URL_FILE")],
+)
+def test_a_mistyped_variable_is_told_and_not_passed_over(
+    variable: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "x")
+    with pytest.raises(ConfigurationError, match=f"^{variable}: there is no such setting; did you mean {meant}\\?$"):
+        load_settings()
+
+
+def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FLUFFLE_TASK_ID", "FLUFFLE_TOOLS", "FLUFFLE_RABBITMQ_SERVER", "FLUFFLE_TEST_AMQP_URL"):
+        monkeypatch.setenv(name, "x")
+    assert load_settings().amqp_url is None
+
+
+def test_the_level_of_the_log_may_be_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUFFLE_LOG_LEVEL", "debug")
+    assert load_settings().log_level == "DEBUG"
+
+
+def test_instructions_that_are_not_there_are_told_before_anything_starts(tmp_path: Path) -> None:
+    text = '[llm.atlas]\nmodel = "demo"\ninstructions_file = "how.txt"'
+    assert problem(tmp_path, text) == f"llm.atlas.instructions_file: there is no file {tmp_path / 'how.txt'}"
+    (tmp_path / "how.txt").write_text("Be brief.", encoding="utf-8")
+    assert load(tmp_path / "fluffle.toml").llms["atlas"].instructions_file == "how.txt"
+
+
+@pytest.mark.parametrize(
+    ("tools", "options"), [('"all"', "send,ask,delegate,ask_person,share,read"), ('"none"', "none"), ('["ask"]', "ask")]
+)
+def test_tools_are_all_none_or_a_list(tools: str, options: str, tmp_path: Path) -> None:
+    table = load(write(tmp_path, f'[llm.atlas]\nmodel = "demo"\ntools = {tools}')).llms["atlas"]
+    assert f"--tools={options}" in table.options(None)

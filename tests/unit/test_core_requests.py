@@ -114,7 +114,9 @@ def test_a_task_that_is_left_to_automatic_assignment_runs_on_unless_it_is_to_sto
 
 def test_a_task_is_given_to_an_unknown_llm_only_by_force(core: Core) -> None:
     [problem] = refusals(core.handle(submitted("u", assignee="atlas"), assign("u", "clio")))
-    assert problem.message.startswith("no LLM named clio has ever said hello")
+    assert problem.message == "no LLM named clio has ever said hello; `force` waits for it all the same"
+    [problem] = refusals(core.handle(assign("u", "atlass")))
+    assert problem.message.startswith("no LLM named atlass has ever said hello; did you mean atlas? ")
     assert refusals(core.handle(assign("u", "clio", force=True))) == []
     assert core.status("u") == "pending"
     assert assignments(core.handle(seen("clio"))) == [("u", 1, "clio")]

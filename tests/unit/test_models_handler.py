@@ -202,7 +202,7 @@ async def test_a_stopped_job_does_not_wait_for_its_sync_function_and_drops_what_
         (":answer", "expected package.module:function, got ':answer'"),
         ("no_such_module:answer", "no module named 'no_such_module' \\(looked in .* too\\)"),
         ("json.nothing:answer", "no module named 'json.nothing'"),
-        ("{module}:anwser", "has no 'anwser'; did you mean 'answer'?"),
+        ("{module}:anwser", "has no anwser; did you mean answer?"),
         ("{module}:NUMBER", "is of type int and cannot be called"),
         ("{module}:nothing_taken", "must take one argument, the job"),
         ("{module}:two_taken", "must take one argument, the job"),

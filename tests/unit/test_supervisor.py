@@ -47,6 +47,13 @@ async def test_a_program_that_ends_is_started_again_until_it_is_stopped(monkeypa
     assert said.lines[3] == "p: ended with exit code 3; starting again in 0.02 s"
 
 
+async def test_a_program_that_was_called_wrongly_is_not_started_again() -> None:
+    said = Said()
+    program = Program("p", python("print('Error: --model x'); exit(2)"), {}, said, may_leave=True)
+    await asyncio.wait_for(program.run(), WITHIN)
+    assert said.lines == ["p: Error: --model x", "p: is not started again: mend that first, and begin anew"]
+
+
 async def test_a_stopped_program_ends_in_its_own_time_and_is_not_started_again() -> None:
     said = Said()
     code = "import signal, time\nsignal.signal(15, lambda *_: (print('bye'), exit()))\nprint('up')\ntime.sleep(60)"

@@ -10,12 +10,11 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from difflib import get_close_matches
 from functools import partial
 from types import ModuleType
 from typing import Any
 
-from broker.errors import ConfigurationError
+from broker.errors import ConfigurationError, did_you_mean
 from workers.models.base import Answer, Job, ModelError, Progress
 from workers.models.output import check_schema, validate_output
 from workers.tools import Desk, ToolError
@@ -112,9 +111,7 @@ def _load(spec: str) -> Callable[..., Any]:
     found: Any = _import(module_name)
     for name in path.split("."):
         if not hasattr(found, name):
-            close = get_close_matches(name, dir(found), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ConfigurationError(f"--handler: {module_name} has no {path!r}{hint}")
+            raise ConfigurationError(f"--handler: {module_name} has no {path}{did_you_mean(name, dir(found))}")
         found = getattr(found, name)
     if not callable(found):
         raise ConfigurationError(f"--handler: {spec} is of type {type(found).__name__} and cannot be called")
