@@ -534,7 +534,7 @@ def decode(kind: type[M], body: bytes, *, limit: int = MAX_BODY_BYTES) -> M:
     except ValidationError as error:
         raise DecodeError(problems(error)) from error
     except ValueError as error:
-        raise DecodeError([Problem("", f"invalid JSON: {error}")]) from error
+        raise DecodeError([Problem("", f"Invalid JSON: {error}")]) from error
 
 
 def skills_in_text(levels: Mapping[str, float]) -> str:

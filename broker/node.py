@@ -23,6 +23,7 @@ from broker.errors import NodeError
 from broker.node_container import Container, container_wanted, engine_has_image
 from broker.node_record import NodeRecord
 from broker.node_server import SERVER_VARIABLE, RabbitMQNotFound, ServerProcess, find_server
+from broker.private_files import make_private_folder
 
 _log = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ class PrivateNode:
     @contextmanager
     def _one_command_at_a_time(self) -> Iterator[None]:
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self.folder)
             with open(self.folder / "command.lock", "wb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield

@@ -1,7 +1,6 @@
 """What a private RabbitMQ node remembers between its starts: name, password, ports, and whether it should be up."""
 
 import json
-import os
 import random
 import secrets
 import socket
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from broker.errors import NodeError
+from broker.private_files import write_private
 
 USER = "fluffle"
 
@@ -63,15 +63,6 @@ class NodeRecord:
         spare = iter(_free_ports(3, other_than=own))
         amqp, distribution, epmd = (port if _is_free(port) else next(spare) for port in own)
         return replace(self, amqp_port=amqp, distribution_port=distribution, epmd_port=epmd)
-
-
-def write_private(file: Path, text: str) -> None:
-    """Replace `file` in one step by one of mode 600 with this text."""
-    draft = file.with_name(f"{file.name}.new")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-        out.write(text)
-    draft.replace(file)
 
 
 def _free_ports(count: int, *, other_than: Collection[int] = ()) -> list[int]:

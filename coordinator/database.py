@@ -10,6 +10,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from broker.errors import ConfigurationError
+from broker.private_files import make_private_folder
 
 BUSY_SECONDS = 5.0
 
@@ -58,7 +59,7 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("the SQLite database needs a file: sqlite:////path/to.db")
     try:
-        Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold prompts and answers
+        make_private_folder(Path(url.database).parent)
     except OSError as error:
         raise ConfigurationError(f"cannot make the folder of {url.database}: {error.strerror}") from error
     engine = create_engine(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from broker.errors import ConfigurationError, DecodeError
 from broker.messages import Result, decode
+from broker.private_files import make_private_folder
 
 SYNC_AFTER = 0.05
 """Seconds that an answer may wait for its confirm before it is worth an fsync."""
@@ -47,7 +48,7 @@ class Spool:
         self._sync_due: asyncio.TimerHandle | None = None
         self._syncing: asyncio.Future[None] | None = None
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(folder)
             with _locked_folder(folder):
                 left = _left_behind(folder)
                 for body in [body for _, bodies in left for body in bodies]:

@@ -126,10 +126,10 @@ def list_users(*, as_json: bool) -> None:
 
 def _write(file: Path, url: str) -> None:
     from broker.errors import ConfigurationError
-    from broker.node_record import write_private
+    from broker.private_files import make_private_folder, write_private
 
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(file.parent)
         write_private(file, f"{url}\n")
     except OSError as error:
         raise ConfigurationError(

@@ -17,6 +17,7 @@ from typing import Protocol
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from broker.errors import ConfigurationError
+from broker.private_files import make_private_folder
 
 COOKIE = "fluffle_session"
 SESSION_LASTS = 30 * 86_400  # seconds
@@ -181,7 +182,7 @@ def derived(secret: str, purpose: str) -> str:
 def kept_secret(path: Path) -> str:
     """The secret in that file, made at the first look; only its owner may read it. Raises ConfigurationError."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         try:
             with open(path, "x", opener=_for_owner) as file:
                 file.write(secrets.token_hex(16))

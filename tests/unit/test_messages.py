@@ -60,7 +60,7 @@ def test_a_number_beyond_all_numbers_is_an_error_at_its_path(number: str) -> Non
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
 def test_what_python_calls_a_number_and_json_does_not_is_no_json(word: str) -> None:
-    assert "invalid JSON" in errors(Submission, submission(word.encode()))[""]
+    assert "Invalid JSON" in errors(Submission, submission(word.encode()))[""]
     quoted = decode(Submission, submission(json.dumps(word).encode()))
     assert quoted.inputs == word
 
