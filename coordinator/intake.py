@@ -36,6 +36,7 @@ from broker.messages import (
     decode,
 )
 from broker.reporting import PREDEFINED, Report, problems_of
+from broker.trace import trace_of
 from broker.views import SaveReport
 from coordinator.core.commands import Refuse
 from coordinator.core.events import (
@@ -230,7 +231,7 @@ def _sender(delivery: Delivery) -> Sender:
     properties = delivery.properties
     for name in ("user_id", "reply_to", "correlation_id"):
         _must_be_text(name, getattr(properties, name) or "")
-    return Sender(properties.user_id, properties.reply_to, properties.correlation_id)
+    return Sender(properties.user_id, properties.reply_to, properties.correlation_id, trace_of(properties.headers))
 
 
 def _must_be_plain(encoding: str | None) -> None:

@@ -14,6 +14,7 @@ from broker.messages import EVENT_TYPE, Dependency, Drain, Rejection, Wire, Wron
 from broker.messages import Stop as StopMessage
 from broker.messages import Tell as TellMessage
 from broker.topology import EVENTS, REJECTED, WORK, control_address, llm_address
+from broker.trace import in_trace
 from coordinator.core.commands import (
     Announce,
     AnnounceLLM,
@@ -38,7 +39,7 @@ DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[str, Task]) -> Iterator[Outgoing]:
     """What to publish for these items, in order.
 
-    `tasks` holds the tasks of the assignments, `context` the tasks that those depend on.
+    `tasks` holds the tasks of the assignments and answers, `context` the tasks that the former depend on.
     """
     bodies: dict[int, bytes] = {}
 
@@ -58,7 +59,8 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
             case DrainInstance(llm, instance):
                 yield _order(llm, instance, Drain())
             case Answer(kind, reply_to, correlation_id, view):
-                yield _answer(reply_to, body_of(view), kind, correlation_id)
+                task = tasks.get(view["id"])
+                yield _answer(reply_to, body_of(view), kind, correlation_id, trace=None if task is None else task.trace)
             case Assign(task_id, _, llm):
                 yield _assignment(tasks[task_id], llm, context)
             case Stop(llm, instance, task_id, attempt, reason):
@@ -88,13 +90,14 @@ def _at_most(size: int, text: str) -> str:
     return text.encode()[:size].decode(errors="ignore")
 
 
-def _answer(reply_to: str, body: bytes, kind: str, correlation_id: str | None) -> Outgoing:
+def _answer(reply_to: str, body: bytes, kind: str, correlation_id: str | None, *, trace: str | None = None) -> Outgoing:
     return Outgoing(
         "",
         reply_to,
         body,
         type=kind,
         correlation_id=correlation_id,
+        headers=in_trace(trace),
         persistent=False,
         # RabbitMQ hands a direct reply on without a queue, and would return it besides, as one that no queue took.
         mandatory=not reply_to.startswith(DIRECT_REPLY_TO),
@@ -143,7 +146,14 @@ def _assignment(task: Task, llm: str, context: Mapping[str, Task]) -> Outgoing:
         "answers": [{"question": asked.text, "answer": asked.answer} for asked in task.questions],
     }
     encoded = to_json({key: value for key, value in body.items() if value or key == "inputs"})
-    return Outgoing(WORK, llm_address(llm), encoded, message_id=f"{task.id}/{task.attempt}", priority=task.priority)
+    return Outgoing(
+        WORK,
+        llm_address(llm),
+        encoded,
+        message_id=f"{task.id}/{task.attempt}",
+        priority=task.priority,
+        headers=in_trace(task.trace),
+    )
 
 
 def _dependency(task: Task) -> Dependency:

@@ -28,6 +28,7 @@ def task_row(task: Task) -> dict[str, Any]:
         "conversation_id": spec.conversation_id,
         "submitted_by": task.submitted_by,
         "submitted_at": task.submitted_at,
+        "trace": task.trace,
         **specified_row(task),
         **changing_row(task),
     }
@@ -97,6 +98,7 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
         submitted_by=row["submitted_by"],
         reply_to=row["reply_to"],
         correlation_id=row["correlation_id"],
+        trace=row["trace"],
         attempt=row["attempt"],
         starts=row["starts"],
         waiting_on=row["waiting_on"],

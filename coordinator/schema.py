@@ -66,6 +66,7 @@ tasks = Table(
     Column("error", Text),  # JSON
     Column("questions", Text),  # JSON
     Column("history", Text),  # JSON
+    Column("trace", Text),  # traceparent
 )
 Index("tasks_by_id", tasks.c.id, unique=True)
 Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # lists, what is in hand, counts

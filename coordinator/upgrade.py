@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 ONE_UPGRADE = 7_205_759  # any number: the name of the lock
-HEAD = "0001"  # the newest revision in migrations/versions
+HEAD = "0002"  # the newest revision in migrations/versions
 
 
 def upgrade(engine: Engine) -> None:
@@ -33,7 +33,7 @@ def upgrade(engine: Engine) -> None:
                 connection.execute(select(func.pg_advisory_xact_lock(ONE_UPGRADE)))
             config = alembic_config()
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, HEAD)
 
 
 def alembic_config() -> "Config":

@@ -11,11 +11,12 @@ from broker.messages import Claim, Goodbye, Manage, Presence, Progress, Result, 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who asked, and where the answers go."""
+    """Who asked, where the answers go, and in which trace (a W3C traceparent)."""
 
     user: str | None = None
     reply_to: str | None = None
     correlation_id: str | None = None
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,7 @@ class Requests:
             submitted_by=sender.user,
             reply_to=sender.reply_to,
             correlation_id=sender.correlation_id,
+            trace=sender.trace,
         )
         if suggested:
             task.note(now, COORDINATOR, f"skills suggested by the text: {', '.join(suggested)}")
@@ -116,6 +117,7 @@ class Requests:
             priority=group.priority,
             submitted_at=now,
             submitted_by=group.submitted_by,
+            trace=group.trace,
         )
         self._enter(task, now)
         return task

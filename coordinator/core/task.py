@@ -66,7 +66,8 @@ class Task:
     and is what `max_attempts` limits; `waiting_on` counts unmet dependencies; a blocked task is not looked at before
     `wake_at`; `overdue` is told once; `context_length` counts the characters of the results that it builds on;
     `parked` tells that its attempt waits and holds no slot; `asking_since` is when it became input_required, and
-    `person_wait` how long it was before; `named_at` is when a beat last named it, and is not stored.
+    `person_wait` how long it was before; `trace` is the traceparent that it came with; `named_at` is when a beat last
+    named it, and is not stored.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Task:
     submitted_by: str | None = None
     reply_to: str | None = None
     correlation_id: str | None = None
+    trace: str | None = None
     attempt: int = 0
     starts: int = 0
     waiting_on: int = 0

@@ -209,10 +209,15 @@ def test_every_line_of_a_log_that_is_no_terminal_is_json_with_its_fields(site: S
     client.submit({"id": "logged", "description": "Go", "inputs": "badly", "max_attempts": 1}, reply_to=answers)
     until(lambda: client.depth(answers) == 2, "the task has failed")
     until(lambda: "task failed" in worker.output, "the worker has logged it")
-    lines = [json.loads(line) for line in worker.output.splitlines()]
+    lines = [json.loads(line) for line in whole_lines(worker)]
     assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
     [started] = [line for line in lines if line["event"] == "task started"]
     assert (started["task"], started["attempt"], started["level"]) == ("logged", 1, "info")
-    of_the_coordinator = [line for line in coordinator.output.splitlines() if not line.startswith("coordinator: ")]
+    of_the_coordinator = [line for line in whole_lines(coordinator) if not line.startswith("coordinator: ")]
     assert all("event" in json.loads(line) for line in of_the_coordinator)
     assert of_the_coordinator
+
+
+def whole_lines(process: Process) -> list[str]:
+    """What it has printed, without a line that is not all there yet."""
+    return [line for line in process.output.splitlines(keepends=True) if line.endswith("\n")]

@@ -91,13 +91,17 @@ def fluffle(
     until: str | None = None,
     env: Mapping[str, str] | None = None,
     altered: Sequence[str] = (),
+    version: Path | None = None,
 ) -> Iterator[Process]:
     """Run `fluffle ARGS` on the broker at `url`, with its state folder, until the end of the block.
 
     `until` is what it prints when it is ready; `altered` names what is to be other than usual, see
-    tests/support/altered.py. Its last lines are printed at the end, for pytest to show on failure.
+    tests/support/altered.py; `version` is a folder with the modules of another version. Its last lines are printed at
+    the end, for pytest to show on failure.
     """
     command = [sys.executable, "-m", "tests.support.altered", *altered, "--"] if altered else [COMMAND]
+    if version is not None:
+        command = [sys.executable, "-m", "fluffle"]
     name = " ".join(("fluffle", *args))
     state.mkdir(parents=True, exist_ok=True)
     descriptor, log = mkstemp(prefix=f"{'-'.join(args[:2])}-", suffix=".log", dir=state)
@@ -105,7 +109,7 @@ def fluffle(
     with os.fdopen(descriptor, "wb") as out:
         popen = subprocess.Popen(
             [*command, *args],
-            cwd=ROOT,
+            cwd=version or ROOT,
             env={**inherited, "FLUFFLE_AMQP_URL": url, "FLUFFLE_STATE_DIR": str(state), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=out,

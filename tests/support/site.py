@@ -35,12 +35,18 @@ class Site:
         self._running = ExitStack()
 
     def coordinator(
-        self, *, until: str | None = "ready", url: str | None = None, altered: Sequence[str] = (), **env: str
+        self,
+        *,
+        until: str | None = "ready",
+        url: str | None = None,
+        altered: Sequence[str] = (),
+        version: Path | None = None,
+        **env: str,
     ) -> Process:
         """Start a coordinator, on another `url` of the broker if need be, and wait until it has printed `until`."""
-        given = {**self.env, **env}
+        place = {"url": url or self.url, "state": self.state, "env": {**self.env, **env}}
         process = self._running.enter_context(
-            fluffle("coordinator", url=url or self.url, state=self.state, until=until, env=given, altered=altered)
+            fluffle("coordinator", **place, until=until, altered=altered, version=version)
         )
         self.coordinators.append(process)
         return process

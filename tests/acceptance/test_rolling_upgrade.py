@@ -1,0 +1,93 @@
+"""The version before, out of this repository's history, and the present one on the same database at the same time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coordinator.upgrade import HEAD
+from tests.support.amqp import Amqp, amqp
+from tests.support.earlier import version_before
+from tests.support.ledger import Ledger
+from tests.support.node import NodeInfo
+from tests.support.processes import Process, until
+from tests.support.site import Site, site_on
+
+WORKER = ("--handler", "tests.support.handlers:work", "--slots", "4")
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The modules of the version before."""
+    try:
+        return version_before(tmp_path_factory.mktemp("version"))
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def site(rabbitmq: NodeInfo, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A site on each kind of database."""
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
+    with site_on(rabbitmq, tmp_path, **({"FLUFFLE_DATABASE_URL": url} if url else {})) as site:
+        yield site
+
+
+def submit(client: Amqp, ledger: Ledger, *task_ids: str) -> None:
+    for task_id in task_ids:
+        client.submit({"id": task_id, "description": "Work"})
+    ledger.note(*task_ids)
+
+
+def schema_of(site: Site) -> str:
+    return str(site.select("select version_num from alembic_version")[0][0])
+
+
+def all_done(site: Site, count: int) -> bool:
+    return bool(site.select("select count(*) from tasks where status = 'completed'")[0][0] == count)
+
+
+def test_a_running_leader_of_the_version_before_works_on_while_the_new_one_upgrades_and_takes_over(
+    site: Site, before: Path
+) -> None:
+    ledger, old = Ledger(site), site.coordinator(version=before)
+    first = schema_of(site)
+    assert first < HEAD, "the old one has made the database as it knows it"
+    site.worker("ada", *WORKER, **ledger.env)
+    with amqp(site.url) as client:
+        submit(client, ledger, *(f"before-{n}" for n in range(20)))
+        new = site.coordinator(until="standing by")
+        assert schema_of(site) == HEAD
+        submit(client, ledger, *(f"between-{n}" for n in range(20)))
+        until(lambda: all_done(site, 40), "the old leader has seen to all of it")
+        assert old.alive
+        submit(client, ledger, *(f"after-{n}" for n in range(20)))
+        old.terminate()
+        assert old.wait() == 0
+        new.wait_for("leading")
+        until(lambda: all_done(site, 60), "the new one has seen to the rest")
+    site.drain()
+    assert ledger.problems() == []
+
+
+def test_a_leader_of_the_version_before_that_is_killed_leaves_nothing_undone(site: Site, before: Path) -> None:
+    ledger, old = Ledger(site), site.coordinator(version=before)
+    site.worker("ada", *WORKER, **ledger.env)
+    new = site.coordinator(until="standing by")
+    with amqp(site.url) as client:
+        submit(client, ledger, *(f"t-{n}" for n in range(40)))
+        old.kill()
+        new.wait_for("leading")
+        until(lambda: all_done(site, 40), "the new one has done what the old one left")
+    site.drain()
+    assert ledger.problems() == []
+
+
+def test_the_version_before_is_refused_with_a_clear_word_once_the_database_is_upgraded(
+    site: Site, before: Path
+) -> None:
+    site.coordinator()
+    late: Process = site.coordinator(until=None, version=before)
+    assert late.wait() == 1
+    assert f"the database has schema {HEAD}, this Fluffle knows" in late.output
+    assert "use a newer one" in late.output

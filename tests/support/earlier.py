@@ -1,0 +1,30 @@
+"""Fluffle as it was before the newest schema of the database, out of the history of this repository."""
+
+import io
+import subprocess
+import tarfile
+from pathlib import Path
+
+from coordinator.upgrade import HEAD
+from tests.support.processes import ROOT
+
+VERSIONS = "coordinator/migrations/versions"
+ROOMS = ("broker", "coordinator", "fluffle", "workers")
+
+
+def version_before(folder: Path) -> Path:
+    """Its modules, in that folder. Raises FileNotFoundError where there is no history, as in an archive."""
+    [newest] = (ROOT / VERSIONS).glob(f"{HEAD}_*.py")
+    try:
+        added = _git("log", "--diff-filter=A", "--format=%H", "-1", "--", str(newest)).decode().strip()
+        commit = f"{added}^" if added else "HEAD"  # one that is not committed yet came after HEAD
+        modules = _git("archive", commit, *ROOMS)
+    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+        raise FileNotFoundError("the version before is not in the history of this checkout") from error
+    with tarfile.open(fileobj=io.BytesIO(modules)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def _git(*args: str) -> bytes:
+    return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, check=True).stdout
