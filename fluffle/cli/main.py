@@ -24,6 +24,7 @@ COMMANDS = (
     LazyCommand("worker", "fluffle.cli.worker:worker", "Run an LLM as a worker."),
     LazyCommand("tool", "fluffle.cli.tool:tool", "For a command that a worker runs: send, ask, delegate, …"),
     LazyCommand("coordinator", "fluffle.cli.coordinator:coordinator", "Run the coordinator."),
+    LazyCommand("database", "fluffle.cli.database:database", "Back up and restore the coordinator's database."),
     LazyCommand("broker", "fluffle.cli.broker:broker", "Manage the private RabbitMQ node, and prepare any other."),
 )
 

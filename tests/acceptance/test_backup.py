@@ -1,0 +1,120 @@
+"""A copy of the database, taken while the coordinator works, and put back after a disaster."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.amqp import Amqp
+from tests.support.ledger import Ledger
+from tests.support.processes import COMMAND, until
+from tests.support.site import Site
+
+WORKER = ("--handler", "tests.support.handlers:work", "--slots", "4")
+
+
+def fluffle(site: Site, *args: str) -> "subprocess.CompletedProcess[str]":
+    env = {**os.environ, "FLUFFLE_STATE_DIR": str(site.state), **site.env}
+    return subprocess.run([COMMAND, *args], env=env, capture_output=True, text=True, check=False, timeout=60)
+
+
+def completed(site: Site) -> int:
+    return int(site.select("select count(*) from tasks where status = 'completed'")[0][0])
+
+
+def submit(client: Amqp, ledger: Ledger, name: str, count: int) -> None:
+    for number in range(count):
+        client.submit({"id": f"{name}-{number}", "description": "Work"})
+        ledger.note(f"{name}-{number}")
+
+
+def test_a_copy_taken_under_load_is_whole_and_brings_everything_back_that_was_in_it(
+    site: Site, client: Amqp, tmp_path: Path
+) -> None:
+    ledger, coordinator = Ledger(site), site.coordinator()
+    worker = site.worker("ada", *WORKER, **ledger.env)
+    submit(client, ledger, "before", 100)
+    until(lambda: completed(site) > 10, "some are done, and some are not")
+    taken = fluffle(site, "database", "backup", str(tmp_path / "copy.db"))
+    assert taken.returncode == 0, taken.stderr
+    assert coordinator.alive
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+    until(lambda: completed(site) == 100, "work goes on")
+    worker.terminate()
+    assert worker.wait() == 0
+    coordinator.kill()
+
+    for file in site.state.glob("fluffle.db*"):
+        file.unlink()
+    back = fluffle(site, "database", "restore", "--yes", str(tmp_path / "copy.db"))
+    assert back.returncode == 0, back.stderr
+    known = site.select("select count(*) from tasks")[0][0]
+    assert known > 10
+    assert back.stdout == f"restored {known} tasks\n"
+    again = site.coordinator()
+    site.worker("ada", *WORKER, **ledger.env)
+    until(lambda: completed(site) == known, "all that it knows is done", within=90)
+    assert again.alive
+
+
+def test_a_database_that_a_coordinator_leads_on_is_not_replaced(site: Site, tmp_path: Path) -> None:
+    coordinator = site.coordinator()
+    copy = tmp_path / "copy.db"
+    assert fluffle(site, "database", "backup", str(copy)).returncode == 0
+    refused = fluffle(site, "database", "restore", "--yes", str(copy))
+    assert refused.returncode == 1
+    assert "a coordinator leads on" in refused.stderr
+    assert "stop it first" in refused.stderr
+    assert coordinator.alive
+    coordinator.terminate()
+    assert coordinator.wait() == 0
+    assert fluffle(site, "database", "restore", "--yes", str(copy)).returncode == 0
+
+
+def test_a_restored_database_begins_with_a_new_term(site: Site, client: Amqp, tmp_path: Path) -> None:
+    ledger, leader = Ledger(site), site.coordinator()
+    site.worker("ada", *WORKER, **ledger.env)
+    submit(client, ledger, "first", 5)
+    until(lambda: completed(site) == 5, "they are done")
+    copy = tmp_path / "copy.db"
+    assert fluffle(site, "database", "backup", str(copy)).returncode == 0
+    term = site.select("select epoch from leader")[0][0]
+    leader.kill()
+    restored = fluffle(site, "database", "restore", "--yes", str(copy))
+    assert restored.returncode == 0, restored.stderr
+    assert site.select("select epoch from leader")[0][0] > term, "nobody goes on in the term of before"
+    next_one = site.coordinator()
+    submit(client, ledger, "second", 5)
+    until(lambda: completed(site) == 10, "and so are these")
+    assert next_one.alive
+
+
+@pytest.mark.parametrize("content", [b"", b"no database", b"SQLite format 3\0" + bytes(4096)])
+def test_what_is_no_copy_replaces_nothing(site: Site, tmp_path: Path, content: bytes) -> None:
+    coordinator = site.coordinator()
+    coordinator.terminate()
+    assert coordinator.wait() == 0
+    before = (site.state / "fluffle.db").read_bytes()
+    (tmp_path / "copy.db").write_bytes(content)
+    refused = fluffle(site, "database", "restore", "--yes", str(tmp_path / "copy.db"))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Error: ")
+    assert "Traceback" not in refused.stderr
+    assert (site.state / "fluffle.db").read_bytes() == before
+
+
+def test_a_backup_writes_over_no_file_and_leaves_no_part_of_one(site: Site, tmp_path: Path) -> None:
+    assert "there is no database" in fluffle(site, "database", "backup", str(tmp_path / "copy.db")).stderr
+    site.coordinator()
+    (tmp_path / "copy.db").write_text("mine")
+    refused = fluffle(site, "database", "backup", str(tmp_path / "copy.db"))
+    assert (refused.returncode, "exists already" in refused.stderr) == (1, True)
+    assert [file.read_text() for file in tmp_path.glob("*copy*")] == ["mine"]
+
+
+def test_of_postgresql_the_tool_to_take_is_told(site: Site, tmp_path: Path) -> None:
+    site.env["FLUFFLE_DATABASE_URL"] = "postgresql+psycopg://nobody@127.0.0.1:1/none"
+    told = fluffle(site, "database", "backup", str(tmp_path / "copy.db"))
+    assert (told.returncode, "pg_dump" in told.stderr) == (1, True)
+    assert "pg_restore" in fluffle(site, "database", "restore", "--yes", str(tmp_path / "copy.db")).stderr
