@@ -110,6 +110,7 @@ class Settings(BaseSettings):
         description="port of /metrics, /healthz and /readyz of coordinator and worker, or the next one that is free; "
         "0: any; unset: none of them",
     )
+    traces: bool = Field(False, description="whether spans are sent, to where OpenTelemetry's variables say")
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = Field(
         "INFO", description="least level that is logged"
     )

@@ -2,7 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from broker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from broker.tracing import Tracing
 
 TRACEPARENT = "traceparent"
 
@@ -19,3 +24,14 @@ def trace_of(headers: Mapping[str, Any] | None) -> str | None:
 def in_trace(traceparent: str | None) -> dict[str, str] | None:
     """The headers of a message of that trace."""
     return None if traceparent is None else {TRACEPARENT: traceparent}
+
+
+def tracing_for(service: str, *, wanted: bool) -> "Tracing | None":
+    """The spans of a program, where they are wanted. Raises ConfigurationError where OpenTelemetry is not installed."""
+    if not wanted:
+        return None
+    try:
+        from broker.tracing import Tracing
+    except ImportError as error:
+        raise ConfigurationError("traces need OpenTelemetry: pip install 'fluffle[telemetry]'") from error
+    return Tracing(service)

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -28,6 +29,9 @@ from coordinator.render import messages
 from coordinator.standing import LLMs, LLMStanding
 from coordinator.store import Store
 from coordinator.tally import Tally
+
+if TYPE_CHECKING:
+    from coordinator.spans import Spans
 
 WINDOW = 5000  # ready tasks of a lane that are kept in memory
 WOKEN_AT_ONCE = 1000
@@ -59,9 +63,11 @@ class Bookkeeper:
         require_identity: bool = False,
         learn_quality: bool = True,
         tally: Tally | None = None,
+        spans: "Spans | None" = None,
     ) -> None:
         """Raises ConfigurationError when there is no such policy."""
         self._tally = tally
+        self._spans = spans
         self._policy = policy
         self._expertise = Expertise() if suggest_skills else None
         self._learn_quality = learn_quality
@@ -143,6 +149,8 @@ class Bookkeeper:
         events, origins, items = self._read(batch, now)
         items += [item for it in refused for item in refusal(it, now)]
         self._load(events)
+        if self._spans is not None:
+            self._spans.take_in(events, origins, self._machine.board.tasks)
         origin = {id(event): delivery for event, delivery in zip(events, origins, strict=True)}
         events += self._failures()
         events.append(Tick(self._wake(now), self._overdue(now)))
@@ -165,6 +173,8 @@ class Bookkeeper:
         text = outbox.pack(items) if items else None
         began = time.perf_counter()
         row = self._commit(changes, text)
+        if self._spans is not None:
+            self._spans.committed()
         if self._tally is not None and (batch or items):
             took, kept_back = time.perf_counter() - began, sum(isinstance(item, Keep) for item in items)
             self._tally.count(changes, messages=len(batch), refused=kept_back, took=took, now=now)
@@ -337,5 +347,7 @@ class Bookkeeper:
             if message.exchange == WORK and message.message_id and len(message.body) > MAX_ASSIGNMENT_BYTES:
                 self._too_large[message.message_id.partition("/")[0]] = len(message.body)
             else:
+                if self._spans is not None and message.exchange == WORK:
+                    self._spans.assigned(message, tasks[(message.message_id or "").rpartition("/")[0]])
                 rendered.append(message)
         return rendered

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -27,6 +27,7 @@ from broker.instants import Instant, seconds
 from broker.link import Link
 from broker.settings import Settings
 from broker.topology import COORDINATOR, QUERIES, SHARED, UNDELIVERED
+from broker.trace import tracing_for
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.crash import crash_point
 from coordinator.database import open_engine
@@ -40,6 +41,10 @@ from coordinator.standing import State
 from coordinator.store import Store
 from coordinator.tally import Tally
 from coordinator.upgrade import upgrade
+
+if TYPE_CHECKING:
+    from broker.tracing import Tracing
+    from coordinator.spans import Spans
 
 T = TypeVar("T")
 
@@ -75,6 +80,7 @@ class Coordinator:
         self._lead = seconds(settings.leader_lease)
         lease = seconds(settings.lease)
         self._tally = None if settings.metrics_port is None else Tally()
+        self._tracing = tracing_for("fluffle-coordinator", wanted=settings.traces)
         self._books = Bookkeeper(
             self._store,
             clock=clock,
@@ -86,6 +92,7 @@ class Coordinator:
             require_identity=settings.require_identity,
             learn_quality=settings.learn_quality,
             tally=self._tally,
+            spans=_spans(self._tracing),
         )
         self._reading = Reading(
             lambda: Queries(
@@ -129,6 +136,8 @@ class Coordinator:
         self._writing.shutdown()
         self._reading.close()
         self._store.close()
+        if self._tracing is not None:
+            self._tracing.close()
 
     def stop(self) -> None:
         """Finish the batch in hand, give up the lead and return from `run`."""
@@ -341,6 +350,14 @@ class Coordinator:
                 await self._stopping.wait()
         except TimeoutError:
             pass
+
+
+def _spans(tracing: "Tracing | None") -> "Spans | None":
+    if tracing is None:
+        return None
+    from coordinator.spans import Spans
+
+    return Spans(tracing)
 
 
 def _is_claim(delivery: Delivery) -> bool:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
@@ -22,6 +22,7 @@ from broker.messages import (
     Update,
 )
 from broker.topology import Binding
+from broker.trace import tracing_for
 from broker.views import (
     LLMList,
     LLMsQuery,
@@ -41,6 +42,9 @@ from fluffle.handle import TaskHandle
 from fluffle.mail import Messaging
 from fluffle.reporting import Reporting
 from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Arrivals, Event, next_told, standing, subscription
+
+if TYPE_CHECKING:
+    from broker.tracing import Tracing
 
 _LIVE = [status for status in Status if status not in FINAL]
 _UNANSWERED = 5_000  # most submissions of submit_many that await their answer
@@ -76,12 +80,20 @@ class Client(Messaging, Reporting):
 
     async def __aenter__(self) -> Self:
         self._url = self._url or _default_url()
-        self._correspondence = Correspondence(self._url, self._name, self._answer_timeout)
+        self._tracing = _tracing()
+        spans = None
+        if self._tracing is not None:
+            from fluffle.spans import Spans
+
+            spans = Spans(self._tracing)
+        self._correspondence = Correspondence(self._url, self._name, self._answer_timeout, spans)
         await self._correspondence.__aenter__()
         return self
 
     async def __aexit__(self, *reason: Any) -> None:
         await self._correspondence.__aexit__(*reason)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     @property
     def connected(self) -> bool:
@@ -385,6 +397,12 @@ def _default_url() -> str:
     from broker.settings import load_settings
 
     return amqp_url(load_settings())
+
+
+def _tracing() -> "Tracing | None":
+    from broker.settings import load_settings
+
+    return tracing_for("fluffle-client", wanted=load_settings().traces)
 
 
 def _submission(task: str | Submission, fields: Fields) -> Submission:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from broker.connection import Delivery, Outgoing
@@ -38,6 +38,9 @@ from broker.views import (
 from fluffle.handle import TaskHandle
 from fluffle.opening import open_link
 
+if TYPE_CHECKING:
+    from fluffle.spans import Spans
+
 Query = (
     TaskQuery
     | TasksQuery
@@ -66,7 +69,8 @@ class Correspondence:
     twice it would be refused.
     """
 
-    def __init__(self, url: str, name: str, answer_timeout: float) -> None:
+    def __init__(self, url: str, name: str, answer_timeout: float, spans: "Spans | None" = None) -> None:
+        self._spans = spans
         self._url = url
         self._name = name
         self._answer_timeout = answer_timeout
@@ -125,6 +129,8 @@ class Correspondence:
             reply_to=self._reply_to,
         )
         assert submission.id is not None
+        if self._spans is not None:
+            self._spans.submitting(message)
         handle = self._tasks.get(submission.id)
         if handle is None or handle.is_over:
             handle = self._tasks[submission.id] = TaskHandle(message)
@@ -210,6 +216,8 @@ class Correspondence:
                 elif kind == "task.accepted":
                     handle.accept(body)
                 else:
+                    if self._spans is not None:
+                        self._spans.ended(delivery)
                     handle.update(decode(TaskView, body, limit=len(body)))
             elif key in self._requests:
                 answer = self._requests[key][1]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -17,6 +17,9 @@ from workers.progress import ProgressStream
 from workers.reporter import Reporter
 from workers.tools import Desk, Office
 from workers.waiting import Parking, Slots
+
+if TYPE_CHECKING:
+    from workers.spans import AttemptSpan, Spans
 
 CANCEL_WITHIN = 5.0
 """Seconds that a cancelled call gets to end. After that its attempt is over all the same."""
@@ -65,6 +68,7 @@ class Attempt:
         self._on_over = on_over
         self._on_asks = on_asks
         self._over = False
+        self.span: AttemptSpan | None = None
         self._given_up: Ending | None = None
         self._call: asyncio.Task[Answer] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -110,7 +114,9 @@ class Attempt:
 
     # -- the call --------------------------------------------------------------------------------------------------
 
-    def start(self, llm: LLM, office: Office, *, instructions: str | None, timeout: float | None) -> None:
+    def start(
+        self, llm: LLM, office: Office, *, instructions: str | None, timeout: float | None, spans: "Spans | None"
+    ) -> None:
         """Call the LLM, unless the attempt was given up before. `timeout`, in seconds, is for a task that has none."""
         if self._given_up is not None:
             self._end(self._given_up)
@@ -119,7 +125,9 @@ class Attempt:
         loop = asyncio.get_running_loop()
         self._started_at, self._clock = datetime.now(UTC), time.monotonic()
         desk = Desk(office, self._assignment, self.parking, priority=self._deliveries[0].properties.priority)
-        self._call = loop.create_task(llm.run(job, self._stream.add, desk))
+        self.span = None if spans is None else spans.begin(self._assignment, self._deliveries[0])
+        context = None if self.span is None else self.span.context
+        self._call = loop.create_task(llm.run(job, self._stream.add, desk), context=context)
         self._call.add_done_callback(self._on_call_done)
         if job.timeout is not None:
             self._timeout = job.timeout

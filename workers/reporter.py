@@ -13,6 +13,7 @@ from broker.link import Link
 from broker.mail import Message, MessageProgress
 from broker.messages import Claim, Failure, Goodbye, Presence, Progress, Question, Result, Resume, Wait, Wire, decode
 from broker.topology import STATUS
+from broker.trace import in_trace
 from workers.spool import Spool
 
 RETRY_FIRST, RETRY_MOST = 0.2, 5.0
@@ -29,6 +30,7 @@ class _Report:
     body: bytes
     then: Callable[[], None]
     ticket: int | None = None
+    trace: str | None = None
     pause: float = RETRY_FIRST
 
 
@@ -80,9 +82,9 @@ class Reporter:
         """Tell that an attempt goes on; the future ends when RabbitMQ has it."""
         return self._tell("resume", Resume(task_id=task_id, attempt=attempt, instance=self.instance))
 
-    def result(self, body: bytes, then: Callable[[], None]) -> None:
-        """Spool a Result, given as JSON, and publish it; call `then` when RabbitMQ has it."""
-        self._send(_Report("result", body, then, self._spool.add(body)))
+    def result(self, body: bytes, then: Callable[[], None], trace: str | None = None) -> None:
+        """Spool a Result, given as JSON, and publish it in its trace; call `then` when RabbitMQ has it."""
+        self._send(_Report("result", body, then, self._spool.add(body), trace))
 
     def spooled_results(self, then: Callable[[], None]) -> list[Result]:
         """Publish the results that the spool holds, and return them; call `then` as RabbitMQ has each of them."""
@@ -109,7 +111,9 @@ class Reporter:
         return Outgoing(STATUS, f"{self._name}.{what}", body, persistent=persistent)
 
     def _send(self, report: _Report) -> None:
-        self._link.send(self._message(report.what, report.body), partial(self._on_answer, report))
+        message = self._message(report.what, report.body)
+        message.headers = in_trace(report.trace)
+        self._link.send(message, partial(self._on_answer, report))
 
     def _on_answer(self, report: _Report, error: BrokerError | None) -> None:
         match error:

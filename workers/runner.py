@@ -27,6 +27,7 @@ from broker.messages import Control, Drain, Presence, Stop, Tell, Tool, decode, 
 from broker.settings import Settings
 from broker.tally import Runs
 from broker.topology import SHARED, control_address, instance_topology, llm_address, llm_topology, mailbox, work_queue
+from broker.trace import tracing_for
 from workers.attempt import failed
 from workers.errands import Errands
 from workers.mailbox import PREFETCH, Mailbox
@@ -38,6 +39,7 @@ from workers.workload import Workload
 
 if TYPE_CHECKING:
     from workers.metrics import Standing
+    from workers.spans import Spans
 
 LEAVE_WITHIN = 10.0
 """Seconds after which a worker that was told to stop leaves in any case."""
@@ -117,6 +119,7 @@ class Worker:
         self._stopping = False
         self._left = asyncio.Event()
         self._runs = None if settings.metrics_port is None else Runs()
+        self._tracing = tracing_for("fluffle-worker", wanted=settings.traces)
 
     async def run(self) -> None:
         """Work until drained or stopped. Waits for RabbitMQ while it is away, at the start too.
@@ -125,6 +128,8 @@ class Worker:
         spool cannot be used.
         """
         async with AsyncExitStack() as stack:
+            if self._tracing is not None:
+                stack.push_async_callback(asyncio.to_thread, self._tracing.close)
             await stack.enter_async_context(self._watched())
             folder = self._settings.state_dir / "spool" / self._name
             spool = await stack.enter_async_context(aclosing(Spool(folder, self.instance)))
@@ -218,6 +223,7 @@ class Worker:
             timeout=self._timeout,
             on_change=self._leave_if_done,
             runs=self._runs,
+            spans=self._spans(),
         )
         self._mailbox = Mailbox(
             self._llm,
@@ -281,6 +287,13 @@ class Worker:
         return watched(
             host, port, collector=WorkerMetrics(self._name, self._runs, self._standing), problems=self._problems
         )
+
+    def _spans(self) -> "Spans | None":
+        if self._tracing is None:
+            return None
+        from workers.spans import Spans
+
+        return Spans(self._tracing, self._name, self._llm.model)
 
     async def _standing(self) -> "Standing":
         from workers.metrics import Standing

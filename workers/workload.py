@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from broker.connection import UNDECODABLE, Delivery
 from broker.errors import DecodeError, Problem
@@ -14,6 +15,9 @@ from workers.models.base import LLM
 from workers.reporter import Reporter
 from workers.tools import Office
 from workers.waiting import Slots
+
+if TYPE_CHECKING:
+    from workers.spans import Spans
 
 REMEMBERED = 10_000
 """Finished attempts that are remembered, to know an assignment that comes again."""
@@ -46,6 +50,7 @@ class Workload:
         timeout: float | None,
         on_change: Callable[[], None],
         runs: Runs | None,
+        spans: "Spans | None" = None,
     ) -> None:
         self._llm = llm
         self._reporter = reporter
@@ -55,6 +60,7 @@ class Workload:
         self._timeout = timeout
         self._on_change = on_change
         self._runs = runs
+        self._spans = spans
         self._closed = False
         self._waiting: dict[Key, Attempt] = {}  # for a slot; not claimed
         self._in_hand: dict[Key, Attempt] = {}  # claimed, until RabbitMQ has the result
@@ -161,14 +167,20 @@ class Workload:
     def _start(self, attempt: Attempt) -> None:
         attempt.acknowledge()
         _log.info("task started", extra=attempt.names)
-        attempt.start(self._llm, self._office, instructions=self._instructions, timeout=self._timeout)
+        attempt.start(
+            self._llm, self._office, instructions=self._instructions, timeout=self._timeout, spans=self._spans
+        )
 
     def _on_over(self, attempt: Attempt, ending: Ending) -> None:
         _log.info("task %s", ending.outcome, extra=attempt.names)
         if self._runs is not None:
             self._runs.add(ending.outcome, attempt.duration, ending.usage)
         body = attempt.result(ending, instance=self._reporter.instance)
-        self._reporter.result(body, then=partial(self._on_confirmed, attempt.key))
+        trace = None
+        if attempt.span is not None:
+            attempt.span.end(ending.outcome, ending.failure, ending.usage)
+            trace = attempt.span.traceparent
+        self._reporter.result(body, then=partial(self._on_confirmed, attempt.key), trace=trace)
         self._on_change()
 
     def _on_free_slot(self) -> None:

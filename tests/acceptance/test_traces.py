@@ -1,11 +1,15 @@
 """A task's trace, from whoever submits it to the result."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from broker.topology import work_queue
 from tests.support.amqp import Amqp
-from tests.support.processes import until
+from tests.support.handlers import TOKENS
+from tests.support.processes import fluffle, until
 from tests.support.site import Site
+from tests.support.telemetry import Receiver, Span, receiver
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -37,3 +41,88 @@ def test_a_task_without_a_trace_brings_no_header(site: Site, client: Amqp, heade
     client.submit({"description": "Wait"}, reply_to=answers, headers=headers)
     accepted = client.take(answers)
     assert (accepted.type, accepted.headers) == ("task.accepted", {})
+
+
+PAID = ("--handler", "tests.support.handlers:paid")
+
+
+@pytest.fixture
+def collector() -> Iterator[Receiver]:
+    """A collector of spans."""
+    with receiver() as collector:
+        yield collector
+
+
+def only(spans: list[Span]) -> Span:
+    [span] = spans
+    return span
+
+
+def test_the_spans_of_a_task_share_one_trace_from_its_submission_to_its_result(site: Site, collector: Receiver) -> None:
+    site.coordinator(**collector.env)
+    site.worker("ada", *PAID, **collector.env)
+    command = ("task", "submit", "Go", "--id", "seen", "--input", '"well"', "--wait")
+    with fluffle(*command, url=site.url, state=site.state, env=collector.env) as submitting:
+        assert submitting.wait() == 0
+    until(lambda: len(collector.spans) == 7, "all spans have come")
+    submitted = only(collector.named("publish fluffle.tasks"))
+    taken_in, taken_back = collector.named("process fluffle.coordinator")
+    assigned = only(collector.named("publish fluffle.work"))
+    worked = only(collector.named("process llm.ada.work"))
+    called = only(collector.named("invoke_agent ada"))
+    heard = only(collector.named("process fluffle.reply"))
+    assert {span.trace for span in collector.spans} == {submitted.trace}
+    parents = (taken_in, submitted), (assigned, taken_in), (worked, assigned), (called, worked), (taken_back, worked)
+    assert submitted.parent == ""
+    assert [below.parent for below, _ in (*parents, (heard, taken_in))] == [
+        above.id for _, above in (*parents, (heard, taken_in))
+    ]
+    assert [submitted.service, heard.service] == ["fluffle-client"] * 2
+    assert [taken_in.service, assigned.service, taken_back.service] == ["fluffle-coordinator"] * 3
+    assert [worked.service, called.service] == ["fluffle-worker"] * 2
+    for span in (submitted, taken_in, assigned, worked, taken_back, heard):
+        assert span.attributes["messaging.system"] == "rabbitmq"
+        assert span.attributes["messaging.operation.type"] == ("send" if "publish" in span.name else "process")
+        assert span.attributes["fluffle.task.id"] == "seen"
+    assert submitted.attributes["messaging.destination.name"] == "fluffle.tasks:submit"
+    assert worked.attributes["messaging.destination.name"] == "fluffle.work:llm.ada:llm.ada.work"
+    assert called.attributes == {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.agent.name": "ada",
+        "gen_ai.provider.name": "handler",
+        "gen_ai.request.model": "tests.support.handlers:paid",
+        "gen_ai.usage.input_tokens": TOKENS.input_tokens,
+        "gen_ai.usage.output_tokens": TOKENS.output_tokens,
+    }
+    assert worked.start <= called.start <= called.end <= worked.end
+
+
+def test_a_failed_attempt_is_told_and_the_trace_is_that_of_a_submitter_who_has_one(
+    site: Site, client: Amqp, collector: Receiver
+) -> None:
+    site.coordinator(**collector.env)
+    site.worker("ada", *PAID, **collector.env)
+    answers = client.queue()
+    task = {"description": "Go", "inputs": "badly", "max_attempts": 1}
+    client.submit(task, reply_to=answers, headers={"traceparent": TRACE})
+    until(lambda: len(collector.spans) == 5, "all spans but those of a client have come")
+    _, trace, above, _ = TRACE.split("-")
+    assert {span.trace for span in collector.spans} == {trace}
+    assert collector.named("process fluffle.coordinator")[0].parent == above
+    for name in ("process llm.ada.work", "invoke_agent ada"):
+        span = only(collector.named(name))
+        assert span.failed
+        assert span.attributes["error.type"] == "ValueError"
+
+
+def test_what_a_submitter_has_not_sampled_is_sent_by_nobody(site: Site, client: Amqp, collector: Receiver) -> None:
+    coordinator = site.coordinator(**collector.env)
+    answers = client.queue()
+    worker = site.worker("ada", *PAID, **collector.env)
+    task = {"description": "Go", "inputs": "well"}
+    client.submit(task, reply_to=answers, headers={"traceparent": TRACE.removesuffix("01") + "00"})
+    until(lambda: client.depth(answers) == 2, "it is done")
+    for process in (worker, coordinator):
+        process.terminate()
+        assert process.wait() == 0  # and has sent what it had to send
+    assert collector.spans == []

@@ -1,0 +1,62 @@
+"""The spans of a coordinator: of each submission and result that it takes in, and of each assignment."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from opentelemetry.trace import Span, SpanKind
+
+from broker.connection import Delivery, Outgoing
+from broker.topology import COORDINATOR
+from broker.trace import in_trace, trace_of
+from broker.tracing import Tracing, about, header_of
+from coordinator.core.events import Event, Reported, Submitted
+from coordinator.core.task import Task
+
+
+class Spans:
+    """Used by one thread at a time."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+        self._open: list[Span] = []
+
+    def take_in(self, events: list[Event], origins: Sequence[Delivery], tasks: Mapping[str, Task]) -> None:
+        """Begin a span for every submission, whose task is in its trace from then on, and for every result."""
+        self._open = []
+        for place, (event, delivery) in enumerate(zip(events, origins, strict=True)):
+            match event:
+                case Submitted(task_id, _, _, sender):
+                    span = self._process(delivery, task_id, sender.trace)
+                    events[place] = replace(event, sender=replace(sender, trace=header_of(span)))
+                case Reported(_, result):
+                    task = tasks.get(result.task_id)
+                    known = None if task is None else task.trace  # for one that the worker has kept over a restart
+                    span = self._process(delivery, result.task_id, trace_of(delivery.headers) or known)
+                    span.set_attribute("fluffle.outcome", result.outcome)
+                    span.set_attribute("fluffle.attempt", result.attempt)
+
+    def committed(self) -> None:
+        """What was taken in is in the database."""
+        for span in self._open:
+            span.end()
+        self._open = []
+
+    def assigned(self, message: Outgoing, task: Task) -> None:
+        """An assignment is about to be published: the work on it is below this span."""
+        attributes = about(
+            SpanKind.PRODUCER, f"{message.exchange}:{message.routing_key}", "publish", message.routing_key
+        )
+        attributes |= {"fluffle.task.id": task.id, "fluffle.attempt": task.attempt}
+        span = self._tracing.span(
+            f"publish {message.exchange}", SpanKind.PRODUCER, attributes, parent=task.trace, start=task.assigned_at
+        )
+        message.headers = in_trace(header_of(span))
+        span.end()
+
+    def _process(self, delivery: Delivery, task_id: str, parent: str | None) -> Span:
+        key = delivery.routing_key
+        attributes = about(SpanKind.CONSUMER, f"{delivery.exchange}:{key}:{COORDINATOR}", "process", key)
+        attributes["fluffle.task.id"] = task_id
+        span = self._tracing.span(f"process {COORDINATOR}", SpanKind.CONSUMER, attributes, parent=parent)
+        self._open.append(span)
+        return span
