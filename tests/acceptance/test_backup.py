@@ -2,14 +2,18 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.amqp import Amqp
+from tests.support.amqp import Amqp, amqp
 from tests.support.ledger import Ledger
+from tests.support.node import NodeInfo
+from tests.support.postgres import Postgres, postgres
 from tests.support.processes import COMMAND, until
-from tests.support.site import Site
+from tests.support.site import Site, site_on
 
 WORKER = ("--handler", "tests.support.handlers:work", "--slots", "4")
 
@@ -118,3 +122,45 @@ def test_of_postgresql_the_tool_to_take_is_told(site: Site, tmp_path: Path) -> N
     told = fluffle(site, "database", "backup", str(tmp_path / "copy.db"))
     assert (told.returncode, "pg_dump" in told.stderr) == (1, True)
     assert "pg_restore" in fluffle(site, "database", "restore", "--yes", str(tmp_path / "copy.db")).stderr
+
+
+def test_postgresql_is_copied_under_load_and_restored_by_its_own_tools(rabbitmq: NodeInfo, tmp_path: Path) -> None:
+    with postgres_or_skip() as server:
+        first, second = server.create("first"), server.create("second")
+        dump = tmp_path / "copy.dump"
+        with site_on(rabbitmq, tmp_path / "first", FLUFFLE_DATABASE_URL=first) as site, amqp(site.url) as client:
+            ledger, coordinator = Ledger(site), site.coordinator()
+            worker = site.worker("ada", *WORKER, **ledger.env)
+            submit(client, ledger, "before", 100)
+            until(lambda: completed(site) > 10, "some are done, and some are not")
+            run(server, "pg_dump", "--format=custom", f"--file={dump}", plain(first))
+            until(lambda: completed(site) == 100, "work goes on")
+            worker.terminate()
+            assert worker.wait() == 0
+            coordinator.kill()
+        run(server, "pg_restore", "--clean", "--if-exists", f"--dbname={plain(second)}", str(dump))
+        with site_on(rabbitmq, tmp_path / "second", FLUFFLE_DATABASE_URL=second) as site:
+            site.coordinator()
+            site.worker("ada", *WORKER, **Ledger(site).env)
+            known = site.select("select count(*) from tasks")[0][0]
+            assert known > 10
+            until(lambda: completed(site) == known, "all that it knows is done", within=90)
+
+
+def plain(url: str) -> str:
+    """A database URL as PostgreSQL's own tools read it."""
+    return url.replace("postgresql+psycopg://", "postgresql://")
+
+
+def run(server: Postgres, program: str, *args: str) -> None:
+    subprocess.run([server.programs / program, *args], check=True, timeout=60)
+
+
+@contextmanager
+def postgres_or_skip() -> Iterator[Postgres]:
+    """A PostgreSQL of its own."""
+    try:
+        with postgres() as server:
+            yield server
+    except FileNotFoundError as error:
+        pytest.skip(str(error))

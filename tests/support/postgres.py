@@ -27,7 +27,7 @@ class Postgres:
     """A cluster that can be stopped and started again. Databases are named by their URL for SQLAlchemy."""
 
     def __init__(self, programs: Path, folder: Path, account: str | None) -> None:
-        self._programs = programs
+        self.programs = programs
         self._folder = folder
         self._account = account  # PostgreSQL refuses to run as root
         self._port = _free_port()
@@ -39,7 +39,7 @@ class Postgres:
         with (self._folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
                 [
-                    self._programs / "postgres",
+                    self.programs / "postgres",
                     *("-D", self._folder / "data", "-p", str(self._port), "-h", "127.0.0.1"),
                     *("-c", "unix_socket_directories=", "-c", "fsync=off"),
                 ],
@@ -85,7 +85,7 @@ class Postgres:
         return True
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self._programs / program), "-D", str(self._folder / "data"), *arguments]
+        command = [str(self.programs / program), "-D", str(self._folder / "data"), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, user=self._account, check=False)
         assert done.returncode == 0, done.stderr
 
