@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers/installed
 
-.PHONY: help demo test test-rabbitmq4 check bench chaos fuzz screenshots clean
+.PHONY: help demo test test-rabbitmq4 check bench chaos fuzz mail screenshots clean
 
 help:
 	@echo 'make demo     RabbitMQ, a coordinator and three LLMs at work on a few files, then the report'
@@ -14,6 +14,7 @@ help:
 	@echo 'make bench    the benchmarks, as tables'
 	@echo 'make chaos    a storm of faults, judged from outside; CHAOS_ARGS="--tasks 100000 --faults 500" for a long one'
 	@echo 'make fuzz     malformed messages by the million, counted; FUZZ_ARGS="--decode 10000 --wire 1000" for a short one'
+	@echo 'make mail     10,000 messages between 20 addresses while RabbitMQ is killed, each of them accounted for'
 	@echo 'make screenshots   docs/screenshots anew, from the running program'
 	@echo 'make clean    remove everything that these commands made here'
 
@@ -52,6 +53,9 @@ chaos: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+
+mail: $(INSTALLED)
+	@$(BIN)/python -m tests.mail $(MAIL_ARGS)
 
 screenshots: $(INSTALLED)
 	@$(BIN)/python scripts/screenshots.py

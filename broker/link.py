@@ -80,6 +80,7 @@ class Link:
         self._confirms = _Confirms()
         self._queued: list[_Pending] = []  # accepted while the connection was away
         self._room = asyncio.Event()
+        self._up = asyncio.Event()
         self._closing = False
         self.reconnects = 0  # how often a connection was lost and opened again
         self._keepers: list[asyncio.Task[None]] = []
@@ -94,6 +95,12 @@ class Link:
         """Whether both connections are up, with all their declarations and consumers."""
         return self._publisher.whole and self._consumer.whole
 
+    async def until_connected(self) -> None:
+        """Wait while RabbitMQ is away. Raises LinkClosed."""
+        await self._up.wait()
+        if self._closing:
+            raise LinkClosed()
+
     async def __aenter__(self) -> Self:
         await self._publisher.open()
         try:
@@ -102,11 +109,13 @@ class Link:
             await self._publisher.close()
             raise
         self._keepers = [asyncio.create_task(self._keep(half)) for half in (self._publisher, self._consumer)]
+        self._up.set()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._closing = True
         self._room.set()
+        self._up.set()
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
@@ -123,6 +132,7 @@ class Link:
             opened_at = time.monotonic()
             await half.lost.wait()
             half.whole, half.channel = False, None
+            self._up.clear()
             self._on_state(False)
             _log.warning("lost the connection to RabbitMQ at %s: %s", half.where, half.error)
             if time.monotonic() - opened_at > _RETRY_MOST:
@@ -138,6 +148,7 @@ class Link:
             _log.info("connected again to RabbitMQ at %s", half.where)
             self.reconnects += 1
             if self.connected:
+                self._up.set()
                 self._on_state(True)
 
     # -- publishing ------------------------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from broker.access import speaks_for
 from broker.connection import UNDECODABLE, Delivery, Outgoing, resolve
-from broker.errors import AccessRefused, DecodeError, NoAnswer, Problem, UnknownAddress
+from broker.errors import AccessRefused, BrokerUnreachable, DecodeError, NoAnswer, Problem, UnknownAddress
 from broker.link import Link
 from broker.mail import ADDRESSES, COORDINATOR, Draft, Message, MessageProgress, is_address, made_from, owner_of
 from broker.messages import MAX_BODY_BYTES, Rejection, decode, problems
@@ -19,6 +20,8 @@ from broker.views import MessagesQuery
 
 HISTORY_WITHIN = 5.0
 """Seconds that the coordinator may take to tell the history of a conversation."""
+
+_PAUSE = 0.05  # seconds until a link that is lost knows it
 
 _HISTORY = "history-"  # how the correlation ids of queries begin
 
@@ -208,9 +211,17 @@ class Mailer:
     async def _must_have_a_mailbox(self, address: str) -> None:
         if address in self._known or not address.startswith(("llm.", "user.")):
             return
-        if await self._link.depth(address) is None:
+        if await self._depth(address) is None:
             raise UnknownAddress(f"nobody has the address {address}")
         self._known.add(address)
+
+    async def _depth(self, address: str) -> int | None:
+        """How many messages a mailbox holds; None when there is none. It waits for RabbitMQ, as publishing does."""
+        while True:
+            await self._link.until_connected()
+            with suppress(BrokerUnreachable):  # it is lost in this moment
+                return await self._link.depth(address)
+            await asyncio.sleep(_PAUSE)
 
     async def _listen_to(self, address: str) -> None:
         """Have the text that an LLM writes come to the session, too."""

@@ -11,7 +11,7 @@ import pytest
 from broker.messages import Status
 from fluffle import SyncClient, TaskRejected
 from tests.support.ledger import Ledger
-from tests.support.openai_server import OpenAIServer, Text, ToolCall
+from tests.support.openai_server import Dropped, OpenAIServer, Refusal, Text, ToolCall
 from tests.support.processes import COMMAND, until
 from tests.support.site import Site
 
@@ -121,6 +121,11 @@ def test_all_that_work_on_a_task_share_notes(site: Site, person: SyncClient) -> 
     assert empty == ["ToolError: name: there is no note plan; the board is empty"]
 
 
+def told_by_tools(server: OpenAIServer, request: int) -> list[str]:
+    """What the tools have answered so far, in a request that a model has got."""
+    return [message["content"] for message in server.requests[request].body["messages"] if message["role"] == "tool"]
+
+
 def test_models_of_a_provider_delegate_in_a_ring(site: Site, person: SyncClient) -> None:
     def hand_on_to(name: str) -> ToolCall:
         arguments = json.dumps({"description": f"go on to {name}", "assignee": name})
@@ -128,17 +133,19 @@ def test_models_of_a_provider_delegate_in_a_ring(site: Site, person: SyncClient)
 
     with ExitStack() as stack:
         ada, bea, cleo = (stack.enter_context(OpenAIServer()) for _ in RING)
-        ada.script(ToolCall('{"description": 1', "}", name="delegate"), hand_on_to("bea"), Text("a leaf"), Text("ada"))
-        bea.script(hand_on_to("nobody"), hand_on_to("cleo"), Text("b", "ea"))
-        cleo.script(hand_on_to("ada"), Text("cleo"))
+        ada.script(ToolCall('{"description": "go', name="delegate"), hand_on_to("bea"), Text("a leaf"), Text("ada"))
+        bea.script(Refusal(429, "slow down", {"Retry-After": "0.1"}), hand_on_to("nobody"), hand_on_to("cleo"))
+        bea.script(Refusal(500, "out of memory", {"Retry-After": "0.01"}), Text("b", "ea"))
+        cleo.script(Dropped("I will ha"), hand_on_to("ada"), Text("cleo"))
         for name, server in zip(RING, (ada, bea, cleo), strict=True):
             site.worker(name, "--model", "any", "--base-url", server.url, "--tools", "delegate", OPENAI_API_KEY="k")
         assert person.submit("go round", assignee="ada", max_attempts=1).result(60) == "ada"
         assert [tool["function"]["name"] for tool in ada.requests[0].body["tools"]] == ["delegate"]
-        told = [message["content"] for message in bea.requests[1].body["messages"] if message["role"] == "tool"]
-        assert "there is no LLM named nobody; there are: ada" in told[0]
-        got = [message["content"] for message in cleo.requests[1].body["messages"] if message["role"] == "tool"]
-        assert got == ["a leaf"]
+        assert "Invalid JSON" in told_by_tools(ada, 1)[0]
+        assert "there is no LLM named nobody; there are: ada" in told_by_tools(bea, 2)[0]
+        assert told_by_tools(cleo, 2) == ["a leaf"]
+        assert told_by_tools(bea, -1)[1:] == ["cleo"]
+        assert [server.replies_left for server in (ada, bea, cleo)] == [0, 0, 0]
 
 
 def test_a_model_of_a_provider_asks_a_person_and_reads_the_answer_after_a_restart(

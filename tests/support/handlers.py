@@ -101,3 +101,9 @@ def paid(job: Job) -> Answer:
     if job.inputs == "badly":
         raise ValueError("badly")
     return Answer("done", TOKENS)
+
+
+async def echo(job: Job) -> str:
+    """A message is answered with what it says."""
+    write_effect(job, "asked")
+    return job.description

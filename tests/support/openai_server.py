@@ -11,6 +11,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
@@ -42,13 +43,26 @@ class ToolCall(Text):
         super().__init__(*arguments, finish="tool_calls")
         self.name = name
 
-    def deltas(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def deltas(self, request: Mapping[str, Any], index: int = 0) -> Iterator[dict[str, Any]]:
         """The call's name first, then its arguments piece by piece."""
         name = self.name or request["tools"][0]["function"]["name"]
-        call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": name, "arguments": ""}}
-        yield {"tool_calls": [call]}
+        called = {"name": name, "arguments": ""}
+        yield {"tool_calls": [{"index": index, "id": f"call_{index}", "type": "function", "function": called}]}
         for piece in self.pieces:
-            yield {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
+            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+
+
+class ToolCalls(Text):
+    """Several calls of tools in one answer."""
+
+    def __init__(self, *calls: ToolCall) -> None:
+        super().__init__(finish="tool_calls")
+        self.calls = calls
+
+    def deltas(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """One call after the other."""
+        for index, call in enumerate(self.calls):
+            yield from call.deltas(request, index)
 
 
 class Dropped(Text):
@@ -108,6 +122,11 @@ class OpenAIServer:
         """Adds what to reply to the next requests."""
         self._script.extend(replies)
 
+    @property
+    def replies_left(self) -> int:
+        """How much of the script is left."""
+        return len(self._script)
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -157,8 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
         elif isinstance(reply, Stalled):
             self.close_connection = True
-            while self.connection.recv(1024):
-                pass
+            with suppress(ConnectionError):  # a client that is killed does not say goodbye
+                while self.connection.recv(1024):
+                    pass
             reply.left.set()
         else:
             self._send_events(_ending(model, reply, request))
