@@ -3,6 +3,8 @@
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers/installed
+# Two files of tests at a time: most of them wait for processes.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: help demo test test-rabbitmq4 check bench chaos fuzz mail screenshots clean
 
@@ -27,11 +29,11 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@$(BIN)/python scripts/test_tools.py
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 # Private nodes, which the tests of the node and of its death need, stay what they are.
 test-rabbitmq4: $(INSTALLED)
-	@FLUFFLE_TEST_BROKER=rabbitmq4 $(BIN)/python -m pytest tests/integration tests/acceptance $(PYTEST_ARGS)
+	@FLUFFLE_TEST_BROKER=rabbitmq4 $(PYTEST) tests/integration tests/acceptance $(PYTEST_ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

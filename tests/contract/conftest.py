@@ -48,13 +48,17 @@ def empty_database(backend: str, tmp_path: Path, request: pytest.FixtureRequest)
 
 
 @pytest.fixture(scope="session")
-def database(backend: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> str:
+def database(backend: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a database with all tables. Use `engine`, which empties them."""
     if backend == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'books.db'}"
-    else:
-        server: Postgres = request.getfixturevalue("postgres_server")
-        url = server.create("books")
+        yield _with_tables(f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'books.db'}")
+        return
+    server: Postgres = request.getfixturevalue("postgres_server")
+    yield _with_tables(server.create("books"))
+    server.drop("books")
+
+
+def _with_tables(url: str) -> str:
     engine = open_engine(url)
     upgrade(engine)
     engine.dispose()
