@@ -252,6 +252,7 @@ class Requests:
             self._b.withdraw(task, "moved", f"moved to {event.llm}" if event.llm else what, now)
             task.move(Trigger.RELEASE)
             self._b.make_ready(task, now)
+        self._b.announce(task, now)
         self._b.answer_to(event.sender, "task.accepted", task)
 
     def _update(self, event: UpdateRequested, now: Instant) -> None:

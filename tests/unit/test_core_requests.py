@@ -76,6 +76,12 @@ def test_a_blocked_task_goes_to_the_llm_that_it_is_given_to_once_it_is_ready(cor
     assert assignments(core.handle(completed("t"))) == [("u", 1, "atlas")]
 
 
+def test_every_assignment_by_hand_is_told_to_everybody_even_one_that_moves_nothing(core: Core) -> None:
+    core.handle(submitted("u", depends_on=["t"]))
+    assert [c.view["assignee"] for c in core.handle(assign("u", "boreas")) if isinstance(c, Announce)] == ["boreas"]
+    assert [c.view.get("assignee") for c in core.handle(assign("t", None)) if isinstance(c, Announce)] == [None]
+
+
 def test_a_task_that_nobody_has_claimed_is_moved(core: Core) -> None:
     core.handle(submitted("u", assignee="boreas"), seen("atlas", slots=2))
     commands = core.handle(assign("u", "atlas"))
