@@ -139,9 +139,18 @@ class Amqp:
         return found
 
     def give_back(self, queue: str) -> None:
-        """Take the next message of a queue and give it back: it comes again, and is marked so."""
-        method, _, _ = self._channel.basic_get(queue)
-        assert method is not None, f"{queue} is empty"
+        """Take the next message of a queue and give it back: it comes again, and is marked so.
+
+        It may still be on its way back from a consumer that has just died.
+        """
+        method = None
+
+        def got() -> bool:
+            nonlocal method
+            method, _, _ = self._channel.basic_get(queue)
+            return method is not None
+
+        until(got, f"{queue} has a message")
         self._channel.basic_nack(method.delivery_tag)
 
     def _get(self, queue: str) -> list[Message]:
