@@ -1,16 +1,17 @@
 """What reports cost on a million finished tasks: how long each takes, and what they take from the work meanwhile.
 
-    .venv/bin/python benchmarks/reports.py --finished 1000000 --tasks 5000 --rounds 5 --every 10
+    .venv/bin/python benchmarks/reports.py --finished 1000000 --tasks 5000 --rounds 10 --every 1
 
 One coordinator with SQLite on a private RabbitMQ. Every predefined report is asked for by a client while nothing else
-goes on. Then one worker process does no-ops, by turns alone and while a client asks for the next report every few
-seconds, as a page does that shows one.
+goes on. Then one worker process does no-ops, by turns alone and while a client asks for the next report every second,
+three times as often as a page that shows one.
 """
 
 import argparse
 import asyncio
 import itertools
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -35,21 +36,23 @@ async def _one(name: str, client: Client) -> None:
     await client.report(name)
 
 
-async def _one_after_the_other(every: float, client: Client) -> None:
-    """Without end."""
-    for name in itertools.cycle(PREDEFINED):
+async def _one_after_the_other(names: Iterator[str], every: float, client: Client) -> None:
+    """As long as it is let."""
+    for name in names:
         await client.report(name)
         await asyncio.sleep(every)
 
 
 def make(database: Path, finished: int) -> None:
-    """A database of so many finished tasks."""
+    """A database of so many finished tasks, as a coordinator leaves it that had a moment without work."""
     store = Store(open_engine(f"sqlite:///{database}"))
     upgrade(store.engine)
     store.take_lead("benchmark", now(), LEASE)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"{finished:,} tasks", total=finished)
         fill(store, Amount(0, 0, finished), lambda done: progress.update(bar, completed=done))
+        while store.close_period(now(), LEASE):
+            pass
     store.give_up_lead()
     store.close()
 
@@ -59,8 +62,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--finished", type=int, default=1_000_000, help="finished tasks (1000000)")
     parser.add_argument("--tasks", type=int, default=5_000, help="tasks of each measurement of a pace (5000)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (5)")
-    parser.add_argument("--every", type=float, default=10.0, help="seconds between two reports beside the work (10)")
+    parser.add_argument("--rounds", type=int, default=10, help="how often everything is measured (10)")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between two reports beside the work (1)")
     parser.add_argument("--amqp-url", help="RabbitMQ to run on, with an empty virtual host (a private node)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     return parser.parse_args()
@@ -77,7 +80,7 @@ def main() -> None:
         times = place.queries([partial(_one, name) for name in PREDEFINED], sizes.rounds, peak)
         took = dict(zip(PREDEFINED, times, strict=True))
         console.print("[dim]work, alone and beside reports[/dim]")
-        reading = partial(_one_after_the_other, sizes.every)
+        reading = partial(_one_after_the_other, itertools.cycle(PREDEFINED), sizes.every)
         rates = list(place.beside(sizes.tasks, reading, sizes.rounds, peak))
     print_table(
         f"{sizes.finished:,} finished tasks on {on.name}",

@@ -11,7 +11,7 @@ import structlog
 
 from broker.connection import Delivery, Outgoing
 from broker.errors import NotTheLeader, Problem, StoreUnavailable
-from broker.instants import Instant, Micros
+from broker.instants import EPOCH, Instant, Micros
 from broker.messages import MAX_ASSIGNMENT_BYTES, Failure, Result
 from broker.topology import WORK, llm_address
 from coordinator import outbox
@@ -26,6 +26,7 @@ from coordinator.crash import crash_point
 from coordinator.intake import Refused, read, refusal
 from coordinator.outbox import Item, Keep
 from coordinator.render import messages
+from coordinator.reports.closing import SIZE
 from coordinator.standing import LLMs, LLMStanding
 from coordinator.store import Store
 from coordinator.tally import Tally
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 WINDOW = 5000  # ready tasks of a lane that are kept in memory
 WOKEN_AT_ONCE = 1000
+FAR_BEHIND = 10 * SIZE  # attempts
 
 _log = structlog.get_logger("coordinator")
 
@@ -80,6 +82,8 @@ class Bookkeeper:
         self._machine = Machine(lease=lease, policy=load_policy(policy))
         self._any_dependencies = False
         self._any_children = False
+        self._closed_until = EPOCH
+        self._unclosed = SIZE  # attempts that may have ended since, or more
         self._sent: deque[int] = deque()  # filled by another thread
         self._too_large: dict[str, int] = {}  # assigned tasks that cannot be sent, and their size in bytes
 
@@ -109,6 +113,7 @@ class Bookkeeper:
         machine.board.next_due = store.next_due()
         self._any_dependencies = store.any_dependencies()
         self._any_children = store.any_children()
+        self._closed_until, self._unclosed = store.closed_until(), SIZE
 
     def confirmed(self, rows: Iterable[int]) -> None:
         """These outbox rows are published: the next transaction takes them out."""
@@ -170,6 +175,8 @@ class Bookkeeper:
         self._any_dependencies = self._any_dependencies or self._machine.new_dependencies
         self._any_children = self._any_children or self._machine.new_children
         changes = self._machine.take_changes()
+        if now < self._closed_until:  # the clock was set back
+            changes.undone.append(now)
         text = outbox.pack(items) if items else None
         began = time.perf_counter()
         row = self._commit(changes, text)
@@ -180,7 +187,19 @@ class Bookkeeper:
             self._tally.count(changes, messages=len(batch), refused=kept_back, took=took, now=now)
         post = Post(() if row is None else (row,), self._render(items, self._machine.board.tasks))
         self._machine.forget()
+        self._close_period(changes, idle=not batch)
         return post
+
+    def _close_period(self, changes: Changes, *, idle: bool) -> None:
+        """Add up for reports what has ended: as long as nothing arrives, or when it has become much."""
+        self._unclosed += SIZE if changes.undone else len(changes.attempts)
+        if self._unclosed < (SIZE if idle else FAR_BEHIND):
+            return
+        until = self._store.close_period(self._clock(), self._lead)
+        if until is None:
+            self._unclosed = 0
+        else:
+            self._closed_until = max(self._closed_until, until)
 
     def llms(self) -> LLMs:
         """The LLMs that are there. What was counted of others is forgotten."""

@@ -9,6 +9,7 @@ from sqlalchemy import (
     ColumnElement,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     Table,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     literal_column,
 )
 
+from broker.reporting import MEASURES
 from coordinator.core.task import NO_DUE_DATE
 
 metadata = MetaData()
@@ -105,12 +107,12 @@ _partial_index("tasks_waking", waits_for_a_moment, tasks.c.wake_at)
 _partial_index("tasks_due", may_become_overdue, tasks.c.due_order)
 _partial_index("tasks_of_parent", is_child, tasks.c.parent_id, tasks.c.seq)
 _partial_index("tasks_of_llm", was_assigned, tasks.c.llm, tasks.c.seq)
-_partial_index(  # all that reports add up of tasks that are over; new entries go to a few places
+_partial_index(  # all that reports add up of tasks that are over; new entries go to the end
     "tasks_over",
     is_over,
+    tasks.c.finished_at,
     tasks.c.status,
     tasks.c.llm,
-    tasks.c.finished_at,
     tasks.c.submitted_at,
     tasks.c.ready_at,
     tasks.c.started_at,
@@ -140,11 +142,11 @@ attempts = Table(
     Column("error_type", Text),
     Column("error", Text),  # JSON
 )
-Index(  # all that reports add up; new entries go to a few places, however many there are
-    "attempts_by_llm",
+Index(  # all that reports add up; new entries go to the end
+    "attempts_over",
+    attempts.c.finished_at,
     attempts.c.llm,
     attempts.c.outcome,
-    attempts.c.finished_at,
     attempts.c.submitted_at,
     attempts.c.started_at,
     attempts.c.duration,
@@ -244,6 +246,59 @@ reports = Table(  # that people have saved
     Column("definition", Text, nullable=False),  # JSON: views.ReportFields
     Column("saved_by", Text, nullable=False),
     Column("saved_at", BigInteger, nullable=False),
+)
+
+# What has ended is added up, period by period, for reports: coordinator/reports/closing.py.
+periods = Table(
+    "periods",
+    metadata,
+    Column("start", BigInteger, primary_key=True, autoincrement=False),  # what ended from then on
+    Column("until", BigInteger, nullable=False),  # and before then
+    Column("first_submitted", BigInteger),  # of the tasks of which something ended
+    Column("last_submitted", BigInteger),
+    Column("first_started", BigInteger),  # of the attempts that ended
+)
+
+task_sums = Table(  # of tasks that are alike
+    "task_sums",
+    metadata,
+    Column("period", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("llm", Text),
+    Column("overdue", SmallInteger, nullable=False),
+    Column("hour", BigInteger, nullable=False),  # of their end
+    Column("tasks", BigInteger, nullable=False),
+    Column("first_submitted", BigInteger, nullable=False),
+    Column("first_finished", BigInteger, nullable=False),
+    *(Column(f"{measure}_{part}", BigInteger) for measure in MEASURES for part in ("count", "total", "max")),
+)
+Index("task_sums_of_period", task_sums.c.period)
+
+attempt_sums = Table(  # of attempts that are alike
+    "attempt_sums",
+    metadata,
+    Column("period", BigInteger, nullable=False),
+    Column("llm", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("error_type", Text),
+    Column("hour", BigInteger, nullable=False),  # of their end
+    Column("attempts", BigInteger, nullable=False),
+    Column("duration", BigInteger),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("cost_nanos", BigInteger),
+    Column("length", BigInteger),  # from start to end, by the coordinator's clock
+)
+Index("attempt_sums_of_period", attempt_sums.c.period)
+
+durations = Table(  # in ascending order
+    "durations",
+    metadata,
+    Column("period", BigInteger, primary_key=True, autoincrement=False),
+    Column("measure", Text, primary_key=True),
+    Column("status", Text, primary_key=True),
+    Column("overdue", SmallInteger, primary_key=True, autoincrement=False),
+    Column("micros", LargeBinary, nullable=False),  # 8 bytes each, the lowest first
 )
 
 outbox = Table(

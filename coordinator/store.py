@@ -23,6 +23,7 @@ from coordinator.core.pool import LLM
 from coordinator.core.task import Attempt, Rank, Task
 from coordinator.driver import delete_rows, insert_rows, keep_rows, rows_with, update_rows, upsert_rows
 from coordinator.leadership import Lease
+from coordinator.reports import closing
 from coordinator.rows import (
     Row,
     attempt_of,
@@ -153,10 +154,25 @@ class Store:
             upsert_rows(connection, schema.llm_slots, slots)
             upsert_rows(connection, _notes, [note._asdict() for note in changes.notes.values()])
             self._write_reports(connection, changes)
+            closing.reopen(connection, changes.undone)
             if outbox is None:
                 return None
             row: int = connection.exec_driver_sql(self._post, {"text": outbox}).scalar_one()
             return row
+
+    def close_period(self, now: Instant, lease: Micros) -> Instant | None:
+        """Add up for reports what has ended, up to the moment that is returned; None when that is too little yet.
+
+        Raises NotTheLeader and StoreUnavailable.
+        """
+        with self._transaction() as connection:
+            self._extend(connection, now, lease)
+            return closing.close_next(connection)
+
+    def closed_until(self) -> Instant:
+        """What ended before that moment may have been added up."""
+        with self._transaction() as connection:
+            return closing.closed_until(connection)
 
     def _write_reports(self, connection: Connection, changes: Changes) -> None:
         dropped = [{"name": name} for name, report in changes.reports.items() if report.definition is None]

@@ -47,6 +47,7 @@ class Changes:
     undelivered: list[str] = field(default_factory=list)  # ids of messages
     reports: dict[str, SavedReport] = field(default_factory=dict)
     slots: dict[str, tuple[Instant, int]] = field(default_factory=dict)  # of LLMs: how many, from when on
+    undone: list[Instant] = field(default_factory=list)  # when something ended that no longer has, or not then
 
 
 class _Telling(NamedTuple):

@@ -213,6 +213,8 @@ class Requests:
         if changed:
             self._b.respecify(task, instead_of_several(task.spec, changed), now)
         task.move(Trigger.RETRY)
+        if task.finished_at is not None:
+            self._b.changes.undone.append(task.finished_at)
         self._b.watch_due_date(task)
         task.starts = 0
         task.wake_at = None if task.spec.not_before is None else from_datetime(task.spec.not_before)

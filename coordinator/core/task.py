@@ -144,7 +144,7 @@ class Task:
     def stop_asking(self, now: Instant) -> None:
         """It waits for nobody any more; what is open is no longer asked."""
         if self.asking_since is not None:
-            self.person_wait = Micros(self.person_wait + now - self.asking_since)
+            self.person_wait = Micros(self.person_wait + max(0, now - self.asking_since))
             self.asking_since = None
         self.questions = [asked for asked in self.questions if asked.answer is not None]
 

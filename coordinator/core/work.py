@@ -163,6 +163,7 @@ class Work:
         task.duration = _run_time(result)
         for ended in [a for a in task.attempts if a.attempt == result.attempt]:
             task.attempts.remove(ended)
+            self._b.changes.undone.append(ended.finished_at)
             task.assigned_at, task.started_at, task.why = ended.assigned_at, ended.started_at, ended.why
             task.ready_at = ended.assigned_at  # the latest that it can have been; by now it tells of a newer attempt
         newest, task.attempt = task.attempt, result.attempt

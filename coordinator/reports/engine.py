@@ -1,23 +1,21 @@
 """Reports out of the books: from a report's description to its rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select
+from sqlalchemy import Connection
 
 from broker.errors import Problem, QueryRejected
 from broker.instants import to_datetime
-from broker.reporting import METRICS, MOST_GROUPS, PERCENTILES, Of, Report, Value
-from coordinator.reports import facts
-from coordinator.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Column, Fact, Span
+from broker.reporting import MEASURES, METRICS, MOST_GROUPS, PERCENTILES, Of, Report, Value
+from coordinator.reports import facts, sums
+from coordinator.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Fact, Span
 from coordinator.reports.figures import FORMULAS, Figure, Group, length_of, parts_of
-from coordinator.reports.percentiles import MANY, OfMany, by_group
+from coordinator.reports.ranking import Groups, Key, rank
 from coordinator.reports.utilisation import utilisation
 
-Key = tuple[Any, ...]
 Row = dict[str, Value | Figure]
-Groups = dict[Key, dict[str, int | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +26,14 @@ class Told:
     total: Group
 
 
-_FACTS = {Of.TASKS: facts.tasks, Of.ATTEMPTS: facts.attempts}
-
-
 def tell(connection: Connection, report: Report, span: Span) -> Told:
     """What a report without problems tells. Raises QueryRejected when there are too many groups."""
     groups: Groups = {} if report.group_by else {(): {}}
-    for of, make in _FACTS.items():
+    for of in (Of.TASKS, Of.ATTEMPTS):
         if wanted := parts_of(report, of):
-            fact = make(report, span.now)
-            counting = _Counting(connection, fact, report, span, groups)
-            counting.add_up([name for name in wanted if name in fact.parts])
-            ranked = {name.rpartition("_")[0] for name in wanted if name not in fact.parts}
-            counting.rank({name: measure for name, measure in fact.measures.items() if name in ranked})
+            _count(connection, _counted(connection, of, report, span), wanted, groups)
+    if ranked := [name for name in MEASURES if any(f"{name}_{short}" in report.metrics for short in PERCENTILES)]:
+        rank(connection, report, span, ranked, groups)
     if parts_of(report, Of.SLOTS):
         for key, parts in utilisation(connection, report, span).items():
             groups.setdefault(key, {}).update(parts)
@@ -57,48 +50,26 @@ def tell(connection: Connection, report: Report, span: Span) -> Told:
     return Told(rows, Group(total, total, None))
 
 
-class _Counting:
-    """One fact of one report."""
+def _counted(connection: Connection, of: Of, report: Report, span: Span) -> list[Fact]:
+    """What to count in: sums of closed periods as far as they count, and everything else one by one."""
+    summed, single = (sums.tasks, facts.tasks) if of is Of.TASKS else (sums.attempts, facts.attempts)
+    closed = sums.closed_for(connection, summed(report, ()), span)
+    return [summed(report, closed.summed), single(report, span, closed.single)]
 
-    def __init__(self, connection: Connection, fact: Fact, report: Report, span: Span, groups: Groups) -> None:
-        """What is counted goes to the parts that the groups have already."""
-        self._connection = connection
-        self._fact = fact
-        self._report = report
-        self._span = span
-        self._groups = groups
 
-    def add_up(self, names: Sequence[str]) -> None:
-        """Counts, sums and maxima, of every group."""
-        width = len(self._report.group_by)
-        columns = [self._fact.parts[name] for name in names]
-        for statement in self._fact.selects(self._report, self._span, columns, group=True):
-            for row in self._connection.execute(statement.limit(MOST_GROUPS + 1)):
-                parts = self._groups.setdefault(tuple(row[:width]), {})
+def _count(connection: Connection, counted: Iterable[Fact], wanted: Iterable[str], groups: Groups) -> None:
+    """Counts, sums and maxima, of every group. They go to the parts that the groups have already."""
+    for fact in counted:
+        width = len(fact.report.group_by)
+        names = [name for name in wanted if name in fact.parts]
+        for statement in fact.selects([fact.parts[name] for name in names], group=True):
+            for row in connection.execute(statement.limit(MOST_GROUPS + 1)):
+                parts = groups.setdefault(tuple(row[:width]), {})
                 for name, value in zip(names, row[width:], strict=True):
                     parts[name] = _together(name, parts.get(name), None if value is None else int(value))
-                if len(self._groups) > MOST_GROUPS:
+                if len(groups) > MOST_GROUPS:
                     told = f"more than {MOST_GROUPS:,} groups: take a coarser dimension, or a filter"
                     raise QueryRejected([Problem("group_by", told)])
-
-    def rank(self, measures: Mapping[str, Column]) -> None:
-        """Percentiles of these durations, of every group. How many there are is known by now."""
-        percents = tuple(PERCENTILES.values())
-        counts = {name: sum(parts.get(f"{name}_count") or 0 for parts in self._groups.values()) for name in measures}
-        many = {name: measure for name, measure in measures.items() if counts[name] >= MANY}
-        found: dict[str, dict[int, int]] = {}
-        if many and not self._report.group_by:
-            found = OfMany(self._connection, self._ungrouped, many, self._fact.seq).values(counts, percents)
-        for name, measure in measures.items():
-            if len(found.get(name, ())) == len(percents):
-                ranked = {(): found[name]}
-            else:
-                ranked = by_group(self._connection, self._ungrouped([measure]), percents) if counts[name] else {}
-            for key, values in ranked.items():
-                self._groups[key] |= {f"{name}_{short}": values[percent] for short, percent in PERCENTILES.items()}
-
-    def _ungrouped(self, columns: Sequence[Column]) -> list[Select[Any]]:
-        return self._fact.selects(self._report, self._span, columns, group=False)
 
 
 def _together(name: str, one: int | None, other: int | None) -> int | None:

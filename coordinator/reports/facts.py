@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, case, exists, func, select
+from sqlalchemy import ColumnElement, FromClause, Select, case, exists, func, null, select
 
-from broker.instants import Instant
+from broker.instants import EPOCH, Instant
 from broker.messages import FINAL, Status
 from broker.reporting import BANDS, MEASURES, Moment, Report, Value
 from coordinator import schema
@@ -23,6 +23,7 @@ EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday, the fourth day of its week
 
 _tasks, _attempts, _llms = schema.tasks, schema.attempts, schema.llms
 _OPEN = tuple(status.value for status in Status if status not in FINAL)
+MODEL = _llms.c.model
 _MARKS = {"label": schema.labels.c.label, "skill": schema.skills.c.skill}  # dimensions of which a task has several
 
 
@@ -35,50 +36,50 @@ class Span:
     now: Instant
 
 
+Range = tuple[Instant, Instant | None]  # from one moment on and before another, if there is one
+ALWAYS: Sequence[Range] = ((EPOCH, None),)
+
+
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A table to count in. `slices` are conditions that part it, each served by an index of its own."""
+    """A table to count in, for a report. `slices` are conditions that part it, each served by an index of its own."""
 
+    report: Report
     table: FromClause
-    seq: Column  # of the task
-    moment: Column
     slices: Sequence[Column]
     dimensions: Mapping[str, Column]
     parts: Mapping[str, Column]
+    bounds: Sequence[Column] = ()  # conditions of what is in the span
     measures: Mapping[str, Column] = field(default_factory=dict)  # of which there are percentiles
+    seq: Column = field(default_factory=null)  # of the task, where it is of one
     of_task: frozenset[str] = frozenset()  # dimensions that need a join with the tasks
 
-    def selects(self, report: Report, span: Span, columns: Sequence[Column], *, group: bool) -> list[Select[Any]]:
+    def selects(self, columns: Sequence[Column], *, group: bool) -> list[Select[Any]]:
         """The keys `k0`, `k1` … of the report's dimensions, then these columns: one statement for each slice."""
-        keys = [self.dimensions[name].label(f"k{n}") for n, name in enumerate(report.group_by)]
-        wanted = select(*keys, *columns).select_from(self._source(report)).where(*self._conditions(report, span))
+        if not self.slices:  # the dimensions of this report may be none of this fact's
+            return []
+        keys = [self.dimensions[name].label(f"k{n}") for n, name in enumerate(self.report.group_by)]
+        filters = [self._filter(name, values) for name, values in self.report.where.items()]
+        wanted = select(*keys, *columns).select_from(self._source()).where(*filters, *self.bounds)
         if group and keys:
             wanted = wanted.group_by(*(key.name for key in keys))
         return [wanted.where(part) for part in self.slices]
 
-    def _source(self, report: Report) -> FromClause:
+    def _source(self) -> FromClause:
         source = self.table
-        used = {*report.group_by, *report.where}
+        used = {*self.report.group_by, *self.report.where}
         if used & self.of_task:
             source = source.join(_tasks, _tasks.c.seq == self.seq)
         if "model" in used:
             source = source.outerjoin(_llms, _llms.c.name == self.dimensions["llm"])
-        for name in _MARKS.keys() & set(report.group_by):
+        for name in _MARKS.keys() & set(self.report.group_by):
             marks = _MARKS[name].table
             source = source.outerjoin(marks, marks.c.task_seq == self.seq)
         return source
 
-    def _conditions(self, report: Report, span: Span) -> list[Column]:
-        found = [self._filter(name, values, report) for name, values in report.where.items()]
-        if span.since is not None:
-            found.append(self.moment >= span.since)
-        if span.until is not None:
-            found.append(self.moment < span.until)
-        return found
-
-    def _filter(self, name: str, values: Sequence[Value], report: Report) -> Column:
+    def _filter(self, name: str, values: Sequence[Value]) -> Column:
         """Any of the values. Of a grouped dimension only the groups that fit remain, also of a task with several."""
-        if name not in _MARKS or name in report.group_by:
+        if name not in _MARKS or name in self.report.group_by:
             return _any_of(self.dimensions[name], values)
         mark = _MARKS[name]
         theirs = exists().where(mark.table.c.task_seq == self.seq)
@@ -87,25 +88,27 @@ class Fact:
         return found | ~theirs if None in values else found
 
 
-def tasks(report: Report, now: Instant) -> Fact:
-    """The tasks. Those that are over are read from the index `tasks_over`."""
+def tasks(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fact:
+    """The tasks that are open, and those that ended then. These are read from the index `tasks_over`."""
     columns = _tasks.c
-    late = columns.due_order < func.coalesce(columns.finished_at, now)
-    measures = _measures(now)
+    late = columns.due_order < func.coalesce(columns.finished_at, span.now)
+    measures = _measures(span.now)
     of_status = {status: func.count().filter(columns.status == status.value) for status in FINAL}
     moment = columns.finished_at if report.moment is Moment.FINISHED else columns.submitted_at
     return Fact(
+        report=report,
         table=_tasks,
         seq=columns.seq,
-        moment=moment,
-        slices=_slices(report),
+        bounds=_bounds(moment, span),
+        slices=_slices(report, ended),
         dimensions={
-            "status": columns.status,
+            "status": columns.status.concat(""),  # else SQLite would take the index tasks_by_status for it
             "llm": columns.llm,
             "error": columns.error_type,
+            "model": MODEL,
             **_task_dimensions(late),
-            **_of_others(),
-            **_times(moment),
+            **_MARKS,
+            **times(moment),
         },
         parts={
             "tasks": func.count(),
@@ -139,34 +142,36 @@ def _measures(now: Instant) -> dict[str, Column]:
     return measures
 
 
-def attempts(report: Report, now: Instant) -> Fact:
-    """The attempts that have ended, from the index `attempts_by_llm` as long as nothing else of the task is asked."""
+def attempts(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fact:
+    """The attempts that ended then, from the index `attempts_over` as long as nothing else of the task is asked."""
     columns = _attempts.c
-    late = _tasks.c.due_order < func.coalesce(_tasks.c.finished_at, now)
+    late = _tasks.c.due_order < func.coalesce(_tasks.c.finished_at, span.now)
     of_task = {"status": _tasks.c.status, **_task_dimensions(late)}
     moment = columns.finished_at if report.moment is Moment.FINISHED else columns.submitted_at
 
-    def ended(*outcomes: str) -> Column:
+    def count(*outcomes: str) -> Column:
         return func.count().filter(columns.outcome.in_(outcomes))
 
     return Fact(
+        report=report,
         table=_attempts,
         seq=columns.task_seq,
-        moment=moment,
-        slices=(_attempts.c.llm.is_not(None),),
+        bounds=_bounds(moment, span),
+        slices=[within(columns.finished_at, its) for its in ended],
         dimensions={
             "llm": columns.llm,
             "outcome": columns.outcome,
             "error": columns.error_type,
+            "model": MODEL,
             **of_task,
-            **_of_others(),
-            **_times(moment),
+            **_MARKS,
+            **times(moment),
         },
         parts={
             "attempts": func.count(),
-            "attempts_completed": ended("completed"),
-            "attempts_failed": ended("failed"),
-            "attempts_lost": ended("lost", "unclaimed"),
+            "attempts_completed": count("completed"),
+            "attempts_failed": count("failed"),
+            "attempts_lost": count("lost", "unclaimed"),
             "busy": func.sum(columns.duration),
             "input_tokens": func.sum(columns.input_tokens),
             "output_tokens": func.sum(columns.output_tokens),
@@ -176,12 +181,23 @@ def attempts(report: Report, now: Instant) -> Fact:
     )
 
 
-def _slices(report: Report) -> list[Column]:
+def _bounds(moment: Column, span: Span) -> list[Column]:
+    bounds = [] if span.since is None else [moment >= span.since]
+    return bounds if span.until is None else [*bounds, moment < span.until]
+
+
+def within(moment: Column, its: Range) -> Column:
+    """Whether a moment is in that range."""
+    since, until = its
+    return moment >= since if until is None else (moment >= since) & (moment < until)
+
+
+def _slices(report: Report, ended: Sequence[Range]) -> list[Column]:
     """Which tasks can count at all: those that are over, those that are not."""
     statuses = set(report.where.get("status", (*Status,)))
     slices: list[Column] = []
     if statuses & FINAL:
-        slices.append(schema.is_over)
+        slices += [schema.is_over & within(_tasks.c.finished_at, its) for its in ended]
     if statuses - FINAL and report.moment is Moment.SUBMITTED:
         slices.append(_tasks.c.status.in_(_OPEN))
     return slices
@@ -200,11 +216,8 @@ def _task_dimensions(late: Column) -> dict[str, Column]:
     }
 
 
-def _of_others() -> dict[str, Column]:
-    return {"model": _llms.c.model, **_MARKS}
-
-
-def _times(moment: Column) -> dict[str, Column]:
+def times(moment: Column) -> dict[str, Column]:
+    """The dimensions of time."""
     days = moment // DAY
     return {
         "hour": moment // HOUR,

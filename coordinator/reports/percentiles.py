@@ -3,11 +3,17 @@
 They are the same in every database, because only whole numbers are compared and counted.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from math import isqrt
+from sys import byteorder
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, func, literal_column, or_, select, union_all
+
+from coordinator.reports.facts import Fact
 
 Key = tuple[Any, ...]
 Selects = Sequence[Select[Any]]
@@ -19,9 +25,39 @@ SPREAD = 4  # standard deviations that it may lie off; beyond them, everything i
 LEAST, MOST = -(2**63), 2**63 - 1
 
 
-def rank(count: int, percent: int) -> int:
+def place_of(count: int, percent: int) -> int:
     """The place, from 1, of a percentile among so many values."""
     return -(-count * percent // 100)
+
+
+def value_at(place: int, lists: Sequence[Sequence[int]]) -> int:
+    """The value in that place, from 1, of all these lists together. Each is in ascending order and has a value."""
+    low, high = min(its[0] for its in lists), max(its[-1] for its in lists)
+    starts, ends = [0] * len(lists), [len(its) for its in lists]  # where it can still be
+    while low < high:
+        middle = (low + high) // 2
+        cuts = list(map(bisect_right, lists, repeat(middle), starts, ends))
+        if sum(cuts) < place:
+            low, starts = middle + 1, cuts
+        else:
+            high, ends = middle, cuts
+    return low
+
+
+def packed(values: Iterable[int]) -> bytes:
+    """A list of durations, as it is stored: 8 bytes each, the lowest first."""
+    its = array("q", values)
+    if byteorder == "big":
+        its.byteswap()
+    return its.tobytes()
+
+
+def unpacked(stored: bytes) -> Sequence[int]:
+    """The list of durations that is stored like that."""
+    its = array("q", stored)
+    if byteorder == "big":
+        its.byteswap()
+    return its
 
 
 def by_group(connection: Connection, selects: Selects, percents: Sequence[int]) -> dict[Key, dict[int, int]]:
@@ -39,7 +75,7 @@ def by_group(connection: Connection, selects: Selects, percents: Sequence[int]) 
     found: dict[Key, dict[int, int]] = {}
     for *key, one, its_place, n in connection.execute(wanted):
         here = found.setdefault(tuple(key), {})
-        here.update({percent: int(one) for percent in percents if rank(n, percent) == its_place})
+        here.update({percent: int(one) for percent in percents if place_of(n, percent) == its_place})
     return found
 
 
@@ -50,18 +86,10 @@ class OfMany:
     was (Floyd and Rivest, Algorithm 489: SELECT, 1975).
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        selects: Callable[[Sequence[ColumnElement[Any]]], Selects],
-        measures: Mapping[str, ColumnElement[Any]],
-        seq: ColumnElement[Any],
-    ) -> None:
-        """`selects` makes the statements that select columns, `seq` numbers the rows."""
+    def __init__(self, connection: Connection, fact: Fact, measures: Mapping[str, ColumnElement[Any]]) -> None:
         self._connection = connection
-        self._selects = selects
+        self._fact = fact
         self._measures = measures
-        self._seq = seq
 
     def values(self, counts: Mapping[str, int], percents: Sequence[int]) -> dict[str, dict[int, int]]:
         """The percentiles of every measure that has so many values; one is missing where the sample misled."""
@@ -71,19 +99,19 @@ class OfMany:
         for name in self._measures:
             inside = self._inside(name, [brackets[name, percent] for percent in percents])
             for percent in percents:
-                its_rank = rank(counts[name], percent) - below[name, percent]
+                its_rank = place_of(counts[name], percent) - below[name, percent]
                 value = _at(inside, brackets[name, percent], its_rank)
                 if value is not None:
                     found.setdefault(name, {})[percent] = value
         return found
 
     def _rows(self, columns: Sequence[ColumnElement[Any]], *where: ColumnElement[bool]) -> Iterable[Any]:
-        for statement in self._selects(columns):
+        for statement in self._fact.selects(columns, group=False):
             yield from self._connection.execute(statement.where(*where))
 
     def _brackets(self, counts: Mapping[str, int], percents: Sequence[int]) -> dict[tuple[str, int], Bracket]:
         step = max(1, max(counts.values()) // SAMPLE)
-        scattered = self._seq * _number(40503) % _number(65521)  # neighbours are often alike
+        scattered = self._fact.seq * _number(40503) % _number(65521)  # neighbours are often alike
         rows = list(self._rows([*self._measures.values()], scattered % _number(step) == 0))
         brackets = {}
         for place, name in enumerate(self._measures):
@@ -102,7 +130,7 @@ class OfMany:
         measure = self._measures[name]
         within = or_(*(measure.between(low, high) for low, high in brackets))
         found: dict[int, int] = {}
-        for statement in self._selects([measure.label("value"), func.count()]):
+        for statement in self._fact.selects([measure.label("value"), func.count()], group=False):
             rows: Iterable[Any] = self._connection.execute(statement.where(within).group_by("value"))
             for value, count in rows:
                 found[value] = found.get(value, 0) + count

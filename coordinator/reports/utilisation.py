@@ -3,17 +3,18 @@
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, case, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, case, func, select
 
 from broker.instants import Instant
 from broker.messages import Status
 from broker.reporting import Report
 from coordinator import schema
-from coordinator.reports.facts import Span
+from coordinator.reports import sums
+from coordinator.reports.facts import Span, within
 
 Key = tuple[Any, ...]
 
-_tasks, _attempts, _slots = schema.tasks, schema.attempts, schema.llm_slots
+_tasks, _attempts, _slots, _sums = schema.tasks, schema.attempts, schema.llm_slots, schema.attempt_sums
 _RUNNING = (Status.IN_PROGRESS.value, Status.INPUT_REQUIRED.value)
 
 
@@ -23,7 +24,7 @@ def utilisation(connection: Connection, report: Report, span: Span) -> dict[Key,
     """
     offered = _offered(connection, span)
     used: dict[str, int] = {}
-    for statement in _used(span):
+    for statement in _used(connection, span):
         for llm, micros in connection.execute(statement):
             used[llm] = used.get(llm, 0) + int(micros)
     found: dict[Key, dict[str, int | None]] = {}
@@ -54,12 +55,24 @@ def _overlap(start: Instant, end: Instant, span: Span) -> int:
     return max(0, min(end, _end(span)) - (start if span.since is None else max(start, span.since)))
 
 
-def _used(span: Span) -> list[Select[Any]]:
-    """By LLM, microseconds of attempts: of those that have ended, and of those that run."""
+def _used(connection: Connection, span: Span) -> list[Select[Any]]:
+    """By LLM, microseconds of attempts: of those that have ended, in closed periods or not, and of those that run."""
+
+    def lies_within(period: Row[Any]) -> bool:
+        begins_within = period.first_started is None or span.since is None or period.first_started >= span.since
+        return bool(begins_within and period.until <= _end(span))
+
+    closed = sums.closed(connection, lies_within)
     ended, running = _attempts.c, _tasks.c
+    length = select(_sums.c.llm, func.sum(_sums.c.length)).where(_sums.c.length.is_not(None)).group_by(_sums.c.llm)
+    runs = running.status.in_(_RUNNING) & schema.is_in_hand
     return [
-        _lengths(ended.llm, ended.started_at, ended.finished_at, span),
-        _lengths(running.llm, running.started_at, None, span).where(running.status.in_(_RUNNING), schema.is_in_hand),
+        *(length.where(within(_sums.c.period, its)) for its in closed.summed),
+        *(
+            _lengths(ended.llm, ended.started_at, ended.finished_at, span).where(within(ended.finished_at, its))
+            for its in closed.single
+        ),
+        _lengths(running.llm, running.started_at, None, span).where(runs),
     ]
 
 

@@ -14,10 +14,10 @@ from broker.instants import Instant, to_datetime
 from broker.reporting import DIMENSIONS, METRICS, OUTCOMES, PREDEFINED, STATUSES, Of, Report, problems_of
 from broker.topology import EVENTS, STATUS, TASKS
 from broker.views import ReportQuery, ReportView
+from coordinator import bookkeeper
 from coordinator.database import open_engine
 from coordinator.queries import Queries
-from coordinator.reports import engine as report_engine
-from coordinator.reports import percentiles
+from coordinator.reports import closing, percentiles, ranking
 from coordinator.schema import metadata
 from coordinator.store import Store
 from tests.contract.test_bookkeeper import Desk, delivery
@@ -57,12 +57,14 @@ class World:
         self.events: list[dict[str, Any]] = []
 
     def live(self) -> None:
-        """A while passes, and a batch arrives."""
+        """A while passes, and a batch arrives; then nothing for a moment, now and then."""
         self.desk.at += self.draw(lengths) / 10**6
         batch = [self._anything() for _ in range(self.draw(st.integers(0, 4)))]
         for task_id, (attempt, llm) in self.given.items():
             batch += self._worked_on(task_id, attempt, llm)
         self.hear(*batch)
+        for _ in range(self.draw(st.integers(0, 2))):
+            self.hear()
 
     def hear(self, *batch: Delivery) -> None:
         for message in self.desk.process(*batch):
@@ -185,17 +187,22 @@ def queries(draw: st.DrawFn, until: Instant) -> dict[str, Any]:
     return query
 
 
-@pytest.mark.parametrize("many", [1, 10**9], ids=["by a sample", "sorted"])
+@pytest.mark.parametrize(
+    ("size", "many"), [(1, 10**9), (3, 1), (10**9, 1)], ids=["closed one by one", "closed three by three", "all open"]
+)
 def test_the_books_and_the_events_tell_the_same(
-    many: int, engine: Engine, database: str, monkeypatch: pytest.MonkeyPatch
+    size: int, many: int, engine: Engine, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`many` values are told by a sample of four."""
-    monkeypatch.setattr(report_engine, "MANY", many)
+    """Periods have `size` tasks, and so many are looked at besides. `many` values are told by a sample of four."""
+    monkeypatch.setattr(closing, "SIZE", size)
+    monkeypatch.setattr(bookkeeper, "SIZE", size)
+    monkeypatch.setattr(ranking, "MOST_SINGLE", size)
+    monkeypatch.setattr(ranking, "MANY", many)
     monkeypatch.setattr(percentiles, "SAMPLE", 4)
 
     reader = open_engine(database, read_only=True)
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(st.data())
     def agree(data: st.DataObject) -> None:
         with engine.begin() as connection:

@@ -1,0 +1,119 @@
+"""Closing periods: what has ended is added up once, so that reports need not look at all of it again.
+
+The sums follow from the same description as the figures of single tasks and attempts. When something in a period is no
+longer as it was, because a task was retried or a clock was set back, it is open again until it is closed anew.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import BigInteger, Connection, Table, case, delete, func, insert, literal, select
+
+from broker.instants import EPOCH, Instant
+from broker.reporting import MEASURES, Moment, Report
+from coordinator import schema
+from coordinator.reports import facts
+from coordinator.reports.facts import Column, Fact, Range, Span, within
+from coordinator.reports.percentiles import packed
+
+SIZE = 10_000  # tasks of a period
+
+_periods, _durations = schema.periods, schema.durations
+_tasks, _attempts = schema.tasks.c, schema.attempts.c
+
+_TASKS_BY = Report(("status", "llm", "overdue", "hour"), moment=Moment.FINISHED)
+_ATTEMPTS_BY = Report(("llm", "outcome", "error", "hour"), moment=Moment.FINISHED)
+_DURATIONS_BY = Report(("status", "overdue"), moment=Moment.FINISHED)
+_COLUMNS = {"error": "error_type", "busy": "duration", "cost": "cost_nanos"}  # that are not named as what they hold
+
+
+def closed_until(connection: Connection) -> Instant:
+    """Where the newest period ends."""
+    return Instant(connection.scalar(select(func.max(_periods.c.until))) or EPOCH)
+
+
+def close_next(connection: Connection) -> Instant | None:
+    """Close the oldest period that is open; returns its end, or None when too few tasks have ended since."""
+    at = EPOCH
+    for start, until in connection.execute(select(_periods.c.start, _periods.c.until).order_by(_periods.c.start)):
+        if at < start:  # this was closed before
+            return _close(connection, at, _end(connection, (at, start)) or start)
+        at = until
+    end = _end(connection, (at, None))
+    return None if end is None else _close(connection, at, end)
+
+
+def reopen(connection: Connection, moments: Iterable[Instant]) -> None:
+    """Open the periods in which these moments are."""
+    for moment in moments:
+        there = (_periods.c.start <= moment) & (_periods.c.until > moment)
+        start = connection.scalar(select(_periods.c.start).where(there))
+        if start is not None:
+            connection.execute(delete(_periods).where(_periods.c.start == start))
+            for table in (schema.task_sums, schema.attempt_sums, _durations):
+                connection.execute(delete(table).where(table.c.period == start))
+
+
+def _end(connection: Connection, its: Range) -> Instant | None:
+    """Where a period ends that begins there and has its size; None when there is not so much."""
+    ended = select(_tasks.finished_at).where(schema.is_over & within(_tasks.finished_at, its))
+    end = connection.scalar(ended.order_by(_tasks.finished_at).offset(SIZE).limit(1))
+    return None if end is None else Instant(max(end, its[0] + 1))  # what ended together stays together
+
+
+def _close(connection: Connection, start: Instant, until: Instant) -> Instant:
+    span = Span(None, None, until)
+    tasks = facts.tasks(_TASKS_BY, span, [(start, until)])
+    sums = [f"{measure}_{part}" for measure in MEASURES for part in ("count", "total", "max")]
+    firsts = {"first_submitted": func.min(_tasks.submitted_at), "first_finished": tasks.parts["first"]}
+    _add_up(connection, schema.task_sums, start, tasks, ["tasks", *sums], firsts)
+    attempts = facts.attempts(_ATTEMPTS_BY, span, [(start, until)])
+    length = _attempts.finished_at - _attempts.started_at
+    lengths = {"length": func.sum(case((length > literal(0, BigInteger), length)))}
+    used = ["attempts", "busy", "input_tokens", "output_tokens", "cost"]
+    _add_up(connection, schema.attempt_sums, start, attempts, used, lengths)
+    _keep_durations(connection, start, facts.tasks(_DURATIONS_BY, span, [(start, until)]))
+    first, last = func.min(_tasks.submitted_at), func.max(_tasks.submitted_at)
+    moments = [*connection.execute(select(first, last).where(*tasks.slices)).one()]
+    first, last = func.min(_attempts.submitted_at), func.max(_attempts.submitted_at)
+    started = func.min(_attempts.started_at)
+    *more, first_started = connection.execute(select(first, last, started).where(*attempts.slices)).one()
+    known = [moment for moment in (*moments, *more) if moment is not None]
+    period = {
+        "start": start,
+        "until": until,
+        "first_submitted": min(known, default=None),
+        "last_submitted": max(known, default=None),
+        "first_started": first_started,
+    }
+    connection.execute(insert(_periods), period)
+    return until
+
+
+def _add_up(
+    connection: Connection,
+    table: Table,
+    period: Instant,
+    fact: Fact,
+    parts: Sequence[str],
+    others: Mapping[str, Column],
+) -> None:
+    """A row for every group of the fact's report: these parts, and these other columns."""
+    values = {**{name: fact.parts[name] for name in parts}, **others, "period": literal(period, BigInteger)}
+    names = [_COLUMNS.get(name, name) for name in (*fact.report.group_by, *values)]
+    for statement in fact.selects([*values.values()], group=True):
+        connection.execute(insert(table).from_select(names, statement))
+
+
+def _keep_durations(connection: Connection, period: Instant, fact: Fact) -> None:
+    lists: dict[tuple[str, str, int], list[int]] = {}
+    for statement in fact.selects([*fact.measures.values()], group=False):
+        for status, overdue, *values in connection.execute(statement):
+            for measure, value in zip(fact.measures, values, strict=True):
+                if value is not None:
+                    lists.setdefault((measure, status, overdue), []).append(value)
+    rows = [
+        {"period": period, "measure": measure, "status": status, "overdue": overdue, "micros": packed(sorted(its))}
+        for (measure, status, overdue), its in lists.items()
+    ]
+    if rows:
+        connection.execute(insert(_durations), rows)

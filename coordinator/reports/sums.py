@@ -1,0 +1,141 @@
+"""What has been added up already: closed periods, to count in like single tasks and attempts.
+
+A period counts as it stands where all that ended in it belongs to the report's span, and the report asks for nothing
+but what its sums know. Everything else is counted one by one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, FromClause, Row, func, literal_column, select
+
+from broker.instants import EPOCH
+from broker.messages import Status
+from broker.reporting import MEASURES, Moment, Report
+from coordinator import schema
+from coordinator.reports.facts import ALWAYS, HOUR, MODEL, Column, Fact, Range, Span, times, within
+
+_tasks, _attempts, _durations = schema.task_sums, schema.attempt_sums, schema.durations
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Moments of ends: those of periods that count as they stand, and all others."""
+
+    summed: Sequence[Range]
+    single: Sequence[Range]
+
+
+def closed(connection: Connection, counts: Callable[[Row[Any]], bool]) -> Closed:
+    """Which periods count, by their rows of the table."""
+    summed: list[Range] = []
+    for period in connection.execute(select(schema.periods).order_by(schema.periods.c.start)):
+        if counts(period):
+            joins = summed and summed[-1][1] == period.start
+            summed.append((summed.pop()[0] if joins else period.start, period.until))
+    single: list[Range] = []
+    at = EPOCH
+    for start, until in summed:
+        if at < start:
+            single.append((at, start))
+        at = until or at
+    return Closed(summed, [*single, (at, None)])
+
+
+def closed_for(connection: Connection, fact: Fact, span: Span) -> Closed:
+    """Which periods count for the report of a fact that is made of sums."""
+    report = fact.report
+    if not {*report.group_by, *report.where} <= fact.dimensions.keys():
+        return Closed((), ALWAYS)
+    if report.moment is Moment.FINISHED:
+        return closed(connection, lambda period: _in(span, period.start, period.until - 1))
+    return closed(connection, lambda period: _in(span, period.first_submitted, period.last_submitted))
+
+
+def _in(span: Span, first: int | None, last: int | None) -> bool:
+    """Whether both are in the span, if there are any."""
+    if first is None or last is None:
+        return True
+    return (span.since is None or first >= span.since) and (span.until is None or last < span.until)
+
+
+def durations(report: Report, ended: Sequence[Range]) -> Fact:
+    """The durations of tasks that ended in these periods, which are known by status and overdue only."""
+    columns = _durations.c
+    return _fact(report, _durations, ended, {"status": columns.status, "overdue": columns.overdue}, {})
+
+
+def tasks(report: Report, ended: Sequence[Range]) -> Fact:
+    """The tasks that ended in these periods."""
+    columns = _tasks.c
+    is_finished = report.moment is Moment.FINISHED
+
+    def count(*conditions: Column) -> Column:
+        return func.sum(columns.tasks).filter(*conditions)
+
+    return _fact(
+        report,
+        _tasks,
+        ended,
+        {
+            "status": columns.status,
+            "llm": columns.llm,
+            "overdue": columns.overdue,
+            "model": MODEL,
+            **(times(columns.hour * HOUR) if is_finished else {}),
+        },
+        {
+            "tasks": count(),
+            "completed": count(columns.status == Status.COMPLETED.value),
+            "failed": count(columns.status == Status.FAILED.value),
+            "cancelled": count(columns.status == Status.CANCELLED.value),
+            "open": literal_column("0"),
+            "late": count(columns.overdue == literal_column("1")),
+            "first": func.min(columns.first_finished if is_finished else columns.first_submitted),
+            **{f"{name}_count": func.sum(columns[f"{name}_count"]) for name in MEASURES},
+            **{f"{name}_total": func.sum(columns[f"{name}_total"]) for name in MEASURES},
+            **{f"{name}_max": func.max(columns[f"{name}_max"]) for name in MEASURES},
+        },
+    )
+
+
+def attempts(report: Report, ended: Sequence[Range]) -> Fact:
+    """The attempts that ended in these periods."""
+    columns = _attempts.c
+
+    def count(*outcomes: str) -> Column:
+        return func.sum(columns.attempts).filter(columns.outcome.in_(outcomes))
+
+    return _fact(
+        report,
+        _attempts,
+        ended,
+        {
+            "llm": columns.llm,
+            "outcome": columns.outcome,
+            "error": columns.error_type,
+            "model": MODEL,
+            **(times(columns.hour * HOUR) if report.moment is Moment.FINISHED else {}),
+        },
+        {
+            "attempts": func.sum(columns.attempts),
+            "attempts_completed": count("completed"),
+            "attempts_failed": count("failed"),
+            "attempts_lost": count("lost", "unclaimed"),
+            "busy": func.sum(columns.duration),
+            "input_tokens": func.sum(columns.input_tokens),
+            "output_tokens": func.sum(columns.output_tokens),
+            "cost": func.sum(columns.cost_nanos),
+        },
+    )
+
+
+def _fact(
+    report: Report,
+    table: FromClause,
+    ended: Sequence[Range],
+    dimensions: Mapping[str, Column],
+    parts: Mapping[str, Column],
+) -> Fact:
+    return Fact(report, table, [within(table.c.period, its) for its in ended], dimensions, parts)
