@@ -64,9 +64,9 @@ class QueueState(NamedTuple):
 class HalfLink:
     """One connection with one channel: opened, rebuilt after failures, closed."""
 
-    def __init__(self, url: str, name: str, on_ready: Callable[[], None]) -> None:
+    def __init__(self, url: str, name: str, on_ready: Callable[[], None], *, heartbeat: int = 20) -> None:
         self.where = _Where(url)
-        self._parameters = parameters(url, name=name)
+        self._parameters = parameters(url, name=name, heartbeat=heartbeat)
         self._user = user_of(url)
         self._on_ready = on_ready
         self._topology: list[Topology] = []

@@ -60,7 +60,8 @@ class Link:
     """A lasting link to RabbitMQ: publish with confirms, declare, consume; reconnects by itself.
 
     `async with Link(url, name="…") as link:` connects (BrokerUnreachable and AccessRefused are raised then) and
-    closes. `on_state(connected)` is called when the link is lost and when it is whole again.
+    closes. `on_state(connected)` is called when the link is lost and when it is whole again. A link on which nothing
+    comes for `heartbeat` seconds is lost.
     """
 
     def __init__(
@@ -70,10 +71,11 @@ class Link:
         name: str,
         window: int = 5_000,
         max_body: int = 16 * 1024 * 1024,
+        heartbeat: int = 20,
         on_state: Callable[[bool], None] = lambda connected: None,
     ) -> None:
-        self._publisher = HalfLink(url, f"{name} (publish)", self._publish_again)
-        self._consumer = HalfLink(url, f"{name} (consume)", lambda: None)
+        self._publisher = HalfLink(url, f"{name} (publish)", self._publish_again, heartbeat=heartbeat)
+        self._consumer = HalfLink(url, f"{name} (consume)", lambda: None, heartbeat=heartbeat)
         self._window = window
         self._max_body = max_body
         self._on_state = on_state

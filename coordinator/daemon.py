@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = 0.003  # seconds that claims wait for what comes next
+LEAST_HEARTBEAT, MOST_HEARTBEAT = 4, 20  # seconds
 TICK = 0.25  # seconds; time is looked at this often when nothing arrives
 STANDBY_LOOK = 0.5  # seconds between looks at the leader's lease
 LARGEST = 512 * 1024 * 1024  # bytes; what is rejected for its size is published once more, and RabbitMQ takes no more
@@ -73,7 +74,13 @@ class Coordinator:
         self._settings = settings
         self._clock = clock
         self._on_ready = on_ready
-        self._link = Link(url, name="fluffle coordinator", max_body=LARGEST, on_state=self._on_link_state)
+        self._link = Link(
+            url,
+            name="fluffle coordinator",
+            max_body=LARGEST,
+            heartbeat=round(min(max(2 * settings.leader_lease, LEAST_HEARTBEAT), MOST_HEARTBEAT)),
+            on_state=self._on_link_state,
+        )
         self._link_lost_at: float | None = None
         self._query_link = Link(url, name="fluffle coordinator queries")
         self._store = Store(open_engine(settings.database))

@@ -1,43 +1,67 @@
-"""Who plays in a storm: coordinators and workers that can be killed and started again, workers behind proxies."""
+"""Who plays in a storm: coordinators and workers that can be killed and started again, on hosts that can be cut off."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 from broker.node import PrivateNode
+from tests.support.hosts import Host, hosts, why_not
 from tests.support.ledger import Ledger
 from tests.support.processes import Process
 from tests.support.proxy import ProxyThread, proxy_before
 from tests.support.site import Site
 
 LEASE, LEAD = 3.0, 1.0  # seconds
-SETTINGS = {"FLUFFLE_LEASE": f"{LEASE:g}", "FLUFFLE_LEADER_LEASE": f"{LEAD:g}", "FLUFFLE_BATCH": "50"}
 SLOTS = 10
+WORKERS = ("ann", "ben", "cid")
+COORDINATORS = ("coordinator 1", "coordinator 2")
+ABROAD = (*WORKERS, COORDINATORS[1])
+"""Who has a host of its own, where hosts can be made; the rest runs where RabbitMQ does."""
+
+
+def settings(lease: float = LEASE) -> dict[str, str]:
+    """Of all processes of a storm: silence is noticed soon, and batches are small, so that there are many."""
+    return {"FLUFFLE_LEASE": f"{lease:g}", "FLUFFLE_LEADER_LEASE": f"{LEAD:g}", "FLUFFLE_BATCH": "50"}
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How the processes reach RabbitMQ and PostgreSQL: proxies by the name of the process, and one for all."""
+
+    hosts: Mapping[str, Host]
+    rabbitmq: Mapping[str, ProxyThread]
+    database: ProxyThread | None
 
 
 class Cast:
     """The processes of a storm by their names. `altered` is about every one of them that is ever started."""
 
-    workers = ("ann", "ben", "cid")
-    coordinators = ("coordinator 1", "coordinator 2")
-    lease, lead = LEASE, LEAD
+    workers, coordinators = WORKERS, COORDINATORS
+    lead = LEAD
 
-    def __init__(self, site: Site, ledger: Ledger, proxies: dict[str, ProxyThread], altered: Sequence[str]) -> None:
-        assert site.rabbitmq.node is not None, "a storm needs a RabbitMQ that it may kill"
+    def __init__(self, site: Site, ledger: Ledger, ways: Ways, altered: Sequence[str]) -> None:
         self.site = site
-        self.node: PrivateNode = site.rabbitmq.node
-        self.proxies = proxies
         self.ledger = ledger
+        self.ways = ways
+        self.lease = float(site.env["FLUFFLE_LEASE"])
         self._altered = tuple(altered)
         self._processes = {name: self._start(name) for name in (*self.coordinators, *self.workers)}
+
+    @property
+    def node(self) -> PrivateNode:
+        """The RabbitMQ of the storm."""
+        assert self.site.rabbitmq.node is not None, "a storm needs a RabbitMQ that it may kill"
+        return self.site.rabbitmq.node
 
     def process(self, name: str) -> Process:
         """The process of that name as it runs now."""
         return self._processes[name]
 
-    def restart(self, name: str, *changes: str) -> None:
-        """End a process as kill -9 does, and start it again, with something more about it altered."""
-        self._processes[name].kill()
-        self._processes[name] = self._start(name, *changes)
+    def restart(self, *names: str, changes: Sequence[str] = ()) -> None:
+        """End processes as kill -9 does, and start them again, with something more about them altered."""
+        for name in names:
+            self._processes[name].kill()
+        self._processes |= {name: self._start(name, *changes) for name in names}
 
     def crash_at(self, point: str) -> None:
         """Let the coordinators die at a named point, whichever of them gets there, and start them again."""
@@ -48,16 +72,22 @@ class Cast:
         self._processes |= {name: self._start(name) for name in self.coordinators}
 
     def _start(self, name: str, *changes: str) -> Process:
-        altered = (*self._altered, *changes)
+        altered, host, proxy = (*self._altered, *changes), self.ways.hosts.get(name), self.ways.rabbitmq.get(name)
+        inside, url = host.prefix if host else (), proxy.url if proxy else None
         if name in self.coordinators:
-            return self.site.coordinator(altered=altered)
+            database = {"FLUFFLE_DATABASE_URL": self.ways.database.url} if self.ways.database else {}
+            return self.site.coordinator(altered=altered, inside=inside, url=url, **database)
         handler = ("--handler", "tests.support.handlers:work_for_a_while", "--slots", str(SLOTS))
-        return self.site.worker(name, *handler, url=self.proxies[name].url, altered=altered, **self.ledger.env)
+        return self.site.worker(name, *handler, altered=altered, inside=inside, url=url, **self.ledger.env)
 
 
 @contextmanager
 def cast_on(site: Site, ledger: Ledger, altered: Sequence[str] = ()) -> Iterator[Cast]:
     """A cast with everybody running; the site ends its processes."""
     with ExitStack() as stack:
-        proxies = {name: stack.enter_context(proxy_before(site.url)) for name in Cast.workers}
-        yield Cast(site, ledger, proxies, altered)
+        there = [] if why_not() else stack.enter_context(hosts(len(ABROAD)))
+        listen = there[0].gateway if there else "127.0.0.1"
+        rabbitmq = {name: stack.enter_context(proxy_before(site.url, listen=listen)) for name in ABROAD}
+        books = site.env["FLUFFLE_DATABASE_URL"] if site.server else None
+        database = stack.enter_context(proxy_before(books, listen=listen)) if books else None
+        yield Cast(site, ledger, Ways(dict(zip(ABROAD, there, strict=False)), rabbitmq, database), altered)

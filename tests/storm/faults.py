@@ -1,15 +1,25 @@
 """What can go wrong, each as a function that makes it happen to a storm and returns when the cause is gone."""
 
+import os
 import random
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+from broker.topology import COORDINATOR, STATUS, UNROUTABLE
 from tests.storm.cast import Cast
 from tests.support.amqp import amqp
+from tests.support.hosts import why_not
 from tests.support.rabbitmqctl import rabbitmqctl
+from tests.support.site import why_never_read_only
 
 A_DAY = 86_400
 ALARMED = 1.0  # seconds
+LOST_REPLIES = 3
+LOOK_BACK = 1_000_000  # bytes of the ledger's file
+TO_INBOX = ((STATUS, "#"), (UNROUTABLE, ""))
 
 
 def kill_worker(cast: Cast, chance: random.Random) -> None:
@@ -46,7 +56,8 @@ def suspend_coordinator(cast: Cast, chance: random.Random) -> None:
 
 def wrong_clock(cast: Cast, chance: random.Random) -> None:
     """kill -9 of a process that is started again with a clock that is a day wrong."""
-    cast.restart(chance.choice([*cast.workers, *cast.coordinators]), f"clock={chance.choice((-A_DAY, A_DAY))}")
+    name = chance.choice([*cast.workers, *cast.coordinators])
+    cast.restart(name, changes=[f"clock={chance.choice((-A_DAY, A_DAY))}"])
 
 
 def kill_node(cast: Cast, chance: random.Random) -> None:
@@ -58,6 +69,15 @@ def restart_node(cast: Cast, chance: random.Random) -> None:
     """RabbitMQ is stopped in good order and started again."""
     cast.node.stop()
     cast.node.start()
+
+
+def suspend_node(cast: Cast, chance: random.Random) -> None:
+    """SIGSTOP of RabbitMQ: its connections stay open, and nothing comes of them."""
+    pid = cast.node.status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(chance.uniform(0, 2 * cast.lease))
+    os.kill(pid, signal.SIGCONT)
 
 
 def close_connections(cast: Cast, chance: random.Random) -> None:
@@ -91,6 +111,50 @@ def lock_database(cast: Cast, chance: random.Random) -> None:
         time.sleep(chance.uniform(0, 2 * cast.lead))
 
 
+def read_only_database(cast: Cast, chance: random.Random) -> None:
+    """The database can be read, and takes nothing."""
+    with cast.site.read_only_database():
+        time.sleep(chance.uniform(0, 2 * cast.lead))
+
+
+def restart_postgresql(cast: Cast, chance: random.Random) -> None:
+    """PostgreSQL is down for a while."""
+    assert cast.site.server is not None
+    cast.site.server.stop()
+    time.sleep(chance.uniform(0, 2 * cast.lead))
+    cast.site.server.start()
+
+
+def lose_replies_to_commit(cast: Cast, chance: random.Random) -> None:
+    """What is committed is not known to be: the connection breaks between COMMIT and its reply.
+
+    SQLite has no connection: there, coordinators get an error once it has committed.
+    """
+    if cast.ways.database is not None:
+        for _ in range(LOST_REPLIES):
+            cast.ways.database.lose_the_reply_to(b"COMMIT")
+            time.sleep(chance.uniform(0, 0.5))
+    else:
+        cast.restart(*cast.coordinators, changes=[f"lost-replies={LOST_REPLIES}"])
+
+
+def cut_host(cast: Cast, chance: random.Random) -> None:
+    """The network cable of a host is pulled: of a worker's, or of a coordinator's, with PostgreSQL beyond it."""
+    host = cast.ways.hosts[chance.choice([*cast.ways.hosts])]
+    host.cut()
+    time.sleep(chance.uniform(0, 2 * cast.lease))
+    host.mend()
+
+
+def unbind_inbox(cast: Cast, chance: random.Random) -> None:
+    """What workers report finds no queue, not even that of the unroutable; they have to say it again."""
+    with amqp(cast.site.url) as client, _answers_kept(cast, list(cast.workers)) as finished:
+        client.unbind(COORDINATOR, *TO_INBOX)
+        time.sleep(chance.uniform(0, 0.2 * cast.lease))
+        finished()
+        client.bind(COORDINATOR, *TO_INBOX)
+
+
 def cut_worker(cast: Cast, chance: random.Random) -> None:
     """The network to a worker passes nothing on, without a word to either end."""
     proxy = cast.proxies[chance.choice(cast.workers)]
@@ -102,21 +166,36 @@ def cut_worker(cast: Cast, chance: random.Random) -> None:
 def kill_worker_with_answers(cast: Cast, chance: random.Random) -> None:
     """The network to a worker is cut while it works, and kill -9 once it has answers that nobody has heard."""
     name = chance.choice(cast.workers)
-    pid, proxy = cast.process(name).pid, cast.proxies[name]
-    cut = time.monotonic()
-    proxy.hold()
-    time.sleep(0.1)  # what RabbitMQ had sent is done with, or held
-    seen = len(cast.ledger.effects())
-    time.sleep(0.3)
-    cast.process(name).suspend()
-    answers = [effect for effect in cast.ledger.effects()[seen:] if effect["pid"] == pid]
-    cast.process(name).kill()
-    proxy.break_connections()
-    proxy.resume()
-    cast.restart(name)
-    if time.monotonic() - cut < 0.6 * cast.lease:  # its last beat counts for longer: nobody else had the tasks
-        for effect in answers[:-1]:  # the last may not have reached the disk
-            cast.ledger.keep(effect["task"], effect["token"])
+    proxy = cast.ways.rabbitmq[name]
+    with _answers_kept(cast, [name]) as finished:
+        proxy.hold()
+        time.sleep(0.4)
+        finished()
+        time.sleep(0.1)  # an answer is on disk a moment after its effect
+        cast.process(name).kill()
+        proxy.break_connections()
+        proxy.resume()
+        cast.restart(name)
+
+
+@contextmanager
+def _answers_kept(cast: Cast, names: list[str]) -> Iterator[Callable[[], None]]:
+    """What these workers finish between the beginning and the call has to be the result, whatever happens to it.
+
+    That is so only as long as nobody else can have the task: the last beat counts for a lease, of which a third may be
+    over. A block that takes too long proves nothing. Nor does an answer to a task that another attempt has done.
+    """
+    pids, ledger = {cast.process(name).pid for name in names}, cast.ledger
+    began, mark = time.monotonic(), ledger.mark()
+    made: list[dict[str, Any]] = []
+    yield lambda: made.extend(effect for effect in ledger.effects(since=mark) if effect["pid"] in pids)
+    if time.monotonic() - began < 0.6 * cast.lease:
+        first: dict[str, str] = {}
+        for effect in ledger.effects(since=mark - LOOK_BACK):
+            first.setdefault(effect["task"], effect["token"])
+        for effect in made:
+            if first[effect["task"]] == effect["token"]:
+                ledger.keep(effect["task"], effect["token"])
 
 
 def echo(cast: Cast, chance: random.Random) -> None:
@@ -144,13 +223,41 @@ FAULTS: dict[Fault, int] = {
     wrong_clock: 4,
     kill_node: 1,
     restart_node: 1,
-    close_connections: 2,
+    suspend_node: 2,
+    close_connections: 3,
     memory_alarm: 2,
     disk_alarm: 2,
     delete_work_queue: 4,
+    unbind_inbox: 4,
     lock_database: 4,
-    cut_worker: 6,
+    read_only_database: 4,
+    lose_replies_to_commit: 4,
+    restart_postgresql: 2,
+    cut_host: 6,
+    cut_worker: 4,
     kill_worker_with_answers: 4,
     echo: 6,
 }
 """Every fault and how often it comes, relative to the others."""
+
+BESIDES: dict[Fault, tuple[Fault, ...]] = {
+    kill_worker: (suspend_coordinator, kill_coordinator, lock_database, read_only_database, close_connections),
+    suspend_worker: (kill_coordinator, kill_node, disk_alarm, lose_replies_to_commit),
+    suspend_coordinator: (kill_node, restart_node, delete_work_queue, echo, close_connections),
+    cut_host: (memory_alarm, echo, delete_work_queue, read_only_database, close_connections),
+    cut_worker: (crash_coordinator, wrong_clock, lock_database, restart_postgresql),
+}
+"""What may happen while something else happens: to other processes, and without the one waiting for the other."""
+
+
+def why_never(fault: Fault, cast: Cast) -> str:
+    """Why that fault cannot be made to happen here; empty when it can."""
+    match fault.__name__:
+        case "cut_host":
+            return why_not()
+        case "restart_postgresql":
+            return "" if cast.site.server else "the books are in SQLite"
+        case "read_only_database" if cast.site.server is None:
+            return why_never_read_only(cast.site.state)
+        case _:
+            return ""

@@ -3,36 +3,82 @@
 import asyncio
 import itertools
 import random
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import quantiles
 
 from broker.errors import NoAnswer
 from broker.messages import Status, Submission
 from fluffle import Client, TaskHandle, TaskRejected
-from tests.storm.cast import Cast
-from tests.storm.faults import FAULTS, Fault
+from tests.storm.cast import LEASE, Cast, cast_on, settings
+from tests.storm.faults import BESIDES, FAULTS, Fault, why_never
 from tests.support.ledger import Ledger
+from tests.support.node import NodeInfo
+from tests.support.postgres import Postgres
+from tests.support.site import site_on
 
 UNDER_WAY = 150  # tasks
 AT_ONCE = 25  # tasks of one submission
 ATTEMPTS = 100
+PAIRS = 0.5  # of the faults beside which something else may happen, so many have something happen beside them
 
 
 @dataclass
 class Outcome:
     """What a storm has seen. `recoveries` are in seconds: from the end of a fault until all is done that it met."""
 
+    lease: float
     tasks: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     recoveries: list[float] = field(default_factory=list)
+    recoveries_by_fault: dict[str, list[float]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     repeated: int = 0
+    pairs: int = 0
+
+    def judged(self) -> dict[str, int]:
+        """How many violations there were of each kind."""
+        lost = sum("not in the books" in it or "not over" in it or "after" in it for it in self.violations)
+        twice = sum("not recorded once" in it or "announced" in it for it in self.violations)
+        return {"lost": lost, "recorded twice": twice, "other violations": len(self.violations) - lost - twice}
 
     def recovery(self, percent: int) -> float:
         """That percentile of the recoveries."""
         return quantiles(self.recoveries, n=100)[percent - 1] if len(self.recoveries) > 1 else sum(self.recoveries)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a storm is to be: at least so many tasks and faults, but no longer than so many seconds.
+
+    `only` names faults; all when it is empty. `altered` is about every process, see tests/support/altered.py.
+    """
+
+    tasks: int
+    faults: int
+    seconds: float
+    patience: float
+    seed: int
+    only: Sequence[str] = ()
+    altered: Sequence[str] = ()
+    lease: float = LEASE
+
+
+def rage(rabbitmq: NodeInfo, plan: Plan, *, server: Postgres | None = None) -> Outcome:
+    """One storm in a place of its own, with the books in a new database of `server`, or in SQLite."""
+    with (
+        tempfile.TemporaryDirectory(prefix="storm-") as folder,
+        site_on(rabbitmq, Path(folder), server=server, **settings(plan.lease)) as site,
+    ):
+        ledger = Ledger(site)
+        with cast_on(site, ledger, plan.altered) as cast:
+            storm = Storm(cast, ledger, seed=plan.seed, patience=plan.patience, faults=chosen(plan.only))
+            return asyncio.run(storm.run(tasks=plan.tasks, faults=plan.faults, seconds=plan.seconds))
 
 
 class Storm:
@@ -43,10 +89,12 @@ class Storm:
         self._ledger = ledger
         self._chance = random.Random(seed)
         self._patience = patience
-        self._faults = faults
+        self._faults = {fault: weight for fault, weight in faults.items() if not why_never(fault, cast)}
         self._open: dict[str, asyncio.Task[None]] = {}
         self._over = False
-        self.outcome = Outcome()
+        self.outcome = Outcome(
+            cast.lease, left_out=[f"{it.__name__}, {why}" for it in faults if (why := why_never(it, cast))]
+        )
 
     async def run(self, *, tasks: int, faults: int, seconds: float) -> Outcome:
         """Rage until there were so many tasks and faults, or for so long; then judge."""
@@ -70,14 +118,27 @@ class Storm:
         return self.outcome
 
     async def _strike(self) -> None:
-        fault = self._chance.choices([*self._faults], [*self._faults.values()])[0]
+        faults = self._next_faults()
         met = set(self._open.values())
-        await asyncio.to_thread(fault, self._cast, self._chance)
+        chances = [random.Random(self._chance.random()) for _ in faults]
+        happening = [
+            asyncio.to_thread(fault, self._cast, chance) for fault, chance in zip(faults, chances, strict=True)
+        ]
+        await asyncio.gather(*happening)
         healed = time.monotonic()
         await self._recovered(met)
-        self.outcome.faults[fault.__name__] += 1
+        self.outcome.faults.update(fault.__name__ for fault in faults)
+        self.outcome.pairs += len(faults) - 1
         self.outcome.recoveries.append(time.monotonic() - healed)
+        named = " + ".join(fault.__name__ for fault in faults)
+        self.outcome.recoveries_by_fault.setdefault(named, []).append(round(self.outcome.recoveries[-1], 2))
         await asyncio.sleep(self._chance.uniform(0, 0.5))
+
+    def _next_faults(self) -> list[Fault]:
+        """One fault, or two that happen at the same time."""
+        first = self._chance.choices([*self._faults], [*self._faults.values()])[0]
+        besides = [fault for fault in BESIDES.get(first, ()) if fault in self._faults]
+        return [first, self._chance.choice(besides)] if besides and self._chance.random() < PAIRS else [first]
 
     async def _recovered(self, met: set["asyncio.Task[None]"]) -> None:
         if met:
@@ -112,7 +173,7 @@ class Storm:
             del self._open[handle.id]
 
 
-def chosen(names: list[str]) -> dict[Fault, int]:
+def chosen(names: Sequence[str]) -> dict[Fault, int]:
     """Those faults by their names, or all."""
     by_name = {fault.__name__: fault for fault in FAULTS}
     return {by_name[name]: FAULTS[by_name[name]] for name in names} if names else FAULTS

@@ -1,13 +1,16 @@
 """`fluffle` with something about it altered: python -m tests.support.altered CHANGE… -- ARGUMENTS…
 
-A CHANGE is the name of a mechanism that keeps the books right, which is switched off, or `clock=SECONDS`, which makes
-the wall clock of the process wrong by that much. A proof that finds nothing when a mechanism is off proves nothing.
+A CHANGE is the name of a mechanism that keeps the books right, which is switched off; or `clock=SECONDS`, which makes
+the wall clock of the process wrong by that much; or `lost-replies=COUNT`, see below. A proof that finds nothing when a
+mechanism is off proves nothing.
 """
 
 import dataclasses
+import random
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 
@@ -85,12 +88,10 @@ def no_lease() -> None:
 
 def no_mandatory() -> None:
     """What no queue takes is gone without a word."""
-    from broker.link import Link
+    from broker.half_link import HalfLink
 
-    publish_soon = Link.publish_soon
-    _replace(
-        Link, "publish_soon", lambda self, message: publish_soon(self, dataclasses.replace(message, mandatory=False))
-    )
+    publish = HalfLink.publish
+    _replace(HalfLink, "publish", lambda self, message: publish(self, dataclasses.replace(message, mandatory=False)))
 
 
 MECHANISMS: dict[str, Callable[[], None]] = {
@@ -105,11 +106,40 @@ MECHANISMS: dict[str, Callable[[], None]] = {
 }
 
 
-def wrong_clock(seconds: float) -> None:
+def lost_replies(count: int) -> None:
+    """So many commits, with some that work between them, end with an error although they were made."""
+    from broker.errors import StoreUnavailable
+    from coordinator.store import Store
+
+    commit, left = Store.commit, iter(range(count))
+
+    def commit_and_fail(self: Store, *args: Any, **kwargs: Any) -> int | None:
+        row = commit(self, *args, **kwargs)
+        if random.random() < 0.2 and next(left, None) is not None:
+            raise StoreUnavailable("the reply to COMMIT is lost")
+        return row
+
+    _replace(Store, "commit", commit_and_fail)
+
+
+def wrong_clock(seconds: int) -> None:
     """Make the wall clock of this process wrong."""
+    from broker import mail, mailer
+    from workers import attempt, reporter
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(seconds=seconds)
+
+    for module in (mail, mailer, attempt, reporter):
+        _replace(module, "datetime", Wrong)
     time_, time_ns = time.time, time.time_ns
     time.time = lambda: time_() + seconds
-    time.time_ns = lambda: time_ns() + round(seconds * 1e9)
+    time.time_ns = lambda: time_ns() + seconds * 10**9
+
+
+TROUBLES: dict[str, Callable[[int], None]] = {"clock": wrong_clock, "lost-replies": lost_replies}
 
 
 def _replace(owner: Any, name: str, value: Any) -> None:
@@ -122,7 +152,10 @@ def main() -> None:
     place = sys.argv.index("--")
     for change in sys.argv[1:place]:
         name, _, value = change.partition("=")
-        wrong_clock(float(value)) if name == "clock" else MECHANISMS[name]()
+        if name in TROUBLES:
+            TROUBLES[name](int(value))
+        else:
+            MECHANISMS[name]()
     sys.argv = ["fluffle", *sys.argv[place + 1 :]]
     from fluffle.cli.main import main as fluffle
 

@@ -99,8 +99,7 @@ class Amqp:
         arguments = {"x-queue-type": "quorum"} if durable else None
         ok = self._channel.queue_declare(name, exclusive=not durable, durable=durable, arguments=arguments)
         queue = str(ok.method.queue)
-        for exchange, key in bindings:
-            self._channel.queue_bind(queue, exchange, key)
+        self.bind(queue, *bindings)
         return queue
 
     def take(self, queue: str, *, within: float = 30) -> Message:
@@ -164,6 +163,16 @@ class Amqp:
         except ChannelClosedByBroker:
             self._open_channel()
             return 0
+
+    def bind(self, queue: str, *bindings: tuple[str, str]) -> None:
+        """Let messages of these exchanges with these routing keys go to a queue."""
+        for exchange, key in bindings:
+            self._channel.queue_bind(queue, exchange, key)
+
+    def unbind(self, queue: str, *bindings: tuple[str, str]) -> None:
+        """Let them no longer."""
+        for exchange, key in bindings:
+            self._channel.queue_unbind(queue, exchange, key)
 
     def delete(self, *queues: str) -> None:
         """Delete queues, as far as they exist."""

@@ -35,12 +35,19 @@ class Ledger:
         """These tasks were submitted and accepted."""
         self.submitted.update(task_ids)
 
-    def effects(self, what: str = "done") -> list[dict[str, Any]]:
-        """Every effect of that kind, in the order in which they happened."""
+    def effects(self, what: str = "done", *, since: int = 0) -> list[dict[str, Any]]:
+        """Every effect of that kind since a mark, in the order in which they happened."""
         if not self._effects.exists():
             return []
-        lines = self._effects.read_text().splitlines()
-        return [effect for effect in map(json.loads, lines) if effect["what"] == what]
+        with self._effects.open("rb") as file:
+            if since > 0:
+                file.seek(since - 1)
+                file.readline()
+            return [effect for effect in map(json.loads, file) if effect["what"] == what]
+
+    def mark(self) -> int:
+        """The present moment, for `effects`: bytes of its file. Some way before it is a moment, too."""
+        return self._effects.stat().st_size if self._effects.exists() else 0
 
     def keep(self, task_id: str, token: str) -> None:
         """This answer was finished and cannot be anything but the result of the task."""

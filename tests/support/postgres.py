@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
@@ -65,6 +66,20 @@ class Postgres:
         self._execute(sql.SQL("CREATE DATABASE {}"), name)
         return f"postgresql+psycopg://fluffle@127.0.0.1:{self._port}/{name}"
 
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Nobody can write during the block, whoever is connected."""
+        self._configure("SET default_transaction_read_only = on")
+        try:
+            yield
+        finally:
+            self._configure("RESET default_transaction_read_only")
+
+    def _configure(self, change: LiteralString) -> None:
+        with self._connect("-c default_transaction_read_only=off") as connection:
+            connection.execute(sql.SQL("ALTER SYSTEM ") + sql.SQL(change))
+            connection.execute("SELECT pg_reload_conf()")
+
     def drop(self, name: str) -> None:
         """Remove a database, whoever is connected to it."""
         self._execute(sql.SQL("DROP DATABASE {} WITH (FORCE)"), name)
@@ -73,9 +88,9 @@ class Postgres:
         with self._connect() as connection:
             connection.execute(statement.format(sql.Identifier(name)))
 
-    def _connect(self) -> "psycopg.Connection[tuple[object, ...]]":
+    def _connect(self, options: str = "") -> "psycopg.Connection[tuple[object, ...]]":
         address = f"host=127.0.0.1 port={self._port} user=fluffle dbname=postgres"
-        return psycopg.connect(address, autocommit=True)
+        return psycopg.connect(address, autocommit=True, options=options)
 
     def _answers(self) -> bool:
         try:

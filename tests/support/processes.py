@@ -92,12 +92,13 @@ def fluffle(
     env: Mapping[str, str] | None = None,
     altered: Sequence[str] = (),
     version: Path | None = None,
+    inside: Sequence[str] = (),
 ) -> Iterator[Process]:
     """Run `fluffle ARGS` on the broker at `url`, with its state folder, until the end of the block.
 
     `until` is what it prints when it is ready; `altered` names what is to be other than usual, see
-    tests/support/altered.py; `version` is a folder with the modules of another version. Its last lines are printed at
-    the end, for pytest to show on failure.
+    tests/support/altered.py; `version` is a folder with the modules of another version; `inside` comes before the
+    command, see tests/support/hosts.py. Its last lines are printed at the end, for pytest to show on failure.
     """
     command = [sys.executable, "-m", "tests.support.altered", *altered, "--"] if altered else [COMMAND]
     if version is not None:
@@ -108,7 +109,7 @@ def fluffle(
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("FLUFFLE_")}
     with os.fdopen(descriptor, "wb") as out:
         popen = subprocess.Popen(
-            [*command, *args],
+            [*inside, *command, *args],
             cwd=version or ROOT,
             env={**inherited, "FLUFFLE_AMQP_URL": url, "FLUFFLE_STATE_DIR": str(state), **(env or {})},
             stdin=subprocess.DEVNULL,

@@ -18,6 +18,8 @@ class Pair:
     def __init__(self, writers: tuple[asyncio.StreamWriter, asyncio.StreamWriter]) -> None:
         self._writers = writers
         self._to_broker, self._to_client = asyncio.Event(), asyncio.Event()
+        self._last_words: bytes | None = None
+        self._said = False  # the last words
         self.resume()
 
     def hold_what_is_sent(self) -> None:
@@ -31,6 +33,10 @@ class Pair:
     def resume(self) -> None:
         self._to_broker.set()
         self._to_client.set()
+
+    def lose_the_reply_to(self, words: bytes) -> None:
+        """Break the connection once the client has said this and the broker has an answer, which is lost."""
+        self._last_words = words
 
     def abort(self) -> None:
         for writer in self._writers:
@@ -47,6 +53,8 @@ class Pair:
         try:
             while data := await reader.read(65_536):
                 await flows.wait()
+                if self._is_lost(data, flows):
+                    break
                 writer.write(data)
                 await writer.drain()
         except OSError:
@@ -54,14 +62,21 @@ class Pair:
         finally:
             self.abort()
 
+    def _is_lost(self, data: bytes, flows: asyncio.Event) -> bool:
+        if flows is self._to_broker:
+            self._said = self._said or (self._last_words is not None and self._last_words in data)
+            return False
+        return self._said
+
 
 class Proxy:
     """Passes bytes on until told otherwise. `url` is the broker's, by way of the proxy."""
 
-    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None, *, listen: str = "127.0.0.1") -> None:
         """With `tls`, clients talk TLS to the proxy, which passes on what they say in the clear."""
         self.broker_url = url
         self._tls = tls
+        self._listen = listen
         self.pairs: list[Pair] = []  # those that are open, oldest first
         self._parts = urlsplit(url)
         self._holding = False
@@ -71,12 +86,12 @@ class Proxy:
     @property
     def url(self) -> str:
         credentials = self._parts.netloc.rpartition("@")[0]
-        scheme = "amqp" if self._tls is None else "amqps"
-        return urlunsplit(self._parts._replace(scheme=scheme, netloc=f"{credentials}@127.0.0.1:{self._port}"))
+        scheme = self._parts.scheme if self._tls is None else "amqps"
+        return urlunsplit(self._parts._replace(scheme=scheme, netloc=f"{credentials}@{self._listen}:{self._port}"))
 
     async def open(self) -> None:
         """Accept connections, on the same port as before."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, ssl=self._tls)
+        self._server = await asyncio.start_server(self._accept, self._listen, self._port, ssl=self._tls)
         self._port = self._server.sockets[0].getsockname()[1]
 
     def cut(self) -> None:
@@ -89,6 +104,11 @@ class Proxy:
         """Break every connection; new ones are accepted."""
         for pair in self.pairs:
             pair.abort()
+
+    def lose_the_reply_to(self, words: bytes) -> None:
+        """Of every connection; see Pair."""
+        for pair in self.pairs:
+            pair.lose_the_reply_to(words)
 
     def hold(self) -> None:
         """Pass nothing on, as a network that has lost its way; connections stay open, and new ones are accepted."""
@@ -119,9 +139,9 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_to(url: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
+async def proxy_to(url: str, tls: ssl.SSLContext | None = None, *, listen: str = "127.0.0.1") -> AsyncIterator[Proxy]:
     """A proxy before the broker at `url`, gone at the end."""
-    proxy = Proxy(url, tls)
+    proxy = Proxy(url, tls, listen=listen)
     await proxy.open()
     try:
         yield proxy
@@ -151,6 +171,10 @@ class ProxyThread:
         """Break every connection; new ones are accepted."""
         self._loop.call_soon_threadsafe(self._proxy.break_connections)
 
+    def lose_the_reply_to(self, words: bytes) -> None:
+        """Break every connection once its client has said this and the broker has an answer, which is lost."""
+        self._loop.call_soon_threadsafe(self._proxy.lose_the_reply_to, words)
+
     def hold(self) -> None:
         """Pass nothing on; connections stay open."""
         self._loop.call_soon_threadsafe(self._proxy.hold)
@@ -165,12 +189,12 @@ class ProxyThread:
 
 
 @contextmanager
-def proxy_before(url: str) -> Iterator[ProxyThread]:
-    """A proxy before the broker at `url`, in a thread of its own, gone at the end."""
+def proxy_before(url: str, *, listen: str = "127.0.0.1") -> Iterator[ProxyThread]:
+    """A proxy before the broker (or any server) at `url`, in a thread of its own, gone at the end."""
     opened: Future[ProxyThread] = Future()
 
     async def serve() -> None:
-        async with proxy_to(url) as proxy:
+        async with proxy_to(url, listen=listen) as proxy:
             controls = ProxyThread(proxy)
             opened.set_result(controls)
             await controls.over.wait()

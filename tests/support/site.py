@@ -2,11 +2,15 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from sqlalchemy import NullPool, create_engine, text
@@ -15,14 +19,18 @@ from broker.link import Link
 from broker.topology import COORDINATOR, QUERIES, REJECTED, SHARED, UNDELIVERED, llm_address, user_address, work_queue
 from tests.support.amqp import amqp
 from tests.support.node import NodeInfo
+from tests.support.postgres import Postgres
 from tests.support.processes import Process, fluffle, until
 
 
 class Site:
     """Coordinators and workers on one broker, with one database."""
 
-    def __init__(self, rabbitmq: NodeInfo, state: Path, **env: str) -> None:
-        """`env` are settings of all its processes, such as FLUFFLE_DATABASE_URL."""
+    def __init__(self, rabbitmq: NodeInfo, state: Path, *, server: Postgres | None = None, **env: str) -> None:
+        """`env` are settings of all its processes. The database is a new one of `server`, or else a SQLite file."""
+        if server is not None:
+            env["FLUFFLE_DATABASE_URL"] = server.create(f"books_{secrets.token_hex(4)}")
+        self.server = server
         self.rabbitmq = rabbitmq
         self.url = rabbitmq.url
         self.state = state
@@ -41,25 +49,32 @@ class Site:
         url: str | None = None,
         altered: Sequence[str] = (),
         version: Path | None = None,
+        inside: Sequence[str] = (),
         **env: str,
     ) -> Process:
         """Start a coordinator, on another `url` of the broker if need be, and wait until it has printed `until`."""
         place = {"url": url or self.url, "state": self.state, "env": {**self.env, **env}}
         process = self._running.enter_context(
-            fluffle("coordinator", **place, until=until, altered=altered, version=version)
+            fluffle("coordinator", **place, until=until, altered=altered, version=version, inside=inside)
         )
         self.coordinators.append(process)
         return process
 
     def worker(
-        self, name: str, *options: str, url: str | None = None, altered: Sequence[str] = (), **env: str
+        self,
+        name: str,
+        *options: str,
+        until: str | None = "ready",
+        url: str | None = None,
+        altered: Sequence[str] = (),
+        inside: Sequence[str] = (),
+        **env: str,
     ) -> Process:
-        """Start a worker, on another `url` of the broker if need be, and wait until it is ready."""
+        """Start a worker, on another `url` of the broker if need be, and wait until it has printed `until`."""
         self.queues |= {work_queue(name), llm_address(name)}
-        given = {**self.env, **env}
-        command = ("worker", name, *options)
+        where = {"url": url or self.url, "state": self.state, "env": {**self.env, **env}}
         process = self._running.enter_context(
-            fluffle(*command, url=url or self.url, state=self.state, until="ready", env=given, altered=altered)
+            fluffle("worker", name, *options, **where, until=until, altered=altered, inside=inside)
         )
         self.workers.append(process)
         return process
@@ -102,6 +117,21 @@ class Site:
             connection.execute("BEGIN IMMEDIATE")
             yield
 
+    @contextmanager
+    def read_only_database(self) -> Iterator[None]:
+        """Nobody can write to the database during the block: PostgreSQL refuses to, or SQLite's files cannot be."""
+        if self.server is not None:
+            with self.server.read_only():
+                yield
+            return
+        files = [self._sqlite, self._sqlite.with_name(f"{self._sqlite.name}-wal")]
+        there = [str(file) for file in files if file.exists()]
+        _change_attribute("+i", there)
+        try:
+            yield
+        finally:
+            _change_attribute("-i", there)
+
     def suspend_between_transactions(self, coordinator: Process) -> None:
         """Stop a coordinator in its tracks, but not while it has the database's lock: nobody could go on then."""
         coordinator.suspend()
@@ -140,6 +170,24 @@ class Site:
             client.delete(*self.queues)
 
 
+@cache
+def why_never_read_only(folder: Path) -> str:
+    """Why files in this folder cannot be made unchangeable for processes that have them open; empty when they can."""
+    with NamedTemporaryFile(dir=folder) as file:
+        try:
+            _change_attribute("+i", [file.name])
+        except (OSError, AssertionError) as error:
+            return f"files cannot be made read-only here: {error}"
+        _change_attribute("-i", [file.name])
+    return ""
+
+
+def _change_attribute(change: str, files: Sequence[str]) -> None:
+    """By chattr, because permissions are no matter to root, nor to who has a file open."""
+    done = subprocess.run(["chattr", change, *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr.strip()
+
+
 def _end(processes: list[Process]) -> None:
     running = [process for process in processes if process.alive]
     for process in running:
@@ -149,9 +197,9 @@ def _end(processes: list[Process]) -> None:
 
 
 @contextmanager
-def site_on(rabbitmq: NodeInfo, state: Path, **env: str) -> Iterator[Site]:
+def site_on(rabbitmq: NodeInfo, state: Path, *, server: Postgres | None = None, **env: str) -> Iterator[Site]:
     """A site whose processes get the settings `env`; its exchanges and queues are there, and empty."""
-    site = Site(rabbitmq, state, **env)
+    site = Site(rabbitmq, state, server=server, **env)
     with amqp(site.url) as client:
         client.delete(*site.queues)
     asyncio.run(_declare(site.url))
