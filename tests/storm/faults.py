@@ -157,7 +157,7 @@ def unbind_inbox(cast: Cast, chance: random.Random) -> None:
 
 def cut_worker(cast: Cast, chance: random.Random) -> None:
     """The network to a worker passes nothing on, without a word to either end."""
-    proxy = cast.proxies[chance.choice(cast.workers)]
+    proxy = cast.ways.rabbitmq[chance.choice(cast.workers)]
     proxy.hold()
     time.sleep(chance.uniform(0, 2 * cast.lease))
     proxy.resume()
