@@ -232,8 +232,9 @@ class Bookkeeper:
         events: list[Event] = []
         origins: list[Delivery] = []
         items: list[Item] = []
+        returned = self._returned(batch)
         for delivery in batch:
-            if self._is_own_assignment(delivery):
+            if id(delivery) in returned:
                 _log.warning("an assignment found no queue: its lease takes it back", routing_key=delivery.routing_key)
                 continue
             match read(delivery, limit=self._max_body, require_identity=self._require_identity):
@@ -246,18 +247,28 @@ class Bookkeeper:
                     origins.append(delivery)
         return events, origins, items
 
-    def _is_own_assignment(self, delivery: Delivery) -> bool:
-        """Whether it is what was published for a task in hand, come back because the LLM's queue has gone."""
-        if delivery.exchange != WORK:
-            return False
-        task_id, _, attempt = (delivery.properties.message_id or "").rpartition("/")
-        task = self._machine.board.tasks.get(task_id)
-        return (
-            task is not None
-            and task.in_hand
-            and str(task.attempt) == attempt
-            and delivery.routing_key == llm_address(task.llm or "")
-        )
+    def _returned(self, batch: Sequence[Delivery]) -> set[int]:
+        """Which deliveries, by their ids, were published here for a task and are back because the LLM's queue has gone.
+
+        By now the task may be somewhere else, or over.
+        """
+        named: dict[int, tuple[str, str]] = {}
+        for delivery in batch:
+            if delivery.exchange == WORK:
+                task_id, _, attempt = (delivery.properties.message_id or "").rpartition("/")
+                named[id(delivery)] = task_id, attempt
+        if not named:
+            return set()
+        tasks = self._machine.board.tasks
+        tasks = tasks | {
+            task.id: task for task in self._store.load({task_id for task_id, _ in named.values()} - tasks.keys())
+        }
+        returned = set()
+        for delivery in batch:
+            task_id, attempt = named.get(id(delivery), ("", ""))
+            if (task := tasks.get(task_id)) and (attempt, delivery.routing_key) in _assignments(task):
+                returned.add(id(delivery))
+        return returned
 
     def _failures(self) -> list[Event]:
         """Assignments that are too large to be sent, as failed attempts."""
@@ -370,3 +381,9 @@ class Bookkeeper:
                     self._spans.assigned(message, tasks[(message.message_id or "").rpartition("/")[0]])
                 rendered.append(message)
         return rendered
+
+
+def _assignments(task: Task) -> set[tuple[str, str]]:
+    """Every assignment that a task has had: the attempt, and the routing key."""
+    given = {(str(ended.attempt), llm_address(ended.llm)) for ended in task.attempts}
+    return given | {(str(task.attempt), llm_address(task.llm or ""))}

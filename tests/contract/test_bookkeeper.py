@@ -362,6 +362,19 @@ def test_an_assignment_that_found_no_queue_is_left_to_its_lease(desk: Desk) -> N
     assert desk.views()["a"]["attempts"][0]["outcome"] == "unclaimed"
 
 
+def test_an_assignment_that_found_no_queue_is_nothing_new_when_its_task_is_elsewhere_or_over(desk: Desk) -> None:
+    [assignment] = [it for it in desk.process(hello(), submit("a")) if it.exchange == WORK]
+    returned = delivery(WORK, assignment.routing_key, assignment.body, message_id=assignment.message_id)
+    desk.process(hello(), at=LEASE + 1)
+    assert desk.status("a") == "assigned"
+    assert desk.process(returned) == []
+    desk.process(claim("a", 2), result("a", 2))
+    assert desk.status("a") == "completed"
+    assert desk.process(returned) == []
+    desk.restart()
+    assert desk.process(returned) == []
+
+
 def test_a_batch_in_another_ones_term_is_not_recorded(desk: Desk, engine: Engine) -> None:
     desk.process(hello(), submit("a"))
     other = Store(engine)
