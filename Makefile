@@ -6,7 +6,7 @@ PEERS := .venv/peers/installed
 # Two files of tests at a time: most of them wait for processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: help demo test test-rabbitmq4 check bench chaos mutations fuzz mail screenshots clean
+.PHONY: help demo test test-rabbitmq4 check bench chaos matrix mutations fuzz mail screenshots clean
 
 help:
 	@echo 'make demo     RabbitMQ, a coordinator and three LLMs at work on a few files, then the report'
@@ -15,6 +15,7 @@ help:
 	@echo 'make check    lint, format, types and import contracts'
 	@echo 'make bench    the benchmarks, as tables'
 	@echo 'make chaos    a storm of faults, judged from outside; CHAOS_ARGS="--tasks 100000 --faults 500" for a long one'
+	@echo 'make matrix   every row of the crash matrix, ten times on each database'
 	@echo 'make mutations   a storm without each mechanism that keeps the books right: it has to find something'
 	@echo 'make fuzz     malformed messages by the million, counted; FUZZ_ARGS="--decode 10000 --wire 1000" for a short one'
 	@echo 'make mail     10,000 messages between 20 addresses while RabbitMQ is killed, each of them accounted for'
@@ -53,6 +54,9 @@ bench: $(PEERS)
 
 chaos: $(INSTALLED)
 	@$(BIN)/python -m tests.storm $(CHAOS_ARGS)
+
+matrix: $(INSTALLED)
+	@$(BIN)/python -m tests.storm.matrix $(MATRIX_ARGS)
 
 mutations: $(INSTALLED)
 	@$(BIN)/python -m tests.storm.mutations $(MUTATIONS_ARGS)

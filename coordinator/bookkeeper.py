@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker.connection import Delivery, Outgoing
+from broker.crash import crash_point
 from broker.errors import NotTheLeader, Problem, StoreUnavailable
 from broker.instants import EPOCH, Instant, Micros
 from broker.messages import MAX_ASSIGNMENT_BYTES, Failure, Result
@@ -22,7 +23,6 @@ from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.policies import DEFAULT, load_policy
 from coordinator.core.task import COORDINATOR, Task
-from coordinator.crash import crash_point
 from coordinator.intake import Refused, read, refusal
 from coordinator.outbox import Item, Keep
 from coordinator.render import messages

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from broker.connection import Delivery, Outgoing
+from broker.crash import crash_point
 from broker.errors import (
     AccessRefused,
     BrokerError,
@@ -29,7 +30,6 @@ from broker.settings import Settings
 from broker.topology import COORDINATOR, QUERIES, SHARED, UNDELIVERED
 from broker.trace import tracing_for
 from coordinator.bookkeeper import Bookkeeper, Post
-from coordinator.crash import crash_point
 from coordinator.database import open_engine
 from coordinator.intake import must_be_identified
 from coordinator.leadership import OTHER_BOOKS, Lease, Watch, holder, may_be_a_copy

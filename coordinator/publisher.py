@@ -9,10 +9,10 @@ from functools import partial
 import structlog
 
 from broker.connection import Outgoing
+from broker.crash import crash_point, crash_point_soon
 from broker.errors import BrokerError, LinkClosed, PublishRefused
 from broker.link import Link
 from coordinator.bookkeeper import Post
-from coordinator.crash import crash_point
 
 AGAIN = 0.5  # seconds before a message that was refused is published again
 
@@ -43,7 +43,7 @@ class Publisher:
         for message in post.messages:
             self._send(batch, message)
         if post.messages:
-            asyncio.get_running_loop().call_soon(crash_point, "after-publish")
+            crash_point_soon("after-publish")
         else:
             self._end_if_complete(batch)
 

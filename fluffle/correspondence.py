@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from broker.connection import Delivery, Outgoing
+from broker.crash import crash_point_soon
 from broker.errors import (
     BrokerError,
     DecodeError,
@@ -139,6 +140,7 @@ class Correspondence:
 
     def _publish(self, handle: TaskHandle, message: Outgoing) -> None:
         self._link.publish_soon(message).add_done_callback(partial(_on_published, handle))
+        crash_point_soon("task-published")
 
     async def accepted(self, handle: TaskHandle) -> None:
         """Wait for the answer to a submission. Raises TaskRejected, NoAnswer, or why it could not be published."""

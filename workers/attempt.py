@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from broker.connection import Delivery
+from broker.crash import crash_point_soon
 from broker.messages import Assignment, Failure, Result, Usage, problems
 from workers.models.base import LLM, Answer, Job, ModelError
 from workers.progress import ProgressStream
@@ -129,6 +130,7 @@ class Attempt:
         context = None if self.span is None else self.span.context
         self._call = loop.create_task(llm.run(job, self._stream.add, desk), context=context)
         self._call.add_done_callback(self._on_call_done)
+        crash_point_soon("call-started")
         if job.timeout is not None:
             self._timeout = job.timeout
             self._timer = loop.call_later(job.timeout, self._on_late)

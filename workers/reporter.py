@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from broker.connection import Outgoing, resolve
+from broker.crash import crash_point, crash_point_soon
 from broker.errors import BrokerError, LinkClosed, MessageTooLarge
 from broker.link import Link
 from broker.mail import Message, MessageProgress
@@ -72,6 +73,7 @@ class Reporter:
         """Claim an attempt; call `then` when RabbitMQ has the claim."""
         claim = Claim(task_id=task_id, attempt=attempt, instance=self.instance, at=datetime.now(UTC))
         self._send(_Report("claim", claim.encode(), then))
+        crash_point_soon("claim-published")
 
     def wait(self, task_id: str, attempt: int, question: Question | None) -> asyncio.Future[None]:
         """Tell that an attempt waits; the future ends when RabbitMQ has it."""
@@ -84,7 +86,10 @@ class Reporter:
 
     def result(self, body: bytes, then: Callable[[], None], trace: str | None = None) -> None:
         """Spool a Result, given as JSON, and publish it in its trace; call `then` when RabbitMQ has it."""
-        self._send(_Report("result", body, then, self._spool.add(body), trace))
+        ticket = self._spool.add(body)
+        crash_point("result-spooled")
+        self._send(_Report("result", body, then, ticket, trace))
+        crash_point_soon("result-published")
 
     def spooled_results(self, then: Callable[[], None]) -> list[Result]:
         """Publish the results that the spool holds, and return them; call `then` as RabbitMQ has each of them."""
@@ -119,6 +124,7 @@ class Reporter:
         match error:
             case None:
                 if report.ticket is not None:
+                    crash_point("result-confirmed")
                     self._spool.confirmed(report.ticket)
                 report.then()
             case LinkClosed():

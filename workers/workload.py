@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.connection import UNDECODABLE, Delivery
+from broker.crash import crash_point
 from broker.errors import DecodeError, Problem
 from broker.messages import MAX_ASSIGNMENT_BYTES, Assignment, Holding, Stop, Tell, decode
 from broker.tally import Runs
@@ -165,6 +166,7 @@ class Workload:
         self._reporter.claim(*attempt.key, then=partial(self._start, attempt))
 
     def _start(self, attempt: Attempt) -> None:
+        crash_point("claim-confirmed")
         attempt.acknowledge()
         _log.info("task started", extra=attempt.names)
         attempt.start(

@@ -194,25 +194,6 @@ def test_a_coordinator_that_is_killed_under_load_loses_nothing_of_postgresql(
         kill_coordinators_under_load(site, Ledger(site))
 
 
-@pytest.mark.parametrize("point", ["before-commit", "after-commit", "after-publish", "after-confirm"])
-def test_a_coordinator_that_dies_at_the_worst_moment_loses_nothing(
-    site: Site, ledger: Ledger, client: Amqp, point: str
-) -> None:
-    site.worker("ann", *WORK, **ledger.env)
-    answers = client.queue()
-    ids = [f"t-{n}" for n in range(300)]
-    for task_id in ids:
-        client.submit({"id": task_id, "description": "work"}, reply_to=answers, delivery_mode=2)
-    ledger.note(*ids)
-    for times in (2, 12):  # while it takes in what waits, and while results come in
-        assert site.coordinator(until=None, FLUFFLE_CRASH_AT=f"{point}:{times}").wait() == -9
-    site.coordinator()
-    until(lambda: ledger.done() >= len(ids), "all tasks are done")
-    assert_all_is_well(site, ledger)
-    told = [(answer.type, answer.json()["id"]) for answer in client.take_all(answers)]
-    assert set(told) == {(kind, task_id) for kind in ("task.accepted", "task.completed") for task_id in ids}
-
-
 def test_a_standby_takes_over_from_a_leader_that_is_killed(site: Site, ledger: Ledger) -> None:
     leader = site.coordinator(until="leading")
     standby = site.coordinator(until="standing by")

@@ -61,9 +61,16 @@ class Postgres:
             self._server.wait()
             self._server = None
 
-    def create(self, name: str) -> str:
-        """Create an empty database and return its URL."""
+    def create(self, name: str, place: Path | None = None) -> str:
+        """Create an empty database, with its tables in that folder if one is given, and return its URL."""
         self._execute(sql.SQL("CREATE DATABASE {}"), name)
+        if place is not None:
+            place.chmod(0o700)
+            shutil.chown(place, self._account)
+            with self._connect() as connection:
+                where = sql.Literal(str(place))
+                connection.execute(sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(sql.Identifier(name), where))
+            self._execute(sql.SQL("ALTER DATABASE {0} SET TABLESPACE {0}"), name)
         return f"postgresql+psycopg://fluffle@127.0.0.1:{self._port}/{name}"
 
     @contextmanager
@@ -83,6 +90,7 @@ class Postgres:
     def drop(self, name: str) -> None:
         """Remove a database, whoever is connected to it."""
         self._execute(sql.SQL("DROP DATABASE {} WITH (FORCE)"), name)
+        self._execute(sql.SQL("DROP TABLESPACE IF EXISTS {}"), name)
 
     def _execute(self, statement: sql.SQL, name: str) -> None:
         with self._connect() as connection:

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkstemp
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("fluffle")
 
@@ -58,6 +60,11 @@ class Process:
         """Stop it in its tracks; it keeps its connections."""
         self._popen.send_signal(signal.SIGSTOP)
         os.waitpid(self.pid, os.WUNTRACED)
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it stands still: `suspend`, or it has come to a point where it does so of itself."""
+        return self.alive and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
 
     def resume(self) -> None:
         """Let it go on."""

@@ -26,17 +26,26 @@ from tests.support.processes import Process, fluffle, until
 class Site:
     """Coordinators and workers on one broker, with one database."""
 
-    def __init__(self, rabbitmq: NodeInfo, state: Path, *, server: Postgres | None = None, **env: str) -> None:
-        """`env` are settings of all its processes. The database is a new one of `server`, or else a SQLite file."""
+    def __init__(
+        self, rabbitmq: NodeInfo, state: Path, *, server: Postgres | None = None, disk: Path | None = None, **env: str
+    ) -> None:
+        """`env` are settings of all its processes.
+
+        The database is a new one of `server`, or else a SQLite file. It lies in the folder `disk` if one is given.
+        """
+        self._name = f"books_{secrets.token_hex(4)}"
         if server is not None:
-            env["FLUFFLE_DATABASE_URL"] = server.create(f"books_{secrets.token_hex(4)}")
+            env["FLUFFLE_DATABASE_URL"] = server.create(self._name, disk)
+        elif disk is not None:
+            env["FLUFFLE_DATABASE_URL"] = f"sqlite:///{disk / 'fluffle.db'}"
         self.server = server
         self.rabbitmq = rabbitmq
         self.url = rabbitmq.url
         self.state = state
         self.env = env
-        self._sqlite = state / "fluffle.db"
-        self._database = env.get("FLUFFLE_DATABASE_URL", f"sqlite:///file:{self._sqlite}?mode=ro&uri=true")
+        self._sqlite = (disk or state) / "fluffle.db"
+        reading = f"sqlite:///file:{self._sqlite}?mode=ro&uri=true"
+        self._database = env.get("FLUFFLE_DATABASE_URL", reading) if disk is None or server else reading
         self.coordinators: list[Process] = []
         self.workers: list[Process] = []
         self.queues = {REJECTED, COORDINATOR, QUERIES, UNDELIVERED}
@@ -164,8 +173,10 @@ class Site:
         _end(self.coordinators)
 
     def close(self) -> None:
-        """End every process and remove the queues."""
+        """End every process, and remove the queues and the database."""
         self._running.close()
+        if self.server is not None:
+            self.server.drop(self._name)
         with amqp(self.url) as client:
             client.delete(*self.queues)
 
@@ -197,9 +208,11 @@ def _end(processes: list[Process]) -> None:
 
 
 @contextmanager
-def site_on(rabbitmq: NodeInfo, state: Path, *, server: Postgres | None = None, **env: str) -> Iterator[Site]:
-    """A site whose processes get the settings `env`; its exchanges and queues are there, and empty."""
-    site = Site(rabbitmq, state, server=server, **env)
+def site_on(
+    rabbitmq: NodeInfo, state: Path, *, server: Postgres | None = None, disk: Path | None = None, **env: str
+) -> Iterator[Site]:
+    """A site, see there; its exchanges and queues are there, and empty."""
+    site = Site(rabbitmq, state, server=server, disk=disk, **env)
     with amqp(site.url) as client:
         client.delete(*site.queues)
     asyncio.run(_declare(site.url))

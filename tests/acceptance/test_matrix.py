@@ -1,0 +1,35 @@
+"""Every row of the crash matrix once, and those about the books on both databases: `make matrix` does it ten times."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.storm.matrix import ROWS, Row, play
+from tests.support.node import NodeInfo
+from tests.support.postgres import Postgres, postgres
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """A PostgreSQL of its own."""
+    try:
+        with postgres() as server:
+            yield server
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_of_the_crash_matrix_holds(row: Row, rabbitmq: NodeInfo) -> None:
+    _play(row, rabbitmq, None)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.is_about_books], ids=lambda row: row.name)
+def test_a_row_of_the_crash_matrix_holds_on_postgresql(row: Row, rabbitmq: NodeInfo, server: Postgres) -> None:
+    _play(row, rabbitmq, server)
+
+
+def _play(row: Row, rabbitmq: NodeInfo, server: Postgres | None) -> None:
+    if why := row.why_not(rabbitmq, server):
+        pytest.skip(why)
+    play(row, rabbitmq, server)

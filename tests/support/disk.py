@@ -1,0 +1,56 @@
+"""A small disk of its own, to fill: a file system in memory, which only root can make.
+
+`why_not` says why there is none.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+SIZE = 24 * 1024 * 1024  # bytes
+_CHUNK = bytes(64 * 1024)
+
+
+@cache
+def why_not() -> str:
+    """Why there can be no such disk here; empty when there can be."""
+    try:
+        with small_disk():
+            return ""
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"no disk can be made here: {error}"
+
+
+@contextmanager
+def small_disk() -> Iterator[Path]:
+    """The folder where it is mounted, which everybody can get to. Raises OSError and CalledProcessError."""
+    folder = Path(tempfile.mkdtemp(prefix="fluffle-disk-"))
+    folder.chmod(0o755)
+    try:
+        _run("mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder))
+        try:
+            yield folder
+        finally:
+            _run("umount", "--lazy", str(folder))
+    finally:
+        folder.rmdir()
+
+
+@contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """Nothing more fits on the disk during the block."""
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(_CHUNK):
+            pass
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, capture_output=True, check=True)
