@@ -128,7 +128,7 @@ class PrivateNode:
         if not runner.alive():
             state: Literal["crashed", "stopped"] = "crashed" if record.wanted else "stopped"
             return NodeStatus(state, self.folder, runs_as=record.runs_as)
-        version = _version_that_answers(record.amqp_port)
+        version = version_that_answers(record.amqp_port)
         return NodeStatus(
             "stopping" if not record.wanted else "running" if version else "starting",
             self.folder,
@@ -160,7 +160,7 @@ class PrivateNode:
 
     def _wait_until_ready(self, runner: _Runner, record: NodeRecord, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        while not _version_that_answers(record.amqp_port):
+        while not version_that_answers(record.amqp_port):
             if not runner.alive():
                 words = _essence(runner.last_words())
                 runner.clean_up()
@@ -219,7 +219,7 @@ def _essence(words: str) -> str:
     return "\n".join((failed + reason).splitlines()[-25:]) or "(It printed nothing.)"
 
 
-def _version_that_answers(port: int) -> str | None:
+def version_that_answers(port: int) -> str | None:
     """Say hello in AMQP to 127.0.0.1 and return the version that RabbitMQ gives in its answer; None without one."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
