@@ -15,9 +15,10 @@ from coordinator.queries import Queries
 from coordinator.reports import closing
 from coordinator.schema import durations, periods, task_sums
 from coordinator.store import Store
-from tests.contract.test_bookkeeper import LEASE, Desk, claim, delivery, failure, hello, result, submit
+from tests.contract.test_bookkeeper import claim, failure, hello, result, submit
 from tests.support.books import LEAD, NOW
 from tests.support.core import T0
+from tests.support.desk import LEASE, Desk, delivery
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from broker.views import ReportList, ReportView
 from coordinator.database import open_engine
 from coordinator.queries import Queries
 from coordinator.store import Store
-from tests.contract.test_bookkeeper import Desk, answers, delivery, hello, result, submit
+from tests.contract.test_bookkeeper import answers, hello, result, submit
 from tests.support.books import LEAD
+from tests.support.desk import Desk, delivery
 
 
 @pytest.fixture

@@ -1,0 +1,67 @@
+"""A coordinator's books without RabbitMQ: deliveries in, one transaction, messages out."""
+
+import json
+from typing import Any
+
+from pika import BasicProperties
+from sqlalchemy import text
+
+from broker.connection import Delivery, Outgoing
+from broker.instants import Instant, seconds
+from coordinator.bookkeeper import Bookkeeper, Post
+from coordinator.core.task import view
+from coordinator.store import Store
+from tests.support.books import LEAD
+from tests.support.core import T0
+
+LEASE = 10.0  # seconds
+
+
+class Desk:
+    """A bookkeeper with a clock that is set by hand, and the messages that it wants published."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.at = 0.0
+        self.books = self._new()
+        self.unsent = self.books.rebuild()
+
+    def _new(self) -> Bookkeeper:
+        return Bookkeeper(self.store, clock=self.now, lease=seconds(LEASE), lead=LEAD, max_body=1_000_000)
+
+    def now(self) -> Instant:
+        return Instant(T0 + seconds(self.at))
+
+    def process(self, *batch: Delivery, at: float | None = None) -> list[Outgoing]:
+        """Process a batch, publish its messages and have them confirmed."""
+        post = self.commit(*batch, at=at)
+        self.books.confirmed(post.rows)
+        return post.messages
+
+    def commit(self, *batch: Delivery, at: float | None = None) -> Post:
+        """Process a batch, without publishing."""
+        self.at = self.at if at is None else at
+        return self.books.process(list(batch))
+
+    def restart(self) -> list[Outgoing]:
+        """Another process takes over; the messages that it finds unsent."""
+        self.books = self._new()
+        self.unsent = self.books.rebuild()
+        return self.unsent.messages
+
+    def views(self) -> dict[str, dict[str, Any]]:
+        """Every task as it is stored."""
+        with self.store.engine.connect() as connection:
+            ids = list(connection.execute(text("select id from tasks")).scalars())
+        return {task.id: view(task) for task in sorted(self.store.load(ids), key=lambda task: task.seq)}
+
+    def status(self, task_id: str) -> str:
+        """The status of a task as it is stored."""
+        [task] = self.store.load([task_id])
+        return task.status.value
+
+
+def delivery(exchange: str, routing_key: str, body: bytes | dict[str, Any], **properties: Any) -> Delivery:
+    """A message as it arrives."""
+    encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Delivery(exchange, routing_key, encoded, False, BasicProperties(**properties), 0, None)
