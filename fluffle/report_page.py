@@ -7,7 +7,7 @@ from typing import Any
 from broker.reporting import PREDEFINED
 from broker.views import ReportView
 from fluffle.report_charts import charts, summary_bars
-from fluffle.reports import figure, filters, group
+from fluffle.reports import figure, filters, group, summary_figures, summary_workload
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1d2433;--dim:#5b6472;--page:#f5f6f8;--card:#fff;--line:#dfe3e9;
@@ -29,16 +29,6 @@ th{color:var(--dim);font-weight:600;font-size:.8rem}.r{text-align:right}tr:last-
 svg{display:block;width:100%;min-width:36rem;height:auto;font-size:12px}
 svg text{fill:var(--ink)}svg .n{fill:var(--dim)}
 """ + "".join(f".c{n}{{fill:var(--c{n})}}" for n in range(6))
-
-_UNITS = {
-    "avg_task_time": "s",
-    "avg_queue_wait": "s",
-    "avg_turnaround": "s",
-    "busy": "s",
-    "completion_rate": "share",
-    "share": "share",
-    "cost_usd": "USD",
-}
 
 
 def as_html(view: ReportView) -> str:
@@ -63,21 +53,16 @@ def as_html(view: ReportView) -> str:
 
 
 def _summary(values: dict[str, Any]) -> Iterable[str]:
-    figures = {name: value for name, value in values.items() if not isinstance(value, list | dict)}
-    if figures:
-        tiles = (
-            f"<div><dt>{escape(_words(name))}</dt><dd>{escape(figure(value, _UNITS.get(name)))}</dd></div>"
-            for name, value in figures.items()
-        )
-        yield f"<dl>{''.join(tiles)}</dl>"
+    if not values:
+        return
+    tiles = (
+        f"<div><dt>{escape(title)}</dt><dd>{escape(text)}</dd></div>"
+        for title, text in summary_figures(values).values()
+    )
+    yield f"<dl>{''.join(tiles)}</dl>"
     if workload := values.get("workload_distribution"):
-        yield '<h2>Who did it</h2><div class="card">' + summary_bars(workload, "llm", "busy", "s") + "</div>"
-        heads = [(_words(name), name != "llm") for name in workload[0]]
-        yield _table(heads, [_workload(row) for row in workload])
-
-
-def _workload(row: dict[str, Any]) -> list[str]:
-    return [group(value) if name == "llm" else figure(value, _UNITS.get(name)) for name, value in row.items()]
+        yield '<h2>Attempts by LLM</h2><div class="card">' + summary_bars(workload, "llm", "busy", "s") + "</div>"
+        yield _table(*summary_workload(values))
 
 
 def _rows(view: ReportView) -> Iterable[str]:
@@ -102,7 +87,3 @@ def _table(heads: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> 
         for row in rows
     )
     return f'<div class="card"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").capitalize()

@@ -7,6 +7,48 @@ from typing import Any
 from broker.reporting import DIMENSIONS, Value
 from broker.views import ReportView
 
+_SUMMARY = {
+    "total_tasks": ("Tasks", "count"),
+    "completed_tasks": ("Completed", "count"),
+    "failed_tasks": ("Failed", "count"),
+    "cancelled_tasks": ("Cancelled", "count"),
+    "open_tasks": ("Open", "count"),
+    "completion_rate": ("Completion rate", "share"),
+    "avg_task_time": ("Mean run time", "s"),
+    "avg_queue_wait": ("Mean queue wait", "s"),
+    "avg_turnaround": ("Mean turnaround", "s"),
+    "input_tokens": ("Input tokens", "tokens"),
+    "output_tokens": ("Output tokens", "tokens"),
+    "cost_usd": ("Cost in USD", "USD"),
+}
+_WORKLOAD = {
+    "llm": ("LLM", None),
+    "completed": ("Completed", "count"),
+    "failed": ("Failed", "count"),
+    "attempts": ("Attempts", "count"),
+    "busy": ("Busy", "s"),
+    "share": ("Share", "share"),
+}
+
+
+def summary_figures(values: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """The figures of a summary for people: name -> title and text. Tokens and cost only where LLMs told them."""
+    return {
+        name: (title, figure(values.get(name), unit))
+        for name, (title, unit) in _SUMMARY.items()
+        if values.get(name) or unit not in ("tokens", "USD")
+    }
+
+
+def summary_workload(values: dict[str, Any]) -> tuple[list[tuple[str, bool]], list[list[str]]]:
+    """The attempts by LLM of a summary for people: titles, and whether figures are under them; and the rows."""
+    heads = [(title, unit is not None) for title, unit in _WORKLOAD.values()]
+    rows = values.get("workload_distribution", [])
+    return heads, [
+        [figure(row.get(name), unit) if unit else group(row[name]) for name, (_, unit) in _WORKLOAD.items()]
+        for row in rows
+    ]
+
 
 def as_csv(view: ReportView) -> str:
     """The rows of a report under the names of its columns, values as they are: seconds, shares, dollars."""

@@ -196,7 +196,12 @@ async def _listed(*, as_json: bool) -> None:
     print_table(
         ("NAME", "BY", "METRICS", "MEANING"),
         [
-            (it.name, it.group_by, f"{len(it.metrics)} metrics", it.meaning or f"saved by {it.saved_by}")
+            (
+                it.name,
+                it.group_by,
+                len(it.metrics),
+                it.meaning or f"saved by {it.saved_by}",
+            )
             for it in reports
         ],
     )
@@ -276,29 +281,13 @@ def _cell(value: Any, unit: str | None) -> str:
 
 def _print_summary(values: dict[str, Any]) -> None:
     from fluffle.cli.output import heading, print_fields, print_table
+    from fluffle.reports import figure, group, summary_figures, summary_workload
 
-    tables = {name: value for name, value in values.items() if isinstance(value, list | dict)}
-    print_fields([(_words(name), _figure(name, value)) for name, value in values.items() if name not in tables])
-    for name, value in tables.items():
-        heading(_words(name))
-        if isinstance(value, dict):
-            print_fields([(key, _figure(key, figure)) for key, figure in value.items()])
-        elif value:
-            columns = list(value[0])
-            rows = [[_figure(column, row.get(column)) for column in columns] for row in value]
-            print_table([column.upper() for column in columns], rows)
-
-
-def _words(name: str) -> str:
-    """`avg_task_time` as `Avg task time`."""
-    return name.replace("_", " ").capitalize()
-
-
-def _figure(name: str, value: Any) -> str:
-    """A figure of the summary with its unit, which the last word of its name tells."""
-    from fluffle.reports import figure
-
-    if isinstance(value, str):
-        return value
-    units = {"time": "s", "wait": "s", "turnaround": "s", "busy": "s", "rate": "share", "share": "share", "usd": "USD"}
-    return figure(value, units.get(name.split("_")[-1], "count"))
+    print_fields(list(summary_figures(values).values()))
+    if by_status := values.get("by_status"):
+        heading("By status")
+        print_fields([(group(status), figure(count, None)) for status, count in by_status.items()])
+    heads, rows = summary_workload(values)
+    if rows:
+        heading("Attempts by LLM")
+        print_table([title.upper() for title, _ in heads], rows)

@@ -14,7 +14,7 @@ from broker.errors import FluffleError, QueryRejected
 from broker.reporting import DIMENSIONS, METRICS, PREDEFINED
 from broker.views import ReportView
 from fluffle.fields import ReportFields
-from fluffle.reports import as_csv, figure, group
+from fluffle.reports import as_csv, figure, group, summary_figures, summary_workload
 from fluffle.web.charts import MOST_BARS, chart, distribution
 from fluffle.web.desk import Desk, Site
 from fluffle.web.parts import Pairs, Part, empty, field, form, options
@@ -24,21 +24,6 @@ CUSTOM = "custom"
 SPANS = {"1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days", "30d": "Last 30 days", "": "All time"}
 
 _HOURS = {"1h": 1, "24h": 24, "7d": 7 * 24, "30d": 30 * 24}
-_TILES = (
-    ("total_tasks", "Tasks", "count"),
-    ("completed_tasks", "Completed", "count"),
-    ("failed_tasks", "Failed", "count"),
-    ("open_tasks", "Open", "count"),
-    ("completion_rate", "Completion rate", "share"),
-    ("avg_task_time", "Mean run time", "s"),
-    ("avg_queue_wait", "Mean queue wait", "s"),
-    ("avg_turnaround", "Mean turnaround", "s"),
-    ("input_tokens", "Input tokens", "tokens"),
-    ("output_tokens", "Output tokens", "tokens"),
-    ("cost_usd", "Cost in USD", "USD"),
-)
-
-_OF_LLMS = (("attempts", "count"), ("completed", "count"), ("failed", "count"), ("busy", "s"), ("share", "share"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,20 +192,16 @@ def _several(known: Iterable[tuple[str, str, str]], chosen: tuple[str, ...]) -> 
 
 def _build_summary(values: dict[str, Any]) -> None:
     with Part("dl", None, "tiles"):
-        for name, title, unit in _TILES:
-            if values.get(name) is not None and (values[name] or unit not in ("tokens", "USD")):  # else unknown
-                with Part("div", None, "tile", data_figure=name):
-                    Part("dt", title)
-                    Part("dd", figure(values[name], unit))
+        for name, (title, text) in summary_figures(values).items():
+            with Part("div", None, "tile", data_figure=name):
+                Part("dt", title)
+                Part("dd", text)
     by_llm = values.get("workload_distribution")
     if by_llm:
         with Part("section", None, "card"):
             Part("h2", "Attempts by LLM")
             _draw(distribution(by_llm, "llm", ["completed", "failed"]), "Attempts by LLM", len(by_llm))
-            _table(
-                [("LLM", False), *((name.capitalize(), True) for name, _ in _OF_LLMS)],
-                [[row["llm"], *(figure(row[name], unit) for name, unit in _OF_LLMS)] for row in by_llm],
-            )
+            _table(*summary_workload(values))
 
 
 def _draw(drawn: dict[str, Any], label: str, rows: int) -> None:

@@ -444,7 +444,7 @@ def test_the_report_is_readable_and_has_its_figures_as_json(shell: Shell) -> Non
     printed = shell("report", "--since", "1h")
     assert re.search(r"^Completed tasks: +[1-9]", printed, re.MULTILINE)
     assert re.search(r"^Avg task time: +\d", printed, re.MULTILINE)
-    assert re.search(r"^obi\t\d+", printed.split("Workload distribution\n")[1])
+    assert re.search(r"^obi\t\d+", printed.split("Attempts by LLM\n")[1])
     values = shell.json("report", "summary")["values"]
     assert values["completed_tasks"] >= 1
     assert shell.json("report", "--until", "2020-01-01T00:00Z")["values"]["total_tasks"] == 0

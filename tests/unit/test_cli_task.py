@@ -115,29 +115,33 @@ def test_notes_and_fractions_are_told(capsys: pytest.CaptureFixture[str]) -> Non
 def test_figures_have_their_units_and_missing_ones_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     values = {
         "total_tasks": 12_345,
+        "completed_tasks": 6_000,
         "completion_rate": 0.5,
         "avg_task_time": 75.0,
         "avg_queue_wait": None,
+        "input_tokens": 0,
         "cost_usd": 0.25,
-        "by_status": {"completed": 3},
-        "workload_distribution": [{"llm": "atlas", "busy": 3.0, "share": 1.0}],
-        "nothing": [],
+        "by_status": {"completed": 6_000},
+        "workload_distribution": [{"llm": "atlas", "completed": 6_000, "busy": 3.0, "share": 1.0}],
     }
     print_report(ReportView(name="summary", generated_at=START, values=values))
     assert capsys.readouterr().out.splitlines() == [
-        "Total tasks:     12,345",
+        "Tasks:           12,345",
+        "Completed:       6,000",
+        "Failed:          -",
+        "Cancelled:       -",
+        "Open:            -",
         "Completion rate: 50%",
-        "Avg task time:   1 min 15 s",
-        "Avg queue wait:  -",
-        "Cost usd:        0.2500",
+        "Mean run time:   1 min 15 s",
+        "Mean queue wait: -",
+        "Mean turnaround: -",
+        "Cost in USD:     0.2500",
         "",
         "By status",
-        "completed: 3",
+        "completed: 6,000",
         "",
-        "Workload distribution",
-        "atlas\t3 s\t100%",
-        "",
-        "Nothing",
+        "Attempts by LLM",
+        "atlas\t6,000\t-\t-\t3 s\t100%",
     ]
 
 
