@@ -442,8 +442,8 @@ def test_the_llms_are_listed_and_shown(shell: Shell, gate: Path) -> None:
 def test_the_report_is_readable_and_has_its_figures_as_json(shell: Shell) -> None:
     shell("task", "submit", "x", "-k", "obey", "--wait")
     printed = shell("report", "--since", "1h")
-    assert re.search(r"^Completed tasks: +[1-9]", printed, re.MULTILINE)
-    assert re.search(r"^Avg task time: +\d", printed, re.MULTILINE)
+    assert re.search(r"^Completed: +[1-9]", printed, re.MULTILINE)
+    assert re.search(r"^Mean run time: +\d", printed, re.MULTILINE)
     assert re.search(r"^obi\t\d+", printed.split("Attempts by LLM\n")[1])
     values = shell.json("report", "summary")["values"]
     assert values["completed_tasks"] >= 1

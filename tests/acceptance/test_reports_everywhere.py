@@ -250,10 +250,9 @@ def _compare_summary(everywhere: Everywhere, log: Log, view: ReportView, shown: 
     for name, metric in TILES.items():
         if name in tiles:
             assert tiles[name] == figure(counted[metric], METRICS[metric].unit), name
-    workload = view.model_copy(
-        update={"group_by": ["llm"], "metrics": ["attempts_completed", "attempts_failed", "attempts"]}
-    )
+    counts = ["attempts_completed", "attempts_failed", "attempts"]
+    workload = view.model_copy(update={"group_by": ["llm"], "metrics": counts})
     by_llm = {group(row["llm"]): row for row in everywhere.recounted(log, workload, {}) if row["attempts"]}
     assert [row[:4] for row in shown] == [
-        [llm, *(figure(row[metric], None) for metric in metrics)] for llm, row in by_llm.items()
+        [llm, *(figure(row[metric], None) for metric in counts)] for llm, row in by_llm.items()
     ]

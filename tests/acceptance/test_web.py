@@ -446,6 +446,25 @@ def test_a_coordinator_that_is_killed_is_missed_and_welcomed_back(place: Place, 
     assert is_marked(page)
 
 
+def test_a_rabbitmq_that_is_away_is_missed_and_welcomed_back(place: Place, operator: Visit) -> None:
+    node = place.site.rabbitmq.node
+    if node is None:
+        pytest.skip("this broker is not ours to stop")
+    page = operator.go("/?label=flood")
+    mark(page)
+    banner = page.get_by_role("alert")
+    expect(banner).not_to_be_visible()
+    node.stop()
+    try:
+        expect(banner).to_contain_text("RabbitMQ is away")
+    finally:
+        node.start()
+    expect(banner).not_to_be_visible()
+    task_id = place.submit("Welcome back", "flood", answer="thanks")
+    expect(row(page, task_id)).to_contain_text("completed")
+    assert is_marked(page)
+
+
 def test_a_page_that_is_opened_while_the_coordinator_is_away_fills_when_it_is_back(
     place: Place, operator: Visit
 ) -> None:
