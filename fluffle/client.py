@@ -41,7 +41,7 @@ from fluffle.forms import read as _read
 from fluffle.handle import TaskHandle
 from fluffle.mail import Messaging
 from fluffle.reporting import Reporting
-from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Arrivals, Event, next_told, standing, subscription
+from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Event, Hearing, standing, subscription
 
 if TYPE_CHECKING:
     from broker.tracing import Tracing
@@ -347,28 +347,30 @@ class Client(Messaging, Reporting):
     ) -> AsyncIterator[AsyncIterator[Event | Progress]]:
         assert self._url is not None, "a client is used inside `async with`"
         async with subscription(self._url, f"{self._name} (watch)", sources) as arrivals:
+            hearing = Hearing(arrivals)
             if not ids and label is None:
-                yield self._everything(arrivals)
+                yield self._everything(hearing)
                 return
             chosen = set(ids)
             if label is not None:
                 chosen |= {view.id async for view in self.tasks(label=[label])}
-            yield self._chosen(arrivals, await self._views(chosen), label)
+            yield self._chosen(hearing, await self._views(chosen), label)
 
-    async def _everything(self, arrivals: Arrivals) -> AsyncIterator[Event | Progress]:
+    async def _everything(self, hearing: Hearing) -> AsyncIterator[Event | Progress]:
         while True:
-            if (told := await next_told(arrivals)) is not None:
+            if (told := await hearing.next()) is not None:
                 yield told
 
     async def _chosen(
-        self, arrivals: Arrivals, views: Collection[TaskView], label: str | None
+        self, hearing: Hearing, views: Collection[TaskView], label: str | None
     ) -> AsyncIterator[Event | Progress]:
         for view in views:
+            hearing.note(view)
             yield standing(view)
         live = {view.id for view in views if not view.status.is_final}
         begun = bool(views)
         while live or not begun:
-            told = await next_told(arrivals)
+            told = await hearing.next()
             if told is None:
                 if label is not None:
                     live |= {view.id async for view in self.tasks(label=[label], status=_LIVE)}

@@ -72,18 +72,44 @@ async def subscription(url: str, name: str, sources: Sequence[Binding]) -> Async
         yield arrived
 
 
-async def next_told(arrivals: Arrivals) -> Event | Progress | None:
-    """The next thing that a subscription tells; None where something may have been missed."""
-    while True:
-        arrival = await arrivals.get()
-        if isinstance(arrival, Missed):
-            return None
-        arrival.ack()
-        kind: type[Event | Progress] = Event if arrival.exchange == EVENTS else Progress
-        try:
-            return decode(kind, arrival.body, limit=len(arrival.body))
-        except DecodeError as error:
-            _log.warning("ignored a message of %s that cannot be read: %s", arrival.exchange, error)
+class Hearing:
+    """What a subscription tells, one after the other. Progress of a task counts only from the LLM that has it."""
+
+    def __init__(self, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
+        self._llms: dict[str, str | None] = {}  # task -> who has it, of those that are known and not over
+
+    def note(self, view: TaskView) -> None:
+        """This is how a task stands."""
+        if view.status.is_final:
+            self._llms.pop(view.id, None)
+        else:
+            self._llms[view.id] = view.llm
+
+    async def next(self) -> Event | Progress | None:
+        """The next thing; None where something may have been missed."""
+        while True:
+            arrival = await self._arrivals.get()
+            if isinstance(arrival, Missed):
+                return None
+            arrival.ack()
+            kind: type[Event | Progress] = Event if arrival.exchange == EVENTS else Progress
+            try:
+                told = decode(kind, arrival.body, limit=len(arrival.body))
+            except DecodeError as error:
+                _log.warning("ignored a message of %s that cannot be read: %s", arrival.exchange, error)
+                continue
+            if isinstance(told, Event):
+                self.note(told.data)
+            elif self._llms.get(told.task_id) not in (None, sender(arrival.routing_key)):
+                _log.warning("ignored what %s wrote to task %s of another", arrival.routing_key, told.task_id)
+                continue
+            return told
+
+
+def sender(routing_key: str) -> str:
+    """The LLM that a message of the status exchange is from. RabbitMQ lets every LLM use its own name only."""
+    return routing_key.rpartition(".")[0]
 
 
 def standing(view: TaskView) -> Event:

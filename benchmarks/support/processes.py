@@ -67,14 +67,15 @@ class Processes:
         self.wait_for(process, line, timeout)
         return process
 
-    def wait_for(self, process: "subprocess.Popen[str]", line: str, timeout: float) -> None:
-        """Return when the log of a program that was started says `line`. Raises BenchmarkFailed as `start_until`."""
+    def wait_for(self, process: "subprocess.Popen[str]", line: str, timeout: float) -> str:
+        """The log of a program that was started, as soon as it says `line`. Raises BenchmarkFailed as `start_until`."""
         deadline = time.monotonic() + timeout
         log = self._log(self._running.index(process))
-        while line not in log.read_text(errors="replace"):
+        while line not in (said := log.read_text(errors="replace")):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise BenchmarkFailed(f"{_name(process.args)} has not said {line!r}\n{self._logs()}")
             time.sleep(0.005)
+        return said
 
     def output_of(self, command: Sequence[str], timeout: float) -> str:
         """Run a program to its end and return what it printed. Raises BenchmarkFailed, after `timeout` seconds too."""

@@ -157,7 +157,7 @@ class _Talk:
     # -- as it comes -----------------------------------------------------------------------------------------------
 
     def _hear_writing(self, told: Told) -> None:
-        if self._fits(told):
+        if self._fits(told) and told.what == self._llm:
             self._writing += str(told.data.get("text") or "")
             self._stream.nudge()
 

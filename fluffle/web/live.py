@@ -19,7 +19,7 @@ from broker.topology import EVENTS, Binding
 from broker.views import ConversationView, LLMView, MessageView, Placement, ReportView, TaskPage, TaskView
 from fluffle.client import Client
 from fluffle.fields import Fields, ReportFields
-from fluffle.watching import PROGRESS, Missed, subscription
+from fluffle.watching import PROGRESS, Missed, sender, subscription
 
 ANSWER_TIMEOUT = 10.0  # seconds: somebody is waiting
 
@@ -59,9 +59,9 @@ class Books(Protocol):
 class Told:
     """Something that was told: `about` is what, and `what` the rest of its kind.
 
-    `task`, `llm` and `message` are events; `progress` is text of a task, `writing` of the answer to a message; `state`
-    is told by us: what is known of the LLMs, or who is away, has changed. `subject` is the id of the task or message,
-    or the name of the LLM; `data` is what came with it.
+    `task`, `llm` and `message` are events; `progress` is text of a task, `writing` of the answer to a message, and
+    `what` is then the LLM that it comes from; `state` is told by us: what is known of the LLMs, or who is away, has
+    changed. `subject` is the id of the task or message, or the name of the LLM; `data` is what came with it.
     """
 
     about: str
@@ -178,7 +178,7 @@ def read(exchange: str, routing_key: str, body: bytes) -> Told:
     content = from_json(body)
     if exchange != EVENTS:
         about, key = ("writing", "message_id") if "message_id" in content else ("progress", "task_id")
-        return Told(about, "", str(content[key]), data=content)
+        return Told(about, sender(routing_key), str(content[key]), data=content)
     about, _, rest = routing_key.partition(".")
     subject = str(content.get("subject") or "")
     return Told(about, rest.partition(".")[0], subject, str(content.get("id") or ""), content.get("data"))

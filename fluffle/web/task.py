@@ -87,6 +87,8 @@ class _Task:
     def _hear_progress(self, told: Told) -> None:
         if told.subject != self._id or self._view is None or self._view.status.is_final:
             return
+        if self._view.llm not in (None, told.what):
+            return  # it is from somebody who does not have the task
         self._streamed += str(told.data.get("text") or "")
         self._streaming.nudge()
 

@@ -17,6 +17,7 @@ from fluffle.client import Client
 from fluffle.handle import TaskHandle
 from fluffle.sync import SyncClient
 from fluffle.watching import Event
+from tests.support.amqp import amqp
 from tests.support.node import NodeInfo
 from tests.support.processes import fluffle
 from tests.support.proxy import proxy_to
@@ -48,6 +49,13 @@ async def until_status(client: Client, task_id: str, status: Status) -> None:
         async for event in events:
             if isinstance(event, Event) and event.data.status is status:
                 return
+
+
+def pretend(url: str, progress: Progress) -> None:
+    """Publish the progress of a task as an LLM that does not have it."""
+    forged = progress.model_copy(update={"text": "nonsense"})
+    with amqp(url) as mallory:
+        mallory.publish("fluffle.status", "mallory.progress", forged.encode(), type="progress")
 
 
 # -- submitting and results ----------------------------------------------------------------------------------------
@@ -250,8 +258,10 @@ async def test_watching_with_progress_tells_what_the_llm_writes(client: Client, 
                 if isinstance(event, Progress):
                     assert event.task_id == task.id
                     texts.append(event.text or "")
+                    await asyncio.to_thread(pretend, url, event)
                     (tmp_path / "go").touch()
     assert texts[0] == "one\n"
+    assert "".join(texts) == "one\ntwo\n", "what another LLM writes to the task is not told"
     assert await task.result(WITHIN) == "one\ntwo"
 
 
