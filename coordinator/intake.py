@@ -13,6 +13,7 @@ from broker.connection import UNDECODABLE, Delivery
 from broker.errors import DecodeError, Problem
 from broker.ids import uuid7
 from broker.instants import EPOCH, Instant, from_datetime, to_iso
+from broker.json_schema import why_no_schema
 from broker.mail import MessageProgress
 from broker.mailer import read_message
 from broker.messages import (
@@ -128,6 +129,12 @@ def must_be_identified(user: str | None, reply_to: str | None, headers: Mapping[
         raise DecodeError(problems)
 
 
+def must_be_schema(schema: dict[str, Any] | None, *, path: str = "output_schema") -> None:
+    """Raises DecodeError when there is a schema that no answer could be held against."""
+    if schema is not None and (why := why_no_schema(schema)):
+        raise DecodeError([Problem(path, why)])
+
+
 def in_short(problems: Sequence[Problem]) -> tuple[Problem, ...]:
     """The problems without those that are too many, and no longer than a person would read."""
     told = [Problem(path[:PATH_TOLD], message[:MESSAGE_TOLD]) for path, message in problems[:PROBLEMS_TOLD]]
@@ -145,6 +152,7 @@ def _request(delivery: Delivery, limit: int) -> Event:
             if task_id in spec.depends_on:
                 raise DecodeError([Problem("depends_on", f"a cycle: {task_id} -> {task_id}")])
             _must_fit(spec.skills, due=spec.due, not_before=spec.not_before)
+            must_be_schema(spec.output_schema)
             return Submitted(task_id, spec, _priority(spec, properties.priority), sender)
         case "cancel":
             cancel = decode(Cancel, delivery.body, limit=limit)
@@ -153,6 +161,7 @@ def _request(delivery: Delivery, limit: int) -> Event:
             retry = decode(Retry, delivery.body, limit=limit)
             changes = retry.changes
             _must_fit(changes.skills or (), due=changes.due)
+            must_be_schema(changes.output_schema, path="changes.output_schema")
             return RetryRequested(retry.id, sender, changes.given())
         case "assign":
             assign = decode(Assign, delivery.body, limit=limit)

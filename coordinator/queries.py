@@ -26,7 +26,7 @@ from coordinator.core.machine import Machine
 from coordinator.core.policies import load_policy
 from coordinator.core.pool import llm_view
 from coordinator.core.task import view
-from coordinator.intake import in_short
+from coordinator.intake import in_short, must_be_schema
 from coordinator.placement import placement
 from coordinator.reports.answer import report_list, report_view
 from coordinator.rows import llm_of
@@ -76,7 +76,9 @@ class Queries:
                     case "llms":
                         shown = self._llms(connection, decode(LLMsQuery, body))
                     case "placement":
-                        shown = self._placement(connection, decode(PlacementQuery, body))
+                        wanted = decode(PlacementQuery, body)
+                        must_be_schema(wanted.output_schema)
+                        shown = self._placement(connection, wanted)
                     case "report":
                         shown = self._report(connection, decode(ReportQuery, body))
                     case "reports":

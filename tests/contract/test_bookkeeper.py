@@ -367,6 +367,7 @@ BAD = [
     b'{"description": "x", "due": "tomorrow"}',
     b'{"description": "x", "due": "0001-01-01T00:00:00+23:59"}',
     b'{"description": "x", "not_before": "9999-12-31T23:59:59-23:59"}',
+    b'{"description": "x", "output_schema": {"type": "strnig"}}',
     b'{"id": "a", "description": "x", "depends_on": ["a"]}',
     json.dumps({"description": "x", "skills": [f"{n:x>62}" for n in range(64)]}).encode(),
     b'{"description": "' + b"x" * 1_000_001 + b'"}',

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NoReturn
 
+from broker.json_schema import why_no_schema
 from workers.models.base import ModelError
 
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?```", re.DOTALL | re.IGNORECASE)
@@ -28,18 +29,8 @@ def as_json(value: Any) -> Any:
 
 def check_schema(schema: dict[str, Any] | None) -> None:
     """Raises ModelError `output_schema` (not retryable) if `schema` is neither None nor a JSON Schema."""
-    if schema is None:
-        return
-    from jsonschema import Draft202012Validator, SchemaError
-    from jsonschema.validators import validator_for
-
-    try:
-        validator_for(schema, default=Draft202012Validator).check_schema(schema)
-    except SchemaError as error:
-        message = f"output_schema is not a JSON Schema: {error.json_path}: {error.message}"
-        raise _mismatch(message, retryable=False) from error
-    except RecursionError as error:
-        raise _mismatch("output_schema is nested too deeply", retryable=False) from error
+    if schema is not None and (why := why_no_schema(schema)):
+        raise _mismatch(f"output_schema {why}", retryable=False)
 
 
 def validate_output(result: Any, schema: dict[str, Any] | None) -> Any:
