@@ -124,7 +124,7 @@ def open_each(browser: Browser, login: str, task: str, times: int) -> Iterator[O
         for path, seen in SEEN.items():
             with visit(browser, login) as page:
                 page.goto(base + path.format(task=task), wait_until="commit")
-                page.wait_for_selector(seen)
+                page.locator(seen).first.wait_for()
                 readable = page.evaluate("performance.now()")
                 page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
                 painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
@@ -136,7 +136,7 @@ def stay(browser: Browser, login: str, server: int, visits: int, client: SyncCli
     base = login.partition("/login")[0]
     with visit(browser, login) as page:
         page.goto(base + "/")
-        page.wait_for_selector(SEEN["/"])
+        page.locator(SEEN["/"]).first.wait_for()
         session = page.context.new_cdp_session(page)
         yield _weigh(0, server, session)
         for quarter in range(QUARTERS):
@@ -146,7 +146,7 @@ def stay(browser: Browser, login: str, server: int, visits: int, client: SyncCli
                     path = ("/", f"/tasks/{newest}", "/reports", "/llms")[number % 4]
                     other.goto(base + path)
                     other.wait_for_function("window.did_handshake === true")
-                page.wait_for_selector(f'tr[data-id="{newest}"]')
+                page.locator(f'tr[data-id="{newest}"]').wait_for()
             yield _weigh((quarter + 1) * (visits // QUARTERS), server, session)
 
 
