@@ -23,9 +23,9 @@ _SUMMARY = {
 }
 _WORKLOAD = {
     "llm": ("LLM", None),
+    "attempts": ("Attempts", "count"),
     "completed": ("Completed", "count"),
     "failed": ("Failed", "count"),
-    "attempts": ("Attempts", "count"),
     "busy": ("Busy", "s"),
     "share": ("Share", "share"),
 }

@@ -250,7 +250,7 @@ def _compare_summary(everywhere: Everywhere, log: Log, view: ReportView, shown: 
     for name, metric in TILES.items():
         if name in tiles:
             assert tiles[name] == figure(counted[metric], METRICS[metric].unit), name
-    counts = ["attempts_completed", "attempts_failed", "attempts"]
+    counts = ["attempts", "attempts_completed", "attempts_failed"]
     workload = view.model_copy(update={"group_by": ["llm"], "metrics": counts})
     by_llm = {group(row["llm"]): row for row in everywhere.recounted(log, workload, {}) if row["attempts"]}
     assert [row[:4] for row in shown] == [

@@ -141,7 +141,7 @@ def test_figures_have_their_units_and_missing_ones_a_dash(capsys: pytest.Capture
         "completed: 6,000",
         "",
         "Attempts by LLM",
-        "atlas\t6,000\t-\t-\t3 s\t100%",
+        "atlas\t-\t6,000\t-\t3 s\t100%",
     ]
 
 
