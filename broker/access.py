@@ -12,7 +12,6 @@ from enum import StrEnum
 from typing import assert_never
 
 from broker.errors import ConfigurationError
-from broker.messages import NAME_PATTERN
 from broker.topology import (
     EVENTS,
     EVERYBODY,
@@ -31,6 +30,7 @@ from broker.topology import (
     mailbox,
     user_address,
 )
+from broker.wire import NAME_PATTERN
 
 _NOTHING = ""
 _ANYTHING = ".*"

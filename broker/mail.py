@@ -13,8 +13,8 @@ from uuid import UUID, uuid5
 from pydantic import AfterValidator, AwareDatetime, Field
 
 from broker.ids import uuid7
-from broker.messages import JsonObject, Name, TaskId, Text, Wire
 from broker.topology import EVERYBODY
+from broker.wire import JsonObject, Name, TaskId, Text, Wire, matching
 
 ADDRESSES = "llm.<name>, user.<name>, group.<name> or all"
 COORDINATOR = "coordinator"  # the sender of messages that tell what could not be delivered
@@ -25,8 +25,8 @@ _SENDER = rf"^(?:(?:llm|user)\.{_NAME}|{COORDINATOR})$"
 _SESSION = re.compile(rf"((llm|user)\.{_NAME})\.{_NAME}")
 _IDS = UUID("6e3f8a52-8f5c-5c0e-9b53-3f5d6a1c7b40")  # the namespace of ids that are made from other ids
 
-Address = Annotated[str, Field(pattern=_ADDRESS, description="an address such as llm.ada, user.ana, group.x or all")]
-SenderAddress = Annotated[str, Field(pattern=_SENDER, description="an address such as llm.ada or user.ana")]
+Address = Annotated[str, matching(_ADDRESS, f"is no address: {ADDRESSES}")]
+SenderAddress = Annotated[str, matching(_SENDER, "is no address: llm.<name> or user.<name>")]
 
 
 def _must_be_in_the_calendar(moment: datetime) -> datetime:

@@ -14,9 +14,10 @@ from broker.connection import UNDECODABLE, Delivery, Outgoing, resolve
 from broker.errors import AccessRefused, BrokerUnreachable, DecodeError, NoAnswer, Problem, UnknownAddress
 from broker.link import Link
 from broker.mail import ADDRESSES, COORDINATOR, Draft, Message, MessageProgress, is_address, made_from, owner_of
-from broker.messages import MAX_BODY_BYTES, Rejection, decode, problems
+from broker.messages import Rejection
 from broker.topology import MESSAGES, QUERIES, STATUS, Binding, Topology
 from broker.views import MessagesQuery
+from broker.wire import MAX_BODY_BYTES, decode, problems
 
 HISTORY_WITHIN = 5.0
 """Seconds that the coordinator may take to tell the history of a conversation."""

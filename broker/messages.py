@@ -1,95 +1,23 @@
-"""Everything that travels, as frozen models; `decode` turns bytes into one of them or says what is wrong.
+"""Everything that travels, as frozen models; broker.wire.decode turns bytes into one of them or says what is wrong.
 
 Version 1 of the protocol. docs/protocol.md describes every field for people.
 """
 
-import math
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import ErrorDetails, from_json
+from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
-from broker.errors import DecodeError, Problem
 from broker.teams import ROUNDS, what_is_wrong
-
-PROTOCOL_VERSION = "1"
-MAX_BODY_BYTES = 1024 * 1024
-MAX_ASSIGNMENT_BYTES = 16 * 1024 * 1024  # a task with the results that it builds on
-JSON_TYPE = "application/json"
-EVENT_TYPE = "application/cloudevents+json"
+from broker.wire import Json, JsonObject, Level, Name, NoteName, Seconds, Tag, TaskId, Text, Tokens, Wire
 
 LOCAL, LOCAL_ONLY = "local", "local-only"  # labels: of an LLM that nothing leaves; of a task for such LLMs alone
 
-NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
-TAG_PATTERN = r"^[a-z0-9][a-z0-9._:+/-]{0,62}$"
-_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
-_TEXT_PATTERN = r"^[^\x00]*$"
-_LINE_PATTERN = r"^[^\x00-\x1f]{1,100}$"
-_IN_WORDS = {  # what is wrong with text that does not match
-    NAME_PATTERN: "is no name: a-z, 0-9 and -, at most 63 of them",
-    TAG_PATTERN: "is no tag: a-z, 0-9 and ._:+/-, at most 63 of them",
-    _ID_PATTERN: "is no id: 1 to 64 of A-Z, a-z, 0-9 and ._:-",
-    _TEXT_PATTERN: "has a NUL in it",
-    _LINE_PATTERN: "is not 1 to 100 characters on one line",
-}
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-TaskId = Annotated[str, Field(pattern=_ID_PATTERN)]
-Tag = Annotated[str, Field(pattern=TAG_PATTERN)]
-Text = Annotated[str, Field(min_length=1, pattern=_TEXT_PATTERN)]
 MAX_TEXT = 20_000  # characters of a question or an answer
 Tool = Literal["send", "ask", "delegate", "ask_person", "share", "read"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)  # what LLMs may do while they work
 MAX_NOTE = 100_000  # characters
-MAX_LEVELS = 100  # of nesting in what people and LLMs send; parsers read 200, and it is passed on with a few around it
-
-NoteName = Annotated[str, Field(pattern=_LINE_PATTERN)]
-
-
-def _must_be_portable(value: JsonValue) -> JsonValue:
-    """JSON that every part of the system can pass on. Raises ValueError for too deep nesting and infinite numbers."""
-    level = [value]
-    for _ in range(MAX_LEVELS + 1):
-        inner: list[JsonValue] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner += item.values()
-            elif isinstance(item, list):
-                inner += item
-            elif isinstance(item, float) and math.isinf(item):
-                raise ValueError("has a number that is out of range")
-        if not inner:
-            return value
-        level = inner
-    raise ValueError(f"nested deeper than {MAX_LEVELS} levels")
-
-
-Json = Annotated[JsonValue, AfterValidator(_must_be_portable)]
-JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_must_be_portable)]
-Level = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Tokens = Annotated[int, Field(ge=0, le=10**12)]
-
-
-class Wire(BaseModel):
-    """A message body: immutable, no unknown fields, no silent conversions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    def encode(self) -> bytes:
-        """The body as JSON, without the fields that hold nothing."""
-        return self.model_dump_json(exclude_none=True).encode()
 
 
 class Status(StrEnum):
@@ -518,43 +446,6 @@ class Rejection(Wire):
     errors: list[Wrong]
 
 
-# --- decoding -----------------------------------------------------------------------------------------------------
-
-M = TypeVar("M", bound=BaseModel)
-
-
-def decode(kind: type[M], body: bytes, *, limit: int = MAX_BODY_BYTES) -> M:
-    """`body` as a message of that kind. Raises DecodeError, with every problem by its path, and nothing else."""
-    if len(body) > limit:
-        raise DecodeError([Problem("", f"the body has {len(body):,} bytes; the limit is {limit:,}")])
-    try:
-        if b"NaN" in body or b"Infinity" in body:  # JSON has neither; the model's parser lets them through
-            from_json(body, allow_inf_nan=False)
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        raise DecodeError(problems(error)) from error
-    except ValueError as error:
-        raise DecodeError([Problem("", f"Invalid JSON: {error}")]) from error
-
-
 def skills_in_text(levels: Mapping[str, float]) -> str:
     """Skills as `fluffle worker --skills` takes them, such as `python=0.9,review`: a level of 1 is left out."""
     return ",".join(tag if level == 1 else f"{tag}={level:g}" for tag, level in sorted(levels.items()))
-
-
-def problems(error: ValidationError) -> list[Problem]:
-    """Pydantic's errors as ours: dotted paths and no echo of the input."""
-    return [
-        Problem(".".join(str(part) for part in item["loc"] if part != "[key]"), _sentence(item))
-        for item in error.errors(include_url=False, include_input=False)
-    ]
-
-
-def _sentence(item: ErrorDetails) -> str:
-    match item["type"]:
-        case "string_pattern_mismatch":
-            return _IN_WORDS.get(item["ctx"]["pattern"], item["msg"])
-        case "extra_forbidden":
-            return "unknown field"
-        case _:
-            return item["msg"].removeprefix("Value error, ")

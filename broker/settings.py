@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from broker.errors import ConfigurationError
-from broker.messages import MAX_BODY_BYTES, Name, problems
+from broker.wire import MAX_BODY_BYTES, Name, problems
 
 PREFIX = "FLUFFLE_"
 

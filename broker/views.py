@@ -9,8 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from broker.mail import Address
-from broker.messages import Count, Failure, Name, Status, Submission, Tag, TaskId, Usage, Wire
+from broker.messages import Failure, Status, Submission, Usage
 from broker.reporting import METRICS, MOST_DIMENSIONS, MOST_ROWS
+from broker.wire import Count, Name, Tag, TaskId, Wire
 
 ReportWord = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 

@@ -13,8 +13,9 @@ from broker.connection import Delivery, Outgoing
 from broker.crash import crash_point
 from broker.errors import NotTheLeader, Problem, StoreUnavailable
 from broker.instants import EPOCH, Instant, Micros
-from broker.messages import MAX_ASSIGNMENT_BYTES, Failure, Result
+from broker.messages import Failure, Result
 from broker.topology import WORK, llm_address
+from broker.wire import MAX_ASSIGNMENT_BYTES
 from coordinator import outbox
 from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Refuse

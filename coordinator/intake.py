@@ -17,7 +17,6 @@ from broker.json_schema import why_no_schema
 from broker.mail import MessageProgress
 from broker.mailer import read_message
 from broker.messages import (
-    NAME_PATTERN,
     Answer,
     Assign,
     Cancel,
@@ -34,11 +33,11 @@ from broker.messages import (
     Submission,
     Update,
     Wait,
-    decode,
 )
 from broker.reporting import PREDEFINED, Report, problems_of
 from broker.trace import trace_of
 from broker.views import SaveReport
+from broker.wire import NAME_PATTERN, decode
 from coordinator.core.commands import Refuse
 from coordinator.core.events import (
     AnswerGiven,

@@ -9,7 +9,7 @@ from sqlalchemy import CompoundSelect, Connection, Engine, Select, exists, func,
 
 from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable, did_you_mean
 from broker.instants import Instant, Micros, in_seconds
-from broker.messages import Rejection, Status, Wrong, decode
+from broker.messages import Rejection, Status, Wrong
 from broker.views import (
     ConversationsQuery,
     LLMsQuery,
@@ -20,6 +20,7 @@ from broker.views import (
     TaskQuery,
     TasksQuery,
 )
+from broker.wire import decode
 from coordinator import history, schema
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine

@@ -10,11 +10,12 @@ from broker.connection import Outgoing
 from broker.instants import Instant, to_iso
 from broker.mail import Message, is_address
 from broker.mailer import to_publish
-from broker.messages import EVENT_TYPE, Dependency, Drain, Rejection, Wire, Wrong
+from broker.messages import Dependency, Drain, Rejection, Wrong
 from broker.messages import Stop as StopMessage
 from broker.messages import Tell as TellMessage
 from broker.topology import EVENTS, REJECTED, WORK, control_address, llm_address
 from broker.trace import in_trace
+from broker.wire import EVENT_TYPE, Wire
 from coordinator.core.commands import (
     Announce,
     AnnounceLLM,

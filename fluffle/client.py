@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
-from broker.messages import (
-    FINAL,
-    Answer,
-    Assign,
-    Cancel,
-    Manage,
-    Progress,
-    Retry,
-    Status,
-    Submission,
-    Update,
-)
+from broker.messages import FINAL, Answer, Assign, Cancel, Manage, Progress, Retry, Status, Submission, Update
 from broker.topology import Binding
 from broker.trace import tracing_for
 from broker.views import (

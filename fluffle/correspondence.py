@@ -22,7 +22,7 @@ from broker.errors import (
 )
 from broker.ids import uuid7
 from broker.link import Link
-from broker.messages import Answer, Assign, Cancel, Manage, Rejection, Retry, Submission, Update, decode
+from broker.messages import Answer, Assign, Cancel, Manage, Rejection, Retry, Submission, Update
 from broker.topology import QUERIES, REPLIES, TASKS, Queue, Topology
 from broker.views import (
     ConversationsQuery,
@@ -36,6 +36,7 @@ from broker.views import (
     TasksQuery,
     TaskView,
 )
+from broker.wire import decode
 from fluffle.handle import TaskHandle
 from fluffle.opening import open_link
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from broker.connection import Outgoing
 from broker.errors import FluffleError, TaskCancelled, TaskFailed
-from broker.messages import Status, decode
+from broker.messages import Status
 from broker.views import TaskView
+from broker.wire import decode
 
 
 def outcome(view: TaskView) -> Any:

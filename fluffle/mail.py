@@ -25,7 +25,6 @@ from broker.ids import uuid7
 from broker.link import Link
 from broker.mail import Message, MessageProgress, Seen, is_address, new_message
 from broker.mailer import Mailer, read_message
-from broker.messages import JsonObject, decode, problems
 from broker.topology import (
     EVENTS,
     MAILBOXES,
@@ -49,6 +48,7 @@ from broker.views import (
     MessageView,
     View,
 )
+from broker.wire import JsonObject, decode, problems
 from fluffle.correspondence import Correspondence
 from fluffle.forms import made, read
 from fluffle.watching import PROGRESS, Arrivals, Missed, subscription

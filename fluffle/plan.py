@@ -29,7 +29,8 @@ from pydantic_core import to_json
 
 from broker.errors import ConfigurationError, Problem, TaskRejected, did_you_mean
 from broker.ids import uuid7
-from broker.messages import Submission, problems
+from broker.messages import Submission
+from broker.wire import problems
 
 if TYPE_CHECKING:
     from fluffle.client import Client

@@ -19,8 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 from broker.connection import UNDECODABLE, Delivery, Outgoing
 from broker.errors import RequestError
 from broker.link import Link
-from broker.messages import JSON_TYPE, Wrong
+from broker.messages import Wrong
 from broker.topology import REJECTED
+from broker.wire import JSON_TYPE
 
 MOST = 60_000  # messages that can be looked at together: AMQP counts unacknowledged ones with 16 bits
 

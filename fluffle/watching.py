@@ -10,9 +10,10 @@ from broker.connection import Delivery
 from broker.errors import DecodeError
 from broker.ids import uuid7
 from broker.link import Link
-from broker.messages import FINAL, Progress, Status, decode
+from broker.messages import FINAL, Progress, Status
 from broker.topology import EVENTS, STATUS, WATCHERS, Binding, Queue, Topology
 from broker.views import TaskView, View
+from broker.wire import decode
 
 TASK_EVENTS = tuple(Binding(EVENTS, f"task.{what}.*", "") for what in (*Status, "overdue"))
 ENDINGS = tuple(Binding(EVENTS, f"task.{status}.*", "") for status in FINAL)

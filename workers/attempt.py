@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from broker.connection import Delivery
 from broker.crash import crash_point_soon
-from broker.messages import Assignment, Failure, Result, Usage, problems
+from broker.messages import Assignment, Failure, Result, Usage
+from broker.wire import problems
 from workers.models.base import LLM, Answer, Job, ModelError
 from workers.progress import ProgressStream
 from workers.reporter import Reporter

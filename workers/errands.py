@@ -16,9 +16,10 @@ from pydantic import BaseModel
 from broker.connection import Delivery, Outgoing
 from broker.errors import AccessRefused, BrokerError, Problem, QueryRejected, TaskRejected
 from broker.link import Link
-from broker.messages import Read, Rejection, Retry, Share, Status, Submission, Wire, decode
+from broker.messages import Read, Rejection, Retry, Share, Status, Submission
 from broker.topology import QUERIES, TASKS
 from broker.views import LLMList, LLMsQuery, LLMView, NoteList, NoteView, TaskView
+from broker.wire import Wire, decode
 
 COORDINATOR = "coordinator"  # who has ended a task, in its history, when its parent was over
 

@@ -12,9 +12,10 @@ from broker.crash import crash_point, crash_point_soon
 from broker.errors import BrokerError, LinkClosed, MessageTooLarge
 from broker.link import Link
 from broker.mail import Message, MessageProgress
-from broker.messages import Claim, Failure, Goodbye, Presence, Progress, Question, Result, Resume, Wait, Wire, decode
+from broker.messages import Claim, Failure, Goodbye, Presence, Progress, Question, Result, Resume, Wait
 from broker.topology import STATUS
 from broker.trace import in_trace
+from broker.wire import Wire, decode
 from workers.spool import Spool
 
 RETRY_FIRST, RETRY_MOST = 0.2, 5.0

@@ -23,11 +23,12 @@ from broker.connection import Delivery
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
 from broker.link import Link, may_declare
 from broker.mailer import Mailer
-from broker.messages import Control, Drain, Presence, Stop, Tell, Tool, decode, problems, skills_in_text
+from broker.messages import Control, Drain, Presence, Stop, Tell, Tool, skills_in_text
 from broker.settings import Settings
 from broker.tally import Runs
 from broker.topology import SHARED, control_address, instance_topology, llm_address, llm_topology, mailbox, work_queue
 from broker.trace import tracing_for
+from broker.wire import decode, problems
 from workers.attempt import failed
 from workers.errands import Errands
 from workers.mailbox import PREFETCH, Mailbox

@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
 from pydantic_core import to_json
 
-from broker.messages import MAX_BODY_BYTES, TOOLS, problems
+from broker.messages import TOOLS
+from broker.wire import MAX_BODY_BYTES, problems
 from workers.tools import Desk, ToolError
 
 SOCKET = "tools"

@@ -15,9 +15,10 @@ from pydantic_core import PydanticSerializationError, to_json
 from broker.errors import BrokerError, FluffleError, RequestError
 from broker.mail import Message, is_address, made_from, new_message
 from broker.mailer import Mailer
-from broker.messages import LOCAL_ONLY, Assignment, Read, Share, Status, Submission, Tool, board_of, problems
+from broker.messages import LOCAL_ONLY, Assignment, Read, Share, Status, Submission, Tool, board_of
 from broker.topology import llm_address
 from broker.views import LLMView, TaskView
+from broker.wire import problems
 from workers.errands import Errands
 from workers.waiting import Parking
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from broker.connection import UNDECODABLE, Delivery
 from broker.crash import crash_point
 from broker.errors import DecodeError, Problem
-from broker.messages import MAX_ASSIGNMENT_BYTES, Assignment, Holding, Stop, Tell, decode
+from broker.messages import Assignment, Holding, Stop, Tell
 from broker.tally import Runs
+from broker.wire import MAX_ASSIGNMENT_BYTES, decode
 from workers.attempt import CALLED_OFF, Attempt, Ending, failed
 from workers.models.base import LLM
 from workers.reporter import Reporter

@@ -9,7 +9,8 @@ from pydantic_core import to_json
 
 from broker.errors import Problem
 from broker.instants import Instant, Micros, seconds
-from broker.messages import Status, Submission, problems
+from broker.messages import Status, Submission
+from broker.wire import problems
 from coordinator.core.board import Board
 from coordinator.core.collaboration import step
 from coordinator.core.events import GroupStirred

@@ -93,7 +93,7 @@ class Name(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name as it is."""
-        from broker.messages import NAME_PATTERN
+        from broker.wire import NAME_PATTERN
 
         if re.search(NAME_PATTERN, value):
             return str(value)

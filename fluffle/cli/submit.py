@@ -211,7 +211,8 @@ def _vote(rules: dict[str, Any]) -> "Vote | None":
     from pydantic import ValidationError
 
     from broker.errors import Problem, TaskRejected
-    from broker.messages import Vote, problems
+    from broker.messages import Vote
+    from broker.wire import problems
 
     given = {name: value for name, value in rules.items() if value is not None}
     try:

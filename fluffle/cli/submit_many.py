@@ -10,7 +10,8 @@ import click
 from pydantic import ValidationError
 
 from broker.errors import DecodeError, TaskRejected
-from broker.messages import Status, Submission, decode, problems
+from broker.messages import Status, Submission
+from broker.wire import decode, problems
 from fluffle.cli.main import ERROR, OK, TASK_FAILED
 from fluffle.cli.outcomes import print_end, print_view
 from fluffle.cli.output import complain, console, on_terminal, say

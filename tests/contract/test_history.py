@@ -8,8 +8,8 @@ from sqlalchemy import Engine, func, select
 
 from broker.instants import Instant, Micros
 from broker.mail import Message, new_message
-from broker.messages import Wire
 from broker.views import ConversationPage, ConversationsQuery, MessagePage, MessagesQuery
+from broker.wire import Wire
 from coordinator import schema
 from coordinator.core.board import Changes
 from coordinator.queries import Queries

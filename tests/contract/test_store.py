@@ -11,7 +11,8 @@ from sqlalchemy import select
 
 from broker.errors import DecodeError
 from broker.instants import Instant, Micros, from_datetime, seconds
-from broker.messages import Status, Submission, decode
+from broker.messages import Status, Submission
+from broker.wire import decode
 from coordinator.core.board import Changes
 from coordinator.core.events import NEVER
 from coordinator.core.pool import LLM, Instance

@@ -16,9 +16,10 @@ import pytest
 from broker.connection import Outgoing
 from broker.errors import AccessRefused, ConfigurationError
 from broker.link import Link
-from broker.messages import MAX_BODY_BYTES, Holding, Result, Usage
+from broker.messages import Holding, Result, Usage
 from broker.settings import Settings
 from broker.topology import REJECTED, SHARED, TASKS, work_queue
+from broker.wire import MAX_BODY_BYTES
 from tests.support.node import NodeInfo
 from tests.support.processes import Process, fluffle
 from tests.support.proxy import CONSUMER, PUBLISHER, Proxy, proxy_to

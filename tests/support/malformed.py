@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from broker.connection import Delivery, _properties
-from broker.messages import MAX_BODY_BYTES
+from broker.wire import MAX_BODY_BYTES
 from coordinator.intake import Refused, read
 
 TASKS, STATUS, MESSAGES = "fluffle.tasks", "fluffle.status", "fluffle.messages"

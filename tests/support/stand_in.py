@@ -10,8 +10,9 @@ from pika.exceptions import NackError
 
 from broker.connection import Delivery, Outgoing
 from broker.link import Link
-from broker.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop, Wire, decode
+from broker.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop
 from broker.topology import COORDINATOR, REJECTED, SHARED, STATUS, WORK, control_address, llm_address, work_queue
+from broker.wire import Wire, decode
 
 WITHIN = 20.0
 """Seconds that a test waits for something before it fails."""

@@ -11,14 +11,14 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from broker import mail, messages, topology, views
+from broker import mail, messages, topology, views, wire
 from broker.access import Role, TopicPermission, permissions
 from broker.errors import Problem
 from broker.instants import Instant
-from broker.messages import Wire
 from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, Of
 from broker.settings import Settings
 from broker.views import View
+from broker.wire import Wire
 from coordinator.core.commands import AnswerType
 from coordinator.core.lifecycle import TRANSITIONS
 from coordinator.database import open_engine
@@ -168,8 +168,8 @@ def test_every_report_dimension_and_metric_is_described() -> None:
 
 
 def test_the_largest_body_and_the_deepest_nesting_are_described() -> None:
-    assert f"({messages.MAX_BODY_BYTES:,} bytes" in PROTOCOL
-    assert f"nested {messages.MAX_LEVELS} levels deep" in PROTOCOL
+    assert f"({wire.MAX_BODY_BYTES:,} bytes" in PROTOCOL
+    assert f"nested {wire.MAX_LEVELS} levels deep" in PROTOCOL
 
 
 def test_every_setting_is_described_with_its_default() -> None:

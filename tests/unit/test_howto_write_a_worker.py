@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from broker.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop, Wire, decode
+from broker.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop
+from broker.wire import Wire, decode
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto-write-a-worker.md"
 

@@ -8,8 +8,9 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from broker.errors import DecodeError
-from broker.messages import MAX_LEVELS, Assignment, Manage, OtherFields, Result, Retry, Submission, Update, Wire, decode
+from broker.messages import Assignment, Manage, OtherFields, Result, Retry, Submission, Update
 from broker.views import TaskPage
+from broker.wire import MAX_LEVELS, Wire, decode
 
 
 def nested(levels: int) -> bytes:

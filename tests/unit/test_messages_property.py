@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from broker import messages
 from broker.errors import DecodeError
-from broker.messages import Wire, Wish, decode
+from broker.messages import Wish
+from broker.wire import Wire, decode
 
 KINDS = [
     kind

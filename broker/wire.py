@@ -1,0 +1,109 @@
+"""What every message is made of: strict models, names and texts with their limits, and how bytes become one of them."""
+
+import math
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from broker.errors import DecodeError, Problem
+
+PROTOCOL_VERSION = "1"
+MAX_BODY_BYTES = 1024 * 1024
+MAX_ASSIGNMENT_BYTES = 16 * 1024 * 1024  # a task with the results that it builds on
+JSON_TYPE = "application/json"
+EVENT_TYPE = "application/cloudevents+json"
+
+MAX_LEVELS = 100  # of nesting in what people and LLMs send; parsers read 200, and it is passed on with a few around it
+
+_IN_WORDS: dict[str, str] = {}  # what is wrong with text that does not match a pattern
+
+
+def matching(pattern: str, otherwise: str) -> Any:
+    """A field of text that has to match; `otherwise` is what people are told."""
+    _IN_WORDS[pattern] = otherwise
+    return Field(pattern=pattern)
+
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+TAG_PATTERN = r"^[a-z0-9][a-z0-9._:+/-]{0,62}$"
+_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
+_TEXT_PATTERN = r"^[^\x00]*$"
+_LINE_PATTERN = r"^[^\x00-\x1f]{1,100}$"
+
+Name = Annotated[str, matching(NAME_PATTERN, "is no name: a-z, 0-9 and -, at most 63 of them")]
+TaskId = Annotated[str, matching(_ID_PATTERN, "is no id: 1 to 64 of A-Z, a-z, 0-9 and ._:-")]
+Tag = Annotated[str, matching(TAG_PATTERN, "is no tag: a-z, 0-9 and ._:+/-, at most 63 of them")]
+Text = Annotated[str, Field(min_length=1), matching(_TEXT_PATTERN, "has a NUL in it")]
+NoteName = Annotated[str, matching(_LINE_PATTERN, "is not 1 to 100 characters on one line")]
+
+
+def _must_be_portable(value: JsonValue) -> JsonValue:
+    """JSON that every part of the system can pass on. Raises ValueError for too deep nesting and infinite numbers."""
+    level = [value]
+    for _ in range(MAX_LEVELS + 1):
+        inner: list[JsonValue] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
+            elif isinstance(item, float) and math.isinf(item):
+                raise ValueError("has a number that is out of range")
+        if not inner:
+            return value
+        level = inner
+    raise ValueError(f"nested deeper than {MAX_LEVELS} levels")
+
+
+Json = Annotated[JsonValue, AfterValidator(_must_be_portable)]
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_must_be_portable)]
+Level = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Tokens = Annotated[int, Field(ge=0, le=10**12)]
+
+
+class Wire(BaseModel):
+    """A message body: immutable, no unknown fields, no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def encode(self) -> bytes:
+        """The body as JSON, without the fields that hold nothing."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def decode(kind: type[M], body: bytes, *, limit: int = MAX_BODY_BYTES) -> M:
+    """`body` as a message of that kind. Raises DecodeError, with every problem by its path, and nothing else."""
+    if len(body) > limit:
+        raise DecodeError([Problem("", f"the body has {len(body):,} bytes; the limit is {limit:,}")])
+    try:
+        if b"NaN" in body or b"Infinity" in body:  # JSON has neither; the model's parser lets them through
+            from_json(body, allow_inf_nan=False)
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise DecodeError(problems(error)) from error
+    except ValueError as error:
+        raise DecodeError([Problem("", f"Invalid JSON: {error}")]) from error
+
+
+def problems(error: ValidationError) -> list[Problem]:
+    """Pydantic's errors as ours: dotted paths and no echo of the input."""
+    return [
+        Problem(".".join(str(part) for part in item["loc"] if part != "[key]"), _sentence(item))
+        for item in error.errors(include_url=False, include_input=False)
+    ]
+
+
+def _sentence(item: ErrorDetails) -> str:
+    match item["type"]:
+        case "string_pattern_mismatch":
+            return _IN_WORDS.get(item["ctx"]["pattern"], item["msg"])
+        case "extra_forbidden":
+            return "unknown field"
+        case _:
+            return item["msg"].removeprefix("Value error, ")
