@@ -35,6 +35,23 @@ def suspend_worker(cast: Cast, chance: random.Random) -> None:
     process.resume()
 
 
+def wake_worker_when_missed(cast: Cast, chance: random.Random) -> None:
+    """SIGSTOP of a worker, which goes on at the very moment when others have been given its tasks."""
+    name = chance.choice(cast.workers)
+    process = cast.process(name)
+    process.suspend()
+    end = time.monotonic() + 3 * cast.lease
+    while _is_there(cast, name) and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0, 0.1))
+    process.resume()
+
+
+def _is_there(cast: Cast, llm: str) -> bool:
+    """Whether the coordinator believes that an instance of the LLM is alive."""
+    return cast.site.select(f"select instances from llms where name = '{llm}'") != [("{}",)]
+
+
 def kill_coordinator(cast: Cast, chance: random.Random) -> None:
     """kill -9 of a coordinator, leading or standing by; it is started again at once."""
     cast.restart(chance.choice(cast.coordinators))
@@ -217,6 +234,7 @@ Fault = Callable[[Cast, random.Random], None]
 FAULTS: dict[Fault, int] = {
     kill_worker: 8,
     suspend_worker: 6,
+    wake_worker_when_missed: 4,
     kill_coordinator: 8,
     crash_coordinator: 8,
     suspend_coordinator: 6,

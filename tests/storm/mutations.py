@@ -22,7 +22,7 @@ from tests.support.node import private_node
 REVEALING = {
     "outbox": ["crash_coordinator"],
     "manual-ack": ["kill_coordinator", "crash_coordinator"],
-    "attempt-fence": ["suspend_worker", "cut_worker"],
+    "attempt-fence": ["wake_worker_when_missed"],
     "epoch": ["suspend_coordinator"],
     "dedupe": ["echo"],
     "spool": ["kill_worker_with_answers"],
