@@ -97,7 +97,7 @@ def test_the_commands_of_the_quickstart_give_the_llm_work(environment: dict[str,
     printed = run(blocks(ROOT / "docs/quickstart.md", "Give it work"), folder=ROOT, environment=environment)
     assert "demo (offline extractive summariser)" in printed
     assert re.search(r"^ada\s+online\b", printed, re.MULTILINE)
-    assert re.search(r"^Completed tasks:\s+[1-9]", printed, re.MULTILINE)
+    assert re.search(r"^Completed:\s+[1-9]", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
