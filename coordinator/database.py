@@ -13,6 +13,10 @@ from broker.errors import ConfigurationError
 from broker.private_files import make_private_folder
 
 BUSY_SECONDS = 5.0
+EACH_ALONE = "fluffle.each_alone"
+"""In the info of a connection, if true: on SQLite every statement is a transaction of its own, for one that only reads.
+
+To begin and to end one is as dear as a small read, because another thread may take the interpreter meanwhile."""
 
 _READS = "-c default_transaction_read_only=on"
 # In ms. Who leads may be stopped in a transaction, or gone with its machine: it must not keep the row of the lead then.
@@ -83,7 +87,8 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        if not connection.info.get(EACH_ALONE):
+            connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
 

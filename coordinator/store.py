@@ -21,6 +21,7 @@ from coordinator.core.board import Changes
 from coordinator.core.events import NEVER, Note
 from coordinator.core.pool import LLM
 from coordinator.core.task import Attempt, Rank, Task
+from coordinator.database import EACH_ALONE
 from coordinator.driver import delete_rows, insert_rows, keep_rows, rows_with, update_rows, upsert_rows
 from coordinator.leadership import Lease
 from coordinator.reports import closing
@@ -85,10 +86,14 @@ class Store:
         self.engine.dispose()
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        """A transaction by a connection that is kept from one to the next, until the database is away."""
+    def _transaction(self, *, look: bool = False) -> Iterator[Connection]:
+        """A transaction by a connection that is kept from one to the next, until the database is away.
+
+        For one look SQLite needs none: nobody else writes, or the next commit finds that this one leads no more.
+        """
         with database_errors():
             connection = self._connection = self._connection or self.engine.connect()
+            connection.info[EACH_ALONE] = look
             try:
                 with connection.begin():
                     yield connection
@@ -285,7 +290,7 @@ class Store:
     def waiting_for(self, ids: Sequence[str]) -> dict[str, list[str]]:
         """For each of these tasks that others wait for: the ids of the others."""
         found: dict[str, list[str]] = {}
-        with self._transaction() as connection:
+        with self._transaction(look=True) as connection:
             for chunk in _chunks(list(ids)):
                 waits = _dependencies.c.depends_on.in_(chunk) & ~_dependencies.c.met
                 for row in connection.execute(select(_dependencies).where(waits)):
@@ -307,7 +312,7 @@ class Store:
     def children(self, ids: Sequence[str], *, live: bool = False) -> dict[str, list[str]]:
         """For each of these tasks that others are part of: the ids of these, or of those that are not over."""
         found: dict[str, list[str]] = {}
-        with self._transaction() as connection:
+        with self._transaction(look=True) as connection:
             for chunk in _chunks(list(ids)):
                 theirs = schema.is_child & _tasks.c.parent_id.in_(chunk)
                 if live:
