@@ -37,6 +37,12 @@ def site(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
+def in_sqlite(site: Site) -> None:
+    """For a test that is about SQLite: it is skipped where the site has PostgreSQL."""
+    assert site.sqlite
+
+
+@pytest.fixture
 def ledger(site: Site) -> Ledger:
     """The checker of that site."""
     return Ledger(site)

@@ -36,7 +36,7 @@ def submit(client: Amqp, ledger: Ledger, name: str, count: int) -> None:
 def test_a_copy_taken_under_load_is_whole_and_brings_everything_back_that_was_in_it(
     site: Site, client: Amqp, tmp_path: Path
 ) -> None:
-    ledger, coordinator = Ledger(site), site.coordinator()
+    database, ledger, coordinator = site.sqlite, Ledger(site), site.coordinator()
     worker = site.worker("ada", *WORKER, **ledger.env)
     submit(client, ledger, "before", 100)
     until(lambda: completed(site) > 10, "some are done, and some are not")
@@ -49,7 +49,7 @@ def test_a_copy_taken_under_load_is_whole_and_brings_everything_back_that_was_in
     assert worker.wait() == 0
     coordinator.kill()
 
-    for file in site.state.glob("fluffle.db*"):
+    for file in database.parent.glob(f"{database.name}*"):
         file.unlink()
     back = fluffle(site, "database", "restore", "--yes", str(tmp_path / "copy.db"))
     assert back.returncode == 0, back.stderr
@@ -62,6 +62,7 @@ def test_a_copy_taken_under_load_is_whole_and_brings_everything_back_that_was_in
     assert again.alive
 
 
+@pytest.mark.usefixtures("in_sqlite")
 def test_a_database_that_a_coordinator_leads_on_is_not_replaced(site: Site, tmp_path: Path) -> None:
     coordinator = site.coordinator()
     copy = tmp_path / "copy.db"
@@ -76,6 +77,7 @@ def test_a_database_that_a_coordinator_leads_on_is_not_replaced(site: Site, tmp_
     assert fluffle(site, "database", "restore", "--yes", str(copy)).returncode == 0
 
 
+@pytest.mark.usefixtures("in_sqlite")
 def test_a_restored_database_begins_with_a_new_term(site: Site, client: Amqp, tmp_path: Path) -> None:
     ledger, leader = Ledger(site), site.coordinator()
     site.worker("ada", *WORKER, **ledger.env)
@@ -96,18 +98,19 @@ def test_a_restored_database_begins_with_a_new_term(site: Site, client: Amqp, tm
 
 @pytest.mark.parametrize("content", [b"", b"no database", b"SQLite format 3\0" + bytes(4096)])
 def test_what_is_no_copy_replaces_nothing(site: Site, tmp_path: Path, content: bytes) -> None:
-    coordinator = site.coordinator()
+    database, coordinator = site.sqlite, site.coordinator()
     coordinator.terminate()
     assert coordinator.wait() == 0
-    before = (site.state / "fluffle.db").read_bytes()
+    before = database.read_bytes()
     (tmp_path / "copy.db").write_bytes(content)
     refused = fluffle(site, "database", "restore", "--yes", str(tmp_path / "copy.db"))
     assert refused.returncode == 1
     assert refused.stderr.startswith("Error: ")
     assert "Traceback" not in refused.stderr
-    assert (site.state / "fluffle.db").read_bytes() == before
+    assert database.read_bytes() == before
 
 
+@pytest.mark.usefixtures("in_sqlite")
 def test_a_backup_writes_over_no_file_and_leaves_no_part_of_one(site: Site, tmp_path: Path) -> None:
     assert "there is no database" in fluffle(site, "database", "backup", str(tmp_path / "copy.db")).stderr
     site.coordinator()

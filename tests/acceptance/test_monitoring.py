@@ -182,11 +182,10 @@ def test_a_worker_that_drains_is_well_and_not_ready(site: Site, client: Amqp) ->
 
 
 def test_a_coordinator_whose_database_is_away_is_not_ready(site: Site) -> None:
-    coordinator = site.coordinator(**ON)
-    database = site.state / "fluffle.db"
+    database, coordinator = site.sqlite, site.coordinator(**ON)
     hidden = site.state / "hidden"
     hidden.mkdir()
-    for file in site.state.glob("fluffle.db*"):
+    for file in database.parent.glob(f"{database.name}*"):
         file.rename(hidden / file.name)
     database.mkdir()  # a folder is no database
     until(lambda: "the database does not answer" in health(coordinator, "/readyz")[1]["problems"], "it tells so")

@@ -19,6 +19,7 @@ def refused(second: Process) -> bool:
     return ended == 1
 
 
+@pytest.mark.usefixtures("in_sqlite")
 def test_a_coordinator_with_another_database_is_refused(site: Site, tmp_path: Path) -> None:
     site.coordinator(until="leading")
     assert refused(site.coordinator(until=None, FLUFFLE_DATABASE_URL=f"sqlite:///{tmp_path / 'other.db'}"))
@@ -28,11 +29,11 @@ def test_a_coordinator_with_another_database_is_refused(site: Site, tmp_path: Pa
 def test_a_coordinator_with_a_copy_of_the_database_from_another_machine_is_refused(
     site: Site, tmp_path: Path, left: str
 ) -> None:
-    first = site.coordinator(until="leading")
+    database, first = site.sqlite, site.coordinator(until="leading")
     first.terminate()
     assert first.wait() == 0
     copy = tmp_path / "copy.db"
-    shutil.copy(tmp_path / "fluffle.db", copy)
+    shutil.copy(database, copy)
     if left == "as it was":
         with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
             connection.execute("update leader set holder = 'elsewhere:1:1'")

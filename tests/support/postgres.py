@@ -4,6 +4,7 @@ with postgres() as server:
     url = server.create("books")
 """
 
+import atexit
 import os
 import pwd
 import shutil
@@ -13,13 +14,15 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import LiteralString
 
 import psycopg
 from psycopg import sql
 
+ON_POSTGRESQL = os.environ.get("FLUFFLE_TEST_DATABASE") == "postgresql"
 _INSTALLED = Path("/usr/lib/postgresql")
 _READY_WITHIN = 30.0  # seconds
 
@@ -130,6 +133,14 @@ def postgres() -> Iterator[Postgres]:
         if server:
             server.stop()
         shutil.rmtree(folder)
+
+
+@cache
+def shared() -> Postgres:
+    """The one that every site of this process has its database in that asks for nothing else, if ON_POSTGRESQL."""
+    running = ExitStack()
+    atexit.register(running.close)
+    return running.enter_context(postgres())
 
 
 def _programs() -> Path:

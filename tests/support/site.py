@@ -13,13 +13,14 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+import pytest
 from sqlalchemy import NullPool, create_engine, text
 
 from broker.link import Link
 from broker.topology import COORDINATOR, QUERIES, REJECTED, SHARED, UNDELIVERED, llm_address, user_address, work_queue
 from tests.support.amqp import amqp
 from tests.support.node import NodeInfo
-from tests.support.postgres import Postgres
+from tests.support.postgres import ON_POSTGRESQL, Postgres, shared
 from tests.support.processes import Process, fluffle, until
 
 
@@ -101,8 +102,19 @@ class Site:
 
     def execute(self, statement: str) -> None:
         """Change the database behind the coordinator's back."""
+        if self.server is not None:
+            with create_engine(self._database, poolclass=NullPool).begin() as writing:
+                writing.execute(text(statement))
+            return
         with closing(sqlite3.connect(self._sqlite, timeout=30, isolation_level=None)) as connection:
             connection.execute(statement)
+
+    @property
+    def sqlite(self) -> Path:
+        """The file of its database. Skips the test where that is in PostgreSQL."""
+        if self.server is not None:
+            pytest.skip("this is about the file of SQLite")
+        return self._sqlite
 
     def kill_and_restart_rabbitmq(self) -> None:
         """End the broker as `kill -9` does, and start it again with the same data. Only where it is a private node."""
@@ -211,7 +223,12 @@ def _end(processes: list[Process]) -> None:
 def site_on(
     rabbitmq: NodeInfo, state: Path, *, server: Postgres | None = None, disk: Path | None = None, **env: str
 ) -> Iterator[Site]:
-    """A site, see there; its exchanges and queues are there, and empty."""
+    """A site, see there; its exchanges and queues are there, and empty.
+
+    Its database is in PostgreSQL also where FLUFFLE_TEST_DATABASE=postgresql says so for all.
+    """
+    if ON_POSTGRESQL and disk is None and "FLUFFLE_DATABASE_URL" not in env:
+        server = server or shared()
     site = Site(rabbitmq, state, server=server, disk=disk, **env)
     with amqp(site.url) as client:
         client.delete(*site.queues)
