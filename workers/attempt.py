@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from broker.connection import Delivery
 from broker.crash import crash_point_soon
 from broker.messages import Assignment, Failure, Result, Usage
+from broker.trace import trace_of
 from broker.wire import problems
 from workers.models.base import LLM, Answer, Job, ModelError
 from workers.progress import ProgressStream
@@ -126,9 +127,11 @@ class Attempt:
         job = self._job(instructions, timeout)
         loop = asyncio.get_running_loop()
         self._started_at, self._clock = datetime.now(UTC), time.monotonic()
-        desk = Desk(office, self._assignment, self.parking, priority=self._deliveries[0].properties.priority)
-        self.span = None if spans is None else spans.begin(self._assignment, self._deliveries[0])
+        first = self._deliveries[0]
+        self.span = None if spans is None else spans.begin(self._assignment, first)
         context = None if self.span is None else self.span.context
+        trace = trace_of(first.headers) if self.span is None else self.span.call_traceparent
+        desk = Desk(office, self._assignment, self.parking, priority=first.properties.priority, trace=trace)
         self._call = loop.create_task(llm.run(job, self._stream.add, desk), context=context)
         self._call.add_done_callback(self._on_call_done)
         crash_point_soon("call-started")

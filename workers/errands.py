@@ -18,6 +18,7 @@ from broker.errors import AccessRefused, BrokerError, Problem, QueryRejected, Ta
 from broker.link import Link
 from broker.messages import Read, Rejection, Retry, Share, Status, Submission
 from broker.topology import QUERIES, TASKS
+from broker.trace import in_trace
 from broker.views import LLMList, LLMsQuery, LLMView, NoteList, NoteView, TaskView
 from broker.wire import Wire, decode
 
@@ -91,13 +92,13 @@ class Errands:
         with self._under_way(self._request(TASKS, note.routing_key, note)) as errand:
             return (await errand.answer(NoteList)).notes
 
-    async def delegate(self, task: Submission) -> TaskView:
-        """Submit a task that has its id, and wait for its end. One that is known already is waited for.
+    async def delegate(self, task: Submission, *, trace: str | None = None) -> TaskView:
+        """Submit a task that has its id, in that trace, and wait for its end. One that is known already is waited for.
 
         One that had failed before, or had ended with an earlier end of its parent, is tried again. Raises
         TaskRejected and BrokerError.
         """
-        submission = self._request(TASKS, task.routing_key, task)
+        submission = replace(self._request(TASKS, task.routing_key, task), headers=in_trace(trace))
         with self._under_way(submission) as errand:
             view = await errand.answer(TaskView)
             if errand.sent_again or not _deserves_another_try(view):

@@ -29,7 +29,10 @@ class Spans:
 
 
 class AttemptSpan:
-    """One attempt. `context` is what the LLM is to be called in, so that its own spans are below."""
+    """One attempt. `context` is what the LLM is to be called in, so that its own spans are below.
+
+    `traceparent` goes with its result, `call_traceparent` with what the LLM hands on.
+    """
 
     def __init__(
         self, tracing: Tracing, llm: str, model: dict[str, str], assignment: Assignment, delivery: Delivery
@@ -42,6 +45,7 @@ class AttemptSpan:
         self._call = tracing.span(f"invoke_agent {llm}", SpanKind.INTERNAL, {**model}, parent=self.traceparent)
         if assignment.conversation_id:
             self._call.set_attribute("gen_ai.conversation.id", assignment.conversation_id)
+        self.call_traceparent = header_of(self._call)
         self.context = within(self._call)
 
     def end(self, outcome: str, failure: Failure | None, usage: Usage | None) -> None:

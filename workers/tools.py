@@ -49,11 +49,21 @@ class Office:
 class Desk:
     """The tools of one attempt. What they cannot do raises ToolError with a reason that the LLM can act on."""
 
-    def __init__(self, office: Office, assignment: Assignment, parking: Parking, *, priority: int | None) -> None:
+    def __init__(
+        self,
+        office: Office,
+        assignment: Assignment,
+        parking: Parking,
+        *,
+        priority: int | None,
+        trace: str | None = None,
+    ) -> None:
+        """`priority` is that of the task, `trace` the traceparent of what is delegated."""
         self._office = office
         self._assignment = assignment
         self._parking = parking
         self._priority = priority
+        self._trace = trace
         self._board = board_of(assignment.task_id, assignment.conversation_id)
         self._answers = list(assignment.answers)
         self._told: Counter[str] = Counter()  # what was asked and said, to tell what is the same once more
@@ -134,7 +144,7 @@ class Desk:
         with _reasons():
             await self._must_be_possible(task)
             async with self._parking.parked():
-                view = await self._office.errands.delegate(task)
+                view = await self._office.errands.delegate(task, trace=self._trace)
         return _result(view)
 
     async def ask_person(self, question: str, choices: Sequence[str] = ()) -> str:

@@ -115,6 +115,39 @@ def test_a_failed_attempt_is_told_and_the_trace_is_that_of_a_submitter_who_has_o
         assert span.attributes["error.type"] == "ValueError"
 
 
+HANDS_ON = ("--handler", "tests.support.teamwork:hand_on")
+
+
+def test_what_is_delegated_is_below_the_call_that_did_it(site: Site, client: Amqp, collector: Receiver) -> None:
+    site.coordinator(**collector.env)
+    for name in ("ada", "bob"):
+        site.worker(name, *HANDS_ON, **collector.env)
+    answers = client.queue()
+    task = {"description": "Go", "assignee": "ada", "inputs": {"way": ["bob"]}}
+    client.submit(task, reply_to=answers, headers={"traceparent": TRACE})
+
+    def above(span: Span) -> list[str]:
+        by_id = {one.id: one for one in collector.spans}
+        return [span.name, *above(by_id[span.parent])] if span.parent in by_id else [span.name]
+
+    until(lambda: collector.named("process llm.bob.work"), "the one who helped is done")
+    worked = only(collector.named("process llm.bob.work"))
+    handed_on = ["process llm.bob.work", "publish fluffle.work", "process fluffle.coordinator", "invoke_agent ada"]
+    first = ["process llm.ada.work", "publish fluffle.work", "process fluffle.coordinator"]
+    until(lambda: above(worked) == handed_on + first, "all spans have come, one below the other")
+    assert {span.trace for span in collector.spans} == {TRACE.split("-")[1]}
+
+
+def test_what_is_delegated_belongs_to_the_trace_although_the_worker_tells_no_spans(site: Site, client: Amqp) -> None:
+    site.coordinator()
+    for name in ("ada", "bob"):
+        site.worker(name, *HANDS_ON)
+    seen = client.queue(("fluffle.work", "llm.bob"))
+    task = {"description": "Go", "assignee": "ada", "inputs": {"way": ["bob"]}}
+    client.submit(task, headers={"traceparent": TRACE})
+    assert client.take(seen).headers["traceparent"] == TRACE
+
+
 def test_what_a_submitter_has_not_sampled_is_sent_by_nobody(site: Site, client: Amqp, collector: Receiver) -> None:
     coordinator = site.coordinator(**collector.env)
     answers = client.queue()
