@@ -251,7 +251,7 @@ MESSAGES = {
     "a message without text": message({**HELLO, "content": ""}, path="content", says="at least 1"),
     "a message with NUL": message({**HELLO, "content": "a\0"}, path="content", says="has a NUL in it"),
     "a message of nobody": message({"content": "hello"}, path="sender", says="required"),
-    "a message of a group": message({**HELLO, "sender": "group.x"}, path="sender", says="pattern"),
+    "a message of a group": message({**HELLO, "sender": "group.x"}, path="sender", says="is no address"),
     "a message to somebody else": message(
         {**HELLO, "receiver": "user.bo"}, path="receiver", says="the routing key says 'llm.worker'"
     ),
