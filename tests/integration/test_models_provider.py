@@ -1,13 +1,18 @@
 """A pydantic-ai model over HTTP, against a server that speaks OpenAI's wire format."""
 
 import asyncio
+import socket
+import struct
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support.openai_server import Dropped, OpenAIServer, Refusal, Stalled, Text, ToolCall
+from tests.support.processes import until
 from workers.models.base import LLM, Answer, Job, ModelError, Usage
 from workers.models.factory import build_llm
 
@@ -33,6 +38,18 @@ async def failure(server: OpenAIServer, *replies: Text | Refusal, **job: Any) ->
     with pytest.raises(ModelError) as caught:
         await run(server, **job)
     return caught.value
+
+
+def test_the_server_says_nothing_of_a_client_that_has_gone(
+    server: OpenAIServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    threads = threading.active_count()
+    with socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0)) as client:
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\n")
+        until(lambda: threading.active_count() > threads, "the server has a thread for the client")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing it is a reset
+    until(lambda: threading.active_count() == threads, "the server is done with the client")
+    assert capfd.readouterr().err == ""
 
 
 async def test_a_streamed_answer_with_its_usage(server: OpenAIServer) -> None:
