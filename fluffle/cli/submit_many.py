@@ -31,7 +31,7 @@ async def submit_lines(path: str, defaults: dict[str, Any], *, wait: bool, as_js
     rejected = 0
     handles: list[TaskHandle] = []
     async with client() as submitting:
-        with _bar("submitted", len(lines)) as advance:
+        with bar("submitted", len(lines)) as advance:
             numbers = (number for number, _ in lines)
             async for fate in submitting.submit_many(_submission(line, defaults) for _, line in lines):
                 number = next(numbers)
@@ -54,7 +54,7 @@ async def submit_lines(path: str, defaults: dict[str, Any], *, wait: bool, as_js
 async def _wait(handles: list[TaskHandle], *, as_json: bool) -> bool:
     """Tell of each task when it ends. Returns whether all were completed."""
     good = True
-    with _bar("finished", len(handles)) as advance:
+    with bar("finished", len(handles)) as advance:
         for end in asyncio.as_completed([handle.end() for handle in handles]):
             view = await end
             print_end(view, as_json=as_json)
@@ -86,7 +86,7 @@ def _submission(line: bytes, defaults: dict[str, Any]) -> Submission:
 
 
 @contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[], object]]:
+def bar(what: str, total: int) -> Iterator[Callable[[], object]]:
     """A progress bar on standard error, where that is a terminal. Gives the function that moves it on by one."""
     if not sys.stderr.isatty() or not total:
         yield lambda: None

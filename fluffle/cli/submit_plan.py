@@ -11,6 +11,7 @@ from fluffle.cli.main import OK, TASK_FAILED
 from fluffle.cli.outcomes import print_end, print_outcome, print_result, print_view
 from fluffle.cli.output import complain, print_json, print_table
 from fluffle.cli.session import client
+from fluffle.cli.submit_many import bar
 from fluffle.handle import TaskHandle, reason
 from fluffle.plan import PlannedTask, load, new_run, submit
 
@@ -30,7 +31,8 @@ async def submit_plan(
 ) -> int:
     """Submit the tasks of a plan; `defaults` are fields for tasks without them. Returns the exit code."""
     plan = load(Path(path))
-    tasks = plan.tasks(run or new_run(plan), variables, defaults)
+    run = run or new_run(plan)
+    tasks = plan.tasks(run, variables, defaults)
     if dry_run:
         _show(tasks, as_json=as_json)
         return OK
@@ -40,7 +42,11 @@ async def submit_plan(
             for name, handle in handles.items():
                 print_view(handle.view) if as_json else click.echo(f"{handle.id}\t{name}")
             return OK
-        return await _wait(tasks, handles, as_json=as_json)
+        try:
+            return await _wait(tasks, handles, as_json=as_json)
+        except asyncio.CancelledError:
+            click.echo(f"The tasks go on. To wait for them again: the same command with --id {run}", err=True)
+            raise
 
 
 def _show(tasks: list[PlannedTask], *, as_json: bool) -> None:
@@ -65,13 +71,15 @@ def _whose(task: PlannedTask) -> str:
 async def _wait(tasks: list[PlannedTask], handles: dict[str, TaskHandle], *, as_json: bool) -> int:
     """Tell of the ends: as they come as JSON, else the results of the tasks that no other one builds on."""
     ends: dict[str, TaskView] = {}
-    for end in asyncio.as_completed([handle.end() for handle in handles.values()]):
-        view = await end
-        ends[view.id] = view
-        if as_json:
-            print_end(view, as_json=True)
-        elif view.status is not Status.COMPLETED:
-            complain(f"{view.id} {view.status}: {reason(view)}" if view.error else f"{view.id} {view.status}")
+    with bar("finished", len(handles)) as advance:
+        for end in asyncio.as_completed([handle.end() for handle in handles.values()]):
+            view = await end
+            ends[view.id] = view
+            if as_json:
+                print_end(view, as_json=True)
+            elif view.status is not Status.COMPLETED:
+                complain(f"{view.id} {view.status}: {reason(view)}" if view.error else f"{view.id} {view.status}")
+            advance()
     built_on = {above for task in tasks for above in task.depends_on}
     last = {name: ends[handle.id] for name, handle in handles.items() if name not in built_on}
     good = {name: view for name, view in last.items() if view.status is Status.COMPLETED}

@@ -303,6 +303,19 @@ def test_one_who_breaks_off_is_told_how_to_come_back(shell: Shell) -> None:
     assert printed.rstrip().endswith(f"The task goes on. To wait for it again: fluffle task wait {task_id}")
 
 
+def test_one_who_breaks_off_a_plan_is_told_how_to_come_back(shell: Shell, tmp_path: Path) -> None:
+    keys = ["\x03"]  # Ctrl-C
+
+    def on_sight(printed: str) -> str | None:
+        return keys.pop() if keys and "0/2" in printed else None
+
+    file, run = tmp_path / "plan.toml", f"left-{uuid7()[-8:]}"
+    file.write_text('[task.one]\nfor_each = ["a", "b"]\ndescription = "{{ item }}"\nskills = ["nobody-can"]')
+    printed = shell.on_terminal("task", "submit", str(file), "--id", run, "--wait", seeing=on_sight)
+    told = f"The tasks go on. To wait for them again: the same command with --id {run}"
+    assert printed.rstrip().endswith(told)
+
+
 def test_show_tells_the_timeline(shell: Shell) -> None:
     task_id = json.loads(shell("task", "submit", "x", "-k", "obey", "-w", "--json"))["id"]
     shell("task", "retry", task_id)
