@@ -158,6 +158,10 @@ class MessageRejected(RequestError):
 class UnknownAddress(RequestError):
     """Nobody has this address"""
 
+    def __init__(self, told: str, meant: str | None = None) -> None:
+        self.meant = meant
+        super().__init__(f"{told}; did you mean {meant}?" if meant else told)
+
 
 class NoAnswer(RequestError):
     """No coordinator answered in time"""

@@ -15,7 +15,7 @@ from broker.errors import AccessRefused, BrokerUnreachable, DecodeError, NoAnswe
 from broker.link import Link
 from broker.mail import ADDRESSES, COORDINATOR, Draft, Message, MessageProgress, is_address, made_from, owner_of
 from broker.messages import Rejection
-from broker.topology import MESSAGES, QUERIES, STATUS, Binding, Topology
+from broker.topology import MESSAGES, QUERIES, STATUS, Binding, Topology, llm_address, user_address
 from broker.views import MessagesQuery
 from broker.wire import MAX_BODY_BYTES, decode, problems
 
@@ -213,8 +213,14 @@ class Mailer:
         if address in self._known or not address.startswith(("llm.", "user.")):
             return
         if await self._depth(address) is None:
-            raise UnknownAddress(f"nobody has the address {address}")
+            raise UnknownAddress(f"nobody has the address {address}", await self._namesake(address))
         self._known.add(address)
+
+    async def _namesake(self, address: str) -> str | None:
+        """The person who has the name of an LLM, or the LLM that has the name of a person, if there is one."""
+        kind, _, name = address.partition(".")
+        other = user_address(name) if kind == "llm" else llm_address(name)
+        return None if await self._depth(other) is None else other
 
     async def _depth(self, address: str) -> int | None:
         """How many messages a mailbox holds; None when there is none. It waits for RabbitMQ, as publishing does."""

@@ -16,6 +16,7 @@ from broker.errors import (
     ConfigurationError,
     DecodeError,
     MessageRejected,
+    MessageTooLarge,
     NoAnswer,
     QueryRejected,
     UnknownAddress,
@@ -296,7 +297,7 @@ class Messaging:
         metadata: JsonObject | None,
     ) -> Message:
         try:
-            return new_message(
+            message = new_message(
                 self.address,
                 address_of(to),
                 content,
@@ -306,6 +307,9 @@ class Messaging:
             )
         except ValidationError as error:
             raise MessageRejected(problems(error)) from error
+        if (size := len(message.encode())) > (limit := _largest()):  # it would come, and be missing in the history
+            raise MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}")
+        return message
 
     async def _mailer(self) -> Mailer:
         """What sends the messages, with a queue for the answers; made with the first of them."""
@@ -324,16 +328,14 @@ class Messaging:
 
     async def _with_advice(self, error: UnknownAddress, address: str) -> UnknownAddress:
         """The error, with what may have been meant."""
-        kind, _, name = address.partition(".")
-        link = self._correspondence.link
+        if error.meant:
+            return error
+        kind = address.partition(".")[0]
         known = []
         if kind == "llm":
             with suppress(NoAnswer):
                 llms = read(LLMList, await self._correspondence.ask(LLMsQuery())).llms
                 known = [llm_address(llm.name) for llm in llms]
-        other = {"llm": user_address(name), "user": llm_address(name)}.get(kind)
-        if other and await link.depth(other) is not None:
-            return UnknownAddress(f"{error}; did you mean {other}?")
         if hint := did_you_mean(address, known):
             return UnknownAddress(f"{error}{hint}")
         if kind == "user":
@@ -346,6 +348,13 @@ def is_identity_required() -> bool:
     from broker.settings import load_settings
 
     return load_settings().require_identity
+
+
+def _largest() -> int:
+    """The bytes of a message that the coordinator takes."""
+    from broker.settings import load_settings
+
+    return load_settings().max_body
 
 
 def _identified(url: str) -> str | None:

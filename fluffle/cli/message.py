@@ -21,6 +21,8 @@ to_argument = click.argument("to")
 text_argument = click.argument("text")
 conversation_option = click.option("--conversation", "-c", metavar="ID", help="Go on with this conversation.")
 
+NOTHING_SAID = "Nobody has said anything yet."
+
 
 @click.group(cls=OrderedGroup)
 def message() -> None:
@@ -164,7 +166,7 @@ def history(
     *, conversation: str | None, participant: str | None, search: str | None, limit: int, as_json: bool
 ) -> None:
     """Print what was said, the newest last."""
-    from fluffle.cli.output import print_json
+    from fluffle.cli.output import on_terminal, print_json
 
     async def fetch() -> "list[MessageView]":
         from fluffle.mail import address_of
@@ -180,6 +182,8 @@ def history(
         return
     for view in found:
         _print_message(view, as_json=False)
+    if not found and on_terminal():
+        click.echo("There are no such messages." if conversation or participant or search else NOTHING_SAID)
 
 
 @message.command()
@@ -205,7 +209,7 @@ def conversations(*, participant: str | None, limit: int, as_json: bool) -> None
         ("CONVERSATION", "MESSAGES", "LAST", "FROM", "TO", "TEXT"),
         [(it.id, it.count, it.last.sent_at, it.last.sender, it.last.receiver, it.last.content) for it in found],
         spare=("MESSAGES", "TO", "LAST"),
-        empty="Nobody has said anything yet.",
+        empty="There are no such conversations." if participant else NOTHING_SAID,
     )
 
 

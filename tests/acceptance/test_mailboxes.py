@@ -1,6 +1,7 @@
 """LLMs and people write to each other: real processes, a real broker."""
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -253,6 +254,18 @@ def test_an_address_that_nobody_has_is_an_error_at_once_with_a_suggestion(shell:
     assert shell.error("message", "ask", "user.ada", "hi").endswith("did you mean llm.ada?")
     assert "fluffle message inbox" in shell.error("message", "send", "user.nobody", "hi")
     assert "is no address" in shell.error("message", "send", "Ada Lovelace", "hi")
+
+
+def test_what_the_history_would_not_take_is_not_sent(shell: Shell, ada: str) -> None:
+    told = shell.error("message", "send", ada, "-", given="x" * 1_048_576)
+    assert re.fullmatch(r"the message has 1,048,\d{3} bytes; the limit is 1,048,576", told)
+    assert shell.error("message", "send", ada, "") == "content: is empty"
+
+
+def test_a_history_without_what_is_looked_for_says_so(shell: Shell) -> None:
+    assert shell.on_terminal("message", "history", "--search", "never said") == "There are no such messages.\n"
+    told = shell.on_terminal("message", "conversations", "--with", "user.never-here")
+    assert told == "There are no such conversations.\n"
 
 
 def test_an_unknown_address_is_answered_to_any_client(client: Amqp, site: Site) -> None:

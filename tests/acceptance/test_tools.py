@@ -93,14 +93,18 @@ def test_what_cannot_be_done_is_told_to_the_llm(site: Site, person: SyncClient) 
         ["delegate", {"description": "x", "skills": ["dance"]}],
         ["delegate", {"description": "work", "assignee": "ada", "inputs": 1}],
         ["send", {"to": "user.nobody", "text": "hello"}],
+        ["send", {"to": "user.ada", "text": "hello"}],
         ["ask_person", {"question": "may I?"}],
     ]
-    unknown, unable, failed, undelivered, denied = person.submit("try", inputs=tries, max_attempts=1).result(30)
+    unknown, unable, failed, undelivered, mistaken, denied = person.submit("try", inputs=tries, max_attempts=1).result(
+        30
+    )
     assert unknown == "ToolError: there is no LLM named nobody; there are: ada (talk)"
     assert unable == "ToolError: no LLM has the skills dance; there are: ada (talk)"
     assert failed.startswith("ToolError: task ")
     assert "failed: TypeError" in failed
     assert undelivered == "ToolError: nobody has the address user.nobody"
+    assert mistaken == "ToolError: nobody has the address user.ada; did you mean llm.ada?"
     assert denied == "ToolError: ada may not use ask_person"
 
 
