@@ -105,5 +105,9 @@ def _sentence(item: ErrorDetails) -> str:
             return _IN_WORDS.get(item["ctx"]["pattern"], item["msg"])
         case "extra_forbidden":
             return "unknown field"
+        case "string_too_short" if item["ctx"]["min_length"] == 1:
+            return "is empty"
+        case "too_short" | "too_long":
+            return item["msg"].replace(" after validation", "")
         case _:
             return item["msg"].removeprefix("Value error, ")

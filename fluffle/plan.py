@@ -14,7 +14,7 @@ description = "Put the summaries together to a page about {{ topic }}"
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -52,6 +52,10 @@ class _File(BaseModel):
     name: str | None = None
     variables: dict[str, Any] = Field(default_factory=dict)
     task: dict[str, dict[str, Any]]
+
+
+class _Unreadable(ConfigurationError):
+    """A file that a template is to have cannot be read."""
 
 
 class PlannedTask(NamedTuple):
@@ -155,6 +159,8 @@ class Plan:
                 try:
                     return _filled(value, values)
                 except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+                    raise self._wrong(name, f"{where}: {_hinted(error, values)}") from error
+                except _Unreadable as error:
                     raise self._wrong(name, f"{where}: {error}") from error
             case list():
                 return [self._rendered(name, f"{where}.{place}", item, values) for place, item in enumerate(value)]
@@ -214,9 +220,9 @@ def _must_be_known(plan: Plan, task: str, template: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"{plan.path}: task {task}: unknown field {key}{did_you_mean(key, known)}")
         for text in _texts(template[key]):
             try:
-                _environment.parse(text)
+                _variables_of(text)
             except TemplateError as error:
-                raise ConfigurationError(f"{plan.path}: task {task}: {key}: {error}") from error
+                raise ConfigurationError(f"{plan.path}: task {task}: {key}: {error.message}") from error
 
 
 async def submit(client: "Client", tasks: Sequence[PlannedTask]) -> "dict[str, TaskHandle]":
@@ -242,14 +248,21 @@ async def submit(client: "Client", tasks: Sequence[PlannedTask]) -> "dict[str, T
     return handles
 
 
+def _hinted(error: Exception, names: Iterable[str]) -> str:
+    """What is wrong with a template; of a variable that there is not, also which one may have been meant."""
+    told = (error.message if isinstance(error, TemplateError) else None) or str(error)
+    undefined = re.fullmatch(r"'(\w+)' is undefined", told)
+    return f"{told}{did_you_mean(undefined[1], names) if undefined else ''}"
+
+
 def _as_item(path: Path) -> dict[str, str]:
-    """What a template knows of a file."""
+    """What a template knows of a file. Raises _Unreadable."""
     try:
         return {"name": path.name, "stem": path.stem, "path": str(path), "text": path.read_text(encoding="utf-8")}
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise _Unreadable(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+        raise _Unreadable(f"cannot read {path}: {error.strerror}") from error
 
 
 def _numbered(name: str, items: Sequence[Any]) -> list[str]:
@@ -276,8 +289,13 @@ def _variables_in(plan: Plan) -> set[str]:
     """The variables that the templates of a plan use."""
     found: set[str] = set()
     for text in _texts(list(plan.templates.values())):
-        found |= meta.find_undeclared_variables(_environment.parse(text))
+        found |= _variables_of(text)
     return found
+
+
+def _variables_of(text: str) -> set[str]:
+    """The variables that a template uses. Raises TemplateError when it is none, or has a filter that does not exist."""
+    return meta.find_undeclared_variables(_environment.parse(text))
 
 
 def _texts(value: Any) -> Iterator[str]:

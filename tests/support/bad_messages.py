@@ -96,7 +96,7 @@ BODIES = {
 
 FIELDS = {
     "no description": Bad({}, path="description", says="required"),
-    "empty description": Bad(task(description=""), path="description", says="at least 1 character"),
+    "empty description": Bad(task(description=""), path="description", says="is empty"),
     "a number as description": Bad(task(description=5), path="description", says="string"),
     "NUL in the description": Bad(task(description="a\0b"), path="description", says="has a NUL in it"),
     "unknown field": Bad(task(colour="red"), path="colour", says="unknown field"),
@@ -248,7 +248,7 @@ MESSAGES = {
     ),
     "a message of nothing": message({}, path="content", says="required"),
     "a message of bytes": message(bytes(range(256)), says="JSON"),
-    "a message without text": message({**HELLO, "content": ""}, path="content", says="at least 1"),
+    "a message without text": message({**HELLO, "content": ""}, path="content", says="is empty"),
     "a message with NUL": message({**HELLO, "content": "a\0"}, path="content", says="has a NUL in it"),
     "a message of nobody": message({"content": "hello"}, path="sender", says="required"),
     "a message of a group": message({**HELLO, "sender": "group.x"}, path="sender", says="is no address"),
