@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,25 +29,31 @@ def sections(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if ballots := result.get("ballots"):
         yield "Ballots", "\n".join(map(_ballot, ballots))
     if steps := result.get("steps"):
-        yield "Steps", "\n".join(f"{step['llm']}: {_text(step.get('failed', step.get('result')))}" for step in steps)
+        yield "Steps", "\n".join(_said(step["llm"], _text(step.get("failed", step.get("result")))) for step in steps)
     if rounds := result.get("rounds"):
         yield "Rounds", "\n".join(_round(number, it) for number, it in enumerate(rounds, 1))
     if failed := result.get("failed"):
-        yield "Nothing from", "\n".join(f"{llm}: {why}" for llm, why in failed.items())
+        yield "Nothing from", "\n".join(_said(llm, why) for llm, why in failed.items())
 
 
 def _ballot(ballot: Mapping[str, Any]) -> str:
     if "answer" in ballot:
-        return f"{ballot['llm']}: {_text(ballot['answer'])}"
+        return _said(ballot["llm"], _text(ballot["answer"]))
     weight = "" if ballot.get("weight", 1) == 1 else f" (counts {ballot['weight']:g})"
-    return f"{ballot['llm']}{weight}: {ballot['choice']}: {_text(ballot.get('reason') or '')}"
+    return _said(f"{ballot['llm']}{weight}: {ballot['choice']}", _text(ballot.get("reason") or ""))
 
 
 def _round(number: int, it: Mapping[str, Any]) -> str:
     said = {True: "approved", False: "sent back", None: "no verdict"}[it.get("approved")]
     score = "" if it.get("score") is None else f" ({it['score']:g})"
-    remarks = f": {it['remarks']}" if it.get("remarks") else ""
-    return f"{number}. of {it['author']}, {said} by {it['reviewer']}{score}{remarks}"
+    return _said(f"{number}. of {it['author']}, {said} by {it['reviewer']}{score}", it.get("remarks") or "")
+
+
+def _said(who: str, text: str) -> str:
+    """What somebody said after who it was; text of several lines below it, indented."""
+    if "\n" in text.strip():
+        return f"{who}:\n{indent(text.strip(), '  ')}"
+    return f"{who}: {text.strip()}" if text.strip() else who
 
 
 def _text(content: Any) -> str:

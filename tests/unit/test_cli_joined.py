@@ -27,12 +27,16 @@ from fluffle.cli.joined import sections
             [
                 ("Choice by person", "a"),
                 ("Votes", "a: 1.5, b: 1"),
-                ("Ballots", "ana (counts 1.5): a: better\nbea: b: "),
+                ("Ballots", "ana (counts 1.5): a: better\nbea: b"),
             ],
         ),
         (
-            {"decision": "go", "judge": "judy", "ballots": [{"llm": "ana", "answer": "yes"}]},
-            [("Decision by judy", "go"), ("Ballots", "ana: yes")],
+            {
+                "decision": "go",
+                "judge": "judy",
+                "ballots": [{"llm": "ana", "answer": "yes"}, {"llm": "bea", "answer": "- no\n\n- never\n"}],
+            },
+            [("Decision by judy", "go"), ("Ballots", "ana: yes\nbea:\n  - no\n\n  - never")],
         ),
         (
             {
