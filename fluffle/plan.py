@@ -110,7 +110,7 @@ class Plan:
         over = self.templates[name].get("for_each")
         if over is None:
             return []
-        found = self._rendered(name, "for_each", over, values)
+        found = over = self._rendered(name, "for_each", over, values)
         if isinstance(found, str):
             found = [_as_item(path) for path in self._files(name, found)]
         if not isinstance(found, list) or not found:

@@ -121,6 +121,7 @@ ONE = '[task.one]\ndescription = "About {{ topic }}"\n'
         ("[task.a]\ndescription='x'\ndepends_on=['b']\n[task.b]\ndescription='y'\ndepends_on=['a']", {},
          "the tasks depend on each other in a cycle: "),
         ("[task.one]\ndescription = 'x'\nfor_each = '*.nothing'", {}, "task one: for_each: no file fits '*.nothing'"),
+        ("[task.one]\ndescription = 'x'\nfor_each = '{{ y }}'", {"y": "*.no"}, "one: for_each: no file fits '*.no'"),
         ("[task.one]\ndescription = 'x'\nfor_each = '/etc/*'", {}, "task one: for_each: '/etc/*': "),
         ("[task.one]\ndescription = 'x'\nfor_each = 7", {}, "task one: for_each: it is neither a pattern"),
         ("[task.one]\ndescription = 'x'\nmode = 'all'", {}, "task one: mode: all needs assignees"),
