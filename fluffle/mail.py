@@ -18,6 +18,7 @@ from broker.errors import (
     MessageRejected,
     MessageTooLarge,
     NoAnswer,
+    Problem,
     QueryRejected,
     UnknownAddress,
     did_you_mean,
@@ -307,6 +308,8 @@ class Messaging:
             )
         except ValidationError as error:
             raise MessageRejected(problems(error)) from error
+        if not message.content.strip():
+            raise MessageRejected([Problem("content", "is empty")])
         if (size := len(message.encode())) > (limit := _largest()):  # it would come, and be missing in the history
             raise MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}")
         return message

@@ -259,7 +259,7 @@ def test_an_address_that_nobody_has_is_an_error_at_once_with_a_suggestion(shell:
 def test_what_the_history_would_not_take_is_not_sent(shell: Shell, ada: str) -> None:
     told = shell.error("message", "send", ada, "-", given="x" * 1_048_576)
     assert re.fullmatch(r"the message has 1,048,\d{3} bytes; the limit is 1,048,576", told)
-    assert shell.error("message", "send", ada, "") == "content: is empty"
+    assert [shell.error("message", "send", ada, blank) for blank in ("", " \n")] == ["content: is empty"] * 2
 
 
 def test_a_history_without_what_is_looked_for_says_so(shell: Shell) -> None:
