@@ -106,7 +106,7 @@ def _call(tool: str, /, **arguments: Any) -> Any:
     """What the tool answers. Raises ClickException with its reason when it cannot."""
     path = os.environ.get(SOCKET)
     if not path:
-        raise click.ClickException(f"{SOCKET} is not set: this works in a command that `fluffle worker --exec` runs")
+        raise click.ClickException(_why_there_is_none())
     given = {key: value for key, value in arguments.items() if value is not None}
     try:
         with socket.socket(socket.AF_UNIX) as worker:
@@ -122,6 +122,15 @@ def _call(tool: str, /, **arguments: Any) -> Any:
     if "error" in answer:
         raise click.ClickException(answer["error"])
     return answer["result"]
+
+
+def _why_there_is_none() -> str:
+    """Why this command has no tools: what runs it is known by the environment that it got."""
+    if "FLUFFLE_MESSAGE_ID" in os.environ:
+        return "tools are for tasks; a command that answers a message has none"
+    if "FLUFFLE_TASK_ID" in os.environ:
+        return "this LLM may use no tools: `fluffle worker --tools` gives them to it"
+    return f"{SOCKET} is not set: this works in a command that `fluffle worker --exec` runs"
 
 
 def _print(result: Any) -> None:

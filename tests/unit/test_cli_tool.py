@@ -1,0 +1,20 @@
+"""`fluffle tool` where there is no worker to ask."""
+
+import pytest
+from click.testing import CliRunner
+
+from fluffle.cli.tool import tool
+
+
+@pytest.mark.parametrize(
+    ("identity", "told"),
+    [
+        ({}, "FLUFFLE_TOOLS is not set: this works in a command that `fluffle worker --exec` runs"),
+        ({"FLUFFLE_MESSAGE_ID": "m-1"}, "tools are for tasks; a command that answers a message has none"),
+        ({"FLUFFLE_TASK_ID": "t-1"}, "this LLM may use no tools: `fluffle worker --tools` gives them to it"),
+    ],
+)
+def test_a_command_without_tools_is_told_why(identity: dict[str, str], told: str) -> None:
+    nothing = dict.fromkeys(("FLUFFLE_TOOLS", "FLUFFLE_MESSAGE_ID", "FLUFFLE_TASK_ID"))
+    done = CliRunner().invoke(tool, ["read", "facts"], env={**nothing, **identity})
+    assert (done.exit_code, done.output) == (1, f"Error: {told}\n")
