@@ -11,7 +11,9 @@ why, or None to let the task wait until something changes in its lane, or the co
 import inspect
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from heapq import nsmallest
 from importlib import import_module
+from itertools import cycle, islice
 
 from broker.errors import ConfigurationError
 from broker.instants import Instant
@@ -24,6 +26,7 @@ from coordinator.core.task import Task
 Choose = Callable[[Task, Sequence[LLM], Instant], tuple[LLM, str] | None]
 
 DEFAULT = "earliest-finish"
+_RUNNERS_UP = 2  # that the line of a decision names
 
 
 class TaskByTask:
@@ -69,14 +72,23 @@ class RoundRobin:
 
     def __call__(self, task: Task, free: Sequence[LLM], now: Instant) -> tuple[LLM, str]:
         """The next by name after the one that was chosen last."""
-        llm = next((llm for llm in free if llm.name > self._last), free[0])
+        at = next((at for at, llm in enumerate(free) if llm.name > self._last), 0)
+        llm = free[at]
         self._last = llm.name
-        return llm, f"its turn, of {len(free)} with a free slot"
+        after = [other.name for other in islice(cycle(free), at + 1, at + min(len(free), 1 + _RUNNERS_UP))]
+        return llm, f"its turn, of {len(free)} with a free slot{_then(after)}"
 
 
 def _least_loaded(task: Task, free: Sequence[LLM], now: Instant) -> tuple[LLM, str]:
-    llm = min(free, key=lambda llm: llm.taken / llm.slots)
-    return llm, f"least loaded ({llm.taken} of {llm.slots} slots taken), of {len(free)} with a free slot"
+    llm, *others = nsmallest(1 + _RUNNERS_UP, free, key=lambda llm: llm.taken / llm.slots)
+    after = [f"{other.name} {other.taken} of {other.slots}" for other in others]
+    what = f"least loaded ({llm.taken} of {llm.slots} slots taken), of {len(free)} with a free slot"
+    return llm, what + _then(after)
+
+
+def _then(after: Sequence[str]) -> str:
+    """The runners-up, as the line of a decision tells them."""
+    return f"; then {', '.join(after)}" if after else ""
 
 
 def _random(task: Task, free: Sequence[LLM], now: Instant) -> tuple[LLM, str]:

@@ -56,6 +56,7 @@ def test_round_robin_passes_over_whoever_has_no_free_slot() -> None:
     core = Core(policy=load_policy("round-robin"))
     core.handle(seen("ada"), seen("ben"), seen("cleo"), submitted("t", assignee="ben"), submitted("u"))
     assert core.task("u").llm == "cleo"
+    assert core.task("u").why == "cleo: its turn, of 2 with a free slot; then ada"
 
 
 def test_least_loaded_takes_the_emptiest() -> None:
@@ -66,7 +67,7 @@ def test_least_loaded_takes_the_emptiest() -> None:
     core.handle(submitted("t"))
     assert (core.task("t").llm, core.task("t").why) == (
         "ben",
-        "ben: least loaded (1 of 4 slots taken), of 2 with a free slot",
+        "ben: least loaded (1 of 4 slots taken), of 2 with a free slot; then ada 1 of 2",
     )
 
 
