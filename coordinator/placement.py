@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from broker.errors import QueryRejected, did_you_mean
-from broker.instants import Instant
+from broker.instants import Instant, to_iso
 from broker.messages import LOCAL, LOCAL_ONLY, Status, Submission
 from coordinator.core.commands import Refuse
 from coordinator.core.events import Submitted
@@ -42,7 +42,9 @@ def _why_not(machine: Machine, task: Task) -> str:
     if task.waiting_on:
         return f"waits for {task.waiting_on} of the tasks that it depends on"
     if task.wake_at is not None:
-        return "waits for its not_before"
+        return f"waits until {to_iso(task.wake_at)}"
+    if task.spec.assignee and (lacking := _lacking(machine, task, task.spec.assignee)):
+        return f"waits for {task.spec.assignee}, {lacking}"
     able = [llm for llm in machine.board.llms.values() if meets(llm.offers(), task.lane.split())]
     online = [llm.name for llm in able if llm.state == "online"]
     if online:
@@ -50,6 +52,16 @@ def _why_not(machine: Machine, task: Task) -> str:
     if able:
         return f"waits for {', '.join(f'{llm.name}, which is {llm.state}' for llm in able)}"
     return f"no LLM that was ever seen {_lack(machine, task)}"
+
+
+def _lacking(machine: Machine, task: Task, name: str) -> str | None:
+    """Why the LLM that the task was given to by hand cannot do it; None when it can, or what it is lacks only time."""
+    llm = machine.board.llms.get(name)
+    if llm is None:
+        return "which has never said hello"
+    if LOCAL_ONLY in task.spec.labels and LOCAL not in llm.labels:
+        return f"which is not labelled {LOCAL}, as the label {LOCAL_ONLY} of the task demands"
+    return None
 
 
 def _lack(machine: Machine, task: Task) -> str:

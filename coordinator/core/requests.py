@@ -205,11 +205,12 @@ class Requests:
             self._b.refuse(event.task_id, event.sender, Problem("id", f"the task is not over: {task.status}"))
             return
         changed = event.changes
-        if problem := self._wrong_assignee(changed.get("assignee")) or contradiction(task.spec, changed):
+        unknown = self._wrong_assignee(changed.get("assignee"), forceable=False)
+        if problem := unknown or contradiction(task.spec, changed):
             self._b.refuse(event.task_id, event.sender, problem)
             return
-        different = f" with another {', '.join(sorted(changed))}" if changed else ""
-        task.note(now, event.sender.user or ANYBODY, f"retried after it was {task.status}{different}")
+        different = f", with changed {', '.join(sorted(changed))}" if changed else ""
+        task.note(now, event.sender.user or ANYBODY, f"retried after it {_ended(task)}{different}")
         if changed:
             self._b.respecify(task, instead_of_several(task.spec, changed), now)
         task.move(Trigger.RETRY)
@@ -271,7 +272,7 @@ class Requests:
         order, sender = event.order, event.sender
         llm = self._b.llms.get(order.llm)
         if llm is None:
-            self._b.refuse(order.llm, sender, _no_such_llm("llm", order.llm, self._b.llms))
+            self._b.refuse(order.llm, sender, _no_such_llm("llm", order.llm, self._b.llms, forceable=False))
             return
         before = llm.standing
         given = order.model_fields_set
@@ -294,10 +295,10 @@ class Requests:
             view = llm_view(llm, llm.tasks(), now)
             self._b.say(Reply("llm.accepted", sender.reply_to, sender.correlation_id, view))
 
-    def _wrong_assignee(self, name: str | None, *, force: bool = False) -> Problem | None:
+    def _wrong_assignee(self, name: str | None, *, force: bool = False, forceable: bool = True) -> Problem | None:
         if name is None or force or name in self._b.llms:
             return None
-        return _no_such_llm("assignee", name, self._b.llms)
+        return _no_such_llm("assignee", name, self._b.llms, forceable=forceable)
 
     def task_ended(self, event: TaskEnded, now: Instant) -> None:
         """A task has ended: tell those that wait for it, and end what was part of it; also those of this batch."""
@@ -321,20 +322,28 @@ class Requests:
             children = [self._b.tasks[child] for child in event.children]
             for task in [*children, *self._b.children.get(ended.id, ())]:
                 if not task.status.is_final:
-                    why = f"{ended.id}, which it is part of, was {ended.status}"
+                    why = f"{ended.id}, which it is part of, {_ended(ended)}"
                     self.end_early(task, why, now)
 
     def _fail_dependent(self, task: Task, dependency: Task, now: Instant) -> None:
-        message = f"{dependency.id}, which this task depends on, was {dependency.status}"
+        message = f"{dependency.id}, which this task depends on, {_ended(dependency)}"
         task.error = Failure(type="dependency_failed", message=message, retryable=False)
         self._b.finish(task, Trigger.FAIL, now)
 
 
+def _ended(task: Task) -> str:
+    """How a task ended, after `it`."""
+    return "failed" if task.status is Status.FAILED else f"was {task.status}"
+
+
 def _told(value: Any) -> str:
     """A new value, for people."""
+    if value is None or value in ([], {}):
+        return "none"
     return (to_iso(from_datetime(value)) or "") if isinstance(value, datetime) else to_json(value).decode()
 
 
-def _no_such_llm(path: str, name: str, known: Iterable[str]) -> Problem:
-    hint = did_you_mean(name, islice(known, _LOOKED_AT)) or ";"
-    return Problem(path, f"no LLM named {name} has ever said hello{hint} `force` waits for it all the same")
+def _no_such_llm(path: str, name: str, known: Iterable[str], *, forceable: bool = True) -> Problem:
+    hint = did_you_mean(name, islice(known, _LOOKED_AT))
+    way_out = f"{hint or ';'} `force` waits for it all the same" if forceable else hint
+    return Problem(path, f"no LLM named {name} has ever said hello{way_out}")

@@ -56,7 +56,7 @@ def what_was_cancelled(view: TaskView) -> str:
     if last is None or last.finished_at != view.finished_at:
         return "was waiting" + (f" after {_attempts(len(view.attempts))}" if view.attempts else "")
     if last.started_at is None:
-        return f"taken back from {last.llm} before attempt {last.attempt} began"
+        return f"taken back from {last.llm} before word came that attempt {last.attempt} began"
     return f"stopped at {last.llm} in attempt {last.attempt}"
 
 

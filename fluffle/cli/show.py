@@ -91,7 +91,7 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
             ("Parent", view.parent_id),
             ("Conversation", view.conversation_id),
             ("Timeout", view.timeout and f"{view.timeout:g} s"),
-            ("Attempts", f"{len(view.attempts)}, at most {view.max_attempts}" if view.attempts or not parts else None),
+            ("Attempts", _attempts(view) if view.attempts or not parts else None),
             ("Submitted by", view.submitted_by),
             ("Asked people", None if view.person_wait is None else f"for {duration(view.person_wait)}"),
             ("Usage", _usage(view.usage)),
@@ -118,6 +118,12 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
         if content is not None:
             heading(title)
             click.echo(_text(content))
+
+
+def _attempts(view: "TaskView") -> str:
+    """How many there were, and are granted: those that were moved to another LLM are not counted."""
+    moved = sum(attempt.outcome == "moved" for attempt in view.attempts)
+    return f"{len(view.attempts)}{f' ({moved} moved)' if moved else ''}, at most {view.max_attempts}"
 
 
 def _rules(vote: dict[str, Any]) -> str:

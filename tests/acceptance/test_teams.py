@@ -168,11 +168,7 @@ def test_a_member_that_stays_dead_is_waited_for_no_longer_than_the_timeout(
     assert view.error is not None
     assert view.error.type == "no_quorum"
     assert "3 ballots are needed, 2 came in time; cem: no answer yet" in view.error.message
-    assert (
-        ended(desk, f"{task_id}.3", "cancelled")
-        .history[-1]
-        .what.endswith(f"{task_id}, which it is part of, was failed")
-    )
+    assert ended(desk, f"{task_id}.3", "cancelled").history[-1].what.endswith(f"{task_id}, which it is part of, failed")
     team.members["cem"] = team.begin("cem")
 
 

@@ -69,6 +69,12 @@ def test_the_timeline_is_printed_with_the_time_between_its_lines(capsys: pytest.
     ]
 
 
+def test_attempts_that_were_moved_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    tried = [AttemptView(attempt=number, llm="atlas", outcome=end) for number, end in ((1, "moved"), (2, "completed"))]
+    describe(view(attempts=tried, max_attempts=1))
+    assert "Attempts:    2 (1 moved), at most 1" in capsys.readouterr().out
+
+
 def test_an_end_says_how_long_it_took_and_why_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
     print_end(view(Status.COMPLETED, finished_at=after(1.5)), as_json=False)
     print_end(view(Status.FAILED, finished_at=after(2), error=Failure(type="broken", message="no\nink")), as_json=False)
@@ -174,7 +180,7 @@ def test_a_task_in_hand_is_told_with_its_llm() -> None:
     [
         ([], "was waiting"),
         ([{"attempt": 1, "finished_at": after(5)}], "was waiting after 1 attempt"),
-        ([{"attempt": 1, "finished_at": after(9)}], "taken back from atlas before attempt 1 began"),
+        ([{"attempt": 1, "finished_at": after(9)}], "taken back from atlas before word came that attempt 1 began"),
         ([{"attempt": 2, "started_at": after(6), "finished_at": after(9)}], "stopped at atlas in attempt 2"),
     ],
 )

@@ -102,7 +102,9 @@ def test_the_same_request_does_not_come_back(core: Core) -> None:
 # -- ending together -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("end", "why"), [(cancelled("top"), "cancelled"), (failed("top", retryable=False), "failed")])
+@pytest.mark.parametrize(
+    ("end", "why"), [(cancelled("top"), "was cancelled"), (failed("top", retryable=False), "failed")]
+)
 def test_what_is_part_of_a_task_ends_with_it(core: Core, end: Any, why: str) -> None:
     hand_on(core, "a", "top", "boreas")
     hand_on(core, "b", "a", "clio")
@@ -117,7 +119,7 @@ def test_what_is_part_of_a_task_ends_with_it(core: Core, end: Any, why: str) -> 
         "e": "completed",
     }
     assert [change.what for change in core.task("a").history] == [
-        f"cancelled while in progress at boreas: top, which it is part of, was {why}"
+        f"cancelled while in progress at boreas: top, which it is part of, {why}"
     ]
     assert [change.what for change in core.task("d").history] == [
         "cancelled while blocked: b, which it is part of, was cancelled"

@@ -160,7 +160,7 @@ def test_a_task_fails_when_what_it_depends_on_has_failed(running: Core) -> None:
     commands = running.handle(failed("t", retryable=False))
     assert events(commands) == [("t", "failed"), ("next", "failed"), ("last", "failed")]
     assert running.task("next").error == Failure(
-        type="dependency_failed", message="t, which this task depends on, was failed", retryable=False
+        type="dependency_failed", message="t, which this task depends on, failed", retryable=False
     )
     assert answers(commands)[-1] == ("last", "task.failed", "replies-of-ana")
 
@@ -805,7 +805,7 @@ def test_a_finished_task_can_be_retried_with_all_its_attempts(running: Core) -> 
     assert answers(commands) == [("t", "task.accepted", "replies-of-ben")]
     task = running.task("t")
     assert (task.attempt, task.starts, task.error, task.finished_at) == (2, 0, None, None)
-    assert task.history[-1].what == "retried after it was failed"
+    assert task.history[-1].what == "retried after it failed"
     assert answers(running.handle(completed("t", 2))) == [("t", "task.completed", "replies-of-ben")]
     assert [attempt.outcome for attempt in running.task("t").attempts] == ["failed", "completed"]
 

@@ -171,7 +171,21 @@ def test_a_retry_may_change_what_is_asked_for(core: Core) -> None:
     core.handle(RetryRequested("t", ANA, {"assignee": None, "skills": ["x"], "max_attempts": 1}))
     assert core.status("t") == "pending"
     assert assignments(core.handle(seen("boreas", skills=["x"]))) == [("t", 2, "boreas")]
-    assert core.task("t").history[-1].what.startswith("retried after it was cancelled with another ")
+    assert (
+        core.task("t").history[-1].what == "retried after it was cancelled, with changed assignee, max_attempts, skills"
+    )
+
+
+def test_only_what_can_be_forced_speaks_of_force(core: Core) -> None:
+    core.handle(cancelled("t"))
+    for command in (RetryRequested("t", ANA, {"assignee": "clio"}), manage("clio", paused=True)):
+        [problem] = refusals(core.handle(command))
+        assert problem.message == "no LLM named clio has ever said hello"
+
+
+def test_what_is_taken_away_is_told_in_words(core: Core) -> None:
+    core.handle(UpdateRequested("t", {"due": None, "labels": []}, ANA))
+    assert core.task("t").history[-1].what == "changed: due = none, labels = none"
 
 
 # -- LLMs ------------------------------------------------------------------------------------------------------------
