@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.parameters import Nothing, OrNothing, Skills, given
+from fluffle.cli.parameters import Nothing, OrNothing, Skills, Whole, given
 from fluffle.cli.session import change_each, client, json_option, run
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def drain(*, names: tuple[str, ...], as_json: bool) -> int:
 @click.argument("name")
 @click.option(
     "--slots",
-    type=OrNothing(click.IntRange(0, 10_000), "auto"),
+    type=OrNothing(Whole(0, 10_000), "auto"),
     metavar="N|auto",
     help="The most tasks that all its workers get together; auto: as they say.",
 )

@@ -7,7 +7,7 @@ import click
 
 from fluffle.cli.lazy import OrderedGroup
 from fluffle.cli.main import OK, TASK_FAILED, TIMED_OUT
-from fluffle.cli.parameters import Duration, Name
+from fluffle.cli.parameters import Duration, Name, Whole
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def tail(*, participant: str | None, as_json: bool) -> None:
 @click.option("--conversation", "-c", metavar="ID", help="Only this conversation.")
 @click.option("--with", "participant", metavar="ADDRESS", help="Only what this LLM, person or group sent or got.")
 @click.option("--search", metavar="TEXT", help="Only what has this text in it, in upper or lower case.")
-@click.option("--limit", "-n", type=click.IntRange(min=1), default=50, show_default=True, help="The newest so many.")
+@click.option("--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="The newest so many.")
 @json_option
 def history(
     *, conversation: str | None, participant: str | None, search: str | None, limit: int, as_json: bool
@@ -188,7 +188,7 @@ def history(
 
 @message.command()
 @click.option("--with", "participant", metavar="ADDRESS", help="Only those in which this address takes part.")
-@click.option("--limit", "-n", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="At most so many.")
 @json_option
 def conversations(*, participant: str | None, limit: int, as_json: bool) -> None:
     """List conversations, that with the newest message first."""

@@ -12,6 +12,12 @@ _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)?")
 
 
+class Whole(click.IntRange):
+    """A whole number in a range, called so to people."""
+
+    name = "integer"
+
+
 class Duration(click.ParamType[float]):
     """A length of time in seconds: `90`, `90s`, `5m`, `2h`, `1d`, `1w`."""
 

@@ -9,6 +9,7 @@ import click
 
 from fluffle.cli.lazy import OrderedGroup
 from fluffle.cli.main import ERROR, OK
+from fluffle.cli.parameters import Whole
 from fluffle.cli.session import json_option, run
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def rejected() -> None:
 
 
 @rejected.command(name="list")
-@click.option("--limit", "-n", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="At most so many.")
 @json_option
 def list_(*, limit: int, as_json: bool) -> None:
     """List rejected messages, oldest first."""

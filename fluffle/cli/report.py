@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, Value, unknown
-from fluffle.cli.parameters import Moment, Names, flat
+from fluffle.cli.parameters import Moment, Names, Whole, flat
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ docs/reports.md tells what each of them means.
     help="What --since, --until, day and the like are about.",
 )
 @click.option("--sort", metavar="NAME", help="The order of the rows: a dimension, or a metric, the largest first.")
-@click.option("--limit", "-n", type=click.IntRange(1, 10_000), help="At most so many rows.")
+@click.option("--limit", "-n", type=Whole(1, 10_000), help="At most so many rows.")
 @click.option("--format", "-f", "as_", type=click.Choice(FORMATS), default="table", show_default=True, help="As what.")
 @click.option(
     "--output",

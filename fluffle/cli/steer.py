@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fluffle.cli.parameters import JSON, Duration, Moment, Name, Names, Nothing, OrNothing, flat, given, pairs, text_of
+from fluffle.cli.parameters import (
+    JSON,
+    Duration,
+    Moment,
+    Name,
+    Names,
+    Nothing,
+    OrNothing,
+    Whole,
+    flat,
+    given,
+    pairs,
+    text_of,
+)
 from fluffle.cli.session import change_each, json_option
 
 if TYPE_CHECKING:
@@ -14,7 +27,7 @@ if TYPE_CHECKING:
     from fluffle.client import Client
 
 ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)
-priority_option = click.option("--priority", "-p", type=click.IntRange(0, 9), metavar="N", help="Higher goes first.")
+priority_option = click.option("--priority", "-p", type=Whole(0, 9), metavar="N", help="Higher goes first.")
 due_option = click.option(
     "--due", type=OrNothing(Moment(past=False)), metavar="MOMENT|none", help="Wanted by then; none: at any time."
 )
@@ -129,7 +142,7 @@ def cancel(*, ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
 @priority_option
 @due_option
 @click.option("--timeout", type=OrNothing(Duration()), metavar="DURATION|none", help="How long one attempt may take.")
-@click.option("--max-attempts", type=click.IntRange(1, 100), metavar="N", help="How often it is tried.")
+@click.option("--max-attempts", type=Whole(1, 100), metavar="N", help="How often it is tried.")
 @label_option
 @metadata_option
 @json_option

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fluffle.cli.main import OK, TASK_FAILED
-from fluffle.cli.parameters import JSON, Duration, Moment, Names, Weights, flat, pairs, schema_of, text_of
+from fluffle.cli.parameters import JSON, Duration, Moment, Names, Weights, Whole, flat, pairs, schema_of, text_of
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
@@ -29,15 +29,15 @@ file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
 @click.option("--mode", type=click.Choice(["any", "all", "vote", "relay"]), help="How they work together.")
 @click.option("--choice", "choices", multiple=True, metavar="TEXT", help="What they vote for. Repeat for each.")
 @click.option("--judge", metavar="LLM", help="Who decides about their answers, instead of choices.")
-@click.option("--quorum", type=click.IntRange(1), metavar="N", help="Votes that are needed.  [default: more than half]")
+@click.option("--quorum", type=Whole(1), metavar="N", help="Votes that are needed.  [default: more than half]")
 @click.option("--weights", type=Weights(), help="What their votes count, where it is not 1: ada=2,bob=0.5.")
 @click.option("--reviewer", "-r", metavar="LLM", help="The LLM that must approve of the result.")
-@click.option("--max-rounds", type=click.IntRange(1, 10), metavar="N", help="How often it looks at it.  [default: 3]")
+@click.option("--max-rounds", type=Whole(1, 10), metavar="N", help="How often it looks at it.  [default: 3]")
 @click.option("--exclude", "excluded", multiple=True, type=Names(), help="LLMs that do not get it.")
 @click.option(
     "--force", is_flag=True, default=None, help="Take an assignee that has never said hello, and wait for it."
 )
-@click.option("--priority", "-p", type=click.IntRange(0, 9), metavar="N", help="Higher goes first.  [default: 4]")
+@click.option("--priority", "-p", type=Whole(0, 9), metavar="N", help="Higher goes first.  [default: 4]")
 @click.option("--due", type=Moment(past=False), metavar="MOMENT", help="Wanted by then.")
 @click.option("--not-before", type=Moment(past=False), metavar="MOMENT", help="Not to be done earlier.")
 @click.option(
@@ -47,7 +47,7 @@ file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
     "--on-dependency-failure", type=click.Choice(["fail", "run"]), help="What it does when one fails.  [default: fail]"
 )
 @click.option("--timeout", type=Duration(), metavar="DURATION", help="How long one attempt may take.")
-@click.option("--max-attempts", type=click.IntRange(1, 100), metavar="N", help="How often it is tried.  [default: 3]")
+@click.option("--max-attempts", type=Whole(1, 100), metavar="N", help="How often it is tried.  [default: 3]")
 @click.option("--output-schema", type=file, metavar="FILE", help="JSON Schema that the result has to satisfy.")
 @click.option("--label", "-l", "labels", multiple=True, type=Names(), help="A label, for filters and reports.")
 @click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Something to carry along.")

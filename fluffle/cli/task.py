@@ -6,7 +6,7 @@ import click
 
 from fluffle.cli.lazy import OrderedGroup
 from fluffle.cli.main import ERROR, OK, TASK_FAILED, TIMED_OUT
-from fluffle.cli.parameters import Duration, Names, flat
+from fluffle.cli.parameters import Duration, Names, Whole, flat
 from fluffle.cli.session import client, json_option, run
 from fluffle.cli.show import show
 from fluffle.cli.steer import answer, assign, cancel, retry, unassign, update
@@ -46,7 +46,7 @@ task.add_command(submit)
 )
 @click.option("--text", help="With this text in the description.")
 @click.option("--within", metavar="ID", help="Part of this task, or of its parts.")
-@click.option("--limit", "-n", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="At most so many.")
 @json_option
 def list_(
     *,

@@ -5,14 +5,14 @@ from pathlib import Path
 import click
 
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.parameters import Name
+from fluffle.cli.parameters import Name, Whole
 
 INSTALL = "the web page needs NiceGUI: install Fluffle with its extra, `pip install 'fluffle[web]'`"
 
 
 @click.group(cls=OrderedGroup, invoke_without_command=True)
 @click.option("--host", metavar="ADDRESS", help="Where it listens; 127.0.0.1 unless set.")
-@click.option("--port", type=click.IntRange(0, 65_535), help="Its port, 8480 unless set; 0: any that is free.")
+@click.option("--port", type=Whole(0, 65_535), help="Its port, 8480 unless set; 0: any that is free.")
 @click.option("--prefix", metavar="PATH", help="The path under which a proxy shows it, such as /fluffle.")
 @click.option(
     "--password-file",

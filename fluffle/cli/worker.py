@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from fluffle.cli.main import INTERRUPTED, OK, USAGE
-from fluffle.cli.parameters import Duration, Name, Names, Skills, Tools, flat
+from fluffle.cli.parameters import Duration, Name, Names, Skills, Tools, Whole, flat
 
 
 @click.command()
@@ -24,7 +24,7 @@ from fluffle.cli.parameters import Duration, Name, Names, Skills, Tools, flat
     help="What it may do while it works: all, none, or some of send, ask, delegate, ask_person, "
     "share, read.  [default: all for --exec and --handler, none for --model]",
 )
-@click.option("--slots", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Tasks at the same time.")
+@click.option("--slots", type=Whole(1, 10_000), default=1, show_default=True, help="Tasks at the same time.")
 @click.option(
     "--instructions",
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),

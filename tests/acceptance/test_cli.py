@@ -181,6 +181,14 @@ def test_one_bad_line_and_nothing_is_submitted(shell: Shell) -> None:
     assert shell.json("task", "list", "--label", label) == []
 
 
+def test_lines_without_a_task_are_an_error(shell: Shell, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    done = shell.run("task", "submit", str(empty))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == f"Error: {empty} has no tasks; nothing was submitted\n"
+
+
 def test_a_line_that_the_coordinator_rejects_is_named_and_the_others_go_on(shell: Shell) -> None:
     one, two = f"a-{uuid7()}", f"b-{uuid7()}"
     tasks = [
@@ -314,6 +322,26 @@ def test_one_who_breaks_off_a_plan_is_told_how_to_come_back(shell: Shell, tmp_pa
     printed = shell.on_terminal("task", "submit", str(file), "--id", run, "--wait", seeing=on_sight)
     told = f"The tasks go on. To wait for them again: the same command with --id {run}"
     assert printed.rstrip().endswith(told)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_one_who_breaks_off_many_is_told_how_to_come_back(shell: Shell, tmp_path: Path, *, labelled: bool) -> None:
+    keys = ["\x03"]
+    label = f"left-{uuid7()}"
+    ids = [f"left-{uuid7()}" for _ in range(2)]
+    lines = tmp_path / "tasks.jsonl"
+    lines.write_text(
+        "".join(json.dumps({"id": id_, "description": "x", "skills": ["nobody-can"]}) + "\n" for id_ in ids)
+    )
+    options = ("-l", label) if labelled else ()
+
+    def on_sight(printed: str) -> str | None:
+        return keys.pop() if keys and "finished" in printed else None
+
+    printed = shell.on_terminal("task", "submit", str(lines), "--wait", *options, seeing=on_sight)
+    again = f"--label {label}" if labelled else " ".join(ids)
+    told = " ".join(printed.split())
+    assert told.endswith(f"Broken off. 2 of 2 tasks go on. To wait for them again: fluffle task wait {again}")
 
 
 def test_show_tells_the_timeline(shell: Shell) -> None:

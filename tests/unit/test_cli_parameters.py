@@ -5,7 +5,19 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from fluffle.cli.parameters import JSON, Duration, Moment, Names, Nothing, OrNothing, Skills, Weights, given, pairs
+from fluffle.cli.parameters import (
+    JSON,
+    Duration,
+    Moment,
+    Names,
+    Nothing,
+    OrNothing,
+    Skills,
+    Weights,
+    Whole,
+    given,
+    pairs,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +90,10 @@ def test_weights_are_numbers_by_name() -> None:
 def test_what_is_no_weight_is_told(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is not made of names and numbers such as ada=2"):
         Weights().convert(text, None, None)
+
+
+def test_what_is_no_whole_number_is_called_so() -> None:
+    with pytest.raises(click.BadParameter, match=r"^'high' is not a valid integer\.$"):
+        Whole(0, 9).convert("high", None, None)
+    with pytest.raises(click.BadParameter, match="12 is not in the range 0<=x<=9"):
+        Whole(0, 9).convert("12", None, None)
