@@ -344,6 +344,26 @@ def test_one_who_breaks_off_many_is_told_how_to_come_back(shell: Shell, tmp_path
     assert told.endswith(f"Broken off. 2 of 2 tasks go on. To wait for them again: fluffle task wait {again}")
 
 
+def test_one_who_breaks_off_submitting_is_told_what_was_sent(place: Site, shell: Shell, tmp_path: Path) -> None:
+    keys = ["\x03"]
+    ids = [f"sent-{uuid7()}" for _ in range(2)]
+    lines = tmp_path / "tasks.jsonl"
+    lines.write_text("\n".join(json.dumps({"id": id_, "description": "x"}) for id_ in ids))
+
+    def on_sight(printed: str) -> str | None:
+        return keys.pop() if keys and printed.count("submitted") > 3 else None  # it is drawn anew all the time
+
+    coordinator = place.coordinators[0]
+    place.suspend_between_transactions(coordinator)  # so nobody answers
+    try:
+        printed = shell.on_terminal("task", "submit", str(lines), seeing=on_sight)
+    finally:
+        coordinator.resume()
+    *_, one, two, told = printed.rstrip().split("\n")
+    assert [one[-len(ids[0]) :], two] == ids
+    assert told == "Broken off. Sent: 2 of 2 tasks, which go on if they were accepted; of the last 2 it is not known"
+
+
 def test_show_tells_the_timeline(shell: Shell) -> None:
     task_id = json.loads(shell("task", "submit", "x", "-k", "obey", "-w", "--json"))["id"]
     shell("task", "retry", task_id)
