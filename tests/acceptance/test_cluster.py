@@ -44,6 +44,7 @@ def test_a_rolling_restart_loses_nothing(three: Cluster, site: Site, ledger: Led
             member.stop()
             member.start()
             three.wait_until_whole()
+            three.wait_until_replicated()  # or the next one may be the majority of a queue
 
     under_load(three, site, ledger, restart_one_by_one)
 
@@ -54,6 +55,7 @@ def test_a_killed_leader_of_the_inbox_loses_nothing(three: Cluster, site: Site, 
         leader.kill()
         leader.start()
         three.wait_until_whole()
+        three.wait_until_replicated()
 
     under_load(three, site, ledger, kill_leader)
 

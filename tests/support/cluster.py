@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 from broker.node import version_that_answers
 from broker.node_record import NodeRecord
@@ -111,20 +112,28 @@ class Cluster:
         known = self.members[0].asked("cluster_status")
         return isinstance(known, dict) and len(known["running_nodes"]) == len(self.members)
 
+    def wait_until_replicated(self) -> None:
+        """Wait until every queue has a leader, and its replicas on all members are there."""
+        until(lambda: None not in map(self._leader, self._queues()), "every queue has a leader", within=_COMES_UP)
+
     def leader_of(self, queue: str) -> Member:
-        """The member that leads a queue, once one of them does and all have a replica of it."""
-        found: list[Member] = []
+        """The member that leads a queue."""
+        self.wait_until_replicated()
+        [row] = [row for row in self._queues() if row["name"] == queue]
+        leader = self._leader(row)
+        assert leader is not None, f"{queue} has lost its leader"
+        return leader
 
-        def elected() -> bool:
-            queues = self.members[0].asked("list_queues", "name", "leader", "members")
-            rows = queues if isinstance(queues, list) else []
-            for row in rows:
-                if row["name"] == queue and len(row["members"]) == len(self.members):
-                    found.extend(member for member in self.members if member.name == row["leader"])
-            return bool(found)
+    def _queues(self) -> list[dict[str, Any]]:
+        """Of each quorum queue: its name, its leader, its members, and those that are online."""
+        asked = self.members[0].asked("list_queues", "name", "type", "leader", "members", "online")
+        rows = asked if isinstance(asked, list) else [{"type": "quorum", "members": []}]  # it cannot say at the moment
+        return [row for row in rows if row["type"] == "quorum"]
 
-        until(elected, f"{queue} has a leader")
-        return found[0]
+    def _leader(self, row: dict[str, Any]) -> Member | None:
+        if len(row["members"]) < len(self.members) or set(row["online"]) != set(row["members"]):
+            return None
+        return next((member for member in self.members if member.name == row["leader"]), None)
 
 
 @contextmanager
