@@ -114,18 +114,20 @@ def wait(*, ids: tuple[str, ...], label: str | None, timeout: float | None, as_j
     if not ids and label is None:
         raise click.UsageError("Give the ids of tasks, or --label.")
 
-    async def ends() -> list[str]:
-        statuses: list[str] = []
+    statuses: list[str] = []
+
+    async def ends() -> None:
         async with client() as waiting, asyncio.timeout(timeout):
             async for view in waiting.endings(*ids, label=label):
                 print_end(view, as_json=as_json)
                 statuses.append(view.status)
-        return statuses
 
     try:
-        statuses = run(ends())
+        run(ends())
     except TimeoutError:
-        complain(f"not all of the tasks are over after {timeout:g} s")
+        wanted = len(set(ids))
+        left = f"{wanted - len(statuses)} of {wanted} tasks are not" if wanted > 1 else "the task is not"
+        complain(f"{'not all of the tasks are' if label else left} over after {timeout:g} s")
         return TIMED_OUT
     if not statuses:
         complain(f"no task has the label {label!r}")

@@ -415,8 +415,10 @@ def test_wait_ends_with_the_tasks(shell: Shell, place: Site, gate: Path) -> None
         fluffle("task", "wait", *ids, url=place.url, state=place.state) as one,
         fluffle("task", "wait", "--label", label, url=place.url, state=place.state) as other,
     ):
-        told = "not all of the tasks are over after 0.2 s"
-        assert shell.error("task", "wait", ids[0], "--timeout", "0.2", code=4) == told
+        soon, late = ("--timeout", "0.2"), "over after 0.2 s"
+        assert shell.error("task", "wait", ids[0], *soon, code=4) == f"the task is not {late}"
+        assert shell.error("task", "wait", *ids, *soon, code=4) == f"2 of 2 tasks are not {late}"
+        assert shell.error("task", "wait", "--label", label, *soon, code=4) == f"not all of the tasks are {late}"
         assert one.alive
         assert other.alive
         gate.touch()
