@@ -194,6 +194,11 @@ class Link:
         """
         self._take(_Pending(message, answered))
 
+    def forget_unconfirmed(self) -> None:
+        """What RabbitMQ may not have is not published again: after a reconnect, whoever waits gets LinkClosed."""
+        for pending in (*self._confirms.waiting.values(), *self._queued):
+            pending.wanted = False
+
     def _take(self, pending: _Pending) -> None:
         size, limit = len(pending.message.body), self._max_body
         if size > limit:
@@ -236,6 +241,8 @@ class Link:
                 pending.end(error)
             elif pending.wanted:
                 self._send(pending)
+            else:
+                pending.end(LinkClosed())
 
     def _on_return(self, method: Any, body: bytes) -> None:
         # A return comes before its confirm and carries no tag. Messages that look the same are interchangeable.

@@ -225,10 +225,11 @@ class Coordinator:
             await self._write(self._books.settle)
 
     def _give_back(self) -> None:
-        """What was taken in and not done is for whoever leads now."""
+        """What was taken in and not done is for whoever leads now, and so is what RabbitMQ may not have."""
         self._state = "standing by"
         for delivery in self._inbox:
             delivery.requeue()
+        self._link.forget_unconfirmed()
 
     def _begin(self, batch: list[Delivery]) -> asyncio.Future[Post]:
         return asyncio.get_running_loop().run_in_executor(self._writing, self._books.process, batch)

@@ -294,6 +294,27 @@ async def test_a_broken_link_declares_consumes_and_publishes_again_what_was_unco
         connection.channel().exchange_delete(f"{queue}.x")
 
 
+async def test_what_is_to_be_forgotten_is_not_published_again(proxy: Proxy, queue: str) -> None:
+    inbox = Inbox()
+    async with Link(proxy.url, name="test") as link:
+        await link.declare(declared(queue))
+        await link.consume(queue, inbox)
+        proxy.hold()
+        on_its_way = link.publish_soon(Outgoing("", queue, b"on its way"))
+        proxy.cut()
+        proxy.resume()
+        await until(lambda: not link.connected)
+        while_away = link.publish_soon(Outgoing("", queue, b"while away"))
+        link.forget_unconfirmed()
+        afterwards = link.publish_soon(Outgoing("", queue, b"afterwards"))
+        await proxy.open()
+        await asyncio.wait_for(afterwards, WITHIN)
+        for forgotten in (on_its_way, while_away):
+            with pytest.raises(LinkClosed):
+                await forgotten
+        assert (await inbox.next()).body == b"afterwards"
+
+
 async def test_an_acknowledgement_of_a_delivery_from_before_the_break_does_no_harm(proxy: Proxy, queue: str) -> None:
     inbox = Inbox(settle=lambda delivery: None)
     async with Link(proxy.url, name="test") as link:
