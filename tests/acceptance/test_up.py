@@ -170,6 +170,7 @@ def test_it_stops_with_its_terminal(place: Site) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever these tests have inherited
         os.execve(command[0], command, environment)
     try:
         printed = b""
