@@ -1,6 +1,6 @@
 """What a million waiting tasks cost: memory, throughput beside an empty database, taking over, lists and reports.
 
-    .venv/bin/python benchmarks/backlog.py --backlog 1000000 --tasks 5000 --rounds 3
+    .venv/bin/python benchmarks/backlog.py --backlog 1000000 --tasks 10000 --rounds 3
 
 One coordinator with SQLite and one worker process with a no-op, on a private RabbitMQ. A tenth of the tasks that wait
 are ready for this LLM; the others wait for skills or LLMs that are absent, for a moment, or for other tasks.
@@ -143,7 +143,7 @@ def arguments() -> argparse.Namespace:
     """The sizes, from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backlog", type=int, default=1_000_000, help="tasks that wait (1000000)")
-    parser.add_argument("--tasks", type=int, default=5_000, help="tasks of each measurement of a pace (5000)")
+    parser.add_argument("--tasks", type=int, default=10_000, help="tasks of each measurement of a pace (10000)")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
     parser.add_argument("--amqp-url", help="RabbitMQ to run on, with an empty virtual host (a private node)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")

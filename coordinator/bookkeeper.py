@@ -350,7 +350,9 @@ class Bookkeeper:
         waiting = self._store.waiting_for(ended) if any_dependencies else {}
         children = self._store.children(ended, live=True) if any_children else {}
         follow_ups: list[Event] = [
-            TaskEnded(task_id, tuple(waiting.get(task_id, ())), tuple(children.get(task_id, ()))) for task_id in ended
+            TaskEnded(task_id, tuple(waiting.get(task_id, ())), tuple(children.get(task_id, ())))
+            for task_id in ended
+            if task_id in waiting or task_id in children or self._machine.concerns_others(task_id)
         ]
         self._load(follow_ups)
         return follow_ups

@@ -86,12 +86,10 @@ def changing_row(task: Task) -> dict[str, Any]:
 
 def task_of(row: Row, ended: list[Attempt]) -> Task:
     """The task of a row, with its attempts."""
-    spec = from_json(row["spec"])
-    spec["description"], spec["inputs"] = row["description"], _value(row["inputs"])
     return Task(
         id=row["id"],
         seq=row["seq"],
-        spec=Submission.model_validate_json(to_json(spec)),
+        spec=Submission.model_validate_json(_submission(row)),
         status=Status(row["status"]),
         priority=row["priority"],
         submitted_at=row["submitted_at"],
@@ -125,6 +123,17 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
         ],
         history=[Change(*change) for change in _value(row["history"]) or ()],
     )
+
+
+def _submission(row: Row) -> bytes:
+    """The submission as JSON, from the three columns that hold it as such."""
+    inputs: str | None = row["inputs"]
+    spec: str = row["spec"]
+    rest = spec.encode()[1:]  # past the brace
+    told = b'{"description":' + to_json(row["description"])
+    if inputs is not None:
+        told += b',"inputs":' + inputs.encode()
+    return told + (rest if rest == b"}" else b"," + rest)
 
 
 def attempt_row(task: Task, attempt: Attempt) -> dict[str, Any]:

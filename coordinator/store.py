@@ -291,10 +291,9 @@ class Store:
         """For each of these tasks that others wait for: the ids of the others."""
         found: dict[str, list[str]] = {}
         with self._transaction(look=True) as connection:
-            for chunk in _chunks(list(ids)):
-                waits = _dependencies.c.depends_on.in_(chunk) & ~_dependencies.c.met
-                for row in connection.execute(select(_dependencies).where(waits)):
-                    found.setdefault(row.depends_on, []).append(row.task_id)
+            for row in rows_with(connection, _dependencies, "depends_on", ids):
+                if not row["met"]:
+                    found.setdefault(row["depends_on"], []).append(row["task_id"])
         return found
 
     def ancestry(self, ids: Iterable[str]) -> dict[str, list[str]]:

@@ -200,6 +200,11 @@ class Machine:
         ended, self.board.ended = list(self.board.ended), {}
         return ended
 
+    def concerns_others(self, task_id: str) -> bool:
+        """Whether the end of a task means something to its parent, or to tasks that came in the same batch."""
+        board = self.board
+        return task_id in board.waiting or task_id in board.children or bool(board.tasks[task_id].spec.parent_id)
+
     def take_stirred(self) -> list[str]:
         """Ids of tasks for several LLMs, or of tasks that have parts, that something has happened to since the last
         call: where they are the former, that is to be told by `handle`.
