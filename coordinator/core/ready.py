@@ -19,7 +19,6 @@ from coordinator.core.pool import LLM
 from coordinator.core.task import Rank, Task, meets
 
 LANES_KEPT = 500  # beyond that, empty lanes are dropped and unserved ones sleep
-AT_ONCE = 1000  # tasks of a lane that are read at a time: a batch waits meanwhile
 NOTHING: Rank = (-(2**14), 0, 0)  # a lane that is complete down to this knows none of its tasks
 
 
@@ -104,9 +103,9 @@ class Ready:
             lane.remove(task.id)
 
     def hungry(self) -> list[tuple[str, Rank, int]]:
-        """Keys of lanes that run low while the database may hold more; below which rank, and how many to read."""
+        """Keys of lanes that run low while the database may hold more; below which rank, and for how many is room."""
         return [
-            (key, lane.complete_to, min(self._window - len(lane.members), AT_ONCE))
+            (key, lane.complete_to, self._window - len(lane.members))
             for key, lane in self._lanes.items()
             if not lane.is_complete and len(lane.members) <= self._window // 2
         ]
