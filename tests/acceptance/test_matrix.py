@@ -1,4 +1,4 @@
-"""Every row of the crash matrix once, and those about the books on both databases: `make matrix` does it ten times."""
+"""Every row of the crash matrix once, those about the books on PostgreSQL: `make matrix` does all ten times on both."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def server() -> Iterator[Postgres]:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.is_about_books], ids=lambda row: row.name)
 def test_a_row_of_the_crash_matrix_holds(row: Row, rabbitmq: NodeInfo) -> None:
     _play(row, rabbitmq, None)
 
