@@ -124,7 +124,7 @@ class Coordinator:
         await self._write(upgrade, self._store.engine)
         async with self._link, self._query_link, self._watched():
             await self._link.declare(SHARED)
-            await self._query_link.consume(QUERIES, self._on_query, prefetch=100)
+            queries = await self._query_link.consume(QUERIES, self._on_query, prefetch=100)
             while not self._stopping.is_set():
                 try:
                     if await self._take_lead():
@@ -140,6 +140,9 @@ class Coordinator:
                 except BrokerError as error:
                     _log.warning("waiting for RabbitMQ", error=str(error))
                     await self._pause(AGAIN)
+            queries.cancel()
+            if self._answering:
+                await asyncio.wait(self._answering, timeout=LAST_CONFIRMS)
         self._writing.shutdown()
         self._reading.close()
         self._store.close()
@@ -147,7 +150,7 @@ class Coordinator:
             self._tracing.close()
 
     def stop(self) -> None:
-        """Finish the batch in hand, give up the lead and return from `run`."""
+        """Finish the batch and the queries in hand, give up the lead and return from `run`."""
         self._stopping.set()
         self._arrived.set()
 

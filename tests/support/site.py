@@ -178,10 +178,12 @@ class Site:
         with amqp(self.url) as client:
 
             def at_rest() -> bool:
-                return not client.depth(COORDINATOR) and not self.select("select 1 from llms where instances != '{}'")
+                if any(client.depth(queue) for queue in (COORDINATOR, QUERIES)):
+                    return False
+                return not self.select("select 1 from llms where instances != '{}'")
 
             _end(self.workers)
-            until(at_rest, "every worker has left and the coordinator's inbox is empty", within=within)
+            until(at_rest, "every worker has left, and the coordinator has heard and answered all", within=within)
         _end(self.coordinators)
 
     def close(self) -> None:
