@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol
 from broker.instants import Instant, seconds
 from broker.messages import LOCAL
 from coordinator.core.estimates import BASE_LENGTH
-from coordinator.core.lane import Lane, Standing, late
+from coordinator.core.lane import Lane, Standing, early
 from coordinator.core.pool import LLM
 from coordinator.core.ready import Ready
-from coordinator.core.task import Task
+from coordinator.core.task import NO_DUE_DATE, Task
 
 LOOK_AHEAD = 16  # tasks of a lane that a free slot is offered to
 OTHERS_TRIED = 8  # free LLMs that are looked at when the quickest is not to have a task
@@ -22,6 +22,7 @@ HANDOVER = seconds(0.1)  # microseconds between the end of a run and the start o
 CAUTION = 1.5
 MUCH_QUICKER = 0.75  # an LLM is waited for only if its runs take at most this share of the other's
 RUNNERS_UP = 2
+LARGE = 1.5  # times as much work as the average of what waits
 
 
 class Decision(NamedTuple):
@@ -62,7 +63,9 @@ class EarliestFinish:
         best = lane.best_free()
         if best is None:
             return None
-        self._let_late_ones_wait(lane, now)
+        if lane.quickest:
+            self._let_late_ones_wait(lane, now)
+            self._let_old_ones_go_first(lane, now)
         reason = ""
         for standing in self._candidates(lane, best):
             if needed := self._needed_elsewhere(standing.llm, lane, ready, now):
@@ -81,15 +84,28 @@ class EarliestFinish:
 
     def _let_late_ones_wait(self, lane: Lane, now: Instant) -> None:
         """A task that even the quickest cannot finish in time must not make others late."""
-        if not lane.quickest:
-            return
         for _ in range(LOOK_AHEAD):
             task = lane.order and lane.members[lane.order[0][1]]
-            if not task or task.spec.due is None or lane.order[0][0] == late(task):
+            if not task or lane.order[0][0] != task.rank:
                 return
-            if now + task.size * lane.quickest[0].pace <= (task.due or now):
+            if not _is_late(task, lane, now):
                 return
             lane.put_behind(task)
+
+    def _let_old_ones_go_first(self, lane: Lane, now: Instant) -> None:
+        """Due dates of others make no task wait for much longer than all that waits needs.
+
+        That is not for large tasks that are late already: they hold up the most.
+        """
+        if lane.order[0][0][1] == NO_DUE_DATE:
+            return
+        patience, large = lane.backlog / lane.speed, LARGE * lane.backlog / len(lane.members)
+        for _ in range(LOOK_AHEAD):
+            task = lane.take_oldest(now, Instant(now - round(patience)))
+            if task is None:
+                return
+            if task.size <= large or not _is_late(task, lane, now):
+                lane.put_first(task)
 
     def _needed_elsewhere(self, llm: LLM, lane: Lane, ready: Ready, now: Instant) -> Lane | None:
         """A lane that would be done later than this one if the LLM worked here, as fewer LLMs can work there."""
@@ -153,6 +169,11 @@ def _load(llm: LLM, lane: Lane, ready: Ready) -> float:
     return sum(other.backlog / other.speed for other in ready.lanes_of(llm) if other is not lane and other.speed)
 
 
+def _is_late(task: Task, lane: Lane, now: Instant) -> bool:
+    """Whether even the quickest LLM is not expected to finish a task by its due date."""
+    return task.due is not None and now + task.size * lane.quickest[0].pace > task.due
+
+
 def failed_at(task: Task, llm: LLM) -> bool:
     """Whether the last attempt of the task went wrong there."""
     if not task.attempts:
@@ -174,6 +195,8 @@ def _why(task: Task, chosen: Standing, lane: Lane, now: Instant) -> str:
     then = sorted([(_wait(other.llm, now) + size * other.pace, other.llm.name) for other in others])
     if task.id != lane.order[0][1]:
         told += ", what ranks before it waits for quicker ones"
+    elif lane.order[0][0] == early(task):
+        told += ", first because it has waited for long"
     return f"{told}; then {', '.join([f'{name} {_told(expected)}' for expected, name in then])}"
 
 

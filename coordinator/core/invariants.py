@@ -1,7 +1,7 @@
 """What is true of a machine at any time between two calls. For tests: looks at everything, on every call."""
 
 from broker.messages import Status
-from coordinator.core.lane import Lane, late
+from coordinator.core.lane import Lane, early, late
 from coordinator.core.machine import Machine
 from coordinator.core.pool import LLM
 from coordinator.core.task import Task, meets
@@ -94,7 +94,9 @@ def _check_lane(machine: Machine, lane: Lane) -> None:
         assert task.status is Status.PENDING, f"{task.id} in the lane {lane.key!r} is {task.status}"
         assert task.lane == lane.key, f"{task.id} is in the lane {lane.key!r}"
         assert task.rank <= lane.complete_to, f"{task.id} ranks below what the lane {lane.key!r} knows"
-        assert {(task.rank, task.id), (late(task), task.id)} & places, f"{task.id} has no place in {lane.key!r}"
+        assert {(rank, task.id) for rank in (task.rank, early(task), late(task))} & places, (
+            f"{task.id} has no place in {lane.key!r}"
+        )
     assert len(places) == len(lane.members), f"the lane {lane.key!r} has places for tasks that are not there"
     assert lane.backlog == sum(task.size for task in lane.members.values()), f"the backlog of the lane {lane.key!r}"
     for task in machine.board.tasks.values():

@@ -184,6 +184,56 @@ def test_a_task_that_cannot_be_in_time_lets_those_go_first_that_can(core: Core) 
     assert order == ["possible", "hopeless", "whenever"]
 
 
+def done_beside_urgent_tasks(core: Core, count: int) -> list[str]:
+    """What ada does in that many runs of a second, in order, while one more urgent task comes in each of them."""
+    order, running = [], "busy"
+    for number in range(count):
+        core.handle(claimed(running, llm="ada"), submitted(f"urgent-{number}", due=core.at + 3))
+        [(running, _, _)] = assignments(core.handle(completed(running, llm="ada", duration=1), at=core.at + 1))
+        order.append(running)
+    return order
+
+
+@pytest.mark.parametrize("due", [7, None, 0.5])
+def test_what_is_not_urgent_has_its_turn_once_it_has_waited_as_long_as_all_that_waits_needs(
+    core: Core, due: float | None
+) -> None:
+    know(core, ada=1.0)
+    core.handle(submitted("busy"))
+    core.handle(submitted("patient", due=due))
+    assert done_beside_urgent_tasks(core, 3) == ["urgent-0", "urgent-1", "patient"]
+
+
+def test_the_line_tells_that_a_task_goes_first_because_it_has_waited(core: Core) -> None:
+    know(core, ada=1.0, ben=60.0)
+    core.handle(submitted("busy"), submitted("busy too", assignee="ben"), submitted("patient"))
+    assert "patient" in done_beside_urgent_tasks(core, 3)
+    assert "), first because it has waited for long; then ben" in (core.task("patient").why or "")
+
+
+def test_what_has_much_time_until_it_is_due_does_not_go_before_what_is_urgent(core: Core) -> None:
+    know(core, ada=1.0)
+    core.handle(submitted("busy"))
+    core.handle(submitted("patient", due=1_000))
+    assert "patient" not in done_beside_urgent_tasks(core, 9)
+
+
+def test_a_large_task_that_is_late_already_waits_until_nothing_else_does(core: Core) -> None:
+    know(core, ada=1.0)
+    core.handle(submitted("busy"))
+    core.handle(submitted("huge", due=0.5, inputs="x" * 50_000))
+    assert done_beside_urgent_tasks(core, 9) == [f"urgent-{number}" for number in range(9)]
+    core.handle(claimed("urgent-8", llm="ada"))
+    assert assignments(core.handle(completed("urgent-8", llm="ada"))) == [("huge", 1, "ada")]
+
+
+def test_priority_comes_before_long_waits(core: Core) -> None:
+    know(core, ada=1.0)
+    core.handle(submitted("busy"))
+    core.handle(submitted("patient", priority=3))
+    assert "patient" not in done_beside_urgent_tasks(core, 9)
+
+
 def test_priority_comes_before_due_dates_that_can_be_met(core: Core) -> None:
     know(core, ada=10.0)
     core.handle(submitted("busy"))
