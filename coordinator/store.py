@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic_core import to_json
-from sqlalchemy import ClauseElement, Connection, Engine, Table, bindparam, case, func, insert, select, update
+from sqlalchemy import ClauseElement, Connection, Engine, Table, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
@@ -226,6 +226,15 @@ class Store:
         keep_rows(connection, _messages, [message_row(*came) for came in changes.messages.values()])
         undelivered = [{"delivered": False, "id": message_id} for message_id in changes.undelivered]
         update_rows(connection, _messages, undelivered)
+        for question, answers in changes.overtaken.items():
+            self._put_behind(connection, question, answers)
+
+    def _put_behind(self, connection: Connection, question: str, answers: Sequence[str]) -> None:
+        """Give those of the answers that stand before the question in the history new places, at its end."""
+        place = select(_messages.c.seq).where(_messages.c.id == question).scalar_subquery()
+        early = delete(_messages).where(_messages.c.id.in_(answers), _messages.c.seq < place).returning(_messages)
+        rows = sorted(connection.execute(early).mappings(), key=lambda row: int(row["seq"]))
+        keep_rows(connection, _messages, [{name: row[name] for name in row if name != "seq"} for row in rows])
 
     # -- reading ---------------------------------------------------------------------------------------------------
 

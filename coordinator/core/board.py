@@ -45,6 +45,7 @@ class Changes:
     messages: dict[str, tuple[Message, Instant]] = field(default_factory=dict)  # by id, with when they came
     notes: dict[tuple[str, str], Note] = field(default_factory=dict)  # by board and name
     undelivered: list[str] = field(default_factory=list)  # ids of messages
+    overtaken: dict[str, list[str]] = field(default_factory=dict)  # id of a message -> answers that came before it
     reports: dict[str, SavedReport] = field(default_factory=dict)
     slots: dict[str, tuple[Instant, int]] = field(default_factory=dict)  # of LLMs: how many, from when on
     undone: list[Instant] = field(default_factory=list)  # when something ended that no longer has, or not then

@@ -9,6 +9,7 @@ from coordinator.core.commands import AnnounceMessage, Deliver, Refuse
 from coordinator.core.events import Correspondence, MessageUndelivered
 
 OURS = ("fluffle.", "llm.", "user.", "group.")  # routing keys that are not the reply queues of strangers
+ANSWERED = 1_000  # messages of which it is known for a while that an answer has come
 
 
 class Mail:
@@ -16,6 +17,7 @@ class Mail:
 
     def __init__(self, board: Board) -> None:
         self._b = board
+        self._answers: dict[str, list[str]] = {}  # ids by the id of what they answer
 
     def handle(self, event: Correspondence, now: Instant) -> None:
         """Do what follows from a message."""
@@ -23,11 +25,21 @@ class Mail:
         if message.id not in self._b.changes.messages:
             self._b.changes.messages[message.id] = message, now
             self._b.say(AnnounceMessage(now, message))
+            self._mind_the_order(message)
         if isinstance(event, MessageUndelivered):
             if to := _elsewhere(message, event.routing_key):
                 self._b.say(Deliver(message, to, event.sender.correlation_id))
             else:
                 self._send_back(event, now)
+
+    def _mind_the_order(self, message: Message) -> None:
+        """An answer and what it answers come by different connections: RabbitMQ may bring the answer first."""
+        if answers := self._answers.pop(message.id, None):
+            self._b.changes.overtaken[message.id] = answers
+        if message.in_reply_to is not None:
+            self._answers.setdefault(message.in_reply_to, []).append(message.id)
+            if len(self._answers) > ANSWERED:
+                del self._answers[next(iter(self._answers))]
 
     def _send_back(self, event: MessageUndelivered, now: Instant) -> None:
         message, sender = event.message, event.sender

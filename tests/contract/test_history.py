@@ -61,6 +61,26 @@ def test_a_message_that_comes_again_changes_nothing(store: Store, queries: Queri
     assert [view["content"] for view in page["messages"]] == ["message 2", "message 1"]
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_answer_stands_behind_its_question_whichever_came_first(
+    store: Store, queries: Queries, at_once: bool
+) -> None:
+    question, answer = said(1), said(2, "llm.ada", "user.ana", in_reply_to="m1", metadata={"a": 1})
+    keep(store, said(0), *([] if at_once else [answer]))
+    came = {message.id: (message, NOW) for message in ([answer, question] if at_once else [question])}
+    commit(store, Changes(messages=came, overtaken={"m1": ["m2", "unknown"]}))
+    keep(store, said(3))
+    assert ids(queries) == ["m3", "m2", "m1", "m0"]
+    _, page = asked(queries, MessagesQuery(in_reply_to="m1"))
+    assert MessagePage.model_validate(page).messages[0].model_dump(exclude={"delivered"}) == answer.model_dump()
+
+
+def test_an_answer_that_stands_behind_its_question_stays_there(store: Store, queries: Queries) -> None:
+    keep(store, said(1), said(2, in_reply_to="m1"), said(3))
+    commit(store, Changes(messages={"m1": (said(1), NOW)}, overtaken={"m1": ["m2"]}))
+    assert ids(queries) == ["m3", "m2", "m1"]
+
+
 def test_a_message_that_was_not_delivered_is_marked_so(store: Store, queries: Queries) -> None:
     keep(store, said(1), said(2), undelivered=("m1",))
     _, page = asked(queries, MessagesQuery())

@@ -8,6 +8,7 @@ from broker.errors import Problem
 from broker.mail import COORDINATOR, Message, new_message
 from coordinator.core.commands import AnnounceMessage, Command, Deliver, Refuse
 from coordinator.core.events import MessageSent, MessageUndelivered, Sender
+from coordinator.core.mail import ANSWERED
 from tests.support.core import Core, moment
 
 NOW = moment(0)
@@ -45,6 +46,27 @@ def test_a_message_that_comes_twice_in_a_batch_is_one() -> None:
     commands, changes = handle(MessageSent(message), MessageSent(said("another text", id=message.id)))
     assert commands == [AnnounceMessage(NOW, message)]
     assert changes.messages[message.id][0].content == "hello"
+
+
+def test_an_answer_that_comes_before_its_question_is_told_to_the_history() -> None:
+    machine = Core().machine
+    question = said()
+    answer, other = said("well", in_reply_to=question.id), said("no idea", in_reply_to="long-ago")
+    machine.handle(MessageSent(answer), MessageSent(other), now=NOW)
+    assert machine.take_changes().overtaken == {}
+    machine.handle(MessageSent(question), now=NOW)
+    assert machine.take_changes().overtaken == {question.id: [answer.id]}
+    machine.handle(MessageSent(said(in_reply_to=question.id)), now=NOW)
+    assert machine.take_changes().overtaken == {}
+
+
+def test_only_the_last_answers_are_looked_after() -> None:
+    machine = Core().machine
+    for number in range(ANSWERED + 1):
+        machine.handle(MessageSent(said(in_reply_to=f"q{number}")), now=NOW)
+    machine.take_changes()
+    machine.handle(MessageSent(said(id="q0")), MessageSent(said(id="q1")), now=NOW)
+    assert list(machine.take_changes().overtaken) == ["q1"]
 
 
 @pytest.mark.parametrize("first", ["sent", "undelivered"])

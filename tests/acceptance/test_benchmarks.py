@@ -1,0 +1,36 @@
+"""Each benchmark on a small scale: it runs, and what it measured is in its file. Its bars are no matter here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.node import NodeInfo
+from tests.support.site import site_on
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SMALL = {
+    "backlog": ("--backlog", 30000, "--tasks", 1000, "--rounds", 1),
+    "chat": ("--conversations", 1, "--turns", 2, "--warm-up", 0),
+    "floor": ("--samples", 20),
+    "footprint": ("--runs", 1, "--starts", 1, "--idle", 0.5),
+    "reports": ("--finished", 2000, "--tasks", 100, "--rounds", 1),
+    "throughput": ("--tasks", 100, "--rounds", 1, "--warm-up", 10, "--latency-samples", 5, "--peers", ""),
+}
+"""By name: sizes. `decisions` and `makespan` need no RabbitMQ; `reality` and `page` take their time."""
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_benchmark_tells_what_it_has_measured(rabbitmq: NodeInfo, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "figures.json"
+    with site_on(rabbitmq, tmp_path) as site:  # which removes the queues
+        sizes = [str(size) for size in SMALL[name]]
+        command = [sys.executable, f"benchmarks/{name}.py", *sizes, "--amqp-url", site.url, "--json", str(file)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert file.exists(), done.stdout + done.stderr
+    told = json.loads(file.read_text())
+    assert told["program"] == name
+    assert told["machine"]["processors"] >= 1
