@@ -36,6 +36,12 @@ def _must_be_in_the_calendar(moment: datetime) -> datetime:
         raise ValueError("is out of range") from error
 
 
+def _must_say_something(content: str) -> str:
+    if not content.strip():
+        raise ValueError("is empty")
+    return content
+
+
 Moment = Annotated[AwareDatetime, AfterValidator(_must_be_in_the_calendar)]
 
 
@@ -45,7 +51,7 @@ class Draft(Wire):
     id: TaskId | None = None
     sender: SenderAddress
     receiver: Address | None = None
-    content: Text
+    content: Annotated[Text, AfterValidator(_must_say_something)]
     metadata: JsonObject = Field(default_factory=dict)
     conversation_id: TaskId | None = None
     in_reply_to: TaskId | None = None

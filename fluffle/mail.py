@@ -18,7 +18,6 @@ from broker.errors import (
     MessageRejected,
     MessageTooLarge,
     NoAnswer,
-    Problem,
     QueryRejected,
     UnknownAddress,
     did_you_mean,
@@ -308,8 +307,6 @@ class Messaging:
             )
         except ValidationError as error:
             raise MessageRejected(problems(error)) from error
-        if not message.content.strip():
-            raise MessageRejected([Problem("content", "is empty")])
         if (size := len(message.encode())) > (limit := _largest()):  # it would come, and be missing in the history
             raise MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}")
         return message
@@ -374,7 +371,7 @@ def _name_of(group: str) -> str:
 
 def _readable(delivery: Delivery) -> Message | None:
     try:
-        return read_message(delivery, limit=len(delivery.body), require_identity=is_identity_required())
+        return read_message(delivery, limit=_largest(), require_identity=is_identity_required())
     except DecodeError as error:
         _log.warning("dropped a message that cannot be read: %s", error)
         return None

@@ -55,6 +55,7 @@ class Mailbox:
         name: str,
         instructions: str | None,
         timeout: float | None,
+        max_body: int,
         require_identity: bool,
         on_change: Callable[[], None],
     ) -> None:
@@ -65,6 +66,7 @@ class Mailbox:
         self._address = llm_address(name)
         self._instructions = instructions
         self._timeout = min(timeout or ANSWER_WITHIN, ANSWER_WITHIN)
+        self._max_body = max_body
         self._require_identity = require_identity
         self._on_change = on_change
         self._closed = False
@@ -82,7 +84,7 @@ class Mailbox:
     def take(self, delivery: Delivery) -> None:
         """A message has come. One that cannot be read is dropped: the coordinator tells its sender."""
         try:
-            message = read_message(delivery, limit=len(delivery.body), require_identity=self._require_identity)
+            message = read_message(delivery, limit=self._max_body, require_identity=self._require_identity)
         except DecodeError as error:
             _log.warning("dropped a message that cannot be read: %s", error)
             delivery.ack()

@@ -234,6 +234,7 @@ class Worker:
             name=self._name,
             instructions=self._instructions,
             timeout=self._timeout,
+            max_body=self._settings.max_body,
             require_identity=self._settings.require_identity,
             on_change=self._leave_if_done,
         )

@@ -262,6 +262,20 @@ def test_what_the_history_would_not_take_is_not_sent(shell: Shell, ada: str) -> 
     assert [shell.error("message", "send", ada, blank) for blank in ("", " \n")] == ["content: is empty"] * 2
 
 
+@pytest.mark.parametrize(("content", "why"), [(" \n", "is empty"), ("x" * 1_048_576, "1,048,576")])
+def test_what_the_history_does_not_take_no_llm_answers(client: Amqp, ada: str, content: str, why: str) -> None:
+    answers = client.queue()
+    for number, text in enumerate((content, "hello")):
+        said = {"sender": "user.ana", "content": text, "id": f"m-{number}"}
+        client.publish("fluffle.messages", "llm.ada", said, reply_to=answers)
+    came = [client.take(answers).json() for _ in range(2)]
+    (refusal,) = [told for told in came if "errors" in told]
+    (answer,) = [told for told in came if told is not refusal]
+    assert why in refusal["errors"][0]["message"]
+    assert answer["in_reply_to"] == "m-1"
+    assert client.depth(answers) == 0
+
+
 def test_a_history_without_what_is_looked_for_says_so(shell: Shell) -> None:
     assert shell.on_terminal("message", "history", "--search", "never said") == "There are no such messages.\n"
     told = shell.on_terminal("message", "conversations", "--with", "user.never-here")
