@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from broker.mail import Address
+from broker.mail import COORDINATOR, Address
 from broker.messages import Failure, Status, Submission, Usage
 from broker.reporting import METRICS, MOST_DIMENSIONS, MOST_ROWS
 from broker.wire import Count, Name, Tag, TaskId, Wire
@@ -44,6 +44,11 @@ class ChangeView(View):
     at: datetime
     by: str
     what: str
+
+    @property
+    def told(self) -> str:
+        """What, and by whom, unless the coordinator did it of itself."""
+        return self.what if self.by == COORDINATOR else f"{self.what} (by {self.by})"
 
 
 class QuestionView(View):

@@ -311,4 +311,9 @@ def _result(view: TaskView) -> Any:
 
 
 def _introduced(llms: Sequence[LLMView]) -> str:
-    return "; ".join(f"{llm.name} ({', '.join(llm.skills) or 'no skills'})" for llm in llms) or "none"
+    return "; ".join(map(_introduction, llms)) or "none"
+
+
+def _introduction(llm: LLMView) -> str:
+    state = [] if llm.state == "online" else [llm.state]
+    return f"{llm.name} ({', '.join([*(llm.skills or ['no skills']), *state])})"

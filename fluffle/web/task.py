@@ -275,7 +275,7 @@ def build_question(desk: Desk, view: TaskView, question: QuestionView) -> None:
 
 def timeline(view: TaskView) -> list[tuple[datetime, str]]:
     """What happened when, latest first."""
-    lines = [(change.at, f"{change.what} (by {change.by})") for change in view.history]
+    lines = [(change.at, change.told) for change in view.history]
     if view.ready_at:
         lines.append((view.ready_at, "ready"))
     for attempt in view.attempts:

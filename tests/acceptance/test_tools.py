@@ -88,6 +88,7 @@ def test_a_question_outlives_the_worker_that_asked(site: Site, person: SyncClien
 
 def test_what_cannot_be_done_is_told_to_the_llm(site: Site, person: SyncClient) -> None:
     site.worker("ada", "--handler", f"{HERE}:consult", "--tools", "delegate,send", "--skills", "talk")
+    site.worker("gone", "--model", "demo").end()
     tries = [
         ["delegate", {"description": "x", "assignee": "nobody"}],
         ["delegate", {"description": "x", "skills": ["dance"]}],
@@ -99,8 +100,8 @@ def test_what_cannot_be_done_is_told_to_the_llm(site: Site, person: SyncClient) 
     unknown, unable, failed, undelivered, mistaken, denied = person.submit("try", inputs=tries, max_attempts=1).result(
         30
     )
-    assert unknown == "ToolError: there is no LLM named nobody; there are: ada (talk)"
-    assert unable == "ToolError: no LLM has the skills dance; there are: ada (talk)"
+    assert unknown == "ToolError: there is no LLM named nobody; there are: ada (talk); gone (no skills, offline)"
+    assert unable == "ToolError: no LLM has the skills dance; there are: ada (talk); gone (no skills, offline)"
     assert failed.startswith("ToolError: task ")
     assert "failed: TypeError" in failed
     assert undelivered == "ToolError: nobody has the address user.nobody"

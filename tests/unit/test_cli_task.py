@@ -46,7 +46,10 @@ def test_the_timeline_is_in_order_and_says_why() -> None:
             ready_at=after(20),
             finished_at=after(30),
             attempts=[lost],
-            history=[ChangeView(at=after(30), by="ana", what="cancelled while pending")],
+            history=[
+                ChangeView(at=after(25), by="coordinator", what="waits for a slot again"),
+                ChangeView(at=after(30), by="ana", what="cancelled while pending"),
+            ],
             submitted_by="bo",
         )
     )
@@ -56,6 +59,7 @@ def test_the_timeline_is_in_order_and_says_why() -> None:
         (after(2), "attempt 1 started at i-1"),
         (after(20), "ready"),
         (after(20), "attempt 1 lost: lost: the instance fell silent"),
+        (after(25), "waits for a slot again"),
         (after(30), "cancelled while pending (by ana)"),
         (after(30), "cancelled"),
     ]
