@@ -16,6 +16,7 @@ from statistics import median
 from rich.progress import Progress
 
 from benchmarks.support.broker import broker
+from benchmarks.support.command import command
 from benchmarks.support.memory import PeakMemory
 from benchmarks.support.place import Pace, Place, Read, ReadTime, Takeover
 from benchmarks.support.processes import run_program
@@ -141,12 +142,10 @@ def _spread(values: Sequence[float], form: str = "{:.2f}") -> str:
 
 def arguments() -> argparse.Namespace:
     """The sizes, from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--backlog", type=int, default=1_000_000, help="tasks that wait (1000000)")
     parser.add_argument("--tasks", type=int, default=10_000, help="tasks of each measurement of a pace (10000)")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
-    parser.add_argument("--amqp-url", help="RabbitMQ to run on, with an empty virtual host (a private node)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     sizes = parser.parse_args()
     if sizes.tasks < LEAST_TASKS:
         parser.error(f"--tasks: at least {LEAST_TASKS}")

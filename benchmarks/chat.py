@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from benchmarks.support.broker import broker
+from benchmarks.support.command import command
 from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes, run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
 from broker.mail import Message, new_message
@@ -103,12 +104,10 @@ def measure(url: str, folder: Path, sizes: argparse.Namespace) -> list[Exchange]
 
 def arguments() -> argparse.Namespace:
     """The sizes, from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--conversations", type=int, default=40, help="one after the other (40)")
     parser.add_argument("--turns", type=int, default=10, help="questions in each conversation, 1 to 20 (10)")
     parser.add_argument("--warm-up", type=int, default=5, help="conversations before the measurement (5)")
-    parser.add_argument("--amqp-url", help="RabbitMQ to run on, with an empty virtual host (a private node)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     sizes = parser.parse_args()
     if not 1 <= sizes.turns <= 20:  # beyond, the LLM gets no more than the newest messages
         parser.error("--turns: 1 to 20")

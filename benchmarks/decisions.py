@@ -6,14 +6,13 @@ Every LLM is kept busy: a run ends, its slot is filled. `decision` is the policy
 for itself; `handle` is all that the core does for a task that ends and the one that takes its place.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 from random import Random
 from time import perf_counter, process_time
 
+from benchmarks.support.command import command
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import Bar, print_bars, print_table, write_json
 from broker.instants import Instant, seconds
@@ -136,9 +135,8 @@ def measure(size: Size, decisions: int) -> tuple[float, float]:
 
 def main() -> None:
     """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__, broker=False)
     parser.add_argument("--decisions", type=int, default=10_000, help="decisions measured at each size (10000)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     measured = {size: measure(size, options.decisions) for size in SIZES}
     print_table(

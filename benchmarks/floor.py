@@ -8,7 +8,6 @@ row for each commit and a few bytes for each message. What the round trip in thr
 the programs cost; no program can be quicker than that and keep the rules.
 """
 
-import argparse
 import asyncio
 import sqlite3
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from benchmarks.support.broker import broker
+from benchmarks.support.command import command
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import console, print_table, write_json
 from broker.connection import Delivery, Outgoing
@@ -136,10 +136,8 @@ async def measure(url: str, samples: int, folder: Path) -> dict[str, Samples]:
 
 def main() -> None:
     """Measure, print the table, write the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--samples", type=int, default=500, help="of each kind, at least 2 (500)")
-    parser.add_argument("--amqp-url", help="RabbitMQ to run on, with an empty virtual host (a private node)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     sizes = parser.parse_args()
     if sizes.samples < 2:
         parser.error("--samples: two make the least from which percentiles can be told")

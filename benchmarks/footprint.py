@@ -12,6 +12,7 @@ from statistics import median
 import psutil
 
 from benchmarks.support.broker import broker
+from benchmarks.support.command import command
 from benchmarks.support.processes import PROGRAMS, Processes, run_program
 from benchmarks.support.report import Bar, console, print_bars, write_json
 
@@ -77,12 +78,10 @@ def measure(url: str, folder: Path, sizes: argparse.Namespace) -> list[Bar]:
 
 def arguments() -> argparse.Namespace:
     """The sizes, from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--runs", type=int, default=20, help="runs of `fluffle --help` (20)")
     parser.add_argument("--starts", type=int, default=5, help="starts of the coordinator on each database (5)")
     parser.add_argument("--idle", type=float, default=5.0, help="seconds that the worker is idle (5)")
-    parser.add_argument("--amqp-url", help="RabbitMQ to run on, with an empty virtual host (a private node)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     return parser.parse_args()
 
 

@@ -5,16 +5,15 @@
 docs/assignment.md tells what is simulated and what the columns mean.
 """
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 
 from benchmarks.simulation import celery, through_core
 from benchmarks.simulation.outcome import Outcome, outcome
 from benchmarks.simulation.scenarios import SCENARIOS, case
+from benchmarks.support.command import command
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
 from coordinator.core.policies import DEFAULT, NAMES
@@ -94,13 +93,12 @@ def figures(results: Mapping[str, Simulated]) -> dict[str, object]:
 
 def main() -> None:
     """Parse the options, simulate, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__, broker=False)
     parser.add_argument("--seeds", type=int, default=30, help="simulations of each scenario with each policy (30)")
     parser.add_argument("--first-seed", type=int, default=0, help="the seeds count from this one (0)")
     parser.add_argument("--tasks", type=int, default=2000, help="tasks of a simulation (2000)")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="only this one; may be repeated")
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=POLICIES, metavar="POLICY")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there as well")
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     results: dict[str, Simulated] = {}

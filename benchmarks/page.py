@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 from rich.progress import Progress
 
 from benchmarks.support.broker import broker
+from benchmarks.support.command import command
 from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes, run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
 from benchmarks.support.waiting import LEASE, Amount, fill
@@ -168,12 +169,10 @@ def do_some(client: SyncClient) -> str:
 
 def arguments() -> argparse.Namespace:
     """The sizes, from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--tasks", type=int, default=100_000, help="tasks in the books (100000)")
     parser.add_argument("--visits", type=int, default=10, help="how often each page is opened (10)")
     parser.add_argument("--stay", type=int, default=200, help="how many others come while one stays (200)")
-    parser.add_argument("--amqp-url", help="RabbitMQ to run on, with an empty virtual host (a private node)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     return parser.parse_args()
 
 

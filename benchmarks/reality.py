@@ -6,7 +6,6 @@ A private RabbitMQ, a coordinator with SQLite, and a worker process for each LLM
 one would work. Every run takes as long as it tells: about a minute and a half for 300 tasks.
 """
 
-import argparse
 import asyncio
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from benchmarks.simulation.bound import makespan_bound
 from benchmarks.simulation.outcome import Outcome, Ran, outcome
 from benchmarks.simulation.scenarios import Case, Worker, case
 from benchmarks.support.broker import broker
+from benchmarks.support.command import command
 from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes, run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
 from broker.messages import Submission
@@ -90,13 +90,11 @@ async def _all_online(client: Client, names: set[str]) -> None:
 
 def main() -> None:
     """Parse the options, play, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--tasks", type=int, default=300, help="tasks of a run (300)")
     parser.add_argument("--seed", type=int, default=0, help="which tasks of the trace (0)")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="only this one; may be repeated")
     parser.add_argument("--policies", nargs="+", choices=NAMES, default=[DEFAULT], metavar="POLICY")
-    parser.add_argument("--amqp-url", help="RabbitMQ to run on, with an empty virtual host (a private node)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     rows, reached, runs = [], [], []
     with tempfile.TemporaryDirectory() as folder, broker(options.amqp_url, Path(folder)) as on:

@@ -19,6 +19,7 @@ from statistics import median
 from rich.progress import Progress
 
 from benchmarks.support.broker import broker
+from benchmarks.support.command import command
 from benchmarks.support.memory import PeakMemory
 from benchmarks.support.place import Place
 from benchmarks.support.processes import run_program
@@ -59,13 +60,11 @@ def make(database: Path, finished: int) -> None:
 
 def arguments() -> argparse.Namespace:
     """The sizes, from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--finished", type=int, default=1_000_000, help="finished tasks (1000000)")
     parser.add_argument("--tasks", type=int, default=5_000, help="tasks of each measurement of a pace (5000)")
     parser.add_argument("--rounds", type=int, default=10, help="how often everything is measured (10)")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two reports beside the work (1)")
-    parser.add_argument("--amqp-url", help="RabbitMQ to run on, with an empty virtual host (a private node)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     return parser.parse_args()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.support.broker import Broker, broker
+from benchmarks.support.command import command
 from benchmarks.support.figures import COLUMNS, Comparison, Measured
 from benchmarks.support.processes import PROGRAMS, ROOT, BenchmarkFailed, Processes, run_program
 from benchmarks.support.report import console, print_bars, print_table, write_json
@@ -71,7 +72,7 @@ def compare(sizes: argparse.Namespace, on: Broker, folder: Path) -> Comparison:
 def arguments() -> argparse.Namespace:
     """The sizes, from the command line."""
     names = [peer.name for peer in peers(Path())]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--tasks", type=int, default=5_000, help="tasks of each system in a round (5000)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of all systems (3)")
     parser.add_argument("--warm-up", type=int, default=500, help="tasks before each measurement (500)")
@@ -89,8 +90,6 @@ def arguments() -> argparse.Namespace:
         default=ROOT / ".venv" / "peers",
         help="the environment that has benchmarks/requirements.txt (.venv/peers)",
     )
-    parser.add_argument("--amqp-url", help="RabbitMQ to run on, with an empty virtual host (a private node)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     sizes = parser.parse_args()
     if unknown := set(sizes.peers) - set(names):
         parser.error(f"--peers: unknown: {', '.join(sorted(unknown))}")

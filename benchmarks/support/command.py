@@ -1,0 +1,13 @@
+"""What can be said to every benchmark on its command line."""
+
+import argparse
+from pathlib import Path
+
+
+def command(about: str | None, *, broker: bool = True) -> argparse.ArgumentParser:
+    """A parser that knows `--json` and, with `broker`, `--amqp-url`. `about` is the docstring of the program."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if broker:
+        parser.add_argument("--amqp-url", help="RabbitMQ to run on, with an empty virtual host (a private node)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
+    return parser
