@@ -60,14 +60,14 @@ class EarliestFinish:
     def pick(self, lane: Lane, ready: Ready, now: Instant) -> Decision | Held | None:
         """See Policy."""
         lane.survey(now)
-        best = lane.best_free()
+        best = lane.best_free(now)
         if best is None:
             return None
         if lane.quickest:
             self._let_late_ones_wait(lane, now)
             self._let_old_ones_go_first(lane, now)
         reason = ""
-        for standing in self._candidates(lane, best):
+        for standing in self._candidates(lane, best, now):
             if needed := self._needed_elsewhere(standing.llm, lane, ready, now):
                 reason = f"{standing.llm.name} is spared for {needed.key}"
                 continue
@@ -77,10 +77,10 @@ class EarliestFinish:
             reason = found
         return Held(list(lane.first(LOOK_AHEAD)), reason)
 
-    def _candidates(self, lane: Lane, best: Standing) -> Iterable[Standing]:
+    def _candidates(self, lane: Lane, best: Standing, now: Instant) -> Iterable[Standing]:
         """The free LLMs of the lane, the quickest first; the others are looked up only when it does not get a task."""
         yield best
-        yield from lane.free(OTHERS_TRIED)[1:]
+        yield from lane.free(OTHERS_TRIED, now)[1:]
 
     def _let_late_ones_wait(self, lane: Lane, now: Instant) -> None:
         """A task that even the quickest cannot finish in time must not make others late."""

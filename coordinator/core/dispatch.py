@@ -22,7 +22,7 @@ def fill_slots(board: Board, policy: Policy, now: Instant) -> None:
                 lane.remove(decision.task.id)
                 board.give(decision, now)
                 if decision.llm.free:
-                    lane.offer(decision.llm, now)
+                    lane.offer(decision.llm)
                 if lane.order:
                     heappush(order, (lane.order[0], key))
             case Held(tasks, why):

@@ -105,6 +105,6 @@ def _check_lane(machine: Machine, lane: Lane) -> None:
     admitted = [llm for llm in machine.board.llms.values() if meets(llm.offers(), lane.demands)]
     assert lane.eligible == {llm.name: llm for llm in admitted}, f"lane {lane.key!r}"
     free = {llm.name for llm in admitted if llm.free}
-    assert {standing.llm.name for standing in lane.free(len(admitted))} == free, f"free for the lane {lane.key!r}"
+    assert {llm.name for llm in lane.all_free()} == free, f"free for the lane {lane.key!r}"
     if lane.members and free:
         assert machine.board.ready.is_held(lane), f"tasks wait in the lane {lane.key!r} while {free} have free slots"

@@ -61,6 +61,7 @@ class Lane:
     _standings: dict[str, Standing] = field(default_factory=dict)
     _free: list[tuple[float, str]] = field(default_factory=list)  # heap; entries may be out of date
     _offered: dict[str, float] = field(default_factory=dict)  # the cost with which an LLM is in the heap
+    _opened: dict[str, LLM] = field(default_factory=dict)  # offered, and not looked at yet
     _guess: float = FIRST_GUESS
     _until_survey: int = 0
 
@@ -162,19 +163,18 @@ class Lane:
         del self.eligible[llm.name]
         self._standings.pop(llm.name, None)
         self._offered.pop(llm.name, None)
+        self._opened.pop(llm.name, None)
         self._until_survey = 0
 
-    def offer(self, llm: LLM, now: Instant) -> None:
+    def offer(self, llm: LLM) -> None:
         """The LLM has a free slot, or one more; something about it may have been learned."""
         changes_much = llm.learned.overall.runs <= NEWCOMER and len(self.eligible) <= QUICKEST
         self._until_survey = 0 if changes_much else self._until_survey - 1
-        standing = self._judge(llm, now)
-        if self._offered.get(llm.name) != standing.cost:
-            self._offered[llm.name] = standing.cost
-            heappush(self._free, (standing.cost, llm.name))
+        self._opened[llm.name] = llm
 
-    def best_free(self) -> Standing | None:
+    def best_free(self, now: Instant) -> Standing | None:
         """The quickest LLM with a free slot, in proportion to its level."""
+        self._judge_opened(now)
         while self._free:
             cost, name = self._free[0]
             if self._offered.get(name) == cost:
@@ -185,10 +185,10 @@ class Lane:
             heappop(self._free)
         return None
 
-    def free(self, most: int) -> list[Standing]:
+    def free(self, most: int, now: Instant) -> list[Standing]:
         """The quickest LLMs with a free slot, the best first."""
         found: list[Standing] = []
-        while len(found) < most and (standing := self.best_free()):
+        while len(found) < most and (standing := self.best_free(now)):
             found.append(standing)
             heappop(self._free)
             del self._offered[standing.llm.name]
@@ -199,7 +199,8 @@ class Lane:
 
     def all_free(self) -> list[LLM]:
         """Every LLM with a free slot, by name."""
-        return [llm for name in sorted(self._offered) if (llm := self.eligible[name]).free > 0]
+        offered = self._offered.keys() | self._opened.keys()
+        return [llm for name in sorted(offered) if (llm := self.eligible[name]).free > 0]
 
     def survey(self, now: Instant) -> None:
         """Bring `quickest` and `speed` up to date, if it is time."""
@@ -234,6 +235,14 @@ class Lane:
     def others_can(self, llm: LLM) -> bool:
         """Whether another LLM is there that may take the tasks of the lane."""
         return any(other is not llm and other.state == "online" for other in self.eligible.values())
+
+    def _judge_opened(self, now: Instant) -> None:
+        """Look at those that were offered. Most of them have been given a task of another lane by now."""
+        for llm in self._opened.values():
+            if llm.free > 0:
+                self._judge(llm, now)
+                self._reoffer(llm)
+        self._opened.clear()
 
     def _reoffer(self, llm: LLM) -> None:
         cost = self._standings[llm.name].cost

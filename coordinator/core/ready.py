@@ -133,6 +133,8 @@ class Ready:
         Returns the ids of the tasks that are in the database alone from now on.
         """
         many = len(self._lanes) > LANES_KEPT
+        if not many and len(self) <= 2 * self._window:
+            return []
         unserved = [
             lane for lane in self._lanes.values() if lane.members and not _is_anybody_there(lane.eligible.values())
         ]
@@ -172,7 +174,7 @@ class Ready:
     def opened(self, llm: LLM, now: Instant) -> None:
         """The LLM has a slot that it had not before."""
         for key, lane in self._lanes_of[llm.name].items():
-            lane.offer(llm, now)
+            lane.offer(llm)
             if lane.members:
                 self._touched[key] = lane
 
@@ -187,7 +189,7 @@ class Ready:
             for llm in self._offering_all(lane.demands):
                 lane.admit(llm)
                 if llm.free:
-                    lane.offer(llm, now)
+                    lane.offer(llm)
                 self._lanes_of[llm.name][key] = lane
         return lane
 

@@ -49,7 +49,7 @@ def _may_move(task: Task, run: Run) -> bool:
 def _quicker(board: Board, task: Task, llm: LLM, elapsed: Micros, now: Instant) -> str | None:
     """The free LLM that is expected to be done much sooner, although it begins anew."""
     lane = board.ready.lane(task.lane, now)
-    best = lane.best_free()
+    best = lane.best_free(now)
     if lane.members or best is None or failed_at(task, best.llm):
         return None
     left = elapsed * OVERDUE
