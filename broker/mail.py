@@ -5,7 +5,7 @@ the mailboxes that are bound to it; or `all`.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID, uuid5
@@ -119,6 +119,24 @@ def owner_of(session: str) -> str | None:
 def is_address(text: str) -> bool:
     """Whether messages can be sent to this."""
     return re.fullmatch(_ADDRESS, text) is not None
+
+
+def in_order(messages: Sequence[Message]) -> list[Message]:
+    """The same messages, with every answer behind what it answers, if that is among them."""
+    ids = {message.id for message in messages}
+    placed: dict[str, Message] = {}
+    early: dict[str, list[Message]] = {}  # answers, by what they answer and has no place yet
+    for message in messages:
+        question = message.in_reply_to
+        if question in ids and question not in placed:
+            early.setdefault(question, []).append(message)
+            continue
+        following = [message]
+        while following:
+            placed[following[0].id] = following[0]
+            following += early.pop(following.pop(0).id, [])
+    answer_each_other = [message for answers in early.values() for message in answers]
+    return [*placed.values(), *answer_each_other]
 
 
 class Seen:

@@ -17,7 +17,7 @@ from typing import Any
 from broker.connection import Delivery, Outgoing
 from broker.errors import BrokerError, DecodeError, LinkClosed, MessageTooLarge, NoAnswer
 from broker.link import Link
-from broker.mail import COORDINATOR, Message, Seen, made_from, new_message
+from broker.mail import COORDINATOR, Message, Seen, in_order, made_from, new_message
 from broker.mailer import Mailer, read_message, to_publish
 from broker.topology import llm_address
 from workers.models.base import LLM, Answer, Job, ModelError
@@ -240,7 +240,7 @@ class Mailbox:
         ids = {known.id for known in found} | {message.id}
         before += [it for it in self._recent if it.conversation_id == message.conversation_id and it.id not in ids]
         concerned = {self._address, message.sender}
-        return tuple(it for it in before if {it.sender, it.receiver} & concerned or _is_for_many(it))
+        return tuple(it for it in in_order(before) if {it.sender, it.receiver} & concerned or _is_for_many(it))
 
     async def _publish(self, answer: Outgoing) -> None:
         """Publish until RabbitMQ has it. Raises MessageTooLarge and LinkClosed."""

@@ -9,7 +9,7 @@ from pika.spec import BasicProperties
 
 from broker.connection import Delivery
 from broker.errors import DecodeError
-from broker.mail import Message, Seen, is_address, made_from, new_message, owner_of
+from broker.mail import Message, Seen, in_order, is_address, made_from, new_message, owner_of
 from broker.mailer import read_message, to_publish
 from broker.topology import MESSAGES, mailbox
 from fluffle.mail import address_of
@@ -101,3 +101,23 @@ def test_what_was_seen_is_known_until_too_much_came_after_it() -> None:
 def test_a_person_may_look_at_a_message_again_and_again() -> None:
     (person,), (llm,) = mailbox("user.ana").queues, mailbox("llm.ada").queues
     assert (person.arguments["x-delivery-limit"], llm.arguments["x-delivery-limit"]) == (1_000_000, 20)
+
+
+@pytest.mark.parametrize(
+    ("came", "shown"),
+    [
+        ("a b:a c", "a b c"),
+        ("b:a a c", "a b c"),
+        ("c:b b:a d:b x a y", "x a b c d y"),
+        ("b:gone a", "b a"),
+        ("a:b b:a c c2:c2", "c a b c2"),
+        ("", ""),
+    ],
+)
+def test_an_answer_comes_behind_what_it_answers(came: str, shown: str) -> None:
+    messages = []
+    for told in came.split():
+        id_, _, question = told.partition(":")
+        messages.append(new_message("user.ana", "llm.ada", "hi", id=id_, in_reply_to=question or None))
+    assert sorted(message.id for message in in_order(messages)) == sorted(shown.split())
+    assert [message.id for message in in_order(messages)] == shown.split()
