@@ -7,7 +7,7 @@ the mailboxes that are bound to it; or `all`.
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 from uuid import UUID, uuid5
 
 from pydantic import AfterValidator, AwareDatetime, Field
@@ -63,6 +63,7 @@ class Message(Draft):
 
     id: TaskId
     receiver: Address
+    content: Text  # also a blank one, where something said nothing in earlier days
     conversation_id: TaskId
     sent_at: Moment
 
@@ -93,7 +94,7 @@ def new_message(
 ) -> Message:
     """A message of now. Without a conversation it begins one. Raises pydantic's ValidationError."""
     message_id = id or uuid7()
-    return Message(
+    draft = Draft(
         id=message_id,
         sender=sender,
         receiver=receiver,
@@ -103,6 +104,7 @@ def new_message(
         in_reply_to=in_reply_to,
         sent_at=datetime.now(UTC),
     )
+    return Message(**dict(draft))
 
 
 def made_from(*parts: str) -> str:
@@ -121,11 +123,21 @@ def is_address(text: str) -> bool:
     return re.fullmatch(_ADDRESS, text) is not None
 
 
-def in_order(messages: Sequence[Message]) -> list[Message]:
+class _Said(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def in_reply_to(self) -> str | None: ...
+
+
+SaidT = TypeVar("SaidT", bound=_Said)
+
+
+def in_order(messages: Sequence[SaidT]) -> list[SaidT]:
     """The same messages, with every answer behind what it answers, if that is among them."""
     ids = {message.id for message in messages}
-    placed: dict[str, Message] = {}
-    early: dict[str, list[Message]] = {}  # answers, by what they answer and has no place yet
+    placed: dict[str, SaidT] = {}
+    early: dict[str, list[SaidT]] = {}  # answers, by what they answer and has no place yet
     for message in messages:
         question = message.in_reply_to
         if question in ids and question not in placed:

@@ -141,7 +141,8 @@ class Mailer:
     async def history(self, conversation_id: str, most: int) -> Sequence[Message]:
         """The newest messages of a conversation, oldest first, as the coordinator knows them.
 
-        Raises NoAnswer when it does not answer within HISTORY_WITHIN, AccessRefused for a user that may not ask.
+        Raises NoAnswer when it does not answer within HISTORY_WITHIN, AccessRefused for a user that may not ask,
+        DecodeError for an answer that is none.
         """
         if self._history_refused is not None:
             raise self._history_refused
@@ -160,7 +161,7 @@ class Mailer:
         try:
             async with asyncio.timeout(HISTORY_WITHIN):
                 await self._link.publish(asked)
-                page = decode(_Page, await answer)
+                told = await answer
         except TimeoutError as error:
             raise NoAnswer(f"no coordinator answered within {HISTORY_WITHIN:g} s") from error
         except AccessRefused as error:
@@ -168,7 +169,7 @@ class Mailer:
             raise
         finally:
             del self._queries[number]
-        return page.messages[::-1]
+        return decode(_Page, told, limit=len(told)).messages[::-1]
 
     def take(self, delivery: Delivery) -> bool:
         """Something has come to the session: an answer, a piece of one, or that there will be none.

@@ -85,7 +85,9 @@ class Settings(BaseSettings):
         True, description="let what reviews and votes find about an LLM count when tasks are assigned"
     )
     user: Name | None = Field(None, description="who sends and gets messages here; unset: the login name")
-    max_body: int = Field(MAX_BODY_BYTES, ge=1024, description="largest accepted message body in bytes")
+    max_body: int = Field(
+        MAX_BODY_BYTES, ge=1024, description="largest accepted message body in bytes; the same everywhere"
+    )
     batch: int = Field(
         1000, ge=1, le=100_000, description="most messages that the coordinator handles in one transaction"
     )

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from broker.errors import NotTheLeader, StoreError, StoreUnavailable
 from broker.instants import EPOCH, Instant, Micros
+from broker.mail import in_order
 from broker.messages import Status
 from coordinator import schema
 from coordinator.core.board import Changes
@@ -227,14 +228,19 @@ class Store:
         undelivered = [{"delivered": False, "id": message_id} for message_id in changes.undelivered]
         update_rows(connection, _messages, undelivered)
         for question, answers in changes.overtaken.items():
-            self._put_behind(connection, question, answers)
+            self._put_in_order(connection, question, answers)
 
-    def _put_behind(self, connection: Connection, question: str, answers: Sequence[str]) -> None:
-        """Give those of the answers that stand before the question in the history new places, at its end."""
-        place = select(_messages.c.seq).where(_messages.c.id == question).scalar_subquery()
-        early = delete(_messages).where(_messages.c.id.in_(answers), _messages.c.seq < place).returning(_messages)
-        rows = sorted(connection.execute(early).mappings(), key=lambda row: int(row["seq"]))
-        keep_rows(connection, _messages, [{name: row[name] for name in row if name != "seq"} for row in rows])
+    def _put_in_order(self, connection: Connection, question: str, answers: Sequence[str]) -> None:
+        """If answers stand before the question in the history, give all from the first of them on new places."""
+        asked = select(_messages.c.seq, _messages.c.conversation_id).where(_messages.c.id == question)
+        place, talk = connection.execute(asked).one()
+        first = connection.scalar(select(func.min(_messages.c.seq)).where(_messages.c.id.in_(answers)))
+        if first is None or first > place:
+            return
+        from_there = (_messages.c.conversation_id == talk) & (_messages.c.seq >= first)
+        rows = connection.execute(delete(_messages).where(from_there).returning(_messages)).all()
+        again = [row._asdict() for row in in_order(sorted(rows, key=lambda row: int(row.seq)))]
+        keep_rows(connection, _messages, [{name: row[name] for name in row if name != "seq"} for row in again])
 
     # -- reading ---------------------------------------------------------------------------------------------------
 

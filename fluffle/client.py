@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
+from broker.mail import Seen
 from broker.messages import FINAL, Answer, Assign, Cancel, Manage, Progress, Retry, Status, Submission, Update
 from broker.topology import Binding
 from broker.trace import tracing_for
@@ -63,6 +64,7 @@ class Client(Messaging, Reporting):
     ) -> None:
         self._url = url
         self._user = user
+        self._taken = Seen()
         self._name = name
         self._answer_timeout = answer_timeout
         self._correspondence: Correspondence

@@ -105,6 +105,7 @@ class Messaging:
     _correspondence: Correspondence
     _user: str | None
     _mailing: asyncio.Task[Mailer] | None = None
+    _taken: Seen  # what was shown and taken from the mailbox
 
     @property
     def address(self) -> str:
@@ -166,7 +167,7 @@ class Messaging:
         A message is taken from the mailbox when the next one is asked for. Without `wait` it ends when the mailbox is
         empty; with `keep` also nothing is taken. Joining is `join`, leaving is `leave`.
         """
-        address = self.address
+        address, limit, require_identity = self.address, _largest(), is_identity_required()
         async with Link(self._broker, name=f"{self._name} (inbox)") as link:
             await link.declare(mailbox(address))
             waiting = await link.depth(address) or 0
@@ -179,12 +180,18 @@ class Messaging:
                 except TimeoutError:
                     return
                 looked_at += 1
-                message = _readable(delivery)
-                if message is None or message.sender == address or not seen.add(message.id):
+                message = _readable(delivery, limit, require_identity=require_identity)
+                if (
+                    message is None
+                    or message.sender == address
+                    or message.id in self._taken
+                    or not seen.add(message.id)
+                ):
                     delivery.ack()
                     continue
                 yield message
                 if wait or not keep:
+                    self._taken.add(message.id)
                     delivery.ack()
 
     async def join(self, group: str) -> None:
@@ -369,9 +376,9 @@ def _name_of(group: str) -> str:
     return name
 
 
-def _readable(delivery: Delivery) -> Message | None:
+def _readable(delivery: Delivery, limit: int, *, require_identity: bool) -> Message | None:
     try:
-        return read_message(delivery, limit=_largest(), require_identity=is_identity_required())
+        return read_message(delivery, limit=limit, require_identity=require_identity)
     except DecodeError as error:
         _log.warning("dropped a message that cannot be read: %s", error)
         return None

@@ -233,7 +233,7 @@ class Mailbox:
         found: Sequence[Message] = ()
         try:
             found = await self._mailer.history(message.conversation_id, CONTEXT)
-        except (NoAnswer, BrokerError) as error:
+        except (NoAnswer, BrokerError, DecodeError) as error:
             _log.warning("answering without the history of the conversation: %s", error)
         place = next((at for at, known in enumerate(found) if known.id == message.id), len(found))
         before = [known for at, known in enumerate(found) if at < place or known.sender == self._address]

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 from broker.instants import Instant, seconds
 from broker.messages import LOCAL
 from coordinator.core.estimates import BASE_LENGTH
-from coordinator.core.lane import Lane, Standing, early
+from coordinator.core.lane import Lane, Standing
+from coordinator.core.patience import early
 from coordinator.core.pool import LLM
 from coordinator.core.ready import Ready
 from coordinator.core.task import NO_DUE_DATE, Task
@@ -101,7 +102,7 @@ class EarliestFinish:
             return
         patience, large = lane.backlog / lane.speed, LARGE * lane.backlog / len(lane.members)
         for _ in range(LOOK_AHEAD):
-            task = lane.take_oldest(now, Instant(now - round(patience)))
+            task = lane.patience.take_oldest(now, Instant(now - round(patience)))
             if task is None:
                 return
             if task.size <= large or not _is_late(task, lane, now):

@@ -1,8 +1,9 @@
 """What is true of a machine at any time between two calls. For tests: looks at everything, on every call."""
 
 from broker.messages import Status
-from coordinator.core.lane import Lane, early, late
+from coordinator.core.lane import Lane, late
 from coordinator.core.machine import Machine
+from coordinator.core.patience import early
 from coordinator.core.pool import LLM
 from coordinator.core.task import Task, meets
 
@@ -106,5 +107,6 @@ def _check_lane(machine: Machine, lane: Lane) -> None:
     assert lane.eligible == {llm.name: llm for llm in admitted}, f"lane {lane.key!r}"
     free = {llm.name for llm in admitted if llm.free}
     assert {llm.name for llm in lane.all_free()} == free, f"free for the lane {lane.key!r}"
+    assert lane.finds_all_free(), f"an LLM that the lane {lane.key!r} would not find"
     if lane.members and free:
         assert machine.board.ready.is_held(lane), f"tasks wait in the lane {lane.key!r} while {free} have free slots"

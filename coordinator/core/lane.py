@@ -9,6 +9,7 @@ from math import exp, log
 
 from broker.instants import EPOCH, Instant
 from coordinator.core.estimates import FIRST_GUESS, UNLUCKY, UNLUCKY_AT_FIRST
+from coordinator.core.patience import Patience, early
 from coordinator.core.pool import LLM
 from coordinator.core.task import NO_DUE_DATE, Rank, Task
 
@@ -18,10 +19,8 @@ NEWCOMER = 3  # runs; each of them may change a lot
 CROWDING = 0.02  # how much slower an LLM is taken to be with all its slots busy: of two alike, the emptier one is taken
 RARER = 4  # a slot works on near the end if it is late less often than a quarter of its share of the work
 QUICKEST = 8  # LLMs that a lane keeps an eye on
-YOUNG = 0.4  # of the time between becoming ready and being due
 
 Place = tuple[Rank, str]
-Age = tuple[int, Instant, str]  # for order: the priority, a moment, the id
 
 
 @dataclass(slots=True)
@@ -55,8 +54,7 @@ class Lane:
     unlucky: float = UNLUCKY_AT_FIRST
     fed_at: Instant = EPOCH
     skills: tuple[str, ...] = ()
-    _young: list[Age] = field(default_factory=list)  # heap; entries may be out of date
-    _old: list[Age] = field(default_factory=list)  # heap; entries may be out of date
+    patience: Patience = field(init=False)
     _places: dict[str, Place] = field(default_factory=dict)
     _standings: dict[str, Standing] = field(default_factory=dict)
     _free: list[tuple[float, str]] = field(default_factory=list)  # heap; entries may be out of date
@@ -66,6 +64,7 @@ class Lane:
     _until_survey: int = 0
 
     def __post_init__(self) -> None:
+        self.patience = Patience(self.members)
         self.skills = tuple(demand for demand in self.demands if demand[0] not in "@!-")
 
     @property
@@ -85,19 +84,13 @@ class Lane:
         self.members[task.id] = task
         self.backlog += task.size
         self._settle(task, task.rank)
-        if task.due is None:
-            heappush(self._old, _age(task))
-        else:
-            heappush(self._young, _ripe(task))
+        self.patience.put(task)
 
     def remove(self, task_id: str) -> None:
         """Let a task go."""
         if task := self.members.pop(task_id, None):
             self.backlog -= task.size
             self._unsettle(task_id)
-            for heap in (self._young, self._old):
-                while heap and heap[0][2] not in self.members:
-                    heappop(heap)
 
     def head(self) -> tuple[Rank, Task] | None:
         """The first task with its place, or None."""
@@ -114,21 +107,6 @@ class Lane:
         """Let the tasks of its priority go first that can still be in time; those without a due date stay behind."""
         self._unsettle(task.id)
         self._settle(task, late(task))
-
-    def take_oldest(self, now: Instant, before: Instant) -> Task | None:
-        """Of the highest priority, the task that waits for the longest time, if it does since before then.
-
-        One with a due date counts once `YOUNG` of its time is over. Each is returned once.
-        """
-        while self._young and self._young[0][1] <= now:
-            ripe = heappop(self._young)
-            if (task := self.members.get(ripe[2])) is not None and _ripe(task) == ripe:
-                heappush(self._old, _age(task))
-        while self._old and self._old[0][1] < before:
-            age = heappop(self._old)
-            if (task := self.members.get(age[2])) is not None and _age(task) == age:
-                return task
-        return None
 
     def put_first(self, task: Task) -> None:
         """Let a task go before the others of its priority, except those that were put first and wait for longer."""
@@ -202,6 +180,11 @@ class Lane:
         offered = self._offered.keys() | self._opened.keys()
         return [llm for name in sorted(offered) if (llm := self.eligible[name]).free > 0]
 
+    def finds_all_free(self) -> bool:
+        """Whether every LLM that was offered can be found by its cost. For tests."""
+        heap = set(self._free)
+        return all((cost, name) in heap for name, cost in self._offered.items())
+
     def survey(self, now: Instant) -> None:
         """Bring `quickest` and `speed` up to date, if it is time."""
         if self._until_survey > 0 and self.quickest:
@@ -257,21 +240,6 @@ class Lane:
         standing = Standing(llm, pace, level, crowded * pace / max(level, LEAST_LEVEL))
         self._standings[llm.name] = standing
         return standing
-
-
-def _age(task: Task) -> Age:
-    return (-task.priority, task.ready_at or task.submitted_at, task.id)
-
-
-def _ripe(task: Task) -> Age:
-    """When a task with a due date has waited for long, however little else there is."""
-    priority, since, task_id = _age(task)
-    return (priority, Instant(since + round(YOUNG * ((task.due or since) - since))), task_id)
-
-
-def early(task: Task) -> Rank:
-    """Where a task goes that has waited for too long: before every due date of its priority."""
-    return (-task.priority, _age(task)[1] - NO_DUE_DATE, task.seq)
 
 
 def late(task: Task) -> Rank:

@@ -9,7 +9,8 @@ from coordinator.core.commands import AnnounceMessage, Deliver, Refuse
 from coordinator.core.events import Correspondence, MessageUndelivered
 
 OURS = ("fluffle.", "llm.", "user.", "group.")  # routing keys that are not the reply queues of strangers
-ANSWERED = 1_000  # messages of which it is known for a while that an answer has come
+ANSWERED = 1_000  # messages of which it is known for a while that answers have come
+OF_EACH = 100  # such answers
 
 
 class Mail:
@@ -34,10 +35,12 @@ class Mail:
 
     def _mind_the_order(self, message: Message) -> None:
         """An answer and what it answers come by different connections: RabbitMQ may bring the answer first."""
-        if answers := self._answers.pop(message.id, None):
-            self._b.changes.overtaken[message.id] = answers
+        if answers := self._answers.get(message.id):
+            self._b.changes.overtaken[message.id] = list(answers)
         if message.in_reply_to is not None:
-            self._answers.setdefault(message.in_reply_to, []).append(message.id)
+            answers = self._answers.setdefault(message.in_reply_to, [])
+            if message.id not in answers and len(answers) < OF_EACH:
+                answers.append(message.id)
             if len(self._answers) > ANSWERED:
                 del self._answers[next(iter(self._answers))]
 

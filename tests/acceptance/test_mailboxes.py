@@ -218,6 +218,16 @@ def test_somebody_who_is_away_finds_what_was_sent_meanwhile(shell: Shell, site: 
     assert shell.run("message", "inbox", "--as", bo).stdout == b""
 
 
+def test_what_comes_again_is_shown_once_however_often_one_looks(bo: SyncClient, client: Amqp) -> None:
+    def shown(*, keep: bool = False) -> list[str]:
+        return [message.id for message in bo.inbox(wait=False, keep=keep)]
+
+    assert shown() == []
+    for keep, expected in ((True, ["m-1"]), (True, ["m-1"]), (False, ["m-1"]), (False, [])):
+        client.publish("fluffle.messages", "user.bo", {"sender": "user.ana", "content": "hello", "id": "m-1"})
+        assert shown(keep=keep) == expected
+
+
 def test_people_answer_each_other(ana: SyncClient, bo: SyncClient) -> None:
     asked = bo.inbox()
     assert list(bo.inbox(wait=False)) == []

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from pydantic_core import from_json
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, delete, func, select
 
 from broker.instants import Instant, Micros
 from broker.mail import Message, new_message
@@ -65,7 +65,10 @@ def test_a_message_that_comes_again_changes_nothing(store: Store, queries: Queri
 def test_an_answer_stands_behind_its_question_whichever_came_first(
     store: Store, queries: Queries, at_once: bool
 ) -> None:
-    question, answer = said(1), said(2, "llm.ada", "user.ana", in_reply_to="m1", metadata={"a": 1})
+    question, answer = (
+        said(1, conversation_id="m1"),
+        said(2, "llm.ada", "user.ana", in_reply_to="m1", metadata={"a": 1}),
+    )
     keep(store, said(0), *([] if at_once else [answer]))
     came = {message.id: (message, NOW) for message in ([answer, question] if at_once else [question])}
     commit(store, Changes(messages=came, overtaken={"m1": ["m2", "unknown"]}))
@@ -73,6 +76,25 @@ def test_an_answer_stands_behind_its_question_whichever_came_first(
     assert ids(queries) == ["m3", "m2", "m1", "m0"]
     _, page = asked(queries, MessagesQuery(in_reply_to="m1"))
     assert MessagePage.model_validate(page).messages[0].model_dump(exclude={"delivered"}) == answer.model_dump()
+
+
+def test_a_chain_of_answers_stands_in_its_order_however_it_came(store: Store, queries: Queries) -> None:
+    chain = [said(n, in_reply_to=f"m{n - 1}" if n else None, conversation_id="talk") for n in range(4)]
+    answers = {f"m{n}": [f"m{n + 1}"] for n in range(3)}
+    other = said(9, conversation_id="another")
+    for batches in ([3, 2, 1, 0],), ([3], [2], [1], [0]), ([2, 1, 3], [0]), ([1], [3, 0], [2]):
+        came: set[str] = set()
+        for batch in batches:
+            messages = {f"m{n}": (chain[n], NOW) for n in batch}
+            came |= messages.keys()
+            overtaken = {id_: [it for it in answers.get(id_, ()) if it in came] for id_ in messages}
+            commit(
+                store, Changes(messages=messages, overtaken={id_: early for id_, early in overtaken.items() if early})
+            )
+            keep(store, other)
+        assert ids(queries, conversation_id="talk") == ["m3", "m2", "m1", "m0"], batches
+        with store.engine.begin() as connection:
+            connection.execute(delete(schema.messages))
 
 
 def test_an_answer_that_stands_behind_its_question_stays_there(store: Store, queries: Queries) -> None:
