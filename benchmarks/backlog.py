@@ -1,6 +1,6 @@
 """What a million waiting tasks cost: memory, throughput beside an empty database, taking over, lists and reports.
 
-    .venv/bin/python benchmarks/backlog.py --backlog 1000000 --tasks 10000 --rounds 3
+    .venv/bin/python benchmarks/backlog.py --backlog 1000000 --tasks 20000 --rounds 3
 
 One coordinator with SQLite and one worker process with a no-op, on a private RabbitMQ. A tenth of the tasks that wait
 are ready for this LLM; the others wait for skills or LLMs that are absent, for a moment, or for other tasks.
@@ -144,7 +144,7 @@ def arguments() -> argparse.Namespace:
     """The sizes, from the command line."""
     parser = command(__doc__)
     parser.add_argument("--backlog", type=int, default=1_000_000, help="tasks that wait (1000000)")
-    parser.add_argument("--tasks", type=int, default=10_000, help="tasks of each measurement of a pace (10000)")
+    parser.add_argument("--tasks", type=int, default=20_000, help="tasks of each measurement of a pace (20000)")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
     sizes = parser.parse_args()
     if sizes.tasks < LEAST_TASKS:
