@@ -48,8 +48,8 @@ class Place:
         return self.desk.task(task_id)
 
     def llm_is(self, name: str, state: str) -> None:
-        """Wait until an LLM has a state."""
-        until(lambda: self.desk.llm(name).state == state, f"{name} is {state}")
+        """Wait until an LLM is known and has a state."""
+        until(lambda: (name, state) in [(llm.name, llm.state) for llm in self.desk.llms()], f"{name} is {state}")
 
     def completed(self, task_id: str) -> TaskView:
         """Wait until a task is completed; it is returned."""
