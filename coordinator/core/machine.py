@@ -190,7 +190,7 @@ class Machine:
         board = self.board
         for llm in board.opened.values():
             if llm.free:
-                board.ready.opened(llm, now)
+                board.ready.opened(llm)
         board.opened.clear()
         if board.ready.touched and not self.unfinished:
             fill_slots(board, self._policy, now)

@@ -171,7 +171,7 @@ class Ready:
             for key in [key for key in self._asleep if meets(offers, key.split())]:
                 self.lane(key, llm.last_seen)
 
-    def opened(self, llm: LLM, now: Instant) -> None:
+    def opened(self, llm: LLM) -> None:
         """The LLM has a slot that it had not before."""
         for key, lane in self._lanes_of[llm.name].items():
             lane.offer(llm)
