@@ -218,9 +218,10 @@ class ServerProcess:
             "RABBITMQ_LOGS": str(folder / "log" / "rabbitmq.log"),
             "RABBITMQ_PID_FILE": str(self._pid_file),
             "RABBITMQ_DIST_PORT": str(self._record.distribution_port),
-            # Erlang's schedulers wait for work by spinning, which on few processors is at everybody else's cost.
+            # Erlang would take all processors, of which the others need some: its schedulers wait for work by spinning,
+            # and one that has nothing to do takes over what another one has at hand, which makes that dearer.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
+                "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none +SP 50:50"
             ),
             # Makes the script replace itself by the Erlang machine instead of watching over it.
             "RABBITMQ_ALLOW_INPUT": "1",
