@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import pika
-from pika import frame, spec
+from pika import frame
 from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.data import encode_table
+from pika.data import decode_table, encode_table
 from pika.exceptions import (
     AMQPConnectionError,
     ChannelClosedByBroker,
@@ -40,18 +40,10 @@ _CERTIFICATE_ALERT = re.compile(r"\[SSL: \w+_ALERT_(\w*(?:CERTIFICATE|UNKNOWN_CA
 
 T = TypeVar("T")
 
+OnConfirms = Callable[[list[tuple[int, int]], bool], None]
+"""Is called with delivery tags, each with whether it is about all before it too, and whether they are refused."""
+
 _READ_BYTES = 65_536  # at a time; pika's 4,096 means many more system calls
-_TEXT_PROPERTIES = (
-    "content_type",
-    "content_encoding",
-    "correlation_id",
-    "reply_to",
-    "expiration",
-    "message_id",
-    "type",
-    "user_id",
-    "app_id",
-)
 
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # its tracebacks are told as one sentence here
 
@@ -75,6 +67,25 @@ class Outgoing:
     mandatory: bool = True
 
 
+@dataclass(slots=True)
+class Properties:
+    """What AMQP tells of a message besides its body. None: the sender has not said."""
+
+    content_type: str | None = None
+    content_encoding: str | None = None
+    headers: dict[str, Any] | None = None
+    delivery_mode: int | None = None
+    priority: int | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    expiration: str | None = None
+    message_id: str | None = None
+    timestamp: int | None = None
+    type: str | None = None
+    user_id: str | None = None
+    app_id: str | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Delivery:
     """A message that arrived. `ack` and `reject` do nothing once the channel it came by is gone."""
@@ -83,7 +94,7 @@ class Delivery:
     routing_key: str
     body: bytes
     redelivered: bool
-    properties: spec.BasicProperties
+    properties: Properties
     _tag: int
     _inflow: "Inflow"
     queue: str = ""
@@ -142,7 +153,7 @@ class Inflow:
 
     def reject(self, tag: int, *, requeue: bool) -> None:
         """Settle a delivery as not done. One that is settled stays as it is."""
-        if self._settle(tag):
+        if self._settle(tag) and self.is_open:
             self._channel.basic_reject(tag, requeue=requeue)
 
     def send_acks(self) -> None:
@@ -157,28 +168,18 @@ class Inflow:
             )
 
     def _settle(self, tag: int) -> bool:
-        if self.is_open and tag in self._unsettled:
-            del self._unsettled[tag]
-            return True
-        return False
+        """Whether the delivery was unsettled until now."""
+        return self._unsettled.pop(tag, False) is None
 
 
 @dataclass(slots=True)
 class _Arrival:
-    """A delivery whose frames are coming in."""
+    """A delivery whose frames come in one by one."""
 
-    consumer: "Consumer"
-    delivery: Delivery
+    begin: frames.Deliver
+    properties: bytes = b""
     missing: int = 0  # bytes of the body
     parts: list[bytes] = field(default_factory=list)
-
-    def end(self) -> None:
-        """All frames are there."""
-        self.delivery.body = b"".join(self.parts)
-        if self.consumer.cancelled:
-            self.delivery.requeue()
-        else:
-            self.consumer.on_delivery(self.delivery)
 
 
 class Connection(AsyncioConnection):
@@ -188,7 +189,7 @@ class Connection(AsyncioConnection):
     loop goes in one write.
     """
 
-    on_confirm: Callable[[int, bool, bool], None] | None = None  # delivery tag, all before it too, refused
+    on_confirms: OnConfirms | None = None
     user: str | None = None  # whom RabbitMQ knows this connection's messages to be from
     _frame_buffer: bytes
     _unsent: list[bytes] | None = None
@@ -228,9 +229,18 @@ class Connection(AsyncioConnection):
     def _on_data_available(self, data_in: bytes) -> None:
         self.bytes_received += len(data_in)
         data, at = self._frame_buffer + data_in, 0
-        while end := frames.end_of_frame(data, at):
-            self._on_frame(data, at, end)
-            at = end
+        while True:
+            if (message := frames.read_message(data, at)) is not None:
+                at, begin, properties, body = message
+                self._deliver(begin, properties, body)
+            elif self.on_confirms is not None and (confirms := frames.read_confirms(data, at)) is not None:
+                at, told = confirms
+                self.on_confirms(told, False)
+            elif end := frames.end_of_frame(data, at):
+                self._on_frame(data, at, end)
+                at = end
+            else:
+                break
         self._frame_buffer = data[at:]
 
     def _on_frame(self, data: bytes, at: int, end: int) -> None:
@@ -238,30 +248,36 @@ class Connection(AsyncioConnection):
         if kind == frames.METHOD:
             method = frames.method_of(data, at)
             if method == frames.DELIVER:
-                self._arriving = self._arrival(*frames.read_deliver(data, at))
+                self._arriving = _Arrival(frames.read_deliver(data, at, end))
                 return
-            if self.on_confirm is not None and method in (frames.ACK, frames.NACK):
-                self.on_confirm(*frames.read_confirm(data, at), method == frames.NACK)
+            if self.on_confirms is not None and method == frames.NACK:
+                self.on_confirms([frames.read_confirm(data, at)], True)
                 return
         elif arriving is not None and kind in (frames.HEADER, frames.BODY):
             if kind == frames.HEADER:
-                arriving.missing, encoded = frames.read_header(data, at, end)
-                arriving.delivery.properties = _properties(encoded)
+                arriving.missing, arriving.properties = frames.read_header(data, at, end)
             else:
                 part = frames.payload(data, at, end)
                 arriving.missing -= len(part)
                 arriving.parts.append(part)
             if not arriving.missing:
                 self._arriving = None
-                arriving.end()
+                self._deliver(arriving.begin, arriving.properties, b"".join(arriving.parts))
             return
         self._process_frame(frame.decode_frame(data[at:end])[1])
 
-    def _arrival(self, consumer: bytes, tag: int, redelivered: bool, exchange: str, routing_key: str) -> _Arrival:
-        to, inflow = self._consumers[consumer]
-        if not to.auto_ack:
+    def _deliver(self, begin: frames.Deliver, properties: bytes, body: bytes) -> None:
+        name, tag, redelivered, exchange, routing_key = begin
+        consumer, inflow = self._consumers[name]
+        if not consumer.auto_ack:
             inflow.expect(tag)
-        return _Arrival(to, Delivery(exchange, routing_key, b"", redelivered, _NO_PROPERTIES, tag, inflow, to.queue))
+        delivery = Delivery(
+            exchange, routing_key, body, redelivered, _properties(properties), tag, inflow, consumer.queue
+        )
+        if consumer.cancelled:
+            delivery.requeue()
+        else:
+            consumer.on_delivery(delivery)
 
     def _output_marshaled_frames(self, marshaled_frames: Any) -> None:
         if self._unsent is None:
@@ -290,11 +306,8 @@ class Connection(AsyncioConnection):
         self._adapter_disconnect_stream()
 
 
-_NO_PROPERTIES = spec.BasicProperties()
-
-
 @lru_cache(maxsize=64)  # those without an id are the same again and again
-def _properties(encoded: bytes) -> spec.BasicProperties:
+def _properties(encoded: bytes) -> Properties:
     """The properties of a message that has arrived.
 
     A header table may hold what Python cannot (a timestamp past year 9999, a thousand levels), and text may not be
@@ -302,25 +315,19 @@ def _properties(encoded: bytes) -> spec.BasicProperties:
     as a header instead.
     """
     try:
-        properties = spec.BasicProperties().decode(encoded)
-        _require_text(properties)
-        return properties
+        found = frames.read_properties(encoded)
+        if table := found.get("headers"):
+            found["headers"], _ = decode_table(table, 0)
+        return Properties(**found)
     except Exception as error:
         told = {UNDECODABLE: f"{type(error).__name__}: {error}"}
-        return spec.BasicProperties(headers=told, **readable_properties(encoded))
+        return Properties(headers=told, **readable_properties(encoded))
 
 
 def _table(headers: Mapping[str, Any]) -> bytes:
     pieces: list[bytes] = []
     encode_table(pieces, dict(headers))
     return b"".join(pieces)
-
-
-def _require_text(properties: spec.BasicProperties) -> None:
-    """Raises ValueError for text that is not UTF-8: pika leaves it as bytes where everybody expects str."""
-    for name in _TEXT_PROPERTIES:
-        if isinstance(getattr(properties, name), bytes):
-            raise ValueError(f"{name} is not UTF-8")
 
 
 @dataclass(slots=True)

@@ -3,24 +3,54 @@
 pika knows them all. These go by a thousand times a second, and it makes several objects of each.
 """
 
+import re
 import struct
 from functools import lru_cache
+from typing import Any
 
 METHOD, HEADER, BODY = 1, 2, 3  # kinds of frames
 DELIVER, ACK, NACK = 0x003C003C, 0x003C0050, 0x003C0078  # methods: class and number
+
+# The properties of a message in the order in which they travel, each with its flag (AMQP 0-9-1, 4.2.6.1 and basic).
+# A last one is reserved there, and says nothing.
+TEXT, TABLE, OCTET, TIMESTAMP = range(4)
+PROPERTIES = (
+    (1 << 15, "content_type", TEXT),
+    (1 << 14, "content_encoding", TEXT),
+    (1 << 13, "headers", TABLE),
+    (1 << 12, "delivery_mode", OCTET),
+    (1 << 11, "priority", OCTET),
+    (1 << 10, "correlation_id", TEXT),
+    (1 << 9, "reply_to", TEXT),
+    (1 << 8, "expiration", TEXT),
+    (1 << 7, "message_id", TEXT),
+    (1 << 6, "timestamp", TIMESTAMP),
+    (1 << 5, "type", TEXT),
+    (1 << 4, "user_id", TEXT),
+    (1 << 3, "app_id", TEXT),
+)
+
 _END = b"\xce"
 _OVERHEAD = 8  # bytes of a frame around its payload
 _PAYLOAD = 7  # where it begins
 _BASIC = 60  # the class of all of them
+_LEAST_DELIVERY = 24  # bytes of a frame that begins one, with all names empty
 
 _frame = struct.Struct(">BHI")  # kind, channel, size of the payload
+_method_frame = struct.Struct(">BHII")  # a frame, and in it a method
 _method = struct.Struct(">I")
 _content = struct.Struct(">BHIHHQ")  # a frame, and in it class, weight, size of the body
 _body_size = struct.Struct(">Q")
 _tag_and_bits = struct.Struct(">QB")
 _ack = struct.Struct(">BHIIQB")
 _flags = struct.Struct(">H")
+_confirm = struct.Struct(">11xQBx")  # a whole frame: delivery tag, and whether it is about all before it too
+_confirms = re.compile(rb"(?:\x01..\x00\x00\x00\x0d\x00\x3c\x00\x50.{9}\xce)+", re.DOTALL)
+_timestamp = struct.Struct(">Q")
+_table_size = struct.Struct(">I")
 
+Deliver = tuple[bytes, int, bool, str, str]
+"""Consumer tag, delivery tag, whether redelivered, exchange, routing key."""
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
@@ -42,28 +72,99 @@ def method_of(data: bytes, at: int) -> int:
     return int(_method.unpack_from(data, at + _PAYLOAD)[0])
 
 
-def read_deliver(data: bytes, at: int) -> tuple[bytes, int, bool, str, str]:
-    """Of the frame that begins a delivery: consumer tag, delivery tag, whether redelivered, exchange, routing key."""
+def read_deliver(data: bytes, at: int, end: int) -> Deliver:
+    """What the frame that begins a delivery tells."""
     start = at + _PAYLOAD + 5
-    end = start + data[start - 1]
-    consumer = data[start:end]
-    tag, redelivered = _tag_and_bits.unpack_from(data, end)
-    start = end + 10
-    end = start + data[start - 1]
-    exchange = data[start:end].decode(errors="replace")
-    start = end + 1
-    return consumer, tag, bool(redelivered), exchange, data[start : start + data[end]].decode(errors="replace")
+    place = start + data[start - 1]
+    tag, redelivered = _tag_and_bits.unpack_from(data, place)
+    return data[start:place], tag, bool(redelivered), *_two_names(data[place + 9 : end - 1])
 
 
-def read_confirm(data: bytes, at: int) -> tuple[int, bool]:
-    """Of an ack or nack: the delivery tag, and whether it is about all before it too."""
+@lru_cache(maxsize=4096)
+def _two_names(encoded: bytes) -> tuple[str, str]:
+    size = 1 + encoded[0]
+    return encoded[1:size].decode(errors="replace"), encoded[size + 1 :].decode(errors="replace")
+
+
+def read_message(data: bytes, at: int) -> tuple[int, Deliver, bytes, bytes] | None:
+    """A delivery that begins at `at`, at one go: where it ends, what its first frame tells, properties, body.
+
+    None when that is something else, or not all there, or has its body in several frames.
+    """
+    size = len(data)
+    if size - at < _LEAST_DELIVERY:
+        return None
+    kind, _, length, method = _method_frame.unpack_from(data, at)
+    header = at + length + _OVERHEAD
+    if method != DELIVER or kind != METHOD or size < header + _content.size:
+        return None
+    kind, _, length, _, _, body_size = _content.unpack_from(data, header)
+    start = header + length + _OVERHEAD
+    end = start + body_size + _OVERHEAD
+    if kind != HEADER or not body_size or end > size:
+        return None
+    kind, _, length = _frame.unpack_from(data, start)
+    last = _END[0]
+    if kind != BODY or length != body_size or not data[header - 1] == data[start - 1] == data[end - 1] == last:
+        return None
+    properties = data[header + _content.size : start - 1]
+    return end, read_deliver(data, at, header), properties, data[start + _PAYLOAD : end - 1]
+
+
+def read_confirms(data: bytes, at: int) -> tuple[int, list[tuple[int, int]]] | None:
+    """The acks that begin at `at`, one after the other: where the last one ends, and what read_confirm tells of each.
+
+    None when there is none. They come in hundreds: RabbitMQ confirms what it need not write to disk one by one.
+    """
+    if (found := _confirms.match(data, at)) is None:
+        return None
+    return found.end(), list(_confirm.iter_unpack(found[0]))
+
+
+def read_confirm(data: bytes, at: int) -> tuple[int, int]:
+    """Of an ack or nack: the delivery tag, and 1 when it is about all before it too, else 0."""
     tag, bits = _tag_and_bits.unpack_from(data, at + _PAYLOAD + 4)
-    return tag, bool(bits & 1)
+    return tag, bits & 1
 
 
 def read_header(data: bytes, at: int, end: int) -> tuple[int, bytes]:
     """Of a content header: the size of the body, and the properties, encoded."""
     return int(_body_size.unpack_from(data, at + _PAYLOAD + 4)[0]), data[at + _PAYLOAD + 12 : end - 1]
+
+
+def read_properties(encoded: bytes) -> dict[str, Any]:
+    """The properties of a message by name, as they are in a content header; headers are an encoded table.
+
+    Raises ValueError for text that is not UTF-8, IndexError or struct.error for what is cut off.
+    """
+    (flags,) = _flags.unpack_from(encoded)
+    at, name, found = 2, "", {}
+    value: Any
+    for name, kind in _layout(flags):
+        if kind == TEXT:
+            size = 1 + encoded[at]
+            try:
+                value = encoded[at + 1 : at + size].decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{name} is not UTF-8") from error
+        elif kind == OCTET:
+            value, size = encoded[at], 1
+        elif kind == TABLE:
+            size = _table_size.size + _table_size.unpack_from(encoded, at)[0]
+            value = encoded[at : at + size]
+        else:
+            (value,), size = _timestamp.unpack_from(encoded, at), _timestamp.size
+        found[name] = value
+        at += size
+    if at > len(encoded):
+        raise IndexError(f"{name} is cut off")
+    return found
+
+
+@lru_cache
+def _layout(flags: int) -> tuple[tuple[str, int], ...]:
+    """Which properties there are, with their kinds."""
+    return tuple((name, kind) for flag, name, kind in PROPERTIES if flags & flag)
 
 
 def payload(data: bytes, at: int, end: int) -> bytes:
@@ -115,14 +216,10 @@ def properties(
 
     Raises ValueError for what does not fit.
     """
-    flags, parts = 0x9000, [b"", _short(content_type)]
+    flags, content, how, last = _lasting(content_type, persistent, priority, kind, user_id)
+    parts = [b"", content, headers, how]
     if headers:
         flags |= 0x2000
-        parts.append(headers)
-    parts.append(b"\2" if persistent else b"\1")
-    if priority is not None:
-        flags |= 0x0800
-        parts.append(bytes([priority]))
     if correlation_id is not None:
         flags |= 0x0400
         parts.append(_short(correlation_id))
@@ -135,14 +232,27 @@ def properties(
     if message_id is not None:
         flags |= 0x0080
         parts.append(_short(message_id))
-    if kind is not None:
-        flags |= 0x0020
-        parts.append(_short(kind))
-    if user_id is not None:
-        flags |= 0x0010
-        parts.append(_short(user_id))
+    parts.append(last)
     parts[0] = _flags.pack(flags)
     return b"".join(parts)
+
+
+@lru_cache
+def _lasting(
+    content_type: str, persistent: bool, priority: int | None, kind: str | None, user_id: str | None
+) -> tuple[int, bytes, bytes, bytes]:
+    """The properties that many messages have in common: their flags, and the bytes of them in three places."""
+    flags, how, last = 0x9000, b"\2" if persistent else b"\1", b""
+    if priority is not None:
+        flags |= 0x0800
+        how += bytes([priority])
+    if kind is not None:
+        flags |= 0x0020
+        last += _short(kind)
+    if user_id is not None:
+        flags |= 0x0010
+        last += _short(user_id)
+    return flags, _short(content_type), how, last
 
 
 def _short(text: str) -> bytes:

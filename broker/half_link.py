@@ -14,6 +14,7 @@ from broker.connection import (
     Connection,
     Consumer,
     Inflow,
+    OnConfirms,
     Outgoing,
     Refusal,
     fail,
@@ -170,12 +171,12 @@ class HalfLink:
             return future.result()
         raise self.error or BrokerUnreachable()
 
-    def confirm(self, on_confirm: Callable[[int, bool, bool], None], on_return: Callable[[Any, bytes], None]) -> None:
+    def confirm(self, on_confirms: OnConfirms, on_return: Callable[[Any, bytes], None]) -> None:
         """From now on the broker tells what it has taken, and gives back what no queue takes."""
         assert self.connection is not None
         self.channel.add_on_return_callback(lambda _, method, properties, body: on_return(method, body))
         self.channel.confirm_delivery(_ignore)
-        self.connection.on_confirm = on_confirm
+        self.connection.on_confirms = on_confirms
 
     def publish(self, message: Outgoing) -> None:
         """Send a message. Raises whatever pika does when a value does not fit into its field; nothing is sent then."""

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import takewhile
 from typing import Any, Self
 
 from broker.connection import Consumer, Delivery, Outgoing, fail, resolve
@@ -25,8 +24,8 @@ _log = logging.getLogger(__name__)
 _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0  # seconds between attempts to connect
 
 
-Answered = Callable[[BrokerError | None], None]
-"""Is called when RabbitMQ has a message, with None, or else with the reason why not."""
+Answered = Callable[[Outgoing, BrokerError | None], None]
+"""Is called when RabbitMQ has a message, with it and None, or else with the reason why not."""
 
 
 @dataclass(slots=True)
@@ -43,7 +42,7 @@ class _Pending:
     def end(self, error: BrokerError | None) -> None:
         """Tell whoever waits. What they make of it is no business of the connection that brought the news."""
         try:
-            self.answered(error)
+            self.answered(self.message, error)
         except Exception:
             _log.exception("what follows from the answer to a message failed")
 
@@ -53,7 +52,15 @@ class _Confirms:
     """What was published on the present channel and awaits the broker's word, by delivery tag."""
 
     next_tag: int = 1
+    oldest: int = 1  # no tag below it waits
     waiting: dict[int, _Pending] = field(default_factory=dict)
+
+    def take(self, last: int, multiple: int) -> list[_Pending]:
+        """What the broker speaks of when it names a tag, and all before it too."""
+        if not multiple:
+            return [self.waiting.pop(last)] if last in self.waiting else []
+        tags, self.oldest = range(self.oldest, last + 1), last + 1
+        return [self.waiting.pop(tag) for tag in tags if tag in self.waiting]
 
 
 class Link:
@@ -188,7 +195,7 @@ class Link:
         return done
 
     def send(self, message: Outgoing, answered: Answered) -> None:
-        """Publish without waiting, for many messages: `answered` is called with None or the error of `publish`.
+        """Publish without waiting, for many messages: `answered` is called with it and None or the error of `publish`.
 
         That may be at once, and it must not block.
         """
@@ -234,7 +241,7 @@ class Link:
         """
         unknown = [*self._confirms.waiting.values(), *self._queued]
         self._confirms, self._queued = _Confirms(), []
-        self._publisher.confirm(partial(self._on_confirm, self._confirms), self._on_return)
+        self._publisher.confirm(partial(self._on_confirms, self._confirms), self._on_return)
         refusal, self._publisher.refusal = self._publisher.refusal, None
         for pending in unknown:
             if refusal is not None and (error := fault_of(pending.message, refusal)):
@@ -257,20 +264,16 @@ class Link:
                 pending.returned = True
                 return
 
-    def _on_confirm(self, confirms: _Confirms, last: int, multiple: bool, refused: bool) -> None:
-        waiting = confirms.waiting
-        tags = list(takewhile(lambda tag: tag <= last, waiting)) if multiple else [last]
-        for tag in tags:
-            pending = waiting.pop(tag, None)
-            if pending is None:
-                continue
-            if refused:
-                pending.end(PublishRefused())
-            elif pending.returned:
-                to = pending.message
-                pending.end(Unroutable(f"no queue takes {to.routing_key!r} of exchange {to.exchange!r}"))
-            else:
-                pending.end(None)
+    def _on_confirms(self, confirms: _Confirms, told: list[tuple[int, int]], refused: bool) -> None:
+        for last, multiple in told:
+            for pending in confirms.take(last, multiple):
+                if refused:
+                    pending.end(PublishRefused())
+                elif pending.returned:
+                    to = pending.message
+                    pending.end(Unroutable(f"no queue takes {to.routing_key!r} of exchange {to.exchange!r}"))
+                else:
+                    pending.end(None)
         if self.has_room:
             self._room.set()
 
@@ -309,7 +312,7 @@ class Link:
         return state is not None and state.consumers > 0
 
 
-def _settle(done: asyncio.Future[None], error: BrokerError | None) -> None:
+def _settle(done: asyncio.Future[None], _: Outgoing, error: BrokerError | None) -> None:
     if error is None:
         resolve(done, None)
     else:

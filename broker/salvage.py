@@ -7,23 +7,7 @@ import struct
 from contextlib import suppress
 from typing import Any
 
-# In the order in which they travel, each with its flag (AMQP 0-9-1, section 4.2.6.1 and class basic).
-_TEXT, _TABLE, _OCTET, _TIMESTAMP = range(4)
-_PROPERTIES = (
-    (1 << 15, "content_type", _TEXT),
-    (1 << 14, "content_encoding", _TEXT),
-    (1 << 13, "headers", _TABLE),
-    (1 << 12, "delivery_mode", _OCTET),
-    (1 << 11, "priority", _OCTET),
-    (1 << 10, "correlation_id", _TEXT),
-    (1 << 9, "reply_to", _TEXT),
-    (1 << 8, "expiration", _TEXT),
-    (1 << 7, "message_id", _TEXT),
-    (1 << 6, "timestamp", _TIMESTAMP),
-    (1 << 5, "type", _TEXT),
-    (1 << 4, "user_id", _TEXT),
-    (1 << 3, "app_id", _TEXT),
-)
+from broker.frames import OCTET, PROPERTIES, TABLE, TIMESTAMP
 
 
 def readable_properties(encoded: bytes) -> dict[str, Any]:
@@ -36,14 +20,14 @@ def readable_properties(encoded: bytes) -> dict[str, Any]:
     with suppress(struct.error, IndexError):
         (flags,) = struct.unpack_from(">H", encoded)
         at = 2
-        for flag, name, kind in _PROPERTIES:
+        for flag, name, kind in PROPERTIES:
             if not flags & flag:
                 continue
-            if kind == _OCTET:
+            if kind == OCTET:
                 found[name], size = encoded[at], 1
-            elif kind == _TIMESTAMP:
+            elif kind == TIMESTAMP:
                 size = 8
-            elif kind == _TABLE:
+            elif kind == TABLE:
                 size = 4 + int(struct.unpack_from(">I", encoded, at)[0])
             else:
                 size = 1 + encoded[at]

@@ -40,8 +40,9 @@ class Publisher:
         """Publish a batch."""
         batch = _UnderWay(post.rows, len(post.messages))
         self._under_way.add(batch)
+        answered = partial(self._on_answer, batch)
         for message in post.messages:
-            self._send(batch, message)
+            self._link.send(message, answered)
         if post.messages:
             crash_point_soon("after-publish")
         else:
@@ -55,13 +56,12 @@ class Publisher:
                 async with asyncio.timeout(timeout):
                     await self._idle.wait()
 
-    def _send(self, batch: _UnderWay, message: Outgoing) -> None:
-        self._link.send(message, partial(self._on_answer, batch, message))
-
     def _on_answer(self, batch: _UnderWay, message: Outgoing, error: BrokerError | None) -> None:
         match error:
+            case None:
+                pass
             case PublishRefused():
-                asyncio.get_running_loop().call_later(AGAIN, self._send, batch, message)
+                asyncio.get_running_loop().call_later(AGAIN, self._link.send, message, partial(self._on_answer, batch))
                 return
             case LinkClosed():  # the outbox keeps it
                 self._end(batch)

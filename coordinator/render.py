@@ -33,7 +33,7 @@ from coordinator.core.commands import (
 from coordinator.core.task import Task
 from coordinator.outbox import Item, Keep
 
-SOURCE = "/fluffle/coordinator"
+SOURCE = b"/fluffle/coordinator"
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 
 
@@ -116,16 +116,10 @@ def _task_event(shown: View, what: str, at: str, body: bytes) -> Outgoing:
 
 def _event(kind: str, subject: str, routing_key: str, at: str, data: bytes, *, event_id: str | None = None) -> Outgoing:
     """A CloudEvent. Its id is the same when it is published once more, so that a reader can tell."""
-    head = {
-        "specversion": "1.0",
-        "id": event_id or f"{subject}/{kind}/{at}",
-        "source": SOURCE,
-        "type": f"fluffle.{kind}",
-        "subject": subject,
-        "time": at,
-        "datacontenttype": "application/json",
-    }
-    body = to_json(head)[:-1] + b',"data":' + data + b"}"
+    told, about = to_json(event_id or f"{subject}/{kind}/{at}"), to_json(subject)
+    head = b'{"specversion":"1.0","id":%b,"source":"%b","type":"fluffle.%b","subject":%b,"time":"%b"'
+    body = head % (told, SOURCE, kind.encode(), about, at.encode())
+    body += b',"datacontenttype":"application/json","data":%b}' % data
     return Outgoing(EVENTS, routing_key, body, content_type=EVENT_TYPE, persistent=False, mandatory=False)
 
 

@@ -246,7 +246,7 @@ class Store:
 
     def load(self, ids: Iterable[str]) -> list[Task]:
         """The tasks with these ids, as far as they exist."""
-        with self._transaction() as connection:
+        with self._transaction(look=True) as connection:
             return tasks_of(connection, rows_with(connection, _tasks, "id", ids))
 
     def in_hand(self) -> list[Task]:

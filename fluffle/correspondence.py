@@ -140,11 +140,13 @@ class Correspondence:
         return handle
 
     def _publish(self, handle: TaskHandle, message: Outgoing) -> None:
-        self._link.publish_soon(message).add_done_callback(partial(_on_published, handle))
+        self._link.send(message, partial(_on_published, handle))
         crash_point_soon("task-published")
 
     async def accepted(self, handle: TaskHandle) -> None:
         """Wait for the answer to a submission. Raises TaskRejected, NoAnswer, or why it could not be published."""
+        if handle.unanswered is None:
+            return await handle.accepted()
         try:
             async with asyncio.timeout(self._answer_timeout):
                 await handle.accepted()
@@ -213,7 +215,7 @@ class Correspondence:
     def _on_answer(self, delivery: Delivery) -> None:
         key, kind, body = delivery.properties.correlation_id, delivery.properties.type, delivery.body
         try:
-            if (handle := self._tasks.get(key)) is not None:
+            if (handle := self._tasks.get(key or "")) is not None:
                 if kind == "task.rejected":
                     handle.fail(TaskRejected(_reasons(body)))
                 elif kind == "task.accepted":
@@ -273,9 +275,8 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield some
 
 
-def _on_published(handle: TaskHandle, published: asyncio.Future[None]) -> None:
-    if (error := published.exception()) is not None:
-        assert isinstance(error, BrokerError)
+def _on_published(handle: TaskHandle, _: Outgoing, error: BrokerError | None) -> None:
+    if error is not None:
         handle.fail(error)
 
 

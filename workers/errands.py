@@ -45,7 +45,7 @@ class _Errand:
     def take(self, answer: _Answer | Exception) -> None:
         self._answers.put_nowait(answer)
 
-    def on_published(self, error: BrokerError | None) -> None:
+    def on_published(self, _: Outgoing, error: BrokerError | None) -> None:
         if error is not None:
             self.take(error)
 

@@ -121,7 +121,7 @@ class Reporter:
         message.headers = in_trace(report.trace)
         self._link.send(message, partial(self._on_answer, report))
 
-    def _on_answer(self, report: _Report, error: BrokerError | None) -> None:
+    def _on_answer(self, report: _Report, _: Outgoing, error: BrokerError | None) -> None:
         match error:
             case None:
                 if report.ticket is not None:

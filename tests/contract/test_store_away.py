@@ -51,10 +51,11 @@ def test_a_locked_sqlite_database_is_unavailable_until_it_is_free(sqlite: Store,
         lambda: commit(sqlite),
         lambda: sqlite.take_lead("leader", NOW, LEAD),
         lambda: sqlite.give_up_lead(),
-        lambda: sqlite.load(["t1"]),
+        lambda: sqlite.in_hand(),
     ):
         with pytest.raises(StoreUnavailable, match="database is locked"):
             use()
+    assert [task.id for task in sqlite.load(["t1"])] == ["t1"]  # a look needs no lock
     locker.execute("ROLLBACK")
     locker.close()
     commit(sqlite)

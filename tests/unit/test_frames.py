@@ -1,5 +1,6 @@
 """The frames that are written and read without pika, held against pika's own."""
 
+import struct
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_delivery_written_by_pika_is_read() -> None:
     method = spec.Basic.Deliver("consumer 1", 2**40, True, "fluffle.status", "atlas.claim")
     data = b"before" + bytes(frame.Method(7, method).marshal())
     assert frames.method_of(data, 6) == frames.DELIVER
-    assert frames.read_deliver(data, 6) == (b"consumer 1", 2**40, True, "fluffle.status", "atlas.claim")
+    assert frames.read_deliver(data, 6, len(data)) == (b"consumer 1", 2**40, True, "fluffle.status", "atlas.claim")
 
 
 def test_a_header_and_a_body_written_by_pika_are_read() -> None:
@@ -82,7 +83,84 @@ def test_a_header_and_a_body_written_by_pika_are_read() -> None:
 def test_a_confirm_written_by_pika_is_read(method: Any, kind: int) -> None:
     data = b"before" + bytes(frame.Method(7, method(2**40, True)).marshal())
     assert frames.method_of(data, 6) == kind
-    assert frames.read_confirm(data, 6) == (2**40, True)
+    assert frames.read_confirm(data, 6) == (2**40, 1)
+
+
+def test_confirms_are_read_as_many_as_there_are() -> None:
+    told = [(1, 0), (2**40, 1), (206, 0)]  # 206 looks like the end of a frame
+    acks = [bytes(frame.Method(7, spec.Basic.Ack(tag, bool(multiple))).marshal()) for tag, multiple in told]
+    data = b"".join([b"before", *acks])
+    nack = bytes(frame.Method(7, spec.Basic.Nack(1)).marshal())
+    assert frames.read_confirms(data + nack, 6) == (len(data), told)
+    assert frames.read_confirms(data[:-1], 6) == (len(data) - len(acks[-1]), told[:-1])
+    assert frames.read_confirms(nack, 0) is None
+    assert frames.read_confirms(acks[0][:-1] + b"x", 0) is None
+
+
+MESSAGE = [
+    bytes(frame.Method(7, spec.Basic.Deliver("consumer 1", 2**40, True, "fluffle.status", "atlas.claim")).marshal()),
+    bytes(frame.Header(7, 5, spec.BasicProperties(**KINDS)).marshal()),
+    bytes(frame.Body(7, b"abcde").marshal()),
+]
+
+
+def test_a_message_that_is_all_there_is_read_at_one_go() -> None:
+    data = b"".join(MESSAGE)
+    begin = (b"consumer 1", 2**40, True, "fluffle.status", "atlas.claim")
+    encoded = b"".join(spec.BasicProperties(**KINDS).encode())
+    assert frames.read_message(b"before" + data + b"after", 6) == (6 + len(data), begin, encoded, b"abcde")
+    assert [frames.read_message(data[:length], 0) for length in range(len(data))] == [None] * len(data)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param(MESSAGE[1:], id="no delivery"),
+        pytest.param([bytes(frame.Method(7, spec.Basic.Ack(1)).marshal()), *MESSAGE[1:]], id="another method"),
+        pytest.param([MESSAGE[0], MESSAGE[2], MESSAGE[1]], id="the body first"),
+        pytest.param([*MESSAGE[:2], MESSAGE[0]], id="no body"),
+        pytest.param([*MESSAGE[:2], *(bytes(frame.Body(7, part).marshal()) for part in (b"ab", b"cde"))], id="cut up"),
+        pytest.param([MESSAGE[0], bytes(frame.Header(7, 0, spec.BasicProperties()).marshal())], id="nothing in it"),
+        *(
+            pytest.param(
+                [*MESSAGE[:spoilt], MESSAGE[spoilt][:-1] + b"x", *MESSAGE[spoilt + 1 :]], id=f"bad frame {spoilt}"
+            )
+            for spoilt in range(3)
+        ),
+    ],
+)
+def test_what_is_no_whole_message_is_left_to_be_read_frame_by_frame(pieces: list[bytes]) -> None:
+    assert frames.read_message(b"".join(pieces) + bytes(50), 0) is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"correlation_id": "", "message_id": "tâche"},
+        {**KINDS, "priority": 9, "reply_to": "r", "expiration": "1", "timestamp": 2**40, "type": "t"},
+        {"content_encoding": "utf-8", "user_id": "u", "app_id": "a", "cluster_id": "reserved"},
+    ],
+)
+def test_properties_written_by_pika_are_read(given: dict[str, Any]) -> None:
+    encoded = b"".join(spec.BasicProperties(**given).encode())
+    assert frames.read_properties(encoded) == {name: value for name, value in given.items() if name != "cluster_id"}
+
+
+def test_headers_are_read_as_the_table_that_they_are() -> None:
+    table: list[bytes] = []
+    encode_table(table, {"traceparent": "00-é", "n": 1})
+    encoded = b"".join(spec.BasicProperties(headers={"traceparent": "00-é", "n": 1}, type="t").encode())
+    assert frames.read_properties(encoded) == {"headers": b"".join(table), "type": "t"}
+
+
+def test_properties_that_cannot_be_read_are_told() -> None:
+    with pytest.raises(ValueError, match="reply_to is not UTF-8"):
+        frames.read_properties(b"".join(spec.BasicProperties(reply_to=b"\xff").encode()))
+    whole = b"".join(spec.BasicProperties(**KINDS, timestamp=1, type="t").encode())
+    for length in range(len(whole)):
+        with pytest.raises((IndexError, struct.error)):
+            frames.read_properties(whole[:length])
 
 
 def test_a_frame_ends_where_it_says_and_only_when_all_of_it_is_there() -> None:
