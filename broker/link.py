@@ -52,15 +52,14 @@ class _Confirms:
     """What was published on the present channel and awaits the broker's word, by delivery tag."""
 
     next_tag: int = 1
-    oldest: int = 1  # no tag below it waits
     waiting: dict[int, _Pending] = field(default_factory=dict)
 
     def take(self, last: int, multiple: int) -> list[_Pending]:
         """What the broker speaks of when it names a tag, and all before it too."""
         if not multiple:
             return [self.waiting.pop(last)] if last in self.waiting else []
-        tags, self.oldest = range(self.oldest, last + 1), last + 1
-        return [self.waiting.pop(tag) for tag in tags if tag in self.waiting]
+        oldest = next(iter(self.waiting), self.next_tag)
+        return [self.waiting.pop(tag) for tag in range(oldest, last + 1) if tag in self.waiting]
 
 
 class Link:

@@ -7,7 +7,7 @@ of their own, so that reading does not wait for writing, and standbys answer the
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -31,6 +31,7 @@ from broker.topology import COORDINATOR, QUERIES, SHARED, UNDELIVERED
 from broker.trace import tracing_for
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.database import open_engine
+from coordinator.inbox import Inbox, is_claim
 from coordinator.intake import must_be_identified
 from coordinator.leadership import OTHER_BOOKS, Lease, Watch, holder, may_be_a_copy
 from coordinator.lookout import Lookout
@@ -52,6 +53,7 @@ PATIENCE = 0.003  # seconds that claims wait for what comes next
 LEAST_HEARTBEAT, MOST_HEARTBEAT = 4, 20  # seconds
 TICK = 0.25  # seconds; time is looked at this often when nothing arrives
 STANDBY_LOOK = 0.5  # seconds between looks at the leader's lease
+MOST_PREFETCHED = 65_535  # AMQP counts with 16 bits
 LARGEST = 512 * 1024 * 1024  # bytes; what is rejected for its size is published once more, and RabbitMQ takes no more
 LAST_CONFIRMS = 5.0  # seconds to wait for RabbitMQ when stopping; what it does not confirm is published next time
 LAST_CONSUMER = 5.0  # seconds until RabbitMQ has noticed that a coordinator which ended consumes no more
@@ -111,7 +113,7 @@ class Coordinator:
             )
         )
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="books")
-        self._inbox: list[Delivery] = []
+        self._inbox = Inbox(settings.batch)
         self._arrived = asyncio.Event()
         self._no_claim = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -190,9 +192,8 @@ class Coordinator:
                 return  # it is the one that leads now
 
     async def _serve(self) -> None:
-        self._inbox.clear()
         self._publisher.publish(await self._write(self._books.rebuild))
-        most = 2 * self._settings.batch
+        most = min(3 * self._settings.batch, MOST_PREFETCHED)  # a batch not acknowledged yet, one in hand, and the next
         with ExitStack() as leaving:
             leaving.callback(self._give_back)
             for queue in (COORDINATOR, UNDELIVERED):
@@ -214,15 +215,14 @@ class Coordinator:
                 except StoreUnavailable as error:  # however long: meanwhile nothing is acknowledged
                     _log.warning("waiting for the database", error=str(error))
                     committing = None
+                    _acknowledge(self._inbox.late())
                     self._publisher.publish(await self._rebuilt())
                     continue
                 crash_point("after-commit")
-                del self._inbox[: len(batch)]
-                done, batch = batch, self._next_at_once()
+                done, batch = self._inbox.done(batch), self._next_at_once()
                 committing = self._begin(batch) if batch else None  # it is published while the next is committed
                 self._publisher.publish(post)
-                for delivery in done:
-                    delivery.ack()
+                _acknowledge(done if self._link.has_room else [*done, *self._inbox.late()])
                 await self._room()
             await self._publisher.idle(LAST_CONFIRMS)
             await self._write(self._books.settle)
@@ -230,8 +230,7 @@ class Coordinator:
     def _give_back(self) -> None:
         """What was taken in and not done is for whoever leads now, and so is what RabbitMQ may not have."""
         self._state = "standing by"
-        for delivery in self._inbox:
-            delivery.requeue()
+        self._inbox.leave()
         self._link.forget_unconfirmed()
 
     def _begin(self, batch: list[Delivery]) -> asyncio.Future[Post]:
@@ -239,31 +238,25 @@ class Coordinator:
 
     async def _next_batch(self) -> list[Delivery]:
         """What has arrived, up to the bound; empty when only time has passed."""
-        if not self._at_hand():
+        if not self._inbox:
             self._arrived.clear()
             try:
                 async with asyncio.timeout(TICK):
                     await self._arrived.wait()
             except TimeoutError:
                 return []
-        if all(map(_is_claim, self._inbox)):  # quick work is done by now: its result belongs into the same batch
+        if self._inbox.only_claims:  # quick work is done by now: its result belongs into the same batch
             self._no_claim.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):
                     await self._no_claim.wait()
-        return self._at_hand()
-
-    def _at_hand(self) -> list[Delivery]:
-        """What waits now, up to the bound."""
-        if self._inbox and self._inbox[0].is_lost:
-            self._inbox = [delivery for delivery in self._inbox if not delivery.is_lost]
-        return self._inbox[: self._settings.batch]
+        return self._inbox.batch()
 
     def _next_at_once(self) -> list[Delivery]:
         """The next batch, if there is one that need not wait for anything."""
-        if self._stopping.is_set() or not self._link.has_room or all(map(_is_claim, self._inbox)):
+        if self._stopping.is_set() or not self._link.has_room or self._inbox.only_claims:
             return []
-        return self._at_hand()
+        return self._inbox.batch()
 
     async def _rebuilt(self) -> Post:
         while True:
@@ -286,9 +279,9 @@ class Coordinator:
         return lost_at is not None and seconds(time.monotonic() - lost_at) >= self._lead
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        self._inbox.append(delivery)
+        self._inbox.add(delivery)
         self._arrived.set()
-        if not _is_claim(delivery):
+        if not is_claim(delivery):
             self._no_claim.set()
 
     # -- queries ---------------------------------------------------------------------------------------------------
@@ -363,13 +356,14 @@ class Coordinator:
             pass
 
 
+def _acknowledge(done: Iterable[Delivery]) -> None:
+    for delivery in done:
+        delivery.ack()
+
+
 def _spans(tracing: "Tracing | None") -> "Spans | None":
     if tracing is None:
         return None
     from coordinator.spans import Spans
 
     return Spans(tracing)
-
-
-def _is_claim(delivery: Delivery) -> bool:
-    return delivery.routing_key.endswith(".claim")

@@ -7,6 +7,7 @@ from typing import assert_never
 from pydantic_core import to_json
 
 from broker.connection import Outgoing
+from broker.ids import assignment_id
 from broker.instants import Instant, to_iso
 from broker.mail import Message, is_address
 from broker.mailer import to_publish
@@ -145,7 +146,7 @@ def _assignment(task: Task, llm: str, context: Mapping[str, Task]) -> Outgoing:
         WORK,
         llm_address(llm),
         encoded,
-        message_id=f"{task.id}/{task.attempt}",
+        message_id=assignment_id(task.id, task.attempt),
         priority=task.priority,
         headers=in_trace(task.trace),
     )

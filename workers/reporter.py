@@ -10,6 +10,7 @@ from functools import partial
 from broker.connection import Outgoing, resolve
 from broker.crash import crash_point, crash_point_soon
 from broker.errors import BrokerError, LinkClosed, MessageTooLarge
+from broker.ids import assignment_id
 from broker.link import Link
 from broker.mail import Message, MessageProgress
 from broker.messages import Claim, Failure, Goodbye, Presence, Progress, Question, Result, Resume, Wait
@@ -26,9 +27,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Report:
-    """A claim or a result, published until RabbitMQ has it. A result has the ticket that the spool gave for it."""
+    """What is published until RabbitMQ has it. A result has the ticket that the spool gave for it."""
 
     what: str
+    about: str  # see assignment_id
     body: bytes
     then: Callable[[], None]
     ticket: int | None = None
@@ -73,7 +75,7 @@ class Reporter:
     def claim(self, task_id: str, attempt: int, then: Callable[[], None]) -> None:
         """Claim an attempt; call `then` when RabbitMQ has the claim."""
         claim = Claim(task_id=task_id, attempt=attempt, instance=self.instance, at=datetime.now(UTC))
-        self._send(_Report("claim", claim.encode(), then))
+        self._send(_Report("claim", assignment_id(task_id, attempt), claim.encode(), then))
         crash_point_soon("claim-published")
 
     def wait(self, task_id: str, attempt: int, question: Question | None) -> asyncio.Future[None]:
@@ -85,24 +87,29 @@ class Reporter:
         """Tell that an attempt goes on; the future ends when RabbitMQ has it."""
         return self._tell("resume", Resume(task_id=task_id, attempt=attempt, instance=self.instance))
 
-    def result(self, body: bytes, then: Callable[[], None], trace: str | None = None) -> None:
-        """Spool a Result, given as JSON, and publish it in its trace; call `then` when RabbitMQ has it."""
+    def result(self, about: str, body: bytes, then: Callable[[], None], trace: str | None = None) -> None:
+        """Spool a Result, given as JSON with its assignment_id, and publish it in its trace.
+
+        Calls `then` when RabbitMQ has it.
+        """
         ticket = self._spool.add(body)
         crash_point("result-spooled")
-        self._send(_Report("result", body, then, ticket, trace))
+        self._send(_Report("result", about, body, then, ticket, trace))
         crash_point_soon("result-published")
 
     def spooled_results(self, then: Callable[[], None]) -> list[Result]:
         """Publish the results that the spool holds, and return them; call `then` as RabbitMQ has each of them."""
         results = []
         for ticket, body in self._spool.waiting.items():
-            results.append(decode(Result, body, limit=len(body)))
-            self._send(_Report("result", body, then, ticket))
+            result = decode(Result, body, limit=len(body))
+            results.append(result)
+            self._send(_Report("result", assignment_id(result.task_id, result.attempt), body, then, ticket))
         return results
 
-    def _tell(self, what: str, message: Wire) -> asyncio.Future[None]:
+    def _tell(self, what: str, message: Wait | Resume) -> asyncio.Future[None]:
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._send(_Report(what, message.encode(), partial(resolve, told, None)))
+        about = assignment_id(message.task_id, message.attempt)
+        self._send(_Report(what, about, message.encode(), partial(resolve, told, None)))
         return told
 
     def _say_once(self, what: str, message: Wire, *, persistent: bool = True) -> asyncio.Future[None]:
@@ -118,6 +125,7 @@ class Reporter:
 
     def _send(self, report: _Report) -> None:
         message = self._message(report.what, report.body)
+        message.correlation_id = report.about
         message.headers = in_trace(report.trace)
         self._link.send(message, partial(self._on_answer, report))
 
@@ -132,7 +140,7 @@ class Reporter:
                 pass  # a result is in the spool; an assignment that is not claimed goes to somebody else
             case MessageTooLarge() if report.ticket is not None:
                 self._spool.confirmed(report.ticket)
-                self.result(_too_large(report.body, error), report.then)
+                self.result(report.about, _too_large(report.body, error), report.then)
             case _:
                 _log.warning("RabbitMQ did not take a %s of %s: %s", report.what, self._name, error)
                 asyncio.get_running_loop().call_later(report.pause, self._send, report)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from broker.connection import UNDECODABLE, Delivery
 from broker.crash import crash_point
 from broker.errors import DecodeError, Problem
+from broker.ids import assignment_id
 from broker.messages import Assignment, Holding, Stop, Tell
 from broker.tally import Runs
 from broker.wire import MAX_ASSIGNMENT_BYTES, decode
@@ -183,7 +184,8 @@ class Workload:
         if attempt.span is not None:
             attempt.span.end(ending.outcome, ending.failure, ending.usage)
             trace = attempt.span.traceparent
-        self._reporter.result(body, then=partial(self._on_confirmed, attempt.key), trace=trace)
+        about = assignment_id(*attempt.key)
+        self._reporter.result(about, body, then=partial(self._on_confirmed, attempt.key), trace=trace)
         self._on_change()
 
     def _on_free_slot(self) -> None:
