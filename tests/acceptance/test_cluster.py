@@ -8,14 +8,17 @@ import pytest
 
 from broker.messages import Status, Submission
 from broker.node_server import RabbitMQNotFound, find_server
-from broker.topology import COORDINATOR
+from broker.topology import COORDINATOR, work_queue
 from fluffle import Client, TaskHandle
+from tests.support.amqp import amqp
 from tests.support.cluster import Cluster, cluster
 from tests.support.ledger import Ledger
 from tests.support.node import ON_RABBITMQ_4, NodeInfo
+from tests.support.processes import until
 from tests.support.site import Site, site_on
 
 AT_ONCE = 50  # tasks
+LLMS = ("ann", "ben", "cid")
 WORK = ("--handler", "tests.support.handlers:work_for_a_while", "--slots", "10")
 SETTINGS = {"FLUFFLE_LEASE": "6", "FLUFFLE_LEADER_LEASE": "2", "FLUFFLE_BATCH": "50"}
 
@@ -65,9 +68,15 @@ def under_load(three: Cluster, site: Site, ledger: Ledger, trouble: Callable[[],
     urls = [member.url for member in three.members]
     for url in urls[:2]:
         site.coordinator(url=url)
-    for name, url in zip(("ann", "ben", "cid"), urls, strict=True):
+    for name, url in zip(LLMS, urls, strict=True):
         site.worker(name, *WORK, url=url, **ledger.env)
     asyncio.run(_submit_during(trouble, urls[2], ledger))
+    with amqp(urls[2]) as client:
+
+        def all_taken() -> bool:
+            return not any(client.depth(work_queue(name)) for name in LLMS)
+
+        until(all_taken, "who was cut off is back and has taken what waited for it", within=60)
     site.drain()
     assert ledger.problems() == []
     assert len(ledger.submitted) >= 2 * AT_ONCE, "there was a load"
