@@ -265,18 +265,12 @@ def view(task: Task) -> dict[str, Any]:
     shown["status"] = task.status.value
     shown["attempt"] = task.attempt
     shown["waiting_on"] = task.waiting_on
-    if task.llm is not None:
-        shown["llm"] = task.llm
-    if task.result is not None:
-        shown["result"] = task.result
-    if task.ready_at is not None:
-        shown["ready_at"] = to_iso(task.ready_at)
-    if task.assigned_at is not None:
-        shown["assigned_at"] = to_iso(task.assigned_at)
-    if task.started_at is not None:
-        shown["started_at"] = to_iso(task.started_at)
-    if task.finished_at is not None:
-        shown["finished_at"] = to_iso(task.finished_at)
+    for name in ("llm", "result"):
+        if (value := getattr(task, name)) is not None:
+            shown[name] = value
+    for name in ("ready_at", "assigned_at", "started_at", "finished_at"):
+        if (moment := getattr(task, name)) is not None:
+            shown[name] = to_iso(moment)
     if task.error is not None:
         shown["error"] = _failure(task.error)
     if task.usage is not None:
