@@ -6,20 +6,23 @@ the coordinator may read one.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
+from broker.connection import Delivery
 from broker.errors import ConfigurationError
 from broker.topology import (
     EVENTS,
     EVERYBODY,
+    LLM_REQUESTS,
     MAILBOXES,
     MESSAGES,
     QUERIES,
     REJECTED,
     REPLIES,
+    REQUESTS,
     STATUS,
     TASKS,
     WATCHERS,
@@ -31,6 +34,9 @@ from broker.topology import (
     user_address,
 )
 from broker.wire import NAME_PATTERN
+
+DEATH = "x-death"
+"""The header of a dead letter, which RabbitMQ publishes with the user of the first publisher."""
 
 _NOTHING = ""
 _ANYTHING = ".*"
@@ -72,6 +78,15 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorPolicy:
+    """Bounds for all queues whose names match a regular expression. A queue's own arguments cannot exceed them."""
+
+    name: str
+    pattern: str
+    definition: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class TopicPermission:
     """Which routing keys of a topic exchange may be published with, and bound to. Regular expressions."""
 
@@ -93,16 +108,31 @@ class Permissions:
     topics: tuple[TopicPermission, ...] = ()
 
 
+MOST_CONNECTIONS, MOST_CHANNELS = 200, 400
+"""Of the user of one LLM, all its instances together. An instance has two of each."""
+
+OWN_QUEUES = OperatorPolicy(
+    "fluffle-llm-queues",
+    r"^llm\.[a-z0-9-]+\.(?!work$)",
+    {"max-length": 100_000, "max-length-bytes": 64 * 1024**2, "expires": 3_600_000},
+)
+"""The bounds of the queues that LLMs declare: messages, bytes, and milliseconds without a consumer."""
+
+
 def permissions(role: Role, name: str) -> Permissions:
     """What the user `name` of that role may do."""
     match role:
         case Role.LLM:
             address = llm_address(name)
             return Permissions(
-                configure=_any_of(*_of(address)),
-                write=_any_of(STATUS, TASKS, MESSAGES, *_of(address)),
+                configure=_control_queues(address),
+                write=_any_of(STATUS, REQUESTS, MESSAGES, address),
                 read=_any_of(MAILBOXES, *_of(address)),
-                topics=(TopicPermission(STATUS, write=_any_of(f"{name}.*"), read=_NOTHING), *_mail(address)),
+                topics=(
+                    TopicPermission(STATUS, write=_any_of(f"{name}.*"), read=_NOTHING),
+                    TopicPermission(REQUESTS, write=_any_of(*(f"{name}.{key}" for key in LLM_REQUESTS)), read=_NOTHING),
+                    *_mail(address),
+                ),
             )
         case Role.CLIENT | Role.WEB:
             more = (REJECTED,) if role is Role.WEB else ()  # the queue, and not what is published to the exchange
@@ -127,6 +157,22 @@ def permissions(role: Role, name: str) -> Permissions:
             )
         case _:
             assert_never(role)
+
+
+def limits(role: Role) -> dict[str, int]:
+    """RabbitMQ's limits for a user of that role."""
+    return {"max-connections": MOST_CONNECTIONS, "max-channels": MOST_CHANNELS} if role is Role.LLM else {}
+
+
+def addresses(role: Role, name: str) -> tuple[str, ...]:
+    """What the names of a user's own queues are, or begin with when a dot follows."""
+    match role:
+        case Role.LLM:
+            return (llm_address(name),)
+        case Role.CLIENT | Role.WEB:
+            return (user_address(name),)
+        case _:
+            return ()
 
 
 def owned(role: Role, name: str) -> Topology:
@@ -160,6 +206,16 @@ def speaks_for(user: str | None, address: str) -> bool:
     return user is not None and address in (llm_address(user), user_address(user))
 
 
+def is_genuine(message: Delivery) -> bool:
+    """Whether a status message is from the LLM that its routing key names.
+
+    RabbitMQ checks the routing key of a message that is published to the exchange itself, but not of a dead letter or
+    of a message that comes through a binding from another exchange.
+    """
+    llm = llm_address(message.routing_key.rpartition(".")[0])
+    return message.exchange == STATUS and DEATH not in message.headers and speaks_for(message.properties.user_id, llm)
+
+
 def may_be_answered_at(user: str | None, queue: str) -> bool:
     """Whether an answer to this user may go to that queue: not to one that belongs to somebody else.
 
@@ -173,6 +229,15 @@ def may_be_answered_at(user: str | None, queue: str) -> bool:
 def _of(address: str) -> tuple[str, str]:
     """The queues of an address: its own, and those that it has for a while."""
     return address, f"{address}.*"
+
+
+def _control_queues(address: str) -> str:
+    """The queues that an LLM declares itself. Nothing but RabbitMQ's default exchange leads to them.
+
+    An LLM may not declare its mailbox and its work queue, whose arguments say where dead letters go, and it may not
+    write to what it declares: so it can bind neither a queue nor an exchange of its own.
+    """
+    return f"^({re.escape(address)}\\.(?!work$).*)$"
 
 
 def _mail(address: str) -> tuple[TopicPermission, ...]:

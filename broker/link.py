@@ -9,7 +9,7 @@ sent through a link arrives at least once, or its future says why not.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
@@ -285,6 +285,13 @@ class Link:
     async def unbind(self, binding: Binding) -> None:
         """Take a binding away; it must not be one that this link has declared. Raises BrokerError."""
         await self._consumer.unbind(binding)
+
+    async def delete(self, *, queues: Iterable[str] = (), exchanges: Iterable[str] = ()) -> None:
+        """Delete queues, with what is in them, and exchanges, as far as they exist. Raises BrokerError."""
+        for queue in queues:
+            await self._consumer.rpc("queue_delete", queue)
+        for exchange in exchanges:
+            await self._consumer.rpc("exchange_delete", exchange)
 
     async def consume(
         self,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from broker.access import speaks_for
+from broker.access import DEATH, is_genuine, speaks_for
 from broker.connection import UNDECODABLE, Delivery, Outgoing, resolve
 from broker.errors import AccessRefused, BrokerUnreachable, DecodeError, NoAnswer, Problem, UnknownAddress
 from broker.link import Link
@@ -52,9 +52,12 @@ def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_ide
     if require_identity and user != COORDINATOR and not speaks_for(user, draft.sender):
         told = f"is {draft.sender!r}, for whom the user {user!r} does not speak"
         raise DecodeError([Problem("sender", told)])
+    if require_identity and DEATH in delivery.headers:
+        raise DecodeError([Problem(f"headers.{DEATH}", "is refused: this message was dead-lettered by a queue")])
     if draft.in_reply_to is None and not is_address(key):
         raise DecodeError([Problem("", f"the routing key {key!r} is no address: {ADDRESSES}")])
-    if draft.in_reply_to is None and draft.receiver not in (None, key):
+    is_own_choice = draft.in_reply_to is not None and not require_identity  # an answer goes where the question says
+    if not is_own_choice and draft.receiver not in (None, owner_of(key) or key):
         raise DecodeError([Problem("receiver", f"is {draft.receiver!r}, but the routing key says {key!r}")])
     message_id = draft.id or delivery.properties.message_id or made_from(key, delivery.body.hex())
     filled_in = {
@@ -181,7 +184,8 @@ class Mailer:
             if properties.correlation_id in self._queries:
                 resolve(self._queries[properties.correlation_id], delivery.body)
             elif delivery.exchange == STATUS:
-                self._on_text(delivery)
+                if not self._require_identity or is_genuine(delivery):
+                    self._on_text(delivery)
             elif properties.type == "message.rejected":
                 self._on_rejection(decode(Rejection, delivery.body, limit=len(delivery.body)))
             elif properties.type is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 TASKS = "fluffle.tasks"
 WORK = "fluffle.work"
+REQUESTS = "fluffle.requests"
 STATUS = "fluffle.status"
 MESSAGES = "fluffle.messages"
 MAILBOXES = "fluffle.mailboxes"
@@ -95,6 +96,7 @@ def _exchange(name: str, kind: str) -> Exchange:
 
 
 TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage", "answer", "share", "read", "save_report")
+LLM_REQUESTS = ("submit", "cancel", "retry", "assign", "update", "share", "read")  # of the task keys, for LLMs
 QUERY_KEYS = ("task", "tasks", "llms", "placement", "report", "reports", "messages", "conversations")
 
 SHARED = Topology(
@@ -105,6 +107,8 @@ SHARED = Topology(
         Exchange(REJECTED, "topic", {"alternate-exchange": UNROUTABLE}),
         Exchange(EVENTS, "topic"),
         _exchange(TASKS, "direct"),
+        # What LLMs ask for: `<llm>.<task key>`. RabbitMQ checks the routing keys of topic exchanges only.
+        _exchange(REQUESTS, "topic"),
         _exchange(WORK, "direct"),
         _exchange(STATUS, "topic"),
         _exchange(MESSAGES, "topic"),
@@ -136,6 +140,7 @@ SHARED = Topology(
         Binding(REJECTED, "dead.#", REJECTED),
         Binding(REJECTED, "rejected.#", REJECTED),
         Binding(UNROUTABLE, "", COORDINATOR),
+        Binding(REQUESTS, "#", COORDINATOR),
         Binding(STATUS, "#", COORDINATOR),
         Binding(MESSAGES, "#", COORDINATOR),
         Binding(UNDELIVERED, "", UNDELIVERED),
@@ -179,7 +184,12 @@ def mailbox(address: str, groups: Iterable[str] = ()) -> Topology:
     keys = (address, EVERYBODY)
     own = (Binding(MAILBOXES, key, address) for key in keys)
     queue = durable(address, {"x-delivery-limit": KEEP_FOREVER} if address.startswith("user.") else {})
-    return Topology(queues=(queue,), bindings=(*own, *(membership(address, group) for group in groups)))
+    return Topology(queues=(queue,), bindings=(*own, *memberships(address, groups).bindings))
+
+
+def memberships(address: str, groups: Iterable[str]) -> Topology:
+    """What makes a mailbox one of these groups."""
+    return Topology(bindings=tuple(membership(address, group) for group in groups))
 
 
 def membership(address: str, group: str) -> Binding:

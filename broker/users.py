@@ -10,9 +10,9 @@ import secrets
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from broker.access import Role, permissions
+from broker.access import OWN_QUEUES, Role, addresses, limits, permissions
 from broker.errors import ConfigurationError
 
 Definitions = Mapping[str, Any]
@@ -70,20 +70,46 @@ def grant(
         account = _account(role, name, password)
     if known is not None and not known.as_granted:
         administration.delete_user(name)  # what is too much cannot be taken away otherwise
-    administration.define({"users": [account], **_granted(role, name, vhost)})
+    account = {**account, "limits": limits(role)}
+    administration.define({"users": [account], "parameters": [_operator_policy(vhost)], **_granted(role, name, vhost)})
     return password
 
 
-def revoke(administration: Administration, vhost: str, name: str) -> Role:
-    """Remove a user that Fluffle has made; returns what it was. Its connections are closed by RabbitMQ.
+class Revoked(NamedTuple):
+    """A user that was removed, and the names of the queues and exchanges that it leaves behind."""
+
+    role: Role
+    queues: tuple[str, ...]
+    exchanges: tuple[str, ...]
+
+
+def revoke(administration: Administration, vhost: str, name: str) -> Revoked:
+    """Remove a user that Fluffle has made. RabbitMQ closes its connections.
 
     Raises ConfigurationError when there is none of that name.
     """
-    for user in users(administration, vhost):
-        if user.name == name:
-            administration.delete_user(name)
-            return user.role
-    raise ConfigurationError(f"there is no user {name} that Fluffle has made")
+    found = next((user for user in users(administration, vhost) if user.name == name), None)
+    if found is None:
+        raise ConfigurationError(f"there is no user {name} that Fluffle has made")
+    administration.delete_user(name)
+    now, own = administration.definitions(), addresses(found.role, name)
+    return Revoked(found.role, _names(now, "queues", vhost, own), _names(now, "exchanges", vhost, own))
+
+
+def _names(definitions: Definitions, kind: str, vhost: str, own: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of those that belong to one of these addresses."""
+    there = [it["name"] for it in definitions[kind] if it["vhost"] == vhost]
+    return tuple(name for name in there if any(name == of or name.startswith(f"{of}.") for of in own))
+
+
+def _operator_policy(vhost: str) -> dict[str, Any]:
+    value = {
+        "pattern": OWN_QUEUES.pattern,
+        "apply-to": "queues",
+        "priority": 0,
+        "definition": dict(OWN_QUEUES.definition),
+    }
+    return {"component": "operator_policy", "vhost": vhost, "name": OWN_QUEUES.name, "value": value}
 
 
 def _account(role: Role, name: str, password: str | None) -> dict[str, Any]:
@@ -115,6 +141,7 @@ def _users(definitions: Definitions, vhost: str) -> Iterator[User]:
         for role in Role:
             if role.tag in (tags.split(",") if isinstance(tags, str) else tags):
                 as_granted = _held(definitions, name) == _in_order(_granted(role, name, vhost))
+                as_granted &= account.get("limits", {}) == limits(role)
                 yield User(name, role, bool(account["password_hash"]), as_granted)
 
 

@@ -307,9 +307,8 @@ class Bookkeeper:
     def _load(self, events: list[Event]) -> None:
         known = self._machine.board.tasks
         ids = {id_ for event in events for id_ in Machine.needs(event) if id_ not in known}
-        parents = {e.spec.parent_id for e in events if isinstance(e, Submitted) and e.spec.parent_id}
-        if parents:
-            ids.update(self._store.lineage(parents) - known.keys())
+        if below := {id_ for event in events for id_ in Machine.needs_lineage_of(event)}:
+            ids.update(self._store.lineage(below) - known.keys())
         if ids:
             self._machine.load(self._store.load(ids))
         self._load_tasks(id_ for event in events for id_ in self._machine.needs_besides(event))

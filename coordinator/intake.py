@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from broker import topology
-from broker.access import may_be_answered_at, speaks_for
+from broker.access import DEATH, may_be_answered_at, speaks_for
 from broker.connection import UNDECODABLE, Delivery
 from broker.errors import DecodeError, Problem
 from broker.ids import uuid7
@@ -96,12 +96,17 @@ def read(delivery: Delivery, *, limit: int, require_identity: bool = False) -> E
             raise DecodeError([Problem("headers", f"cannot be decoded: {delivery.headers[UNDECODABLE]}")])
         if require_identity:
             must_be_identified(properties.user_id, properties.reply_to, delivery.headers)
+            must_not_be_dead(delivery.headers)
             if delivery.exchange == topology.STATUS:
                 _must_speak_for(delivery.routing_key.rpartition(".")[0], properties.user_id)
+            elif delivery.exchange == topology.REQUESTS:
+                _must_speak_for(delivery.routing_key.partition(".")[0], properties.user_id)
         _must_be_plain(properties.content_encoding)
         match delivery.exchange:
             case topology.TASKS:
-                return _request(delivery, limit)
+                return _request(delivery, limit, delivery.routing_key)
+            case topology.REQUESTS:
+                return _request(delivery, limit, delivery.routing_key.partition(".")[2], is_llm=True)
             case topology.STATUS:
                 return _status(delivery, limit)
             case topology.MESSAGES:
@@ -111,7 +116,8 @@ def read(delivery: Delivery, *, limit: int, require_identity: bool = False) -> E
     except DecodeError as error:
         if delivery.queue == topology.UNDELIVERED and delivery.exchange == topology.MESSAGES:
             return None  # it is refused where it comes for the history
-        answered = not require_identity or may_be_answered_at(properties.user_id, properties.reply_to or "")
+        may_answer = may_be_answered_at(properties.user_id, properties.reply_to or "") and DEATH not in delivery.headers
+        answered = not require_identity or may_answer
         return Refused(delivery, in_short(error.problems), answered)
 
 
@@ -128,6 +134,12 @@ def must_be_identified(user: str | None, reply_to: str | None, headers: Mapping[
         raise DecodeError(problems)
 
 
+def must_not_be_dead(headers: Mapping[str, Any]) -> None:
+    """Raises DecodeError for a dead letter: a queue of somebody else has published it again, in its sender's name."""
+    if DEATH in headers:
+        raise DecodeError([Problem(f"headers.{DEATH}", "is refused: this message was dead-lettered by a queue")])
+
+
 def must_be_schema(schema: dict[str, Any] | None, *, path: str = "output_schema") -> None:
     """Raises DecodeError when there is a schema that no answer could be held against."""
     if schema is not None and (why := why_no_schema(schema)):
@@ -142,12 +154,13 @@ def in_short(problems: Sequence[Problem]) -> tuple[Problem, ...]:
     return tuple(told)
 
 
-def _request(delivery: Delivery, limit: int) -> Event:
-    properties, sender = delivery.properties, _sender(delivery)
-    match delivery.routing_key:
+def _request(delivery: Delivery, limit: int, verb: str, *, is_llm: bool = False) -> Event:
+    """The request of that name. LLMs choose an id in the body only, where their choice is limited (authorization)."""
+    properties, sender = delivery.properties, _sender(delivery, is_llm=is_llm)
+    match verb:
         case "submit":
             spec = decode(Submission, delivery.body, limit=limit)
-            task_id = spec.id or _id_from(properties.message_id) or str(uuid7())
+            task_id = spec.id or (None if is_llm else _id_from(properties.message_id)) or str(uuid7())
             if task_id in spec.depends_on:
                 raise DecodeError([Problem("depends_on", f"a cycle: {task_id} -> {task_id}")])
             _must_fit(spec.skills, due=spec.due, not_before=spec.not_before)
@@ -235,11 +248,12 @@ def _message(delivery: Delivery, limit: int, require_identity: bool) -> Event:
     return MessageSent(message)
 
 
-def _sender(delivery: Delivery) -> Sender:
+def _sender(delivery: Delivery, *, is_llm: bool = False) -> Sender:
     properties = delivery.properties
     for name in ("user_id", "reply_to", "correlation_id"):
         _must_be_text(name, getattr(properties, name) or "")
-    return Sender(properties.user_id, properties.reply_to, properties.correlation_id, trace_of(properties.headers))
+    trace = trace_of(properties.headers)
+    return Sender(properties.user_id, properties.reply_to, properties.correlation_id, trace, is_llm)
 
 
 def _must_be_plain(encoding: str | None) -> None:

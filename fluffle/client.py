@@ -29,7 +29,7 @@ from fluffle.fields import Changes, Fields, Management, OtherFields
 from fluffle.forms import made as _made
 from fluffle.forms import read as _read
 from fluffle.handle import TaskHandle
-from fluffle.mail import Messaging
+from fluffle.mail import Messaging, is_identity_required
 from fluffle.reporting import Reporting
 from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Event, Hearing, standing, subscription
 
@@ -337,7 +337,8 @@ class Client(Messaging, Reporting):
         self, sources: Sequence[Binding], ids: Collection[str], label: str | None
     ) -> AsyncIterator[AsyncIterator[Event | Progress]]:
         assert self._url is not None, "a client is used inside `async with`"
-        async with subscription(self._url, f"{self._name} (watch)", sources) as arrivals:
+        name, identity = f"{self._name} (watch)", is_identity_required()
+        async with subscription(self._url, name, sources, require_identity=identity) as arrivals:
             hearing = Hearing(arrivals)
             if not ids and label is None:
                 yield self._everything(hearing)

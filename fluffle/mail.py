@@ -268,7 +268,8 @@ class Messaging:
         comes, of all answers. What was said while RabbitMQ was away is looked up in the history.
         """
         sources = [Binding(EVENTS, "message.#", ""), *([PROGRESS] if progress else [])]
-        async with subscription(self._broker, f"{self._name} (listen)", sources) as arrivals:
+        name, identity = f"{self._name} (listen)", is_identity_required()
+        async with subscription(self._broker, name, sources, require_identity=identity) as arrivals:
             yield self._said(arrivals, participant)
 
     async def _said(self, arrivals: Arrivals, participant: str | None) -> AsyncIterator[MessageView | MessageProgress]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+from broker.access import is_genuine
 from broker.connection import Delivery
 from broker.errors import DecodeError
 from broker.ids import uuid7
@@ -53,13 +54,23 @@ Arrivals = asyncio.Queue[Delivery | Missed]
 
 
 @asynccontextmanager
-async def subscription(url: str, name: str, sources: Sequence[Binding]) -> AsyncIterator[Arrivals]:
+async def subscription(
+    url: str, name: str, sources: Sequence[Binding], *, require_identity: bool
+) -> AsyncIterator[Arrivals]:
     """What comes by `sources` (bindings whose queue is made here) from now on, as a queue.
 
     A delivery that was dealt with must be acked: no more than a thousand are under way. It has a link of its own,
-    so that closing it leaves no queue behind.
+    so that closing it leaves no queue behind. With `require_identity`, status messages that are not from the LLM that
+    they name are dropped.
     """
     arrived: Arrivals = asyncio.Queue()
+
+    def on_delivery(delivery: Delivery) -> None:
+        if require_identity and delivery.exchange != EVENTS and not is_genuine(delivery):
+            _log.warning("dropped a message for %s from the user %s", delivery.routing_key, delivery.properties.user_id)
+            delivery.ack()
+        else:
+            arrived.put_nowait(delivery)
 
     def on_state(connected: bool) -> None:
         if connected:
@@ -69,7 +80,7 @@ async def subscription(url: str, name: str, sources: Sequence[Binding]) -> Async
     bindings = tuple(Binding(source.exchange, source.routing_key, queue) for source in sources)
     async with Link(url, name=name, on_state=on_state) as link:
         await link.declare(Topology(queues=(Queue(queue, exclusive=True),), bindings=bindings))
-        await link.consume(queue, arrived.put_nowait, prefetch=_PREFETCH)
+        await link.consume(queue, on_delivery, prefetch=_PREFETCH)
         yield arrived
 
 
@@ -102,14 +113,14 @@ class Hearing:
                 continue
             if isinstance(told, Event):
                 self.note(told.data)
-            elif self._llms.get(told.task_id) not in (None, sender(arrival.routing_key)):
+            elif self._llms.get(told.task_id) != sender(arrival.routing_key):
                 _log.warning("ignored what %s wrote to task %s of another", arrival.routing_key, told.task_id)
                 continue
             return told
 
 
 def sender(routing_key: str) -> str:
-    """The LLM that a message of the status exchange is from. RabbitMQ lets every LLM use its own name only."""
+    """The LLM that a status message names as its sender. See is_genuine."""
     return routing_key.rpartition(".")[0]
 
 

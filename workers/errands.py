@@ -17,7 +17,7 @@ from broker.connection import Delivery, Outgoing
 from broker.errors import AccessRefused, BrokerError, Problem, QueryRejected, TaskRejected
 from broker.link import Link
 from broker.messages import Read, Rejection, Retry, Share, Status, Submission
-from broker.topology import QUERIES, TASKS
+from broker.topology import QUERIES, REQUESTS, TASKS
 from broker.trace import in_trace
 from broker.views import LLMList, LLMsQuery, LLMView, NoteList, NoteView, TaskView
 from broker.wire import Wire, decode
@@ -64,9 +64,11 @@ class _Errand:
 class Errands:
     """Requests that await answers. Whoever consumes the control queue passes on to `take` what comes there."""
 
-    def __init__(self, link: Link, reply_to: str) -> None:
+    def __init__(self, link: Link, reply_to: str, *, as_llm: str | None = None) -> None:
+        """`as_llm` is the LLM's name where its RabbitMQ user has only the rights of an LLM."""
         self._link = link
         self._reply_to = reply_to
+        self._as_llm = as_llm
         self._waiting: dict[str, _Errand] = {}
         self._may_query = True
         self._numbers = itertools.count(1)
@@ -84,12 +86,12 @@ class Errands:
 
     async def share(self, note: Share) -> None:
         """Put a note on a board. Raises TaskRejected and BrokerError."""
-        with self._under_way(self._request(TASKS, note.routing_key, note)) as errand:
+        with self._under_way(self._to_coordinator(note.routing_key, note)) as errand:
             await errand.answer(NoteView)
 
     async def read(self, note: Read) -> list[NoteView]:
         """The note of that name. Raises TaskRejected and BrokerError."""
-        with self._under_way(self._request(TASKS, note.routing_key, note)) as errand:
+        with self._under_way(self._to_coordinator(note.routing_key, note)) as errand:
             return (await errand.answer(NoteList)).notes
 
     async def delegate(self, task: Submission, *, trace: str | None = None) -> TaskView:
@@ -98,14 +100,14 @@ class Errands:
         One that had failed before, or had ended with an earlier end of its parent, is tried again. Raises
         TaskRejected and BrokerError.
         """
-        submission = replace(self._request(TASKS, task.routing_key, task), headers=in_trace(trace))
+        submission = replace(self._to_coordinator(task.routing_key, task), headers=in_trace(trace))
         with self._under_way(submission) as errand:
             view = await errand.answer(TaskView)
             if errand.sent_again or not _deserves_another_try(view):
                 return await _end(errand, view)
         assert task.id is not None
         retry = Retry(id=task.id)
-        with self._under_way(self._request(TASKS, retry.routing_key, retry)) as errand:
+        with self._under_way(self._to_coordinator(retry.routing_key, retry)) as errand:
             errand.message = replace(submission, correlation_id=errand.message.correlation_id)  # after a reconnect
             return await _end(errand, await errand.answer(TaskView))
 
@@ -125,6 +127,11 @@ class Errands:
         for errand in self._waiting.values():
             errand.sent_again = True
             self._publish(errand)
+
+    def _to_coordinator(self, key: str, body: Wire) -> Outgoing:
+        if self._as_llm is None:
+            return self._request(TASKS, key, body)
+        return self._request(REQUESTS, f"{self._as_llm}.{key}", body)
 
     def _request(self, exchange: str, routing_key: str, body: Wire) -> Outgoing:
         return Outgoing(

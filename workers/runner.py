@@ -26,7 +26,15 @@ from broker.mailer import Mailer
 from broker.messages import Control, Drain, Presence, Stop, Tell, Tool, skills_in_text
 from broker.settings import Settings
 from broker.tally import Runs
-from broker.topology import SHARED, control_address, instance_topology, llm_address, llm_topology, mailbox, work_queue
+from broker.topology import (
+    SHARED,
+    control_address,
+    instance_topology,
+    llm_address,
+    llm_topology,
+    memberships,
+    work_queue,
+)
 from broker.trace import tracing_for
 from broker.wire import decode, problems
 from workers.attempt import failed
@@ -202,11 +210,12 @@ class Worker:
                 pause = min(pause * 2, RETRY_MOST)
 
     async def _set_up(self, spool: Spool) -> None:
-        if await may_declare(self._url, SHARED, name=f"fluffle worker {self._name}"):
+        has_only_rights_of_an_llm = not await may_declare(self._url, SHARED, name=f"fluffle worker {self._name}")
+        if has_only_rights_of_an_llm:  # whoever granted them has declared the queues
+            await self._link.declare(memberships(llm_address(self._name), self._groups))
+        else:
             await self._link.declare(SHARED)
             await self._link.declare(llm_topology(self._name, self._groups))
-        else:  # a user with no more than an LLM's rights: whoever granted them has declared the rest
-            await self._link.declare(mailbox(llm_address(self._name), self._groups))
         await self._link.declare(instance_topology(self._name, self.instance))
         self._reporter = Reporter(self._link, spool, name=self._name, instance=self.instance)
         self._mailer = Mailer(
@@ -214,7 +223,11 @@ class Worker:
             control_address(self._name, self.instance),
             require_identity=self._settings.require_identity,
         )
-        self._errands = Errands(self._link, control_address(self._name, self.instance))
+        self._errands = Errands(
+            self._link,
+            control_address(self._name, self.instance),
+            as_llm=self._name if has_only_rights_of_an_llm else None,
+        )
         self._workload = Workload(
             self._llm,
             self._reporter,

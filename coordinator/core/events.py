@@ -11,12 +11,16 @@ from broker.messages import Claim, Goodbye, Manage, Presence, Progress, Result, 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who asked, where the answers go, and in which trace (a W3C traceparent)."""
+    """Who asked, where the answers go, and in which trace (a W3C traceparent).
+
+    `is_llm`: the request came by the exchange for LLMs, so the user has the role of an LLM.
+    """
 
     user: str | None = None
     reply_to: str | None = None
     correlation_id: str | None = None
     trace: str | None = None
+    is_llm: bool = False
 
 
 @dataclass(frozen=True, slots=True)

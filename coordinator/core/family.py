@@ -20,6 +20,12 @@ def ancestors(spec: Submission, tasks: Mapping[str, Task]) -> list[Task]:
     return found
 
 
+def root_of(task: Task, tasks: Mapping[str, Task]) -> str:
+    """The id of the first task of the tree that a task belongs to, as far as its ancestors are in `tasks`."""
+    above = ancestors(task.spec, tasks)
+    return above[-1].id if above else task.id
+
+
 def why_no_child(spec: Submission, above: Sequence[Task]) -> Problem | None:
     """What keeps a new task from being the child of its parent. `above` are its ancestors, the parent first.
 

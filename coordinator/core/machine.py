@@ -11,7 +11,7 @@ from typing import assert_never
 from broker.instants import EPOCH, Instant, Micros
 from broker.messages import Status
 from coordinator.core.assignment import EarliestFinish, Policy
-from coordinator.core.authority import objection
+from coordinator.core.authorization import Restricted, objection
 from coordinator.core.board import Board, Changes
 from coordinator.core.commands import Command
 from coordinator.core.dispatch import fill_slots
@@ -30,7 +30,6 @@ from coordinator.core.events import (
     Progressed,
     Reported,
     ReportSaved,
-    Request,
     Resumed,
     RetryRequested,
     Seen,
@@ -67,7 +66,7 @@ class Machine:
         require_identity: bool = False,
         learn_quality: bool = True,
     ) -> None:
-        """With `require_identity`, not everybody may ask everything (see authority).
+        """With `require_identity`, not everybody may ask everything (see authorization).
 
         With `learn_quality`, what reviews and votes find counts when tasks are assigned.
         """
@@ -85,10 +84,7 @@ class Machine:
 
     @staticmethod
     def needs(event: Event) -> Iterable[str]:
-        """The ids of the tasks that must be loaded, where they exist, before the event is handled.
-
-        With a parent, all that are above it must be loaded too.
-        """
+        """The ids of the tasks that must be loaded, where they exist, before the event is handled."""
         match event:
             case Submitted(task_id, spec):
                 parent = [spec.parent_id] if spec.parent_id else []
@@ -122,6 +118,14 @@ class Machine:
                 return ()
             case _:
                 assert_never(event)
+
+    @staticmethod
+    def needs_lineage_of(event: Event) -> Iterable[str]:
+        """The ids of the tasks whose ancestors must be loaded, too."""
+        if not isinstance(event, Submitted):
+            return ()
+        parent = [event.spec.parent_id] if event.spec.parent_id else []
+        return (*parent, *event.spec.depends_on) if event.sender.is_llm else parent
 
     def needs_besides(self, event: Event) -> Iterable[str]:
         """The ids of the tasks that must be loaded too, once those of `needs` are."""
@@ -245,7 +249,7 @@ class Machine:
             del board.tasks[task_id]
 
     def _handle(self, event: Event, now: Instant) -> None:
-        if self._require_identity and isinstance(event, Request | AnswerGiven) and self._is_refused(event):
+        if self._require_identity and isinstance(event, Restricted) and self._is_refused(event):
             return
         match event:
             case Claimed():
@@ -279,7 +283,7 @@ class Machine:
             case _:
                 self._requests.handle(event, now)
 
-    def _is_refused(self, event: Request | AnswerGiven) -> bool:
+    def _is_refused(self, event: Restricted) -> bool:
         """Whether its sender may not ask that, and is told so."""
         board = self.board
         problem = objection(event, board.tasks, board.llms)
@@ -289,6 +293,10 @@ class Machine:
                     about = event.order.llm
                 case ReportSaved():
                     about = event.name
+                case Shared():
+                    about = event.note.board
+                case NotesRequested():
+                    about = event.board
                 case _:
                     about = event.task_id
             board.refuse(about, event.sender, problem, event=event if isinstance(event, Submitted) else None)

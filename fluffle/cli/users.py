@@ -82,17 +82,29 @@ def grant(*, role: str, name: str | None, out: Path | None, new_password: bool, 
 @click.command()
 @click.argument("name")
 def revoke(*, name: str) -> None:
-    """Remove the user NAME that `grant` has made, and close its connections. Its queues stay."""
+    """Remove the user NAME that `grant` has made. Its connections are closed, its queues and their messages deleted."""
+    import asyncio
+
     from broker import users
     from broker.administration import administration
     from broker.amqp_url import vhost
+    from broker.link import Link
     from broker.locate import amqp_url
     from broker.settings import load_settings
 
     settings = load_settings()
-    role = users.revoke(administration(settings), vhost(amqp_url(settings)), name)
+    url = amqp_url(settings)
+    revoked = users.revoke(administration(settings), vhost(url), name)
     (settings.state_dir / "users" / f"{name}.url").unlink(missing_ok=True)
-    click.echo(f"{name}, {role.told}, may not use RabbitMQ any more.")
+
+    async def delete() -> None:
+        async with Link(url, name="fluffle broker revoke") as link:
+            await link.delete(queues=revoked.queues, exchanges=revoked.exchanges)
+
+    asyncio.run(delete())
+    click.echo(f"{name}, {revoked.role.told}, may not use RabbitMQ any more.")
+    if deleted := [*revoked.queues, *revoked.exchanges]:
+        click.echo(f"Deleted: {', '.join(deleted)}")
 
 
 @click.command("users")

@@ -19,6 +19,7 @@ from broker.topology import EVENTS, Binding
 from broker.views import ConversationView, LLMView, MessageView, Placement, ReportView, TaskPage, TaskView
 from fluffle.client import Client
 from fluffle.fields import Fields, ReportFields
+from fluffle.mail import is_identity_required
 from fluffle.watching import PROGRESS, Missed, sender, subscription
 
 ANSWER_TIMEOUT = 10.0  # seconds: somebody is waiting
@@ -97,7 +98,10 @@ class Live:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
             await opening.enter_async_context(self._client)
-            arrivals = await opening.enter_async_context(subscription(self.url, "fluffle web (events)", _SOURCES))
+            listening = subscription(
+                self.url, "fluffle web (events)", _SOURCES, require_identity=is_identity_required()
+            )
+            arrivals = await opening.enter_async_context(listening)
             await self._look()
             for work in (self._hear(arrivals), self._keep_looking()):
                 await opening.enter_async_context(_in_background(work))

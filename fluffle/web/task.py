@@ -22,6 +22,7 @@ from fluffle.web.phases import Phase, begin_of, phases
 from fluffle.web.theme import frame
 
 MOST_PARTS = 100  # of a task, that are shown
+MOST_WRITERS = 8  # LLMs whose text is kept until it is known which of them has the task
 
 _PHASES = {"waited": "waited", "ran": "ran", "asked": "waited for a person"}
 _STREAM_EVERY = 0.1  # seconds
@@ -44,7 +45,7 @@ class _Task:
         self._actions = actions
         self._view: TaskView | None = None
         self._parts: list[TaskView] = []
-        self._streamed = ""
+        self._streamed: dict[str, str] = {}  # text by LLM; shown is that of the LLM that has the task
         self._stream: Any = None
         self._streaming = Paced(self._show_stream, _STREAM_EVERY)
 
@@ -72,7 +73,7 @@ class _Task:
         if (view, parts) == (self._view, self._parts):
             return
         if self._view is not None and view.attempt != self._view.attempt:
-            self._streamed = ""
+            self._streamed = {}
         self._view, self._parts = view, parts
         self._actions.clear()
         self._body.clear()
@@ -87,14 +88,18 @@ class _Task:
     def _hear_progress(self, told: Told) -> None:
         if told.subject != self._id or self._view is None or self._view.status.is_final:
             return
-        if self._view.llm not in (None, told.what):
-            return  # it is from somebody who does not have the task
-        self._streamed += str(told.data.get("text") or "")
+        if told.what not in self._streamed and len(self._streamed) >= MOST_WRITERS:
+            return
+        self._streamed[told.what] = self._streamed.get(told.what, "") + str(told.data.get("text") or "")
         self._streaming.nudge()
 
     async def _show_stream(self) -> None:
         if self._stream is not None and not self._stream.is_deleted:
-            self._stream.set_content(markdown(self._streamed))
+            self._stream.set_content(markdown(self._text_so_far()))
+
+    def _text_so_far(self) -> str:
+        """What the LLM that has the task has written."""
+        return self._streamed.get((self._view and self._view.llm) or "", "")
 
     # -- what to do ------------------------------------------------------------------------------------------------
 
@@ -159,7 +164,7 @@ class _Task:
         elif view.status is Status.IN_PROGRESS:
             with Part("section", None, "card"):
                 Part("h2", f"{view.llm} is at work")
-                self._stream = rendered(markdown(self._streamed), "prose answer streaming")
+                self._stream = rendered(markdown(self._text_so_far()), "prose answer streaming")
 
     def _build_parts(self) -> None:
         if not self._parts:

@@ -25,7 +25,7 @@ from tests.support.rights import Rights
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 
-STATUS, TASKS, QUERIES = "fluffle.status", "fluffle.tasks", "fluffle.queries"
+STATUS, TASKS, QUERIES, REQUESTS = "fluffle.status", "fluffle.tasks", "fluffle.queries", "fluffle.requests"
 REFUSED, FORGED = 403, 406  # AMQP reply codes: access refused, precondition failed
 HELLO = {"name": "vega", "instance": "v1"}
 
@@ -195,6 +195,8 @@ BY_AN_LLM: dict[str, Callable[[Channel], object]] = {
     "publish an event": publish("fluffle.events", "task.completed.vega"),
     "publish to the rejected queue": publish("fluffle.rejected", "rejected.x"),
     "ask for other tasks": publish(QUERIES, "tasks"),
+    "request what only people may": publish(TASKS, "submit"),
+    "request in another LLM's name": publish(REQUESTS, "atlas.submit"),
     "have expired messages published as assignments": own_queue_with_dead_letters_to("fluffle.work", "llm.atlas"),
     "have expired messages published to a queue": own_queue_with_dead_letters_to("", "llm.atlas.work"),
     "declare a queue of another LLM": lambda channel: channel.queue_declare("llm.atlas.more"),
@@ -234,7 +236,7 @@ def test_rabbitmq_refuses_it(rights: Rights, site: Site, user: str, operation: C
     assert refused.value.reply_code == REFUSED, refused.value.reply_text
 
 
-@pytest.mark.parametrize(("exchange", "key"), [(TASKS, "submit"), (STATUS, "vega.hello")])
+@pytest.mark.parametrize(("exchange", "key"), [(REQUESTS, "vega.submit"), (STATUS, "vega.hello")])
 def test_rabbitmq_refuses_a_message_in_the_name_of_another_user(vega: Amqp, exchange: str, key: str) -> None:
     with pytest.raises(ChannelClosedByBroker) as refused:
         vega.publish(exchange, key, HELLO, user_id="atlas")
@@ -349,25 +351,17 @@ def test_the_coordinator_is_not_made_to_publish_to_the_queues_of_others(
     assert ana.take(answers).type == "query.answer"
 
 
-def test_an_llm_steers_only_its_own_tasks_and_no_llm(site: Site, ana: Amqp, vega: Amqp) -> None:
-    vega.publish(STATUS, "vega.hello", HELLO, user_id="vega")
-    until(lambda: site.select("select 1 from llms where name = 'vega'"), "vega is known")
+def test_an_llm_cancels_only_tasks_that_it_has_submitted(site: Site, ana: Amqp, vega: Amqp) -> None:
     theirs = submitted(ana, "ana", {"description": "anything", "assignee": "nobody", "force": True})
     answers = vega.queue(name="llm.vega.answers")
-    own = {"id": "vegas-own", "description": "-", "assignee": "nobody", "force": True}
-    vega.submit(own, reply_to=answers, user_id="vega")
+    own = {"id": "vega.own", "description": "-", "assignee": "nobody", "force": True}
+    vega.publish(REQUESTS, "vega.submit", own, reply_to=answers, user_id="vega")
     assert vega.take(answers).type == "task.accepted"
-    for key, body in (
-        ("cancel", {"id": theirs}),
-        ("update", {"id": theirs, "priority": 9}),
-        ("assign", {"id": theirs, "llm": "vega"}),
-        ("manage", {"llm": "atlas", "paused": True}),
-    ):
-        vega.publish(TASKS, key, body, reply_to=answers, user_id="vega")
-        refusal = vega.take(answers)
-        assert refusal.type == "task.rejected"
-        assert "vega is an LLM" in refusal.json()["errors"][0]["message"]
-    vega.publish(TASKS, "cancel", {"id": "vegas-own"}, reply_to=answers, user_id="vega")
+    vega.publish(REQUESTS, "vega.cancel", {"id": theirs}, reply_to=answers, user_id="vega")
+    refusal = vega.take(answers)
+    assert refusal.type == "task.rejected"
+    assert "vega is an LLM" in refusal.json()["errors"][0]["message"]
+    vega.publish(REQUESTS, "vega.cancel", {"id": "vega.own"}, reply_to=answers, user_id="vega")
     assert {vega.take(answers).type for _ in range(2)} == {"task.cancelled"}
     assert status_of(site, theirs) == "pending"
 

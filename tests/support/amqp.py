@@ -164,6 +164,24 @@ class Amqp:
             self._open_channel()
             return 0
 
+    def declare(self, queue: str, arguments: dict[str, Any]) -> None:
+        """A durable classic queue with these arguments."""
+        self._channel.queue_declare(queue, durable=True, arguments=arguments)
+
+    def declare_exchange(self, name: str) -> None:
+        """A durable topic exchange."""
+        self._channel.exchange_declare(name, "topic", durable=True)
+
+    @contextmanager
+    def exchange(self, name: str, *, bound_to: str) -> Iterator[None]:
+        """A topic exchange that passes everything on to another one."""
+        self.declare_exchange(name)
+        self._channel.exchange_bind(bound_to, name, "#")
+        try:
+            yield
+        finally:
+            self._channel.exchange_delete(name)
+
     def bind(self, queue: str, *bindings: tuple[str, str]) -> None:
         """Let messages of these exchanges with these routing keys go to a queue."""
         for exchange, key in bindings:

@@ -272,8 +272,8 @@ class Core:
     def _load(self, events: Sequence[Event]) -> None:
         known = self.machine.board.tasks
         wanted = {id_ for event in events for id_ in Machine.needs(event) if id_ not in known}
-        parents = [e.spec.parent_id for e in events if isinstance(e, Submitted) and e.spec.parent_id]
-        wanted |= self.books.lineage(parents) - known.keys()
+        below = [id_ for event in events for id_ in Machine.needs_lineage_of(event)]
+        wanted |= self.books.lineage(below) - known.keys()
         self.machine.load(self.books.load(wanted))
         self.machine.load(self.books.load(id_ for event in events for id_ in self.machine.needs_besides(event)))
 

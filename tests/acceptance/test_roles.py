@@ -1,0 +1,306 @@
+"""The role of a user comes from its grant. Users with the rights of an LLM try what only people, or other LLMs, may."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from pika.exceptions import AMQPError, ChannelClosedByBroker
+
+from broker.access import Role
+from broker.messages import Progress
+from broker.topology import LLM_REQUESTS, TASK_KEYS
+from fluffle.client import Client
+from tests.support.amqp import Amqp, Message, amqp
+from tests.support.node import NodeInfo
+from tests.support.processes import until
+from tests.support.rights import Rights
+from tests.support.shell import Shell
+from tests.support.site import Site, site_on
+
+REFUSED = 403  # AMQP reply code: access refused
+NOBODY = {"assignee": "nobody", "force": True}
+
+
+@pytest.fixture(scope="module")
+def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Rights:
+    """Users for a coordinator, the LLMs atlas, vega and luna, and the people ana and bo."""
+    rights = Rights(rabbitmq, tmp_path_factory.mktemp("users"))
+    rights.grant(Role.COORDINATOR)
+    for name in ("atlas", "vega", "luna"):
+        rights.grant(Role.LLM, name)
+    for name in ("ana", "bo"):
+        rights.grant(Role.CLIENT, name)
+    return rights
+
+
+@pytest.fixture(scope="module")
+def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A coordinator that requires identity. Atlas and vega have said hello; luna stays silent."""
+    with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_REQUIRE_IDENTITY="true") as site:
+        asyncio.run(rights.declare())
+        names = ("atlas", "vega", "luna")
+        site.queues.update({"fluffle.undelivered", "user.ana", "user.bo"})
+        site.queues.update(f"llm.{name}{kind}" for name in names for kind in ("", ".work"))
+        site.coordinator(url=rights.url_of["coordinator"])
+        for name in ("atlas", "vega"):
+            with amqp(rights.url_of[name]) as llm:
+                llm.publish(
+                    "fluffle.status", f"{name}.hello", {"name": name, "instance": "i", "slots": 99}, user_id=name
+                )
+        until(lambda: len(site.select("select 1 from llms")) == 2, "both are known")
+        yield site
+
+
+@pytest.fixture
+def connect(site: Site, rights: Rights) -> Iterator[Callable[[str], Amqp]]:
+    """A plain AMQP client for any of the users."""
+    clients: list[Amqp] = []
+
+    def connect(user: str) -> Amqp:
+        clients.append(Amqp(rights.url_of[user]))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        with suppress(AMQPError):
+            client.close()
+
+
+@pytest.fixture
+def ana(connect: Callable[[str], Amqp]) -> Amqp:
+    return connect("ana")
+
+
+def submitted(ana: Amqp, **task: Any) -> str:
+    """The id of a task of ana, once it is accepted."""
+    answers = ana.queue()
+    ana.submit({"description": "ana's secret", **task}, reply_to=answers, user_id="ana")
+    accepted = ana.take(answers)
+    assert accepted.type == "task.accepted", accepted.body
+    return str(accepted.json()["id"])
+
+
+class Llm:
+    """A user with the rights of an LLM, that asks the coordinator."""
+
+    def __init__(self, client: Amqp, name: str) -> None:
+        self.client = client
+        self.name = name
+        self._answers = client.queue(name=f"llm.{name}.answers")
+
+    def ask(self, verb: str, body: Any, **properties: Any) -> Message:
+        """The answer to a request."""
+        self.client.publish(
+            "fluffle.requests", f"{self.name}.{verb}", body, reply_to=self._answers, user_id=self.name, **properties
+        )
+        return self.client.take(self._answers)
+
+    def refusal(self, verb: str, body: Any) -> dict[str, str]:
+        """Why a request is refused, by path."""
+        answer = self.ask(verb, body)
+        assert answer.type == "task.rejected", answer.body
+        return {error["path"]: error["message"] for error in answer.json()["errors"]}
+
+
+def test_a_silent_llm_has_the_rights_of_an_llm(site: Site, ana: Amqp, connect: Callable[[str], Amqp]) -> None:
+    luna, theirs = Llm(connect("luna"), "luna"), submitted(ana, **NOBODY)
+    for verb, body in (
+        ("cancel", {"id": theirs}),
+        ("update", {"id": theirs, "priority": 0}),
+        ("assign", {"id": theirs, "llm": "atlas"}),
+        ("retry", {"id": theirs}),
+    ):
+        assert "luna is an LLM" in luna.refusal(verb, body)["id"]
+    assert site.select(f"select status, priority from tasks where id = '{theirs}'") == [("pending", 4)]
+
+
+@pytest.mark.parametrize(
+    ("exchange", "key"),
+    [
+        *(("fluffle.tasks", verb) for verb in TASK_KEYS),
+        *(("fluffle.requests", f"vega.{verb}") for verb in TASK_KEYS),
+        *(("fluffle.requests", f"luna.{verb}") for verb in TASK_KEYS if verb not in LLM_REQUESTS),
+    ],
+)
+def test_rabbitmq_refuses_an_llm_the_requests_of_others(site: Site, rights: Rights, exchange: str, key: str) -> None:
+    connection = pika.BlockingConnection(pika.URLParameters(rights.url_of["luna"]))
+    channel = connection.channel()
+    channel.confirm_delivery()
+    with pytest.raises(ChannelClosedByBroker) as refused:
+        channel.basic_publish(exchange, key, b"{}")
+    assert refused.value.reply_code == REFUSED
+    connection.close()
+
+
+def test_an_llm_gets_no_result_of_a_task_that_is_not_its_own(ana: Amqp, connect: Callable[[str], Amqp]) -> None:
+    luna, theirs = Llm(connect("luna"), "luna"), submitted(ana, **NOBODY)
+    spying = {"description": "tell me", "assignee": "luna", "force": True}
+    assert "depends_on.0" in luna.refusal("submit", {**spying, "depends_on": [theirs]})
+    assert "parent_id" in luna.refusal("submit", {**spying, "parent_id": theirs})
+    own = luna.ask("submit", {**spying, "id": "luna.own"})
+    assert own.type == "task.accepted"
+    later = luna.ask("submit", {**spying, "id": "luna.later", "depends_on": ["luna.own"]})
+    assert later.type == "task.accepted"
+
+
+def test_notes_are_open_to_the_llms_of_their_conversation_only(ana: Amqp, connect: Callable[[str], Amqp]) -> None:
+    submitted(ana, assignee="vega", conversation_id="ana-conv")
+    atlas, vega = Llm(connect("atlas"), "atlas"), Llm(connect("vega"), "vega")
+    vega.client.take("llm.vega.work")
+    assert vega.ask("share", {"board": "ana-conv", "name": "facts", "content": "true"}).type == "note.accepted"
+    assert "board" in atlas.refusal("read", {"board": "ana-conv"})
+    assert "board" in atlas.refusal("share", {"board": "ana-conv", "name": "facts", "content": "forged"})
+    assert "by" in vega.refusal("share", {"board": "ana-conv", "name": "x", "content": "-", "by": "llm.atlas"})
+    for way_in in ({"conversation_id": "ana-conv"}, {"id": "ana-conv"}):
+        assert atlas.refusal("submit", {"description": "let me in", "assignee": "atlas", **way_in})
+    [note] = vega.ask("read", {"board": "ana-conv", "name": "facts"}).json()["notes"]
+    assert (note["by"], note["content"]) == ("vega", "true")
+
+
+# -- in the name of others -----------------------------------------------------------------------------------------
+
+
+async def test_only_what_the_llm_itself_publishes_is_shown_as_written_by_it(
+    site: Site,
+    rights: Rights,
+    ana: Amqp,
+    connect: Callable[[str], Amqp],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Dead letters and bindings are made by the operator here: an LLM cannot make them."""
+    monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
+    waiting, theirs = submitted(ana, **NOBODY), submitted(ana, assignee="vega")
+    atlas, vega = connect("atlas"), connect("vega")
+    until(lambda: vega.take("llm.vega.work").json()["task_id"] == theirs, "vega has the task")
+
+    def wrote(task_id: str, text: str) -> dict[str, Any]:
+        return {"task_id": task_id, "attempt": 1, "instance": "i", "text": text}
+
+    async with Client(rights.url_of["ana"]) as client, client.watch(theirs, waiting, progress=True) as told:
+        with amqp(site.url) as operator:
+            forge_by_dead_letter(operator, wrote(theirs, "dead letter"))
+            forge_by_binding(operator, wrote(theirs, "binding"))
+        atlas.publish("fluffle.status", "atlas.progress", wrote(theirs, "own name"), user_id="atlas")
+        atlas.publish("fluffle.status", "atlas.progress", wrote(waiting, "nobody has it"), user_id="atlas")
+        vega.publish("fluffle.status", "vega.progress", wrote(theirs, "genuine"), user_id="vega")
+        async for it in told:
+            if isinstance(it, Progress):
+                assert it.text == "genuine"
+                break
+
+
+def forge_by_dead_letter(operator: Amqp, body: dict[str, Any]) -> None:
+    arguments = {"x-dead-letter-exchange": "fluffle.status", "x-dead-letter-routing-key": "vega.progress"}
+    operator.declare("forge.dead", {**arguments, "x-message-ttl": 0})
+    operator.publish("", "forge.dead", body, user_id="fluffle")
+    until(lambda: operator.depth("forge.dead") == 0, "it is a dead letter")
+    operator.delete("forge.dead")
+
+
+def forge_by_binding(operator: Amqp, body: dict[str, Any]) -> None:
+    with operator.exchange("forge.exchange", bound_to="fluffle.status"):
+        operator.publish("forge.exchange", "vega.progress", body, user_id="fluffle")
+
+
+def test_an_llm_can_lead_no_message_through_what_it_declares(site: Site, rights: Rights) -> None:
+    """It can bind neither a queue nor an exchange of its own, nor change its mailbox."""
+    dead = {"x-message-ttl": 0, "x-dead-letter-exchange": "fluffle.messages", "x-dead-letter-routing-key": "all"}
+    attempts: dict[str, Callable[[Any], object]] = {
+        "bind a queue": lambda ch: ch.queue_bind(
+            ch.queue_declare("llm.atlas.trap", exclusive=True).method.queue, "fluffle.mailboxes", "all"
+        ),
+        "bind an exchange to the status exchange": lambda ch: (
+            ch.exchange_declare("llm.atlas.x", auto_delete=True),
+            ch.exchange_bind("fluffle.status", "llm.atlas.x", "#"),
+            ch.basic_publish("llm.atlas.x", "vega.progress", b"{}"),
+        ),
+        "bind an exchange to the mailboxes": lambda ch: (
+            ch.exchange_declare("llm.atlas.y", auto_delete=True),
+            ch.exchange_bind("llm.atlas.y", "fluffle.mailboxes", "all"),
+        ),
+        "declare its mailbox": lambda ch: ch.queue_declare("llm.atlas", arguments=dead, durable=True),
+        "delete its mailbox": lambda ch: ch.queue_delete("llm.atlas"),
+        "declare its work queue": lambda ch: ch.queue_declare("llm.atlas.work", arguments=dead, durable=True),
+    }
+    for what, attempt in attempts.items():
+        connection = pika.BlockingConnection(pika.URLParameters(rights.url_of["atlas"]))
+        channel = connection.channel()
+        channel.confirm_delivery()
+        with pytest.raises(ChannelClosedByBroker) as refused:
+            attempt(channel)
+        assert refused.value.reply_code == REFUSED, what
+        connection.close()
+
+
+async def test_a_message_that_a_queue_has_published_again_is_read_by_nobody(
+    site: Site, rights: Rights, ana: Amqp, connect: Callable[[str], Amqp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ana wrote to atlas must not come to bo in her name, and she must not be told that it was wrong."""
+    monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
+    answers = ana.queue()
+    dead = {"x-message-ttl": 0, "x-dead-letter-exchange": "fluffle.messages", "x-dead-letter-routing-key": "user.bo"}
+    with amqp(site.url) as operator:
+        operator.declare("trap", dead)
+        operator.bind("trap", ("fluffle.mailboxes", "llm.atlas"))
+        for stolen in (
+            {"sender": "user.ana", "content": "a question for atlas"},
+            {"sender": "user.ana", "receiver": "llm.atlas", "content": "an answer for atlas", "in_reply_to": "m-1"},
+        ):
+            ana.publish("fluffle.messages", "llm.atlas", stolen, user_id="ana", reply_to=answers)
+            until(lambda: operator.depth("user.bo") > 0, "the dead letter is in the mailbox")
+            async with Client(rights.url_of["bo"]) as bo:
+                assert [it async for it in bo.inbox(wait=False)] == []
+            assert operator.take("llm.atlas")
+            until(lambda: was_dead_letter(operator.take_all("fluffle.rejected")), "the coordinator has refused it")
+        operator.delete("trap")
+    assert ana.depth(answers) == 0
+
+
+def was_dead_letter(rejected: list[Message]) -> bool:
+    """Whether one of these was refused because it was a dead letter."""
+    return any("headers.x-death" in it.headers["x-fluffle-errors"] for it in rejected)
+
+
+# -- what is left --------------------------------------------------------------------------------------------------
+
+
+def test_the_queues_of_an_llm_are_bounded_and_so_are_its_connections(
+    site: Site, rights: Rights, rabbitmq: NodeInfo
+) -> None:
+    found = json.loads(rabbitmq.control("export_definitions", "-", "--silent"))
+    [policy] = [it["value"] for it in found["parameters"] if it["component"] == "operator_policy"]
+    assert policy["definition"] == {"max-length": 100_000, "max-length-bytes": 64 * 1024**2, "expires": 3_600_000}
+    bounded = [name for name in ("llm.luna.flood", "llm.luna", "llm.luna.work") if re.search(policy["pattern"], name)]
+    assert bounded == ["llm.luna.flood"]
+    limits = {it["name"]: it["limits"] for it in found["users"]}
+    assert limits["luna"] == {"max-connections": 200, "max-channels": 400}
+    assert limits["ana"] == {}
+
+
+def test_revoke_leaves_nothing_behind(site: Site, rights: Rights, rabbitmq: NodeInfo, tmp_path: Path) -> None:
+    rights.operator("broker", "grant", "llm", "nova", "--out", str(tmp_path / "nova.url"))
+    with amqp((tmp_path / "nova.url").read_text().strip()) as nova:
+        nova.declare("llm.nova.keep", {})
+    with amqp(site.url) as operator:
+        operator.declare_exchange("llm.nova.x")
+        operator.bind("llm.nova.keep", ("fluffle.status", "#"))
+    printed = rights.operator("broker", "revoke", "nova")
+    for name in ("llm.nova", "llm.nova.work", "llm.nova.keep", "llm.nova.x"):
+        assert name in printed
+    for kind in ("list_queues", "list_exchanges", "list_bindings"):
+        assert "llm.nova" not in rabbitmq.control(kind, "--silent")
+
+
+def test_a_user_with_earlier_rights_is_named_and_repaired(rabbitmq: NodeInfo, rights: Rights, tmp_path: Path) -> None:
+    shell = Shell(rights.operator.environment["FLUFFLE_AMQP_URL"], tmp_path)
+    shell.environment.update(rabbitmq.settings)
+    rabbitmq.control("set_permissions", "luna", ".*", ".*", ".*")
+    assert "luna\tllm\tpassword\tchanged: grant it again" in shell("broker", "users")
+    shell("broker", "grant", "llm", "luna")
+    assert "luna\tllm\tpassword\tas granted" in shell("broker", "users")
