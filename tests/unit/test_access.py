@@ -14,14 +14,31 @@ def allowed(expression: str, name: str) -> bool:
     return bool(expression) and re.search(expression, name) is not None
 
 
-@pytest.mark.parametrize("queue", ["llm.atlas", "llm.atlas.work", "llm.atlas.host-1"])
+@pytest.mark.parametrize("queue", ["llm.atlas", "llm.atlas.work", "llm.atlas.host-1", "llm.atlas.work-1"])
 def test_an_llm_has_its_own_queues_and_not_those_of_similar_names(queue: str) -> None:
-    for other, expression in product(
-        (queue.replace("atlas", "atlas-2"), queue.replace(".", "x"), f"x{queue}", queue.replace("atlas", "vega")),
-        (permissions(Role.LLM, "atlas").configure, permissions(Role.LLM, "atlas").read),
-    ):
-        assert allowed(expression, queue)
+    others = (queue.replace("atlas", "atlas-2"), queue.replace(".", "x"), f"x{queue}", queue.replace("atlas", "vega"))
+    granted = permissions(Role.LLM, "atlas")
+    assert allowed(granted.read, queue)
+    for other, expression in product(others, (granted.read, granted.configure)):
         assert not allowed(expression, other)
+
+
+def test_an_llm_declares_its_control_queues_only() -> None:
+    granted = permissions(Role.LLM, "atlas")
+    for queue, may in (
+        ("llm.atlas.host-1", True),
+        ("llm.atlas.work-1", True),
+        ("llm.atlas.work", False),
+        ("llm.atlas", False),
+    ):
+        assert allowed(granted.configure, queue) is may
+
+
+def test_an_llm_writes_to_none_of_the_queues_that_it_declares() -> None:
+    """So it can bind nothing to them, and lead nothing through them."""
+    granted = permissions(Role.LLM, "atlas")
+    assert not allowed(granted.write, "llm.atlas.host-1")
+    assert allowed(granted.write, "llm.atlas")  # to join groups
 
 
 @pytest.mark.parametrize("role", [Role.LLM, Role.CLIENT, Role.WEB])
@@ -41,7 +58,7 @@ def test_nobody_but_the_coordinator_listens_to_what_is_for_others(role: Role, na
 def test_a_topic_exchange_that_a_role_may_use_has_its_routing_keys_bounded(role: Role) -> None:
     granted = permissions(role, "atlas")
     bounded = {topic.exchange for topic in granted.topics}
-    topics = ("fluffle.status", "fluffle.messages", "fluffle.events", "fluffle.rejected")
+    topics = ("fluffle.status", "fluffle.requests", "fluffle.messages", "fluffle.events", "fluffle.rejected")
     used = {name for name in topics if allowed(granted.write, name) or allowed(granted.read, name)}
     assert role is Role.COORDINATOR or used <= bounded
 

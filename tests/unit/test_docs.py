@@ -186,6 +186,10 @@ def test_every_setting_is_described_with_its_default() -> None:
 def names_in(expression: str) -> set[str]:
     """The names that a permission stands for; those that end in `*` for all that begin so."""
     inner = expression.removeprefix("^(").removesuffix(")$")
+    if r"\.(?!work$)" in inner:  # all but one
+        inner = "|".join(
+            inner.replace("(?!work$)", after).removesuffix(drop) for after, drop in (("", ""), ("work", ".*"))
+        )
     return {re.sub(r"\\(.)", r"\1", name.removesuffix(".*")) + "*" * name.endswith(".*") for name in inner.split("|")}
 
 
