@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from http.cookies import SimpleCookie
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -13,7 +12,7 @@ from nicegui.element import Element
 
 from broker.errors import FluffleError
 from fluffle.client import Client
-from fluffle.web.door import COOKIE, Door, Visitor
+from fluffle.web.door import Door, Visitor, session_cookie
 from fluffle.web.live import Books, Live, Paced, Told
 from fluffle.web.notices import Notices
 from fluffle.web.parts import Part
@@ -89,8 +88,7 @@ class Desk:
         return result
 
     def _visitor(self) -> Visitor | None:
-        morsel = SimpleCookie(self._cookies).get(COOKIE)
-        return self.site.door.visitor(morsel.value if morsel else None)
+        return self.site.door.visitor(session_cookie(self._cookies))
 
     def say(self, text: str, kind: str = "done", link: str | None = None) -> None:
         """Tell the visitor something, for a moment."""
@@ -127,6 +125,8 @@ class Desk:
         """
 
         async def look() -> None:
+            if self._visitor() is None:
+                return  # this page is about to be closed
             try:
                 await refresh()
             except FluffleError as error:

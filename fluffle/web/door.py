@@ -11,6 +11,7 @@ import secrets
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from enum import StrEnum
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Protocol
 
@@ -18,9 +19,10 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from broker.errors import ConfigurationError
 from broker.private_files import make_private_folder
+from fluffle.web.sessions import EndedSessions
 
-COOKIE = "fluffle_session"
-SESSION_LASTS = 30 * 86_400  # seconds
+COOKIE, DEVICE_COOKIE = "fluffle_session", "fluffle_device"
+SESSION_LASTS, DEVICE_LASTS = 30 * 86_400, 365 * 86_400  # seconds
 
 _SCRYPT = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}
 _DUMMY = "0" * 32
@@ -85,6 +87,8 @@ class Passwords:
     def __init__(self, path: Path) -> None:
         """Raises ConfigurationError when the file cannot be read or a line is wrong."""
         self._path = path
+        self._known: dict[str, tuple[Role, str]] = {}
+        self._read_at: tuple[int, int, int] | None = None  # modification time, size and inode of what was read
         self._lines()
 
     def entry(self, name: str, secret: str) -> tuple[str, Role] | None:
@@ -99,6 +103,10 @@ class Passwords:
 
     def _lines(self) -> dict[str, tuple[Role, str]]:
         try:
+            state = self._path.stat()
+            read_at = state.st_mtime_ns, state.st_size, state.st_ino
+            if read_at == self._read_at:
+                return self._known
             text = self._path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"cannot read the password file {self._path}: {_reason(error)}") from error
@@ -114,6 +122,7 @@ class Passwords:
                     f"{self._path}, line {number}: expected NAME:operator:HASH or NAME:viewer:HASH, "
                     "as `fluffle web passwd FILE NAME` writes it"
                 ) from error
+        self._known, self._read_at = found, read_at
         return found
 
 
@@ -132,10 +141,12 @@ class Everybody:
 class Door:
     """Gives sessions to those who have a key, and knows them again."""
 
-    def __init__(self, keys: Keys, *, secret: str) -> None:
-        """`secret` signs the sessions."""
+    def __init__(self, keys: Keys, *, secret: str, ended: EndedSessions | None = None) -> None:
+        """`secret` signs the sessions; `ended` are those that were ended by a logout."""
         self._keys = keys
         self._signer = URLSafeTimedSerializer(derived(secret, "session"), salt="fluffle")
+        self._devices = URLSafeTimedSerializer(derived(secret, "device"), salt="fluffle")
+        self._ended = ended or EndedSessions()
 
     @property
     def asks_for_name(self) -> bool:
@@ -164,14 +175,39 @@ class Door:
             name, role, session, proof = self._signer.loads(cookie or "", max_age=SESSION_LASTS)
             if proof is None or self._keys.proof(name, Role(role)) != proof:
                 return None
-        except (BadSignature, ValueError, TypeError):
+        except (BadSignature, ValueError, TypeError, ConfigurationError):  # the last: no password file at the moment
             return None
-        return Visitor(name, Role(role), session)
+        return None if session in self._ended else Visitor(name, Role(role), session)
+
+    def leave(self, visitor: Visitor, now: float) -> None:
+        """End the session of a visitor, on every device that has its cookie. Raises OSError."""
+        if not self.is_open:
+            self._ended.add(visitor.session, now=now, lasts=SESSION_LASTS)
+
+    def known_device(self) -> str:
+        """A cookie by which a browser is known again, for one from which somebody has logged in."""
+        return str(self._devices.dumps(secrets.token_urlsafe(12)))
+
+    def device(self, cookie: str | None) -> str | None:
+        """The id of a browser from which somebody has logged in before; None for any other."""
+        try:
+            return str(self._devices.loads(cookie or "", max_age=DEVICE_LASTS))
+        except BadSignature:
+            return None
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:
     """The reason alone, where a file is named already."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def session_cookie(header: str) -> str | None:
+    """The session among the cookies of a request."""
+    try:
+        morsel = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return None
+    return morsel.value if morsel else None
 
 
 def derived(secret: str, purpose: str) -> str:

@@ -6,12 +6,11 @@ It is plain ASGI, so that WebSockets pass through it as well.
 import re
 import secrets
 from collections.abc import Iterable
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import quote, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fluffle.web.door import COOKIE, Door
+from fluffle.web.door import Door, session_cookie
 
 VISITOR = "fluffle.visitor"  # key of the scope
 
@@ -36,6 +35,7 @@ _ALWAYS = (
     (b"cross-origin-opener-policy", b"same-origin"),
 )
 _FOR_EVERYBODY = re.compile(r"/(login|static/.*|favicon\.ico|_nicegui/[^/]+/(static|libraries|components|esm)/.*)")
+_POLLING = "/_nicegui_ws/"  # what a browser does that has no WebSocket: its GET opens a session, too
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -60,11 +60,12 @@ class Gate:
         scope = self._beneath_prefix(scope)
         path = scope["path"].removeprefix(self._prefix)
         headers = _headers(scope)
-        scope[VISITOR] = self._door.visitor(_cookie(headers))
-        changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
+        scope[VISITOR] = self._door.visitor(session_cookie(headers.get(b"cookie", b"").decode("latin-1")))
+        is_socket = scope["type"] == "websocket"
+        changes = is_socket or scope["method"] not in ("GET", "HEAD") or path.startswith(_POLLING)
         if self._door.is_open and not _is_local(headers):
             await _refuse(scope, send, 403, "Without a login the page answers only to localhost.")
-        elif changes and not is_same_origin(headers, scope["type"] == "websocket"):
+        elif changes and not is_same_origin(headers, is_socket):
             await _refuse(scope, send, 403, "This came from another site.")
         elif scope[VISITOR] is None and not _FOR_EVERYBODY.fullmatch(path):
             await self._to_login(scope, send, path)
@@ -145,14 +146,6 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
 
 def _is_page(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return any(name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in headers)
-
-
-def _cookie(headers: dict[bytes, bytes]) -> str | None:
-    try:
-        morsel = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE)
-    except CookieError:
-        return None
-    return morsel.value if morsel else None
 
 
 async def _refuse(scope: Scope, send: Send, status: int, why: str) -> None:

@@ -1,19 +1,18 @@
 """The login and the way out: plain pages, so that nobody reaches NiceGUI before."""
 
 import asyncio
-from collections import deque
 from html import escape
-from time import monotonic
+from time import monotonic, time
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.requests import ClientDisconnect
 
-from fluffle.web.door import COOKIE, SESSION_LASTS, Door
+from fluffle.web.door import COOKIE, DEVICE_COOKIE, DEVICE_LASTS, SESSION_LASTS, Door
 from fluffle.web.gate import VISITOR
 from fluffle.web.theme import RABBIT, head
-
-MOST_TRIES, WITHIN = 10, 60.0  # wrong secrets, in so many seconds, before everybody has to wait
+from fluffle.web.throttle import Attempt, Throttle
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -48,7 +47,8 @@ _BY_ADDRESS = "The token is in the address that <code>fluffle web</code> printed
 
 def add(app: FastAPI, door: Door, prefix: str) -> None:
     """Add the pages to log in and out."""
-    tries: deque[float] = deque(maxlen=MOST_TRIES)
+    throttle = Throttle()
+    one_at_a_time = asyncio.Semaphore(1)  # a password takes 50 ms of computing and 16 MB
 
     def page(wanted: str, error: str = "", status: int = 200) -> HTMLResponse:
         content = _PAGE.format(
@@ -63,17 +63,25 @@ def add(app: FastAPI, door: Door, prefix: str) -> None:
         return HTMLResponse(content, status, headers={"cache-control": "no-store"})
 
     async def enter(request: Request, name: str, secret: str, wanted: str) -> Response:
-        now = monotonic()
-        if len(tries) == MOST_TRIES and now - tries[0] < WITHIN:
+        attempt = Attempt(
+            account=name,
+            address=request.client.host if request.client else "",
+            device=door.device(request.cookies.get(DEVICE_COOKIE)),
+        )
+        if not throttle.admit(attempt, monotonic()):
             return page(wanted, "Too many wrong tries. Wait a minute.", 429)
-        session = await asyncio.to_thread(door.enter, name, secret)
+        async with one_at_a_time:
+            session = await asyncio.to_thread(door.enter, name, secret)
         if session is None:
-            tries.append(now)
             return page(wanted, "That is not right." if door.asks_for_name else "That token is not right.", 401)
+        throttle.forgive(attempt)
         answer = RedirectResponse(prefix + _ours(wanted), 303)
         secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
-        path = prefix or "/"
-        answer.set_cookie(COOKIE, session, SESSION_LASTS, path=path, secure=secure, httponly=True, samesite="lax")
+        for cookie, value, lasts in (
+            (COOKIE, session, SESSION_LASTS),
+            (DEVICE_COOKIE, door.known_device(), DEVICE_LASTS),
+        ):
+            answer.set_cookie(cookie, value, lasts, path=prefix or "/", secure=secure, httponly=True, samesite="lax")
         return answer
 
     @app.get("/login")
@@ -84,11 +92,17 @@ def add(app: FastAPI, door: Door, prefix: str) -> None:
 
     @app.post("/login")
     async def submit(request: Request) -> Response:
-        given = {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
+        try:
+            form = await request.form(max_files=0, max_fields=10)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+        given = {name: value for name, value in form.items() if isinstance(value, str)}
         return await enter(request, given.get("name", ""), given.get("secret", ""), given.get("next", "/"))
 
     @app.post("/logout")
-    async def logout() -> Response:
+    async def logout(request: Request) -> Response:
+        if visitor := request.scope[VISITOR]:
+            await asyncio.to_thread(door.leave, visitor, time())
         answer = RedirectResponse(f"{prefix}/login", 303)
         answer.delete_cookie(COOKIE, path=prefix or "/")
         return answer

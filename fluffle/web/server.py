@@ -1,16 +1,19 @@
 """The web page as a server: the composition root."""
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import parse_qs
 
 import uvicorn
 from fastapi import FastAPI
 from nicegui import core, ui
 from nicegui.client import Client as Page
+from socketio import exceptions
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -19,11 +22,14 @@ from broker.errors import ConfigurationError
 from broker.instants import now, to_datetime
 from broker.settings import Settings
 from fluffle.web import chat, llms, login, questions, rejected, reports, submit, task, tasks
+from fluffle.web.connections import BoundedBodies, uvicorn_settings
 from fluffle.web.desk import Site
 from fluffle.web.door import Door, Everybody, Keys, Passwords, Role, Tokens, kept_secret
 from fluffle.web.gate import VISITOR, Gate
 from fluffle.web.live import Live
 from fluffle.web.notices import Notices
+from fluffle.web.revocation import close_pages_of_strangers
+from fluffle.web.sessions import EndedSessions
 from fluffle.web.theme import RABBIT, STATIC, head
 
 PAGES = (tasks, task, submit, llms, chat, questions, reports, rejected)
@@ -32,6 +38,8 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _STOP_WITHIN = 2  # seconds for open requests
 _RECONNECT_WITHIN = 20.0  # seconds that a page is kept for a browser that is cut off
 _MESSAGES_KEPT = 200  # of each page, for the same
+
+_log = logging.getLogger(__name__)
 
 
 async def serve(settings: Settings, url: str, say: Callable[[str], None]) -> None:
@@ -43,7 +51,7 @@ async def serve(settings: Settings, url: str, say: Callable[[str], None]) -> Non
     keys = _keys(settings, secret)
     listening = _listen(settings)
     prefix = (settings.web_prefix or "").rstrip("/")
-    door = Door(keys, secret=secret)
+    door = Door(keys, secret=secret, ended=EndedSessions(settings.state_dir / "web.ended"))
     async with Live(url) as live:
         notices = Notices(lambda: to_datetime(now()))
         live.listen({"task"}, notices.hear)
@@ -51,8 +59,12 @@ async def serve(settings: Settings, url: str, say: Callable[[str], None]) -> Non
         for signum in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(signum, server.stop)
         host, port = listening.getsockname()[:2]
+        watching = asyncio.create_task(close_pages_of_strangers(door, prefix))
         _introduce(say, f"http://{f'[{host}]' if ':' in host else host}:{port}{prefix}", keys)
-        await server.serve(sockets=[listening])
+        try:
+            await server.serve(sockets=[listening])
+        finally:
+            watching.cancel()
 
 
 _UVICORN: dict[str, Any] = {
@@ -61,6 +73,7 @@ _UVICORN: dict[str, Any] = {
     "access_log": False,
     "server_header": False,
     "timeout_graceful_shutdown": _STOP_WITHIN,
+    **uvicorn_settings(),
 }
 
 
@@ -87,7 +100,8 @@ def build(site: Site) -> GZipMiddleware:
         gzip_middleware_factory=None,  # the nonce goes into the page before it is compressed
         show_welcome_message=False,
     )
-    return GZipMiddleware(Gate(app, site.door, prefix=site.prefix))
+    core.sio.eio.cors_allowed_origins = []  # NiceGUI allows every origin; the gate allows ours
+    return GZipMiddleware(BoundedBodies(Gate(app, site.door, prefix=site.prefix)))
 
 
 def _keep_sessions_apart() -> None:
@@ -96,24 +110,41 @@ def _keep_sessions_apart() -> None:
     NiceGUI takes whoever knows the id of a page for its browser.
     """
     handlers = core.sio.handlers["/"]
+    connect = handlers["connect"]
 
-    def session_of(scope: Scope) -> str | None:
-        visitor = scope.get(VISITOR)
-        return visitor.session if visitor else None
+    async def connect_own(sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
+        page_id = parse_qs(environ.get("QUERY_STRING", "")).get("client_id", [""])[0]
+        if page_id and not _is_own(page_id, environ["asgi.scope"]):
+            raise exceptions.ConnectionRefusedError("not a page of this session")
+        return await connect(sid, environ, auth)
 
     def guarded(handle: Callable[..., Any]) -> Callable[..., Any]:
-        async def handle_own(sid: str, message: Any, *rest: Any) -> Any:
-            page = Page.instances.get(message.get("client_id", "")) if isinstance(message, dict) else None
-            socket_scope = core.sio.get_environ(sid)["asgi.scope"]
-            if page is None or session_of(page.request.scope) != session_of(socket_scope):
+        async def handle_own(sid: str, message: Any = None, *rest: Any) -> Any:
+            page_id = message.get("client_id") if isinstance(message, dict) else None
+            if not _is_own(page_id, core.sio.get_environ(sid)["asgi.scope"]):
                 return False
-            outcome = handle(sid, message, *rest)
-            return await outcome if asyncio.iscoroutine(outcome) else outcome
+            try:
+                outcome = handle(sid, message, *rest)
+                return await outcome if asyncio.iscoroutine(outcome) else outcome
+            except (LookupError, TypeError, ValueError, AttributeError) as error:  # NiceGUI trusts what a browser sends
+                _log.debug("ignored a malformed message of a browser: %s", type(error).__name__)
+                return False
 
         return handle_own
 
-    for name in ("handshake", "event", "javascript_response", "ack", "log"):
+    handlers["connect"] = connect_own
+    for name in ("handshake", "event", "javascript_response", "ack"):
         handlers[name] = guarded(handlers[name])
+    handlers["log"] = lambda sid, message=None: None  # what a visitor writes does not get into our log
+
+
+def _is_own(page_id: Any, scope: Scope) -> bool:
+    """Whether a page belongs to the session that a socket was opened with."""
+    page = Page.instances.get(page_id) if isinstance(page_id, str) else None
+    if page is None:
+        return False
+    owner, visitor = (it.get(VISITOR) for it in (page.request.scope, scope))
+    return owner is not None and visitor is not None and owner.session == visitor.session
 
 
 class _Server(uvicorn.Server):

@@ -1,0 +1,38 @@
+"""Closing the open pages of visitors who may not look at them any more, or whose role has changed."""
+
+import asyncio
+import logging
+
+from nicegui import core
+from nicegui.client import Client as Page
+
+from fluffle.web.door import Door, session_cookie
+from fluffle.web.gate import VISITOR
+
+LOOK_EVERY = 0.5  # seconds
+
+_log = logging.getLogger(__name__)
+
+
+async def close_pages_of_strangers(door: Door, prefix: str) -> None:
+    """Look after all open pages, without end."""
+    while True:
+        await asyncio.sleep(LOOK_EVERY)
+        for page in list(Page.instances.values()):
+            if may_stay(page, door):
+                continue
+            _log.info("closed a page whose visitor may not look at it any more")
+            message = {"path": f"{prefix}/login", "new_tab": False, "_id": page.outbox.next_message_id}
+            await core.sio.emit("open", message, room=page.id)
+            if page.id in Page.instances:
+                page.delete()
+
+
+def may_stay(page: Page, door: Door) -> bool:
+    """Whether the session of a page is still good, and of the role that the page was made for."""
+    try:
+        request = page.request
+    except RuntimeError:
+        return True  # a page that NiceGUI keeps for itself
+    then, now = request.scope.get(VISITOR), door.visitor(session_cookie(request.headers.get("cookie", "")))
+    return then is not None and now is not None and now.role is then.role
