@@ -2,7 +2,10 @@
 
 import asyncio
 import itertools
+import logging
+import math
 import resource
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,14 +15,24 @@ HEADERS_WITHIN = 10.0  # seconds
 BODY_WITHIN = 30.0  # seconds between two pieces of a body
 MOST_CONNECTIONS = 1000
 MOST_BODY = 2 * 1024**2  # bytes
+SAID_AGAIN_AFTER = 10.0  # seconds
+MOST_MESSAGES = 1000
 
 _numbers = itertools.count()
 
 
+def _share(part: int) -> int:
+    """One part of so many of the file descriptors that this process may have."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, most // part)
+
+
 def most_connections() -> int:
-    """How many connections are served at a time: at most half of the file descriptors of this process."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(MOST_CONNECTIONS, max(16, descriptors // 2))
+    """How many connections are served at a time: at most a quarter of the file descriptors of this process.
+
+    While some are being closed, others are accepted already.
+    """
+    return min(MOST_CONNECTIONS, _share(4))
 
 
 class BoundedProtocol(H11Protocol):
@@ -81,34 +94,48 @@ class BoundedBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, size, complete = False, 0, False
+        body = _Body(receive)
+        has_answered = False
 
-        async def bounded() -> Message:
-            nonlocal size, complete
-            if complete:
-                return await receive()
-            async with asyncio.timeout(BODY_WITHIN):
-                message = await receive()
-            size += len(message.get("body", b""))
-            if size > MOST_BODY:
-                raise _Refused(413, b"This request is too large.")
-            complete = not message.get("more_body", False)
-            return message
+        async def answer(message: Message) -> None:
+            nonlocal has_answered
+            if body.refused is None or has_answered:  # else the application answers that it could not read the body
+                has_answered = True
+                await send(message)
 
-        async def noticed(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, bounded, noticed)
-        except (_Refused, TimeoutError) as error:
-            if started:
-                raise
-            refused = error if isinstance(error, _Refused) else _Refused(408, b"This request did not arrive in time.")
+        with suppress(_Refused):
+            await self._app(scope, body.receive, answer)
+        if body.refused is not None and not has_answered:
             headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-            await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-            await send({"type": "http.response.body", "body": refused.told})
+            await send({"type": "http.response.start", "status": body.refused.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body.refused.told})
+
+
+class _Body:
+    """The body of a request, as far as it is taken."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._size = 0
+        self._is_complete = False
+        self.refused: _Refused | None = None
+
+    async def receive(self) -> Message:
+        """The next piece. Raises _Refused."""
+        if self._is_complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(BODY_WITHIN):
+                message = await self._receive()
+        except TimeoutError as error:
+            self.refused = _Refused(408, b"This request did not arrive in time.")
+            raise self.refused from error
+        self._size += len(message.get("body", b""))
+        if self._size > MOST_BODY:
+            self.refused = _Refused(413, b"This request is too large.")
+            raise self.refused
+        self._is_complete = not message.get("more_body", False)
+        return message
 
 
 class _Refused(Exception):
@@ -118,6 +145,29 @@ class _Refused(Exception):
         super().__init__(status)
 
 
+class FirstOfMany(logging.Filter):
+    """Lets a message through at most every ten seconds, for a logger that says the same thousands of times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}  # when each message was let through, by its beginning
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged."""
+        message = str(record.msg)[:40]
+        if record.created - self._said.get(message, -math.inf) < SAID_AGAIN_AFTER:
+            return False
+        if len(self._said) > MOST_MESSAGES:
+            self._said.clear()
+        self._said[message] = record.created
+        return True
+
+
 def uvicorn_settings() -> dict[str, Any]:
     """How uvicorn is to take connections."""
-    return {"http": BoundedProtocol, "h11_max_incomplete_event_size": 32 * 1024, "timeout_keep_alive": 20}
+    return {
+        "http": BoundedProtocol,
+        "h11_max_incomplete_event_size": 32 * 1024,
+        "timeout_keep_alive": 20,
+        "backlog": min(128, _share(16)),  # so many are accepted several times before one of them can make room
+    }

@@ -22,7 +22,7 @@ from broker.errors import ConfigurationError
 from broker.instants import now, to_datetime
 from broker.settings import Settings
 from fluffle.web import chat, llms, login, questions, rejected, reports, submit, task, tasks
-from fluffle.web.connections import BoundedBodies, uvicorn_settings
+from fluffle.web.connections import BoundedBodies, FirstOfMany, uvicorn_settings
 from fluffle.web.desk import Site
 from fluffle.web.door import Door, Everybody, Keys, Passwords, Role, Tokens, kept_secret
 from fluffle.web.gate import VISITOR, Gate
@@ -56,6 +56,8 @@ async def serve(settings: Settings, url: str, say: Callable[[str], None]) -> Non
         notices = Notices(lambda: to_datetime(now()))
         live.listen({"task"}, notices.hear)
         server = _Server(uvicorn.Config(build(Site(live, door, notices, prefix)), log_config=None, **_UVICORN))
+        for noisy in ("asyncio", "uvicorn.error"):
+            logging.getLogger(noisy).addFilter(FirstOfMany())
         for signum in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(signum, server.stop)
         host, port = listening.getsockname()[:2]

@@ -64,7 +64,7 @@ async def test_a_cookie_that_was_given_over_https_is_sent_over_nothing_else(visi
 
 
 async def test_a_wrong_token_is_told_and_many_of_them_have_to_wait(visitor: httpx.AsyncClient) -> None:
-    for _ in range(login.MOST_TRIES):
+    for _ in range(10):
         answer = await visitor.post("/login", data={"secret": "wrong"}, headers={"origin": "http://fluffle.test"})
         assert answer.status_code == 401
         assert "That token is not right" in answer.text
@@ -78,6 +78,14 @@ async def test_a_wrong_token_is_told_and_many_of_them_have_to_wait(visitor: http
 async def test_the_login_leads_to_no_other_site(wanted: str, visitor: httpx.AsyncClient) -> None:
     answer = await visitor.get("/login", params={"token": TOKEN, "next": wanted})
     assert answer.headers["location"] == "/"
+
+
+async def test_what_a_browser_without_sockets_asks_for_comes_from_our_own_pages(visitor: httpx.AsyncClient) -> None:
+    await visitor.get("/login", params={"token": TOKEN})
+    path = "/_nicegui_ws/socket.io/"
+    assert (await visitor.get(path, headers={"origin": "http://fluffle.test"})).status_code == 404  # it gets through
+    assert (await visitor.get(path, headers={"origin": "http://fluffle.test:9999"})).status_code == 403
+    assert (await visitor.get(path, headers={"sec-fetch-site": "same-site"})).status_code == 403
 
 
 async def test_logging_out_ends_the_session(visitor: httpx.AsyncClient) -> None:

@@ -1,0 +1,61 @@
+"""How often a login may be tried."""
+
+from fluffle.web.throttle import MINUTE, MOST_KEYS, Attempt, Throttle
+
+
+def stranger(address: str = "10.0.0.1", account: str = "ana") -> Attempt:
+    return Attempt(account, address)
+
+
+def test_attempts_count_before_they_are_known_to_be_wrong() -> None:
+    throttle = Throttle(by_address=10)
+    assert [throttle.admit(stranger(), 0.0) for _ in range(300)].count(True) == 10
+
+
+def test_an_attempt_counts_for_a_minute() -> None:
+    throttle = Throttle(by_address=1)
+    assert throttle.admit(stranger(), 0.0)
+    assert not throttle.admit(stranger(), MINUTE - 1)
+    assert throttle.admit(stranger(), MINUTE)
+
+
+def test_a_right_secret_does_not_count() -> None:
+    throttle = Throttle(by_address=1)
+    for _ in range(5):
+        assert throttle.admit(stranger(), 0.0)
+        throttle.forgive(stranger())
+
+
+def test_one_account_is_not_tried_from_many_addresses() -> None:
+    throttle = Throttle(by_account=20)
+    assert [throttle.admit(stranger(f"10.0.0.{number}"), 0.0) for number in range(100)].count(True) == 20
+    assert throttle.admit(stranger("10.0.1.1", "ben"), 0.0)
+
+
+def test_all_together_are_bounded() -> None:
+    throttle = Throttle(together=100)
+    tried = [throttle.admit(stranger(f"10.0.0.{number}", f"name-{number}"), 0.0) for number in range(300)]
+    assert tried.count(True) == 100
+
+
+def test_a_stranger_with_one_address_does_not_use_up_the_attempts_of_others() -> None:
+    throttle = Throttle(by_address=10, together=100)
+    for _ in range(1000):
+        throttle.admit(stranger(), 0.0)
+    assert throttle.admit(stranger("10.0.0.2", "ben"), 0.0)
+
+
+def test_the_browser_of_the_owner_is_counted_apart() -> None:
+    throttle = Throttle(by_device=3)
+    for number in range(1000):
+        throttle.admit(stranger(f"10.0.{number // 250}.{number % 250}"), 0.0)
+    owner = Attempt("ana", "10.0.0.1", "browser")
+    assert [throttle.admit(owner, 0.0) for _ in range(5)].count(True) == 3
+
+
+def test_what_is_counted_stays_bounded() -> None:
+    throttle = Throttle(together=10**9)
+    for number in range(MOST_KEYS + 10):
+        throttle.admit(stranger(str(number), str(number)), 0.0)
+    counters = (throttle._by_address, throttle._by_account)
+    assert [len(counter._tries) for counter in counters] == [MOST_KEYS, MOST_KEYS]
