@@ -249,7 +249,7 @@ def test_malformed_messages_of_a_browser_leave_nothing_in_the_log(place: Place) 
         assert place.web.output == before
 
 
-# -- logins: last, because all come from one address --------------------------------------------------------------------------------------------------------
+# -- logins: last, because all come from one address ----------------------------------------------------------------
 
 
 def test_passwords_tried_at_the_same_time_are_counted_before_they_are_checked(place: Place) -> None:
