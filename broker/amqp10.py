@@ -45,6 +45,7 @@ class Receiver:
         self._queue = queue
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
+        self._version = 0  # the first number of RabbitMQ's
         self._next = 0  # number of the next transfer
         self._count = 0  # of deliveries, where RabbitMQ began to count
         self.is_open = False
@@ -62,7 +63,8 @@ class Receiver:
                     server_hostname=(tls.server_name or parts.hostname) if secure else None,
                 )
                 await self._log_in(plain, tls)
-                await self._attach(await self._opened())
+                self._version = await self._opened()
+                await self._attach(self._version)
         except BaseException as error:
             self._hang_up()
             if isinstance(error, OSError | TimeoutError | EOFError):
@@ -96,7 +98,7 @@ class Receiver:
                         tag = tag if frame[1] is None else frame[1]
                         begun[tag] = begun.get(tag, b"") + payload
                         if not (len(frame) > 5 and frame[5]):  # more of it
-                            found.append(_delivery(begun.pop(tag), tag, self, self._queue))
+                            found.append(_delivery(begun.pop(tag), self._version, tag, self, self._queue))
                     elif kind == _FLOW and len(frame) > 6 and frame[4] is not None and not frame[6]:
                         # The credit that is left is taken back: 3.10 says how much, before what it delivers; 4.x after.
                         awaited = most - (frame[5] - self._count) % 2**32
@@ -225,11 +227,11 @@ class _Parts:
     body: bytes = b""
 
 
-def _delivery(encoded: bytes, tag: int, inflow: Any, queue: str) -> Delivery:
+def _delivery(encoded: bytes, version: int, tag: int, inflow: Any, queue: str) -> Delivery:
     """The message as if it had come by AMQP 0-9-1. What that cannot say is told by the header UNTRANSLATABLE."""
     try:
         parts = _parts(encoded)
-        why = why_untranslatable(parts.properties, parts.application, parts.annotations)
+        why = _why_untranslatable(parts, version)
     except (ValueError, struct.error, IndexError, KeyError, RecursionError) as error:
         parts, why = _Parts(body=encoded), f"it cannot be read ({error})"
     headers: dict[str, Any] = {key: value for key, value in parts.application.items() if isinstance(value, str)}
@@ -278,19 +280,17 @@ def _parts(encoded: bytes) -> _Parts:
     return parts
 
 
-def why_untranslatable(*parts: dict[str, Any]) -> str | None:
-    """What of a message AMQP 0-9-1 has no place for; None when nothing is known. The first part are the properties."""
-    for name in ("message_id", "correlation_id"):
-        value = parts[0].get(name)
-        if not isinstance(value, str | bytes | None) and not isinstance(value, Alien):
-            return f"{name} is a number"
-        if isinstance(value, Alien) and value.kind != "uuid":
-            return f"{name} is a {value.kind}"
-    for name, value in parts[0].items():
-        if name != "subject" and name != "to" and len(value.encode() if isinstance(value, str) else b"") > _SHORT:
+def _why_untranslatable(parts: _Parts, version: int) -> str | None:
+    """What of a message RabbitMQ cannot translate to AMQP 0-9-1, as measured on 3.10 and 4.0; None: nothing known."""
+    for name in ("message_id", "correlation_id") if version < 4 else ():
+        value = parts.properties.get(name)
+        if kind := next(_aliens(value), None if isinstance(value, str | bytes | None) else "number"):
+            return f"{name} is a {kind}"
+    for name, value in parts.properties.items():
+        if name not in ("to", "subject") and isinstance(value, str) and len(value.encode()) > _SHORT:
             return f"{name} has more than {_SHORT} bytes"
-    for part in parts[1:]:
-        for name, value in part.items():
+    for section in (parts.application, parts.annotations) if version >= 4 else ():
+        for name, value in section.items():
             if kind := next(_aliens(value), None):
                 return f"{name} is a {kind}"
     return None

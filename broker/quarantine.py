@@ -12,16 +12,16 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from broker.connection import Consumer, Delivery
+from broker.connection import Consumer
 from broker.errors import BrokerError
 from broker.half_link import HalfLink, Subscription
 from broker.topology import DELIVERY_LIMIT
 
 PATIENCE = DELIVERY_LIMIT + 5
-"""Deliveries that may fail, one after the other, until the queue seems to have no delivery limit."""
+"""Deliveries that may fail until the queue seems to have no delivery limit."""
 
 _AGAIN, _RETRY_MOST = 0.02, 5.0  # seconds until the next attempt to connect
-_QUIET = 1.0  # seconds after which a connection on which nothing came is a good one
+_QUIET = 1.0  # seconds that a connection has to last
 
 _log = logging.getLogger(__name__)
 
@@ -54,9 +54,9 @@ class Window:
 class Quarantine:
     """Consumes one queue on a separate connection.
 
-    `on_state(connected)` is called when RabbitMQ is away and when it is back; a failed delivery is neither. `on_failure`
-    is called with each of those. `expel` makes the first message of a queue without delivery limit a dead letter; it
-    returns the name of the message, None when that was a good one, and raises BrokerError.
+    `on_state(connected)` is called when RabbitMQ is away and when it is back; a failed delivery is neither.
+    `on_failure` is called with each of those. `expel` makes the first message of a queue without delivery limit a dead
+    letter; it returns the name of the message, None when that was a good one, and raises BrokerError.
     """
 
     def __init__(
@@ -75,21 +75,17 @@ class Quarantine:
         self._on_failure = on_failure
         self._expel = expel
         self._window = Window(1)
-        self._failures = 0  # since the last message that came
+        self._failures = 0  # since the last quiet time
+        self._in_vain = 0  # of those, since a message was expelled
         self._widening: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self.connected = True  # or in the middle of failed deliveries
 
     def admit(self, subscription: Subscription) -> None:
         """From now on it is consumed here."""
-        consumer, on_delivery = subscription.consumer, subscription.consumer.on_delivery
+        consumer = subscription.consumer
         self._window.most = max(self._window.most, consumer.prefetch)
-
-        def deliver(delivery: Delivery) -> None:
-            self._succeed()
-            on_delivery(delivery)
-
-        consumer.prefetch, consumer.on_delivery = self._window.size, deliver
+        consumer.prefetch = self._window.size
         self._half.take_over(subscription)
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
@@ -121,16 +117,16 @@ class Quarantine:
                         await half.lost.wait()
                 if not half.lost.is_set():
                     pause = _AGAIN
-                    self._succeed()
-                await half.lost.wait()
+                    self._go_on()
+                    await half.lost.wait()
             except BrokerError as error:
                 half.error = error
             half.whole, half.channel = False, None
             if half.failed_to_deliver:
                 self._fail()
+                pause = min(_AGAIN * 2 ** (self._in_vain // PATIENCE), _RETRY_MOST)
             else:
                 self._tell(False)
-            if not half.failed_to_deliver or self._failures > PATIENCE:
                 pause = min(2 * pause, _RETRY_MOST)
             await asyncio.sleep(pause)
             if self._failures > PATIENCE:
@@ -139,33 +135,36 @@ class Quarantine:
     def _fail(self) -> None:
         if not self._failures:
             _log.warning(
-                "RabbitMQ at %s cannot deliver a message of the queue %s (%s): taking its messages one by one",
+                "RabbitMQ at %s closed the connection (INTERNAL_ERROR): it cannot deliver a message of the queue %s. "
+                "Taking the messages of this queue one by one",
                 self._half.where,
                 self._queue,
-                self._half.error,
             )
         self._failures += 1
+        self._in_vain += 1
         self._window.fail()
         self._half.prefetch(1)
         self._on_failure()
 
-    def _succeed(self) -> None:
+    def _go_on(self) -> None:
         if self._failures:
             _log.warning(
-                "the queue %s goes on: RabbitMQ at %s has given up a message that it failed to deliver %d times",
+                "deliveries of the queue %s go on: RabbitMQ at %s failed %d times. If it gave up a message, "
+                "`fluffle rejected list` shows it",
                 self._queue,
                 self._half.where,
                 self._failures,
             )
-            self._failures = 0
+            self._failures = self._in_vain = 0
 
     async def _expel_first(self) -> None:
         try:
             expelled = await self._expel()
         except BrokerError as error:
-            _log.error("the queue %s is stuck, and its first message cannot be removed: %s", self._queue, error)
+            _log.error("cannot remove the first message of the queue %s either: %s", self._queue, error)
             return
         if expelled is not None:
+            self._in_vain = 0
             _log.warning("removed the message %s from the queue %s", expelled, self._queue)
 
     def _tell(self, connected: bool) -> None:

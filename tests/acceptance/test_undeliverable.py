@@ -3,12 +3,11 @@
 RabbitMQ closes the connection to which it delivers such a message, on 3.10 and on 4.0 alike.
 """
 
-import json
 from typing import Any
 
 import pytest
 
-from broker.topology import COORDINATOR, QUERIES, REJECTED, UNDELIVERED
+from broker.topology import COORDINATOR, REJECTED
 from tests.support.amqp import Amqp
 from tests.support.amqp10 import enable_amqp10, publish_untranslatable
 from tests.support.ledger import Ledger
@@ -71,3 +70,70 @@ def test_the_tasks_around_a_submission_that_cannot_be_delivered_are_done(
     assert ledger.done() == 20, "nothing was done twice"
     site.drain()
     assert ledger.problems(rejected=1) == []
+
+
+def reject_five_and_a_bad_one(client: Amqp, site: Site) -> list[str]:
+    """In the rejected queue: three good ones, one that cannot be delivered, two good ones. Returns the ids of the good."""
+    ids = [f"good-{number}" for number in range(5)]
+    for name in ids[:3]:
+        client.publish("", REJECTED, b"{}", message_id=name)
+    publish_untranslatable(site.url, REJECTED, message_id="bad")
+    for name in ids[3:]:
+        client.publish("", REJECTED, b"{}", message_id=name)
+    return ids
+
+
+def test_rejected_messages_are_listed_once_each_with_the_one_that_cannot_be_delivered(
+    site: Site, client: Amqp, shell: Shell
+) -> None:
+    good = reject_five_and_a_bad_one(client, site)
+    for _ in range(3):
+        listed = shell.json("rejected", "list", "-n", "1000")
+        assert sorted(message["id"] for message in listed) == sorted([*good, "bad"])
+    [bad] = [message for message in listed if message["id"] == "bad"]
+    assert bad["why"].startswith("RabbitMQ cannot deliver it to clients of AMQP 0-9-1: ")
+    assert "cannot deliver it" in shell("rejected", "show", "bad")
+    assert "good-4" in shell("rejected", "show", "good-4")
+    until(lambda: client.depth(REJECTED) == 6, "all of them are still there")
+
+
+def test_a_rejected_message_is_dropped_by_its_name_although_it_cannot_be_delivered(
+    site: Site, client: Amqp, shell: Shell
+) -> None:
+    good = reject_five_and_a_bad_one(client, site)
+    assert shell("rejected", "drop", "good-1", "bad") == "2 dropped\n"
+    until(lambda: client.depth(REJECTED) == 4, "the others are there")
+    assert [message.properties.message_id for message in client.take_all(REJECTED)] == [
+        name for name in good if name != "good-1"
+    ]
+
+
+def test_all_rejected_messages_are_dropped_with_those_that_cannot_be_delivered(
+    site: Site, client: Amqp, shell: Shell
+) -> None:
+    reject_five_and_a_bad_one(client, site)
+    publish_untranslatable(site.url, REJECTED, REJECTED)
+    assert shell("rejected", "drop", "--all") == "8 dropped\n"
+    assert shell("rejected", "list") == "Nothing was rejected.\n"
+    assert client.depth(REJECTED) == 0
+
+
+def test_good_messages_are_requeued_past_one_that_cannot_be_delivered(
+    site: Site, client: Amqp, shell: Shell, ledger: Ledger
+) -> None:
+    coordinator = site.coordinator()
+    ids = []
+    for name in ("first", "second", "third"):
+        client.publish("fluffle.tasks", "soon", {"description": "-", "id": name}, message_id=name)
+        ids.append(name)
+    until(lambda: client.depth(REJECTED) == 3, "they are rejected")
+    publish_untranslatable(site.url, REJECTED, message_id="bad")
+    again = client.queue(("fluffle.tasks", "soon"))
+    assert shell("rejected", "requeue", "second") == "1 requeued\n"
+    assert client.take(again).json()["id"] == "second"
+    done = shell.run("rejected", "requeue", "--all")
+    assert (done.returncode, done.stdout) == (1, b"2 requeued\n")
+    assert b"Error: bad: RabbitMQ cannot translate it to AMQP 0-9-1, so it cannot be published again" in done.stderr
+    assert [client.take(again).json()["id"] for _ in range(2)] == ["first", "third"]
+    assert [message["id"] for message in shell.json("rejected", "list")] == ["bad"]
+    assert coordinator.alive
