@@ -11,6 +11,7 @@ from broker.amqp10 import UNTRANSLATABLE, Receiver
 from broker.connection import Consumer, Delivery
 from broker.errors import BrokerError
 from broker.half_link import HalfLink
+from broker.topology import Topology
 
 MOST = 60_000  # messages that can be looked at together: AMQP counts unacknowledged ones with 16 bits
 
@@ -44,6 +45,10 @@ class Browser:
     async def __aexit__(self, *_: object) -> None:
         await self._opened.aclose()
         await self._half.close()
+
+    async def declare(self, topology: Topology) -> None:
+        """Declare exchanges, queues and bindings. Raises BrokerError."""
+        await self._half.declare(topology)
 
     async def look(self, limit: int = MOST) -> list[Delivery]:
         """The oldest messages of the queue, at most `limit`; none when there is no such queue. Only once.
