@@ -98,7 +98,7 @@ class Receiver:
                         tag = tag if frame[1] is None else frame[1]
                         begun[tag] = begun.get(tag, b"") + payload
                         if not (len(frame) > 5 and frame[5]):  # more of it
-                            found.append(_delivery(begun.pop(tag), self._version, tag, self, self._queue))
+                            found.append(read_delivery(begun.pop(tag), self._version, tag, self, self._queue))
                     elif kind == _FLOW and len(frame) > 6 and frame[4] is not None and not frame[6]:
                         # The credit that is left is taken back: 3.10 says how much, before what it delivers; 4.x after.
                         awaited = most - (frame[5] - self._count) % 2**32
@@ -227,12 +227,12 @@ class _Parts:
     body: bytes = b""
 
 
-def _delivery(encoded: bytes, version: int, tag: int, inflow: Any, queue: str) -> Delivery:
+def read_delivery(encoded: bytes, version: int, tag: int, inflow: Any, queue: str) -> Delivery:
     """The message as if it had come by AMQP 0-9-1. What that cannot say is told by the header UNTRANSLATABLE."""
     try:
         parts = _parts(encoded)
         why = _why_untranslatable(parts, version)
-    except (ValueError, struct.error, IndexError, KeyError, RecursionError) as error:
+    except Exception as error:  # whatever somebody published, it has to be shown
         parts, why = _Parts(body=encoded), f"it cannot be read ({error})"
     headers: dict[str, Any] = {key: value for key, value in parts.application.items() if isinstance(value, str)}
     if deaths := _deaths(parts.annotations.get("x-opt-deaths")):
@@ -283,11 +283,15 @@ def _parts(encoded: bytes) -> _Parts:
 def _why_untranslatable(parts: _Parts, version: int) -> str | None:
     """What of a message RabbitMQ cannot translate to AMQP 0-9-1, as measured on 3.10 and 4.0; None: nothing known."""
     for name in ("message_id", "correlation_id") if version < 4 else ():
+        match parts.properties.get(name):
+            case int():
+                return f"{name} is a number"
+            case Alien(kind="decimal32" | "decimal64" as decimal):
+                return f"{name} is a {decimal}"
+    short = ("content_type", "content_encoding", *(("message_id", "correlation_id", "reply_to") if version < 4 else ()))
+    for name in short:
         value = parts.properties.get(name)
-        if kind := next(_aliens(value), None if isinstance(value, str | bytes | None) else "number"):
-            return f"{name} is a {kind}"
-    for name, value in parts.properties.items():
-        if name not in ("to", "subject") and isinstance(value, str) and len(value.encode()) > _SHORT:
+        if isinstance(value, str) and len(value.encode()) > _SHORT:
             return f"{name} has more than {_SHORT} bytes"
     for section in (parts.application, parts.annotations) if version >= 4 else ():
         for name, value in section.items():

@@ -337,6 +337,8 @@ class Link:
         The callback must not block and must not raise. Raises BrokerError when the queue cannot be consumed.
         """
         consumer = Consumer(queue, on_delivery, prefetch, auto_ack)
+        if not auto_ack:
+            self.failed_deliveries[queue] += 0
         if self._separating or self._consumer.failed_to_deliver:
             self._up.clear()
             await self.until_connected()
