@@ -7,7 +7,8 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Self
 
-from broker.amqp10 import UNTRANSLATABLE, Receiver
+from broker.amqp10 import Receiver
+from broker.amqp10_messages import UNTRANSLATABLE
 from broker.connection import Consumer, Delivery
 from broker.errors import BrokerError
 from broker.half_link import HalfLink

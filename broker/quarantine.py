@@ -78,6 +78,7 @@ class Quarantine:
         self._failures = 0  # since the last quiet time
         self._in_vain = 0  # of those, since a message was expelled
         self._widening: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()  # who consumes the queue with another window
         self._keeper: asyncio.Task[None] | None = None
         self.connected = True  # or in the middle of failed deliveries
 
@@ -160,7 +161,7 @@ class Quarantine:
     async def _expel_first(self) -> None:
         try:
             expelled = await self._expel()
-        except BrokerError as error:
+        except Exception as error:  # deliveries are tried again, whatever that was
             _log.error("cannot remove the first message of the queue %s either: %s", self._queue, error)
             return
         if expelled is not None:
@@ -177,8 +178,9 @@ class Quarantine:
             self._widening = asyncio.create_task(self._widen())
 
     async def _widen(self) -> None:
-        with suppress(BrokerError):  # the keeper sees to that
-            size = 0
-            while size != self._window.size and self._half.whole:
-                size = self._window.size
-                await self._half.consume_again(size)
+        async with self._one_at_a_time:
+            with suppress(BrokerError):  # the keeper sees to that
+                size = 0
+                while size != self._window.size and self._half.whole:
+                    size = self._window.size
+                    await self._half.consume_again(size)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 
-from broker.amqp10 import UNTRANSLATABLE
+from broker.amqp10_messages import UNTRANSLATABLE
 from broker.browser import Browser
 from broker.connection import Delivery
 from broker.errors import BrokerError

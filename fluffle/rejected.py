@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from broker.amqp10 import UNTRANSLATABLE
+from broker.amqp10_messages import UNTRANSLATABLE
 from broker.browser import MOST, Browser
 from broker.connection import UNDECODABLE, Delivery, Outgoing
 from broker.errors import BrokerError, RequestError

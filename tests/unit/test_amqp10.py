@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from broker.amqp10 import UNTRANSLATABLE, read_delivery
+from broker.amqp10_messages import UNTRANSLATABLE, read_delivery
 from broker.amqp10_types import Alien, Described, Symbol, decode, encode
 
 
