@@ -43,6 +43,8 @@ T = TypeVar("T")
 OnConfirms = Callable[[list[tuple[int, int]], bool], None]
 """Is called with delivery tags, each with whether it is about all before it too, and whether they are refused."""
 
+_BROKEN = "INTERNAL_ERROR"  # what RabbitMQ says when it knows no reason
+
 _READ_BYTES = 65_536  # at a time; pika's 4,096 means many more system calls
 
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # its tracebacks are told as one sentence here
@@ -129,9 +131,11 @@ class Inflow:
     unsettled.
     """
 
-    def __init__(self, connection: "Connection", channel: Any) -> None:
+    def __init__(self, connection: "Connection", channel: Any, on_settled: Callable[[], None] | None = None) -> None:
+        """`on_settled` is called with every delivery that is acknowledged or rejected."""
         self._connection = connection
         self._channel = channel
+        self._on_settled = on_settled
         self._unsettled: dict[int, None] = {}  # delivery tags, oldest first
         self._acked: list[int] = []  # and not told yet
 
@@ -169,7 +173,10 @@ class Inflow:
 
     def _settle(self, tag: int) -> bool:
         """Whether the delivery was unsettled until now."""
-        return self._unsettled.pop(tag, False) is None
+        was_unsettled = self._unsettled.pop(tag, False) is None
+        if was_unsettled and self._on_settled is not None:
+            self._on_settled()
+        return was_unsettled
 
 
 @dataclass(slots=True)
@@ -375,6 +382,14 @@ class Refusal(NamedTuple):
 def refusal_of(error: BaseException) -> Refusal | None:
     """Why RabbitMQ has closed the channel; None when the channel went for another reason."""
     return Refusal(error.reply_code, error.reply_text) if isinstance(error, ChannelClosedByBroker) else None
+
+
+def failed_to_deliver(error: BaseException) -> bool:
+    """Whether RabbitMQ has closed the connection because something in it broke.
+
+    That happens when it cannot translate a message for this client. Where it knows a reason, it says more than that.
+    """
+    return isinstance(error, ConnectionClosedByBroker) and (error.reply_code, error.reply_text) == (541, _BROKEN)
 
 
 def was_wanted(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from broker.connection import (
     Outgoing,
     Refusal,
     fail,
+    failed_to_deliver,
     parameters,
     refusal_of,
     resolve,
@@ -36,12 +37,12 @@ _CLOSE_WITHIN = 3.0  # seconds; a broker under an alarm does not read that we wa
 class Subscription:
     """A running consumer of a link. `cancel()` ends it; it is set up again after every reconnect until then."""
 
-    _half: "HalfLink"
-    _consumer: Consumer
+    half: "HalfLink"  # it may move to another
+    consumer: Consumer
 
     def cancel(self) -> None:
         """Take no more deliveries. Those taken and not settled stay unsettled until their channel closes."""
-        self._half.cancel(self._consumer)
+        self.half.cancel(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class HalfLink:
         self._user = user_of(url)
         self._on_ready = on_ready
         self._topology: list[Topology] = []
-        self._consumers: list[Consumer] = []
+        self._subscriptions: list[Subscription] = []
         self.connection: Connection | None = None
         self.channel: Any = None  # None while it is being rebuilt
         self.inflow: Inflow | None = None
@@ -80,12 +81,14 @@ class HalfLink:
         self.lost = asyncio.Event()
         self.error: BrokerError | None = None  # why the connection was lost or could not be opened
         self.refusal: Refusal | None = None  # why the broker closed the channel
+        self.failed_to_deliver = False  # RabbitMQ closed the connection while it delivered
+        self.on_settled: Callable[[], None] | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect once and set everything up. Raises BrokerUnreachable or AccessRefused."""
-        self.lost, self.error = asyncio.Event(), None
+        self.lost, self.error, self.failed_to_deliver = asyncio.Event(), None, False
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[Connection] = loop.create_future()
         connection: Connection = Connection(
@@ -99,11 +102,11 @@ class HalfLink:
         try:
             self.connection = await opened
             self.channel = await self._open_channel()
-            self.inflow = Inflow(self.connection, self.channel)
+            self.inflow = Inflow(self.connection, self.channel, self.on_settled)
             for topology in self._topology:
                 await self._declare_now(topology)
-            for consumer in list(self._consumers):
-                await self._consume_now(consumer)
+            for subscription in list(self._subscriptions):
+                await self._consume_now(subscription.consumer)
         except BaseException:
             if not connection.is_closing and not connection.is_closed:
                 connection.close()
@@ -131,6 +134,7 @@ class HalfLink:
         if connection is self.connection:
             if not was_wanted(error):
                 self.error = translated(error, self.where)
+                self.failed_to_deliver = failed_to_deliver(error) and bool(self._subscriptions)
             self.lost.set()
 
     # -- channel ---------------------------------------------------------------------------------------------------
@@ -240,9 +244,43 @@ class HalfLink:
         await self.rpc("queue_unbind", binding.queue, binding.exchange, routing_key=binding.routing_key)
 
     async def consume(self, consumer: Consumer) -> Subscription:
-        await self._consume_now(consumer)
-        self._consumers.append(consumer)
-        return Subscription(self, consumer)
+        """Consume now, and again after every reconnect until the subscription is cancelled.
+
+        Where RabbitMQ cannot deliver the first message, the connection is lost, and whoever keeps it goes on.
+        """
+        subscription = self.take_over(Subscription(self, consumer))
+        try:
+            await self._consume_now(consumer)
+        except BrokerError:
+            if not self.failed_to_deliver:
+                self._subscriptions.remove(subscription)
+                raise
+        return subscription
+
+    def take_over(self, subscription: Subscription) -> Subscription:
+        """From the next connection on it is consumed here, and nowhere else."""
+        subscription.half = self
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def let_go_of_shared(self) -> list[Subscription]:
+        """End the subscriptions whose messages are delivered again unless they are settled. Returns these."""
+        exclusive = {queue.name for topology in self._topology for queue in topology.queues if queue.exclusive}
+        leaving = [it for it in self._subscriptions if not it.consumer.auto_ack and it.consumer.queue not in exclusive]
+        self._subscriptions = [it for it in self._subscriptions if it not in leaving]
+        return leaving
+
+    def prefetch(self, count: int) -> None:
+        """How many messages are under way, from the next time on that the queues are consumed."""
+        for subscription in self._subscriptions:
+            subscription.consumer.prefetch = count
+
+    async def consume_again(self, prefetch: int) -> None:
+        """Consume the same with another prefetch. What was delivered before is still to be settled."""
+        self.prefetch(prefetch)
+        for subscription in list(self._subscriptions):
+            self._stop(subscription.consumer)
+            await self._consume_now(subscription.consumer)
 
     async def _consume_now(self, consumer: Consumer) -> None:
         if not consumer.auto_ack:
@@ -255,12 +293,17 @@ class HalfLink:
         if consumer.cancelled:
             channel.basic_cancel(consumer.tag)
 
-    def cancel(self, consumer: Consumer) -> None:
+    def cancel(self, subscription: Subscription) -> None:
+        """Consume no more of it."""
+        consumer = subscription.consumer
         consumer.cancelled = True
-        if consumer in self._consumers:
-            self._consumers.remove(consumer)
-            if self.channel is not None and self.channel.is_open and consumer.tag:
-                self.channel.basic_cancel(consumer.tag)
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            self._stop(consumer)
+
+    def _stop(self, consumer: Consumer) -> None:
+        if self.channel is not None and self.channel.is_open and consumer.tag:
+            self.channel.basic_cancel(consumer.tag)
 
 
 def fault_of(message: Outgoing, refusal: Refusal) -> BrokerError | None:

@@ -9,14 +9,17 @@ sent through a link arrives at least once, or its future says why not.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 
+from broker.amqp10 import expel
 from broker.connection import Consumer, Delivery, Outgoing, fail, resolve
 from broker.errors import AccessRefused, BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
 from broker.half_link import HalfLink, Subscription, fault_of
+from broker.quarantine import Quarantine
 from broker.topology import Binding, Topology
 
 _log = logging.getLogger(__name__)
@@ -80,8 +83,9 @@ class Link:
         heartbeat: int = 20,
         on_state: Callable[[bool], None] = lambda connected: None,
     ) -> None:
+        self._url, self._name, self._heartbeat = url, name, heartbeat
         self._publisher = HalfLink(url, f"{name} (publish)", self._publish_again, heartbeat=heartbeat)
-        self._consumer = HalfLink(url, f"{name} (consume)", lambda: None, heartbeat=heartbeat)
+        self._consumer = HalfLink(url, f"{name} (consume)", _nothing, heartbeat=heartbeat)
         self._window = window
         self._max_body = max_body
         self._on_state = on_state
@@ -90,7 +94,10 @@ class Link:
         self._room = asyncio.Event()
         self._up = asyncio.Event()
         self._closing = False
+        self._apart: dict[str, Quarantine] = {}  # by queue
+        self._separating = False  # the consuming connection is opened again, without the queues that go apart
         self.reconnects = 0  # how often a connection was lost and opened again
+        self.failed_deliveries: Counter[str] = Counter()  # for which RabbitMQ closed the connection, by queue
         self._keepers: list[asyncio.Task[None]] = []
 
     @property
@@ -100,8 +107,9 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """Whether both connections are up, with all their declarations and consumers."""
-        return self._publisher.whole and self._consumer.whole
+        """Whether all connections are up, with all their declarations and consumers."""
+        apart = all(quarantine.connected for quarantine in self._apart.values())
+        return self._publisher.whole and self._consumer.whole and apart
 
     async def until_connected(self) -> None:
         """Wait while RabbitMQ is away. Raises LinkClosed."""
@@ -127,7 +135,8 @@ class Link:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        await asyncio.gather(self._publisher.close(), self._consumer.close())
+        apart = [quarantine.close() for quarantine in self._apart.values()]
+        await asyncio.gather(self._publisher.close(), self._consumer.close(), *apart)
         left = [*self._confirms.waiting.values(), *self._queued]
         self._confirms, self._queued = _Confirms(), []
         for pending in left:
@@ -140,9 +149,11 @@ class Link:
             opened_at = time.monotonic()
             await half.lost.wait()
             half.whole, half.channel = False, None
-            self._up.clear()
-            self._on_state(False)
+            self._tell(False)
             _log.warning("lost the connection to RabbitMQ at %s: %s", half.where, half.error)
+            if half is self._consumer and half.failed_to_deliver:
+                self._separating, pause = True, _RETRY_FIRST
+                self._separate()
             if time.monotonic() - opened_at > _RETRY_MOST:
                 pause = _RETRY_FIRST
             while True:
@@ -154,10 +165,37 @@ class Link:
                 except BrokerError as error:
                     half.error = error
             _log.info("connected again to RabbitMQ at %s", half.where)
+            self._separating = self._separating and half is not self._consumer
             self.reconnects += 1
-            if self.connected:
-                self._up.set()
-                self._on_state(True)
+            self._tell(True)
+
+    def _tell(self, connected: bool) -> None:
+        """One of the connections is lost, or is there again."""
+        if not connected:
+            self._up.clear()
+            self._on_state(False)
+        elif self.connected:
+            self._up.set()
+            self._on_state(True)
+
+    def _separate(self) -> None:
+        """RabbitMQ cannot deliver a message of one of these queues: each gets a connection to itself."""
+        for subscription in self._consumer.let_go_of_shared():
+            queue = subscription.consumer.queue
+            if queue not in self._apart:
+                half = HalfLink(self._url, f"{self._name} (consume {queue})", _nothing, heartbeat=self._heartbeat)
+                self._apart[queue] = Quarantine(
+                    queue,
+                    half,
+                    on_state=self._tell,
+                    on_failure=partial(self._on_failed_delivery, queue),
+                    expel=partial(expel, self._url, queue),
+                )
+            self._apart[queue].admit(subscription)
+
+    def _on_failed_delivery(self, queue: str) -> None:
+        self.failed_deliveries[queue] += 1
+        self.reconnects += 1
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
@@ -305,7 +343,15 @@ class Link:
 
         The callback must not block and must not raise. Raises BrokerError when the queue cannot be consumed.
         """
-        return await self._consumer.consume(Consumer(queue, on_delivery, prefetch, auto_ack))
+        consumer = Consumer(queue, on_delivery, prefetch, auto_ack)
+        if not auto_ack:
+            self.failed_deliveries[queue] += 0
+        if self._separating or self._consumer.failed_to_deliver:
+            self._up.clear()
+            await self.until_connected()
+        if queue in self._apart:
+            return await self._apart[queue].consume(consumer)
+        return await self._consumer.consume(consumer)
 
     async def depth(self, queue: str) -> int | None:
         """How many messages wait in a queue; None when there is no such queue. Raises AccessRefused, BrokerError."""
@@ -316,6 +362,10 @@ class Link:
         """Whether somebody consumes a queue. Raises AccessRefused, BrokerError."""
         state = await self._consumer.queue_state(queue)
         return state is not None and state.consumers > 0
+
+
+def _nothing() -> None:
+    """When it is connected: nothing is published on it."""
 
 
 def _settle(done: asyncio.Future[None], _: Outgoing, error: BrokerError | None) -> None:
@@ -330,7 +380,7 @@ async def may_declare(url: str, topology: Topology, *, name: str) -> bool:
 
     Tried by a connection of its own, because RabbitMQ closes the channel that asks for too much.
     """
-    trial = HalfLink(url, f"{name} (trial)", lambda: None)
+    trial = HalfLink(url, f"{name} (trial)", _nothing)
     await trial.open()
     try:
         await trial.declare(topology)

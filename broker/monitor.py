@@ -143,6 +143,15 @@ def of_the_link(*links: Link) -> Iterable[Metric]:
         "Connections to RabbitMQ that were lost and opened again",
         sum(it.reconnects for it in links),
     )
+    failed = CounterMetricFamily(
+        "fluffle_failed_deliveries",
+        "Deliveries of a queue for which RabbitMQ closed the connection",
+        labels=("queue",),
+    )
+    for link in links:
+        for queue, count in list(link.failed_deliveries.items()):
+            failed.add_metric((queue,), count)
+    yield failed
     yield GaugeMetricFamily(
         "fluffle_unconfirmed_messages",
         "Messages that RabbitMQ has not confirmed",

@@ -38,7 +38,7 @@ class Inbox:
 
     def batch(self) -> list[Delivery]:
         """What to do next, empty when nothing is there. The same is chosen again unless it is `done`."""
-        if self._waiting and self._waiting[0].is_lost:
+        if any(delivery.is_lost for delivery in self._waiting[: self._limit]):
             self._waiting = [delivery for delivery in self._waiting if not delivery.is_lost]
             self._seen = 0
         window = self._waiting[: self._limit]

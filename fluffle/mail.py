@@ -5,7 +5,7 @@ import getpass
 import logging
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -52,12 +52,10 @@ from broker.views import (
 from broker.wire import JsonObject, decode, problems
 from fluffle.correspondence import Correspondence
 from fluffle.forms import made, read
+from fluffle.mailbox import arriving, waiting
 from fluffle.watching import PROGRESS, Arrivals, Missed, subscription
 
-_AT_ONCE = 100  # messages of an inbox that are under way
-_MOST = 60_000  # messages that can be looked at together: AMQP counts unacknowledged ones with 16 bits
 _PAGE = 1000
-_SILENCE = 2.0  # seconds; when no further message comes, another program is reading the same inbox
 
 _log = logging.getLogger(__name__)
 
@@ -165,21 +163,16 @@ class Messaging:
         """The messages that have come for this person, and those that come, each shown once.
 
         A message is taken from the mailbox when the next one is asked for. Without `wait` it ends when the mailbox is
-        empty; with `keep` also nothing is taken. Joining is `join`, leaving is `leave`.
+        empty; with `keep` also nothing is taken. Joining is `join`, leaving is `leave`. A message that RabbitMQ cannot
+        deliver is put among the rejected. Without `wait`, raises BrokerError when the connection is lost.
         """
         address, limit, require_identity = self.address, _largest(), is_identity_required()
-        async with Link(self._broker, name=f"{self._name} (inbox)") as link:
-            await link.declare(mailbox(address))
-            waiting = await link.depth(address) or 0
-            arrived: asyncio.Queue[Delivery] = asyncio.Queue()
-            await link.consume(address, arrived.put_nowait, prefetch=_AT_ONCE if wait else max(1, min(waiting, _MOST)))
-            seen, looked_at = Seen(), 0
-            while wait or looked_at < waiting:
-                try:
-                    delivery = await asyncio.wait_for(arrived.get(), None if wait else _SILENCE)
-                except TimeoutError:
-                    return
-                looked_at += 1
+        name, seen = f"{self._name} (inbox)", Seen()
+        there = arriving(self._broker, address, name=name)
+        if not wait:
+            there = waiting(self._broker, address, name=name, keep=keep)
+        async with aclosing(there):
+            async for delivery in there:
                 message = _readable(delivery, limit, require_identity=require_identity)
                 if (
                     message is None

@@ -1,31 +1,32 @@
-"""The queue of rejected messages, read over AMQP without losing any.
+"""The queue of rejected messages, read without losing any.
 
 Two kinds of messages end there: what the coordinator rejected, with headers that say why, and dead letters, with
 RabbitMQ's header `x-death`; and whatever somebody publishes there. They are looked at unacknowledged, and RabbitMQ has
-them back when the link closes.
+them back at the end.
 """
 
 import asyncio
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from broker.amqp10_messages import UNTRANSLATABLE
+from broker.browser import MOST, Browser
 from broker.connection import UNDECODABLE, Delivery, Outgoing
-from broker.errors import RequestError
+from broker.errors import BrokerError, RequestError
 from broker.link import Link
 from broker.messages import Wrong
 from broker.topology import REJECTED
 from broker.wire import JSON_TYPE
+from fluffle.opening import open_link
 
-MOST = 60_000  # messages that can be looked at together: AMQP counts unacknowledged ones with 16 bits
-
-_SILENCE = 2.0  # seconds; when no further message comes, another program is looking at the rest
 _ERRORS = TypeAdapter(list[Wrong])
 _SPEAKABLE = re.compile(r"[!-~]{1,128}")
 _ADDED = ("x-fluffle-", "x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
@@ -79,29 +80,77 @@ class Rejected:
         return {name: value for name, value in shown.items() if value is not None}
 
 
-async def look(link: Link, limit: int = MOST) -> list[Rejected]:
-    """The oldest messages of the queue, at most `limit`. They stay in it unless they are acked."""
-    count = min(await link.depth(REJECTED) or 0, limit, MOST)
-    found: list[Rejected] = []
-    if count == 0:
-        return found
-    arrived: asyncio.Queue[Delivery] = asyncio.Queue()
-    await link.consume(REJECTED, arrived.put_nowait, prefetch=count)
-    while len(found) < count:
-        try:
-            found.append(read(await asyncio.wait_for(arrived.get(), _SILENCE)))
-        except TimeoutError:
-            break
-    return found
+@asynccontextmanager
+async def opened(url: str, *, name: str) -> AsyncIterator["RejectedQueue"]:
+    """The queue at the broker of that URL. Raises BrokerUnreachable, AccessRefused."""
+    async with Browser(url, REJECTED, name=name) as browser:
+        yield RejectedQueue(url, name, browser)
 
 
-async def requeue(link: Link, message: Rejected) -> None:
-    """Publish the message where it was published first, and take it off the queue once RabbitMQ has it there.
+class RejectedQueue:
+    """The messages of the queue, which nobody else gets as long as it is open.
 
-    Raises RequestError when that cannot be done, Unroutable, PublishRefused.
+    What is reported as done is what RabbitMQ has confirmed.
     """
-    properties = message.delivery.properties
-    if UNDECODABLE in message.delivery.headers:
+
+    def __init__(self, url: str, name: str, browser: Browser) -> None:
+        self._url = url
+        self._name = name
+        self._browser = browser
+        self.withheld = 0  # messages of the queue that were not to be had: another program looks at them
+
+    async def look(self, limit: int = MOST) -> list[Rejected]:
+        """The oldest messages of the queue, at most `limit`. They stay in it unless they are dropped or requeued.
+
+        Raises Unreadable, BrokerError.
+        """
+        found = [read(delivery) for delivery in await self._browser.look(limit)]
+        self.withheld = min(self._browser.waiting, limit) - len(found)
+        return found
+
+    async def drop(self, messages: Sequence[Rejected]) -> None:
+        """Delete messages. Raises BrokerError when RabbitMQ may not have deleted all of them."""
+        for message in messages:
+            message.delivery.ack()
+        try:
+            await self._browser.confirmed()
+        except BrokerError as error:
+            raise BrokerError(f"RabbitMQ may not have deleted all of them, look again: {error}") from error
+
+    async def drop_unseen(self) -> int:
+        """Delete all messages of the queue without looking at them; returns how many those were. Raises BrokerError."""
+        return await self._browser.purge()
+
+    async def requeue(self, messages: Sequence[Rejected]) -> list[RequestError | BrokerError | None]:
+        """Publish messages where they were published first, and take them off the queue once RabbitMQ has them there.
+
+        Returns for each of them why that was not possible, None where it was.
+        """
+        async with open_link(self._url, name=self._name) as link:
+            told = await asyncio.gather(
+                *(_publish_again(link, message) for message in messages), return_exceptions=True
+            )
+        outcomes: list[RequestError | BrokerError | None] = []
+        for message, outcome in zip(messages, told, strict=True):
+            if outcome is None:
+                message.delivery.ack()
+            elif not isinstance(outcome, RequestError | BrokerError):
+                raise outcome
+            outcomes.append(outcome)
+        try:
+            await self._browser.confirmed()
+        except BrokerError as error:
+            left = BrokerError(f"it was sent back, and may be among the rejected all the same: {error}")
+            return [outcome or left for outcome in outcomes]
+        return outcomes
+
+
+async def _publish_again(link: Link, message: Rejected) -> None:
+    """Raises RequestError when that cannot be done, Unroutable, PublishRefused."""
+    properties, headers = message.delivery.properties, message.delivery.headers
+    if UNTRANSLATABLE in headers:
+        raise RequestError("RabbitMQ cannot translate it to AMQP 0-9-1, so it cannot be published again")
+    if UNDECODABLE in headers:
         raise RequestError("its properties cannot be read, so it cannot be published again")
     if message.exchange == REJECTED:
         raise RequestError("it was published to the rejected queue, so there is nowhere to send it back to")
@@ -116,10 +165,9 @@ async def requeue(link: Link, message: Rejected) -> None:
             correlation_id=properties.correlation_id,
             reply_to=properties.reply_to,
             priority=properties.priority,
-            headers={k: v for k, v in message.delivery.headers.items() if not k.startswith(_ADDED)},
+            headers={k: v for k, v in headers.items() if not k.startswith(_ADDED)},
         )
     )
-    message.delivery.ack()
 
 
 def read(delivery: Delivery) -> Rejected:
@@ -141,6 +189,9 @@ def read(delivery: Delivery) -> Rejected:
         why = f"its properties cannot be read: {headers[UNDECODABLE]}"
     else:
         why = "nobody says"
+    if UNTRANSLATABLE in headers:
+        cannot = f"RabbitMQ cannot deliver it to clients of AMQP 0-9-1: {headers[UNTRANSLATABLE]}"
+        why = f"{why}; {cannot}" if death else cannot
     return Rejected(_id(delivery, exchange, routing_key), exchange, routing_key, at, why, errors, delivery)
 
 

@@ -1,9 +1,8 @@
 """`fluffle rejected`: look at rejected messages, send them back or drop them."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,8 +12,10 @@ from fluffle.cli.parameters import Whole
 from fluffle.cli.session import json_option, run
 
 if TYPE_CHECKING:
-    from broker.link import Link
-    from fluffle.rejected import Rejected
+    from broker.errors import BrokerError, RequestError
+    from fluffle.rejected import Rejected, RejectedQueue
+
+    Outcomes = list[RequestError | BrokerError | None]
 
 all_option = click.option("--all", "everything", is_flag=True, help="All of them.")
 
@@ -32,25 +33,29 @@ def rejected() -> None:
 @rejected.command(name="list")
 @click.option("--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="At most so many.")
 @json_option
-def list_(*, limit: int, as_json: bool) -> None:
-    """List rejected messages, oldest first."""
+def list_(*, limit: int, as_json: bool) -> int:
+    """List rejected messages, oldest first.
+
+    Those that RabbitMQ cannot deliver to clients of AMQP 0-9-1 come last. The exit code is 1 when some of the messages
+    could not be read.
+    """
     from fluffle.cli.output import print_json, print_table
-    from fluffle.rejected import look
 
-    async def fetch() -> "list[Rejected]":
-        async with _link() as link:
-            return await look(link, limit)
+    async def fetch() -> "tuple[list[Rejected], int]":
+        async with _queue() as queue:
+            return await queue.look(limit), queue.withheld
 
-    messages = run(fetch())
+    messages, withheld = run(fetch())
     if as_json:
         print_json([message.as_json() for message in messages])
-        return
+        return _with_complaints(_unread(withheld))
     print_table(
         ("ID", "EXCHANGE", "ROUTING KEY", "WHEN", "BYTES", "WHY"),
         [(m.id, m.exchange, m.routing_key, m.at, len(m.delivery.body), m.why) for m in messages],
         spare=("BYTES", "EXCHANGE", "WHEN", "ROUTING KEY"),
         empty="Nothing was rejected.",
     )
+    return _with_complaints(_unread(withheld))
 
 
 @rejected.command()
@@ -58,17 +63,15 @@ def list_(*, limit: int, as_json: bool) -> None:
 @json_option
 def show(*, message_id: str, as_json: bool) -> int:
     """Show a rejected message with its body."""
-    from fluffle.cli.output import complain, heading, plain, print_fields, print_json
-    from fluffle.rejected import look
+    from fluffle.cli.output import heading, plain, print_fields, print_json
 
-    async def fetch() -> "list[Rejected]":
-        async with _link() as link:
-            return [message for message in await look(link) if message.id == message_id]
+    async def fetch() -> "tuple[list[Rejected], int]":
+        async with _queue() as queue:
+            return [message for message in await queue.look() if message.id == message_id], queue.withheld
 
-    messages = run(fetch())
+    messages, withheld = run(fetch())
     if not messages:
-        complain(f"there is no rejected message {message_id}")
-        return ERROR
+        return _with_complaints([f"there is no rejected message {message_id}", *_unread(withheld)])
     if as_json:
         print_json([message.as_json() for message in messages])
         return OK
@@ -102,7 +105,9 @@ def requeue(*, ids: tuple[str, ...], everything: bool) -> int:
 
     Each is taken off the queue only once RabbitMQ has it again. What is still wrong with it brings it back.
     """
-    from fluffle.rejected import requeue as send_back
+
+    async def send_back(queue: "RejectedQueue", messages: "list[Rejected]") -> "Outcomes":
+        return await queue.requeue(messages)
 
     return run(_settle(ids, everything, send_back, "requeued"))
 
@@ -111,47 +116,68 @@ def requeue(*, ids: tuple[str, ...], everything: bool) -> int:
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @all_option
 def drop(*, ids: tuple[str, ...], everything: bool) -> int:
-    """Delete rejected messages."""
+    """Delete rejected messages.
 
-    async def delete(_: "Link", message: "Rejected") -> None:
-        message.delivery.ack()
+    The number printed is that of the messages that RabbitMQ has deleted.
+    """
+    from broker.browser import Unreadable
 
-    return run(_settle(ids, everything, delete, "dropped"))
+    async def delete(queue: "RejectedQueue", messages: "list[Rejected]") -> "Outcomes":
+        await queue.drop(messages)
+        return [None] * len(messages)
+
+    async def delete_unseen() -> int:
+        async with _queue() as queue:
+            return await queue.drop_unseen()
+
+    try:
+        return run(_settle(ids, everything, delete, "dropped"))
+    except Unreadable:
+        if not everything:
+            raise
+        click.echo(f"{run(delete_unseen())} dropped")
+        return OK
 
 
 async def _settle(
     ids: tuple[str, ...],
     everything: bool,
-    settle: "Callable[[Link, Rejected], Coroutine[Any, Any, None]]",
+    settle: "Callable[[RejectedQueue, list[Rejected]], Awaitable[Outcomes]]",
     done: str,
 ) -> int:
     """Do something with the messages of these ids, or with all. Returns the exit code."""
-    from broker.errors import FluffleError
-    from fluffle.cli.output import complain
-    from fluffle.rejected import look
-
     if everything == bool(ids):
         raise click.UsageError("Give the ids of messages, or --all.")
-    async with _link() as link:
-        messages = [message for message in await look(link) if everything or message.id in ids]
-        outcomes = await asyncio.gather(*(settle(link, message) for message in messages), return_exceptions=True)
-    problems = [f"there is no rejected message {name}" for name in ids if name not in {m.id for m in messages}]
-    for message, outcome in zip(messages, outcomes, strict=True):
-        if isinstance(outcome, FluffleError):
-            problems.append(f"{message.id}: {outcome}")
-        elif outcome is not None:
-            raise outcome
+    async with _queue() as queue:
+        messages = [message for message in await queue.look() if everything or message.id in ids]
+        problems = _unread(queue.withheld)
+        outcomes = await settle(queue, messages) if messages else []
+    problems += [f"there is no rejected message {name}" for name in ids if name not in {m.id for m in messages}]
+    problems += [f"{message.id}: {why}" for message, why in zip(messages, outcomes, strict=True) if why is not None]
+    click.echo(f"{outcomes.count(None)} {done}")
+    return _with_complaints(problems)
+
+
+def _unread(withheld: int) -> list[str]:
+    """What is to be said about messages of the queue that were not to be had."""
+    if withheld <= 0:
+        return []
+    which = "1 message was" if withheld == 1 else f"{withheld:,} messages were"
+    return [f"{which} not delivered: another program is looking at the rejected messages"]
+
+
+def _with_complaints(problems: list[str]) -> int:
+    """Says what is wrong, and returns the exit code."""
+    from fluffle.cli.output import complain
+
     for problem in problems:
         complain(problem)
-    click.echo(f"{outcomes.count(None)} {done}")
     return ERROR if problems else OK
 
 
-@asynccontextmanager
-async def _link() -> "AsyncIterator[Link]":
+def _queue() -> "AbstractAsyncContextManager[RejectedQueue]":
     from broker.locate import amqp_url
     from broker.settings import load_settings
-    from fluffle.opening import open_link
+    from fluffle.rejected import opened
 
-    async with open_link(amqp_url(load_settings()), name="fluffle rejected") as link:
-        yield link
+    return opened(amqp_url(load_settings()), name="fluffle rejected")

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 from nicegui import ui
 
 from broker.errors import RequestError
-from broker.link import Link
 from fluffle.client import Client
-from fluffle.opening import open_link
-from fluffle.rejected import Rejected, look, requeue
+from fluffle.rejected import Rejected, RejectedQueue, opened
 from fluffle.web.desk import Desk, Site
 from fluffle.web.markup import preformatted
 from fluffle.web.parts import Part, ago, button, empty, rendered
@@ -46,8 +45,8 @@ class _Rejected:
         await self._desk.follow(self._refresh, {"task"}, every=2.0, fits=lambda told: told.what == "rejected")
 
     async def _refresh(self) -> None:
-        async with self._looking, open_link(self._desk.site.live.url, name="fluffle web (rejected)") as link:
-            messages = await look(link, MOST)
+        async with self._looking, self._queue() as queue:
+            messages = await queue.look(MOST)
         ids = [message.id for message in messages]
         if ids == self._shown:
             return
@@ -75,23 +74,32 @@ class _Rejected:
                 rendered(preformatted(message.delivery.body.decode(errors="backslashreplace")[:_SHOWN]))
             if self._desk.visitor.may_change:
                 with Part("div", None, "reject-actions"):
-                    button("Send back", lambda: self._settle(message.id, requeue, "Sent back"), "primary")
+                    button("Send back", lambda: self._settle(message.id, _requeue, "Sent back"), "primary")
                     button("Drop", lambda: self._settle(message.id, _drop, "Dropped"), "danger")
 
-    async def _settle(self, id_: str, settle: Callable[[Link, Rejected], Awaitable[None]], done: str) -> None:
+    async def _settle(self, id_: str, settle: Callable[[RejectedQueue, Rejected], Awaitable[None]], done: str) -> None:
         """Take the message off the queue in that way."""
 
         async def find_and_settle(_: Client) -> int:
-            async with self._looking, open_link(self._desk.site.live.url, name="fluffle web (rejected)") as link:
-                found = [message for message in await look(link) if message.id == id_]
+            async with self._looking, self._queue() as queue:
+                found = [message for message in await queue.look() if message.id == id_]
                 if not found:
                     raise RequestError(f"there is no rejected message {id_} any more")
-                await settle(link, found[0])
+                await settle(queue, found[0])
                 return 1
 
         await self._desk.act(find_and_settle, done)
         await self._refresh()
 
+    def _queue(self) -> AbstractAsyncContextManager[RejectedQueue]:
+        return opened(self._desk.site.live.url, name="fluffle web (rejected)")
 
-async def _drop(_: Link, message: Rejected) -> None:
-    message.delivery.ack()
+
+async def _requeue(queue: RejectedQueue, message: Rejected) -> None:
+    [problem] = await queue.requeue([message])
+    if problem is not None:
+        raise problem
+
+
+async def _drop(queue: RejectedQueue, message: Rejected) -> None:
+    await queue.drop([message])

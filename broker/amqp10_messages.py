@@ -1,0 +1,128 @@
+"""Messages of AMQP 1.0 as if they had come by AMQP 0-9-1."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from broker.amqp10_types import Alien, decode
+from broker.connection import Delivery, Properties
+
+UNTRANSLATABLE = "fluffle-untranslatable"  # header that says why RabbitMQ cannot deliver a message by AMQP 0-9-1
+
+_SHORT = 255  # bytes of a text property of AMQP 0-9-1
+_NAMES = ("message_id", "user_id", "to", "subject", "reply_to", "correlation_id", "content_type", "content_encoding")
+
+
+@dataclass(slots=True)
+class _Parts:
+    """A message of AMQP 1.0."""
+
+    annotations: dict[str, Any] = field(default_factory=dict)
+    properties: dict[str, Any] = field(default_factory=dict)
+    application: dict[str, Any] = field(default_factory=dict)
+    body: bytes = b""
+
+
+def read_delivery(encoded: bytes, version: int, tag: int, inflow: Any, queue: str) -> Delivery:
+    """The message as if it had come by AMQP 0-9-1. What that cannot say is told by the header UNTRANSLATABLE."""
+    try:
+        parts = _parts(encoded)
+        why = _why_untranslatable(parts, version)
+    except Exception as error:  # whatever somebody published, it has to be shown
+        parts, why = _Parts(body=encoded), f"it cannot be read ({error})"
+    headers: dict[str, Any] = {key: value for key, value in parts.application.items() if isinstance(value, str)}
+    if deaths := _deaths(parts.annotations.get("x-opt-deaths")):
+        headers["x-death"] = deaths
+    if why is not None:
+        headers[UNTRANSLATABLE] = why
+    own, kind = parts.properties, parts.annotations.get("x-basic-type")
+    return Delivery(
+        str(parts.annotations.get("x-exchange") or ""),
+        str(parts.annotations.get("x-routing-key") or own.get("subject") or ""),
+        parts.body,
+        True,
+        Properties(
+            content_type=_shown(own.get("content_type")),
+            content_encoding=_shown(own.get("content_encoding")),
+            headers=headers,
+            correlation_id=_shown(own.get("correlation_id")),
+            reply_to=_shown(own.get("reply_to")),
+            message_id=_shown(own.get("message_id")),
+            type=_shown(kind),
+            user_id=_shown(own.get("user_id")),
+        ),
+        tag,
+        inflow,
+        queue,
+    )
+
+
+def _parts(encoded: bytes) -> _Parts:
+    parts, at = _Parts(), 0
+    while at < len(encoded):
+        begin = at
+        section, at = decode(encoded, at)
+        match section.kind:
+            case 0x72:  # message annotations
+                parts.annotations = section.value
+            case 0x73:  # properties
+                parts.properties = dict(zip(_NAMES, section.value, strict=False))
+            case 0x74:  # application properties
+                parts.application = section.value
+            case 0x75:  # data
+                parts.body += section.value
+            case 0x76 | 0x77:  # other bodies
+                parts.body += encoded[begin:at]
+    return parts
+
+
+def _why_untranslatable(parts: _Parts, version: int) -> str | None:
+    """What of a message RabbitMQ cannot translate to AMQP 0-9-1, as measured on 3.10 and 4.0; None: nothing known."""
+    for name in ("message_id", "correlation_id") if version < 4 else ():
+        match parts.properties.get(name):
+            case int():
+                return f"{name} is a number"
+            case Alien(kind="decimal32" | "decimal64" as decimal):
+                return f"{name} is a {decimal}"
+    short = ("content_type", "content_encoding", *(("message_id", "correlation_id", "reply_to") if version < 4 else ()))
+    for name in short:
+        value = parts.properties.get(name)
+        if isinstance(value, str) and len(value.encode()) > _SHORT:
+            return f"{name} has more than {_SHORT} bytes"
+    for section in (parts.application, parts.annotations) if version >= 4 else ():
+        for name, value in section.items():
+            if kind := next(_aliens(value), None):
+                return f"{name} is a {kind}"
+    return None
+
+
+def _aliens(value: Any) -> Iterator[str]:
+    if isinstance(value, Alien):
+        yield value.kind
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _aliens(item)
+
+
+def _shown(value: Any) -> str | None:
+    match value:
+        case None | str():
+            return value
+        case bytes():
+            return value.decode(errors="backslashreplace")
+        case Alien():
+            return value.raw.hex()
+        case _:
+            return str(value)
+
+
+def _deaths(told: Any) -> list[dict[str, Any]]:
+    """RabbitMQ's history of a dead letter in the form of AMQP 0-9-1, newest first."""
+    found: list[dict[str, Any]] = []
+    for death in told if isinstance(told, Sequence) and not isinstance(told, str | bytes) else ():
+        if isinstance(death, dict):
+            at = death.get("last-time")
+            moment = {"time": datetime.fromtimestamp(at / 1000, UTC)} if isinstance(at, int) else {}
+            found.append({**death, **moment})
+    return found
