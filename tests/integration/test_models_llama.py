@@ -88,3 +88,26 @@ async def test_a_server_without_tools_is_asked_in_words(tmp_path: Path, caplog: 
 async def test_a_server_that_is_ready_gives_no_warning(server: LlamaServer) -> None:
     llm: Any = llm_at(server)
     assert await llm.trouble() is None
+
+
+@pytest.mark.parametrize(
+    ("model", "url", "key"),
+    [
+        ("openai:tiny", "OPENAI_BASE_URL", "OPENAI_API_KEY"),  # by the Responses API
+        ("anthropic:tiny", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"),
+    ],
+)
+async def test_the_other_protocols_stream_and_call_tools_too(
+    server: LlamaServer, model: str, url: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(url, server.url.removesuffix("/v1") if model.startswith("anthropic") else server.url)
+    monkeypatch.setenv(key, "sk-test")
+    llm = build_llm(model=model, base_url=None, exec_command=None, handler=None)
+    answer = await run(llm)
+    assert answer.result == "".join(SENTENCE)
+    assert answer.usage is not None
+    assert answer.usage.output_tokens
+    assert (await run(llm, output_schema=COUNT)).result == {"n": 3}
+    with pytest.raises(ModelError) as caught:
+        await run(llm, "rabbits " * 1000)
+    assert caught.value.type == "context_too_long"

@@ -212,6 +212,16 @@ async def test_a_model_that_cannot_use_the_tools_of_its_worker_works_without_the
     assert "openai:qwen2.5 cannot call tools" in caplog.text
 
 
+async def test_a_schema_that_no_tool_can_have_is_asked_for_in_words_this_once(server: OpenAIServer) -> None:
+    llm = llm_at(server.url)
+    refusal = Refusal(400, "Invalid schema for function 'final_result': In context=(), 'oneOf' is not permitted.")
+    server.script(refusal, Text('{"x": 3}'), ToolCall('{"x": 4}'))
+    for number in (3, 4):
+        answer = await llm.run(Job("t-1", 1, "Count.", output_schema=POINT), lambda text: None)
+        assert answer.result == {"x": number}
+    assert ["tools" in request.body for request in server.requests] == [True, False, True]
+
+
 async def test_a_refusal_that_is_not_about_tools_is_a_failure(server: OpenAIServer) -> None:
     error = await failure(server, Refusal(400, "temperature is not supported"), output_schema=POINT)
     assert error.type == "request_rejected"

@@ -4,7 +4,7 @@ import re
 
 from pydantic_ai.models import Model
 
-from workers.models.http_client import WrongReply
+from workers.models.http_client import WrongReply, shown_url
 
 ANSWER_WITHIN = 3.0
 """Seconds that the server gets for the list."""
@@ -24,7 +24,7 @@ async def why_not_ready(model: Model, name: str) -> str | None:
         return None
     if not isinstance(model, OpenAIChatModel | OpenAIResponsesModel):
         return None
-    url = str(model.base_url)
+    url = shown_url(str(model.base_url))
     client = model.client.with_options(timeout=ANSWER_WITHIN, max_retries=0)
     try:
         found = [it async for it in client.models.list()]

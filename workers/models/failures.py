@@ -9,7 +9,7 @@ from pydantic_ai import ModelResponse, ModelRetry, ToolCallPart, exceptions
 
 from broker.wire import problems
 from workers.models.base import ModelError
-from workers.models.http_client import WrongReply
+from workers.models.http_client import WrongReply, shown_url
 
 KINDS: tuple[tuple[type[Exception], str, bool], ...] = (
     (exceptions.ModelRateLimitError, "rate_limited", True),
@@ -63,8 +63,9 @@ _TOO_LONG = re.compile(
     r"|exceed context (?:limit|window)|loaded with context length of only",
     re.IGNORECASE,
 )
+_TOOL_SCHEMA = re.compile(r"schema|parameters|propert", re.IGNORECASE)
 _NO_TOOLS = re.compile(
-    r"(?=.*\b(?:tools?|tool[_ -]?(?:choice|calls?|calling|use)|functions?|function[_ -]?call(?:s|ing)?)\b)"
+    r"invalid schema for function|(?=.*\b(?:tools?|functions?|(?:tool|function)[_ -]?(?:choice|use|call(?:s|ing)?))\b)"
     r".*(?:support|requires? (?:the )?--|not (?:enabled|available|allowed|implemented)|jinja)",
     re.IGNORECASE | re.DOTALL,
 )
@@ -83,6 +84,11 @@ def cannot_call_tools(error: Exception) -> bool:
     return not is_too_long(error) and _NO_TOOLS.search(said(error)) is not None
 
 
+def cannot_take_schema(error: Exception) -> bool:
+    """Whether `cannot_call_tools` is so for the schema of one tool alone."""
+    return _TOOL_SCHEMA.search(said(error)) is not None
+
+
 def failure_of(
     error: exceptions.AgentRunError | exceptions.UserError, *, base_url: str | None, stall_timeout: float, schema: bool
 ) -> ModelError:
@@ -93,13 +99,13 @@ def failure_of(
         if isinstance(cause, ModelError):
             return ModelError(cause.type, cause.message, retryable=cause.retryable)
     if isinstance(error, exceptions.ModelTimeoutError) and error.phase != "connect":
-        where = base_url or "the provider"
+        where = shown_url(base_url) if base_url else "the provider"
         return _found("stalled", f"{where}: nothing came for {stall_timeout:g} s (--stall-timeout)")
     if isinstance(error, exceptions.ModelAPIError) and is_too_long(error):
         return ModelError("context_too_long", said(error), retryable=False)
     for kind, name, retryable in KINDS:
         if isinstance(error, kind):
-            message = f"{base_url}: {said(error)}" if name == "connection" and base_url else said(error)
+            message = f"{shown_url(base_url)}: {said(error)}" if name == "connection" and base_url else said(error)
             return ModelError(name, message, retryable=retryable)
     return _unusable(error, schema)
 
@@ -121,7 +127,8 @@ def said(error: Exception) -> str:
     if isinstance(error, exceptions.ModelHTTPError):
         return f"status {error.status_code}: {_words(error.body)[:_SHOWN] or 'no details'}"
     if isinstance(error, exceptions.ModelConnectionError):
-        return str(list(causes(error))[-1])
+        root = list(causes(error))[-1]
+        return str(root) or type(root).__name__
     if isinstance(error, exceptions.ModelAPIError):
         return _words(error.body)[:_SHOWN] or error.message
     return getattr(error, "message", "") or str(error)

@@ -30,6 +30,11 @@ def model_client() -> httpx2.AsyncClient:
     )
 
 
+def shown_url(url: httpx2.URL | str) -> str:
+    """The URL without what may be secret in it: user, password and query."""
+    return str(httpx2.URL(url).copy_with(userinfo=b"", query=None))
+
+
 async def _without_compression(request: httpx2.Request) -> None:
     request.headers["Accept-Encoding"] = "identity"  # so that the bytes of a stream are its text
 
@@ -40,14 +45,14 @@ async def _check(response: httpx2.Response) -> None:
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind == "text/html":
         raise WrongReply(
-            f"{response.url} answered with a web page: is the base URL right? (it usually ends in /v1)",
+            f"{shown_url(response.url)} answered with a web page: is the base URL right? (it usually ends in /v1)",
             request=response.request,
         )
     if response.request.method != "POST":
         return
     if kind == "application/json":
         message = _message(await response.aread())
-        raise WrongReply(f"{response.url} did not stream its answer: {message}", request=response.request)
+        raise WrongReply(f"{shown_url(response.url)} did not stream its answer: {message}", request=response.request)
     if response.headers.get("Content-Encoding", "identity") == "identity":
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = _Checked(response.stream, response.request)

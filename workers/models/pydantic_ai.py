@@ -40,7 +40,7 @@ from pydantic_ai.usage import RunUsage, UsageLimits
 from workers.models.base import Answer, Job, ModelError, Progress, Usage
 from workers.models.check import why_not_ready
 from workers.models.factory import STALL_TIMEOUT
-from workers.models.failures import cannot_call_tools, cut_off, failure_of, said
+from workers.models.failures import cannot_call_tools, cannot_take_schema, cut_off, failure_of, said
 from workers.models.figures import usage_of
 from workers.models.output import check_schema, parse_output, validate_output
 from workers.models.prompt import render_prompt
@@ -89,24 +89,22 @@ class PydanticAILLM:
         """
         check_schema(job.output_schema)
         spent = RunUsage()
+        output_type = _output_type(job.output_schema)
+        if desk is not None and not desk.tools:
+            desk = None
         try:
             while True:
-                output_type = _output_type(job.output_schema) if self._calls_tools else str
-                tools = desk.tools if desk is not None and self._calls_tools else ()
+                if not self._calls_tools:
+                    output_type, desk = str, None
                 try:
-                    result = await self._ask(job, output_type, progress, desk if tools else None, spent)
+                    return Answer(await self._ask(job, output_type, progress, desk, spent), _usage(spent))
                 except exceptions.ModelAPIError as error:
-                    if not (tools or output_type is not str) or not cannot_call_tools(error):
+                    if (output_type is str and desk is None) or not cannot_call_tools(error):
                         raise
-                    self._calls_tools = False
-                    _log.warning(
-                        "%s cannot call tools and gets none from now on; what has to satisfy a schema is asked for in "
-                        "words (%s)",
-                        self._name,
-                        said(error),
-                    )
-                else:
-                    return Answer(result, _usage(spent))
+                    if output_type is not str and cannot_take_schema(error):
+                        output_type = str
+                    else:
+                        self._remember_that_it_cannot_call_tools(error)
         except (exceptions.AgentRunError, exceptions.UserError) as error:
             failure = failure_of(
                 error,
@@ -119,6 +117,14 @@ class PydanticAILLM:
         except ModelError as error:
             error.usage = error.usage or _usage(spent)
             raise
+
+    def _remember_that_it_cannot_call_tools(self, error: exceptions.ModelAPIError) -> None:
+        self._calls_tools = False
+        _log.warning(
+            "%s cannot call tools and gets none from now on; what has to satisfy a schema is asked for in words (%s)",
+            self._name,
+            said(error),
+        )
 
     async def _ask(self, job: Job, output_type: Any, progress: Progress, desk: Desk | None, spent: RunUsage) -> Any:
         in_words = output_type is str
