@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from workers.models.event_stream import EventStream, IncompleteAnswer, chat_usage
@@ -100,6 +100,7 @@ def test_the_usage_of_another_protocol_is_left_alone() -> None:
 PARTS = [chunk("a"), chunk("b", usage=TOTALS[1]), b": hello\r\n\r\n", b"data:\n\n", DONE]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(PARTS)), st.data())
 def test_bytes_may_be_cut_anywhere(parts: list[bytes], draw: st.DataObject) -> None:
     whole = b"".join([*parts, chunk(None, "stop"), DONE])
@@ -112,6 +113,7 @@ FIGURES = st.none() | st.integers() | st.floats() | st.booleans() | st.sampled_f
 NAMES = st.sampled_from(["prompt_tokens", "completion_tokens", "prompt_tokens_details", "cached_tokens"])
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(NAMES, FIGURES | st.dictionaries(NAMES, FIGURES)))
 def test_whatever_a_server_sends_as_usage_is_a_figure_or_left_out(usage: dict[str, Any]) -> None:
     found = chat_usage(usage)
