@@ -113,6 +113,9 @@ class Settings(BaseSettings):
         "0: any; unset: none of them",
     )
     traces: bool = Field(False, description="whether spans are sent, to where OpenTelemetry's variables say")
+    stall_timeout: float = Field(
+        120.0, ge=1, le=86_400, description="seconds without a byte after which a worker gives up a model's answer"
+    )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = Field(
         "INFO", description="least level that is logged"
     )

@@ -42,7 +42,16 @@ class LLMTable(BaseModel):
     instructions: str | None = Field(None, description="how it is to work, as text")
     instructions_file: str | None = Field(None, description="the same in a file, from the folder of `fluffle.toml` on")
     description: str = Field("", description="what it is, for people who look at the list of LLMs")
-    timeout: Seconds | None = Field(None, description="seconds that a try may take if its task does not say")
+    timeout: Seconds | None = Field(
+        None,
+        description="seconds that a try may take if its task does not say; without it 1,800 for `model`, "
+        "no limit otherwise",
+    )
+    stall_timeout: Seconds | None = Field(
+        None,
+        description="seconds without a byte after which an answer of `model` is given up; without it "
+        "`FLUFFLE_STALL_TIMEOUT`",
+    )
     env: dict[str, str] = Field({}, description="environment variables for its worker")
 
     @field_validator("skills", mode="before")
@@ -56,6 +65,8 @@ class LLMTable(BaseModel):
             raise ValueError("needs exactly one of model, exec and handler")
         if self.base_url is not None and self.model is None:
             raise ValueError("base_url goes with model")
+        if self.stall_timeout is not None and self.model is None:
+            raise ValueError("stall_timeout goes with model")
         if self.instructions is not None and self.instructions_file is not None:
             raise ValueError("has both instructions and instructions_file")
         return self
@@ -74,6 +85,7 @@ class LLMTable(BaseModel):
             "--instructions": None if instructions is None else str(instructions),
             "--description": self.description or None,
             "--timeout": None if self.timeout is None else f"{self.timeout:g}",
+            "--stall-timeout": None if self.stall_timeout is None else f"{self.stall_timeout:g}",
         }
         given = [f"{option}={value}" for option, value in values.items() if value is not None]
         return given + [f"--group={group}" for group in self.groups]

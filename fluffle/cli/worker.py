@@ -31,7 +31,18 @@ from fluffle.cli.parameters import Duration, Name, Names, Skills, Tools, Whole, 
     metavar="FILE",
     help="How it is to work: the system prompt of a model, the first lines for a command.",
 )
-@click.option("--timeout", type=Duration(), metavar="DURATION", help="How long a task may take that does not say.")
+@click.option(
+    "--timeout",
+    type=Duration(),
+    metavar="DURATION",
+    help="How long a task may take that does not say.  [default: 30m for --model]",
+)
+@click.option(
+    "--stall-timeout",
+    type=Duration(),
+    metavar="DURATION",
+    help="How long a --model may send nothing at all.  [default: FLUFFLE_STALL_TIMEOUT, 2m]",
+)
 @click.option("--description", default="", metavar="TEXT", help="What it is, for people who look at the list of LLMs.")
 def worker(
     *,
@@ -43,6 +54,7 @@ def worker(
     slots: int,
     instructions: Path | None,
     timeout: float | None,
+    stall_timeout: float | None,
     description: str,
     **way: str | None,
 ) -> int:
@@ -68,13 +80,19 @@ def worker(
     from broker.settings import load_settings
     from fluffle.cli.interpreter import set_up_for_long
     from fluffle.cli.output import complain
-    from workers.models.factory import build_llm
+    from workers.models.factory import MODEL_TIMEOUT, build_llm, warn_of_trouble
     from workers.runner import Worker
 
     settings = load_settings()
     guidance = _read(instructions) if instructions else None
     try:
-        llm = build_llm(**way)
+        llm = build_llm(
+            model=way["model"],
+            base_url=way["base_url"],
+            exec_command=way["exec_command"],
+            handler=way["handler"],
+            stall_timeout=stall_timeout or settings.stall_timeout,
+        )
     except ConfigurationError as error:
         complain(str(error))
         return USAGE
@@ -94,7 +112,7 @@ def worker(
             groups=groups,
             description=description,
             instructions=guidance,
-            timeout=timeout,
+            timeout=MODEL_TIMEOUT if timeout is None and way["model"] else timeout,
             tools=tools if tools is not None else () if way["model"] else TOOLS,
         )
         signals = 0
@@ -106,7 +124,9 @@ def worker(
 
         for signum in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(signum, on_signal)
+        checking = asyncio.create_task(warn_of_trouble(name, llm))
         await worker.run()
+        checking.cancel()
         return INTERRUPTED if signals > 1 else OK
 
     return asyncio.run(serve())

@@ -166,6 +166,49 @@ async def test_an_output_schema_asks_for_json() -> None:
     assert (caught.value.type, caught.value.retryable) == ("output_schema", True)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        r"\033]0;OpenCode\007{\"a\": 1}\n",
+        r"\033[1m{\"a\": 1}\033[0m\n",
+        r"10%%\r50%%\r100%%\r{\"a\": 1}\n",
+        r"\033[?2004h{\"a\": 1}\n\033[?2004l",
+        r"<think>\nlet me see {\"a\": 2}\n</think>\n{\"a\": 1}\n",
+        r"Sure! Here is the JSON:\n{\"a\": 1}\n",
+        r"~~~json\n{\"a\": 1}\n~~~\n",
+        r"\140\140\140JSON5\n{\"a\": 1}\n\140\140\140\n",
+        r"\140\140\140json\r\n{\"a\": 1}\r\n\140\140\140\r\n",
+        r"\357\273\277{\"a\": 1}\n",
+    ],
+)
+async def test_json_is_read_from_what_is_written_for_a_terminal(written: str) -> None:
+    schema = {"type": "object", "required": ["a"]}
+    assert (await run(shell(f'printf "{written}"'), output_schema=schema)).result == {"a": 1}
+
+
+async def test_an_answer_that_could_be_one_of_two_is_none() -> None:
+    fence = r"\140\140\140"
+    fences = rf"Input:\n{fence}json\n{{\"a\": 0}}\n{fence}\nAnswer:\n{fence}json\n{{\"a\": 1}}\n{fence}\n"
+    with pytest.raises(ModelError, match="not JSON"):
+        await run(shell(f'printf "{fences}"'), output_schema={"type": "object"})
+
+
+async def test_what_is_for_a_terminal_is_neither_shown_nor_kept() -> None:
+    shown: list[str] = []
+    code = (
+        "import os, time\n"
+        r"for piece in (b'\xef\xbb\xbf\x1b]0;ti', b'tle\x07one \x1b[3', b'1mtwo\x1b[0m\r', b'\nthree\r\n'):"
+        "\n    os.write(1, piece); time.sleep(0.1)\n"
+    )
+    assert (await run(python(code), shown.append)).result == "one two\nthree"
+    assert "".join(shown) == "one two\nthree\n"
+
+
+async def test_why_a_command_failed_is_told_without_colours() -> None:
+    with pytest.raises(ModelError, match=r"sh exited with code 1: not logged in$"):
+        await run(shell(r"printf '\033[31mnot logged in\033[0m\n' >&2; exit 1"))
+
+
 async def test_a_schema_that_is_none_starts_nothing(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a JSON Schema"):
         await run(CommandLLM(f"touch {tmp_path}/ran"), output_schema={"type": "strnig"})

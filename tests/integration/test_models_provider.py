@@ -11,7 +11,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.openai_server import Dropped, OpenAIServer, Refusal, Stalled, Text, ToolCall
+from tests.support.openai_server import (
+    Dropped,
+    OpenAIServer,
+    Refusal,
+    Reply,
+    Silence,
+    Stalled,
+    Text,
+    ToolCall,
+)
 from tests.support.processes import until
 from workers.models.base import LLM, Answer, Job, ModelError, Usage
 from workers.models.factory import build_llm
@@ -25,15 +34,15 @@ def server() -> Iterator[OpenAIServer]:
         yield server
 
 
-def llm_at(url: str, model: str = "openai:qwen2.5") -> LLM:
-    return build_llm(model=model, base_url=url, exec_command=None, handler=None)
+def llm_at(url: str, model: str = "openai:qwen2.5", stall_timeout: float = 60.0) -> LLM:
+    return build_llm(model=model, base_url=url, exec_command=None, handler=None, stall_timeout=stall_timeout)
 
 
 async def run(server: OpenAIServer, **job: Any) -> Answer:
     return await llm_at(server.url).run(Job("t-1", 1, "Say hello.", **job), lambda text: None)
 
 
-async def failure(server: OpenAIServer, *replies: Text | Refusal, **job: Any) -> ModelError:
+async def failure(server: OpenAIServer, *replies: Reply, **job: Any) -> ModelError:
     server.script(*replies)
     with pytest.raises(ModelError) as caught:
         await run(server, **job)
@@ -73,10 +82,17 @@ async def test_usage_is_unknown_where_the_server_does_not_tell(server: OpenAISer
     assert await run(server) == Answer("Hello", None)
 
 
-async def test_a_model_may_think_in_silence_as_long_as_its_job_may_take(server: OpenAIServer) -> None:
-    server.script(Text("Hello"))
-    await run(server, timeout=3600.0)
-    assert float(server.requests[0].headers["x-stainless-read-timeout"]) == 3600
+@pytest.mark.parametrize("reply", [Silence(), Stalled("Half an ans")])
+async def test_a_server_that_sends_nothing_for_too_long_has_stalled(
+    server: OpenAIServer, reply: Silence | Stalled
+) -> None:
+    server.script(reply)
+    with pytest.raises(ModelError) as caught:
+        await llm_at(server.url, stall_timeout=0.5).run(Job("t-1", 1, "Say hello.", timeout=60), lambda text: None)
+    assert (caught.value.type, caught.value.retryable) == ("stalled", True)
+    assert caught.value.message == f"{server.url}/: nothing came for 0.5 s (--stall-timeout)"
+    assert await asyncio.to_thread(reply.left.wait, 10)
+    assert len(server.requests) == 1
 
 
 async def test_the_text_is_shown_before_the_answer_is_complete(server: OpenAIServer) -> None:

@@ -21,15 +21,23 @@ from typing import Any, Self
 
 
 class Text:
-    """An answer in these pieces. `finish` is why it ends: `stop`, `length`, `content_filter`.
+    """An answer in these pieces. `finish` is why it ends: `stop`, `length`, `content_filter`, or None.
 
-    `usage` is (input tokens, output tokens), or None as from a server that does not tell.
+    `usage` is (input tokens, output tokens), or None as from a server that does not tell. Without `done` the last event
+    is not `[DONE]`.
     """
 
-    def __init__(self, *pieces: str, usage: tuple[int, int] | None = (11, 7), finish: str = "stop") -> None:
+    def __init__(
+        self,
+        *pieces: str,
+        usage: tuple[int, int] | None = (11, 7),
+        finish: str | None = "stop",
+        done: bool = True,
+    ) -> None:
         self.pieces = pieces
         self.usage = usage
         self.finish = finish
+        self.done = done
 
     def deltas(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """What the choices of each chunk say."""
@@ -66,6 +74,22 @@ class ToolCalls(Text):
             yield from call.deltas(request, index)
 
 
+class Events(Text):
+    """These events as they are: each one a JSON object, or its name and an object. Then the stream ends."""
+
+    def __init__(self, *events: Mapping[str, Any] | tuple[str, Mapping[str, Any]]) -> None:
+        super().__init__()
+        self.events = events
+
+
+class Silence(Text):
+    """Nothing at all; `left` is set when the client has closed the connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = threading.Event()
+
+
 class Dropped(Text):
     """These pieces, then the connection breaks off."""
 
@@ -89,6 +113,15 @@ class Refusal:
 
 
 @dataclass
+class Document:
+    """Something else than an answer: a page of the web, say."""
+
+    body: str
+    content_type: str = "text/html"
+    status: int = 200
+
+
+@dataclass
 class Request:
     """What a client sent: path, headers in lower case, body."""
 
@@ -97,16 +130,24 @@ class Request:
     body: dict[str, Any]
 
 
+Reply = Text | Refusal | Document
+
+
 class OpenAIServer:
     """Serves its script in order, one entry per request, and keeps the requests."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self._script: deque[Text | Refusal] = deque()
+        self.models: list[str] | Document | None = None
+        """What it says when it is asked for its models; None: there is no such list."""
+        self._script: deque[Reply] = deque()
         server = self
 
         class Handler(_Handler):
-            def next_reply(self, request: Request) -> Text | Refusal:
+            def models(self) -> list[str] | Document | None:
+                return server.models
+
+            def next_reply(self, request: Request) -> Reply:
                 server.requests.append(request)
                 return server._script.popleft() if server._script else Refusal(500, "the script is over")
 
@@ -119,7 +160,7 @@ class OpenAIServer:
         """The base URL that a client is given."""
         return f"http://127.0.0.1:{self._http.server_port}/v1"
 
-    def script(self, *replies: Text | Refusal) -> None:
+    def script(self, *replies: Reply) -> None:
         """Adds what to reply to the next requests."""
         self._script.extend(replies)
 
@@ -150,8 +191,21 @@ class _Http(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def next_reply(self, request: Request) -> Text | Refusal:
+    def next_reply(self, request: Request) -> Reply:
         raise NotImplementedError
+
+    def models(self) -> list[str] | Document | None:
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        match self.models():
+            case Document() as document:
+                self._send(document)
+            case None:
+                self._send(Document("404 page not found", "text/plain", 404))
+            case names:
+                listed = [{"id": name, "object": "model", "created": 0, "owned_by": "library"} for name in names]
+                self._send(Document(json.dumps({"object": "list", "data": listed}), "application/json"))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -159,6 +213,10 @@ class _Handler(BaseHTTPRequestHandler):
         reply = self.next_reply(Request(self.path, headers, body))
         if isinstance(reply, Refusal):
             self._refuse(reply)
+        elif isinstance(reply, Document):
+            self._send(reply)
+        elif isinstance(reply, Silence):
+            self._wait_for_the_end(reply.left)
         else:
             self._stream(reply, body)
 
@@ -172,30 +230,46 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _send(self, document: Document) -> None:
+        body = document.body.encode()
+        self.send_response(document.status)
+        self.send_header("Content-Type", document.content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _wait_for_the_end(self, left: threading.Event) -> None:
+        self.close_connection = True
+        with suppress(ConnectionError):  # a client that is killed does not say goodbye
+            while self.connection.recv(1024):
+                pass
+        left.set()
+
     def _stream(self, reply: Text, request: Mapping[str, Any]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         model = request["model"]
+        if isinstance(reply, Events):
+            self._send_events(reply.events)
+            self._send_chunk(b"")
+            return
         self._send_events(_chunk(model, delta) for delta in chain([{"role": "assistant"}], reply.deltas(request)))
         if isinstance(reply, Dropped):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
         elif isinstance(reply, Stalled):
-            self.close_connection = True
-            with suppress(ConnectionError):  # a client that is killed does not say goodbye
-                while self.connection.recv(1024):
-                    pass
-            reply.left.set()
+            self._wait_for_the_end(reply.left)
         else:
             self._send_events(_ending(model, reply, request))
             self._send_chunk(b"")
 
-    def _send_events(self, events: Iterable[Mapping[str, Any] | str]) -> None:
+    def _send_events(self, events: Iterable[Mapping[str, Any] | tuple[str, Mapping[str, Any]] | str]) -> None:
         for event in events:
-            data = event if isinstance(event, str) else json.dumps(event)
-            self._send_chunk(f"data: {data}\n\n".encode())
+            name, data = event if isinstance(event, tuple) else ("", event)
+            line = data if isinstance(data, str) else json.dumps(data)
+            self._send_chunk(f"{f'event: {name}{chr(10)}' if name else ''}data: {line}\n\n".encode())
 
     def _send_chunk(self, data: bytes) -> None:
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
@@ -210,12 +284,14 @@ def _chunk(model: str, delta: Mapping[str, Any], finish: str | None = None) -> d
 
 
 def _ending(model: str, reply: Text, request: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | str]:
-    yield _chunk(model, {}, reply.finish)
+    if reply.finish is not None:
+        yield _chunk(model, {}, reply.finish)
     if reply.usage and (request.get("stream_options") or {}).get("include_usage"):
         prompt, completion = reply.usage
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
         yield {**_envelope(model), "choices": [], "usage": usage}
-    yield "[DONE]"
+    if reply.done:
+        yield "[DONE]"
 
 
 def _envelope(model: str) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """`fluffle worker`: what is wrong with its options is one clear sentence, before anything is connected."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fluffle.cli.main import ERROR, USAGE, run
+from broker.errors import ConfigurationError
+from fluffle.cli.main import ERROR, OK, USAGE, run
+from workers import runner
+from workers.models import factory
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +45,49 @@ def test_instructions_that_are_not_text_are_told(tmp_path: Path, capsys: pytest.
     file.write_bytes(b"\xff\xfe\x00")
     assert run(["worker", "atlas", "--model", "demo", "--instructions", str(file)]) == USAGE
     assert f"cannot read {file}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "timeout"),
+    [
+        (["--model", "demo"], 1800.0),
+        (["--model", "demo", "--timeout", "5m"], 300.0),
+        (["--exec", "cat"], None),
+        (["--handler", "json:dumps"], None),
+    ],
+)
+def test_a_model_has_half_an_hour_where_nobody_says_how_long(
+    options: list[str], timeout: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    class Worker:
+        def __init__(self, *_: Any, **arguments: Any) -> None:
+            given.update(arguments)
+
+        async def run(self) -> None:
+            """Done at once."""
+
+    monkeypatch.setenv("FLUFFLE_AMQP_URL", "amqp://127.0.0.1:1")
+    monkeypatch.setattr(runner, "Worker", Worker)
+    assert run(["worker", "atlas", *options]) == OK
+    assert given["timeout"] == timeout
+
+
+@pytest.mark.parametrize(
+    ("option", "setting", "seconds"), [([], None, 120.0), ([], "30", 30.0), (["--stall-timeout", "10m"], "30", 600.0)]
+)
+def test_the_stall_timeout_is_that_of_the_option_or_the_setting(
+    option: list[str], setting: str | None, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def build_llm(**arguments: Any) -> Any:
+        given.update(arguments)
+        raise ConfigurationError("enough")
+
+    if setting is not None:
+        monkeypatch.setenv("FLUFFLE_STALL_TIMEOUT", setting)
+    monkeypatch.setattr(factory, "build_llm", build_llm)
+    assert run(["worker", "atlas", "--model", "demo", *option]) == USAGE
+    assert given["stall_timeout"] == seconds

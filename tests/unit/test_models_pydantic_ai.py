@@ -11,7 +11,8 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls
 from pydantic_ai.models.test import TestModel as CannedModel
 
 from workers.models.base import Answer, Job, ModelError
-from workers.models.pydantic_ai import _FAILURES, PydanticAILLM
+from workers.models.failures import kinds
+from workers.models.pydantic_ai import PydanticAILLM
 
 POINT = {
     "type": "object",
@@ -146,5 +147,4 @@ async def test_a_model_that_says_nothing_twice_fails_the_attempt() -> None:
 def test_every_type_of_error_is_described_with_whether_another_attempt_may_help() -> None:
     page = (Path(__file__).parents[2] / "docs/howto-workers.md").read_text(encoding="utf-8")
     described = re.findall(r"^\| `(\w+)` \| .* \| (yes|no) \|$", page, re.MULTILINE)
-    raised = {name: retryable for _, name, retryable in _FAILURES} | {"output_schema": True, "no_answer": True}
-    assert dict(described) == {name: "yes" if retryable else "no" for name, retryable in raised.items()}
+    assert dict(described) == {name: "yes" if retryable else "no" for name, retryable in kinds()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from broker.errors import FluffleError
 from broker.mail import Message
@@ -87,4 +87,13 @@ class LLM(Protocol):
 
         To stop it (a timeout, a `stop`), cancel it: run() ends what it started and raises CancelledError.
         """
+        ...
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """An LLM that can tell before the first job whether it would answer."""
+
+    async def trouble(self) -> str | None:
+        """Why it would not answer now, with what to do; None if nothing is known to be wrong. Costs no tokens."""
         ...

@@ -14,6 +14,7 @@ from broker.errors import ConfigurationError
 from workers.models.base import Answer, Job, ModelError, Progress
 from workers.models.output import check_schema, parse_output
 from workers.models.prompt import render_prompt
+from workers.models.terminal_text import TerminalFilter, terminal_text
 from workers.tool_socket import tool_socket
 from workers.tools import Desk
 
@@ -32,10 +33,10 @@ class CommandLLM:
 
     It gets the instructions and the prompt on standard input as UTF-8, and the worker's environment with
     FLUFFLE_TASK_ID, FLUFFLE_ATTEMPT and, for `fluffle tool`, FLUFFLE_TOOLS added; for a message, with
-    FLUFFLE_MESSAGE_ID and FLUFFLE_CONVERSATION_ID. Exit code 0 means that standard output is the answer: text without
-    the newlines at its end, or JSON where the task has an output schema. Any other code is a failure that another
-    attempt may mend. When the command ends or is stopped, whatever it left in its process group gets SIGTERM and,
-    GRACE seconds later, SIGKILL.
+    FLUFFLE_MESSAGE_ID and FLUFFLE_CONVERSATION_ID. Exit code 0 means that standard output is the answer: its text as
+    `terminal_text` leaves it, without the newlines at its end, or JSON where the task has an output schema. Any other
+    code is a failure that another attempt may mend. When the command ends or is stopped, whatever it left in its
+    process group gets SIGTERM and, GRACE seconds later, SIGKILL.
     """
 
     def __init__(self, command: str) -> None:
@@ -68,7 +69,7 @@ class CommandLLM:
         except UnicodeDecodeError as error:
             message = f"{self._name} wrote bytes that are not UTF-8: {error}"
             raise ModelError("output_encoding", message, retryable=False) from error
-        return Answer(parse_output(text.rstrip("\r\n"), job.output_schema))
+        return Answer(parse_output(terminal_text(text).rstrip("\n"), job.output_schema))
 
     async def _output_of(self, job: Job, progress: Progress, tools: Path | None) -> bytes:
         running, transport = await self._start(job, progress, tools)
@@ -114,7 +115,7 @@ class CommandLLM:
 
     def _failure(self, code: int, running: "_Running") -> str:
         how = f"exited with code {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
-        said = bytes(running.stderr_tail or running.stdout[-_TAIL:]).decode(errors="replace").strip()
+        said = terminal_text(bytes(running.stderr_tail or running.stdout[-_TAIL:]).decode(errors="replace")).strip()
         return f"{self._name} {how}: {said}" if said else f"{self._name} {how}"
 
 
@@ -133,6 +134,7 @@ class _Running(asyncio.SubprocessProtocol):
         self.stderr_tail = b""
         self.too_large = False
         self._progress = progress
+        self._plain = TerminalFilter()
         self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
@@ -143,8 +145,12 @@ class _Running(asyncio.SubprocessProtocol):
             self._set(self.ended)
         elif not self.too_large:
             self.stdout += data
-            if text := self._decode(data):
+            if text := self._plain.feed(self._decode(data)):
                 self._progress(text)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 1 and (rest := self._plain.close()):
+            self._progress(rest)
 
     def process_exited(self) -> None:
         self._set(self.ended)

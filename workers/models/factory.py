@@ -1,16 +1,34 @@
 """From the options of a worker to the LLM that it runs."""
 
+import logging
+import os
+
 from broker.errors import ConfigurationError
-from workers.models.base import LLM
+from workers.models.base import LLM, Checkable
 
 DEMO = "demo"
 
+STALL_TIMEOUT = 120.0
+"""Seconds without a byte after which a model's answer is given up, unless an option or setting says otherwise."""
 
-def build_llm(*, model: str | None, base_url: str | None, exec_command: str | None, handler: str | None) -> LLM:
+MODEL_TIMEOUT = 1800.0
+"""Seconds that an attempt of a model may take where neither its task nor its worker says."""
+
+_log = logging.getLogger(__name__)
+
+
+def build_llm(
+    *,
+    model: str | None,
+    base_url: str | None,
+    exec_command: str | None,
+    handler: str | None,
+    stall_timeout: float = STALL_TIMEOUT,
+) -> LLM:
     """The LLM for exactly one of `model` (`demo`, or as pydantic-ai names it), `exec_command` and `handler`.
 
-    `base_url` is for a model only. Whatever can be found wrong before the first task raises ConfigurationError here.
-    Only the chosen way's libraries are imported.
+    `base_url` and `stall_timeout`, in seconds, are for a model only. Whatever can be found wrong before the first task
+    raises ConfigurationError here. Only the chosen way's libraries are imported.
     """
     given = [
         option for option, value in (("--model", model), ("--exec", exec_command), ("--handler", handler)) if value
@@ -34,10 +52,24 @@ def build_llm(*, model: str | None, base_url: str | None, exec_command: str | No
         from workers.models.demo import DemoLLM
 
         return DemoLLM()
-    return _provider_llm(str(model), base_url)
+    return _provider_llm(str(model), base_url, stall_timeout)
 
 
-def _provider_llm(model: str, base_url: str | None) -> LLM:
+async def warn_of_trouble(name: str, llm: LLM) -> None:
+    """Log why the LLM `name` would not answer now, if that can be found out at once and at no cost."""
+    if not isinstance(llm, Checkable):
+        return
+    try:
+        trouble = await llm.trouble()
+    except Exception:  # it is only a look ahead: the tasks will tell
+        _log.debug("%s: cannot check its model", name, exc_info=True)
+        return
+    if trouble is not None:
+        _log.warning("%s: %s", name, trouble)
+
+
+def _provider_llm(model: str, base_url: str | None, stall_timeout: float) -> LLM:
+    os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
     try:
         import pydantic_ai  # noqa: F401
     except ImportError as error:
@@ -45,4 +77,4 @@ def _provider_llm(model: str, base_url: str | None) -> LLM:
     from workers.models.providers import find_model
     from workers.models.pydantic_ai import PydanticAILLM
 
-    return PydanticAILLM(model, find_model(model, base_url))
+    return PydanticAILLM(model, find_model(model, base_url), stall_timeout=stall_timeout)

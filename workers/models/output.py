@@ -1,15 +1,13 @@
 """What an LLM answered, checked: it must be JSON, and satisfy the task's output schema where there is one."""
 
 import json
-import re
-from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any
 
 from broker.json_schema import why_no_schema
 from workers.models.base import ModelError
+from workers.models.json_text import json_values
 
-_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?```", re.DOTALL | re.IGNORECASE)
 _SHOWN_PROBLEMS = 5
 _SHOWN_LENGTH = 300
 
@@ -48,31 +46,18 @@ def validate_output(result: Any, schema: dict[str, Any] | None) -> Any:
 def parse_output(text: str, schema: dict[str, Any] | None) -> Any:
     """The answer in a text: the text itself without a schema, else the JSON in it that satisfies the schema.
 
-    The JSON is the whole text, or stands in its only ``` fence. A text that satisfies the schema as it is, as
-    for `{"type": "string"}`, is an answer too. Raises ModelError as `validate_output` does.
+    `json_values` says where the JSON may stand. A text that satisfies the schema as it is, as for `{"type": "string"}`,
+    is an answer too. Raises ModelError as `validate_output` does.
     """
     if schema is None:
         return as_json(text)
-    values = list(_json_values(text))
+    values = list(json_values(text))
     for value in [*values, text]:
         if not _problems(value, schema):
             return as_json(value)
     if not values:
         raise _mismatch("the answer is not JSON, as the output schema asks")
     return validate_output(values[0], schema)
-
-
-def _json_values(text: str) -> Iterator[Any]:
-    fenced = _FENCED.findall(text)
-    for candidate in (text, fenced[0] if len(fenced) == 1 else ""):
-        try:
-            yield json.loads(candidate, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
-            continue
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"JSON has no {constant}")
 
 
 def _problems(value: Any, schema: dict[str, Any] | None) -> list[str]:

@@ -1,5 +1,6 @@
 """From the name of a model to the model: which provider, at which URL, with which key."""
 
+import inspect
 import os
 import re
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pydantic_ai.models import Model, infer_model, parse_model_id
 from pydantic_ai.providers import Provider, infer_provider_class
 
 from broker.errors import ConfigurationError
+from workers.models.http_client import model_client
 
 OLLAMA_URL = "http://127.0.0.1:11434/v1"
 
@@ -21,21 +23,39 @@ def find_model(name: str, base_url: str | None) -> Model:
     URL (chat completions), which gets OPENAI_API_KEY if it is set. Any other provider is spoken to at that URL.
     Raises ConfigurationError for an unknown provider, a missing key or a missing package.
     """
-    provider, model = parse_model_id(name)
-    if provider == "ollama":
+    if parse_model_id(name)[0] == "ollama":
         base_url = base_url or os.environ.get("OLLAMA_BASE_URL") or OLLAMA_URL
     try:
-        if base_url is None:
-            return infer_model(name)
-        if provider in ("openai", "openai-chat"):
-            return _openai_compatible(model, base_url)
-        if provider is None or not _is_provider(provider):  # such as `qwen2.5:7b`, a name with a tag
-            return _openai_compatible(name, base_url)
-        return infer_model(name, lambda provider: _provider_at(provider, base_url))
+        return _without_tags(_found(name, base_url))
     except ImportError as error:
         raise ConfigurationError(f"--model {name}: {error}") from error
     except exceptions.UserError as error:
         raise ConfigurationError(f"--model {name}: {_advice(error.message)}") from error
+
+
+def _found(name: str, base_url: str | None) -> Model:
+    provider, model = parse_model_id(name)
+    if base_url is None:
+        if provider is None or not _is_provider(provider):
+            return infer_model(name)  # which says how models are named
+        return infer_model(name, lambda provider: _provider_at(provider, None))
+    if provider in ("openai", "openai-chat"):
+        return _openai_compatible(model, base_url)
+    if provider is None or not _is_provider(provider):  # such as `qwen2.5:7b`, a name with a tag
+        return _openai_compatible(name, base_url)
+    return infer_model(name, lambda provider: _provider_at(provider, base_url))
+
+
+def _without_tags(model: Model) -> Model:
+    """The model, whose text is passed on as it comes.
+
+    pydantic-ai takes a piece of text that is `<think>` for the beginning of reasoning, in the middle of an answer too.
+    """
+    from pydantic_ai.models.openai import OpenAIChatModel
+
+    if isinstance(model, OpenAIChatModel):
+        model.profile = {**model.profile, "thinking_tags": ("\0<think>", "\0</think>")}
+    return model
 
 
 def _openai_compatible(model: str, base_url: str) -> Model:
@@ -44,7 +64,10 @@ def _openai_compatible(model: str, base_url: str) -> Model:
 
     key = os.environ.get("OPENAI_API_KEY")
     return OpenAIChatModel(
-        model, provider=OpenAICompatibleProvider("openai-compatible", base_url=base_url, api_key=key)
+        model,
+        provider=OpenAICompatibleProvider(
+            "openai-compatible", base_url=base_url, api_key=key, http_client=model_client()
+        ),
     )
 
 
@@ -58,12 +81,16 @@ def _is_provider(name: str) -> bool:
     return True
 
 
-def _provider_at(name: str, base_url: str) -> Provider[Any]:
+def _provider_at(name: str, base_url: str | None) -> Provider[Any]:
+    """The provider at that URL, or at its own; one whose client is OpenAI's or Anthropic's gets our HTTP client."""
     provider: Callable[..., Provider[Any]] = infer_provider_class(name)
-    try:
-        return provider(base_url=base_url)
-    except TypeError as error:
-        raise ConfigurationError(f"--base-url: the provider {name} takes none") from error
+    options: dict[str, Any] = {} if base_url is None else {"base_url": base_url}
+    taken = inspect.signature(provider).parameters
+    if "http_client" in taken and taken.keys() & {"openai_client", "anthropic_client"}:
+        options["http_client"] = model_client()
+    if "base_url" in options and "base_url" not in taken:
+        raise ConfigurationError(f"--base-url: the provider {name} takes none")
+    return provider(**options)
 
 
 def _advice(message: str) -> str:

@@ -3,8 +3,10 @@
 pydantic-ai takes most of a second to import, so this module is imported only by a worker that uses it.
 """
 
+import json
+import logging
 from collections.abc import AsyncIterable, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 
@@ -23,27 +25,28 @@ from pydantic_ai import (
     StructuredDict,
     TextPart,
     TextPartDelta,
+    ThinkingPart,
+    ToolCallPart,
     ToolFailed,
     UserPromptPart,
     exceptions,
 )
 from pydantic_ai.agent import EventStreamHandler
-from pydantic_ai.models import Model
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.models import Model, ModelRequestContext
 from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from workers.models.base import Answer, Job, ModelError, Progress, Usage
+from workers.models.check import why_not_ready
+from workers.models.factory import STALL_TIMEOUT
+from workers.models.failures import cannot_call_tools, cannot_take_schema, cut_off, failure_of, said
+from workers.models.figures import usage_of
 from workers.models.output import check_schema, parse_output, validate_output
 from workers.models.prompt import render_prompt
+from workers.models.reasoning import ReasoningFilter, without_reasoning
+from workers.models.retrying import RetryingModel
 from workers.tools import Desk, ToolError
-
-PROVIDER_RETRIES = 2
-"""How often a request is sent again after 408, 409, 429, 5xx or a failed connection.
-
-This is the only layer that retries a request. It is the provider's own SDK, which waits as long as a Retry-After
-header asks (up to two minutes). A stream that breaks off is not retried here, as its text has been shown already:
-the attempt fails and the coordinator starts another one.
-"""
 
 OUTPUT_RETRIES = 1
 """How often the model is told what is wrong with its answer and answers again, within one attempt."""
@@ -51,92 +54,143 @@ OUTPUT_RETRIES = 1
 LIMITS = UsageLimits(request_limit=50, tool_calls_limit=200)
 """How often the model is asked, and how many tools it may call, within one attempt."""
 
+_log = logging.getLogger(__name__)
+
 
 class PydanticAILLM:
-    """Asks a model, one conversation per job. Text is passed on as it streams in."""
+    """Asks a model, one conversation per job. Text is passed on as it streams in.
 
-    def __init__(self, name: str, model: Model) -> None:
-        """`name` is what books and lists show for `model`."""
+    A model that cannot call tools gets none, and is asked in words for what has to satisfy a schema. That it cannot is
+    remembered once its server has said so.
+    """
+
+    def __init__(self, name: str, model: Model, *, stall_timeout: float = STALL_TIMEOUT) -> None:
+        """`name` is what books and lists show for `model`. `stall_timeout` is the most seconds without a byte."""
         self._name = name
-        self._model = model
+        self._served = model
+        self._model = RetryingModel(model)
+        self._stall_timeout = stall_timeout
+        self._calls_tools = True
 
     @property
     def model(self) -> str:
         """The model as it was named, such as `ollama:llama3.2`."""
         return self._name
 
+    async def trouble(self) -> str | None:
+        """Why the model would not answer now, with what to do; None if it would, or cannot say without a cost."""
+        return await why_not_ready(self._served, self._name)
+
     async def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Answer:
         """The model's answer, and the tokens and, where its price is known, the dollars it took.
 
         With an output schema the model is asked for structured output and its answer is checked. Raises
-        ModelError with one of the types in `_FAILURES`, `output_truncated` or `not_json`.
+        ModelError with one of the types in `failures.kinds()`, or `not_json`.
         """
         check_schema(job.output_schema)
+        spent = RunUsage()
         output_type = _output_type(job.output_schema)
+        if desk is not None and not desk.tools:
+            desk = None
+        try:
+            while True:
+                if not self._calls_tools:
+                    output_type, desk = str, None
+                try:
+                    return Answer(await self._ask(job, output_type, progress, desk, spent), _usage(spent))
+                except exceptions.ModelAPIError as error:
+                    if (output_type is str and desk is None) or not cannot_call_tools(error):
+                        raise
+                    if output_type is not str and cannot_take_schema(error):
+                        output_type = str
+                    else:
+                        self._remember_that_it_cannot_call_tools(error)
+        except (exceptions.AgentRunError, exceptions.UserError) as error:
+            failure = failure_of(
+                error,
+                base_url=self._model.base_url,
+                stall_timeout=self._stall_timeout,
+                schema=job.output_schema is not None,
+            )
+            failure.usage = _usage(spent)
+            raise failure from error
+        except ModelError as error:
+            error.usage = error.usage or _usage(spent)
+            raise
+
+    def _remember_that_it_cannot_call_tools(self, error: exceptions.ModelAPIError) -> None:
+        self._calls_tools = False
+        _log.warning(
+            "%s cannot call tools and gets none from now on; what has to satisfy a schema is asked for in words (%s)",
+            self._name,
+            said(error),
+        )
+
+    async def _ask(self, job: Job, output_type: Any, progress: Progress, desk: Desk | None, spent: RunUsage) -> Any:
+        in_words = output_type is str
         agent: Agent[object, Any] = Agent(
             self._model,
             output_type=output_type,
             instructions=job.instructions,
             retries={"output": OUTPUT_RETRIES},
             toolsets=[] if desk is None else [_toolset(desk)],
-            model_settings=_settings(job),
+            model_settings=ModelSettings(max_retries=0, timeout=self._stall_timeout),
+            capabilities=[_AnswerReader(None if in_words else job.output_schema)],
         )
         agent.output_validator(_checker(job.output_schema))
         # A structured output carries its schema on its own; in a prompt too it would draw an answer in text.
-        schema = job.output_schema if output_type is str else None
-        prompt = render_prompt(replace(job, output_schema=schema, conversation=()))
-        spent = RunUsage()
+        schema = job.output_schema if in_words else None
+        async with agent:
+            result = await agent.run(
+                render_prompt(replace(job, output_schema=schema, conversation=())),
+                message_history=_history(job),
+                event_stream_handler=_relay(progress),
+                usage_limits=LIMITS,
+                usage=spent,
+            )
+        return result.output
+
+
+@dataclass
+class _AnswerReader(AbstractCapability[object]):
+    """Looks at every response of the model before pydantic-ai does.
+
+    A response that was cut off is a failure. Reasoning before the answer is removed. Where structured output with
+    this schema was asked for and the model writes text all the same, the JSON in it is the answer.
+    """
+
+    schema: dict[str, Any] | None
+
+    async def after_model_request(
+        self, ctx: RunContext[object], *, request_context: ModelRequestContext, response: ModelResponse
+    ) -> ModelResponse:
+        if failure := cut_off(response):
+            raise failure
+        response = _without_reasoning(response)
+        if self.schema is None or any(isinstance(part, ToolCallPart) for part in response.parts):
+            return response
+        text = "".join(part.content for part in response.parts if isinstance(part, TextPart))
+        if not text.strip():
+            return response
         try:
-            async with agent:
-                result = await agent.run(
-                    prompt,
-                    message_history=_history(job),
-                    event_stream_handler=_relay(progress),
-                    usage_limits=LIMITS,
-                    usage=spent,
-                )
-        except (exceptions.AgentRunError, exceptions.UserError) as error:
-            failure = self._failure(error, job.output_schema is not None)
-            failure.usage = _usage(spent) if spent.total_tokens else None
-            raise failure from error
-        if result.response.finish_reason == "length":
-            message = "the model reached its token limit before the end of its answer"
-            raise ModelError("output_truncated", message, retryable=False, usage=_usage(result.usage))
-        return Answer(result.output, _usage(result.usage))
-
-    def _failure(self, error: exceptions.AgentRunError | exceptions.UserError, with_schema: bool) -> ModelError:
-        if isinstance(error, exceptions.ModelHTTPError):
-            message = f"status {error.status_code}: {_provider_says(error.body)}"
-        elif isinstance(error, exceptions.ModelConnectionError):
-            message = f"{self._model.base_url}: {_causes(error)[-1]}"
-        else:
-            message = error.message
-        for kind, name, retryable in _FAILURES:
-            if isinstance(error, kind):
-                return ModelError(name, message, retryable=retryable)
-        # What is left is an answer that the model could not mend.
-        rejection = next((str(cause) for cause in _causes(error) if isinstance(cause, ModelError)), message)
-        return ModelError("output_schema" if with_schema else "no_answer", rejection, retryable=True)
+            value = parse_output(text, self.schema)
+        except ModelError as error:
+            raise _to_mend(error) from error
+        others = [part for part in response.parts if not isinstance(part, TextPart)]
+        return replace(response, parts=[*others, TextPart(json.dumps(value))])
 
 
-_FAILURES: tuple[tuple[type[Exception], str, bool], ...] = (
-    (exceptions.ModelRateLimitError, "rate_limited", True),
-    (exceptions.ModelQuotaExceededError, "quota_exceeded", False),
-    (exceptions.ModelAuthenticationError, "authentication", False),
-    (exceptions.ModelNotFoundError, "model_not_found", False),
-    (exceptions.ModelContextWindowExceededError, "context_too_long", False),
-    (exceptions.ModelRequestRejectedError, "request_rejected", False),
-    (exceptions.ModelConnectionError, "connection", True),
-    (exceptions.ModelServerError, "provider_error", True),
-    (exceptions.ModelUnavailableError, "provider_error", True),
-    (exceptions.ModelHTTPError, "request_rejected", False),
-    (exceptions.ModelAPIError, "provider_error", True),
-    (exceptions.ContentFilterError, "content_filter", False),
-    (exceptions.UsageLimitExceeded, "too_many_steps", False),
-    (exceptions.OutputTokenLimitExceeded, "output_truncated", False),
-    (exceptions.UserError, "request_rejected", False),
-)
-"""What pydantic-ai raises: its class, our type on the wire, whether another attempt may help. First match wins."""
+def _without_reasoning(response: ModelResponse) -> ModelResponse:
+    """The response with the beginning of its text as the answer begins."""
+    parts = list(response.parts)
+    for place, part in enumerate(parts):
+        if isinstance(part, TextPart) and part.content.strip():
+            answer = without_reasoning(part.content)
+            if any(isinstance(before, ThinkingPart) for before in parts[:place]):
+                answer = answer.lstrip()
+            parts[place] = replace(part, content=answer)
+            return replace(response, parts=parts)
+    return response
 
 
 def _toolset(desk: Desk) -> FunctionToolset[object]:
@@ -176,21 +230,29 @@ def _checker(schema: dict[str, Any] | None) -> Callable[[Any], Any]:
         try:
             return parse_output(output, schema) if isinstance(output, str) else validate_output(output, schema)
         except ModelError as error:
-            if error.retryable:
-                raise ModelRetry(error.message) from error
-            raise
+            raise _to_mend(error) from error
 
     return check
 
 
+def _to_mend(error: ModelError) -> Exception:
+    """What is raised for an answer that is wrong: the model is told if it can mend it."""
+    return ModelRetry(error.message) if error.retryable else error
+
+
 def _relay(progress: Progress) -> EventStreamHandler[object]:
     async def relay(_: RunContext[object], events: AsyncIterable[AgentStreamEvent]) -> None:
+        answer = ReasoningFilter()
         async for event in events:
             match event:
-                case PartStartEvent(part=TextPart(content=text)) if text:
-                    progress(text)
-                case PartDeltaEvent(delta=TextPartDelta(content_delta=text)) if text:
-                    progress(text)
+                case (
+                    PartStartEvent(part=TextPart(content=text))
+                    | PartDeltaEvent(delta=TextPartDelta(content_delta=text))
+                ) if text:
+                    if shown := answer.feed(text):
+                        progress(shown)
+        if rest := answer.close():
+            progress(rest)
 
     return relay
 
@@ -211,33 +273,5 @@ def _history(job: Job) -> list[ModelMessage]:
     return messages
 
 
-def _settings(job: Job) -> ModelSettings:
-    settings = ModelSettings(max_retries=PROVIDER_RETRIES)
-    if job.timeout is not None:
-        settings["timeout"] = job.timeout  # else a client waits ten minutes for the next piece of an answer
-    return settings
-
-
-def _usage(usage: RunUsage) -> Usage | None:
-    if usage.unmeasured_requests and not usage.total_tokens:
-        return None
-    return Usage(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cost_usd=None if usage.cost is None else float(usage.cost),
-    )
-
-
-def _provider_says(body: object) -> str:
-    """The message in the body of an HTTP error, wherever the provider puts it."""
-    while isinstance(body, dict):
-        body = body.get("message") or body.get("error")
-    return str(body or "no details")
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """The error and its causes, the root last."""
-    chain = [error]
-    while (cause := chain[-1].__cause__) is not None:
-        chain.append(cause)
-    return chain
+def _usage(spent: RunUsage) -> Usage | None:
+    return usage_of(spent.input_tokens, spent.output_tokens, spent.cost)

@@ -1,0 +1,418 @@
+"""What real servers of models send besides clean answers, over HTTP: answers that are none, odd figures, no tools."""
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration.test_models_provider import POINT, failure, llm_at, run
+from tests.support.openai_server import Document, Events, OpenAIServer, Refusal, Text, ToolCall, ToolCalls
+from tests.unit.test_models_tools import desk
+from workers.models.base import Answer, Job, ModelError, Usage
+from workers.models.factory import build_llm, warn_of_trouble
+
+NO_TOOLS = [
+    Refusal(400, "registry.ollama.ai/library/gemma3:4b does not support tools"),
+    Refusal(500, "tools param requires --jinja flag"),
+    Refusal(400, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'),
+    Refusal(404, "No endpoints found that support tool use."),
+    Refusal(400, "deepseek-reasoner does not support Function Calling"),
+    Refusal(400, "This model does not support this tool_choice"),
+]
+
+TOO_LONG = [
+    (400, "This model's maximum context length is 4096 tokens. However, you requested 9999 tokens"),
+    (400, "request (513 tokens) exceeds the available context size (512 tokens), try increasing it"),
+    (400, "the input length exceeds the context length"),
+    (400, "prompt too long; exceeded max context length by 12 tokens"),
+    (400, "prompt is too long: 210000 tokens > 200000 maximum"),
+    (400, "The input (9000 tokens) is longer than the model's context length (4096 tokens)."),
+    (422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 9000"),
+    (400, "This model's maximum prompt length is 131072 but the request contains 200000 tokens."),
+    (400, "The number of tokens to keep from the initial prompt is greater than the context length"),
+    (500, "Context size has been exceeded."),
+]
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **more}
+
+
+# -- answers that are cut off --------------------------------------------------------------------------------------
+
+
+async def test_a_stream_that_ends_before_its_answer_is_a_lost_connection(server: OpenAIServer) -> None:
+    error = await failure(server, Text("Half an ans", finish=None, done=False))
+    assert (error.type, error.retryable) == ("connection", True)
+    assert error.message == f"{server.url}/: the stream ended in the middle of the answer"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("reply", [Text("All", finish=None), Text("All", done=False)])
+async def test_a_reason_to_finish_or_the_last_event_is_enough_for_an_end(server: OpenAIServer, reply: Text) -> None:
+    server.script(reply)
+    assert (await run(server)).result == "All"
+
+
+@pytest.mark.parametrize(
+    ("finish", "kind", "retryable"),
+    [
+        ("length", "output_truncated", False),
+        ("model_length", "output_truncated", False),
+        ("content_filter", "content_filter", False),
+        ("SAFETY", "content_filter", False),
+        ("error", "provider_error", True),
+        ("insufficient_system_resource", "provider_error", True),
+        ("tool_calls", "wrong_tool_call", True),
+    ],
+)
+async def test_a_text_that_the_provider_ended_early_is_no_answer(
+    server: OpenAIServer, finish: str, kind: str, retryable: bool
+) -> None:
+    error = await failure(server, Text("I", finish=finish, usage=(5, 1)))
+    assert (error.type, error.retryable) == (kind, retryable)
+    assert error.usage == Usage(input_tokens=5, output_tokens=1)
+
+
+async def test_a_tool_call_that_was_cut_off_is_no_answer(server: OpenAIServer) -> None:
+    called = ToolCall('{"x": 3}')
+    called.finish = "length"
+    error = await failure(server, called, output_schema=POINT)
+    assert error.type == "output_truncated"
+
+
+async def test_an_error_in_a_stream_is_told_as_it_is(server: OpenAIServer) -> None:
+    error = await failure(server, Events(chunk({"content": "Half"}), {"error": "CUDA out of memory"}))
+    assert (error.type, error.message, error.retryable) == ("provider_error", "CUDA out of memory", True)
+    error = await failure(server, Events(chunk({"content": "Half"}), {"error": {"message": "slow down", "code": 429}}))
+    assert (error.type, error.message) == ("rate_limited", "status 429: slow down")
+
+
+def anthropic_events(*, ends: bool = True, reason: str = "end_turn") -> Events:
+    start = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude",
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 5, "output_tokens": 1},
+    }
+    text = {"type": "text_delta", "text": "Half an answer"}
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("message_start", {"message": start}),
+        ("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
+        ("content_block_delta", {"index": 0, "delta": text}),
+    ]
+    if ends:
+        delta = {"stop_reason": reason, "stop_sequence": None}
+        events += [
+            ("content_block_stop", {"index": 0}),
+            ("message_delta", {"delta": delta, "usage": {"output_tokens": 3}}),
+            ("message_stop", {}),
+        ]
+    return Events(*((name, {"type": name, **event}) for name, event in events))
+
+
+async def test_answers_of_anthropics_protocol_are_whole_or_failures_too(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
+    llm = llm_at(server.url.removesuffix("/v1"), "anthropic:claude-haiku-5-5")
+
+    async def kind(reply: Events | Refusal) -> str:
+        server.script(reply)
+        with pytest.raises(ModelError) as caught:
+            await llm.run(Job("t-1", 1, "Say hello."), lambda text: None)
+        return caught.value.type
+
+    server.script(anthropic_events())
+    answer = await llm.run(Job("t-1", 1, "Say hello."), lambda text: None)
+    assert answer.result == "Half an answer"
+    assert answer.usage is not None
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (5, 3)
+    assert await kind(anthropic_events(ends=False)) == "connection"
+    assert await kind(anthropic_events(reason="max_tokens")) == "output_truncated"
+    assert await kind(anthropic_events(reason="refusal")) == "content_filter"
+    assert await kind(Refusal(400, "prompt is too long: 210000 tokens > 200000 maximum")) == "context_too_long"
+
+
+# -- usage ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ({"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}, (11, 7)),
+        ({"prompt_tokens": 11.0, "completion_tokens": 7.5, "total_tokens": 18.5}, (11, None)),
+        ({"prompt_tokens": "11", "completion_tokens": "7", "total_tokens": "18"}, (11, 7)),
+        ({"prompt_tokens": 10**15, "completion_tokens": 7, "total_tokens": 10**15 + 7}, (None, 7)),
+        ({"prompt_tokens": -1, "completion_tokens": -5, "total_tokens": -6}, None),
+        ({"prompt_tokens": 11, "total_tokens": 11}, (11, None)),
+        ({"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}, None),
+        ({"prompt_tokens": 11, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": "x"}}, (11, 7)),
+        ({"tokens": {"in": 11}}, None),
+    ],
+)
+async def test_figures_that_make_no_sense_are_left_out_and_the_answer_stays(
+    server: OpenAIServer, given: dict[str, Any], known: tuple[int | None, int | None] | None
+) -> None:
+    server.script(Events(chunk({"content": "ok"}), chunk({}, "stop"), {**chunk({}), "choices": [], "usage": given}))
+    usage = None if known is None else Usage(input_tokens=known[0], output_tokens=known[1])
+    assert await run(server) == Answer("ok", usage)
+
+
+async def test_of_running_totals_the_last_one_counts(server: OpenAIServer) -> None:
+    def totals(output: int) -> dict[str, int]:
+        return {"prompt_tokens": 5, "completion_tokens": output, "total_tokens": 5 + output}
+
+    server.script(
+        Events(
+            chunk({"content": "a"}, usage=totals(1)),
+            chunk({"content": "b"}, usage=totals(2)),
+            chunk({}, "stop", usage=totals(2)),
+        )
+    )
+    assert await run(server) == Answer("ab", Usage(input_tokens=5, output_tokens=2))
+
+
+# -- tools that there are not --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refusal", NO_TOOLS, ids=lambda refusal: refusal.message[:30])
+async def test_a_model_that_cannot_call_tools_is_asked_in_words_from_then_on(
+    server: OpenAIServer, refusal: Refusal, caplog: pytest.LogCaptureFixture
+) -> None:
+    llm = llm_at(server.url)
+    server.script(refusal, Text('```json\r\n{"x": 3}\r\n```'), Text('{"x": 4}'))
+    for number in (3, 4):
+        answer = await llm.run(Job("t-1", 1, "Count.", output_schema=POINT), lambda text: None)
+        assert answer.result == {"x": number}
+    assert ["tools" in request.body for request in server.requests] == [True, False, False]
+    assert "JSON Schema" in server.requests[1].body["messages"][-1]["content"]
+    assert refusal.message in caplog.text
+
+
+async def test_a_model_that_cannot_use_the_tools_of_its_worker_works_without_them(
+    server: OpenAIServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script(NO_TOOLS[0], Text("Hello"))
+    answer = await llm_at(server.url).run(Job("t-1", 1, "Say hello."), lambda text: None, desk("ask_person"))
+    assert answer.result == "Hello"
+    assert "openai:qwen2.5 cannot call tools" in caplog.text
+
+
+async def test_a_schema_that_no_tool_can_have_is_asked_for_in_words_this_once(server: OpenAIServer) -> None:
+    llm = llm_at(server.url)
+    refusal = Refusal(400, "Invalid schema for function 'final_result': In context=(), 'oneOf' is not permitted.")
+    server.script(refusal, Text('{"x": 3}'), ToolCall('{"x": 4}'))
+    for number in (3, 4):
+        answer = await llm.run(Job("t-1", 1, "Count.", output_schema=POINT), lambda text: None)
+        assert answer.result == {"x": number}
+    assert ["tools" in request.body for request in server.requests] == [True, False, True]
+
+
+async def test_a_refusal_that_is_not_about_tools_is_a_failure(server: OpenAIServer) -> None:
+    error = await failure(server, Refusal(400, "temperature is not supported"), output_schema=POINT)
+    assert error.type == "request_rejected"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"x": 3}',
+        'Here is the JSON:\n\n{"x": 3}',
+        '<think>\nlet me see {"x": 2}\n</think>\n\n{"x": 3}',
+        'let me see\n</think>\n\n```json\n{"x": 3}\n```',
+    ],
+)
+async def test_a_model_that_writes_its_json_in_place_of_calling_the_tool_has_answered(
+    server: OpenAIServer, text: str
+) -> None:
+    server.script(Text(text[:9], text[9:]))
+    assert (await run(server, output_schema=POINT)).result == {"x": 3}
+    assert len(server.requests) == 1
+
+
+# -- reasoning -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ("<think>", "hmm", "</think>", "\n\nanswer"),
+        ("<think>\nhm", "m\n</think>\n\nanswer"),
+        ("hmm so I think", "\n</think>", "\n\nanswer"),
+        ("<thi", "nk>hmm</thi", "nk>", "answer"),
+        ("\n<think>", "\nhmm", "\n", "</think>", "\n\n", "answer"),
+    ],
+)
+async def test_reasoning_before_an_answer_is_no_part_of_it(server: OpenAIServer, pieces: tuple[str, ...]) -> None:
+    server.script(Text(*pieces))
+    shown: list[str] = []
+    assert (await llm_at(server.url).run(Job("t-1", 1, "Say hello."), shown.append)).result == "answer"
+    assert "<think>" not in "".join(shown)
+
+
+async def test_a_tag_in_the_middle_of_an_answer_stays(server: OpenAIServer) -> None:
+    pieces = ("Models write ", "<think>", " and ", "</think>", " around their reasoning.")
+    server.script(Text(*pieces))
+    assert (await run(server)).result == "".join(pieces)
+
+
+async def test_a_model_that_only_reasons_has_not_answered(server: OpenAIServer) -> None:
+    error = await failure(server, Text("<think>hmm</think>"), Text("<think>", "hmm", "</think>"))
+    assert (error.type, error.message) == ("no_answer", "the model answered nothing")
+
+
+# -- failures in words ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "message"), TOO_LONG)
+async def test_a_prompt_that_is_too_long_is_told_as_that(server: OpenAIServer, status: int, message: str) -> None:
+    error = await failure(server, Refusal(status, message), Refusal(status, message), Refusal(status, message))
+    assert (error.type, error.retryable) == ("context_too_long", False)
+    assert error.message == f"status {status}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (404, {"detail": "Not Found"}, "model_not_found", "Not Found"),
+        (422, {"detail": [{"loc": ["body", "n"], "msg": "is required"}]}, "request_rejected", "body.n: is required"),
+        (400, [{"error": {"message": "list shaped"}}], "request_rejected", "list shaped"),
+        (400, {"error": "just a text"}, "request_rejected", "just a text"),
+        (400, {}, "request_rejected", "no details"),
+    ],
+)  # fmt: skip
+async def test_the_reason_for_a_refusal_is_found_wherever_it_stands(
+    server: OpenAIServer, status: int, body: Any, kind: str, said: str
+) -> None:
+    error = await failure(server, Document(json.dumps(body), "application/json", status))
+    assert (error.type, error.message) == (kind, f"status {status}: {said}")
+
+
+async def test_a_page_of_a_proxy_is_told_in_words(server: OpenAIServer) -> None:
+    page = Document("<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>", status=502)
+    error = await failure(server, page, page, page)
+    assert (error.type, error.message) == ("provider_error", "status 502: 502 Bad Gateway nginx")
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (Document("<!DOCTYPE html><html></html>"), "web page: is the base URL right? (it usually ends in /v1)"),
+        (Document('{"choices": []}', "application/json"), "did not stream its answer: the server must support"),
+        (Document('{"error": {"message": "no such route"}}', "application/json"), "did not stream its answer: no such"),
+        (Document("", "application/json"), "did not stream its answer: the answer is empty"),
+    ],
+)
+async def test_what_is_no_answer_of_a_model_server_is_said(server: OpenAIServer, reply: Document, said: str) -> None:
+    error = await failure(server, reply)
+    assert (error.type, error.retryable) == ("not_a_model_server", False)
+    assert said in error.message
+    assert len(server.requests) == 1
+
+
+async def test_wrong_calls_of_a_tool_are_told_by_what_is_wrong_with_them(server: OpenAIServer) -> None:
+    def misses(name: str, arguments: str) -> ToolCalls:
+        return ToolCalls(ToolCall(arguments, name=name))
+
+    async def told(*replies: ToolCalls) -> str:
+        server.script(*replies)
+        with pytest.raises(ModelError) as caught:
+            await llm_at(server.url).run(Job("t-1", 1, "Ask."), lambda text: None, desk("ask_person"))
+        assert (caught.value.type, caught.value.retryable) == ("wrong_tool_call", True)
+        return caught.value.message
+
+    wrong = misses("ask_person", '{"qestion": 5}')
+    assert "called the tool ask_person wrongly: question:" in await told(wrong, wrong)
+    assert "Unknown tool name: 'get_weather'" in await told(misses("get_weather", "{}"), misses("get_weather", "{}"))
+
+
+async def test_structured_output_that_is_no_json_says_where(server: OpenAIServer) -> None:
+    error = await failure(server, ToolCall('{"x": '), ToolCall('{"x": '), output_schema=POINT)
+    assert error.type == "output_schema"
+    assert "Invalid JSON" in error.message
+
+
+async def test_a_server_that_asks_to_wait_for_too_long_fails_at_once(server: OpenAIServer) -> None:
+    error = await failure(server, Refusal(429, "quota of the day", {"Retry-After": "100000"}))
+    assert error.type == "rate_limited"
+    assert len(server.requests) == 1
+
+
+async def test_a_server_that_is_loading_its_model_is_waited_for_longer_than_an_error(server: OpenAIServer) -> None:
+    loading = Refusal(503, "Loading model")
+    server.script(loading, loading, loading, Text("loaded"))
+    assert (await run(server)).result == "loaded"
+    assert len(server.requests) == 4
+
+
+# -- before the first task -----------------------------------------------------------------------------------------
+
+
+async def warned(url: str, model: str, caplog: pytest.LogCaptureFixture) -> str:
+    caplog.set_level(logging.WARNING)
+    llm = build_llm(model=model, base_url=url, exec_command=None, handler=None)
+    await warn_of_trouble("ana", llm)
+    return "; ".join(record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("models", [["qwen2.5"], ["qwen2.5:latest", "other"], [], None, Document("?", "text/plain")])
+async def test_a_server_that_has_the_model_or_does_not_say_gives_no_warning(
+    server: OpenAIServer, models: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.models = models
+    assert await warned(server.url, "openai:qwen2.5", caplog) == ""
+
+
+async def test_a_server_without_the_model_is_told_with_what_it_has(
+    server: OpenAIServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.models = ["gemma3:4b", "qwen2.5:latest"]
+    assert await warned(server.url, "ollama:llama3.2", caplog) == (
+        f"ana: {server.url}/ has no model llama3.2, but gemma3:4b, qwen2.5:latest; get it with `ollama pull llama3.2`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        (Document('{"error": {"message": "bad key"}}', "application/json", 401), "refuses the API key (status 401)"),
+        (Document("<html></html>"), "answered with a web page: is the base URL right?"),
+        (Document('{"error": {"message": "Loading model"}}', "application/json", 503), "is not ready (status 503)"),
+    ],
+)
+async def test_a_server_that_would_not_answer_is_told(
+    server: OpenAIServer, models: Document, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.models = models
+    assert said in await warned(server.url, "openai:qwen2.5", caplog)
+    assert not server.requests, "it costs no tokens"
+
+
+async def test_a_server_that_is_not_there_is_told_with_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    with OpenAIServer() as server:
+        url = server.url
+    said = await warned(url, "ollama:llama3.2", caplog)
+    assert "does not answer" in said
+    assert "`ollama serve`" in said
+
+
+async def test_a_base_url_without_its_version_is_suspected(
+    server: OpenAIServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = await warned(server.url.removesuffix("/v1"), "openai:qwen2.5", caplog)
+    assert "is the base URL right? (it usually ends in /v1)" in said

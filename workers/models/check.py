@@ -1,0 +1,67 @@
+"""Whether a model would answer: its server is asked for the list of its models, which costs nothing."""
+
+import re
+
+from pydantic_ai.models import Model
+
+from workers.models.http_client import WrongReply, shown_url
+
+ANSWER_WITHIN = 3.0
+"""Seconds that the server gets for the list."""
+
+_MODELS_SHOWN = 5
+
+
+async def why_not_ready(model: Model, name: str) -> str | None:
+    """Why the model `name` would not answer now, with what to do; None if nothing is known to be wrong.
+
+    Only servers that speak OpenAI's protocol are asked.
+    """
+    try:
+        import openai
+        from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+    except ImportError:
+        return None
+    if not isinstance(model, OpenAIChatModel | OpenAIResponsesModel):
+        return None
+    url = shown_url(str(model.base_url))
+    client = model.client.with_options(timeout=ANSWER_WITHIN, max_retries=0)
+    try:
+        found = [it async for it in client.models.list()]
+    except openai.APITimeoutError:
+        return f"{url} does not answer within {ANSWER_WITHIN:g} s; tasks fail until it does"
+    except openai.APIConnectionError as error:
+        if isinstance(error.__cause__, WrongReply):
+            return str(error.__cause__)
+        start = "start it, with `ollama serve`; " if name.startswith("ollama:") else ""
+        return f"{url} does not answer ({_root(error)}): {start}tasks fail until it does"
+    except openai.APIStatusError as error:
+        return _refused(url, error.status_code)
+    except Exception:  # a list that is none says nothing
+        return None
+    names = [str(it.id) for it in found]
+    if not names or any(it.owned_by == "llamacpp" for it in found):  # llama.cpp serves its model by any name
+        return None
+    if {model.model_name, f"{model.model_name}:latest"} & {*names}:
+        return None
+    known = ", ".join(names[:_MODELS_SHOWN]) + (", …" if len(names) > _MODELS_SHOWN else "")
+    pull = f"; get it with `ollama pull {model.model_name}`" if name.startswith("ollama:") else ""
+    return f"{url} has no model {model.model_name}, but {known}{pull}"
+
+
+def _refused(url: str, status: int) -> str | None:
+    match status:
+        case 401 | 403:
+            return f"{url} refuses the API key (status {status}): tasks fail until the right one is set"
+        case 404 if not re.search(r"/v\d", url):
+            return f"{url} has no list of models (status 404): is the base URL right? (it usually ends in /v1)"
+        case 503:
+            return f"{url} is not ready (status 503); tasks wait while it loads its model"
+        case _:
+            return None
+
+
+def _root(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__

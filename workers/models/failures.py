@@ -1,0 +1,197 @@
+"""What goes wrong with a model of a provider, as the failure of an attempt."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_ai import ModelResponse, ModelRetry, ToolCallPart, exceptions
+
+from broker.wire import problems
+from workers.models.base import ModelError
+from workers.models.http_client import WrongReply, shown_url
+
+KINDS: tuple[tuple[type[Exception], str, bool], ...] = (
+    (exceptions.ModelRateLimitError, "rate_limited", True),
+    (exceptions.ModelQuotaExceededError, "quota_exceeded", False),
+    (exceptions.ModelAuthenticationError, "authentication", False),
+    (exceptions.ModelNotFoundError, "model_not_found", False),
+    (exceptions.ModelContextWindowExceededError, "context_too_long", False),
+    (exceptions.ModelRequestRejectedError, "request_rejected", False),
+    (exceptions.ModelConnectionError, "connection", True),
+    (exceptions.ModelServerError, "provider_error", True),
+    (exceptions.ModelUnavailableError, "provider_error", True),
+    (exceptions.ModelHTTPError, "request_rejected", False),
+    (exceptions.ModelAPIError, "provider_error", True),
+    (exceptions.ContentFilterError, "content_filter", False),
+    (exceptions.UsageLimitExceeded, "too_many_steps", False),
+    (exceptions.OutputTokenLimitExceeded, "output_truncated", False),
+    (exceptions.UserError, "request_rejected", False),
+)
+"""What pydantic-ai raises: its class, our type on the wire, whether another attempt may help. First match wins."""
+
+FOUND: dict[str, bool] = {
+    "stalled": True,
+    "not_a_model_server": False,
+    "wrong_tool_call": True,
+    "output_schema": True,
+    "no_answer": True,
+}
+"""Types that are found in other ways, and whether another attempt may help."""
+
+_CUT_OFF: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        ("length", "max_tokens", "max_output_tokens", "model_length"),
+        ("output_truncated", "the model reached its token limit before the end of its answer"),
+    ),
+    **dict.fromkeys(
+        ("content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content", "spii"),
+        ("content_filter", "the provider stopped the answer: content filter"),
+    ),
+    **dict.fromkeys(
+        ("error", "abort", "cancelled", "insufficient_system_resource"),
+        ("provider_error", "the provider ended the answer early"),
+    ),
+}
+"""Reasons that an answer ends for which say that it is not whole; what providers send, in lower case."""
+
+_TOO_LONG = re.compile(
+    r"exceed_context_size|context_length_exceeded|prompt is too long|prompt too long|input is too long"
+    r"|maximum prompt length|too many input tokens|tokens \+ `?max_new_tokens|input length exceeds"
+    r"|exceeds? (?:the |its )?(?:\w+ ){0,3}context|context (?:length|size|window|limit) .{0,40}exceeded"
+    r"|(?:longer|greater|larger|more) than (?:the )?(?:\S+ ){0,3}context|maximum context length"
+    r"|exceed context (?:limit|window)|loaded with context length of only",
+    re.IGNORECASE,
+)
+_TOOL_SCHEMA = re.compile(r"schema|parameters|propert", re.IGNORECASE)
+_NO_TOOLS = re.compile(
+    r"invalid schema for function|(?=.*\b(?:tools?|functions?|(?:tool|function)[_ -]?(?:choice|use|call(?:s|ing)?))\b)"
+    r".*(?:support|requires? (?:the )?--|not (?:enabled|available|allowed|implemented)|jinja)",
+    re.IGNORECASE | re.DOTALL,
+)
+_TAG = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+_WRONG_TOOL = re.compile(r"Tool '([^']+)' exceeded max retries")
+_OUTPUT_TOOL = "final_result"  # pydantic-ai's name for the tool that a model answers with
+_SHOWN = 1000
+_HTML_READ = 20_000
+
+
+def cannot_call_tools(error: Exception) -> bool:
+    """Whether a server refused a request because it, or its model, cannot call tools."""
+    refused = (exceptions.ModelRateLimitError, exceptions.ModelAuthenticationError, exceptions.ModelConnectionError)
+    if not isinstance(error, exceptions.ModelAPIError) or isinstance(error, refused):
+        return False
+    return not is_too_long(error) and _NO_TOOLS.search(said(error)) is not None
+
+
+def cannot_take_schema(error: Exception) -> bool:
+    """Whether `cannot_call_tools` is so for the schema of one tool alone."""
+    return _TOOL_SCHEMA.search(said(error)) is not None
+
+
+def failure_of(
+    error: exceptions.AgentRunError | exceptions.UserError, *, base_url: str | None, stall_timeout: float, schema: bool
+) -> ModelError:
+    """The failure for what pydantic-ai has raised. `schema`: whether the job has an output schema."""
+    for cause in causes(error):
+        if isinstance(cause, WrongReply):
+            return _found("not_a_model_server", str(cause))
+        if isinstance(cause, ModelError):
+            return ModelError(cause.type, cause.message, retryable=cause.retryable)
+    if isinstance(error, exceptions.ModelTimeoutError) and error.phase != "connect":
+        where = shown_url(base_url) if base_url else "the provider"
+        return _found("stalled", f"{where}: nothing came for {stall_timeout:g} s (--stall-timeout)")
+    if isinstance(error, exceptions.ModelAPIError) and is_too_long(error):
+        return ModelError("context_too_long", said(error), retryable=False)
+    for kind, name, retryable in KINDS:
+        if isinstance(error, kind):
+            message = f"{shown_url(base_url)}: {said(error)}" if name == "connection" and base_url else said(error)
+            return ModelError(name, message, retryable=retryable)
+    return _unusable(error, schema)
+
+
+def cut_off(response: ModelResponse) -> ModelError | None:
+    """Why a response is not a whole answer, though its stream came to an end; None if it is."""
+    raw = str((response.provider_details or {}).get("finish_reason") or "").lower()
+    reason = raw if raw in _CUT_OFF else str(response.finish_reason)
+    if reason in _CUT_OFF:
+        kind, message = _CUT_OFF[reason]
+        return ModelError(kind, message, retryable=kind == "provider_error")
+    if reason == "tool_call" and not any(isinstance(part, ToolCallPart) for part in response.parts):
+        return _found("wrong_tool_call", "the model ended its answer to call a tool, and called none")
+    return None
+
+
+def said(error: Exception) -> str:
+    """What a provider says about an error, wherever it puts that."""
+    if isinstance(error, exceptions.ModelHTTPError):
+        return f"status {error.status_code}: {_words(error.body)[:_SHOWN] or 'no details'}"
+    if isinstance(error, exceptions.ModelConnectionError):
+        root = list(causes(error))[-1]
+        return str(root) or type(root).__name__
+    if isinstance(error, exceptions.ModelAPIError):
+        return _words(error.body)[:_SHOWN] or error.message
+    return getattr(error, "message", "") or str(error)
+
+
+def is_too_long(error: exceptions.ModelAPIError) -> bool:
+    """Whether a prompt was refused because the model cannot read that much."""
+    if isinstance(error, exceptions.ModelRateLimitError | exceptions.ModelConnectionError):
+        return False
+    names = (error.provider_error_code, error.provider_error_type, said(error))
+    return any(name and _TOO_LONG.search(name) for name in names)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and its causes, the root last."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def kinds() -> Iterable[tuple[str, bool]]:
+    """Every type of failure of a model, and whether another attempt may help."""
+    return {**{name: retryable for _, name, retryable in KINDS}, **FOUND}.items()
+
+
+def _unusable(error: Exception, schema: bool) -> ModelError:
+    """What is left: an answer that the model could not mend."""
+    message = getattr(error, "message", "")
+    reason = _reason(error)
+    if (wrong := _WRONG_TOOL.search(message)) and (not schema or wrong[1] != _OUTPUT_TOOL):
+        return _found("wrong_tool_call", f"the model called the tool {wrong[1]} wrongly: {reason or message}")
+    if schema:
+        return _found("output_schema", f"the answer does not satisfy the output schema: {reason or 'there is none'}")
+    return _found("no_answer", reason or "the model answered nothing")
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong with the answer, by its path, as the model was told."""
+    for cause in list(causes(error))[1:]:
+        if isinstance(cause, ValidationError):
+            return "; ".join(map(str, problems(cause)))
+        if isinstance(cause, ModelRetry):
+            return cause.message
+    return ""
+
+
+def _found(kind: str, message: str) -> ModelError:
+    return ModelError(kind, message, retryable=FOUND[kind])
+
+
+def _words(body: Any) -> str:
+    """The message in the body of an error: `{"error": {"message": …}}`, `{"detail": …}`, a list of these, or a page."""
+    match body:
+        case dict():
+            words = next((body[key] for key in ("message", "error", "detail", "msg") if body.get(key)), None)
+            where = ".".join(map(str, body["loc"])) if isinstance(body.get("loc"), list | tuple) else ""
+            return ": ".join(filter(None, (where, _words(words))))
+        case list():
+            return "; ".join(filter(None, map(_words, body)))
+        case str() if body.lstrip()[:1] == "<":
+            return " ".join(_TAG.sub(" ", body[:_HTML_READ]).split())
+        case None:
+            return ""
+        case _:
+            return str(body)

@@ -1,0 +1,91 @@
+"""The HTTP client that models are spoken to with: it notices what the clients of providers take for an answer."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+
+from workers.models.event_stream import EventStream, IncompleteAnswer
+
+CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
+
+_SHOWN_BYTES = 100_000
+
+
+class WrongReply(httpx2.TransportError):
+    """What came back with status 200 is no streamed answer"""
+
+
+def model_client() -> httpx2.AsyncClient:
+    """A client that raises WrongReply for a page or a document in place of a stream of events.
+
+    A stream that ends before its answer does ends with httpx2.RemoteProtocolError, as if the connection had broken.
+    Time limits are those of each request.
+    """
+    return httpx2.AsyncClient(
+        limits=CONNECTIONS,
+        follow_redirects=True,
+        event_hooks={"request": [_without_compression], "response": [_check]},
+    )
+
+
+def shown_url(url: httpx2.URL | str) -> str:
+    """The URL without what may be secret in it: user, password and query."""
+    return str(httpx2.URL(url).copy_with(userinfo=b"", query=None))
+
+
+async def _without_compression(request: httpx2.Request) -> None:
+    request.headers["Accept-Encoding"] = "identity"  # so that the bytes of a stream are its text
+
+
+async def _check(response: httpx2.Response) -> None:
+    if response.status_code != 200:
+        return
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind == "text/html":
+        raise WrongReply(
+            f"{shown_url(response.url)} answered with a web page: is the base URL right? (it usually ends in /v1)",
+            request=response.request,
+        )
+    if response.request.method != "POST":
+        return
+    if kind == "application/json":
+        message = _message(await response.aread())
+        raise WrongReply(f"{shown_url(response.url)} did not stream its answer: {message}", request=response.request)
+    if response.headers.get("Content-Encoding", "identity") == "identity":
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _Checked(response.stream, response.request)
+
+
+def _message(body: bytes) -> str:
+    if not body.strip():
+        return "the answer is empty"
+    try:
+        found: Any = json.loads(body[:_SHOWN_BYTES])
+    except ValueError:
+        return "the server sent something else"
+    error = found.get("error") if isinstance(found, dict) else None
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message) if message else "the server must support `stream`"
+
+
+class _Checked(httpx2.AsyncByteStream):
+    """The bytes of a stream of events, as an EventStream passes them on."""
+
+    def __init__(self, source: httpx2.AsyncByteStream, request: httpx2.Request) -> None:
+        self._source = source
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        events = EventStream()
+        async for data in self._source:
+            if checked := events.feed(data):
+                yield checked
+        try:
+            yield events.close()
+        except IncompleteAnswer as error:
+            raise httpx2.RemoteProtocolError(str(error), request=self._request) from error
+
+    async def aclose(self) -> None:
+        await self._source.aclose()
