@@ -48,10 +48,15 @@ class Inspected(NamedTuple):
 
 
 class _Refused(Exception):
-    """It is no schema that may be used."""
+    """is not a JSON Schema"""
 
     def __init__(self, path: str, message: str) -> None:
-        super().__init__(f"{path if len(path) <= _PATH_SHOWN else path[: _PATH_SHOWN - 1] + '…'}: {message}")
+        shown = path if len(path) <= _PATH_SHOWN else path[: _PATH_SHOWN - 1] + "…"
+        super().__init__(f"{self.__doc__}: {shown}: {message}")
+
+
+class _TooLarge(_Refused):
+    """is too large"""
 
 
 def why_no_schema(schema: dict[str, Any]) -> str | None:
@@ -74,7 +79,7 @@ def _inspected(text: str) -> Inspected:
     try:
         return Inspected(None, _Inspection(json.loads(text)).cost)
     except _Refused as refused:
-        return Inspected(f"is not a JSON Schema: {refused}")
+        return Inspected(str(refused))
 
 
 class _Subschema(NamedTuple):
@@ -110,7 +115,7 @@ class _Inspection:
         self._must_come_to_an_end()
         expanded, steps = self._expanded(id(schema), {}, set())
         if expanded > MAX_EXPANDED:
-            raise _Refused("$", f"its references expand to more than {MAX_EXPANDED:,} subschemas")
+            raise _TooLarge("$", f"its references expand to more than {MAX_EXPANDED:,} subschemas")
         self.cost = steps if self._is_bounded else None
 
     def _look(self, first: _Subschema) -> None:
@@ -122,9 +127,9 @@ class _Inspection:
             if id(schema) in self._subschemas:
                 continue
             if level > MAX_LEVELS:
-                raise _Refused(path, f"is nested deeper than {MAX_LEVELS} levels")
+                raise _TooLarge(path, f"schemas are nested deeper than {MAX_LEVELS} levels")
             if len(self._subschemas) == MAX_SUBSCHEMAS:
-                raise _Refused("$", f"it has more than {MAX_SUBSCHEMAS} subschemas")
+                raise _TooLarge("$", f"it has more than {MAX_SUBSCHEMAS} subschemas")
             base = self._identify(subschema)
             self._subschemas[id(schema)] = subschema._replace(base=base)
             inner = self._inner[id(schema)] = []
@@ -180,9 +185,9 @@ class _Inspection:
     def _read_pattern(self, path: str, pattern: str) -> None:
         self._in_patterns += len(pattern)
         if len(pattern) > MAX_PATTERN:
-            raise _Refused(path, f"a pattern of {len(pattern):,} characters; the limit is {MAX_PATTERN:,}")
+            raise _TooLarge(path, f"a pattern of {len(pattern):,} characters; the limit is {MAX_PATTERN:,}")
         if self._in_patterns > MAX_PATTERNS:
-            raise _Refused(path, f"all patterns together have more than {MAX_PATTERNS:,} characters")
+            raise _TooLarge(path, f"all patterns together have more than {MAX_PATTERNS:,} characters")
         try:
             _parser.parse(pattern)
         except (_parser.error, OverflowError, RecursionError, ValueError) as error:

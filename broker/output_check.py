@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from broker.errors import HelperFailed, HelperTimeout
+from broker.errors import HelperError
 from broker.helpers import Helpers
 from broker.json_schema import inspect_schema
 from broker.messages import Failure
@@ -17,8 +17,8 @@ from broker.messages import Failure
 OUTPUT_SCHEMA = "output_schema"
 """The type of the failure of an attempt whose answer does not satisfy its schema."""
 
-LIMIT_SECONDS = 5.0
-"""CPU that one comparison may take."""
+LIMIT_SECONDS, SECONDS_PER_MEGABYTE = 2.0, 10.0
+"""CPU that one comparison may take: so much, and so much more for the length of the answer."""
 
 MAX_QUICK_STEPS = 10_000  # some milliseconds
 _CHARACTERS_A_STEP = 50
@@ -45,24 +45,24 @@ async def check(value: Any, schema: dict[str, Any], helpers: Helpers) -> Failure
 
 async def check_apart(value: Any, schema: dict[str, Any], helpers: Helpers) -> Failure | None:
     """The same, always by a helper process."""
+    answer = json.dumps(value)
+    seconds = round(LIMIT_SECONDS + len(answer) / 1_000_000 * SECONDS_PER_MEGABYTE, 1)
     try:
-        found = await helpers.call("broker.output_check:compare", value, schema, seconds=LIMIT_SECONDS)
-    except HelperTimeout:
-        found = {"fault": f"the output schema cannot be checked: it took longer than {LIMIT_SECONDS:g} s"}
-    except HelperFailed as error:
+        found = await helpers.call("broker.output_check:compare", answer, schema, seconds=seconds)
+    except HelperError as error:
         found = {"fault": f"the output schema cannot be checked: {error}"}
     if "fault" in found:
         return Failure(type=OUTPUT_SCHEMA, message=found["fault"], retryable=False)
     return _failure(found["problems"])
 
 
-def compare(value: Any, schema: dict[str, Any]) -> dict[str, Any]:
-    """`problems` of the value, or the `fault` of the schema. It may take for ever: for a helper process."""
+def compare(answer: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """`problems` of an answer in JSON, or the `fault` of the schema. It may take for ever: for a helper process."""
     from jsonschema import SchemaError
     from referencing.exceptions import Unresolvable
 
     try:
-        return {"problems": _compared(value, json.dumps(schema), is_known=False)}
+        return {"problems": _compared(json.loads(answer), json.dumps(schema), is_known=False)}
     except SchemaError as error:
         return {"fault": f"output_schema is not a JSON Schema: {error.json_path}: {error.message[:_SHOWN_CHARACTERS]}"}
     except Unresolvable as error:

@@ -16,7 +16,7 @@ from broker.connection import Delivery
 from broker.helpers import Helpers
 from broker.messages import Failure, Result
 from broker.output_check import OUTPUT_SCHEMA, check_apart, quick_check
-from coordinator.core.events import Event, Left, Reported
+from coordinator.core.events import BeingChecked, Event, Left, Reported
 from coordinator.core.task import Task
 
 AGAIN = 0.5  # seconds before a check that could not even begin is tried again
@@ -25,17 +25,27 @@ MOST_BEHIND_A_SLOW_ONE = 20  # answers of an LLM that wait, when its last one co
 _log = structlog.get_logger("coordinator")
 
 
-class SetAside(NamedTuple):
-    """An answer of an LLM with the schema to check it against; or, without one, what is to come after its answers."""
+class Unchecked(NamedTuple):
+    """An answer that is set aside, and the schema to hold it against."""
+
+    delivery: Delivery
+    about: BeingChecked
+    answer: Any
+    schema: dict[str, Any]
+
+
+class Goodbye(NamedTuple):
+    """What is set aside because it comes after answers of that LLM."""
 
     delivery: Delivery
     llm: str
-    answer: Any = None
-    schema: dict[str, Any] | None = None
+
+
+SetAside = Unchecked | Goodbye
 
 
 class Answers:
-    """`in_batch` is called by the thread that makes batches, everything else by the event loop.
+    """`in_batch` and `being_checked` are called by the thread that makes batches, everything else by the event loop.
 
     `on_ready` is called with a delivery that is to come into the next batch.
     """
@@ -43,108 +53,114 @@ class Answers:
     def __init__(self, on_ready: Callable[[Delivery], None] = lambda delivery: None) -> None:
         self._on_ready = on_ready
         self._helpers = Helpers()
+        self._open: dict[Delivery, BeingChecked] = {}  # what was set aside and is not done
         self._verdicts: dict[Delivery, Failure | None] = {}
-        self._open: dict[Delivery, str] = {}  # answers that were set aside and are not done, and their LLMs
-        self._behind: defaultdict[str, list[Delivery]] = defaultdict(list)  # what comes after them
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # one at a time of each LLM
+        self._goodbyes: list[Goodbye] = []
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # one check at a time for each LLM
         self._slow: set[str] = set()  # LLMs whose last answer could not be checked
         self._checks: dict[asyncio.Task[None], Delivery] = {}
 
     def in_batch(
         self, events: Sequence[Event], origins: Sequence[Delivery], tasks: Mapping[str, Task]
     ) -> tuple[list[Event], list[Delivery], list[SetAside]]:
-        """The events with answers checked, their deliveries, and what is to be set aside.
+        """The events with answers checked, the delivery of each, and what is to be set aside.
 
         An answer that does not satisfy the schema of its task is a failed attempt. An LLM's goodbye comes after its
         answers: else they would be taken for lost.
         """
-        aside: list[SetAside] = []
         checked: list[tuple[Event, Delivery]] = []
+        aside: list[SetAside] = []
         for event, delivery in zip(events, origins, strict=True):
             match event:
                 case Reported(llm, result) if (schema := _schema_for(llm, result, tasks)) is not None:
                     failure, is_known = self._verdict(delivery, result.result, schema)
                     if not is_known:
-                        aside.append(SetAside(delivery, llm, result.result, schema))
+                        about = BeingChecked(llm, result.task_id, result.attempt, result.instance)
+                        aside.append(Unchecked(delivery, about, result.result, schema))
                         continue
                     if failure is not None:
                         _log.warning("an answer is refused", task=result.task_id, llm=llm, error=failure.message)
                         event = replace(event, result=_failed(result, failure))
-                case Left(goodbye) if goodbye.name in {*self._llms(), *(it.llm for it in aside)}:
-                    aside.append(SetAside(delivery, goodbye.name))
+                case Left(goodbye) if any(it.llm == goodbye.name for it in self.being_checked(aside)):
+                    aside.append(Goodbye(delivery, goodbye.name))
                     continue
             checked.append((event, delivery))
         return [event for event, _ in checked], [delivery for _, delivery in checked], aside
 
+    def being_checked(self, aside: Sequence[SetAside] = ()) -> list[BeingChecked]:
+        """The attempts whose answers are being checked, or are in `aside`."""
+        is_open = [about for delivery, about in list(self._open.items()) if not delivery.is_lost]
+        return [*is_open, *(it.about for it in aside if isinstance(it, Unchecked))]
+
     def set_aside(self, aside: Sequence[SetAside]) -> None:
         """Check these; each comes into a later batch."""
         for it in aside:
-            if it.schema is None:
-                self._behind[it.llm].append(it.delivery)
-            else:
-                self._open[it.delivery] = it.llm
-                check = asyncio.create_task(self._check(it, it.schema))
-                self._checks[check] = it.delivery
-                check.add_done_callback(lambda check: self._checks.pop(check, None))
+            match it:
+                case Unchecked():
+                    self._open[it.delivery] = it.about
+                    check = asyncio.create_task(self._check(it))
+                    self._checks[check] = it.delivery
+                    check.add_done_callback(lambda check: self._checks.pop(check, None))
+                case Goodbye():
+                    self._goodbyes.append(it)
 
-    def forget(self, batch: Sequence[Delivery]) -> None:
+    def done(self, batch: Sequence[Delivery]) -> None:
         """These are done with; what was to come after them can come."""
         if not self._open:
             return
-        for delivery in [*batch, *(delivery for delivery in self._open if delivery.is_lost)]:
-            if delivery in self._verdicts or delivery.is_lost:
-                self._verdicts.pop(delivery, None)
-                self._open.pop(delivery, None)
-        for llm in self._behind.keys() - set(self._llms()):
-            for delivery in self._behind.pop(llm):
-                self._on_ready(delivery)
+        judged = [delivery for delivery in batch if delivery in self._verdicts]
+        for delivery in [*judged, *(delivery for delivery in self._open if delivery.is_lost)]:
+            self._verdicts.pop(delivery, None)
+            self._open.pop(delivery, None)
+        waiting = {about.llm for about in self.being_checked()}
+        ready = [it for it in self._goodbyes if it.llm not in waiting]
+        self._goodbyes = [it for it in self._goodbyes if it.llm in waiting]
+        for it in ready:
+            self._on_ready(it.delivery)
 
     def leave(self) -> None:
         """Stop checking, and give back what is not done."""
         checks, self._checks = self._checks, {}
-        for task in checks:
-            task.cancel()
-        for delivery in [*checks.values(), *(it for behind in self._behind.values() for it in behind)]:
+        for check in checks:
+            check.cancel()
+        for delivery in [*checks.values(), *(it.delivery for it in self._goodbyes)]:
             delivery.requeue()
+        self._goodbyes = []
         self._open.clear()
-        self._behind.clear()
         self._verdicts.clear()
 
     def close(self) -> None:
         """End the helper processes."""
         self._helpers.close()
 
-    def _llms(self) -> list[str]:
-        """Of each answer that is set aside, whose it is."""
-        return [llm for delivery, llm in list(self._open.items()) if not delivery.is_lost]
-
     def _verdict(self, delivery: Delivery, answer: Any, schema: dict[str, Any]) -> tuple[Failure | None, bool]:
         if delivery in self._verdicts:
             return self._verdicts[delivery], True
         return quick_check(answer, schema)
 
-    async def _check(self, it: SetAside, schema: dict[str, Any]) -> None:
-        async with self._turns[it.llm]:
-            failure = await self._failure(it, schema)
+    async def _check(self, it: Unchecked) -> None:
+        async with self._turns[it.about.llm]:
+            failure = await self._failure(it)
         if not it.delivery.is_lost:  # else it comes again
             self._verdicts[it.delivery] = failure
             self._on_ready(it.delivery)
 
-    async def _failure(self, it: SetAside, schema: dict[str, Any]) -> Failure | None:
-        if it.llm in self._slow and self._llms().count(it.llm) > MOST_BEHIND_A_SLOW_ONE:
-            return Failure(type=OUTPUT_SCHEMA, message=f"too many answers of {it.llm} wait to be checked")
+    async def _failure(self, it: Unchecked) -> Failure | None:
+        llm = it.about.llm
+        if llm in self._slow and sum(about.llm == llm for about in self._open.values()) > MOST_BEHIND_A_SLOW_ONE:
+            return Failure(type=OUTPUT_SCHEMA, message=f"too many answers of {llm} wait to be checked")
         while True:
             try:
-                failure = await check_apart(it.answer, schema, self._helpers)
+                failure = await check_apart(it.answer, it.schema, self._helpers)
             except OSError as error:
-                _log.warning("an answer cannot be checked yet", llm=it.llm, error=str(error))
+                _log.warning("an answer cannot be checked yet", llm=llm, error=str(error))
                 await asyncio.sleep(AGAIN)
             else:
                 break
         if failure is None or failure.retryable:
-            self._slow.discard(it.llm)
+            self._slow.discard(llm)
         else:
-            self._slow.add(it.llm)
+            self._slow.add(llm)
         return failure
 
 

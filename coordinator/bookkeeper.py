@@ -170,7 +170,7 @@ class Bookkeeper:
         if self._spans is not None:
             self._spans.take_in(events, origins, self._machine.board.tasks)
         origin = {id(event): delivery for event, delivery in zip(events, origins, strict=True)}
-        events += self._failures()
+        events += [*self._failures(), *self._answers.being_checked(aside)]
         events.append(Tick(self._wake(now), self._overdue(now)))
         commands = self._machine.handle(*events, now=now)
         kept = now

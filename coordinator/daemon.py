@@ -224,7 +224,7 @@ class Coordinator:
                     continue
                 crash_point("after-commit")
                 self._answers.set_aside(post.aside)
-                self._answers.forget(batch)
+                self._answers.done(batch)
                 done, batch = self._inbox.done(batch, {it.delivery for it in post.aside}), self._next_at_once()
                 committing = self._begin(batch) if batch else None  # it is published while the next is committed
                 self._publisher.publish(post)
