@@ -16,7 +16,7 @@ from fluffle.client import Client
 from fluffle.handle import reason
 from fluffle.web.desk import Desk, Site
 from fluffle.web.live import Paced, Told
-from fluffle.web.markup import content, markdown, preformatted
+from fluffle.web.markup import content, markdown, preformatted, prepared, rendered_apart
 from fluffle.web.parts import Pairs, Part, ago, button, empty, form, options, rendered, status
 from fluffle.web.phases import Phase, begin_of, phases
 from fluffle.web.theme import frame
@@ -69,6 +69,7 @@ class _Task:
                 back = ("All tasks", self._desk.url("/"))
                 empty("There is no such task", f"Nobody has submitted {self._id}, or not yet.", link=back)
             return
+        await prepared(view.description, view.result, self._streamed, *(question.text for question in view.questions))
         if (view, parts) == (self._view, self._parts):
             return
         if self._view is not None and view.attempt != self._view.attempt:
@@ -94,7 +95,9 @@ class _Task:
 
     async def _show_stream(self) -> None:
         if self._stream is not None and not self._stream.is_deleted:
-            self._stream.set_content(markdown(self._streamed))
+            stream, html = self._stream, await rendered_apart(self._streamed)
+            if not stream.is_deleted:
+                stream.set_content(html)
 
     # -- what to do ------------------------------------------------------------------------------------------------
 
