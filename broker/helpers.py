@@ -33,8 +33,10 @@ class Helpers:
     `function` is `package.module:name` of a function of ours that takes and returns what JSON has a form for.
     """
 
-    def __init__(self, most: int = 2) -> None:
+    def __init__(self, most: int = 2, *, folder: str = "/") -> None:
+        """`folder` is the current one of the processes."""
         self._most = most
+        self._folder = folder
         self._idle: list[_Helper] = []
         self._busy = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -59,7 +61,7 @@ class Helpers:
         helper = self._idle.pop() if self._idle else None
         try:
             if helper is None or not helper.is_alive:
-                helper = _Helper()
+                helper = _Helper(self._folder)
             answer = await helper.call(request, seconds)
             self._idle.append(helper)
         finally:
@@ -86,7 +88,7 @@ class Helpers:
 class _Helper:
     """One process."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -95,7 +97,7 @@ class _Helper:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-                cwd="/",
+                cwd=folder,
             )
         self._socket.setblocking(False)
 
