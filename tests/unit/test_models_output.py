@@ -1,11 +1,16 @@
 """What an LLM answered is JSON and satisfies the output schema, or the attempt fails and says why."""
 
+import asyncio
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 
+from broker.helpers import Helpers
+from broker.messages import Failure
+from broker.output_check import check_apart, quick_check
 from workers.models.base import ModelError
 from workers.models.output import as_json, check_schema, parse_output, validate_output
 
@@ -144,3 +149,56 @@ async def test_references_inside_a_schema_are_followed() -> None:
     assert await validate_output({"next": {"next": {}}}, tree) == {"next": {"next": {}}}
     with pytest.raises(ModelError, match=r"\$\.next\.next: 3 is not of type 'object'"):
         await validate_output({"next": {"next": 3}}, tree)
+
+
+ENDLESS = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
+NEVER_MATCHED = {"a": "a" * 44 + "!"}
+
+
+async def test_a_pattern_that_never_ends_is_stopped_and_the_loop_goes_on_meanwhile() -> None:
+    checking = asyncio.create_task(validate_output(NEVER_MATCHED, ENDLESS))
+    assert await validate_output({"a": "aaa"}, ENDLESS) == {"a": "aaa"}
+    assert not checking.done()
+    with pytest.raises(ModelError, match="cannot be checked: it took longer than 2 s") as caught:
+        await checking
+    assert (caught.value.type, caught.value.retryable) == ("output_schema", False)
+
+
+async def test_an_answer_that_cannot_be_checked_is_looked_at_once_and_not_in_every_way_to_read_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checks: list[Any] = []
+
+    async def check(value: Any, *_: Any) -> Failure:
+        checks.append(value)
+        return Failure(type="output_schema", message="it took too long", retryable=False)
+
+    monkeypatch.setattr("workers.models.output.output_check.check", check)
+    with pytest.raises(ModelError, match="it took too long"):
+        await parse_output(json.dumps(NEVER_MATCHED), ENDLESS)
+    assert checks == [NEVER_MATCHED]
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        (PERSON, {"name": "Ana", "age": -1}),
+        (PERSON, {"age": 3}),
+        ({"$defs": {"x": {"type": "string"}}, "items": {"$ref": "#/$defs/x"}}, ["a", 1]),
+        ({"anyOf": [{"type": "null"}, {"const": 3}]}, 4),
+        ({"type": "string", "maxLength": 2}, "abc"),
+        (PERSON, {"name": "Ana"}),
+        ({"prefixItems": [{"type": "null"}], "items": False}, [None]),
+    ],
+)
+async def test_a_check_at_once_says_the_same_as_one_in_a_helper_process(schema: dict[str, Any], value: Any) -> None:
+    helpers = Helpers(1)
+    at_once, is_known = quick_check(value, schema)
+    assert is_known
+    assert at_once == await check_apart(value, schema, helpers)
+    helpers.close()
+
+
+@pytest.mark.parametrize("value", ["x" * 600_000, [1] * 20_000, {f"p{n}": n for n in range(20_000)}])
+def test_a_long_answer_is_never_checked_at_once(value: Any) -> None:
+    assert quick_check(value, PERSON) == (None, False)

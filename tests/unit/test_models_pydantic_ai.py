@@ -148,3 +148,12 @@ def test_every_type_of_error_is_described_with_whether_another_attempt_may_help(
     described = re.findall(r"^\| `(\w+)` \| .* \| (yes|no) \|$", page, re.MULTILINE)
     raised = {name: retryable for _, name, retryable in _FAILURES} | {"output_schema": True, "no_answer": True}
     assert dict(described) == {name: "yes" if retryable else "no" for name, retryable in raised.items()}
+
+
+async def test_an_output_that_cannot_be_checked_in_time_fails_the_attempt_and_is_not_paid_for_again() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
+    script = Script(call(f'{{"a": "{"a" * 44}!"}}'), call('{"a": "a"}'))
+    with pytest.raises(ModelError, match="cannot be checked: it took longer than 2 s") as caught:
+        await run(script.llm, output_schema=schema)
+    assert (caught.value.type, caught.value.retryable) == ("output_schema", False)
+    assert len(script.asked) == 1
