@@ -78,6 +78,13 @@ async def test_a_text_that_takes_too_long_is_shown_as_it_is(monkeypatch: pytest.
     assert await rendered_apart(BRACKETS) == f"<pre>{BRACKETS}</pre>"
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is, the page waits for its texts."""
+    monkeypatch.setattr(markup, "PATIENCE", 60)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_long_text_is_rendered_apart_and_then_shown_as_markup() -> None:
     text = "# Title\n\n" + "a **word** " * 500
     assert markdown(text).startswith("<pre># Title")
@@ -96,6 +103,7 @@ async def test_what_is_behind_the_first_20_000_characters_is_shown_as_it_is() ->
     assert html.endswith("<em>a</em></p>\n<pre>*b*</pre>")
 
 
+@pytest.mark.usefixtures("patient")
 async def test_only_the_last_texts_are_kept() -> None:
     await prepared(*(f"{number} " + "word " * 400 for number in range(120)))
     assert len(markup._rendered) == 100
