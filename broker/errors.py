@@ -4,6 +4,9 @@ FluffleError
 ├── ConfigurationError          a setting, an option or fluffle.toml is wrong
 ├── DecodeError                 a message does not follow the protocol
 ├── NodeError                   the private RabbitMQ node
+├── HelperError                 work that is done in a process of its own
+│   ├── HelperTimeout           it took too long, and the process was ended
+│   └── HelperFailed            it raised an exception, or the process died
 ├── BrokerError                 talking to RabbitMQ
 │   ├── BrokerUnreachable       nothing answers at the URL, or it closed the door
 │   ├── AccessRefused           wrong user, password or permission
@@ -69,6 +72,21 @@ class DecodeError(FluffleError):
 
 class NodeError(FluffleError):
     """The private RabbitMQ node has a problem"""
+
+
+class HelperError(FluffleError):
+    """A helper process did not do its work"""
+
+
+class HelperTimeout(HelperError):
+    """It took too long"""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"it took longer than {seconds:g} s")
+
+
+class HelperFailed(HelperError):
+    """It raised an exception, or the process died"""
 
 
 class BrokerError(FluffleError):

@@ -17,6 +17,7 @@ from broker.messages import Failure, Result
 from broker.topology import WORK, llm_address
 from broker.wire import MAX_ASSIGNMENT_BYTES
 from coordinator import outbox
+from coordinator.answers import Answers, SetAside
 from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Refuse
 from coordinator.core.events import Event, GroupStirred, NotesRequested, Reported, Shared, Submitted, TaskEnded, Tick
@@ -44,10 +45,14 @@ _log = structlog.get_logger("coordinator")
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """Messages to publish, and the outbox rows that are done with once all of them are confirmed."""
+    """Messages to publish, and the outbox rows that are done with once all of them are confirmed.
+
+    `aside` are deliveries of the batch that are not done, because answers are to be checked first.
+    """
 
     rows: tuple[int, ...]
     messages: list[Outgoing]
+    aside: tuple[SetAside, ...] = ()
 
 
 class Bookkeeper:
@@ -65,10 +70,12 @@ class Bookkeeper:
         suggest_skills: bool = False,
         require_identity: bool = False,
         learn_quality: bool = True,
+        answers: Answers | None = None,
         tally: Tally | None = None,
         spans: "Spans | None" = None,
     ) -> None:
         """Raises ConfigurationError when there is no such policy."""
+        self._answers = answers or Answers()
         self._tally = tally
         self._spans = spans
         self._policy = policy
@@ -147,7 +154,11 @@ class Bookkeeper:
                 self._reload()
                 problem = Problem("", f"the coordinator cannot process this message: {type(error).__name__}")
                 posts.append(self._process([], [Refused(delivery, (problem,))]))
-        return Post(tuple(chain(*(post.rows for post in posts))), list(chain(*(post.messages for post in posts))))
+        return Post(
+            tuple(chain(*(post.rows for post in posts))),
+            list(chain(*(post.messages for post in posts))),
+            tuple(chain(*(post.aside for post in posts))),
+        )
 
     def _process(self, batch: Sequence[Delivery], refused: Sequence[Refused] = ()) -> Post:
         now = self._clock()
@@ -155,10 +166,11 @@ class Bookkeeper:
         events, origins, items = self._read(batch, now)
         items += [item for it in refused for item in refusal(it, now)]
         self._load(events)
+        events, origins, aside = self._answers.in_batch(events, origins, self._machine.board.tasks)
         if self._spans is not None:
             self._spans.take_in(events, origins, self._machine.board.tasks)
         origin = {id(event): delivery for event, delivery in zip(events, origins, strict=True)}
-        events += self._failures()
+        events += [*self._failures(), *self._answers.being_checked(aside)]
         events.append(Tick(self._wake(now), self._overdue(now)))
         commands = self._machine.handle(*events, now=now)
         kept = now
@@ -186,7 +198,8 @@ class Bookkeeper:
         if self._tally is not None and (batch or items):
             took, kept_back = time.perf_counter() - began, sum(isinstance(item, Keep) for item in items)
             self._tally.count(changes, messages=len(batch), refused=kept_back, took=took, now=now)
-        post = Post(() if row is None else (row,), self._render(items, self._machine.board.tasks))
+        rows = () if row is None else (row,)
+        post = Post(rows, self._render(items, self._machine.board.tasks), tuple(aside))
         self._machine.forget()
         self._close_period(changes, idle=not batch)
         return post

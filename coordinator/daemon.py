@@ -29,6 +29,7 @@ from broker.link import Link
 from broker.settings import Settings
 from broker.topology import COORDINATOR, QUERIES, SHARED, UNDELIVERED
 from broker.trace import tracing_for
+from coordinator.answers import Answers
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.database import open_engine
 from coordinator.inbox import Inbox, is_claim
@@ -90,6 +91,7 @@ class Coordinator:
         lease = seconds(settings.lease)
         self._tally = None if settings.metrics_port is None else Tally()
         self._tracing = tracing_for("fluffle-coordinator", wanted=settings.traces)
+        self._answers = Answers(self._on_delivery)
         self._books = Bookkeeper(
             self._store,
             clock=clock,
@@ -100,6 +102,7 @@ class Coordinator:
             suggest_skills=settings.suggest_skills,
             require_identity=settings.require_identity,
             learn_quality=settings.learn_quality,
+            answers=self._answers,
             tally=self._tally,
             spans=_spans(self._tracing),
         )
@@ -145,6 +148,7 @@ class Coordinator:
             queries.cancel()
             if self._answering:
                 await asyncio.wait(self._answering, timeout=LAST_CONFIRMS)
+        self._answers.close()
         self._writing.shutdown()
         self._reading.close()
         self._store.close()
@@ -219,7 +223,9 @@ class Coordinator:
                     self._publisher.publish(await self._rebuilt())
                     continue
                 crash_point("after-commit")
-                done, batch = self._inbox.done(batch), self._next_at_once()
+                self._answers.set_aside(post.aside)
+                self._answers.done(batch)
+                done, batch = self._inbox.done(batch, {it.delivery for it in post.aside}), self._next_at_once()
                 committing = self._begin(batch) if batch else None  # it is published while the next is committed
                 self._publisher.publish(post)
                 _acknowledge(done if self._link.has_room else [*done, *self._inbox.late()])
@@ -230,6 +236,7 @@ class Coordinator:
     def _give_back(self) -> None:
         """What was taken in and not done is for whoever leads now, and so is what RabbitMQ may not have."""
         self._state = "standing by"
+        self._answers.leave()
         self._inbox.leave()
         self._link.forget_unconfirmed()
 

@@ -1,6 +1,6 @@
 """What has come for the coordinator and is not done yet, and what of it makes the next batch."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from broker.connection import Delivery
 from broker.messages import Submission
@@ -46,14 +46,20 @@ class Inbox:
         held = _held(window[self._seen :])
         return [delivery for delivery in window if id(delivery) not in held] or window
 
-    def done(self, batch: Sequence[Delivery]) -> list[Delivery]:
-        """The last batch is done with. Returns what is to be acknowledged now."""
+    def done(self, batch: Sequence[Delivery], aside: Collection[Delivery] = ()) -> list[Delivery]:
+        """The last batch is done with. Returns what is to be acknowledged now.
+
+        What was set `aside` is out of here, and not acknowledged: it is added once more, or given back.
+        """
         if not batch:
             return []
         gone = set(map(id, batch))
         window = self._waiting[: self._window]
         before = next((place for place, delivery in enumerate(window) if id(delivery) not in gone), len(window))
         due, self._unacknowledged = [*self._unacknowledged, *batch[:before]], list(batch[before:])
+        if aside:
+            due = [delivery for delivery in due if delivery not in aside]
+            self._unacknowledged = [delivery for delivery in self._unacknowledged if delivery not in aside]
         self._waiting = [delivery for delivery in self._waiting if id(delivery) not in gone]
         self._seen = self._window - len(batch)
         return due

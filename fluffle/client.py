@@ -127,10 +127,10 @@ class Client(Messaging, Reporting):
         Raises ConfigurationError for a plan that makes no sense, TaskRejected when one of its tasks is rejected (the
         others are cancelled then), NoAnswer, PublishRefused, MessageTooLarge.
         """
-        from fluffle.plan import load, new_run, submit
+        from fluffle.plan import planned, submit
 
-        plan = load(Path(path))
-        return await submit(self, plan.tasks(run or new_run(plan), variables))
+        _, tasks = await planned(Path(path), run, variables)
+        return await submit(self, tasks)
 
     async def _fate(self, handle: TaskHandle) -> TaskHandle | TaskRejected:
         try:

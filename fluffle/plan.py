@@ -9,9 +9,12 @@ inputs = { text = "{{ item.text }}" }
 depends_on = ["read"]
 description = "Put the summaries together to a page about {{ topic }}"
 
-`load` reads a file, `Plan.tasks` makes submissions of it. Nothing that a variable or a file holds is a template itself.
+`planned` makes submissions of a file, in a helper process: a plan may come from somebody else, and its templates can
+take all time and all memory. There, `load` reads it and `Plan.tasks` fills it in. Nothing that a variable or a file
+holds is a template itself.
 """
 
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,12 +28,13 @@ import yaml
 from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
-from broker.errors import ConfigurationError, Problem, TaskRejected, did_you_mean
+from broker.errors import ConfigurationError, HelperFailed, HelperTimeout, Problem, TaskRejected, did_you_mean
+from broker.helpers import Helpers
 from broker.ids import uuid7
 from broker.messages import Submission
-from broker.wire import problems
+from broker.wire import MAX_BODY_BYTES, problems
 
 if TYPE_CHECKING:
     from fluffle.client import Client
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".toml", ".yaml", ".yml")
 LONGEST_NAME = 24  # characters, of a plan and of a task: ids are made of both
 MOST_ITEMS = 1000  # as many tasks may one depend on
+MOST_VALUES = 100_000  # in a plan, each where an alias stands for it
+SECONDS = 10.0  # of CPU that a plan may take
 
 _NAME = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{LONGEST_NAME - 1}}}")
 _ALONE = re.compile(r"\{\{((?:(?!\}\}|\{\{).)+)\}\}", re.DOTALL)
@@ -158,10 +164,10 @@ class Plan:
             case str():
                 try:
                     return _filled(value, values)
-                except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-                    raise self._wrong(name, f"{where}: {_hinted(error, values)}") from error
                 except _Unreadable as error:
                     raise self._wrong(name, f"{where}: {error}") from error
+                except Exception as error:  # filters raise what they like
+                    raise self._wrong(name, f"{where}: {_hinted(error, values)}") from error
             case list():
                 return [self._rendered(name, f"{where}.{place}", item, values) for place, item in enumerate(value)]
             case dict():
@@ -174,6 +180,8 @@ class Plan:
             return Submission.model_validate_json(to_json(fields))
         except ValidationError as error:
             raise self._wrong(name, "; ".join(map(str, problems(error)))) from error
+        except (PydanticSerializationError, ValueError) as error:
+            raise self._wrong(name, f"a value has no form in JSON: {_line(error)}") from error
 
     def _wrong(self, name: str, told: str) -> ConfigurationError:
         return ConfigurationError(f"{self.path}: task {name}: {told}")
@@ -182,14 +190,19 @@ class Plan:
 def load(path: Path) -> Plan:
     """Read a plan from a TOML or YAML file. Raises ConfigurationError that names what is wrong."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text_of(path)
         content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        _must_be_small(path, content)
     except FileNotFoundError as error:
         raise ConfigurationError(f"there is no file {path}") from error
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+    except _Unreadable as error:
+        raise ConfigurationError(str(error)) from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{path}: it is nested too deeply") from error
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, ValueError) as error:
+        raise ConfigurationError(f"{path}: {_line(error)}") from error
     try:
         file = _File.model_validate(content)
     except ValidationError as error:
@@ -208,6 +221,49 @@ def load(path: Path) -> Plan:
     return plan
 
 
+async def planned(
+    path: Path, run: str | None, given: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None
+) -> tuple[str, list[PlannedTask]]:
+    """The run, which is new if none is named, and the tasks of a plan (see Plan.tasks).
+
+    Raises ConfigurationError that names what is wrong with the plan, also when it takes too much time or memory.
+    """
+    try:
+        values = [to_jsonable_python(values or {}) for values in (given, defaults)]
+    except PydanticSerializationError as error:
+        raise ConfigurationError(f"{path}: a variable has no form in JSON: {_line(error)}") from error
+    helpers = Helpers(1, folder=os.getcwd())
+    try:
+        answer = await helpers.call("fluffle.plan:fill_in", str(path), run, *values, seconds=SECONDS)
+    except HelperTimeout as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    except HelperFailed as error:
+        told = "it needs too much memory" if "MemoryError" in str(error) else str(error)
+        raise ConfigurationError(f"{path}: {told}") from error
+    finally:
+        helpers.close()
+    if "error" in answer:
+        raise ConfigurationError(answer["error"])
+    tasks = answer["tasks"]
+    return answer["run"], [
+        PlannedTask(name, Submission.model_validate_json(body), tuple(above)) for name, body, above in tasks
+    ]
+
+
+def fill_in(path: str, run: str | None, given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What `planned` asks a helper process for."""
+    try:
+        plan = load(Path(path))
+        run = run or new_run(plan)
+        tasks = plan.tasks(run, given, defaults)
+    except ConfigurationError as error:
+        return {"error": str(error)}
+    return {
+        "run": run,
+        "tasks": [(it.name, it.submission.model_dump_json(exclude_unset=True), it.depends_on) for it in tasks],
+    }
+
+
 def new_run(plan: Plan) -> str:
     """The beginning of the ids of one run of a plan."""
     return f"{plan.name}-{uuid7()[-8:]}"
@@ -221,8 +277,8 @@ def _must_be_known(plan: Plan, task: str, template: Mapping[str, Any]) -> None:
         for text in _texts(template[key]):
             try:
                 _variables_of(text)
-            except TemplateError as error:
-                raise ConfigurationError(f"{plan.path}: task {task}: {key}: {error.message}") from error
+            except (TemplateError, RecursionError) as error:
+                raise ConfigurationError(f"{plan.path}: task {task}: {key}: {_line(error)}") from error
 
 
 async def submit(client: "Client", tasks: Sequence[PlannedTask]) -> "dict[str, TaskHandle]":
@@ -250,7 +306,9 @@ async def submit(client: "Client", tasks: Sequence[PlannedTask]) -> "dict[str, T
 
 def _hinted(error: Exception, names: Iterable[str]) -> str:
     """What is wrong with a template; of a variable that there is not, also which one may have been meant."""
-    told = (error.message if isinstance(error, TemplateError) else None) or str(error)
+    if isinstance(error, MemoryError):
+        return "it needs too much memory"
+    told = (error.message if isinstance(error, TemplateError) else None) or _line(error)
     undefined = re.fullmatch(r"'(\w+)' is undefined", told)
     return f"{told}{did_you_mean(undefined[1], names) if undefined else ''}"
 
@@ -258,11 +316,40 @@ def _hinted(error: Exception, names: Iterable[str]) -> str:
 def _as_item(path: Path) -> dict[str, str]:
     """What a template knows of a file. Raises _Unreadable."""
     try:
-        return {"name": path.name, "stem": path.stem, "path": str(path), "text": path.read_text(encoding="utf-8")}
+        return {"name": path.name, "stem": path.stem, "path": str(path), "text": _text_of(path)}
     except UnicodeDecodeError as error:
         raise _Unreadable(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except OSError as error:
         raise _Unreadable(f"cannot read {path}: {error.strerror}") from error
+
+
+def _text_of(path: Path) -> str:
+    """Raises OSError, UnicodeDecodeError, and _Unreadable for what is no file, or is too large for a task."""
+    if path.exists() and not path.is_file():
+        raise _Unreadable(f"{path} is not a file")
+    with path.open("rb") as file:
+        text = file.read(MAX_BODY_BYTES + 1)
+    if len(text) > MAX_BODY_BYTES:
+        raise _Unreadable(f"{path} is larger than {MAX_BODY_BYTES:,} bytes")
+    return text.decode()
+
+
+def _must_be_small(path: Path, content: Any) -> None:
+    """Aliases of YAML make much of little, or something that never ends."""
+    waiting, left = [content], MOST_VALUES
+    while waiting:
+        left -= 1
+        if left < 0:
+            raise ConfigurationError(f"{path}: it has more than {MOST_VALUES:,} values")
+        match waiting.pop():
+            case dict() as inner:
+                waiting += inner.values()
+            case list() as inner:
+                waiting += inner
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _numbered(name: str, items: Sequence[Any]) -> list[str]:

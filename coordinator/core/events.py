@@ -181,6 +181,16 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class BeingChecked:
+    """An attempt has given its answer, which is held against the output schema of its task at this moment."""
+
+    llm: str
+    task_id: str
+    attempt: int
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
 class MessageSent:
     """Somebody has said something to somebody."""
 
@@ -249,6 +259,7 @@ Event = (
     | Waited
     | Resumed
     | Reported
+    | BeingChecked
     | TaskEnded
     | GroupStirred
     | Tick

@@ -18,6 +18,7 @@ from coordinator.core.dispatch import fill_slots
 from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
+    BeingChecked,
     CancelRequested,
     Claimed,
     Event,
@@ -108,6 +109,7 @@ class Machine:
                 | Progressed()
                 | Waited()
                 | Resumed()
+                | BeingChecked()
                 | ManageRequested()
                 | ReportSaved()
                 | Shared()
@@ -256,6 +258,8 @@ class Machine:
                 self._work.claimed(event, now)
             case Reported():
                 self._work.reported(event, now)
+            case BeingChecked():
+                self._work.being_checked(event, now)
             case Seen():
                 self._work.seen(event, now)
             case Progressed():

@@ -6,7 +6,7 @@ from broker.errors import Problem
 from broker.instants import Instant, Micros, seconds
 from broker.messages import Failure, Result, Status
 from coordinator.core.board import NOT_YOURS, Board
-from coordinator.core.events import Claimed, Left, Progressed, Reported, Seen, Sender
+from coordinator.core.events import BeingChecked, Claimed, Left, Progressed, Reported, Seen, Sender
 from coordinator.core.lifecycle import Trigger
 from coordinator.core.pool import LLM, Instance
 from coordinator.core.task import Task
@@ -75,6 +75,13 @@ class Work:
         task = self._b.held(progress.task_id, progress.attempt, event.llm, progress.instance)
         if task:
             task.named_at = now
+
+    def being_checked(self, event: BeingChecked, now: Instant) -> None:
+        """An answer is here: whatever becomes of its worker, the attempt is not lost before it is judged."""
+        if task := self._b.held(event.task_id, event.attempt, event.llm, event.instance):
+            task.named_at = now
+            instance = self._b.llms[event.llm].instances[event.instance]
+            instance.lease_until = max(instance.lease_until, Instant(now + self._b.lease))
 
     def left(self, event: Left, now: Instant) -> None:
         """An instance said goodbye."""

@@ -13,7 +13,7 @@ from fluffle.cli.output import complain, print_json, print_table
 from fluffle.cli.session import client
 from fluffle.cli.submit_many import bar
 from fluffle.handle import TaskHandle, reason
-from fluffle.plan import PlannedTask, load, new_run, submit
+from fluffle.plan import PlannedTask, planned, submit
 
 if TYPE_CHECKING:
     from broker.views import TaskView
@@ -30,9 +30,7 @@ async def submit_plan(
     as_json: bool,
 ) -> int:
     """Submit the tasks of a plan; `defaults` are fields for tasks without them. Returns the exit code."""
-    plan = load(Path(path))
-    run = run or new_run(plan)
-    tasks = plan.tasks(run, variables, defaults)
+    run, tasks = await planned(Path(path), run, variables, defaults)
     if dry_run:
         _show(tasks, as_json=as_json)
         return OK

@@ -10,7 +10,7 @@ from broker.topology import llm_address
 from broker.views import ConversationView, MessageView
 from fluffle.web.desk import Desk, Site
 from fluffle.web.live import Paced, Told
-from fluffle.web.markup import markdown
+from fluffle.web.markup import markdown, prepared, rendered_apart
 from fluffle.web.parts import Pairs, Part, ago, empty, form, rendered, status
 from fluffle.web.theme import frame
 
@@ -132,6 +132,7 @@ class _Talk:
         if not self._begun:
             return
         found = [view async for view in self._desk.books.messages(conversation_id=self._conversation, limit=MOST)]
+        await prepared(*(view.content for view in found))
         new = [view for view in reversed(found) if view.id not in self._shown]
         if any(view.sender == llm_address(self._llm) for view in new):
             self._end_stream()
@@ -170,7 +171,9 @@ class _Talk:
                     Part("strong", self._llm)
                     Part("span", "writes", "muted")
                 self._text = rendered("", "prose")
-        self._text.set_content(markdown(self._writing))
+        html = await rendered_apart(self._writing)
+        if self._streamed is not None:  # it has not ended meanwhile
+            self._text.set_content(html)
 
     def _end_stream(self) -> None:
         self._writing = ""

@@ -1,5 +1,11 @@
-"""What people and LLMs wrote, as HTML that does nothing and loads nothing."""
+"""What people and LLMs wrote, as HTML that does nothing and loads nothing.
 
+Markdown can be made to take seconds: `[` a hundred thousand times. So only short and plain texts are rendered at once;
+any other is rendered by a helper process, and until it is, or where that takes too long, shown as the text that it is.
+"""
+
+import asyncio
+import hashlib
 import json
 from html import escape
 from typing import Any
@@ -9,7 +15,15 @@ from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 
+from broker.errors import HelperError
+from broker.helpers import Helpers
+
 LONGEST = 200_000  # characters that are shown; the rest is in `fluffle task show`
+LONGEST_MARKDOWN = 20_000  # characters that are rendered; the rest is shown as it is
+SECONDS = 1.0  # of CPU that a text may take
+PATIENCE = 2.0  # seconds that a page waits for its texts
+_PLAIN, _MARKS, _MOST_MARKS = 2_000, "[]*_~`|<&!\\", 50  # characters of a short text, and how many may mean something
+_KEPT = 100  # texts
 
 _TAGS = {
     *("a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre"),
@@ -28,11 +42,46 @@ def _image_as_link(self: RendererHTML, tokens: list[Token], index: int, options:
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 _MARKDOWN.add_render_rule("image", _image_as_link)
 
+_helpers = Helpers()
+_rendered: dict[bytes, str] = {}  # by the digest of the text, the oldest first
+_rendering: dict[bytes, asyncio.Task[None]] = {}
+
 
 def markdown(text: str) -> str:
-    """Markdown as HTML of the tags above: no images, no styles, links to http, https and mailto alone."""
+    """Markdown as HTML of the tags above: no images, no styles, links to http, https and mailto alone.
+
+    A text that is neither short nor `prepared` is shown as it is.
+    """
+    if _is_plain(text):
+        return render(text)
+    return _rendered.get(_digest(text)) or _as_it_is(text[:LONGEST])
+
+
+async def prepared(*values: Any) -> None:
+    """Let these texts be rendered, for `markdown` and `content`. It takes two seconds at most."""
+    texts = {_digest(text): text for text in values if isinstance(text, str) and not _is_plain(text)}
+    missing = texts.keys() - _rendered.keys()
+    for digest in missing - _rendering.keys():
+        _rendering[digest] = asyncio.create_task(_prepare(digest, texts[digest]))
+    if missing:
+        await asyncio.wait([_rendering[digest] for digest in missing], timeout=PATIENCE)
+
+
+async def rendered_apart(text: str) -> str:
+    """Markdown that is shown only once, as what is still being written."""
+    if _is_plain(text):
+        return render(text)
+    try:
+        begun: str = await _helpers.call("fluffle.web.markup:render", text[:LONGEST_MARKDOWN], seconds=SECONDS)
+    except (HelperError, OSError):
+        return _as_it_is(text[:LONGEST])
+    return begun + _as_it_is(text[LONGEST_MARKDOWN:LONGEST])
+
+
+def render(text: str) -> str:
+    """Markdown as HTML. It may take long: for a helper process."""
     return nh3.clean(
-        _MARKDOWN.render(text[:LONGEST]),
+        _MARKDOWN.render(text),
         tags=_TAGS,
         attributes={"a": {"href"}, "ol": {"start"}},
         url_schemes=_SCHEMES,
@@ -44,9 +93,31 @@ def markdown(text: str) -> str:
 def preformatted(value: Any) -> str:
     """A value as it is, JSON but for text, as HTML."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
-    return f"<pre>{escape(text[:LONGEST])}</pre>"
+    return _as_it_is(text[:LONGEST])
 
 
 def content(value: Any) -> str:
     """A result or an input as HTML: text as Markdown, anything else as JSON."""
     return markdown(value) if isinstance(value, str) else preformatted(value)
+
+
+async def _prepare(digest: bytes, text: str) -> None:
+    try:
+        _rendered[digest] = await rendered_apart(text)
+    finally:
+        del _rendering[digest]
+    while len(_rendered) > _KEPT:
+        del _rendered[next(iter(_rendered))]
+
+
+def _is_plain(text: str) -> bool:
+    """Whether rendering takes no time to speak of."""
+    return len(text) <= _PLAIN and sum(map(text.count, _MARKS)) <= _MOST_MARKS
+
+
+def _as_it_is(text: str) -> str:
+    return f"<pre>{escape(text)}</pre>" if text else ""
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

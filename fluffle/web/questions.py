@@ -5,6 +5,7 @@ from nicegui import ui
 from broker.messages import Status
 from broker.views import TaskView
 from fluffle.web.desk import Desk, Site
+from fluffle.web.markup import prepared
 from fluffle.web.parts import Part, ago, empty
 from fluffle.web.task import build_question
 from fluffle.web.theme import frame
@@ -38,6 +39,7 @@ class _Questions:
     async def _refresh(self) -> None:
         page = await self._desk.books.task_page(status=[Status.INPUT_REQUIRED], limit=MOST)
         asking = {_key(view): view for view in reversed(page.tasks)}
+        await prepared(*(question.text for view in page.tasks for question in view.questions))
         for key in self._shown.keys() - asking.keys():
             self._shown.pop(key).delete()
         for key, view in asking.items():

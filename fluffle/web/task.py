@@ -16,7 +16,7 @@ from fluffle.client import Client
 from fluffle.handle import reason
 from fluffle.web.desk import Desk, Site
 from fluffle.web.live import Paced, Told
-from fluffle.web.markup import content, markdown, preformatted
+from fluffle.web.markup import content, markdown, preformatted, prepared, rendered_apart
 from fluffle.web.parts import Pairs, Part, ago, button, empty, form, options, rendered, status
 from fluffle.web.phases import Phase, begin_of, phases
 from fluffle.web.theme import frame
@@ -70,6 +70,8 @@ class _Task:
                 back = ("All tasks", self._desk.url("/"))
                 empty("There is no such task", f"Nobody has submitted {self._id}, or not yet.", link=back)
             return
+        streamed = self._streamed.get(view.llm or "", "")
+        await prepared(view.description, view.result, streamed, *(question.text for question in view.questions))
         if (view, parts) == (self._view, self._parts):
             return
         if self._view is not None and view.attempt != self._view.attempt:
@@ -95,7 +97,9 @@ class _Task:
 
     async def _show_stream(self) -> None:
         if self._stream is not None and not self._stream.is_deleted:
-            self._stream.set_content(markdown(self._text_so_far()))
+            stream, html = self._stream, await rendered_apart(self._text_so_far())
+            if not stream.is_deleted:
+                stream.set_content(html)
 
     def _text_so_far(self) -> str:
         """What the LLM that has the task has written."""

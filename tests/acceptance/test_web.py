@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -28,6 +29,7 @@ class Place:
 
     def __init__(self, site: Site, web: Process, client: SyncClient, running: Browser) -> None:
         self.site = site
+        self.web = web
         self.client = client
         self.browser = running
         self.base, self.to_work, self.to_look = addresses(web)
@@ -106,6 +108,16 @@ def row(page: Page, task_id: str) -> Locator:
 def status_of(page: Page) -> Locator:
     """The state that the page of a task shows."""
     return page.locator(".task-status .status")
+
+
+def test_a_text_that_takes_long_to_render_is_rendered_by_another_process_than_the_page(
+    place: Place, operator: Visit
+) -> None:
+    task_id = place.submit("[" * 100_000)
+    page = operator.go(f"/tasks/{task_id}")
+    expect(page.locator(".description")).to_contain_text("[" * 20_000)
+    helpers = [it for it in psutil.Process(place.web.pid).children() if "helper_process" in " ".join(it.cmdline())]
+    assert len(helpers) == 1
 
 
 def test_a_task_is_submitted_and_finishes_before_ones_eyes(place: Place, operator: Visit) -> None:

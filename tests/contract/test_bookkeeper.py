@@ -2,7 +2,8 @@
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from broker.instants import Instant, seconds
 from broker.messages import Status
 from broker.topology import EVENTS, REJECTED, STATUS, TASKS, WORK
 from coordinator import bookkeeper, intake
-from coordinator.bookkeeper import Bookkeeper
+from coordinator.answers import Unchecked
+from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.leadership import Watch
 from coordinator.store import Store
 from tests.support.books import LEAD, a_task, stored
@@ -626,3 +628,82 @@ def test_a_group_is_made_again_of_what_a_lost_transaction_had_made(desk: Desk, s
         "g.1": "completed",
         "g.2": "pending",
     }
+
+
+# -- output schemas ----------------------------------------------------------------------------------------------------
+
+NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+DIGITS = {"type": "object", "properties": {"n": {"pattern": "^[0-9]+$"}}}
+
+
+class Here:
+    """A channel that is open."""
+
+    is_open = True
+
+
+def here(delivery: Delivery) -> Delivery:
+    delivery._inflow = Here()  # type: ignore[assignment]
+    return delivery
+
+
+@contextmanager
+def being_checked(desk: Desk, post: Post) -> Iterator[None]:
+    """What is set aside is being checked until the end of the block; then it has gone with its channel."""
+    answers = desk.books._answers
+    for it in post.aside:
+        assert isinstance(it, Unchecked)
+        answers._open[it.delivery] = it.about
+    yield
+    answers._open.clear()
+
+
+def test_an_answer_that_its_schema_refuses_is_a_failed_attempt(desk: Desk) -> None:
+    desk.process(hello(), submit("a", output_schema=NUMBER), claim("a"))
+    desk.process(claim("a"), result("a", result={"n": "one"}, usage={"input_tokens": 7}))
+    [attempt] = desk.views()["a"]["attempts"]
+    assert (attempt["outcome"], attempt["error"]["type"]) == ("failed", "output_schema")
+    assert attempt["usage"]["input_tokens"] == 7, "it was paid for all the same"
+    assert "result" not in desk.views()["a"]
+    assert assigned(desk.process(at=5)) == ["a"]
+    desk.process(claim("a", 2), result("a", 2, result={"n": 1}))
+    assert (desk.status("a"), desk.views()["a"]["result"]) == ("completed", {"n": 1})
+
+
+def test_an_answer_that_may_take_long_to_check_is_set_aside_with_the_goodbye_behind_it(desk: Desk) -> None:
+    desk.process(hello(), submit("a", output_schema=DIGITS), submit("b"), claim("a"), claim("b"))
+    desk.process(claim("a"), claim("b"))
+    answer, leaving = here(result("a", result={"n": "1"})), here(goodbye())
+    post = desk.commit(answer, result("b"), leaving)
+    assert [it.delivery for it in post.aside] == [answer, leaving]
+    assert (desk.status("a"), desk.status("b")) == ("in_progress", "completed")
+
+
+def test_an_attempt_whose_answer_is_being_checked_is_not_lost_for_its_worker(desk: Desk) -> None:
+    desk.process(hello(), submit("a", output_schema=DIGITS))
+    desk.process(claim("a"))
+    answer = here(result("a", result={"n": "1"}))
+    post = desk.commit(answer)
+    with being_checked(desk, post):
+        for second in range(0, 60, 5):
+            desk.process(at=second)
+        assert desk.status("a") == "in_progress"
+    desk.process(at=80)
+    assert desk.views()["a"]["attempts"][0]["outcome"] == "lost"
+
+
+@pytest.mark.parametrize(
+    ("late", "wants"),
+    [
+        (lambda: result("never", result={}), []),
+        (lambda: result("a", 7, result={}), []),
+        (lambda: result("a", llm="bolt", result={}), []),
+        (lambda: result("a", outcome="failed", result=None, error={"type": "x"}), []),
+        (lambda: result("a", result={}), ["a"]),
+    ],
+)
+def test_only_an_answer_that_would_count_is_checked(desk: Desk, late: Callable[[], Delivery], wants: list[str]) -> None:
+    desk.process(hello(), submit("a", output_schema=DIGITS))
+    desk.process(claim("a"))
+    aside = desk.commit(here(late())).aside
+    assert [it.about.task_id for it in aside if isinstance(it, Unchecked)] == wants

@@ -136,6 +136,42 @@ FIELDS = {
     "slots below zero": Bad({"llm": "worker", "slots": -1}, key="manage", path="slots", says="greater than or equal"),
 }
 
+
+def doubling(levels: int) -> dict[str, Any]:
+    """A schema of a few lines in which every level applies the next one twice."""
+    defs: dict[str, Any] = {f"a{n}": {"allOf": 2 * [{"$ref": f"#/$defs/a{n + 1}"}]} for n in range(levels)}
+    return {"$defs": {**defs, f"a{levels}": {}}, "$ref": "#/$defs/a0"}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """A schema of so many schemas, one within the other."""
+    return {"not": nested(levels - 1)} if levels else {}
+
+
+def schema(says: str, **schema: Any) -> Bad:
+    """A task with a schema that is refused, and words that say why."""
+    return Bad(task(output_schema=schema), path="output_schema", says=says)
+
+
+SCHEMAS = {
+    "a schema of no type": schema("$.type: 'strnig' is not valid", type="strnig"),
+    "a schema of 33,000 properties": schema(
+        "is too large: 912,906 bytes; the limit is 65,536",
+        properties={f"p{n}": {"type": "null"} for n in range(33_000)},
+    ),
+    "a schema of 501 subschemas": schema("more than 500 subschemas", properties={f"p{n}": {} for n in range(500)}),
+    "a schema that doubles 18 times": schema("expand to more than 10,000 subschemas", **doubling(18)),
+    "a schema in a schema, 50 times": schema("deeper than 50 levels", **nested(50)),
+    "a schema that is itself": schema("refers to itself", **{"$ref": "#"}),
+    "a schema of somewhere else": schema("leads out of the schema", **{"$ref": "http://127.0.0.1:1/schema.json"}),
+    "a schema that refers to nothing": schema("leads to no schema", **{"$ref": "#/$defs/nothing"}),
+    "a schema of the dialect 5": schema("$.$schema: 5 is not text", **{"$schema": 5}),
+    "a schema of draft 3": schema("draft 3 is not supported", **{"$schema": "http://json-schema.org/draft-03/schema#"}),
+    "a pattern that is none": schema("is not a 'regex'", pattern="("),
+    "a pattern of 1,001 characters": schema("the limit is 1,000", pattern="x" * 1001),
+    "patterns of 5,001 characters": schema("more than 5,000", allOf=[{"pattern": "x" * n} for n in (*[1000] * 5, 1)]),
+}
+
 PROPERTIES = {
     "a timestamp past the year 9999": Bad(
         raw=with_headers(b"\x01aT" + struct.pack(">Q", 2**62)), path="headers", says="cannot be decoded"
@@ -263,7 +299,7 @@ MESSAGES = {
     ),
 }
 
-BAD = BODIES | FIELDS | PROPERTIES | KEYS | REPORTS | MESSAGES
+BAD = BODIES | FIELDS | SCHEMAS | PROPERTIES | KEYS | REPORTS | MESSAGES
 
 ODD = {
     "priority 255": {"priority": 255},

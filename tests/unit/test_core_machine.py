@@ -5,7 +5,7 @@ import pytest
 from broker.errors import Problem
 from broker.messages import Failure, Status, Usage
 from coordinator.core.commands import Answer, Refuse
-from coordinator.core.events import Sender, Submitted, UpdateRequested
+from coordinator.core.events import BeingChecked, Sender, Submitted, UpdateRequested
 from coordinator.core.expertise import Expertise
 from coordinator.core.task import view
 from coordinator.core.work import MOST_UNCLAIMED
@@ -705,6 +705,20 @@ def test_a_worker_that_is_about_to_claim_is_not_stopped(atlas: Core) -> None:
     atlas.handle(submitted("t"))
     assert atlas.handle(seen("atlas", tasks=[("t", 1)])) == []
     assert stops(atlas.handle(claimed("t"))) == []
+
+
+def test_an_attempt_whose_answer_is_being_checked_outlasts_its_lease(running: Core) -> None:
+    for at in range(2, 60, 2):
+        assert running.handle(BeingChecked("atlas", "t", 1, "i1"), at=at) == []
+        assert running.tick(at=at) == []
+    running.handle(completed("t"), at=60)
+    assert running.status("t") == "completed"
+
+
+def test_only_the_attempt_that_has_given_its_answer_outlasts_its_lease(running: Core) -> None:
+    running.handle(BeingChecked("atlas", "t", 2, "i1"), BeingChecked("atlas", "t", 1, "i2"), at=LEASE - 1)
+    running.tick(at=LEASE)
+    assert running.task("t").attempts[0].outcome == "lost"
 
 
 def test_an_instance_that_comes_back_after_its_lease_is_stopped_and_gets_work_again(running: Core) -> None:

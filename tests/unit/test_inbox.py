@@ -180,3 +180,21 @@ def test_what_came_by_a_channel_that_has_gone_comes_again_by_another() -> None:
     assert keys(made.batch()) == ["submit"]
     made.done(made.batch())
     assert keys(made.batch()) == ["atlas.claim a/1"]
+
+
+def test_what_is_set_aside_is_not_acknowledged_before_it_has_come_again_and_is_done() -> None:
+    made = inbox(told("submit", "1"), told("atlas.result", "a/1"), told("submit", "2"))
+    batch = made.batch()
+    aside = batch[1]
+    assert keys(made.done(batch, {aside})) == ["submit 1", "submit 2"]
+    assert len(made) == 0
+    made.add(aside)
+    assert keys(made.done(made.batch())) == ["atlas.result a/1"]
+
+
+def test_what_is_set_aside_behind_a_claim_that_waits_is_not_acknowledged_with_it() -> None:
+    made = inbox(told("atlas.claim", "a/1"), told("bolt.result", "b/1"), told("submit"))
+    batch = made.batch()
+    assert keys(batch) == ["bolt.result b/1", "submit"]
+    assert made.done(batch, {batch[0]}) == []
+    assert keys(made.done(made.batch())) == ["submit", "atlas.claim a/1"]

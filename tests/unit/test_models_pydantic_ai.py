@@ -148,3 +148,12 @@ def test_every_type_of_error_is_described_with_whether_another_attempt_may_help(
     page = (Path(__file__).parents[2] / "docs/howto-workers.md").read_text(encoding="utf-8")
     described = re.findall(r"^\| `(\w+)` \| .* \| (yes|no) \|$", page, re.MULTILINE)
     assert dict(described) == {name: "yes" if retryable else "no" for name, retryable in kinds()}
+
+
+async def test_an_output_that_cannot_be_checked_in_time_fails_the_attempt_and_is_not_paid_for_again() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
+    script = Script(call(f'{{"a": "{"a" * 44}!"}}'), call('{"a": "a"}'))
+    with pytest.raises(ModelError, match="cannot be checked: it took longer than 2 s") as caught:
+        await run(script.llm, output_schema=schema)
+    assert (caught.value.type, caught.value.retryable) == ("output_schema", False)
+    assert len(script.asked) == 1

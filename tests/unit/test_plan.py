@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from broker.errors import ConfigurationError
-from fluffle.plan import Plan, PlannedTask, load
+from fluffle import plan as plans
+from fluffle.plan import Plan, PlannedTask, load, planned
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,3 +161,70 @@ def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path: Path) -> None:
 def test_the_plans_of_the_examples_make_sense(path: Path) -> None:
     if path.name != "fluffle.toml":
         assert load(path).tasks("run")
+
+
+ALIASES = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join(9 * [f'*a{n - 1}'])}]" for n in range(1, 9))])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("task = " + "[" * 100_000, "it is nested too deeply"),
+        ("task = 1  # " + "x" * 1_048_576, "is larger than 1,048,576 bytes"),
+        ("[task.one]\ndescription = \"{{ 'a' * 10 ** 10 }}\"", "task one: description: it needs too much memory"),
+        (
+            "[task.one]\ndescription = \"{{ 'a' | center(10 ** 10) }}\"",
+            "task one: description: it needs too much memory",
+        ),
+        ("[task.one]\ndescription = \"{{ [1] | map(attribute='__class__') | list }}\"", "task one: "),
+        ("[task.one]\ndescription = \"{{ '' | xmlattr }}\"", "task one: description: 'str' object has no attribute"),
+        ("[task.one]\ndescription = \"{{ read('/dev/zero') }}\"", "task one: description: /dev/zero is not a file"),
+        ('[task.one]\ndescription = "{{ ' + "(" * 5_000 + ' }}"', "task one: description: "),
+        ("[task.one]\nfor_each = ['x']\ndescription = '{{ item.nothing() }}'", "task one: description: "),
+        ("[task.one]\ndescription = '{{ read }}'", "task one: "),
+    ],
+    ids=lambda value: value[:40],
+)
+async def test_what_a_plan_does_wrong_is_one_line(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "plan.toml").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        await planned(tmp_path / "plan.toml", "run")
+    assert told in str(caught.value)
+    assert str(tmp_path / "plan.toml") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("task: " + "[" * 5_000, "it is nested too deeply"),
+        (f"{ALIASES}\ntask: {{}}", "it has more than 100,000 values"),
+        ("task: &a {one: *a}", "it has more than 100,000 values"),
+        ("task: [", "while parsing a flow node"),
+    ],
+    ids=lambda value: value[:40],
+)
+async def test_what_a_plan_in_yaml_does_wrong_is_one_line(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        await planned(tmp_path / "plan.yaml", "run")
+    assert str(caught.value).startswith(f"{tmp_path / 'plan.yaml'}: ")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_plan_that_never_ends_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "SECONDS", 0.5)
+    loops = "".join(f"{{% for a{n} in range(99999) %}}" for n in range(4)) + 4 * "{% endfor %}"
+    (tmp_path / "plan.toml").write_text(f'[task.one]\ndescription = "{loops}"')
+    with pytest.raises(ConfigurationError, match=r"plan\.toml: it took longer than 0\.5 s"):
+        await planned(tmp_path / "plan.toml", "run")
+
+
+async def test_a_plan_is_filled_in_apart_as_it_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "plan.toml").write_text(MAP)
+    monkeypatch.chdir(tmp_path)
+    run, made = await planned(Path("plan.toml"), None, {"topic": "hares", "limit": 7}, {"priority": 7})
+    assert run.startswith("plan-")
+    assert made == load(Path("plan.toml")).tasks(run, {"topic": "hares", "limit": 7}, {"priority": 7})

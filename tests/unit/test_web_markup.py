@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from fluffle.web.markup import content, markdown, preformatted
+from fluffle.web import markup
+from fluffle.web.markup import content, markdown, preformatted, prepared, rendered_apart
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,50 @@ def test_markdown_is_markup() -> None:
 def test_a_result_that_is_no_text_is_shown_as_json() -> None:
     assert content({"a": "<script>"}) == preformatted({"a": "<script>"})
     assert content({"a": "<script>"}) == "<pre>{\n  &quot;a&quot;: &quot;&lt;script&gt;&quot;\n}</pre>"
+
+
+BRACKETS = "[" * 100_000
+
+
+def test_a_text_that_takes_long_is_never_rendered_by_the_page_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(markup, "render", lambda text: pytest.fail("it is rendered at once"))
+    assert markdown(BRACKETS) == f"<pre>{BRACKETS}</pre>"
+    assert content(BRACKETS[:1000]) == f"<pre>{BRACKETS[:1000]}</pre>"
+    assert markdown("word " * 1000).startswith("<pre>word ")
+
+
+async def test_a_text_that_takes_too_long_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(markup, "SECONDS", 0.01)
+    assert await rendered_apart(BRACKETS) == f"<pre>{BRACKETS}</pre>"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is, the page waits for its texts."""
+    monkeypatch.setattr(markup, "PATIENCE", 60)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_long_text_is_rendered_apart_and_then_shown_as_markup() -> None:
+    text = "# Title\n\n" + "a **word** " * 500
+    assert markdown(text).startswith("<pre># Title")
+    await prepared(text, None, {"a": 1})
+    assert markdown(text).startswith("<h1>Title</h1>")
+    assert "<strong>word</strong>" in markdown(text)
+
+
+async def test_html_is_text_where_it_is_rendered_apart_too() -> None:
+    html = await rendered_apart("<script>alert(1)</script> " * 200 + "x" * 20_000 + "<script>alert(2)</script>")
+    assert not re.search(r"<(?!/?p>|/?pre>)", html)
+
+
+async def test_what_is_behind_the_first_20_000_characters_is_shown_as_it_is() -> None:
+    html = await rendered_apart("*a* " * 5_000 + "*b*")
+    assert html.endswith("<em>a</em></p>\n<pre>*b*</pre>")
+
+
+@pytest.mark.usefixtures("patient")
+async def test_only_the_last_texts_are_kept() -> None:
+    await prepared(*(f"{number} " + "word " * 400 for number in range(120)))
+    assert len(markup._rendered) == 100
+    assert not markup._rendering

@@ -69,7 +69,7 @@ class CommandLLM:
         except UnicodeDecodeError as error:
             message = f"{self._name} wrote bytes that are not UTF-8: {error}"
             raise ModelError("output_encoding", message, retryable=False) from error
-        return Answer(parse_output(terminal_text(text).rstrip("\n"), job.output_schema))
+        return Answer(await parse_output(terminal_text(text).rstrip("\n"), job.output_schema))
 
     async def _output_of(self, job: Job, progress: Progress, tools: Path | None) -> bytes:
         running, transport = await self._start(job, progress, tools)

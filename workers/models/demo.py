@@ -57,7 +57,7 @@ class DemoLLM:
         # A large text takes a while; in a thread, so that the worker's heartbeats go on.
         extract = await asyncio.to_thread(_work, job)
         if job.output_schema is not None:
-            return Answer(_fill(job.output_schema, extract))
+            return Answer(await _fill(job.output_schema, extract))
         for line in extract.lines:
             progress(line + "\n")
             await asyncio.sleep(0)  # a chance to be stopped
@@ -213,9 +213,9 @@ def _of(everything: Sequence[str], lacking: Sequence[str]) -> str:
     return f"{len(everything) - len(lacking):,} of {len(everything):,}"
 
 
-def _fill(schema: Mapping[str, Any], extract: _Extract) -> Any:
+async def _fill(schema: Mapping[str, Any], extract: _Extract) -> Any:
     try:
-        return validate_output(_value("", schema, extract), dict(schema))
+        return await validate_output(_value("", schema, extract), dict(schema))
     except ModelError as error:
         message = f"the demo model fills strings, lists of strings and reviews only: {error.message}"
         raise ModelError("output_schema", message, retryable=False) from error

@@ -64,7 +64,7 @@ class HandlerLLM:
         except (Exception, SystemExit) as error:
             raise _failure(error, job) from error
         answer = returned if isinstance(returned, Answer) else Answer(returned)
-        return Answer(validate_output(answer.result, job.output_schema), answer.usage)
+        return Answer(await validate_output(answer.result, job.output_schema), answer.usage)
 
     async def _call(self, job: Job, desk: Desk | None) -> Any:
         if not self._takes_desk:

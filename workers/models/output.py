@@ -1,15 +1,16 @@
 """What an LLM answered, checked: it must be JSON, and satisfy the task's output schema where there is one."""
 
 import json
-from itertools import islice
 from typing import Any
 
+from broker import output_check
+from broker.helpers import Helpers
 from broker.json_schema import why_no_schema
+from broker.messages import Failure
 from workers.models.base import ModelError
 from workers.models.json_text import json_values
 
-_SHOWN_PROBLEMS = 5
-_SHOWN_LENGTH = 300
+_helpers = Helpers()
 
 
 def as_json(value: Any) -> Any:
@@ -31,19 +32,19 @@ def check_schema(schema: dict[str, Any] | None) -> None:
         raise _mismatch(f"output_schema {why}", retryable=False)
 
 
-def validate_output(result: Any, schema: dict[str, Any] | None) -> Any:
+async def validate_output(result: Any, schema: dict[str, Any] | None) -> Any:
     """`result` as JSON, if it satisfies `schema` (None: anything does).
 
     Raises ModelError: `not_json`, or `output_schema` with what is wrong by its path. The latter is retryable
-    unless the schema itself is at fault.
+    unless the schema itself is at fault, or takes too long to be checked.
     """
     result = as_json(result)
-    if problems := _problems(result, schema):
-        raise _mismatch("the answer does not satisfy the output schema: " + "; ".join(problems))
+    if failure := await _failure(result, schema):
+        raise _error(failure)
     return result
 
 
-def parse_output(text: str, schema: dict[str, Any] | None) -> Any:
+async def parse_output(text: str, schema: dict[str, Any] | None) -> Any:
     """The answer in a text: the text itself without a schema, else the JSON in it that satisfies the schema.
 
     `json_values` says where the JSON may stand. A text that satisfies the schema as it is, as for `{"type": "string"}`,
@@ -52,31 +53,29 @@ def parse_output(text: str, schema: dict[str, Any] | None) -> Any:
     if schema is None:
         return as_json(text)
     values = list(json_values(text))
+    failures: list[Failure] = []
     for value in [*values, text]:
-        if not _problems(value, schema):
+        failure = await _failure(value, schema)
+        if failure is None:
             return as_json(value)
+        if not failure.retryable:  # the schema is at fault, whatever the answer
+            raise _error(failure)
+        failures.append(failure)
     if not values:
         raise _mismatch("the answer is not JSON, as the output schema asks")
-    return validate_output(values[0], schema)
+    raise _error(failures[0])
 
 
-def _problems(value: Any, schema: dict[str, Any] | None) -> list[str]:
+async def _failure(value: Any, schema: dict[str, Any] | None) -> Failure | None:
     if schema is None:
-        return []
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import validator_for
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-
+        return None
     check_schema(schema)
-    # The registry is empty so that no $ref of a task is ever fetched from the network.
-    validator = validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
-    try:
-        errors = list(islice(validator.iter_errors(value), _SHOWN_PROBLEMS))
-    except (Unresolvable, RecursionError) as error:
-        raise _mismatch(f"output_schema has a $ref that leads nowhere: {error}", retryable=False) from error
-    return [f"{error.json_path}: {error.message}"[:_SHOWN_LENGTH] for error in errors]
+    return await output_check.check(value, schema, _helpers)
+
+
+def _error(failure: Failure) -> ModelError:
+    return ModelError(failure.type, failure.message, retryable=failure.retryable)
 
 
 def _mismatch(message: str, *, retryable: bool = True) -> ModelError:
-    return ModelError("output_schema", message, retryable=retryable)
+    return ModelError(output_check.OUTPUT_SCHEMA, message, retryable=retryable)

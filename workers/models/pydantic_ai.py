@@ -173,7 +173,7 @@ class _AnswerReader(AbstractCapability[object]):
         if not text.strip():
             return response
         try:
-            value = parse_output(text, self.schema)
+            value = await parse_output(text, self.schema)
         except ModelError as error:
             raise _to_mend(error) from error
         others = [part for part in response.parts if not isinstance(part, TextPart)]
@@ -223,12 +223,13 @@ def _output_type(schema: dict[str, Any] | None) -> Any:
     return structured
 
 
-def _checker(schema: dict[str, Any] | None) -> Callable[[Any], Any]:
+def _checker(schema: dict[str, Any] | None) -> Callable[[Any], Awaitable[Any]]:
     """Checks an output against the schema; what the model can mend goes back to it."""
 
-    def check(output: Any) -> Any:
+    async def check(output: Any) -> Any:
         try:
-            return parse_output(output, schema) if isinstance(output, str) else validate_output(output, schema)
+            checked = parse_output if isinstance(output, str) else validate_output
+            return await checked(output, schema)
         except ModelError as error:
             raise _to_mend(error) from error
 

@@ -1,0 +1,228 @@
+"""Output schemas hold for every worker, and what is in them stops nobody."""
+
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.amqp import Amqp, Message
+from tests.support.processes import Process, until
+from tests.support.site import Site
+
+ANSWERS = "output-schemas.answers"
+ENDLESS = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}, "required": ["a"]}
+NEVER_MATCHED = {"a": "a" * 44 + "!"}  # trying takes longer than the sun will shine
+TOO_LONG = "it took longer than 2 s"
+WITH_PATTERN = {"type": "object", "properties": {"n": {"type": "string", "pattern": "^[0-9]+$"}}, "required": ["n"]}
+PLAIN = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+
+@pytest.fixture
+def watching(client: Amqp) -> Amqp:
+    """A plain client with a queue of answers."""
+    client.queue(name=ANSWERS)
+    return client
+
+
+class PlainWorker:
+    """A worker in a few lines, which takes whatever it likes for an answer."""
+
+    def __init__(self, site: Site, client: Amqp, name: str) -> None:
+        self._client, self._name = client, name
+        self._work = client.queue(("fluffle.work", f"llm.{name}"), name=f"llm.{name}.work", durable=True)
+        site.queues |= {self._work, f"llm.{name}"}
+        self.say("hello", name=name, slots=20)
+
+    def say(self, what: str, **body: Any) -> None:
+        self._client.publish("fluffle.status", f"{self._name}.{what}", {"instance": "i", **body})
+
+    def take(self) -> dict[str, Any]:
+        """Take the next task, and begin."""
+        task: dict[str, Any] = self._client.take(self._work).json()
+        self.say("claim", task_id=task["task_id"], attempt=task["attempt"])
+        return task
+
+    def report(self, task: dict[str, Any], result: Any) -> None:
+        self.say("result", task_id=task["task_id"], attempt=task["attempt"], outcome="completed", result=result)
+
+    def leave(self) -> None:
+        self.say("goodbye", name=self._name)
+
+
+def submit(client: Amqp, task_id: str, schema: Any = None, **fields: Any) -> None:
+    """Submit a task; its answers come into ANSWERS."""
+    task = {"id": task_id, "description": task_id, "max_attempts": 1, "force": True, **fields}
+    client.submit({**task, **({"output_schema": schema} if schema else {})}, reply_to=ANSWERS)
+
+
+def ends(client: Amqp, count: int) -> dict[str, Message]:
+    """The last answers about so many tasks, by the order in which they come."""
+    found: dict[str, Message] = {}
+    while len(found) < count:
+        answer = client.take(ANSWERS, within=60)
+        if answer.type != "task.accepted":
+            found[answer.json()["id"]] = answer
+    return found
+
+
+def attempts(site: Site, task_id: str) -> list[tuple[str, str | None]]:
+    """How every attempt of a task ended, and the type of its error."""
+    query = "select attempts.outcome, attempts.error_type from attempts join tasks on tasks.seq = attempts.task_seq"
+    query += f" where tasks.id = '{task_id}' order by attempts.attempt"
+    return [tuple(row) for row in site.select(query)]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> str:
+    """A command that answers with what the task is about; `evil`: what the endless pattern never gets done with."""
+    script = tmp_path / "answer.sh"
+    script.write_text(
+        f"#!/bin/sh\ntouch {tmp_path}/$FLUFFLE_TASK_ID\n"
+        f"case $FLUFFLE_TASK_ID in evil*) echo '{json.dumps(NEVER_MATCHED)}';; *) echo '{{\"n\": 1}}';; esac\n"
+    )
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return str(script)
+
+
+def is_checking(process: Process) -> bool:
+    """Whether a helper of the process is at work."""
+    return any("helper_process" in " ".join(child.cmdline()) for child in psutil.Process(process.pid).children())
+
+
+def test_an_endless_check_fails_its_task_while_other_slots_go_on_and_sigterm_is_obeyed(
+    site: Site, watching: Amqp, command: str, tmp_path: Path
+) -> None:
+    site.coordinator()
+    worker = site.worker("rd", "--exec", command, "--slots", "4")
+    submit(watching, "evil-1", ENDLESS, assignee="rd", max_attempts=3)
+    until(lambda: is_checking(worker), "the answer is being checked")
+    submit(watching, "good-1", assignee="rd")
+    submit(watching, "good-2", WITH_PATTERN | {"properties": {}}, assignee="rd")
+    ended = ends(watching, 3)
+    assert list(ended)[2] == "evil-1", "the others are done while it is checked"
+    assert {task: answer.type for task, answer in ended.items()} == {
+        "good-1": "task.completed",
+        "good-2": "task.completed",
+        "evil-1": "task.failed",
+    }
+    error = ended["evil-1"].json()["error"]
+    assert (error["type"], error["retryable"]) == ("output_schema", False)
+    assert TOO_LONG in error["message"]
+    submit(watching, "evil-2", ENDLESS, assignee="rd")
+    until(lambda: is_checking(worker), "the answer is being checked")
+    worker.terminate()
+    assert worker.wait(within=60) == 0
+    assert attempts(site, "evil-2") == [("failed", "output_schema")]
+
+
+def test_an_attempt_whose_time_is_over_stops_its_check(site: Site, watching: Amqp, command: str) -> None:
+    site.coordinator()
+    worker = site.worker("rd", "--exec", command, "--slots", "1")
+    submit(watching, "good", WITH_PATTERN | {"properties": {"n": {"pattern": "x"}}}, assignee="rd")
+    ends(watching, 1)  # the helper is there
+    submit(watching, "evil", ENDLESS, assignee="rd", timeout=1)
+    assert ends(watching, 1)["evil"].json()["error"]["type"] == "timeout"
+    until(lambda: not is_checking(worker), "its helper is gone")
+    submit(watching, "next", assignee="rd")
+    assert ends(watching, 1)["next"].type == "task.completed"
+
+
+def test_a_helper_does_not_outlive_a_worker_that_is_killed(site: Site, watching: Amqp, command: str) -> None:
+    site.coordinator()
+    worker = site.worker("rd", "--exec", command)
+    submit(watching, "evil", ENDLESS, assignee="rd")
+    until(lambda: is_checking(worker), "the answer is being checked")
+    [helper] = [it for it in psutil.Process(worker.pid).children() if "helper_process" in " ".join(it.cmdline())]
+    os.kill(worker.pid, signal.SIGKILL)
+    until(lambda: not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE, "the helper has ended")
+
+
+def test_a_result_of_any_worker_is_held_against_the_schema_of_its_task(site: Site, watching: Amqp) -> None:
+    site.coordinator()
+    worker = PlainWorker(site, watching, "any")
+    for schema in (PLAIN, WITH_PATTERN):
+        kind = "pattern" if schema is WITH_PATTERN else "plain"
+        submit(watching, f"wrong-{kind}", schema, assignee="any", max_attempts=2)
+        worker.report(worker.take(), {"n": None})
+        worker.report(worker.take(), {"n": None})
+        submit(watching, f"right-{kind}", schema, assignee="any")
+        worker.report(worker.take(), {"n": 1 if schema is PLAIN else "1"})
+        ended = ends(watching, 2)
+        assert ended[f"right-{kind}"].type == "task.completed"
+        error = ended[f"wrong-{kind}"].json()["error"]
+        assert (ended[f"wrong-{kind}"].type, error["type"]) == ("task.failed", "output_schema")
+        assert "$.n: None is not of type" in error["message"]
+        assert attempts(site, f"wrong-{kind}") == 2 * [("failed", "output_schema")]
+        assert not site.select(f"select 1 from tasks where id = 'wrong-{kind}' and result is not null")
+
+
+def test_a_late_result_is_held_against_the_schema_too(site: Site, watching: Amqp) -> None:
+    site.coordinator(FLUFFLE_LEASE="2")
+    worker = PlainWorker(site, watching, "late")
+    submit(watching, "t", PLAIN, assignee="late", max_attempts=2)
+    first = worker.take()
+    until(lambda: attempts(site, "t") == [("lost", "lost")], "the first attempt is lost")
+    worker.say("hello", name="late", slots=20)
+    worker.report(first, {"n": "not a number"})
+    worker.report(worker.take(), {"n": 1})
+    assert ends(watching, 1)["t"].json()["result"] == {"n": 1}
+
+
+def test_other_tasks_go_on_while_an_endless_check_runs(site: Site, watching: Amqp) -> None:
+    coordinator = site.coordinator()
+    evil, good = PlainWorker(site, watching, "evil"), PlainWorker(site, watching, "good")
+    for number in range(3):
+        submit(watching, f"evil-{number}", ENDLESS, assignee="evil")
+        evil.report(evil.take(), NEVER_MATCHED)
+    until(lambda: is_checking(coordinator), "an answer is being checked")
+    for number, schema in enumerate((None, PLAIN, WITH_PATTERN)):
+        submit(watching, f"good-{number}", schema, assignee="good")
+        good.report(good.take(), {"n": "1"} if schema is WITH_PATTERN else {"n": 1})
+    ended = ends(watching, 6)
+    assert [answer.type for answer in ended.values()] == 3 * ["task.completed"] + 3 * ["task.failed"]
+    assert list(ended) == [*(f"good-{n}" for n in range(3)), *(f"evil-{n}" for n in range(3))]
+    assert all(TOO_LONG in ended[f"evil-{n}"].json()["error"]["message"] for n in range(3))
+
+
+def test_who_leaves_right_after_an_answer_has_given_it(site: Site, watching: Amqp) -> None:
+    site.coordinator()
+    worker = PlainWorker(site, watching, "brief")
+    submit(watching, "t", WITH_PATTERN, assignee="brief", max_attempts=3)
+    worker.report(worker.take(), {"n": "1"})
+    worker.leave()
+    assert ends(watching, 1)["t"].type == "task.completed"
+    assert attempts(site, "t") == [("completed", None)]
+    until(lambda: not site.select("select 1 from llms where instances != '{}'"), "it has left")
+
+
+def test_an_answer_that_was_being_checked_when_the_coordinator_died_is_checked_by_the_next(
+    site: Site, watching: Amqp
+) -> None:
+    first = site.coordinator()
+    worker = PlainWorker(site, watching, "any")
+    submit(watching, "evil", ENDLESS, assignee="any")
+    worker.report(worker.take(), NEVER_MATCHED)
+    until(lambda: is_checking(first), "the answer is being checked")
+    first.kill()
+    site.coordinator()
+    assert TOO_LONG in ends(watching, 1)["evil"].json()["error"]["message"]
+    assert attempts(site, "evil") == [("failed", "output_schema")]
+    site.drain()
+    assert watching.depth("fluffle.coordinator") == 0
+
+
+def test_a_coordinator_that_stops_gives_back_what_it_checks(site: Site, watching: Amqp) -> None:
+    first = site.coordinator()
+    worker = PlainWorker(site, watching, "any")
+    submit(watching, "evil", ENDLESS, assignee="any")
+    worker.report(worker.take(), NEVER_MATCHED)
+    worker.leave()
+    until(lambda: is_checking(first), "the answer is being checked")
+    first.terminate()
+    assert first.wait() == 0
+    until(lambda: watching.depth("fluffle.coordinator") == 2, "the answer and the goodbye are back")

@@ -1,0 +1,141 @@
+"""Answers that are set aside: checked in turn, given back with a verdict, and never lost."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from broker.connection import Delivery
+from broker.instants import EPOCH
+from broker.messages import Failure, Goodbye, Result, Status, Submission
+from coordinator import answers as module
+from coordinator.answers import Answers, SetAside
+from coordinator.core.events import Event, Left, Reported
+from coordinator.core.task import Task
+from tests.unit.test_inbox import Channel, told
+
+SCHEMA = {"properties": {"n": {"pattern": "x"}}}
+
+
+class Slow:
+    """Checks that take as long as the test wants: what is asked, and the answers to give."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.verdicts: asyncio.Queue[Failure | OSError | None] = asyncio.Queue()
+
+    async def __call__(self, answer: Any, schema: Any, helpers: Any) -> Failure | None:
+        self.asked.append(answer)
+        verdict = await self.verdicts.get()
+        if isinstance(verdict, OSError):
+            raise verdict
+        return verdict
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    checks = Slow()
+    monkeypatch.setattr(module, "check_apart", checks)
+    monkeypatch.setattr(module, "AGAIN", 0)
+    return checks
+
+
+def a_task(task_id: str, llm: str) -> Task:
+    spec = Submission(description="x", output_schema=SCHEMA)
+    task = Task(id=task_id, seq=1, spec=spec, priority=4, status=Status.IN_PROGRESS, submitted_at=EPOCH)
+    task.llm, task.attempt = llm, 1
+    return task
+
+
+def answer(task_id: str, llm: str, channel: Channel) -> tuple[Event, Delivery]:
+    result = Result(task_id=task_id, attempt=1, instance="i", outcome="completed", result=task_id)
+    return Reported(llm, result), told(f"{llm}.result", f"{task_id}/1", by=channel)
+
+
+def goodbye(llm: str, channel: Channel) -> tuple[Event, Delivery]:
+    return Left(Goodbye(name=llm, instance="i")), told(f"{llm}.goodbye", by=channel)
+
+
+def take(answers: Answers, *arrived: tuple[Event, Delivery]) -> list[SetAside]:
+    """A batch of these is made and done."""
+    tasks = {e.result.task_id: a_task(e.result.task_id, e.llm) for e, _ in arrived if isinstance(e, Reported)}
+    _, _, aside = answers.in_batch([event for event, _ in arrived], [it for _, it in arrived], tasks)
+    answers.set_aside(aside)
+    answers.done([delivery for _, delivery in arrived])
+    return aside
+
+
+async def turn() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_an_answer_comes_back_with_its_verdict_and_the_goodbye_after_it(slow: Slow) -> None:
+    ready: list[Delivery] = []
+    answers, channel = Answers(ready.append), Channel()
+    first, last = answer("a", "atlas", channel), goodbye("atlas", channel)
+    assert [it.delivery for it in take(answers, first, last)] == [first[1], last[1]]
+    slow.verdicts.put_nowait(Failure(type="output_schema", message="no"))
+    await turn()
+    assert ready == [first[1]]
+    [event], _, aside = answers.in_batch([first[0]], [first[1]], {"a": a_task("a", "atlas")})
+    assert not aside
+    assert isinstance(event, Reported)
+    assert (event.result.outcome, event.result.error) == ("failed", Failure(type="output_schema", message="no"))
+    assert ready == [first[1]], "it is not done yet"
+    answers.done([first[1]])
+    assert ready == [first[1], last[1]]
+    assert take(answers, last) == []
+
+
+async def test_answers_of_an_llm_are_checked_one_after_the_other_and_those_of_others_meanwhile(slow: Slow) -> None:
+    answers, channel = Answers(), Channel()
+    take(answers, *(answer(name, "evil", channel) for name in "abc"), answer("d", "good", channel))
+    await turn()
+    assert slow.asked == ["a", "d"]
+    answers.leave()
+
+
+async def test_a_check_that_cannot_begin_is_tried_again(slow: Slow) -> None:
+    ready: list[Delivery] = []
+    answers, channel = Answers(ready.append), Channel()
+    take(answers, it := answer("a", "atlas", channel))
+    slow.verdicts.put_nowait(OSError("too many open files"))
+    slow.verdicts.put_nowait(None)
+    await turn()
+    assert slow.asked == ["a", "a"]
+    assert ready == [it[1]]
+
+
+async def test_a_long_row_of_answers_behind_one_that_could_not_be_checked_is_refused(slow: Slow) -> None:
+    ready: list[Delivery] = []
+    answers, channel = Answers(ready.append), Channel()
+    row = [answer(f"t{n}", "evil", channel) for n in range(30)]
+    take(answers, *row)
+    slow.verdicts.put_nowait(Failure(type="output_schema", message="too slow", retryable=False))
+    await turn()
+    assert len(ready) == 30
+    assert slow.asked == ["t0"]
+
+
+async def test_what_is_being_checked_is_given_back_by_who_leaves(slow: Slow) -> None:
+    answers, channel = Answers(), Channel()
+    take(answers, answer("a", "atlas", channel), goodbye("atlas", channel))
+    await turn()
+    answers.leave()
+    await turn()
+    assert channel.settled == [("requeue", 0), ("requeue", 0)]
+    assert answers.being_checked() == []
+
+
+async def test_what_came_by_a_channel_that_has_gone_is_forgotten_for_it_comes_again(slow: Slow) -> None:
+    ready: list[Delivery] = []
+    answers, gone, channel = Answers(ready.append), Channel(), Channel()
+    take(answers, answer("a", "atlas", gone))
+    gone.is_there = False
+    assert answers.being_checked() == []
+    last = goodbye("atlas", channel)
+    assert take(answers, last) == [], "it waits for nothing"
+    slow.verdicts.put_nowait(None)
+    await turn()
+    assert ready == []
