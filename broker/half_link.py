@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
-from broker.amqp_url import user_of
+from broker.amqp_url import split_url, user_of
 from broker.connection import (
     Connection,
     Consumer,
@@ -51,7 +50,7 @@ class _Where:
     url: str
 
     def __str__(self) -> str:
-        parts = urlsplit(self.url)
+        parts = split_url(self.url)
         return f"{parts.hostname}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
 
 

@@ -216,7 +216,7 @@ def test_the_private_node_stays_only_if_it_ran_before(ran_before: bool, tmp_path
     [
         (None, "Error: there is no "),
         ('[llm.obi]\nhandlr = "x:y"', "llm.obi.handlr: unknown key; did you mean handler?"),
-        ('[llm.obi]\nhandler = "x:y"', "Error: not an AMQP URL"),
+        ('[llm.obi]\nhandler = "x:y"', "Error: the AMQP URL must begin"),
     ],
 )
 def test_a_file_that_is_missing_or_wrong_is_one_line(file: str | None, said: str, tmp_path: Path) -> None:
