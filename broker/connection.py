@@ -357,7 +357,7 @@ def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameter
     if tls.external:
         params.credentials = pika.credentials.ExternalCredentials()
     params.heartbeat = heartbeat
-    params.blocked_connection_timeout = 300
+    params.blocked_connection_timeout = None  # it is reported, and a new connection would be blocked as well
     params.connection_attempts = 1
     params.socket_timeout = 5
     params.stack_timeout = 10

@@ -138,6 +138,9 @@ def of_the_link(*links: Link) -> Iterable[Metric]:
         "1 while all connections to RabbitMQ are up",
         bool(links) and all(link.connected for link in links),
     )
+    yield GaugeMetricFamily(
+        "fluffle_blocked", "1 while RabbitMQ takes no messages", any(link.blocked for link in links)
+    )
     yield CounterMetricFamily(
         "fluffle_reconnects",
         "Connections to RabbitMQ that were lost and opened again",

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from pydantic import SecretStr
 
+from broker.alarms import alarm_of_node
 from broker.connection import parameters
 from broker.errors import FluffleError, NodeError
 from broker.link import Link
@@ -137,6 +138,8 @@ class Workforce:
         if not ran_before:
             self._say("up", "starting a private RabbitMQ node")
         url = await asyncio.to_thread(node.start)
+        if alarm := await asyncio.to_thread(alarm_of_node, url, node.folder):
+            self._say("up", alarm)
         async with Link(url, name="fluffle up") as link:
             await link.declare(SHARED)  # so that no LLM comes before what it connects to
         keeping = asyncio.create_task(self._keep(node))

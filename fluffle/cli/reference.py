@@ -29,6 +29,7 @@ terminal, text that LLMs or strangers wrote is printed without control character
 | 2 | wrong usage |
 | 3 | a task failed or was cancelled |
 | 4 | the time to wait ran out |
+| 5 | RabbitMQ takes no messages: it is low on disk or memory |
 | 130 | interrupted with Ctrl-C |
 
 **Which RabbitMQ.** The one of `FLUFFLE_AMQP_URL`, else the private node that `fluffle broker start` runs.
