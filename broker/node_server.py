@@ -97,7 +97,7 @@ class ServerProcess:
             fcntl.flock(alive_lock, fcntl.LOCK_EX)
             subprocess.run(
                 # The shell ends at once, so that the node is nobody's child and leaves no zombie.
-                ["/bin/sh", "-c", 'echo $$ >"$1"; "$0" -noinput &', server, self._group_file],
+                ["/bin/sh", "-c", 'umask 077; echo $$ >"$1"; "$0" -noinput &', server, self._group_file],
                 env=self._environment(),
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,

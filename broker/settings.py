@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -21,6 +21,9 @@ from pydantic_settings import (
 
 from broker.errors import ConfigurationError
 from broker.wire import MAX_BODY_BYTES, Name, problems
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 PREFIX = "FLUFFLE_"
 
@@ -130,11 +133,13 @@ class Settings(BaseSettings):
         return self.lease / 3
 
     @property
-    def database(self) -> str:
+    def database(self) -> "str | URL":
         """The database URL in the clear."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{self.state_dir / 'fluffle.db'}"
+        from sqlalchemy.engine import URL
+
+        return URL.create("sqlite", database=str(self.state_dir / "fluffle.db"))  # as text, a "?" would end the path
 
     @classmethod
     def settings_customise_sources(
