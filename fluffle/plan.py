@@ -182,7 +182,7 @@ class Plan:
 def load(path: Path) -> Plan:
     """Read a plan from a TOML or YAML file. Raises ConfigurationError that names what is wrong."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except FileNotFoundError as error:
         raise ConfigurationError(f"there is no file {path}") from error
@@ -258,7 +258,7 @@ def _hinted(error: Exception, names: Iterable[str]) -> str:
 def _as_item(path: Path) -> dict[str, str]:
     """What a template knows of a file. Raises _Unreadable."""
     try:
-        return {"name": path.name, "stem": path.stem, "path": str(path), "text": path.read_text(encoding="utf-8")}
+        return {"name": path.name, "stem": path.stem, "path": str(path), "text": path.read_text(encoding="utf-8-sig")}
     except UnicodeDecodeError as error:
         raise _Unreadable(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except OSError as error:
