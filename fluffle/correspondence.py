@@ -292,8 +292,8 @@ class Correspondence:
             try:
                 handle.update(decode(TaskView, await self.ask(TaskQuery(id=handle.id))))
                 return
-            except NoAnswer:
-                _log.warning("no coordinator tells how task %s stands; asking again", handle.id)
+            except NoAnswer as error:
+                _log.warning("task %s: %s; asking for its state again", handle.id, error)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

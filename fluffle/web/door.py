@@ -99,7 +99,7 @@ class Passwords:
 
     def _lines(self) -> dict[str, tuple[Role, str]]:
         try:
-            text = self._path.read_text(encoding="utf-8")
+            text = self._path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"cannot read the password file {self._path}: {_reason(error)}") from error
         found = {}
