@@ -199,7 +199,7 @@ def set_password(path: Path, name: str, role: Role, password: str) -> None:
     """Add a person to a password file, or replace the line that they have. Raises ConfigurationError."""
     if path.exists():
         Passwords(path)  # one that is wrong is not written over
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     else:
         lines = []
     salt = secrets.token_bytes(16)
