@@ -9,6 +9,7 @@ from broker.half_link import HalfLink
 from broker.link import PROBE
 
 _WITHIN = 10.0  # seconds
+_LITTLE = 1_000  # MB
 
 
 async def alarm_at(url: str) -> str | None:
@@ -36,5 +37,8 @@ def alarm_of_node(url: str, folder: Path) -> str | None:
     alarm = asyncio.run(alarm_at(url))
     if alarm is None:
         return None
-    free = f", {disk_usage(folder).free // 1_000_000:,} MB are free at {folder}" if "disk" in alarm else ""
-    return f"RabbitMQ takes no messages: {alarm}{free}. Free some; it goes on by itself"
+    free = disk_usage(folder).free // 1_000_000
+    left = (
+        f", {free} MB are free at {folder}" if "disk" in alarm and free < _LITTLE else ""
+    )  # else it means another disk
+    return f"RabbitMQ takes no messages: {alarm}{left}. It takes them again when enough is free"

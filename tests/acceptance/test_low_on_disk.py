@@ -34,7 +34,7 @@ def test_start_and_status_say_that_the_disk_is_nearly_full(state: Path) -> None:
     started = shell.run("broker", "start")
     assert started.returncode == BLOCKED, started.stderr.decode()
     assert f"{WORDS}, " in started.stdout.decode()
-    assert f"MB are free at {state / 'broker'}. Free some; it goes on by itself" in started.stdout.decode()
+    assert f"MB are free at {state / 'broker'}. It takes them again when enough is free" in started.stdout.decode()
     assert WORDS in shell("broker", "status", code=BLOCKED)
     assert json.loads(shell("broker", "status", "--json", code=BLOCKED))["alarm"].startswith(WORDS)
     shell("broker", "stop")
