@@ -9,7 +9,7 @@ from broker.half_link import HalfLink
 from broker.link import PROBE
 
 _WITHIN = 10.0  # seconds
-_LITTLE = 1_000  # MB
+_LITTLE = 1_000  # MB; where more is free, the alarm is about another disk
 
 
 async def alarm_at(url: str) -> str | None:
@@ -38,7 +38,5 @@ def alarm_of_node(url: str, folder: Path) -> str | None:
     if alarm is None:
         return None
     free = disk_usage(folder).free // 1_000_000
-    left = (
-        f", {free} MB are free at {folder}" if "disk" in alarm and free < _LITTLE else ""
-    )  # else it means another disk
+    left = f", {free} MB are free at {folder}" if "disk" in alarm and free < _LITTLE else ""
     return f"RabbitMQ takes no messages: {alarm}{left}. It takes them again when enough is free"

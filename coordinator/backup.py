@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 
 from broker.errors import ConfigurationError, StoreError
 from broker.private_files import make_private, make_private_folder
+from coordinator.database import parsed_url
 from coordinator.leadership import is_gone
 from coordinator.upgrade import HEAD
 
@@ -75,7 +76,7 @@ def _term_of(books: sqlite3.Connection, file: Path) -> int:
 
 
 def _file_of(database: str | URL, tool: str) -> Path:
-    url = make_url(database)
+    url = parsed_url(database)
     if url.get_backend_name() != "sqlite" or not url.database:
         raise ConfigurationError(WITH_POSTGRESQL.format(tool=tool))
     return Path(url.database)

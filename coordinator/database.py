@@ -39,15 +39,24 @@ def open_engine(url: str | URL, *, read_only: bool = False) -> Engine:
 
     SQLite runs in WAL mode with synchronous=FULL: a commit that has returned is on disk, and readers never wait.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError("FLUFFLE_DATABASE_URL is not a database URL, such as sqlite:////path/to.db") from error
+    parsed = parsed_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed, read_only)
     if parsed.get_backend_name() != "postgresql":
         raise ConfigurationError(f"the database must be sqlite or postgresql, not {parsed.get_backend_name()}")
     return _postgresql(parsed, read_only)
+
+
+def parsed_url(url: str | URL) -> URL:
+    """The parts of a database URL. Raises ConfigurationError, which shows nothing of one that cannot be read."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        told = "FLUFFLE_DATABASE_URL is not a database URL, such as sqlite:////path/to.db"
+        raise ConfigurationError(told) from None  # its cause may show a part of the password
+    if "@" in (parsed.host or ""):
+        raise ConfigurationError('FLUFFLE_DATABASE_URL cannot be read: a "@" in a user or password must be written %40')
+    return parsed
 
 
 def _postgresql(url: URL, read_only: bool) -> Engine:

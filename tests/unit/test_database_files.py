@@ -122,3 +122,20 @@ def test_a_restore_that_is_not_agreed_to_replaces_nothing(tmp_path: Path) -> Non
         restore(url, tmp_path / "copy.db", agreed=refuse)
     assert (tmp_path / "fluffle.db").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} <= {"fluffle.db", "fluffle.db-wal", "fluffle.db-shm", "copy.db"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://u:p@3cret@h/d",
+        "postgresql+psycopg://u:3cret@h:3cret/d",
+        "u:3cret@h",
+        "3cret",
+        "mysql://u:3cret@h/d",
+    ],
+)
+def test_an_error_about_a_database_url_never_shows_its_password(tmp_path: Path, url: str) -> None:
+    for use in (lambda: open_engine(url), lambda: back_up(url, tmp_path / "copy.db")):
+        with pytest.raises(ConfigurationError) as caught:
+            use()
+        assert "3cret" not in str(caught.value)
