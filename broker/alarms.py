@@ -5,6 +5,7 @@ from pathlib import Path
 from shutil import disk_usage
 
 from broker.connection import resolve
+from broker.errors import BrokerUnreachable
 from broker.half_link import HalfLink
 from broker.link import PROBE
 
@@ -15,7 +16,7 @@ _LITTLE = 1_000  # MB; where more is free, the alarm is about another disk
 async def alarm_at(url: str) -> str | None:
     """Why RabbitMQ takes no messages at the moment, such as `low on disk`; None when it takes them.
 
-    Raises BrokerError when it cannot be reached, TimeoutError when it says neither within 10 seconds.
+    Raises BrokerError when it cannot be reached, or says neither within 10 seconds.
     """
     told: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
     half = HalfLink(url, "fluffle alarm", lambda: None, on_blocked=lambda reason: resolve(told, reason))
@@ -25,6 +26,8 @@ async def alarm_at(url: str) -> str | None:
         half.publish(PROBE)
         async with asyncio.timeout(_WITHIN):
             return await told
+    except TimeoutError as error:
+        raise BrokerUnreachable(f"RabbitMQ at {half.where} has not answered within {_WITHIN:g} s") from error
     finally:
         await half.close()
 

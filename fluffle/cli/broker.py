@@ -121,7 +121,7 @@ def _alarm(url: str, node: "PrivateNode") -> str | None:
 
     try:
         return alarm_of_node(url, node.folder)
-    except (BrokerError, TimeoutError):
+    except BrokerError:
         return None
 
 
