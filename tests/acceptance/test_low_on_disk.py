@@ -9,7 +9,7 @@ import pytest
 
 from broker.node import PrivateNode
 from tests.support import disk
-from tests.support.processes import fluffle
+from tests.support.processes import fluffle, with_children
 from tests.support.shell import Shell
 
 pytestmark = pytest.mark.skipif(bool(disk.why_not()), reason=disk.why_not())
@@ -43,7 +43,7 @@ def test_start_and_status_say_that_the_disk_is_nearly_full(state: Path) -> None:
 
 def test_up_says_that_the_disk_is_nearly_full(state: Path, tmp_path: Path) -> None:
     (tmp_path / "fluffle.toml").write_text(FILE)
-    with fluffle("up", "-c", str(tmp_path / "fluffle.toml"), url="", state=state) as up:
+    with fluffle("up", "-c", str(tmp_path / "fluffle.toml"), url="", state=state) as up, with_children(up):
         up.wait_for(f"up          │ {WORDS}", within=60)
         up.wait_for('coordinator │ {"event": "RabbitMQ at', within=60)
 

@@ -223,7 +223,10 @@ def test_a_second_one_in_the_same_folder_says_so_and_stops(tmp_path: Path) -> No
                 assert f"(process {first.pid}): stop it first" in second.output
             assert node.status().state == "running"
             assert programs(first).keys() == {"coordinator", "obi", "tia"}
+            left = programs(first).values()
             first.kill()
+            for program in left:  # which go on without it
+                program.kill()
             with fluffle("up", "-c", str(tmp_path / "fluffle.toml"), url="", state=tmp_path) as third:
                 third.wait_for("coordinator: ready", within=60)
                 third.terminate()
