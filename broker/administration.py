@@ -5,10 +5,10 @@ from base64 import b64encode
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 from urllib.request import Request, urlopen
 
-from broker.amqp_url import split_off_tls, tls_context
+from broker.amqp_url import split_off_tls, split_url, tls_context
 from broker.errors import AccessRefused, BrokerError, BrokerUnreachable, ConfigurationError
 from broker.locate import amqp_url
 from broker.node import PrivateNode
@@ -55,11 +55,16 @@ class ManagementApi:
 
         Raises ConfigurationError when it is no such URL.
         """
-        broker = urlsplit(amqp)
+        broker = split_url(amqp)
         secure = broker.scheme == "amqps"
-        own = urlsplit(url or f"{'https' if secure else 'http'}://{_host(amqp)}:{15671 if secure else 15672}")
-        if own.scheme not in ("http", "https") or not own.hostname:
-            raise ConfigurationError("FLUFFLE_MANAGEMENT_URL is not like http://host:15672")
+        own = split_url(
+            url or f"{'https' if secure else 'http'}://{_host(amqp)}:{15671 if secure else 15672}",
+            what="FLUFFLE_MANAGEMENT_URL",
+            schemes=("http", "https"),
+            form="http://user:password@host:15672",
+        )
+        if not own.hostname:
+            raise ConfigurationError("FLUFFLE_MANAGEMENT_URL names no host; it must be like http://host:15672")
         user = own if own.username else broker
         credentials = f"{unquote(user.username or 'guest')}:{unquote(user.password or 'guest')}"
         self._authorization = "Basic " + b64encode(credentials.encode()).decode()
@@ -104,7 +109,7 @@ class ManagementApi:
 
 
 def _host(amqp: str) -> str:
-    host = urlsplit(amqp).hostname or "localhost"
+    host = split_url(amqp).hostname or "localhost"
     return f"[{host}]" if ":" in host else host
 
 

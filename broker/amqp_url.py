@@ -4,13 +4,16 @@ The query parameters of TLS are those of RabbitMQ's own clients: `cacertfile`, `
 `server_name_indication`, and `auth_mechanism=external` for a user whose certificate is enough.
 """
 
+import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from broker.errors import ConfigurationError
 
+AMQP_FORM = "amqp://user:password@host:port/vhost"
+_WRITTEN = {"#": "%23", "/": "%2F", "?": "%3F", "[": "%5B", "]": "%5D", "@": "%40"}
 _TLS = ("cacertfile", "certfile", "keyfile", "server_name_indication", "auth_mechanism")
 
 
@@ -25,9 +28,43 @@ class Tls:
     external: bool = False
 
 
+def split_url(
+    url: str, *, what: str = "the AMQP URL", schemes: Collection[str] = ("amqp", "amqps"), form: str = AMQP_FORM
+) -> SplitResult:
+    """The parts of a URL that may hold a password.
+
+    Raises ConfigurationError, which shows nothing of the URL: in a URL that cannot be read, any part may be the
+    password.
+    """
+    if not re.match(r"[a-z]+://", url):
+        raise ConfigurationError(f"{what} must begin with {' or '.join(f'{it}://' for it in schemes)}, as in {form}")
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - it is read now, and refused if it is no number
+    except ValueError:
+        told = _misplaced(url) or f"it must be like {form}"
+        raise ConfigurationError(f"{what} cannot be read: {told}") from None  # its cause shows a part of the URL
+    if parts.scheme not in schemes:
+        raise ConfigurationError(f"{what} must begin with {' or '.join(f'{it}://' for it in schemes)}, as in {form}")
+    if "#" in url or "@" in parts.path or ("@" not in parts.netloc and "@" in parts.query):
+        raise ConfigurationError(f"{what} cannot be read: {_misplaced(url)}")
+    return parts
+
+
+def _misplaced(url: str) -> str:
+    """Which characters of a user, password or virtual host are likely to be those that a URL needs for something else.
+
+    Empty when there is none.
+    """
+    names = url.partition("://")[2].rpartition("@")[0] + ("#" if "#" in url else "")
+    found = [sign for sign in _WRITTEN if sign in names]
+    signs, written = " or ".join(f'"{sign}"' for sign in found), " or ".join(_WRITTEN[sign] for sign in found)
+    return f"a {signs} in a user, password or virtual host must be written {written}" if found else ""
+
+
 def split_off_tls(url: str) -> tuple[str, Tls]:
     """The URL without the parameters of TLS, and these. Raises ConfigurationError for one that makes no sense."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     given = dict(parse_qsl(parts.query))
     own = {name: given.pop(name) for name in _TLS if name in given}
     if (mechanism := own.get("auth_mechanism", "external").lower()) not in ("external", "plain"):
@@ -63,7 +100,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
 
 def completed(url: str, *, password: str | None = None, parameters: Mapping[str, str] | None = None) -> str:
     """The URL with a password, if it names a user without one, and with parameters that it does not have itself."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     if password is not None and parts.username and parts.password is None:
         host = parts.netloc.rpartition("@")[2]
         parts = parts._replace(netloc=f"{parts.username}:{quote(password, safe='')}@{host}")
@@ -73,28 +110,22 @@ def completed(url: str, *, password: str | None = None, parameters: Mapping[str,
 
 def of_user(url: str, user: str, password: str) -> str:
     """The same broker for another user. Files of TLS are everybody's own."""
-    parts = urlsplit(split_off_tls(url)[0])
+    parts = split_url(split_off_tls(url)[0])
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{quote(user, safe='')}:{quote(password, safe='')}@{host}"))
 
 
 def vhost(url: str) -> str:
     """The virtual host that the URL names."""
-    return unquote(urlsplit(url).path.removeprefix("/")) or "/"
+    return unquote(split_url(url).path.removeprefix("/")) or "/"
 
 
 def user_of(url: str) -> str | None:
     """As whom RabbitMQ knows whoever uses the URL; None when only a certificate tells."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.username:
         return unquote(parts.username)
     return None if split_off_tls(url)[1].external else "guest"
-
-
-def redacted(url: str) -> str:
-    """The URL for people, without its password."""
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":***@") if password else url
 
 
 def _why(error: OSError) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import pika
 from pika import frame
@@ -24,7 +24,7 @@ from pika.exceptions import (
 )
 
 from broker import frames
-from broker.amqp_url import completed, redacted, split_off_tls, tls_context
+from broker.amqp_url import AMQP_FORM, completed, split_off_tls, split_url, tls_context
 from broker.errors import (
     AccessRefused,
     BrokerError,
@@ -350,21 +350,21 @@ class Consumer:
 def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameters:
     """Connection parameters for an AMQP URL. Raises ConfigurationError when it is not one."""
     plain, tls = split_off_tls(url)
-    parts = urlsplit(plain)
+    parts = split_url(plain)
     if parts.username and parts.password is None and not tls.external:
-        raise ConfigurationError(f"the AMQP URL names a user without a password: {url}")
-    if parts.scheme not in ("amqp", "amqps"):
-        raise ConfigurationError(f"not an AMQP URL (amqp://user:password@host:port/vhost): {redacted(url)}")
+        raise ConfigurationError(f"the AMQP URL names the user {unquote(parts.username)} without a password")
     try:
         params = pika.URLParameters(completed(plain, password=""))
-    except (ValueError, IndexError, TypeError) as error:
-        raise ConfigurationError(f"not an AMQP URL ({error}): {redacted(url)}") from error
+    except (ValueError, IndexError, TypeError):
+        names = ", ".join(dict(parse_qsl(parts.query)))
+        wrong = f"a parameter has a wrong value ({names})" if names else f"it must be like {AMQP_FORM}"
+        raise ConfigurationError(f"the AMQP URL cannot be read: {wrong}") from None  # its cause shows the value
     if parts.scheme == "amqps":
         params.ssl_options = pika.SSLOptions(tls_context(tls), tls.server_name)
     if tls.external:
         params.credentials = pika.credentials.ExternalCredentials()
     params.heartbeat = heartbeat
-    params.blocked_connection_timeout = 300
+    params.blocked_connection_timeout = None  # it is reported, and a new connection would be blocked as well
     params.connection_attempts = 1
     params.socket_timeout = 5
     params.stack_timeout = 10

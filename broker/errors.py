@@ -26,7 +26,8 @@ FluffleError
     ├── TaskCancelled           a task that was waited for was cancelled
     ├── MessageRejected         a message was refused, with every error by path
     ├── UnknownAddress          nobody has the address that a message was to go to
-    └── NoAnswer                no coordinator answered in time
+    └── NoAnswer                no answer came in time
+        └── BrokerBlocked       RabbitMQ takes no messages: it is low on disk or memory
 """
 
 from collections.abc import Iterable, Sequence
@@ -183,3 +184,7 @@ class UnknownAddress(RequestError):
 
 class NoAnswer(RequestError):
     """No coordinator answered in time"""
+
+
+class BrokerBlocked(NoAnswer):
+    """RabbitMQ takes no messages"""

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
-from broker.amqp_url import user_of
+from broker.amqp_url import split_url, user_of
 from broker.connection import (
     Connection,
     Consumer,
@@ -30,7 +29,7 @@ from broker.topology import Binding, Topology
 
 T = TypeVar("T")
 
-_CLOSE_WITHIN = 3.0  # seconds; a broker under an alarm does not read that we want to close
+_CLOSE_WITHIN = 3.0  # seconds
 
 
 @dataclass(eq=False, slots=True)
@@ -52,7 +51,7 @@ class _Where:
     url: str
 
     def __str__(self) -> str:
-        parts = urlsplit(self.url)
+        parts = split_url(self.url)
         return f"{parts.hostname}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
 
 
@@ -66,11 +65,21 @@ class QueueState(NamedTuple):
 class HalfLink:
     """One connection with one channel: opened, rebuilt after failures, closed."""
 
-    def __init__(self, url: str, name: str, on_ready: Callable[[], None], *, heartbeat: int = 20) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        on_ready: Callable[[], None],
+        *,
+        heartbeat: int = 20,
+        on_blocked: Callable[[str | None], None] = lambda reason: None,
+    ) -> None:
         self.where = _Where(url)
         self._parameters = parameters(url, name=name, heartbeat=heartbeat)
         self._user = user_of(url)
         self._on_ready = on_ready
+        self._on_blocked = on_blocked
+        self.blocked: str | None = None  # why RabbitMQ reads nothing from this connection
         self._topology: list[Topology] = []
         self._subscriptions: list[Subscription] = []
         self.connection: Connection | None = None
@@ -99,6 +108,10 @@ class HalfLink:
             custom_ioloop=loop,
         )
         connection.user = self._user
+        connection.add_on_connection_blocked_callback(
+            lambda _, blocked: self._tell_blocked(blocked.method.reason or "a resource alarm")
+        )
+        connection.add_on_connection_unblocked_callback(lambda *_: self._tell_blocked(None))
         try:
             self.connection = await opened
             self.channel = await self._open_channel()
@@ -117,9 +130,10 @@ class HalfLink:
     async def close(self) -> None:
         """Close the connection and wait until it is closed."""
         if self.connection is not None and self.connection.is_open:
+            within = 0 if self.blocked else _CLOSE_WITHIN  # a broker under an alarm does not read that we want to close
             self.connection.close()
             try:
-                await asyncio.wait_for(self.lost.wait(), _CLOSE_WITHIN)
+                await asyncio.wait_for(self.lost.wait(), within)
             except TimeoutError:
                 self.connection.drop()
                 await self.lost.wait()
@@ -135,7 +149,12 @@ class HalfLink:
             if not was_wanted(error):
                 self.error = translated(error, self.where)
                 self.failed_to_deliver = failed_to_deliver(error) and bool(self._subscriptions)
+            self.blocked = None
             self.lost.set()
+
+    def _tell_blocked(self, reason: str | None) -> None:
+        self.blocked = reason
+        self._on_blocked(reason)
 
     # -- channel ---------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,12 @@ from broker.topology import Binding, Topology
 
 _log = logging.getLogger(__name__)
 
+PROBE = Outgoing("", "fluffle.probe", b"", persistent=False, mandatory=False)
+"""A message for no queue: RabbitMQ confirms it when it takes messages, and reports its alarm when it does not.
+
+Only a connection that publishes is told of an alarm, and only when it publishes.
+"""
+
 _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0  # seconds between attempts to connect
 
 
@@ -84,7 +90,9 @@ class Link:
         on_state: Callable[[bool], None] = lambda connected: None,
     ) -> None:
         self._url, self._name, self._heartbeat = url, name, heartbeat
-        self._publisher = HalfLink(url, f"{name} (publish)", self._publish_again, heartbeat=heartbeat)
+        self._publisher = HalfLink(
+            url, f"{name} (publish)", self._publish_again, heartbeat=heartbeat, on_blocked=self._on_blocked
+        )
         self._consumer = HalfLink(url, f"{name} (consume)", _nothing, heartbeat=heartbeat)
         self._window = window
         self._max_body = max_body
@@ -110,6 +118,21 @@ class Link:
         """Whether all connections are up, with all their declarations and consumers."""
         apart = all(quarantine.connected for quarantine in self._apart.values())
         return self._publisher.whole and self._consumer.whole and apart
+
+    @property
+    def blocked(self) -> str | None:
+        """Why RabbitMQ takes no messages at the moment, such as `low on disk`; None as far as it is known to take them.
+
+        It is known once something was published.
+        """
+        return self._publisher.blocked
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why nothing can be published at the moment, as a sentence; None when nothing is in the way."""
+        if not self.connected:
+            return f"no connection to RabbitMQ at {self.where}"
+        return f"RabbitMQ at {self.where} takes no messages: {self.blocked}" if self.blocked else None
 
     async def until_connected(self) -> None:
         """Wait while RabbitMQ is away. Raises LinkClosed."""
@@ -196,6 +219,12 @@ class Link:
     def _on_failed_delivery(self, queue: str) -> None:
         self.failed_deliveries[queue] += 1
         self.reconnects += 1
+
+    def _on_blocked(self, reason: str | None) -> None:
+        if reason is None:
+            _log.warning("RabbitMQ at %s takes messages again", self.where)
+        else:
+            _log.warning("RabbitMQ at %s takes no messages: %s; what is published waits", self.where, reason)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 

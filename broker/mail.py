@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Protocol, TypeVar
 from uuid import UUID, uuid5
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, Field
 
 from broker.ids import uuid7
 from broker.topology import EVERYBODY
-from broker.wire import JsonObject, Name, TaskId, Text, Wire, matching
+from broker.wire import JsonObject, Moment, Name, TaskId, Text, Wire, matching
 
 ADDRESSES = "llm.<name>, user.<name>, group.<name> or all"
 COORDINATOR = "coordinator"  # the sender of messages that tell what could not be delivered
@@ -29,20 +29,10 @@ Address = Annotated[str, matching(_ADDRESS, f"is no address: {ADDRESSES}")]
 SenderAddress = Annotated[str, matching(_SENDER, "is no address: llm.<name> or user.<name>")]
 
 
-def _must_be_in_the_calendar(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("is out of range") from error
-
-
 def _must_say_something(content: str) -> str:
     if not content.strip():
         raise ValueError("is empty")
     return content
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_must_be_in_the_calendar)]
 
 
 class Draft(Wire):

@@ -137,7 +137,8 @@ class Mailer:
                 await self._link.publish(to_publish(message, correlation_id=message.id, reply_to=self._session))
                 return await answer
         except TimeoutError as error:
-            raise TimeoutError(f"{message.receiver} has not answered within {timeout:g} s") from error
+            why = f": {self._link.obstacle}" if self._link.obstacle else ""
+            raise TimeoutError(f"{message.receiver} has not answered within {timeout:g} s{why}") from error
         finally:
             del self._waiting[message.id]
 
@@ -166,7 +167,7 @@ class Mailer:
                 await self._link.publish(asked)
                 told = await answer
         except TimeoutError as error:
-            raise NoAnswer(f"no coordinator answered within {HISTORY_WITHIN:g} s") from error
+            raise NoAnswer(self._link.obstacle or f"no coordinator answered within {HISTORY_WITHIN:g} s") from error
         except AccessRefused as error:
             self._history_refused = error
             raise

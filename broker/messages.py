@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
 from broker.teams import ROUNDS, what_is_wrong
-from broker.wire import Json, JsonObject, Level, Name, NoteName, Seconds, Tag, TaskId, Text, Tokens, Wire
+from broker.wire import Json, JsonObject, Level, Moment, Name, NoteName, Seconds, Tag, TaskId, Text, Tokens, Wire
 
 LOCAL, LOCAL_ONLY = "local", "local-only"  # labels: of an LLM that nothing leaves; of a task for such LLMs alone
 
@@ -82,8 +82,8 @@ class Submission(Wire):
     reviewer: Name | None = None
     max_rounds: Annotated[int, Field(ge=1, le=10)] = ROUNDS
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    due: AwareDatetime | None = None
-    not_before: AwareDatetime | None = None
+    due: Moment | None = None
+    not_before: Moment | None = None
     depends_on: Annotated[list[TaskId], Field(max_length=1000)] = Field(default_factory=list)
     on_dependency_failure: Literal["fail", "run"] = "fail"
     timeout: Seconds | None = None
@@ -157,7 +157,7 @@ class OtherFields(Given):
     skills: Annotated[list[Tag], Field(max_length=64)] | None = None
     assignee: Name | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    due: AwareDatetime | None = None
+    due: Moment | None = None
     timeout: Seconds | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] | None = None
     output_schema: JsonObject | None = None
@@ -181,7 +181,7 @@ class Update(Given):
 
     id: TaskId
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    due: AwareDatetime | None = None
+    due: Moment | None = None
     labels: Annotated[list[Tag], Field(max_length=64)] | None = None
     metadata: JsonObject | None = None
 

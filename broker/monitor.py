@@ -6,11 +6,14 @@ It has a thread of its own, so that it can tell when the program's event loop is
 import asyncio
 import json
 import logging
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 PORTS_TRIED = 100  # from the one that is set: several programs on one computer may have the same settings
 ANSWER_WITHIN = 5.0  # seconds that the event loop may take to say how it is
+_PRIVATE = (".localhost", ".local", ".internal")  # no domain outside of a network ends so
 _POLL = 0.1  # seconds between two looks whether the server is to end
 
 T = TypeVar("T")
@@ -79,6 +83,9 @@ class _Pages:
         self._problems = problems
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if not is_of_this_network(environ.get("HTTP_HOST", "")):
+            start_response("403 Forbidden", [("Content-Type", "text/plain")])
+            return [b"Ask by an IP address, or by a name of this computer or network.\n"]
         match environ["PATH_INFO"]:
             case "/metrics":
                 pages: Iterable[bytes] = self._metrics(environ, start_response)
@@ -101,6 +108,24 @@ class _Pages:
         status = "503 Service Unavailable" if problems else "200 OK"
         start_response(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
         return [json.dumps({"ok": not problems, "problems": problems}).encode() + b"\n"]
+
+
+def is_of_this_network(host: str) -> bool:
+    """Whether the `Host` of a request is a name that nobody can register: an IP address, a local or a private name.
+
+    A site in a browser reaches what listens here by a name of its own that leads here (DNS rebinding).
+    """
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    if "." not in name or name.endswith(_PRIVATE) or name == socket.getfqdn().lower():
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 async def _none() -> Sequence[str]:
@@ -137,6 +162,9 @@ def of_the_link(*links: Link) -> Iterable[Metric]:
         "fluffle_connected",
         "1 while all connections to RabbitMQ are up",
         bool(links) and all(link.connected for link in links),
+    )
+    yield GaugeMetricFamily(
+        "fluffle_blocked", "1 while RabbitMQ takes no messages", any(link.blocked for link in links)
     )
     yield CounterMetricFamily(
         "fluffle_reconnects",

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
-from urllib.parse import urlsplit
 
+from broker.amqp_url import split_url
 from broker.errors import NodeError
 from broker.node_container import Container, container_wanted, engine_has_image
 from broker.node_record import NodeRecord
@@ -141,7 +141,7 @@ class PrivateNode:
 
     def is_at(self, url: str) -> bool:
         """Whether that AMQP URL leads to this node."""
-        record, parts = NodeRecord.load(self._file), urlsplit(url)
+        record, parts = NodeRecord.load(self._file), split_url(url)
         return record is not None and (parts.hostname, parts.port) == ("127.0.0.1", record.amqp_port)
 
     def control(self, *arguments: str, given: str = "") -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from broker.errors import NodeError
 from broker.node_record import USER, NodeRecord
 from broker.node_repair import REPAIR_COMMAND
-from broker.private_files import write_private
+from broker.private_files import make_private, write_private
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,8 @@ class ServerProcess:
     def launch(self) -> None:
         """Start the process, detached from this one; returns before it is ready. Raises RabbitMQNotFound."""
         server = find_server()
-        self._console.parent.mkdir(exist_ok=True)
+        self._console.parent.mkdir(exist_ok=True, mode=0o700)
+        make_private(self._console, create=True)
         if self._pid_file.exists():  # RabbitMQ removes it when it ends in good order
             self._mend()
         write_private(self._folder / "rabbitmq.conf", self._configuration())
@@ -97,7 +98,7 @@ class ServerProcess:
             fcntl.flock(alive_lock, fcntl.LOCK_EX)
             subprocess.run(
                 # The shell ends at once, so that the node is nobody's child and leaves no zombie.
-                ["/bin/sh", "-c", 'echo $$ >"$1"; "$0" -noinput &', server, self._group_file],
+                ["/bin/sh", "-c", 'umask 077; echo $$ >"$1"; "$0" -noinput &', server, self._group_file],
                 env=self._environment(),
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,

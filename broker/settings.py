@@ -4,12 +4,14 @@ Every field is the variable `FLUFFLE_<FIELD>` and the key `<field>` of the table
 `FLUFFLE_<FIELD>_FILE` names a file that holds the value, for secrets.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -22,7 +24,16 @@ from pydantic_settings import (
 from broker.errors import ConfigurationError
 from broker.wire import MAX_BODY_BYTES, Name, problems
 
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
 PREFIX = "FLUFFLE_"
+_NO_SETTINGS = re.compile(
+    "RABBITMQ_SERVER|TASK_ID|ATTEMPT|TOOLS|MESSAGE_ID|CONVERSATION_ID|CRASH_AT|(TEST|BENCH|COMPLETE)(_.*)?"
+)
+"""Other variables with the prefix that Fluffle and its tests know."""
+
+_log = logging.getLogger(__name__)
 
 
 def default_state_dir() -> Path:
@@ -133,11 +144,13 @@ class Settings(BaseSettings):
         return self.lease / 3
 
     @property
-    def database(self) -> str:
+    def database(self) -> "str | URL":
         """The database URL in the clear."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{self.state_dir / 'fluffle.db'}"
+        from sqlalchemy.engine import URL
+
+        return URL.create("sqlite", database=str(self.state_dir / "fluffle.db"))  # as text, a "?" would end the path
 
     @classmethod
     def settings_customise_sources(
@@ -158,7 +171,7 @@ def _from_files() -> dict[str, Any]:
         variable = f"{PREFIX}{field.upper()}_FILE"
         if path := os.environ.get(variable):
             try:
-                values[field] = Path(path).read_text(encoding="utf-8").strip()
+                values[field] = Path(path).read_text(encoding="utf-8-sig").strip()
             except OSError as error:
                 raise ConfigurationError(f"{variable}: cannot read {path}: {error.strerror}") from error
     return values
@@ -171,6 +184,8 @@ def load_settings(table: dict[str, Any] | None = None, path: Path | None = None)
     """
     if mistyped := [*_mistyped_variables()]:
         raise ConfigurationError("; ".join(mistyped))
+    for name in sorted(_unknown_variables()):
+        _warn_of_unknown(name)
     try:
         return Settings(**(table or {}))
     except ValidationError as error:
@@ -185,11 +200,27 @@ def _origin(field: str, path: Path | None) -> str:
     return next(given, f"{path}: fluffle.{field}")
 
 
+def _known_variables() -> list[str]:
+    """The names of all settings, without the prefix."""
+    return [f"{field.upper()}{ending}" for field in Settings.model_fields for ending in ("", "_FILE")]
+
+
+def _unknown_variables() -> set[str]:
+    """The names, without the prefix, of variables that look like settings and are none."""
+    own = {name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)}
+    return {name for name in own - {*_known_variables()} if name and not _NO_SETTINGS.fullmatch(name)}
+
+
 def _mistyped_variables() -> Iterator[str]:
     """Variables that are none of ours but nearly: who set one wanted something else than the default."""
-    known = [f"{field.upper()}{ending}" for field in Settings.model_fields for ending in ("", "_FILE")]
-    for name in os.environ:
-        own = name.removeprefix(PREFIX) if name.startswith(PREFIX) else ""
-        near = [] if not own or own in known else get_close_matches(own, known, n=1, cutoff=0.85)
-        if near:
-            yield f"{name}: there is no such setting; did you mean {PREFIX}{near[0]}?"
+    for name in sorted(_unknown_variables()):
+        if near := get_close_matches(name, _known_variables(), n=1, cutoff=0.75):
+            yield f"{PREFIX}{name}: there is no such setting; did you mean {PREFIX}{near[0]}?"
+
+
+@cache
+def _warn_of_unknown(name: str) -> None:
+    """Warn once that a variable has no effect."""
+    near = get_close_matches(name, _known_variables(), n=1)
+    hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; docs/settings.md has all of them"
+    _log.warning("%s%s is not a setting and has no effect%s", PREFIX, name, hint)

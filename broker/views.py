@@ -6,12 +6,12 @@ Version 1 of the protocol, as in broker/messages.py. docs/protocol.md describes 
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from broker.mail import COORDINATOR, Address
 from broker.messages import Failure, Status, Submission, Usage
 from broker.reporting import METRICS, MOST_DIMENSIONS, MOST_ROWS
-from broker.wire import Count, Name, Tag, TaskId, Wire
+from broker.wire import Count, Moment, Name, Tag, TaskId, Wire
 
 ReportWord = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
@@ -307,8 +307,8 @@ class ReportQuery(ReportFields):
     routing_key: ClassVar[str] = "report"
 
     name: ReportWord | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 class NamedReport(View):

@@ -1,9 +1,10 @@
 """What every message is made of: strict models, names and texts with their limits, and how bytes become one of them."""
 
 import math
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from broker.errors import DecodeError, Problem
@@ -56,6 +57,15 @@ def _must_be_portable(value: JsonValue) -> JsonValue:
     raise ValueError(f"nested deeper than {MAX_LEVELS} levels")
 
 
+def _must_be_in_the_calendar(moment: datetime) -> datetime:
+    """The moment in UTC. Raises ValueError for one that is outside of the years 1 to 9999 there."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is out of range") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_must_be_in_the_calendar)]
 Json = Annotated[JsonValue, AfterValidator(_must_be_portable)]
 JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_must_be_portable)]
 Level = Annotated[float, Field(ge=0, le=1)]

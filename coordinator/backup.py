@@ -3,20 +3,22 @@
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL
 
 from broker.errors import ConfigurationError, StoreError
+from broker.private_files import make_private, make_private_folder
+from coordinator.database import parsed_url
 from coordinator.leadership import is_gone
 from coordinator.upgrade import HEAD
 
 WITH_POSTGRESQL = "PostgreSQL brings its own tool: {tool}. See docs/operations.md"
 
 
-def back_up(database: str, to: Path) -> int:
+def back_up(database: str | URL, to: Path) -> int:
     """Copy the database at that URL, as it is at this moment, into a new file. Returns how many tasks are in it.
 
     Nobody has to stop or wait. Raises ConfigurationError for PostgreSQL and for a file that exists, StoreError.
@@ -34,35 +36,47 @@ def back_up(database: str, to: Path) -> int:
     return tasks
 
 
-def restore(database: str, backup: Path) -> int:
+def restore(database: str | URL, backup: Path, *, agreed: Callable[[], object] = lambda: None) -> int:
     """Put a copy in place of the database at that URL. Returns how many tasks are in it.
 
-    Raises ConfigurationError for PostgreSQL, for a file that is no copy or of a later version, and while a coordinator
-    leads; StoreError.
+    `agreed` is called before anything is replaced, when nothing else is in the way; it may raise. Raises
+    ConfigurationError for PostgreSQL, for a file that is no copy or of a later version, and while a coordinator leads;
+    StoreError.
     """
     target = _file_of(database, "pg_restore")
     if not backup.is_file():
         raise ConfigurationError(f"there is no file {backup}")
     with _errors(backup):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(target.parent)
         with _beside(target) as copy:
             with closing(sqlite3.connect(f"{backup.absolute().as_uri()}?mode=ro", uri=True)) as source:
                 _copy(source, copy)
             tasks = _checked(copy)
+            if target.exists():
+                with closing(sqlite3.connect(target, isolation_level=None, timeout=5)) as books:
+                    _term_of(books, target)
+            agreed()
+            make_private(target, create=True)
             with closing(sqlite3.connect(target, isolation_level=None, timeout=5)) as books:
-                present = _leader(books)
-                if present is not None and present[0] and not is_gone(present[0]):
-                    raise ConfigurationError(f"a coordinator leads on {target} ({present[0]}): stop it first")
+                term = _term_of(books, target)  # a coordinator may have started meanwhile
                 with closing(sqlite3.connect(copy)) as restored, restored:  # nobody goes on in a term of before
-                    epoch = max(present[1] if present else 0, (_leader(restored) or ("", 0))[1]) + 1
+                    epoch = max(term, (_leader(restored) or ("", 0))[1]) + 1
                     restored.execute("UPDATE leader SET holder = '', epoch = ?", (epoch,))
                 with closing(sqlite3.connect(copy)) as restored:
                     restored.backup(books)
     return tasks
 
 
-def _file_of(database: str, tool: str) -> Path:
-    url = make_url(database)
+def _term_of(books: sqlite3.Connection, file: Path) -> int:
+    """The last term of a coordinator. Raises ConfigurationError while one leads."""
+    holder, epoch = _leader(books) or ("", 0)
+    if holder and not is_gone(holder):
+        raise ConfigurationError(f"a coordinator leads on {file} ({holder}): stop it first")
+    return epoch
+
+
+def _file_of(database: str | URL, tool: str) -> Path:
+    url = parsed_url(database)
     if url.get_backend_name() != "sqlite" or not url.database:
         raise ConfigurationError(WITH_POSTGRESQL.format(tool=tool))
     return Path(url.database)
@@ -94,6 +108,7 @@ def _checked(copy: Path) -> int:
     """How many tasks are in a copy that is whole. Raises ConfigurationError for one that is not."""
     with closing(sqlite3.connect(copy)) as books:
         try:
+            _must_hold_data_alone(books)
             [(said,)] = books.execute("PRAGMA integrity_check(1)").fetchall()
             [(schema,)] = books.execute("SELECT version_num FROM alembic_version").fetchall()
             [(tasks,)] = books.execute("SELECT count(*) FROM tasks").fetchall()
@@ -104,6 +119,14 @@ def _checked(copy: Path) -> int:
     if schema > HEAD:
         raise ConfigurationError(f"it has schema {schema}, this Fluffle knows {HEAD}: use a newer one")
     return int(tasks)
+
+
+def _must_hold_data_alone(books: sqlite3.Connection) -> None:
+    """Raises ConfigurationError for what runs when the database is used: triggers, views and virtual tables."""
+    for kind, name, sql in books.execute("SELECT type, name, sql FROM sqlite_master"):
+        if kind in ("trigger", "view") or (sql or "").upper().startswith("CREATE VIRTUAL"):
+            what = "virtual table" if kind == "table" else kind
+            raise ConfigurationError(f"it has a {what}, {name}, which no backup of Fluffle has: it may run code")
 
 
 def _leader(books: sqlite3.Connection) -> tuple[str, int] | None:

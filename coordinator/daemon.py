@@ -25,7 +25,7 @@ from broker.errors import (
     StoreUnavailable,
 )
 from broker.instants import Instant, seconds
-from broker.link import Link
+from broker.link import PROBE, Link
 from broker.settings import Settings
 from broker.topology import COORDINATOR, QUERIES, SHARED, UNDELIVERED
 from broker.trace import tracing_for
@@ -58,6 +58,7 @@ MOST_PREFETCHED = 65_535  # AMQP counts with 16 bits
 LARGEST = 512 * 1024 * 1024  # bytes; what is rejected for its size is published once more, and RabbitMQ takes no more
 LAST_CONFIRMS = 5.0  # seconds to wait for RabbitMQ when stopping; what it does not confirm is published next time
 LAST_CONSUMER = 5.0  # seconds until RabbitMQ has noticed that a coordinator which ended consumes no more
+PROBE_EVERY = 10.0  # seconds between two looks whether RabbitMQ takes messages
 AGAIN = 0.5  # seconds before something that was refused or unavailable is tried again
 
 _log = structlog.get_logger("coordinator")
@@ -130,6 +131,7 @@ class Coordinator:
         async with self._link, self._query_link, self._watched():
             await self._link.declare(SHARED)
             queries = await self._query_link.consume(QUERIES, self._on_query, prefetch=100)
+            probing = asyncio.create_task(self._probe())
             while not self._stopping.is_set():
                 try:
                     if await self._take_lead():
@@ -145,6 +147,7 @@ class Coordinator:
                 except BrokerError as error:
                     _log.warning("waiting for RabbitMQ", error=str(error))
                     await self._pause(AGAIN)
+            probing.cancel()
             queries.cancel()
             if self._answering:
                 await asyncio.wait(self._answering, timeout=LAST_CONFIRMS)
@@ -339,6 +342,13 @@ class Coordinator:
             llms=lambda: self._write(self._books.llms),
             state=lambda: (self._state, len(self._inbox)),
         ).served(host, port)
+
+    async def _probe(self) -> None:
+        """Learn that RabbitMQ takes no messages also while there is nothing to publish; the link logs it."""
+        while True:
+            with suppress(BrokerError):
+                await self._link.publish(PROBE)  # waits while it takes none
+            await self._pause(PROBE_EVERY)
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 

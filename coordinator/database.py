@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from broker.errors import ConfigurationError
-from broker.private_files import make_private_folder
+from broker.private_files import make_private, make_private_folder
 
 BUSY_SECONDS = 5.0
 EACH_ALONE = "fluffle.each_alone"
@@ -18,9 +18,9 @@ EACH_ALONE = "fluffle.each_alone"
 
 To begin and to end one is as dear as a small read, because another thread may take the interpreter meanwhile."""
 
-_READS = "-c default_transaction_read_only=on"
 # In ms. Who leads may be stopped in a transaction, or gone with its machine: it must not keep the row of the lead then.
-_WRITES = "-c idle_in_transaction_session_timeout=5000"
+# It is set for each transaction: with a pooler such as PgBouncer, the next one may be in another session.
+_IDLE_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = 5000"
 # Of libpq, in seconds but for the last, which is in ms: a PostgreSQL that the network no longer leads to is away soon.
 _SIGNS_OF_LIFE = {
     "connect_timeout": 5,
@@ -31,41 +31,82 @@ _SIGNS_OF_LIFE = {
 }
 
 
-def open_engine(url: str, *, read_only: bool = False) -> Engine:
+def open_engine(url: str | URL, *, read_only: bool = False) -> Engine:
     """An engine for a SQLAlchemy URL. Raises ConfigurationError for a URL that names no usable database.
+
+    PostgreSQL may be reached through a pooler that gives each transaction another session, such as PgBouncer: nothing
+    that is set outlives a transaction.
 
     SQLite runs in WAL mode with synchronous=FULL: a commit that has returned is on disk, and readers never wait.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError("FLUFFLE_DATABASE_URL is not a database URL, such as sqlite:////path/to.db") from error
+    parsed = parsed_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed, read_only)
     if parsed.get_backend_name() != "postgresql":
         raise ConfigurationError(f"the database must be sqlite or postgresql, not {parsed.get_backend_name()}")
+    return _postgresql(parsed, read_only)
+
+
+def parsed_url(url: str | URL) -> URL:
+    """The parts of a database URL. Raises ConfigurationError, which shows nothing of one that cannot be read."""
     try:
-        return create_engine(
-            parsed.set(drivername="postgresql+psycopg"),
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        told = "FLUFFLE_DATABASE_URL is not a database URL, such as sqlite:////path/to.db"
+        raise ConfigurationError(told) from None  # its cause may show a part of the password
+    if "@" in (parsed.host or ""):
+        raise ConfigurationError('FLUFFLE_DATABASE_URL cannot be read: a "@" in a user or password must be written %40')
+    return parsed
+
+
+def _postgresql(url: URL, read_only: bool) -> Engine:
+    try:
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
             pool_size=1,
             max_overflow=3,  # a store keeps its connection; whoever else reads besides needs one more
             hide_parameters=True,  # an error that is logged shows nothing of a task
             pool_pre_ping=True,
             # A reader sees one state of the database in all its statements, as in SQLite.
             isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
-            connect_args=_SIGNS_OF_LIFE | {"options": _READS if read_only else _WRITES},
+            connect_args=_SIGNS_OF_LIFE,
         )
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise ConfigurationError("PostgreSQL needs psycopg: pip install 'fluffle[postgres]'") from error
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _: Any) -> None:
+        connection.read_only = read_only
+        if _is_pooled(connection):  # what is prepared would stay behind in a session of the pool
+            connection.prepare_threshold = None
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Any) -> None:
+        if not read_only:
+            connection.exec_driver_sql(_IDLE_TIMEOUT)
+
+    return engine
+
+
+def _is_pooled(connection: Any) -> bool:
+    """Whether a pooler is between a psycopg connection and the server: it makes up the id of the server's process."""
+    connection.autocommit = True
+    [(process,)] = connection.execute("SELECT pg_backend_pid()").fetchall()
+    connection.autocommit = False
+    return bool(process != connection.info.backend_pid)
 
 
 def _sqlite(url: URL, read_only: bool) -> Engine:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("the SQLite database needs a file: sqlite:////path/to.db")
+    file = Path(url.database)
     try:
-        make_private_folder(Path(url.database).parent)
+        make_private_folder(file.parent)
+        if not read_only:
+            for path in (file, *_beside(file)):
+                make_private(path, create=path is file)  # SQLite makes those beside it as the file is
     except OSError as error:
-        raise ConfigurationError(f"cannot make the folder of {url.database}: {error.strerror}") from error
+        raise ConfigurationError(f"cannot use {error.filename or file}: {error.strerror}") from error
     engine = create_engine(
         url,
         pool_size=1,
@@ -91,6 +132,11 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
             connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _beside(file: Path) -> tuple[Path, Path]:
+    """The files that SQLite has beside a database."""
+    return file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from broker import topology
@@ -12,7 +11,7 @@ from broker.access import DEATH, may_be_answered_at, speaks_for
 from broker.connection import UNDECODABLE, Delivery
 from broker.errors import DecodeError, Problem
 from broker.ids import uuid7
-from broker.instants import EPOCH, Instant, from_datetime, to_iso
+from broker.instants import EPOCH, Instant
 from broker.json_schema import why_no_schema
 from broker.mail import MessageProgress
 from broker.mailer import read_message
@@ -163,7 +162,7 @@ def _request(delivery: Delivery, limit: int, verb: str, *, is_llm: bool = False)
             task_id = spec.id or (None if is_llm else _id_from(properties.message_id)) or str(uuid7())
             if task_id in spec.depends_on:
                 raise DecodeError([Problem("depends_on", f"a cycle: {task_id} -> {task_id}")])
-            _must_fit(spec.skills, due=spec.due, not_before=spec.not_before)
+            _must_fit(spec.skills)
             must_be_schema(spec.output_schema)
             return Submitted(task_id, spec, _priority(spec, properties.priority), sender)
         case "cancel":
@@ -172,7 +171,7 @@ def _request(delivery: Delivery, limit: int, verb: str, *, is_llm: bool = False)
         case "retry":
             retry = decode(Retry, delivery.body, limit=limit)
             changes = retry.changes
-            _must_fit(changes.skills or (), due=changes.due)
+            _must_fit(changes.skills or ())
             must_be_schema(changes.output_schema, path="changes.output_schema")
             return RetryRequested(retry.id, sender, changes.given())
         case "assign":
@@ -180,7 +179,6 @@ def _request(delivery: Delivery, limit: int, verb: str, *, is_llm: bool = False)
             return AssignRequested(assign.id, assign.llm, assign.now, assign.force, sender)
         case "update":
             update = decode(Update, delivery.body, limit=limit)
-            _must_fit(due=update.due)
             return UpdateRequested(update.id, update.given(), sender)
         case "answer":
             given = decode(Answer, delivery.body, limit=limit)
@@ -278,15 +276,10 @@ def _must_be_text(path: str, text: str) -> None:
         raise DecodeError([Problem(path, "contains NUL")])
 
 
-def _must_fit(skills: Sequence[str] = (), **moments: datetime | None) -> None:
-    """What the types let through and the database, or the calendar, has no place for."""
+def _must_fit(skills: Sequence[str]) -> None:
+    """What the types let through and the database has no place for."""
     if sum(len(skill) + 1 for skill in skills) > MOST_SKILLS:
         raise DecodeError([Problem("skills", f"are too many: together they may have {MOST_SKILLS:,} characters")])
-    for path, moment in moments.items():
-        try:
-            to_iso(None if moment is None else from_datetime(moment))
-        except OverflowError as error:
-            raise DecodeError([Problem(path, "is out of range")]) from error
 
 
 def _id_from(message_id: str | None) -> str | None:

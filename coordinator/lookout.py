@@ -63,7 +63,7 @@ class Lookout:
 
     async def problems(self) -> Sequence[str]:
         """Why it cannot do its work, or stand by to do it."""
-        found = [f"no connection to RabbitMQ at {link.where}" for link in self._links if not link.connected]
+        found = [link.obstacle for link in self._links if link.obstacle]
         if await _in_time(self._reading.backlog()) is None:
             found.append("the database does not answer")
         state, _ = self._state()

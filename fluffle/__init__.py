@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from broker.errors import BrokerBlocked as BrokerBlocked
     from broker.errors import BrokerUnreachable as BrokerUnreachable
     from broker.errors import FluffleError as FluffleError
     from broker.errors import NoAnswer as NoAnswer
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "broker.errors": (
+        "BrokerBlocked",
         "BrokerUnreachable",
         "FluffleError",
         "NoAnswer",

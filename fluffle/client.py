@@ -91,14 +91,22 @@ class Client(Messaging, Reporting):
         """Whether RabbitMQ is there at this moment."""
         return self._correspondence.connected
 
+    @property
+    def blocked(self) -> str | None:
+        """Why RabbitMQ takes no messages at the moment, such as `low on disk`; None as far as it is known to take them.
+
+        What is sent meanwhile waits.
+        """
+        return self._correspondence.link.blocked
+
     # -- submitting ------------------------------------------------------------------------------------------------
 
     async def submit(self, task: str | Submission, /, **fields: Unpack[Fields]) -> TaskHandle:
         """Submit a task, given by its description or whole, and wait until the coordinator has accepted it.
 
         An id is made when none is given. Submitting an id again is harmless: it is the same task, as it stands now.
-        Raises TaskRejected, NoAnswer (the task is in RabbitMQ then, and will be done when a coordinator comes),
-        PublishRefused, MessageTooLarge.
+        Raises TaskRejected, NoAnswer (which says whether the task is in RabbitMQ and will be done when a coordinator
+        comes), BrokerBlocked, PublishRefused, MessageTooLarge.
         """
         await self._correspondence.room()
         handle = self._correspondence.send(_submission(task, fields))

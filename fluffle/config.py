@@ -112,8 +112,7 @@ class Configuration:
 def load(path: Path) -> Configuration:
     """Read the file. Raises ConfigurationError that names everything that is wrong with it by its path."""
     try:
-        with path.open("rb") as file:
-            tables = tomllib.load(file)
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigurationError(
             f'there is no {path}: write one with a table such as [llm.atlas] and model = "demo" in it, '
@@ -123,6 +122,8 @@ def load(path: Path) -> Configuration:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{path}: nested too deeply") from error
     _fill_in_model(tables)
     try:
         content = _File.model_validate(tables)

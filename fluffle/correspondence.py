@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 from weakref import WeakValueDictionary
@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from broker.connection import Delivery, Outgoing
 from broker.crash import crash_point_soon
 from broker.errors import (
+    BrokerBlocked,
     BrokerError,
     DecodeError,
     LinkClosed,
@@ -23,7 +24,7 @@ from broker.errors import (
 from broker.ids import uuid7
 from broker.link import Link
 from broker.messages import Answer, Assign, Cancel, Manage, Rejection, Retry, Submission, Update
-from broker.topology import QUERIES, REPLIES, TASKS, Queue, Topology
+from broker.topology import COORDINATOR, MESSAGES, QUERIES, REPLIES, TASKS, Queue, Topology
 from broker.views import (
     ConversationsQuery,
     LLMsQuery,
@@ -59,6 +60,14 @@ T = TypeVar("T")
 
 AT_ONCE = 100  # queries under way when there are many to make
 _QUERY_LIFE = 30.0  # seconds after which RabbitMQ drops a query that no coordinator has taken
+
+_LOOK_WITHIN = 2.0  # seconds to find out whether a coordinator runs
+_LATER = {
+    TASKS: ". The command may still be carried out later",
+    MESSAGES: ". The message may still be sent later",
+}
+"""What may happen yet to what RabbitMQ has not confirmed."""
+_CONSUMED = {TASKS: COORDINATOR, QUERIES: QUERIES}  # the coordinator's queue of an exchange
 
 _log = logging.getLogger(__name__)
 
@@ -151,12 +160,7 @@ class Correspondence:
             async with asyncio.timeout(self._answer_timeout):
                 await handle.accepted()
         except TimeoutError as error:
-            if self._link.connected:
-                raise NoAnswer(
-                    f"no coordinator answered within {self._answer_timeout:g} s. Task {handle.id} is in RabbitMQ and "
-                    "will be done when a coordinator comes: start one with `fluffle coordinator`"
-                ) from error
-            raise NoAnswer(f"{self._away()}. Submit task {handle.id} again with the same id") from error
+            raise await self.no_answer(TASKS, confirmed=handle.is_confirmed, task=handle.id) from error
 
     # -- queries and commands --------------------------------------------------------------------------------------
 
@@ -194,21 +198,45 @@ class Correspondence:
         assert message.correlation_id is not None
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._requests[message.correlation_id] = message, answer
+        confirmed = False
         try:
             async with asyncio.timeout(self._answer_timeout):
                 await self._link.publish(message)
+                confirmed = True
                 return await answer
         except TimeoutError as error:
-            if self._link.connected:
-                raise NoAnswer(
-                    f"no coordinator answered within {self._answer_timeout:g} s. Start one with `fluffle coordinator`"
-                ) from error
-            raise NoAnswer(self._away()) from error
+            raise await self.no_answer(message.exchange, confirmed=confirmed) from error
         finally:
             del self._requests[message.correlation_id]
 
-    def _away(self) -> str:
-        return f"RabbitMQ at {self._link.where} was lost and is not back within {self._answer_timeout:g} s"
+    async def no_answer(self, exchange: str, *, confirmed: bool, task: str | None = None) -> NoAnswer:
+        """Why a request has no answer, and where the task is that it submits."""
+        where, within = self._link.where, f"within {self._answer_timeout:g} s"
+        if task is None:
+            then = "" if confirmed else _LATER.get(exchange, "")
+        elif confirmed:
+            then = f". Task {task} is in RabbitMQ and will be done"
+        else:
+            then = f", and has not confirmed task {task}: submit it again with the same id"
+        if self._link.blocked:
+            later = " when it takes messages again" if task and confirmed else ""
+            return BrokerBlocked(f"{self._link.obstacle}{then}{later}")
+        if not self._link.connected:
+            later = " when it is back" if task and confirmed else ""
+            return NoAnswer(f"RabbitMQ at {where} was lost and is not back {within}{then}{later}")
+        if not confirmed:
+            return NoAnswer(f"RabbitMQ at {where} has not answered {within}{then}")
+        if await self._coordinator_runs(exchange):
+            return NoAnswer(f"the coordinator has not answered {within}{then}")
+        start = f"{then} when a coordinator comes: start" if task else ". Start"
+        return NoAnswer(f"no coordinator answered {within}{start} one with `fluffle coordinator`")
+
+    async def _coordinator_runs(self, exchange: str) -> bool:
+        """Whether somebody takes what is published to that exchange."""
+        with suppress(TimeoutError, BrokerError):
+            async with asyncio.timeout(_LOOK_WITHIN):
+                return await self._link.has_consumers(_CONSUMED[exchange])
+        return False
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -264,8 +292,8 @@ class Correspondence:
             try:
                 handle.update(decode(TaskView, await self.ask(TaskQuery(id=handle.id))))
                 return
-            except NoAnswer:
-                _log.warning("no coordinator tells how task %s stands; asking again", handle.id)
+            except NoAnswer as error:
+                _log.warning("task %s: %s; asking for its state again", handle.id, error)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -276,7 +304,9 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _on_published(handle: TaskHandle, _: Outgoing, error: BrokerError | None) -> None:
-    if error is not None:
+    if error is None:
+        handle.is_confirmed = True
+    else:
         handle.fail(error)
 
 

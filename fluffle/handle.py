@@ -36,11 +36,12 @@ class TaskHandle:
     A client listens for the end of a task for as long as somebody holds its handle.
     """
 
-    __slots__ = ("__weakref__", "_accepted", "_ended", "_submission", "_told", "id")
+    __slots__ = ("__weakref__", "_accepted", "_ended", "_submission", "_told", "id", "is_confirmed")
 
     def __init__(self, submission: Outgoing) -> None:
         loop = asyncio.get_running_loop()
         self.id = submission.message_id or ""
+        self.is_confirmed = False  # whether RabbitMQ has the submission
         self._submission: Outgoing | None = submission  # to send again, until it is known to have arrived
         self._told: TaskView | bytes | None = None  # JSON until somebody looks at it
         self._accepted: asyncio.Future[None] = loop.create_future()

@@ -29,6 +29,7 @@ from broker.mailer import Mailer, read_message
 from broker.topology import (
     EVENTS,
     MAILBOXES,
+    MESSAGES,
     Binding,
     Queue,
     Topology,
@@ -100,6 +101,7 @@ class Messaging:
 
     _url: str | None
     _name: str
+    _answer_timeout: float
     _correspondence: Correspondence
     _user: str | None
     _mailing: asyncio.Task[Mailer] | None = None
@@ -123,13 +125,16 @@ class Messaging:
         """Send a message to an LLM (`ada` or `llm.ada`), a person (`user.ana`), a group (`group.x`) or `all`.
 
         It is in the mailbox when this returns. Without a conversation it begins one. Raises UnknownAddress for an LLM
-        or a person that nobody has heard of, MessageRejected, PublishRefused, MessageTooLarge. Of a group without
-        members a message in the own mailbox tells.
+        or a person that nobody has heard of, MessageRejected, PublishRefused, MessageTooLarge, and NoAnswer when
+        RabbitMQ has not confirmed it in time. Of a group without members a message in the own mailbox tells.
         """
         message = self._message(to, content, conversation_id, in_reply_to, metadata)
         mailer = await self._mailer()
         try:
-            await mailer.send(message)
+            async with asyncio.timeout(self._answer_timeout):
+                await mailer.send(message)
+        except TimeoutError as error:
+            raise await self._correspondence.no_answer(MESSAGES, confirmed=False) from error
         except UnknownAddress as error:
             raise await self._with_advice(error, message.receiver) from error
         return message

@@ -331,7 +331,7 @@ def _text_of(path: Path) -> str:
         text = file.read(MAX_BODY_BYTES + 1)
     if len(text) > MAX_BODY_BYTES:
         raise _Unreadable(f"{path} is larger than {MAX_BODY_BYTES:,} bytes")
-    return text.decode()
+    return text.decode("utf-8-sig")
 
 
 def _must_be_small(path: Path, content: Any) -> None:

@@ -21,6 +21,7 @@ _SUMMARY = {
     "output_tokens": ("Output tokens", "tokens"),
     "cost_usd": ("Cost in USD", "USD"),
 }
+_FORMULA = ("=", "+", "-", "@", "\t", "\n")  # what a formula begins with, perhaps after what is skipped
 _WORKLOAD = {
     "llm": ("LLM", None),
     "attempts": ("Attempts", "count"),
@@ -51,13 +52,23 @@ def summary_workload(values: dict[str, Any]) -> tuple[list[tuple[str, bool]], li
 
 
 def as_csv(view: ReportView) -> str:
-    """The rows of a report under the names of its columns, values as they are: seconds, shares, dollars."""
+    """The rows of a report under the names of its columns, values as they are: seconds, shares, dollars.
+
+    Text that a spreadsheet would run as a formula gets a `'` before it: some of it comes from LLMs and workers.
+    """
     text = StringIO()
     lines = writer(text, lineterminator="\n")
     names = [column.name for column in view.columns]
-    lines.writerow(names)
-    lines.writerows([row[name] for name in names] for row in view.rows)
+    lines.writerow(map(_cell, names))
+    lines.writerows([_cell(row[name]) for name in names] for row in view.rows)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")  # a bare "\r" would not be quoted and begin a row
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def figure(value: Any, unit: str | None) -> str:

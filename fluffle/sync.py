@@ -145,6 +145,11 @@ class SyncClient(_Face[Client]):
         """`Client.connected`."""
         return self._inner.connected
 
+    @property
+    def blocked(self) -> str | None:
+        """`Client.blocked`."""
+        return self._inner.blocked
+
     def submit(self, task: str | Submission, /, **fields: Unpack[Fields]) -> SyncTask:
         """`Client.submit`."""
         return SyncTask(self._loop.run(self._inner.submit(task, **fields)), self._loop)

@@ -1,20 +1,24 @@
 """RabbitMQ, the coordinator, the web page and the LLMs of a `fluffle.toml`, run as programs of their own."""
 
 import asyncio
+import fcntl
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pydantic import SecretStr
 
+from broker.alarms import alarm_of_node
 from broker.connection import parameters
-from broker.errors import FluffleError, NodeError
+from broker.errors import ConfigurationError, FluffleError, NodeError
 from broker.link import Link
 from broker.node import PrivateNode
+from broker.private_files import make_private_folder
 from broker.settings import PREFIX
 from broker.topology import SHARED
 from fluffle.client import Client
@@ -39,11 +43,15 @@ class Workforce:
         self._llms: list[Program] = []
 
     async def run(self) -> int:
-        """Run everything; returns the exit code. Raises ConfigurationError and NodeError when it cannot start."""
+        """Run everything; returns the exit code.
+
+        Raises ConfigurationError and NodeError when it cannot start, also because another one runs in the same folder.
+        """
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup has it, for those that end with a terminal
                 asyncio.get_running_loop().add_signal_handler(signum, self._on_signal)
-        with TemporaryDirectory(prefix="fluffle-up-") as folder:
+        state_dir = self._configuration.settings.state_dir
+        with only_one_in(state_dir), TemporaryDirectory(prefix="fluffle-up-") as folder:
             async with self._broker() as url:
                 await self._run_programs(url, Path(folder))
         return 0 if self._signals == 1 else INTERRUPTED
@@ -137,6 +145,8 @@ class Workforce:
         if not ran_before:
             self._say("up", "starting a private RabbitMQ node")
         url = await asyncio.to_thread(node.start)
+        if alarm := await asyncio.to_thread(alarm_of_node, url, node.folder):
+            self._say("up", alarm)
         async with Link(url, name="fluffle up") as link:
             await link.declare(SHARED)  # so that no LLM comes before what it connects to
         keeping = asyncio.create_task(self._keep(node))
@@ -159,6 +169,31 @@ class Workforce:
                 await asyncio.to_thread(node.start)
             except NodeError as error:
                 self._say("up", str(error))
+
+
+@contextmanager
+def only_one_in(state_dir: Path) -> Iterator[None]:
+    """Keep other `fluffle up` from this state folder during the block. Raises ConfigurationError when one is there.
+
+    Two of them would double the team, and the first to end would stop RabbitMQ for the other.
+    """
+    file = state_dir / "up.lock"
+    try:
+        make_private_folder(state_dir)
+        with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigurationError(
+                    f"another `fluffle up` runs with the state folder {state_dir} (process {lock.read().strip()}): "
+                    "stop it first, or give this one another folder with FLUFFLE_STATE_DIR"
+                ) from error
+            lock.truncate()
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            yield
+    except OSError as error:
+        raise ConfigurationError(f"cannot use {error.filename or file}: {error.strerror}") from error
 
 
 def own_environment(shared: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:

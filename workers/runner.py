@@ -321,8 +321,10 @@ class Worker:
 
     async def _problems(self) -> Sequence[str]:
         """Why it takes no work at the moment."""
-        if not self.ready.is_set() or not self._link.connected:
+        if not self.ready.is_set():
             return ["no connection to RabbitMQ"]
+        if self._link.obstacle:
+            return [self._link.obstacle]
         return ["it is leaving"] if self._draining else []
 
     # -- what goes on meanwhile ------------------------------------------------------------------------------------

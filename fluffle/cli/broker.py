@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fluffle.cli.lazy import OrderedGroup
+from fluffle.cli.main import BLOCKED, ERROR, OK
 from fluffle.cli.output import print_fields, print_json
 from fluffle.cli.session import json_option
 from fluffle.cli.users import grant, list_users, revoke
@@ -24,11 +25,12 @@ def broker() -> None:
 
 @broker.command()
 @click.option("--install", is_flag=True, help="Install RabbitMQ first if there is none on this computer.")
-def start(*, install: bool) -> None:
+@click.pass_context
+def start(context: click.Context, *, install: bool) -> None:
     """Start the private node and wait until it accepts clients.
 
     Does nothing when it runs already. FLUFFLE_RABBITMQ_SERVER names the rabbitmq-server script to run, or `docker`
-    for a container.
+    for a container. The exit code is 5 when it runs and takes no messages, because it is low on disk or memory.
     """
     if install:
         from broker.node_install import ensure_rabbitmq
@@ -37,8 +39,10 @@ def start(*, install: bool) -> None:
     node = _private_node()
     if node.status().state != "running":
         click.echo("Starting the private RabbitMQ node …", err=True)
-    node.start()
-    _print_status(node.status())
+    url = node.start()
+    alarm = _alarm(url, node)
+    _print_status(node.status(), alarm)
+    context.exit(BLOCKED if alarm else OK)
 
 
 @broker.command()
@@ -57,21 +61,23 @@ def stop() -> None:
 def status(context: click.Context, *, as_json: bool, only_url: bool) -> None:
     """Show how the private node is: running, starting, stopping, crashed or stopped.
 
-    The exit code is 0 when it is running, else 1.
+    The exit code is 0 when it is running, 5 when it is running and takes no messages, because it is low on disk or
+    memory, else 1.
     """
     node = _private_node()
     now = node.status()
+    alarm = _alarm(node.start(), node) if now.state == "running" else None
     if as_json:
         from pydantic import TypeAdapter
 
-        print_json(TypeAdapter(type(now)).dump_json(now))
+        print_json({**TypeAdapter(type(now)).dump_python(now, mode="json"), "alarm": alarm})
     elif not only_url:
-        _print_status(now)
+        _print_status(now, alarm)
     elif now.state == "running":
         click.echo(node.start())
     else:
         click.echo(f"The private RabbitMQ node is {now.state}.", err=True)
-    context.exit(0 if now.state == "running" else 1)
+    context.exit(ERROR if now.state != "running" else BLOCKED if alarm else OK)
 
 
 @broker.command()
@@ -108,10 +114,22 @@ def _private_node() -> "PrivateNode":
     return PrivateNode(load_settings().state_dir)
 
 
-def _print_status(now: "NodeStatus") -> None:
+def _alarm(url: str, node: "PrivateNode") -> str | None:
+    """Why the running node takes no messages; None when it takes them, or ends at this moment."""
+    from broker.alarms import alarm_of_node
+    from broker.errors import BrokerError
+
+    try:
+        return alarm_of_node(url, node.folder)
+    except BrokerError:
+        return None
+
+
+def _print_status(now: "NodeStatus", alarm: str | None) -> None:
     print_fields(
         [
             ("state", now.state),
+            ("alarm", alarm),
             ("hint", "the next command starts it again" if now.state == "crashed" else None),
             ("url", now.url),
             ("version", now.version),

@@ -33,6 +33,8 @@ def restore(*, file: Path, yes: bool) -> None:
     from broker.settings import load_settings
     from coordinator.backup import restore as put_back
 
-    if not yes:
-        click.confirm("Replace all that is in the database now?", abort=True)
-    click.echo(f"restored {put_back(load_settings().database, file):,} tasks")
+    def agreed() -> None:
+        if not yes:
+            click.confirm("Replace all that is in the database now?", abort=True)
+
+    click.echo(f"restored {put_back(load_settings().database, file, agreed=agreed):,} tasks")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from broker.errors import FluffleError
+from broker.errors import BrokerBlocked, FluffleError
 
 if TYPE_CHECKING:
     from fluffle.cli.demo_screen import Screen
@@ -83,6 +83,7 @@ def _texts_here() -> list[Path]:
 @contextmanager
 def _broker() -> Iterator[tuple[str, Path]]:
     """A private node of its own, with a state folder that goes with it."""
+    from broker.alarms import alarm_of_node
     from broker.node import PrivateNode
     from broker.node_install import ensure_rabbitmq
 
@@ -91,7 +92,10 @@ def _broker() -> Iterator[tuple[str, Path]]:
     node = PrivateNode(state_dir)
     try:
         click.echo("Starting a private RabbitMQ node …")
-        yield node.start(), state_dir
+        url = node.start()
+        if alarm := alarm_of_node(url, node.folder):
+            raise BrokerBlocked(alarm)
+        yield url, state_dir
     finally:
         node.stop()
         shutil.rmtree(state_dir, ignore_errors=True)

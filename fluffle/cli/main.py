@@ -5,12 +5,12 @@ from typing import NoReturn
 
 import click
 
-from broker.errors import BrokerUnreachable, FluffleError, TaskCancelled, TaskFailed
+from broker.errors import BrokerBlocked, BrokerUnreachable, FluffleError, TaskCancelled, TaskFailed
 from fluffle.cli.lazy import LazyCommand, LazyGroup
 
 START_IT = ". Start it, or name another one in FLUFFLE_AMQP_URL"
 
-OK, ERROR, USAGE, TASK_FAILED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, ERROR, USAGE, TASK_FAILED, TIMED_OUT, BLOCKED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 COMMANDS = (
     LazyCommand("demo", "fluffle.cli.demo:demo", "Show all of it in one go, on real text."),
@@ -35,6 +35,7 @@ Exit codes:
     2   wrong usage
     3   a task failed or was cancelled
     4   the time to wait ran out
+    5   RabbitMQ takes no messages: it is low on disk or memory
   130   interrupted with Ctrl-C
 
 RabbitMQ is taken from FLUFFLE_AMQP_URL, else it is the private node that `fluffle broker start` runs.
@@ -64,6 +65,8 @@ def run(args: list[str] | None = None) -> int:
     except FluffleError as error:
         remedy = START_IT if isinstance(error, BrokerUnreachable) else ""
         click.echo(f"Error: {error}{remedy}", err=True)
+        if isinstance(error, BrokerBlocked):
+            return BLOCKED
         return TASK_FAILED if isinstance(error, TaskFailed | TaskCancelled) else ERROR
     except OSError as error:  # such as a full disk that the output goes to
         where = f"{error.filename}: " if error.filename else ""

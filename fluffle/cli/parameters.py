@@ -10,6 +10,7 @@ import click
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)?")
+_MOST = 100 * 365 * 86_400.0  # seconds
 
 
 class Whole(click.IntRange):
@@ -28,12 +29,22 @@ class Duration(click.ParamType[float]):
         if isinstance(value, int | float):
             return float(value)
         if found := _LENGTH.fullmatch(value.strip()):
-            return float(found[1]) * _UNITS[found[2] or "s"]
+            return _seconds(found, ctx, param)
         raise click.BadParameter(f"{value!r} is not a length of time such as 90s, 5m, 2h or 1d", ctx, param)
 
 
+def _seconds(found: "re.Match[str]", ctx: click.Context | None, param: click.Parameter | None) -> float:
+    length = float(found[1]) * _UNITS[found[2] or "s"]
+    if length > _MOST:
+        raise click.BadParameter(f"{found[0]!r} is longer than 100 years", ctx, param)
+    return length
+
+
 class Moment(click.ParamType[datetime]):
-    """A moment: ISO 8601, in local time unless it has an offset; or a length of time from now, or before now."""
+    """A moment: ISO 8601, in local time unless it has an offset; or a length of time from now, or before now.
+
+    A length needs its unit: `20261201` is a date.
+    """
 
     name = "moment"
 
@@ -44,13 +55,16 @@ class Moment(click.ParamType[datetime]):
         """The moment, in UTC."""
         if isinstance(value, datetime):
             return value
-        if found := _LENGTH.fullmatch(value.strip()):
-            length = timedelta(seconds=float(found[1]) * _UNITS[found[2] or "s"])
-            return datetime.now(UTC) + self._direction * length
+        value = value.strip()
+        found = _LENGTH.fullmatch(value)
+        if found and found[2]:
+            return datetime.now(UTC) + self._direction * timedelta(seconds=_seconds(found, ctx, param))
         try:
             return datetime.fromisoformat(value).astimezone(UTC)
         except (ValueError, OverflowError) as error:
             problem = f"{value!r} is neither a moment such as 2026-12-01T09:00 nor a length of time such as 2h"
+            if found:
+                problem = f"{value!r} has no unit: {value}s are seconds, {value}h hours"
             raise click.BadParameter(problem, ctx, param) from error
 
 
@@ -77,6 +91,8 @@ class JSON(click.ParamType[Any]):
             return json.loads(value)
         except ValueError as error:
             raise click.BadParameter(f"not JSON: {error}", ctx, param) from error
+        except RecursionError as error:
+            raise click.BadParameter("nested too deeply", ctx, param) from error
 
 
 def schema_of(path: str) -> Any:
@@ -194,11 +210,11 @@ def pairs(texts: tuple[str, ...], option: str = "--metadata") -> dict[str, str]:
 
 
 def text_of(path: str) -> str:
-    """The text of a file, or of standard input for `-`."""
+    """The text of a file, or of standard input for `-`, without a byte order mark."""
     with click.open_file(path, "rb") as file:
         content: bytes = file.read()
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         where = "standard input" if path == "-" else path
         raise click.UsageError(f"{where} is not UTF-8 text: {error.reason} at byte {error.start}") from error

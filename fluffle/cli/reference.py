@@ -29,7 +29,12 @@ terminal, text that LLMs or strangers wrote is printed without control character
 | 2 | wrong usage |
 | 3 | a task failed or was cancelled |
 | 4 | the time to wait ran out |
+| 5 | RabbitMQ takes no messages: it is low on disk or memory |
 | 130 | interrupted with Ctrl-C |
+
+**Moments and lengths.** A moment is ISO 8601, `2026-12-01T09:00` or `20261201`, in local time unless it has an offset;
+or a length of time from now with its unit, `90s`, `5m`, `2h`, `1d` or `1w` (before now for `--since` and `--until`).
+Where a length alone is wanted, a number without a unit is seconds. The longest is 100 years.
 
 **Which RabbitMQ.** The one of `FLUFFLE_AMQP_URL`, else the private node that `fluffle broker start` runs.
 [Settings](settings.md) lists all variables.

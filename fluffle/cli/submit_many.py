@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,7 +28,8 @@ Line = tuple[int, bytes]  # with its number, counted from 1
 async def submit_lines(path: str, defaults: dict[str, Any], *, wait: bool, as_json: bool) -> int:
     """Submit one task for each line of JSON; `defaults` are fields for lines without them. Returns the exit code."""
     with click.open_file(path, "rb") as file:
-        lines = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
+        read = ((number, line.removeprefix(BOM_UTF8) if number == 1 else line) for number, line in enumerate(file, 1))
+        lines = [(number, line) for number, line in read if line.strip()]
     if not lines:
         complain(f"{'standard input' if path == '-' else path} has no tasks; nothing was submitted")
         return ERROR

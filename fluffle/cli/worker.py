@@ -134,6 +134,6 @@ def worker(
 
 def _read(instructions: Path) -> str:
     try:
-        return instructions.read_text(encoding="utf-8")
+        return instructions.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"cannot read {instructions}: {error}", param_hint="--instructions") from error

@@ -107,7 +107,7 @@ class Passwords:
             read_at = state.st_mtime_ns, state.st_size, state.st_ino
             if read_at == self._read_at:
                 return self._known
-            text = self._path.read_text(encoding="utf-8")
+            text = self._path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"cannot read the password file {self._path}: {_reason(error)}") from error
         found = {}
@@ -235,7 +235,7 @@ def set_password(path: Path, name: str, role: Role, password: str) -> None:
     """Add a person to a password file, or replace the line that they have. Raises ConfigurationError."""
     if path.exists():
         Passwords(path)  # one that is wrong is not written over
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     else:
         lines = []
     salt = secrets.token_bytes(16)

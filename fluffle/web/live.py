@@ -167,6 +167,8 @@ class Live:
                 llms = await self._client.llms()
         except (TimeoutError, NoAnswer):
             trouble = "coordinator" if self._client.connected else "RabbitMQ"
+            if blocked := self._client.blocked:
+                trouble = f"RabbitMQ takes no messages: {blocked}. What you submit or change waits."
         except FluffleError as error:
             _log.warning("the LLMs cannot be asked for: %s", error)
             trouble = "coordinator"

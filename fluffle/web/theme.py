@@ -102,7 +102,7 @@ def _banner(desk: Desk) -> None:
 
     def show(_: Told | None = None) -> None:
         trouble = desk.site.live.trouble
-        banner.set_text(_AWAY[trouble] if trouble else "")
+        banner.set_text(_AWAY.get(trouble, trouble) if trouble else "")
         banner.classes(add="shown" if trouble else "", remove="" if trouble else "shown")
 
     show()

@@ -71,6 +71,8 @@ def test_a_database_that_a_coordinator_leads_on_is_not_replaced(site: Site, tmp_
     assert refused.returncode == 1
     assert "a coordinator leads on" in refused.stderr
     assert "stop it first" in refused.stderr
+    unasked = fluffle(site, "database", "restore", str(copy))
+    assert (unasked.stdout, unasked.stderr) == ("", refused.stderr), "it is refused before anybody is asked"
     assert coordinator.alive
     coordinator.terminate()
     assert coordinator.wait() == 0

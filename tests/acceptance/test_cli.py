@@ -162,6 +162,12 @@ def test_json_lines_are_submitted_in_their_order_with_the_options_as_defaults(sh
     assert (two["description"], two["labels"], two["priority"]) == ("two", ["own"], 9)
 
 
+def test_a_byte_order_mark_before_json_lines_is_passed_over(shell: Shell) -> None:
+    lines = '\ufeff{"description": "one"}\n{"description": "two"}\n'
+    first, second = shell("task", "submit", "--json-lines", "-", "-k", "obey", given=lines).split()
+    assert [shell.json("task", "show", it)["description"] for it in (first, second)] == ["one", "two"]
+
+
 def test_a_description_that_names_json_lines_is_taken_for_them(shell: Shell, tmp_path: Path) -> None:
     lines = tmp_path / "some.jsonl"
     lines.write_text('{"id": "first-of-file", "description": "x"}\n{"id": "last-of-file", "description": "y"}\n')

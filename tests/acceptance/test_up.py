@@ -211,12 +211,36 @@ def test_the_private_node_stays_only_if_it_ran_before(ran_before: bool, tmp_path
         node.stop()
 
 
+def test_a_second_one_in_the_same_folder_says_so_and_stops(tmp_path: Path) -> None:
+    node = PrivateNode(tmp_path)
+    (tmp_path / "fluffle.toml").write_text(FILE)
+    try:
+        with up_without_url(tmp_path) as first:
+            first.wait_for("obi: ready", within=60)
+            with fluffle("up", "-c", str(tmp_path / "fluffle.toml"), url="", state=tmp_path) as second:
+                assert second.wait() == 1
+                assert f"Error: another `fluffle up` runs with the state folder {tmp_path} " in second.output
+                assert f"(process {first.pid}): stop it first" in second.output
+            assert node.status().state == "running"
+            assert programs(first).keys() == {"coordinator", "obi", "tia"}
+            left = programs(first).values()
+            first.kill()
+            for program in left:  # which go on without it
+                program.kill()
+            with fluffle("up", "-c", str(tmp_path / "fluffle.toml"), url="", state=tmp_path) as third:
+                third.wait_for("coordinator: ready", within=60)
+                third.terminate()
+                assert third.wait(within=60) == 0
+    finally:
+        node.stop()
+
+
 @pytest.mark.parametrize(
     ("file", "said"),
     [
         (None, "Error: there is no "),
         ('[llm.obi]\nhandlr = "x:y"', "llm.obi.handlr: unknown key; did you mean handler?"),
-        ('[llm.obi]\nhandler = "x:y"', "Error: not an AMQP URL"),
+        ('[llm.obi]\nhandler = "x:y"', "Error: the AMQP URL must begin"),
     ],
 )
 def test_a_file_that_is_missing_or_wrong_is_one_line(file: str | None, said: str, tmp_path: Path) -> None:

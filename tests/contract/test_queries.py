@@ -343,6 +343,16 @@ def test_a_bad_query_is_refused(queries: Queries, routing_key: str, body: bytes)
     assert refused(queries, routing_key, body)
 
 
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"])
+@pytest.mark.parametrize(
+    ("routing_key", "field"),
+    [("placement", "due"), ("placement", "not_before"), ("report", "since"), ("report", "until")],
+)
+def test_a_moment_outside_of_the_calendar_is_named(queries: Queries, routing_key: str, field: str, moment: str) -> None:
+    body = {"description": "x", field: moment} if routing_key == "placement" else {field: moment}
+    assert refused(queries, routing_key, json.dumps(body).encode()) == [(field, "is out of range")]
+
+
 def test_a_query_with_a_thousand_errors_is_refused_in_short(queries: Queries) -> None:
     errors = refused(queries, "tasks", json.dumps({f"field-{n}": n for n in range(1000)}).encode())
     assert len(errors) == 21

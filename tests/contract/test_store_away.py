@@ -151,7 +151,7 @@ def test_a_postgresql_that_takes_no_writes_is_unavailable(postgresql: Store) -> 
         ("mysql://localhost/x", "must be sqlite or postgresql"),
         ("sqlite://", "needs a file"),
         ("sqlite:///:memory:", "needs a file"),
-        ("sqlite:////dev/null/x/books.db", "cannot make the folder"),
+        ("sqlite:////dev/null/x/books.db", "cannot use /dev/null/x: Not a directory"),
     ],
 )
 def test_a_url_that_names_no_usable_database_is_refused(url: str, said: str) -> None:

@@ -79,6 +79,27 @@ async def test_the_command_knows_its_task(monkeypatch: pytest.MonkeyPatch) -> No
     assert answer.result == "t-1 3 k"
 
 
+async def test_the_command_has_none_of_the_worker_s_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "k")
+    for name in (
+        "AMQP_URL",
+        "AMQP_PASSWORD",
+        "AMQP_URL_FILE",
+        "DATABASE_URL",
+        "WEB_TOKEN",
+        "MANAGEMENT_URL",
+        "TLS_KEY",
+    ):
+        monkeypatch.setenv(f"FLUFFLE_{name}", "secret")
+    told = str((await run(shell("env"))).result).splitlines()
+    assert {line.partition("=")[0] for line in told if line.startswith("FLUFFLE_")} == {
+        "FLUFFLE_TASK_ID",
+        "FLUFFLE_ATTEMPT",
+    }
+    assert "SOME_API_KEY=k" in told
+    assert not any("secret" in line for line in told)
+
+
 async def test_the_command_has_a_session_of_its_own() -> None:
     """So that Ctrl-C in the worker's terminal drains the worker and does not end the work in hand."""
     assert (await run(python("import os; print(os.getsid(0) == os.getpid())"))).result == "True"

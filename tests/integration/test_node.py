@@ -110,6 +110,14 @@ def test_a_node_lets_in_its_own_user_and_nobody_else(state_dir: Path) -> None:
             pika.BlockingConnection(pika.URLParameters(f"amqp://{user}@127.0.0.1:{port_of(url)}/%2F"))
 
 
+def test_data_and_logs_are_for_their_owner_alone(state_dir: Path) -> None:
+    node = PrivateNode(state_dir)
+    running_url(state_dir)
+    files = [file for place in ("log", "data") for file in (node.folder / place).rglob("*") if file.is_file()]
+    assert {"console.log", "rabbitmq.log"} <= {file.name for file in files}
+    assert [file for file in files if stat.S_IMODE(file.stat().st_mode) & 0o077] == []
+
+
 def test_the_password_is_readable_by_its_owner_only_and_not_shown(state_dir: Path) -> None:
     node = PrivateNode(state_dir)
     password = urlsplit(running_url(state_dir)).password

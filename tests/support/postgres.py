@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import LiteralString
+from typing import Literal, LiteralString
 
 import psycopg
 from psycopg import sql
+from sqlalchemy.engine import make_url
 
 ON_POSTGRESQL = os.environ.get("FLUFFLE_TEST_DATABASE") == "postgresql"
 _INSTALLED = Path("/usr/lib/postgresql")
@@ -135,6 +136,36 @@ def postgres() -> Iterator[Postgres]:
         shutil.rmtree(folder)
 
 
+@contextmanager
+def pgbouncer(url: str, mode: Literal["session", "transaction"]) -> Iterator[str]:
+    """The same database behind PgBouncer, whose clients share four sessions. Raises FileNotFoundError without one."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        raise FileNotFoundError("PgBouncer is not installed")
+    server, account, port = make_url(url), _account(), _free_port()
+    with tempfile.TemporaryDirectory(prefix="fluffle-pgbouncer-") as folder:
+        configuration, log = Path(folder) / "pgbouncer.ini", Path(folder) / "log"
+        configuration.write_text(
+            f"[databases]\n* = host={server.host} port={server.port} user={server.username}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+            f"pool_mode = {mode}\ndefault_pool_size = 4\nlogfile = {log}\n"
+        )
+        if account:
+            for path in (Path(folder), configuration):
+                shutil.chown(path, account)
+        pooler = subprocess.Popen([program, "-q", str(configuration)], user=account)
+        try:
+            deadline = time.monotonic() + _READY_WITHIN
+            while not _listens(port):
+                assert pooler.poll() is None, f"PgBouncer does not start:\n{log.read_text() if log.exists() else ''}"
+                assert time.monotonic() < deadline, "PgBouncer does not listen"
+                time.sleep(0.02)
+            yield server.set(port=port).render_as_string(hide_password=False)
+        finally:
+            pooler.terminate()
+            pooler.wait()
+
+
 @cache
 def shared() -> Postgres:
     """The one that every site of this process has its database in that asks for nothing else, if ON_POSTGRESQL."""
@@ -159,6 +190,11 @@ def _account() -> str | None:
         return None
     known = {account.pw_name for account in pwd.getpwall()}
     return "postgres" if "postgres" in known else "nobody"
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port() -> int:

@@ -91,6 +91,19 @@ class Process:
 
 
 @contextmanager
+def with_children(process: Process) -> Iterator[None]:
+    """End the process and what it has started at the end of the block: `fluffle up` gives each program its session."""
+    try:
+        yield
+    finally:
+        children = psutil.Process(process.pid).children(recursive=True) if process.alive else []
+        process.end()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+@contextmanager
 def fluffle(
     *args: str,
     url: str,

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.amqp_url import Tls, completed, of_user, redacted, split_off_tls, tls_context, user_of, vhost
+from broker.administration import ManagementApi
+from broker.amqp_url import Tls, completed, of_user, split_off_tls, tls_context, user_of, vhost
+from broker.connection import parameters
 from broker.errors import ConfigurationError
 from broker.locate import amqp_url
 from broker.settings import Settings, load_settings
@@ -71,7 +73,41 @@ def test_user_and_virtual_host_of_a_url(url: str, user: str | None, host: str) -
 def test_the_url_of_another_user_has_nothing_of_ours() -> None:
     url = of_user("amqps://ana:x@h:5671/v?cacertfile=/ca.pem&certfile=/ana.pem", "atlas", "p@")
     assert url == "amqps://atlas:p%40@h:5671/v"
-    assert redacted(url) == "amqps://atlas:***@h:5671/v"
+
+
+@pytest.mark.parametrize(
+    ("rest", "told"),
+    [
+        ("amqp://ana:s#3cret@h:5672", 'a "#" in a user, password or virtual host must be written %23'),
+        ("amqp://ana:3cret@h:5672/v#1", 'a "#" in a user, password or virtual host must be written %23'),
+        ("amqp://ana:s/3cret@h:5672", 'a "/" in a user, password or virtual host must be written %2F'),
+        ("amqp://ana:12/3cret@h:5672", 'a "/" in a user, password or virtual host must be written %2F'),
+        ("amqp://ana:12?3cret@h:5672", r'a "\?" in a user, password or virtual host must be written %3F'),
+        ("amqp://ana:[3cret@h:5672", r'a "\[" in a user, password or virtual host must be written %5B'),
+        ("amqp://ana:3cret@h/a@b", 'a "/" or "@" in a user, password or virtual host must be written %2F or %40'),
+        ("amqp://ana:3cret@[::1", "cannot be read: it must be like amqp://user:password@host:port/vhost"),
+        ("amqp://ana:3cret@h:port", "cannot be read: it must be like amqp://user:password@host:port/vhost"),
+        ("amqp://ana:3cret@h?heartbeat=3cret", r"a parameter has a wrong value \(heartbeat\)"),
+        ("ana:3cret@h", "must begin with amqp:// or amqps://"),
+        ("3cret", "must begin with amqp:// or amqps://"),
+        ("http://ana:3cret@h", "must begin with amqp:// or amqps://"),
+    ],
+)
+def test_an_error_about_a_url_never_shows_its_password(rest: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        parameters(completed(rest), name="test")
+    assert "3cret" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "url", ["http://ana:s#3cret@h:15672", "ana:3cret@h", "http://ana:3cret@[::1", "amqp://ana:3cret@h"]
+)
+def test_an_error_about_the_management_url_never_shows_its_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="FLUFFLE_MANAGEMENT_URL") as caught:
+        ManagementApi("amqp://ana:x@h", url)
+    assert "3cret" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 @pytest.mark.parametrize(

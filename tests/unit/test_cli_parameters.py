@@ -1,6 +1,7 @@
 """The kinds of values that options take."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import click
 import pytest
@@ -17,6 +18,7 @@ from fluffle.cli.parameters import (
     Whole,
     given,
     pairs,
+    text_of,
 )
 
 
@@ -52,6 +54,34 @@ def test_a_length_of_time_is_from_now_or_before_now() -> None:
 def test_what_is_no_moment_is_refused(typed: str) -> None:
     with pytest.raises(click.BadParameter, match="is neither a moment"):
         Moment(past=False).convert(typed, None, None)
+
+
+def test_eight_digits_are_a_date_and_not_seconds() -> None:
+    due = Moment(past=False).convert("20261201", None, None)
+    assert due.astimezone().replace(tzinfo=None) == datetime(2026, 12, 1)  # noqa: DTZ001 - local on purpose
+
+
+@pytest.mark.parametrize("typed", ["3600", "1.5", "99999"])
+def test_a_length_from_now_needs_its_unit(typed: str) -> None:
+    with pytest.raises(click.BadParameter, match=f"'{typed}' has no unit: {typed}s are seconds, {typed}h hours"):
+        Moment(past=False).convert(typed, None, None)
+
+
+@pytest.mark.parametrize("typed", ["9999999d", "999999999999999999d", "9" * 400 + "s"])
+@pytest.mark.parametrize("kind", [Moment(past=False), Moment(past=True), Duration()])
+def test_a_length_of_time_over_a_century_is_refused(kind: click.ParamType[object], typed: str) -> None:
+    with pytest.raises(click.BadParameter, match="is longer than 100 years"):
+        kind.convert(typed, None, None)
+
+
+def test_json_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(click.BadParameter, match="nested too deeply"):
+        JSON().convert("[" * 100_000, None, None)
+
+
+def test_the_text_of_a_file_has_no_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbfText")
+    assert text_of(str(tmp_path / "text")) == "Text"
 
 
 def test_names_have_commas_between_them() -> None:

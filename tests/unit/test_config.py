@@ -150,7 +150,11 @@ def test_a_variable_that_is_wrong_is_named_itself(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize(
     ("variable", "meant"),
-    [("FLUFFLE_AMPQ_URL", "FLUFFLE_AMQP_URL"), ("FLUFFLE_DATABASE_URL_FIL", "FLUFFLE_DATABASE_URL_FILE")],
+    [
+        ("FLUFFLE_AMPQ_URL", "FLUFFLE_AMQP_URL"),
+        ("FLUFFLE_LAESE", "FLUFFLE_LEASE"),
+        ("FLUFFLE_DATABASE_URL_FIL", "FLUFFLE_DATABASE_URL_FILE"),
+    ],
 )
 def test_a_mistyped_variable_is_told_and_not_passed_over(
     variable: str, meant: str, monkeypatch: pytest.MonkeyPatch
@@ -158,6 +162,32 @@ def test_a_mistyped_variable_is_told_and_not_passed_over(
     monkeypatch.setenv(variable, "x")
     with pytest.raises(ConfigurationError, match=f"^{variable}: there is no such setting; did you mean {meant}\\?$"):
         load_settings()
+
+
+def test_an_unknown_variable_is_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("FLUFFLE_AMQP", "x")
+    monkeypatch.setenv("FLUFFLE_COLOUR", "x")
+    load_settings()
+    load_settings()
+    assert caplog.messages == [
+        "FLUFFLE_AMQP is not a setting and has no effect; did you mean FLUFFLE_AMQP_URL?",
+        "FLUFFLE_COLOUR is not a setting and has no effect; docs/settings.md has all of them",
+    ]
+
+
+def test_a_byte_order_mark_before_the_file_and_before_a_secret_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_bytes(b"\xef\xbb\xbf" + b"t" * 20)
+    monkeypatch.setenv("FLUFFLE_WEB_TOKEN_FILE", str(tmp_path / "token"))
+    settings = load(write(tmp_path, "\ufeff[fluffle]\nlease = 5\n")).settings
+    assert settings.lease == 5
+    assert settings.web_token is not None
+    assert settings.web_token.get_secret_value() == "t" * 20
+
+
+def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    assert problem(tmp_path, "a = " + "[" * 100_000) == "nested too deeply"
 
 
 def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import sys
 import urllib.request
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from urllib.error import HTTPError
 
 import pytest
@@ -15,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from broker import monitor
 from broker.errors import ConfigurationError
-from broker.monitor import Loop, watched
+from broker.monitor import Loop, is_of_this_network, watched
 from broker.tally import Distribution, Runs
 
 
@@ -59,6 +60,41 @@ async def test_metrics_are_read_in_the_event_loop_from_the_threads_of_the_server
     assert status == 200
     assert "answer 42.0" in text
     assert "process_resident_memory_bytes" in text
+
+
+@pytest.mark.parametrize("page", ["/metrics", "/healthz", "/readyz"])
+async def test_a_site_whose_name_leads_here_reads_nothing(page: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with watched("127.0.0.1", 0, collector=Loops(), problems=well):
+        port = port_in(caplog)
+        assert (await asyncio.to_thread(status_by_name, port, page, f"evil.example.com:{port}")) == 403
+        assert (await asyncio.to_thread(status_by_name, port, page, f"localhost:{port}")) == 200
+
+
+def status_by_name(port: int, page: str, host: str) -> int:
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", page, headers={"Host": host})
+    return connection.getresponse().status
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [
+        ("127.0.0.1:9480", True),
+        ("10.1.2.3", True),
+        ("[::1]:9480", True),
+        ("localhost", True),
+        ("coordinator:9480", True),
+        ("host.docker.internal:9480", True),
+        ("", True),
+        ("evil.com:9480", False),
+        ("127.0.0.1.evil.com", False),
+        ("localhost.evil.com.", False),
+        ("[::1", False),
+    ],
+)
+def test_names_that_somebody_may_have_registered_are_not_answered(host: str, known: bool) -> None:
+    assert is_of_this_network(host) is known
 
 
 async def test_a_stuck_event_loop_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

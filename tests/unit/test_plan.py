@@ -94,6 +94,14 @@ def test_text_of_others_is_never_a_template(tmp_path: Path) -> None:
     assert made["one"].submission.description == "{{ 7 * 7 }} {% raise %}"
 
 
+@pytest.mark.parametrize("suffix", [".toml", ".yaml"])
+def test_a_byte_order_mark_before_a_plan_is_passed_over(tmp_path: Path, suffix: str) -> None:
+    text = {".toml": '[task.one]\ndescription = "x"', ".yaml": "task: {one: {description: x}}"}[suffix]
+    (tmp_path / f"plan{suffix}").write_text(f"\ufeff{text}", encoding="utf-8")
+    [task] = load(tmp_path / f"plan{suffix}").tasks("run")
+    assert task.submission.description == "x"
+
+
 ONE = '[task.one]\ndescription = "About {{ topic }}"\n'
 
 

@@ -1,7 +1,9 @@
 """Reports as CSV and as a page."""
 
+import csv
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from io import StringIO
 from typing import Any
 from xml.etree import ElementTree
 
@@ -35,6 +37,17 @@ def test_csv_has_the_values_as_they_are() -> None:
     assert as_csv(view(ROWS)) == (
         "error,attempts,busy_time\n" + '"<script>alert(\'x\')</script>""&",2,0.1\n' + ",1000,3723.000001\n"
     )
+
+
+@pytest.mark.parametrize("text", ['=HYPERLINK("http://evil")', "+1", "-1+cmd", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
+def test_text_that_a_spreadsheet_would_run_is_only_text(text: str) -> None:
+    [_, row] = csv.reader(StringIO(as_csv(view([{"error": text, "attempts": -2, "busy_time": -0.1}])), newline=""))
+    assert row == [f"'{text}".replace("\r", "\n"), "-2", "-0.1"]
+
+
+def test_a_line_break_in_a_cell_begins_no_row() -> None:
+    rows = list(csv.reader(StringIO(as_csv(view([{"error": "x\r=1", "attempts": 1, "busy_time": 1}])), newline="")))
+    assert rows[1:] == [["x\n=1", "1", "1"]]
 
 
 class Tags(HTMLParser):

@@ -6,11 +6,13 @@ import os
 import shlex
 import shutil
 import signal
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from subprocess import PIPE
 
 from broker.errors import ConfigurationError
+from broker.settings import PREFIX
 from workers.models.base import Answer, Job, ModelError, Progress
 from workers.models.output import check_schema, parse_output
 from workers.models.prompt import render_prompt
@@ -31,12 +33,12 @@ _POLL = 0.02
 class CommandLLM:
     """Runs a command once per job, without a shell, in a session and process group of its own.
 
-    It gets the instructions and the prompt on standard input as UTF-8, and the worker's environment with
-    FLUFFLE_TASK_ID, FLUFFLE_ATTEMPT and, for `fluffle tool`, FLUFFLE_TOOLS added; for a message, with
-    FLUFFLE_MESSAGE_ID and FLUFFLE_CONVERSATION_ID. Exit code 0 means that standard output is the answer: its text as
-    `terminal_text` leaves it, without the newlines at its end, or JSON where the task has an output schema. Any other
-    code is a failure that another attempt may mend. When the command ends or is stopped, whatever it left in its
-    process group gets SIGTERM and, GRACE seconds later, SIGKILL.
+    It gets the instructions and the prompt on standard input as UTF-8. Its environment is the worker's without
+    Fluffle's settings, some of which are secret. FLUFFLE_TASK_ID, FLUFFLE_ATTEMPT and, for `fluffle tool`,
+    FLUFFLE_TOOLS are added; for a message, FLUFFLE_MESSAGE_ID and FLUFFLE_CONVERSATION_ID. Exit code 0 means that
+    standard output is the answer: its text as `terminal_text` leaves it, without the newlines at its end, or JSON where
+    the task has an output schema. Any other code is a failure that another attempt may mend. When the command ends or is
+    stopped, whatever it left in its process group gets SIGTERM and, GRACE seconds later, SIGKILL.
     """
 
     def __init__(self, command: str) -> None:
@@ -96,7 +98,7 @@ class CommandLLM:
     async def _start(
         self, job: Job, progress: Progress, tools: Path | None
     ) -> "tuple[_Running, asyncio.SubprocessTransport]":
-        environment = os.environ | _identity(job)
+        environment = _without_settings(os.environ) | _identity(job)
         if tools is not None:
             environment["FLUFFLE_TOOLS"] = str(tools)
         try:
@@ -162,6 +164,11 @@ class _Running(asyncio.SubprocessProtocol):
     def _set(happened: asyncio.Future[None]) -> None:
         if not happened.done():
             happened.set_result(None)
+
+
+def _without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of the worker but for Fluffle's own: they name passwords, or the files that hold them."""
+    return {name: value for name, value in environment.items() if not name.startswith(PREFIX)}
 
 
 def _identity(job: Job) -> dict[str, str]:

@@ -1,0 +1,138 @@
+"""RabbitMQ takes no messages, RabbitMQ is away, no coordinator runs: every program says which of them it is."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+
+from broker.errors import BrokerBlocked, NoAnswer
+from fluffle.client import Client
+from fluffle.web.live import Live
+from tests.support.alarms import low_on_disk
+from tests.support.node import NodeInfo
+from tests.support.processes import until
+from tests.support.proxy import proxy_to
+from tests.support.shell import Shell
+from tests.support.site import Site
+from tests.support.watching import health, scrape
+
+OBEY = ("--handler", "tests.support.obedient:obey", "--skills", "obey")
+BLOCKED = 5  # exit code
+WORDS = "takes no messages: low on disk"
+
+
+@pytest.fixture
+def shell(site: Site) -> Shell:
+    return Shell(site.url, site.state)
+
+
+def complaint(done: "subprocess.CompletedProcess[bytes]") -> str:
+    """The error that a command ends with."""
+    return next(line for line in done.stderr.decode().splitlines() if line.startswith("Error: "))
+
+
+def test_a_command_says_that_rabbitmq_takes_no_messages_and_that_it_does_not_have_the_task(
+    rabbitmq: NodeInfo, site: Site, shell: Shell
+) -> None:
+    site.coordinator()
+    site.worker("obi", *OBEY)
+    commands = (
+        ("task", "submit", "during", "--id", "during", "-k", "obey"),
+        ("task", "list"),
+        ("task", "cancel", "another"),
+        ("message", "send", "obi", "hello"),
+    )
+    with low_on_disk(rabbitmq), ThreadPoolExecutor() as at_the_same_time:
+        ended = list(at_the_same_time.map(lambda command: shell.run(*command), commands))
+    for command, done in zip(commands, ended, strict=True):
+        assert (done.returncode, WORDS in complaint(done)) == (BLOCKED, True), command
+        assert WORDS in done.stderr.decode().splitlines()[0], "it says so at once"
+    submitting = complaint(ended[0])
+    assert f"{WORDS}, and has not confirmed task during: submit it again with the same id" in submitting
+    assert "is in RabbitMQ" not in submitting
+    assert complaint(ended[2]).endswith(f"{WORDS}. The command may still be carried out later")
+    assert complaint(ended[3]).endswith(f"{WORDS}. The message may still be sent later")
+    shell("task", "submit", "during", "--id", "during", "-k", "obey", "--wait")
+    assert site.select("select status from tasks where id = 'during'") == [("completed",)]
+
+
+def test_coordinator_and_worker_log_that_rabbitmq_takes_no_messages_and_when_it_takes_them_again(
+    rabbitmq: NodeInfo, site: Site
+) -> None:
+    programs = (
+        site.coordinator(FLUFFLE_METRICS_PORT="0"),
+        site.worker("obi", *OBEY, FLUFFLE_METRICS_PORT="0"),
+    )
+    with low_on_disk(rabbitmq):
+        for program in programs:
+            program.wait_for(WORDS)
+            assert health(program, "/readyz")[0] == 503
+            assert WORDS in health(program, "/readyz")[1]["problems"][0]
+            assert scrape(program)["fluffle_blocked"] == 1
+    for program in programs:
+        program.wait_for("takes messages again")
+        until(lambda program=program: health(program, "/readyz")[0] == 200, "it works again")
+        assert scrape(program)["fluffle_blocked"] == 0
+
+
+@asynccontextmanager
+async def low(rabbitmq: NodeInfo) -> AsyncIterator[None]:
+    """RabbitMQ is low on disk during the block, for a test with an event loop."""
+    with ExitStack() as block:
+        await asyncio.to_thread(block.enter_context, low_on_disk(rabbitmq))
+        yield
+        await asyncio.to_thread(block.close)
+
+
+async def happens(condition: Callable[[], object], what: str) -> None:
+    await asyncio.to_thread(until, condition, what)
+
+
+async def test_the_web_page_says_that_rabbitmq_takes_no_messages(rabbitmq: NodeInfo, site: Site) -> None:
+    site.coordinator()
+    async with Live(site.url) as live:
+        async with low(rabbitmq):
+            await happens(lambda: live.trouble is not None, "the page notices")
+            assert live.trouble is not None
+            assert WORDS in live.trouble
+        await happens(lambda: live.trouble is None, "the page notices that it is over")
+
+
+async def test_a_client_tells_blocked_from_away_and_from_no_coordinator(rabbitmq: NodeInfo, site: Site) -> None:
+    async with proxy_to(site.url) as proxy, Client(proxy.url, answer_timeout=0.5) as client:
+        with pytest.raises(NoAnswer, match=r"no coordinator answered within 0.5 s. Task t-1 is in RabbitMQ and will"):
+            await client.submit("anything", id="t-1")
+        with pytest.raises(NoAnswer, match=r"no coordinator answered within 0.5 s. Start one"):
+            await client.llms()
+        async with low(rabbitmq):
+            with pytest.raises(BrokerBlocked, match=f"{WORDS}, and has not confirmed task t-2"):
+                await client.submit("anything", id="t-2")
+            with pytest.raises(BrokerBlocked, match=WORDS):
+                await client.llms()
+            with pytest.raises(TimeoutError, match=WORDS):
+                await client.ask("group.nobody", "hello", timeout=0.5)
+            assert client.blocked == "low on disk"
+        await happens(lambda: client.blocked is None, "the client learns that it is over")
+        proxy.cut()
+        with pytest.raises(NoAnswer, match=r"was lost and is not back within 0.5 s, and has not confirmed task t-3"):
+            await client.submit("anything", id="t-3")
+        with pytest.raises(NoAnswer, match=r"was lost and is not back within 0.5 s$"):
+            await client.llms()
+
+
+async def test_a_coordinator_that_runs_and_does_not_answer_is_not_said_to_be_missing(site: Site) -> None:
+    coordinator = site.coordinator()
+    async with Client(site.url, answer_timeout=0.5) as client:
+        coordinator.suspend()
+        try:
+            with pytest.raises(
+                NoAnswer, match=r"the coordinator has not answered within 0.5 s. Task t-1 is in RabbitMQ"
+            ):
+                await client.submit("anything", id="t-1")
+            with pytest.raises(NoAnswer, match=r"the coordinator has not answered within 0.5 s$"):
+                await client.llms()
+        finally:
+            coordinator.resume()

@@ -1,0 +1,21 @@
+"""A RabbitMQ that is low on disk, by its own judgement: it takes no messages then."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from broker.alarms import alarm_at
+from tests.support.node import NodeInfo
+from tests.support.processes import until
+
+
+@contextmanager
+def low_on_disk(rabbitmq: NodeInfo) -> Iterator[None]:
+    """RabbitMQ is low on disk during the block."""
+    rabbitmq.control("set_disk_free_limit", "1000000GB")
+    try:
+        until(lambda: asyncio.run(alarm_at(rabbitmq.url)) == "low on disk", "the alarm is raised")
+        yield
+    finally:
+        rabbitmq.control("set_disk_free_limit", "50MB")
+        until(lambda: asyncio.run(alarm_at(rabbitmq.url)) is None, "the alarm is over")
