@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from pydantic_core import ErrorDetails, from_json
 
 from broker.errors import DecodeError, Problem
+from broker.text import is_portable
 
 PROTOCOL_VERSION = "1"
 MAX_BODY_BYTES = 1024 * 1024
@@ -38,13 +39,23 @@ Text = Annotated[str, Field(min_length=1), matching(_TEXT_PATTERN, "has a NUL in
 NoteName = Annotated[str, matching(_LINE_PATTERN, "is not 1 to 100 characters on one line")]
 
 
+HALF_A_CHARACTER = "has half of a character, a surrogate, in its text, which UTF-8 cannot carry"
+
+
 def _must_be_portable(value: JsonValue) -> JsonValue:
-    """JSON that every part of the system can pass on. Raises ValueError for too deep nesting and infinite numbers."""
+    """JSON that every part of the system can pass on.
+
+    Raises ValueError for too deep nesting, infinite numbers and text that UTF-8 cannot carry.
+    """
     level = [value]
     for _ in range(MAX_LEVELS + 1):
         inner: list[JsonValue] = []
         for item in level:
-            if isinstance(item, dict):
+            if isinstance(item, str):
+                if not is_portable(item):
+                    raise ValueError(f"{HALF_A_CHARACTER}: {item[:100]!a}")
+            elif isinstance(item, dict):
+                inner += item
                 inner += item.values()
             elif isinstance(item, list):
                 inner += item
@@ -103,6 +114,8 @@ def _sentence(item: ErrorDetails) -> str:
     match item["type"]:
         case "string_pattern_mismatch":
             return _IN_WORDS.get(item["ctx"]["pattern"], item["msg"])
+        case "string_unicode":
+            return HALF_A_CHARACTER
         case "extra_forbidden":
             return "unknown field"
         case "string_too_short" if item["ctx"]["min_length"] == 1:

@@ -435,7 +435,7 @@ async def test_a_result_over_the_limit_is_a_failure_that_says_so(
     assert result.usage == Usage(output_tokens=1250)
 
 
-@pytest.mark.parametrize("value", [float("nan"), {"a": {1, 2}}, "\ud800", b"bytes"])
+@pytest.mark.parametrize("value", [float("nan"), {"a": {1, 2}}, b"bytes"])
 async def test_an_answer_that_is_not_json_is_a_failure_that_says_so(
     workers: Workers, coordinator: StandIn, llm: Scripted, value: Any
 ) -> None:

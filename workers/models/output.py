@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, NoReturn
 
 from broker.json_schema import why_no_schema
+from broker.text import portable
 from workers.models.base import ModelError
 
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?```", re.DOTALL | re.IGNORECASE)
@@ -15,14 +16,12 @@ _SHOWN_LENGTH = 300
 
 
 def as_json(value: Any) -> Any:
-    """A copy of `value` as JSON sees it (tuples are lists, keys are strings).
+    """A copy of `value` as JSON sees it (tuples are lists, keys are strings), with text that UTF-8 can carry.
 
-    Raises ModelError `not_json` for a value that JSON has no form for, NaN and lone surrogates included.
+    Raises ModelError `not_json` for a value that JSON has no form for, NaN included.
     """
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-        text.encode()
-        return json.loads(text)
+        return json.loads(portable(json.dumps(value, allow_nan=False, ensure_ascii=False)))
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelError("not_json", f"the answer is not JSON: {error}", retryable=False) from error
 

@@ -28,10 +28,12 @@ from pydantic_ai import (
     exceptions,
 )
 from pydantic_ai.agent import EventStreamHandler
-from pydantic_ai.models import Model
+from pydantic_ai.capabilities import Hooks
+from pydantic_ai.models import Model, ModelRequestContext
 from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage, UsageLimits
 
+from broker.text import portable
 from workers.models.base import Answer, Job, ModelError, Progress, Usage
 from workers.models.output import check_schema, parse_output, validate_output
 from workers.models.prompt import render_prompt
@@ -80,6 +82,7 @@ class PydanticAILLM:
             retries={"output": OUTPUT_RETRIES},
             toolsets=[] if desk is None else [_toolset(desk)],
             model_settings=_settings(job),
+            capabilities=[Hooks(after_model_request=_made_portable)],
         )
         agent.output_validator(_checker(job.output_schema))
         # A structured output carries its schema on its own; in a prompt too it would draw an answer in text.
@@ -181,6 +184,20 @@ def _checker(schema: dict[str, Any] | None) -> Callable[[Any], Any]:
             raise
 
     return check
+
+
+async def _made_portable(
+    _: RunContext[object], *, request_context: ModelRequestContext, response: ModelResponse
+) -> ModelResponse:
+    """The response with text that UTF-8 can carry: it goes into the answer, to tools and back to the provider."""
+    part: Any
+    for place, part in enumerate(response.parts):
+        texts = {name: getattr(part, name, None) for name in ("content", "args", "tool_name")}
+        mended = {name: portable(text) for name, text in texts.items() if isinstance(text, str)}
+        if any(texts[name] != text for name, text in mended.items()):
+            parts = [*response.parts[:place], replace(part, **mended), *response.parts[place + 1 :]]
+            response = replace(response, parts=parts)
+    return response
 
 
 def _relay(progress: Progress) -> EventStreamHandler[object]:
