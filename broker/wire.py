@@ -39,7 +39,7 @@ Text = Annotated[str, Field(min_length=1), matching(_TEXT_PATTERN, "has a NUL in
 NoteName = Annotated[str, matching(_LINE_PATTERN, "is not 1 to 100 characters on one line")]
 
 
-HALF_A_CHARACTER = "has half of a character, a surrogate, in its text, which UTF-8 cannot carry"
+NO_UTF8 = "cannot be UTF-8: it has half of a surrogate pair, or bytes of another encoding"
 
 
 def _must_be_portable(value: JsonValue) -> JsonValue:
@@ -53,7 +53,7 @@ def _must_be_portable(value: JsonValue) -> JsonValue:
         for item in level:
             if isinstance(item, str):
                 if not is_portable(item):
-                    raise ValueError(f"{HALF_A_CHARACTER}: {item[:100]!a}")
+                    raise ValueError(f"{NO_UTF8}: {item[:100]!a}")
             elif isinstance(item, dict):
                 inner += item
                 inner += item.values()
@@ -115,7 +115,7 @@ def _sentence(item: ErrorDetails) -> str:
         case "string_pattern_mismatch":
             return _IN_WORDS.get(item["ctx"]["pattern"], item["msg"])
         case "string_unicode":
-            return HALF_A_CHARACTER
+            return NO_UTF8
         case "extra_forbidden":
             return "unknown field"
         case "string_too_short" if item["ctx"]["min_length"] == 1:

@@ -144,6 +144,27 @@ def test_what_the_protocol_forbids_is_named(shell: Shell) -> None:
     assert shell.error("task", "submit", "x", "--id", "with space").startswith("id: is no id: 1 to 64 of ")
 
 
+LATIN_1 = b"caf\xe9".decode(errors="surrogateescape")  # an argument that is not UTF-8, as Python gets it
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        (("task", "submit", LATIN_1), "description: "),
+        (("task", "submit", "x", "-m", f"k={LATIN_1}", "-n"), "metadata: "),
+        (("task", "submit", "x", "--input", '{"a": "\\ud800"}', "-n"), "inputs: "),
+        (("task", "update", "t-1", "-m", f"k={LATIN_1}"), "t-1: metadata: "),
+        (("task", "retry", "t-1", "-m", f"k={LATIN_1}"), "t-1: changes.metadata: "),
+        (("task", "cancel", "t-1", "--reason", LATIN_1), "t-1: reason: "),
+        (("task", "list", "--text", LATIN_1), "text: "),
+        (("message", "send", "obi", LATIN_1), "content: "),
+        (("report", LATIN_1), "name: "),
+    ],
+)
+def test_text_that_is_not_utf8_is_refused_with_its_place(shell: Shell, command: tuple[str, ...], path: str) -> None:
+    assert shell.error(*command).startswith(f"{path}cannot be UTF-8")
+
+
 def test_a_failed_task_has_its_own_exit_code(shell: Shell) -> None:
     arguments = ("task", "submit", "x", "--input", '{"fail": "no ink"}', "-k", "obey", "--wait")
     assert re.search(r"task \S+ failed: broken: no ink", shell.error(*arguments, code=3))
