@@ -18,7 +18,7 @@ from broker.topology import WORK, llm_address
 from broker.wire import MAX_ASSIGNMENT_BYTES
 from coordinator import outbox
 from coordinator.core.board import Changes
-from coordinator.core.commands import Assign, Refuse
+from coordinator.core.commands import Assign, Notify, Refuse
 from coordinator.core.events import Event, GroupStirred, NotesRequested, Reported, Shared, Submitted, TaskEnded, Tick
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
@@ -169,6 +169,8 @@ class Bookkeeper:
             follow_ups = [*self._tell_others(self._machine.take_ended()), *self._stir(self._machine.take_stirred())]
             commands += self._machine.handle(*follow_ups, now=now)
         for command in commands:
+            if isinstance(command, Notify):
+                _log.warning("workers of one name differ", llm=command.llm, told=command.text)
             if isinstance(command, Refuse) and command.event is not None:
                 items += refusal(Refused(origin[id(command.event)], command.problems), now, command.task_id)
             else:
@@ -210,6 +212,11 @@ class Bookkeeper:
             for name, llm in there.items()
         }
         return LLMs(standing, {} if self._tally is None else self._tally.runs_of(there))
+
+    def quiet_since(self, task_id: str) -> Instant | None:
+        """See Task.quiet_since. Any thread may ask; a coordinator that does not lead knows nothing of it."""
+        task = self._machine.board.tasks.get(task_id)
+        return None if task is None else task.quiet_since(self._clock())
 
     def settle(self) -> None:
         """At the end: take out of the outbox what is published. Raises StoreError."""
