@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+import logging
 import os
 import shlex
 import shutil
@@ -14,7 +15,7 @@ from broker.errors import ConfigurationError
 from workers.models.base import Answer, Job, ModelError, Progress
 from workers.models.output import check_schema, parse_output
 from workers.models.prompt import render_prompt
-from workers.tool_socket import tool_socket
+from workers.tool_socket import folder_for_sockets, tool_socket
 from workers.tools import Desk
 
 MAX_OUTPUT = 1_000_000
@@ -22,6 +23,8 @@ MAX_OUTPUT = 1_000_000
 
 GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
+
+_log = logging.getLogger(__name__)
 
 _TAIL = 1500
 _POLL = 0.02
@@ -49,6 +52,8 @@ class CommandLLM:
         if shutil.which(self._argv[0]) is None:
             raise ConfigurationError(f"--exec: no such program, or it may not be executed: {self._argv[0]}")
         self._name = Path(self._argv[0]).name
+        if folder_for_sockets() is None:
+            _log.warning("%s cannot use `fluffle tool`: set TMPDIR to a folder with a short path", self._name)
 
     @property
     def model(self) -> str:
