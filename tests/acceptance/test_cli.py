@@ -523,6 +523,32 @@ def test_the_llms_are_listed_and_shown(shell: Shell, gate: Path) -> None:
     shell("task", "wait", task_id)
 
 
+def test_workers_of_one_name_that_differ_say_so_and_are_shown_one_by_one(shell: Shell, place: Site) -> None:
+    first = place.worker("twin", "--exec", "cat", "--skills", "copy")
+    second = place.worker("twin", "--model", "demo", "--skills", "copy", "--slots", "2")
+    first.wait_for("twin: another worker of this name")
+    second.wait_for("twin: another worker of this name")
+    assert "has model demo, skills copy; this one" in first.output
+    assert "has model exec:cat, skills copy; this one" in second.output
+    shown = shell("llm", "show", "twin").split("Its instances differ")[1]
+    rows = [line.split() for line in shown.strip().splitlines()]
+    assert [(row[1], row[2]) for row in rows[-2:]] == [("exec:cat", "1"), ("demo", "2")]
+    first.terminate()
+    until(lambda: len(shell.json("llm", "show", "twin")["instances"]) == 1, "the first one has left")
+    assert "by_instance" not in shell.json("llm", "show", "twin")
+
+
+def test_the_earlier_result_of_a_retried_task_is_shown_with_its_attempt(shell: Shell) -> None:
+    task_id = shell("task", "submit", "first", "-k", "obey", "--wait", "--json").strip()
+    task_id = json.loads(task_id)["id"]
+    shell("task", "retry", task_id, "--description", "second")
+    shell("task", "wait", task_id)
+    shown = shell("task", "show", task_id)
+    assert "Result of attempt 1, before the retry\nfirst\n" in shown
+    assert shown.rstrip().endswith("Result\nsecond")
+    assert [attempt.get("result") for attempt in shell.json("task", "show", task_id)["attempts"]] == ["first", None]
+
+
 def test_the_report_is_readable_and_has_its_figures_as_json(shell: Shell) -> None:
     shell("task", "submit", "x", "-k", "obey", "--wait")
     printed = shell("report", "--since", "1h")
