@@ -525,14 +525,14 @@ def test_the_llms_are_listed_and_shown(shell: Shell, gate: Path) -> None:
 
 def test_workers_of_one_name_that_differ_say_so_and_are_shown_one_by_one(shell: Shell, place: Site) -> None:
     first = place.worker("twin", "--exec", "cat", "--skills", "copy")
-    second = place.worker("twin", "--model", "demo", "--skills", "copy", "--slots", "2")
+    second = place.worker("twin", "--exec", "tee", "--skills", "copy", "--slots", "2")
     first.wait_for("twin: another worker of this name")
     second.wait_for("twin: another worker of this name")
-    assert "has model demo, skills copy; this one" in first.output
+    assert "has model exec:tee, skills copy; this one" in first.output
     assert "has model exec:cat, skills copy; this one" in second.output
     shown = shell("llm", "show", "twin").split("Its instances differ")[1]
     rows = [line.split() for line in shown.strip().splitlines()]
-    assert [(row[1], row[2]) for row in rows[-2:]] == [("exec:cat", "1"), ("demo", "2")]
+    assert [(row[1], row[2]) for row in rows[-2:]] == [("exec:cat", "1"), ("exec:tee", "2")]
     first.terminate()
     until(lambda: len(shell.json("llm", "show", "twin")["instances"]) == 1, "the first one has left")
     assert "by_instance" not in shell.json("llm", "show", "twin")

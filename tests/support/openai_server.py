@@ -48,7 +48,7 @@ class Paused(Text):
         """The first piece at once."""
         first, *rest = super().deltas(request)
         yield first
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(150)
         yield from rest
 
 
