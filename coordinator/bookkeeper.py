@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from broker.best_effort import best_effort
 from broker.connection import Delivery, Outgoing
 from broker.crash import crash_point
 from broker.errors import NotTheLeader, Problem, StoreUnavailable
@@ -156,7 +157,8 @@ class Bookkeeper:
         items += [item for it in refused for item in refusal(it, now)]
         self._load(events)
         if self._spans is not None:
-            self._spans.take_in(events, origins, self._machine.board.tasks)
+            with best_effort("taking in traces"):
+                self._spans.take_in(events, origins, self._machine.board.tasks)
         origin = {id(event): delivery for event, delivery in zip(events, origins, strict=True)}
         events += self._failures()
         events.append(Tick(self._wake(now), self._overdue(now)))
@@ -183,25 +185,32 @@ class Bookkeeper:
         text = outbox.pack(items) if items else None
         began = time.perf_counter()
         row = self._commit(changes, text)
+        with best_effort("counting a batch"):
+            self._count(changes, batch, items, took=time.perf_counter() - began, now=now)
+        post = Post(() if row is None else (row,), self._render(items, self._machine.board.tasks))
+        self._machine.forget()
+        with best_effort("adding up for reports"):
+            self._close_period(changes, idle=not batch)
+        return post
+
+    def _count(
+        self, changes: Changes, batch: Sequence[Delivery], items: Sequence[Item], *, took: float, now: Instant
+    ) -> None:
         if self._spans is not None:
             self._spans.committed()
         if self._tally is not None and (batch or items):
-            took, kept_back = time.perf_counter() - began, sum(isinstance(item, Keep) for item in items)
+            kept_back = sum(isinstance(item, Keep) for item in items)
             self._tally.count(changes, messages=len(batch), refused=kept_back, took=took, now=now)
-        post = Post(() if row is None else (row,), self._render(items, self._machine.board.tasks))
-        self._machine.forget()
-        self._close_period(changes, idle=not batch)
-        return post
 
     def _close_period(self, changes: Changes, *, idle: bool) -> None:
         """Add up for reports what has ended: as long as nothing arrives, or when it has become much."""
         self._unclosed += SIZE if changes.undone else len(changes.attempts)
         if self._unclosed < (SIZE if idle else FAR_BEHIND):
             return
+        self._unclosed, unclosed = 0, self._unclosed  # if this fails, it is tried again after as many more
         until = self._store.close_period(self._clock(), self._lead)
-        if until is None:
-            self._unclosed = 0
-        else:
+        if until is not None:
+            self._unclosed = unclosed
             self._closed_until = max(self._closed_until, until)
 
     def llms(self) -> LLMs:
@@ -388,7 +397,8 @@ class Bookkeeper:
                 self._too_large[message.message_id.partition("/")[0]] = len(message.body)
             else:
                 if self._spans is not None and message.exchange == WORK:
-                    self._spans.assigned(message, tasks[(message.message_id or "").rpartition("/")[0]])
+                    with best_effort("the span of an assignment"):
+                        self._spans.assigned(message, tasks[(message.message_id or "").rpartition("/")[0]])
                 rendered.append(message)
         return rendered
 

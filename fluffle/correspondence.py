@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from broker.best_effort import best_effort
 from broker.connection import Delivery, Outgoing
 from broker.crash import crash_point_soon
 from broker.errors import (
@@ -138,7 +139,8 @@ class Correspondence:
         )
         assert submission.id is not None
         if self._spans is not None:
-            self._spans.submitting(message)
+            with best_effort("the span of a submission"):
+                self._spans.submitting(message)
         handle = self._tasks.get(submission.id)
         if handle is None or handle.is_over:
             handle = self._tasks[submission.id] = TaskHandle(message)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from broker.best_effort import best_effort
 from broker.connection import Delivery
 from broker.crash import crash_point_soon
 from broker.messages import Assignment, Failure, Result, Usage
 from broker.text import printed
 from broker.trace import trace_of
 from broker.wire import problems
-from workers.best_effort import best_effort
 from workers.models.base import LLM, Answer, Job, ModelError
 from workers.models.output import as_json
 from workers.progress import ProgressStream

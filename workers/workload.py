@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from broker.best_effort import best_effort
 from broker.connection import UNDECODABLE, Delivery
 from broker.crash import crash_point
 from broker.errors import DecodeError, Problem
@@ -15,7 +16,6 @@ from broker.tally import Runs
 from broker.text import on_one_line
 from broker.wire import MAX_ASSIGNMENT_BYTES, decode
 from workers.attempt import CALLED_OFF, Attempt, Ending, failed
-from workers.best_effort import best_effort
 from workers.models.base import LLM
 from workers.reporter import Reporter
 from workers.tools import Office
