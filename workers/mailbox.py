@@ -143,10 +143,10 @@ class Mailbox:
         del self._running[conversation]
         if answering.cancelled():
             return
-        if error := answering.exception():  # nothing that is known; what was paid for must not be done again
-            _log.error("messages cannot be answered, and are dropped", exc_info=error)
-            for message in self._open.pop(conversation, ()):
-                self._settle(message)
+        if error := answering.exception():  # nothing known raises here; what may have been paid for is not done again
+            _log.error("a message cannot be answered, and is dropped", exc_info=error)
+            for place, message in enumerate(self._open.pop(conversation, ())):
+                self._settle(message, done=place == 0)
         elif not self._open.get(conversation):  # else one has come since the last answer
             self._open.pop(conversation, None)
         self._go_on()
@@ -159,15 +159,17 @@ class Mailbox:
             is_settled = await self._answer(question)
             messages.popleft()
             if is_settled:
-                self._settle(question)
+                self._settle(question, done=True)
             else:
                 del self._deliveries[question.id]
 
-    def _settle(self, message: Message) -> None:
-        """The message is answered, or never will be."""
-        self._settled.add(message.id)
-        for delivery in self._deliveries.pop(message.id, ()):
-            delivery.ack()
+    def _settle(self, message: Message, *, done: bool) -> None:
+        """The message is answered, or never will be; or, if it is not `done`, somebody else is to answer it."""
+        deliveries = self._deliveries.pop(message.id, ())
+        if done:
+            self._settled.add(message.id)
+        for delivery in deliveries:
+            delivery.ack() if done else delivery.requeue()
 
     async def _answer(self, question: Message) -> bool:
         """Answer a message; returns whether it is settled. It is not when the link closes first."""

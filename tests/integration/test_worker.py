@@ -338,7 +338,8 @@ async def test_an_llm_that_cannot_do_it_is_a_failure_with_its_reason(
         broken = await coordinator.next("result", task_id="t-2")
     assert (refused.outcome, refused.error.type, refused.error.message) == ("failed", "content_filter", "I will not")
     assert not refused.error.retryable
-    assert (broken.outcome, broken.error.type, broken.error.message) == ("failed", "ZeroDivisionError", "one by ? none")
+    assert (broken.outcome, broken.error.type) == ("failed", "ZeroDivisionError")
+    assert broken.error.message == "one by \ufffd none"
     assert broken.error.retryable
 
 
