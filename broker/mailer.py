@@ -202,7 +202,10 @@ class Mailer:
         if b'"message_id"' in delivery.body:  # else it is about a task
             progress = decode(MessageProgress, delivery.body, limit=len(delivery.body))
             if progress.message_id in self._waiting:
-                self._waiting[progress.message_id][1](progress.text)
+                try:
+                    self._waiting[progress.message_id][1](progress.text)
+                except Exception:  # it is for show: the answer comes all the same
+                    _log.exception("the text of an answer could not be shown")
 
     def _on_rejection(self, rejection: Rejection) -> None:
         if answer := self.waiting.get(rejection.id or ""):

@@ -426,7 +426,19 @@ class Tell(Wire):
     answer: str
 
 
-Control = Annotated[Stop | Drain | Tell, Field(discriminator="type")]
+class Notice(Wire):
+    """To an instance's control queue: something for its log. Nothing is to be done about it.
+
+    It names a task that nobody has, for workers that take whatever is no `drain` for a `stop`.
+    """
+
+    type: Literal["notice"] = "notice"
+    task_id: Literal["-"] = "-"
+    attempt: Literal[1] = 1
+    text: str
+
+
+Control = Annotated[Stop | Drain | Tell | Notice, Field(discriminator="type")]
 
 
 # --- what the coordinator answers --------------------------------------------------------------------------------

@@ -23,11 +23,17 @@ class View(BaseModel):
 
 
 class AttemptView(View):
-    """One try of a task by one LLM. Times are datetimes in UTC, `duration` is seconds."""
+    """One try of a task by one LLM. Times are datetimes in UTC, `duration` is seconds.
+
+    Two fields are in answers to the query `task` only: `quiet_since`, the moment since when a running attempt has sent
+    no text, if that is long ago and some could be expected; `result`, when the task was retried after this attempt had
+    completed it.
+    """
 
     attempt: int
     llm: str
     instance: str | None = None
+    model: str | None = None
     why: str | None = None
     outcome: str | None = None
     error: Failure | None = None
@@ -36,6 +42,8 @@ class AttemptView(View):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     duration: float | None = None
+    quiet_since: datetime | None = None
+    result: Any = None
 
 
 class ChangeView(View):
@@ -79,6 +87,7 @@ class TaskView(View):
     reviewer: str | None = None
     max_rounds: int | None = None
     llm: str | None = None
+    model: str | None = None
     attempt: int = 0
     max_attempts: int = 3
     timeout: float | None = None
@@ -110,11 +119,24 @@ class TaskView(View):
     history: list[ChangeView] = Field(default_factory=list)
 
 
+class InstanceView(View):
+    """One process of an LLM, and what it says of itself."""
+
+    id: str
+    model: str = ""
+    skills: dict[str, float] = Field(default_factory=dict)
+    labels: list[str] = Field(default_factory=list)
+    slots: int = 0
+    draining: bool = False
+
+
 class LLMView(View):
     """An LLM as the coordinator knows it. `in_hand` counts assigned and running tasks of all its instances,
     `parked` those that wait for a person or another task and hold no slot.
 
     `paused`, `slots_limit` and `skills_given` are what was set by hand; `skills` and `slots` are what counts.
+    `by_instance` is there when the instances do not say the same of themselves. `quiet` has the running tasks that have
+    sent no text for long, with the moment since when.
     """
 
     name: str
@@ -129,10 +151,12 @@ class LLMView(View):
     in_hand: int = 0
     parked: int = 0
     instances: list[str] = Field(default_factory=list)
+    by_instance: list[InstanceView] = Field(default_factory=list)
     description: str = ""
     labels: list[str] = Field(default_factory=list)
     last_seen: datetime | None = None
     tasks: list[str] = Field(default_factory=list)
+    quiet: dict[str, datetime] = Field(default_factory=dict)
 
 
 # --- fluffle.queries: what anyone may ask, answered to reply_to with the type `query.answer` --------------------------

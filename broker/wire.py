@@ -8,6 +8,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import ErrorDetails, from_json
 
 from broker.errors import DecodeError, Problem
+from broker.text import is_portable
 
 PROTOCOL_VERSION = "1"
 MAX_BODY_BYTES = 1024 * 1024
@@ -39,13 +40,23 @@ Text = Annotated[str, Field(min_length=1), matching(_TEXT_PATTERN, "has a NUL in
 NoteName = Annotated[str, matching(_LINE_PATTERN, "is not 1 to 100 characters on one line")]
 
 
+NO_UTF8 = "cannot be UTF-8: it has half of a surrogate pair, or bytes of another encoding"
+
+
 def _must_be_portable(value: JsonValue) -> JsonValue:
-    """JSON that every part of the system can pass on. Raises ValueError for too deep nesting and infinite numbers."""
+    """JSON that every part of the system can pass on.
+
+    Raises ValueError for too deep nesting, infinite numbers and text that UTF-8 cannot carry.
+    """
     level = [value]
     for _ in range(MAX_LEVELS + 1):
         inner: list[JsonValue] = []
         for item in level:
-            if isinstance(item, dict):
+            if isinstance(item, str):
+                if not is_portable(item):
+                    raise ValueError(f"{NO_UTF8}: {item[:100]!a}")
+            elif isinstance(item, dict):
+                inner += item
                 inner += item.values()
             elif isinstance(item, list):
                 inner += item
@@ -113,6 +124,8 @@ def _sentence(item: ErrorDetails) -> str:
     match item["type"]:
         case "string_pattern_mismatch":
             return _IN_WORDS.get(item["ctx"]["pattern"], item["msg"])
+        case "string_unicode":
+            return NO_UTF8
         case "extra_forbidden":
             return "unknown field"
         case "string_too_short" if item["ctx"]["min_length"] == 1:

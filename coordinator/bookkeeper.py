@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from broker.best_effort import best_effort
 from broker.connection import Delivery, Outgoing
 from broker.crash import crash_point
 from broker.errors import NotTheLeader, Problem, StoreUnavailable
@@ -19,7 +20,7 @@ from broker.wire import MAX_ASSIGNMENT_BYTES
 from coordinator import outbox
 from coordinator.answers import Answers, SetAside
 from coordinator.core.board import Changes
-from coordinator.core.commands import Assign, Refuse
+from coordinator.core.commands import Assign, Notify, Refuse
 from coordinator.core.events import Event, GroupStirred, NotesRequested, Reported, Shared, Submitted, TaskEnded, Tick
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
@@ -168,7 +169,8 @@ class Bookkeeper:
         self._load(events)
         events, origins, aside = self._answers.in_batch(events, origins, self._machine.board.tasks)
         if self._spans is not None:
-            self._spans.take_in(events, origins, self._machine.board.tasks)
+            with best_effort("taking in traces"):
+                self._spans.take_in(events, origins, self._machine.board.tasks)
         origin = {id(event): delivery for event, delivery in zip(events, origins, strict=True)}
         events += [*self._failures(), *self._answers.being_checked(aside)]
         events.append(Tick(self._wake(now), self._overdue(now)))
@@ -181,6 +183,8 @@ class Bookkeeper:
             follow_ups = [*self._tell_others(self._machine.take_ended()), *self._stir(self._machine.take_stirred())]
             commands += self._machine.handle(*follow_ups, now=now)
         for command in commands:
+            if isinstance(command, Notify):
+                _log.warning("workers of one name differ", llm=command.llm, told=command.text)
             if isinstance(command, Refuse) and command.event is not None:
                 items += refusal(Refused(origin[id(command.event)], command.problems), now, command.task_id)
             else:
@@ -193,26 +197,33 @@ class Bookkeeper:
         text = outbox.pack(items) if items else None
         began = time.perf_counter()
         row = self._commit(changes, text)
-        if self._spans is not None:
-            self._spans.committed()
-        if self._tally is not None and (batch or items):
-            took, kept_back = time.perf_counter() - began, sum(isinstance(item, Keep) for item in items)
-            self._tally.count(changes, messages=len(batch), refused=kept_back, took=took, now=now)
+        with best_effort("counting a batch"):
+            self._count(changes, batch, items, took=time.perf_counter() - began, now=now)
         rows = () if row is None else (row,)
         post = Post(rows, self._render(items, self._machine.board.tasks), tuple(aside))
         self._machine.forget()
-        self._close_period(changes, idle=not batch)
+        with best_effort("adding up for reports"):
+            self._close_period(changes, idle=not batch)
         return post
+
+    def _count(
+        self, changes: Changes, batch: Sequence[Delivery], items: Sequence[Item], *, took: float, now: Instant
+    ) -> None:
+        if self._spans is not None:
+            self._spans.committed()
+        if self._tally is not None and (batch or items):
+            kept_back = sum(isinstance(item, Keep) for item in items)
+            self._tally.count(changes, messages=len(batch), refused=kept_back, took=took, now=now)
 
     def _close_period(self, changes: Changes, *, idle: bool) -> None:
         """Add up for reports what has ended: as long as nothing arrives, or when it has become much."""
         self._unclosed += SIZE if changes.undone else len(changes.attempts)
         if self._unclosed < (SIZE if idle else FAR_BEHIND):
             return
+        self._unclosed, unclosed = 0, self._unclosed  # if this fails, it is tried again after as many more
         until = self._store.close_period(self._clock(), self._lead)
-        if until is None:
-            self._unclosed = 0
-        else:
+        if until is not None:
+            self._unclosed = unclosed
             self._closed_until = max(self._closed_until, until)
 
     def llms(self) -> LLMs:
@@ -223,6 +234,11 @@ class Bookkeeper:
             for name, llm in there.items()
         }
         return LLMs(standing, {} if self._tally is None else self._tally.runs_of(there))
+
+    def quiet_since(self, task_id: str) -> Instant | None:
+        """See Task.quiet_since. Any thread may ask; a coordinator that does not lead knows nothing of it."""
+        task = self._machine.board.tasks.get(task_id)
+        return None if task is None else task.quiet_since(self._clock())
 
     def settle(self) -> None:
         """At the end: take out of the outbox what is published. Raises StoreError."""
@@ -393,7 +409,8 @@ class Bookkeeper:
                 self._too_large[message.message_id.partition("/")[0]] = len(message.body)
             else:
                 if self._spans is not None and message.exchange == WORK:
-                    self._spans.assigned(message, tasks[(message.message_id or "").rpartition("/")[0]])
+                    with best_effort("the span of an assignment"):
+                        self._spans.assigned(message, tasks[(message.message_id or "").rpartition("/")[0]])
                 rendered.append(message)
         return rendered
 

@@ -114,6 +114,7 @@ class Coordinator:
                 policy=settings.policy,
                 suggest_skills=settings.suggest_skills,
                 lease=lease,
+                quiet_since=self._books.quiet_since,
             )
         )
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="books")

@@ -25,6 +25,7 @@ from coordinator.core.commands import (
     Command,
     Deliver,
     DrainInstance,
+    Notify,
     Refuse,
     Reply,
     Stop,
@@ -69,6 +70,8 @@ def _packed(item: Item) -> tuple[Any, ...]:
             return ("assign", task_id, attempt, llm)
         case Stop(llm, instance, task_id, attempt, reason):
             return ("stop", llm, instance, task_id, attempt, reason)
+        case Notify():
+            return ("notify", *astuple(item))
         case Tell():
             return ("tell", *astuple(item))
         case Refuse(task_id, problems, reply_to, correlation_id, _, kind):
@@ -122,6 +125,8 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
                 items.append(Deliver(_message(message), to, correlation_id))
             case "reply", fields:
                 items.append(Reply(*fields))
+            case "notify", fields:
+                items.append(Notify(*fields))
             case "drain", fields:
                 items.append(DrainInstance(*fields))
             case "llm", fields:

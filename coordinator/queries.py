@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import structlog
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import CompoundSelect, Connection, Engine, Select, exists, func, null, select, union_all
 
 from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable, did_you_mean
-from broker.instants import Instant, Micros, in_seconds
+from broker.instants import Instant, Micros, in_seconds, to_iso
 from broker.messages import Rejection, Status, Wrong
 from broker.views import (
     ConversationsQuery,
@@ -41,7 +41,7 @@ MOST_LABELS = 8  # in one query: the time to plan it grows with every one
 Q = TypeVar("Q", TasksQuery, MessagesQuery, ConversationsQuery)
 
 _log = structlog.get_logger("coordinator")
-_tasks, _labels, _llms = schema.tasks, schema.labels, schema.llms
+_tasks, _attempts, _labels, _llms = schema.tasks, schema.attempts, schema.labels, schema.llms
 
 
 class Queries:
@@ -55,11 +55,14 @@ class Queries:
         policy: str,
         lease: Micros,
         suggest_skills: bool = False,
+        quiet_since: Callable[[str], Instant | None] = lambda task_id: None,
     ) -> None:
+        """`quiet_since` tells since when a task has sent no text, see Task.quiet_since."""
         self._engine = engine
         self._clock = clock
         self._policy = policy
         self._lease = lease
+        self._quiet_since = quiet_since
         self._expertise = Expertise() if suggest_skills else None
 
     def answer(self, routing_key: str, body: bytes) -> tuple[str, bytes]:
@@ -118,7 +121,16 @@ class Queries:
         rows = connection.execute(select(_tasks).where(_tasks.c.id == query.id)).mappings().all()
         if not rows:
             raise QueryRejected([Problem("id", f"there is no task {query.id}")])
-        return view(tasks_of(connection, rows)[0])
+        shown = view(tasks_of(connection, rows)[0])
+        its = (_attempts.c.task_seq == rows[0]["seq"]) & _attempts.c.result.is_not(None)
+        earlier = connection.execute(select(_attempts.c.attempt, _attempts.c.result).where(its))
+        results = {attempt: from_json(result) for attempt, result in earlier}
+        for attempt in shown["attempts"]:
+            if attempt["attempt"] in results:
+                attempt["result"] = results[attempt["attempt"]]
+        if (quiet := self._quiet_since(query.id)) is not None and "outcome" not in shown["attempts"][-1]:
+            shown["attempts"][-1]["quiet_since"] = to_iso(quiet)
+        return shown
 
     def _list(self, connection: Connection, query: TasksQuery) -> dict[str, Any]:
         heavy = ("inputs", "result")
@@ -145,7 +157,10 @@ class Queries:
         return {"llms": [self._llm(row, held.get(row["name"], {})) for row in rows]}
 
     def _llm(self, row: Any, held: dict[str, bool]) -> dict[str, Any]:
-        return llm_view(llm_of(row), held, self._clock()) | {"state": row["state"]}
+        shown = llm_view(llm_of(row), held, self._clock()) | {"state": row["state"]}
+        if quiet := {task_id: to_iso(at) for task_id in held if (at := self._quiet_since(task_id)) is not None}:
+            shown["quiet"] = quiet
+        return shown
 
     def _placement(self, connection: Connection, query: PlacementQuery) -> dict[str, Any]:
         machine = Machine(lease=self._lease, policy=load_policy(self._policy), expertise=self._expertise)

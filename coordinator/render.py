@@ -11,7 +11,7 @@ from broker.ids import assignment_id
 from broker.instants import Instant, to_iso
 from broker.mail import Message, is_address
 from broker.mailer import to_publish
-from broker.messages import Dependency, Drain, Rejection, Wrong
+from broker.messages import Dependency, Drain, Notice, Rejection, Wrong
 from broker.messages import Stop as StopMessage
 from broker.messages import Tell as TellMessage
 from broker.topology import EVENTS, REJECTED, WORK, control_address, llm_address
@@ -25,6 +25,7 @@ from coordinator.core.commands import (
     Assign,
     Deliver,
     DrainInstance,
+    Notify,
     Refuse,
     Reply,
     Stop,
@@ -60,6 +61,8 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
                 yield _answer(reply_to, to_json(shown), kind, correlation_id)
             case DrainInstance(llm, instance):
                 yield _order(llm, instance, Drain())
+            case Notify(llm, instance, text):
+                yield _order(llm, instance, Notice(text=text))
             case Answer(kind, reply_to, correlation_id, view):
                 task = tasks.get(view["id"])
                 yield _answer(reply_to, body_of(view), kind, correlation_id, trace=None if task is None else task.trace)

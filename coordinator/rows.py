@@ -10,7 +10,7 @@ from broker.instants import EPOCH, Instant, from_datetime, to_iso
 from broker.mail import Message
 from broker.messages import Failure, Status, Submission, Usage
 from coordinator.core.estimates import Learned
-from coordinator.core.pool import LLM, Instance
+from coordinator.core.pool import LLM, Instance, Offer
 from coordinator.core.task import Asked, Attempt, Change, Task
 
 Row = RowMapping
@@ -67,6 +67,7 @@ def changing_row(task: Task) -> dict[str, Any]:
         "person_wait": task.person_wait,
         "llm": task.llm,
         "instance": task.instance,
+        "model": task.model,
         "why": task.why,
         "ready_at": task.ready_at,
         "assigned_at": task.assigned_at,
@@ -108,6 +109,7 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
         person_wait=row["person_wait"],
         llm=row["llm"],
         instance=row["instance"],
+        model=row["model"],
         why=row["why"],
         ready_at=row["ready_at"],
         assigned_at=row["assigned_at"],
@@ -144,6 +146,7 @@ def attempt_row(task: Task, attempt: Attempt) -> dict[str, Any]:
         "attempt": attempt.attempt,
         "llm": attempt.llm,
         "instance": attempt.instance,
+        "model": attempt.model,
         "why": attempt.why,
         "outcome": attempt.outcome,
         "assigned_at": attempt.assigned_at,
@@ -173,12 +176,14 @@ def attempt_of(row: Row) -> Attempt:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         duration=row["duration"],
+        model=row["model"],
     )
 
 
 def llm_row(llm: LLM) -> dict[str, Any]:
     """Every column of an LLM."""
-    instances = {i.id: {"slots": i.slots, "draining": i.draining} for i in llm.instances.values()}
+    offered = Offer(llm.model, llm.told_skills, llm.labels, llm.description)
+    instances = {i.id: _instance(i, offered) for i in llm.instances.values()}
     return {
         "name": llm.name,
         "state": llm.state,
@@ -198,6 +203,7 @@ def llm_row(llm: LLM) -> dict[str, Any]:
 
 def llm_of(row: Row) -> LLM:
     """The LLM of a row, with nothing in hand and leases that have run out."""
+    offered = Offer(row["model"], from_json(row["told_skills"]), from_json(row["labels"]), row["description"])
     instances = from_json(row["instances"])
     return LLM(
         name=row["name"],
@@ -211,8 +217,21 @@ def llm_of(row: Row) -> LLM:
         learned=Learned.from_plain(from_json(row["learned"])),
         description=row["description"],
         last_seen=Instant(row["last_seen"]),
-        instances={key: Instance(key, value["slots"], EPOCH, value["draining"]) for key, value in instances.items()},
+        instances={key: _instance_of(key, value, offered) for key, value in instances.items()},
     )
+
+
+def _instance(instance: Instance, offered: Offer) -> dict[str, Any]:
+    """An instance as JSON; of what it says of itself, what is different from what the LLM has."""
+    offer = instance.offer or Offer()
+    own = {name: value for name, value in offer._asdict().items() if value != getattr(offered, name)}
+    told = {"offer": own} if instance.offer is not None and own else {}
+    return {"slots": instance.slots, "draining": instance.draining, **told}
+
+
+def _instance_of(key: str, value: dict[str, Any], offered: Offer) -> Instance:
+    offer = offered._replace(**value.get("offer", {})) if value["slots"] else None
+    return Instance(key, value["slots"], EPOCH, value["draining"], offer=offer)
 
 
 def message_row(message: Message, at: Instant) -> dict[str, Any]:

@@ -69,6 +69,7 @@ tasks = Table(
     Column("questions", Text),  # JSON
     Column("history", Text),  # JSON
     Column("trace", Text),  # traceparent
+    Column("model", Text),  # of the instance that has or had it
 )
 Index("tasks_by_id", tasks.c.id, unique=True)
 Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # lists, what is in hand, counts
@@ -141,6 +142,8 @@ attempts = Table(
     Column("submitted_at", BigInteger, nullable=False),  # of the task
     Column("error_type", Text),
     Column("error", Text),  # JSON
+    Column("model", Text),  # of the instance that had it; NULL where none had, and of earlier versions
+    Column("result", Text),  # JSON: of a task that was retried after it was completed
 )
 Index(  # all that reports add up; new entries go to the end
     "attempts_over",
@@ -271,6 +274,7 @@ task_sums = Table(  # of tasks that are alike
     Column("first_submitted", BigInteger, nullable=False),
     Column("first_finished", BigInteger, nullable=False),
     *(Column(f"{measure}_{part}", BigInteger) for measure in MEASURES for part in ("count", "total", "max")),
+    Column("model", Text),
 )
 Index("task_sums_of_period", task_sums.c.period)
 
@@ -288,6 +292,7 @@ attempt_sums = Table(  # of attempts that are alike
     Column("output_tokens", BigInteger),
     Column("cost_nanos", BigInteger),
     Column("length", BigInteger),  # from start to end, by the coordinator's clock
+    Column("model", Text),
 )
 Index("attempt_sums_of_period", attempt_sums.c.period)
 

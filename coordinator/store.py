@@ -49,6 +49,7 @@ _tasks, _attempts, _dependencies = schema.tasks, schema.attempts, schema.depende
 _labels, _skills, _llms = schema.labels, schema.skills, schema.llms
 _outbox, _leader = schema.outbox, schema.leader
 _messages, _notes = schema.messages, schema.notes
+_OF_AN_ATTEMPT = [column for column in _attempts.c if column.name != "result"]  # that is large, and for one look only
 
 # Statements of every batch, built once: building one costs more than running it.
 _extend_lease = update(_leader).where(_leader.c.epoch == bindparam("mine")).values(expires_at=bindparam("until"))
@@ -153,6 +154,7 @@ class Store:
             delete_rows(connection, _outbox, [{"batch": batch} for batch in sent])
             self._write_tasks(connection, changes)
             upsert_rows(connection, _attempts, [attempt_row(task, attempt) for task, attempt in changes.attempts])
+            self._write_earlier_results(connection, changes)
             self._write_dependencies(connection, changes)
             upsert_rows(connection, _llms, [llm_row(llm) for llm in changes.llms.values()])
             self._write_messages(connection, changes)
@@ -212,6 +214,11 @@ class Store:
         insert_rows(connection, _skills, skills)
         changed = [task for task in changes.changed.values() if task.id not in new]
         update_rows(connection, _tasks, [{**changing_row(task), "seq": task.seq} for task in changed])
+
+    def _write_earlier_results(self, connection: Connection, changes: Changes) -> None:
+        for task, attempt, result in changes.earlier_results:
+            its = (_attempts.c.task_seq == task.seq) & (_attempts.c.attempt == attempt)
+            connection.execute(update(_attempts).where(its).values(result=to_json(result).decode()))
 
     def _write_dependencies(self, connection: Connection, changes: Changes) -> None:
         edges = [
@@ -397,7 +404,7 @@ def tasks_of(connection: Connection, rows: Sequence[Row]) -> list[Task]:
     tried = [row["seq"] for row in rows if row["attempt"] > (1 if row["status"] in WITH_AN_LLM else 0)]
     ended: dict[int, list[Attempt]] = {}
     for chunk in _chunks(tried):
-        theirs = select(_attempts).where(_attempts.c.task_seq.in_(chunk)).order_by(_attempts.c.attempt)
+        theirs = select(*_OF_AN_ATTEMPT).where(_attempts.c.task_seq.in_(chunk)).order_by(_attempts.c.attempt)
         for row in connection.execute(theirs).mappings():
             ended.setdefault(row["task_seq"], []).append(attempt_of(row))
     return [task_of(row, ended.get(row["seq"], [])) for row in rows]

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -86,8 +87,10 @@ class Worker:
         message = json.loads(body)
         if message["type"] == "drain":
             self.draining = True
-        elif stopped := self.in_hand.get((message["task_id"], message["attempt"])):
-            stopped.set()
+        elif message["type"] == "stop" and (key := (message["task_id"], message["attempt"])) in self.in_hand:
+            self.in_hand[key].set()
+        elif message["type"] == "notice":
+            print(message["text"], file=sys.stderr)
 
     def run(self, task, key, stopped):
         """In a thread: do the task. Whatever uses the connection is handed to the thread of the connection."""

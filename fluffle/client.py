@@ -119,11 +119,14 @@ class Client(Messaging, Reporting):
         A task that is rejected is yielded as its TaskRejected, and the others go on. Raises NoAnswer,
         PublishRefused, MessageTooLarge.
         """
-        under_way: deque[TaskHandle] = deque()
+        under_way: deque[TaskHandle | TaskRejected] = deque()
         for task in tasks:
             await self._correspondence.room()
-            under_way.append(self._correspondence.send(_submission(task, {})))
-            while under_way and (under_way[0].unanswered is None or len(under_way) >= _UNANSWERED):
+            try:
+                under_way.append(self._correspondence.send(_submission(task, {})))
+            except TaskRejected as rejected:
+                under_way.append(rejected)
+            while under_way and (_is_known(under_way[0]) or len(under_way) >= _UNANSWERED):
                 yield await self._fate(under_way.popleft())
         while under_way:
             yield await self._fate(under_way.popleft())
@@ -140,7 +143,9 @@ class Client(Messaging, Reporting):
         _, tasks = await planned(Path(path), run, variables)
         return await submit(self, tasks)
 
-    async def _fate(self, handle: TaskHandle) -> TaskHandle | TaskRejected:
+    async def _fate(self, handle: TaskHandle | TaskRejected) -> TaskHandle | TaskRejected:
+        if isinstance(handle, TaskRejected):
+            return handle
         try:
             await self._correspondence.accepted(handle)
         except TaskRejected as rejected:
@@ -405,6 +410,11 @@ def _tracing() -> "Tracing | None":
     from broker.settings import load_settings
 
     return tracing_for("fluffle-client", wanted=load_settings().traces)
+
+
+def _is_known(fate: TaskHandle | TaskRejected) -> bool:
+    """Whether there is no answer to wait for."""
+    return isinstance(fate, TaskRejected) or fate.unanswered is None
 
 
 def _submission(task: str | Submission, fields: Fields) -> Submission:

@@ -9,6 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 from weakref import WeakValueDictionary
 
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+
+from broker.best_effort import best_effort
 from broker.connection import Delivery, Outgoing
 from broker.crash import crash_point_soon
 from broker.errors import (
@@ -37,7 +41,7 @@ from broker.views import (
     TasksQuery,
     TaskView,
 )
-from broker.wire import decode
+from broker.wire import decode, problems
 from fluffle.handle import TaskHandle
 from fluffle.opening import open_link
 
@@ -130,18 +134,22 @@ class Correspondence:
         await self._link.room()
 
     def send(self, submission: Submission) -> TaskHandle:
-        """Publish a submission that has its id, without waiting for anything."""
+        """Publish a submission that has its id, without waiting for anything.
+
+        Raises TaskRejected when it cannot be sent: what is in it was changed after it was checked.
+        """
         message = Outgoing(
             TASKS,
             Submission.routing_key,
-            submission.encode(),
+            _encoded(submission),
             message_id=submission.id,
             correlation_id=submission.id,
             reply_to=self._reply_to,
         )
         assert submission.id is not None
         if self._spans is not None:
-            self._spans.submitting(message)
+            with best_effort("the span of a submission"):
+                self._spans.submitting(message)
         handle = self._tasks.get(submission.id)
         if handle is None or handle.is_over:
             handle = self._tasks[submission.id] = TaskHandle(message)
@@ -301,6 +309,17 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     left = iter(list(items))
     while some := list(itertools.islice(left, size)):
         yield some
+
+
+def _encoded(submission: Submission) -> bytes:
+    try:
+        return submission.encode()
+    except PydanticSerializationError as error:
+        try:
+            Submission.model_validate(dict(submission))
+        except ValidationError as why:
+            raise TaskRejected(problems(why)) from error
+        raise TaskRejected([Problem("", str(error))]) from error
 
 
 def _on_published(handle: TaskHandle, _: Outgoing, error: BrokerError | None) -> None:

@@ -4,18 +4,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from broker.best_effort import best_effort
 from broker.connection import Delivery
 from broker.crash import crash_point_soon
 from broker.messages import Assignment, Failure, Result, Usage
+from broker.text import printed
 from broker.trace import trace_of
 from broker.wire import problems
 from workers.models.base import LLM, Answer, Job, ModelError
+from workers.models.output import as_json
 from workers.progress import ProgressStream
 from workers.reporter import Reporter
 from workers.tools import Desk, Office
@@ -44,13 +48,16 @@ CALLED_OFF = Ending("cancelled")
 
 def failed(kind: str, message: str, *, retryable: bool = True, usage: Usage | None = None) -> Ending:
     """The ending of an attempt that could not be done; `kind` is the type of the failure, a name for machines."""
-    error = ModelError(_printable(kind)[:200] or "error", _printable(message), retryable=retryable)
+    error = ModelError(printed(kind)[:200] or "error", printed(message), retryable=bool(retryable))
     failure = Failure(type=error.type, message=error.message, retryable=error.retryable)
     return Ending("failed", failure=failure, usage=usage)
 
 
 class Attempt:
-    """An attempt that a worker holds. `on_over` is called once, with how it ended; `on_asks` when it asks a person."""
+    """An attempt that a worker holds. `on_over` is called once, with how it ended; `on_asks` when it asks a person.
+
+    It ends whatever the LLM does: its end depends on nothing that can raise.
+    """
 
     def __init__(
         self,
@@ -93,7 +100,9 @@ class Attempt:
     @property
     def duration(self) -> float | None:
         """For how many seconds it has run, without the time that it waited; None before it runs."""
-        return None if self._started_at is None else time.monotonic() - self._clock - self.parking.total
+        if self._started_at is None:
+            return None
+        return max(0.0, time.monotonic() - self._clock - self.parking.total)
 
     # -- the assignment --------------------------------------------------------------------------------------------
 
@@ -124,11 +133,18 @@ class Attempt:
         if self._given_up is not None:
             self._end(self._given_up)
             return
-        job = self._job(instructions, timeout)
+        try:
+            self._begin(llm, office, self._job(instructions, timeout), spans)
+        except Exception as error:
+            self._end(self._failure(error))
+
+    def _begin(self, llm: LLM, office: Office, job: Job, spans: "Spans | None") -> None:
         loop = asyncio.get_running_loop()
         self._started_at, self._clock = datetime.now(UTC), time.monotonic()
         first = self._deliveries[0]
-        self.span = None if spans is None else spans.begin(self._assignment, first)
+        if spans is not None:
+            with best_effort("the span of an attempt"):
+                self.span = spans.begin(self._assignment, first)
         context = None if self.span is None else self.span.context
         trace = trace_of(first.headers) if self.span is None else self.span.call_traceparent
         desk = Desk(office, self._assignment, self.parking, priority=first.properties.priority, trace=trace)
@@ -158,12 +174,15 @@ class Attempt:
             self._call.cancel()
             await asyncio.wait([self._call], timeout=CANCEL_WITHIN)
 
-    def result(self, ending: Ending, *, instance: str) -> bytes:
-        """The Result to report, as JSON. An answer that is none becomes a failure that says so."""
+    def result(self, ending: Ending, *, instance: str) -> tuple[Ending, bytes]:
+        """How it ended, and the Result to report, as JSON. Never raises.
+
+        An answer that is none becomes a failure that says so. Usage that makes no sense is left out.
+        """
         finished_at, duration = datetime.now(UTC), self.duration
 
-        def encode(ending: Ending) -> bytes:
-            return Result(
+        def encoded(ending: Ending) -> tuple[Ending, bytes]:
+            result = Result(
                 task_id=self.key[0],
                 attempt=self.key[1],
                 instance=instance,
@@ -174,13 +193,22 @@ class Attempt:
                 finished_at=finished_at,
                 duration=duration,
                 usage=ending.usage,
-            ).encode()
+            )
+            return ending, result.encode()
 
+        with suppress(Exception):  # almost every answer is as it should be
+            return encoded(ending)
+        usage = ending.usage if isinstance(ending.usage, Usage) else None
         try:
-            return encode(ending)
-        except ValueError as error:
-            told = "; ".join(map(str, problems(error))) if isinstance(error, ValidationError) else str(error)
-            return encode(failed("not_json", f"the answer is not JSON: {told}", retryable=False, usage=ending.usage))
+            return encoded(ending._replace(result=as_json(ending.result), usage=usage))
+        except ModelError as error:
+            told = error.message
+        except ValidationError as error:
+            told = f"the answer is not JSON: {'; '.join(map(str, problems(error)))}"
+        except Exception as error:
+            _log.error("a result cannot be encoded", extra=self.names, exc_info=error)
+            told, usage = f"the answer cannot be reported: {type(error).__name__}", None
+        return encoded(failed("not_json", told, retryable=False, usage=usage))
 
     def _job(self, instructions: str | None, timeout: float | None) -> Job:
         it = self._assignment
@@ -199,27 +227,35 @@ class Attempt:
         )
 
     def _on_call_done(self, call: asyncio.Task[Answer]) -> None:
+        try:
+            ending = self._ending_of(call)
+        except Exception as error:  # what was returned is no Answer, or what was raised is no proper ModelError
+            ending = self._failure(error)
+        self._end(ending)
+
+    def _ending_of(self, call: asyncio.Task[Answer]) -> Ending:
         if call.cancelled():
-            self._end(self._given_up or failed("cancelled", "the call was cancelled from within"))
-        elif error := call.exception():
-            self._end(self._given_up or self._failure(error))
-        else:
-            answer = call.result()
-            self._end(Ending("completed", answer.result, usage=answer.usage))
+            return self._given_up or failed("cancelled", "the call was cancelled from within")
+        if error := call.exception():
+            return self._given_up or self._failure(error)
+        answer = call.result()
+        return Ending("completed", answer.result, usage=answer.usage)
 
     def _failure(self, error: BaseException) -> Ending:
         if isinstance(error, ModelError):
             return failed(error.type, error.message, retryable=error.retryable, usage=error.usage)
         _log.error("the LLM raised an unexpected error", extra=self.names, exc_info=error)
-        return failed(type(error).__name__, str(error) or type(error).__name__)
+        return failed(type(error).__name__, printed(error) or type(error).__name__)
 
     def _end(self, ending: Ending) -> None:
         if not self._over:
             self._over = True
             self._stop_timer()
             self._stream.close()
-            self._on_over(self, ending)
-            self.parking.close()
+            try:
+                self._on_over(self, ending)
+            finally:
+                self.parking.close()
 
     def _on_late(self) -> None:
         self.give_up(failed("timeout", f"no answer within {self._timeout:g} s"))
@@ -239,8 +275,3 @@ class Attempt:
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-
-def _printable(text: str) -> str:
-    """Text that UTF-8 can carry, whatever an error message is made of."""
-    return text.encode(errors="replace").decode()

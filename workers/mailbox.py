@@ -4,6 +4,9 @@
 
 Some conversations go on at the same time, and none of them needs a slot; within one, messages are answered in order.
 An answer has an id that follows from its question's: whoever answers once more says nothing new.
+
+A call of an LLM costs money. So a message for which it was called is never given back because of an error of ours: its
+sender gets the reason in place of an answer, and when not even that can be sent, the log has it.
 """
 
 import asyncio
@@ -15,10 +18,11 @@ from functools import partial
 from typing import Any
 
 from broker.connection import Delivery, Outgoing
-from broker.errors import BrokerError, DecodeError, LinkClosed, MessageTooLarge, NoAnswer
+from broker.errors import BrokerError, DecodeError, LinkClosed, MessageTooLarge, NoAnswer, PublishRefused, Unroutable
 from broker.link import Link
 from broker.mail import COORDINATOR, Message, Seen, in_order, made_from, new_message
 from broker.mailer import Mailer, read_message, to_publish
+from broker.text import portable, printed
 from broker.topology import llm_address
 from workers.models.base import LLM, Answer, Job, ModelError
 from workers.progress import ProgressStream
@@ -139,13 +143,12 @@ class Mailbox:
         del self._running[conversation]
         if answering.cancelled():
             return
-        if error := answering.exception():
-            _log.error("a message could not be answered", exc_info=error)
-            for message in self._open.pop(conversation):
-                for delivery in self._deliveries.pop(message.id):
-                    delivery.requeue()
-        elif not self._open[conversation]:  # else one has come since the last answer
-            del self._open[conversation]
+        if error := answering.exception():  # nothing known raises here; what may have been paid for is not done again
+            _log.error("a message cannot be answered, and is dropped", exc_info=error)
+            for place, message in enumerate(self._open.pop(conversation, ())):
+                self._settle(message, done=place == 0)
+        elif not self._open.get(conversation):  # else one has come since the last answer
+            self._open.pop(conversation, None)
         self._go_on()
         if self.idle:
             self._on_change()
@@ -153,44 +156,70 @@ class Mailbox:
     async def _converse(self, messages: deque[Message]) -> None:
         while messages:
             question = messages[0]
-            settled = await self._answer(question)
+            is_settled = await self._answer(question)
             messages.popleft()
-            deliveries = self._deliveries.pop(question.id)
-            if settled:
-                self._settled.add(question.id)
-                for delivery in deliveries:
-                    delivery.ack()
+            if is_settled:
+                self._settle(question, done=True)
+            else:
+                del self._deliveries[question.id]
+
+    def _settle(self, message: Message, *, done: bool) -> None:
+        """The message is answered, or never will be; or, if it is not `done`, somebody else is to answer it."""
+        deliveries = self._deliveries.pop(message.id, ())
+        if done:
+            self._settled.add(message.id)
+        for delivery in deliveries:
+            delivery.ack() if done else delivery.requeue()
 
     async def _answer(self, question: Message) -> bool:
         """Answer a message; returns whether it is settled. It is not when the link closes first."""
-        first = self._deliveries[question.id][0]
-        so_far = await self._so_far(question, came_again=first.redelivered)
-        answer_id = made_from(question.id, self._address)
-        if any(message.id == answer_id for message in so_far):
+        try:
+            said = await self._said(question)
+        except Exception as error:
+            _log.exception("a message could not be answered", extra=_names(question))
+            said = _apology("worker_error", f"the worker failed with {type(error).__name__}; its log has more")
+        if said is None:
             _log.info("a message came again that is answered already", extra=_names(question))
             return True
-        content, metadata = await self._called(question, so_far)
-        reply_to, correlation_id = first.properties.reply_to, first.properties.correlation_id
-        published = False
-        while not published:
-            answer = self._made(answer_id, question, content, metadata)
-            try:
-                await self._publish(to_publish(answer, to=reply_to, correlation_id=correlation_id))
-                published = True
-            except MessageTooLarge as error:
-                content, metadata = _apology("answer_too_large", f"my answer cannot be sent: {error}")
-            except LinkClosed:
-                return False
+        try:
+            answer = await self._reply(question, *said)
+        except LinkClosed:
+            return False
+        except (BrokerError, ValueError):
+            _log.exception("an answer cannot be sent", extra=_names(question))
+            return True
         self._recent += (question, answer)
         _log.info("message answered", extra=_names(question))
         return True
 
-    def _made(self, answer_id: str, question: Message, content: str, metadata: dict[str, Any]) -> Message:
+    async def _said(self, question: Message) -> tuple[str, dict[str, Any]] | None:
+        """What the LLM answers, and the metadata of its answer. None when the message is answered already."""
+        so_far = await self._so_far(question, came_again=self._deliveries[question.id][0].redelivered)
+        answered = made_from(question.id, self._address)
+        return None if any(it.id == answered for it in so_far) else await self._called(question, so_far)
+
+    async def _reply(self, question: Message, content: str, metadata: dict[str, Any]) -> Message:
+        """Send an answer, or else why there is none. Raises BrokerError, or ValueError, when neither can be sent."""
+        try:
+            return await self._sent(question, content, metadata)
+        except LinkClosed:
+            raise
+        except (BrokerError, ValueError) as error:
+            kind = "answer_too_large" if isinstance(error, MessageTooLarge) else "worker_error"
+            return await self._sent(question, *_apology(kind, f"my answer cannot be sent: {error}"))
+
+    async def _sent(self, question: Message, content: str, metadata: dict[str, Any]) -> Message:
+        properties = self._deliveries[question.id][0].properties
+        answer = self._made(question, content, metadata)
+        await self._publish(to_publish(answer, to=properties.reply_to, correlation_id=properties.correlation_id))
+        return answer
+
+    def _made(self, question: Message, content: str, metadata: dict[str, Any]) -> Message:
         return new_message(
             self._address,
             question.sender,
             content,
-            id=answer_id,
+            id=made_from(question.id, self._address),
             conversation_id=question.conversation_id,
             in_reply_to=question.id,
             metadata=metadata,
@@ -212,16 +241,20 @@ class Mailbox:
         try:
             async with asyncio.timeout(self._timeout):
                 answer = await self._llm.run(job, stream.add)
+            return _content(answer)
         except ModelError as error:
             return _apology(error.type, error.message)
         except TimeoutError:
             return _apology("timeout", f"no answer within {self._timeout:g} s")
+        except asyncio.CancelledError:
+            if (answering := asyncio.current_task()) is None or answering.cancelling():
+                raise
+            return _apology("cancelled", "the call was cancelled from within")
         except Exception as error:
             _log.exception("the LLM raised an unexpected error", extra=_names(question))
-            return _apology(type(error).__name__, str(error) or type(error).__name__)
+            return _apology(type(error).__name__, printed(error) or type(error).__name__)
         finally:
             stream.close()
-        return _content(answer)
 
     async def _so_far(self, message: Message, *, came_again: bool) -> tuple[Message, ...]:
         """The messages of the conversation before this one, oldest first, as far as they are this LLM's business.
@@ -243,15 +276,13 @@ class Mailbox:
         return tuple(it for it in in_order(before) if {it.sender, it.receiver} & concerned or _is_for_many(it))
 
     async def _publish(self, answer: Outgoing) -> None:
-        """Publish until RabbitMQ has it. Raises MessageTooLarge and LinkClosed."""
+        """Publish until RabbitMQ has it. Raises LinkClosed, and BrokerError when RabbitMQ will never take it."""
         pause = RETRY_FIRST
         while True:
             try:
                 await self._link.publish(answer)
                 return
-            except (MessageTooLarge, LinkClosed):
-                raise
-            except BrokerError as error:
+            except (PublishRefused, Unroutable) as error:
                 _log.warning("RabbitMQ did not take an answer of %s: %s", self._address, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)
@@ -268,7 +299,7 @@ def _is_for_many(message: Message) -> bool:
 
 def _content(answer: Answer) -> tuple[str, dict[str, Any]]:
     told = answer.result if isinstance(answer.result, str) else json.dumps(answer.result, ensure_ascii=False, indent=2)
-    content = told.replace("\0", "").encode(errors="replace").decode()
+    content = portable(told.replace("\0", ""))
     if not content.strip():
         return _apology("no_answer", "the answer is empty")
     usage = None if answer.usage is None else answer.usage.model_dump(exclude_none=True)
@@ -277,5 +308,4 @@ def _content(answer: Answer) -> tuple[str, dict[str, Any]]:
 
 def _apology(kind: str, message: str) -> tuple[str, dict[str, Any]]:
     """What is said in place of an answer."""
-    told = f"I cannot answer: {message}".replace("\0", "").encode(errors="replace").decode()
-    return told, {"error": kind}
+    return portable(f"I cannot answer: {message}".replace("\0", "")), {"error": portable(kind)}

@@ -1,10 +1,15 @@
 """The text of an answer as it comes, in messages that are worth sending."""
 
 import asyncio
+import logging
 from collections.abc import Callable
+
+from broker.text import ends_within_a_character, portable
 
 INTERVAL = 0.1
 """Seconds between two messages about one attempt."""
+
+_log = logging.getLogger(__name__)
 
 
 class ProgressStream:
@@ -12,6 +17,8 @@ class ProgressStream:
 
     An answer that is there within the first tenth of a second sends none: its result says it all. While the message
     before is not confirmed, nothing is sent and the text is kept.
+
+    Progress is for show. Whatever goes wrong with it is logged once, and no more of it is sent: nothing here raises.
     """
 
     __slots__ = ("_closed", "_last", "_pieces", "_publish", "_timer")
@@ -32,11 +39,13 @@ class ProgressStream:
 
     def close(self) -> None:
         """Send what is left if something was sent before, and take no more."""
+        if self._closed:
+            return
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-            if self._last is not None:
-                self._send()
+        if self._pieces and self._last is not None:
+            self._send()
 
     def _on_time(self) -> None:
         if self._last is not None and not self._last.done():
@@ -46,5 +55,13 @@ class ProgressStream:
             self._send()
 
     def _send(self) -> None:
-        self._last = self._publish("".join(self._pieces))
-        self._pieces.clear()
+        try:
+            text, self._pieces = "".join(self._pieces), []
+            if ends_within_a_character(text) and not self._closed:  # the next piece brings the other half
+                self._pieces.append(text[-1])
+                text = text[:-1]
+            if text:
+                self._last = self._publish(portable(text))
+        except Exception:
+            self._closed = True
+            _log.exception("progress cannot be sent: the rest of this answer comes with its end")

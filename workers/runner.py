@@ -23,9 +23,10 @@ from broker.connection import Delivery
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
 from broker.link import Link, may_declare
 from broker.mailer import Mailer
-from broker.messages import Control, Drain, Presence, Stop, Tell, Tool, skills_in_text
+from broker.messages import Control, Drain, Notice, Presence, Stop, Tell, Tool, skills_in_text
 from broker.settings import Settings
 from broker.tally import Runs
+from broker.text import on_one_line
 from broker.topology import (
     SHARED,
     control_address,
@@ -348,6 +349,8 @@ class Worker:
                 self.drain()
             case Tell():
                 self._workload.answered(order)
+            case Notice():
+                _log.warning("%s: %s", self._name, on_one_line(order.text, 2000))
 
     async def _beat(self) -> None:
         while True:

@@ -9,10 +9,11 @@ A client that closes the connection gives up what it has asked for.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
@@ -23,6 +24,11 @@ from broker.wire import MAX_BODY_BYTES, problems
 from workers.tools import Desk, ToolError
 
 SOCKET = "tools"
+MOST_BYTES = 103
+"""Of the path of a Unix socket, on the system that allows least (macOS); Linux allows 107."""
+
+_PREFIX = "fluffle-"
+_ADDED = len(f"/{_PREFIX}12345678/{SOCKET}")  # bytes of a path after the folder for temporary files
 
 
 class _Request(BaseModel):
@@ -32,9 +38,27 @@ class _Request(BaseModel):
     arguments: dict[str, Any] = {}
 
 
+def folder_for_sockets() -> str | None:
+    """Where a socket can be: the folder for temporary files, or another one where the path of that is too long.
+
+    None when there is no folder with a short path that may be written to.
+    """
+    places = (gettempdir(), os.environ.get("XDG_RUNTIME_DIR"), "/tmp", "/var/tmp")  # noqa: S108 - in it, a private folder
+    for place in places:
+        if place and len(os.fsencode(place)) + _ADDED <= MOST_BYTES and os.access(place, os.W_OK | os.X_OK):
+            return place
+    return None
+
+
 @asynccontextmanager
-async def tool_socket(desk: Desk) -> AsyncIterator[Path]:
-    """Serve the desk; gives the path of the socket. What is under way at the end is cancelled."""
+async def tool_socket(desk: Desk) -> AsyncIterator[Path | None]:
+    """Serve the desk; gives the path of the socket. What is under way at the end is cancelled.
+
+    None where no folder can have a socket, see `folder_for_sockets`.
+    """
+    if (place := folder_for_sockets()) is None:
+        yield None
+        return
     under_way: set[asyncio.Task[None]] = set()
 
     def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,7 +66,7 @@ async def tool_socket(desk: Desk) -> AsyncIterator[Path]:
         under_way.add(task)
         task.add_done_callback(under_way.discard)
 
-    with TemporaryDirectory(prefix="fluffle-") as folder:  # nobody else may look into it
+    with TemporaryDirectory(prefix=_PREFIX, dir=place) as folder:  # nobody else may look into it
         path = Path(folder) / SOCKET
         server = await asyncio.start_unix_server(on_connection, path, limit=2 * MAX_BODY_BYTES)
         path.chmod(0o600)

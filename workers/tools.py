@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 
 from broker.errors import BrokerError, FluffleError, RequestError
 from broker.mail import Message, is_address, made_from, new_message
 from broker.mailer import Mailer
 from broker.messages import LOCAL_ONLY, Assignment, Read, Share, Status, Submission, Tool, board_of
+from broker.text import portable
 from broker.topology import llm_address
 from broker.views import LLMView, TaskView
 from broker.wire import problems
 from workers.errands import Errands
+from workers.models.base import ModelError
+from workers.models.output import as_json
 from workers.waiting import Parking
 
 ANSWER_WITHIN = 300.0  # seconds
@@ -91,7 +94,7 @@ class Desk:
         """
         self._must_be_allowed("send")
         with _reasons():
-            await self._office.mailer.send(self._letter(to, text))
+            await self._office.mailer.send(self._letter(_portable(to), _portable(text)))
 
     async def ask(self, to: str, question: str, timeout: float = ANSWER_WITHIN) -> str:
         """Ask another LLM, or a person by name, and wait for the answer.
@@ -105,7 +108,8 @@ class Desk:
         """
         self._must_be_allowed("ask")
         with _reasons():
-            message = new_message(self._office.address, _address(to), question, conversation_id=self._board)
+            address = _address(_portable(to))
+            message = new_message(self._office.address, address, _portable(question), conversation_id=self._board)
             async with self._parking.parked():
                 return (await self._office.mailer.ask(message, timeout)).content
 
@@ -140,8 +144,8 @@ class Desk:
             "output_schema": output_schema,
             "timeout": timeout,
         }
-        task = self._child(given)
         with _reasons():
+            task = self._child(as_json(given))
             await self._must_be_possible(task)
             async with self._parking.parked():
                 view = await self._office.errands.delegate(task, trace=self._trace)
@@ -155,6 +159,7 @@ class Desk:
             choices: The possible answers, if there are only some.
         """
         self._must_be_allowed("ask_person")
+        question = _portable(question)
         if not question.strip():
             raise ToolError("the question is empty")
         for earlier in self._answers:
@@ -162,7 +167,7 @@ class Desk:
                 self._answers.remove(earlier)
                 return earlier.answer
         with _reasons():
-            return await self._parking.ask(question, choices)
+            return await self._parking.ask(question, [_portable(choice) for choice in choices])
 
     async def share(self, name: str, content: str) -> None:
         """Put a note on the board of this task and of all that work on it, in place of the one of that name.
@@ -173,6 +178,7 @@ class Desk:
         """
         self._must_be_allowed("share")
         with _reasons():
+            name, content = _portable(name), _portable(content)
             note = Share(board=self._board, name=name, content=content, by=self._office.address)
             await self._office.errands.share(note)
 
@@ -184,7 +190,7 @@ class Desk:
         """
         self._must_be_allowed("read")
         with _reasons():
-            [note] = await self._office.errands.read(Read(board=self._board, name=name))
+            [note] = await self._office.errands.read(Read(board=self._board, name=_portable(name)))
         return note.content or ""
 
     def _must_be_allowed(self, tool: Tool) -> None:
@@ -206,18 +212,17 @@ class Desk:
     def _child(self, given: dict[str, Any]) -> Submission:
         """The task to hand on. Its id follows from what is asked, so that another attempt finds it again."""
         it = self._assignment
-        with _reasons():
-            request = hashlib.sha256(to_json((it.task_id, given))).hexdigest()[:12]
-            if number := self._once_more(request):
-                request = f"{request}.{number + 1}"
-            return Submission(
-                **{key: value for key, value in given.items() if value is not None},
-                id=f"{it.task_id[: 63 - len(request)]}.{request}",
-                priority=self._priority,
-                labels=[LOCAL_ONLY] if LOCAL_ONLY in it.labels else [],
-                parent_id=it.task_id,
-                conversation_id=self._board,
-            )
+        request = hashlib.sha256(to_json((it.task_id, given))).hexdigest()[:12]
+        if number := self._once_more(request):
+            request = f"{request}.{number + 1}"
+        return Submission(
+            **{key: value for key, value in given.items() if value is not None},
+            id=f"{it.task_id[: 63 - len(request)]}.{request}",
+            priority=self._priority,
+            labels=[LOCAL_ONLY] if LOCAL_ONLY in it.labels else [],
+            parent_id=it.task_id,
+            conversation_id=self._board,
+        )
 
     async def _must_be_possible(self, task: Submission) -> None:
         """A name or a skill that nobody has would be waited for without end."""
@@ -292,10 +297,15 @@ def _reasons() -> Iterator[None]:
         yield
     except ValidationError as error:
         raise ToolError("; ".join(map(str, problems(error)))) from error
-    except PydanticSerializationError as error:
+    except ModelError as error:  # of as_json
         raise ToolError(f"what is handed on must be JSON: {error}") from error
     except (RequestError, BrokerError, TimeoutError) as error:
         raise ToolError(str(error)) from error
+
+
+def _portable(text: str) -> str:
+    """What UTF-8 can carry. What is no text is told by whoever checks it."""
+    return portable(text) if isinstance(text, str) else text
 
 
 def _address(to: str) -> str:

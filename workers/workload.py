@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from broker.best_effort import best_effort
 from broker.connection import UNDECODABLE, Delivery
 from broker.crash import crash_point
 from broker.errors import DecodeError, Problem
 from broker.ids import assignment_id
 from broker.messages import Assignment, Holding, Stop, Tell
 from broker.tally import Runs
+from broker.text import on_one_line
 from broker.wire import MAX_ASSIGNMENT_BYTES, decode
 from workers.attempt import CALLED_OFF, Attempt, Ending, failed
 from workers.models.base import LLM
@@ -176,17 +178,23 @@ class Workload:
         )
 
     def _on_over(self, attempt: Attempt, ending: Ending) -> None:
-        _log.info("task %s", ending.outcome, extra=attempt.names)
-        if self._runs is not None:
-            self._runs.add(ending.outcome, attempt.duration, ending.usage)
-        body = attempt.result(ending, instance=self._reporter.instance)
-        trace = None
-        if attempt.span is not None:
-            attempt.span.end(ending.outcome, ending.failure, ending.usage)
-            trace = attempt.span.traceparent
+        ending, body = attempt.result(ending, instance=self._reporter.instance)
+        with best_effort("keeping a record of an attempt"):
+            self._record(attempt, ending)
+        trace = None if attempt.span is None else attempt.span.traceparent
         about = assignment_id(*attempt.key)
         self._reporter.result(about, body, then=partial(self._on_confirmed, attempt.key), trace=trace)
         self._on_change()
+
+    def _record(self, attempt: Attempt, ending: Ending) -> None:
+        """Log, count and trace how it ended."""
+        failure = ending.failure
+        why = "" if failure is None else f": {on_one_line(f'{failure.type}: {failure.message}')}"
+        _log.info("task %s%s", ending.outcome, why, extra=attempt.names)
+        if self._runs is not None:
+            self._runs.add(ending.outcome, attempt.duration, ending.usage)
+        if attempt.span is not None:
+            attempt.span.end(ending.outcome, failure, ending.usage)
 
     def _on_free_slot(self) -> None:
         if self._waiting and self._slots.take():

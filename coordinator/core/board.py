@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from pydantic import JsonValue
+
 from broker.errors import Problem
 from broker.instants import Instant, Micros
 from broker.mail import Message
@@ -48,6 +50,7 @@ class Changes:
     overtaken: dict[str, list[str]] = field(default_factory=dict)  # id of a message -> answers that came before it
     reports: dict[str, SavedReport] = field(default_factory=dict)
     slots: dict[str, tuple[Instant, int]] = field(default_factory=dict)  # of LLMs: how many, from when on
+    earlier_results: list[tuple[Task, int, JsonValue]] = field(default_factory=list)  # with their attempts, at a retry
     undone: list[Instant] = field(default_factory=list)  # when something ended that no longer has, or not then
 
 
@@ -109,7 +112,7 @@ class Board:
         """Put a task that has just become pending into its lane."""
         task.ready_at = now
         task.stop_asking(now)
-        task.llm = task.instance = task.why = task.assigned_at = task.started_at = None
+        task.llm = task.instance = task.model = task.why = task.assigned_at = task.started_at = None
         self.touch(task)
         self.announce(task, now)
         self.guests.update(self.ready.add(task, now))
@@ -120,7 +123,7 @@ class Board:
         task.move(Trigger.ASSIGN)
         task.attempt += 1
         task.llm, task.why, task.assigned_at, task.named_at = llm.name, decision.why, now, now
-        task.usage = task.duration = None
+        task.usage = task.duration = task.model = None
         llm.unclaimed.add(task.id)
         llm.begin(task.id, task.size, task.spec.skills, now)
         llm.free -= 1
@@ -151,7 +154,7 @@ class Board:
     def unpark(self, task: Task, now: Instant) -> None:
         """The attempt goes on, and takes a slot."""
         llm = self.llms[task.llm or ""]
-        task.parked = False
+        task.parked, task.text_at = False, now
         llm.instances[task.instance or ""].parked.discard(task.id)
         llm.begin(task.id, task.size, task.spec.skills, now)
         llm.count()

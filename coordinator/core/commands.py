@@ -103,6 +103,15 @@ class DrainInstance:
 
 
 @dataclass(frozen=True, slots=True)
+class Notify:
+    """Tell an instance, for its log, something that whoever runs it should know."""
+
+    llm: str
+    instance: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """Tell an instance what a person has answered to a question of its attempt."""
 
@@ -125,5 +134,16 @@ class Reply:
 
 
 Command = (
-    Assign | Stop | Tell | DrainInstance | Answer | Reply | Refuse | Announce | AnnounceLLM | AnnounceMessage | Deliver
+    Assign
+    | Stop
+    | Tell
+    | DrainInstance
+    | Notify
+    | Answer
+    | Reply
+    | Refuse
+    | Announce
+    | AnnounceLLM
+    | AnnounceMessage
+    | Deliver
 )

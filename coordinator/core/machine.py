@@ -153,7 +153,7 @@ class Machine:
                 instance.lease_until = Instant(now + board.lease)
         for task in in_hand:
             board.tasks[task.id] = task
-            task.named_at = now
+            task.named_at = task.text_at = now
             llm = board.llm(task.llm or "")
             if task.status is Status.ASSIGNED or not task.instance:
                 llm.unclaimed.add(task.id)

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from broker.instants import EPOCH, Instant, Micros, to_iso
-from broker.messages import LOCAL, Presence
+from broker.messages import LOCAL, Presence, skills_in_text
 from coordinator.core.estimates import Learned
 
 State = Literal["online", "paused", "draining", "offline"]
@@ -30,11 +30,29 @@ class Standing(NamedTuple):
     model: str
 
 
+class Offer(NamedTuple):
+    """What an instance says of itself."""
+
+    model: str = ""
+    skills: Mapping[str, float] = {}
+    labels: Sequence[str] = ()
+    description: str = ""
+
+    def differs_from(self, other: "Offer") -> bool:
+        """Whether a task may be done otherwise by an instance that says this than by one that says the other."""
+        return (self.model, self.skills, sorted(self.labels)) != (other.model, other.skills, sorted(other.labels))
+
+    def __str__(self) -> str:
+        skills, labels = skills_in_text(self.skills) or "none", ",".join(self.labels)
+        return f"model {self.model or 'none'}, skills {skills}{f', labels {labels}' if labels else ''}"
+
+
 @dataclass(slots=True, eq=False)
 class Instance:
     """One process of an LLM. It holds the tasks that it has claimed until its lease runs out.
 
-    Of those that it holds, `parked` wait for something and take no slot.
+    Of those that it holds, `parked` wait for something and take no slot. `offer` is None until it has introduced
+    itself.
     """
 
     id: str
@@ -43,6 +61,7 @@ class Instance:
     draining: bool = False
     held: set[str] = field(default_factory=set)
     parked: set[str] = field(default_factory=set)
+    offer: Offer | None = None
 
     @property
     def working(self) -> int:
@@ -66,7 +85,8 @@ class LLM:
     """An LLM with all its instances. `unclaimed` are tasks assigned to it that no instance has claimed yet.
 
     `skills` are those that count: given by hand, else those that its instances tell (`told_skills`). `paused` and
-    `slots_limit` are set by hand too.
+    `slots_limit` are set by hand too. Where its instances do not say the same of themselves, the one that came last
+    speaks for the LLM.
     """
 
     name: str
@@ -137,17 +157,35 @@ class LLM:
 
     def see(self, presence: Presence, now: Instant, lease: Micros) -> None:
         """Take in a hello or a beat."""
-        self.model = presence.model
-        self.told_skills = presence.skills
-        self.labels = presence.labels
-        self.give_skills(self.skills_given)
-        self.description = presence.description
         self.last_seen = now
         instance = self.instance(presence.instance, now, lease)
+        instance.offer = Offer(presence.model, presence.skills, presence.labels, presence.description)
         instance.slots = presence.slots
         instance.draining = presence.draining
         instance.lease_until = Instant(now + lease)
+        self.speak()
         self.count()
+
+    def speak(self) -> None:
+        """Take over what the instance says of itself that came last."""
+        offers = [instance.offer for instance in self.instances.values() if instance.offer is not None]
+        if offers:
+            self.model, self.told_skills, self.labels, self.description = offers[-1]
+            self.give_skills(self.skills_given)
+
+    def others_than(self, instance_id: str) -> list[Instance]:
+        """The instances that say something else of themselves than this one, where that matters to tasks."""
+        mine = self.instances[instance_id].offer
+        return [
+            instance
+            for instance in self.instances.values()
+            if instance.offer is not None and mine is not None and instance.offer.differs_from(mine)
+        ]
+
+    def model_of(self, instance_id: str) -> str | None:
+        """The model of an instance; None when it has not introduced itself, or has left."""
+        instance = self.instances.get(instance_id)
+        return None if instance is None or instance.offer is None else instance.offer.model
 
     def instance(self, instance_id: str, now: Instant, lease: Micros) -> Instance:
         """That instance; one that has not introduced itself has no slots until it does."""
@@ -194,8 +232,27 @@ def llm_view(llm: LLM, tasks: Mapping[str, bool], now: Instant) -> dict[str, Any
         "in_hand": len(tasks) - (parked := sum(tasks.values())),
         "parked": parked,
         "instances": sorted(llm.instances),
+        **({"by_instance": by_instance} if (by_instance := _by_instance(llm)) else {}),
         "description": llm.description,
         "labels": list(llm.labels),
         "last_seen": to_iso(llm.last_seen),
         "tasks": list(tasks),
     }
+
+
+def _by_instance(llm: LLM) -> list[dict[str, Any]]:
+    """Each instance with what it says of itself, where they differ: the fields of views.InstanceView."""
+    if not any(llm.others_than(instance_id) for instance_id in llm.instances):
+        return []
+    return [
+        {
+            "id": instance.id,
+            "model": instance.offer.model,
+            "skills": dict(instance.offer.skills),
+            "labels": list(instance.offer.labels),
+            "slots": instance.slots,
+            "draining": instance.draining,
+        }
+        for instance in llm.instances.values()
+        if instance.offer is not None
+    ]

@@ -213,6 +213,8 @@ class Requests:
         task.note(now, event.sender.user or ANYBODY, f"retried after it {_ended(task)}{different}")
         if changed:
             self._b.respecify(task, instead_of_several(task.spec, changed), now)
+        if task.result is not None and (completed := [a for a in task.attempts if a.outcome == "completed"]):
+            self._b.changes.earlier_results.append((task, completed[-1].attempt, task.result))
         task.move(Trigger.RETRY)
         if task.finished_at is not None:
             self._b.changes.undone.append(task.finished_at)
@@ -220,7 +222,8 @@ class Requests:
         task.starts = 0
         task.wake_at = None if task.spec.not_before is None else from_datetime(task.spec.not_before)
         self._b.ended.pop(task.id, None)  # whoever depends on it waits for its new end
-        task.llm = task.instance = task.why = task.result = task.error = task.usage = task.duration = None
+        task.llm = task.instance = task.model = task.why = None
+        task.result = task.error = task.usage = task.duration = None
         task.ready_at = task.assigned_at = task.started_at = task.finished_at = None
         task.questions, task.person_wait = [], NO_TIME
         if event.sender.reply_to:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from broker.instants import EPOCH, NO_TIME, Instant, Micros, from_datetime, in_seconds, to_iso
+from broker.instants import EPOCH, NO_TIME, Instant, Micros, from_datetime, in_seconds, seconds, to_iso
 from broker.messages import LOCAL, LOCAL_ONLY, Failure, Status, Submission, Usage
 from coordinator.core.estimates import BASE_LENGTH, text_length
 from coordinator.core.lifecycle import Trigger, after
@@ -14,6 +14,8 @@ from coordinator.core.lifecycle import Trigger, after
 DEFAULT_PRIORITY = 4
 COORDINATOR = "coordinator"  # who has changed a task that nobody else has
 HISTORY_KEPT = 200  # changes; the oldest go first
+QUIET_AFTER = seconds(30)  # without text
+_NO_MODELS = ("exec:", "handler:")  # how names of what need not send any text begin
 
 Rank = tuple[int, int, int]  # lower goes first: higher priority, earlier due date, older
 NO_DUE_DATE = 2**62
@@ -21,7 +23,10 @@ NO_DUE_DATE = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try that is over. Instants in UTC microseconds, `duration` by the worker's clock in microseconds."""
+    """One try that is over. Instants in UTC microseconds, `duration` by the worker's clock in microseconds.
+
+    `model` is that of the instance that had it; None where no instance claimed it, and of earlier versions.
+    """
 
     attempt: int
     llm: str
@@ -34,6 +39,7 @@ class Attempt:
     started_at: Instant | None
     finished_at: Instant
     duration: Micros | None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,9 @@ class Task:
     and is what `max_attempts` limits; `waiting_on` counts unmet dependencies; a blocked task is not looked at before
     `wake_at`; `overdue` is told once; `context_length` counts the characters of the results that it builds on;
     `parked` tells that its attempt waits and holds no slot; `asking_since` is when it became input_required, and
-    `person_wait` how long it was before; `trace` is the traceparent that it came with; `named_at` is when a beat last
-    named it, and is not stored.
+    `person_wait` how long it was before; `trace` is the traceparent that it came with. Not stored are `named_at`, when
+    a beat last named it, `text_at`, when text of its attempt last came or could begin to come, and `streams`, whether
+    any has come.
     """
 
     id: str
@@ -86,6 +93,7 @@ class Task:
     wake_at: Instant | None = None
     llm: str | None = None
     instance: str | None = None
+    model: str | None = None
     why: str | None = None
     ready_at: Instant | None = None
     assigned_at: Instant | None = None
@@ -103,6 +111,8 @@ class Task:
     asking_since: Instant | None = None
     person_wait: Micros = NO_TIME
     named_at: Instant = EPOCH
+    text_at: Instant = EPOCH
+    streams: bool = False
     context_length: int = 0
     _size: int | None = None
     _submitted_view: dict[str, Any] | None = None
@@ -122,6 +132,17 @@ class Task:
         if self.status is Status.INPUT_REQUIRED:
             return self.instance is not None
         return self.status is Status.ASSIGNED or (self.status is Status.IN_PROGRESS and self.llm is not None)
+
+    def quiet_since(self, now: Instant) -> Instant | None:
+        """Since when no text of its attempt has come, where that is long and some could be expected.
+
+        That is from an attempt that has sent text before, and from a model.
+        """
+        works = self.status is Status.IN_PROGRESS and self.instance is not None and not self.parked
+        if not works or now - self.text_at < QUIET_AFTER:
+            return None
+        is_model = bool(self.model) and not (self.model or "").startswith(_NO_MODELS)
+        return self.text_at if self.streams or is_model else None
 
     @property
     def open_questions(self) -> list[Asked]:
@@ -232,6 +253,7 @@ class Task:
             started_at=self.started_at,
             finished_at=now,
             duration=self.duration,
+            model=self.model,
         )
         self.attempts.append(ended)
         self.parked = False
@@ -265,7 +287,7 @@ def view(task: Task) -> dict[str, Any]:
     shown["status"] = task.status.value
     shown["attempt"] = task.attempt
     shown["waiting_on"] = task.waiting_on
-    for name in ("llm", "result"):
+    for name in ("llm", "model", "result"):
         if (value := getattr(task, name)) is not None:
             shown[name] = value
     for name in ("ready_at", "assigned_at", "started_at", "finished_at"):
@@ -316,6 +338,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "attempt": attempt.attempt,
         "llm": attempt.llm,
         "instance": attempt.instance,
+        "model": attempt.model,
         "why": attempt.why,
         "outcome": attempt.outcome,
         "error": _failure(attempt.error),
@@ -335,6 +358,7 @@ def _present_attempt(task: Task) -> list[dict[str, Any]]:
         "attempt": task.attempt,
         "llm": task.llm,
         "instance": task.instance,
+        "model": task.model,
         "why": task.why,
         "assigned_at": to_iso(task.assigned_at),
         "started_at": to_iso(task.started_at),

@@ -6,6 +6,7 @@ from broker.errors import Problem
 from broker.instants import Instant, Micros, seconds
 from broker.messages import Failure, Result, Status
 from coordinator.core.board import NOT_YOURS, Board
+from coordinator.core.commands import Notify
 from coordinator.core.events import BeingChecked, Claimed, Left, Progressed, Reported, Seen, Sender
 from coordinator.core.lifecycle import Trigger
 from coordinator.core.pool import LLM, Instance
@@ -29,7 +30,11 @@ class Work:
         presence = event.presence
         llm = self._b.llm(presence.name)
         before, offers = llm.standing, (llm.skills, llm.labels, llm.slots)
+        known = llm.instances.get(presence.instance)
+        said = None if known is None else known.offer
         llm.see(presence, now, self._b.lease)
+        if said != llm.instances[presence.instance].offer:
+            self._tell_who_differs(llm, presence.instance)
         self._b.changes.llms[llm.name] = llm
         if (llm.skills, llm.labels, llm.slots) != offers:
             self._b.ready.llm_changed(llm)
@@ -48,6 +53,17 @@ class Work:
             for task in [self._b.tasks[task_id] for task_id in llm.unclaimed - named]:
                 self._lose(task, "its instances take nothing new", now)
 
+    def _tell_who_differs(self, llm: LLM, newcomer: str) -> None:
+        """Tell an instance, and those that were there before, that they do not say the same of themselves."""
+        if not (others := llm.others_than(newcomer)):
+            return
+        mine = llm.instances[newcomer]
+        first, *rest = others
+        more = f", and {len(rest)} more" if rest else ""
+        self._b.say(Notify(llm.name, newcomer, _differs(mine, first) + more))
+        for other in others:
+            self._b.say(Notify(llm.name, other.id, _differs(other, mine)))
+
     def claimed(self, event: Claimed, now: Instant) -> None:
         """An instance takes an attempt; it is told to stop when that is not its own."""
         claim = event.claim
@@ -57,6 +73,8 @@ class Work:
             llm = self._b.llms[event.llm]
             task.move(Trigger.CLAIM)
             task.instance, task.started_at, task.named_at = claim.instance, now, now
+            task.model = llm.model_of(claim.instance)
+            task.text_at, task.streams = now, False
             task.starts += 1
             free = llm.free
             llm.unclaimed.discard(task.id)
@@ -75,6 +93,8 @@ class Work:
         task = self._b.held(progress.task_id, progress.attempt, event.llm, progress.instance)
         if task:
             task.named_at = now
+            if progress.text:
+                task.text_at, task.streams = now, True
 
     def being_checked(self, event: BeingChecked, now: Instant) -> None:
         """An answer is here: whatever becomes of its worker, the attempt is not lost before it is judged."""
@@ -133,7 +153,8 @@ class Work:
         if task.status is Status.ASSIGNED:  # its claim was lost
             task.starts += 1
             task.started_at = now
-        task.instance = result.instance
+        if task.instance != result.instance or task.model is None:
+            task.instance, task.model = result.instance, self._b.llm(task.llm or "").model_of(result.instance)
         task.usage = result.usage
         task.duration = _run_time(result)
         llm = self._b.take_back(task)
@@ -167,11 +188,13 @@ class Work:
             self._b.ready.discard(task)
         task.note(now, llm, f"late result of attempt {result.attempt} accepted")
         task.llm, task.instance, task.usage, task.result = llm, result.instance, result.usage, result.result
+        task.model = self._b.llm(llm).model_of(result.instance)
         task.duration = _run_time(result)
         for ended in [a for a in task.attempts if a.attempt == result.attempt]:
             task.attempts.remove(ended)
             self._b.changes.undone.append(ended.finished_at)
             task.assigned_at, task.started_at, task.why = ended.assigned_at, ended.started_at, ended.why
+            task.model = ended.model if ended.instance == result.instance else task.model
             task.ready_at = ended.assigned_at  # the latest that it can have been; by now it tells of a newer attempt
         newest, task.attempt = task.attempt, result.attempt
         self._b.record(task, task.end_attempt(now, "completed"))
@@ -180,13 +203,16 @@ class Work:
         self._b.finish(task, Trigger.COMPLETE, now)
 
     def _drop_instance(self, llm: LLM, instance: Instance, reason: str, now: Instant) -> None:
-        before = llm.standing
+        before, offers = llm.standing, (llm.skills, llm.labels)
         lost = [self._b.tasks[task_id] for task_id in instance.held]
         del llm.instances[instance.id]
         if not llm.instances:
             lost += [self._b.tasks[task_id] for task_id in llm.unclaimed]
         for task in lost:
             self._lose(task, reason, now)
+        llm.speak()
+        if (llm.skills, llm.labels) != offers:
+            self._b.ready.llm_changed(llm)
         llm.count()
         self._b.changes.llms[llm.name] = llm
         self._b.announce_llm(llm, before, now)
@@ -214,6 +240,10 @@ class Work:
         task = self._b.tasks.get(task_id)
         assigned = task and task.status is Status.ASSIGNED and task.attempt == attempt and task.llm == llm
         return task if assigned else None
+
+
+def _differs(instance: Instance, other: Instance) -> str:
+    return f"another worker of this name, {other.id}, has {other.offer}; this one, {instance.id}, has {instance.offer}"
 
 
 def _is_never_taken_up(task: Task) -> bool:

@@ -5,6 +5,7 @@ longer as it was, because a task was retried or a clock was set back, it is open
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import BigInteger, Connection, Table, case, delete, func, insert, literal, select
 
@@ -20,8 +21,8 @@ SIZE = 10_000  # tasks of a period
 _periods, _durations = schema.periods, schema.durations
 _tasks, _attempts = schema.tasks.c, schema.attempts.c
 
-_TASKS_BY = Report(("status", "llm", "overdue", "hour"), moment=Moment.FINISHED)
-_ATTEMPTS_BY = Report(("llm", "outcome", "error", "hour"), moment=Moment.FINISHED)
+_TASKS_BY = Report(("status", "llm", "overdue", "hour", "model"), moment=Moment.FINISHED)
+_ATTEMPTS_BY = Report(("llm", "outcome", "error", "hour", "model"), moment=Moment.FINISHED)
 _DURATIONS_BY = Report(("status", "overdue"), moment=Moment.FINISHED)
 _COLUMNS = {"error": "error_type", "busy": "duration", "cost": "cost_nanos"}  # that are not named as what they hold
 
@@ -62,11 +63,11 @@ def _end(connection: Connection, its: Range) -> Instant | None:
 
 def _close(connection: Connection, start: Instant, until: Instant) -> Instant:
     span = Span(None, None, until)
-    tasks = facts.tasks(_TASKS_BY, span, [(start, until)])
+    tasks = _as_stored(facts.tasks(_TASKS_BY, span, [(start, until)]), _tasks.model)
     sums = [f"{measure}_{part}" for measure in MEASURES for part in ("count", "total", "max")]
     firsts = {"first_submitted": func.min(_tasks.submitted_at), "first_finished": tasks.parts["first"]}
     _add_up(connection, schema.task_sums, start, tasks, ["tasks", *sums], firsts)
-    attempts = facts.attempts(_ATTEMPTS_BY, span, [(start, until)])
+    attempts = _as_stored(facts.attempts(_ATTEMPTS_BY, span, [(start, until)]), _attempts.model)
     length = _attempts.finished_at - _attempts.started_at
     lengths = {"length": func.sum(case((length > literal(0, BigInteger), length)))}
     used = ["attempts", "busy", "input_tokens", "output_tokens", "cost"]
@@ -87,6 +88,11 @@ def _close(connection: Connection, start: Instant, until: Instant) -> Instant:
     }
     connection.execute(insert(_periods), period)
     return until
+
+
+def _as_stored(fact: Fact, model: Column) -> Fact:
+    """The fact with the models that are stored: where there is none, a report takes what the LLM says by then."""
+    return replace(fact, dimensions={**fact.dimensions, "model": model})
 
 
 def _add_up(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, case, exists, func, null, select
+from sqlalchemy import ColumnElement, FromClause, Select, Table, case, exists, func, null, select
 
 from broker.instants import EPOCH, Instant
 from broker.messages import FINAL, Status
@@ -23,8 +23,12 @@ EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday, the fourth day of its week
 
 _tasks, _attempts, _llms = schema.tasks, schema.attempts, schema.llms
 _OPEN = tuple(status.value for status in Status if status not in FINAL)
-MODEL = _llms.c.model
 _MARKS = {"label": schema.labels.c.label, "skill": schema.skills.c.skill}  # dimensions of which a task has several
+
+
+def model_in(table: Table) -> Column:
+    """The model of the instance that had it. Where none is known, the model that the LLM says it is, now."""
+    return func.coalesce(table.c.model, _llms.c.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ def tasks(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fact:
             "status": columns.status.concat(""),  # else SQLite would take the index tasks_by_status for it
             "llm": columns.llm,
             "error": columns.error_type,
-            "model": MODEL,
+            "model": model_in(_tasks),
             **_task_dimensions(late),
             **_MARKS,
             **times(moment),
@@ -162,7 +166,7 @@ def attempts(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fac
             "llm": columns.llm,
             "outcome": columns.outcome,
             "error": columns.error_type,
-            "model": MODEL,
+            "model": model_in(_attempts),
             **of_task,
             **_MARKS,
             **times(moment),

@@ -14,7 +14,7 @@ from broker.instants import EPOCH
 from broker.messages import Status
 from broker.reporting import MEASURES, Moment, Report
 from coordinator import schema
-from coordinator.reports.facts import ALWAYS, HOUR, MODEL, Column, Fact, Range, Span, times, within
+from coordinator.reports.facts import ALWAYS, HOUR, Column, Fact, Range, Span, model_in, times, within
 
 _tasks, _attempts, _durations = schema.task_sums, schema.attempt_sums, schema.durations
 
@@ -82,7 +82,7 @@ def tasks(report: Report, ended: Sequence[Range]) -> Fact:
             "status": columns.status,
             "llm": columns.llm,
             "overdue": columns.overdue,
-            "model": MODEL,
+            "model": model_in(_tasks),
             **(times(columns.hour * HOUR) if is_finished else {}),
         },
         {
@@ -115,7 +115,7 @@ def attempts(report: Report, ended: Sequence[Range]) -> Fact:
             "llm": columns.llm,
             "outcome": columns.outcome,
             "error": columns.error_type,
-            "model": MODEL,
+            "model": model_in(_attempts),
             **(times(columns.hour * HOUR) if report.moment is Moment.FINISHED else {}),
         },
         {

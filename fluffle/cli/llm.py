@@ -61,7 +61,8 @@ def list_(*, as_json: bool) -> None:
 def show(*, name: str, as_json: bool) -> None:
     """Show an LLM and the tasks that it has in hand."""
     from broker.messages import skills_in_text
-    from fluffle.cli.output import heading, print_fields, print_json
+    from fluffle.cli.output import heading, print_fields, print_json, print_table
+    from fluffle.cli.show import since
 
     async def fetch() -> "LLMView":
         async with client() as asking:
@@ -92,7 +93,14 @@ def show(*, name: str, as_json: bool) -> None:
     if view.tasks:
         heading("Tasks in hand")
         for task_id in view.tasks:
-            click.echo(task_id)
+            quiet = view.quiet.get(task_id)
+            click.echo(task_id + (f"  no text for {since(quiet)}" if quiet else ""))
+    if view.by_instance:
+        heading("Its instances differ")
+        print_table(
+            ("INSTANCE", "MODEL", "SLOTS", "LABELS", "SKILLS"),
+            [(it.id, it.model, it.slots, ",".join(it.labels), skills_in_text(it.skills)) for it in view.by_instance],
+        )
 
 
 @llm.command()

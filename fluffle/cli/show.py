@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -97,6 +97,9 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
             ("Usage", _usage(view.usage)),
         ]
     )
+    for attempt in view.attempts:
+        if attempt.quiet_since is not None:
+            click.echo(f"Attempt {attempt.attempt} has sent no text for {since(attempt.quiet_since)}.")
     heading("Timeline")
     for line in _with_steps(timeline(view)):
         click.echo(line)
@@ -113,6 +116,9 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
             which = f" -q {asked.id}" if sum(other.answer is None for other in view.questions) > 1 else ""
             click.echo(f"To answer: fluffle task answer {view.id}{which} TEXT")
     contents: list[tuple[str, Any]] = [("Inputs", view.inputs), ("Error", view.error and reason(view))]
+    contents += [
+        (f"Result of attempt {attempt.attempt}, before the retry", attempt.result) for attempt in view.attempts
+    ]
     contents += sections(view.result) if is_joined(view) else [("Result", view.result)]
     for title, content in contents:
         if content is not None:
@@ -158,12 +164,20 @@ def _of_attempt(attempt: "AttemptView") -> Iterator[Line]:
     if attempt.assigned_at:
         yield attempt.assigned_at, f"{name} assigned to {attempt.llm}" + (f": {attempt.why}" if attempt.why else "")
     if attempt.started_at:
-        yield attempt.started_at, f"{name} started" + (f" at {attempt.instance}" if attempt.instance else "")
+        where = f" at {attempt.instance}" if attempt.instance else ""
+        yield attempt.started_at, f"{name} started{where}" + (f" ({attempt.model})" if attempt.model else "")
     if attempt.finished_at:
         length = f" after {duration(attempt.duration)}" if attempt.duration is not None else ""
         used = f", {usage}" if (usage := _usage(attempt.usage)) else ""
         why = f": {attempt.error.type}: {attempt.error.message}" if attempt.error else ""
         yield attempt.finished_at, f"{name} {attempt.outcome}{length}{used}{why}"
+
+
+def since(moment: datetime) -> str:
+    """How long ago that was."""
+    from fluffle.cli.output import duration
+
+    return duration(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
 
 
 def _with_steps(lines: list[Line]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from nicegui import ui
 
-from broker.messages import Status
+from broker.messages import Status, skills_in_text
 from broker.views import LLMView, TaskView
 from fluffle.client import Client
 from fluffle.web.desk import Desk, Site
@@ -72,6 +72,9 @@ class _LLMs:
             with Part("span", "seen ", "muted"):
                 self._seen[llm.name] = ago(llm.last_seen)
         Part("p", " · ".join(part for part in (llm.model, llm.description) if part), "muted model")
+        for it in llm.by_instance:
+            told = f"{it.id}: {it.model or 'no model'}, {skills_in_text(it.skills) or 'no skills'}, slots {it.slots}"
+            Part("p", told, "muted differs")
         self._build_load(llm)
         with Part("ul", None, "skills", aria_label="Skills"):
             for skill, level in sorted(llm.skills.items(), key=lambda pair: (-pair[1], pair[0])):
@@ -84,6 +87,9 @@ class _LLMs:
                     with Part("li"):
                         status(view.status.value)
                         Part("a", view.description, href=self._desk.task_url(view.id))
+                        if since := llm.quiet.get(view.id):
+                            with Part("span", "no text since ", "muted quiet-since"):
+                                ago(since)
         elif llm.state == "online":
             Part("p", "Waiting for work", "muted doing")
         with Part("div", None, "llm-actions"):

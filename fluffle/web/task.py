@@ -47,6 +47,8 @@ class _Task:
         self._parts: list[TaskView] = []
         self._streamed: dict[str, str] = {}  # text by LLM; shown is that of the LLM that has the task
         self._stream: Any = None
+        self._quiet: Part | None = None  # where it is said that no text comes
+        self._quiet_since: datetime | None = None
         self._streaming = Paced(self._show_stream, _STREAM_EVERY)
 
     async def build(self) -> None:
@@ -54,6 +56,7 @@ class _Task:
         self._body = Part("div", None, "task")
         await self._desk.follow(self._refresh, {"task"}, fits=self._is_about_it)
         self._desk.hear({"progress"}, self._hear_progress)
+        self._desk.hear({"state"}, lambda _: self._show_quiet())
         self._desk.keep(self._streaming.run())
 
     def _is_about_it(self, told: Told) -> bool:
@@ -104,6 +107,20 @@ class _Task:
     def _text_so_far(self) -> str:
         """What the LLM that has the task has written."""
         return self._streamed.get((self._view and self._view.llm) or "", "")
+
+    def _show_quiet(self) -> None:
+        """Say since when no text has come, where that is long."""
+        if self._quiet is None or self._quiet.is_deleted or self._view is None:
+            return
+        llm = self._desk.site.live.llm(self._view.llm or "")
+        since = None if llm is None else llm.quiet.get(self._id)
+        if since != self._quiet_since:
+            self._quiet_since = since
+            self._quiet.clear()
+            if since is not None:
+                with self._quiet:
+                    Part("span", "No text since ")
+                    ago(since)
 
     # -- what to do ------------------------------------------------------------------------------------------------
 
@@ -168,6 +185,9 @@ class _Task:
         elif view.status is Status.IN_PROGRESS:
             with Part("section", None, "card"):
                 Part("h2", f"{view.llm} is at work")
+                self._quiet = Part("p", None, "muted quiet-since")
+                self._quiet_since = None
+                self._show_quiet()
                 self._stream = rendered(markdown(self._text_so_far()), "prose answer streaming")
 
     def _build_parts(self) -> None:
@@ -196,6 +216,7 @@ class _Task:
             with Part("div", None, "attempt-head"):
                 Part("strong", f"{attempt.attempt}")
                 Part("a", attempt.llm, href=self._desk.url(f"/llms#{attempt.llm}"))
+                Part("span", attempt.model, "muted")
                 if attempt.outcome:
                     status(attempt.outcome)
                 if attempt.duration is not None:
@@ -205,6 +226,10 @@ class _Task:
                 Part("p", f"Why this LLM: {attempt.why}", "muted")
             if attempt.error:
                 Part("p", f"{attempt.error.type}: {attempt.error.message}", "error")
+            if attempt.result is not None:
+                with Part("details", None, "inputs"):
+                    Part("summary", "Its result, before the task was retried")
+                    rendered(content(attempt.result), "prose")
 
     def _build_time(self, view: TaskView) -> None:
         parts = phases(view, datetime.now(UTC))

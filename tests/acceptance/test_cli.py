@@ -144,6 +144,27 @@ def test_what_the_protocol_forbids_is_named(shell: Shell) -> None:
     assert shell.error("task", "submit", "x", "--id", "with space").startswith("id: is no id: 1 to 64 of ")
 
 
+LATIN_1 = b"caf\xe9".decode(errors="surrogateescape")  # an argument that is not UTF-8, as Python gets it
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        (("task", "submit", LATIN_1), "description: "),
+        (("task", "submit", "x", "-m", f"k={LATIN_1}", "-n"), "metadata: "),
+        (("task", "submit", "x", "--input", '{"a": "\\ud800"}', "-n"), "inputs: "),
+        (("task", "update", "t-1", "-m", f"k={LATIN_1}"), "t-1: metadata: "),
+        (("task", "retry", "t-1", "-m", f"k={LATIN_1}"), "t-1: changes.metadata: "),
+        (("task", "cancel", "t-1", "--reason", LATIN_1), "t-1: reason: "),
+        (("task", "list", "--text", LATIN_1), "text: "),
+        (("message", "send", "obi", LATIN_1), "content: "),
+        (("report", LATIN_1), "name: "),
+    ],
+)
+def test_text_that_is_not_utf8_is_refused_with_its_place(shell: Shell, command: tuple[str, ...], path: str) -> None:
+    assert shell.error(*command).startswith(f"{path}cannot be UTF-8")
+
+
 def test_a_failed_task_has_its_own_exit_code(shell: Shell) -> None:
     arguments = ("task", "submit", "x", "--input", '{"fail": "no ink"}', "-k", "obey", "--wait")
     assert re.search(r"task \S+ failed: broken: no ink", shell.error(*arguments, code=3))
@@ -506,6 +527,32 @@ def test_the_llms_are_listed_and_shown(shell: Shell, gate: Path) -> None:
     assert shell.error("llm", "show", "nobody") == "name: there is no LLM nobody"
     gate.touch()
     shell("task", "wait", task_id)
+
+
+def test_workers_of_one_name_that_differ_say_so_and_are_shown_one_by_one(shell: Shell, place: Site) -> None:
+    first = place.worker("twin", "--exec", "cat", "--skills", "copy")
+    second = place.worker("twin", "--exec", "tee", "--skills", "copy", "--slots", "2")
+    first.wait_for("twin: another worker of this name")
+    second.wait_for("twin: another worker of this name")
+    assert "has model exec:tee, skills copy; this one" in first.output
+    assert "has model exec:cat, skills copy; this one" in second.output
+    shown = shell("llm", "show", "twin").split("Its instances differ")[1]
+    rows = [line.split() for line in shown.strip().splitlines()]
+    assert [(row[1], row[2]) for row in rows[-2:]] == [("exec:cat", "1"), ("exec:tee", "2")]
+    first.terminate()
+    until(lambda: len(shell.json("llm", "show", "twin")["instances"]) == 1, "the first one has left")
+    assert shell.json("llm", "show", "twin")["by_instance"] == []
+
+
+def test_the_earlier_result_of_a_retried_task_is_shown_with_its_attempt(shell: Shell) -> None:
+    task_id = shell("task", "submit", "first", "-k", "obey", "--wait", "--json").strip()
+    task_id = json.loads(task_id)["id"]
+    shell("task", "retry", task_id, "--description", "second")
+    shell("task", "wait", task_id)
+    shown = shell("task", "show", task_id)
+    assert "Result of attempt 1, before the retry\nfirst\n" in shown
+    assert shown.rstrip().endswith("Result\nsecond")
+    assert [attempt.get("result") for attempt in shell.json("task", "show", task_id)["attempts"]] == ["first", None]
 
 
 def test_the_report_is_readable_and_has_its_figures_as_json(shell: Shell) -> None:

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from broker.views import MessageView
 from fluffle.sync import SyncClient
 from tests.support.amqp import Amqp
 from tests.support.ledger import Ledger
-from tests.support.openai_server import OpenAIServer, Text
+from tests.support.openai_server import OpenAIServer, Paused, Text
 from tests.support.processes import until
 from tests.support.shell import Shell
 from tests.support.site import Site
@@ -389,20 +389,6 @@ def test_whoever_listens_hears_what_others_say(ana: SyncClient, bo: SyncClient, 
     ]
 
 
-class Paused(Text):
-    """An answer that waits after its first piece until somebody has seen it."""
-
-    def __init__(self, *pieces: str) -> None:
-        super().__init__(*pieces)
-        self.seen = threading.Event()
-
-    def deltas(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        first, *rest = super().deltas(request)
-        yield first
-        assert self.seen.wait(30)
-        yield from rest
-
-
 def test_the_text_of_a_model_streams_to_who_asks_and_to_who_listens(
     site: Site, ana: SyncClient, bo: SyncClient
 ) -> None:
@@ -427,9 +413,9 @@ def test_the_text_of_a_model_streams_to_who_asks_and_to_who_listens(
             for it in said:
                 if isinstance(it, MessageProgress):
                     heard.append(it.text)
-                    if not reply.seen.is_set():
+                    if not reply.go_on.is_set():
                         until(lambda: "".join(pieces) == "Queues ", "who asks has the first piece")
-                        reply.seen.set()
+                        reply.go_on.set()
                 elif it.sender == "llm.remote" and it.id != begun.id:
                     answer = it
                     break

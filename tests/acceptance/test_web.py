@@ -204,6 +204,18 @@ def test_a_task_is_moved_and_cancelled_from_its_page(place: Place, operator: Vis
     expect(status_of(page)).to_have_text("cancelled")
 
 
+def test_the_earlier_result_of_a_retried_task_is_shown_with_its_attempt(place: Place, operator: Visit) -> None:
+    task_id = place.done("Answer twice", answer="the first answer")
+    place.client.retry(task_id, inputs={"answer": "the second answer"})
+    place.client.wait(task_id, timeout=60)
+    page = operator.go(f"/tasks/{task_id}")
+    attempts = page.locator(".attempts > li")
+    expect(attempts).to_have_count(2)
+    attempts.last.get_by_text("Its result, before the task was retried").click()
+    expect(attempts.last).to_contain_text("the first answer")
+    expect(page.locator(".answer")).to_have_text("the second answer")
+
+
 def test_the_parts_of_a_task_are_shown_with_it(place: Place, operator: Visit) -> None:
     whole = place.client.submit("Read this together", assignees=["ada", "ben"], mode="all", inputs={"text": TEXT})
     page = operator.go(f"/tasks/{whole.id}")

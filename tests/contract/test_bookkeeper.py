@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import Engine, text
@@ -707,3 +708,21 @@ def test_only_an_answer_that_would_count_is_checked(desk: Desk, late: Callable[[
     desk.process(claim("a"))
     aside = desk.commit(here(late())).aside
     assert [it.about.task_id for it in aside if isinstance(it, Unchecked)] == wants
+
+
+def test_what_is_counted_for_show_does_not_keep_a_result_from_being_recorded(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Mock(side_effect=RuntimeError("nothing is counted today"))
+    desk = Desk(store)
+    tally = Mock(count=broken)
+    spans = Mock(take_in=broken, committed=broken, assigned=broken)
+    monkeypatch.setattr(desk.books, "_tally", tally)
+    monkeypatch.setattr(desk.books, "_spans", spans)
+    monkeypatch.setattr(store, "close_period", broken)
+    said = desk.process(hello(), submit("t1"))
+    assert assigned(said) == ["t1"]
+    said = desk.process(claim("t1"), result("t1"))
+    assert desk.views()["t1"]["result"] == "T1"
+    assert not [message for message in said if message.exchange == REJECTED]
+    assert broken.call_count > 4

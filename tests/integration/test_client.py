@@ -10,7 +10,15 @@ from uuid import UUID
 
 import pytest
 
-from broker.errors import BrokerUnreachable, LinkClosed, QueryRejected, TaskCancelled, TaskFailed, TaskRejected
+from broker.errors import (
+    BrokerUnreachable,
+    LinkClosed,
+    MessageRejected,
+    QueryRejected,
+    TaskCancelled,
+    TaskFailed,
+    TaskRejected,
+)
 from broker.ids import uuid7
 from broker.messages import Progress, Status, Submission
 from fluffle.client import Client
@@ -169,6 +177,38 @@ async def test_a_bad_one_among_many_stops_none_of_the_others(client: Client) -> 
     cycle = Submission(id="missing", description="four", depends_on=[own])
     fates = [fate async for fate in client.submit_many([*tasks, cycle])]
     assert [isinstance(fate, TaskHandle) for fate in fates] == [True, True, True, False]
+
+
+async def test_a_task_that_cannot_be_sent_is_rejected_and_the_others_go_on(client: Client) -> None:
+    changed = Submission(description="changed later", inputs={"texts": []}, skills=["obey"])
+    assert isinstance(changed.inputs, dict)
+    changed.inputs["texts"] = ["half \ud83d"]
+    good = [Submission(description=text, skills=["obey"]) for text in ("one", "two")]
+    fates = [fate async for fate in client.submit_many([good[0], "half \ud83d", changed, good[1]])]
+    one, described, with_inputs, two = fates
+    assert isinstance(one, TaskHandle)
+    assert isinstance(two, TaskHandle)
+    assert [await one.result(WITHIN), await two.result(WITHIN)] == ["one", "two"]
+    assert isinstance(described, TaskRejected)
+    assert [problem.path for problem in described.problems] == ["description"]
+    assert isinstance(with_inputs, TaskRejected)
+    assert [problem.path for problem in with_inputs.problems] == ["inputs"]
+    with pytest.raises(TaskRejected, match="inputs: cannot be UTF-8"):
+        await client.submit(changed)
+
+
+@pytest.mark.parametrize("bad", [{"a": "\ud83d"}, {"\udc00": 1}, {"a": [{"b": ["\ud83d"]}]}])
+async def test_text_that_utf8_cannot_carry_is_rejected_with_its_path(client: Client, bad: dict[str, Any]) -> None:
+    with pytest.raises(TaskRejected, match=r"^metadata: cannot be UTF-8"):
+        await client.update("some-task", metadata=bad)
+    with pytest.raises(TaskRejected, match=r"^changes.metadata: cannot be UTF-8"):
+        await client.retry("some-task", metadata=bad)
+    with pytest.raises(TaskRejected, match=r"^inputs: cannot be UTF-8"):
+        await client.submit("x", inputs=bad)
+    with pytest.raises(TaskRejected, match=r"^output_schema: cannot be UTF-8"):
+        await client.submit("x", output_schema=bad)
+    with pytest.raises(MessageRejected, match=r"^metadata: cannot be UTF-8"):
+        await client.send("llm.obi", "x", metadata=bad)
 
 
 async def test_a_list_goes_on_over_its_pages(client: Client) -> None:

@@ -4,10 +4,11 @@ import asyncio
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from workers.models import command
 from workers.models.base import Answer, Job, ModelError
 from workers.models.command import CommandLLM
+from workers.tools import Desk
 
 
 def shell(script: str) -> CommandLLM:
@@ -299,3 +301,43 @@ async def test_slots_run_at_the_same_time(tmp_path: Path) -> None:
     async with asyncio.timeout(20):
         both = await asyncio.gather(*(llm.run(Job(name, 1, "Meet."), lambda text: None) for name in ("a", "b")))
     assert [answer.result for answer in both] == ["met", "met"]
+
+
+# -- the socket of its tools ---------------------------------------------------------------------------------------
+
+
+class SomeTools:
+    """A desk with a tool that nobody uses here."""
+
+    tools = frozenset({"read"})
+
+
+PRINT_SOCKET = """
+import os, stat
+path = os.environ.get("FLUFFLE_TOOLS")
+print(path and stat.S_ISSOCK(os.stat(path).st_mode))
+"""
+
+
+async def with_tools(llm: CommandLLM) -> Any:
+    """What it answers to a job for which it has tools."""
+    return (await llm.run(Job("t-1", 1, "Say hello."), lambda text: None, cast(Desk, SomeTools()))).result
+
+
+@pytest.mark.parametrize("length", [1, 95, 150])
+async def test_the_tools_have_a_socket_however_long_the_path_of_the_temporary_folder_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    folder = tmp_path / ("d" * max(1, length - len(str(tmp_path)) - 1))
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    assert await with_tools(python(PRINT_SOCKET)) == "True"
+
+
+async def test_a_command_without_a_place_for_a_socket_runs_without_tools_and_that_is_logged_at_its_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("workers.tool_socket.MOST_BYTES", 10)
+    llm = python(PRINT_SOCKET)
+    assert "cannot use `fluffle tool`: set TMPDIR to a folder with a short path" in caplog.text
+    assert await with_tools(llm) == "None"

@@ -338,7 +338,8 @@ async def test_an_llm_that_cannot_do_it_is_a_failure_with_its_reason(
         broken = await coordinator.next("result", task_id="t-2")
     assert (refused.outcome, refused.error.type, refused.error.message) == ("failed", "content_filter", "I will not")
     assert not refused.error.retryable
-    assert (broken.outcome, broken.error.type, broken.error.message) == ("failed", "ZeroDivisionError", "one by ? none")
+    assert (broken.outcome, broken.error.type) == ("failed", "ZeroDivisionError")
+    assert broken.error.message == "one by \ufffd none"
     assert broken.error.retryable
 
 
@@ -435,7 +436,7 @@ async def test_a_result_over_the_limit_is_a_failure_that_says_so(
     assert result.usage == Usage(output_tokens=1250)
 
 
-@pytest.mark.parametrize("value", [float("nan"), {"a": {1, 2}}, "\ud800", b"bytes"])
+@pytest.mark.parametrize("value", [float("nan"), {"a": {1, 2}}, b"bytes"])
 async def test_an_answer_that_is_not_json_is_a_failure_that_says_so(
     workers: Workers, coordinator: StandIn, llm: Scripted, value: Any
 ) -> None:

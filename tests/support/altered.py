@@ -1,8 +1,8 @@
 """`fluffle` with something about it altered: python -m tests.support.altered CHANGE… -- ARGUMENTS…
 
 A CHANGE is the name of a mechanism that keeps the books right, which is switched off; or `clock=SECONDS`, which makes
-the wall clock of the process wrong by that much; or `lost-replies=COUNT`, see below. A proof that finds nothing when a
-mechanism is off proves nothing.
+the wall clock of the process wrong by that much; or `lost-replies=COUNT` or `quiet=SECONDS`, see below. A proof that
+finds nothing when a mechanism is off proves nothing.
 """
 
 import dataclasses
@@ -139,7 +139,18 @@ def wrong_clock(seconds: int) -> None:
     time.time_ns = lambda: time_ns() + seconds * 10**9
 
 
-TROUBLES: dict[str, Callable[[int], None]] = {"clock": wrong_clock, "lost-replies": lost_replies}
+def soon_quiet(seconds: int) -> None:
+    """Attempts that have sent no text for so long are quiet."""
+    from coordinator.core import task
+
+    _replace(task, "QUIET_AFTER", seconds * 1_000_000)
+
+
+TROUBLES: dict[str, Callable[[int], None]] = {
+    "clock": wrong_clock,
+    "lost-replies": lost_replies,
+    "quiet": soon_quiet,
+}
 
 
 def _replace(owner: Any, name: str, value: Any) -> None:

@@ -328,6 +328,7 @@ def seen(
     tasks: Iterable[tuple[str, int]] = (),
     description: str = "",
     draining: bool = False,
+    model: str = "",
 ) -> Seen:
     """An instance says hello or gives a beat. `tasks` are (task, attempt) that it has in hand."""
     hand = [Holding(task_id=task_id, attempt=attempt) for task_id, attempt in tasks]
@@ -341,6 +342,7 @@ def seen(
             tasks=hand,
             description=description,
             draining=draining,
+            model=model,
         )
     )
 
@@ -355,9 +357,12 @@ def claimed(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str
     return Claimed(llm, Claim(task_id=task_id, attempt=attempt, instance=instance))
 
 
-def progressed(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1") -> Progressed:
-    """An instance tells that it works."""
-    return Progressed(llm, Progress(task_id=task_id, attempt=attempt, instance=instance, note="working"))
+def progressed(
+    task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1", text: str | None = None
+) -> Progressed:
+    """An instance tells that it works, or sends `text`."""
+    progress = Progress(task_id=task_id, attempt=attempt, instance=instance, note="working", text=text)
+    return Progressed(llm, progress)
 
 
 def waited(

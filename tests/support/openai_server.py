@@ -45,6 +45,21 @@ class Text:
             yield {"content": piece}
 
 
+class Paused(Text):
+    """The first piece; the others when `go_on` is set."""
+
+    def __init__(self, *pieces: str) -> None:
+        super().__init__(*pieces)
+        self.go_on = threading.Event()
+
+    def deltas(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The first piece at once."""
+        first, *rest = super().deltas(request)
+        yield first
+        assert self.go_on.wait(150)
+        yield from rest
+
+
 class ToolCall(Text):
     """A call of a tool, without `name` the first one of the request, its arguments in pieces."""
 

@@ -92,7 +92,7 @@ class Log:
             finished, submitted = micros(view.get("finished_at")), micros(view["submitted_at"]) or 0
             waited = started is not None and ready is not None and started >= ready
             yield {
-                **self._dimensions(view, view.get("llm"), view.get("error"), at, now),
+                **self._dimensions(view, view, at, now),
                 "_at": at,
                 "_status": view["status"],
                 "_late": _lateness(view, now),
@@ -111,7 +111,7 @@ class Log:
                 at = micros(view["submitted_at"] if moment == "submitted" else attempt["finished_at"])
                 usage = attempt.get("usage", {})
                 yield {
-                    **self._dimensions(view, attempt["llm"], attempt.get("error"), at, now),
+                    **self._dimensions(view, attempt, at, now),
                     "outcome": [attempt["outcome"]],
                     "_at": at,
                     "_duration": _whole(attempt.get("duration")),
@@ -120,12 +120,13 @@ class Log:
                     "_nanos": round(usage.get("cost_usd", 0) * 10**9),
                 }
 
-    def _dimensions(self, view: Any, llm: str | None, error: Any, at: int | None, now: int) -> Item:
-        priority = view["priority"]
+    def _dimensions(self, view: Any, it: Any, at: int | None, now: int) -> Item:
+        """Of a task, or of an attempt of it: `it` tells whose it is."""
+        priority, llm, error = view["priority"], it.get("llm"), it.get("error")
         return {
             "status": [view["status"]],
             "llm": [llm],
-            "model": [self.models.get(llm or "")],
+            "model": [it.get("model", self.models.get(llm or ""))],
             "assignee": [view.get("assignee")],
             "skill": list(dict.fromkeys(view["skills"])) or [None],
             "label": list(dict.fromkeys(view["labels"])) or [None],

@@ -10,6 +10,7 @@ from pika.exceptions import NackError
 
 from broker.connection import Delivery, Outgoing
 from broker.link import Link
+from broker.mail import MessageProgress
 from broker.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop
 from broker.topology import COORDINATOR, REJECTED, SHARED, STATUS, WORK, control_address, llm_address, work_queue
 from broker.wire import Wire, decode
@@ -23,6 +24,7 @@ KINDS: dict[str, type[Wire]] = {
     "goodbye": Goodbye,
     "claim": Claim,
     "progress": Progress,
+    "message_progress": MessageProgress,
     "result": Result,
 }
 
@@ -41,6 +43,8 @@ class StandIn:
         delivery.ack()
         name, _, kind = delivery.routing_key.rpartition(".")
         if name == self._llm:
+            if kind == "progress" and b'"message_id"' in delivery.body:
+                kind = "message_progress"
             self.heard.append((kind, decode(KINDS[kind], delivery.body)))
             self._news.set()
 

@@ -29,7 +29,7 @@ def test_a_value_comes_back_as_json_knows_it() -> None:
     assert as_json({1: (2, 3)}) == {"1": [2, 3]}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}, b"bytes", "\ud800", {"a": [1j]}])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}, b"bytes", {"a": [1j]}])
 def test_what_json_has_no_form_for_is_refused(value: Any) -> None:
     with pytest.raises(ModelError) as caught:
         as_json(value)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from broker.errors import FluffleError
 from broker.mail import Message
 from broker.messages import Answered, Dependency, Usage
+from broker.text import printed
 
 if TYPE_CHECKING:
     from workers.tools import Desk
@@ -67,7 +68,8 @@ class ModelError(FluffleError):
 
         `usage` is what was used all the same, as far as known.
         """
-        self.type = kind
+        message = printed(message)
+        self.type = printed(kind)
         self.message = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
         self.retryable = retryable
         self.usage = usage

@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+import logging
 import os
 import shlex
 import shutil
@@ -17,7 +18,7 @@ from workers.models.base import Answer, Job, ModelError, Progress
 from workers.models.output import check_schema, parse_output
 from workers.models.prompt import render_prompt
 from workers.models.terminal_text import TerminalFilter, terminal_text
-from workers.tool_socket import tool_socket
+from workers.tool_socket import folder_for_sockets, tool_socket
 from workers.tools import Desk
 
 MAX_OUTPUT = 1_000_000
@@ -25,6 +26,8 @@ MAX_OUTPUT = 1_000_000
 
 GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
+
+_log = logging.getLogger(__name__)
 
 _TAIL = 1500
 _POLL = 0.02
@@ -37,8 +40,8 @@ class CommandLLM:
     Fluffle's settings, some of which are secret. FLUFFLE_TASK_ID, FLUFFLE_ATTEMPT and, for `fluffle tool`,
     FLUFFLE_TOOLS are added; for a message, FLUFFLE_MESSAGE_ID and FLUFFLE_CONVERSATION_ID. Exit code 0 means that
     standard output is the answer: its text as `terminal_text` leaves it, without the newlines at its end, or JSON where
-    the task has an output schema. Any other code is a failure that another attempt may mend. When the command ends or is
-    stopped, whatever it left in its process group gets SIGTERM and, GRACE seconds later, SIGKILL.
+    the task has an output schema. Any other code is a failure that another attempt may mend. When the command ends or
+    is stopped, whatever it left in its process group gets SIGTERM and, GRACE seconds later, SIGKILL.
     """
 
     def __init__(self, command: str) -> None:
@@ -52,6 +55,8 @@ class CommandLLM:
         if shutil.which(self._argv[0]) is None:
             raise ConfigurationError(f"--exec: no such program, or it may not be executed: {self._argv[0]}")
         self._name = Path(self._argv[0]).name
+        if folder_for_sockets() is None:
+            _log.warning("%s cannot use `fluffle tool`: set TMPDIR to a folder with a short path", self._name)
 
     @property
     def model(self) -> str:

@@ -7,6 +7,7 @@ from broker import output_check
 from broker.helpers import Helpers
 from broker.json_schema import why_no_schema
 from broker.messages import Failure
+from broker.text import portable
 from workers.models.base import ModelError
 from workers.models.json_text import json_values
 
@@ -14,14 +15,12 @@ _helpers = Helpers()
 
 
 def as_json(value: Any) -> Any:
-    """A copy of `value` as JSON sees it (tuples are lists, keys are strings).
+    """A copy of `value` as JSON sees it (tuples are lists, keys are strings), with text that UTF-8 can carry.
 
-    Raises ModelError `not_json` for a value that JSON has no form for, NaN and lone surrogates included.
+    Raises ModelError `not_json` for a value that JSON has no form for, NaN included.
     """
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-        text.encode()
-        return json.loads(text)
+        return json.loads(portable(json.dumps(value, allow_nan=False, ensure_ascii=False)))
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelError("not_json", f"the answer is not JSON: {error}", retryable=False) from error
 

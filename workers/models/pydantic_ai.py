@@ -37,6 +37,7 @@ from pydantic_ai.models import Model, ModelRequestContext
 from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage, UsageLimits
 
+from broker.text import portable
 from workers.models.base import Answer, Job, ModelError, Progress, Usage
 from workers.models.check import why_not_ready
 from workers.models.factory import STALL_TIMEOUT
@@ -155,8 +156,9 @@ class PydanticAILLM:
 class _AnswerReader(AbstractCapability[object]):
     """Looks at every response of the model before pydantic-ai does.
 
-    A response that was cut off is a failure. Reasoning before the answer is removed. Where structured output with
-    this schema was asked for and the model writes text all the same, the JSON in it is the answer.
+    A response that was cut off is a failure. Text that UTF-8 cannot carry is mended. Reasoning before the answer is
+    removed. Where structured output with this schema was asked for and the model writes text all the same, the JSON in
+    it is the answer.
     """
 
     schema: dict[str, Any] | None
@@ -166,7 +168,7 @@ class _AnswerReader(AbstractCapability[object]):
     ) -> ModelResponse:
         if failure := cut_off(response):
             raise failure
-        response = _without_reasoning(response)
+        response = _without_reasoning(_made_portable(response))
         if self.schema is None or any(isinstance(part, ToolCallPart) for part in response.parts):
             return response
         text = "".join(part.content for part in response.parts if isinstance(part, TextPart))
@@ -239,6 +241,18 @@ def _checker(schema: dict[str, Any] | None) -> Callable[[Any], Awaitable[Any]]:
 def _to_mend(error: ModelError) -> Exception:
     """What is raised for an answer that is wrong: the model is told if it can mend it."""
     return ModelRetry(error.message) if error.retryable else error
+
+
+def _made_portable(response: ModelResponse) -> ModelResponse:
+    """The response with text that UTF-8 can carry: it goes into the answer, to tools and back to the provider."""
+    part: Any
+    for place, part in enumerate(response.parts):
+        texts = {name: getattr(part, name, None) for name in ("content", "args", "tool_name")}
+        mended = {name: portable(text) for name, text in texts.items() if isinstance(text, str)}
+        if any(texts[name] != text for name, text in mended.items()):
+            parts = [*response.parts[:place], replace(part, **mended), *response.parts[place + 1 :]]
+            response = replace(response, parts=parts)
+    return response
 
 
 def _relay(progress: Progress) -> EventStreamHandler[object]:

@@ -1,0 +1,79 @@
+"""What an LLM hands to its tools is made such that UTF-8 can carry it, or refused with a reason."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from broker.mail import Message
+from broker.messages import TOOLS, Assignment, Read, Share, Status, Submission
+from broker.views import NoteView, TaskView
+from workers.tools import Desk, Office, ToolError
+
+HALF, MENDED = "half \ud83d", "half \ufffd"
+PAIR, JOINED = "\ud83d\ude00", "\N{GRINNING FACE}"
+
+
+class Recorder:
+    """Errands, mailer and parking of an attempt, which keep what they are given."""
+
+    def __init__(self) -> None:
+        self.given: list[Any] = []
+
+    async def delegate(self, task: Submission, *, trace: str | None = None) -> TaskView:
+        self.given.append(task)
+        return TaskView.model_construct(id="t-2", status=Status.COMPLETED, result="done")
+
+    async def share(self, note: Share) -> None:
+        self.given.append(note)
+
+    async def read(self, note: Read) -> list[NoteView]:
+        self.given.append(note)
+        return [NoteView.model_construct(name=note.name, content="noted")]
+
+    async def send(self, message: Message) -> None:
+        self.given.append(message)
+
+    @asynccontextmanager
+    async def parked(self) -> AsyncIterator[None]:
+        yield
+
+    async def ask(self, what: Any, how: float | Sequence[str]) -> Any:
+        self.given.append((what, how))
+        return what
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def desk(recorder: Recorder) -> Desk:
+    it = cast(Any, recorder)
+    office = Office("ada", frozenset(TOOLS), it, it)
+    return Desk(office, Assignment(task_id="t-1", attempt=1, description="x"), it, priority=None)
+
+
+async def test_surrogates_in_what_is_handed_to_tools_are_joined_or_replaced(desk: Desk, recorder: Recorder) -> None:
+    await desk.delegate(HALF, inputs={HALF: [PAIR]})
+    await desk.send("bea", HALF)
+    await desk.ask("bea", PAIR)
+    await desk.ask_person(HALF, [PAIR])
+    await desk.share(HALF, PAIR)
+    await desk.read(HALF)
+    task, sent, (asked, _), (question, choices), shared, read = recorder.given
+    assert (task.description, task.inputs) == (MENDED, {MENDED: [JOINED]})
+    assert (sent.content, asked.content) == (MENDED, JOINED)
+    assert (question, choices) == (MENDED, [JOINED])
+    assert (shared.name, shared.content, read.name) == (MENDED, JOINED, MENDED)
+    for given in (task, sent, asked, shared, read):
+        given.encode()
+
+
+async def test_what_has_no_form_in_json_is_told_to_the_llm(desk: Desk) -> None:
+    with pytest.raises(ToolError, match="what is handed on must be JSON"):
+        await desk.delegate("x", inputs=object())
+    with pytest.raises(ToolError, match="content: "):
+        await desk.share("name", cast(str, 5))
