@@ -10,18 +10,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
 from broker.connection import Consumer, Delivery, Outgoing, fail, resolve
 from broker.errors import AccessRefused, BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
 from broker.half_link import HalfLink, Subscription, fault_of
-from broker.topology import Binding, Topology
+from broker.topology import MESSAGES, Binding, Topology
 
 _log = logging.getLogger(__name__)
 
-_RETRY_FIRST, _RETRY_MOST = 0.1, 5.0  # seconds between attempts to connect
+_RETRY_FIRST = 0.1  # seconds before the first attempt to connect again; then it is twice as long every time
 
 
 Answered = Callable[[Outgoing, BrokerError | None], None]
@@ -67,7 +67,7 @@ class Link:
 
     `async with Link(url, name="…") as link:` connects (BrokerUnreachable and AccessRefused are raised then) and
     closes. `on_state(connected)` is called when the link is lost and when it is whole again. A link on which nothing
-    comes for `heartbeat` seconds is lost.
+    comes for `heartbeat` seconds is lost. `longest_pause` is the most seconds between two attempts to connect.
     """
 
     def __init__(
@@ -78,10 +78,12 @@ class Link:
         window: int = 5_000,
         max_body: int = 16 * 1024 * 1024,
         heartbeat: int = 20,
+        longest_pause: float = 5.0,
         on_state: Callable[[bool], None] = lambda connected: None,
     ) -> None:
         self._publisher = HalfLink(url, f"{name} (publish)", self._publish_again, heartbeat=heartbeat)
         self._consumer = HalfLink(url, f"{name} (consume)", lambda: None, heartbeat=heartbeat)
+        self._longest_pause = longest_pause
         self._window = window
         self._max_body = max_body
         self._on_state = on_state
@@ -102,6 +104,11 @@ class Link:
     def connected(self) -> bool:
         """Whether both connections are up, with all their declarations and consumers."""
         return self._publisher.whole and self._consumer.whole
+
+    @property
+    def can_publish(self) -> bool:
+        """Whether the connection that publishes is up."""
+        return self._publisher.whole
 
     async def until_connected(self) -> None:
         """Wait while RabbitMQ is away. Raises LinkClosed."""
@@ -140,19 +147,25 @@ class Link:
             opened_at = time.monotonic()
             await half.lost.wait()
             half.whole, half.channel = False, None
+            half.name_afresh()
             self._up.clear()
             self._on_state(False)
-            _log.warning("lost the connection to RabbitMQ at %s: %s", half.where, half.error)
-            if time.monotonic() - opened_at > _RETRY_MOST:
+            told = str(half.error)
+            _log.warning("lost the connection to RabbitMQ at %s: %s", half.where, told)
+            if time.monotonic() - opened_at > self._longest_pause:
                 pause = _RETRY_FIRST
             while True:
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, _RETRY_MOST)
+                pause = min(pause * 2, self._longest_pause)
                 try:
                     await half.open()
                     break
                 except BrokerError as error:
+                    if str(error) != told:
+                        told = str(error)
+                        _log.warning("cannot connect again to RabbitMQ at %s: %s", half.where, told)
                     half.error = error
+                    half.name_afresh()
             _log.info("connected again to RabbitMQ at %s", half.where)
             self.reconnects += 1
             if self.connected:
@@ -223,8 +236,12 @@ class Link:
 
     def _send(self, pending: _Pending) -> None:
         pending.returned = False
+        message = pending.message
+        if message.reply_to in (renamed := self._consumer.renamed) and message.exchange != MESSAGES:
+            # On fluffle.messages it is an address, to which a queue of any name is bound.
+            message = replace(message, reply_to=renamed[message.reply_to])
         try:
-            self._publisher.publish(pending.message)
+            self._publisher.publish(message)
         except Exception as error:  # pika has many ways to say that a value does not fit into its field
             failure = BrokerError(f"AMQP cannot carry the message: {type(error).__name__}: {error}")
             failure.__cause__ = error
@@ -305,10 +322,10 @@ class Link:
         state = await self._consumer.queue_state(queue)
         return None if state is None else state.messages
 
-    async def has_consumers(self, queue: str) -> bool:
-        """Whether somebody consumes a queue. Raises AccessRefused, BrokerError."""
+    async def consumers(self, queue: str) -> int:
+        """How many consumers a queue has. Raises AccessRefused, BrokerError."""
         state = await self._consumer.queue_state(queue)
-        return state is not None and state.consumers > 0
+        return 0 if state is None else state.consumers
 
 
 def _settle(done: asyncio.Future[None], _: Outgoing, error: BrokerError | None) -> None:

@@ -218,7 +218,9 @@ def _status(delivery: Delivery, limit: int) -> Event | None:
             _must_match(name, presence.name)
             _must_be_text("model", presence.model)
             _must_be_text("description", presence.description)
-            return Seen(presence)
+            control = delivery.properties.reply_to or None
+            _must_be_text("reply_to", control or "")
+            return Seen(presence, control)
         case "goodbye":
             goodbye = decode(Goodbye, delivery.body, limit=limit)
             _must_match(name, goodbye.name)

@@ -178,7 +178,7 @@ def attempt_of(row: Row) -> Attempt:
 
 def llm_row(llm: LLM) -> dict[str, Any]:
     """Every column of an LLM."""
-    instances = {i.id: {"slots": i.slots, "draining": i.draining} for i in llm.instances.values()}
+    instances = {i.id: _instance(i) for i in llm.instances.values()}
     return {
         "name": llm.name,
         "state": llm.state,
@@ -211,8 +211,16 @@ def llm_of(row: Row) -> LLM:
         learned=Learned.from_plain(from_json(row["learned"])),
         description=row["description"],
         last_seen=Instant(row["last_seen"]),
-        instances={key: Instance(key, value["slots"], EPOCH, value["draining"]) for key, value in instances.items()},
+        instances={
+            key: Instance(key, value["slots"], EPOCH, value["draining"], value.get("control"))
+            for key, value in instances.items()
+        },
     )
+
+
+def _instance(instance: Instance) -> dict[str, Any]:
+    told: dict[str, Any] = {"slots": instance.slots, "draining": instance.draining}
+    return told if instance.control is None else {**told, "control": instance.control}
 
 
 def message_row(message: Message, at: Instant) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Task:
     `wake_at`; `overdue` is told once; `context_length` counts the characters of the results that it builds on;
     `parked` tells that its attempt waits and holds no slot; `asking_since` is when it became input_required, and
     `person_wait` how long it was before; `trace` is the traceparent that it came with; `named_at` is when a beat last
-    named it, and is not stored.
+    named it, and `run_time` how long its attempt has run without the time that people took; neither is stored.
     """
 
     id: str
@@ -103,6 +103,7 @@ class Task:
     asking_since: Instant | None = None
     person_wait: Micros = NO_TIME
     named_at: Instant = EPOCH
+    run_time: Micros = NO_TIME
     context_length: int = 0
     _size: int | None = None
     _submitted_view: dict[str, Any] | None = None
