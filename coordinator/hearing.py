@@ -1,10 +1,10 @@
 """Whether this coordinator hears: somebody who is deaf must not judge who is silent.
 
 A lease that has run out may mean that a worker is dead. It may also mean that its beats wait unread: in the inbox,
-because this coordinator was suspended or has much to do, or in a RabbitMQ that stands still or takes nothing. So before
-an LLM loses anything, the coordinator publishes an echo, a message to itself that takes the way of a beat. Once it has
-handled the echo, it has handled all that reached the inbox before. Had RabbitMQ not reacted to the echo at once, then it
-was away, and beats may still be on their way: every lease begins again.
+because this coordinator was suspended or has much to do, or before a RabbitMQ that stands still or takes nothing. So
+before an LLM loses anything, the coordinator publishes an echo, a message to itself that takes the way of a beat. Once
+it has handled the echo, it has handled all that reached the inbox before. If RabbitMQ did not react to the echo at
+once, it was away, and beats may still be on their way: every lease begins again.
 
 The echo is published and arrives in the thread of the event loop, and is handled in that of the books.
 """
