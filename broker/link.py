@@ -322,6 +322,10 @@ class Link:
         state = await self._consumer.queue_state(queue)
         return None if state is None else state.messages
 
+    async def has_consumers(self, queue: str) -> bool:
+        """Whether somebody consumes a queue. Raises AccessRefused, BrokerError."""
+        return await self.consumers(queue) > 0
+
     async def consumers(self, queue: str) -> int:
         """How many consumers a queue has. Raises AccessRefused, BrokerError."""
         state = await self._consumer.queue_state(queue)

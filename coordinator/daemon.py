@@ -187,7 +187,7 @@ class Coordinator:
         """Raises ConfigurationError when a coordinator leads on this RabbitMQ that this database knows nothing of."""
         engine, until = self._store.engine, time.monotonic() + LAST_CONSUMER
         while may_be_a_copy(lease, shared=engine.dialect.name != "sqlite") and not self._stopping.is_set():
-            if not await self._link.consumers(COORDINATOR):
+            if not await self._link.has_consumers(COORDINATOR):
                 return
             if time.monotonic() > until:
                 database = engine.url.render_as_string(hide_password=True)

@@ -152,7 +152,7 @@ async def _read(client: Client, shown: list[Message]) -> None:
 async def _everybody_reads(site: Site, people: Iterable[Client]) -> None:
     async with asyncio.timeout(WITHIN), Link(site.url, name="test") as link:
         for client in people:
-            while not await link.consumers(client.address):  # noqa: ASYNC110 - RabbitMQ has no event for it
+            while not await link.has_consumers(client.address):  # noqa: ASYNC110 - RabbitMQ has no event for it
                 await asyncio.sleep(0.02)
 
 

@@ -149,6 +149,37 @@ def test_a_worker_that_is_killed_goes_offline_after_its_lease_when_the_clock_is_
     until(lambda: site.select("select 1 from llms where state = 'offline'"), "it is offline", within=4 * LEASE)
 
 
+def test_an_attempt_whose_worker_ignores_its_timeout_is_ended_by_the_coordinator(site: Site, client: Amqp) -> None:
+    site.coordinator()
+    site.queues |= {"llm.stranger.work"}
+    work = client.queue(("fluffle.work", "llm.stranger"), name="llm.stranger.work", durable=True)
+    control, answers = client.queue(), client.queue()
+    attempt = {"task_id": "t", "attempt": 1, "instance": "i"}
+
+    def beat(*tasks: str) -> None:
+        running = [{"task_id": task, "attempt": 1} for task in tasks]
+        presence = {"name": "stranger", "instance": "i", "slots": 1, "tasks": running}
+        client.publish("fluffle.status", "stranger.beat", presence, reply_to=control)
+
+    beat()
+    client.submit({"id": "t", "description": "for ever", "timeout": 0.5, "max_attempts": 1}, reply_to=answers)
+    assert client.take(work).json()["task_id"] == "t"
+    client.publish("fluffle.status", "stranger.claim", attempt)
+    began = time.monotonic()
+
+    def is_over() -> bool:
+        time.sleep(LEASE / 10)
+        beat("t")
+        return bool(site.select("select 1 from tasks where finished_at is not null"))
+
+    until(is_over, "the task is over")
+    assert time.monotonic() - began > 0.5 + LEASE / 2, "its worker has time to report it"
+    assert site.select("select status, error_type from tasks") == [("failed", "timeout")]
+    stop = client.take(control).json()
+    assert (stop["type"], stop["task_id"], stop["reason"]) == ("stop", "t", "no answer within 0.5 s")
+    assert [client.take(answers).type for _ in range(2)] == ["task.accepted", "task.failed"]
+
+
 def test_a_connection_that_only_the_worker_knows_to_be_lost_is_no_silence(
     site: Site, run: Callable[..., Running]
 ) -> None:
