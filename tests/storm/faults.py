@@ -198,8 +198,11 @@ def cut_worker(cast: Cast, chance: random.Random) -> None:
 
 
 def half_open(cast: Cast, chance: random.Random) -> None:
-    """The connections of a process are broken on its side alone: RabbitMQ goes on as if it were there."""
-    cast.ways.rabbitmq[chance.choice([*cast.ways.rabbitmq])].break_for_clients()
+    """The connections of a process are broken on its side alone: RabbitMQ believes for a while that they are there."""
+    proxy = cast.ways.rabbitmq[chance.choice([*cast.ways.rabbitmq])]
+    proxy.break_for_clients()
+    time.sleep(chance.uniform(0.5, 3) * cast.lease)
+    proxy.break_for_the_broker()
 
 
 def kill_worker_with_answers(cast: Cast, chance: random.Random) -> None:

@@ -20,7 +20,7 @@ class Pair:
         self._to_broker, self._to_client = asyncio.Event(), asyncio.Event()
         self._last_words: bytes | None = None
         self._said = False  # the last words
-        self._half_open = False
+        self.is_half_open = False
         self.resume()
 
     def hold_what_is_sent(self) -> None:
@@ -41,7 +41,7 @@ class Pair:
 
     def break_for_the_client(self) -> None:
         """Break the client's connection, and keep that to the broker: it does not learn that the client is gone."""
-        self._half_open = True
+        self.is_half_open = True
         self._writers[0].transport.abort()
 
     def abort(self) -> None:
@@ -59,7 +59,7 @@ class Pair:
         try:
             while data := await reader.read(65_536):
                 await flows.wait()
-                if self._half_open:
+                if self.is_half_open:
                     continue
                 if self._is_lost(data, flows):
                     break
@@ -68,7 +68,7 @@ class Pair:
         except OSError:
             pass
         finally:
-            if not self._half_open:
+            if not self.is_half_open:
                 self.abort()
 
     def _is_lost(self, data: bytes, flows: asyncio.Event) -> bool:
@@ -118,6 +118,12 @@ class Proxy:
         """Every connection; see Pair."""
         for pair in self.pairs:
             pair.break_for_the_client()
+
+    def break_for_the_broker(self) -> None:
+        """Let the broker learn which connections are gone."""
+        for pair in self.pairs:
+            if pair.is_half_open:
+                pair.abort()
 
     def lose_the_reply_to(self, words: bytes) -> None:
         """Of every connection; see Pair."""
@@ -188,6 +194,10 @@ class ProxyThread:
     def break_for_clients(self) -> None:
         """Break every connection for its client, while the broker believes that it is there; new ones are accepted."""
         self._loop.call_soon_threadsafe(self._proxy.break_for_clients)
+
+    def break_for_the_broker(self) -> None:
+        """Let the broker learn which connections are gone."""
+        self._loop.call_soon_threadsafe(self._proxy.break_for_the_broker)
 
     def lose_the_reply_to(self, words: bytes) -> None:
         """Break every connection once its client has said this and the broker has an answer, which is lost."""
