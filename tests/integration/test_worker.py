@@ -616,6 +616,22 @@ async def test_a_connection_that_rabbitmq_believes_in_keeps_no_worker_away(
         assert (await coordinator.next("result")).outcome == "cancelled"
 
 
+async def test_an_assignment_that_was_delivered_before_is_not_begun_when_its_claim_is_answered_with_a_stop(
+    workers: Workers, coordinator: StandIn, llm: Scripted, proxy: Proxy, name: str
+) -> None:
+    async with workers.one(url=proxy.url, slots=2) as worker:
+        proxy.pairs[CONSUMER].hold_answers()  # as for a connection that is dead and that RabbitMQ believes in
+        await coordinator.assign("t-1")
+        await coordinator.assign("t-2", "done")
+        await coordinator.delivered()
+        proxy.break_connections()
+        await coordinator.next("claim", task_id="t-1")
+        await coordinator.stop(worker.instance, "t-1")
+        assert (await coordinator.next("result", task_id="t-1")).outcome == "cancelled"
+        assert (await coordinator.next("result", task_id="t-2")).result == "done"
+    assert [job.task_id for job in llm.jobs] == ["t-2"]
+
+
 async def test_a_worker_beats_while_its_consuming_connection_is_away(
     workers: Workers, coordinator: StandIn, llm: Scripted, name: str, amqp_url: str
 ) -> None:
