@@ -200,7 +200,7 @@ def _status(delivery: Delivery, limit: int) -> Event | None:
         raise DecodeError([Problem("", f"the routing key {delivery.routing_key!r} does not begin with a name")])
     match kind:
         case "claim":
-            return Claimed(name, decode(Claim, delivery.body, limit=limit))
+            return Claimed(name, decode(Claim, delivery.body, limit=limit), _control(delivery))
         case "result":
             return Reported(name, decode(Result, delivery.body, limit=limit))
         case "wait":
@@ -218,9 +218,7 @@ def _status(delivery: Delivery, limit: int) -> Event | None:
             _must_match(name, presence.name)
             _must_be_text("model", presence.model)
             _must_be_text("description", presence.description)
-            control = delivery.properties.reply_to or None
-            _must_be_text("reply_to", control or "")
-            return Seen(presence, control)
+            return Seen(presence, _control(delivery))
         case "goodbye":
             goodbye = decode(Goodbye, delivery.body, limit=limit)
             _must_match(name, goodbye.name)
@@ -242,6 +240,12 @@ def _sender(delivery: Delivery) -> Sender:
     for name in ("user_id", "reply_to", "correlation_id"):
         _must_be_text(name, getattr(properties, name) or "")
     return Sender(properties.user_id, properties.reply_to, properties.correlation_id, trace_of(properties.headers))
+
+
+def _control(delivery: Delivery) -> str | None:
+    """The queue for orders that an instance names; None: the one that is named after it."""
+    _must_be_text("reply_to", delivery.properties.reply_to or "")
+    return delivery.properties.reply_to or None
 
 
 def _must_be_plain(encoding: str | None) -> None:

@@ -119,7 +119,7 @@ class Worker:
 
     def say(self, what, message):
         properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
-        if what in ("hello", "beat"):
+        if what in ("hello", "beat", "claim"):
             properties.reply_to = self.control  # where orders are to go
         self.channel.basic_publish("fluffle.status", f"{NAME}.{what}", json.dumps(message), properties, mandatory=True)
 

@@ -45,6 +45,7 @@ class Reporter:
         self._link = link
         self._spool = spool
         self._name = name
+        self._control = control_address(name, instance)
         self.instance = instance
 
     @property
@@ -54,7 +55,7 @@ class Reporter:
 
     def presence(self, what: str, presence: Presence) -> asyncio.Future[None]:
         """Say `hello` or `beat`, once, and to which queue orders are to go. Nobody has to await the future."""
-        return self._say_once(what, presence, reply_to=control_address(self._name, self.instance))
+        return self._say_once(what, presence, reply_to=self._control)
 
     def progress(self, task_id: str, attempt: int, text: str) -> asyncio.Future[None]:
         """Pass on a piece of an answer, once. Nobody has to await the future."""
@@ -130,6 +131,8 @@ class Reporter:
     def _send(self, report: _Report) -> None:
         message = self._message(report.what, report.body)
         message.correlation_id = report.about
+        if report.what == "claim":
+            message.reply_to = self._control
         message.headers = in_trace(report.trace)
         self._link.send(message, partial(self._on_answer, report))
 

@@ -143,6 +143,7 @@ class Claimed:
 
     llm: str
     claim: Claim
+    control: str | None = None  # the queue for its orders, as in Seen
 
 
 @dataclass(frozen=True, slots=True)

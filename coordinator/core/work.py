@@ -52,7 +52,9 @@ class Work:
 
     def claimed(self, event: Claimed, now: Instant) -> None:
         """An instance takes an attempt; it is told to stop when that is not its own."""
-        claim = event.claim
+        claim, sender = event.claim, self._b.llms.get(event.llm)
+        if event.control and sender and (claimant := sender.instances.get(claim.instance)):
+            claimant.control = event.control  # after a reconnect its claims may come before its hello
         task = self._b.tasks.get(claim.task_id)
         mine = task is not None and task.llm == event.llm and task.attempt == claim.attempt
         if task and mine and task.status is Status.ASSIGNED:

@@ -5,7 +5,7 @@ import pytest
 from broker.instants import seconds
 from broker.messages import Manage
 from coordinator.core.commands import DrainInstance
-from coordinator.core.events import ClockSet, ManageRequested, Outage, Seen
+from coordinator.core.events import Claimed, ClockSet, ManageRequested, Outage, Seen
 from coordinator.core.work import MOST_EXCUSED
 from tests.support.core import (
     LEASE,
@@ -276,5 +276,7 @@ def test_orders_go_to_the_queue_that_the_instance_has_named_last(running: Core) 
     assert machine.control_queue("atlas", "i1") == "llm.atlas.i1.2"
     assert machine.control_queue("atlas", "i2") == "llm.atlas.i2"
     assert machine.control_queue("nobody", "i1") == "llm.nobody.i1"
+    running.handle(Claimed("atlas", claimed("t").claim, "llm.atlas.i1.3"))
+    assert machine.control_queue("atlas", "i1") == "llm.atlas.i1.3"
     drain = ManageRequested(Manage(llm="atlas", drain=True))
     assert [c.instance for c in running.handle(drain) if isinstance(c, DrainInstance)] == ["i1"]
