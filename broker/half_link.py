@@ -86,6 +86,8 @@ class HalfLink:
         self.channel: Any = None  # None while it is being rebuilt
         self.inflow: Inflow | None = None
         self._numbers = itertools.count(1)  # of consumers
+        self._generation = 1  # of the names of exclusive queues
+        self.renamed: dict[str, str] = {}  # exclusive queues, by the names that they had on the first connection
         self.whole = False  # connected, with everything declared and consumed
         self.lost = asyncio.Event()
         self.error: BrokerError | None = None  # why the connection was lost or could not be opened
@@ -155,6 +157,17 @@ class HalfLink:
     def _tell_blocked(self, reason: str | None) -> None:
         self.blocked = reason
         self._on_blocked(reason)
+
+    def name_afresh(self) -> None:
+        """Give exclusive queues new names: RabbitMQ may not know yet that the connection that has the present ones is
+        lost. What is published from now on says so.
+        """
+        self._generation += 1
+        exclusive = [queue.name for topology in self._topology for queue in topology.queues if queue.exclusive]
+        self.renamed = {name: f"{name}.{self._generation}" for name in exclusive}
+
+    def _called(self, queue: str) -> str:
+        return self.renamed.get(queue, queue)
 
     # -- channel ---------------------------------------------------------------------------------------------------
 
@@ -250,17 +263,18 @@ class HalfLink:
         for queue in topology.queues:
             await self.rpc(
                 "queue_declare",
-                queue.name,
+                self._called(queue.name),
                 durable=not queue.exclusive,
                 exclusive=queue.exclusive,
                 arguments=dict(queue.arguments),
             )
         for binding in topology.bindings:
-            await self.rpc("queue_bind", binding.queue, binding.exchange, routing_key=binding.routing_key)
+            queue_name = self._called(binding.queue)
+            await self.rpc("queue_bind", queue_name, binding.exchange, routing_key=binding.routing_key)
 
     async def unbind(self, binding: Binding) -> None:
         """Take a binding away. One that is not there is no error."""
-        await self.rpc("queue_unbind", binding.queue, binding.exchange, routing_key=binding.routing_key)
+        await self.rpc("queue_unbind", self._called(binding.queue), binding.exchange, routing_key=binding.routing_key)
 
     async def consume(self, consumer: Consumer) -> Subscription:
         """Consume now, and again after every reconnect until the subscription is cancelled.
@@ -308,7 +322,8 @@ class HalfLink:
         assert self.inflow is not None
         channel, consumer.tag = self.channel, f"consumer {next(self._numbers)}"
         self.connection.deliver_to(consumer.tag, consumer, self.inflow)
-        await self.rpc("basic_consume", consumer.queue, _ignore, auto_ack=consumer.auto_ack, consumer_tag=consumer.tag)
+        queue = self._called(consumer.queue)
+        await self.rpc("basic_consume", queue, _ignore, auto_ack=consumer.auto_ack, consumer_tag=consumer.tag)
         if consumer.cancelled:
             channel.basic_cancel(consumer.tag)
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from broker.connection import Consumer, Delivery, Outgoing, fail, resolve
 from broker.errors import AccessRefused, BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
 from broker.half_link import HalfLink, Subscription, fault_of
 from broker.quarantine import Quarantine
-from broker.topology import Binding, Topology
+from broker.topology import MESSAGES, Binding, Topology
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ PROBE = Outgoing("", "fluffle.probe", b"", persistent=False, mandatory=False)
 Only a connection that publishes is told of an alarm, and only when it publishes.
 """
 
-_RETRY_FIRST, _RETRY_MOST = 0.1, 5.0  # seconds between attempts to connect
+_RETRY_FIRST = 0.1  # seconds before the first attempt to connect again; then it is twice as long every time
 
 
 Answered = Callable[[Outgoing, BrokerError | None], None]
@@ -76,7 +76,7 @@ class Link:
 
     `async with Link(url, name="…") as link:` connects (BrokerUnreachable and AccessRefused are raised then) and
     closes. `on_state(connected)` is called when the link is lost and when it is whole again. A link on which nothing
-    comes for `heartbeat` seconds is lost.
+    comes for `heartbeat` seconds is lost. `longest_pause` is the most seconds between two attempts to connect.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Link:
         window: int = 5_000,
         max_body: int = 16 * 1024 * 1024,
         heartbeat: int = 20,
+        longest_pause: float = 5.0,
         on_state: Callable[[bool], None] = lambda connected: None,
     ) -> None:
         self._url, self._name, self._heartbeat = url, name, heartbeat
@@ -94,6 +95,7 @@ class Link:
             url, f"{name} (publish)", self._publish_again, heartbeat=heartbeat, on_blocked=self._on_blocked
         )
         self._consumer = HalfLink(url, f"{name} (consume)", _nothing, heartbeat=heartbeat)
+        self._longest_pause = longest_pause
         self._window = window
         self._max_body = max_body
         self._on_state = on_state
@@ -134,6 +136,11 @@ class Link:
             return f"no connection to RabbitMQ at {self.where}"
         return f"RabbitMQ at {self.where} takes no messages: {self.blocked}" if self.blocked else None
 
+    @property
+    def can_publish(self) -> bool:
+        """Whether the connection that publishes is up."""
+        return self._publisher.whole
+
     async def until_connected(self) -> None:
         """Wait while RabbitMQ is away. Raises LinkClosed."""
         await self._up.wait()
@@ -172,21 +179,27 @@ class Link:
             opened_at = time.monotonic()
             await half.lost.wait()
             half.whole, half.channel = False, None
+            half.name_afresh()
             self._tell(False)
-            _log.warning("lost the connection to RabbitMQ at %s: %s", half.where, half.error)
+            told = str(half.error)
+            _log.warning("lost the connection to RabbitMQ at %s: %s", half.where, told)
             if half is self._consumer and half.failed_to_deliver:
                 self._separating, pause = True, _RETRY_FIRST
                 self._separate()
-            if time.monotonic() - opened_at > _RETRY_MOST:
+            if time.monotonic() - opened_at > self._longest_pause:
                 pause = _RETRY_FIRST
             while True:
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, _RETRY_MOST)
+                pause = min(pause * 2, self._longest_pause)
                 try:
                     await half.open()
                     break
                 except BrokerError as error:
+                    if str(error) != told:
+                        told = str(error)
+                        _log.warning("cannot connect again to RabbitMQ at %s: %s", half.where, told)
                     half.error = error
+                    half.name_afresh()
             _log.info("connected again to RabbitMQ at %s", half.where)
             self._separating = self._separating and half is not self._consumer
             self.reconnects += 1
@@ -290,8 +303,12 @@ class Link:
 
     def _send(self, pending: _Pending) -> None:
         pending.returned = False
+        message = pending.message
+        if message.reply_to in (renamed := self._consumer.renamed) and message.exchange != MESSAGES:
+            # On fluffle.messages it is an address, to which a queue of any name is bound.
+            message = replace(message, reply_to=renamed[message.reply_to])
         try:
-            self._publisher.publish(pending.message)
+            self._publisher.publish(message)
         except Exception as error:  # pika has many ways to say that a value does not fit into its field
             failure = BrokerError(f"AMQP cannot carry the message: {type(error).__name__}: {error}")
             failure.__cause__ = error
@@ -389,8 +406,12 @@ class Link:
 
     async def has_consumers(self, queue: str) -> bool:
         """Whether somebody consumes a queue. Raises AccessRefused, BrokerError."""
+        return await self.consumers(queue) > 0
+
+    async def consumers(self, queue: str) -> int:
+        """How many consumers a queue has. Raises AccessRefused, BrokerError."""
         state = await self._consumer.queue_state(queue)
-        return state is not None and state.consumers > 0
+        return 0 if state is None else state.consumers
 
 
 def _nothing() -> None:

@@ -21,6 +21,8 @@ COORDINATOR = "fluffle.coordinator"
 REPLIES, WATCHERS = "fluffle.reply", "fluffle.watch"  # how the exclusive queues of clients begin
 EVERYBODY = "all"  # the address of every mailbox
 
+ECHO = "coordinator.echo"  # routing key on fluffle.status of what a coordinator tells itself
+
 DELIVERY_LIMIT = 20
 KEEP_FOREVER = 1_000_000  # deliveries: unset, 4.x drops after 20; -1 discards at once on 3.10
 QUERY_BACKLOG = 10_000
@@ -41,7 +43,11 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue. Durable and shared unless `exclusive`: then it lives as long as its connection."""
+    """A queue. Durable and shared unless `exclusive`: then it lives as long as its connection.
+
+    RabbitMQ may take a while to see that a connection is gone, and keeps the name of an exclusive queue until then. So
+    after a reconnect a link declares it by a new name; whoever uses the link goes on with the first one.
+    """
 
     name: str
     arguments: Arguments = field(default_factory=dict)
@@ -161,7 +167,7 @@ def work_queue(name: str) -> str:
 
 
 def control_address(name: str, instance: str) -> str:
-    """The control queue of one instance of an LLM."""
+    """The address of one instance of an LLM, and its first control queue: after a reconnect it has another one."""
     return f"llm.{name}.{instance}"
 
 
@@ -210,6 +216,7 @@ def instance_topology(name: str, instance: str) -> Topology:
     """What an instance declares for itself alone.
 
     Orders come straight to its control queue, without a binding: who may bind to fluffle.work could bind to the
-    work of others.
+    work of others. The binding is for answers to its messages.
     """
-    return Topology(queues=(Queue(control_address(name, instance), exclusive=True),))
+    address = control_address(name, instance)
+    return Topology(queues=(Queue(address, exclusive=True),), bindings=(Binding(MAILBOXES, address, address),))

@@ -13,7 +13,7 @@ from broker.best_effort import best_effort
 from broker.connection import Delivery, Outgoing
 from broker.crash import crash_point
 from broker.errors import NotTheLeader, Problem, StoreUnavailable
-from broker.instants import EPOCH, Instant, Micros
+from broker.instants import EPOCH, Instant, Micros, seconds
 from broker.messages import Failure, Result
 from broker.topology import WORK, llm_address
 from broker.wire import MAX_ASSIGNMENT_BYTES
@@ -21,11 +21,24 @@ from coordinator import outbox
 from coordinator.answers import Answers, SetAside
 from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Notify, Refuse
-from coordinator.core.events import Event, GroupStirred, NotesRequested, Reported, Shared, Submitted, TaskEnded, Tick
+from coordinator.core.events import (
+    ClockSet,
+    Event,
+    GroupStirred,
+    NotesRequested,
+    Outage,
+    Reported,
+    Shared,
+    Submitted,
+    TaskEnded,
+    Tick,
+)
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.policies import DEFAULT, load_policy
 from coordinator.core.task import COORDINATOR, Task
+from coordinator.core.work import LONGEST_PAUSE
+from coordinator.hearing import Hearing, is_echo
 from coordinator.intake import Refused, read, refusal
 from coordinator.outbox import Item, Keep
 from coordinator.render import messages
@@ -40,6 +53,7 @@ if TYPE_CHECKING:
 WINDOW = 5000  # ready tasks of a lane that are kept in memory
 WOKEN_AT_ONCE = 1000
 FAR_BEHIND = 10 * SIZE  # attempts
+CLOCK_ERROR = seconds(0.5)  # less may be the time between two looks at two clocks, on a busy machine
 
 _log = structlog.get_logger("coordinator")
 
@@ -74,9 +88,18 @@ class Bookkeeper:
         answers: Answers | None = None,
         tally: Tally | None = None,
         spans: "Spans | None" = None,
+        steady: Callable[[], Micros] | None = None,
+        hearing: Hearing | None = None,
     ) -> None:
-        """Raises ConfigurationError when there is no such policy."""
+        """`clock` is the wall clock; `steady` is one that nobody sets. None: the former is not set either.
+
+        Without `hearing`, what was said until now is in the batch. Raises ConfigurationError when there is no such
+        policy.
+        """
         self._answers = answers or Answers()
+        self._steady: Callable[[], int] = steady or clock
+        self._hearing = hearing
+        self._ahead = 0  # microseconds that the wall clock is ahead of the steady one
         self._tally = tally
         self._spans = spans
         self._policy = policy
@@ -108,6 +131,8 @@ class Bookkeeper:
 
     def _reload(self) -> None:
         store, now = self._store, self._clock()
+        self._ahead = now - self._steady()
+        store.shorten_pauses(Instant(now + LONGEST_PAUSE), now, self._lead)
         self._machine = machine = Machine(
             lease=self._lease,
             window=WINDOW,
@@ -123,6 +148,11 @@ class Bookkeeper:
         self._any_dependencies = store.any_dependencies()
         self._any_children = store.any_children()
         self._closed_until, self._unclosed = store.closed_until(), SIZE
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the last batch left a lease open that has run out, unless there is something to be heard yet."""
+        return self._machine.in_doubt
 
     def confirmed(self, rows: Iterable[int]) -> None:
         """These outbox rows are published: the next transaction takes them out."""
@@ -162,7 +192,8 @@ class Bookkeeper:
         )
 
     def _process(self, batch: Sequence[Delivery], refused: Sequence[Refused] = ()) -> Post:
-        now = self._clock()
+        now, at = self._clock(), self._steady()
+        clock_set = self._follow_clock(now, at)
         self._refill()
         events, origins, items = self._read(batch, now)
         items += [item for it in refused for item in refusal(it, now)]
@@ -173,7 +204,7 @@ class Bookkeeper:
                 self._spans.take_in(events, origins, self._machine.board.tasks)
         origin = {id(event): delivery for event, delivery in zip(events, origins, strict=True)}
         events += [*self._failures(), *self._answers.being_checked(aside)]
-        events.append(Tick(self._wake(now), self._overdue(now)))
+        events = [*clock_set, *events, *self._passed(now, at)]
         commands = self._machine.handle(*events, now=now)
         kept = now
         while self._machine.unfinished:
@@ -214,6 +245,26 @@ class Bookkeeper:
         if self._tally is not None and (batch or items):
             kept_back = sum(isinstance(item, Keep) for item in items)
             self._tally.count(changes, messages=len(batch), refused=kept_back, took=took, now=now)
+
+    def _follow_clock(self, now: Instant, at: int) -> list[Event]:
+        """When somebody has set the clock, move the pauses that the database holds; the machine does the rest."""
+        by = Micros(now - at - self._ahead)
+        if abs(by) <= CLOCK_ERROR:
+            return []
+        _log.warning("the clock was set", seconds=by / 1_000_000)
+        self._store.move_pauses(by, now, self._lead)
+        self._ahead += by
+        self._machine.board.next_wake = self._store.next_wake()
+        return [ClockSet(by)]
+
+    def _passed(self, now: Instant, at: int) -> list[Event]:
+        """What time has brought."""
+        woken, overdue = self._wake(now), self._overdue(now)
+        if self._hearing is None:
+            return [Tick(woken, overdue)]
+        outage: list[Event] = [Outage()] if self._hearing.take_outage() else []
+        until = self._hearing.until
+        return [*outage, Tick(woken, overdue, EPOCH if until is None else Instant(now - (at - until)))]
 
     def _close_period(self, changes: Changes, *, idle: bool) -> None:
         """Add up for reports what has ended: as long as nothing arrives, or when it has become much."""
@@ -264,6 +315,10 @@ class Bookkeeper:
         items: list[Item] = []
         returned = self._returned(batch)
         for delivery in batch:
+            if is_echo(delivery):
+                if self._hearing is not None:
+                    self._hearing.handled(delivery.properties.correlation_id)
+                continue
             if id(delivery) in returned:
                 _log.warning("an assignment found no queue: its lease takes it back", routing_key=delivery.routing_key)
                 continue
@@ -404,7 +459,7 @@ class Bookkeeper:
         above = {id_ for item in items if isinstance(item, Assign) for id_ in tasks[item.task_id].spec.depends_on}
         context = {task.id: task for task in self._store.load(above)} if above else {}
         rendered = []
-        for message in messages(items, tasks, context):
+        for message in messages(items, tasks, context, self._machine.control_queue):
             if message.exchange == WORK and message.message_id and len(message.body) > MAX_ASSIGNMENT_BYTES:
                 self._too_large[message.message_id.partition("/")[0]] = len(message.body)
             else:

@@ -32,6 +32,7 @@ from broker.trace import tracing_for
 from coordinator.answers import Answers
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.database import open_engine
+from coordinator.hearing import Hearing, is_echo, steady
 from coordinator.inbox import Inbox, is_claim
 from coordinator.intake import must_be_identified
 from coordinator.leadership import OTHER_BOOKS, Lease, Watch, holder, may_be_a_copy
@@ -85,6 +86,8 @@ class Coordinator:
             heartbeat=round(min(max(2 * settings.leader_lease, LEAST_HEARTBEAT), MOST_HEARTBEAT)),
             on_state=self._on_link_state,
         )
+        self._hearing = Hearing(seconds(settings.lease))
+        self._asking: asyncio.Task[None] | None = None
         self._link_lost_at: float | None = None
         self._query_link = Link(url, name="fluffle coordinator queries")
         self._store = Store(open_engine(settings.database))
@@ -106,6 +109,8 @@ class Coordinator:
             answers=self._answers,
             tally=self._tally,
             spans=_spans(self._tracing),
+            steady=steady,
+            hearing=self._hearing,
         )
         self._reading = Reading(
             lambda: Queries(
@@ -227,6 +232,7 @@ class Coordinator:
                     self._publisher.publish(await self._rebuilt())
                     continue
                 crash_point("after-commit")
+                self._ask_in_doubt()
                 self._answers.set_aside(post.aside)
                 self._answers.done(batch)
                 done, batch = self._inbox.done(batch, {it.delivery for it in post.aside}), self._next_at_once()
@@ -279,17 +285,45 @@ class Coordinator:
                     raise
 
     def _on_link_state(self, connected: bool) -> None:
+        if connected:
+            self._hearing.was_away()
         self._link_lost_at = None if connected else self._link_lost_at or time.monotonic()
 
-    def _is_cut_off(self) -> bool:
-        """Whether this one hears nothing for so long that another one should lead.
+    def _ask_in_doubt(self) -> None:
+        """Publish an echo before an LLM loses anything, see hearing."""
+        wanted = self._books.in_doubt and self._link.connected and self._hearing.is_time_to_ask(steady())
+        if wanted and self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
 
-        Somebody who is deaf must not judge who is silent: every LLM would lose its tasks.
-        """
+    async def _ask(self) -> None:
+        """Not while somebody else takes beats from the inbox: a coordinator that led before, or a dead connection."""
+        echo = self._hearing.ask(steady())
+        try:
+            alone = await self._link.consumers(COORDINATOR) == 1
+        except BrokerError:  # the link will tell
+            self._hearing.refused(echo.correlation_id)
+        else:
+            if alone:
+                self._link.send(echo, self._on_echo_published)
+            else:
+                self._hearing.withdraw(echo.correlation_id)
+        finally:
+            self._asking = None
+
+    def _on_echo_published(self, echo: Outgoing, error: BrokerError | None) -> None:
+        if error is None:
+            self._hearing.answered(echo.correlation_id, steady())
+        else:
+            self._hearing.refused(echo.correlation_id)
+
+    def _is_cut_off(self) -> bool:
+        """Whether this one hears nothing for so long that another one should lead."""
         lost_at = self._link_lost_at
         return lost_at is not None and seconds(time.monotonic() - lost_at) >= self._lead
 
     def _on_delivery(self, delivery: Delivery) -> None:
+        if is_echo(delivery):
+            self._hearing.answered(delivery.properties.correlation_id, steady())
         self._inbox.add(delivery)
         self._arrived.set()
         if not is_claim(delivery):

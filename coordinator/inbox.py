@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from broker.connection import Delivery
 from broker.messages import Submission
 from broker.topology import STATUS, TASKS
+from coordinator.hearing import is_echo
 
 
 class Inbox:
@@ -91,7 +92,9 @@ def _held(fresh: Sequence[Delivery]) -> set[int]:
     """
     claims: dict[str, dict[str, list[Delivery]]] = {}  # by LLM and task
     for delivery in fresh:
-        if delivery.exchange == STATUS:
+        if is_echo(delivery):  # what came before has to be handled before
+            claims.clear()
+        elif delivery.exchange == STATUS:
             llm, _, kind = delivery.routing_key.rpartition(".")
             task_id, _, _ = (delivery.properties.correlation_id or "").rpartition("/")
             if not task_id or kind not in ("claim", "result"):

@@ -211,7 +211,7 @@ def _status(delivery: Delivery, limit: int) -> Event | None:
         raise DecodeError([Problem("", f"the routing key {delivery.routing_key!r} does not begin with a name")])
     match kind:
         case "claim":
-            return Claimed(name, decode(Claim, delivery.body, limit=limit))
+            return Claimed(name, decode(Claim, delivery.body, limit=limit), _control(delivery))
         case "result":
             return Reported(name, decode(Result, delivery.body, limit=limit))
         case "wait":
@@ -229,7 +229,7 @@ def _status(delivery: Delivery, limit: int) -> Event | None:
             _must_match(name, presence.name)
             _must_be_text("model", presence.model)
             _must_be_text("description", presence.description)
-            return Seen(presence)
+            return Seen(presence, _control(delivery))
         case "goodbye":
             goodbye = decode(Goodbye, delivery.body, limit=limit)
             _must_match(name, goodbye.name)
@@ -252,6 +252,12 @@ def _sender(delivery: Delivery, *, is_llm: bool = False) -> Sender:
         _must_be_text(name, getattr(properties, name) or "")
     trace = trace_of(properties.headers)
     return Sender(properties.user_id, properties.reply_to, properties.correlation_id, trace, is_llm)
+
+
+def _control(delivery: Delivery) -> str | None:
+    """The queue for orders that an instance names; None: the one that is named after it."""
+    _must_be_text("reply_to", delivery.properties.reply_to or "")
+    return delivery.properties.reply_to or None
 
 
 def _must_be_plain(encoding: str | None) -> None:

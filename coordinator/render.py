@@ -1,6 +1,6 @@
 """The messages that items of the outbox become on the wire."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import assert_never
 
@@ -39,10 +39,16 @@ SOURCE = b"/fluffle/coordinator"
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 
 
-def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[str, Task]) -> Iterator[Outgoing]:
+def messages(
+    items: Iterable[Item],
+    tasks: Mapping[str, Task],
+    context: Mapping[str, Task],
+    control_queue: Callable[[str, str], str] = control_address,
+) -> Iterator[Outgoing]:
     """What to publish for these items, in order.
 
     `tasks` holds the tasks of the assignments and answers, `context` the tasks that the former depend on.
+    `control_queue` tells the queue of an LLM's instance.
     """
     bodies: dict[int, bytes] = {}
 
@@ -60,9 +66,9 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
             case Reply(kind, reply_to, correlation_id, shown):
                 yield _answer(reply_to, to_json(shown), kind, correlation_id)
             case DrainInstance(llm, instance):
-                yield _order(llm, instance, Drain())
+                yield _order(control_queue(llm, instance), Drain())
             case Notify(llm, instance, text):
-                yield _order(llm, instance, Notice(text=text))
+                yield _order(control_queue(llm, instance), Notice(text=text))
             case Answer(kind, reply_to, correlation_id, view):
                 task = tasks.get(view["id"])
                 yield _answer(reply_to, body_of(view), kind, correlation_id, trace=None if task is None else task.trace)
@@ -70,10 +76,10 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
                 yield _assignment(tasks[task_id], llm, context)
             case Stop(llm, instance, task_id, attempt, reason):
                 stop = StopMessage(task_id=task_id, attempt=attempt, reason=reason)
-                yield _order(llm, instance, stop)
+                yield _order(control_queue(llm, instance), stop)
             case Tell(llm, instance, task_id, attempt, question, answer):
                 tell = TellMessage(task_id=task_id, attempt=attempt, question=question, answer=answer)
-                yield _order(llm, instance, tell)
+                yield _order(control_queue(llm, instance), tell)
             case Refuse(_, _, reply_to):
                 if reply_to:
                     yield _refusal(item, reply_to)
@@ -109,9 +115,9 @@ def _answer(reply_to: str, body: bytes, kind: str, correlation_id: str | None, *
     )
 
 
-def _order(llm: str, instance: str, order: Wire) -> Outgoing:
+def _order(queue: str, order: Wire) -> Outgoing:
     """Straight to the queue: by fluffle.work, an order to an instance that has gone would end among the rejected."""
-    return Outgoing("", control_address(llm, instance), order.encode(), mandatory=False)
+    return Outgoing("", queue, order.encode(), mandatory=False)
 
 
 def _task_event(shown: View, what: str, at: str, body: bytes) -> Outgoing:

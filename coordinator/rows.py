@@ -225,13 +225,15 @@ def _instance(instance: Instance, offered: Offer) -> dict[str, Any]:
     """An instance as JSON; of what it says of itself, what is different from what the LLM has."""
     offer = instance.offer or Offer()
     own = {name: value for name, value in offer._asdict().items() if value != getattr(offered, name)}
-    told = {"offer": own} if instance.offer is not None and own else {}
+    told: dict[str, Any] = {"offer": own} if instance.offer is not None and own else {}
+    if instance.control is not None:
+        told["control"] = instance.control
     return {"slots": instance.slots, "draining": instance.draining, **told}
 
 
 def _instance_of(key: str, value: dict[str, Any], offered: Offer) -> Instance:
     offer = offered._replace(**value.get("offer", {})) if value["slots"] else None
-    return Instance(key, value["slots"], EPOCH, value["draining"], offer=offer)
+    return Instance(key, value["slots"], EPOCH, value["draining"], value.get("control"), offer=offer)
 
 
 def message_row(message: Message, at: Instant) -> dict[str, Any]:

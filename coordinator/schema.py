@@ -82,6 +82,8 @@ is_in_hand = (tasks.c.status.in_(("assigned", "in_progress")) & tasks.c.llm.is_n
 )
 is_over = tasks.c.finished_at.is_not(None)
 waits_for_a_moment = tasks.c.wake_at.is_not(None) & (tasks.c.waiting_on == literal_column("0"))
+is_pausing = waits_for_a_moment & (tasks.c.status == literal_column("'blocked'")) & (tasks.c.starts > 0)
+is_timed = waits_for_a_moment & (tasks.c.status == literal_column("'in_progress'"))
 was_assigned = tasks.c.llm.is_not(None)
 is_child = tasks.c.parent_id.is_not(None)
 may_become_overdue = (

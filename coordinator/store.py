@@ -177,6 +177,28 @@ class Store:
             self._extend(connection, now, lease)
             return closing.close_next(connection)
 
+    def move_pauses(self, by: Micros, now: Instant, lease: Micros) -> None:
+        """The clock was set by so much: pauses, and the time that groups have, are to last as long as before.
+
+        Raises NotTheLeader and StoreUnavailable.
+        """
+        pausing, timed = schema.is_pausing, schema.is_timed
+        with self._transaction() as connection:
+            self._extend(connection, now, lease)
+            connection.execute(update(_tasks).where(pausing).values(wake_at=_tasks.c.wake_at + by))
+            moved = {"wake_at": _tasks.c.wake_at + by, "started_at": _tasks.c.started_at + by}
+            connection.execute(update(_tasks).where(timed).values(moved))
+
+    def shorten_pauses(self, until: Instant, now: Instant, lease: Micros) -> None:
+        """No pause before the next attempt is longer than that: another coordinator may have had a wrong clock.
+
+        Raises NotTheLeader and StoreUnavailable.
+        """
+        with self._transaction() as connection:
+            self._extend(connection, now, lease)
+            longer = schema.is_pausing & (_tasks.c.wake_at > until)
+            connection.execute(update(_tasks).where(longer).values(wake_at=until))
+
     def closed_until(self) -> Instant:
         """What ended before that moment may have been added up."""
         with self._transaction() as connection:

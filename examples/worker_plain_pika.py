@@ -16,7 +16,7 @@ from pika.exceptions import AMQPError, ConnectionWrongStateError
 
 NAME, SLOTS, SKILLS, BEAT = "shout", 2, {"shout": 1.0}, 5
 INSTANCE = f"{NAME}-{secrets.token_hex(4)}"  # new at every start
-WORK, CONTROL = f"llm.{NAME}.work", f"llm.{NAME}.{INSTANCE}"
+WORK = f"llm.{NAME}.work"
 WORK_ARGUMENTS = {
     "x-queue-type": "quorum",
     "x-overflow": "reject-publish",
@@ -52,11 +52,13 @@ class Worker:
             self.channel.confirm_delivery()  # from here on basic_publish returns when RabbitMQ has the message
             self.channel.queue_declare(WORK, durable=True, arguments=WORK_ARGUMENTS)
             self.channel.queue_bind(WORK, "fluffle.work", f"llm.{NAME}")
-            self.channel.queue_declare(CONTROL, exclusive=True)
+            # RabbitMQ may keep the last name for a connection of which it does not know yet that it is lost.
+            self.control = f"llm.{NAME}.{INSTANCE}.{secrets.token_hex(2)}"
+            self.channel.queue_declare(self.control, exclusive=True)
             for key in list(self.results):
                 self.send_result(key)
             self.say("hello", self.presence())
-            self.channel.basic_consume(CONTROL, self.on_control, auto_ack=True)
+            self.channel.basic_consume(self.control, self.on_control, auto_ack=True)
             self.channel.basic_qos(prefetch_count=SLOTS)
             assignments = self.channel.basic_consume(WORK, self.on_assignment)
             beat_at = time.monotonic() + BEAT
@@ -120,6 +122,8 @@ class Worker:
 
     def say(self, what, message):
         properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
+        if what in ("hello", "beat", "claim"):
+            properties.reply_to = self.control  # where orders are to go
         self.channel.basic_publish("fluffle.status", f"{NAME}.{what}", json.dumps(message), properties, mandatory=True)
 
     def names(self, key):

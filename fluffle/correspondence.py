@@ -63,6 +63,7 @@ Command = Cancel | Retry | Assign | Update | Answer | Manage | SaveReport
 T = TypeVar("T")
 
 AT_ONCE = 100  # queries under way when there are many to make
+_ASK_AGAIN = 2.0  # seconds between two queries about a task
 _QUERY_LIFE = 30.0  # seconds after which RabbitMQ drops a query that no coordinator has taken
 
 _LOOK_WITHIN = 2.0  # seconds to find out whether a coordinator runs
@@ -79,9 +80,9 @@ _log = logging.getLogger(__name__)
 class Correspondence:
     """What was sent and not yet answered.
 
-    The reply queue lives as long as its connection, so answers are lost with it. After a reconnect submissions and
-    queries that are unanswered are sent again, and tasks whose end is awaited are asked for. A command is not: done
-    twice it would be refused.
+    The reply queue lives as long as its connection, so answers are lost with it, and the next one has another name.
+    After a reconnect, submissions of tasks whose end is awaited are published again, which says where answers are to
+    go from then on, and so are queries. A command is not: done twice it would be refused.
     """
 
     def __init__(self, url: str, name: str, answer_timeout: float, spans: "Spans | None" = None) -> None:
@@ -94,6 +95,7 @@ class Correspondence:
         self._requests: dict[str, tuple[Outgoing, asyncio.Future[bytes]]] = {}
         self._numbers = itertools.count()
         self._catching_up: asyncio.Task[None] | None = None
+        self._following: set[asyncio.Task[None]] = set()
         self._opened = AsyncExitStack()
         self._link: Link
 
@@ -107,8 +109,9 @@ class Correspondence:
         return self
 
     async def __aexit__(self, *reason: object) -> None:
-        if self._catching_up is not None:
-            self._catching_up.cancel()
+        for catching_up in (self._catching_up, *self._following):
+            if catching_up is not None:
+                catching_up.cancel()
         await self._opened.aclose()
         closed = LinkClosed("the client was closed")
         for handle in list(self._tasks.values()):
@@ -252,7 +255,9 @@ class Correspondence:
         key, kind, body = delivery.properties.correlation_id, delivery.properties.type, delivery.body
         try:
             if (handle := self._tasks.get(key or "")) is not None:
-                if kind == "task.rejected":
+                if kind == "task.rejected" and handle.unanswered is None:
+                    self._follow(handle)
+                elif kind == "task.rejected":
                     handle.fail(TaskRejected(_reasons(body)))
                 elif kind == "task.accepted":
                     handle.accept(body)
@@ -286,22 +291,24 @@ class Correspondence:
         queries = [message for message, _ in self._requests.values() if message.exchange == QUERIES]
         for message in queries:
             self._link.publish_soon(message).add_done_callback(_log_failure)
-        handles = list(self._tasks.values())
-        for handle in handles:
-            if handle.unanswered is not None:
+        for handle in list(self._tasks.values()):
+            if (submission := handle.submission) is not None:
                 await self._link.room()
-                self._publish(handle, handle.unanswered)
-        live = [handle for handle in handles if handle.unanswered is None and not handle.is_over]
-        for some in batched(live, AT_ONCE):
-            await asyncio.gather(*(self._refresh(handle) for handle in some))
+                self._publish(handle, submission)
 
-    async def _refresh(self, handle: TaskHandle) -> None:
+    def _follow(self, handle: TaskHandle) -> None:
+        """Ask for a task whose submission is refused when it comes again, as the task was changed meanwhile."""
+        following = asyncio.create_task(self._until_over(handle))
+        self._following.add(following)
+        following.add_done_callback(self._following.discard)
+
+    async def _until_over(self, handle: TaskHandle) -> None:
         while not handle.is_over:
             try:
                 handle.update(decode(TaskView, await self.ask(TaskQuery(id=handle.id))))
-                return
             except NoAnswer as error:
                 _log.warning("task %s: %s; asking for its state again", handle.id, error)
+            await asyncio.sleep(_ASK_AGAIN)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -42,7 +42,7 @@ class TaskHandle:
         loop = asyncio.get_running_loop()
         self.id = submission.message_id or ""
         self.is_confirmed = False  # whether RabbitMQ has the submission
-        self._submission: Outgoing | None = submission  # to send again, until it is known to have arrived
+        self._submission: Outgoing | None = submission  # to send again after a reconnect, until the task is over
         self._told: TaskView | bytes | None = None  # JSON until somebody looks at it
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[TaskView] = loop.create_future()
@@ -83,6 +83,11 @@ class TaskHandle:
     @property
     def unanswered(self) -> Outgoing | None:
         """The submission, while the coordinator has not answered it."""
+        return None if self._accepted.done() else self._submission
+
+    @property
+    def submission(self) -> Outgoing | None:
+        """The submission, until the task is over. Whoever publishes it again hears of the end at its `reply_to`."""
         return self._submission
 
     @property
@@ -98,7 +103,7 @@ class TaskHandle:
 
     def accept(self, told: TaskView | bytes) -> None:
         """The coordinator has the task, which stands as it tells: a TaskView, or one as JSON."""
-        self._told, self._submission = told, None
+        self._told = told
         if not self._accepted.done():
             self._accepted.set_result(None)
 
@@ -107,6 +112,7 @@ class TaskHandle:
         self.accept(view)
         if view.status.is_final and not self._ended.done():
             self._ended.set_result(view)
+            self._submission = None
 
     def fail(self, error: FluffleError) -> None:
         """The submission is refused, or nothing more will be heard."""

@@ -93,6 +93,11 @@ class Attempt:
         return self._over
 
     @property
+    def was_delivered_before(self) -> bool:
+        """Whether RabbitMQ has delivered the assignment once already, to a connection that is lost."""
+        return self._deliveries[0].redelivered
+
+    @property
     def names(self) -> dict[str, str | int]:
         """What a line in the log says about which attempt it is."""
         return {"task": self.key[0], "attempt": self.key[1]}

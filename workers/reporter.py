@@ -14,7 +14,7 @@ from broker.ids import assignment_id
 from broker.link import Link
 from broker.mail import Message, MessageProgress
 from broker.messages import Claim, Failure, Goodbye, Presence, Progress, Question, Result, Resume, Wait
-from broker.topology import STATUS
+from broker.topology import STATUS, control_address
 from broker.trace import in_trace
 from broker.wire import Wire, decode
 from workers.spool import Spool
@@ -45,6 +45,7 @@ class Reporter:
         self._link = link
         self._spool = spool
         self._name = name
+        self._control = control_address(name, instance)
         self.instance = instance
 
     @property
@@ -53,8 +54,8 @@ class Reporter:
         return len(self._spool)
 
     def presence(self, what: str, presence: Presence) -> asyncio.Future[None]:
-        """Say `hello` or `beat`, once. Nobody has to await the future."""
-        return self._say_once(what, presence)
+        """Say `hello` or `beat`, once, and to which queue orders are to go. Nobody has to await the future."""
+        return self._say_once(what, presence, reply_to=self._control)
 
     def progress(self, task_id: str, attempt: int, text: str) -> asyncio.Future[None]:
         """Pass on a piece of an answer, once. Nobody has to await the future."""
@@ -112,20 +113,26 @@ class Reporter:
         self._send(_Report(what, about, message.encode(), partial(resolve, told, None)))
         return told
 
-    def _say_once(self, what: str, message: Wire, *, persistent: bool = True) -> asyncio.Future[None]:
-        sent = self._publish(what, message.encode(), persistent=persistent)
+    def _say_once(
+        self, what: str, message: Wire, *, persistent: bool = True, reply_to: str | None = None
+    ) -> asyncio.Future[None]:
+        sent = self._publish(what, message.encode(), persistent=persistent, reply_to=reply_to)
         sent.add_done_callback(asyncio.Future.exception)  # it may fail, and nobody needs to know
         return sent
 
-    def _publish(self, what: str, body: bytes, *, persistent: bool = True) -> asyncio.Future[None]:
-        return self._link.publish_soon(self._message(what, body, persistent=persistent))
+    def _publish(
+        self, what: str, body: bytes, *, persistent: bool = True, reply_to: str | None = None
+    ) -> asyncio.Future[None]:
+        return self._link.publish_soon(self._message(what, body, persistent=persistent, reply_to=reply_to))
 
-    def _message(self, what: str, body: bytes, *, persistent: bool = True) -> Outgoing:
-        return Outgoing(STATUS, f"{self._name}.{what}", body, persistent=persistent)
+    def _message(self, what: str, body: bytes, *, persistent: bool = True, reply_to: str | None = None) -> Outgoing:
+        return Outgoing(STATUS, f"{self._name}.{what}", body, persistent=persistent, reply_to=reply_to)
 
     def _send(self, report: _Report) -> None:
         message = self._message(report.what, report.body)
         message.correlation_id = report.about
+        if report.what == "claim":
+            message.reply_to = self._control
         message.headers = in_trace(report.trace)
         self._link.send(message, partial(self._on_answer, report))
 

@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 LEAVE_WITHIN = 10.0
 """Seconds after which a worker that was told to stop leaves in any case."""
 
+LEAST_HEARTBEAT, MOST_HEARTBEAT = 4, 20
+"""Seconds. A worker whose connection is dead is to notice while its lease lasts."""
+
 _TELL_EVERY = 30.0  # seconds between two lines in the log while there is no RabbitMQ
 _GOODBYE_WITHIN = 3.0  # seconds
 
@@ -195,6 +198,8 @@ class Worker:
                         self._url,
                         name=f"fluffle worker {self._name}",
                         max_body=self._settings.max_body,
+                        heartbeat=round(min(max(self._settings.beat, LEAST_HEARTBEAT), MOST_HEARTBEAT)),
+                        longest_pause=min(self._settings.beat, RETRY_MOST),
                         on_state=self._on_link_state,
                     )
                     self._link = await opening.enter_async_context(link)
@@ -337,6 +342,9 @@ class Worker:
         if delivery.properties.correlation_id is not None:  # orders answer nothing
             self._mailer.take(delivery)
             return
+        if delivery.properties.type == "task.rejected":
+            _log.warning("%s: the coordinator refuses a report: %r", self._name, delivery.body)
+            return
         try:
             order = decode(_ControlMessage, delivery.body).root
         except DecodeError as error:
@@ -356,7 +364,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._settings.beat)
             told = self._last_presence is None or self._last_presence.done()
-            if told and self._link.connected:  # beats that pile up help nobody
+            if told and self._link.can_publish:  # beats that pile up help nobody
                 self._show_presence("beat")
 
     def _on_link_state(self, connected: bool) -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 REMEMBERED = 10_000
 """Finished attempts that are remembered, to know an assignment that comes again."""
 
+STOP_WITHIN = 0.5
+"""Seconds that the coordinator gets to stop an attempt that was delivered before, and may be out of date."""
+
 LEFT_ASKING = failed("worker_stopped", "the worker left before a person had answered")
 
 Key = tuple[str, int]
@@ -172,6 +175,14 @@ class Workload:
     def _start(self, attempt: Attempt) -> None:
         crash_point("claim-confirmed")
         attempt.acknowledge()
+        if attempt.was_delivered_before:  # meanwhile somebody else may have done it: then a stop follows the claim
+            asyncio.get_running_loop().call_later(STOP_WITHIN, self._call, attempt)
+        else:
+            self._call(attempt)
+
+    def _call(self, attempt: Attempt) -> None:
+        if attempt.is_over:
+            return
         _log.info("task started", extra=attempt.names)
         attempt.start(
             self._llm, self._office, instructions=self._instructions, timeout=self._timeout, spans=self._spans

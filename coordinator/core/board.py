@@ -78,6 +78,7 @@ class Board:
         self.guests: set[str] = set()  # tasks that need not stay in memory after the batch
         self.ended: dict[str, None] = {}
         self.stirred: dict[str, None] = {}  # ids of tasks whose parts are to be looked at
+        self.in_doubt = False  # whether a lease is over, unless something was said that was not handled yet
         self._commands: list[Command | _Telling] = []
         self._announced: dict[str, tuple[Instant, Task]] = {}
 
@@ -156,7 +157,7 @@ class Board:
         llm = self.llms[task.llm or ""]
         task.parked, task.text_at = False, now
         llm.instances[task.instance or ""].parked.discard(task.id)
-        llm.begin(task.id, task.size, task.spec.skills, now)
+        llm.begin(task.id, task.size, task.spec.skills, now, resumed=True)
         llm.count()
         self.touch(task)
 

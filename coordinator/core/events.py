@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from broker.instants import Instant
+from broker.instants import Instant, Micros
 from broker.mail import Message
 from broker.messages import Claim, Goodbye, Manage, Presence, Progress, Result, Resume, Submission, Wait
 
@@ -131,6 +131,7 @@ class Seen:
     """An instance said hello or gave a beat."""
 
     presence: Presence
+    control: str | None = None  # the queue for its orders, where that is not named after the instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,7 @@ class Claimed:
 
     llm: str
     claim: Claim
+    control: str | None = None  # the queue for its orders, as in Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +230,26 @@ class GroupStirred:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed. `woken` are loaded tasks whose `wake_at` has come, `overdue` those whose due date has."""
+    """Time has passed. `woken` are loaded tasks whose `wake_at` has come, `overdue` those whose due date has.
+
+    All that was published before `heard_until` has been handled; None: all that was published until now.
+    """
 
     woken: tuple[str, ...] = ()
     overdue: tuple[str, ...] = ()
+    heard_until: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """RabbitMQ, or this coordinator, was away: who has been silent may have had no chance to be heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSet:
+    """Somebody has set the wall clock, forward by so much or, where that is negative, back."""
+
+    by: Micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +281,8 @@ Event = (
     | TaskEnded
     | GroupStirred
     | Tick
+    | Outage
+    | ClockSet
 )
 
 NEVER = Instant(2**62)

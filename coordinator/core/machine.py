@@ -10,6 +10,7 @@ from typing import assert_never
 
 from broker.instants import EPOCH, Instant, Micros
 from broker.messages import Status
+from broker.topology import control_address
 from coordinator.core.assignment import EarliestFinish, Policy
 from coordinator.core.authorization import Restricted, objection
 from coordinator.core.board import Board, Changes
@@ -21,6 +22,7 @@ from coordinator.core.events import (
     BeingChecked,
     CancelRequested,
     Claimed,
+    ClockSet,
     Event,
     GroupStirred,
     Left,
@@ -28,6 +30,7 @@ from coordinator.core.events import (
     MessageSent,
     MessageUndelivered,
     NotesRequested,
+    Outage,
     Progressed,
     Reported,
     ReportSaved,
@@ -114,6 +117,8 @@ class Machine:
                 | ReportSaved()
                 | Shared()
                 | NotesRequested()
+                | Outage()
+                | ClockSet()
             ):
                 return ()
             case MessageSent() | MessageUndelivered():
@@ -148,12 +153,9 @@ class Machine:
         if not self._learn_quality:
             for llm in board.llms.values():
                 llm.learned.quality.clear()
-        for llm in board.llms.values():
-            for instance in llm.instances.values():
-                instance.lease_until = Instant(now + board.lease)
         for task in in_hand:
             board.tasks[task.id] = task
-            task.named_at = task.text_at = now
+            task.text_at = now
             llm = board.llm(task.llm or "")
             if task.status is Status.ASSIGNED or not task.instance:
                 llm.unclaimed.add(task.id)
@@ -161,6 +163,7 @@ class Machine:
                 llm.instance(task.instance, now, board.lease).hold(task.id, parked=task.parked)
             if not task.parked:
                 llm.begin(task.id, task.size, task.spec.skills, task.started_at or task.assigned_at or now)
+        self._work.outage(now)
         for llm in board.llms.values():
             llm.count()
             board.ready.llm_changed(llm)
@@ -217,6 +220,16 @@ class Machine:
         """
         stirred, self.board.stirred = list(self.board.stirred), {}
         return stirred
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a lease has run out unless the inbox holds a sign of life: to be heard before it is judged."""
+        return self.board.in_doubt
+
+    def control_queue(self, llm: str, instance: str) -> str:
+        """The queue for the orders to that instance of an LLM."""
+        known = self.board.llms.get(llm)
+        return control_address(llm, instance) if known is None else known.control_queue(instance)
 
     @property
     def unfinished(self) -> bool:
@@ -282,6 +295,10 @@ class Machine:
                 self._groups.stirred(event, now)
             case Tick():
                 self._tick(event, now)
+            case Outage():
+                self._work.outage(now)
+            case ClockSet(by):
+                self._clock_set(by)
             case MessageSent() | MessageUndelivered():
                 self._mail.handle(event, now)
             case _:
@@ -318,5 +335,11 @@ class Machine:
                 task.overdue = True
                 board.touch(task)
                 board.announce_overdue(task, now)
-        self._work.tick(now)
+        self._work.tick(now, now if tick.heard_until is None else tick.heard_until)
         board.ready.time_passed()
+
+    def _clock_set(self, by: Micros) -> None:
+        """Go on measuring from where everything was by the clock as it was before."""
+        self._looked_at = Instant(self._looked_at + by)
+        self._work.clock_set(by)
+        self.board.ready.clock_set(by)

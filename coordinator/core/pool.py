@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from broker.instants import EPOCH, Instant, Micros, to_iso
 from broker.messages import LOCAL, Presence, skills_in_text
+from broker.topology import control_address
 from coordinator.core.estimates import Learned
 
 State = Literal["online", "paused", "draining", "offline"]
@@ -16,10 +17,11 @@ LOOKED_AT = 8  # runs of an LLM, the oldest, that are looked at for its next fre
 
 
 class Run(NamedTuple):
-    """A task in hand: given when, and how long it is expected to take."""
+    """A task in hand: given when, and how long it is expected to take; `resumed` after it has waited."""
 
     since: Instant
     expected: float
+    resumed: bool = False
 
 
 class Standing(NamedTuple):
@@ -52,13 +54,16 @@ class Instance:
     """One process of an LLM. It holds the tasks that it has claimed until its lease runs out.
 
     Of those that it holds, `parked` wait for something and take no slot. `offer` is None until it has introduced
-    itself.
+    itself. `control` is the queue for its orders, where it has named one. After an outage it is `excused` until it is
+    heard again.
     """
 
     id: str
     slots: int
     lease_until: Instant
     draining: bool = False
+    control: str | None = None
+    excused: bool = False
     held: set[str] = field(default_factory=set)
     parked: set[str] = field(default_factory=set)
     offer: Offer | None = None
@@ -73,6 +78,10 @@ class Instance:
         self.held.add(task_id)
         if parked:
             self.parked.add(task_id)
+
+    def extend(self, now: Instant, lease: Micros) -> None:
+        """Its lease begins again."""
+        self.lease_until = Instant(now + lease)
 
     def let_go(self, task_id: str) -> None:
         """It has this task no longer."""
@@ -140,29 +149,31 @@ class LLM:
         found = self.learned.quality.get(skill)
         return level if found is None else level * found.factor(now)
 
-    def begin(self, task_id: str, size: int, skills: Sequence[str], now: Instant) -> None:
-        """It is given a task of that size."""
-        self.runs[task_id] = Run(now, size * self.learned.pace(skills, now))
+    def begin(self, task_id: str, size: int, skills: Sequence[str], now: Instant, *, resumed: bool = False) -> None:
+        """It is given a task of that size, or goes on with it."""
+        self.runs[task_id] = Run(now, size * self.learned.pace(skills, now), resumed)
 
     def waits(self, now: Instant) -> Iterator[float]:
         """For each of its oldest runs, in how many microseconds its slot is expected to be free."""
-        for since, expected in islice(self.runs.values(), LOOKED_AT):
-            elapsed = now - since
-            yield max(expected - elapsed, elapsed * OVERDUE)
+        for run in islice(self.runs.values(), LOOKED_AT):
+            elapsed = now - run.since
+            yield max(run.expected - elapsed, elapsed * OVERDUE)
 
     def count(self) -> None:
         """Count the free slots anew, after anything about instances or tasks has changed."""
         working = sum(instance.working for instance in self.instances.values() if not instance.draining)
         self.free = 0 if self.paused else max(0, self.slots - working - len(self.unclaimed))
 
-    def see(self, presence: Presence, now: Instant, lease: Micros) -> None:
+    def see(self, presence: Presence, control: str | None, now: Instant, lease: Micros) -> None:
         """Take in a hello or a beat."""
         self.last_seen = now
         instance = self.instance(presence.instance, now, lease)
         instance.offer = Offer(presence.model, presence.skills, presence.labels, presence.description)
         instance.slots = presence.slots
         instance.draining = presence.draining
-        instance.lease_until = Instant(now + lease)
+        instance.control = control
+        instance.extend(now, lease)
+        instance.excused = False
         self.speak()
         self.count()
 
@@ -192,6 +203,17 @@ class LLM:
         if instance_id not in self.instances:
             self.instances[instance_id] = Instance(instance_id, 0, Instant(now + lease))
         return self.instances[instance_id]
+
+    def clock_set(self, by: Micros) -> None:
+        """Move its leases and runs along with a clock that was set."""
+        for instance in self.instances.values():
+            instance.lease_until = Instant(instance.lease_until + by)
+        self.runs = {task_id: run._replace(since=Instant(run.since + by)) for task_id, run in self.runs.items()}
+
+    def control_queue(self, instance_id: str) -> str:
+        """The queue for the orders to that instance."""
+        instance = self.instances.get(instance_id)
+        return (instance and instance.control) or control_address(self.name, instance_id)
 
     def give_skills(self, skills: Mapping[str, float] | None) -> None:
         """Set the skills that count; None: those that its instances tell."""

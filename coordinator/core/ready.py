@@ -13,7 +13,7 @@ tasks are in the database alone, until an LLM comes that can serve them.
 
 from collections.abc import Iterable, Sequence
 
-from broker.instants import Instant
+from broker.instants import Instant, Micros
 from coordinator.core.lane import LAST, Lane
 from coordinator.core.pool import LLM
 from coordinator.core.task import Rank, Task, meets
@@ -78,6 +78,11 @@ class Ready:
         """Look at the held lanes again."""
         self._touched.update(self._held)
         self._held.clear()
+
+    def clock_set(self, by: Micros) -> None:
+        """Move what is measured along with a clock that was set."""
+        for lane in self._lanes.values():
+            lane.fed_at = Instant(lane.fed_at + by)
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ def move_stragglers(board: Board, now: Instant) -> bool:
 
 def _may_move(task: Task, run: Run) -> bool:
     """Not a second time, and not when it has asked or waited for others: that is not to be done twice."""
-    waited = task.started_at is None or run.since > task.started_at
+    waited = task.started_at is None or run.resumed
     moved = any(attempt.outcome == MOVED for attempt in task.attempts)
     return task.status is Status.IN_PROGRESS and not (waited or moved or task.questions)
 

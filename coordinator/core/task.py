@@ -73,8 +73,8 @@ class Task:
     `wake_at`; `overdue` is told once; `context_length` counts the characters of the results that it builds on;
     `parked` tells that its attempt waits and holds no slot; `asking_since` is when it became input_required, and
     `person_wait` how long it was before; `trace` is the traceparent that it came with. Not stored are `named_at`, when
-    a beat last named it, `text_at`, when text of its attempt last came or could begin to come, and `streams`, whether
-    any has come.
+    a beat last named it, `run_time`, how long its attempt has run without the time that people took, `text_at`, when
+    text of its attempt last came or could begin to come, and `streams`, whether any has come.
     """
 
     id: str
@@ -113,6 +113,7 @@ class Task:
     named_at: Instant = EPOCH
     text_at: Instant = EPOCH
     streams: bool = False
+    run_time: Micros = NO_TIME
     context_length: int = 0
     _size: int | None = None
     _submitted_view: dict[str, Any] | None = None

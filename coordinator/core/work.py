@@ -3,7 +3,7 @@
 from itertools import takewhile
 
 from broker.errors import Problem
-from broker.instants import Instant, Micros, seconds
+from broker.instants import NO_TIME, Instant, Micros, seconds
 from broker.messages import Failure, Result, Status
 from coordinator.core.board import NOT_YOURS, Board
 from coordinator.core.commands import Notify
@@ -14,7 +14,8 @@ from coordinator.core.task import Task
 
 FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
 MOST_UNCLAIMED = 10  # attempts in a row
-UNCLAIMED = "unclaimed"
+LOST, UNCLAIMED = "lost", "unclaimed"
+MOST_EXCUSED = 10  # lost attempts of a task; from then on every loss counts
 LONGEST_RUN = 365 * 86_400.0  # seconds
 NOBODY = Sender()  # waits for an answer to a report
 
@@ -24,6 +25,7 @@ class Work:
 
     def __init__(self, board: Board) -> None:
         self._b = board
+        self._ticked_at: Instant | None = None
 
     def seen(self, event: Seen, now: Instant) -> None:
         """An instance said hello or gave a beat."""
@@ -32,7 +34,7 @@ class Work:
         before, offers = llm.standing, (llm.skills, llm.labels, llm.slots)
         known = llm.instances.get(presence.instance)
         said = None if known is None else known.offer
-        llm.see(presence, now, self._b.lease)
+        llm.see(presence, event.control, now, self._b.lease)
         if said != llm.instances[presence.instance].offer:
             self._tell_who_differs(llm, presence.instance)
         self._b.changes.llms[llm.name] = llm
@@ -66,7 +68,9 @@ class Work:
 
     def claimed(self, event: Claimed, now: Instant) -> None:
         """An instance takes an attempt; it is told to stop when that is not its own."""
-        claim = event.claim
+        claim, sender = event.claim, self._b.llms.get(event.llm)
+        if event.control and sender and (claimant := sender.instances.get(claim.instance)):
+            claimant.control = event.control  # after a reconnect its claims may come before its hello
         task = self._b.tasks.get(claim.task_id)
         mine = task is not None and task.llm == event.llm and task.attempt == claim.attempt
         if task and mine and task.status is Status.ASSIGNED:
@@ -75,6 +79,7 @@ class Work:
             task.instance, task.started_at, task.named_at = claim.instance, now, now
             task.model = llm.model_of(claim.instance)
             task.text_at, task.streams = now, False
+            task.run_time = NO_TIME
             task.starts += 1
             free = llm.free
             llm.unclaimed.discard(task.id)
@@ -97,9 +102,9 @@ class Work:
                 task.text_at, task.streams = now, True
 
     def being_checked(self, event: BeingChecked, now: Instant) -> None:
-        """An answer is here: whatever becomes of its worker, the attempt is not lost before it is judged."""
+        """An answer is here: the attempt is neither lost nor timed out before the answer is judged."""
         if task := self._b.held(event.task_id, event.attempt, event.llm, event.instance):
-            task.named_at = now
+            task.named_at, task.run_time = now, NO_TIME
             instance = self._b.llms[event.llm].instances[event.instance]
             instance.lease_until = max(instance.lease_until, Instant(now + self._b.lease))
 
@@ -107,7 +112,7 @@ class Work:
         """An instance said goodbye."""
         llm = self._b.llms.get(event.goodbye.name)
         if llm and (instance := llm.instances.get(event.goodbye.instance)):
-            self._drop_instance(llm, instance, "the instance left", now)
+            self._drop_instance(llm, instance, now, left=True)
 
     def reported(self, event: Reported, now: Instant) -> None:
         """An attempt has ended, or one did that is no longer the present one."""
@@ -135,19 +140,77 @@ class Work:
                 task.note(now, llm, told)
                 self._b.touch(task)
 
-    def tick(self, now: Instant) -> None:
-        """Time has passed: leases may have run out."""
+    def tick(self, now: Instant, heard_until: Instant) -> None:
+        """Time has passed: leases and timeouts may have run out.
+
+        Nobody is judged by what they may have said and was not handled yet: so it is not the time of now that counts,
+        but the moment before which all that was said has been handled.
+        """
+        elapsed, self._ticked_at = Micros(now - (now if self._ticked_at is None else self._ticked_at)), now
+        lease, in_doubt = self._b.lease, False
         for llm in list(self._b.llms.values()):
             for instance in list(llm.instances.values()):
                 if instance.lease_until <= now:
-                    self._drop_instance(llm, instance, "the instance fell silent", now)
-                    continue
+                    if instance.lease_until <= heard_until:
+                        self._drop_instance(llm, instance, now)
+                        continue
+                    in_doubt = True
                 for task in [self._b.tasks[task_id] for task_id in instance.held]:
-                    if task.named_at + self._b.lease <= now:
-                        self._lose(task, "its worker no longer has it", now)
+                    if task.named_at + lease <= now:
+                        if task.named_at + lease <= heard_until:
+                            self._lose(task, "its worker no longer has it", now)
+                            continue
+                        in_doubt = True
+                    if task.spec.timeout is not None and (left := self._time_left(task, elapsed)) <= 0:
+                        if now + left <= heard_until:
+                            self._time_out(task, now)
+                        else:
+                            in_doubt = True
             for task in [self._b.tasks[task_id] for task_id in llm.unclaimed]:
-                if task.named_at + self._b.lease <= now:
-                    self._lose(task, "nobody claimed it", now)
+                if task.named_at + lease <= now:
+                    if task.named_at + lease <= heard_until:
+                        self._lose(task, "nobody claimed it", now)
+                    else:
+                        in_doubt = True
+        self._b.in_doubt = in_doubt
+
+    def outage(self, now: Instant) -> None:
+        """Every lease begins again. Who does not come back is lost, but that is not held against its tasks."""
+        for llm in self._b.llms.values():
+            for instance in llm.instances.values():
+                instance.extend(now, self._b.lease)
+                instance.excused = True
+                for task_id in instance.held:
+                    self._b.tasks[task_id].named_at = now
+            for task_id in llm.unclaimed:
+                self._b.tasks[task_id].named_at = now
+
+    def clock_set(self, by: Micros) -> None:
+        """Move everything that is measured by the clock along with it."""
+        if self._ticked_at is not None:
+            self._ticked_at = Instant(self._ticked_at + by)
+        for llm in self._b.llms.values():
+            llm.clock_set(by)
+            for task_id in (*llm.unclaimed, *(held for instance in llm.instances.values() for held in instance.held)):
+                task = self._b.tasks[task_id]
+                task.named_at = Instant(task.named_at + by)
+                task.text_at = Instant(task.text_at + by)
+
+    def _time_left(self, task: Task, elapsed: Micros) -> int:
+        """For how many microseconds its attempt may go on. Its worker has a lease to report the timeout itself.
+
+        The time that people take is not the LLM's.
+        """
+        if task.status is Status.IN_PROGRESS:
+            task.run_time = Micros(task.run_time + elapsed)
+        return seconds(task.spec.timeout or 0) + self._b.lease - task.run_time
+
+    def _time_out(self, task: Task, now: Instant) -> None:
+        """End an attempt whose worker does not do so itself."""
+        late = Failure(type="timeout", message=f"no answer within {task.spec.timeout:g} s")
+        self._b.stop(task.llm or "", task.instance or "", task.id, task.attempt, late.message)
+        self._b.take_back(task)
+        self._failed(task, "failed", late, now)
 
     def _attempt_ended(self, task: Task, result: Result, now: Instant) -> None:
         if task.status is Status.ASSIGNED:  # its claim was lost
@@ -166,7 +229,11 @@ class Work:
             self._b.finish(task, Trigger.COMPLETE, now)
             return
         error = result.error or Failure(type="stopped", message="the worker gave the task up")
-        self._b.record(task, task.end_attempt(now, result.outcome, error))
+        self._failed(task, result.outcome, error, now)
+
+    def _failed(self, task: Task, outcome: str, error: Failure, now: Instant) -> None:
+        """Record an attempt without an answer. Try again after a pause, or end the task."""
+        self._b.record(task, task.end_attempt(now, outcome, error))
         if error.retryable and task.status is Status.INPUT_REQUIRED:
             self._b.await_answer(task, now)
         elif error.retryable and task.starts < task.spec.max_attempts:
@@ -202,14 +269,18 @@ class Work:
         task.attempts.sort(key=lambda attempt: attempt.attempt)
         self._b.finish(task, Trigger.COMPLETE, now)
 
-    def _drop_instance(self, llm: LLM, instance: Instance, reason: str, now: Instant) -> None:
-        before, offers = llm.standing, (llm.skills, llm.labels)
+    def _drop_instance(self, llm: LLM, instance: Instance, now: Instant, *, left: bool = False) -> None:
+        before, offers, excused = llm.standing, (llm.skills, llm.labels), instance.excused and not left
+        if left:
+            reason = "the instance left"
+        else:
+            reason = "the instance did not come back after an outage" if excused else "the instance fell silent"
         lost = [self._b.tasks[task_id] for task_id in instance.held]
         del llm.instances[instance.id]
         if not llm.instances:
             lost += [self._b.tasks[task_id] for task_id in llm.unclaimed]
         for task in lost:
-            self._lose(task, reason, now)
+            self._lose(task, reason, now, excused=excused)
         llm.speak()
         if (llm.skills, llm.labels) != offers:
             self._b.ready.llm_changed(llm)
@@ -217,16 +288,20 @@ class Work:
         self._b.changes.llms[llm.name] = llm
         self._b.announce_llm(llm, before, now)
 
-    def _lose(self, task: Task, reason: str, now: Instant) -> None:
-        """Take a task from an LLM that has lost it; try again while attempts are left."""
-        error = Failure(type="lost", message=f"{reason} (attempt {task.attempt} at {task.llm})")
+    def _lose(self, task: Task, reason: str, now: Instant, *, excused: bool = False) -> None:
+        """Take a task from an LLM that has lost it; try again while attempts are left.
+
+        What is nobody's fault is excused: the attempt does not count, unless that has happened too often.
+        """
+        error = Failure(type=LOST, message=f"{reason} (attempt {task.attempt} at {task.llm})")
         started = task.status is not Status.ASSIGNED
-        if task.parked and task.status is Status.IN_PROGRESS:
-            task.starts -= 1  # it did nothing: it waited
+        excused = excused and sum(attempt.outcome == LOST for attempt in task.attempts) < MOST_EXCUSED
+        if task.status is Status.IN_PROGRESS and (task.parked or excused):  # parked, it did nothing: it waited
+            task.starts -= 1
         if started and task.instance:
             self._b.stop(task.llm or "", task.instance, task.id, task.attempt, reason)
         self._b.take_back(task)
-        self._b.record(task, task.end_attempt(now, "lost" if started else UNCLAIMED, error))
+        self._b.record(task, task.end_attempt(now, LOST if started else UNCLAIMED, error))
         if task.status is Status.INPUT_REQUIRED:
             self._b.await_answer(task, now)
         elif task.starts >= task.spec.max_attempts or _is_never_taken_up(task):

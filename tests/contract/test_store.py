@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from broker.errors import DecodeError
+from broker.errors import DecodeError, NotTheLeader
 from broker.instants import Instant, Micros, from_datetime, seconds
 from broker.messages import Status, Submission
 from broker.wire import decode
@@ -21,13 +21,13 @@ from coordinator.core.task import Asked, Change, Task
 from coordinator.intake import MOST_SKILLS
 from coordinator.schema import labels
 from coordinator.store import Store
-from tests.support.books import ATTEMPT, NOW, a_task, commit, stored
+from tests.support.books import ATTEMPT, LEAD, NOW, a_task, commit, stored
 from tests.support.core import T0
 
 
 def fields_of(task: Task) -> dict[str, Any]:
     """All that is kept of a task. The id stands beside the spec, not in it."""
-    kept = {field.name for field in dataclasses.fields(task)} - {"named_at", "_submitted_view"}
+    kept = {field.name for field in dataclasses.fields(task)} - {"named_at", "run_time", "_submitted_view"}
     return {name: getattr(task, name) for name in kept} | {"spec": task.spec.model_copy(update={"id": None})}
 
 
@@ -274,6 +274,44 @@ def test_tasks_wake_when_their_time_has_come_the_first_first(store: Store) -> No
     assert store.next_wake(after=Instant(T0 + 30)) == NEVER
 
 
+def pauses(store: Store) -> dict[str, int]:
+    """When each task is to be looked at, in microseconds after T0."""
+    return {task.id: task.wake_at - T0 for task in store.load(f"t{n}" for n in range(1, 6)) if task.wake_at}
+
+
+def waiting_tasks() -> list[Task]:
+    """One that waits for its date, two that pause before the next attempt, and a group with a time limit."""
+    return [
+        a_task(1, status=Status.BLOCKED, wake_at=Instant(T0 + 10)),
+        a_task(2, status=Status.BLOCKED, wake_at=Instant(T0 + 20), starts=1, attempt=1),
+        a_task(3, status=Status.BLOCKED, wake_at=Instant(T0 + 90), starts=2, attempt=2),
+        a_task(4, status=Status.IN_PROGRESS, wake_at=Instant(T0 + 40), started_at=Instant(T0 + 5), attempt=1),
+    ]
+
+
+def test_pauses_move_with_a_clock_that_is_set_and_dates_do_not(store: Store) -> None:
+    stored(store, *waiting_tasks())
+    store.move_pauses(Micros(1000), NOW, LEAD)
+    assert pauses(store) == {"t1": 10, "t2": 1020, "t3": 1090, "t4": 1040}
+    assert store.load(["t4"])[0].started_at == T0 + 1005
+    store.move_pauses(Micros(-1000), NOW, LEAD)
+    assert pauses(store) == {"t1": 10, "t2": 20, "t3": 90, "t4": 40}
+
+
+def test_pauses_that_are_too_long_are_shortened(store: Store) -> None:
+    stored(store, *waiting_tasks())
+    store.shorten_pauses(Instant(T0 + 30), NOW, LEAD)
+    assert pauses(store) == {"t1": 10, "t2": 20, "t3": 30, "t4": 40}
+
+
+def test_a_coordinator_that_leads_no_more_moves_no_pauses(store: Store) -> None:
+    stored(store, *waiting_tasks())
+    store.epoch -= 1
+    for move in (lambda: store.move_pauses(Micros(9), NOW, LEAD), lambda: store.shorten_pauses(T0, NOW, LEAD)):
+        with pytest.raises(NotTheLeader):
+            move()
+
+
 def test_open_tasks_become_overdue_the_first_first(store: Store) -> None:
     def due(number: int, second: int, **fields: Any) -> Task:
         return a_task(number, due=f"2026-12-01T09:00:{second:02}Z", **fields)
@@ -357,7 +395,10 @@ def test_an_llm_comes_back_with_its_instances_and_without_leases(store: Store) -
         labels=["local"],
         paused=True,
         slots_limit=1,
-        instances={"i1": Instance("i1", 2, Instant(T0 + 9)), "i2": Instance("i2", 3, Instant(T0 + 9), draining=True)},
+        instances={
+            "i1": Instance("i1", 2, Instant(T0 + 9), control="llm.atlas.i1.2"),
+            "i2": Instance("i2", 3, Instant(T0 + 9), draining=True),
+        },
     )
     llm.unclaimed.add("t1")
     llm.learned.learn(["python"], 5000, Micros(7_000_000), T0)
@@ -368,9 +409,9 @@ def test_an_llm_comes_back_with_its_instances_and_without_leases(store: Store) -
     assert (atlas.told_skills, atlas.skills_given) == ({"python": 1.0}, {"python": 0.25, "c++": 1.0})
     assert (atlas.labels, atlas.paused, atlas.state) == (["local"], True, "paused")
     assert atlas.learned.plain() == llm.learned.plain()
-    assert [(i.id, i.slots, i.draining, i.lease_until) for i in atlas.instances.values()] == [
-        ("i1", 2, False, 0),
-        ("i2", 3, True, 0),
+    assert [(i.id, i.slots, i.draining, i.control, i.lease_until) for i in atlas.instances.values()] == [
+        ("i1", 2, False, "llm.atlas.i1.2", 0),
+        ("i2", 3, True, None, 0),
     ]
     assert (boreas.state, boreas.skills_given, boreas.slots_limit) == ("offline", None, None)
     llm.instances.clear()

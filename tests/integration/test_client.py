@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,12 @@ def url(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 async def client(url: str) -> AsyncIterator[Client]:
     async with Client(url) as client:
         yield client
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WITHIN):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
 
 
 async def until_status(client: Client, task_id: str, status: Status) -> None:
@@ -328,6 +334,24 @@ async def test_a_result_that_comes_after_a_reconnect_still_arrives(client: Clien
         assert (await cut_off.task(task.id)).id == task.id  # so it is connected again
         (tmp_path / "go").touch()
         assert await task.result(WITHIN) == 1
+
+
+async def test_results_arrive_after_a_reconnect_that_rabbitmq_knows_nothing_of(
+    client: Client, url: str, tmp_path: Path
+) -> None:
+    """RabbitMQ keeps the reply queue for the lost connection."""
+    async with proxy_to(url) as proxy, Client(proxy.url) as cut_off:
+        inputs = {"until": str(tmp_path / "go"), "answer": 1}
+        task = await cut_off.submit("anything", inputs=inputs, skills=["obey"])
+        changed = await cut_off.submit("anything", inputs=inputs, skills=["obey"])
+        await client.update(changed.id, priority=9)
+        proxy.break_for_clients()
+        await until(lambda: not cut_off.connected)
+        await until(lambda: cut_off.connected)
+        assert (await cut_off.task(task.id)).id == task.id
+        (tmp_path / "go").touch()
+        assert await task.result(WITHIN) == 1
+        assert await changed.result(WITHIN) == 1
 
 
 async def test_an_end_that_was_missed_while_the_broker_was_away_ends_the_waiting(

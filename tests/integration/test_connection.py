@@ -22,7 +22,18 @@ from broker.errors import (
     Unroutable,
 )
 from broker.link import Link
-from broker.topology import Binding, Exchange, Queue, Topology, control_address
+from broker.topology import (
+    COORDINATOR,
+    MAILBOXES,
+    MESSAGES,
+    SHARED,
+    UNDELIVERED,
+    Binding,
+    Exchange,
+    Queue,
+    Topology,
+    control_address,
+)
 from tests.support.proxy import Proxy, proxy_to
 
 WITHIN = 20.0  # seconds
@@ -292,6 +303,69 @@ async def test_a_broken_link_declares_consumes_and_publishes_again_what_was_unco
     assert set(got) == {b"while away", *(b"%d" % number for number in range(50))}
     with pika.BlockingConnection(pika.URLParameters(proxy.broker_url)) as connection:
         connection.channel().exchange_delete(f"{queue}.x")
+
+
+async def test_an_exclusive_queue_has_another_name_after_a_reconnect(proxy: Proxy, queue: str) -> None:
+    """RabbitMQ believes that the lost connection is there, and keeps the first name for it."""
+    inbox, answers = Inbox(), Inbox()
+    own = control_address("test", queue.removeprefix("test."))
+    async with Link(proxy.broker_url, name="other") as other, Link(proxy.url, name="test") as link:
+        await other.declare(declared(queue))
+        await other.consume(queue, inbox, auto_ack=True)
+        await link.declare(Topology(queues=(Queue(own, exclusive=True),)))
+        await link.consume(own, answers, auto_ack=True)
+        await link.publish(Outgoing("", queue, b"first", reply_to=own))
+        assert (await inbox.next()).properties.reply_to == own
+        proxy.break_for_clients()
+        await until(lambda: link.reconnects == 2 and link.connected)
+        await link.publish(Outgoing("", queue, b"second", reply_to=own))
+        renamed = (await inbox.next()).properties.reply_to
+        assert renamed == f"{own}.2"
+        await other.publish(Outgoing("", renamed, b"answer"))
+        answer = await answers.next()
+        assert (answer.body, answer.queue) == (b"answer", own)
+
+
+async def test_the_address_of_a_session_stays_what_it_is_after_a_reconnect(proxy: Proxy, queue: str) -> None:
+    inbox, answers = Inbox(), Inbox()
+    session = f"llm.test.{queue.removeprefix('test.')}"
+    async with Link(proxy.broker_url, name="other") as other, Link(proxy.url, name="test") as link:
+        await other.declare(SHARED)
+        watching = Topology(
+            queues=(Queue(f"{queue}.all", exclusive=True),), bindings=(Binding(MESSAGES, "#", f"{queue}.all"),)
+        )
+        await other.declare(watching)
+        await other.consume(f"{queue}.all", inbox, auto_ack=True)
+        await link.declare(
+            Topology(queues=(Queue(session, exclusive=True),), bindings=(Binding(MAILBOXES, session, session),))
+        )
+        await link.consume(session, answers, auto_ack=True)
+        proxy.break_for_clients()
+        await until(lambda: link.reconnects == 2 and link.connected)
+        await link.publish(Outgoing(MESSAGES, "llm.nobody", b"{}", reply_to=session))
+        assert (await inbox.next()).properties.reply_to == session
+        await other.publish(Outgoing(MESSAGES, session, b"answer"))
+        assert (await answers.next()).body == b"answer"
+    with pika.BlockingConnection(pika.URLParameters(proxy.broker_url)) as connection:
+        for inbox_of_the_coordinator in (COORDINATOR, UNDELIVERED):
+            connection.channel().queue_delete(inbox_of_the_coordinator)
+
+
+async def test_why_a_link_cannot_be_set_up_again_is_logged(
+    proxy: Proxy, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Link(proxy.url, name="test") as link:
+        await link.declare(Topology(queues=(Queue(queue, {"x-max-length": 5}),)))
+        with pika.BlockingConnection(pika.URLParameters(proxy.broker_url)) as connection:
+            connection.channel().queue_delete(queue)
+            connection.channel().queue_declare(queue, durable=True, arguments={"x-max-length": 6})
+        proxy.break_connections()
+        await until(lambda: "cannot connect again" in caplog.text)
+        assert "PRECONDITION_FAILED" in caplog.text
+        await until(lambda: not link.connected and link.can_publish)
+        with pika.BlockingConnection(pika.URLParameters(proxy.broker_url)) as connection:
+            connection.channel().queue_delete(queue)
+        await until(lambda: link.connected)
 
 
 async def test_what_is_to_be_forgotten_is_not_published_again(proxy: Proxy, queue: str) -> None:

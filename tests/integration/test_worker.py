@@ -604,6 +604,55 @@ async def test_a_broken_connection_costs_no_work(
     assert [job.task_id for job in llm.jobs] == ["t-1", "t-2"]
 
 
+async def test_a_connection_that_rabbitmq_believes_in_keeps_no_worker_away(
+    workers: Workers, coordinator: StandIn, llm: Scripted, proxy: Proxy
+) -> None:
+    llm.plays("t-1", for_ever)
+    async with workers.one(url=proxy.url) as worker:
+        await coordinator.assign("t-1")
+        await until(lambda: llm.running == 1)
+        proxy.break_for_clients()
+        await coordinator.until(lambda: len(coordinator.all("hello", instance=worker.instance)) == 2)
+        await coordinator.stop(worker.instance, "t-1")
+        assert (await coordinator.next("result")).outcome == "cancelled"
+
+
+async def test_an_assignment_that_was_delivered_before_is_not_begun_when_its_claim_is_answered_with_a_stop(
+    workers: Workers, coordinator: StandIn, llm: Scripted, proxy: Proxy, name: str
+) -> None:
+    async with workers.one(url=proxy.url, slots=2) as worker:
+        proxy.pairs[CONSUMER].hold_answers()  # as for a connection that is dead and that RabbitMQ believes in
+        await coordinator.assign("t-1")
+        await coordinator.assign("t-2", "done")
+        await coordinator.delivered()
+        proxy.break_connections()
+        await coordinator.next("claim", task_id="t-1")
+        await coordinator.stop(worker.instance, "t-1")
+        assert (await coordinator.next("result", task_id="t-1")).outcome == "cancelled"
+        assert (await coordinator.next("result", task_id="t-2")).result == "done"
+    assert [job.task_id for job in llm.jobs] == ["t-2"]
+
+
+async def test_a_worker_beats_while_its_consuming_connection_is_away(
+    workers: Workers, coordinator: StandIn, llm: Scripted, name: str, amqp_url: str
+) -> None:
+    def replace_queue() -> None:
+        with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+            connection.channel().queue_delete(work_queue(name))
+            connection.channel().queue_declare(work_queue(name))
+
+    llm.plays("t-1", for_ever)
+    async with workers.one(lease=1) as worker:
+        await coordinator.assign("t-1")
+        await until(lambda: llm.running == 1)
+        await asyncio.to_thread(replace_queue)
+        await until(lambda: not worker._link.connected)
+        before = len(coordinator.all("beat"))
+        await coordinator.until(lambda: len(coordinator.all("beat")) > before + 3)
+        assert not worker._link.connected
+        assert coordinator.all("beat")[-1].tasks == [Holding(task_id="t-1", attempt=1)]
+
+
 async def test_a_hello_after_a_reconnect_names_what_is_still_in_hand(
     workers: Workers, coordinator: StandIn, llm: Scripted, proxy: Proxy
 ) -> None:

@@ -36,6 +36,8 @@ def table(outcome: Outcome) -> Table:
     for name, count in outcome.judged().items():
         shown.add_row(name, f"{count:,}")
     shown.add_row("executed more than once", f"{outcome.repeated:,}")
+    for how in ("lost", "unclaimed"):
+        shown.add_row(f"attempts {how}", f"{outcome.endings.get(how, 0):,}")
     shown.add_row("recovery p50", f"{outcome.recovery(50):.2f} s")
     shown.add_row("recovery p95", f"{outcome.recovery(95):.2f} s")
     shown.add_row("two leases", f"{2 * outcome.lease:g} s")
@@ -50,6 +52,7 @@ def figures(outcome: Outcome) -> dict[str, object]:
         "pairs": outcome.pairs,
         "violations": outcome.violations,
         "executed_again": outcome.repeated,
+        "attempts": outcome.endings,
         "recoveries": {name: sorted(seconds) for name, seconds in outcome.recoveries_by_fault.items()},
         "recovery_p50": outcome.recovery(50),
         "recovery_p95": outcome.recovery(95),

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from broker.node import PrivateNode
+from tests.support.altered import Clock
 from tests.support.hosts import Host, hosts, why_not
 from tests.support.ledger import Ledger
 from tests.support.processes import Process
@@ -47,6 +48,7 @@ class Cast:
         self.ways = ways
         self.lease = float(site.env["FLUFFLE_LEASE"])
         self._altered = tuple(altered)
+        self.clocks = {name: Clock(site.state / f"{name}.clock") for name in (*self.coordinators, *self.workers)}
         self._processes = {name: self._start(name) for name in (*self.coordinators, *self.workers)}
 
     @property
@@ -72,14 +74,16 @@ class Cast:
         """
         for name in self.coordinators:
             self._processes[name].kill()
-        doomed = self.site.coordinator(until=None, altered=self._altered, FLUFFLE_CRASH_AT=point)
+        altered = (self.clocks[self.coordinators[0]].change, *self._altered)
+        doomed = self.site.coordinator(until=None, altered=altered, FLUFFLE_CRASH_AT=point)
         with suppress(subprocess.TimeoutExpired):
             doomed.wait(within=GETS_THERE)
         doomed.kill()
         self._processes |= {name: self._start(name) for name in self.coordinators}
 
     def _start(self, name: str, *changes: str) -> Process:
-        altered, host, proxy = (*self._altered, *changes), self.ways.hosts.get(name), self.ways.rabbitmq.get(name)
+        altered = (self.clocks[name].change, *self._altered, *changes)
+        host, proxy = self.ways.hosts.get(name), self.ways.rabbitmq.get(name)
         inside, url = host.prefix if host else (), proxy.url if proxy else None
         if name in self.coordinators:
             database = {"FLUFFLE_DATABASE_URL": self.ways.database.url} if self.ways.database else {}

@@ -15,7 +15,7 @@ from tests.support.hosts import why_not
 from tests.support.rabbitmqctl import rabbitmqctl
 from tests.support.site import why_never_read_only
 
-A_DAY = 86_400
+AN_HOUR, A_DAY = 3_600, 86_400
 ALARMED = 1.0  # seconds
 LOST_REPLIES = 3
 LOOK_BACK = 1_000_000  # bytes of the ledger's file
@@ -77,6 +77,14 @@ def wrong_clock(cast: Cast, chance: random.Random) -> None:
     cast.restart(name, changes=[f"clock={chance.choice((-A_DAY, A_DAY))}"])
 
 
+def set_clock(cast: Cast, chance: random.Random) -> None:
+    """The wall clock of a process is set while it runs, forward or back; after a while it is set right again."""
+    clock = cast.clocks[chance.choice([*cast.workers, *cast.coordinators])]
+    clock.set(chance.choice((-1, 1)) * round(chance.choice((cast.lease + 1, 60, AN_HOUR))))
+    time.sleep(chance.uniform(0, 2 * cast.lease))
+    clock.set(0)
+
+
 def kill_node(cast: Cast, chance: random.Random) -> None:
     """kill -9 of RabbitMQ."""
     cast.site.kill_and_restart_rabbitmq()
@@ -94,6 +102,15 @@ def suspend_node(cast: Cast, chance: random.Random) -> None:
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     time.sleep(chance.uniform(0, 2 * cast.lease))
+    os.kill(pid, signal.SIGCONT)
+
+
+def suspend_node_past_lease(cast: Cast, chance: random.Random) -> None:
+    """SIGSTOP of RabbitMQ, for longer than any worker may be silent."""
+    pid = cast.node.status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(chance.uniform(1.2, 3) * cast.lease)
     os.kill(pid, signal.SIGCONT)
 
 
@@ -180,6 +197,14 @@ def cut_worker(cast: Cast, chance: random.Random) -> None:
     proxy.resume()
 
 
+def half_open(cast: Cast, chance: random.Random) -> None:
+    """The connections of a process are broken on its side alone: RabbitMQ believes for a while that they are there."""
+    proxy = cast.ways.rabbitmq[chance.choice([*cast.ways.rabbitmq])]
+    proxy.break_for_clients()
+    time.sleep(chance.uniform(0.5, 3) * cast.lease)
+    proxy.break_for_the_broker()
+
+
 def kill_worker_with_answers(cast: Cast, chance: random.Random) -> None:
     """The network to a worker is cut while it works, and kill -9 once it has answers that nobody has heard."""
     name = chance.choice(cast.workers)
@@ -239,9 +264,11 @@ FAULTS: dict[Fault, int] = {
     crash_coordinator: 8,
     suspend_coordinator: 6,
     wrong_clock: 4,
+    set_clock: 4,
     kill_node: 1,
     restart_node: 1,
     suspend_node: 2,
+    suspend_node_past_lease: 2,
     close_connections: 3,
     memory_alarm: 2,
     disk_alarm: 2,
@@ -253,6 +280,7 @@ FAULTS: dict[Fault, int] = {
     restart_postgresql: 2,
     cut_host: 6,
     cut_worker: 4,
+    half_open: 4,
     kill_worker_with_answers: 4,
     echo: 6,
 }

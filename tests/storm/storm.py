@@ -39,6 +39,7 @@ class Outcome:
     left_out: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     repeated: int = 0
+    endings: dict[str, int] = field(default_factory=dict)  # how many attempts ended how
     pairs: int = 0
 
     def judged(self) -> dict[str, int]:
@@ -115,6 +116,7 @@ class Storm:
             self.outcome.violations += [f"refused: {it}" for it in self._ledger.refused()]
             self.outcome.violations += self._ledger.problems()
         self.outcome.repeated = self._ledger.done() - self.outcome.tasks
+        self.outcome.endings = dict(self._cast.site.select("select outcome, count(*) from attempts group by outcome"))
         return self.outcome
 
     async def _strike(self) -> None:

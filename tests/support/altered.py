@@ -1,16 +1,20 @@
 """`fluffle` with something about it altered: python -m tests.support.altered CHANGE… -- ARGUMENTS…
 
 A CHANGE is the name of a mechanism that keeps the books right, which is switched off; or `clock=SECONDS`, which makes
-the wall clock of the process wrong by that much; or `lost-replies=COUNT` or `quiet=SECONDS`, see below. A proof that
-finds nothing when a mechanism is off proves nothing.
+the wall clock of the process wrong by that much; or `clock-file=PATH`, by which it can be set, see Clock; or
+`lost-replies=COUNT` or `quiet=SECONDS`, see below. A proof that finds nothing when a mechanism is off proves nothing.
 """
 
 import dataclasses
+import mmap
+import os
 import random
+import struct
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, tzinfo
+from pathlib import Path
 from typing import Any
 
 
@@ -106,12 +110,12 @@ MECHANISMS: dict[str, Callable[[], None]] = {
 }
 
 
-def lost_replies(count: int) -> None:
+def lost_replies(count: str) -> None:
     """So many commits, with some that work between them, end with an error although they were made."""
     from broker.errors import StoreUnavailable
     from coordinator.store import Store
 
-    commit, left = Store.commit, iter(range(count))
+    commit, left = Store.commit, iter(range(int(count)))
 
     def commit_and_fail(self: Store, *args: Any, **kwargs: Any) -> int | None:
         row = commit(self, *args, **kwargs)
@@ -122,32 +126,69 @@ def lost_replies(count: int) -> None:
     _replace(Store, "commit", commit_and_fail)
 
 
-def wrong_clock(seconds: int) -> None:
+class Clock:
+    """The wall clock of a process that was started with `clock-file=PATH`, which others can set while it runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.ftruncate(self._file, 8)
+        self._ahead = mmap.mmap(self._file, 8)
+
+    @property
+    def change(self) -> str:
+        """What a process is started with that has this clock."""
+        return f"clock-file={self.path}"
+
+    @property
+    def ahead(self) -> int:
+        """How many seconds it is ahead of the right time."""
+        return int(struct.unpack("q", self._ahead[:])[0])
+
+    def set(self, ahead: int) -> None:
+        """Set it so many seconds ahead of the right time; negative: behind."""
+        self._ahead[:] = struct.pack("q", ahead)
+
+
+def settable_clock(path: str) -> None:
+    """Let others set the wall clock of this process."""
+    clock = Clock(Path(path))
+    _alter_clock(lambda: clock.ahead)
+
+
+def wrong_clock(seconds: str) -> None:
     """Make the wall clock of this process wrong."""
+    ahead = int(seconds)
+    _alter_clock(lambda: ahead)
+
+
+def _alter_clock(ahead: Callable[[], int]) -> None:
     from broker import mail, mailer
     from workers import attempt, reporter
+
+    time_, time_ns = time.time, time.time_ns
+    time.time = lambda: time_() + ahead()
+    time.time_ns = lambda: time_ns() + ahead() * 10**9
 
     class Wrong(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> datetime:
-            return datetime.now(tz) + timedelta(seconds=seconds)
+            return datetime.fromtimestamp(time.time(), tz)
 
     for module in (mail, mailer, attempt, reporter):
         _replace(module, "datetime", Wrong)
-    time_, time_ns = time.time, time.time_ns
-    time.time = lambda: time_() + seconds
-    time.time_ns = lambda: time_ns() + seconds * 10**9
 
 
-def soon_quiet(seconds: int) -> None:
+def soon_quiet(seconds: str) -> None:
     """Attempts that have sent no text for so long are quiet."""
     from coordinator.core import task
 
-    _replace(task, "QUIET_AFTER", seconds * 1_000_000)
+    _replace(task, "QUIET_AFTER", int(seconds) * 1_000_000)
 
 
-TROUBLES: dict[str, Callable[[int], None]] = {
+TROUBLES: dict[str, Callable[[str], None]] = {
     "clock": wrong_clock,
+    "clock-file": settable_clock,
     "lost-replies": lost_replies,
     "quiet": soon_quiet,
 }
@@ -164,7 +205,7 @@ def main() -> None:
     for change in sys.argv[1:place]:
         name, _, value = change.partition("=")
         if name in TROUBLES:
-            TROUBLES[name](int(value))
+            TROUBLES[name](value)
         else:
             MECHANISMS[name]()
     sys.argv = ["fluffle", *sys.argv[place + 1 :]]

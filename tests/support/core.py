@@ -186,13 +186,17 @@ class Core:
             lease=seconds(LEASE), window=window, policy=policy, expertise=expertise, learn_quality=learn_quality
         )
 
-    def handle(self, *events: Event, at: float | None = None) -> list[Command]:
-        """One batch: what these events lead to, once it is stored."""
+    def handle(self, *events: Event, at: float | None = None, heard: float | None = None) -> list[Command]:
+        """One batch: what these events lead to, once it is stored.
+
+        All that was said before `heard`, in seconds after the start, has been handled; without it, all until now.
+        """
         self.at = self.at if at is None else at
         now, machine = moment(self.at), self.machine
         for lane, known_to, room in machine.board.ready.hungry():
             machine.refill(lane, self.books.lane(lane, known_to, room), room)
-        batch = [*self._with_ancestry(events), Tick(self._wake(now), self._overdue(now))]
+        heard_until = None if heard is None else moment(heard)
+        batch = [*self._with_ancestry(events), Tick(self._wake(now), self._overdue(now), heard_until)]
         self._load(batch)
         commands = machine.handle(*batch, now=now)
         while machine.unfinished:
@@ -213,9 +217,9 @@ class Core:
         check_forgotten(machine)
         return commands
 
-    def tick(self, *, at: float) -> list[Command]:
+    def tick(self, *, at: float, heard: float | None = None) -> list[Command]:
         """Nothing happens but time."""
-        return self.handle(at=at)
+        return self.handle(at=at, heard=heard)
 
     def restart(self, *, at: float | None = None) -> None:
         """Another coordinator takes over, with nothing but the books."""

@@ -7,9 +7,10 @@ from pika import BasicProperties
 from sqlalchemy import text
 
 from broker.connection import Delivery, Outgoing
-from broker.instants import Instant, seconds
+from broker.instants import Instant, Micros, seconds
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.core.task import view
+from coordinator.hearing import Hearing
 from coordinator.store import Store
 from tests.support.books import LEAD
 from tests.support.core import T0
@@ -23,14 +24,31 @@ class Desk:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.at = 0.0
+        self.ahead = 0.0  # seconds by which somebody has set the clock
         self.books = self._new()
         self.unsent = self.books.rebuild()
 
-    def _new(self) -> Bookkeeper:
-        return Bookkeeper(self.store, clock=self.now, lease=seconds(LEASE), lead=LEAD, max_body=1_000_000)
+    def _new(self, *, hearing: Hearing | None = None) -> Bookkeeper:
+        return Bookkeeper(
+            self.store,
+            clock=self.now,
+            lease=seconds(LEASE),
+            lead=LEAD,
+            max_body=1_000_000,
+            steady=self.steady,
+            hearing=hearing,
+        )
 
     def now(self) -> Instant:
-        return Instant(T0 + seconds(self.at))
+        return Instant(T0 + seconds(self.at + self.ahead))
+
+    def steady(self) -> Micros:
+        return seconds(self.at)
+
+    def listen(self, hearing: Hearing) -> None:
+        """From now on nobody is judged before an echo has come."""
+        self.books = self._new(hearing=hearing)
+        self.books.rebuild()
 
     def process(self, *batch: Delivery, at: float | None = None) -> list[Outgoing]:
         """Process a batch, publish its messages and have them confirmed."""

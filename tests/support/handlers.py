@@ -43,6 +43,14 @@ def work_in_thread(job: Job) -> str:
     return write_effect(job, "done")
 
 
+async def fail_twice(job: Job) -> str:
+    """Done at the third attempt."""
+    write_effect(job, "started")
+    if job.attempt < 3:
+        raise ConnectionError("overloaded")
+    return write_effect(job, "done")
+
+
 async def wait_for_gate(job: Job) -> str:
     """Done as soon as the file that the inputs name exists."""
     write_effect(job, "started")

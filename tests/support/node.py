@@ -2,10 +2,12 @@
 
 import os
 import secrets
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ ON_RABBITMQ_4 = os.environ.get("FLUFFLE_TEST_BROKER") == "rabbitmq4"
 _AMQP, _MANAGEMENT = 5672, 15672
 
 
-def _no_control(*arguments: str) -> str:
+def _no_control(*arguments: object) -> str:
     pytest.skip("this broker is not ours to control")
 
 
@@ -25,13 +27,15 @@ def _no_control(*arguments: str) -> str:
 class NodeInfo:
     """A broker to test with. `node` is None when the broker is not ours to stop or kill.
 
-    `settings` are what `fluffle` needs to administrate it; `control` runs `rabbitmqctl` there.
+    `settings` are what `fluffle` needs to administrate it; `control` runs `rabbitmqctl` there; `suspend` stops all of
+    its processes in their tracks, and lets them go on when it is called with False.
     """
 
     url: str
     node: PrivateNode | None
     settings: Mapping[str, str] = field(default_factory=dict)
     control: Callable[..., str] = _no_control
+    suspend: Callable[[bool], object] = _no_control
 
 
 @contextmanager
@@ -47,9 +51,16 @@ def private_node(folder: Path) -> Iterator[NodeInfo]:
     else:
         node = PrivateNode(folder)
         try:
-            yield NodeInfo(node.start(), node, {"FLUFFLE_STATE_DIR": str(folder)}, node.control)
+            settings = {"FLUFFLE_STATE_DIR": str(folder)}
+            yield NodeInfo(node.start(), node, settings, node.control, partial(_suspend, node))
         finally:
             node.stop()
+
+
+def _suspend(node: PrivateNode, stopped: bool) -> None:
+    pid = node.status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP if stopped else signal.SIGCONT)
 
 
 def _container() -> Iterator[NodeInfo]:
@@ -69,4 +80,9 @@ def _container() -> Iterator[NodeInfo]:
             assert done.returncode == 0, done.stderr
             return done.stdout
 
-        yield NodeInfo(f"amqp://fluffle:{password}@{host}:{port}/%2F", None, settings, control)
+        def suspend(stopped: bool) -> None:
+            name = running.get_wrapped_container().name
+            subprocess.run(["docker", "pause" if stopped else "unpause", name], capture_output=True, check=True)
+
+        url = f"amqp://fluffle:{password}@{host}:{port}/%2F"
+        yield NodeInfo(url, None, settings, control, suspend)

@@ -20,6 +20,7 @@ class Pair:
         self._to_broker, self._to_client = asyncio.Event(), asyncio.Event()
         self._last_words: bytes | None = None
         self._said = False  # the last words
+        self.is_half_open = False
         self.resume()
 
     def hold_what_is_sent(self) -> None:
@@ -38,6 +39,11 @@ class Pair:
         """Break the connection once the client has said this and the broker has an answer, which is lost."""
         self._last_words = words
 
+    def break_for_the_client(self) -> None:
+        """Break the client's connection, and keep that to the broker: it does not learn that the client is gone."""
+        self.is_half_open = True
+        self._writers[0].transport.abort()
+
     def abort(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
@@ -53,6 +59,8 @@ class Pair:
         try:
             while data := await reader.read(65_536):
                 await flows.wait()
+                if self.is_half_open:
+                    continue
                 if self._is_lost(data, flows):
                     break
                 writer.write(data)
@@ -60,7 +68,8 @@ class Pair:
         except OSError:
             pass
         finally:
-            self.abort()
+            if not self.is_half_open:
+                self.abort()
 
     def _is_lost(self, data: bytes, flows: asyncio.Event) -> bool:
         if flows is self._to_broker:
@@ -104,6 +113,17 @@ class Proxy:
         """Break every connection; new ones are accepted."""
         for pair in self.pairs:
             pair.abort()
+
+    def break_for_clients(self) -> None:
+        """Every connection; see Pair."""
+        for pair in self.pairs:
+            pair.break_for_the_client()
+
+    def break_for_the_broker(self) -> None:
+        """Let the broker learn which connections are gone."""
+        for pair in self.pairs:
+            if pair.is_half_open:
+                pair.abort()
 
     def lose_the_reply_to(self, words: bytes) -> None:
         """Of every connection; see Pair."""
@@ -170,6 +190,14 @@ class ProxyThread:
     def break_connections(self) -> None:
         """Break every connection; new ones are accepted."""
         self._loop.call_soon_threadsafe(self._proxy.break_connections)
+
+    def break_for_clients(self) -> None:
+        """Break every connection for its client, while the broker believes that it is there; new ones are accepted."""
+        self._loop.call_soon_threadsafe(self._proxy.break_for_clients)
+
+    def break_for_the_broker(self) -> None:
+        """Let the broker learn which connections are gone."""
+        self._loop.call_soon_threadsafe(self._proxy.break_for_the_broker)
 
     def lose_the_reply_to(self, words: bytes) -> None:
         """Break every connection once its client has said this and the broker has an answer, which is lost."""

@@ -12,7 +12,7 @@ from broker.connection import Delivery, Outgoing
 from broker.link import Link
 from broker.mail import MessageProgress
 from broker.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop
-from broker.topology import COORDINATOR, REJECTED, SHARED, STATUS, WORK, control_address, llm_address, work_queue
+from broker.topology import COORDINATOR, REJECTED, SHARED, STATUS, WORK, llm_address, work_queue
 from broker.wire import Wire, decode
 
 WITHIN = 20.0
@@ -37,6 +37,7 @@ class StandIn:
         self._parameters = pika.URLParameters(url)
         self._link = link
         self._llm = llm
+        self._control: dict[str, str] = {}  # queues, by instance
         self._news = asyncio.Event()
 
     def _hear(self, delivery: Delivery) -> None:
@@ -45,7 +46,10 @@ class StandIn:
         if name == self._llm:
             if kind == "progress" and b'"message_id"' in delivery.body:
                 kind = "message_progress"
-            self.heard.append((kind, decode(KINDS[kind], delivery.body)))
+            message: Any = decode(KINDS[kind], delivery.body)
+            if delivery.properties.reply_to:
+                self._control[message.instance] = delivery.properties.reply_to
+            self.heard.append((kind, message))
             self._news.set()
 
     def all(self, kind: str, **fields: Any) -> list[Any]:
@@ -82,7 +86,7 @@ class StandIn:
         await self.control(instance, Drain().encode())
 
     async def control(self, instance: str, body: bytes) -> None:
-        await self._link.publish(Outgoing("", control_address(self._llm, instance), body))
+        await self._link.publish(Outgoing("", self._control[instance], body))
 
     @asynccontextmanager
     async def deaf(self) -> AsyncIterator[None]:

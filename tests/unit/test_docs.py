@@ -98,6 +98,7 @@ def test_every_binding_is_described() -> None:
     declared = (
         *topology.SHARED.bindings,
         *topology.llm_topology("<name>", ["<group>"]).bindings,
+        *topology.instance_topology("<name>", "<instance>").bindings,
         *topology.mailbox("user.<name>", ["<group>"]).bindings,
     )
     assert described == {(binding.exchange, binding.routing_key, binding.queue) for binding in declared} | {

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from broker.connection import Delivery, Inflow, Properties
-from broker.topology import STATUS, TASKS
+from broker.topology import ECHO, STATUS, TASKS
 from coordinator.inbox import Inbox
 
 
@@ -50,6 +50,10 @@ def inbox(*deliveries: Delivery, limit: int = 100) -> Inbox:
 
 def keys(deliveries: Iterable[Delivery]) -> list[str]:
     return [f"{it.routing_key} {it.properties.correlation_id or ''}".strip() for it in deliveries]
+
+
+def test_a_claim_does_not_wait_past_an_echo_that_came_after_it() -> None:
+    assert claim_and(told(ECHO)) == ["atlas.claim a/1", ECHO]
 
 
 def test_nothing_makes_no_batch() -> None:
