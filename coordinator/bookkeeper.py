@@ -15,7 +15,7 @@ from broker.errors import NotTheLeader, Problem, StoreUnavailable
 from broker.instants import EPOCH, Instant, Micros
 from broker.messages import Failure, Result
 from broker.topology import WORK, llm_address
-from broker.wire import MAX_ASSIGNMENT_BYTES
+from broker.wire import MAX_ANSWER_BYTES, MAX_ASSIGNMENT_BYTES
 from coordinator import outbox
 from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Refuse
@@ -25,6 +25,7 @@ from coordinator.core.machine import Machine
 from coordinator.core.policies import DEFAULT, load_policy
 from coordinator.core.task import COORDINATOR, Task
 from coordinator.intake import Refused, read, refusal
+from coordinator.limited_log import LimitedLog, log_refusals_and_losses
 from coordinator.outbox import Item, Keep
 from coordinator.render import messages
 from coordinator.reports.closing import SIZE
@@ -87,6 +88,9 @@ class Bookkeeper:
         self._unclosed = SIZE  # attempts that may have ended since, or more
         self._sent: deque[int] = deque()  # filled by another thread
         self._too_large: dict[str, int] = {}  # assigned tasks that cannot be sent, and their size in bytes
+        self._not_taken: deque[tuple[str, int]] = deque()  # the same, by RabbitMQ's word; filled by another thread
+        self._max_answer = max(MAX_ANSWER_BYTES, 2 * max_body)
+        self._warnings = LimitedLog(_log)
 
     def rebuild(self) -> Post:
         """Take everything from the database anew; returns what was committed and perhaps not published."""
@@ -120,6 +124,10 @@ class Bookkeeper:
         """These outbox rows are published: the next transaction takes them out."""
         self._sent.extend(rows)
 
+    def too_large(self, assignment: Outgoing) -> None:
+        """RabbitMQ does not take this assignment because of its size: its task fails."""
+        self._not_taken.append((_task_of(assignment), len(assignment.body)))
+
     def process(self, batch: Sequence[Delivery]) -> Post:
         """Handle a batch, and whatever time has brought. It is committed when this returns.
 
@@ -151,6 +159,7 @@ class Bookkeeper:
 
     def _process(self, batch: Sequence[Delivery], refused: Sequence[Refused] = ()) -> Post:
         now = self._clock()
+        self._warnings.flush()
         self._refill()
         events, origins, items = self._read(batch, now)
         items += [item for it in refused for item in refusal(it, now)]
@@ -168,11 +177,14 @@ class Bookkeeper:
                 kept = late
             follow_ups = [*self._tell_others(self._machine.take_ended()), *self._stir(self._machine.take_stirred())]
             commands += self._machine.handle(*follow_ups, now=now)
+        requests: list[Refuse] = []
         for command in commands:
             if isinstance(command, Refuse) and command.event is not None:
                 items += refusal(Refused(origin[id(command.event)], command.problems), now, command.task_id)
             else:
                 items.append(command)
+                if isinstance(command, Refuse):
+                    requests.append(command)
         self._any_dependencies = self._any_dependencies or self._machine.new_dependencies
         self._any_children = self._any_children or self._machine.new_children
         changes = self._machine.take_changes()
@@ -181,6 +193,7 @@ class Bookkeeper:
         text = outbox.pack(items) if items else None
         began = time.perf_counter()
         row = self._commit(changes, text)
+        log_refusals_and_losses(self._warnings, items, requests, changes)
         if self._spans is not None:
             self._spans.committed()
         if self._tally is not None and (batch or items):
@@ -236,7 +249,9 @@ class Bookkeeper:
         returned = self._returned(batch)
         for delivery in batch:
             if id(delivery) in returned:
-                _log.warning("an assignment found no queue: its lease takes it back", routing_key=delivery.routing_key)
+                self._warnings.warning(
+                    "an assignment found no queue: its lease takes it back", routing_key=delivery.routing_key
+                )
                 continue
             match read(delivery, limit=self._max_body, require_identity=self._require_identity):
                 case None:
@@ -274,13 +289,17 @@ class Bookkeeper:
     def _failures(self) -> list[Event]:
         """Assignments that are too large to be sent, as failed attempts."""
         too_large, self._too_large = self._too_large, {}
+        while self._not_taken:
+            task_id, size = self._not_taken.popleft()
+            too_large[task_id] = size
         found: list[Event] = []
         for task_id, size in too_large.items():
             task = self._machine.board.tasks.get(task_id)
             if task and task.llm and task.in_hand:
-                told = (
-                    f"the task and the results it builds on have {size:,} bytes; the limit is {MAX_ASSIGNMENT_BYTES:,}"
+                limit = (
+                    f"the limit is {MAX_ASSIGNMENT_BYTES:,}" if size > MAX_ASSIGNMENT_BYTES else "RabbitMQ takes less"
                 )
+                told = f"the task and the results it builds on have {size:,} bytes; {limit}"
                 error = Failure(type="assignment_too_large", message=told, retryable=False)
                 result = Result(
                     task_id=task_id, attempt=task.attempt, instance=COORDINATOR, outcome="failed", error=error
@@ -376,14 +395,18 @@ class Bookkeeper:
         above = {id_ for item in items if isinstance(item, Assign) for id_ in tasks[item.task_id].spec.depends_on}
         context = {task.id: task for task in self._store.load(above)} if above else {}
         rendered = []
-        for message in messages(items, tasks, context):
+        for message in messages(items, tasks, context, most=self._max_answer):
             if message.exchange == WORK and message.message_id and len(message.body) > MAX_ASSIGNMENT_BYTES:
-                self._too_large[message.message_id.partition("/")[0]] = len(message.body)
+                self._too_large[_task_of(message)] = len(message.body)
             else:
                 if self._spans is not None and message.exchange == WORK:
-                    self._spans.assigned(message, tasks[(message.message_id or "").rpartition("/")[0]])
+                    self._spans.assigned(message, tasks[_task_of(message)])
                 rendered.append(message)
         return rendered
+
+
+def _task_of(assignment: Outgoing) -> str:
+    return (assignment.message_id or "").rpartition("/")[0]
 
 
 def _assignments(task: Task) -> set[tuple[str, str]]:

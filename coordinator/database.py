@@ -84,6 +84,7 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA wal_autocheckpoint = 4000")
         connection.execute("PRAGMA cache_size = -32000")
+        connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII only
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Any) -> None:
@@ -91,6 +92,11 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
             connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _lower(text: object) -> object:
+    """In lower case, as PostgreSQL has it. What is no text stays as it is."""
+    return text.lower() if isinstance(text, str) else text
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

@@ -16,7 +16,7 @@ from broker.messages import Stop as StopMessage
 from broker.messages import Tell as TellMessage
 from broker.topology import EVENTS, REJECTED, WORK, control_address, llm_address
 from broker.trace import in_trace
-from broker.wire import EVENT_TYPE, Wire
+from broker.wire import EVENT_TYPE, MAX_ANSWER_BYTES, Wire
 from coordinator.core.commands import (
     Announce,
     AnnounceLLM,
@@ -33,15 +33,19 @@ from coordinator.core.commands import (
 )
 from coordinator.core.task import Task
 from coordinator.outbox import Item, Keep
+from coordinator.sizes import fitted
 
 SOURCE = b"/fluffle/coordinator"
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 
 
-def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[str, Task]) -> Iterator[Outgoing]:
+def messages(
+    items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[str, Task], *, most: int = MAX_ANSWER_BYTES
+) -> Iterator[Outgoing]:
     """What to publish for these items, in order.
 
-    `tasks` holds the tasks of the assignments and answers, `context` the tasks that the former depend on.
+    `tasks` holds the tasks of the assignments and answers, `context` the tasks that the former depend on. A view has
+    at most about `most` bytes.
     """
     bodies: dict[int, bytes] = {}
 
@@ -49,7 +53,8 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
         """A view as JSON, made once: answers and events of a batch share it."""
         body = bodies.get(id(view))
         if body is None:
-            body = bodies[id(view)] = to_json(view)
+            body = to_json(view)
+            bodies[id(view)] = body = body if len(body) <= most else to_json(fitted(view, most))
         return body
 
     for item in items:
@@ -57,7 +62,7 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
             case Announce(at, view, what):
                 yield _task_event(view, what or view["status"], to_iso(at) or "", body_of(view))
             case Reply(kind, reply_to, correlation_id, shown):
-                yield _answer(reply_to, to_json(shown), kind, correlation_id)
+                yield _answer(reply_to, body_of(shown), kind, correlation_id)
             case DrainInstance(llm, instance):
                 yield _order(llm, instance, Drain())
             case Answer(kind, reply_to, correlation_id, view):

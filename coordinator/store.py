@@ -154,6 +154,7 @@ class Store:
             self._write_tasks(connection, changes)
             upsert_rows(connection, _attempts, [attempt_row(task, attempt) for task, attempt in changes.attempts])
             self._write_dependencies(connection, changes)
+            delete_rows(connection, _llms, [{"name": name} for name in changes.forgotten])
             upsert_rows(connection, _llms, [llm_row(llm) for llm in changes.llms.values()])
             self._write_messages(connection, changes)
             slots = [{"llm": llm, "at": at, "slots": count} for llm, (at, count) in changes.slots.items()]
@@ -392,12 +393,15 @@ def _text(engine: Engine, statement: ClauseElement) -> str:
     return str(statement.compile(dialect=engine.dialect))
 
 
-def tasks_of(connection: Connection, rows: Sequence[Row]) -> list[Task]:
-    """The tasks of full rows, with their attempts."""
+def tasks_of(connection: Connection, rows: Sequence[Row], *, latest: int | None = None) -> list[Task]:
+    """The tasks of full rows, with their attempts, or with so many of the latest."""
     tried = [row["seq"] for row in rows if row["attempt"] > (1 if row["status"] in WITH_AN_LLM else 0)]
     ended: dict[int, list[Attempt]] = {}
     for chunk in _chunks(tried):
         theirs = select(_attempts).where(_attempts.c.task_seq.in_(chunk)).order_by(_attempts.c.attempt)
+        if latest is not None:
+            newest = _attempts.c.attempt > _tasks.c.attempt - latest
+            theirs = theirs.join(_tasks, _tasks.c.seq == _attempts.c.task_seq).where(newest)
         for row in connection.execute(theirs).mappings():
             ended.setdefault(row["task_seq"], []).append(attempt_of(row))
     return [task_of(row, ended.get(row["seq"], [])) for row in rows]

@@ -262,7 +262,8 @@ class Correspondence:
     async def _refresh(self, handle: TaskHandle) -> None:
         while not handle.is_over:
             try:
-                handle.update(decode(TaskView, await self.ask(TaskQuery(id=handle.id))))
+                answer = await self.ask(TaskQuery(id=handle.id))
+                handle.update(decode(TaskView, answer, limit=len(answer)))
                 return
             except NoAnswer:
                 _log.warning("no coordinator tells how task %s stands; asking again", handle.id)

@@ -42,8 +42,6 @@ from broker.views import (
     ConversationPage,
     ConversationsQuery,
     ConversationView,
-    LLMList,
-    LLMsQuery,
     MessagePage,
     MessagesQuery,
     MessageView,
@@ -52,6 +50,7 @@ from broker.views import (
 from broker.wire import JsonObject, decode, problems
 from fluffle.correspondence import Correspondence
 from fluffle.forms import made, read
+from fluffle.listing import every_llm
 from fluffle.watching import PROGRESS, Arrivals, Missed, subscription
 
 _AT_ONCE = 100  # messages of an inbox that are under way
@@ -341,8 +340,7 @@ class Messaging:
         known = []
         if kind == "llm":
             with suppress(NoAnswer):
-                llms = read(LLMList, await self._correspondence.ask(LLMsQuery())).llms
-                known = [llm_address(llm.name) for llm in llms]
+                known = [llm_address(llm.name) async for llm in every_llm(self._correspondence)]
         if hint := did_you_mean(address, known):
             return UnknownAddress(f"{error}{hint}")
         if kind == "user":

@@ -45,6 +45,8 @@ class _LLMs:
         if not llms:
             with self._nothing:
                 empty("No LLM has come yet", "Start one: `fluffle worker ada --model demo --skills summarise`.")
+        for name in self._cards.keys() - {llm.name for llm in llms}:
+            self._cards.pop(name)[0].delete()
         for llm in llms:
             tasks = [view for view in page.tasks if view.llm == llm.name]
             self._show(llm, tasks)
@@ -108,6 +110,14 @@ class _LLMs:
             button("Pause", lambda: self._do(lambda client: client.pause(name), f"{name} gets nothing new"))
         if llm.instances and llm.state != "draining":
             button("Drain", lambda: self._do(lambda client: client.drain(name), f"{name} finishes and leaves"))
+        if llm.state == "offline" and not llm.tasks:
+            button("Forget", lambda: self._forget(name), "quiet")
+
+    async def _forget(self, name: str) -> None:
+        if await self._desk.act(lambda client: client.forget(name), f"{name} is forgotten") is not None:
+            live = self._desk.site.live
+            live.llms = [llm for llm in live.llms if llm.name != name]
+            await self._refresh()
 
     async def _do(self, do: Callable[[Client], Coroutine[Any, Any, LLMView]], done: str) -> None:
         changed = await self._desk.act(do, done)
