@@ -60,7 +60,7 @@ def _page(
     if query.before is not None:
         wanted = wanted.where(_messages.c.seq < query.before)
     newest_first = wanted.order_by(_messages.c.seq.desc()).limit(query.limit + 1)
-    page, shown, last = Page(key), 0, None
+    page, shown, last = Page(key, whole=True), 0, None
     with connection.execution_options(stream_results=True, max_row_buffer=_AT_ONCE).execute(newest_first) as rows:
         for row in rows.mappings():
             if shown == query.limit or not page.take(view(row)):

@@ -35,7 +35,7 @@ from broker.views import (
     TaskQuery,
     TasksQuery,
 )
-from broker.wire import MAX_ANSWER_BYTES, MAX_PAGE_BYTES, decode
+from broker.wire import MAX_ANSWER_BYTES, decode
 from coordinator import history, schema
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
@@ -188,7 +188,7 @@ class Queries:
             held.setdefault(name, {})[task_id] = bool(parked)
         page, last = Page("llms"), None
         for row in rows[: query.limit]:
-            if not page.take(fitted(self._llm(row, held.get(row["name"], {})), MAX_PAGE_BYTES)):
+            if not page.take(self._llm(row, held.get(row["name"], {}))):
                 return page.told(last)
             last = row["name"]
         return page.told(last if len(rows) > query.limit else None)

@@ -64,16 +64,19 @@ def fitted_body(body: bytes, most: int) -> bytes | None:
 class Page:
     """Views that are told together: so many that their JSON is not much larger than a bound, and one at least."""
 
-    def __init__(self, key: str, most: int = MAX_PAGE_BYTES) -> None:
-        """`key` is the name of the field that holds them."""
+    def __init__(self, key: str, most: int = MAX_PAGE_BYTES, *, whole: bool = False) -> None:
+        """`key` is the name of the field that holds them. A view with more than `most` bytes is cut if not `whole`."""
         self._key = key
         self._most = most
+        self._whole = whole
         self._size = 0
         self._views: list[bytes] = []
 
     def take(self, view: View) -> bool:
         """Take in the next view; False when there is no room for it."""
         encoded = to_json(view)
+        if len(encoded) > self._most and not self._whole:
+            encoded = to_json(fitted(view, self._most))
         if self._views and self._size + len(encoded) > self._most:
             return False
         self._views.append(encoded)
@@ -105,7 +108,7 @@ def in_a_list(view: View, left_out: Mapping[str, int]) -> View:
         shown["error"] = {**error, "message": _cut(error["message"])}
     if left_out:
         shown["left_out"] = dict(left_out)
-    return fitted(shown, MAX_PAGE_BYTES)
+    return shown
 
 
 def _without_texts(item: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

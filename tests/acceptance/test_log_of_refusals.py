@@ -83,9 +83,8 @@ def test_a_flood_of_bad_messages_is_a_few_lines(coordinator: Process, site: Site
 
 async def _flood(url: str, count: int) -> None:
     async with Link(url, name="test") as link:
-        await asyncio.gather(
-            *(link.publish_soon(Outgoing("fluffle.tasks", "submit", b"no JSON")) for _ in range(count))
-        )
+        bad = Outgoing("fluffle.tasks", "submit", b"no JSON")
+        await asyncio.gather(*(link.publish_soon(bad) for _ in range(count)))
 
 
 def test_llms_that_were_seen_once_can_be_forgotten(site: Site, client: Amqp) -> None:
