@@ -94,7 +94,7 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
     return engine
 
 
-def _lower(text: object) -> object:
+def _lower(text: Any) -> Any:
     """In lower case, as PostgreSQL has it. What is no text stays as it is."""
     return text.lower() if isinstance(text, str) else text
 

@@ -14,6 +14,7 @@ from fluffle.web.theme import frame
 
 _AT_WORK = (Status.ASSIGNED, Status.IN_PROGRESS, Status.INPUT_REQUIRED)
 _MOST_SHOWN = 4  # tasks of one LLM
+_MOST_TASKS = 200  # of all
 
 
 def add(site: Site) -> None:
@@ -40,7 +41,7 @@ class _LLMs:
 
     async def _refresh(self) -> None:
         llms = self._desk.site.live.llms
-        page = await self._desk.books.task_page(status=_AT_WORK, limit=200)
+        at_work = [view async for view in self._desk.books.tasks(status=_AT_WORK, limit=_MOST_TASKS)]
         self._nothing.clear()
         if not llms:
             with self._nothing:
@@ -48,7 +49,7 @@ class _LLMs:
         for name in self._cards.keys() - {llm.name for llm in llms}:
             self._cards.pop(name)[0].delete()
         for llm in llms:
-            tasks = [view for view in page.tasks if view.llm == llm.name]
+            tasks = [view for view in at_work if view.llm == llm.name]
             self._show(llm, tasks)
 
     def _show(self, llm: LLMView, tasks: list[TaskView]) -> None:

@@ -36,8 +36,8 @@ class _Questions:
         await self._desk.follow(self._refresh, {"task"})
 
     async def _refresh(self) -> None:
-        page = await self._desk.books.task_page(status=[Status.INPUT_REQUIRED], limit=MOST)
-        asking = {_key(view): view for view in reversed(page.tasks)}
+        found = [view async for view in self._desk.books.tasks(status=[Status.INPUT_REQUIRED], limit=MOST)]
+        asking = {_key(view): view for view in reversed(found)}
         for key in self._shown.keys() - asking.keys():
             self._shown.pop(key).delete()
         for key, view in asking.items():

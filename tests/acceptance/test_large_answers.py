@@ -145,3 +145,23 @@ def test_what_rabbitmq_finds_too_large_is_told_without_what_is_large(
         assert "large" in shell("task", "list")
     finally:
         set_limit(rabbitmq, LIMIT if ON_RABBITMQ_4 else 8 * LIMIT)
+
+
+def test_an_assignment_that_rabbitmq_finds_too_large_fails_its_task(
+    rabbitmq: NodeInfo, site: Site, client: Amqp
+) -> None:
+    set_limit(rabbitmq, 1_500_000)
+    try:
+        site.coordinator()
+        workers, answers = ForeignLLMs(site, client, "odd"), client.queue()
+        client.submit({"id": "first", "description": "-", "assignee": "odd"})
+        workers.work(1, lambda it: {"outcome": "completed", "result": "r" * 1_000_000})
+        task = {"id": "second", "description": "-", "assignee": "odd", "inputs": "i" * 1_000_000}
+        client.submit({**task, "depends_on": ["first"]}, reply_to=answers)
+        assert client.take(answers).type == "task.accepted"
+        failed = client.take(answers)
+        assert failed.type == "task.failed"
+        assert failed.json()["error"]["type"] == "assignment_too_large"
+        assert "RabbitMQ does not take that" in failed.json()["error"]["message"]
+    finally:
+        set_limit(rabbitmq, LIMIT if ON_RABBITMQ_4 else 8 * LIMIT)

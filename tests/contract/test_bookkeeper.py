@@ -472,7 +472,8 @@ def test_data_that_the_database_refuses_are_refused_and_the_rest_is_done(
     assert kept.body == batch[2].body
     assert set(desk.views()) == {"a", "c", "d"}
     assert assigned(desk.process(result("a"))) == ["c"]
-    assert [entry["log_level"] for entry in log] == ["error"]
+    assert [entry["event"] for entry in log if entry["log_level"] == "warning"] == ["refused a message"]
+    assert [entry["log_level"] for entry in log if entry["log_level"] != "warning"] == ["error"]
 
 
 def test_a_message_that_trips_the_coordinator_is_refused_and_the_rest_is_done(
