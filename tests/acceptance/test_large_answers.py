@@ -136,7 +136,9 @@ def test_what_rabbitmq_finds_too_large_is_told_without_what_is_large(
         client.submit(task, reply_to=answers)
         assert client.take(answers).type == "task.accepted"
         workers.work(1, lambda it: {"outcome": "completed", "result": "r" * 1_040_000})
-        for told in (client.take(answers).json(), client.take(events).json()["data"]):
+        while (answer := client.take(answers)).type == "task.accepted":
+            pass  # perhaps once more, because RabbitMQ has closed the channel
+        for told in (answer.json(), client.take(events).json()["data"]):
             assert told["result"] == "r" * 1_040_000
             assert told["left_out"] == {"inputs": 1_040_002}
             assert "inputs" not in told
@@ -158,8 +160,8 @@ def test_an_assignment_that_rabbitmq_finds_too_large_fails_its_task(
         workers.work(1, lambda it: {"outcome": "completed", "result": "r" * 1_000_000})
         task = {"id": "second", "description": "-", "assignee": "odd", "inputs": "i" * 1_000_000}
         client.submit({**task, "depends_on": ["first"]}, reply_to=answers)
-        assert client.take(answers).type == "task.accepted"
-        failed = client.take(answers)
+        while (failed := client.take(answers)).type == "task.accepted":
+            pass  # perhaps once more, because RabbitMQ has closed the channel
         assert failed.type == "task.failed"
         assert failed.json()["error"]["type"] == "assignment_too_large"
         assert "RabbitMQ does not take that" in failed.json()["error"]["message"]
