@@ -189,6 +189,10 @@ class LLMsQuery(Wire):
     limit: Annotated[int, Field(ge=1, le=1000)] = 1000
     after: Name | None = None
 
+    def encode(self) -> bytes:
+        """The body as JSON: what is given. A coordinator of an earlier version knows nothing but `name`."""
+        return self.model_dump_json(exclude_unset=True, exclude_none=True).encode()
+
 
 class LLMList(View):
     """LLMs by name. `next` is the `after` of the following page, None on the last one."""
