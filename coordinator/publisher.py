@@ -13,7 +13,6 @@ from broker.crash import crash_point, crash_point_soon
 from broker.errors import BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
 from broker.link import Link
 from broker.topology import EVENTS, WORK
-from broker.wire import EVENT_TYPE, JSON_TYPE
 from coordinator.bookkeeper import Post
 from coordinator.limited_log import LimitedLog
 from coordinator.sizes import fitted_body
@@ -111,7 +110,8 @@ class Publisher:
 
 def _without_bulk(message: Outgoing, limit: int | None) -> Outgoing | None:
     """An answer or an event without what is large in it; None where that does not help."""
-    if limit is None or message.exchange not in ("", EVENTS) or message.content_type not in (JSON_TYPE, EVENT_TYPE):
+    is_answer = message.exchange == "" and message.type is not None
+    if limit is None or not (is_answer or message.exchange == EVENTS):
         return None
     smaller = fitted_body(message.body, limit)
     return None if smaller is None else replace(message, body=smaller)
