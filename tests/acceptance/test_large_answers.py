@@ -164,6 +164,6 @@ def test_an_assignment_that_rabbitmq_finds_too_large_fails_its_task(
             pass  # perhaps once more, because RabbitMQ has closed the channel
         assert failed.type == "task.failed"
         assert failed.json()["error"]["type"] == "assignment_too_large"
-        assert "RabbitMQ does not take that" in failed.json()["error"]["message"]
+        assert "RabbitMQ takes less" in failed.json()["error"]["message"]
     finally:
         set_limit(rabbitmq, LIMIT if ON_RABBITMQ_4 else 8 * LIMIT)
