@@ -24,6 +24,7 @@ FluffleError
     ├── QueryRejected           a query was refused
     ├── TaskFailed              a task that was waited for has failed
     ├── TaskCancelled           a task that was waited for was cancelled
+    ├── ResultTooLarge          a task that was waited for is completed, and its result is too large for an answer
     ├── MessageRejected         a message was refused, with every error by path
     ├── UnknownAddress          nobody has the address that a message was to go to
     └── NoAnswer                no answer came in time
@@ -117,6 +118,11 @@ class PublishRefused(BrokerError):
 class MessageTooLarge(BrokerError):
     """The message is larger than the limit"""
 
+    def __init__(self, message: str | None = None, *, limit: int | None = None) -> None:
+        """`limit` is how many bytes a message may have, where that is known."""
+        super().__init__(message)
+        self.limit = limit
+
 
 class LinkClosed(BrokerError):
     """The link to RabbitMQ was closed"""
@@ -164,6 +170,10 @@ class TaskFailed(RequestError):
 
 class TaskCancelled(RequestError):
     """The task was cancelled"""
+
+
+class ResultTooLarge(RequestError):
+    """The task is completed, but its result is too large for an answer"""
 
 
 class MessageRejected(RequestError):

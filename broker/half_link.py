@@ -348,7 +348,7 @@ def fault_of(message: Outgoing, refusal: Refusal) -> BrokerError | None:
         if message.exchange == exchange and topic in (None, message.routing_key):
             return AccessRefused(f"RabbitMQ said: {said}") if refusal.code == 403 else Unroutable(said)
     if (limit := re.search(r"max size (\d+)", said)) and len(message.body) > int(limit[1]):
-        return MessageTooLarge(f"RabbitMQ said: {said}")
+        return MessageTooLarge(f"RabbitMQ said: {said}", limit=int(limit[1]))
     return None
 
 

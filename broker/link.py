@@ -288,7 +288,7 @@ class Link:
     def _take(self, pending: _Pending) -> None:
         size, limit = len(pending.message.body), self._max_body
         if size > limit:
-            pending.end(MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}"))
+            pending.end(MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}", limit=limit))
         elif self._closing:
             pending.end(LinkClosed())
         elif self._ready_to_publish:

@@ -37,6 +37,7 @@ class _Known(Message):
 
 class _Page(BaseModel):
     messages: list[_Known]
+    next: int | None = None
 
 
 def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_identity: bool = False) -> Message:
@@ -150,7 +151,17 @@ class Mailer:
         """
         if self._history_refused is not None:
             raise self._history_refused
-        query = MessagesQuery(conversation_id=conversation_id, limit=most)
+        found: list[Message] = []
+        before: int | None = None
+        while len(found) < most:
+            query = MessagesQuery(conversation_id=conversation_id, limit=most - len(found), before=before)
+            page = await self._ask(query)
+            found += page.messages
+            if (before := page.next) is None:
+                break
+        return found[::-1]
+
+    async def _ask(self, query: MessagesQuery) -> "_Page":
         number = f"{_HISTORY}{next(self._numbers)}"
         answer = self._queries[number] = asyncio.get_running_loop().create_future()
         asked = Outgoing(
@@ -173,7 +184,7 @@ class Mailer:
             raise
         finally:
             del self._queries[number]
-        return decode(_Page, told, limit=len(told)).messages[::-1]
+        return decode(_Page, told, limit=len(told))
 
     def take(self, delivery: Delivery) -> bool:
         """Something has come to the session: an answer, a piece of one, or that there will be none.

@@ -5,12 +5,27 @@ Version 1 of the protocol. docs/protocol.md describes every field for people.
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import AwareDatetime, Field, JsonValue, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, JsonValue, model_validator
 
 from broker.teams import ROUNDS, what_is_wrong
-from broker.wire import Json, JsonObject, Level, Moment, Name, NoteName, Seconds, Tag, TaskId, Text, Tokens, Wire
+from broker.wire import (
+    Json,
+    JsonObject,
+    Level,
+    Moment,
+    Name,
+    NoteName,
+    Seconds,
+    Tag,
+    TaskId,
+    Text,
+    Tokens,
+    Wire,
+    shortened,
+)
 
 LOCAL, LOCAL_ONLY = "local", "local-only"  # labels: of an LLM that nothing leaves; of a task for such LLMs alone
 
@@ -18,6 +33,7 @@ MAX_TEXT = 20_000  # characters of a question or an answer
 Tool = Literal["send", "ask", "delegate", "ask_person", "share", "read"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)  # what LLMs may do while they work
 MAX_NOTE = 100_000  # characters
+MOST_ERROR_TYPE, MOST_ERROR_MESSAGE = 200, 2_000  # characters that are kept
 
 
 class Status(StrEnum):
@@ -239,7 +255,7 @@ class Manage(Wish):
     """Routing key `manage`: pause, resume or drain an LLM, or set its slots and skills. What is not given stays.
 
     A paused LLM finishes what it has and gets nothing new. `slots` bounds what all its instances get together;
-    `slots` or `skills` null: as its instances say.
+    `slots` or `skills` null: as its instances say. `forget` takes an LLM that is offline out of the list.
     """
 
     routing_key: ClassVar[str] = "manage"
@@ -247,6 +263,7 @@ class Manage(Wish):
     llm: Name
     paused: bool | None = None
     drain: bool = False
+    forget: bool = False
     slots: Annotated[int, Field(ge=0, le=10_000)] | None = None
     skills: dict[Tag, Level] | None = None
 
@@ -328,10 +345,10 @@ class Resume(Wire):
 
 
 class Failure(Wire):
-    """Why an attempt or a task failed. `retryable` tells whether another attempt may help."""
+    """Why an attempt or a task failed. `retryable` tells whether another attempt may help. Long texts are cut."""
 
-    type: Annotated[str, Field(min_length=1, max_length=200)]
-    message: str = ""
+    type: Annotated[str, Field(min_length=1), AfterValidator(partial(shortened, most=MOST_ERROR_TYPE))]
+    message: Annotated[str, AfterValidator(partial(shortened, most=MOST_ERROR_MESSAGE))] = ""
     retryable: bool = True
 
 

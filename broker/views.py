@@ -72,7 +72,11 @@ class QuestionView(View):
 
 
 class TaskView(View):
-    """A task as it stands: the body of answers, the `data` of events, the lines of `fluffle task show --json`."""
+    """A task as it stands: the body of answers, the `data` of events, the lines of `fluffle task show --json`.
+
+    `not_submitted` are those of `depends_on` that nobody has submitted. `left_out` tells which fields are left out, or
+    cut and end with `…`, because they are too large, and how many bytes each has.
+    """
 
     id: str
     status: Status
@@ -117,6 +121,8 @@ class TaskView(View):
     person_wait: float | None = None
     attempts: list[AttemptView] = Field(default_factory=list)
     history: list[ChangeView] = Field(default_factory=list)
+    not_submitted: list[str] = Field(default_factory=list)
+    left_out: dict[str, int] = Field(default_factory=dict)
 
 
 class InstanceView(View):
@@ -157,6 +163,7 @@ class LLMView(View):
     last_seen: datetime | None = None
     tasks: list[str] = Field(default_factory=list)
     quiet: dict[str, datetime] = Field(default_factory=dict)
+    left_out: dict[str, int] = Field(default_factory=dict)
 
 
 # --- fluffle.queries: what anyone may ask, answered to reply_to with the type `query.answer` --------------------------
@@ -185,24 +192,37 @@ class TasksQuery(Wire):
 
 
 class TaskPage(View):
-    """Tasks without their inputs and results. `next` is the `before` of the following page, None on the last one."""
+    """Tasks without their inputs and results, and with the beginnings of long texts.
+
+    `next` is the `before` of the following page, None on the last one. A page ends early when it holds much.
+    """
 
     tasks: list[TaskView]
     next: int | None = None
 
 
 class LLMsQuery(Wire):
-    """Routing key `llms`: every LLM that has ever said hello, or the one with that name. The answer is an LLMList."""
+    """Routing key `llms`: a page of the LLMs that have ever said hello, by name, or the one with that name.
+
+    The answer is an LLMList.
+    """
 
     routing_key: ClassVar[str] = "llms"
 
     name: Name | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 1000
+    after: Name | None = None
+
+    def encode(self) -> bytes:
+        """The body as JSON: what is given. A coordinator of an earlier version knows nothing but `name`."""
+        return self.model_dump_json(exclude_unset=True, exclude_none=True).encode()
 
 
 class LLMList(View):
-    """The LLMs by name."""
+    """LLMs by name. `next` is the `after` of the following page, None on the last one."""
 
     llms: list[LLMView]
+    next: str | None = None
 
 
 class NoteView(View):
@@ -268,11 +288,12 @@ class ConversationsQuery(Wire):
 
 
 class ConversationView(View):
-    """A conversation: how many messages it has, and the last of them."""
+    """A conversation: how many messages it has, and the last of them. `left_out` of that as in a TaskView."""
 
     id: str
     count: int
     last: MessageView
+    left_out: dict[str, int] = Field(default_factory=dict)
 
 
 class ConversationPage(View):

@@ -13,6 +13,9 @@ from broker.text import is_portable
 PROTOCOL_VERSION = "1"
 MAX_BODY_BYTES = 1024 * 1024
 MAX_ASSIGNMENT_BYTES = 16 * 1024 * 1024  # a task with the results that it builds on
+MAX_GROUP_RESULT_BYTES = 8 * 1024 * 1024  # what the results of its parts may have together
+MAX_ANSWER_BYTES = 12 * 1024 * 1024  # of the coordinator; RabbitMQ 4 takes messages of 16 MiB
+MAX_PAGE_BYTES = 2 * 1024 * 1024  # of a list, from which on it is told page by page
 JSON_TYPE = "application/json"
 EVENT_TYPE = "application/cloudevents+json"
 
@@ -83,6 +86,11 @@ Level = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Tokens = Annotated[int, Field(ge=0, le=10**12)]
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or where it has more than `most` characters its beginning and a `…`."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 class Wire(BaseModel):

@@ -16,7 +16,7 @@ from broker.errors import NotTheLeader, Problem, StoreUnavailable
 from broker.instants import EPOCH, Instant, Micros, seconds
 from broker.messages import Failure, Result
 from broker.topology import WORK, llm_address
-from broker.wire import MAX_ASSIGNMENT_BYTES
+from broker.wire import MAX_ANSWER_BYTES, MAX_ASSIGNMENT_BYTES
 from coordinator import outbox
 from coordinator.answers import Answers, SetAside
 from coordinator.core.board import Changes
@@ -40,6 +40,7 @@ from coordinator.core.task import COORDINATOR, Task
 from coordinator.core.work import LONGEST_PAUSE
 from coordinator.hearing import Hearing, is_echo
 from coordinator.intake import Refused, read, refusal
+from coordinator.limited_log import LimitedLog, log_refusals_and_losses
 from coordinator.outbox import Item, Keep
 from coordinator.render import messages
 from coordinator.reports.closing import SIZE
@@ -118,6 +119,9 @@ class Bookkeeper:
         self._unclosed = SIZE  # attempts that may have ended since, or more
         self._sent: deque[int] = deque()  # filled by another thread
         self._too_large: dict[str, int] = {}  # assigned tasks that cannot be sent, and their size in bytes
+        self._not_taken: deque[tuple[str, int]] = deque()  # the same, by RabbitMQ's word; filled by another thread
+        self._max_answer = max(MAX_ANSWER_BYTES, 2 * max_body)
+        self._warnings = LimitedLog(_log)
 
     def rebuild(self) -> Post:
         """Take everything from the database anew; returns what was committed and perhaps not published."""
@@ -158,6 +162,10 @@ class Bookkeeper:
         """These outbox rows are published: the next transaction takes them out."""
         self._sent.extend(rows)
 
+    def too_large(self, assignment: Outgoing) -> None:
+        """RabbitMQ does not take this assignment because of its size: its task fails."""
+        self._not_taken.append((_task_of(assignment), len(assignment.body)))
+
     def process(self, batch: Sequence[Delivery]) -> Post:
         """Handle a batch, and whatever time has brought. It is committed when this returns.
 
@@ -193,6 +201,7 @@ class Bookkeeper:
 
     def _process(self, batch: Sequence[Delivery], refused: Sequence[Refused] = ()) -> Post:
         now, at = self._clock(), self._steady()
+        self._warnings.flush()
         clock_set = self._follow_clock(now, at)
         self._refill()
         events, origins, items = self._read(batch, now)
@@ -213,6 +222,7 @@ class Bookkeeper:
                 kept = late
             follow_ups = [*self._tell_others(self._machine.take_ended()), *self._stir(self._machine.take_stirred())]
             commands += self._machine.handle(*follow_ups, now=now)
+        requests: list[Refuse] = []
         for command in commands:
             if isinstance(command, Notify):
                 _log.warning("workers of one name differ", llm=command.llm, told=command.text)
@@ -220,6 +230,8 @@ class Bookkeeper:
                 items += refusal(Refused(origin[id(command.event)], command.problems), now, command.task_id)
             else:
                 items.append(command)
+                if isinstance(command, Refuse):
+                    requests.append(command)
         self._any_dependencies = self._any_dependencies or self._machine.new_dependencies
         self._any_children = self._any_children or self._machine.new_children
         changes = self._machine.take_changes()
@@ -228,6 +240,8 @@ class Bookkeeper:
         text = outbox.pack(items) if items else None
         began = time.perf_counter()
         row = self._commit(changes, text)
+        with best_effort("logging refusals and losses"):
+            log_refusals_and_losses(self._warnings, items, requests, changes)
         with best_effort("counting a batch"):
             self._count(changes, batch, items, took=time.perf_counter() - began, now=now)
         rows = () if row is None else (row,)
@@ -320,7 +334,9 @@ class Bookkeeper:
                     self._hearing.handled(delivery.properties.correlation_id)
                 continue
             if id(delivery) in returned:
-                _log.warning("an assignment found no queue: its lease takes it back", routing_key=delivery.routing_key)
+                self._warnings.warning(
+                    "an assignment found no queue: its lease takes it back", routing_key=delivery.routing_key
+                )
                 continue
             match read(delivery, limit=self._max_body, require_identity=self._require_identity):
                 case None:
@@ -358,13 +374,17 @@ class Bookkeeper:
     def _failures(self) -> list[Event]:
         """Assignments that are too large to be sent, as failed attempts."""
         too_large, self._too_large = self._too_large, {}
+        while self._not_taken:
+            task_id, size = self._not_taken.popleft()
+            too_large[task_id] = size
         found: list[Event] = []
         for task_id, size in too_large.items():
             task = self._machine.board.tasks.get(task_id)
             if task and task.llm and task.in_hand:
-                told = (
-                    f"the task and the results it builds on have {size:,} bytes; the limit is {MAX_ASSIGNMENT_BYTES:,}"
+                limit = (
+                    f"the limit is {MAX_ASSIGNMENT_BYTES:,}" if size > MAX_ASSIGNMENT_BYTES else "RabbitMQ takes less"
                 )
+                told = f"the task and the results it builds on have {size:,} bytes; {limit}"
                 error = Failure(type="assignment_too_large", message=told, retryable=False)
                 result = Result(
                     task_id=task_id, attempt=task.attempt, instance=COORDINATOR, outcome="failed", error=error
@@ -459,15 +479,20 @@ class Bookkeeper:
         above = {id_ for item in items if isinstance(item, Assign) for id_ in tasks[item.task_id].spec.depends_on}
         context = {task.id: task for task in self._store.load(above)} if above else {}
         rendered = []
-        for message in messages(items, tasks, context, self._machine.control_queue):
+        control_queue = self._machine.control_queue
+        for message in messages(items, tasks, context, control_queue, most=self._max_answer):
             if message.exchange == WORK and message.message_id and len(message.body) > MAX_ASSIGNMENT_BYTES:
-                self._too_large[message.message_id.partition("/")[0]] = len(message.body)
+                self._too_large[_task_of(message)] = len(message.body)
             else:
                 if self._spans is not None and message.exchange == WORK:
                     with best_effort("the span of an assignment"):
-                        self._spans.assigned(message, tasks[(message.message_id or "").rpartition("/")[0]])
+                        self._spans.assigned(message, tasks[_task_of(message)])
                 rendered.append(message)
         return rendered
+
+
+def _task_of(assignment: Outgoing) -> str:
+    return (assignment.message_id or "").rpartition("/")[0]
 
 
 def _assignments(task: Task) -> set[tuple[str, str]]:

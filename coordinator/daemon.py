@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -21,14 +22,19 @@ from broker.errors import (
     BrokerError,
     ConfigurationError,
     DecodeError,
+    MessageTooLarge,
     NotTheLeader,
+    Problem,
     StoreUnavailable,
+    Unroutable,
 )
 from broker.instants import Instant, seconds
 from broker.link import PROBE, Link
 from broker.settings import Settings
 from broker.topology import COORDINATOR, QUERIES, SHARED, UNDELIVERED
 from broker.trace import tracing_for
+from broker.views import TaskQuery
+from broker.wire import MAX_ANSWER_BYTES
 from coordinator.answers import Answers
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.database import open_engine
@@ -36,10 +42,12 @@ from coordinator.hearing import Hearing, is_echo, steady
 from coordinator.inbox import Inbox, is_claim
 from coordinator.intake import must_be_identified
 from coordinator.leadership import OTHER_BOOKS, Lease, Watch, holder, may_be_a_copy
+from coordinator.limited_log import LimitedLog
 from coordinator.lookout import Lookout
 from coordinator.publisher import Publisher
-from coordinator.queries import Queries
+from coordinator.queries import Queries, rejected, too_large
 from coordinator.reading import Reading
+from coordinator.sizes import fitted_body
 from coordinator.standing import State
 from coordinator.store import Store
 from coordinator.tally import Tally
@@ -89,7 +97,8 @@ class Coordinator:
         self._hearing = Hearing(seconds(settings.lease))
         self._asking: asyncio.Task[None] | None = None
         self._link_lost_at: float | None = None
-        self._query_link = Link(url, name="fluffle coordinator queries")
+        self._query_link = Link(url, name="fluffle coordinator queries", max_body=LARGEST)
+        self._warnings = LimitedLog(_log)
         self._store = Store(open_engine(settings.database))
         self._lead = seconds(settings.leader_lease)
         lease = seconds(settings.lease)
@@ -120,6 +129,7 @@ class Coordinator:
                 suggest_skills=settings.suggest_skills,
                 lease=lease,
                 quiet_since=self._books.quiet_since,
+                max_answer=max(MAX_ANSWER_BYTES, 2 * settings.max_body),
             )
         )
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="books")
@@ -128,7 +138,7 @@ class Coordinator:
         self._no_claim = asyncio.Event()
         self._stopping = asyncio.Event()
         self._answering: set[asyncio.Task[None]] = set()
-        self._publisher = Publisher(self._link, self._books.confirmed)
+        self._publisher = Publisher(self._link, self._books.confirmed, self._books.too_large)
         self._state: State = "starting"
 
     async def run(self) -> None:
@@ -342,15 +352,29 @@ class Coordinator:
             if reply_to and self._may_answer(delivery):
                 kind, body = await self._reading.answer(delivery.routing_key, delivery.body)
                 answer = Outgoing("", reply_to, body, type=kind, correlation_id=correlation_id, persistent=False)
-                await self._query_link.publish(answer)
+                await self._publish_answer(answer, delivery.routing_key)
         except StoreUnavailable as error:
             _log.warning("a query has to wait for the database", error=str(error))
             await self._pause(AGAIN)
             delivery.requeue()
-        except BrokerError:  # who asked has gone
-            delivery.ack()
         else:
             delivery.ack()
+
+    async def _publish_answer(self, answer: Outgoing, query: str) -> None:
+        """Publish the answer to a query; of a task that is too large for RabbitMQ, what fits; else the reason."""
+        try:
+            await self._query_link.publish(answer)
+        except Unroutable:  # who asked has gone
+            _log.debug("nobody waits for the answer to a query", query=query, reply_to=answer.routing_key)
+        except MessageTooLarge as error:
+            self._warnings.warning("the answer to a query is too large", query=query, error=str(error))
+            if answer.type == "query.answer":
+                fits = fitted_body(answer.body, error.limit) if query == TaskQuery.routing_key and error.limit else None
+                why = rejected([Problem("", too_large(len(answer.body), error.limit))])
+                kind, body = why if fits is None else ("query.answer", fits)
+                await self._publish_answer(replace(answer, type=kind, body=body), query)
+        except BrokerError as error:
+            self._warnings.warning("the answer to a query cannot be published", query=query, error=str(error))
 
     def _may_answer(self, delivery: Delivery) -> bool:
         """Whether who asks is known, where that is required, and wants the answer at a place of its own."""
@@ -360,7 +384,9 @@ class Coordinator:
         try:
             must_be_identified(properties.user_id, properties.reply_to, delivery.headers)
         except DecodeError as error:
-            _log.warning("refused a query", user=properties.user_id, reply_to=properties.reply_to, error=str(error))
+            self._warnings.warning(
+                "refused a query", user=properties.user_id, reply_to=properties.reply_to, error=str(error)
+            )
             return False
         return True
 

@@ -125,6 +125,7 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA wal_autocheckpoint = 4000")
         connection.execute("PRAGMA cache_size = -32000")
+        connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII only
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Any) -> None:
@@ -137,6 +138,11 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
 def _beside(file: Path) -> tuple[Path, Path]:
     """The files that SQLite has beside a database."""
     return file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")
+
+
+def _lower(text: Any) -> Any:
+    """In lower case, as PostgreSQL has it. What is no text stays as it is."""
+    return text.lower() if isinstance(text, str) else text
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

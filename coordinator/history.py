@@ -1,18 +1,22 @@
 """Messages and conversations, read from the database."""
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Select, exists, func, or_, select
 
 from broker.views import ConversationsQuery, MessagesQuery
 from coordinator import schema
-from coordinator.rows import message_view
+from coordinator.rows import Row, message_view
+from coordinator.sizes import MOST_SHOWN, Page, fitted
+
+_AT_ONCE = 5  # messages that are in memory
 
 _messages = schema.messages
 
 
-def messages(connection: Connection, query: MessagesQuery) -> dict[str, Any]:
-    """A MessagePage as JSON-able data."""
+def messages(connection: Connection, query: MessagesQuery) -> bytes:
+    """A MessagePage as JSON."""
     wanted = select(_messages)
     if query.conversation_id is not None:
         wanted = wanted.where(_messages.c.conversation_id == query.conversation_id)
@@ -22,12 +26,11 @@ def messages(connection: Connection, query: MessagesQuery) -> dict[str, Any]:
         wanted = wanted.where(_messages.c.in_reply_to == query.in_reply_to)
     if query.text:
         wanted = wanted.where(_messages.c.content.icontains(query.text, autoescape=True))
-    rows, following = _page(connection, wanted, query)
-    return {"messages": [message_view(row) for row in rows], "next": following}
+    return _page(connection, wanted, query, "messages", message_view)
 
 
-def conversations(connection: Connection, query: ConversationsQuery) -> dict[str, Any]:
-    """A ConversationPage as JSON-able data. A conversation is found by its last message: none comes after it."""
+def conversations(connection: Connection, query: ConversationsQuery) -> bytes:
+    """A ConversationPage as JSON. A conversation is found by its last message: none comes after it."""
     others = _messages.alias()
     same = others.c.conversation_id == _messages.c.conversation_id
     wanted = select(_messages, select(func.count()).where(same).scalar_subquery().label("count"))
@@ -35,18 +38,32 @@ def conversations(connection: Connection, query: ConversationsQuery) -> dict[str
     if query.participant is not None:
         takes_part = or_(others.c.sender == query.participant, others.c.receiver == query.participant)
         wanted = wanted.where(exists().where(same, takes_part))
-    rows, following = _page(connection, wanted, query)
-    found = [{"id": row["conversation_id"], "count": row["count"], "last": message_view(row)} for row in rows]
-    return {"conversations": found, "next": following}
+    return _page(connection, wanted, query, "conversations", _conversation)
+
+
+def _conversation(row: Row) -> dict[str, Any]:
+    """A conversation with the beginning of its last message."""
+    last = fitted(message_view(row), MOST_SHOWN)
+    left_out = last.pop("left_out", None)
+    shown = {"id": row["conversation_id"], "count": row["count"], "last": last}
+    return shown | ({"left_out": left_out} if left_out else {})
 
 
 def _page(
-    connection: Connection, wanted: Select[Any], query: MessagesQuery | ConversationsQuery
-) -> tuple[list[Any], int | None]:
-    """The rows of the page, newest first, and the `before` of the page that follows."""
+    connection: Connection,
+    wanted: Select[Any],
+    query: MessagesQuery | ConversationsQuery,
+    key: str,
+    view: Callable[[Row], dict[str, Any]],
+) -> bytes:
+    """The page, newest first. What is behind its end is not read."""
     if query.before is not None:
         wanted = wanted.where(_messages.c.seq < query.before)
     newest_first = wanted.order_by(_messages.c.seq.desc()).limit(query.limit + 1)
-    rows = connection.execute(newest_first).mappings().all()
-    page = list(rows[: query.limit])
-    return page, page[-1]["seq"] if len(rows) > query.limit else None
+    page, shown, last = Page(key, whole=True), 0, None
+    with connection.execution_options(stream_results=True, max_row_buffer=_AT_ONCE).execute(newest_first) as rows:
+        for row in rows.mappings():
+            if shown == query.limit or not page.take(view(row)):
+                return page.told(last)
+            shown, last = shown + 1, row["seq"]
+    return page.told(None)

@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
 
 from broker.connection import Outgoing
 from broker.crash import crash_point, crash_point_soon
-from broker.errors import BrokerError, LinkClosed, PublishRefused
+from broker.errors import BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
 from broker.link import Link
+from broker.topology import EVENTS, WORK
 from coordinator.bookkeeper import Post
+from coordinator.limited_log import LimitedLog
+from coordinator.sizes import fitted_body
 
 AGAIN = 0.5  # seconds before a message that was refused is published again
 
@@ -30,14 +33,20 @@ class _UnderWay:
 class Publisher:
     """Calls `on_confirmed` with the outbox rows of each batch once RabbitMQ has taken the last message of it."""
 
-    def __init__(self, link: Link, on_confirmed: Callable[[tuple[int, ...]], None]) -> None:
+    def __init__(
+        self, link: Link, on_confirmed: Callable[[tuple[int, ...]], None], on_too_large: Callable[[Outgoing], None]
+    ) -> None:
+        """`on_too_large` is called with an assignment that RabbitMQ does not take because of its size."""
         self._link = link
         self._on_confirmed = on_confirmed
+        self._on_too_large = on_too_large
+        self._warnings = LimitedLog(_log)
         self._under_way: set[_UnderWay] = set()
         self._idle = asyncio.Event()
 
     def publish(self, post: Post) -> None:
         """Publish a batch."""
+        self._warnings.flush()
         batch = _UnderWay(post.rows, len(post.messages))
         self._under_way.add(batch)
         answered = partial(self._on_answer, batch)
@@ -66,8 +75,24 @@ class Publisher:
             case LinkClosed():  # the outbox keeps it
                 self._end(batch)
                 return
-            case BrokerError():  # nobody is there to take it: a reply queue that has gone, an LLM's queue
+            case MessageTooLarge():
+                told = {"exchange": message.exchange, "routing_key": message.routing_key, "error": str(error)}
+                if smaller := _without_bulk(message, error.limit):
+                    self._warnings.warning("a message is too large: publishing it without what is large", **told)
+                    self._link.send(smaller, partial(self._on_answer, batch))
+                    return
+                self._warnings.warning("a message is too large and cannot be published", **told)
+                if message.exchange == WORK:
+                    self._on_too_large(message)
+            case Unroutable():  # nobody is there to take it: a reply queue that has gone, an LLM's queue
                 _log.debug("undeliverable", routing_key=message.routing_key, type=message.type, error=str(error))
+            case BrokerError():
+                self._warnings.warning(
+                    "a message cannot be published",
+                    exchange=message.exchange,
+                    routing_key=message.routing_key,
+                    error=str(error),
+                )
         batch.missing -= 1
         self._end_if_complete(batch)
 
@@ -81,3 +106,12 @@ class Publisher:
         self._under_way.discard(batch)
         if not self._under_way:
             self._idle.set()
+
+
+def _without_bulk(message: Outgoing, limit: int | None) -> Outgoing | None:
+    """An answer or an event without what is large in it; None where that does not help."""
+    is_answer = message.exchange == "" and message.type is not None
+    if limit is None or not (is_answer or message.exchange == EVENTS):
+        return None
+    smaller = fitted_body(message.body, limit)
+    return None if smaller is None else replace(message, body=smaller)

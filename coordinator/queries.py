@@ -1,11 +1,26 @@
 """Answers to queries: reads that disturb nobody. A connection of their own, never the batch loop's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import structlog
 from pydantic_core import from_json, to_json
-from sqlalchemy import CompoundSelect, Connection, Engine, Select, exists, func, null, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Engine,
+    LargeBinary,
+    RowMapping,
+    Select,
+    case,
+    cast,
+    exists,
+    func,
+    null,
+    select,
+    union_all,
+)
 
 from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable, did_you_mean
 from broker.instants import Instant, Micros, in_seconds, to_iso
@@ -20,21 +35,24 @@ from broker.views import (
     TaskQuery,
     TasksQuery,
 )
-from broker.wire import decode
+from broker.wire import MAX_ANSWER_BYTES, decode
 from coordinator import history, schema
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.policies import load_policy
 from coordinator.core.pool import llm_view
-from coordinator.core.task import view
+from coordinator.core.task import Task, view
 from coordinator.intake import in_short, must_be_schema
 from coordinator.placement import placement
 from coordinator.reports.answer import report_list, report_view
 from coordinator.rows import llm_of
+from coordinator.sizes import BEGINNING, LATEST, Page, beginning, fitted, in_a_list, without_bulk
 from coordinator.standing import Backlog
 from coordinator.store import database_errors, tasks_of
 
 LIVE = tuple(status.value for status in Status if not status.is_final)
+_AT_ONCE = 20  # rows of a list that are in memory
+NAMED = 20  # tasks that nobody has submitted, of those that a task waits for
 _LOOKED_AT = 100  # LLMs, for one that may have been meant
 MOST_LABELS = 8  # in one query: the time to plan it grows with every one
 
@@ -56,8 +74,13 @@ class Queries:
         lease: Micros,
         suggest_skills: bool = False,
         quiet_since: Callable[[str], Instant | None] = lambda task_id: None,
+        max_answer: int = MAX_ANSWER_BYTES,
     ) -> None:
-        """`quiet_since` tells since when a task has sent no text, see Task.quiet_since."""
+        """An answer has at most `max_answer` bytes.
+
+        `quiet_since` tells since when a task has sent no text, see Task.quiet_since.
+        """
+        self._max_answer = max_answer
         self._engine = engine
         self._clock = clock
         self._policy = policy
@@ -72,6 +95,7 @@ class Queries:
         """
         try:
             with database_errors(), self._engine.begin() as connection:
+                shown: bytes | dict[str, Any]
                 match routing_key:
                     case "task":
                         shown = self._task(connection, decode(TaskQuery, body))
@@ -94,14 +118,17 @@ class Queries:
                         shown = history.conversations(connection, _answerable(decode(ConversationsQuery, body)))
                     case _:
                         raise QueryRejected([Problem("", f"there is no query {routing_key!r}")])
-                return "query.answer", to_json(shown)
+                body = shown if isinstance(shown, bytes) else to_json(shown)
+                if len(body) > self._max_answer:
+                    raise QueryRejected([Problem("", too_large(len(body), self._max_answer))])
+                return "query.answer", body
         except (DecodeError, QueryRejected) as error:
-            return _rejected(in_short(error.problems))
+            return rejected(in_short(error.problems))
         except StoreUnavailable:
             raise
         except Exception as error:  # one query must not keep the others from being answered
             _log.exception("a query cannot be answered", query=routing_key)
-            return _rejected([Problem("", f"the coordinator cannot answer this query: {type(error).__name__}")])
+            return rejected([Problem("", f"the coordinator cannot answer this query: {type(error).__name__}")])
 
     def backlog(self) -> Backlog:
         """How many tasks are live, and how old the oldest pending one is. Raises StoreUnavailable."""
@@ -121,7 +148,8 @@ class Queries:
         rows = connection.execute(select(_tasks).where(_tasks.c.id == query.id)).mappings().all()
         if not rows:
             raise QueryRejected([Problem("id", f"there is no task {query.id}")])
-        shown = view(tasks_of(connection, rows)[0])
+        (task,) = tasks_of(connection, rows)
+        shown = view(task) | _named(not_submitted(connection, [task]).get(task.id))
         its = (_attempts.c.task_seq == rows[0]["seq"]) & _attempts.c.result.is_not(None)
         earlier = connection.execute(select(_attempts.c.attempt, _attempts.c.result).where(its))
         results = {attempt: from_json(result) for attempt, result in earlier}
@@ -130,22 +158,39 @@ class Queries:
                 attempt["result"] = results[attempt["attempt"]]
         if (quiet := self._quiet_since(query.id)) is not None and "outcome" not in shown["attempts"][-1]:
             shown["attempts"][-1]["quiet_since"] = to_iso(quiet)
-        return shown
+        return fitted(shown, self._max_answer)
 
-    def _list(self, connection: Connection, query: TasksQuery) -> dict[str, Any]:
-        heavy = ("inputs", "result")
-        columns = [null().label(c.name) if c.name in heavy else c for c in _tasks.c]
+    def _list(self, connection: Connection, query: TasksQuery) -> bytes:
+        description = _tasks.c.description
+        instead = {
+            "inputs": null(),
+            "result": null(),
+            "description": func.substr(description, 1, BEGINNING + 1),
+        }
+        columns = [instead[c.name].label(c.name) if c.name in instead else c for c in _tasks.c]
+        columns.append(case((func.length(description) > BEGINNING, self._bytes_of(description))).label("cut"))
         newest_first = _tasks.c.seq.desc()
         wanted = select(*columns).where(_tasks.c.seq.in_(_page(query))).order_by(newest_first).limit(query.limit + 1)
-        rows = connection.execute(wanted).mappings().all()
-        page = rows[: query.limit]
-        following = page[-1]["seq"] if len(rows) > query.limit else None
-        return {"tasks": [view(task) for task in tasks_of(connection, page)], "next": following}
+        page, shown, last = Page("tasks"), 0, None
+        with connection.execution_options(stream_results=True, max_row_buffer=_AT_ONCE).execute(wanted) as rows:
+            for some in rows.mappings().partitions(_AT_ONCE):
+                for seq, listed in _listed(connection, some):
+                    if shown == query.limit or not page.take(listed):
+                        return page.told(last)
+                    shown, last = shown + 1, seq
+        return page.told(None)
 
-    def _llms(self, connection: Connection, query: LLMsQuery) -> dict[str, Any]:
-        wanted = select(_llms).order_by(_llms.c.name)
+    def _bytes_of(self, text: ColumnElement[str]) -> ColumnElement[int]:
+        if self._engine.dialect.name == "postgresql":
+            return func.octet_length(text)
+        return func.length(cast(text, LargeBinary))
+
+    def _llms(self, connection: Connection, query: LLMsQuery) -> bytes:
+        wanted = select(_llms).order_by(_llms.c.name).limit(query.limit + 1)
         if query.name:
             wanted = wanted.where(_llms.c.name == query.name)
+        if query.after:
+            wanted = wanted.where(_llms.c.name > query.after)
         rows = connection.execute(wanted).mappings().all()
         if query.name and not rows:
             known = connection.execute(select(_llms.c.name).limit(_LOOKED_AT)).scalars()
@@ -154,7 +199,12 @@ class Queries:
         in_hand = select(_tasks.c.llm, _tasks.c.id, _tasks.c.parked).where(schema.is_in_hand).order_by(_tasks.c.seq)
         for name, task_id, parked in connection.execute(in_hand):
             held.setdefault(name, {})[task_id] = bool(parked)
-        return {"llms": [self._llm(row, held.get(row["name"], {})) for row in rows]}
+        page, last = Page("llms"), None
+        for row in rows[: query.limit]:
+            if not page.take(self._llm(row, held.get(row["name"], {}))):
+                return page.told(last)
+            last = row["name"]
+        return page.told(last if len(rows) > query.limit else None)
 
     def _llm(self, row: Any, held: dict[str, bool]) -> dict[str, Any]:
         shown = llm_view(llm_of(row), held, self._clock()) | {"state": row["state"]}
@@ -170,6 +220,50 @@ class Queries:
         return report_view(connection, query, self._clock())
 
 
+def too_large(size: int, most: int | None) -> str:
+    """Why an answer is not given."""
+    limit = "" if most is None else f"; the limit is {most:,}"
+    return f"the answer has {size:,} bytes{limit}: ask for less"
+
+
+def _listed(connection: Connection, rows: Sequence[RowMapping]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The tasks of these rows as lists show them, with their numbers."""
+    light, left_out = [], []
+    for row in rows:
+        smaller, large = without_bulk(row)
+        if row["cut"] is not None:
+            large["description"] = row["cut"]
+            smaller = {**smaller, "description": beginning(row["description"])}
+        light.append(smaller)
+        left_out.append(large)
+    tasks = tasks_of(connection, light, latest=LATEST)
+    missing = not_submitted(connection, tasks)
+    for task, large in zip(tasks, left_out, strict=True):
+        yield task.seq, in_a_list(view(task) | _named(missing.get(task.id)), large)
+
+
+def _named(ids: Sequence[str] | None) -> dict[str, Any]:
+    return {"not_submitted": ids} if ids else {}
+
+
+def not_submitted(connection: Connection, tasks: Sequence[Task]) -> dict[str, list[str]]:
+    """Which of these tasks wait for tasks that nobody has submitted, and for which: at most NAMED of each."""
+    waiting = [task.id for task in tasks if task.waiting_on]
+    if not waiting:
+        return {}
+    edges, known = schema.dependencies, _tasks.alias()
+    unknown = ~exists().where(known.c.id == edges.c.depends_on)
+    wanted = select(edges.c.task_id, edges.c.depends_on).where(
+        edges.c.task_id.in_(waiting), edges.c.met.is_(False), unknown
+    )
+    found: dict[str, list[str]] = {}
+    for task_id, depends_on in connection.execute(wanted.order_by(edges.c.depends_on)):
+        ids = found.setdefault(task_id, [])
+        if len(ids) < NAMED:
+            ids.append(depends_on)
+    return found
+
+
 def _answerable(query: Q) -> Q:
     """The query. Raises QueryRejected for what the types let through and a database has no place for."""
     if "\0" in (getattr(query, "text", None) or ""):
@@ -181,7 +275,8 @@ def _answerable(query: Q) -> Q:
     return query
 
 
-def _rejected(problems: Sequence[Problem]) -> tuple[str, bytes]:
+def rejected(problems: Sequence[Problem]) -> tuple[str, bytes]:
+    """The type and the body of an answer that tells what is wrong with a query."""
     errors = [Wrong(path=problem.path, message=problem.message) for problem in problems]
     return "query.rejected", Rejection(errors=errors).encode()
 

@@ -16,7 +16,7 @@ from broker.messages import Stop as StopMessage
 from broker.messages import Tell as TellMessage
 from broker.topology import EVENTS, REJECTED, WORK, control_address, llm_address
 from broker.trace import in_trace
-from broker.wire import EVENT_TYPE, Wire
+from broker.wire import EVENT_TYPE, MAX_ANSWER_BYTES, Wire
 from coordinator.core.commands import (
     Announce,
     AnnounceLLM,
@@ -34,6 +34,7 @@ from coordinator.core.commands import (
 )
 from coordinator.core.task import Task
 from coordinator.outbox import Item, Keep
+from coordinator.sizes import fitted
 
 SOURCE = b"/fluffle/coordinator"
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
@@ -44,11 +45,13 @@ def messages(
     tasks: Mapping[str, Task],
     context: Mapping[str, Task],
     control_queue: Callable[[str, str], str] = control_address,
+    *,
+    most: int = MAX_ANSWER_BYTES,
 ) -> Iterator[Outgoing]:
     """What to publish for these items, in order.
 
     `tasks` holds the tasks of the assignments and answers, `context` the tasks that the former depend on.
-    `control_queue` tells the queue of an LLM's instance.
+    `control_queue` tells the queue of an LLM's instance. A view has at most about `most` bytes.
     """
     bodies: dict[int, bytes] = {}
 
@@ -56,7 +59,8 @@ def messages(
         """A view as JSON, made once: answers and events of a batch share it."""
         body = bodies.get(id(view))
         if body is None:
-            body = bodies[id(view)] = to_json(view)
+            body = to_json(view)
+            bodies[id(view)] = body = body if len(body) <= most else to_json(fitted(view, most))
         return body
 
     for item in items:
@@ -64,7 +68,7 @@ def messages(
             case Announce(at, view, what):
                 yield _task_event(view, what or view["status"], to_iso(at) or "", body_of(view))
             case Reply(kind, reply_to, correlation_id, shown):
-                yield _answer(reply_to, to_json(shown), kind, correlation_id)
+                yield _answer(reply_to, body_of(shown), kind, correlation_id)
             case DrainInstance(llm, instance):
                 yield _order(control_queue(llm, instance), Drain())
             case Notify(llm, instance, text):

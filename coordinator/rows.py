@@ -1,5 +1,6 @@
 """Tasks, attempts and LLMs as rows of the database, and back."""
 
+from collections.abc import Mapping
 from dataclasses import astuple
 from typing import Any
 
@@ -13,7 +14,7 @@ from coordinator.core.estimates import Learned
 from coordinator.core.pool import LLM, Instance, Offer
 from coordinator.core.task import Asked, Attempt, Change, Task
 
-Row = RowMapping
+Row = RowMapping | Mapping[str, Any]
 
 NANOS = 1_000_000_000  # in a US dollar: what costs are counted in
 

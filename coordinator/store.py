@@ -156,6 +156,7 @@ class Store:
             upsert_rows(connection, _attempts, [attempt_row(task, attempt) for task, attempt in changes.attempts])
             self._write_earlier_results(connection, changes)
             self._write_dependencies(connection, changes)
+            delete_rows(connection, _llms, [{"name": name} for name in changes.forgotten])
             upsert_rows(connection, _llms, [llm_row(llm) for llm in changes.llms.values()])
             self._write_messages(connection, changes)
             slots = [{"llm": llm, "at": at, "slots": count} for llm, (at, count) in changes.slots.items()]
@@ -421,12 +422,15 @@ def _text(engine: Engine, statement: ClauseElement) -> str:
     return str(statement.compile(dialect=engine.dialect))
 
 
-def tasks_of(connection: Connection, rows: Sequence[Row]) -> list[Task]:
-    """The tasks of full rows, with their attempts."""
+def tasks_of(connection: Connection, rows: Sequence[Row], *, latest: int | None = None) -> list[Task]:
+    """The tasks of full rows, with their attempts, or with so many of the latest."""
     tried = [row["seq"] for row in rows if row["attempt"] > (1 if row["status"] in WITH_AN_LLM else 0)]
     ended: dict[int, list[Attempt]] = {}
     for chunk in _chunks(tried):
         theirs = select(*_OF_AN_ATTEMPT).where(_attempts.c.task_seq.in_(chunk)).order_by(_attempts.c.attempt)
+        if latest is not None:
+            newest = _attempts.c.attempt > _tasks.c.attempt - latest
+            theirs = theirs.join(_tasks, _tasks.c.seq == _attempts.c.task_seq).where(newest)
         for row in connection.execute(theirs).mappings():
             ended.setdefault(row["task_seq"], []).append(attempt_of(row))
     return [task_of(row, ended.get(row["seq"], [])) for row in rows]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from broker.errors import FluffleError as FluffleError
     from broker.errors import NoAnswer as NoAnswer
     from broker.errors import QueryRejected as QueryRejected
+    from broker.errors import ResultTooLarge as ResultTooLarge
     from broker.errors import TaskCancelled as TaskCancelled
     from broker.errors import TaskFailed as TaskFailed
     from broker.errors import TaskRejected as TaskRejected
@@ -33,6 +34,7 @@ _HOMES = {
         "FluffleError",
         "NoAnswer",
         "QueryRejected",
+        "ResultTooLarge",
         "TaskCancelled",
         "TaskFailed",
         "TaskRejected",

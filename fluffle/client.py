@@ -29,6 +29,7 @@ from fluffle.fields import Changes, Fields, Management, OtherFields
 from fluffle.forms import made as _made
 from fluffle.forms import read as _read
 from fluffle.handle import TaskHandle
+from fluffle.listing import every_llm
 from fluffle.mail import Messaging, is_identity_required
 from fluffle.reporting import Reporting
 from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Event, Hearing, standing, subscription
@@ -198,11 +199,11 @@ class Client(Messaging, Reporting):
         return await self._task_command(Answer, id=task_id, question=question, answer=answer)
 
     async def manage(self, llm: str, **settings: Unpack[Management]) -> LLMView:
-        """Pause, resume or drain an LLM, or set its slots and skills. What is not given stays as it is.
+        """Pause, resume, drain or forget an LLM, or set its slots and skills. What is not given stays as it is.
 
         `paused`: it finishes what it has and gets nothing new. `drain`: all its instances finish what they have, and
-        leave. `slots` is the most that all of them get together, `skills` are levels from 0 to 1 by tag; None: as
-        they say themselves. Raises TaskRejected and NoAnswer.
+        leave. `forget`: see `forget`. `slots` is the most that all of them get together, `skills` are levels from 0 to
+        1 by tag; None: as they say themselves. Raises TaskRejected and NoAnswer.
         """
         command = _made(Manage, TaskRejected, llm=llm, **settings)
         return _read(LLMView, await self._correspondence.command(command))
@@ -218,6 +219,14 @@ class Client(Messaging, Reporting):
     async def drain(self, llm: str) -> LLMView:
         """Have all instances of an LLM finish what they have, and leave. Raises TaskRejected and NoAnswer."""
         return await self.manage(llm, drain=True)
+
+    async def forget(self, llm: str) -> LLMView:
+        """Take an LLM out of the list, with what was set by hand and learned of it; returns it as it was.
+
+        Its tasks and their attempts stay as they are. If it says hello again, it is a new one. Raises TaskRejected for
+        one that is not offline or has a task, and NoAnswer.
+        """
+        return await self.manage(llm, forget=True)
 
     async def _task_command(self, kind: type[Command], **values: Any) -> TaskView:
         command = _made(kind, TaskRejected, **values)
@@ -244,6 +253,8 @@ class Client(Messaging, Reporting):
         limit: int | None = None,
     ) -> AsyncIterator[TaskView]:
         """Tasks that fit every filter, newest first, without their inputs and results; page by page, as you iterate.
+
+        They hold the beginnings of long texts, and `left_out` tells what is missing: `task` has all of it.
 
         `status`: any of these; `llm`: done by it; `label`: having all of these; `text`: in the description;
         `within`: part of this task, or of its parts; `limit`: at most so many. Raises QueryRejected and NoAnswer.
@@ -273,6 +284,8 @@ class Client(Messaging, Reporting):
     ) -> TaskPage:
         """A page of what `tasks` gives: at most `limit` (1 to 1,000); `before` is the `next` of the page before it.
 
+        A page that holds much ends early: there are more tasks as long as `next` is not None.
+
         Raises QueryRejected and NoAnswer.
         """
         query = _made(
@@ -290,7 +303,7 @@ class Client(Messaging, Reporting):
 
     async def llms(self) -> list[LLMView]:
         """Every LLM that has ever reported, by name. Raises NoAnswer."""
-        return _read(LLMList, await self._correspondence.ask(LLMsQuery())).llms
+        return [view async for view in every_llm(self._correspondence)]
 
     async def llm(self, name: str) -> LLMView:
         """One LLM. Raises QueryRejected when nobody of that name has ever reported, and NoAnswer."""
@@ -320,12 +333,9 @@ class Client(Messaging, Reporting):
 
         Raises QueryRejected for an unknown id, and NoAnswer.
         """
-        chosen = set(ids)
-        if label is not None:
-            chosen |= {view.id async for view in self.tasks(label=[label])}
-        if not chosen:
+        if not ids and label is None:
             return
-        async with self._told(ENDINGS, chosen, None) as events:
+        async with self._told(ENDINGS, ids, label, also_later=False) as events:
             async for event in events:
                 if isinstance(event, Event) and event.data.status.is_final:
                     yield event.data
@@ -343,12 +353,13 @@ class Client(Messaging, Reporting):
         label it is about all tasks, from now on, without end. With `progress`, it is also what the LLMs report while
         they work. Entering raises QueryRejected for an unknown id, and NoAnswer.
         """
-        return self._told((*TASK_EVENTS, PROGRESS) if progress else TASK_EVENTS, ids, label)
+        return self._told((*TASK_EVENTS, PROGRESS) if progress else TASK_EVENTS, ids, label, also_later=True)
 
     @asynccontextmanager
     async def _told(
-        self, sources: Sequence[Binding], ids: Collection[str], label: str | None
+        self, sources: Sequence[Binding], ids: Collection[str], label: str | None, *, also_later: bool
     ) -> AsyncIterator[AsyncIterator[Event | Progress]]:
+        """With `also_later` also about tasks that get the label later."""
         assert self._url is not None, "a client is used inside `async with`"
         name, identity = f"{self._name} (watch)", is_identity_required()
         async with subscription(self._url, name, sources, require_identity=identity) as arrivals:
@@ -356,10 +367,9 @@ class Client(Messaging, Reporting):
             if not ids and label is None:
                 yield self._everything(hearing)
                 return
-            chosen = set(ids)
-            if label is not None:
-                chosen |= {view.id async for view in self.tasks(label=[label])}
-            yield self._chosen(hearing, await self._views(chosen), label)
+            named = [view async for view in self._views(set(ids))]
+            others = set() if label is None else {view.id async for view in self.tasks(label=[label])} - set(ids)
+            yield self._chosen(hearing, named, others, label if also_later else None)
 
     async def _everything(self, hearing: Hearing) -> AsyncIterator[Event | Progress]:
         while True:
@@ -367,36 +377,42 @@ class Client(Messaging, Reporting):
                 yield told
 
     async def _chosen(
-        self, hearing: Hearing, views: Collection[TaskView], label: str | None
+        self, hearing: Hearing, named: Sequence[TaskView], others: Collection[str], label: str | None
     ) -> AsyncIterator[Event | Progress]:
-        for view in views:
-            hearing.note(view)
-            yield standing(view)
-        live = {view.id for view in views if not view.status.is_final}
-        begun = bool(views)
-        while live or not begun:
+        live = {view.id for view in named} | set(others)
+        begun = bool(live)
+        for view in named:
+            yield _noted(view, hearing, live)
+        async for view in self._views(others):  # all of them would be too much to have at a time
+            yield _noted(view, hearing, live)
+        while live or (label is not None and not begun):
             told = await hearing.next()
             if told is None:
                 if label is not None:
                     live |= {view.id async for view in self.tasks(label=[label], status=_LIVE)}
-                missed = [standing(view) for view in await self._views(live)]
+                async for view in self._views(list(live)):
+                    begun = True
+                    yield _noted(view, hearing, live)
             elif isinstance(told, Progress):
                 if told.task_id in live:
                     yield told
-                continue
-            else:
-                missed = [told]
-            for event in missed:
-                if event.subject in live or (label in event.data.labels and not event.data.status.is_final):
-                    begun = True
-                    yield event
-                    (live.discard if event.data.status.is_final else live.add)(event.subject)
+            elif told.subject in live or (label in told.data.labels and not told.data.status.is_final):
+                begun = True
+                yield told
+                (live.discard if told.data.status.is_final else live.add)(told.subject)
 
-    async def _views(self, ids: Iterable[str]) -> list[TaskView]:
-        views: list[TaskView] = []
+    async def _views(self, ids: Iterable[str]) -> AsyncIterator[TaskView]:
         for some in batched(ids, AT_ONCE):
-            views += await asyncio.gather(*(self.task(task_id) for task_id in some))
-        return views
+            for view in await asyncio.gather(*(self.task(task_id) for task_id in some)):
+                yield view
+
+
+def _noted(view: TaskView, hearing: Hearing, live: set[str]) -> Event:
+    """How a task stands, as an event. One that is over is no longer `live`."""
+    hearing.note(view)
+    if view.status.is_final:
+        live.discard(view.id)
+    return standing(view)
 
 
 def _default_url() -> str:

@@ -305,7 +305,8 @@ class Correspondence:
     async def _until_over(self, handle: TaskHandle) -> None:
         while not handle.is_over:
             try:
-                handle.update(decode(TaskView, await self.ask(TaskQuery(id=handle.id))))
+                answer = await self.ask(TaskQuery(id=handle.id))
+                handle.update(decode(TaskView, answer, limit=len(answer)))
             except NoAnswer as error:
                 _log.warning("task %s: %s; asking for its state again", handle.id, error)
             await asyncio.sleep(_ASK_AGAIN)

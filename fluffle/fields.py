@@ -64,6 +64,7 @@ class Management(TypedDict, total=False):
 
     paused: bool
     drain: bool
+    forget: bool
     slots: int | None
     skills: dict[str, float] | None
 

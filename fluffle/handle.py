@@ -4,16 +4,19 @@ import asyncio
 from typing import Any
 
 from broker.connection import Outgoing
-from broker.errors import FluffleError, TaskCancelled, TaskFailed
+from broker.errors import FluffleError, ResultTooLarge, TaskCancelled, TaskFailed
 from broker.messages import Status
 from broker.views import TaskView
 from broker.wire import decode
 
 
 def outcome(view: TaskView) -> Any:
-    """The result of a task that is over. Raises TaskFailed or TaskCancelled when it has none."""
+    """The result of a task that is over. Raises TaskFailed or TaskCancelled when it has none, or ResultTooLarge."""
     match view.status:
         case Status.COMPLETED:
+            if "result" in view.left_out:
+                size = view.left_out["result"]
+                raise ResultTooLarge(f"the result of task {view.id} has {size:,} bytes, too many for an answer")
             return view.result
         case Status.FAILED:
             raise TaskFailed(f"task {view.id} failed: {reason(view)}")
@@ -61,7 +64,7 @@ class TaskHandle:
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the end and return the result, any JSON. `timeout` in seconds; None waits for ever.
 
-        Raises TaskFailed, TaskCancelled, TimeoutError, and LinkClosed when the client closes first.
+        Raises TaskFailed, TaskCancelled, ResultTooLarge, TimeoutError, and LinkClosed when the client closes first.
         """
         return outcome(await self.end(timeout))
 

@@ -43,8 +43,6 @@ from broker.views import (
     ConversationPage,
     ConversationsQuery,
     ConversationView,
-    LLMList,
-    LLMsQuery,
     MessagePage,
     MessagesQuery,
     MessageView,
@@ -53,6 +51,7 @@ from broker.views import (
 from broker.wire import JsonObject, decode, problems
 from fluffle.correspondence import Correspondence
 from fluffle.forms import made, read
+from fluffle.listing import every_llm
 from fluffle.mailbox import arriving, waiting
 from fluffle.watching import PROGRESS, Arrivals, Missed, subscription
 
@@ -340,8 +339,7 @@ class Messaging:
         known = []
         if kind == "llm":
             with suppress(NoAnswer):
-                llms = read(LLMList, await self._correspondence.ask(LLMsQuery())).llms
-                known = [llm_address(llm.name) for llm in llms]
+                known = [llm_address(llm.name) async for llm in every_llm(self._correspondence)]
         if hint := did_you_mean(address, known):
             return UnknownAddress(f"{error}{hint}")
         if kind == "user":

@@ -174,6 +174,7 @@ class SyncClient(_Face[Client]):
     pause = _blocking(Client.pause)
     resume = _blocking(Client.resume)
     drain = _blocking(Client.drain)
+    forget = _blocking(Client.forget)
     task = _blocking(Client.task)
     task_json = _blocking(Client.task_json)
     tasks = _iterating(Client.tasks)

@@ -78,8 +78,15 @@ class Errands:
         if not self._may_query:  # to try it again would cost the link its channel
             return None
         try:
-            with self._under_way(self._request(QUERIES, LLMsQuery.routing_key, LLMsQuery())) as errand:
-                return (await errand.answer(LLMList)).llms
+            found: list[LLMView] = []
+            after: str | None = None
+            while True:
+                query = LLMsQuery(after=after)
+                with self._under_way(self._request(QUERIES, query.routing_key, query)) as errand:
+                    page = await errand.answer(LLMList)
+                found += page.llms
+                if (after := page.next) is None:
+                    return found
         except AccessRefused:
             self._may_query = False
             return None

@@ -44,6 +44,7 @@ class Changes:
     waits: list[tuple[Task, frozenset[str]]] = field(default_factory=list)  # new tasks and their open dependencies
     met: list[str] = field(default_factory=list)  # ids of ended tasks whose dependents have been told
     llms: dict[str, LLM] = field(default_factory=dict)
+    forgotten: list[str] = field(default_factory=list)  # names of LLMs
     messages: dict[str, tuple[Message, Instant]] = field(default_factory=dict)  # by id, with when they came
     notes: dict[tuple[str, str], Note] = field(default_factory=dict)  # by board and name
     undelivered: list[str] = field(default_factory=list)  # ids of messages
@@ -239,6 +240,14 @@ class Board:
             self.llms[name] = LLM(name)
             self.ready.llm_changed(self.llms[name])
         return self.llms[name]
+
+    def forget_llm(self, llm: LLM) -> None:
+        """The LLM, which has no instance and no task, is as if it had never been there."""
+        del self.llms[llm.name]
+        self.ready.llm_gone(llm)
+        self.opened.pop(llm.name, None)
+        self.changes.llms.pop(llm.name, None)
+        self.changes.forgotten.append(llm.name)
 
     # -- what is to be said ----------------------------------------------------------------------------------------
 

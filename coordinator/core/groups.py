@@ -4,18 +4,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from pydantic_core import to_json
 
 from broker.errors import Problem
 from broker.instants import Instant, Micros, seconds
-from broker.messages import Status, Submission
-from broker.wire import problems
+from broker.messages import Failure, Status, Submission
+from broker.wire import MAX_GROUP_RESULT_BYTES, problems
 from coordinator.core.board import Board
 from coordinator.core.collaboration import step
 from coordinator.core.events import GroupStirred
 from coordinator.core.lifecycle import Trigger
-from coordinator.core.parts import AskPerson, Fail, Finding, Finish, Spawn, Wait
+from coordinator.core.parts import AskPerson, Fail, Finding, Finish, Spawn, Wait, failure
 from coordinator.core.task import Asked, Task
 from coordinator.core.voting import HALF
 
@@ -72,12 +72,16 @@ class Groups:
                 self._b.announce(group, now)
             case Finish(result, note, found):
                 self._note(group, note, found, now)
+                if size := _too_large(result):
+                    group.error = _result_too_large(parts, size)
+                    self._b.finish(group, Trigger.FAIL, now)
+                    return
                 group.result = result
                 self._b.finish(group, Trigger.COMPLETE, now)
                 self._end_all(parts, f"{group.id} was done without it", now)
             case Fail(error, result, note, found):
                 self._note(group, note, found, now)
-                group.result, group.error = result, error
+                group.result, group.error = None if _too_large(result) else result, error
                 self._b.finish(group, Trigger.FAIL, now)
             case other:
                 assert_never(other)
@@ -113,6 +117,18 @@ class Groups:
         for part in parts:
             if not part.status.is_final:
                 self._end(part, why, now)
+
+
+def _too_large(result: JsonValue) -> int:
+    """How many bytes a result has that no answer could carry; 0 when it is none."""
+    size = len(to_json(result))
+    return size if size > MAX_GROUP_RESULT_BYTES else 0
+
+
+def _result_too_large(parts: Sequence[Task], size: int) -> Failure:
+    told = f"the results of its parts have {size:,} bytes together; the limit is {MAX_GROUP_RESULT_BYTES:,}"
+    ids = [part.id for part in parts]
+    return failure("result_too_large", f"{told}. Each is the result of its part: {ids[0]} to {ids[-1]}")
 
 
 def why_no_group(task_id: str, spec: Submission, board: Board) -> Problem | None:

@@ -176,6 +176,13 @@ class Ready:
             for key in [key for key in self._asleep if meets(offers, key.split())]:
                 self.lane(key, llm.last_seen)
 
+    def llm_gone(self, llm: LLM) -> None:
+        """There is no such LLM any more."""
+        for lane in self._lanes_of.pop(llm.name, {}).values():
+            lane.dismiss(llm)
+        for offer in self._offers.pop(llm.name, frozenset()):
+            del self._offering[offer][llm.name]
+
     def opened(self, llm: LLM) -> None:
         """The LLM has a slot that it had not before."""
         for key, lane in self._lanes_of[llm.name].items():

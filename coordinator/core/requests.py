@@ -21,6 +21,7 @@ from coordinator.core.events import (
     ReportSaved,
     Request,
     RetryRequested,
+    Sender,
     Submitted,
     TaskEnded,
     UpdateRequested,
@@ -29,12 +30,13 @@ from coordinator.core.expertise import Expertise
 from coordinator.core.family import ancestors, why_no_child
 from coordinator.core.groups import contradiction, instead_of_several, why_no_group
 from coordinator.core.lifecycle import Trigger
-from coordinator.core.pool import llm_view
+from coordinator.core.pool import LLM, llm_view
 from coordinator.core.task import COORDINATOR, Task
 
 ANYBODY = "anonymous"
 
 _LOOKED_AT = 100  # LLMs, for one that may have been meant
+_NAMED = 10  # tasks of an LLM in a refusal
 
 
 class Requests:
@@ -277,6 +279,9 @@ class Requests:
         if llm is None:
             self._b.refuse(order.llm, sender, _no_such_llm("llm", order.llm, self._b.llms, forceable=False))
             return
+        if order.forget:
+            self._forget(llm, sender, now)
+            return
         before = llm.standing
         given = order.model_fields_set
         if order.paused is not None:
@@ -297,6 +302,19 @@ class Requests:
         if sender.reply_to:
             view = llm_view(llm, llm.tasks(), now)
             self._b.say(Reply("llm.accepted", sender.reply_to, sender.correlation_id, view))
+
+    def _forget(self, llm: LLM, sender: Sender, now: Instant) -> None:
+        if llm.instances:
+            told = f"{llm.name} is {llm.state}: only an LLM that is offline can be forgotten"
+            self._b.refuse(llm.name, sender, Problem("llm", told))
+        elif tasks := llm.tasks():
+            told = f"{llm.name} has tasks: {', '.join(islice(tasks, _NAMED))}"
+            self._b.refuse(llm.name, sender, Problem("llm", told))
+        else:
+            self._b.forget_llm(llm)
+            if sender.reply_to:
+                view = llm_view(llm, {}, now)
+                self._b.say(Reply("llm.accepted", sender.reply_to, sender.correlation_id, view))
 
     def _wrong_assignee(self, name: str | None, *, force: bool = False, forceable: bool = True) -> Problem | None:
         if name is None or force or name in self._b.llms:

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from broker.instants import EPOCH, NO_TIME, Instant, Micros, from_datetime, in_seconds, seconds, to_iso
 from broker.messages import LOCAL, LOCAL_ONLY, Failure, Status, Submission, Usage
+from broker.wire import shortened
 from coordinator.core.estimates import BASE_LENGTH, text_length
 from coordinator.core.lifecycle import Trigger, after
 
@@ -16,6 +17,8 @@ COORDINATOR = "coordinator"  # who has changed a task that nobody else has
 HISTORY_KEPT = 200  # changes; the oldest go first
 QUIET_AFTER = seconds(30)  # without text
 _NO_MODELS = ("exec:", "handler:")  # how names of what need not send any text begin
+LONGEST_CHANGE = 2_100  # characters of one
+ATTEMPTS_SHOWN = 200  # the latest
 
 Rank = tuple[int, int, int]  # lower goes first: higher priority, earlier due date, older
 NO_DUE_DATE = 2**62
@@ -124,7 +127,7 @@ class Task:
 
     def note(self, now: Instant, by: str, what: str) -> None:
         """Remember a change."""
-        self.history.append(Change(now, by, what))
+        self.history.append(Change(now, by, shortened(what, LONGEST_CHANGE)))
         del self.history[:-HISTORY_KEPT]
 
     @property
@@ -308,7 +311,7 @@ def view(task: Task) -> dict[str, Any]:
         shown["duration"] = in_seconds(task.duration)
     if task.person_wait:
         shown["person_wait"] = in_seconds(task.person_wait)
-    shown["attempts"] = [*map(_attempt, task.attempts), *_present_attempt(task)]
+    shown["attempts"] = [*map(_attempt, task.attempts[-ATTEMPTS_SHOWN:]), *_present_attempt(task)]
     shown["history"] = [{"at": to_iso(change.at), "by": change.by, "what": change.what} for change in task.history]
     return shown
 

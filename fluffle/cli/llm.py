@@ -130,6 +130,18 @@ def drain(*, names: tuple[str, ...], as_json: bool) -> int:
     return _each(names, lambda client, name: client.drain(name), as_json=as_json)
 
 
+@llm.command()
+@names_argument
+@json_option
+def forget(*, names: tuple[str, ...], as_json: bool) -> int:
+    """Take LLMs that are offline out of the list.
+
+    What was set by hand and learned of them goes with them; what they have done stays. One that has tasks is not
+    forgotten, and one that comes back is a new one. Its queues stay in RabbitMQ.
+    """
+    return _each(names, lambda client, name: client.forget(name), as_json=as_json)
+
+
 @llm.command(name="set")
 @click.argument("name")
 @click.option(

@@ -11,6 +11,8 @@ from fluffle.cli.joined import is_joined, sections
 from fluffle.cli.output import cell, duration, heading, moment, on_terminal, plain, print_json, say, styled
 from fluffle.handle import reason
 
+_NAMED = 3  # tasks that nobody has submitted, of those that a task waits for
+
 
 def print_view(view: TaskView) -> None:
     """A task as JSON on one line."""
@@ -46,8 +48,25 @@ def waiting_for(view: TaskView) -> str:
     if view.status is not Status.BLOCKED:
         return ""
     if view.waiting_on:
-        return f"waiting for {view.waiting_on} task{'s' if view.waiting_on > 1 else ''}"
+        return _waiting_for_tasks(view)
     return "waiting to be tried again" if view.attempt or not view.not_before else f"starts {moment(view.not_before)}"
+
+
+def _waiting_for_tasks(view: TaskView) -> str:
+    """How many tasks it waits for, and which of them nobody has submitted."""
+    number, missing = view.waiting_on, view.not_submitted
+    if number == 1 and missing:
+        return f"waiting for task {missing[0]}, which nobody has submitted"
+    told = f"waiting for {number} task{'s' if number > 1 else ''}"
+    if not missing:
+        return told
+    more = f" and {len(missing) - _NAMED} others" if len(missing) > _NAMED else ""
+    return f"{told}; nobody has submitted {', '.join(missing[:_NAMED])}{more}"
+
+
+def left_out(view: TaskView) -> str:
+    """What of a task is left out because it is too large."""
+    return ", ".join(f"{name} ({size:,} bytes)" for name, size in view.left_out.items())
 
 
 def what_was_cancelled(view: TaskView) -> str:

@@ -15,10 +15,11 @@ This page is made by `python -m fluffle.cli.reference` from what the commands sa
 ## For all commands
 
 **Output.** On a terminal, lists are tables with colours and times such as `3 min ago`; where it is narrow, the last
-column is shortened and others are left out. In a pipe they are lines of tab-separated values without headings, whole,
-with times in ISO 8601. `NO_COLOR` turns colours off. `--json` prints JSON: a list as one array, and what comes bit by
-bit as an object a line. Results and lists go to standard output; errors, logs and progress bars to standard error. On a
-terminal, text that LLMs or strangers wrote is printed without control characters.
+column is shortened and others are left out. In a pipe they are lines of tab-separated values without headings, with
+times in ISO 8601; long descriptions of tasks end with `…` after 500 characters. `NO_COLOR` turns colours off. `--json`
+prints JSON: a list as one array, and what comes bit by bit as an object a line. Results and lists go to standard
+output; errors, logs and progress bars to standard error. On a terminal, text that LLMs or strangers wrote is printed
+without control characters.
 
 **Exit codes.**
 

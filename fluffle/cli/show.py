@@ -64,6 +64,7 @@ async def waits_for(asking: "Client", view: "TaskView") -> str | None:
 def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskView"] = ()) -> None:
     """Print a task for people; `waits` tells what for, `parts` are its parts and theirs."""
     from fluffle.cli.joined import is_joined, sections
+    from fluffle.cli.outcomes import left_out
     from fluffle.cli.output import duration, heading, print_fields
     from fluffle.cli.parts import tree
     from fluffle.handle import reason
@@ -95,6 +96,7 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
             ("Submitted by", view.submitted_by),
             ("Asked people", None if view.person_wait is None else f"for {duration(view.person_wait)}"),
             ("Usage", _usage(view.usage)),
+            ("Left out", view.left_out and f"{left_out(view)}: too large for an answer"),
         ]
     )
     for attempt in view.attempts:

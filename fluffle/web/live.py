@@ -37,7 +37,9 @@ class Books(Protocol):
     """The part of the client that only reads."""
 
     async def task(self, task_id: str) -> TaskView: ...
-    def tasks(self, *, within: str | None = None, limit: int | None = None) -> AsyncIterator[TaskView]: ...
+    def tasks(
+        self, *, status: Collection[Status] = (), within: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[TaskView]: ...
     async def task_page(
         self,
         *,

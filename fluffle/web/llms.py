@@ -14,6 +14,7 @@ from fluffle.web.theme import frame
 
 _AT_WORK = (Status.ASSIGNED, Status.IN_PROGRESS, Status.INPUT_REQUIRED)
 _MOST_SHOWN = 4  # tasks of one LLM
+_MOST_TASKS = 200  # of all
 
 
 def add(site: Site) -> None:
@@ -40,13 +41,15 @@ class _LLMs:
 
     async def _refresh(self) -> None:
         llms = self._desk.site.live.llms
-        page = await self._desk.books.task_page(status=_AT_WORK, limit=200)
+        at_work = [view async for view in self._desk.books.tasks(status=_AT_WORK, limit=_MOST_TASKS)]
         self._nothing.clear()
         if not llms:
             with self._nothing:
                 empty("No LLM has come yet", "Start one: `fluffle worker ada --model demo --skills summarise`.")
+        for name in self._cards.keys() - {llm.name for llm in llms}:
+            self._cards.pop(name)[0].delete()
         for llm in llms:
-            tasks = [view for view in page.tasks if view.llm == llm.name]
+            tasks = [view for view in at_work if view.llm == llm.name]
             self._show(llm, tasks)
 
     def _show(self, llm: LLMView, tasks: list[TaskView]) -> None:
@@ -114,6 +117,14 @@ class _LLMs:
             button("Pause", lambda: self._do(lambda client: client.pause(name), f"{name} gets nothing new"))
         if llm.instances and llm.state != "draining":
             button("Drain", lambda: self._do(lambda client: client.drain(name), f"{name} finishes and leaves"))
+        if llm.state == "offline" and not llm.tasks:
+            button("Forget", lambda: self._forget(name), "quiet")
+
+    async def _forget(self, name: str) -> None:
+        if await self._desk.act(lambda client: client.forget(name), f"{name} is forgotten") is not None:
+            live = self._desk.site.live
+            live.llms = [llm for llm in live.llms if llm.name != name]
+            await self._refresh()
 
     async def _do(self, do: Callable[[Client], Coroutine[Any, Any, LLMView]], done: str) -> None:
         changed = await self._desk.act(do, done)

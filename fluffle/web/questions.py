@@ -37,9 +37,9 @@ class _Questions:
         await self._desk.follow(self._refresh, {"task"})
 
     async def _refresh(self) -> None:
-        page = await self._desk.books.task_page(status=[Status.INPUT_REQUIRED], limit=MOST)
-        asking = {_key(view): view for view in reversed(page.tasks)}
-        await prepared(*(question.text for view in page.tasks for question in view.questions))
+        found = [view async for view in self._desk.books.tasks(status=[Status.INPUT_REQUIRED], limit=MOST)]
+        asking = {_key(view): view for view in reversed(found)}
+        await prepared(*(question.text for view in found for question in view.questions))
         for key in self._shown.keys() - asking.keys():
             self._shown.pop(key).delete()
         for key, view in asking.items():

@@ -10,7 +10,7 @@ from nicegui import ui
 from broker.errors import QueryRejected
 from broker.messages import Status, Usage
 from broker.views import AttemptView, QuestionView, TaskView
-from fluffle.cli.outcomes import waiting_for
+from fluffle.cli.outcomes import left_out, waiting_for
 from fluffle.cli.output import duration
 from fluffle.client import Client
 from fluffle.handle import reason
@@ -181,7 +181,10 @@ class _Task:
         if view.status is Status.COMPLETED:
             with Part("section", None, "card"):
                 Part("h2", "Answer")
-                rendered(content(view.result), "prose answer")
+                if "result" in view.left_out:
+                    Part("p", f"It has {view.left_out['result']:,} bytes, too many to be shown.", "muted")
+                else:
+                    rendered(content(view.result), "prose answer")
         elif view.status is Status.IN_PROGRESS:
             with Part("section", None, "card"):
                 Part("h2", f"{view.llm} is at work")
@@ -264,6 +267,7 @@ class _Task:
             _moment("Finished", view.finished_at)
             _fact("Attempts", f"{len(view.attempts)} of at most {view.max_attempts}")
             _fact("Usage", usage(view.usage))
+            _fact("Left out, as too large", left_out(view))
             for name, ids in (("Builds on", view.depends_on), ("Part of", [view.parent_id] if view.parent_id else [])):
                 if ids:
                     Part("dt", name)

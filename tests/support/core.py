@@ -80,6 +80,8 @@ class Books:
         for edge in self.edges:
             if edge[1] in changes.met:
                 self.edges[edge] = True
+        for name in changes.forgotten:
+            del self.llms[name]
         for llm in changes.llms.values():
             self.llms[llm.name] = _without_work(llm)
 

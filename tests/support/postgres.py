@@ -37,7 +37,8 @@ class Postgres:
         self._account = account  # PostgreSQL refuses to run as root
         self._port = _free_port()
         self._server: subprocess.Popen[bytes] | None = None
-        self._run("initdb", "--username=fluffle", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+        letters = ("--encoding=UTF8", "--locale=C", "--lc-ctype=C.UTF-8")
+        self._run("initdb", "--username=fluffle", "--auth=trust", *letters, "--no-sync")
 
     def start(self) -> None:
         """Start the server and wait until it answers."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from broker.errors import Problem
-from broker.messages import Vote
+from broker.messages import Status, Vote
 from coordinator.core.commands import Answer, Command, Refuse
 from coordinator.core.events import AssignRequested, RetryRequested
 from tests.support.core import (
@@ -97,6 +97,19 @@ def test_a_group_waits_for_what_it_depends_on_and_its_parts_build_on_it(core: Co
 def test_who_waits_for_a_group_gets_its_result(core: Core) -> None:
     begin(core, submitted("g", mode="all", assignees=["atlas"]), submitted("after", depends_on=["g"], assignee="clio"))
     assert assignments(end(core, "g.1")) == [("after", 1, "clio")]
+
+
+def test_a_group_whose_results_are_too_large_together_fails_and_its_parts_keep_theirs(core: Core) -> None:
+    begin(core, submitted("g", assignees=["atlas", "clio"], mode="all"))
+    for part in ("g.1", "g.2"):
+        end(core, part, "x" * 5_000_000)
+    group = core.books.tasks["g"]
+    assert (group.status, group.result) == (Status.FAILED, None)
+    assert group.error is not None
+    assert (group.error.type, group.error.retryable) == ("result_too_large", False)
+    assert group.error.message.startswith("the results of its parts have 10,000,0")
+    assert group.error.message.endswith("Each is the result of its part: g.1 to g.2")
+    assert core.books.tasks["g.1"].result == "x" * 5_000_000
 
 
 def test_a_group_goes_on_with_another_coordinator(core: Core) -> None:

@@ -212,6 +212,36 @@ def test_an_llm_stays_paused_when_another_coordinator_takes_over(core: Core) -> 
     assert assignments(core.handle(submitted("u"), seen("boreas"))) == []
 
 
+def test_an_llm_that_is_offline_can_be_forgotten(core: Core) -> None:
+    core.handle(seen("boreas", skills=["python"]), manage("boreas", paused=True), left("boreas"))
+    [answer] = [it for it in core.handle(manage("boreas", forget=True)) if isinstance(it, Reply)]
+    assert (answer.type, answer.view["name"], answer.view["state"]) == ("llm.accepted", "boreas", "offline")
+    assert set(core.machine.board.llms) == set(core.books.llms) == {"atlas"}
+    assert refusals(core.handle(manage("boreas", paused=False)))[0].path == "llm"
+    core.restart()
+    assert assignments(core.handle(submitted("u", skills=["python"]))) == []
+    assert assignments(core.handle(seen("boreas", skills=["python"]))) == [("u", 1, "boreas")], "it is a new one"
+
+
+def test_an_llm_that_is_there_or_has_a_task_is_not_forgotten(core: Core) -> None:
+    for name in ("atlas", "boreas"):
+        [problem] = refusals(core.handle(manage(name, forget=True)))
+        assert problem == Problem("llm", f"{name} is online: only an LLM that is offline can be forgotten")
+    assert set(core.books.llms) == {"atlas", "boreas"}
+
+
+def test_a_forgotten_llm_comes_back_in_the_same_batch(core: Core) -> None:
+    core.handle(left("boreas"))
+    core.handle(manage("boreas", forget=True), seen("boreas"))
+    assert set(core.books.llms) == {"atlas", "boreas"}
+    assert assignments(core.handle(submitted("u"))) == [("u", 1, "boreas")]
+
+
+def test_a_long_change_is_cut_in_the_history(core: Core) -> None:
+    core.handle(update("t", metadata={"m": "m" * 100_000}))
+    assert len(core.books.tasks["t"].history[-1].what) == 2_100
+
+
 def test_slots_can_be_limited_and_given_back(core: Core) -> None:
     core.handle(seen("boreas", slots=3), manage("boreas", slots=1))
     assert len(assignments(core.handle(*(submitted(f"u{n}") for n in range(4))))) == 1

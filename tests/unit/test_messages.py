@@ -9,7 +9,7 @@ from pydantic_core import from_json, to_json
 
 from broker.errors import DecodeError
 from broker.messages import Assignment, Manage, OtherFields, Result, Retry, Submission, Update
-from broker.views import TaskPage
+from broker.views import LLMsQuery, TaskPage
 from broker.wire import MAX_LEVELS, Wire, decode
 
 
@@ -115,3 +115,8 @@ def test_a_team_that_makes_no_sense_is_told_why(fields: dict[str, Any], told: st
 
 def test_a_task_for_one_llm_may_be_all_that_it_could_be_before() -> None:
     assert not decode(Submission, b'{"description": "x", "assignee": "ana", "excluded": ["bea"]}').is_group
+
+
+def test_an_earlier_coordinator_understands_who_asks_for_the_llms() -> None:
+    assert LLMsQuery().encode() == LLMsQuery(after=None).encode() == b"{}"
+    assert LLMsQuery(after="ada", limit=3).encode() == b'{"limit":3,"after":"ada"}'

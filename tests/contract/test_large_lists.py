@@ -1,0 +1,208 @@
+"""Lists of what is large: bounded in bytes, in memory and in time, and what is missing is told."""
+
+import dataclasses
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import pytest
+from pydantic import BaseModel, TypeAdapter
+
+from broker.instants import Instant, seconds, to_datetime
+from broker.mail import Message
+from broker.messages import Failure, Status
+from broker.views import (
+    ConversationPage,
+    ConversationsQuery,
+    LLMList,
+    LLMsQuery,
+    MessagePage,
+    MessagesQuery,
+    TaskPage,
+    TaskQuery,
+    TasksQuery,
+    TaskView,
+)
+from broker.wire import MAX_PAGE_BYTES
+from coordinator.core.board import Changes
+from coordinator.core.pool import LLM, Instance
+from coordinator.core.task import Change
+from coordinator.database import open_engine
+from coordinator.queries import Queries
+from coordinator.store import Store
+from tests.support.books import ATTEMPT, NOW, a_task, commit, stored
+from tests.support.core import T0
+
+M = TypeVar("M", bound=BaseModel)
+
+LARGE = 900_000  # characters
+
+
+@pytest.fixture
+def queries(store: Store, database: str) -> Iterator[Queries]:
+    """What answers, on a connection of its own that only reads."""
+    queries = Queries(
+        open_engine(database, read_only=True), clock=lambda: NOW, policy="earliest-finish", lease=seconds(10)
+    )
+    yield queries
+    queries.close()
+
+
+def ask(queries: Queries, query: Any, kind: type[M]) -> M:
+    """The answer to a query, which is not much larger than a page may be."""
+    told, body = queries.answer(query.routing_key, query.encode())
+    assert told == "query.answer", body
+    assert len(body) < MAX_PAGE_BYTES + 100
+    return TypeAdapter(kind).validate_json(body)
+
+
+def test_a_list_has_the_beginnings_of_long_texts_and_tells_what_is_left_out(queries: Queries, store: Store) -> None:
+    description = "ü" * LARGE
+    attempts = [
+        dataclasses.replace(ATTEMPT, attempt=n, error=Failure(type="odd", message="m" * 2000)) for n in range(1, 31)
+    ]
+    task = a_task(
+        1,
+        status=Status.FAILED,
+        description=description,
+        metadata={"m": "m" * LARGE},
+        output_schema={"description": "d" * LARGE},
+        inputs="i" * LARGE,
+        result="r" * LARGE,
+        error=Failure(type="odd", message="m" * 2000),
+        attempt=30,
+        attempts=attempts,
+        history=[Change(NOW, "ana", "w" * 2000)] * 50,
+        labels=["red"],
+    )
+    stored(store, task)
+    (shown,) = ask(queries, TasksQuery(), TaskPage).tasks
+    assert shown.description == "ü" * 500 + "…"
+    assert shown.left_out == {
+        "description": 2 * LARGE,
+        "metadata": LARGE + len('{"m":""}'),
+        "output_schema": LARGE + len('{"description":""}'),
+    }
+    assert (shown.metadata, shown.output_schema, shown.inputs, shown.result) == ({}, None, None, None)
+    assert shown.labels == ["red"]
+    assert [(a.attempt, a.error and (a.error.type, a.error.message)) for a in shown.attempts] == [
+        (n, ("odd", "")) for n in range(21, 31)
+    ]
+    assert [change.what for change in shown.history] == ["w" * 500 + "…"] * 10
+    assert shown.error == Failure(type="odd", message="m" * 500 + "…")
+
+
+def test_a_page_of_large_tasks_ends_early_and_the_next_one_goes_on(queries: Queries, store: Store) -> None:
+    ids = [f"{number:0>63}" for number in range(1000)]
+    stored(store, *(a_task(number, depends_on=ids) for number in range(1, 101)))
+    seen, pages, before = [], 0, None
+    while pages == 0 or before is not None:
+        page = ask(queries, TasksQuery(limit=1000, before=before), TaskPage)
+        seen += [view.id for view in page.tasks]
+        before, pages = page.next, pages + 1
+    assert seen == [f"t{number}" for number in range(100, 0, -1)]
+    assert 3 <= pages <= 5
+
+
+def test_a_list_of_large_tasks_takes_little_memory(queries: Queries, store: Store) -> None:
+    large = {"description": "d" * LARGE, "metadata": {"m": "m" * LARGE}}
+    for start in range(1, 101, 10):
+        stored(store, *(a_task(number, **large) for number in range(start, start + 10)))
+    tracemalloc.start()
+    page = ask(queries, TasksQuery(limit=1000), TaskPage)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(page.tasks) == 100
+    assert most < 60_000_000, "180 MB of text are in the database"
+
+
+def test_a_task_whose_view_is_too_large_is_shown_with_what_fits(queries: Queries, store: Store) -> None:
+    stored(store, a_task(1, status=Status.COMPLETED, inputs="i" * LARGE, result="r" * 18_000_000))
+    told, body = queries.answer("task", TaskQuery(id="t1").encode())
+    assert told == "query.answer"
+    shown = TaskView.model_validate_json(body)
+    assert (shown.inputs, shown.result, shown.left_out) == ("i" * LARGE, None, {"result": 18_000_002})
+
+
+def test_messages_come_whole_and_page_by_page(queries: Queries, store: Store) -> None:
+    said = [_said(number, "w" * LARGE) for number in range(10)]
+    commit(store, Changes(messages={message.id: (message, NOW) for message in said}))
+    seen, before = [], None
+    while not seen or before is not None:
+        page = ask(queries, MessagesQuery(limit=50, before=before), MessagePage)
+        assert all(len(message.content) == LARGE for message in page.messages)
+        seen += [message.id for message in page.messages]
+        before = page.next
+    assert seen == [f"m{number}" for number in range(9, -1, -1)]
+
+
+def test_conversations_have_the_beginning_of_their_last_message(queries: Queries, store: Store) -> None:
+    commit(store, Changes(messages={"m1": (_said(1, "w" * LARGE, metadata={"m": "m" * LARGE}), NOW)}))
+    (conversation,) = ask(queries, ConversationsQuery(), ConversationPage).conversations
+    assert conversation.last.content == "w" * 500 + "…"
+    assert conversation.last.metadata == {}
+    assert conversation.left_out == {"content": LARGE + 2, "metadata": LARGE + len('{"m":""}')}
+
+
+def _said(number: int, content: str, **fields: Any) -> Message:
+    return Message(
+        id=f"m{number}",
+        sender="user.ana",
+        receiver="llm.ada",
+        content=content,
+        conversation_id="talk",
+        sent_at=to_datetime(Instant(T0 + number)),
+        **fields,
+    )
+
+
+def test_llms_are_told_page_by_page(queries: Queries, store: Store) -> None:
+    llms = {f"llm-{n:0>4}": LLM(f"llm-{n:0>4}", description="d" * 2000, last_seen=NOW) for n in range(3000)}
+    commit(store, Changes(llms=llms))
+    seen: list[str] = []
+    page = LLMList(llms=[])
+    while not seen or page.next is not None:
+        page = ask(queries, LLMsQuery(after=page.next), LLMList)
+        seen += [llm.name for llm in page.llms]
+    assert seen == sorted(llms)
+    page = ask(queries, LLMsQuery(limit=2, after="llm-2996"), LLMList)
+    assert ([llm.name for llm in page.llms], page.next) == (["llm-2997", "llm-2998"], "llm-2998")
+
+
+def test_an_llm_that_tells_too_much_is_shown_with_what_fits(queries: Queries, store: Store) -> None:
+    llm = LLM("odd", skills={f"skill-{n:0>50}": 1.0 for n in range(50_000)}, last_seen=NOW)
+    llm.instances = {"i": Instance("i", 1, NOW)}
+    commit(store, Changes(llms={"odd": llm}))
+    (shown,) = ask(queries, LLMsQuery(), LLMList).llms
+    assert (shown.skills, list(shown.left_out), shown.slots) == ({}, ["skills"], 1)
+
+
+def test_a_forgotten_llm_is_gone_and_can_come_back(queries: Queries, store: Store) -> None:
+    commit(store, Changes(llms={"ada": LLM("ada", paused=True), "bo": LLM("bo")}))
+    commit(store, Changes(forgotten=["ada"]))
+    assert [llm.name for llm in ask(queries, LLMsQuery(), LLMList).llms] == ["bo"]
+    commit(store, Changes(forgotten=["bo"], llms={"ada": LLM("ada"), "bo": LLM("bo", model="new")}))
+    assert [(llm.name, llm.model, llm.paused) for llm in ask(queries, LLMsQuery(), LLMList).llms] == [
+        ("ada", "", False),
+        ("bo", "new", False),
+    ]
+
+
+def test_a_dependency_that_nobody_has_submitted_is_named(queries: Queries, store: Store) -> None:
+    known = a_task(1)
+    waits = a_task(2, status=Status.BLOCKED, depends_on=["t1", "typo", "later"], waiting_on=3)
+    fine = a_task(3, status=Status.BLOCKED, depends_on=["t1"], waiting_on=1)
+    stored(store, known, waits, fine, waits=[(waits, frozenset({"t1", "typo", "later"})), (fine, frozenset({"t1"}))])
+    listed = {view.id: view.not_submitted for view in ask(queries, TasksQuery(), TaskPage).tasks}
+    assert listed == {"t1": [], "t2": ["later", "typo"], "t3": []}
+    assert ask(queries, TaskQuery(id="t2"), TaskView).not_submitted == ["later", "typo"]
+    stored(store, a_task(4, id="later"))
+    assert ask(queries, TaskQuery(id="t2"), TaskView).not_submitted == ["typo"]
+
+
+@pytest.mark.parametrize("text", ["ärger", "ÄRGER", "büro", "привет", "ПРИВЕТ", "Straße", "%", "日本"])
+def test_a_search_finds_upper_and_lower_case_of_every_alphabet(queries: Queries, store: Store, text: str) -> None:
+    stored(store, a_task(1, description="Ärger im Büro ПРИВЕТ 100% straße 日本"), a_task(2, description="nothing"))
+    commit(store, Changes(messages={"m1": (_said(1, "Ärger im Büro ПРИВЕТ 100% straße 日本"), NOW)}))
+    assert [view.id for view in ask(queries, TasksQuery(text=text), TaskPage).tasks] == ["t1"]
+    assert [view.id for view in ask(queries, MessagesQuery(text=text), MessagePage).messages] == ["m1"]

@@ -1,0 +1,45 @@
+"""The log of what others do wrong: a line for each, and a flood of them does not fill a disk."""
+
+from typing import Any
+
+from coordinator.limited_log import LONGEST, MOST_A_SECOND, LimitedLog
+
+
+class Lines:
+    """What was logged."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, dict[str, Any]]] = []
+
+    def warning(self, event: str, **values: Any) -> None:
+        self.all.append((event, values))
+
+
+def test_each_is_a_line() -> None:
+    lines = Lines()
+    log = LimitedLog(lines, lambda: 7.0)
+    log.warning("refused", id="a", user=None)
+    log.warning("refused", id="b", attempt=3)
+    assert lines.all == [("refused", {"id": "a"}), ("refused", {"id": "b", "attempt": 3})]
+
+
+def test_a_flood_is_counted_in_one_line_once_its_second_is_over() -> None:
+    lines, now = Lines(), [7.0]
+    log = LimitedLog(lines, lambda: now[0])
+    for number in range(10_000):
+        log.warning("refused", id=number)
+    log.warning("lost", id="x")
+    assert len(lines.all) == MOST_A_SECOND + 1
+    now[0] = 8.0
+    log.flush()
+    assert lines.all[-1] == ("refused: more of this kind", {"not_logged": 10_000 - MOST_A_SECOND})
+    log.warning("refused", id="later")
+    assert lines.all[-1] == ("refused", {"id": "later"})
+
+
+def test_values_are_short_and_cannot_change_a_screen() -> None:
+    lines = Lines()
+    LimitedLog(lines, lambda: 7.0).warning("refused", errors="\x1b[2J" + "x" * 1000)
+    ((_, values),) = lines.all
+    assert values["errors"].startswith("\N{REPLACEMENT CHARACTER}[2Jxx")
+    assert len(values["errors"]) == LONGEST
