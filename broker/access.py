@@ -6,7 +6,7 @@ the coordinator may read one.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
@@ -36,6 +36,7 @@ _NOTHING = ""
 _ANYTHING = ".*"
 _DEFAULT_EXCHANGE = "amq.default"
 _EXCLUSIVE_QUEUES = (f"{REPLIES}.*", f"{WATCHERS}.*", "amq.gen-*")  # of clients; each is exclusive to its connection
+_OF_DEAD_LETTERS = ("x-death", "x-first-death-queue", "x-last-death-queue")  # headers that RabbitMQ adds
 _BELONGS_TO_SOMEBODY = re.compile(r"(fluffle|llm|user|group)\.")
 
 
@@ -168,6 +169,14 @@ def may_be_answered_at(user: str | None, queue: str) -> bool:
     if not _BELONGS_TO_SOMEBODY.match(queue) or queue.startswith((f"{REPLIES}.", f"{WATCHERS}.")):
         return True
     return any(queue == own or queue.startswith(f"{own}.") for own in (f"llm.{user}", f"user.{user}"))
+
+
+def was_dead_lettered(headers: Mapping[str, object]) -> bool:
+    """Whether a message with these headers was passed on by a queue.
+
+    Anybody may have declared that queue, and the message names the user who published it for somebody else.
+    """
+    return any(name in headers for name in _OF_DEAD_LETTERS)
 
 
 def _of(address: str) -> tuple[str, str]:

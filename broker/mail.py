@@ -7,7 +7,7 @@ the mailboxes that are bound to it; or `all`.
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, ClassVar, Protocol, TypeVar
 from uuid import UUID, uuid5
 
 from pydantic import AfterValidator, AwareDatetime, Field
@@ -75,6 +75,8 @@ class Message(Draft):
 
 class MessageProgress(Wire):
     """Routing key `<name>.progress`, too: text of the answer to a message, as it comes."""
+
+    ignores_unknown: ClassVar[bool] = True
 
     message_id: TaskId
     conversation_id: TaskId

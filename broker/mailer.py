@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from broker.access import speaks_for
-from broker.connection import UNDECODABLE, Delivery, Outgoing, resolve
+from broker.access import speaks_for, was_dead_lettered
+from broker.connection import Delivery, Outgoing, resolve
 from broker.errors import AccessRefused, BrokerUnreachable, DecodeError, NoAnswer, Problem, UnknownAddress
 from broker.link import Link
 from broker.mail import ADDRESSES, COORDINATOR, Draft, Message, MessageProgress, is_address, made_from, owner_of
 from broker.messages import Rejection
+from broker.salvage import problems_of
 from broker.topology import MESSAGES, QUERIES, STATUS, Binding, Topology, llm_address, user_address
 from broker.views import MessagesQuery
 from broker.wire import MAX_BODY_BYTES, decode, problems
@@ -45,8 +46,10 @@ def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_ide
     With `require_identity` also for one whose sender is not the user that it is from.
     The id of one that has none is its AMQP message_id, else it is made from its body and routing key.
     """
-    if UNDECODABLE in delivery.headers:
-        raise DecodeError([Problem("headers", f"cannot be decoded: {delivery.headers[UNDECODABLE]}")])
+    if unreadable := problems_of(delivery.properties.unreadable):
+        raise DecodeError(unreadable)
+    if require_identity and was_dead_lettered(delivery.headers):
+        raise DecodeError([Problem("headers.x-death", "is refused: it is a dead letter of another queue")])
     draft, key = decode(Draft, delivery.body, limit=limit), delivery.routing_key
     user = delivery.properties.user_id
     if require_identity and user != COORDINATOR and not speaks_for(user, draft.sender):

@@ -108,6 +108,7 @@ class TaskView(View):
     person_wait: float | None = None
     attempts: list[AttemptView] = Field(default_factory=list)
     history: list[ChangeView] = Field(default_factory=list)
+    known: bool | None = None
 
 
 class LLMView(View):

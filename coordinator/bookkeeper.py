@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.policies import DEFAULT, load_policy
 from coordinator.core.task import COORDINATOR, Task
-from coordinator.intake import Refused, read, refusal
+from coordinator.intake import Refused, in_short, read, refusal
 from coordinator.outbox import Item, Keep
 from coordinator.render import messages
 from coordinator.reports.closing import SIZE
@@ -238,7 +239,12 @@ class Bookkeeper:
             if id(delivery) in returned:
                 _log.warning("an assignment found no queue: its lease takes it back", routing_key=delivery.routing_key)
                 continue
-            match read(delivery, limit=self._max_body, require_identity=self._require_identity):
+            match read(
+                delivery,
+                limit=self._max_body,
+                require_identity=self._require_identity,
+                on_ignored=partial(self._on_ignored, delivery),
+            ):
                 case None:
                     pass
                 case Refused() as refused:
@@ -247,6 +253,13 @@ class Bookkeeper:
                     events.append(event)
                     origins.append(delivery)
         return events, origins, items
+
+    def _on_ignored(self, delivery: Delivery, problems: Sequence[Problem]) -> None:
+        """Something was left out of a worker's report, which counts all the same."""
+        if self._tally is not None:
+            self._tally.ignored += len(problems)
+        told = "; ".join(map(str, in_short(problems)))
+        _log.debug("ignored a part of a report", routing_key=delivery.routing_key, parts=told)
 
     def _returned(self, batch: Sequence[Delivery]) -> set[int]:
         """Which deliveries, by their ids, were published here for a task and are back because the LLM's queue has gone.

@@ -60,9 +60,10 @@ def messages(items: Iterable[Item], tasks: Mapping[str, Task], context: Mapping[
                 yield _answer(reply_to, to_json(shown), kind, correlation_id)
             case DrainInstance(llm, instance):
                 yield _order(llm, instance, Drain())
-            case Answer(kind, reply_to, correlation_id, view):
+            case Answer(kind, reply_to, correlation_id, view, known):
                 task = tasks.get(view["id"])
-                yield _answer(reply_to, body_of(view), kind, correlation_id, trace=None if task is None else task.trace)
+                body = to_json({**view, "known": True}) if known else body_of(view)
+                yield _answer(reply_to, body, kind, correlation_id, trace=None if task is None else task.trace)
             case Assign(task_id, _, llm):
                 yield _assignment(tasks[task_id], llm, context)
             case Stop(llm, instance, task_id, attempt, reason):

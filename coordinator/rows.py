@@ -46,6 +46,7 @@ def specified_row(task: Task) -> dict[str, Any]:
         "description": spec.description,
         "inputs": _json(spec.inputs),
         "spec": spec.model_dump_json(exclude_unset=True, exclude={"id", "description", "inputs"}),
+        "original": None if task.original == {} else to_json(task.original).decode(),
     }
 
 
@@ -106,6 +107,7 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
         parked=bool(row["parked"]),
         asking_since=row["asking_since"],
         person_wait=row["person_wait"],
+        original={} if row["original"] is None else from_json(row["original"]),
         llm=row["llm"],
         instance=row["instance"],
         why=row["why"],

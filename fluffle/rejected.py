@@ -16,11 +16,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from broker.connection import UNDECODABLE, Delivery, Outgoing
+from broker.connection import Delivery, Outgoing
 from broker.errors import RequestError
 from broker.link import Link
 from broker.messages import Wrong
-from broker.topology import REJECTED
+from broker.salvage import problems_of
+from broker.topology import COORDINATOR, REJECTED
 from broker.wire import JSON_TYPE
 
 MOST = 60_000  # messages that can be looked at together: AMQP counts unacknowledged ones with 16 bits
@@ -101,7 +102,7 @@ async def requeue(link: Link, message: Rejected) -> None:
     Raises RequestError when that cannot be done, Unroutable, PublishRefused.
     """
     properties = message.delivery.properties
-    if UNDECODABLE in message.delivery.headers:
+    if problems_of(properties.unreadable):
         raise RequestError("its properties cannot be read, so it cannot be published again")
     if message.exchange == REJECTED:
         raise RequestError("it was published to the rejected queue, so there is nowhere to send it back to")
@@ -136,9 +137,9 @@ def read(delivery: Delivery) -> Rejected:
         keys = death.get("routing-keys")
         exchange, routing_key = str(death.get("exchange", "")), str(keys[0]) if isinstance(keys, list) and keys else ""
         at = _moment(death.get("time"))
-        why = f"dead letter of {death.get('queue')}: {str(death.get('reason')).replace('_', ' ')}"
-    elif UNDECODABLE in headers:
-        why = f"its properties cannot be read: {headers[UNDECODABLE]}"
+        why = _why_dead(str(death.get("queue")), str(death.get("reason")))
+    elif problems := problems_of(delivery.properties.unreadable):
+        why = "; ".join(map(str, problems))
     else:
         why = "nobody says"
     return Rejected(_id(delivery, exchange, routing_key), exchange, routing_key, at, why, errors, delivery)
@@ -155,6 +156,12 @@ def _id(delivery: Delivery, exchange: str, routing_key: str) -> str:
 def _death(headers: Mapping[str, Any]) -> Mapping[str, Any] | None:
     deaths = headers.get("x-death")
     return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
+
+
+def _why_dead(queue: str, reason: str) -> str:
+    if (queue, reason) == (COORDINATOR, "expired"):
+        return "expired before the coordinator read it: it was published with an expiration"
+    return f"dead letter of {queue}: {reason.replace('_', ' ')}"
 
 
 def _errors(headers: Mapping[str, Any]) -> tuple[Wrong, ...]:

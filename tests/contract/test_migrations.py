@@ -86,7 +86,7 @@ def at_revision(database: str, revision: str) -> Engine:
 
 def a_row(table: Table, number: int) -> dict[str, object]:
     """A row with something in every column that must have something, as far as that schema knows the table."""
-    values: dict[type, object] = {int: number, str: f"{number}", bool: True}
+    values: dict[type, object] = {int: number, str: f"{number}", bool: True, bytes: b""}
     return {column.name: values[column.type.python_type] for column in table.columns if not column.nullable}
 
 

@@ -66,6 +66,7 @@ def test_an_id_belongs_to_whoever_has_submitted_it_first() -> None:
 @pytest.mark.parametrize(("require_identity", "answer"), [(True, Refuse), (False, Answer)])
 def test_it_is_looked_at_only_where_identity_is_required(require_identity: bool, answer: type[object]) -> None:
     machine = Machine(lease=seconds(LEASE), require_identity=require_identity)
-    machine.load([a_task(1, submitted_by="ana")])
-    commands = machine.handle(Submitted("t1", Submission(description="-"), 4, Sender("bo", "queue")), now=T0)
+    known = a_task(1, submitted_by="ana")
+    machine.load([known])
+    commands = machine.handle(Submitted("t1", known.spec, known.priority, Sender("bo", "queue")), now=T0)
     assert isinstance(commands[0], answer)
