@@ -49,24 +49,22 @@ def repaired(kind: type[BaseModel], body: bytes, error: ValidationError) -> Repa
         way = list(_way(data, kind, item["loc"]))
         if not way:
             continue
-        if (superfluous := _superfluous(way, item)) is not None:
-            del superfluous.container[superfluous.key]
-            path = ".".join(str(step.key) for step in way[: way.index(superfluous) + 1])
-            ignored.append(Problem(path, item["msg"]))
-        elif not _understood(way[-1], item):
-            continue
-        changed = True
+        if _understood(way[-1], item):
+            changed = True
+        elif length := _superfluous(way, item):
+            step = way[length - 1]
+            del step.container[step.key]
+            ignored.append(Problem(".".join(str(step.key) for step in way[:length]), item["msg"]))
+            changed = True
     return Repaired(to_json(data, inf_nan_mode="constants"), ignored) if changed else None
 
 
-def _superfluous(way: list[_Step], item: ErrorDetails) -> _Step | None:
-    """What has to go for the error to go, where it decides nothing."""
-    for step in way:
-        if step.key in getattr(step.model, "dispensable", ()) and item["input"] is not None:
-            return step
-    last = way[-1]
-    unknown = item["type"] == "extra_forbidden" and getattr(last.model, "ignores_unknown", False)
-    return last if unknown else None
+def _superfluous(way: list[_Step], item: ErrorDetails) -> int:
+    """How far the way leads to what has to go for the error to go, and decides nothing; 0 where nothing may go."""
+    if item["type"] == "extra_forbidden":
+        return len(way) if getattr(way[-1].model, "ignores_unknown", False) else 0
+    places = range(len(way), 0, -1)  # from within
+    return next((at for at in places if way[at - 1].key in getattr(way[at - 1].model, "dispensable", ())), 0)
 
 
 def _understood(step: _Step, item: ErrorDetails) -> bool:

@@ -114,14 +114,19 @@ def decode(kind: type[M], body: bytes, *, limit: int = MAX_BODY_BYTES, on_ignore
 def _repaired(kind: type[M], body: bytes, error: ValidationError, on_ignored: OnIgnored | None) -> M:
     if body.startswith(_AMQP_1_SECTION):
         raise DecodeError([Problem("", NOT_DATA)]) from error
-    if (better := repaired(kind, body, error)) is None:
-        raise DecodeError(problems(error)) from error
-    try:
-        message = kind.model_validate_json(better.body)
-    except ValidationError as left:
-        raise DecodeError(problems(left)) from left
-    if better.ignored and on_ignored is not None:
-        on_ignored(better.ignored)
+    ignored: list[Problem] = []
+    message: M | None = None
+    while message is None:
+        if (better := repaired(kind, body, error)) is None:
+            raise DecodeError(problems(error)) from error
+        body = better.body
+        ignored += better.ignored
+        try:
+            message = kind.model_validate_json(body)
+        except ValidationError as left:
+            error = left
+    if ignored and on_ignored is not None:
+        on_ignored(ignored)
     return message
 
 

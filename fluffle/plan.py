@@ -228,8 +228,8 @@ def _must_be_known(plan: Plan, task: str, template: Mapping[str, Any]) -> None:
 async def submit(client: "Client", tasks: Sequence[PlannedTask]) -> "dict[str, TaskHandle]":
     """Submit the tasks of a plan; returns their handles by name.
 
-    When one is rejected, those that came with it are cancelled, and those that were there before go on. Raises TaskRejected, NoAnswer, PublishRefused,
-    MessageTooLarge.
+    When one is rejected, those that came with it are cancelled, and those that were there before go on.
+    Raises TaskRejected, NoAnswer, PublishRefused, MessageTooLarge.
     """
     handles: dict[str, TaskHandle] = {}
     wrong: list[Problem] = []
