@@ -48,6 +48,8 @@ Moment = Annotated[AwareDatetime, AfterValidator(_must_be_in_the_calendar)]
 class Draft(Wire):
     """A message as it may be published to `fluffle.messages`: `broker.mailer.read_message` adds what it leaves out."""
 
+    dispensable: ClassVar[frozenset[str]] = frozenset({"sent_at"})
+
     id: TaskId | None = None
     sender: SenderAddress
     receiver: Address | None = None
@@ -114,6 +116,11 @@ def made_from(*parts: str) -> str:
     return str(uuid5(_IDS, "\n".join(parts)))
 
 
+def numbered(message_id: str, number: int) -> str:
+    """The id of a message without one that says for the `number`th time what the one with that id has said."""
+    return message_id if number == 1 else f"{message_id}.{number}"
+
+
 def owner_of(session: str) -> str | None:
     """The address whose session this is: `user.ana` for `user.ana.<session>`. None when it is not one of a session."""
     found = _SESSION.fullmatch(session)
@@ -171,3 +178,18 @@ class Seen:
         if len(self._ids) > self._most:
             del self._ids[next(iter(self._ids))]
         return True
+
+
+class Repeats:
+    """Tells messages apart that have no id and say the same."""
+
+    def __init__(self, *, most: int = 10_000) -> None:
+        self._counts: dict[str, int] = {}
+        self._most = most
+
+    def next(self, message_id: str) -> str:
+        """The id for the next message whose body makes that one."""
+        count = self._counts[message_id] = self._counts.pop(message_id, 0) + 1
+        if len(self._counts) > self._most:
+            del self._counts[next(iter(self._counts))]
+        return numbered(message_id, count)

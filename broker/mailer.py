@@ -23,6 +23,8 @@ from broker.wire import MAX_BODY_BYTES, decode, problems
 HISTORY_WITHIN = 5.0
 """Seconds that the coordinator may take to tell the history of a conversation."""
 
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)  # no message was sent before
+
 _PAUSE = 0.05  # seconds until a link that is lost knows it
 
 _HISTORY = "history-"  # how the correlation ids of queries begin
@@ -59,17 +61,26 @@ def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_ide
         raise DecodeError([Problem("", f"the routing key {key!r} is no address: {ADDRESSES}")])
     if draft.in_reply_to is None and draft.receiver not in (None, key):
         raise DecodeError([Problem("receiver", f"is {draft.receiver!r}, but the routing key says {key!r}")])
-    message_id = draft.id or delivery.properties.message_id or made_from(key, delivery.body.hex())
+    message_id = draft.id or delivery.properties.message_id or _made_from_body(delivery)
     filled_in = {
         "id": message_id,
         "receiver": draft.receiver or owner_of(key) or key,
         "conversation_id": draft.conversation_id or draft.in_reply_to or message_id,
-        "sent_at": draft.sent_at or datetime.now(UTC),
+        "sent_at": draft.sent_at if draft.sent_at and draft.sent_at >= _FIRST else datetime.now(UTC),
     }
     try:
         return Message(**{**dict(draft), **filled_in})
     except ValidationError as error:
         raise DecodeError(problems(error)) from error
+
+
+def is_unnamed(delivery: Delivery, message: Message) -> bool:
+    """Whether a message came without an id, and has one that another message that says the same gets as well."""
+    return not delivery.properties.message_id and message.id == _made_from_body(delivery)
+
+
+def _made_from_body(delivery: Delivery) -> str:
+    return made_from(delivery.routing_key, delivery.body.hex())
 
 
 def to_publish(

@@ -20,7 +20,18 @@ from broker.wire import MAX_ASSIGNMENT_BYTES
 from coordinator import outbox
 from coordinator.core.board import Changes
 from coordinator.core.commands import Assign, Refuse
-from coordinator.core.events import Event, GroupStirred, NotesRequested, Reported, Shared, Submitted, TaskEnded, Tick
+from coordinator.core.events import (
+    Event,
+    GroupStirred,
+    MessageSent,
+    MessageUndelivered,
+    NotesRequested,
+    Reported,
+    Shared,
+    Submitted,
+    TaskEnded,
+    Tick,
+)
 from coordinator.core.expertise import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.policies import DEFAULT, load_policy
@@ -327,16 +338,21 @@ class Bookkeeper:
             self._machine.load(self._store.load(ids))
         self._load_tasks(id_ for event in events for id_ in self._machine.needs_besides(event))
         self._give_ancestry(events)
-        self._give_notes(events)
+        self._give_known(events)
 
-    def _give_notes(self, events: list[Event]) -> None:
-        """Tell what is on the boards that are written or read. The text is needed only of a note that is read."""
+    def _give_known(self, events: list[Event]) -> None:
+        """Tell what is on the boards that are written or read. The text is needed only of a note that is read.
+
+        Of a message without an id, tell how many there are that say the same.
+        """
         for place, event in enumerate(events):
             match event:
                 case Shared(note):
                     events[place] = replace(event, known=tuple(self._store.notes(note.board)))
                 case NotesRequested(board, name):
                     events[place] = replace(event, known=tuple(self._store.notes(board, name)))
+                case MessageSent() | MessageUndelivered() if event.unnamed:
+                    events[place] = replace(event, known=self._store.repeats(event.message.id))
 
     def _give_ancestry(self, events: list[Event]) -> None:
         """Tell new tasks for which another one waits already what they build on: only they can close a circle."""

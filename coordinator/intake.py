@@ -15,7 +15,7 @@ from broker.ids import uuid7
 from broker.instants import EPOCH, Instant, from_datetime, to_iso
 from broker.json_schema import why_no_schema
 from broker.mail import MessageProgress, is_address
-from broker.mailer import read_message
+from broker.mailer import is_unnamed, read_message
 from broker.messages import (
     Answer,
     Assign,
@@ -264,9 +264,10 @@ def _status(delivery: Delivery, key: str, limit: int, on_ignored: OnIgnored | No
 def _message(delivery: Delivery, limit: int, require_identity: bool) -> Event:
     """A message comes once for the history, and once more when it has found no mailbox."""
     message, sender = read_message(delivery, limit=limit, require_identity=require_identity), _sender(delivery)
+    unnamed = is_unnamed(delivery, message)
     if delivery.queue == topology.UNDELIVERED:
-        return MessageUndelivered(message, delivery.routing_key, sender)
-    return MessageSent(message)
+        return MessageUndelivered(message, delivery.routing_key, sender, unnamed)
+    return MessageSent(message, unnamed, again=delivery.redelivered)
 
 
 def _sender(delivery: Delivery) -> Sender:

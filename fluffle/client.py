@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
-from broker.mail import Seen
+from broker.mail import Repeats, Seen
 from broker.messages import FINAL, Answer, Assign, Cancel, Manage, Progress, Retry, Status, Submission, Update
 from broker.topology import Binding
 from broker.trace import tracing_for
@@ -65,6 +65,7 @@ class Client(Messaging, Reporting):
         self._url = url
         self._user = user
         self._taken = Seen()
+        self._repeats = Repeats()
         self._name = name
         self._answer_timeout = answer_timeout
         self._correspondence: Correspondence

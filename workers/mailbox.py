@@ -7,6 +7,7 @@ An answer has an id that follows from its question's: whoever answers once more 
 """
 
 import asyncio
+import itertools
 import json
 import logging
 from collections import deque
@@ -17,8 +18,8 @@ from typing import Any
 from broker.connection import Delivery, Outgoing
 from broker.errors import BrokerError, DecodeError, LinkClosed, MessageTooLarge, NoAnswer
 from broker.link import Link
-from broker.mail import COORDINATOR, Message, Seen, in_order, made_from, new_message
-from broker.mailer import Mailer, read_message, to_publish
+from broker.mail import COORDINATOR, Message, Repeats, Seen, in_order, made_from, new_message, numbered
+from broker.mailer import Mailer, is_unnamed, read_message, to_publish
 from broker.topology import llm_address
 from workers.models.base import LLM, Answer, Job, ModelError
 from workers.progress import ProgressStream
@@ -74,6 +75,8 @@ class Mailbox:
         self._running: dict[str, asyncio.Task[None]] = {}  # those in which an answer is under way
         self._deliveries: dict[str, list[Delivery]] = {}  # of the messages in `_open`, by id
         self._settled = Seen()
+        self._repeats = Repeats()
+        self._unnamed: dict[str, str] = {}  # the ids of messages that came without one, and what their bodies make
         self._recent: deque[Message] = deque(maxlen=_REMEMBERED)
 
     @property
@@ -89,6 +92,8 @@ class Mailbox:
             _log.warning("dropped a message that cannot be read: %s", error)
             delivery.ack()
             return
+        if is_unnamed(delivery, message):
+            message = self._told_apart(message, delivery)
         if message.id in self._settled:
             delivery.ack()
         elif message.id in self._deliveries:
@@ -103,6 +108,19 @@ class Mailbox:
             self._recent.append(message)
             self._settled.add(message.id)
             delivery.ack()
+
+    def _told_apart(self, message: Message, delivery: Delivery) -> Message:
+        """A message without an id under one of its own: what says the same once more is another message.
+
+        One that comes again, because the channel it came by is gone, is the one that is in hand.
+        """
+        made = message.id
+        in_hand = (its_id for its_id in self._deliveries if self._unnamed.get(its_id) == made)
+        lost = (its_id for its_id in in_hand if all(it.is_lost for it in self._deliveries[its_id]))
+        known = next(lost, None) if delivery.redelivered else None
+        its_id = known or self._repeats.next(made)
+        self._unnamed[its_id] = made
+        return message.model_copy(update={"id": its_id})
 
     def close(self) -> None:
         """Take nothing new: what is not being answered is given back, and so is what still arrives."""
@@ -156,6 +174,7 @@ class Mailbox:
             settled = await self._answer(question)
             messages.popleft()
             deliveries = self._deliveries.pop(question.id)
+            self._unnamed.pop(question.id, None)
             if settled:
                 self._settled.add(question.id)
                 for delivery in deliveries:
@@ -163,8 +182,14 @@ class Mailbox:
 
     async def _answer(self, question: Message) -> bool:
         """Answer a message; returns whether it is settled. It is not when the link closes first."""
-        first = self._deliveries[question.id][0]
-        so_far = await self._so_far(question, came_again=first.redelivered)
+        first, made = self._deliveries[question.id][0], self._unnamed.get(question.id)
+        found = await self._history(question, needed=first.redelivered or made is not None)
+        if made is not None:
+            named = self._as_in_history(question, made, found, came_again=first.redelivered)
+            if named is None:
+                return True
+            question = named
+        so_far = self._so_far(question, found)
         answer_id = made_from(question.id, self._address)
         if any(message.id == answer_id for message in so_far):
             _log.info("a message came again that is answered already", extra=_names(question))
@@ -223,18 +248,35 @@ class Mailbox:
             stream.close()
         return _content(answer)
 
-    async def _so_far(self, message: Message, *, came_again: bool) -> tuple[Message, ...]:
+    def _as_in_history(
+        self, question: Message, made: str, found: Sequence[Message], *, came_again: bool
+    ) -> Message | None:
+        """A question without an id, under that of the first in the history that says the same and has no answer.
+
+        None when this one has been answered: it came again, and there is no such question.
+        """
+        answered = {known.in_reply_to for known in (*found, *self._recent) if known.sender == self._address}
+        number = next(number for number in itertools.count(1) if numbered(made, number) not in answered)
+        its_id = numbered(made, number)
+        if came_again and number > 1 and its_id not in {known.id for known in found}:
+            return None
+        return question.model_copy(update={"id": its_id})
+
+    async def _history(self, message: Message, *, needed: bool) -> Sequence[Message]:
+        """The newest messages of the conversation, oldest first. The first one of a conversation needs none."""
+        if message.conversation_id == message.id and not needed:
+            return ()
+        try:
+            return await self._mailer.history(message.conversation_id, CONTEXT)
+        except (NoAnswer, BrokerError, DecodeError) as error:
+            _log.warning("answering without the history of the conversation: %s", error)
+            return ()
+
+    def _so_far(self, message: Message, found: Sequence[Message]) -> tuple[Message, ...]:
         """The messages of the conversation before this one, oldest first, as far as they are this LLM's business.
 
         Those of the history, and those that the history does not have yet, or that it cannot tell at the moment.
         """
-        if message.conversation_id == message.id and not came_again:
-            return ()
-        found: Sequence[Message] = ()
-        try:
-            found = await self._mailer.history(message.conversation_id, CONTEXT)
-        except (NoAnswer, BrokerError, DecodeError) as error:
-            _log.warning("answering without the history of the conversation: %s", error)
         place = next((at for at, known in enumerate(found) if known.id == message.id), len(found))
         before = [known for at, known in enumerate(found) if at < place or known.sender == self._address]
         ids = {known.id for known in found} | {message.id}

@@ -1,12 +1,14 @@
 """Messages between LLMs and people: all of them go into the history, and none vanishes."""
 
+from dataclasses import replace
+
 from broker.errors import Problem
 from broker.instants import Instant, to_datetime
-from broker.mail import COORDINATOR, Message, made_from, owner_of
+from broker.mail import COORDINATOR, Message, made_from, numbered, owner_of
 from broker.topology import REPLIES, WATCHERS
 from coordinator.core.board import Board
 from coordinator.core.commands import AnnounceMessage, Deliver, Refuse
-from coordinator.core.events import Correspondence, MessageUndelivered
+from coordinator.core.events import Correspondence, MessageSent, MessageUndelivered
 
 OURS = ("fluffle.", "llm.", "user.", "group.")  # routing keys that are not the reply queues of strangers
 ANSWERED = 1_000  # messages of which it is known for a while that answers have come
@@ -22,8 +24,11 @@ class Mail:
 
     def handle(self, event: Correspondence, now: Instant) -> None:
         """Do what follows from a message."""
+        if event.unnamed:
+            event = self._named(event)
         message = event.message
-        if message.id not in self._b.changes.messages:
+        is_record = isinstance(event, MessageSent) or not event.unnamed
+        if is_record and message.id not in self._b.changes.messages:
             self._b.changes.messages[message.id] = message, now
             self._b.say(AnnounceMessage(now, message))
             self._mind_the_order(message)
@@ -32,6 +37,18 @@ class Mail:
                 self._b.say(Deliver(message, to, event.sender.correlation_id))
             else:
                 self._send_back(event, now)
+
+    def _named(self, event: Correspondence) -> Correspondence:
+        """A message without an id under one that only it has: of those that say the same, the next or the newest.
+
+        One without a mailbox comes twice. What is recorded is the one that is not said to be undelivered.
+        """
+        message, newest = event.message, event.known
+        while numbered(message.id, newest + 1) in self._b.changes.messages:
+            newest += 1
+        is_new = isinstance(event, MessageSent) and not (event.again and newest)
+        its_id = numbered(message.id, newest + 1 if is_new else max(newest, 1))
+        return replace(event, message=message.model_copy(update={"id": its_id}))
 
     def _mind_the_order(self, message: Message) -> None:
         """An answer and what it answers come by different connections: RabbitMQ may bring the answer first."""
