@@ -97,7 +97,8 @@ class Client(Messaging, Reporting):
     async def submit(self, task: str | Submission, /, **fields: Unpack[Fields]) -> TaskHandle:
         """Submit a task, given by its description or whole, and wait until the coordinator has accepted it.
 
-        An id is made when none is given. Submitting an id again is harmless: it is the same task, as it stands now.
+        An id is made when none is given. Submitting the same task with the same id again is harmless: the handle shows
+        it as it stands now, and its `was_known` is true. Another task with a known id is rejected.
         Raises TaskRejected, NoAnswer (the task is in RabbitMQ then, and will be done when a coordinator comes),
         PublishRefused, MessageTooLarge.
         """
