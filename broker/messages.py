@@ -147,7 +147,7 @@ class Given(Wish):
 
     @model_validator(mode="after")
     def _must_leave_a_task(self) -> Self:
-        for name in _NEVER_NULL & self.model_fields_set:
+        for name in NEVER_NULL & self.model_fields_set:
             if getattr(self, name) is None:
                 raise ValueError(f"{name}: cannot be null")
         return self
@@ -157,7 +157,7 @@ class Given(Wish):
         return {name: getattr(self, name) for name in self.model_fields_set - {"id"}}
 
 
-_NEVER_NULL = frozenset({"description", "skills", "priority", "max_attempts", "labels", "metadata"})
+NEVER_NULL = frozenset({"description", "skills", "priority", "max_attempts", "labels", "metadata"})
 
 
 class OtherFields(Given):
