@@ -1,6 +1,6 @@
 """Messages between LLMs and people: all of them go into the history, and none vanishes."""
 
-from dataclasses import replace
+from collections import Counter
 
 from broker.errors import Problem
 from broker.instants import Instant, to_datetime
@@ -8,7 +8,7 @@ from broker.mail import COORDINATOR, Message, made_from, numbered, owner_of
 from broker.topology import REPLIES, WATCHERS
 from coordinator.core.board import Board
 from coordinator.core.commands import AnnounceMessage, Deliver, Refuse
-from coordinator.core.events import Correspondence, MessageSent, MessageUndelivered
+from coordinator.core.events import Correspondence, MessageUndelivered
 
 OURS = ("fluffle.", "llm.", "user.", "group.")  # routing keys that are not the reply queues of strangers
 ANSWERED = 1_000  # messages of which it is known for a while that answers have come
@@ -21,14 +21,12 @@ class Mail:
     def __init__(self, board: Board) -> None:
         self._b = board
         self._answers: dict[str, list[str]] = {}  # ids by the id of what they answer
+        self._early: Counter[str] = Counter()  # without ids and mailboxes: how many came only as undelivered so far
 
     def handle(self, event: Correspondence, now: Instant) -> None:
         """Do what follows from a message."""
-        if event.unnamed:
-            event = self._named(event)
-        message = event.message
-        is_record = isinstance(event, MessageSent) or not event.unnamed
-        if is_record and message.id not in self._b.changes.messages:
+        message = self._named(event) if event.unnamed else event.message
+        if message.id not in self._b.changes.messages:
             self._b.changes.messages[message.id] = message, now
             self._b.say(AnnounceMessage(now, message))
             self._mind_the_order(message)
@@ -36,19 +34,26 @@ class Mail:
             if to := _elsewhere(message, event.routing_key):
                 self._b.say(Deliver(message, to, event.sender.correlation_id))
             else:
-                self._send_back(event, now)
+                self._send_back(event, message, now)
 
-    def _named(self, event: Correspondence) -> Correspondence:
+    def _named(self, event: Correspondence) -> Message:
         """A message without an id under one that only it has: of those that say the same, the next or the newest.
 
-        One without a mailbox comes twice. What is recorded is the one that is not said to be undelivered.
+        One without a mailbox comes twice, in any order.
         """
         message, newest = event.message, event.known
         while numbered(message.id, newest + 1) in self._b.changes.messages:
             newest += 1
-        is_new = isinstance(event, MessageSent) and not (event.again and newest)
-        its_id = numbered(message.id, newest + 1 if is_new else max(newest, 1))
-        return replace(event, message=message.model_copy(update={"id": its_id}))
+        if isinstance(event, MessageUndelivered):
+            is_new = newest == 0
+            self._early[message.id] += is_new
+        elif self._early[message.id]:
+            is_new = False
+            self._early[message.id] -= 1
+        else:
+            is_new = not (event.again and newest)
+        self._early += Counter()  # drops what is 0
+        return message.model_copy(update={"id": numbered(message.id, newest + is_new)})
 
     def _mind_the_order(self, message: Message) -> None:
         """An answer and what it answers come by different connections: RabbitMQ may bring the answer first."""
@@ -61,8 +66,8 @@ class Mail:
             if len(self._answers) > ANSWERED:
                 del self._answers[next(iter(self._answers))]
 
-    def _send_back(self, event: MessageUndelivered, now: Instant) -> None:
-        message, sender = event.message, event.sender
+    def _send_back(self, event: MessageUndelivered, message: Message, now: Instant) -> None:
+        sender = event.sender
         self._b.changes.undelivered.append(message.id)
         problem = Problem("receiver", f"nobody has the address {message.receiver}: {_advice(message.receiver)}")
         self._b.say(Refuse(message.id, (problem,), sender.reply_to, sender.correlation_id, event))

@@ -335,19 +335,20 @@ def test_an_exchange_of_somebody_else_lends_no_other_name(
     "hidden", [b"", b"\x01aT" + (2**62).to_bytes(8, "big")], ids=["", "beside what nobody can read"]
 )
 def test_a_dead_letter_of_another_queue_says_nothing_in_the_name_of_its_sender(
-    site: Site, vega: Amqp, ana: Amqp, rejected: Callable[[], Message], hidden: bytes
+    site: Site, ana: Amqp, rejected: Callable[[], Message], hidden: bytes
 ) -> None:
     arguments = {"x-dead-letter-exchange": TASKS, "x-dead-letter-routing-key": "submit", "x-message-ttl": 0}
     with amqp(site.url) as operator:
-        operator.channel.queue_declare("user.ana.steal", arguments=arguments)
+        operator.channel.exchange_declare("user.ana.x", "fanout")
+        operator.channel.queue_declare("llm.vega.steal", arguments=arguments)
+        operator.bind("llm.vega.steal", ("user.ana.x", ""))
         try:
-            raw = user_and_headers(b"ana", hidden) if hidden else None
-            given = {"raw": raw} if raw else {"user_id": "ana"}
-            operator_or_ana = ana
-            operator_or_ana.publish("", "user.ana.steal", {"description": "stolen"}, **given)
+            given: dict[str, Any] = {"raw": user_and_headers(b"ana", hidden)} if hidden else {"user_id": "ana"}
+            ana.publish("user.ana.x", "", {"description": "stolen"}, **given)
             assert list(problems(rejected())) == ["headers.x-death"]
         finally:
-            operator.delete("user.ana.steal")
+            operator.delete("llm.vega.steal")
+            operator.channel.exchange_delete("user.ana.x")
 
 
 def user_and_headers(user: bytes, table: bytes) -> bytes:
