@@ -3,6 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from broker.connection import Delivery, Outgoing
 from broker.errors import NotTheLeader, StoreUnavailable
 from broker.instants import Instant, seconds
 from broker.messages import Status
-from broker.topology import EVENTS, REJECTED, STATUS, TASKS, WORK
+from broker.topology import EVENTS, MESSAGES, REJECTED, STATUS, TASKS, WORK
+from broker.wire import MAX_BODY_BYTES
 from coordinator import bookkeeper, intake
 from coordinator.bookkeeper import Bookkeeper
 from coordinator.leadership import Watch
 from coordinator.store import Store
+from coordinator.tally import Tally
 from tests.support.books import LEAD, a_task, stored
 from tests.support.core import T0
 from tests.support.desk import LEASE, Desk, delivery
@@ -624,3 +627,41 @@ def test_a_group_is_made_again_of_what_a_lost_transaction_had_made(desk: Desk, s
         "g.1": "completed",
         "g.2": "pending",
     }
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [["coordinator"], ["undelivered"]],
+        [["undelivered"], ["coordinator"]],
+        [["coordinator", "undelivered"]],
+        [["undelivered", "coordinator"]],
+    ],
+    ids=str,
+)
+def test_a_message_without_an_id_and_without_a_mailbox_is_recorded_once(
+    engine: Engine, desk: Desk, batches: list[list[str]]
+) -> None:
+    def came_by(queue: str) -> Delivery:
+        body = {"sender": "user.ana", "content": "hop"}
+        return replace(delivery(MESSAGES, "llm.nobody", body, reply_to="answers"), queue=f"fluffle.{queue}")
+
+    sent = [message for batch in batches for message in desk.process(*map(came_by, batch))]
+    [refusal] = [message for message in sent if message.type == "message.rejected"]
+    assert json.loads(refusal.body)["errors"][0]["path"] == "receiver"
+    with engine.connect() as connection:
+        assert connection.execute(text("select delivered from messages")).scalars().all() == [False]
+
+
+def test_what_is_ignored_in_a_report_is_counted_and_logged_and_the_rest_counts(store: Store) -> None:
+    tally = Tally()
+    books = Bookkeeper(store, clock=lambda: T0, lease=seconds(LEASE), lead=LEAD, max_body=MAX_BODY_BYTES, tally=tally)
+    books.rebuild()
+    report = {"name": "atlas", "instance": "i1", "model": "x" * 500, "pid": 7, "tasks": None}
+    with capture_logs() as logs:
+        books.process([delivery(STATUS, "atlas.hello", report)])
+    assert list(books.llms().standing) == ["atlas"]
+    assert tally.ignored == 2
+    [line] = [line for line in logs if line["event"] == "ignored a part of a report"]
+    assert (line["log_level"], line["routing_key"]) == ("debug", "atlas.hello")
+    assert all(word in line["parts"] for word in ("model", "pid"))
