@@ -35,13 +35,11 @@ from broker.topology import (
 )
 from broker.wire import NAME_PATTERN
 
-DEATH = "x-death"
-"""The header of a dead letter, which RabbitMQ publishes with the user of the first publisher."""
-
 _NOTHING = ""
 _ANYTHING = ".*"
 _DEFAULT_EXCHANGE = "amq.default"
 _EXCLUSIVE_QUEUES = (f"{REPLIES}.*", f"{WATCHERS}.*", "amq.gen-*")  # of clients; each is exclusive to its connection
+_OF_DEAD_LETTERS = ("x-death", "x-first-death-queue", "x-last-death-queue")  # headers that RabbitMQ adds
 _BELONGS_TO_SOMEBODY = re.compile(r"(fluffle|llm|user|group)\.")
 
 
@@ -213,7 +211,11 @@ def is_genuine(message: Delivery) -> bool:
     of a message that comes through a binding from another exchange.
     """
     llm = llm_address(message.routing_key.rpartition(".")[0])
-    return message.exchange == STATUS and DEATH not in message.headers and speaks_for(message.properties.user_id, llm)
+    return (
+        message.exchange == STATUS
+        and not was_dead_lettered(message.headers)
+        and speaks_for(message.properties.user_id, llm)
+    )
 
 
 def may_be_answered_at(user: str | None, queue: str) -> bool:
@@ -224,6 +226,14 @@ def may_be_answered_at(user: str | None, queue: str) -> bool:
     if not _BELONGS_TO_SOMEBODY.match(queue) or queue.startswith((f"{REPLIES}.", f"{WATCHERS}.")):
         return True
     return any(queue == own or queue.startswith(f"{own}.") for own in (f"llm.{user}", f"user.{user}"))
+
+
+def was_dead_lettered(headers: Mapping[str, object]) -> bool:
+    """Whether a message with these headers was passed on by a queue.
+
+    Anybody may have declared that queue, and the message names the user who published it for somebody else.
+    """
+    return any(name in headers for name in _OF_DEAD_LETTERS)
 
 
 def _of(address: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote
 import pika
 from pika import frame
 from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.data import decode_table, encode_table
+from pika.data import decode_table, decode_value, encode_table
 from pika.exceptions import (
     AMQPConnectionError,
     ChannelClosedByBroker,
@@ -32,11 +32,11 @@ from broker.errors import (
     CertificateRefused,
     ConfigurationError,
 )
-from broker.salvage import readable_properties
-
-UNDECODABLE = "fluffle-undecodable"  # header put in place of headers, or of text, that pika cannot decode
+from broker.salvage import header_values, readable_properties
 
 _CERTIFICATE_ALERT = re.compile(r"\[SSL: \w+_ALERT_(\w*(?:CERTIFICATE|UNKNOWN_CA)\w*)\]")  # of OpenSSL
+
+QUEUES = "/queues/"  # how RabbitMQ 4 addresses a queue in AMQP 1.0, with its name percent-encoded
 
 T = TypeVar("T")
 
@@ -71,7 +71,11 @@ class Outgoing:
 
 @dataclass(slots=True)
 class Properties:
-    """What AMQP tells of a message besides its body. None: the sender has not said."""
+    """What AMQP tells of a message besides its body. None: the sender has not said, or it cannot be read.
+
+    `unreadable` names those that cannot be read (broker.salvage): text that is not UTF-8, headers that are no table. A
+    header whose value cannot be read is None.
+    """
 
     content_type: str | None = None
     content_encoding: str | None = None
@@ -86,6 +90,7 @@ class Properties:
     type: str | None = None
     user_id: str | None = None
     app_id: str | None = None
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -318,17 +323,34 @@ def _properties(encoded: bytes) -> Properties:
     """The properties of a message that has arrived.
 
     A header table may hold what Python cannot (a timestamp past year 9999, a thousand levels), and text may not be
-    UTF-8. An error would kill the connection, and the message would be redelivered and kill the next one: it is told
-    as a header instead.
+    UTF-8. An error would kill the connection, and the message would be redelivered and kill the next one: what can be
+    read is read.
     """
     try:
         found = frames.read_properties(encoded)
         if table := found.get("headers"):
             found["headers"], _ = decode_table(table, 0)
-        return Properties(**found)
-    except Exception as error:
-        told = {UNDECODABLE: f"{type(error).__name__}: {error}"}
-        return Properties(headers=told, **readable_properties(encoded))
+    except Exception:
+        found, unreadable = readable_properties(encoded)
+        if (table := found.pop("headers", None)) is not None:
+            found["headers"] = _readable_headers(table, unreadable)
+        found["unreadable"] = tuple(unreadable)
+    if (reply_to := found.get("reply_to")) and reply_to.startswith(QUEUES):
+        found["reply_to"] = unquote(reply_to.removeprefix(QUEUES))
+    return Properties(**found)
+
+
+def _readable_headers(table: bytes, unreadable: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    try:
+        for name, value in header_values(table):
+            try:
+                found[name], _ = decode_value(value, 0)
+            except Exception:
+                found[name] = None
+    except ValueError:
+        unreadable.append("headers")
+    return found
 
 
 def _table(headers: Mapping[str, Any]) -> bytes:

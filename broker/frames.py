@@ -5,6 +5,7 @@ pika knows them all. These go by a thousand times a second, and it makes several
 
 import re
 import struct
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +30,8 @@ PROPERTIES = (
     (1 << 4, "user_id", TEXT),
     (1 << 3, "app_id", TEXT),
 )
+
+_BYTES = "\0x:"  # begins a text that stands for bytes which are none, in hexadecimal
 
 _END = b"\xce"
 _OVERHEAD = 8  # bytes of a frame around its payload
@@ -255,9 +258,17 @@ def _lasting(
     return flags, _short(content_type), how, last
 
 
+def as_text(no_text: bytes) -> str:
+    """A text that stands for bytes which are not UTF-8: as a property it becomes these bytes again."""
+    return _BYTES + no_text.hex()
+
+
 def _short(text: str) -> bytes:
     """A short string."""
     encoded = text.encode()
+    if encoded[:1] == b"\0" and text.startswith(_BYTES):
+        with suppress(ValueError):  # else somebody means this text
+            encoded = bytes.fromhex(text.removeprefix(_BYTES))
     if len(encoded) > 255:
         raise ValueError(f"{text[:20]!r}… has {len(encoded)} bytes where 255 fit")
     return bytes([len(encoded)]) + encoded

@@ -7,7 +7,7 @@ the mailboxes that are bound to it; or `all`.
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, ClassVar, Protocol, TypeVar
 from uuid import UUID, uuid5
 
 from pydantic import AfterValidator, Field
@@ -38,6 +38,8 @@ def _must_say_something(content: str) -> str:
 class Draft(Wire):
     """A message as it may be published to `fluffle.messages`: `broker.mailer.read_message` adds what it leaves out."""
 
+    dispensable: ClassVar[frozenset[str]] = frozenset({"sent_at"})
+
     id: TaskId | None = None
     sender: SenderAddress
     receiver: Address | None = None
@@ -65,6 +67,8 @@ class Message(Draft):
 
 class MessageProgress(Wire):
     """Routing key `<name>.progress`, too: text of the answer to a message, as it comes."""
+
+    ignores_unknown: ClassVar[bool] = True
 
     message_id: TaskId
     conversation_id: TaskId
@@ -100,6 +104,11 @@ def new_message(
 def made_from(*parts: str) -> str:
     """An id that follows from these texts: the same when it is made once more."""
     return str(uuid5(_IDS, "\n".join(parts)))
+
+
+def numbered(message_id: str, number: int) -> str:
+    """The id of a message without one that says for the `number`th time what the one with that id has said."""
+    return message_id if number == 1 else f"{message_id}.{number}"
 
 
 def owner_of(session: str) -> str | None:
@@ -159,3 +168,18 @@ class Seen:
         if len(self._ids) > self._most:
             del self._ids[next(iter(self._ids))]
         return True
+
+
+class Repeats:
+    """Tells messages apart that have no id and say the same."""
+
+    def __init__(self, *, most: int = 10_000) -> None:
+        self._counts: dict[str, int] = {}
+        self._most = most
+
+    def next(self, message_id: str) -> str:
+        """The id for the next message whose body makes that one."""
+        count = self._counts[message_id] = self._counts.pop(message_id, 0) + 1
+        if len(self._counts) > self._most:
+            del self._counts[next(iter(self._counts))]
+        return numbered(message_id, count)

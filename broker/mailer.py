@@ -9,18 +9,21 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from broker.access import DEATH, is_genuine, speaks_for
-from broker.connection import UNDECODABLE, Delivery, Outgoing, resolve
+from broker.access import is_genuine, speaks_for, was_dead_lettered
+from broker.connection import Delivery, Outgoing, resolve
 from broker.errors import AccessRefused, BrokerUnreachable, DecodeError, NoAnswer, Problem, UnknownAddress
 from broker.link import Link
 from broker.mail import ADDRESSES, COORDINATOR, Draft, Message, MessageProgress, is_address, made_from, owner_of
 from broker.messages import Rejection
+from broker.salvage import problems_of
 from broker.topology import MESSAGES, QUERIES, STATUS, Binding, Topology, llm_address, user_address
 from broker.views import MessagesQuery
 from broker.wire import MAX_BODY_BYTES, decode, problems
 
 HISTORY_WITHIN = 5.0
 """Seconds that the coordinator may take to tell the history of a conversation."""
+
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)  # no message was sent before
 
 _PAUSE = 0.05  # seconds until a link that is lost knows it
 
@@ -46,31 +49,40 @@ def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_ide
     With `require_identity` also for one whose sender is not the user that it is from.
     The id of one that has none is its AMQP message_id, else it is made from its body and routing key.
     """
-    if UNDECODABLE in delivery.headers:
-        raise DecodeError([Problem("headers", f"cannot be decoded: {delivery.headers[UNDECODABLE]}")])
+    if unreadable := problems_of(delivery.properties.unreadable):
+        raise DecodeError(unreadable)
+    if require_identity and was_dead_lettered(delivery.headers):
+        raise DecodeError([Problem("headers.x-death", "is refused: it is a dead letter of another queue")])
     draft, key = decode(Draft, delivery.body, limit=limit), delivery.routing_key
     user = delivery.properties.user_id
     if require_identity and user != COORDINATOR and not speaks_for(user, draft.sender):
         told = f"is {draft.sender!r}, for whom the user {user!r} does not speak"
         raise DecodeError([Problem("sender", told)])
-    if require_identity and DEATH in delivery.headers:
-        raise DecodeError([Problem(f"headers.{DEATH}", "is refused: this message was dead-lettered by a queue")])
     if draft.in_reply_to is None and not is_address(key):
         raise DecodeError([Problem("", f"the routing key {key!r} is no address: {ADDRESSES}")])
     is_own_choice = draft.in_reply_to is not None and not require_identity  # an answer goes where the question says
     if not is_own_choice and draft.receiver not in (None, owner_of(key) or key):
         raise DecodeError([Problem("receiver", f"is {draft.receiver!r}, but the routing key says {key!r}")])
-    message_id = draft.id or delivery.properties.message_id or made_from(key, delivery.body.hex())
+    message_id = draft.id or delivery.properties.message_id or _made_from_body(delivery)
     filled_in = {
         "id": message_id,
         "receiver": draft.receiver or owner_of(key) or key,
         "conversation_id": draft.conversation_id or draft.in_reply_to or message_id,
-        "sent_at": draft.sent_at or datetime.now(UTC),
+        "sent_at": draft.sent_at if draft.sent_at and draft.sent_at >= _FIRST else datetime.now(UTC),
     }
     try:
         return Message(**{**dict(draft), **filled_in})
     except ValidationError as error:
         raise DecodeError(problems(error)) from error
+
+
+def is_unnamed(delivery: Delivery, message: Message) -> bool:
+    """Whether a message came without an id, and has one that another message that says the same gets as well."""
+    return not delivery.properties.message_id and message.id == _made_from_body(delivery)
+
+
+def _made_from_body(delivery: Delivery) -> str:
+    return made_from(delivery.routing_key, delivery.body.hex())
 
 
 def to_publish(

@@ -4,6 +4,7 @@ Version 1 of the protocol. docs/protocol.md describes every field for people.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
@@ -15,15 +16,16 @@ from broker.wire import (
     Json,
     JsonObject,
     Level,
-    Moment,
     Name,
     NoteName,
     Seconds,
+    Storable,
     Tag,
     TaskId,
     Text,
     Tokens,
     Wire,
+    in_the_calendar,
     shortened,
 )
 
@@ -60,6 +62,20 @@ FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 # --- fluffle.tasks: what anyone may ask of the coordinator -------------------------------------------------------
 
 MOST_ASSIGNEES = 32  # their names are a key of an index
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)  # how Go, C# and others write that there is no moment
+
+
+def _if_given(moment: datetime | None) -> datetime | None:
+    if moment is None or moment == _ZERO_TIME:
+        return None
+    if (moment := in_the_calendar(moment)) < _EPOCH:
+        raise ValueError("is before 1970: leave it out where there is no such moment")
+    return moment
+
+
+GivenMoment = Annotated[AwareDatetime | None, AfterValidator(_if_given)]
 
 
 class Vote(Wire):
@@ -98,8 +114,8 @@ class Submission(Wire):
     reviewer: Name | None = None
     max_rounds: Annotated[int, Field(ge=1, le=10)] = ROUNDS
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    due: Moment | None = None
-    not_before: Moment | None = None
+    due: GivenMoment = None
+    not_before: GivenMoment = None
     depends_on: Annotated[list[TaskId], Field(max_length=1000)] = Field(default_factory=list)
     on_dependency_failure: Literal["fail", "run"] = "fail"
     timeout: Seconds | None = None
@@ -110,6 +126,7 @@ class Submission(Wire):
     parent_id: TaskId | None = None
     conversation_id: TaskId | None = None
     force: bool = False
+    answers: Literal["all", "final"] = "all"
 
     def encode(self) -> bytes:
         """The body as JSON: what is given, without defaults."""
@@ -152,7 +169,7 @@ class Given(Wish):
 
     @model_validator(mode="after")
     def _must_leave_a_task(self) -> Self:
-        for name in _NEVER_NULL & self.model_fields_set:
+        for name in NEVER_NULL & self.model_fields_set:
             if getattr(self, name) is None:
                 raise ValueError(f"{name}: cannot be null")
         return self
@@ -162,7 +179,7 @@ class Given(Wish):
         return {name: getattr(self, name) for name in self.model_fields_set - {"id"}}
 
 
-_NEVER_NULL = frozenset({"description", "skills", "priority", "max_attempts", "labels", "metadata"})
+NEVER_NULL = frozenset({"description", "skills", "priority", "max_attempts", "labels", "metadata"})
 
 
 class OtherFields(Given):
@@ -173,7 +190,7 @@ class OtherFields(Given):
     skills: Annotated[list[Tag], Field(max_length=64)] | None = None
     assignee: Name | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    due: Moment | None = None
+    due: GivenMoment = None
     timeout: Seconds | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] | None = None
     output_schema: JsonObject | None = None
@@ -197,7 +214,7 @@ class Update(Given):
 
     id: TaskId
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    due: Moment | None = None
+    due: GivenMoment = None
     labels: Annotated[list[Tag], Field(max_length=64)] | None = None
     metadata: JsonObject | None = None
 
@@ -271,36 +288,46 @@ class Manage(Wish):
 # --- fluffle.status: what workers report -------------------------------------------------------------------------
 
 
-class Holding(Wire):
+class WorkerReport(Wire):
+    """What a worker says, and what that is made of. A newer worker, or another's, may say more than is known here."""
+
+    ignores_unknown: ClassVar[bool] = True
+
+
+class Holding(WorkerReport):
     """A task that an instance has in hand."""
 
     task_id: TaskId
     attempt: Annotated[int, Field(ge=1)]
 
 
-class Presence(Wire):
+class Presence(WorkerReport):
     """Routing keys `<name>.hello` and `<name>.beat`: who is there, what it can do, what it has in hand."""
+
+    dispensable: ClassVar[frozenset[str]] = frozenset({"model", "description"})
 
     name: Name
     instance: Name
-    model: Annotated[str, Field(max_length=200)] = ""
+    model: Annotated[Storable, Field(max_length=200)] = ""
     skills: dict[Tag, Level] = Field(default_factory=dict)
     labels: Annotated[list[Tag], Field(max_length=64)] = Field(default_factory=list)
     slots: Annotated[int, Field(ge=1, le=10_000)] = 1
-    description: Annotated[str, Field(max_length=2000)] = ""
+    description: Annotated[Storable, Field(max_length=2000)] = ""
     draining: bool = False
     tasks: list[Holding] = Field(default_factory=list)
 
 
-class Goodbye(Wire):
+class Goodbye(WorkerReport):
     """Routing key `<name>.goodbye`: this instance leaves; it has nothing in hand."""
 
     name: Name
     instance: Name
 
 
-class Claim(Wire):
+class Claim(WorkerReport):
     """Routing key `<name>.claim`: the instance takes this attempt. Confirmed before the assignment is acked."""
+
+    dispensable: ClassVar[frozenset[str]] = frozenset({"at"})
 
     task_id: TaskId
     attempt: Annotated[int, Field(ge=1)]
@@ -308,8 +335,10 @@ class Claim(Wire):
     at: AwareDatetime | None = None
 
 
-class Progress(Wire):
+class Progress(WorkerReport):
     """Routing key `<name>.progress`: text as it comes, a fraction done, or a note."""
+
+    dispensable: ClassVar[frozenset[str]] = frozenset({"fraction", "note"})
 
     task_id: TaskId
     attempt: Annotated[int, Field(ge=1)]
@@ -319,7 +348,7 @@ class Progress(Wire):
     note: Annotated[str, Field(max_length=2000)] | None = None
 
 
-class Question(Wire):
+class Question(WorkerReport):
     """What an LLM asks a person while it works. `id` is unique in its task; an answer is one of `choices`, if given."""
 
     id: TaskId
@@ -327,7 +356,7 @@ class Question(Wire):
     choices: Annotated[list[Annotated[Text, Field(max_length=500)]], Field(max_length=50)] = Field(default_factory=list)
 
 
-class Wait(Wire):
+class Wait(WorkerReport):
     """Routing key `<name>.wait`: the attempt waits and needs no slot, for a person if it brings a question."""
 
     task_id: TaskId
@@ -336,7 +365,7 @@ class Wait(Wire):
     question: Question | None = None
 
 
-class Resume(Wire):
+class Resume(WorkerReport):
     """Routing key `<name>.resume`: the attempt goes on as soon as the instance has a slot, and asks nobody any more."""
 
     task_id: TaskId
@@ -344,24 +373,30 @@ class Resume(Wire):
     instance: Name
 
 
-class Failure(Wire):
+class Failure(WorkerReport):
     """Why an attempt or a task failed. `retryable` tells whether another attempt may help. Long texts are cut."""
+
+    dispensable: ClassVar[frozenset[str]] = frozenset({"message"})
 
     type: Annotated[str, Field(min_length=1), AfterValidator(partial(shortened, most=MOST_ERROR_TYPE))]
     message: Annotated[str, AfterValidator(partial(shortened, most=MOST_ERROR_MESSAGE))] = ""
     retryable: bool = True
 
 
-class Usage(Wire):
+class Usage(WorkerReport):
     """What an attempt used; None where unknown."""
+
+    dispensable: ClassVar[frozenset[str]] = frozenset({"input_tokens", "output_tokens", "cost_usd"})
 
     input_tokens: Tokens | None = None
     output_tokens: Tokens | None = None
     cost_usd: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
 
 
-class Result(Wire):
+class Result(WorkerReport):
     """Routing key `<name>.result`: how an attempt ended. `duration` in seconds by the worker's monotonic clock."""
+
+    dispensable: ClassVar[frozenset[str]] = frozenset({"started_at", "finished_at", "duration", "usage"})
 
     task_id: TaskId
     attempt: Annotated[int, Field(ge=1)]
@@ -384,7 +419,13 @@ class Result(Wire):
 # --- fluffle.work: what the coordinator tells workers ------------------------------------------------------------
 
 
-class Dependency(Wire):
+class ToWorker(Wire):
+    """What workers get, and what that is made of. A newer coordinator may say more than is known here."""
+
+    ignores_unknown: ClassVar[bool] = True
+
+
+class Dependency(ToWorker):
     """The outcome of a task that this one builds on."""
 
     id: TaskId
@@ -393,14 +434,14 @@ class Dependency(Wire):
     result: JsonValue = None
 
 
-class Answered(Wire):
+class Answered(ToWorker):
     """A question that a person has answered in an earlier attempt."""
 
     question: str
     answer: str
 
 
-class Assignment(Wire):
+class Assignment(ToWorker):
     """To `llm.<name>.work`: do this."""
 
     task_id: TaskId
@@ -418,7 +459,7 @@ class Assignment(Wire):
     answers: list[Answered] = Field(default_factory=list)
 
 
-class Stop(Wire):
+class Stop(ToWorker):
     """To an instance's control queue: give this attempt up."""
 
     type: Literal["stop"] = "stop"
@@ -427,13 +468,13 @@ class Stop(Wire):
     reason: str = ""
 
 
-class Drain(Wire):
+class Drain(ToWorker):
     """To an instance's control queue: take nothing new, finish what is in hand, leave."""
 
     type: Literal["drain"] = "drain"
 
 
-class Tell(Wire):
+class Tell(ToWorker):
     """To an instance's control queue: a person's answer to the question that the attempt waits for."""
 
     type: Literal["answer"] = "answer"

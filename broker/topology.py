@@ -155,6 +155,8 @@ SHARED = Topology(
     ),
 )
 
+EXCHANGES = frozenset(exchange.name for exchange in SHARED.exchanges)
+
 
 def llm_address(name: str) -> str:
     """The address of an LLM: its mailbox and the routing key of its work."""

@@ -123,6 +123,7 @@ class TaskView(View):
     history: list[ChangeView] = Field(default_factory=list)
     not_submitted: list[str] = Field(default_factory=list)
     left_out: dict[str, int] = Field(default_factory=dict)
+    known: bool | None = None
 
 
 class InstanceView(View):

@@ -1,13 +1,15 @@
 """What every message is made of: strict models, names and texts with their limits, and how bytes become one of them."""
 
 import math
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from broker.errors import DecodeError, Problem
+from broker.repair import repaired
 from broker.text import is_portable
 
 PROTOCOL_VERSION = "1"
@@ -18,6 +20,9 @@ MAX_ANSWER_BYTES = 12 * 1024 * 1024  # of the coordinator; RabbitMQ 4 takes mess
 MAX_PAGE_BYTES = 2 * 1024 * 1024  # of a list, from which on it is told page by page
 JSON_TYPE = "application/json"
 EVENT_TYPE = "application/cloudevents+json"
+
+NOT_DATA = "is a section of AMQP 1.0 that holds a value: send the JSON as one data section, in bytes"
+_AMQP_1_SECTION = b"\0S"  # how what is not a data section begins, when RabbitMQ passes it on to AMQP 0-9-1
 
 MAX_LEVELS = 100  # of nesting in what people and LLMs send; parsers read 200, and it is passed on with a few around it
 
@@ -40,6 +45,7 @@ Name = Annotated[str, matching(NAME_PATTERN, "is no name: a-z, 0-9 and -, at mos
 TaskId = Annotated[str, matching(_ID_PATTERN, "is no id: 1 to 64 of A-Z, a-z, 0-9 and ._:-")]
 Tag = Annotated[str, matching(TAG_PATTERN, "is no tag: a-z, 0-9 and ._:+/-, at most 63 of them")]
 Text = Annotated[str, Field(min_length=1), matching(_TEXT_PATTERN, "has a NUL in it")]
+Storable = Annotated[str, matching(_TEXT_PATTERN, "has a NUL in it")]  # also empty
 NoteName = Annotated[str, matching(_LINE_PATTERN, "is not 1 to 100 characters on one line")]
 
 
@@ -71,7 +77,7 @@ def _must_be_portable(value: JsonValue) -> JsonValue:
     raise ValueError(f"nested deeper than {MAX_LEVELS} levels")
 
 
-def _must_be_in_the_calendar(moment: datetime) -> datetime:
+def in_the_calendar(moment: datetime) -> datetime:
     """The moment in UTC. Raises ValueError for one that is outside of the years 1 to 9999 there."""
     try:
         return moment.astimezone(UTC)
@@ -79,7 +85,7 @@ def _must_be_in_the_calendar(moment: datetime) -> datetime:
         raise ValueError("is out of range") from error
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_must_be_in_the_calendar)]
+Moment = Annotated[AwareDatetime, AfterValidator(in_the_calendar)]
 Json = Annotated[JsonValue, AfterValidator(_must_be_portable)]
 JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_must_be_portable)]
 Level = Annotated[float, Field(ge=0, le=1)]
@@ -94,9 +100,16 @@ def shortened(text: str, most: int) -> str:
 
 
 class Wire(BaseModel):
-    """A message body: immutable, no unknown fields, no silent conversions."""
+    """A message body: immutable, no unknown fields, no silent conversions.
+
+    `decode` leaves unknown fields out where a kind of message ignores them, and `dispensable` ones that make no sense:
+    they decide nothing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    ignores_unknown: ClassVar[bool] = False
+    dispensable: ClassVar[frozenset[str]] = frozenset()
 
     def encode(self) -> bytes:
         """The body as JSON, without the fields that hold nothing."""
@@ -106,8 +119,15 @@ class Wire(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
-def decode(kind: type[M], body: bytes, *, limit: int = MAX_BODY_BYTES) -> M:
-    """`body` as a message of that kind. Raises DecodeError, with every problem by its path, and nothing else."""
+OnIgnored = Callable[[Sequence[Problem]], object]
+"""Is called with what was left out of a message that counts all the same."""
+
+
+def decode(kind: type[M], body: bytes, *, limit: int = MAX_BODY_BYTES, on_ignored: OnIgnored | None = None) -> M:
+    """`body` as a message of that kind. Raises DecodeError, with every problem by its path, and nothing else.
+
+    A field that may be left out may be null, and an integer may be written as 7.0.
+    """
     if len(body) > limit:
         raise DecodeError([Problem("", f"the body has {len(body):,} bytes; the limit is {limit:,}")])
     try:
@@ -115,9 +135,28 @@ def decode(kind: type[M], body: bytes, *, limit: int = MAX_BODY_BYTES) -> M:
             from_json(body, allow_inf_nan=False)
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise DecodeError(problems(error)) from error
+        return _repaired(kind, body, error, on_ignored)
     except ValueError as error:
         raise DecodeError([Problem("", f"Invalid JSON: {error}")]) from error
+
+
+def _repaired(kind: type[M], body: bytes, error: ValidationError, on_ignored: OnIgnored | None) -> M:
+    if body.startswith(_AMQP_1_SECTION):
+        raise DecodeError([Problem("", NOT_DATA)]) from error
+    ignored: list[Problem] = []
+    message: M | None = None
+    while message is None:
+        if (better := repaired(kind, body, error)) is None:
+            raise DecodeError(problems(error)) from error
+        body = better.body
+        ignored += better.ignored
+        try:
+            message = kind.model_validate_json(body)
+        except ValidationError as left:
+            error = left
+    if ignored and on_ignored is not None:
+        on_ignored(ignored)
+    return message
 
 
 def problems(error: ValidationError) -> list[Problem]:

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ from coordinator.core.events import (
     ClockSet,
     Event,
     GroupStirred,
+    MessageSent,
+    MessageUndelivered,
     NotesRequested,
     Outage,
     Reported,
@@ -39,7 +42,7 @@ from coordinator.core.policies import DEFAULT, load_policy
 from coordinator.core.task import COORDINATOR, Task
 from coordinator.core.work import LONGEST_PAUSE
 from coordinator.hearing import Hearing, is_echo
-from coordinator.intake import Refused, read, refusal
+from coordinator.intake import Refused, in_short, read, refusal
 from coordinator.limited_log import LimitedLog, log_refusals_and_losses
 from coordinator.outbox import Item, Keep
 from coordinator.render import messages
@@ -338,7 +341,12 @@ class Bookkeeper:
                     "an assignment found no queue: its lease takes it back", routing_key=delivery.routing_key
                 )
                 continue
-            match read(delivery, limit=self._max_body, require_identity=self._require_identity):
+            match read(
+                delivery,
+                limit=self._max_body,
+                require_identity=self._require_identity,
+                on_ignored=partial(self._on_ignored, delivery),
+            ):
                 case None:
                     pass
                 case Refused() as refused:
@@ -347,6 +355,13 @@ class Bookkeeper:
                     events.append(event)
                     origins.append(delivery)
         return events, origins, items
+
+    def _on_ignored(self, delivery: Delivery, problems: Sequence[Problem]) -> None:
+        """Something was left out of a worker's report, which counts all the same."""
+        if self._tally is not None:
+            self._tally.ignored += len(problems)
+        told = "; ".join(map(str, in_short(problems)))
+        _log.debug("ignored a part of a report", routing_key=delivery.routing_key, parts=told)
 
     def _returned(self, batch: Sequence[Delivery]) -> set[int]:
         """Which deliveries, by their ids, were published here for a task and are back because the LLM's queue has gone.
@@ -417,16 +432,21 @@ class Bookkeeper:
             self._machine.load(self._store.load(ids))
         self._load_tasks(id_ for event in events for id_ in self._machine.needs_besides(event))
         self._give_ancestry(events)
-        self._give_notes(events)
+        self._give_known(events)
 
-    def _give_notes(self, events: list[Event]) -> None:
-        """Tell what is on the boards that are written or read. The text is needed only of a note that is read."""
+    def _give_known(self, events: list[Event]) -> None:
+        """Tell what is on the boards that are written or read. The text is needed only of a note that is read.
+
+        Of a message without an id, tell how many there are that say the same.
+        """
         for place, event in enumerate(events):
             match event:
                 case Shared(note):
                     events[place] = replace(event, known=tuple(self._store.notes(note.board)))
                 case NotesRequested(board, name):
                     events[place] = replace(event, known=tuple(self._store.notes(board, name)))
+                case MessageSent() | MessageUndelivered() if event.unnamed:
+                    events[place] = replace(event, known=self._store.repeats(event.message.id))
 
     def _give_ancestry(self, events: list[Event]) -> None:
         """Tell new tasks for which another one waits already what they build on: only they can close a circle."""

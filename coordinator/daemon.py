@@ -350,7 +350,7 @@ class Coordinator:
         reply_to, correlation_id = delivery.properties.reply_to, delivery.properties.correlation_id
         try:
             if reply_to and self._may_answer(delivery):
-                kind, body = await self._reading.answer(delivery.routing_key, delivery.body)
+                kind, body = await self._reading.answer(_query(delivery), delivery.body)
                 answer = Outgoing("", reply_to, body, type=kind, correlation_id=correlation_id, persistent=False)
                 await self._publish_answer(answer, delivery.routing_key)
         except StoreUnavailable as error:
@@ -382,7 +382,7 @@ class Coordinator:
             return True
         properties = delivery.properties
         try:
-            must_be_identified(properties.user_id, properties.reply_to, delivery.headers)
+            must_be_identified(delivery)
         except DecodeError as error:
             self._warnings.warning(
                 "refused a query", user=properties.user_id, reply_to=properties.reply_to, error=str(error)
@@ -432,6 +432,11 @@ class Coordinator:
                 await self._stopping.wait()
         except TimeoutError:
             pass
+
+
+def _query(delivery: Delivery) -> str:
+    """Which query it is: its type says so where it came straight to the queue."""
+    return delivery.routing_key if delivery.exchange else delivery.properties.type or ""
 
 
 def _acknowledge(done: Iterable[Delivery]) -> None:

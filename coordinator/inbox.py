@@ -4,8 +4,10 @@ from collections.abc import Collection, Sequence
 
 from broker.connection import Delivery
 from broker.messages import Submission
-from broker.topology import STATUS, TASKS
+from broker.topology import MESSAGES, STATUS, TASKS
 from coordinator.hearing import is_echo
+
+_SUBMISSION = TASKS, Submission.routing_key
 
 
 class Inbox:
@@ -88,7 +90,7 @@ def _held(fresh: Sequence[Delivery]) -> set[int]:
     """Which of these, by their ids, are claims that may wait for their results.
 
     Not so where something behind them may be about the same task and has to find it claimed: any result of the task,
-    what else its LLM says, or what somebody wants of a task.
+    what else its LLM says, or what somebody wants of a task; and whatever came by an exchange that does not say.
     """
     claims: dict[str, dict[str, list[Delivery]]] = {}  # by LLM and task
     for delivery in fresh:
@@ -103,6 +105,6 @@ def _held(fresh: Sequence[Delivery]) -> set[int]:
                 claims.setdefault(llm, {}).setdefault(task_id, []).append(delivery)
             elif llm in claims:
                 claims[llm].pop(task_id, None)
-        elif delivery.exchange == TASKS and delivery.routing_key != Submission.routing_key:
+        elif delivery.exchange != MESSAGES and (delivery.exchange, delivery.routing_key) != _SUBMISSION:
             claims.clear()
     return {id(claim) for tasks in claims.values() for same in tasks.values() for claim in same}

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker import topology
-from broker.access import DEATH, may_be_answered_at, speaks_for
-from broker.connection import UNDECODABLE, Delivery
+from broker.access import may_be_answered_at, speaks_for, was_dead_lettered
+from broker.connection import Delivery
 from broker.errors import DecodeError, Problem
 from broker.ids import uuid7
 from broker.instants import EPOCH, Instant
 from broker.json_schema import why_no_schema
-from broker.mail import MessageProgress
-from broker.mailer import read_message
+from broker.mail import MessageProgress, is_address
+from broker.mailer import is_unnamed, read_message
 from broker.messages import (
     Answer,
     Assign,
@@ -33,11 +33,13 @@ from broker.messages import (
     Update,
     Wait,
 )
-from broker.reporting import PREDEFINED, Report, problems_of
+from broker.reporting import PREDEFINED, Report
+from broker.reporting import problems_of as problems_of_report
+from broker.salvage import problems_of
 from broker.trace import trace_of
 from broker.views import SaveReport
-from broker.wire import NAME_PATTERN, decode
-from coordinator.core.commands import Refuse
+from broker.wire import NAME_PATTERN, OnIgnored, decode
+from coordinator.core.commands import Refuse, RejectionType
 from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
@@ -69,10 +71,15 @@ from coordinator.reports.definition import CUSTOM, with_fields
 
 KEPT_PROPERTIES = ("message_id", "reply_to", "correlation_id", "priority", "type", "content_type")
 MOST_KEPT_HEADERS = 8192  # bytes
-PLAIN = ("utf-8", "utf8", "identity")  # content encodings that change nothing
+PLAIN = ("utf-8", "utf8", "us-ascii", "ascii", "identity", "binary", "8bit", "7bit")  # encodings that change nothing
 PROBLEMS_TOLD = 20  # they travel in a header, and all headers of a message have to fit into one frame
 PATH_TOLD, MESSAGE_TOLD = 200, 300  # characters
 MOST_SKILLS = 2000  # characters of all skills of a task: they are a key of an index, which PostgreSQL bounds
+
+
+REPORTS = ("hello", "beat", "claim", "progress", "wait", "resume", "result", "goodbye")
+
+_REJECTIONS: Mapping[str, RejectionType] = {topology.MESSAGES: "message.rejected", topology.QUERIES: "query.rejected"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,44 +91,68 @@ class Refused:
     answered: bool = True
 
 
-def read(delivery: Delivery, *, limit: int, require_identity: bool = False) -> Event | Refused | None:
+def read(
+    delivery: Delivery, *, limit: int, require_identity: bool = False, on_ignored: OnIgnored | None = None
+) -> Event | Refused | None:
     """The event that a delivery stands for, or why it stands for none. Never raises.
 
-    None when it is nothing that the coordinator has to do with.
+    None when it is nothing that the coordinator has to do with. `on_ignored` is called with what was left out of a
+    worker's report.
     """
     properties = delivery.properties
+    exchange, key = address_of(delivery)
     try:
-        if UNDECODABLE in delivery.headers:
-            raise DecodeError([Problem("headers", f"cannot be decoded: {delivery.headers[UNDECODABLE]}")])
+        if problems := problems_of(properties.unreadable):
+            raise DecodeError(problems)
         if require_identity:
-            must_be_identified(properties.user_id, properties.reply_to, delivery.headers)
-            must_not_be_dead(delivery.headers)
-            if delivery.exchange == topology.STATUS:
-                _must_speak_for(delivery.routing_key.rpartition(".")[0], properties.user_id)
-            elif delivery.exchange == topology.REQUESTS:
-                _must_speak_for(delivery.routing_key.partition(".")[0], properties.user_id)
+            must_be_identified(delivery)
+            if exchange == topology.STATUS:
+                _must_speak_for(key.rpartition(".")[0], properties.user_id)
+            elif exchange == topology.REQUESTS:
+                _must_speak_for(key.partition(".")[0], properties.user_id)
         _must_be_plain(properties.content_encoding)
-        match delivery.exchange:
+        match exchange:
             case topology.TASKS:
-                return _request(delivery, limit, delivery.routing_key)
+                return _request(delivery, key, limit, is_llm=delivery.exchange != topology.TASKS)
             case topology.REQUESTS:
-                return _request(delivery, limit, delivery.routing_key.partition(".")[2], is_llm=True)
+                return _request(delivery, key.partition(".")[2], limit, is_llm=True)
             case topology.STATUS:
-                return _status(delivery, limit)
+                return _status(delivery, key, limit, on_ignored)
             case topology.MESSAGES:
                 return _message(delivery, limit, require_identity)
             case _:
                 raise _unknown_key(delivery)
     except DecodeError as error:
-        if delivery.queue == topology.UNDELIVERED and delivery.exchange == topology.MESSAGES:
+        if delivery.queue == topology.UNDELIVERED and exchange == topology.MESSAGES:
             return None  # it is refused where it comes for the history
-        may_answer = may_be_answered_at(properties.user_id, properties.reply_to or "") and DEATH not in delivery.headers
-        answered = not require_identity or may_answer
+        may_be_answered = may_be_answered_at(properties.user_id, properties.reply_to or "")
+        answered = not require_identity or (may_be_answered and not was_dead_lettered(delivery.headers))
         return Refused(delivery, in_short(error.problems), answered)
 
 
-def must_be_identified(user: str | None, reply_to: str | None, headers: Mapping[str, Any]) -> None:
+def address_of(delivery: Delivery) -> tuple[str, str]:
+    """The exchange and the routing key that say what a delivery is.
+
+    One that came by an exchange of somebody else, or straight to the queue, is what its routing key says, else what its
+    type says. What went straight to the queue was in no mailbox, so it is no message.
+    """
+    exchange, key = delivery.exchange, delivery.routing_key
+    if exchange in topology.EXCHANGES:
+        return exchange, key
+    if delivery.queue == topology.UNDELIVERED or (exchange and is_address(key)):
+        return topology.MESSAGES, key
+    for word in (key, delivery.properties.type or ""):
+        if word in topology.TASK_KEYS:
+            return topology.TASKS, word
+        name, _, kind = word.rpartition(".")
+        if kind in REPORTS and re.fullmatch(NAME_PATTERN, name):
+            return topology.STATUS, word
+    return exchange, key
+
+
+def must_be_identified(delivery: Delivery) -> None:
     """Raises DecodeError for a message whose sender is unknown, or which reaches for what belongs to others."""
+    user, reply_to, headers = delivery.properties.user_id, delivery.properties.reply_to, delivery.headers
     problems = []
     if not user:
         problems.append(Problem("user_id", "is missing: say as which user of RabbitMQ you publish"))
@@ -129,14 +160,12 @@ def must_be_identified(user: str | None, reply_to: str | None, headers: Mapping[
         problems.append(Problem("reply_to", "names a queue that belongs to somebody else"))
     if "CC" in headers:
         problems.append(Problem("headers.CC", "is refused: publish once for each receiver"))
+    if was_dead_lettered(headers):
+        problems.append(Problem("headers.x-death", "is refused: it is a dead letter of another queue"))
+    if "headers" in delivery.properties.unreadable:
+        problems.append(Problem("headers", "cannot be read"))
     if problems:
         raise DecodeError(problems)
-
-
-def must_not_be_dead(headers: Mapping[str, Any]) -> None:
-    """Raises DecodeError for a dead letter: a queue of somebody else has published it again, in its sender's name."""
-    if DEATH in headers:
-        raise DecodeError([Problem(f"headers.{DEATH}", "is refused: this message was dead-lettered by a queue")])
 
 
 def must_be_schema(schema: dict[str, Any] | None, *, path: str = "output_schema") -> None:
@@ -153,7 +182,7 @@ def in_short(problems: Sequence[Problem]) -> tuple[Problem, ...]:
     return tuple(told)
 
 
-def _request(delivery: Delivery, limit: int, verb: str, *, is_llm: bool = False) -> Event:
+def _request(delivery: Delivery, verb: str, limit: int, *, is_llm: bool) -> Event:
     """The request of that name. LLMs choose an id in the body only, where their choice is limited (authorization)."""
     properties, sender = delivery.properties, _sender(delivery, is_llm=is_llm)
     match verb:
@@ -195,7 +224,7 @@ def _request(delivery: Delivery, limit: int, verb: str, *, is_llm: bool = False)
             wish = decode(SaveReport, delivery.body, limit=limit)
             if wish.name in (*PREDEFINED, CUSTOM):
                 raise DecodeError([Problem("name", f"there is a report {wish.name} already, which stays as it is")])
-            if wish.report and (problems := problems_of(with_fields(Report(), wish.report))):
+            if wish.report and (problems := problems_of_report(with_fields(Report(), wish.report))):
                 raise DecodeError([Problem(f"report.{problem.path}", problem.message) for problem in problems])
             definition = None if wish.report is None else wish.report.model_dump(mode="json", exclude_none=True)
             return ReportSaved(wish.name, definition, sender)
@@ -205,33 +234,31 @@ def _request(delivery: Delivery, limit: int, verb: str, *, is_llm: bool = False)
             raise _unknown_key(delivery)
 
 
-def _status(delivery: Delivery, limit: int) -> Event | None:
-    name, _, kind = delivery.routing_key.rpartition(".")
+def _status(delivery: Delivery, key: str, limit: int, on_ignored: OnIgnored | None) -> Event | None:
+    name, _, kind = key.rpartition(".")
     if not re.fullmatch(NAME_PATTERN, name):
         raise DecodeError([Problem("", f"the routing key {delivery.routing_key!r} does not begin with a name")])
     match kind:
         case "claim":
-            return Claimed(name, decode(Claim, delivery.body, limit=limit), _control(delivery))
+            return Claimed(name, decode(Claim, delivery.body, limit=limit, on_ignored=on_ignored), _control(delivery))
         case "result":
-            return Reported(name, decode(Result, delivery.body, limit=limit))
+            return Reported(name, decode(Result, delivery.body, limit=limit, on_ignored=on_ignored))
         case "wait":
-            return Waited(name, decode(Wait, delivery.body, limit=limit))
+            return Waited(name, decode(Wait, delivery.body, limit=limit, on_ignored=on_ignored))
         case "resume":
-            return Resumed(name, decode(Resume, delivery.body, limit=limit))
+            return Resumed(name, decode(Resume, delivery.body, limit=limit, on_ignored=on_ignored))
         case "progress":
             if b'"message_id"' in delivery.body:
                 with suppress(DecodeError):
                     decode(MessageProgress, delivery.body, limit=limit)
                     return None  # an answer to a message, for whoever listens
-            return Progressed(name, decode(Progress, delivery.body, limit=limit))
+            return Progressed(name, decode(Progress, delivery.body, limit=limit, on_ignored=on_ignored))
         case "hello" | "beat":
-            presence = decode(Presence, delivery.body, limit=limit)
+            presence = decode(Presence, delivery.body, limit=limit, on_ignored=on_ignored)
             _must_match(name, presence.name)
-            _must_be_text("model", presence.model)
-            _must_be_text("description", presence.description)
             return Seen(presence, _control(delivery))
         case "goodbye":
-            goodbye = decode(Goodbye, delivery.body, limit=limit)
+            goodbye = decode(Goodbye, delivery.body, limit=limit, on_ignored=on_ignored)
             _must_match(name, goodbye.name)
             return Left(goodbye)
         case _:
@@ -241,9 +268,10 @@ def _status(delivery: Delivery, limit: int) -> Event | None:
 def _message(delivery: Delivery, limit: int, require_identity: bool) -> Event:
     """A message comes once for the history, and once more when it has found no mailbox."""
     message, sender = read_message(delivery, limit=limit, require_identity=require_identity), _sender(delivery)
+    unnamed = is_unnamed(delivery, message)
     if delivery.queue == topology.UNDELIVERED:
-        return MessageUndelivered(message, delivery.routing_key, sender)
-    return MessageSent(message)
+        return MessageUndelivered(message, delivery.routing_key, sender, unnamed)
+    return MessageSent(message, unnamed, again=delivery.redelivered)
 
 
 def _sender(delivery: Delivery, *, is_llm: bool = False) -> Sender:
@@ -318,14 +346,9 @@ def refusal(refused: Refused, now: Instant, task_id: str | None = None) -> list[
     properties = refused.delivery.properties
     name = task_id or properties.message_id or ""
     reply_to = properties.reply_to if refused.answered else None
-    is_message = refused.delivery.exchange == topology.MESSAGES
-    answer = Refuse(
-        name,
-        refused.problems,
-        reply_to,
-        properties.correlation_id,
-        type="message.rejected" if is_message else "task.rejected",
-    )
+    exchange, _ = address_of(refused.delivery)
+    kind = _REJECTIONS.get(exchange, "task.rejected")
+    answer = Refuse(name, refused.problems, reply_to, properties.correlation_id, type=kind)
     return [answer, _keep(refused.delivery, refused.problems, now)]
 
 
@@ -341,6 +364,5 @@ def _keep(delivery: Delivery, problems: tuple[Problem, ...], now: Instant) -> Ke
 def _kept_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Those that are text, such as a trace context; none where they are too large to add ours to them."""
     text = {key: value for key, value in headers.items() if isinstance(key, str) and isinstance(value, str)}
-    text.pop(UNDECODABLE, None)
     size = sum(len((key + value).encode()) for key, value in text.items())
     return text if size <= MOST_KEPT_HEADERS else {}

@@ -44,6 +44,9 @@ class CoordinatorMetrics(Collector):
         yield histogram("fluffle_wait_seconds", "How long tasks were ready before they were assigned", tally.waits)
         yield CounterMetricFamily("fluffle_tasks_submitted", "Tasks that were accepted", tally.submitted)
         yield CounterMetricFamily("fluffle_messages_refused", "Messages put among the rejected", tally.refused)
+        yield CounterMetricFamily(
+            "fluffle_fields_ignored", "Fields of workers' reports that are unknown or make no sense", tally.ignored
+        )
         ended = CounterMetricFamily("fluffle_tasks_ended", "Tasks that are over", labels=("outcome",))
         for outcome in ("completed", "failed", "cancelled"):
             ended.add_metric((outcome,), tally.ended[outcome])

@@ -64,8 +64,8 @@ def _packed(item: Item) -> tuple[Any, ...]:
             return ("reply", kind, reply_to, correlation_id, shown)
         case DrainInstance(llm, instance):
             return ("drain", llm, instance)
-        case Answer(kind, reply_to, correlation_id, shown):
-            return ("answer", kind, reply_to, correlation_id, shown["id"])
+        case Answer(kind, reply_to, correlation_id, shown, known):
+            return ("answer", kind, reply_to, correlation_id, shown["id"], *([known] if known else []))
         case Assign(task_id, attempt, llm):
             return ("assign", task_id, attempt, llm)
         case Stop(llm, instance, task_id, attempt, reason):
@@ -108,8 +108,8 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
             case "event", [at, task_id, status, llm, what] if task := tasks.get(task_id):
                 shown = {**view(task), "status": status, "llm": llm}
                 items.append(Announce(at, {key: value for key, value in shown.items() if value is not None}, what))
-            case "answer", [kind_of_answer, reply_to, correlation_id, task_id] if task := tasks.get(task_id):
-                items.append(Answer(kind_of_answer, reply_to, correlation_id, view(task)))
+            case "answer", [kind_of_answer, reply_to, correlation_id, task_id, *known] if task := tasks.get(task_id):
+                items.append(Answer(kind_of_answer, reply_to, correlation_id, view(task), bool(known)))
             case "assign", [task_id, attempt, llm] if task := tasks.get(task_id):
                 if task.status is Status.ASSIGNED and task.attempt == attempt:
                     items.append(Assign(task_id, attempt, llm))

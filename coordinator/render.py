@@ -73,9 +73,10 @@ def messages(
                 yield _order(control_queue(llm, instance), Drain())
             case Notify(llm, instance, text):
                 yield _order(control_queue(llm, instance), Notice(text=text))
-            case Answer(kind, reply_to, correlation_id, view):
+            case Answer(kind, reply_to, correlation_id, view, known):
                 task = tasks.get(view["id"])
-                yield _answer(reply_to, body_of(view), kind, correlation_id, trace=None if task is None else task.trace)
+                body = to_json({**view, "known": True}) if known else body_of(view)
+                yield _answer(reply_to, body, kind, correlation_id, trace=None if task is None else task.trace)
             case Assign(task_id, _, llm):
                 yield _assignment(tasks[task_id], llm, context)
             case Stop(llm, instance, task_id, attempt, reason):

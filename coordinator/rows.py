@@ -47,6 +47,7 @@ def specified_row(task: Task) -> dict[str, Any]:
         "description": spec.description,
         "inputs": _json(spec.inputs),
         "spec": spec.model_dump_json(exclude_unset=True, exclude={"id", "description", "inputs"}),
+        "original": None if task.original == {} else to_json(task.original).decode(),
     }
 
 
@@ -108,6 +109,7 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
         parked=bool(row["parked"]),
         asking_since=row["asking_since"],
         person_wait=row["person_wait"],
+        original={} if row["original"] is None else from_json(row["original"]),
         llm=row["llm"],
         instance=row["instance"],
         model=row["model"],

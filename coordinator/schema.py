@@ -70,6 +70,7 @@ tasks = Table(
     Column("history", Text),  # JSON
     Column("trace", Text),  # traceparent
     Column("model", Text),  # of the instance that has or had it
+    Column("original", Text),  # JSON: what was changed of the submission, as it was; null where that is not known
 )
 Index("tasks_by_id", tasks.c.id, unique=True)
 Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # lists, what is in hand, counts

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from broker.errors import NotTheLeader, StoreError, StoreUnavailable
 from broker.instants import EPOCH, Instant, Micros
-from broker.mail import in_order
+from broker.mail import in_order, numbered
 from broker.messages import Status
 from coordinator import schema
 from coordinator.core.board import Changes
@@ -381,6 +381,18 @@ class Store:
         wanted = select(_notes.c.board, _notes.c.name, content, _notes.c.by, _notes.c.at)
         with self._transaction() as connection:
             return [Note(*row) for row in connection.execute(wanted.where(_notes.c.board == board))]
+
+    def repeats(self, message_id: str) -> int:
+        """How many messages there are with this id, or with it and a number (broker.mail.numbered)."""
+        found, size = 0, 8
+        with self._transaction(look=True) as connection:
+            while True:
+                ids = [numbered(message_id, found + number) for number in range(1, size + 1)]
+                there = len(rows_with(connection, _messages, "id", ids))
+                found += there
+                if there < size:
+                    return found
+                size *= 4
 
     def any_dependencies(self) -> bool:
         """Whether any task depends on another."""

@@ -21,6 +21,7 @@ class Tally:
         self.waits = Distribution(WAITS)
         self.submitted = 0
         self.refused = 0
+        self.ignored = 0  # fields of workers' reports
         self.ended: Counter[str] = Counter()  # tasks, by their final state
         self._runs: dict[str, Runs] = {}
 

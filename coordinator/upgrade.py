@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 ONE_UPGRADE = 7_205_759  # any number: the name of the lock
-HEAD = "0004"  # the newest revision in migrations/versions
+HEAD = "0005"  # the newest revision in migrations/versions
 
 
 def upgrade(engine: Engine) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
-from broker.mail import Seen
+from broker.mail import Repeats, Seen
 from broker.messages import FINAL, Answer, Assign, Cancel, Manage, Progress, Retry, Status, Submission, Update
 from broker.topology import Binding
 from broker.trace import tracing_for
@@ -66,6 +66,7 @@ class Client(Messaging, Reporting):
         self._url = url
         self._user = user
         self._taken = Seen()
+        self._repeats = Repeats()
         self._name = name
         self._answer_timeout = answer_timeout
         self._correspondence: Correspondence
@@ -105,7 +106,8 @@ class Client(Messaging, Reporting):
     async def submit(self, task: str | Submission, /, **fields: Unpack[Fields]) -> TaskHandle:
         """Submit a task, given by its description or whole, and wait until the coordinator has accepted it.
 
-        An id is made when none is given. Submitting an id again is harmless: it is the same task, as it stands now.
+        An id is made when none is given. Submitting the same task with the same id again is harmless: the handle shows
+        it as it stands now, and its `was_known` is true. Another task with a known id is rejected.
         Raises TaskRejected, NoAnswer (which says whether the task is in RabbitMQ and will be done when a coordinator
         comes), BrokerBlocked, PublishRefused, MessageTooLarge.
         """

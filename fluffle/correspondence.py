@@ -92,6 +92,8 @@ class Correspondence:
         self._answer_timeout = answer_timeout
         self._reply_to = f"{REPLIES}.{uuid7()}"
         self._tasks: WeakValueDictionary[str, TaskHandle] = WeakValueDictionary()
+        # Further submissions with the id of one of these, by their correlation ids. They may be the same, or mistakes.
+        self._others: WeakValueDictionary[str, TaskHandle] = WeakValueDictionary()
         self._requests: dict[str, tuple[Outgoing, asyncio.Future[bytes]]] = {}
         self._numbers = itertools.count()
         self._catching_up: asyncio.Task[None] | None = None
@@ -114,7 +116,7 @@ class Correspondence:
                 catching_up.cancel()
         await self._opened.aclose()
         closed = LinkClosed("the client was closed")
-        for handle in list(self._tasks.values()):
+        for handle in self._handles():
             handle.fail(closed)
         for _, answer in self._requests.values():
             if not answer.done():
@@ -141,21 +143,27 @@ class Correspondence:
 
         Raises TaskRejected when it cannot be sent: what is in it was changed after it was checked.
         """
+        task_id = submission.id
+        assert task_id is not None
+        if submission.answers != "all":  # a handle needs them
+            submission = submission.model_copy(update={"answers": "all"})
         message = Outgoing(
             TASKS,
             Submission.routing_key,
             _encoded(submission),
-            message_id=submission.id,
-            correlation_id=submission.id,
+            message_id=task_id,
+            correlation_id=task_id,
             reply_to=self._reply_to,
         )
-        assert submission.id is not None
         if self._spans is not None:
             with best_effort("the span of a submission"):
                 self._spans.submitting(message)
-        handle = self._tasks.get(submission.id)
+        handle = self._tasks.get(task_id)
         if handle is None or handle.is_over:
-            handle = self._tasks[submission.id] = TaskHandle(message)
+            handle = self._tasks[task_id] = TaskHandle(message)
+        elif handle.body != message.body:  # the coordinator finds out whether it is the same task
+            number = message.correlation_id = f"{task_id}{self._number()}"
+            handle = self._others[number] = TaskHandle(message)
         self._publish(handle, message)
         return handle
 
@@ -252,9 +260,9 @@ class Correspondence:
     # -- answers ---------------------------------------------------------------------------------------------------
 
     def _on_answer(self, delivery: Delivery) -> None:
-        key, kind, body = delivery.properties.correlation_id, delivery.properties.type, delivery.body
+        key, kind, body = delivery.properties.correlation_id or "", delivery.properties.type, delivery.body
         try:
-            if (handle := self._tasks.get(key or "")) is not None:
+            if (handle := self._tasks.get(key) or self._others.get(key)) is not None:
                 if kind == "task.rejected" and handle.unanswered is None:
                     self._follow(handle)
                 elif kind == "task.rejected":
@@ -264,7 +272,7 @@ class Correspondence:
                 else:
                     if self._spans is not None:
                         self._spans.ended(delivery)
-                    handle.update(decode(TaskView, body, limit=len(body)))
+                    self._on_end(handle, decode(TaskView, body, limit=len(body)))
             elif key in self._requests:
                 answer = self._requests[key][1]
                 if answer.done():
@@ -277,6 +285,18 @@ class Correspondence:
                     answer.set_result(body)
         except DecodeError as error:
             _log.warning("ignored an answer of type %s that cannot be read: %s", kind, error)
+
+    def _on_end(self, handle: TaskHandle, view: TaskView) -> None:
+        """A task has ended. The coordinator tells it once, at the newest of the correlation ids."""
+        handle.update(view)
+        if first := self._tasks.get(view.id):
+            first.update(view)
+        for other in list(self._others.values()):
+            if other.id == view.id and other.unanswered is None:
+                other.update(view)
+
+    def _handles(self) -> list[TaskHandle]:
+        return [*self._tasks.values(), *self._others.values()]
 
     # -- reconnects ------------------------------------------------------------------------------------------------
 
@@ -291,9 +311,10 @@ class Correspondence:
         queries = [message for message, _ in self._requests.values() if message.exchange == QUERIES]
         for message in queries:
             self._link.publish_soon(message).add_done_callback(_log_failure)
-        for handle in list(self._tasks.values()):
+        for handle in self._handles():
             if (submission := handle.submission) is not None:
                 await self._link.room()
+                handle.sending_again()
                 self._publish(handle, submission)
 
     def _follow(self, handle: TaskHandle) -> None:

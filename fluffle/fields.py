@@ -7,7 +7,9 @@ from broker.messages import Vote
 
 
 class Fields(TypedDict, total=False):
-    """What can be said of a task besides its description: the fields of a `Submission`."""
+    """What can be said of a task besides its description: the fields of a `Submission`, but for `answers`, all of which
+    a client needs.
+    """
 
     id: str
     inputs: Any

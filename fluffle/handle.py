@@ -9,6 +9,8 @@ from broker.messages import Status
 from broker.views import TaskView
 from broker.wire import decode
 
+_KNOWN = b'"known":true'  # is in what tells that a task was there before, and perhaps in other views
+
 
 def outcome(view: TaskView) -> Any:
     """The result of a task that is over. Raises TaskFailed or TaskCancelled when it has none, or ResultTooLarge."""
@@ -36,15 +38,30 @@ def reason(view: TaskView) -> str:
 class TaskHandle:
     """A submitted task: `id`, `view` (how it stood when last heard of), and its result to wait for.
 
+    `body` is the submission as it was published.
+
     A client listens for the end of a task for as long as somebody holds its handle.
     """
 
-    __slots__ = ("__weakref__", "_accepted", "_ended", "_submission", "_told", "id", "is_confirmed")
+    __slots__ = (
+        "__weakref__",
+        "_accepted",
+        "_ended",
+        "_known",
+        "_sent_again",
+        "_submission",
+        "_told",
+        "body",
+        "id",
+        "is_confirmed",
+    )
 
     def __init__(self, submission: Outgoing) -> None:
         loop = asyncio.get_running_loop()
         self.id = submission.message_id or ""
+        self.body = submission.body
         self.is_confirmed = False  # whether RabbitMQ has the submission
+        self._sent_again = self._known = False
         self._submission: Outgoing | None = submission  # to send again after a reconnect, until the task is over
         self._told: TaskView | bytes | None = None  # JSON until somebody looks at it
         self._accepted: asyncio.Future[None] = loop.create_future()
@@ -60,6 +77,11 @@ class TaskHandle:
         if isinstance(self._told, bytes):
             self._told = decode(TaskView, self._told, limit=len(self._told))
         return self._told
+
+    @property
+    def was_known(self) -> bool:
+        """Whether the task was there before it was submitted here: by somebody else, or in an earlier program."""
+        return self._known and not self._sent_again
 
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the end and return the result, any JSON. `timeout` in seconds; None waits for ever.
@@ -93,6 +115,10 @@ class TaskHandle:
         """The submission, until the task is over. Whoever publishes it again hears of the end at its `reply_to`."""
         return self._submission
 
+    def sending_again(self) -> None:
+        """The submission is published once more: it may be known by then, because of the first time."""
+        self._sent_again = True
+
     @property
     def is_over(self) -> bool:
         """Whether nothing more is expected."""
@@ -106,6 +132,9 @@ class TaskHandle:
 
     def accept(self, told: TaskView | bytes) -> None:
         """The coordinator has the task, which stands as it tells: a TaskView, or one as JSON."""
+        if isinstance(told, bytes) and _KNOWN in told:
+            told = decode(TaskView, told, limit=len(told))
+            self._known = bool(told.known)
         self._told = told
         if not self._accepted.done():
             self._accepted.set_result(None)

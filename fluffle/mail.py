@@ -24,8 +24,8 @@ from broker.errors import (
 )
 from broker.ids import uuid7
 from broker.link import Link
-from broker.mail import Message, MessageProgress, Seen, is_address, new_message
-from broker.mailer import Mailer, read_message
+from broker.mail import Message, MessageProgress, Repeats, Seen, is_address, new_message
+from broker.mailer import Mailer, is_unnamed, read_message
 from broker.topology import (
     EVENTS,
     MAILBOXES,
@@ -105,6 +105,7 @@ class Messaging:
     _user: str | None
     _mailing: asyncio.Task[Mailer] | None = None
     _taken: Seen  # what was shown and taken from the mailbox
+    _repeats: Repeats
 
     @property
     def address(self) -> str:
@@ -178,6 +179,10 @@ class Messaging:
         async with aclosing(there):
             async for delivery in there:
                 message = _readable(delivery, limit, require_identity=require_identity)
+                if message is not None and is_unnamed(delivery, message):
+                    if delivery.is_lost:
+                        continue  # it comes again
+                    message = message.model_copy(update={"id": self._repeats.next(message.id)})
                 if (
                     message is None
                     or message.sender == address

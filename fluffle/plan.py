@@ -284,8 +284,8 @@ def _must_be_known(plan: Plan, task: str, template: Mapping[str, Any]) -> None:
 async def submit(client: "Client", tasks: Sequence[PlannedTask]) -> "dict[str, TaskHandle]":
     """Submit the tasks of a plan; returns their handles by name.
 
-    When one is rejected, those that are there already are cancelled. Raises TaskRejected, NoAnswer, PublishRefused,
-    MessageTooLarge.
+    When one is rejected, those that came with it are cancelled, and those that were there before go on.
+    Raises TaskRejected, NoAnswer, PublishRefused, MessageTooLarge.
     """
     handles: dict[str, TaskHandle] = {}
     wrong: list[Problem] = []
@@ -297,6 +297,8 @@ async def submit(client: "Client", tasks: Sequence[PlannedTask]) -> "dict[str, T
             case handle:
                 handles[task.name] = handle
     for handle in reversed(handles.values()) if wrong else ():
+        if handle.was_known:
+            continue
         with suppress(TaskRejected):  # it is over already
             await client.cancel(handle.id, "another task of its plan was rejected")
     if wrong:

@@ -19,11 +19,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from broker.amqp10_messages import UNTRANSLATABLE
 from broker.browser import MOST, Browser
-from broker.connection import UNDECODABLE, Delivery, Outgoing
+from broker.connection import Delivery, Outgoing
 from broker.errors import BrokerError, RequestError
 from broker.link import Link
 from broker.messages import Wrong
-from broker.topology import REJECTED
+from broker.salvage import problems_of
+from broker.topology import COORDINATOR, REJECTED
 from broker.wire import JSON_TYPE
 from fluffle.opening import open_link
 
@@ -150,7 +151,7 @@ async def _publish_again(link: Link, message: Rejected) -> None:
     properties, headers = message.delivery.properties, message.delivery.headers
     if UNTRANSLATABLE in headers:
         raise RequestError("RabbitMQ cannot translate it to AMQP 0-9-1, so it cannot be published again")
-    if UNDECODABLE in headers:
+    if problems_of(properties.unreadable):
         raise RequestError("its properties cannot be read, so it cannot be published again")
     if message.exchange == REJECTED:
         raise RequestError("it was published to the rejected queue, so there is nowhere to send it back to")
@@ -184,9 +185,9 @@ def read(delivery: Delivery) -> Rejected:
         keys = death.get("routing-keys")
         exchange, routing_key = str(death.get("exchange", "")), str(keys[0]) if isinstance(keys, list) and keys else ""
         at = _moment(death.get("time"))
-        why = f"dead letter of {death.get('queue')}: {str(death.get('reason')).replace('_', ' ')}"
-    elif UNDECODABLE in headers:
-        why = f"its properties cannot be read: {headers[UNDECODABLE]}"
+        why = _why_dead(str(death.get("queue")), str(death.get("reason")))
+    elif problems := problems_of(delivery.properties.unreadable):
+        why = "; ".join(map(str, problems))
     else:
         why = "nobody says"
     if UNTRANSLATABLE in headers:
@@ -206,6 +207,12 @@ def _id(delivery: Delivery, exchange: str, routing_key: str) -> str:
 def _death(headers: Mapping[str, Any]) -> Mapping[str, Any] | None:
     deaths = headers.get("x-death")
     return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
+
+
+def _why_dead(queue: str, reason: str) -> str:
+    if (queue, reason) == (COORDINATOR, "expired"):
+        return "expired before the coordinator read it: it was published with an expiration"
+    return f"dead letter of {queue}: {reason.replace('_', ' ')}"
 
 
 def _errors(headers: Mapping[str, Any]) -> tuple[Wrong, ...]:

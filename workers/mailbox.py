@@ -10,6 +10,7 @@ sender gets the reason in place of an answer, and when not even that can be sent
 """
 
 import asyncio
+import itertools
 import json
 import logging
 from collections import deque
@@ -20,8 +21,8 @@ from typing import Any
 from broker.connection import Delivery, Outgoing
 from broker.errors import BrokerError, DecodeError, LinkClosed, MessageTooLarge, NoAnswer, PublishRefused, Unroutable
 from broker.link import Link
-from broker.mail import COORDINATOR, Message, Seen, in_order, made_from, new_message
-from broker.mailer import Mailer, read_message, to_publish
+from broker.mail import COORDINATOR, Message, Repeats, Seen, in_order, made_from, new_message, numbered
+from broker.mailer import Mailer, is_unnamed, read_message, to_publish
 from broker.text import portable, printed
 from broker.topology import llm_address
 from workers.models.base import LLM, Answer, Job, ModelError
@@ -78,6 +79,8 @@ class Mailbox:
         self._running: dict[str, asyncio.Task[None]] = {}  # those in which an answer is under way
         self._deliveries: dict[str, list[Delivery]] = {}  # of the messages in `_open`, by id
         self._settled = Seen()
+        self._repeats = Repeats()
+        self._unnamed: dict[str, str] = {}  # the ids of messages that came without one, and what their bodies make
         self._recent: deque[Message] = deque(maxlen=_REMEMBERED)
 
     @property
@@ -93,6 +96,8 @@ class Mailbox:
             _log.warning("dropped a message that cannot be read: %s", error)
             delivery.ack()
             return
+        if is_unnamed(delivery, message):
+            message = self._told_apart(message, delivery)
         if message.id in self._settled:
             delivery.ack()
         elif message.id in self._deliveries:
@@ -107,6 +112,19 @@ class Mailbox:
             self._recent.append(message)
             self._settled.add(message.id)
             delivery.ack()
+
+    def _told_apart(self, message: Message, delivery: Delivery) -> Message:
+        """A message without an id under one of its own: what says the same once more is another message.
+
+        One that comes again, because the channel it came by is gone, is the one that is in hand.
+        """
+        made = message.id
+        in_hand = (its_id for its_id in self._deliveries if self._unnamed.get(its_id) == made)
+        lost = (its_id for its_id in in_hand if all(it.is_lost for it in self._deliveries[its_id]))
+        known = next(lost, None) if delivery.redelivered else None
+        its_id = known or self._repeats.next(made)
+        self._unnamed[its_id] = made
+        return message.model_copy(update={"id": its_id})
 
     def close(self) -> None:
         """Take nothing new: what is not being answered is given back, and so is what still arrives."""
@@ -162,10 +180,12 @@ class Mailbox:
                 self._settle(question, done=True)
             else:
                 del self._deliveries[question.id]
+                self._unnamed.pop(question.id, None)
 
     def _settle(self, message: Message, *, done: bool) -> None:
         """The message is answered, or never will be; or, if it is not `done`, somebody else is to answer it."""
         deliveries = self._deliveries.pop(message.id, ())
+        self._unnamed.pop(message.id, None)
         if done:
             self._settled.add(message.id)
         for delivery in deliveries:
@@ -173,8 +193,9 @@ class Mailbox:
 
     async def _answer(self, question: Message) -> bool:
         """Answer a message; returns whether it is settled. It is not when the link closes first."""
+        delivery = self._deliveries[question.id][0]
         try:
-            said = await self._said(question)
+            question, said = await self._said(question, delivery)
         except Exception as error:
             _log.exception("a message could not be answered", extra=_names(question))
             said = _apology("worker_error", f"the worker failed with {type(error).__name__}; its log has more")
@@ -182,7 +203,7 @@ class Mailbox:
             _log.info("a message came again that is answered already", extra=_names(question))
             return True
         try:
-            answer = await self._reply(question, *said)
+            answer = await self._reply(question, delivery, *said)
         except LinkClosed:
             return False
         except (BrokerError, ValueError):
@@ -192,24 +213,36 @@ class Mailbox:
         _log.info("message answered", extra=_names(question))
         return True
 
-    async def _said(self, question: Message) -> tuple[str, dict[str, Any]] | None:
-        """What the LLM answers, and the metadata of its answer. None when the message is answered already."""
-        so_far = await self._so_far(question, came_again=self._deliveries[question.id][0].redelivered)
-        answered = made_from(question.id, self._address)
-        return None if any(it.id == answered for it in so_far) else await self._called(question, so_far)
+    async def _said(self, question: Message, delivery: Delivery) -> tuple[Message, tuple[str, dict[str, Any]] | None]:
+        """The message as the history has it, and what the LLM answers, with the metadata of its answer.
 
-    async def _reply(self, question: Message, content: str, metadata: dict[str, Any]) -> Message:
+        The latter is None when the message is answered already.
+        """
+        made = self._unnamed.get(question.id)
+        found = await self._history(question, needed=delivery.redelivered or made is not None)
+        if made is not None:
+            named = self._as_in_history(question, made, found, came_again=delivery.redelivered)
+            if named is None:
+                return question, None
+            question = named
+        so_far = self._so_far(question, found)
+        answered = made_from(question.id, self._address)
+        if any(it.id == answered for it in so_far):
+            return question, None
+        return question, await self._called(question, so_far)
+
+    async def _reply(self, question: Message, delivery: Delivery, content: str, metadata: dict[str, Any]) -> Message:
         """Send an answer, or else why there is none. Raises BrokerError, or ValueError, when neither can be sent."""
         try:
-            return await self._sent(question, content, metadata)
+            return await self._sent(question, delivery, content, metadata)
         except LinkClosed:
             raise
         except (BrokerError, ValueError) as error:
             kind = "answer_too_large" if isinstance(error, MessageTooLarge) else "worker_error"
-            return await self._sent(question, *_apology(kind, f"my answer cannot be sent: {error}"))
+            return await self._sent(question, delivery, *_apology(kind, f"my answer cannot be sent: {error}"))
 
-    async def _sent(self, question: Message, content: str, metadata: dict[str, Any]) -> Message:
-        properties = self._deliveries[question.id][0].properties
+    async def _sent(self, question: Message, delivery: Delivery, content: str, metadata: dict[str, Any]) -> Message:
+        properties = delivery.properties
         answer = self._made(question, content, metadata)
         await self._publish(to_publish(answer, to=properties.reply_to, correlation_id=properties.correlation_id))
         return answer
@@ -256,18 +289,35 @@ class Mailbox:
         finally:
             stream.close()
 
-    async def _so_far(self, message: Message, *, came_again: bool) -> tuple[Message, ...]:
+    def _as_in_history(
+        self, question: Message, made: str, found: Sequence[Message], *, came_again: bool
+    ) -> Message | None:
+        """A question without an id, under that of the first in the history that says the same and has no answer.
+
+        None when this one has been answered: it came again, and there is no such question.
+        """
+        answered = {known.in_reply_to for known in (*found, *self._recent) if known.sender == self._address}
+        number = next(number for number in itertools.count(1) if numbered(made, number) not in answered)
+        its_id = numbered(made, number)
+        if came_again and number > 1 and its_id not in {known.id for known in found}:
+            return None
+        return question.model_copy(update={"id": its_id})
+
+    async def _history(self, message: Message, *, needed: bool) -> Sequence[Message]:
+        """The newest messages of the conversation, oldest first. The first one of a conversation needs none."""
+        if message.conversation_id == message.id and not needed:
+            return ()
+        try:
+            return await self._mailer.history(message.conversation_id, CONTEXT)
+        except (NoAnswer, BrokerError, DecodeError) as error:
+            _log.warning("answering without the history of the conversation: %s", error)
+            return ()
+
+    def _so_far(self, message: Message, found: Sequence[Message]) -> tuple[Message, ...]:
         """The messages of the conversation before this one, oldest first, as far as they are this LLM's business.
 
         Those of the history, and those that the history does not have yet, or that it cannot tell at the moment.
         """
-        if message.conversation_id == message.id and not came_again:
-            return ()
-        found: Sequence[Message] = ()
-        try:
-            found = await self._mailer.history(message.conversation_id, CONTEXT)
-        except (NoAnswer, BrokerError, DecodeError) as error:
-            _log.warning("answering without the history of the conversation: %s", error)
         place = next((at for at, known in enumerate(found) if known.id == message.id), len(found))
         before = [known for at, known in enumerate(found) if at < place or known.sender == self._address]
         ids = {known.id for known in found} | {message.id}

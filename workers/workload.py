@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.best_effort import best_effort
-from broker.connection import UNDECODABLE, Delivery
+from broker.connection import Delivery
 from broker.crash import crash_point
-from broker.errors import DecodeError, Problem
+from broker.errors import DecodeError
 from broker.ids import assignment_id
 from broker.messages import Assignment, Holding, Stop, Tell
 from broker.tally import Runs
@@ -92,8 +92,6 @@ class Workload:
     def take(self, delivery: Delivery) -> None:
         """An assignment has arrived. One that cannot be read is rejected, one that came before is not done twice."""
         try:
-            if UNDECODABLE in delivery.headers:
-                raise DecodeError([Problem("headers", delivery.headers[UNDECODABLE])])
             assignment = decode(Assignment, delivery.body, limit=MAX_ASSIGNMENT_BYTES)
         except DecodeError as error:
             _log.warning("rejected an assignment that cannot be read: %s", error)

@@ -285,20 +285,21 @@ class Board:
             self.say(AnnounceLLM(now, llm.name, *llm.standing))
             self.changes.slots[llm.name] = now, llm.slots
 
-    def answer(self, task: Task, kind: AnswerType) -> None:
-        """Tell whoever submitted the task."""
-        self.answer_to(Sender(None, task.reply_to, task.correlation_id), kind, task)
+    def answer(self, task: Task, kind: AnswerType, *, known: bool = False) -> None:
+        """Tell whoever submitted the task; `known`: that it was there before."""
+        self.answer_to(Sender(None, task.reply_to, task.correlation_id), kind, task, known=known)
 
-    def answer_to(self, sender: Sender, kind: AnswerType, task: Task) -> None:
+    def answer_to(self, sender: Sender, kind: AnswerType, task: Task, *, known: bool = False) -> None:
         """Tell whoever asked something about the task."""
         if reply_to := sender.reply_to:
-            self._commands.append(_Telling(task, lambda shown: Answer(kind, reply_to, sender.correlation_id, shown)))
+            number = sender.correlation_id
+            self._commands.append(_Telling(task, lambda shown: Answer(kind, reply_to, number, shown, known)))
 
     def refuse(
-        self, task_id: str, sender: Sender, problem: Problem, *, event: Submitted | Reported | None = None
+        self, task_id: str, sender: Sender, *problems: Problem, event: Submitted | Reported | None = None
     ) -> None:
         """Tell whoever asked that it is not done, and why. `event` is kept among the rejected."""
-        self.say(Refuse(task_id, (problem,), sender.reply_to, sender.correlation_id, event))
+        self.say(Refuse(task_id, problems, sender.reply_to, sender.correlation_id, event))
 
     def stop(self, llm: str, instance: str, task_id: str, attempt: int, reason: str) -> None:
         """Tell an instance to give an attempt up."""

@@ -12,6 +12,7 @@ from broker.mail import Message
 from coordinator.core.events import MessageUndelivered, Reported, Submitted
 
 AnswerType = Literal["task.accepted", "task.completed", "task.failed", "task.cancelled"]
+RejectionType = Literal["task.rejected", "message.rejected", "query.rejected"]
 View = dict[str, Any]
 
 
@@ -37,12 +38,13 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Tell whoever submitted the task."""
+    """Tell whoever submitted the task; `known`: that it was there before."""
 
     type: AnswerType
     reply_to: str
     correlation_id: str | None
     view: View
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Refuse:
     reply_to: str | None
     correlation_id: str | None
     event: Submitted | Reported | MessageUndelivered | None = None
-    type: Literal["task.rejected", "message.rejected"] = "task.rejected"
+    type: RejectionType = "task.rejected"
 
 
 @dataclass(frozen=True, slots=True)

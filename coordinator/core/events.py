@@ -194,18 +194,27 @@ class BeingChecked:
 
 @dataclass(frozen=True, slots=True)
 class MessageSent:
-    """Somebody has said something to somebody."""
+    """Somebody has said something to somebody.
+
+    `unnamed`: it came without an id. Then `known` counts those in the history that say the same, and `again` tells that
+    this one may be among them.
+    """
 
     message: Message
+    unnamed: bool = False
+    known: int = 0
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class MessageUndelivered:
-    """A message was sent with a routing key that leads to no mailbox."""
+    """A message was sent with a routing key that leads to no mailbox. `unnamed` and `known` as in MessageSent."""
 
     message: Message
     routing_key: str
     sender: Sender = Sender()
+    unnamed: bool = False
+    known: int = 0
 
 
 @dataclass(frozen=True, slots=True)

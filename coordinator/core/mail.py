@@ -1,8 +1,10 @@
 """Messages between LLMs and people: all of them go into the history, and none vanishes."""
 
+from collections import Counter
+
 from broker.errors import Problem
 from broker.instants import Instant, to_datetime
-from broker.mail import COORDINATOR, Message, made_from, owner_of
+from broker.mail import COORDINATOR, Message, made_from, numbered, owner_of
 from broker.topology import REPLIES, WATCHERS
 from coordinator.core.board import Board
 from coordinator.core.commands import AnnounceMessage, Deliver, Refuse
@@ -19,10 +21,11 @@ class Mail:
     def __init__(self, board: Board) -> None:
         self._b = board
         self._answers: dict[str, list[str]] = {}  # ids by the id of what they answer
+        self._early: Counter[str] = Counter()  # without ids and mailboxes: how many came only as undelivered so far
 
     def handle(self, event: Correspondence, now: Instant) -> None:
         """Do what follows from a message."""
-        message = event.message
+        message = self._named(event) if event.unnamed else event.message
         if message.id not in self._b.changes.messages:
             self._b.changes.messages[message.id] = message, now
             self._b.say(AnnounceMessage(now, message))
@@ -31,7 +34,26 @@ class Mail:
             if to := _elsewhere(message, event.routing_key):
                 self._b.say(Deliver(message, to, event.sender.correlation_id))
             else:
-                self._send_back(event, now)
+                self._send_back(event, message, now)
+
+    def _named(self, event: Correspondence) -> Message:
+        """A message without an id under one that only it has: of those that say the same, the next or the newest.
+
+        One without a mailbox comes twice, in any order.
+        """
+        message, newest = event.message, event.known
+        while numbered(message.id, newest + 1) in self._b.changes.messages:
+            newest += 1
+        if isinstance(event, MessageUndelivered):
+            is_new = newest == 0
+            self._early[message.id] += is_new
+        elif self._early[message.id]:
+            is_new = False
+            self._early[message.id] -= 1
+        else:
+            is_new = not (event.again and newest)
+        self._early += Counter()  # drops what is 0
+        return message.model_copy(update={"id": numbered(message.id, newest + is_new)})
 
     def _mind_the_order(self, message: Message) -> None:
         """An answer and what it answers come by different connections: RabbitMQ may bring the answer first."""
@@ -44,8 +66,8 @@ class Mail:
             if len(self._answers) > ANSWERED:
                 del self._answers[next(iter(self._answers))]
 
-    def _send_back(self, event: MessageUndelivered, now: Instant) -> None:
-        message, sender = event.message, event.sender
+    def _send_back(self, event: MessageUndelivered, message: Message, now: Instant) -> None:
+        sender = event.sender
         self._b.changes.undelivered.append(message.id)
         problem = Problem("receiver", f"nobody has the address {message.receiver}: {_advice(message.receiver)}")
         self._b.say(Refuse(message.id, (problem,), sender.reply_to, sender.correlation_id, event))

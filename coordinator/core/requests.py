@@ -31,6 +31,7 @@ from coordinator.core.family import ancestors, why_no_child
 from coordinator.core.groups import contradiction, instead_of_several, why_no_group
 from coordinator.core.lifecycle import Trigger
 from coordinator.core.pool import LLM, llm_view
+from coordinator.core.resubmission import differences
 from coordinator.core.task import COORDINATOR, Task
 
 ANYBODY = "anonymous"
@@ -74,13 +75,8 @@ class Requests:
     def _submitted(self, event: Submitted, now: Instant) -> None:
         spec, sender = event.spec, event.sender
         known = self._b.tasks.get(event.task_id)
-        if known is not None:  # published again: answered with what is known, at the newest address
-            if sender.reply_to:
-                known.reply_to, known.correlation_id = sender.reply_to, sender.correlation_id
-                self._b.touch(known)
-            self._b.answer(known, "task.accepted")
-            if known.status.is_final:
-                self._b.answer(known, final_answer(known.status))
+        if known is not None:
+            self._submitted_again(event, known)
             return
         if circle := self._circle(event):
             closed = Problem("depends_on", "a cycle: " + " -> ".join(circle))
@@ -106,8 +102,23 @@ class Requests:
             trace=sender.trace,
         )
         if suggested:
+            task.original = {"skills": []}
             task.note(now, COORDINATOR, f"skills suggested by the text: {', '.join(suggested)}")
         self._enter(task, now)
+
+    def _submitted_again(self, event: Submitted, known: Task) -> None:
+        """A submission with a known id: answered with what is known, at the newest address, if it is the same."""
+        spec, sender = event.spec, event.sender
+        if different := differences(spec, event.priority, known):
+            self._b.refuse(event.task_id, sender, *different, event=event)
+            return
+        if sender.reply_to:
+            known.reply_to, known.correlation_id = sender.reply_to, sender.correlation_id
+            self._b.touch(known)
+        if spec.answers == "all":
+            self._b.answer(known, "task.accepted", known=True)
+        if known.status.is_final:
+            self._b.answer(known, final_answer(known.status))
 
     def enter_part(self, task_id: str, spec: Submission, group: Task, now: Instant) -> Task:
         """A part of a task for several LLMs."""
@@ -139,7 +150,8 @@ class Requests:
         self._b.watch_due_date(task)
         if failed is not None or not self._b.unblock(task, now):
             self._b.announce(task, now)
-        self._b.answer(task, "task.accepted")
+        if spec.answers == "all":
+            self._b.answer(task, "task.accepted")
         if failed is not None:
             self._fail_dependent(task, failed, now)
 

@@ -1,10 +1,11 @@
 """A task as the coordinator keeps it, and as it shows it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 from broker.instants import EPOCH, NO_TIME, Instant, Micros, from_datetime, in_seconds, seconds, to_iso
 from broker.messages import LOCAL, LOCAL_ONLY, Failure, Status, Submission, Usage
@@ -75,9 +76,11 @@ class Task:
     and is what `max_attempts` limits; `waiting_on` counts unmet dependencies; a blocked task is not looked at before
     `wake_at`; `overdue` is told once; `context_length` counts the characters of the results that it builds on;
     `parked` tells that its attempt waits and holds no slot; `asking_since` is when it became input_required, and
-    `person_wait` how long it was before; `trace` is the traceparent that it came with. Not stored are `named_at`, when
-    a beat last named it, `run_time`, how long its attempt has run without the time that people took, `text_at`, when
-    text of its attempt last came or could begin to come, and `streams`, whether any has come.
+    `person_wait` how long it was before; `trace` is the traceparent that it came with; `original` holds the
+    fields of the submission that were changed since, as they were (JSON-able, see resubmission), None where that is not
+    known. Not stored are `named_at`, when a beat last named it, `run_time`, how long its attempt has run without the
+    time that people took, `text_at`, when text of its attempt last came or could begin to come, and `streams`, whether
+    any has come.
     """
 
     id: str
@@ -113,6 +116,7 @@ class Task:
     questions: list[Asked] = field(default_factory=list)
     asking_since: Instant | None = None
     person_wait: Micros = NO_TIME
+    original: dict[str, Any] | None = field(default_factory=dict)
     named_at: Instant = EPOCH
     text_at: Instant = EPOCH
     streams: bool = False
@@ -236,12 +240,18 @@ class Task:
 
     def respecify(self, changes: dict[str, Any]) -> None:
         """Change fields of the submission."""
+        self._keep_original(changes)
         self.spec = self.spec.model_copy(update=changes)
         if self.spec.priority is not None and "priority" in changes:
             self.priority = self.spec.priority
         if "due" in changes:
             self.overdue = False
         self._submitted_view = self._size = None
+
+    def _keep_original(self, changes: Iterable[str]) -> None:
+        if self.original is not None:
+            now = {name: self.priority if name == "priority" else plain(self.spec, name) for name in changes}
+            self.original = now | self.original
 
     def end_attempt(self, now: Instant, outcome: str, error: Failure | None = None) -> Attempt:
         """Close the present attempt and return it; the task keeps it among its attempts."""
@@ -262,6 +272,19 @@ class Task:
         self.attempts.append(ended)
         self.parked = False
         return ended
+
+
+_SETS = ("skills", "labels", "excluded", "depends_on")  # lists whose order means nothing
+
+
+def plain(spec: Submission, name: str) -> Any:
+    """A field of a submission as JSON-able data that is the same for all that mean the same."""
+    value = getattr(spec, name)
+    if isinstance(value, datetime):
+        return from_datetime(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    return sorted(set(value)) if name in _SETS else value
 
 
 def lane_of(spec: Submission) -> str:

@@ -9,7 +9,7 @@ from broker.messages import Status
 from broker.views import TaskView
 from fluffle.cli.joined import is_joined, sections
 from fluffle.cli.output import cell, duration, heading, moment, on_terminal, plain, print_json, say, styled
-from fluffle.handle import reason
+from fluffle.handle import TaskHandle, reason
 
 _NAMED = 3  # tasks that nobody has submitted, of those that a task waits for
 
@@ -17,6 +17,15 @@ _NAMED = 3  # tasks that nobody has submitted, of those that a task waits for
 def print_view(view: TaskView) -> None:
     """A task as JSON on one line."""
     print_json(view.model_dump_json(exclude_none=True).encode())
+
+
+def say_known(*handles: TaskHandle) -> None:
+    """Tell, on standard error, which of these tasks were there before they were submitted here."""
+    known = [handle for handle in handles if handle.was_known]
+    if len(known) > 1:
+        click.echo(f"{len(known):,} of {len(handles):,} tasks were already known and stay as they are", err=True)
+    elif known:
+        click.echo(f"task {known[0].id} was already known and stays as it is: {known[0].view.status}", err=True)
 
 
 def print_state(view: TaskView, told: Callable[[TaskView], str], *, as_json: bool) -> None:

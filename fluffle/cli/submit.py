@@ -22,7 +22,9 @@ file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
 @click.option("--input", "inputs", type=JSON(), metavar="JSON", help="What the LLM gets besides, as JSON.")
 @click.option("--input-file", type=file, metavar="FILE", help='Give the LLM the text of a file, as {"text": …}.')
 @click.option("--json-lines", type=file, metavar="FILE", help="Submit many: one task a line, as a JSON object.")
-@click.option("--id", "task_id", metavar="ID", help="The id. Submitting an id again changes nothing.")
+@click.option(
+    "--id", "task_id", metavar="ID", help="The id. The same task again changes nothing; another one is rejected."
+)
 @click.option("--skills", "-k", multiple=True, type=Names(), help="What the LLM must be able to do: python,review.")
 @click.option("--assignee", "-a", metavar="LLM", help="The LLM that does it; else one is chosen.")
 @click.option("--assignees", multiple=True, type=Names(), help="Several LLMs that work on it together: ada,bob.")
@@ -132,12 +134,14 @@ async def _place(fields: dict[str, Any], *, as_json: bool) -> int:
 
 
 async def _submit_one(fields: dict[str, Any], *, wait: bool, as_json: bool) -> int:
-    from fluffle.cli.outcomes import print_outcome, print_view
+    from fluffle.cli.outcomes import print_outcome, print_view, say_known
     from fluffle.cli.patience import nobody_is_there, shown_while_it_lasts
     from fluffle.handle import outcome
 
     async with client() as submitting:
         handle = await submitting.submit(fields.pop("description"), **fields)
+        if not as_json:
+            say_known(handle)
         if wait:
             async with shown_while_it_lasts(submitting, handle.id):
                 view = await handle.end()

@@ -36,7 +36,7 @@ async def submit_lines(path: str, defaults: dict[str, Any], *, wait: bool, as_js
     if not _all_good(lines, defaults):
         complain("nothing was submitted")
         return ERROR
-    rejected = 0
+    rejected = known_before = 0
     handles: list[TaskHandle] = []
     sent: list[str] = []  # the ids, in the order of the lines
     known = 0  # of so many of them it is known what became of them
@@ -57,13 +57,18 @@ async def submit_lines(path: str, defaults: dict[str, Any], *, wait: bool, as_js
                 if isinstance(fate, TaskRejected):
                     complain(f"line {number}: {fate}")
                     rejected += 1
-                elif wait:
+                    advance()
+                    continue
+                known_before += fate.was_known
+                if wait:
                     handles.append(fate)
                 elif as_json:
                     print_view(fate.view)
                 else:
                     say(fate.id)
                 advance()
+        if known_before:
+            _tell(f"{known_before:,} of {len(lines):,} tasks were already known and stay as they are")
         good = await _wait(handles, as_json=as_json)
     if rejected:
         return ERROR

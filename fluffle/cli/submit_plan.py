@@ -8,7 +8,7 @@ import click
 
 from broker.messages import Status
 from fluffle.cli.main import OK, TASK_FAILED
-from fluffle.cli.outcomes import print_end, print_outcome, print_result, print_view
+from fluffle.cli.outcomes import print_end, print_outcome, print_result, print_view, say_known
 from fluffle.cli.output import complain, print_json, print_table
 from fluffle.cli.session import client
 from fluffle.cli.submit_many import bar
@@ -36,6 +36,7 @@ async def submit_plan(
         return OK
     async with client() as submitting:
         handles = await submit(submitting, tasks)
+        say_known(*handles.values())
         if not wait:
             for name, handle in handles.items():
                 print_view(handle.view) if as_json else click.echo(f"{handle.id}\t{name}")

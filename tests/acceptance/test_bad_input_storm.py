@@ -15,6 +15,8 @@ from tests.support.node import NodeInfo
 from tests.support.processes import until
 from tests.support.site import Site, site_on
 
+REJECTIONS = {"fluffle.messages": "message.rejected", "fluffle.queries": "query.rejected"}
+
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def site(request: pytest.FixtureRequest, rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
@@ -55,8 +57,10 @@ def test_a_storm_of_bad_messages_among_good_ones_is_accounted_for_to_the_last(si
     assert kinds == {
         ("task.accepted", True): len(good),
         ("task.completed", True): len(good),
-        ("task.rejected", False): sum(it.answered for it in bad if it.exchange != "fluffle.messages"),
-        ("message.rejected", False): sum(it.answered for it in bad if it.exchange == "fluffle.messages"),
+        **{
+            (kind, False): sum(it.answered for it in bad if REJECTIONS.get(it.exchange, "task.rejected") == kind)
+            for kind in ("task.rejected", "message.rejected", "query.rejected")
+        },
     }
     assert kept == Counter(message.bytes for message in bad)
     assert len(events) == len(bad)

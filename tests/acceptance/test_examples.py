@@ -81,8 +81,14 @@ def test_the_commands_of_the_readme_for_any_client_print_the_answer(environment:
 
 
 def test_the_plain_pika_example_prints_the_answer(environment: dict[str, str]) -> None:
-    printed = run(blocks(EXAMPLES / "README.md", "Python, with plain pika"), folder=EXAMPLES, environment=environment)
+    example, _ = filter(None, blocks(EXAMPLES / "README.md", "Python, with plain pika").splitlines())
+    printed = run(example, folder=EXAMPLES, environment=environment)
     assert re.search(r"^task.accepted: .+\ntask.completed: .+", printed)
+
+
+def test_the_plain_pika_example_of_a_remote_call_prints_the_result(environment: dict[str, str]) -> None:
+    _, example = filter(None, blocks(EXAMPLES / "README.md", "Python, with plain pika").splitlines())
+    assert re.fullmatch(r"(?s)(?!task\.).+ .+", run(example, folder=EXAMPLES, environment=environment))
 
 
 def test_the_node_example_prints_the_answer(environment: dict[str, str]) -> None:

@@ -317,6 +317,47 @@ async def test_people_write_to_each_other_in_their_own_names(
     assert (shown.sender, shown.content) == ("user.ana", "good morning")
 
 
+def test_an_exchange_of_somebody_else_lends_no_other_name(
+    site: Site, vega: Amqp, rejected: Callable[[], Message]
+) -> None:
+    with amqp(site.url) as operator:
+        operator.channel.exchange_declare("llm.vega.x", "topic")
+        operator.channel.exchange_bind(STATUS, "llm.vega.x", "#")
+        try:
+            vega.publish("llm.vega.x", "atlas.goodbye", {"name": "atlas", "instance": "i"}, user_id="vega")
+            assert problems(rejected()) == {"user_id": "is 'vega', who does not speak for the LLM 'atlas'"}
+            vega.publish("llm.vega.x", "vega.hello", HELLO, user_id="vega")
+            until(lambda: site.select("select 1 from llms where name = 'vega' and state = 'online'"), "vega is online")
+            vega.publish("llm.vega.x", "vega.goodbye", HELLO, user_id="vega")
+        finally:
+            operator.channel.exchange_delete("llm.vega.x")
+
+
+@pytest.mark.parametrize(
+    "hidden", [b"", b"\x01aT" + (2**62).to_bytes(8, "big")], ids=["", "beside what nobody can read"]
+)
+def test_a_dead_letter_of_another_queue_says_nothing_in_the_name_of_its_sender(
+    site: Site, ana: Amqp, rejected: Callable[[], Message], hidden: bytes
+) -> None:
+    arguments = {"x-dead-letter-exchange": TASKS, "x-dead-letter-routing-key": "submit", "x-message-ttl": 0}
+    with amqp(site.url) as operator:
+        operator.channel.exchange_declare("user.ana.x", "fanout")
+        operator.channel.queue_declare("llm.vega.steal", arguments=arguments)
+        operator.bind("llm.vega.steal", ("user.ana.x", ""))
+        try:
+            given: dict[str, Any] = {"raw": user_and_headers(b"ana", hidden)} if hidden else {"user_id": "ana"}
+            ana.publish("user.ana.x", "", {"description": "stolen"}, **given)
+            assert list(problems(rejected())) == ["headers.x-death"]
+        finally:
+            operator.delete("llm.vega.steal")
+            operator.channel.exchange_delete("user.ana.x")
+
+
+def user_and_headers(user: bytes, table: bytes) -> bytes:
+    """Properties with these alone, as bytes."""
+    return b"\x20\x10" + len(table).to_bytes(4, "big") + table + bytes([len(user)]) + user
+
+
 @pytest.mark.parametrize(
     ("header", "told"),
     [("CC", {"headers.CC": "is refused: publish once for each receiver"}), ("BCC", {"name": "is 'atlas', but"})],

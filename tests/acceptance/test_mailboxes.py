@@ -161,6 +161,69 @@ def test_a_message_that_comes_twice_is_answered_once(ana: SyncClient, client: Am
     assert len(ledger.effects("asked")) == 2
 
 
+def said_plainly(client: Amqp, *contents: str, key: str = "llm.ada", **properties: Any) -> None:
+    """Messages of one conversation as `amqp-publish` sends them, without ids: some are the same, byte by byte."""
+    for content in contents:
+        body = {"sender": "user.ana", "content": content, "conversation_id": "walk"}
+        client.publish("fluffle.messages", key, body, **properties)
+
+
+def test_what_is_said_twice_without_an_id_is_two_messages(ana: SyncClient, client: Amqp, ada: str) -> None:
+    said_plainly(client, "start", "continue", "continue", "stop")
+    told = until_recorded(ana, 8, conversation_id="walk")
+    questions = [view for view in told if view.in_reply_to is None]
+    assert [view.content for view in questions] == ["start", "continue", "continue", "stop"]
+    assert sorted(view.in_reply_to or "" for view in told if view.in_reply_to) == sorted(it.id for it in questions)
+    last = next(view for view in told if view.in_reply_to == questions[2].id)
+    assert last.content.count("user.ana: continue") == 1
+
+
+def test_what_was_said_to_an_earlier_worker_is_answered_once_more_when_it_is_said_again(
+    site: Site, ana: SyncClient, client: Amqp, ada: str, ledger: Ledger
+) -> None:
+    said_plainly(client, "continue")
+    until_recorded(ana, 2, conversation_id="walk")
+    [worker] = site.workers
+    worker.terminate()
+    worker.wait()
+    site.worker("ada", *CONVERSE, **ledger.env)
+    said_plainly(client, "continue", "continue")
+    told = until_recorded(ana, 6, conversation_id="walk")
+    assert len({view.in_reply_to for view in told if view.in_reply_to}) == 3
+
+
+def test_a_message_without_an_id_that_comes_again_to_a_new_worker_is_answered_once(
+    site: Site, ana: SyncClient, client: Amqp, ada: str, ledger: Ledger, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    body = {"sender": "user.ana", "content": "go", "conversation_id": "walk", "metadata": {"gate": str(gate)}}
+    client.publish("fluffle.messages", "llm.ada", body)
+    client.publish("fluffle.messages", "llm.ada", body)
+    until_recorded(ana, 2, conversation_id="walk")
+    site.workers[0].kill()
+    gate.touch()
+    site.worker("ada", *CONVERSE, **ledger.env)
+    told = until_recorded(ana, 4, conversation_id="walk")
+    assert len({view.in_reply_to for view in told if view.in_reply_to}) == 2
+
+
+def test_people_see_what_is_said_to_them_twice(bo: SyncClient, client: Amqp) -> None:
+    assert list(bo.inbox(wait=False)) == []
+    said_plainly(client, "hop", "hop", key="user.bo")
+    assert [it.content for it in bo.inbox(wait=False, keep=True)] == ["hop", "hop"]
+    assert [it.content for it in bo.inbox(wait=False)] == ["hop", "hop"]
+    assert list(bo.inbox(wait=False)) == []
+
+
+def test_a_message_without_an_id_and_without_a_mailbox_is_one_message(ana: SyncClient, client: Amqp) -> None:
+    answers = client.queue()
+    said_plainly(client, "hop", key="llm.nobody", reply_to=answers)
+    assert client.take(answers).type == "message.rejected"
+    [view] = until_recorded(ana, 1, conversation_id="walk")
+    assert (view.content, view.delivered) == ("hop", False)
+    client.take("fluffle.rejected")
+
+
 def test_a_worker_that_is_killed_while_it_answers_leaves_one_answer(
     site: Site, ana: SyncClient, tmp_path: Path, ledger: Ledger
 ) -> None:

@@ -4,6 +4,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
@@ -11,16 +12,18 @@ import pytest
 from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
-from broker.connection import UNDECODABLE, Delivery, Outgoing
+from broker.connection import Delivery, Outgoing
 from broker.errors import NotTheLeader, StoreUnavailable
 from broker.instants import Instant, seconds
 from broker.messages import Status
-from broker.topology import EVENTS, REJECTED, STATUS, TASKS, WORK
+from broker.topology import EVENTS, MESSAGES, REJECTED, STATUS, TASKS, WORK
+from broker.wire import MAX_BODY_BYTES
 from coordinator import bookkeeper, intake
 from coordinator.answers import Unchecked
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.leadership import Watch
 from coordinator.store import Store
+from coordinator.tally import Tally
 from tests.support.books import LEAD, a_task, stored
 from tests.support.core import T0
 from tests.support.desk import LEASE, Desk, delivery
@@ -398,15 +401,13 @@ def test_bad_submissions_are_refused_and_kept_and_disturb_nothing(desk: Desk) ->
         (delivery(TASKS, "submit", {"description": "x"}, reply_to="a\0b"), "reply_to"),
         (delivery(TASKS, "submit", {"description": "x"}, correlation_id="a\0b"), "correlation_id"),
         (delivery(TASKS, "submit", {"description": "x"}, message_id="a b"), "message_id"),
-        (delivery(TASKS, "submit", {"description": "x"}, headers={UNDECODABLE: "why"}), "headers"),
+        (delivery(TASKS, "submit", {"description": "x"}, unreadable=("message_id",)), "message_id"),
         (delivery(TASKS, "submit", {"description": "x"}, content_encoding="gzip"), "content_encoding"),
         (delivery(TASKS, "", {}), ""),
         (delivery(TASKS, "cancel", {"id": ""}), "id"),
         (delivery(TASKS, "update", {"id": "a", "due": "0001-01-01T00:00:00+23:59"}), "due"),
         (delivery(TASKS, "retry", {"id": "a", "changes": {"due": "9999-12-31T23:59:59-23:59"}}), "due"),
         (delivery(STATUS, "atlas.hello", {"name": "boreas", "instance": "i1"}), "name"),
-        (delivery(STATUS, "atlas.hello", {"name": "atlas", "instance": "i1", "model": "a\0b"}), "model"),
-        (delivery(STATUS, "atlas.beat", {"name": "atlas", "instance": "i1", "description": "\0"}), "description"),
         (
             delivery(STATUS, "atlas.result", {"task_id": "a", "attempt": 1, "instance": "i1", "outcome": "done"}),
             "outcome",
@@ -727,3 +728,41 @@ def test_what_is_counted_for_show_does_not_keep_a_result_from_being_recorded(
     assert desk.views()["t1"]["result"] == "T1"
     assert not [message for message in said if message.exchange == REJECTED]
     assert broken.call_count > 4
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [["coordinator"], ["undelivered"]],
+        [["undelivered"], ["coordinator"]],
+        [["coordinator", "undelivered"]],
+        [["undelivered", "coordinator"]],
+    ],
+    ids=str,
+)
+def test_a_message_without_an_id_and_without_a_mailbox_is_recorded_once(
+    engine: Engine, desk: Desk, batches: list[list[str]]
+) -> None:
+    def came_by(queue: str) -> Delivery:
+        body = {"sender": "user.ana", "content": "hop"}
+        return replace(delivery(MESSAGES, "llm.nobody", body, reply_to="answers"), queue=f"fluffle.{queue}")
+
+    sent = [message for batch in batches for message in desk.process(*map(came_by, batch))]
+    [refusal] = [message for message in sent if message.type == "message.rejected"]
+    assert json.loads(refusal.body)["errors"][0]["path"] == "receiver"
+    with engine.connect() as connection:
+        assert connection.execute(text("select delivered from messages")).scalars().all() == [False]
+
+
+def test_what_is_ignored_in_a_report_is_counted_and_logged_and_the_rest_counts(store: Store) -> None:
+    tally = Tally()
+    books = Bookkeeper(store, clock=lambda: T0, lease=seconds(LEASE), lead=LEAD, max_body=MAX_BODY_BYTES, tally=tally)
+    books.rebuild()
+    report = {"name": "atlas", "instance": "i1", "model": "x" * 500, "pid": 7, "tasks": None}
+    with capture_logs() as logs:
+        books.process([delivery(STATUS, "atlas.hello", report)])
+    assert list(books.llms().standing) == ["atlas"]
+    assert tally.ignored == 2
+    [line] = [line for line in logs if line["event"] == "ignored a part of a report"]
+    assert (line["log_level"], line["routing_key"]) == ("debug", "atlas.hello")
+    assert all(word in line["parts"] for word in ("model", "pid"))

@@ -5,12 +5,13 @@ import struct
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pika
 import pytest
 from pika import spec
 
-from broker.connection import UNDECODABLE, Delivery, Outgoing
+from broker.connection import Delivery, Outgoing
 from broker.errors import (
     AccessRefused,
     BrokerError,
@@ -480,17 +481,25 @@ def nested(levels: int) -> bytes:
     return value
 
 
+READABLE = b"\x01bS\0\0\0\x01x"  # a header beside
+
+
 @pytest.mark.parametrize(
-    "properties",
+    ("properties", "headers", "unreadable"),
     [
-        pytest.param(RawHeaders(b"\x01aT" + struct.pack(">Q", 2**62)), id="a timestamp past the year 9999"),
-        pytest.param(RawHeaders(b"\x01a" + nested(3000)), id="three thousand levels"),
-        pytest.param(pika.BasicProperties(reply_to=b"\xff\xfe"), id="reply_to that is not UTF-8"),
-        pytest.param(pika.BasicProperties(message_id=b"\xff\xfe"), id="message_id that is not UTF-8"),
+        pytest.param(
+            RawHeaders(b"\x01aT" + struct.pack(">Q", 2**62) + READABLE),
+            {"a": None, "b": "x"},
+            (),
+            id="a timestamp past the year 9999",
+        ),
+        pytest.param(RawHeaders(b"\x01a" + nested(3000) + READABLE), {"a": None, "b": "x"}, (), id="3,000 levels"),
+        pytest.param(pika.BasicProperties(reply_to=b"\xff\xfe"), {}, ("reply_to",), id="reply_to not UTF-8"),
+        pytest.param(pika.BasicProperties(message_id=b"\xff\xfe"), {}, ("message_id",), id="message_id not UTF-8"),
     ],
 )
-async def test_undecodable_properties_arrive_marked_and_the_link_goes_on(
-    amqp_url: str, queue: str, properties: spec.BasicProperties
+async def test_of_undecodable_properties_the_rest_is_read_and_the_link_goes_on(
+    amqp_url: str, queue: str, properties: spec.BasicProperties, headers: dict[str, Any], unreadable: tuple[str, ...]
 ) -> None:
     inbox = Inbox()
     states: list[bool] = []
@@ -501,7 +510,7 @@ async def test_undecodable_properties_arrive_marked_and_the_link_goes_on(
         await link.publish(Outgoing("", queue, b"harmless"))
         hostile, harmless = await inbox.next(), await inbox.next()
     assert hostile.body == b"hostile"
-    assert UNDECODABLE in hostile.headers
+    assert (hostile.headers, hostile.properties.unreadable) == (headers, unreadable)
     assert (harmless.body, harmless.headers, states) == (b"harmless", {}, [])
 
 

@@ -76,6 +76,11 @@ class Amqp:
         self._channel = self._connection.channel()
         self._channel.confirm_delivery()
 
+    @property
+    def channel(self) -> Any:
+        """pika's channel, for what is done once."""
+        return self._channel
+
     def close(self) -> None:
         self._connection.close()
 

@@ -173,22 +173,18 @@ SCHEMAS = {
 }
 
 PROPERTIES = {
-    "a timestamp past the year 9999": Bad(
-        raw=with_headers(b"\x01aT" + struct.pack(">Q", 2**62)), path="headers", says="cannot be decoded"
-    ),
-    "3,000 tables in each other": Bad(raw=with_headers(field_table(3000)), path="headers", says="cannot be decoded"),
     "a correlation id that is not UTF-8": Bad(
-        raw=raw_properties(correlation_id=b"\xff\xfe", reply_to=ANSWERS.encode()), path="headers", says="correlation_id"
+        raw=raw_properties(correlation_id=b"\xff\xfe", reply_to=ANSWERS.encode()),
+        path="correlation_id",
+        says="is not text",
     ),
     "a message id that is not UTF-8": Bad(
-        raw=raw_properties(message_id=b"\xff", reply_to=ANSWERS.encode()), path="headers", says="message_id"
+        raw=raw_properties(message_id=b"\xff", reply_to=ANSWERS.encode()), path="message_id", says="is not text"
     ),
     "a reply_to that is not UTF-8": Bad(
-        raw=raw_properties(reply_to=b"\xff"), path="headers", says="reply_to", answered=False
+        raw=raw_properties(reply_to=b"\xff"), path="reply_to", says="is not text", answered=False
     ),
-    "bad headers and a bad body": Bad(
-        b"", raw=with_headers(b"\x01aT" + struct.pack(">Q", 2**62)), path="headers", says="cannot be decoded"
-    ),
+    "bad headers and a bad body": Bad(b"", raw=with_headers(b"\x01aT" + struct.pack(">Q", 2**62)), says="JSON"),
     "NUL in the correlation id": Bad(path="correlation_id", says="NUL", properties={"correlation_id": "a\0b"}),
     "a message id of 255 letters": Bad(path="message_id", says="1-64", properties={"message_id": "x" * 255}),
     "a message id with a blank": Bad(path="message_id", says="1-64", properties={"message_id": "a b"}),
@@ -237,15 +233,9 @@ REPORTS = {
     ),
     "a result of attempt 0": Bad({**RESULT, "attempt": 0}, STATUS, "worker.result", path="attempt", says="greater"),
     "a failure without an error": Bad({**RESULT, "outcome": "failed"}, STATUS, "worker.result", says="needs an error"),
-    "a result of minus one second": Bad(
-        {**RESULT, "duration": -1}, STATUS, "worker.result", path="duration", says="greater than or equal to 0"
-    ),
     "a claim of nothing": Bad({}, STATUS, "worker.claim", path="task_id", says="required"),
     "a hello under another name": Bad(
         {"name": "other", "instance": "i"}, STATUS, "worker.hello", path="name", says="the routing key says 'worker'"
-    ),
-    "a hello with NUL": Bad(
-        {"name": "worker", "instance": "i", "model": "a\0"}, STATUS, "worker.hello", path="model", says="NUL"
     ),
     "a beat with a skill above 1": Bad(
         {"name": "worker", "instance": "i", "skills": {"a": 2}},
@@ -257,8 +247,12 @@ REPORTS = {
     "a goodbye without an instance": Bad(
         {"name": "worker"}, STATUS, "worker.goodbye", path="instance", says="required"
     ),
-    "progress beyond the end": Bad(
-        {"task_id": "t", "attempt": 1, "instance": "i", "fraction": 2}, STATUS, "worker.progress", path="fraction"
+    "progress of a number": Bad(
+        {"task_id": "t", "attempt": 1, "instance": "i", "text": 2},
+        STATUS,
+        "worker.progress",
+        path="text",
+        says="string",
     ),
 }
 
@@ -293,9 +287,6 @@ MESSAGES = {
     ),
     "a message that is nested too deep": message(
         {**HELLO, "metadata": {"a": json.loads("[" * 101 + "]" * 101)}}, path="metadata", says="nested deeper"
-    ),
-    "a message of year 1, seen from the east": message(
-        {**HELLO, "sent_at": "0001-01-01T00:00:00+12:00"}, path="sent_at", says="out of range"
     ),
 }
 

@@ -3,10 +3,9 @@
 import json
 from typing import Any
 
-from pika import BasicProperties
 from sqlalchemy import text
 
-from broker.connection import Delivery, Outgoing
+from broker.connection import Delivery, Outgoing, Properties
 from broker.instants import Instant, Micros, seconds
 from coordinator.bookkeeper import Bookkeeper, Post
 from coordinator.core.task import view
@@ -82,4 +81,4 @@ class Desk:
 def delivery(exchange: str, routing_key: str, body: bytes | dict[str, Any], **properties: Any) -> Delivery:
     """A message as it arrives."""
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Delivery(exchange, routing_key, encoded, False, BasicProperties(**properties), 0, None)
+    return Delivery(exchange, routing_key, encoded, False, Properties(**properties), 0, None)

@@ -61,7 +61,7 @@ def test_importing_the_package_imports_none_of_its_parts() -> None:
 
 
 def test_the_arguments_of_the_client_are_the_fields_of_the_messages() -> None:
-    assert Fields.__annotations__.keys() | {"description"} == Submission.model_fields.keys()
+    assert Fields.__annotations__.keys() | {"description", "answers"} == Submission.model_fields.keys()
     assert Changes.__annotations__.keys() | {"id"} == messages.Update.model_fields.keys()
     assert OtherFields.__annotations__.keys() == messages.OtherFields.model_fields.keys()
     assert Management.__annotations__.keys() | {"llm"} == messages.Manage.model_fields.keys()

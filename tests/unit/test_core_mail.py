@@ -146,3 +146,33 @@ def test_an_answer_is_not_brought_to_queues_that_are_none_of_its_business(key: s
 def test_a_question_is_never_brought_to_a_queue() -> None:
     commands, _ = undelivered(said(), "user.bo.s1", reply_to="replies")
     assert [type(command) for command in commands] == [Refuse]
+
+
+def unnamed(known: int = 0, *, again: bool = False) -> MessageSent:
+    return MessageSent(said(id="m"), unnamed=True, known=known, again=again)
+
+
+@pytest.mark.parametrize(
+    ("events", "ids"),
+    [
+        ([unnamed()], ["m"]),
+        ([unnamed(), unnamed()], ["m", "m.2"]),
+        ([unnamed(known=2), unnamed(known=2)], ["m.3", "m.4"]),
+        ([unnamed(again=True)], ["m"]),
+        ([unnamed(known=2, again=True)], ["m.2"]),
+    ],
+)
+def test_what_says_the_same_without_an_id_is_another_message_unless_it_comes_again(
+    events: list[MessageSent], ids: list[str]
+) -> None:
+    commands, changes = handle(*events)
+    assert list(changes.messages) == ids
+    assert [it.message.id for it in commands if isinstance(it, AnnounceMessage)] == ids
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_message_without_an_id_that_comes_a_second_time_for_want_of_a_mailbox_is_recorded_once(order: int) -> None:
+    lost = MessageUndelivered(said(id="m"), "llm.ada", unnamed=True)
+    commands, changes = handle(*[unnamed(), lost][::order])
+    assert (list(changes.messages), changes.undelivered) == (["m"], ["m"])
+    assert len([it for it in commands if isinstance(it, Refuse)]) == 1

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pika.spec import BasicProperties
 
-from broker.connection import Delivery
+from broker.connection import Delivery, Properties
 from broker.errors import DecodeError
 from broker.mail import Message, Seen, in_order, is_address, made_from, new_message, owner_of
 from broker.mailer import read_message, to_publish
@@ -18,7 +17,7 @@ from fluffle.mail import address_of
 def delivery(body: Any, key: str = "llm.ada", **properties: Any) -> Delivery:
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
     inflow: Any = SimpleNamespace(is_open=False)
-    return Delivery(MESSAGES, key, encoded, False, BasicProperties(**properties), 1, inflow)
+    return Delivery(MESSAGES, key, encoded, False, Properties(**properties), 1, inflow)
 
 
 HELLO = {"sender": "user.ana", "content": "hello"}

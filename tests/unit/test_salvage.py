@@ -1,10 +1,16 @@
 """What is read of properties whose headers cannot be."""
 
 import struct
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
 
 import pika
+import pytest
+from pika.data import decode_value
 
-from broker.salvage import readable_properties
+from broker import frames
+from broker.salvage import header_values, readable_properties
 
 ALL = {
     "content_type": "application/json",
@@ -25,23 +31,80 @@ def encoded(**properties: object) -> bytes:
     return b"".join(pika.BasicProperties(**properties).encode())
 
 
-def test_everything_but_headers_and_timestamp_is_read_as_pika_wrote_it() -> None:
-    bytes_ = encoded(**ALL, headers={"a": {"b": [1, 2]}}, timestamp=2**40, cluster_id="x")
-    assert readable_properties(bytes_) == ALL
+def test_everything_but_the_timestamp_is_read_as_pika_wrote_it() -> None:
+    found, unreadable = readable_properties(
+        encoded(**ALL, headers={"a": {"b": [1, 2]}}, timestamp=2**40, cluster_id="x")
+    )
+    assert [name for name, _ in header_values(found.pop("headers"))] == ["a"]
+    assert (found, unreadable) == (ALL, [])
 
 
 def test_what_is_not_there_is_not_found() -> None:
-    assert readable_properties(encoded()) == {}
-    assert readable_properties(encoded(reply_to="answers")) == {"reply_to": "answers"}
+    assert readable_properties(encoded()) == ({}, [])
+    assert readable_properties(encoded(reply_to="answers")) == ({"reply_to": "answers"}, [])
 
 
-def test_text_that_is_not_utf_8_is_left_out_and_the_rest_is_read() -> None:
-    assert readable_properties(encoded(correlation_id=b"\xff", reply_to="answers")) == {"reply_to": "answers"}
+def test_text_that_is_not_utf_8_is_named_and_the_rest_is_read() -> None:
+    assert readable_properties(encoded(message_id=b"\xff", reply_to="answers")) == (
+        {"reply_to": "answers"},
+        ["message_id"],
+    )
+
+
+def test_a_correlation_id_that_is_not_text_becomes_the_same_bytes_again() -> None:
+    found, unreadable = readable_properties(encoded(correlation_id=b"\xff\0\xfe"))
+    assert unreadable == ["correlation_id"]
+    assert b"\x03\xff\0\xfe" in properties_of(found["correlation_id"])
+
+
+@pytest.mark.parametrize("text", ["\0x:abc", "\0x:no", "\0", ""])
+def test_no_correlation_id_of_text_is_taken_for_bytes_that_it_does_not_spell(text: str) -> None:
+    assert bytes([len(text)]) + text.encode() in properties_of(text)
+
+
+def properties_of(correlation_id: str) -> bytes:
+    nothing: Any = dict.fromkeys(("priority", "reply_to", "expiration", "message_id", "kind", "user_id"))
+    told = {"content_type": "", "headers": b"", "persistent": False, "correlation_id": correlation_id}
+    return frames.properties(**{**nothing, **told})
 
 
 def test_bytes_that_end_too_early_give_what_came_before() -> None:
     whole = encoded(content_type="text/plain", headers={"a": 1}, reply_to="answers")
-    assert readable_properties(b"") == {}
-    assert readable_properties(whole[:2]) == {}
-    assert readable_properties(whole[:14]) == {"content_type": "text/plain"}
-    assert readable_properties(struct.pack(">H", 0xFFFE)) == {}
+    assert readable_properties(b"") == ({}, [""])
+    assert readable_properties(whole[:2]) == ({}, [""])
+    assert readable_properties(whole[:14]) == ({"content_type": "text/plain"}, [""])
+    assert readable_properties(struct.pack(">H", 0xFFFE)) == ({}, [""])
+
+
+def test_a_header_of_every_kind_is_found_with_its_value() -> None:
+    headers = {
+        "bool": True,
+        "int": 5,
+        "long": 2**40,
+        "text": "ä",
+        "bytes": b"\xff",
+        "list": [1, {"a": [2]}],
+        "table": {"a": {"b": 1}},
+        "none": None,
+        "moment": datetime(2026, 1, 1, tzinfo=UTC),
+        "decimal": Decimal("1.5"),
+    }
+    found, _ = readable_properties(encoded(headers=headers))
+    names = [name for name, _ in header_values(found["headers"])]
+    assert names == list(headers)
+    assert {name: decode_value(value, 0)[0] for name, value in header_values(found["headers"])} == headers
+
+
+@pytest.mark.parametrize(
+    "kind", [b"b", b"B", b"s", b"u", b"U", b"I", b"i", b"l", b"L", b"f", b"d", b"D", b"T", b"V", b"t"]
+)
+def test_the_header_behind_one_of_any_size_is_found(kind: bytes) -> None:
+    _, size = decode_value(kind + bytes(8), 0)
+    table = b"\1a" + kind + bytes(size - 1) + b"\1bV"
+    assert list(header_values(table)) == [("a", kind + bytes(size - 1)), ("b", b"V")]
+
+
+@pytest.mark.parametrize("table", [b"\1", b"\1a", b"\1a?", b"\1aI\0", b"\1aS\0\0\0\5abc", b"\5ab"])
+def test_what_is_no_table_is_an_error(table: bytes) -> None:
+    with pytest.raises(ValueError, match="not a table"):
+        list(header_values(table))

@@ -1,0 +1,445 @@
+"""Clients and workers of other languages, which nobody here has written: what decides nothing costs them nothing."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from broker import messages, views
+from broker.errors import TaskRejected
+from fluffle.client import Client
+from tests.support.amqp import Amqp, amqp, raw_properties
+from tests.support.node import NodeInfo
+from tests.support.processes import until
+from tests.support.shell import Shell
+from tests.support.site import Site, site_on
+
+ANSWERS = "foreign.answers"
+TASKS, STATUS, QUERIES = "fluffle.tasks", "fluffle.status", "fluffle.queries"
+TASK: dict[str, Any] = {"description": "anything"}
+DOABLE = TASK | {"assignee": "worker"}
+NORA: dict[str, Any] = {"name": "nora", "instance": "n1", "slots": 1000}
+
+
+@pytest.fixture(scope="module")
+def site(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A coordinator, a worker, and nora, whose instance is whatever a test makes of it."""
+    with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_LEASE="600") as site:
+        site.queues.add("llm.nora.work")
+        site.coordinator()
+        site.worker("worker", "--handler", "tests.support.obedient:obey", "--slots", "10")
+        yield site
+
+
+@pytest.fixture(scope="module")
+def connected(site: Site) -> Iterator[Amqp]:
+    with amqp(site.url) as client:
+        client.queue(name=ANSWERS)
+        client.queue(("fluffle.work", "llm.nora"), name="llm.nora.assignments")
+        client.publish(STATUS, "nora.hello", NORA)
+        yield client
+
+
+@pytest.fixture
+def client(connected: Amqp) -> Iterator[Amqp]:
+    """A plain AMQP client with the queue ANSWERS. In the end nothing was rejected, unless the test has looked."""
+    connected.take_all(ANSWERS)
+    connected.take_all("fluffle.rejected")
+    yield connected
+    assert [message.headers["x-fluffle-errors"] for message in connected.take_all("fluffle.rejected")] == []
+
+
+@pytest.fixture
+def shell(site: Site) -> Shell:
+    return Shell(site.url, site.state)
+
+
+def submitted(client: Amqp, task: dict[str, Any], **properties: Any) -> dict[str, Any]:
+    """A task as it was accepted."""
+    client.submit(task, **{"reply_to": ANSWERS, **properties})
+    answer = client.take(ANSWERS)
+    assert answer.type == "task.accepted", answer.body
+    return answer.json()  # type: ignore[no-any-return]
+
+
+def at_nora(client: Amqp, **fields: Any) -> dict[str, Any]:
+    """A task that nora has, as far as it is in each of her reports."""
+    task = submitted(client, {**TASK, "assignee": "nora", "max_attempts": 1, **fields})
+    until(lambda: stands(client, task["id"])["status"] == "assigned", "nora has it")
+    return {"task_id": task["id"], "attempt": 1, "instance": "n1"}
+
+
+def stands(client: Amqp, task_id: str) -> dict[str, Any]:
+    """How a task stands."""
+    asked = client.queue()
+    client.publish(QUERIES, "task", {"id": task_id}, reply_to=asked)
+    answer: dict[str, Any] = client.take(asked).json()
+    client.delete(asked)
+    return answer
+
+
+def errors(client: Amqp, kind: str = "task.rejected") -> dict[str, str]:
+    """What the next answer, a rejection, says by path; it is taken off the rejected queue too."""
+    answer = client.take(ANSWERS)
+    assert answer.type == kind, answer.body
+    client.take("fluffle.rejected")
+    return {error["path"]: error["message"] for error in answer.json()["errors"]}
+
+
+def optional(kind: type[BaseModel]) -> list[str]:
+    return [name for name, field in kind.model_fields.items() if not field.is_required()]
+
+
+# -- null, 7.0, and what nobody asked for --------------------------------------------------------------------------
+
+COMPLETED: dict[str, Any] = {"outcome": "completed", "result": "done"}
+FAILED: dict[str, Any] = {"outcome": "failed", "error": {"type": "broken", "retryable": False}}
+QUESTION: dict[str, Any] = {"id": "q", "text": "?"}
+
+
+@pytest.mark.parametrize("name", optional(messages.Submission))
+def test_every_optional_field_of_a_task_may_be_null(client: Amqp, name: str) -> None:
+    task = {**TASK, "skills": ["nobody-has-it"], "not_before": "2099-01-01T00:00:00Z"}
+    left_out = submitted(client, {key: value for key, value in task.items() if key != name})
+    null = submitted(client, {**task, name: None})
+    different = ("id", "submitted_at", "ready_at", "history")
+    assert [{**shown, **dict.fromkeys(different)} for shown in (left_out, null)] == [
+        {**left_out, **dict.fromkeys(different)}
+    ] * 2
+
+
+@pytest.mark.parametrize("kind", [messages.Retry, messages.Assign, messages.Manage, messages.Cancel, messages.Update])
+def test_every_optional_field_of_a_request_may_be_null(client: Amqp, kind: type[Any]) -> None:
+    """Null takes something away there, or is as good as nothing; only what a task must have cannot be taken away."""
+    for name in optional(kind):
+        task_id = submitted(client, TASK | {"assignee": "nora", "not_before": "2099-01-01T00:00:00Z"})["id"]
+        if kind is messages.Retry:
+            client.publish(TASKS, "cancel", {"id": task_id})
+        about = {"llm": "nora"} if kind is messages.Manage else {"id": task_id}
+        client.take_all(ANSWERS)
+        client.publish(TASKS, kind.routing_key, {**about, name: None}, reply_to=ANSWERS)
+        if kind is messages.Update and name != "due":
+            assert errors(client) == {"": f"{name}: cannot be null"}
+        else:
+            until(lambda: client.depth(ANSWERS), "it is answered")
+            assert not client.take(ANSWERS).type.endswith("rejected")
+
+
+@pytest.mark.parametrize(
+    "kind", [views.TasksQuery, views.LLMsQuery, views.MessagesQuery, views.ConversationsQuery, views.ReportQuery]
+)
+def test_every_optional_field_of_a_query_may_be_null(client: Amqp, kind: type[Any]) -> None:
+    for name in optional(kind):
+        client.publish(QUERIES, kind.routing_key, {name: None}, reply_to=ANSWERS)
+        assert client.take(ANSWERS).type == "query.answer", name
+
+
+@pytest.mark.parametrize("report", ["hello", "beat"])
+def test_a_worker_whose_optional_fields_are_all_null_is_online(client: Amqp, report: str) -> None:
+    for name in optional(messages.Presence):
+        llm = f"null-{report}-{name.replace('_', '-')}"
+        client.publish(STATUS, f"{llm}.{report}", {"name": llm, "instance": "i", name: None}, reply_to=ANSWERS)
+        until(lambda llm=llm: is_online(client, llm), f"{llm} is online")
+
+
+def is_online(client: Amqp, llm: str) -> bool:
+    client.publish(QUERIES, "llms", {"name": llm}, reply_to=ANSWERS)
+    answer = client.take(ANSWERS)
+    return answer.type == "query.answer" and answer.json()["llms"][0]["state"] == "online"
+
+
+NULLS = [
+    *[("claim", {name: None}) for name in optional(messages.Claim)],
+    *[("progress", {name: None}) for name in optional(messages.Progress)],
+    *[("wait", {name: None}) for name in optional(messages.Wait)],
+    *[("wait", {"question": {**QUESTION, name: None}}) for name in optional(messages.Question)],
+    *[("resume", {name: None}) for name in optional(messages.Resume)],
+    *[("result", {**COMPLETED, name: None}) for name in optional(messages.Result)],
+    *[("result", {**FAILED, "error": {**FAILED["error"], name: None}}) for name in optional(messages.Failure)],
+    *[("result", {**COMPLETED, "usage": {name: None}}) for name in optional(messages.Usage)],
+]
+
+
+@pytest.mark.parametrize(("report", "body"), NULLS, ids=json.dumps)
+def test_every_optional_field_of_a_report_may_be_null(client: Amqp, report: str, body: dict[str, Any]) -> None:
+    attempt = at_nora(client)
+    if report != "claim":
+        client.publish(STATUS, "nora.claim", attempt)
+    client.publish(STATUS, f"nora.{report}", {**attempt, **body}, reply_to=ANSWERS)
+    if report != "result":
+        client.publish(STATUS, "nora.resume", attempt)
+        client.publish(STATUS, "nora.result", {**attempt, **COMPLETED})
+    last = client.take(ANSWERS)
+    assert last.type == ("task.failed" if body.get("outcome") == "failed" else "task.completed")
+    if last.type == "task.failed":
+        assert last.json()["error"]["retryable"] is (body["error"]["retryable"] is None)
+
+
+def test_an_integer_may_be_written_as_a_float_everywhere(client: Amqp) -> None:
+    task = submitted(client, {**TASK, "assignee": "nora", "priority": 7.0, "max_attempts": 2.0})
+    assert (task["priority"], task["max_attempts"]) == (7, 2)
+    client.publish(STATUS, "nora.beat", {**NORA, "slots": 1e3, "tasks": [{"task_id": task["id"], "attempt": 1.0}]})
+    attempt = {"task_id": task["id"], "attempt": 1.0, "instance": "n1"}
+    client.publish(STATUS, "nora.claim", attempt)
+    usage = {"input_tokens": 12.0, "output_tokens": 3}
+    client.publish(STATUS, "nora.result", {**attempt, **COMPLETED, "usage": usage})
+    assert client.take(ANSWERS).json()["usage"] == {"input_tokens": 12, "output_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [
+        ({"usage": {"input_tokens": 5, "total_tokens": 9}}, {"usage": {"input_tokens": 5}}),
+        ({"usage": {"input_tokens": -1, "output_tokens": 10**15}}, {}),
+        ({"usage": {"input_tokens": "12", "output_tokens": 7.5, "cost_usd": 0.5}}, {"usage": {"cost_usd": 0.5}}),
+        ({"usage": {"cost_usd": -1}}, {}),
+        ({"usage": [1, 2]}, {}),
+        ({"duration": -1}, {}),
+        ({"duration": "1.5 s"}, {}),
+        ({"duration": 1.5, "started_at": "yesterday", "finished_at": 0}, {"duration": 1.5}),
+        ({"model": "gpt", "trace": {"a": [1]}}, {}),
+    ],
+)
+def test_what_makes_no_sense_in_a_result_is_left_out_and_the_answer_stays(
+    client: Amqp, more: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    attempt = at_nora(client)
+    client.publish(STATUS, "nora.claim", {**attempt, "at": "soon", "pid": 7})
+    client.publish(STATUS, "nora.result", {**attempt, **COMPLETED, **more})
+    done = client.take(ANSWERS)
+    assert (done.type, done.json()["result"]) == ("task.completed", "done")
+    told = {name: value for name, value in done.json().items() if name in ("usage", "duration") and value != {}}
+    assert told == kept
+
+
+def test_what_decides_is_exact(client: Amqp) -> None:
+    attempt = at_nora(client)
+    for wrong, path in [({"outcome": "done"}, "outcome"), ({**COMPLETED, "attempt": 1.5}, "attempt")]:
+        client.publish(STATUS, "nora.result", {**attempt, **wrong}, reply_to=ANSWERS)
+        assert list(errors(client)) == [path]
+    client.submit({**TASK, "priority": 7.5, "colour": "red", "skills": None, "labels": [None]}, reply_to=ANSWERS)
+    assert sorted(errors(client)) == ["colour", "labels.0", "priority"]
+
+
+# -- properties ----------------------------------------------------------------------------------------------------
+
+MILLISECONDS = b"\x01aT" + struct.pack(">Q", 1_790_000_000_000)
+TRACE = b"\x0btraceparentS\0\0\0\x37" + b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
+
+
+def test_a_header_that_nobody_can_read_costs_neither_the_task_nor_the_headers_beside(client: Amqp) -> None:
+    client.submit(
+        TASK | {"assignee": "nora"}, raw=raw_properties(headers=MILLISECONDS + TRACE, reply_to=b"%b" % ANSWERS.encode())
+    )
+    accepted = client.take(ANSWERS)
+    assert accepted.type == "task.accepted"
+    assert accepted.headers["traceparent"].startswith("00-aaaa")
+
+
+def test_a_correlation_id_of_bytes_is_refused_at_its_path_and_comes_back(client: Amqp) -> None:
+    client.submit(TASK, raw=raw_properties(correlation_id=b"\xff\0\xfe", reply_to=ANSWERS.encode()))
+    until(lambda: client.depth(ANSWERS), "it is answered")
+    answer = client.take(ANSWERS)
+    assert answer.json()["errors"] == [{"path": "correlation_id", "message": "is not text in UTF-8"}]
+    assert answer.properties.correlation_id in (b"\xff\0\xfe", "\xff\0\xfe")
+    assert client.take("fluffle.rejected").properties.correlation_id == answer.properties.correlation_id
+
+
+@pytest.mark.parametrize("name", ["message_id", "correlation_id"])
+def test_a_property_that_is_not_text_is_named(client: Amqp, name: str) -> None:
+    client.submit(TASK, raw=raw_properties(reply_to=ANSWERS.encode(), **{name: b"\xff"}))
+    assert errors(client) == {name: "is not text in UTF-8"}
+
+
+@pytest.mark.parametrize("encoding", ["binary", "8bit", "US-ASCII", "us-ascii", "UTF-8", "Utf8", "7BIT", "identity"])
+def test_an_encoding_that_changes_nothing_is_fine(client: Amqp, encoding: str) -> None:
+    submitted(client, TASK | {"assignee": "nora"}, content_encoding=encoding)
+
+
+def test_a_value_of_amqp_1_is_refused_with_what_to_do(client: Amqp) -> None:
+    client.submit(b"\0Sw\xa1\x05hello", type="amqp-1.0", reply_to=ANSWERS)
+    assert "one data section" in errors(client)[""]
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00+00:00"])
+def test_the_zero_time_of_go_is_no_moment(client: Amqp, moment: str) -> None:
+    task = submitted(client, TASK | {"assignee": "nora", "due": moment, "not_before": moment})
+    assert task.keys().isdisjoint(("due", "not_before", "overdue"))
+
+
+@pytest.mark.parametrize("field", ["due", "not_before"])
+def test_a_moment_before_1970_is_refused(client: Amqp, field: str) -> None:
+    client.submit(TASK | {field: "1969-12-31T23:59:59Z"}, reply_to=ANSWERS)
+    assert errors(client) == {field: "is before 1970: leave it out where there is no such moment"}
+
+
+# -- where messages come from, and where answers go -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["foreign.answers.1", "foreign/ans wers%2"])
+def test_a_queue_may_be_named_as_amqp_1_names_it(client: Amqp, name: str) -> None:
+    client.queue(name=name)
+    encoded = name.replace("%", "%25").replace("/", "%2F").replace(" ", "%20")
+    client.submit(DOABLE, reply_to=f"/queues/{encoded}")
+    assert [client.take(name).type for _ in range(2)] == ["task.accepted", "task.completed"]
+    client.submit(b"{", reply_to=f"/queues/{encoded}")
+    assert client.take(name).type == "task.rejected"
+    client.take("fluffle.rejected")
+    client.publish(QUERIES, "llms", {}, reply_to=f"/queues/{encoded}")
+    assert client.take(name).type == "query.answer"
+
+
+def test_an_unknown_query_is_a_rejected_query(client: Amqp) -> None:
+    client.publish(QUERIES, "weather", {}, reply_to=ANSWERS)
+    assert "unknown routing key 'weather'" in errors(client, "query.rejected")[""]
+
+
+def test_a_message_that_comes_by_an_exchange_of_somebody_else_is_what_its_routing_key_says(
+    client: Amqp, site: Site
+) -> None:
+    channel = client.channel
+    channel.exchange_declare("foreign", "topic")
+    channel.exchange_bind(TASKS, "foreign", "submit")
+    channel.exchange_bind(STATUS, "foreign", "*.hello")
+    channel.exchange_bind(STATUS, "amq.topic", "#.result")
+    channel.exchange_bind(QUERIES, "foreign", "task")
+    try:
+        client.publish("foreign", "mqtt.hello", {"name": "mqtt", "instance": "i"})
+        until(lambda: is_online(client, "mqtt"), "its LLM is online")
+        client.publish("foreign", "submit", {**TASK, "id": "by-foreign", "assignee": "nora"}, reply_to=ANSWERS)
+        assert client.take(ANSWERS).json()["id"] == "by-foreign"
+        until(lambda: stands(client, "by-foreign")["status"] == "assigned", "nora has it")
+        client.publish(
+            "amq.topic", "nora.result", {"task_id": "by-foreign", "attempt": 1, "instance": "n1", **COMPLETED}
+        )
+        assert client.take(ANSWERS).type == "task.completed"
+        client.publish("foreign", "task", {"id": "by-foreign"}, reply_to=ANSWERS)
+        assert client.take(ANSWERS).type == "query.answer"
+    finally:
+        channel.exchange_unbind(STATUS, "amq.topic", "#.result")
+        channel.exchange_delete("foreign")
+
+
+def test_a_message_straight_to_the_queue_is_what_its_type_says(client: Amqp) -> None:
+    client.publish(
+        "", "fluffle.coordinator", TASK | {"id": "straight", "assignee": "nora"}, type="submit", reply_to=ANSWERS
+    )
+    assert client.take(ANSWERS).type == "task.accepted"
+    until(lambda: stands(client, "straight")["status"] == "assigned", "nora has it")
+    result = {"task_id": "straight", "attempt": 1, "instance": "n1", **COMPLETED}
+    client.publish("", "fluffle.coordinator", result, type="nora.result")
+    assert client.take(ANSWERS).type == "task.completed"
+    client.publish("", "fluffle.queries", {"id": "straight"}, type="task", reply_to=ANSWERS)
+    assert client.take(ANSWERS).type == "query.answer"
+    client.publish("", "fluffle.coordinator", TASK, reply_to=ANSWERS)
+    assert "unknown routing key" in errors(client)[""]
+
+
+def test_a_submission_that_expires_unread_is_named_among_the_rejected(client: Amqp, site: Site, shell: Shell) -> None:
+    coordinator = site.coordinators[-1]
+    coordinator.terminate()
+    coordinator.wait()
+    client.submit(DOABLE | {"id": "stale"}, message_id="stale", expiration="1", reply_to=ANSWERS)
+    site.coordinator()
+    until(lambda: client.depth("fluffle.rejected"), "it is a dead letter")
+    assert "expired before the coordinator read it" in shell("rejected", "list")
+    shell("rejected", "requeue", "stale")
+    assert [client.take(ANSWERS).type for _ in range(2)] == ["task.accepted", "task.completed"]
+
+
+# -- answers -------------------------------------------------------------------------------------------------------
+
+
+def test_an_rpc_helper_that_takes_the_first_answer_gets_the_result(client: Amqp) -> None:
+    """Such a helper waits for one answer to its correlation id, and looks at no type."""
+    [answer] = client.ask_directly(TASKS, "submit", DOABLE | {"answers": "final"}, 1)
+    assert (answer.type, answer.json()["status"]) == ("task.completed", "completed")
+    [refusal] = client.ask_directly(TASKS, "submit", {"answers": "final"}, 1)
+    assert refusal.type == "task.rejected"
+    client.take("fluffle.rejected")
+    both = client.ask_directly(TASKS, "submit", DOABLE | {"answers": "all"}, 2)
+    assert [answer.type for answer in both] == ["task.accepted", "task.completed"]
+
+
+def test_no_second_answer_comes_to_whoever_wants_the_final_one(client: Amqp) -> None:
+    client.submit({**DOABLE, "id": "once", "answers": "final"}, reply_to=ANSWERS)
+    client.submit({**DOABLE, "id": "once", "answers": "final"}, reply_to=ANSWERS)
+    until(lambda: stands(client, "once")["status"] == "completed", "it is done")
+    client.submit({**DOABLE, "id": "last"}, reply_to=ANSWERS)
+    kinds = [client.take(ANSWERS).type]
+    while kinds[-1] != "task.accepted":  # that of the last task
+        kinds.append(client.take(ANSWERS).type)
+    assert set(kinds[:-1]) == {"task.completed"}
+    assert client.take(ANSWERS).type == "task.completed"
+
+
+# -- a known id ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_task_again_is_known_and_another_one_is_refused(client: Amqp) -> None:
+    task = {**TASK, "id": "twice", "assignee": "nora", "inputs": {"a": 1, "b": None}, "priority": 7}
+    assert "known" not in submitted(client, task)
+    again = {"inputs": {"b": None, "a": 1}, "assignee": "nora", "labels": None, "description": "anything"}
+    assert submitted(client, again, message_id="twice", priority=7)["known"] is True
+    client.publish(TASKS, "update", {"id": "twice", "priority": 1, "labels": ["x"]}, reply_to=ANSWERS)
+    assert client.take(ANSWERS).type == "task.accepted"
+    assert submitted(client, task)["known"] is True
+    client.submit({**task, "inputs": {"a": 2}, "max_attempts": 1}, reply_to=ANSWERS)
+    told = errors(client)
+    assert list(told) == ["inputs", "max_attempts"]
+    assert told["inputs"] == "differs from that of task twice, which is there already"
+
+
+def test_the_commands_tell_a_known_task_from_another_one(client: Amqp, shell: Shell) -> None:
+    submit = ("task", "submit", "anything", "--id", "typed", "--assignee", "nora")
+    assert shell(*submit) == "typed\n"
+    again = shell.run(*submit)
+    assert (again.returncode, again.stdout) == (0, b"typed\n")
+    assert again.stderr.startswith(b"task typed was already known and stays as it is: ")
+    assert (
+        shell.error(*submit, "--priority", "9") == "priority: differs from that of task typed, which is there already"
+    )
+    client.take("fluffle.rejected")
+
+
+def test_json_lines_tell_known_tasks_from_others(client: Amqp, shell: Shell) -> None:
+    known, other, fresh = (
+        json.dumps({**TASK, "assignee": "nora", "id": name, "inputs": inputs})
+        for name, inputs in (("line-1", 1), ("line-1", 2), ("line-2", 1))
+    )
+    assert shell("task", "submit", "--json-lines", "-", given=known) == "line-1\n"
+    done = shell.run("task", "submit", "--json-lines", "-", given=f"{known}\n{other}\n{fresh}\n")
+    assert (done.returncode, done.stdout) == (1, b"line-1\nline-2\n")
+    assert done.stderr.decode().splitlines() == [
+        "Error: line 2: inputs: differs from that of task line-1, which is there already",
+        "1 of 3 tasks were already known and stay as they are",
+    ]
+    client.take("fluffle.rejected")
+
+
+async def test_a_client_hears_of_both_tasks_what_became_of_them(client: Amqp, site: Site) -> None:
+    async with Client(site.url) as submitting:
+        first = await submitting.submit("anything", id="py", assignee="nora")
+        with pytest.raises(TaskRejected, match="description: differs from that of task py"):
+            await submitting.submit("something else", id="py", assignee="nora")
+        same = await submitting.submit("anything", id="py", assignee="nora", labels=[])
+        assert (first.was_known, same.was_known) == (False, True)
+        attempt = {"task_id": "py", "attempt": 1, "instance": "n1"}
+        client.publish(STATUS, "nora.result", {**attempt, **COMPLETED})
+        assert await first.result(30) == await same.result(30) == "done"
+    client.take("fluffle.rejected")
+
+
+def test_a_plan_that_is_refused_leaves_the_tasks_that_were_there(client: Amqp, shell: Shell, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    text = '[task.one]\ndescription = "one"\nassignee = "nora"\n[task.two]\ndescription = "{0}"\nassignee = "nora"\n'
+    plan.write_text(text.format("two"))
+    one, _ = (line.split("\t")[0] for line in shell("task", "submit", str(plan), "--id", "run").splitlines())
+    plan.write_text(text.format("other"))
+    assert shell.error("task", "submit", str(plan), "--id", "run").startswith("two.description: differs")
+    assert stands(client, one)["status"] in ("pending", "assigned")
+    client.take("fluffle.rejected")
