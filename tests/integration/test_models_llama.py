@@ -71,8 +71,10 @@ async def test_a_server_that_is_loading_its_model_is_waited_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "workers")
-    with LlamaServer(tmp_path, weight=30_000, ready=False) as server:
-        assert (await run(llm_at(server))).result == "".join(SENTENCE)
+    server = LlamaServer(tmp_path, weight=40_000, ready=False)
+    llm = llm_at(server)
+    with server:
+        assert (await run(llm)).result == "".join(SENTENCE)
     assert "the server is loading its model" in caplog.text
 
 
