@@ -67,14 +67,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)  # how Go, C# and others write that there is no moment
 
 
-def _if_given(moment: datetime | None) -> datetime | None:
-    if moment is None or moment == _ZERO_TIME:
+def _must_be_possible(moment: datetime | None) -> datetime | None:
+    if moment is None:
         return None
     if (moment := in_the_calendar(moment)) < _EPOCH:
         raise ValueError("is before 1970: leave it out where there is no such moment")
     return moment
 
 
+def _if_given(moment: datetime | None) -> datetime | None:
+    return None if moment == _ZERO_TIME else _must_be_possible(moment)
+
+
+ChangedMoment = Annotated[AwareDatetime | None, AfterValidator(_must_be_possible)]
 GivenMoment = Annotated[AwareDatetime | None, AfterValidator(_if_given)]
 
 
@@ -190,7 +195,7 @@ class OtherFields(Given):
     skills: Annotated[list[Tag], Field(max_length=64)] | None = None
     assignee: Name | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    due: GivenMoment = None
+    due: ChangedMoment = None
     timeout: Seconds | None = None
     max_attempts: Annotated[int, Field(ge=1, le=100)] | None = None
     output_schema: JsonObject | None = None
@@ -214,7 +219,7 @@ class Update(Given):
 
     id: TaskId
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    due: GivenMoment = None
+    due: ChangedMoment = None
     labels: Annotated[list[Tag], Field(max_length=64)] | None = None
     metadata: JsonObject | None = None
 

@@ -197,5 +197,5 @@ def test_an_id_belongs_to_whoever_has_submitted_it_first(state: State) -> None:
 def test_it_is_looked_at_only_where_identity_is_required(require_identity: bool, answer: type[object]) -> None:
     machine = Machine(lease=seconds(LEASE), require_identity=require_identity)
     machine.load([a_task(1, submitted_by="ana")])
-    commands = machine.handle(Submitted("t1", Submission(description="-"), 4, Sender("bo", "queue")), now=T0)
+    commands = machine.handle(Submitted("t1", Submission(description="do 1"), 4, Sender("bo", "queue")), now=T0)
     assert isinstance(commands[0], answer)
