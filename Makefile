@@ -6,13 +6,16 @@ PEERS := .venv/peers/installed
 # Two files of tests at a time: most of them wait for processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: help demo test test-rabbitmq4 check bench chaos matrix mutations fuzz mail screenshots clean
+AUDITOR := .venv/audit/installed
+
+.PHONY: help demo test test-rabbitmq4 check audit bench chaos matrix mutations fuzz mail screenshots clean
 
 help:
 	@echo 'make demo     RabbitMQ, a coordinator and three LLMs at work on a few files, then the report'
 	@echo 'make test     the whole suite; PYTEST_ARGS="-k lease -x" is passed on to pytest'
 	@echo 'make test-rabbitmq4   the tests with a broker once more, on RabbitMQ 4 in a container'
 	@echo 'make check    lint, format, types and import contracts'
+	@echo 'make audit    known vulnerabilities of the libraries, where an index that knows them can be reached'
 	@echo 'make bench    the benchmarks, as tables'
 	@echo 'make chaos    a storm of faults, judged from outside; CHAOS_ARGS="--tasks 100000 --faults 500" for a long one'
 	@echo 'make matrix   every row of the crash matrix, ten times on each database'
@@ -42,6 +45,14 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+$(AUDITOR): | $(INSTALLED)
+	@$(BIN)/python -m venv .venv/audit
+	@.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+	@touch $@
+
+audit: $(AUDITOR)
+	@.venv/audit/bin/python scripts/audit.py
 
 # The systems that Fluffle is compared with.
 $(PEERS): benchmarks/requirements.txt | $(INSTALLED)

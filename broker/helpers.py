@@ -91,7 +91,7 @@ class _Helper:
     def __init__(self, folder: str) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - this program's own interpreter and module
                 [sys.executable, "-I", "-c", _START, str(Path(__file__).parents[1])],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,

@@ -73,13 +73,13 @@ def _become_root() -> list[str] | None:
     """What to put before a command so that it runs as root, None when that would ask for a password."""
     if os.geteuid() == 0:
         return []
-    if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0:
+    if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0:  # noqa: S607 - the user's sudo, wherever it is installed
         return ["sudo", "-n"]
     return None
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 - no shell; the command is ours, and shown first
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if done.returncode:

@@ -67,7 +67,7 @@ async def translate(job: Job, desk: Desk) -> Answer:
 def running(environment: dict[str, str], *arguments: str, log: Path, until: str) -> Iterator[None]:
     """`fluffle ARGUMENTS` until the end of the block, once it has printed `until`."""
     with log.open("wb") as out:
-        child = subprocess.Popen(
+        child = subprocess.Popen(  # noqa: S603 - the program under the camera
             [sys.executable, "-m", "fluffle", *arguments], cwd=ROOT, env=environment, stdout=out, stderr=out
         )
     try:

@@ -117,7 +117,7 @@ def _workforce(url: str, state_dir: Path, way: Sequence[str]) -> Iterator["Child
         for name, arguments in commands.items():
             path = state_dir / f"{name}.log"
             with open(path, "wb") as log:
-                child = subprocess.Popen(
+                child = subprocess.Popen(  # noqa: S603 - this program itself
                     [sys.executable, "-m", "fluffle", *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
