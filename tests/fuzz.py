@@ -23,6 +23,7 @@ from tests.support.amqp import Message, RawProperties, amqp
 from tests.support.ledger import Ledger
 from tests.support.malformed import Malformer, Raw
 from tests.support.node import private_node
+from tests.support.odd_texts import rendered_in_bulk
 from tests.support.processes import Process, until
 from tests.support.site import Site, site_on
 
@@ -147,9 +148,11 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--decode", type=int, default=1_000_000, help="malformed messages to decode")
     options.add_argument("--wire", type=int, default=50_000, help="malformed messages to publish")
+    options.add_argument("--markdown", type=int, default=50_000, help="texts to render")
     options.add_argument("--seed", type=int, default=1)
     given = options.parse_args()
     decoded = decode_in_bulk(given.decode, given.seed)
+    characters = rendered_in_bulk(given.markdown, given.seed)
     with (
         tempfile.TemporaryDirectory() as folder,
         private_node(Path(folder) / "node") as rabbitmq,
@@ -171,6 +174,7 @@ def main() -> int:
             ("took", f"{decoded.seconds:.0f} s", f"{survived.seconds:.0f} s"),
         ],
     )
+    print(f"Markdown: {given.markdown:,} texts, {characters:,} characters, became HTML that neither acts nor loads.")
     fine = survived.missing == survived.unasked == survived.restarts == 0 and not survived.problems
     return 0 if fine and survived.good_done == survived.good else 1
 

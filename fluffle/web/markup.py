@@ -85,6 +85,7 @@ def render(text: str) -> str:
         tags=_TAGS,
         attributes={"a": {"href"}, "ol": {"start"}},
         url_schemes=_SCHEMES,
+        url_relative="deny",
         link_rel="noopener noreferrer nofollow",
         set_tag_attribute_values={"a": {"target": "_blank"}},
     )

@@ -2,6 +2,7 @@
 
 from tests.fuzz import decode_in_bulk, publish_in_bulk
 from tests.support.ledger import Ledger
+from tests.support.odd_texts import rendered_in_bulk
 from tests.support.site import Site
 
 
@@ -10,6 +11,10 @@ def test_whatever_is_decoded_is_a_message_or_refused_with_a_reason() -> None:
     assert decoded.refused == 10_000
     assert decoded.made < 2 * decoded.refused
     assert decoded.grown < 50 * 2**20
+
+
+def test_whatever_markdown_is_rendered_does_nothing_and_loads_nothing() -> None:
+    assert rendered_in_bulk(2_000, seed=1) > 100_000
 
 
 def test_malformed_messages_among_good_tasks_are_all_accounted_for(site: Site, ledger: Ledger) -> None:

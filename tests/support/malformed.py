@@ -12,6 +12,7 @@ from typing import Any
 from broker.connection import Delivery, _properties
 from broker.wire import MAX_BODY_BYTES
 from coordinator.intake import Refused, read
+from tests.support.odd_texts import schemas
 
 TASKS, STATUS, MESSAGES = "fluffle.tasks", "fluffle.status", "fluffle.messages"
 ATTEMPT: dict[str, Any] = {"task_id": "t-1", "attempt": 1, "instance": "i-1"}
@@ -73,6 +74,7 @@ class Malformer:
     def __init__(self, seed: int, *, reply_to: bytes | None = None) -> None:
         """With `reply_to` the properties are such that RabbitMQ itself takes them."""
         self._chance = random.Random(seed)
+        self._schemas = schemas(seed)
         self._reply_to = reply_to
 
     def messages(self) -> Iterator[Raw]:
@@ -94,6 +96,8 @@ class Malformer:
     # -- bodies ----------------------------------------------------------------------------------------------------
 
     def _body(self, good: dict[str, Any]) -> bytes:
+        if "output_schema" in good and self._chance.random() < 0.8:
+            return json.dumps({**good, "output_schema": next(self._schemas)}).encode()
         ways: tuple[Callable[[dict[str, Any]], bytes], ...] = (self._other_values, self._other_bytes, self._no_json)
         return self._chance.choices(ways, (6, 3, 1))[0](good)
 

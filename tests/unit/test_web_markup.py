@@ -108,3 +108,8 @@ async def test_only_the_last_texts_are_kept() -> None:
     await prepared(*(f"{number} " + "word " * 400 for number in range(120)))
     assert len(markup._rendered) == 100
     assert not markup._rendering
+
+
+@pytest.mark.parametrize("target", ["/login?token=x", "//evil.example", "tasks", "?a=1", "#x", ""])
+def test_a_link_that_names_no_scheme_leads_nowhere(target: str) -> None:
+    assert "href" not in markdown(f"[x]({target})")
