@@ -214,11 +214,12 @@ def llm_topology(name: str, groups: Iterable[str] = ()) -> Topology:
     )
 
 
-def instance_topology(name: str, instance: str) -> Topology:
+def instance_topology(name: str, instance: str, *, is_bound: bool = True) -> Topology:
     """What an instance declares for itself alone.
 
     Orders come straight to its control queue, without a binding: who may bind to fluffle.work could bind to the
-    work of others. The binding is for answers to its messages.
+    work of others. The binding is for answers to its messages. Where it is missing, the coordinator passes them on.
     """
     address = control_address(name, instance)
-    return Topology(queues=(Queue(address, exclusive=True),), bindings=(Binding(MAILBOXES, address, address),))
+    bindings = (Binding(MAILBOXES, address, address),) if is_bound else ()
+    return Topology(queues=(Queue(address, exclusive=True),), bindings=bindings)

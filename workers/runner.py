@@ -222,7 +222,8 @@ class Worker:
         else:
             await self._link.declare(SHARED)
             await self._link.declare(llm_topology(self._name, self._groups))
-        await self._link.declare(instance_topology(self._name, self.instance))
+        own = instance_topology(self._name, self.instance, is_bound=not has_only_rights_of_an_llm)
+        await self._link.declare(own)
         self._reporter = Reporter(self._link, spool, name=self._name, instance=self.instance)
         self._mailer = Mailer(
             self._link,

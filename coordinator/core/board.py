@@ -295,6 +295,13 @@ class Board:
             number = sender.correlation_id
             self._commands.append(_Telling(task, lambda shown: Answer(kind, reply_to, number, shown, known)))
 
+    def present_queue(self, address: str) -> str:
+        """Where what is for this address goes now: the queue of an instance has another name after a reconnect."""
+        kind, _, rest = address.partition(".")
+        name, _, instance = rest.partition(".")
+        llm = self.llms.get(name) if kind == "llm" and instance else None
+        return address if llm is None else llm.control_queue(instance)
+
     def refuse(
         self, task_id: str, sender: Sender, *problems: Problem, event: Submitted | Reported | None = None
     ) -> None:

@@ -32,7 +32,7 @@ class Mail:
             self._mind_the_order(message)
         if isinstance(event, MessageUndelivered):
             if to := _elsewhere(message, event.routing_key):
-                self._b.say(Deliver(message, to, event.sender.correlation_id))
+                self._b.say(Deliver(message, self._b.present_queue(to), event.sender.correlation_id))
             else:
                 self._send_back(event, message, now)
 

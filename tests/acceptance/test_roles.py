@@ -163,6 +163,18 @@ def test_notes_are_open_to_the_llms_of_their_conversation_only(ana: Amqp, connec
     assert (note["by"], note["content"]) == ("vega", "true")
 
 
+def test_an_answer_to_an_llm_comes_to_the_queue_that_it_names_without_a_binding(connect: Callable[[str], Amqp]) -> None:
+    """The coordinator passes it on: an LLM may bind no queue but its mailbox."""
+    atlas, vega = connect("atlas"), connect("vega")
+    answers = atlas.queue(name="llm.atlas.i")
+    question = {"id": "q-1", "sender": "llm.atlas", "content": "tea?"}
+    atlas.publish("fluffle.messages", "llm.vega", question, user_id="atlas", reply_to=answers, correlation_id="q-1")
+    asked = vega.take("llm.vega")
+    answer = {"sender": "llm.vega", "receiver": "llm.atlas", "content": "yes", "in_reply_to": "q-1"}
+    vega.publish("fluffle.messages", str(asked.properties.reply_to), answer, user_id="vega", correlation_id="q-1")
+    assert atlas.take(answers).json()["content"] == "yes"
+
+
 # -- in the name of others -----------------------------------------------------------------------------------------
 
 

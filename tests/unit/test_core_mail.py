@@ -6,8 +6,9 @@ import pytest
 
 from broker.errors import Problem
 from broker.mail import COORDINATOR, Message, new_message
+from broker.messages import Presence
 from coordinator.core.commands import AnnounceMessage, Command, Deliver, Refuse
-from coordinator.core.events import MessageSent, MessageUndelivered, Sender
+from coordinator.core.events import MessageSent, MessageUndelivered, Seen, Sender
 from coordinator.core.mail import ANSWERED
 from tests.support.core import Core, moment
 
@@ -176,3 +177,11 @@ def test_a_message_without_an_id_that_comes_a_second_time_for_want_of_a_mailbox_
     commands, changes = handle(*[unnamed(), lost][::order])
     assert (list(changes.messages), changes.undelivered) == (["m"], ["m"])
     assert len([it for it in commands if isinstance(it, Refuse)]) == 1
+
+
+def test_an_answer_follows_an_llm_to_the_queue_that_it_has_after_a_reconnect() -> None:
+    machine = Core().machine
+    machine.handle(Seen(Presence(name="bo", instance="i1"), "llm.bo.i1.2"), now=NOW)
+    answer = said(sender="llm.ada", receiver="llm.bo", in_reply_to="q-1")
+    commands = machine.handle(MessageUndelivered(answer, "llm.bo.i1", Sender()), now=NOW)
+    assert [it.to for it in commands if isinstance(it, Deliver)] == ["llm.bo.i1.2"]
