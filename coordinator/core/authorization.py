@@ -64,7 +64,9 @@ def objection(request: Restricted, tasks: Mapping[str, Task], llms: Mapping[str,
         return Problem("id", "is the id of a task that somebody else has submitted")
     if isinstance(request, Shared) and not (request.note.by == user or speaks_for(user, request.note.by)):
         return Problem("by", f"is {request.note.by!r}, for whom the user {user!r} does not speak")
-    if not request.sender.is_llm:
+    if (
+        not request.sender.is_llm and user not in llms
+    ):  # the latter: one that was granted before there were two exchanges
         return None
     match request:
         case Submitted():

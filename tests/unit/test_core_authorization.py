@@ -101,6 +101,12 @@ def test_the_role_does_not_depend_on_whether_the_llm_has_said_hello(state: State
     assert path(state, ManageRequested(Manage(llm="vega", paused=True), silent)) == "llm"
 
 
+def test_an_llm_with_the_rights_of_an_earlier_version_is_an_llm_once_it_has_said_hello(state: State) -> None:
+    earlier = Sender("vega")  # it may still publish to fluffle.tasks
+    assert path(state, CancelRequested("t1", earlier)) == "id"
+    assert path(state, ManageRequested(Manage(llm="atlas", paused=True), earlier)) == "llm"
+
+
 def test_an_llm_manages_no_llm_saves_no_report_and_answers_for_no_person(state: State) -> None:
     for request, about in (
         (ManageRequested(Manage(llm="vega", paused=True), ATLAS), "llm"),
