@@ -76,7 +76,7 @@ def _postgresql(url: URL, read_only: bool) -> Engine:
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _: Any) -> None:
-        connection.read_only = read_only
+        connection.read_only = True if read_only else None  # None: as the server has it, which may allow no writing
         if _is_pooled(connection):  # what is prepared would stay behind in a session of the pool
             connection.prepare_threshold = None
 

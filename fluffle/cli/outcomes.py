@@ -65,7 +65,7 @@ def _waiting_for_tasks(view: TaskView) -> str:
     """How many tasks it waits for, and which of them nobody has submitted."""
     number, missing = view.waiting_on, view.not_submitted
     if number == 1 and missing:
-        return f"waiting for task {missing[0]}, which nobody has submitted"
+        return f"waiting for task {missing[0]}, not submitted"
     told = f"waiting for {number} task{'s' if number > 1 else ''}"
     if not missing:
         return told

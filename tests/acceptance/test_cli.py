@@ -276,12 +276,12 @@ def test_a_remark_leaves_room_for_the_description_on_a_terminal(shell: Shell) ->
     label = f"remark-{uuid7()}"
     shell("task", "submit", "Summarise", "--due", "2020-01-01", "-d", "never", "-l", label)
     until(lambda: shell.json("task", "list", "-l", label)[0]["overdue"], "it is overdue")
-    _, row = shell.on_terminal("task", "list", "-l", label, COLUMNS="130").splitlines()
-    assert "[overdue, waiting for 1 task] Summarise" in row
+    _, row = shell.on_terminal("task", "list", "-l", label, COLUMNS="140").splitlines()
+    assert "[overdue, waiting for task never, not submitted] Summarise" in row
     _, row = shell.on_terminal("task", "list", "-l", label).splitlines()
     assert "[overdue" in row
     [line] = shell("task", "list", "-l", label).splitlines()
-    assert line.split("\t")[5:] == ["overdue, waiting for 1 task", "Summarise"]
+    assert line.split("\t")[5:] == ["overdue, waiting for task never, not submitted", "Summarise"]
 
 
 def test_a_pipe_that_is_closed_early_is_no_error(shell: Shell) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -270,20 +271,22 @@ def test_coordinators_that_lose_rabbitmq_and_their_leader_at_once_go_on_when_it_
 def test_a_coordinator_ends_when_it_is_asked_to_though_rabbitmq_is_away(
     site: Site, ledger: Ledger, client: Amqp
 ) -> None:
-    told = client.queue(("fluffle.events", "llm.offline.ann"))
+    """What it could not publish, the next one does: here that a due date has passed."""
+    told = client.queue(("fluffle.events", "task.overdue.*"))
     with proxy_before(site.url) as proxy:
         coordinator = site.coordinator(url=proxy.url, FLUFFLE_LEADER_LEASE="60")  # it gives the lead up after that
-        worker = site.worker("ann", *WORK, **ledger.env)
-        until(lambda: site.select("select 1 from llms where state = 'online'"), "the worker is known")
+        due = (datetime.now(UTC) + timedelta(seconds=4)).isoformat()
+        client.submit({"id": "t", "description": "-", "assignee": "nobody", "force": True, "due": due})
+        until(lambda: site.select("select 1 from tasks"), "the task is accepted")
         proxy.cut()
-        worker.kill()
-        until(lambda: site.select("select 1 from llms where state = 'offline'"), "the worker's lease has run out")
+        until(lambda: site.select("select 1 from tasks where overdue = 1"), "the due date has passed")
         coordinator.terminate()
         assert coordinator.wait() == 0
     assert client.depth(told) == 0
     site.coordinator()
-    model = "handler:tests.support.handlers:work"
-    assert client.take(told).json()["data"] == {"name": "ann", "state": "offline", "slots": 0, "model": model}
+    assert client.take(told).json()["subject"] == "t"
+    client.publish("fluffle.tasks", "cancel", {"id": "t"})
+    until(lambda: site.select("select 1 from tasks where status = 'cancelled'"), "the task is over")
 
 
 def test_a_coordinator_does_not_do_again_what_comes_again_after_a_broken_connection(

@@ -317,22 +317,6 @@ async def test_people_write_to_each_other_in_their_own_names(
     assert (shown.sender, shown.content) == ("user.ana", "good morning")
 
 
-def test_an_exchange_of_somebody_else_lends_no_other_name(
-    site: Site, vega: Amqp, rejected: Callable[[], Message]
-) -> None:
-    with amqp(site.url) as operator:
-        operator.channel.exchange_declare("llm.vega.x", "topic")
-        operator.channel.exchange_bind(STATUS, "llm.vega.x", "#")
-        try:
-            vega.publish("llm.vega.x", "atlas.goodbye", {"name": "atlas", "instance": "i"}, user_id="vega")
-            assert problems(rejected()) == {"user_id": "is 'vega', who does not speak for the LLM 'atlas'"}
-            vega.publish("llm.vega.x", "vega.hello", HELLO, user_id="vega")
-            until(lambda: site.select("select 1 from llms where name = 'vega' and state = 'online'"), "vega is online")
-            vega.publish("llm.vega.x", "vega.goodbye", HELLO, user_id="vega")
-        finally:
-            operator.channel.exchange_delete("llm.vega.x")
-
-
 @pytest.mark.parametrize(
     "hidden", [b"", b"\x01aT" + (2**62).to_bytes(8, "big")], ids=["", "beside what nobody can read"]
 )

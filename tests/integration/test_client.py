@@ -90,10 +90,12 @@ async def test_submitting_an_id_again_is_the_same_task(client: Client, url: str)
     task_id = uuid7()
     first = await client.submit("anything", id=task_id, skills=["obey"])
     await first.result(WITHIN)
-    again = await client.submit("something else", id=task_id)
+    again = await client.submit("anything", id=task_id, skills=["obey"])
     async with Client(url) as other:
-        elsewhere = await other.submit(Submission(id=task_id, description="something else"))
+        elsewhere = await other.submit(Submission(id=task_id, description="anything", skills=["obey"]))
         assert await elsewhere.result(WITHIN) == "anything"
+        with pytest.raises(TaskRejected, match="description: differs"):
+            await other.submit(Submission(id=task_id, description="something else", skills=["obey"]))
     assert await again.result(WITHIN) == "anything"
     assert (await client.task(task_id)).attempt == 1
 

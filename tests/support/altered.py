@@ -87,7 +87,7 @@ def no_lease() -> None:
     """Whoever has a task keeps it, however silent."""
     from coordinator.core.work import Work
 
-    _replace(Work, "tick", lambda self, now: None)
+    _replace(Work, "tick", lambda self, now, heard_until: None)
 
 
 def no_mandatory() -> None:

@@ -16,7 +16,8 @@ def version_before(folder: Path) -> Path:
     """Its modules, in that folder. Raises FileNotFoundError where there is no history, as in an archive."""
     [newest] = (ROOT / VERSIONS).glob(f"{HEAD}_*.py")
     try:
-        added = _git("log", "--diff-filter=A", "--format=%H", "-1", "--", str(newest)).decode().strip()
+        looking = ("log", "--first-parent", "-m", "--diff-filter=A", "--format=%H", "-1")  # it may have come by a merge
+        added = _git(*looking, "--", str(newest)).decode().strip()
         commit = f"{added}^" if added else "HEAD"  # one that is not committed yet came after HEAD
         modules = _git("archive", commit, *ROOMS)
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
