@@ -17,9 +17,11 @@ IDS = [f"m-{number}" for number in range(5)]
 
 @pytest.fixture
 async def link(amqp_url: str) -> AsyncIterator[Link]:
-    """A link to a broker with five rejected messages."""
+    """A link to a broker with five rejected messages, and none that earlier tests have left behind."""
     async with Link(amqp_url, name="test") as link:
         await link.declare(SHARED)
+        async with opened(amqp_url, name="test") as queue:
+            await queue.drop_unseen()
         for message_id in IDS:
             await link.publish(Outgoing(REJECTED, "rejected.x", b"{}", message_id=message_id))
         yield link
