@@ -7,11 +7,10 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.support.amqp import Amqp, Message
-from tests.support.processes import Process, until
+from tests.support.processes import helpers_of, is_gone, until
 from tests.support.site import Site
 
 ANSWERS = "output-schemas.answers"
@@ -89,18 +88,13 @@ def command(tmp_path: Path) -> str:
     return str(script)
 
 
-def is_checking(process: Process) -> bool:
-    """Whether a helper of the process is at work."""
-    return any("helper_process" in " ".join(child.cmdline()) for child in psutil.Process(process.pid).children())
-
-
 def test_an_endless_check_fails_its_task_while_other_slots_go_on_and_sigterm_is_obeyed(
     site: Site, watching: Amqp, command: str, tmp_path: Path
 ) -> None:
     site.coordinator()
     worker = site.worker("rd", "--exec", command, "--slots", "4")
     submit(watching, "evil-1", ENDLESS, assignee="rd", max_attempts=3)
-    until(lambda: is_checking(worker), "the answer is being checked")
+    until(lambda: helpers_of(worker), "the answer is being checked")
     submit(watching, "good-1", assignee="rd")
     submit(watching, "good-2", WITH_PATTERN | {"properties": {}}, assignee="rd")
     ended = ends(watching, 3)
@@ -114,7 +108,7 @@ def test_an_endless_check_fails_its_task_while_other_slots_go_on_and_sigterm_is_
     assert (error["type"], error["retryable"]) == ("output_schema", False)
     assert TOO_LONG in error["message"]
     submit(watching, "evil-2", ENDLESS, assignee="rd")
-    until(lambda: is_checking(worker), "the answer is being checked")
+    until(lambda: helpers_of(worker), "the answer is being checked")
     worker.terminate()
     assert worker.wait(within=60) == 0
     assert attempts(site, "evil-2") == [("failed", "output_schema")]
@@ -127,7 +121,7 @@ def test_an_attempt_whose_time_is_over_stops_its_check(site: Site, watching: Amq
     ends(watching, 1)  # the helper is there
     submit(watching, "evil", ENDLESS, assignee="rd", timeout=1)
     assert ends(watching, 1)["evil"].json()["error"]["type"] == "timeout"
-    until(lambda: not is_checking(worker), "its helper is gone")
+    until(lambda: not helpers_of(worker), "its helper is gone")
     submit(watching, "next", assignee="rd")
     assert ends(watching, 1)["next"].type == "task.completed"
 
@@ -136,10 +130,10 @@ def test_a_helper_does_not_outlive_a_worker_that_is_killed(site: Site, watching:
     site.coordinator()
     worker = site.worker("rd", "--exec", command)
     submit(watching, "evil", ENDLESS, assignee="rd")
-    until(lambda: is_checking(worker), "the answer is being checked")
-    [helper] = [it for it in psutil.Process(worker.pid).children() if "helper_process" in " ".join(it.cmdline())]
+    until(lambda: helpers_of(worker), "the answer is being checked")
+    [helper] = helpers_of(worker)
     os.kill(worker.pid, signal.SIGKILL)
-    until(lambda: not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE, "the helper has ended")
+    until(lambda: is_gone(helper.pid), "the helper has ended")
 
 
 def test_a_result_of_any_worker_is_held_against_the_schema_of_its_task(site: Site, watching: Amqp) -> None:
@@ -179,7 +173,7 @@ def test_other_tasks_go_on_while_an_endless_check_runs(site: Site, watching: Amq
     for number in range(3):
         submit(watching, f"evil-{number}", ENDLESS, assignee="evil")
         evil.report(evil.take(), NEVER_MATCHED)
-    until(lambda: is_checking(coordinator), "an answer is being checked")
+    until(lambda: helpers_of(coordinator), "an answer is being checked")
     for number, schema in enumerate((None, PLAIN, WITH_PATTERN)):
         submit(watching, f"good-{number}", schema, assignee="good")
         good.report(good.take(), {"n": "1"} if schema is WITH_PATTERN else {"n": 1})
@@ -207,7 +201,7 @@ def test_an_answer_that_was_being_checked_when_the_coordinator_died_is_checked_b
     worker = PlainWorker(site, watching, "any")
     submit(watching, "evil", ENDLESS, assignee="any")
     worker.report(worker.take(), NEVER_MATCHED)
-    until(lambda: is_checking(first), "the answer is being checked")
+    until(lambda: helpers_of(first), "the answer is being checked")
     first.kill()
     site.coordinator()
     assert TOO_LONG in ends(watching, 1)["evil"].json()["error"]["message"]
@@ -222,7 +216,7 @@ def test_a_coordinator_that_stops_gives_back_what_it_checks(site: Site, watching
     submit(watching, "evil", ENDLESS, assignee="any")
     worker.report(worker.take(), NEVER_MATCHED)
     worker.leave()
-    until(lambda: is_checking(first), "the answer is being checked")
+    until(lambda: helpers_of(first), "the answer is being checked")
     first.terminate()
     assert first.wait() == 0
     until(lambda: watching.depth("fluffle.coordinator") == 2, "the answer and the goodbye are back")

@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import psutil
 import pytest
 
+from broker.errors import ConfigurationError
+from tests.support.processes import is_gone
 from workers.models import command
 from workers.models.base import Answer, Job, ModelError
 from workers.models.command import CommandLLM
@@ -35,13 +36,6 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - processes set no event
             await asyncio.sleep(0.01)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
 
 
 @asynccontextmanager
@@ -100,6 +94,20 @@ async def test_the_command_has_none_of_the_worker_s_settings(monkeypatch: pytest
     }
     assert "SOME_API_KEY=k" in told
     assert not any("secret" in line for line in told)
+
+
+async def test_with_env_the_command_has_the_basic_variables_and_those_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OTHER_API_KEY", "FLUFFLE_AMQP_URL", "LC_TIME"):
+        monkeypatch.setenv(name, "x")
+    llm = CommandLLM("env", env=["OPENAI_API_KEY", "UNSET_API_KEY"])
+    found = {line.partition("=")[0] for line in str((await run(llm)).result).splitlines()}
+    assert {"OPENAI_API_KEY", "LC_TIME", "PATH", "FLUFFLE_TASK_ID"} <= found
+    assert not found & {"OTHER_API_KEY", "FLUFFLE_AMQP_URL", "UNSET_API_KEY"}
+
+
+def test_env_cannot_name_a_variable_of_fluffle() -> None:
+    with pytest.raises(ConfigurationError, match="never gets Fluffle's own variables: FLUFFLE_AMQP_URL"):
+        CommandLLM("env", env=["PATH", "FLUFFLE_AMQP_URL"])
 
 
 async def test_the_command_has_a_session_of_its_own() -> None:

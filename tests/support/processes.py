@@ -90,6 +90,24 @@ class Process:
         self._popen.wait()
 
 
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, though its parent may not have noticed yet."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def helpers_of(process: Process) -> list[psutil.Process]:
+    """The running processes in which it applies schemas and renders texts. Any of them may end at any moment."""
+    helpers = []
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # a zombie, too
+            if "helper_process" in " ".join(child.cmdline()):
+                helpers.append(child)
+    return helpers
+
+
 @contextmanager
 def with_children(process: Process) -> Iterator[None]:
     """End the process and what it has started at the end of the block: `fluffle up` gives each program its session."""

@@ -91,3 +91,21 @@ def test_the_stall_timeout_is_that_of_the_option_or_the_setting(
     monkeypatch.setattr(factory, "build_llm", build_llm)
     assert run(["worker", "atlas", "--model", "demo", *option]) == USAGE
     assert given["stall_timeout"] == seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "env"),
+    [([], None), (["--env", "A_KEY,B_KEY", "--env", "C_KEY"], ["A_KEY", "B_KEY", "C_KEY"]), (["--env="], [])],
+)
+def test_a_command_gets_all_variables_or_those_of_the_option(
+    options: list[str], env: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def build_llm(**arguments: Any) -> Any:
+        given.update(arguments)
+        raise ConfigurationError("enough")
+
+    monkeypatch.setattr(factory, "build_llm", build_llm)
+    assert run(["worker", "atlas", "--exec", "cat", *options]) == USAGE
+    assert given["env"] == env

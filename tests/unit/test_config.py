@@ -50,6 +50,7 @@ def test_a_file_gives_settings_and_llms(tmp_path: Path) -> None:
 
             [llm.vega]
             exec = "wc -w"
+            command_env = ["A_KEY", "B_KEY"]
             skills = ["count"]
             labels = ["local", "gpu"]
             timeout = 30
@@ -68,6 +69,7 @@ def test_a_file_gives_settings_and_llms(tmp_path: Path) -> None:
     vega = configuration.llms["vega"]
     assert vega.options(None) == [
         "--exec=wc -w",
+        "--env=A_KEY,B_KEY",
         "--skills=count",
         "--labels=local,gpu",
         "--slots=1",
@@ -90,6 +92,7 @@ def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         ("[llm.atlas]", "llm.atlas: needs exactly one of model, exec and handler"),
         ('[llm.atlas]\nmodel = "demo"\nexec = "x"', "llm.atlas: needs exactly one of model, exec and handler"),
         ('[llm.atlas]\nexec = "x"\nbase_url = "http://x"', "llm.atlas: base_url goes with model"),
+        ('[llm.atlas]\nmodel = "demo"\ncommand_env = ["X"]', "llm.atlas: command_env goes with exec"),
         (
             '[llm.atlas]\nmodel = "demo"\ninstructions = "a"\ninstructions_file = "b"',
             "llm.atlas: has both instructions and instructions_file",

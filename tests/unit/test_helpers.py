@@ -10,7 +10,7 @@ import pytest
 
 from broker.errors import HelperFailed, HelperTimeout
 from broker.helpers import Helpers
-from tests.support.processes import until
+from tests.support.processes import is_gone, until
 
 REPEAT = "operator:mul"
 NOW = "os:getpid"
@@ -129,4 +129,4 @@ def test_a_busy_process_does_not_outlive_its_parent() -> None:
     until(lambda: psutil.Process(pid).cpu_times().user > 0.2, "it is at work")
     parent.kill()
     parent.communicate()
-    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "it has ended")
+    until(lambda: is_gone(pid), "it has ended")

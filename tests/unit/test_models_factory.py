@@ -65,6 +65,11 @@ def test_without_pydantic_ai_it_says_what_to_install(monkeypatch: pytest.MonkeyP
         build(model="openai:gpt-5")
 
 
+def test_env_belongs_to_a_command() -> None:
+    with pytest.raises(ConfigurationError, match="--env goes with --exec"):
+        build_llm(model="demo", base_url=None, exec_command=None, handler=None, env=["A_KEY"])
+
+
 def test_a_base_url_belongs_to_a_model_and_is_a_url() -> None:
     with pytest.raises(ConfigurationError, match="--base-url goes with a --model"):
         build(exec_command="cat", base_url="http://127.0.0.1:1/v1")
