@@ -30,6 +30,9 @@ class LLMTable(BaseModel):
     base_url: str | None = Field(None, description="the server of the model, where it is not the provider's own")
     exec: str | None = Field(None, description="a command: prompt on its input, answer on its output")
     handler: str | None = Field(None, description="a Python function, as `module:function`")
+    command_env: list[str] | None = Field(
+        None, description="names of the environment variables that `exec` gets; without it all but Fluffle's own"
+    )
     skills: dict[Tag, Level] = Field({}, description="a table of levels from 0 to 1, or a list of tags with level 1")
     labels: list[Tag] = Field([], description="what it is, as a list of tags: `local`, if nothing leaves its computer")
     groups: list[Name] = Field([], description="groups whose messages it gets")
@@ -65,6 +68,8 @@ class LLMTable(BaseModel):
             raise ValueError("needs exactly one of model, exec and handler")
         if self.base_url is not None and self.model is None:
             raise ValueError("base_url goes with model")
+        if self.command_env is not None and self.exec is None:
+            raise ValueError("command_env goes with exec")
         if self.stall_timeout is not None and self.model is None:
             raise ValueError("stall_timeout goes with model")
         if self.instructions is not None and self.instructions_file is not None:
@@ -78,6 +83,7 @@ class LLMTable(BaseModel):
             "--base-url": self.base_url,
             "--exec": self.exec,
             "--handler": self.handler,
+            "--env": None if self.command_env is None else ",".join(self.command_env),
             "--skills": skills_in_text(self.skills) or None,
             "--labels": ",".join(self.labels) or None,
             "--tools": None if self.tools is None else ",".join(self.tools) or "none",

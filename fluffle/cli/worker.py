@@ -15,6 +15,13 @@ from fluffle.cli.parameters import Duration, Name, Names, Skills, Tools, Whole, 
 @click.option("--base-url", metavar="URL", help="The model's server, if it is not the provider's own.")
 @click.option("--exec", "exec_command", metavar="COMMAND", help="A command: prompt on its input, answer on its output.")
 @click.option("--handler", metavar="MODULE:FUNCTION", help="A Python function that takes a job and returns the result.")
+@click.option(
+    "--env",
+    multiple=True,
+    type=Names(),
+    help="Environment variables that the command of --exec gets, besides PATH, HOME and the like: "
+    "OPENAI_API_KEY,HTTPS_PROXY. Repeat it.  [default: all but Fluffle's own]",
+)
 @click.option("--skills", "-k", multiple=True, type=Skills(), help="What it can do, and how well: python=0.9,review.")
 @click.option("--labels", "-l", multiple=True, type=Names(), help="What it is: local, if nothing leaves its computer.")
 @click.option("--group", "-g", "groups", multiple=True, type=Name(), help="Get the messages to this group. Repeat it.")
@@ -47,6 +54,7 @@ from fluffle.cli.parameters import Duration, Name, Names, Skills, Tools, Whole, 
 def worker(
     *,
     name: str,
+    env: tuple[list[str], ...],
     skills: tuple[dict[str, float], ...],
     labels: tuple[list[str], ...],
     groups: tuple[str, ...],
@@ -91,6 +99,7 @@ def worker(
             base_url=way["base_url"],
             exec_command=way["exec_command"],
             handler=way["handler"],
+            env=flat(env) if env else None,
             stall_timeout=stall_timeout or settings.stall_timeout,
         )
     except ConfigurationError as error:

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from subprocess import PIPE
@@ -29,6 +29,9 @@ GRACE = 2.0
 
 _log = logging.getLogger(__name__)
 
+BASIC_VARIABLES = frozenset(("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TMPDIR", "TZ", "LANG"))
+"""Variables that every command gets, besides those that begin with LC_. Most programs do not work without them."""
+
 _TAIL = 1500
 _POLL = 0.02
 
@@ -37,15 +40,23 @@ class CommandLLM:
     """Runs a command once per job, without a shell, in a session and process group of its own.
 
     It gets the instructions and the prompt on standard input as UTF-8. Its environment is the worker's without
-    Fluffle's settings, some of which are secret. FLUFFLE_TASK_ID, FLUFFLE_ATTEMPT and, for `fluffle tool`,
-    FLUFFLE_TOOLS are added; for a message, FLUFFLE_MESSAGE_ID and FLUFFLE_CONVERSATION_ID. Exit code 0 means that
-    standard output is the answer: its text as `terminal_text` leaves it, without the newlines at its end, or JSON where
-    the task has an output schema. Any other code is a failure that another attempt may mend. When the command ends or
-    is stopped, whatever it left in its process group gets SIGTERM and, GRACE seconds later, SIGKILL.
+    Fluffle's settings, some of which are secret; with `env`, only BASIC_VARIABLES and those named. FLUFFLE_TASK_ID,
+    FLUFFLE_ATTEMPT and, for `fluffle tool`, FLUFFLE_TOOLS are added; for a message, FLUFFLE_MESSAGE_ID and
+    FLUFFLE_CONVERSATION_ID. Exit code 0 means that standard output is the answer: its text as `terminal_text` leaves
+    it, without the newlines at its end, or JSON where the task has an output schema. Any other code is a failure that
+    another attempt may mend. When the command ends or is stopped, whatever it left in its process group gets SIGTERM
+    and, GRACE seconds later, SIGKILL.
     """
 
-    def __init__(self, command: str) -> None:
-        """Raises ConfigurationError if the command line cannot be split or names no program on this machine."""
+    def __init__(self, command: str, *, env: Collection[str] | None = None) -> None:
+        """`env` names the variables of the worker that the command gets; None: all but Fluffle's own.
+
+        Raises ConfigurationError if the command line cannot be split or names no program on this machine, and if
+        `env` names a variable of Fluffle's own.
+        """
+        if own := sorted(name for name in env or () if name.startswith(PREFIX)):
+            raise ConfigurationError(f"--env: a command never gets Fluffle's own variables: {', '.join(own)}")
+        self._env = env
         try:
             self._argv = shlex.split(command)
         except ValueError as error:
@@ -103,7 +114,7 @@ class CommandLLM:
     async def _start(
         self, job: Job, progress: Progress, tools: Path | None
     ) -> "tuple[_Running, asyncio.SubprocessTransport]":
-        environment = _without_settings(os.environ) | _identity(job)
+        environment = environment_of_command(os.environ, self._env) | _identity(job)
         if tools is not None:
             environment["FLUFFLE_TOOLS"] = str(tools)
         try:
@@ -171,9 +182,17 @@ class _Running(asyncio.SubprocessProtocol):
             happened.set_result(None)
 
 
-def _without_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of the worker but for Fluffle's own: they name passwords, or the files that hold them."""
-    return {name: value for name, value in environment.items() if not name.startswith(PREFIX)}
+def environment_of_command(environment: Mapping[str, str], names: Collection[str] | None) -> dict[str, str]:
+    """The variables of the worker that its command gets: the basic ones and those in `names`; None: all.
+
+    Fluffle's own are never among them: they hold passwords, or name the files that do.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(PREFIX)
+        and (names is None or name in names or name in BASIC_VARIABLES or name.startswith("LC_"))
+    }
 
 
 def _identity(job: Job) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Collection
 
 from broker.errors import ConfigurationError
 from workers.models.base import LLM, Checkable
@@ -23,12 +24,14 @@ def build_llm(
     base_url: str | None,
     exec_command: str | None,
     handler: str | None,
+    env: Collection[str] | None = None,
     stall_timeout: float = STALL_TIMEOUT,
 ) -> LLM:
     """The LLM for exactly one of `model` (`demo`, or as pydantic-ai names it), `exec_command` and `handler`.
 
-    `base_url` and `stall_timeout`, in seconds, are for a model only. Whatever can be found wrong before the first task
-    raises ConfigurationError here. Only the chosen way's libraries are imported.
+    `base_url` and `stall_timeout`, in seconds, are for a model only; `env`, the names of the variables that it gets,
+    for a command only. Whatever can be found wrong before the first task raises ConfigurationError here. Only the
+    chosen way's libraries are imported.
     """
     given = [
         option for option, value in (("--model", model), ("--exec", exec_command), ("--handler", handler)) if value
@@ -40,10 +43,12 @@ def build_llm(
         raise ConfigurationError("--base-url goes with a --model of a provider")
     if base_url and not base_url.startswith(("http://", "https://")):
         raise ConfigurationError(f"--base-url must start with http:// or https://, got {base_url!r}")
+    if env is not None and not exec_command:
+        raise ConfigurationError("--env goes with --exec")
     if exec_command:
         from workers.models.command import CommandLLM
 
-        return CommandLLM(exec_command)
+        return CommandLLM(exec_command, env=env)
     if handler:
         from workers.models.handler import HandlerLLM
 
