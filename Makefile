@@ -64,19 +64,19 @@ bench: $(PEERS)
 	@set -e; for program in benchmarks/[!_]*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
 
 chaos: $(INSTALLED)
-	@$(BIN)/python -m tests.storm $(CHAOS_ARGS)
+	@$(BIN)/python -m tests.programs.storm $(CHAOS_ARGS)
 
 matrix: $(INSTALLED)
-	@$(BIN)/python -m tests.storm.matrix $(MATRIX_ARGS)
+	@$(BIN)/python -m tests.programs.storm.matrix $(MATRIX_ARGS)
 
 mutations: $(INSTALLED)
-	@$(BIN)/python -m tests.storm.mutations $(MUTATIONS_ARGS)
+	@$(BIN)/python -m tests.programs.storm.mutations $(MUTATIONS_ARGS)
 
 fuzz: $(INSTALLED)
-	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+	@$(BIN)/python -m tests.programs.fuzz $(FUZZ_ARGS)
 
 mail: $(INSTALLED)
-	@$(BIN)/python -m tests.mail $(MAIL_ARGS)
+	@$(BIN)/python -m tests.programs.chat_load $(MAIL_ARGS)
 
 screenshots: $(INSTALLED)
 	@$(BIN)/python scripts/screenshots.py

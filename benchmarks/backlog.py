@@ -22,11 +22,11 @@ from benchmarks.support.place import Pace, Place, Read, ReadTime, Takeover
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
 from benchmarks.support.waiting import LEASE, Amount, fill
-from broker.instants import now
-from broker.messages import Status
-from coordinator.database import open_engine
-from coordinator.store import Store
-from coordinator.upgrade import upgrade
+from broker.protocol.messages import Status
+from broker.timestamps import now
+from coordinator.storage.engine import open_engine
+from coordinator.storage.store import Store
+from coordinator.storage.upgrade import upgrade
 from fluffle import Client
 
 LEAST_TASKS = 1000  # fewer are done in a few batches, which makes no rate

@@ -19,10 +19,10 @@ from benchmarks.support.broker import broker
 from benchmarks.support.command import command
 from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes, run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
-from broker.mail import Message, new_message
+from broker.protocol.chat import Message, new_message
 from fluffle import Client
 from workers.models.base import Job
-from workers.models.demo import DemoLLM
+from workers.models.demo.llm import DemoLLM
 
 FLUFFLE = str(PROGRAMS / "fluffle")
 READY = "coordinator: ready, leading"

@@ -15,15 +15,15 @@ from time import perf_counter, process_time
 from benchmarks.support.command import command
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import Bar, print_bars, print_table, write_json
-from broker.instants import Instant, seconds
-from broker.messages import Claim, Presence, Result, Submission
-from coordinator.core.assignment import Decision, EarliestFinish, Held
+from broker.protocol.messages import Claim, Presence, Result, Submission
+from broker.timestamps import Instant, seconds
 from coordinator.core.commands import Assign
 from coordinator.core.events import Claimed, Reported, Seen, Submitted
-from coordinator.core.lane import Lane
 from coordinator.core.machine import Machine
-from coordinator.core.ready import Ready
-from fluffle.cli.interpreter import set_up_for_long
+from coordinator.core.scheduling.earliest_finish import Decision, EarliestFinish, Held
+from coordinator.core.scheduling.lane import Lane
+from coordinator.core.scheduling.ready_queue import Ready
+from fluffle.cli.python_tuning import set_up_for_long
 
 START = Instant(1_800_000_000_000_000)
 LEASE = seconds(86_400)

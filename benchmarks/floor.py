@@ -22,9 +22,9 @@ from benchmarks.support.broker import broker
 from benchmarks.support.command import command
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import console, print_table, write_json
-from broker.connection import Delivery, Outgoing
-from broker.link import Link
-from broker.topology import COORDINATOR, SHARED, Queue, Topology
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.robust_connection import Link
+from broker.protocol.topology import COORDINATOR, SHARED, Queue, Topology
 
 [_LIKE] = [queue for queue in SHARED.queues if queue.name == COORDINATOR]
 INBOX, WORK = replace(_LIKE, name="floor.inbox"), replace(_LIKE, name="floor.work")

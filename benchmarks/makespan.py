@@ -16,7 +16,7 @@ from benchmarks.simulation.scenarios import SCENARIOS, case
 from benchmarks.support.command import command
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
-from coordinator.core.policies import DEFAULT, NAMES
+from coordinator.core.scheduling.policies import DEFAULT, NAMES
 
 CELERY = "celery-prefetch"
 POLICIES = (*NAMES, CELERY)

@@ -26,11 +26,11 @@ from benchmarks.support.command import command
 from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes, run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
 from benchmarks.support.waiting import LEASE, Amount, fill
-from broker.instants import now
-from broker.messages import Status, Submission
-from coordinator.database import open_engine
-from coordinator.store import Store
-from coordinator.upgrade import upgrade
+from broker.protocol.messages import Status, Submission
+from broker.timestamps import now
+from coordinator.storage.engine import open_engine
+from coordinator.storage.store import Store
+from coordinator.storage.upgrade import upgrade
 from fluffle import SyncClient, TaskRejected
 
 FLUFFLE = str(PROGRAMS / "fluffle")

@@ -9,16 +9,25 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from broker.access import is_genuine, speaks_for, was_dead_lettered
-from broker.connection import Delivery, Outgoing, resolve
+from broker.access.roles import is_genuine, speaks_for, was_dead_lettered
+from broker.amqp.lenient_properties import problems_of
+from broker.amqp.pika_connection import Delivery, Outgoing, resolve
+from broker.amqp.robust_connection import Link
 from broker.errors import AccessRefused, BrokerUnreachable, DecodeError, NoAnswer, Problem, UnknownAddress
-from broker.link import Link
-from broker.mail import ADDRESSES, COORDINATOR, Draft, Message, MessageProgress, is_address, made_from, owner_of
-from broker.messages import Rejection
-from broker.salvage import problems_of
-from broker.topology import MESSAGES, QUERIES, STATUS, Binding, Topology, llm_address, user_address
-from broker.views import MessagesQuery
-from broker.wire import MAX_BODY_BYTES, decode, problems
+from broker.protocol.chat import (
+    ADDRESSES,
+    COORDINATOR,
+    Draft,
+    Message,
+    MessageProgress,
+    is_address,
+    made_from,
+    owner_of,
+)
+from broker.protocol.messages import Rejection
+from broker.protocol.primitives import MAX_BODY_BYTES, decode, problems
+from broker.protocol.topology import MESSAGES, QUERIES, STATUS, Binding, Topology, llm_address, user_address
+from broker.protocol.views import MessagesQuery
 
 HISTORY_WITHIN = 5.0
 """Seconds that the coordinator may take to tell the history of a conversation."""

@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 
 from broker.errors import ConfigurationError
-from broker.wire import MAX_BODY_BYTES, Name, problems
+from broker.protocol.primitives import MAX_BODY_BYTES, Name, problems
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL

@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from broker.amqp.pika_connection import Delivery, Outgoing
 from broker.best_effort import best_effort
-from broker.connection import Delivery, Outgoing
-from broker.crash import crash_point
 from broker.errors import NotTheLeader, Problem, StoreUnavailable
-from broker.instants import EPOCH, Instant, Micros, seconds
-from broker.messages import Failure, Result
-from broker.topology import WORK, llm_address
-from broker.wire import MAX_ANSWER_BYTES, MAX_ASSIGNMENT_BYTES
-from coordinator import outbox
-from coordinator.answers import Answers, SetAside
-from coordinator.core.board import Changes
+from broker.fault_injection import crash_point
+from broker.protocol.messages import Failure, Result
+from broker.protocol.primitives import MAX_ANSWER_BYTES, MAX_ASSIGNMENT_BYTES
+from broker.protocol.topology import WORK, llm_address
+from broker.timestamps import EPOCH, Instant, Micros, seconds
 from coordinator.core.commands import Assign, Notify, Refuse
 from coordinator.core.events import (
     ClockSet,
@@ -36,23 +33,26 @@ from coordinator.core.events import (
     TaskEnded,
     Tick,
 )
-from coordinator.core.expertise import Expertise
+from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import Machine
-from coordinator.core.policies import DEFAULT, load_policy
-from coordinator.core.task import COORDINATOR, Task
-from coordinator.core.work import LONGEST_PAUSE
-from coordinator.hearing import Hearing, is_echo
-from coordinator.intake import Refused, in_short, read, refusal
-from coordinator.limited_log import LimitedLog, log_refusals_and_losses
-from coordinator.outbox import Item, Keep
-from coordinator.render import messages
-from coordinator.reports.closing import SIZE
-from coordinator.standing import LLMs, LLMStanding
-from coordinator.store import Store
-from coordinator.tally import Tally
+from coordinator.core.scheduling.policies import DEFAULT, load_policy
+from coordinator.core.state import Changes
+from coordinator.core.tasks.attempts import LONGEST_PAUSE
+from coordinator.core.tasks.task import COORDINATOR, Task
+from coordinator.inbound.decoder import Refused, in_short, read, refusal
+from coordinator.inbound.hearing import Hearing, is_echo
+from coordinator.inbound.output_validation import Answers, SetAside
+from coordinator.outbound import outbox
+from coordinator.outbound.encoder import messages
+from coordinator.outbound.outbox import Item, Keep
+from coordinator.queries.reports.closing import SIZE
+from coordinator.storage.store import Store
+from coordinator.telemetry.counters import Tally
+from coordinator.telemetry.rate_limited_log import LimitedLog, log_refusals_and_losses
+from coordinator.telemetry.snapshot import LLMs, LLMStanding
 
 if TYPE_CHECKING:
-    from coordinator.spans import Spans
+    from coordinator.telemetry.tracing import Spans
 
 WINDOW = 5000  # ready tasks of a lane that are kept in memory
 WOKEN_AT_ONCE = 1000

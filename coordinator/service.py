@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from broker.connection import Delivery, Outgoing
-from broker.crash import crash_point
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.robust_connection import PROBE, Link
 from broker.errors import (
     AccessRefused,
     BrokerError,
@@ -28,34 +28,34 @@ from broker.errors import (
     StoreUnavailable,
     Unroutable,
 )
-from broker.instants import Instant, seconds
-from broker.link import PROBE, Link
+from broker.fault_injection import crash_point
+from broker.protocol.primitives import MAX_ANSWER_BYTES
+from broker.protocol.topology import COORDINATOR, QUERIES, SHARED, UNDELIVERED
+from broker.protocol.traceparent import tracing_for
+from broker.protocol.views import TaskQuery
 from broker.settings import Settings
-from broker.topology import COORDINATOR, QUERIES, SHARED, UNDELIVERED
-from broker.trace import tracing_for
-from broker.views import TaskQuery
-from broker.wire import MAX_ANSWER_BYTES
-from coordinator.answers import Answers
-from coordinator.bookkeeper import Bookkeeper, Post
-from coordinator.database import open_engine
-from coordinator.hearing import Hearing, is_echo, steady
-from coordinator.inbox import Inbox, is_claim
-from coordinator.intake import must_be_identified
-from coordinator.leadership import OTHER_BOOKS, Lease, Watch, holder, may_be_a_copy
-from coordinator.limited_log import LimitedLog
-from coordinator.lookout import Lookout
-from coordinator.publisher import Publisher
-from coordinator.queries import Queries, rejected, too_large
-from coordinator.reading import Reading
-from coordinator.sizes import fitted_body
-from coordinator.standing import State
-from coordinator.store import Store
-from coordinator.tally import Tally
-from coordinator.upgrade import upgrade
+from broker.timestamps import Instant, seconds
+from coordinator.batch import Bookkeeper, Post
+from coordinator.inbound.buffer import Inbox, is_claim
+from coordinator.inbound.decoder import must_be_identified
+from coordinator.inbound.hearing import Hearing, is_echo, steady
+from coordinator.inbound.output_validation import Answers
+from coordinator.outbound.publisher import Publisher
+from coordinator.outbound.size_limits import fitted_body
+from coordinator.queries.executor import Reading
+from coordinator.queries.handlers import Queries, rejected, too_large
+from coordinator.storage.engine import open_engine
+from coordinator.storage.leader_lease import OTHER_BOOKS, Lease, Watch, holder, may_be_a_copy
+from coordinator.storage.store import Store
+from coordinator.storage.upgrade import upgrade
+from coordinator.telemetry.counters import Tally
+from coordinator.telemetry.health import Lookout
+from coordinator.telemetry.rate_limited_log import LimitedLog
+from coordinator.telemetry.snapshot import State
 
 if TYPE_CHECKING:
-    from broker.tracing import Tracing
-    from coordinator.spans import Spans
+    from broker.telemetry.tracing import Tracing
+    from coordinator.telemetry.tracing import Spans
 
 T = TypeVar("T")
 
@@ -447,6 +447,6 @@ def _acknowledge(done: Iterable[Delivery]) -> None:
 def _spans(tracing: "Tracing | None") -> "Spans | None":
     if tracing is None:
         return None
-    from coordinator.spans import Spans
+    from coordinator.telemetry.tracing import Spans
 
     return Spans(tracing)

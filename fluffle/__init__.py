@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from broker.errors import TaskCancelled as TaskCancelled
     from broker.errors import TaskFailed as TaskFailed
     from broker.errors import TaskRejected as TaskRejected
-    from broker.messages import Progress as Progress
-    from broker.messages import Status as Status
-    from broker.messages import Submission as Submission
-    from broker.messages import Vote as Vote
-    from broker.views import LLMView as LLMView
-    from broker.views import Placement as Placement
-    from broker.views import ReportView as ReportView
-    from broker.views import TaskView as TaskView
-    from fluffle.client import Client as Client
-    from fluffle.handle import TaskHandle as TaskHandle
-    from fluffle.sync import SyncClient as SyncClient
-    from fluffle.sync import SyncTask as SyncTask
-    from fluffle.watching import Event as Event
+    from broker.protocol.messages import Progress as Progress
+    from broker.protocol.messages import Status as Status
+    from broker.protocol.messages import Submission as Submission
+    from broker.protocol.messages import Vote as Vote
+    from broker.protocol.views import LLMView as LLMView
+    from broker.protocol.views import Placement as Placement
+    from broker.protocol.views import ReportView as ReportView
+    from broker.protocol.views import TaskView as TaskView
+    from fluffle.client.client import Client as Client
+    from fluffle.client.events import Event as Event
+    from fluffle.client.handle import TaskHandle as TaskHandle
+    from fluffle.client.sync import SyncClient as SyncClient
+    from fluffle.client.sync import SyncTask as SyncTask
 
 _HOMES = {
     "broker.errors": (
@@ -39,12 +39,12 @@ _HOMES = {
         "TaskFailed",
         "TaskRejected",
     ),
-    "broker.messages": ("Progress", "Status", "Submission", "Vote"),
-    "broker.views": ("LLMView", "Placement", "ReportView", "TaskView"),
-    "fluffle.client": ("Client",),
-    "fluffle.handle": ("TaskHandle",),
-    "fluffle.sync": ("SyncClient", "SyncTask"),
-    "fluffle.watching": ("Event",),
+    "broker.protocol.messages": ("Progress", "Status", "Submission", "Vote"),
+    "broker.protocol.views": ("LLMView", "Placement", "ReportView", "TaskView"),
+    "fluffle.client.client": ("Client",),
+    "fluffle.client.handle": ("TaskHandle",),
+    "fluffle.client.sync": ("SyncClient", "SyncTask"),
+    "fluffle.client.events": ("Event",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = tuple(_HOME)

@@ -21,10 +21,10 @@ from typing import Literal
 import pika
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from broker.node import PrivateNode
+from broker.node.private_node import PrivateNode
 from fluffle import SyncClient
 from workers.models.base import Answer, Job, ModelError, Usage
-from workers.tools import Desk
+from workers.tools.toolbox import Desk
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs/screenshots"

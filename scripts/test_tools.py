@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from broker.errors import NodeError
-from broker.node_install import ensure_rabbitmq
+from broker.node.install import ensure_rabbitmq
 
 
 def has_postgresql() -> bool:

@@ -18,16 +18,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from broker.connection import Delivery, Outgoing
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.robust_connection import Link
+from broker.chat_client import Mailer, is_unnamed, read_message, to_publish
 from broker.errors import BrokerError, DecodeError, LinkClosed, MessageTooLarge, NoAnswer, PublishRefused, Unroutable
-from broker.link import Link
-from broker.mail import COORDINATOR, Message, Repeats, Seen, in_order, made_from, new_message, numbered
-from broker.mailer import Mailer, is_unnamed, read_message, to_publish
-from broker.text import portable, printed
-from broker.topology import llm_address
+from broker.protocol.chat import COORDINATOR, Message, Repeats, Seen, in_order, made_from, new_message, numbered
+from broker.protocol.portable_text import portable, printed
+from broker.protocol.topology import llm_address
+from workers.execution.progress import ProgressStream
+from workers.execution.reporter import RETRY_FIRST, RETRY_MOST, Reporter
 from workers.models.base import LLM, Answer, Job, ModelError
-from workers.progress import ProgressStream
-from workers.reporter import RETRY_FIRST, RETRY_MOST, Reporter
 
 AT_ONCE = 4
 """Conversations in which an instance answers at the same time."""

@@ -18,16 +18,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import RootModel, ValidationError
 
-from broker.amqp_url import user_of
-from broker.connection import Delivery
+from broker.amqp.pika_connection import Delivery
+from broker.amqp.robust_connection import Link, may_declare
+from broker.amqp.url import user_of
+from broker.chat_client import Mailer
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
-from broker.link import Link, may_declare
-from broker.mailer import Mailer
-from broker.messages import Control, Drain, Notice, Presence, Stop, Tell, Tool, skills_in_text
-from broker.settings import Settings
-from broker.tally import Runs
-from broker.text import on_one_line
-from broker.topology import (
+from broker.protocol.messages import Control, Drain, Notice, Presence, Stop, Tell, Tool, skills_in_text
+from broker.protocol.portable_text import on_one_line
+from broker.protocol.primitives import decode, problems
+from broker.protocol.topology import (
     SHARED,
     control_address,
     instance_topology,
@@ -36,20 +35,21 @@ from broker.topology import (
     memberships,
     work_queue,
 )
-from broker.trace import tracing_for
-from broker.wire import decode, problems
-from workers.attempt import failed
-from workers.errands import Errands
-from workers.mailbox import PREFETCH, Mailbox
+from broker.protocol.traceparent import tracing_for
+from broker.settings import Settings
+from broker.telemetry.counters import Runs
+from workers.chat import PREFETCH, Mailbox
+from workers.execution.attempt import failed
+from workers.execution.executor import Workload
+from workers.execution.reporter import RETRY_FIRST, RETRY_MOST, Reporter
+from workers.execution.spool import Spool
 from workers.models.base import LLM
-from workers.reporter import RETRY_FIRST, RETRY_MOST, Reporter
-from workers.spool import Spool
-from workers.tools import Office
-from workers.workload import Workload
+from workers.tools.coordinator_client import Errands
+from workers.tools.toolbox import Office
 
 if TYPE_CHECKING:
-    from workers.metrics import Standing
-    from workers.spans import Spans
+    from workers.telemetry.metrics import Standing
+    from workers.telemetry.tracing import Spans
 
 LEAVE_WITHIN = 10.0
 """Seconds after which a worker that was told to stop leaves in any case."""
@@ -303,8 +303,8 @@ class Worker:
         host, port = self._settings.metrics_host, self._settings.metrics_port
         if self._runs is None or port is None:
             return nullcontext()
-        from broker.monitor import watched
-        from workers.metrics import WorkerMetrics
+        from broker.telemetry.http_server import watched
+        from workers.telemetry.metrics import WorkerMetrics
 
         return watched(
             host, port, collector=WorkerMetrics(self._name, self._runs, self._standing), problems=self._problems
@@ -313,12 +313,12 @@ class Worker:
     def _spans(self) -> "Spans | None":
         if self._tracing is None:
             return None
-        from workers.spans import Spans
+        from workers.telemetry.tracing import Spans
 
         return Spans(self._tracing, self._name, self._llm.model)
 
     async def _standing(self) -> "Standing":
-        from workers.metrics import Standing
+        from workers.telemetry.metrics import Standing
 
         slots = self._presence.slots
         if not self.ready.is_set():

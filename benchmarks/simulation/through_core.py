@@ -5,12 +5,12 @@ from typing import Any
 
 from benchmarks.simulation.outcome import Ran
 from benchmarks.simulation.scenarios import NEVER, Case, Job, Worker
-from broker.instants import Instant, seconds, to_datetime
-from broker.messages import Claim, Holding, Presence, Result, Submission
+from broker.protocol.messages import Claim, Holding, Presence, Result, Submission
+from broker.timestamps import Instant, seconds, to_datetime
 from coordinator.core.commands import Assign, Stop
 from coordinator.core.events import Claimed, Event, Reported, Seen, Submitted, Tick
 from coordinator.core.machine import Machine
-from coordinator.core.policies import load_policy
+from coordinator.core.scheduling.policies import load_policy
 
 LEASE = 15.0  # seconds, as by default
 BEAT = LEASE / 3

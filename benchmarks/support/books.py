@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from benchmarks.support.processes import BenchmarkFailed
-from broker.instants import Instant
+from broker.timestamps import Instant
 
 _LOOK = 0.005  # seconds between two looks
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.node import PrivateNode
+from broker.node.private_node import PrivateNode
 
 
 @dataclass(frozen=True, slots=True)

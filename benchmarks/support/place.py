@@ -14,7 +14,7 @@ from benchmarks.support.books import Books
 from benchmarks.support.memory import PeakMemory
 from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes
 from benchmarks.support.waiting import everyday
-from broker.instants import Instant, now
+from broker.timestamps import Instant, now
 from fluffle import Client, TaskHandle
 
 FLUFFLE = str(PROGRAMS / "fluffle")

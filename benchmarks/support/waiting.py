@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from broker.instants import Instant, now, seconds, to_datetime
-from broker.messages import Failure, Status, Submission, Usage
-from coordinator.core.board import Changes
-from coordinator.core.pool import LLM
-from coordinator.core.task import Task
-from coordinator.store import Store
+from broker.protocol.messages import Failure, Status, Submission, Usage
+from broker.timestamps import Instant, now, seconds, to_datetime
+from coordinator.core.llms.llm import LLM
+from coordinator.core.state import Changes
+from coordinator.core.tasks.task import Task
+from coordinator.storage.store import Store
 
 HIGH, LOW = 6, 1  # priorities of the tasks that are ready for whoever is there, half of them each
 OFFLINE = "atlas"  # an LLM that tasks are assigned to by hand, and that is not there

@@ -4,9 +4,9 @@ import asyncio
 from typing import Self
 
 from benchmarks.systems.measure import main
-from broker.messages import Submission
-from fluffle.client import Client
-from fluffle.handle import TaskHandle
+from broker.protocol.messages import Submission
+from fluffle.client.client import Client
+from fluffle.client.handle import TaskHandle
 
 
 class FluffleClient:

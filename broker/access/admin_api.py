@@ -8,12 +8,12 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote
 from urllib.request import Request, urlopen
 
-from broker.amqp_url import split_off_tls, split_url, tls_context
+from broker.access.users import Administration, Definitions
+from broker.amqp.url import split_off_tls, split_url, tls_context
 from broker.errors import AccessRefused, BrokerError, BrokerUnreachable, ConfigurationError
-from broker.locate import amqp_url
-from broker.node import PrivateNode
+from broker.node.locate import amqp_url
+from broker.node.private_node import PrivateNode
 from broker.settings import Settings
-from broker.users import Administration, Definitions
 
 _WITHIN = 30.0  # seconds
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
-from broker.connection import Delivery
+from broker.amqp.pika_connection import Delivery
 from broker.errors import ConfigurationError
-from broker.topology import (
+from broker.protocol.primitives import NAME_PATTERN
+from broker.protocol.topology import (
     EVENTS,
     EVERYBODY,
     LLM_REQUESTS,
@@ -33,7 +34,6 @@ from broker.topology import (
     mailbox,
     user_address,
 )
-from broker.wire import NAME_PATTERN
 
 _NOTHING = ""
 _ANYTHING = ".*"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from broker.access import OWN_QUEUES, Role, addresses, limits, permissions
+from broker.access.roles import OWN_QUEUES, Role, addresses, limits, permissions
 from broker.errors import ConfigurationError
 
 Definitions = Mapping[str, Any]

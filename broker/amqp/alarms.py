@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 from shutil import disk_usage
 
-from broker.connection import resolve
+from broker.amqp.pika_connection import resolve
+from broker.amqp.robust_connection import PROBE
+from broker.amqp.session import HalfLink
 from broker.errors import BrokerUnreachable
-from broker.half_link import HalfLink
-from broker.link import PROBE
 
 _WITHIN = 10.0  # seconds
 _LITTLE = 1_000  # MB; where more is free, the alarm is about another disk

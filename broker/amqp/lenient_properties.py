@@ -8,8 +8,8 @@ import struct
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from broker.amqp.codec import OCTET, PROPERTIES, TABLE, TIMESTAMP, as_text
 from broker.errors import Problem
-from broker.frames import OCTET, PROPERTIES, TABLE, TIMESTAMP, as_text
 
 ALL = ""  # among what is unreadable: whatever follows somewhere
 DECISIVE = ("content_encoding", "correlation_id", "reply_to", "message_id")

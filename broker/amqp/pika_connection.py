@@ -23,8 +23,9 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 
-from broker import frames
-from broker.amqp_url import AMQP_FORM, completed, split_off_tls, split_url, tls_context
+from broker.amqp import codec as frames
+from broker.amqp.lenient_properties import header_values, readable_properties
+from broker.amqp.url import AMQP_FORM, completed, split_off_tls, split_url, tls_context
 from broker.errors import (
     AccessRefused,
     BrokerError,
@@ -32,7 +33,6 @@ from broker.errors import (
     CertificateRefused,
     ConfigurationError,
 )
-from broker.salvage import header_values, readable_properties
 
 _CERTIFICATE_ALERT = re.compile(r"\[SSL: \w+_ALERT_(\w*(?:CERTIFICATE|UNKNOWN_CA)\w*)\]")  # of OpenSSL
 
@@ -73,8 +73,8 @@ class Outgoing:
 class Properties:
     """What AMQP tells of a message besides its body. None: the sender has not said, or it cannot be read.
 
-    `unreadable` names those that cannot be read (broker.salvage): text that is not UTF-8, headers that are no table. A
-    header whose value cannot be read is None.
+    `unreadable` names those that cannot be read (see lenient_properties): text that is not UTF-8, headers that
+    are no table. A header whose value cannot be read is None.
     """
 
     content_type: str | None = None

@@ -12,10 +12,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from broker.connection import Consumer
+from broker.amqp.pika_connection import Consumer
+from broker.amqp.session import HalfLink, Subscription
 from broker.errors import BrokerError
-from broker.half_link import HalfLink, Subscription
-from broker.topology import DELIVERY_LIMIT
+from broker.protocol.topology import DELIVERY_LIMIT
 
 PATIENCE = DELIVERY_LIMIT + 5
 """Deliveries that may fail until the queue seems to have no delivery limit."""

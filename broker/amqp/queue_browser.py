@@ -7,12 +7,12 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Self
 
-from broker.amqp10 import Receiver
-from broker.amqp10_messages import UNTRANSLATABLE
-from broker.connection import Consumer, Delivery
+from broker.amqp.pika_connection import Consumer, Delivery
+from broker.amqp.session import HalfLink
+from broker.amqp10.client import Receiver
+from broker.amqp10.messages import UNTRANSLATABLE
 from broker.errors import BrokerError
-from broker.half_link import HalfLink
-from broker.topology import Topology
+from broker.protocol.topology import Topology
 
 MOST = 60_000  # messages that can be looked at together: AMQP counts unacknowledged ones with 16 bits
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
-from broker.amqp10 import expel
-from broker.connection import Consumer, Delivery, Outgoing, fail, resolve
+from broker.amqp.pika_connection import Consumer, Delivery, Outgoing, fail, resolve
+from broker.amqp.quarantine import Quarantine
+from broker.amqp.session import HalfLink, Subscription, fault_of
+from broker.amqp10.client import expel
 from broker.errors import AccessRefused, BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
-from broker.half_link import HalfLink, Subscription, fault_of
-from broker.quarantine import Quarantine
-from broker.topology import MESSAGES, Binding, Topology
+from broker.protocol.topology import MESSAGES, Binding, Topology
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from broker.amqp_url import split_url, user_of
-from broker.connection import (
+from broker.amqp.pika_connection import (
     Connection,
     Consumer,
     Inflow,
@@ -24,8 +23,9 @@ from broker.connection import (
     translated,
     was_wanted,
 )
+from broker.amqp.url import split_url, user_of
 from broker.errors import AccessRefused, BrokerError, BrokerUnreachable, MessageTooLarge, Unroutable
-from broker.topology import Binding, Topology
+from broker.protocol.topology import Binding, Topology
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ from contextlib import suppress
 from typing import Any, Self
 from urllib.parse import quote, unquote, urlsplit
 
-from broker.amqp10_messages import UNTRANSLATABLE, read_delivery
-from broker.amqp10_types import Described, Symbol, decode, encode
-from broker.amqp_url import Tls, split_off_tls, tls_context, vhost
-from broker.connection import Delivery
+from broker.amqp.pika_connection import Delivery
+from broker.amqp.url import Tls, split_off_tls, tls_context, vhost
+from broker.amqp10.messages import UNTRANSLATABLE, read_delivery
+from broker.amqp10.types import Described, Symbol, decode, encode
 from broker.errors import AccessRefused, BrokerError, BrokerUnreachable
 
 _WITHIN = 10.0  # seconds for an answer of RabbitMQ

@@ -6,9 +6,9 @@ from datetime import datetime
 from pathlib import Path
 
 from broker.errors import NodeError
-from broker.node_record import USER, NodeRecord
-from broker.node_repair import REPAIR_COMMAND
-from broker.node_server import LIMITS, SERVER_VARIABLE
+from broker.node.record import USER, NodeRecord
+from broker.node.repair import REPAIR_COMMAND
+from broker.node.server import LIMITS, SERVER_VARIABLE
 
 IMAGE = "rabbitmq:4-management"
 

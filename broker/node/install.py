@@ -6,9 +6,9 @@ import subprocess
 from collections.abc import Callable
 
 from broker.errors import NodeError
-from broker.node import way_to_run
-from broker.node_container import IMAGE, container_wanted, engine_answers
-from broker.node_server import RabbitMQNotFound
+from broker.node.container import IMAGE, container_wanted, engine_answers
+from broker.node.private_node import way_to_run
+from broker.node.server import RabbitMQNotFound
 
 Say = Callable[[str], None]
 

@@ -1,8 +1,8 @@
 """Which RabbitMQ to talk to."""
 
-from broker.amqp_url import completed
+from broker.amqp.url import completed
 from broker.errors import ConfigurationError
-from broker.node import running_url
+from broker.node.private_node import running_url
 from broker.settings import Settings
 
 

@@ -18,12 +18,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from broker.amqp_url import split_url
+from broker.amqp.url import split_url
 from broker.errors import NodeError
-from broker.node_container import Container, container_wanted, engine_has_image
-from broker.node_record import NodeRecord
-from broker.node_server import SERVER_VARIABLE, RabbitMQNotFound, ServerProcess, find_server
-from broker.private_files import make_private_folder
+from broker.node.container import Container, container_wanted, engine_has_image
+from broker.node.record import NodeRecord
+from broker.node.server import SERVER_VARIABLE, RabbitMQNotFound, ServerProcess, find_server
+from broker.secure_files import make_private_folder
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from broker.errors import NodeError
-from broker.private_files import write_private
+from broker.secure_files import write_private
 
 USER = "fluffle"
 

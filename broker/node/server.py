@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from broker.errors import NodeError
-from broker.node_record import USER, NodeRecord
-from broker.node_repair import REPAIR_COMMAND
-from broker.private_files import make_private, write_private
+from broker.node.record import USER, NodeRecord
+from broker.node.repair import REPAIR_COMMAND
+from broker.secure_files import make_private, write_private
 
 _log = logging.getLogger(__name__)
 

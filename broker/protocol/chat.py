@@ -13,8 +13,8 @@ from uuid import UUID, uuid5
 from pydantic import AfterValidator, Field
 
 from broker.ids import uuid7
-from broker.topology import EVERYBODY
-from broker.wire import JsonObject, Moment, Name, TaskId, Text, Wire, matching
+from broker.protocol.primitives import JsonObject, Moment, Name, TaskId, Text, Wire, matching
+from broker.protocol.topology import EVERYBODY
 
 ADDRESSES = "llm.<name>, user.<name>, group.<name> or all"
 COORDINATOR = "coordinator"  # the sender of messages that tell what could not be delivered
@@ -36,7 +36,7 @@ def _must_say_something(content: str) -> str:
 
 
 class Draft(Wire):
-    """A message as it may be published to `fluffle.messages`: `broker.mailer.read_message` adds what it leaves out."""
+    """A message as it may be published to `fluffle.messages`: `chat_client.read_message` adds what it leaves out."""
 
     dispensable: ClassVar[frozenset[str]] = frozenset({"sent_at"})
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from broker.messages import Submission
+    from broker.protocol.messages import Submission
 
 ROUNDS = 3  # of a review, where nothing is said
 MOST_DEPENDENCIES = 900  # of a task for several: its parts depend on these and on each other

@@ -1,4 +1,4 @@
-"""Everything that travels, as frozen models; broker.wire.decode turns bytes into one of them or says what is wrong.
+"""Everything that travels, as frozen models; primitives.decode turns bytes into one of them or says what is wrong.
 
 Version 1 of the protocol. docs/protocol.md describes every field for people.
 """
@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, AwareDatetime, Field, JsonValue, model_validator
 
-from broker.teams import ROUNDS, what_is_wrong
-from broker.wire import (
+from broker.protocol.group_rules import ROUNDS, what_is_wrong
+from broker.protocol.primitives import (
     Json,
     JsonObject,
     Level,

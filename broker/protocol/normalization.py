@@ -36,7 +36,7 @@ class _Step(NamedTuple):
 def repaired(kind: type[BaseModel], body: bytes, error: ValidationError) -> Repaired | None:
     """The body without what need not have been refused; None where there is no such thing. It may still be wrong.
 
-    A field that may be left out may be null; an integer may be written as 7.0. Where `kind` says so (broker.wire.Wire),
+    A field that may be left out may be null; an integer may be written as 7.0. Where `kind` says so (primitives.Wire),
     unknown fields are ignored, and so are dispensable ones that make no sense.
     """
     try:

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import ErrorDetails, from_json
 
 from broker.errors import DecodeError, Problem
-from broker.repair import repaired
-from broker.text import is_portable
+from broker.protocol.normalization import repaired
+from broker.protocol.portable_text import is_portable
 
 PROTOCOL_VERSION = "1"
 MAX_BODY_BYTES = 1024 * 1024

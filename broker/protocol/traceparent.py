@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from broker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from broker.tracing import Tracing
+    from broker.telemetry.tracing import Tracing
 
 TRACEPARENT = "traceparent"
 
@@ -31,7 +31,7 @@ def tracing_for(service: str, *, wanted: bool) -> "Tracing | None":
     if not wanted:
         return None
     try:
-        from broker.tracing import Tracing
+        from broker.telemetry.tracing import Tracing
     except ImportError as error:
         raise ConfigurationError("traces need OpenTelemetry: pip install 'fluffle[telemetry]'") from error
     return Tracing(service)

@@ -1,6 +1,6 @@
 """What the coordinator shows, and the queries that ask it: how tasks, LLMs and reports stand.
 
-Version 1 of the protocol, as in broker/messages.py. docs/protocol.md describes every field for people.
+Version 1 of the protocol, as in broker/protocol/messages.py. docs/protocol.md describes every field for people.
 """
 
 from datetime import datetime
@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from broker.mail import COORDINATOR, Address
-from broker.messages import Failure, Status, Submission, Usage
-from broker.reporting import METRICS, MOST_DIMENSIONS, MOST_ROWS
-from broker.wire import Count, Moment, Name, Tag, TaskId, Wire
+from broker.protocol.chat import COORDINATOR, Address
+from broker.protocol.messages import Failure, Status, Submission, Usage
+from broker.protocol.primitives import Count, Moment, Name, Tag, TaskId, Wire
+from broker.protocol.report_catalog import METRICS, MOST_DIMENSIONS, MOST_ROWS
 
 ReportWord = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
@@ -319,7 +319,7 @@ class Placement(View):
 
 
 class ReportFields(Wire):
-    """What a report tells; the names are those of broker/reporting.py. What is not given is as it was."""
+    """What a report tells; the names are those of broker/protocol/report_catalog.py. What is not given is as it was."""
 
     group_by: Annotated[list[ReportWord], Field(max_length=MOST_DIMENSIONS)] | None = None
     metrics: Annotated[list[ReportWord], Field(max_length=len(METRICS))] | None = None

@@ -20,9 +20,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from broker.amqp.robust_connection import Link
 from broker.errors import ConfigurationError
-from broker.link import Link
-from broker.tally import Distribution, Runs
+from broker.telemetry.counters import Distribution, Runs
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -12,7 +12,7 @@ from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from broker.trace import TRACEPARENT
+from broker.protocol.traceparent import TRACEPARENT
 
 _propagator = TraceContextTextMapPropagator()
 

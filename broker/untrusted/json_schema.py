@@ -12,7 +12,7 @@ from re import _parser  # type: ignore[attr-defined]  # reads a pattern; compili
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urldefrag, urljoin
 
-from broker.json_schema_keywords import (
+from broker.untrusted.json_schema_keywords import (
     CHECKS,
     CHECKS_OF_DRAFT_4,
     DRAFT_3,

@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Any
 
 from broker.errors import HelperError
-from broker.helpers import Helpers
-from broker.json_schema import inspect_schema
-from broker.messages import Failure
+from broker.protocol.messages import Failure
+from broker.untrusted.json_schema import inspect_schema
+from broker.untrusted.process_pool import Helpers
 
 OUTPUT_SCHEMA = "output_schema"
 """The type of the failure of an attempt whose answer does not satisfy its schema."""
@@ -48,7 +48,7 @@ async def check_apart(value: Any, schema: dict[str, Any], helpers: Helpers) -> F
     answer = json.dumps(value)
     seconds = round(LIMIT_SECONDS + len(answer) / 1_000_000 * SECONDS_PER_MEGABYTE, 1)
     try:
-        found = await helpers.call("broker.output_check:compare", answer, schema, seconds=seconds)
+        found = await helpers.call("broker.untrusted.output_check:compare", answer, schema, seconds=seconds)
     except HelperError as error:
         found = {"fault": f"the output schema cannot be checked: {error}"}
     if "fault" in found:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from broker.errors import HelperFailed, HelperTimeout
-from broker.helper_process import HEADER_BYTES, framed
+from broker.untrusted.child_process import HEADER_BYTES, framed
 
 WALL_FACTOR = 10
 """A call may take so many times its seconds of CPU on a busy machine, before the parent ends it."""
 
-_START = "import sys; sys.path.append(sys.argv[1]); from broker.helper_process import main; main()"
+_START = "import sys; sys.path.append(sys.argv[1]); from broker.untrusted.child_process import main; main()"
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 
 
@@ -92,7 +92,7 @@ class _Helper:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this program's own interpreter and module
-                [sys.executable, "-I", "-c", _START, str(Path(__file__).parents[1])],
+                [sys.executable, "-I", "-c", _START, str(Path(__file__).parents[2])],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -8,9 +8,9 @@ depends on its relation to the task.
 from collections.abc import Mapping
 from enum import Flag, auto
 
-from broker.access import speaks_for
+from broker.access.roles import speaks_for
 from broker.errors import Problem
-from broker.messages import board_of
+from broker.protocol.messages import board_of
 from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
@@ -24,9 +24,9 @@ from coordinator.core.events import (
     Submitted,
     UpdateRequested,
 )
-from coordinator.core.family import root_of
-from coordinator.core.pool import LLM
-from coordinator.core.task import Task
+from coordinator.core.llms.llm import LLM
+from coordinator.core.tasks.lineage import root_of
+from coordinator.core.tasks.task import Task
 
 Restricted = Request | AnswerGiven | Shared | NotesRequested
 """Every kind of request that is checked here."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from broker.errors import Problem
-from broker.instants import Instant
-from broker.mail import Message
+from broker.protocol.chat import Message
+from broker.timestamps import Instant
 from coordinator.core.events import MessageUndelivered, Reported, Submitted
 
 AnswerType = Literal["task.accepted", "task.completed", "task.failed", "task.cancelled"]

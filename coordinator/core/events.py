@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from broker.instants import Instant, Micros
-from broker.mail import Message
-from broker.messages import Claim, Goodbye, Manage, Presence, Progress, Result, Resume, Submission, Wait
+from broker.protocol.chat import Message
+from broker.protocol.messages import Claim, Goodbye, Manage, Presence, Progress, Result, Resume, Submission, Wait
+from broker.timestamps import Instant, Micros
 
 
 @dataclass(frozen=True, slots=True)

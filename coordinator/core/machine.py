@@ -8,14 +8,11 @@ memory. A machine whose changes could not be stored is thrown away and built ane
 from collections.abc import Iterable
 from typing import assert_never
 
-from broker.instants import EPOCH, Instant, Micros
-from broker.messages import Status
-from broker.topology import control_address
-from coordinator.core.assignment import EarliestFinish, Policy
+from broker.protocol.messages import Status
+from broker.protocol.topology import control_address
+from broker.timestamps import EPOCH, Instant, Micros
 from coordinator.core.authorization import Restricted, objection
-from coordinator.core.board import Board, Changes
 from coordinator.core.commands import Command
-from coordinator.core.dispatch import fill_slots
 from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
@@ -44,16 +41,19 @@ from coordinator.core.events import (
     UpdateRequested,
     Waited,
 )
-from coordinator.core.expertise import Expertise
-from coordinator.core.groups import Groups, groups_named_in, reserved
-from coordinator.core.mail import Mail
-from coordinator.core.notes import Notes
-from coordinator.core.pool import LLM
-from coordinator.core.questions import Questions
-from coordinator.core.requests import Requests
-from coordinator.core.stragglers import LOOK, move_stragglers
-from coordinator.core.task import Task
-from coordinator.core.work import Work
+from coordinator.core.groups.driver import Groups, groups_named_in, reserved
+from coordinator.core.llms.llm import LLM
+from coordinator.core.llms.skill_match import Expertise
+from coordinator.core.scheduling.dispatch import fill_slots
+from coordinator.core.scheduling.earliest_finish import EarliestFinish, Policy
+from coordinator.core.scheduling.stragglers import LOOK, move_stragglers
+from coordinator.core.state import Board, Changes
+from coordinator.core.tasks.attempts import Work
+from coordinator.core.tasks.chat import Mail
+from coordinator.core.tasks.notes import Notes
+from coordinator.core.tasks.questions import Questions
+from coordinator.core.tasks.requests import Requests
+from coordinator.core.tasks.task import Task
 
 
 class Machine:

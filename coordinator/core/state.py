@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 from pydantic import JsonValue
 
 from broker.errors import Problem
-from broker.instants import Instant, Micros
-from broker.mail import Message
-from broker.messages import Status
-from coordinator.core.assignment import Decision
+from broker.protocol.chat import Message
+from broker.protocol.messages import Status
+from broker.timestamps import Instant, Micros
 from coordinator.core.commands import Announce, AnnounceLLM, Answer, AnswerType, Assign, Command, Refuse, Stop, View
 from coordinator.core.events import NEVER, Note, Reported, Sender, Submitted
-from coordinator.core.lifecycle import Trigger
-from coordinator.core.pool import LLM, Standing
-from coordinator.core.ready import Ready
-from coordinator.core.task import Attempt, Task, view
+from coordinator.core.llms.llm import LLM, Standing
+from coordinator.core.scheduling.earliest_finish import Decision
+from coordinator.core.scheduling.ready_queue import Ready
+from coordinator.core.tasks.task import Attempt, Task, view
+from coordinator.core.tasks.transitions import Trigger
 
 NO_SUCH_TASK = Problem("id", "there is no such task")
 NOT_YOURS = "the task is no longer yours"

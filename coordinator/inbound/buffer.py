@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Sequence
 
-from broker.connection import Delivery
-from broker.messages import Submission
-from broker.topology import MESSAGES, STATUS, TASKS
-from coordinator.hearing import is_echo
+from broker.amqp.pika_connection import Delivery
+from broker.protocol.messages import Submission
+from broker.protocol.topology import MESSAGES, STATUS, TASKS
+from coordinator.inbound.hearing import is_echo
 
 _SUBMISSION = TASKS, Submission.routing_key
 

@@ -6,16 +6,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from broker import topology
-from broker.access import may_be_answered_at, speaks_for, was_dead_lettered
-from broker.connection import Delivery
+from broker.access.roles import may_be_answered_at, speaks_for, was_dead_lettered
+from broker.amqp.lenient_properties import problems_of
+from broker.amqp.pika_connection import Delivery
+from broker.chat_client import is_unnamed, read_message
 from broker.errors import DecodeError, Problem
 from broker.ids import uuid7
-from broker.instants import EPOCH, Instant
-from broker.json_schema import why_no_schema
-from broker.mail import MessageProgress, is_address
-from broker.mailer import is_unnamed, read_message
-from broker.messages import (
+from broker.protocol import topology
+from broker.protocol.chat import MessageProgress, is_address
+from broker.protocol.messages import (
     Answer,
     Assign,
     Cancel,
@@ -33,12 +32,13 @@ from broker.messages import (
     Update,
     Wait,
 )
-from broker.reporting import PREDEFINED, Report
-from broker.reporting import problems_of as problems_of_report
-from broker.salvage import problems_of
-from broker.trace import trace_of
-from broker.views import SaveReport
-from broker.wire import NAME_PATTERN, OnIgnored, decode
+from broker.protocol.primitives import NAME_PATTERN, OnIgnored, decode
+from broker.protocol.report_catalog import PREDEFINED, Report
+from broker.protocol.report_catalog import problems_of as problems_of_report
+from broker.protocol.traceparent import trace_of
+from broker.protocol.views import SaveReport
+from broker.timestamps import EPOCH, Instant
+from broker.untrusted.json_schema import why_no_schema
 from coordinator.core.commands import Refuse, RejectionType
 from coordinator.core.events import (
     AnswerGiven,
@@ -64,10 +64,10 @@ from coordinator.core.events import (
     UpdateRequested,
     Waited,
 )
-from coordinator.core.requests import ANYBODY
-from coordinator.core.task import DEFAULT_PRIORITY
-from coordinator.outbox import Item, Keep
-from coordinator.reports.definition import CUSTOM, with_fields
+from coordinator.core.tasks.requests import ANYBODY
+from coordinator.core.tasks.task import DEFAULT_PRIORITY
+from coordinator.outbound.outbox import Item, Keep
+from coordinator.queries.reports.definition import CUSTOM, with_fields
 
 KEPT_PROPERTIES = ("message_id", "reply_to", "correlation_id", "priority", "type", "content_type")
 MOST_KEPT_HEADERS = 8192  # bytes

@@ -13,9 +13,9 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from broker.connection import Delivery, Outgoing
-from broker.instants import Micros
-from broker.topology import ECHO, STATUS
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.protocol.topology import ECHO, STATUS
+from broker.timestamps import Micros
 
 PROMPT = 6  # RabbitMQ has to react within this part of a lease
 RECENT = 1  # leases after which another echo is published, if the last one is not handled yet

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from broker.connection import Delivery
-from broker.helpers import Helpers
-from broker.messages import Failure, Result
-from broker.output_check import OUTPUT_SCHEMA, check_apart, quick_check
+from broker.amqp.pika_connection import Delivery
+from broker.protocol.messages import Failure, Result
+from broker.untrusted.output_check import OUTPUT_SCHEMA, check_apart, quick_check
+from broker.untrusted.process_pool import Helpers
 from coordinator.core.events import BeingChecked, Event, Left, Reported
-from coordinator.core.task import Task
+from coordinator.core.tasks.task import Task
 
 AGAIN = 0.5  # seconds before a check that could not even begin is tried again
 MOST_BEHIND_A_SLOW_ONE = 20  # answers of an LLM that wait, when its last one could not be checked

@@ -6,17 +6,17 @@ from typing import assert_never
 
 from pydantic_core import to_json
 
-from broker.connection import Outgoing
+from broker.amqp.pika_connection import Outgoing
+from broker.chat_client import to_publish
 from broker.ids import assignment_id
-from broker.instants import Instant, to_iso
-from broker.mail import Message, is_address
-from broker.mailer import to_publish
-from broker.messages import Dependency, Drain, Notice, Rejection, Wrong
-from broker.messages import Stop as StopMessage
-from broker.messages import Tell as TellMessage
-from broker.topology import EVENTS, REJECTED, WORK, control_address, llm_address
-from broker.trace import in_trace
-from broker.wire import EVENT_TYPE, MAX_ANSWER_BYTES, Wire
+from broker.protocol.chat import Message, is_address
+from broker.protocol.messages import Dependency, Drain, Notice, Rejection, Wrong
+from broker.protocol.messages import Stop as StopMessage
+from broker.protocol.messages import Tell as TellMessage
+from broker.protocol.primitives import EVENT_TYPE, MAX_ANSWER_BYTES, Wire
+from broker.protocol.topology import EVENTS, REJECTED, WORK, control_address, llm_address
+from broker.protocol.traceparent import in_trace
+from broker.timestamps import Instant, to_iso
 from coordinator.core.commands import (
     Announce,
     AnnounceLLM,
@@ -32,9 +32,9 @@ from coordinator.core.commands import (
     Tell,
     View,
 )
-from coordinator.core.task import Task
-from coordinator.outbox import Item, Keep
-from coordinator.sizes import fitted
+from coordinator.core.tasks.task import Task
+from coordinator.outbound.outbox import Item, Keep
+from coordinator.outbound.size_limits import fitted
 
 SOURCE = b"/fluffle/coordinator"
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."

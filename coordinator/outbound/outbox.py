@@ -13,9 +13,9 @@ from pydantic_core import from_json, to_json
 
 from broker.errors import Problem
 from broker.ids import uuid7
-from broker.instants import Instant
-from broker.mail import Message
-from broker.messages import Status
+from broker.protocol.chat import Message
+from broker.protocol.messages import Status
+from broker.timestamps import Instant
 from coordinator.core.commands import (
     Announce,
     AnnounceLLM,
@@ -31,7 +31,7 @@ from coordinator.core.commands import (
     Stop,
     Tell,
 )
-from coordinator.core.task import Task, view
+from coordinator.core.tasks.task import Task, view
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Keep:
     exchange: str
     routing_key: str
     body: bytes
-    properties: Mapping[str, Any]  # of broker.connection.Outgoing, by name
+    properties: Mapping[str, Any]  # of broker.amqp.pika_connection.Outgoing, by name
     problems: tuple[Problem, ...]
     at: Instant
     event_id: str = field(default_factory=uuid7)

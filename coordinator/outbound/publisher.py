@@ -8,14 +8,14 @@ from functools import partial
 
 import structlog
 
-from broker.connection import Outgoing
-from broker.crash import crash_point, crash_point_soon
+from broker.amqp.pika_connection import Outgoing
+from broker.amqp.robust_connection import Link
 from broker.errors import BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
-from broker.link import Link
-from broker.topology import EVENTS, WORK
-from coordinator.bookkeeper import Post
-from coordinator.limited_log import LimitedLog
-from coordinator.sizes import fitted_body
+from broker.fault_injection import crash_point, crash_point_soon
+from broker.protocol.topology import EVENTS, WORK
+from coordinator.batch import Post
+from coordinator.outbound.size_limits import fitted_body
+from coordinator.telemetry.rate_limited_log import LimitedLog
 
 AGAIN = 0.5  # seconds before a message that was refused is published again
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from broker.wire import MAX_PAGE_BYTES
-from coordinator.rows import Row
+from broker.protocol.primitives import MAX_PAGE_BYTES
+from coordinator.storage.rows import Row
 
 BEGINNING = 500  # characters of a long text that are shown
 MOST_SHOWN = 2_000  # bytes of a field of a list, such as metadata

@@ -5,15 +5,15 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from broker.errors import QueryRejected, did_you_mean
-from broker.instants import Instant, to_iso
-from broker.messages import LOCAL, LOCAL_ONLY, Status, Submission
+from broker.protocol.messages import LOCAL, LOCAL_ONLY, Status, Submission
+from broker.timestamps import Instant, to_iso
 from coordinator.core.commands import Refuse
 from coordinator.core.events import Submitted
 from coordinator.core.machine import Machine
-from coordinator.core.task import DEFAULT_PRIORITY, Task, meets
-from coordinator.rows import llm_of
-from coordinator.schema import is_in_hand, llms, tasks
-from coordinator.store import lineage, tasks_of
+from coordinator.core.tasks.task import DEFAULT_PRIORITY, Task, meets
+from coordinator.storage.rows import llm_of
+from coordinator.storage.schema import is_in_hand, llms, tasks
+from coordinator.storage.store import lineage, tasks_of
 
 _NAME = "dry-run"
 

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from coordinator.queries import Queries
-from coordinator.standing import Backlog
+from coordinator.queries.handlers import Queries
+from coordinator.telemetry.snapshot import Backlog
 
 REPORT = "report"
 NICENESS = 10  # of reports: work goes first

@@ -23,9 +23,9 @@ from sqlalchemy import (
 )
 
 from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable, did_you_mean
-from broker.instants import Instant, Micros, in_seconds, to_iso
-from broker.messages import Rejection, Status, Wrong
-from broker.views import (
+from broker.protocol.messages import Rejection, Status, Wrong
+from broker.protocol.primitives import MAX_ANSWER_BYTES, decode
+from broker.protocol.views import (
     ConversationsQuery,
     LLMsQuery,
     MessagesQuery,
@@ -35,20 +35,21 @@ from broker.views import (
     TaskQuery,
     TasksQuery,
 )
-from broker.wire import MAX_ANSWER_BYTES, decode
-from coordinator import history, schema
-from coordinator.core.expertise import Expertise
+from broker.timestamps import Instant, Micros, in_seconds, to_iso
+from coordinator.core.llms.llm import llm_view
+from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import Machine
-from coordinator.core.policies import load_policy
-from coordinator.core.pool import llm_view
-from coordinator.core.task import Task, view
-from coordinator.intake import in_short, must_be_schema
-from coordinator.placement import placement
-from coordinator.reports.answer import report_list, report_view
-from coordinator.rows import llm_of
-from coordinator.sizes import BEGINNING, LATEST, Page, beginning, fitted, in_a_list, without_bulk
-from coordinator.standing import Backlog
-from coordinator.store import database_errors, tasks_of
+from coordinator.core.scheduling.policies import load_policy
+from coordinator.core.tasks.task import Task, view
+from coordinator.inbound.decoder import in_short, must_be_schema
+from coordinator.outbound.size_limits import BEGINNING, LATEST, Page, beginning, fitted, in_a_list, without_bulk
+from coordinator.queries import history
+from coordinator.queries.dry_run import placement
+from coordinator.queries.reports.answer import report_list, report_view
+from coordinator.storage import schema
+from coordinator.storage.rows import llm_of
+from coordinator.storage.store import database_errors, tasks_of
+from coordinator.telemetry.snapshot import Backlog
 
 LIVE = tuple(status.value for status in Status if not status.is_final)
 _AT_ONCE = 20  # rows of a list that are in memory

@@ -5,10 +5,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, exists, func, or_, select
 
-from broker.views import ConversationsQuery, MessagesQuery
-from coordinator import schema
-from coordinator.rows import Row, message_view
-from coordinator.sizes import MOST_SHOWN, Page, fitted
+from broker.protocol.views import ConversationsQuery, MessagesQuery
+from coordinator.outbound.size_limits import MOST_SHOWN, Page, fitted
+from coordinator.storage import schema
+from coordinator.storage.rows import Row, message_view
 
 _AT_ONCE = 5  # messages that are in memory
 

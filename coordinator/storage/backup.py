@@ -10,10 +10,10 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from broker.errors import ConfigurationError, StoreError
-from broker.private_files import make_private, make_private_folder
-from coordinator.database import parsed_url
-from coordinator.leadership import is_gone
-from coordinator.upgrade import HEAD
+from broker.secure_files import make_private, make_private_folder
+from coordinator.storage.engine import parsed_url
+from coordinator.storage.leader_lease import is_gone
+from coordinator.storage.upgrade import HEAD
 
 WITH_POSTGRESQL = "PostgreSQL brings its own tool: {tool}. See docs/operations.md"
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from broker.errors import ConfigurationError
-from broker.private_files import make_private, make_private_folder
+from broker.secure_files import make_private, make_private_folder
 
 BUSY_SECONDS = 5.0
 EACH_ALONE = "fluffle.each_alone"

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
-from broker.instants import Instant, Micros
+from broker.timestamps import Instant, Micros
 
 OTHER_BOOKS = (
     "RabbitMQ at {where} has a coordinator already, and it keeps other books than {database}. One RabbitMQ (or virtual "

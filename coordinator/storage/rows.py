@@ -7,12 +7,12 @@ from typing import Any
 from pydantic_core import from_json, to_json
 from sqlalchemy import RowMapping
 
-from broker.instants import EPOCH, Instant, from_datetime, to_iso
-from broker.mail import Message
-from broker.messages import Failure, Status, Submission, Usage
-from coordinator.core.estimates import Learned
-from coordinator.core.pool import LLM, Instance, Offer
-from coordinator.core.task import Asked, Attempt, Change, Task
+from broker.protocol.chat import Message
+from broker.protocol.messages import Failure, Status, Submission, Usage
+from broker.timestamps import EPOCH, Instant, from_datetime, to_iso
+from coordinator.core.llms.duration_estimates import Learned
+from coordinator.core.llms.llm import LLM, Instance, Offer
+from coordinator.core.tasks.task import Asked, Attempt, Change, Task
 
 Row = RowMapping | Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""The tables, the same in SQLite and PostgreSQL. Moments and durations are whole microseconds (broker/instants.py)."""
+"""The tables, the same in SQLite and PostgreSQL. Moments and durations are whole microseconds (broker.timestamps)."""
 
 from typing import Any
 
@@ -17,8 +17,8 @@ from sqlalchemy import (
     literal_column,
 )
 
-from broker.reporting import MEASURES
-from coordinator.core.task import NO_DUE_DATE
+from broker.protocol.report_catalog import MEASURES
+from coordinator.core.tasks.task import NO_DUE_DATE
 
 metadata = MetaData()
 
@@ -254,7 +254,7 @@ reports = Table(  # that people have saved
     Column("saved_at", BigInteger, nullable=False),
 )
 
-# What has ended is added up, period by period, for reports: coordinator/reports/closing.py.
+# What has ended is added up, period by period, for reports: coordinator/queries/reports/closing.py.
 periods = Table(
     "periods",
     metadata,
@@ -313,7 +313,7 @@ outbox = Table(
     "outbox",
     metadata,
     Column("batch", _Serial, primary_key=True, autoincrement=True),
-    Column("messages", Text, nullable=False),  # JSON: coordinator/outbox.py
+    Column("messages", Text, nullable=False),  # JSON: coordinator/outbound/outbox.py
 )
 
 leader = Table(

@@ -14,19 +14,19 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from broker.errors import NotTheLeader, StoreError, StoreUnavailable
-from broker.instants import EPOCH, Instant, Micros
-from broker.mail import in_order, numbered
-from broker.messages import Status
-from coordinator import schema
-from coordinator.core.board import Changes
+from broker.protocol.chat import in_order, numbered
+from broker.protocol.messages import Status
+from broker.timestamps import EPOCH, Instant, Micros
 from coordinator.core.events import NEVER, Note
-from coordinator.core.pool import LLM
-from coordinator.core.task import Attempt, Rank, Task
-from coordinator.database import EACH_ALONE
-from coordinator.driver import delete_rows, insert_rows, keep_rows, rows_with, update_rows, upsert_rows
-from coordinator.leadership import Lease
-from coordinator.reports import closing
-from coordinator.rows import (
+from coordinator.core.llms.llm import LLM
+from coordinator.core.state import Changes
+from coordinator.core.tasks.task import Attempt, Rank, Task
+from coordinator.queries.reports import closing
+from coordinator.storage import schema
+from coordinator.storage.bulk_sql import delete_rows, insert_rows, keep_rows, rows_with, update_rows, upsert_rows
+from coordinator.storage.engine import EACH_ALONE
+from coordinator.storage.leader_lease import Lease
+from coordinator.storage.rows import (
     Row,
     attempt_of,
     attempt_row,
@@ -383,7 +383,7 @@ class Store:
             return [Note(*row) for row in connection.execute(wanted.where(_notes.c.board == board))]
 
     def repeats(self, message_id: str) -> int:
-        """How many messages there are with this id, or with it and a number (broker.mail.numbered)."""
+        """How many messages there are with this id, or with it and a number (broker.protocol.chat.numbered)."""
         found, size = 0, 8
         with self._transaction(look=True) as connection:
             while True:

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Container
 
-from broker.instants import Instant, in_seconds
-from broker.tally import Distribution, Runs
-from coordinator.core.board import Changes
+from broker.telemetry.counters import Distribution, Runs
+from broker.timestamps import Instant, in_seconds
+from coordinator.core.state import Changes
 
 BATCHES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # messages
 COMMITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)  # seconds

@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
+from broker.amqp.robust_connection import Link
 from broker.errors import BrokerError, StoreError
-from broker.link import Link
-from broker.topology import COORDINATOR, REJECTED
-from coordinator.reading import Reading
-from coordinator.standing import LLMs, Standing, State
-from coordinator.tally import Tally
+from broker.protocol.topology import COORDINATOR, REJECTED
+from coordinator.queries.executor import Reading
+from coordinator.telemetry.counters import Tally
+from coordinator.telemetry.snapshot import LLMs, Standing, State
 
 WATCHED = (COORDINATOR, REJECTED)  # queues
 WITHIN = 2.0  # seconds for each answer; what comes later is left out
@@ -40,9 +40,9 @@ class Lookout:
         self._state = state
 
     def served(self, host: str, port: int) -> AbstractAsyncContextManager[None]:
-        """Metrics and health are served there during the block; see broker.monitor.watched."""
-        from broker.monitor import watched  # 0.1 s, and not wanted everywhere
-        from coordinator.metrics import CoordinatorMetrics
+        """Metrics and health are served there during the block; see broker.telemetry.http_server.watched."""
+        from broker.telemetry.http_server import watched  # 0.1 s, and not wanted everywhere
+        from coordinator.telemetry.metrics import CoordinatorMetrics
 
         return watched(
             host, port, collector=CoordinatorMetrics(self._tally, self._links, self.standing), problems=self.problems

@@ -6,10 +6,10 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from broker.link import Link
-from broker.monitor import Loop, histogram, of_runs, of_the_link
-from coordinator.standing import LLMStanding, Standing
-from coordinator.tally import Tally
+from broker.amqp.robust_connection import Link
+from broker.telemetry.http_server import Loop, histogram, of_runs, of_the_link
+from coordinator.telemetry.counters import Tally
+from coordinator.telemetry.snapshot import LLMStanding, Standing
 
 
 class CoordinatorMetrics(Collector):

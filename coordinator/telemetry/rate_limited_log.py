@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from broker.errors import Problem
-from broker.wire import shortened
-from coordinator.core.board import Changes
+from broker.protocol.primitives import shortened
 from coordinator.core.commands import Refuse
-from coordinator.core.work import UNCLAIMED
-from coordinator.outbox import Item, Keep
+from coordinator.core.state import Changes
+from coordinator.core.tasks.attempts import UNCLAIMED
+from coordinator.outbound.outbox import Item, Keep
 
 MOST_A_SECOND = 10  # lines of one kind
 LONGEST = 300  # characters of one value

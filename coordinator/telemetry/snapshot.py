@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from broker.tally import Runs
+from broker.telemetry.counters import Runs
 
 State = Literal["starting", "standing by", "leading"]
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from opentelemetry.trace import Span, SpanKind
 
-from broker.connection import Delivery, Outgoing
-from broker.topology import COORDINATOR
-from broker.trace import in_trace, trace_of
-from broker.tracing import Tracing, about, header_of
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.protocol.topology import COORDINATOR
+from broker.protocol.traceparent import in_trace, trace_of
+from broker.telemetry.tracing import Tracing, about, header_of
 from coordinator.core.events import Event, Reported, Submitted
-from coordinator.core.task import Task
+from coordinator.core.tasks.task import Task
 
 
 class Spans:

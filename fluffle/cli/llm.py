@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.parameters import Nothing, OrNothing, Skills, Whole, given
+from fluffle.cli.options import Nothing, OrNothing, Skills, Whole, given
 from fluffle.cli.session import change_each, client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.views import LLMView
-    from fluffle.client import Client
+    from broker.protocol.views import LLMView
+    from fluffle.client.client import Client
 
 names_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True)
 
@@ -25,8 +25,8 @@ def llm() -> None:
 @json_option
 def list_(*, as_json: bool) -> None:
     """List the LLMs that have ever said hello."""
-    from broker.messages import skills_in_text
-    from fluffle.cli.output import print_json, print_table
+    from broker.protocol.messages import skills_in_text
+    from fluffle.presentation.output import print_json, print_table
 
     async def fetch() -> "list[LLMView]":
         async with client() as asking:
@@ -60,9 +60,9 @@ def list_(*, as_json: bool) -> None:
 @json_option
 def show(*, name: str, as_json: bool) -> None:
     """Show an LLM and the tasks that it has in hand."""
-    from broker.messages import skills_in_text
-    from fluffle.cli.output import heading, print_fields, print_json, print_table
-    from fluffle.cli.show import since
+    from broker.protocol.messages import skills_in_text
+    from fluffle.cli.task.show import since
+    from fluffle.presentation.output import heading, print_fields, print_json, print_table
 
     async def fetch() -> "LLMView":
         async with client() as asking:
@@ -178,8 +178,8 @@ def _each(
     names: tuple[str, ...], change: "Callable[[Client, str], Coroutine[Any, Any, LLMView]]", *, as_json: bool
 ) -> int:
     """Change one LLM after the other and tell how each stands. Returns the exit code."""
-    from broker.messages import skills_in_text
-    from fluffle.cli.output import print_json, styled
+    from broker.protocol.messages import skills_in_text
+    from fluffle.presentation.output import print_json, styled
 
     def tell(view: "LLMView") -> None:
         if as_json:

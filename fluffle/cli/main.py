@@ -13,19 +13,25 @@ START_IT = ". Start it, or name another one in FLUFFLE_AMQP_URL"
 OK, ERROR, USAGE, TASK_FAILED, TIMED_OUT, BLOCKED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 COMMANDS = (
-    LazyCommand("demo", "fluffle.cli.demo:demo", "Show all of it in one go, on real text."),
-    LazyCommand("up", "fluffle.cli.up:up", "Run everything in fluffle.toml: RabbitMQ, coordinator, web page, LLMs."),
-    LazyCommand("task", "fluffle.cli.task:task", "Submit tasks, follow them, steer them, get their results."),
+    LazyCommand("demo", "fluffle.cli.processes.demo:demo", "Show all of it in one go, on real text."),
+    LazyCommand(
+        "up", "fluffle.cli.processes.up:up", "Run everything in fluffle.toml: RabbitMQ, coordinator, web page, LLMs."
+    ),
+    LazyCommand("task", "fluffle.cli.task.group:task", "Submit tasks, follow them, steer them, get their results."),
     LazyCommand("message", "fluffle.cli.message:message", "Write to LLMs and people, ask them, read what has come."),
     LazyCommand("llm", "fluffle.cli.llm:llm", "List the LLMs and what they are doing, and steer them."),
     LazyCommand("report", "fluffle.cli.report:report", "Print figures about the tasks."),
-    LazyCommand("web", "fluffle.cli.web:web", "Serve the web page."),
-    LazyCommand("rejected", "fluffle.cli.rejected:rejected", "Look at rejected messages, requeue or drop them."),
-    LazyCommand("worker", "fluffle.cli.worker:worker", "Run an LLM as a worker."),
+    LazyCommand("web", "fluffle.cli.processes.web:web", "Serve the web page."),
+    LazyCommand(
+        "rejected", "fluffle.cli.admin.dead_letters:rejected", "Look at rejected messages, requeue or drop them."
+    ),
+    LazyCommand("worker", "fluffle.cli.processes.worker:worker", "Run an LLM as a worker."),
     LazyCommand("tool", "fluffle.cli.tool:tool", "For a command that a worker runs: send, ask, delegate, …"),
-    LazyCommand("coordinator", "fluffle.cli.coordinator:coordinator", "Run the coordinator."),
-    LazyCommand("database", "fluffle.cli.database:database", "Back up and restore the coordinator's database."),
-    LazyCommand("broker", "fluffle.cli.broker:broker", "Manage the private RabbitMQ node, and prepare any other."),
+    LazyCommand("coordinator", "fluffle.cli.processes.coordinator:coordinator", "Run the coordinator."),
+    LazyCommand("database", "fluffle.cli.admin.database:database", "Back up and restore the coordinator's database."),
+    LazyCommand(
+        "broker", "fluffle.cli.processes.broker:broker", "Manage the private RabbitMQ node, and prepare any other."
+    ),
 )
 
 EPILOG = """\b

@@ -7,12 +7,12 @@ import click
 
 from fluffle.cli.lazy import OrderedGroup
 from fluffle.cli.main import OK, TASK_FAILED, TIMED_OUT
-from fluffle.cli.parameters import Duration, Name, Whole
+from fluffle.cli.options import Duration, Name, Whole
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.mail import Message
-    from broker.views import ConversationView, MessageView
+    from broker.protocol.chat import Message
+    from broker.protocol.views import ConversationView, MessageView
 
 as_option = click.option(
     "--as", "user", type=Name(), metavar="NAME", help="Who you are; else FLUFFLE_USER, else your login name."
@@ -45,7 +45,7 @@ def send(*, to: str, text: str, conversation: str | None, user: str | None, as_j
     An LLM answers all the same: see `fluffle message inbox`. It prints the ids of the message and its conversation.
     If a group has no members, a notice comes to your inbox.
     """
-    from fluffle.cli.output import print_json
+    from fluffle.presentation.output import print_json
 
     async def sent() -> "Message":
         async with client(user) as sending:
@@ -78,7 +78,7 @@ def ask(*, to: str, text: str, timeout: float, conversation: str | None, user: s
     On a terminal the text of an LLM is shown as it writes, and then how to go on with the conversation. The exit code
     is 3 when it could not answer, and 4 when the time ran out; the answer then comes to the inbox.
     """
-    from fluffle.cli.output import complain, on_terminal, plain, print_json
+    from fluffle.presentation.output import complain, on_terminal, plain, print_json
 
     shown: list[str] = []
 
@@ -117,7 +117,7 @@ def inbox(*, keep: bool, follow: bool, user: str | None, as_json: bool) -> None:
 
     They are taken from your mailbox as they are printed, and stay in the history: see `fluffle message history`.
     """
-    from fluffle.cli.output import on_terminal
+    from fluffle.presentation.output import on_terminal
 
     if keep and follow:
         raise click.UsageError("--keep does not go with --follow: what is looked at and kept would come again.")
@@ -144,8 +144,8 @@ def tail(*, participant: str | None, as_json: bool) -> None:
     """
 
     async def follow() -> None:
-        from broker.views import MessageView
-        from fluffle.mail import address_of
+        from broker.protocol.views import MessageView
+        from fluffle.client.chat import address_of
 
         address = None if participant is None else address_of(participant)
         async with client() as listening, listening.listen(participant=address) as said:
@@ -166,10 +166,10 @@ def history(
     *, conversation: str | None, participant: str | None, search: str | None, limit: int, as_json: bool
 ) -> None:
     """Print what was said, the newest last."""
-    from fluffle.cli.output import on_terminal, print_json
+    from fluffle.presentation.output import on_terminal, print_json
 
     async def fetch() -> "list[MessageView]":
-        from fluffle.mail import address_of
+        from fluffle.client.chat import address_of
 
         address = None if participant is None else address_of(participant)
         async with client() as asking:
@@ -192,10 +192,10 @@ def history(
 @json_option
 def conversations(*, participant: str | None, limit: int, as_json: bool) -> None:
     """List conversations, that with the newest message first."""
-    from fluffle.cli.output import print_json, print_table
+    from fluffle.presentation.output import print_json, print_table
 
     async def fetch() -> "list[ConversationView]":
-        from fluffle.mail import address_of
+        from fluffle.client.chat import address_of
 
         address = None if participant is None else address_of(participant)
         async with client() as asking:
@@ -244,14 +244,14 @@ def leave(*, groups: Sequence[str], user: str | None) -> None:
 
 
 def _text(given: str) -> str:
-    from fluffle.cli.parameters import text_of
+    from fluffle.cli.options import text_of
 
     return text_of("-").rstrip("\r\n") if given == "-" else given
 
 
 def _print_rest(content: str, shown: str) -> None:
     """The answer, or what of it was not shown while it was written."""
-    from fluffle.cli.output import on_terminal, plain
+    from fluffle.presentation.output import on_terminal, plain
 
     text = plain(content) if on_terminal() else content
     before = plain(shown)
@@ -265,7 +265,7 @@ def _print_rest(content: str, shown: str) -> None:
 
 def _print_message(it: "Message | MessageView", *, as_json: bool) -> None:
     """A message: when, from whom, to whom, and what; in a pipe on one line, with its ids first."""
-    from fluffle.cli.output import cell, clock, heading, in_colour, on_terminal, plain, print_json
+    from fluffle.presentation.output import cell, clock, heading, in_colour, on_terminal, plain, print_json
 
     if as_json:
         print_json(it.model_dump_json(exclude_none=True).encode())

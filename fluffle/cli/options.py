@@ -115,7 +115,7 @@ class Name(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name as it is."""
-        from broker.wire import NAME_PATTERN
+        from broker.protocol.primitives import NAME_PATTERN
 
         if re.search(NAME_PATTERN, value):
             return str(value)
@@ -165,7 +165,7 @@ class Tools(click.ParamType[list[str]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         """The names of the tools."""
-        from broker.messages import TOOLS
+        from broker.protocol.messages import TOOLS
 
         if isinstance(value, list):
             return value

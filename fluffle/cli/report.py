@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, Value, unknown
-from fluffle.cli.parameters import Moment, Names, Whole, flat
+from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Value, unknown
+from fluffle.cli.options import Moment, Names, Whole, flat
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.views import ReportView
-    from fluffle.fields import ReportDefinition, ReportFields
+    from broker.protocol.views import ReportView
+    from fluffle.client.kwargs import ReportDefinition, ReportFields
 
 KEPT = ("group_by", "metrics", "where", "moment", "sort", "limit")  # of a report under a name
 FORMATS = ("table", "json", "csv", "html")
@@ -186,7 +186,7 @@ async def _fetched(name: str | None, save_as: str | None, fields: "ReportFields"
 
 
 async def _listed(*, as_json: bool) -> None:
-    from fluffle.cli.output import print_json, print_table
+    from fluffle.presentation.output import print_json, print_table
 
     async with client() as asking:
         reports = await asking.reports()
@@ -222,7 +222,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _show(view: "ReportView", chosen: str) -> None:
-    from fluffle.cli.output import print_json
+    from fluffle.presentation.output import print_json
 
     match chosen:
         case "table":
@@ -234,8 +234,8 @@ def _show(view: "ReportView", chosen: str) -> None:
 
 
 def _text(view: "ReportView", chosen: str) -> str:
-    from fluffle.report_page import as_html
-    from fluffle.reports import as_csv
+    from fluffle.presentation.report_html import as_html
+    from fluffle.presentation.report_text import as_csv
 
     match chosen:
         case "csv":
@@ -248,8 +248,8 @@ def _text(view: "ReportView", chosen: str) -> str:
 
 def print_report(view: "ReportView") -> None:
     """A summary as figures one a line, then the tables among them; any other report as a table."""
-    from fluffle.cli.output import heading, on_terminal, print_fields, print_table
-    from fluffle.reports import figure, filters, group
+    from fluffle.presentation.output import heading, on_terminal, print_fields, print_table
+    from fluffle.presentation.report_text import figure, filters, group
 
     if view.values:
         _print_summary(view.values)
@@ -273,15 +273,15 @@ def print_report(view: "ReportView") -> None:
 
 def _cell(value: Any, unit: str | None) -> str:
     """A figure on a terminal for people, in a pipe as it is."""
-    from fluffle.cli.output import on_terminal
-    from fluffle.reports import figure
+    from fluffle.presentation.output import on_terminal
+    from fluffle.presentation.report_text import figure
 
     return figure(value, unit) if on_terminal() else "" if value is None else str(value)
 
 
 def _print_summary(values: dict[str, Any]) -> None:
-    from fluffle.cli.output import heading, print_fields, print_table
-    from fluffle.reports import figure, group, summary_figures, summary_workload
+    from fluffle.presentation.output import heading, print_fields, print_table
+    from fluffle.presentation.report_text import figure, group, summary_figures, summary_workload
 
     print_fields(list(summary_figures(values).values()))
     if by_status := values.get("by_status"):

@@ -9,7 +9,7 @@ import click
 from fluffle.cli.main import ERROR, OK
 
 if TYPE_CHECKING:
-    from fluffle.client import Client
+    from fluffle.client.client import Client
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def client(user: str | None = None) -> "Client":
     """A client of the broker that the settings name, for one command; of messages as that user."""
-    from fluffle.client import Client
+    from fluffle.client.client import Client
 
     return Client(name="fluffle command", answer_timeout=ANSWER_TIMEOUT, user=user)
 
@@ -38,7 +38,7 @@ def change_each(
     Returns the exit code.
     """
     from broker.errors import TaskRejected
-    from fluffle.cli.output import complain
+    from fluffle.presentation.output import complain
 
     async def change_all() -> int:
         code = OK

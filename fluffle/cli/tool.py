@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.parameters import JSON, Duration, Name, Names, flat, text_of
+from fluffle.cli.options import JSON, Duration, Name, Names, flat, text_of
 
 SOCKET = "FLUFFLE_TOOLS"
 

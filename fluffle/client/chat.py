@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from broker.amqp_url import user_of
-from broker.connection import Delivery
+from broker.amqp.pika_connection import Delivery
+from broker.amqp.robust_connection import Link
+from broker.amqp.url import user_of
+from broker.chat_client import Mailer, is_unnamed, read_message
 from broker.errors import (
     ConfigurationError,
     DecodeError,
@@ -23,10 +25,9 @@ from broker.errors import (
     did_you_mean,
 )
 from broker.ids import uuid7
-from broker.link import Link
-from broker.mail import Message, MessageProgress, Repeats, Seen, is_address, new_message
-from broker.mailer import Mailer, is_unnamed, read_message
-from broker.topology import (
+from broker.protocol.chat import Message, MessageProgress, Repeats, Seen, is_address, new_message
+from broker.protocol.primitives import JsonObject, decode, problems
+from broker.protocol.topology import (
     EVENTS,
     MAILBOXES,
     MESSAGES,
@@ -39,7 +40,7 @@ from broker.topology import (
     membership,
     user_address,
 )
-from broker.views import (
+from broker.protocol.views import (
     ConversationPage,
     ConversationsQuery,
     ConversationView,
@@ -48,12 +49,11 @@ from broker.views import (
     MessageView,
     View,
 )
-from broker.wire import JsonObject, decode, problems
-from fluffle.correspondence import Correspondence
-from fluffle.forms import made, read
-from fluffle.listing import every_llm
-from fluffle.mailbox import arriving, waiting
-from fluffle.watching import PROGRESS, Arrivals, Missed, subscription
+from fluffle.client.conversion import made, read
+from fluffle.client.events import PROGRESS, Arrivals, Missed, subscription
+from fluffle.client.mailbox import arriving, waiting
+from fluffle.client.paging import every_llm
+from fluffle.client.requests import Correspondence
 
 _PAGE = 1000
 

@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
-from broker.mail import Repeats, Seen
-from broker.messages import FINAL, Answer, Assign, Cancel, Manage, Progress, Retry, Status, Submission, Update
-from broker.topology import Binding
-from broker.trace import tracing_for
-from broker.views import (
+from broker.protocol.chat import Repeats, Seen
+from broker.protocol.messages import (
+    FINAL,
+    Answer,
+    Assign,
+    Cancel,
+    Manage,
+    Progress,
+    Retry,
+    Status,
+    Submission,
+    Update,
+)
+from broker.protocol.topology import Binding
+from broker.protocol.traceparent import tracing_for
+from broker.protocol.views import (
     LLMList,
     LLMsQuery,
     LLMView,
@@ -24,18 +35,18 @@ from broker.views import (
     TasksQuery,
     TaskView,
 )
-from fluffle.correspondence import AT_ONCE, Command, Correspondence, batched
-from fluffle.fields import Changes, Fields, Management, OtherFields
-from fluffle.forms import made as _made
-from fluffle.forms import read as _read
-from fluffle.handle import TaskHandle
-from fluffle.listing import every_llm
-from fluffle.mail import Messaging, is_identity_required
-from fluffle.reporting import Reporting
-from fluffle.watching import ENDINGS, PROGRESS, TASK_EVENTS, Event, Hearing, standing, subscription
+from fluffle.client.chat import Messaging, is_identity_required
+from fluffle.client.conversion import made as _made
+from fluffle.client.conversion import read as _read
+from fluffle.client.events import ENDINGS, PROGRESS, TASK_EVENTS, Event, Hearing, standing, subscription
+from fluffle.client.handle import TaskHandle
+from fluffle.client.kwargs import Changes, Fields, Management, OtherFields
+from fluffle.client.paging import every_llm
+from fluffle.client.reports import Reporting
+from fluffle.client.requests import AT_ONCE, Command, Correspondence, batched
 
 if TYPE_CHECKING:
-    from broker.tracing import Tracing
+    from broker.telemetry.tracing import Tracing
 
 _LIVE = [status for status in Status if status not in FINAL]
 _UNANSWERED = 5_000  # most submissions of submit_many that await their answer
@@ -76,7 +87,7 @@ class Client(Messaging, Reporting):
         self._tracing = _tracing()
         spans = None
         if self._tracing is not None:
-            from fluffle.spans import Spans
+            from fluffle.client.tracing import Spans
 
             spans = Spans(self._tracing)
         self._correspondence = Correspondence(self._url, self._name, self._answer_timeout, spans)
@@ -141,7 +152,7 @@ class Client(Messaging, Reporting):
         Raises ConfigurationError for a plan that makes no sense, TaskRejected when one of its tasks is rejected (the
         others are cancelled then), NoAnswer, PublishRefused, MessageTooLarge.
         """
-        from fluffle.plan import planned, submit
+        from fluffle.plans.plan import planned, submit
 
         _, tasks = await planned(Path(path), run, variables)
         return await submit(self, tasks)
@@ -418,7 +429,7 @@ def _noted(view: TaskView, hearing: Hearing, live: set[str]) -> Event:
 
 
 def _default_url() -> str:
-    from broker.locate import amqp_url
+    from broker.node.locate import amqp_url
     from broker.settings import load_settings
 
     return amqp_url(load_settings())

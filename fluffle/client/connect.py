@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from broker.link import Link
-from broker.topology import COORDINATOR, SHARED
+from broker.amqp.robust_connection import Link
+from broker.protocol.topology import COORDINATOR, SHARED
 
 
 @asynccontextmanager

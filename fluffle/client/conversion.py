@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from broker.errors import QueryRejected, TaskRejected
-from broker.wire import Wire, decode, problems
+from broker.protocol.primitives import Wire, decode, problems
 
 W = TypeVar("W", bound=Wire)
 M = TypeVar("M", bound=BaseModel)

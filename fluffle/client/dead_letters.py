@@ -17,16 +17,16 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from broker.amqp10_messages import UNTRANSLATABLE
-from broker.browser import MOST, Browser
-from broker.connection import Delivery, Outgoing
+from broker.amqp.lenient_properties import problems_of
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.queue_browser import MOST, Browser
+from broker.amqp.robust_connection import Link
+from broker.amqp10.messages import UNTRANSLATABLE
 from broker.errors import BrokerError, RequestError
-from broker.link import Link
-from broker.messages import Wrong
-from broker.salvage import problems_of
-from broker.topology import COORDINATOR, REJECTED
-from broker.wire import JSON_TYPE
-from fluffle.opening import open_link
+from broker.protocol.messages import Wrong
+from broker.protocol.primitives import JSON_TYPE
+from broker.protocol.topology import COORDINATOR, REJECTED
+from fluffle.client.connect import open_link
 
 _ERRORS = TypeAdapter(list[Wrong])
 _SPEAKABLE = re.compile(r"[!-~]{1,128}")

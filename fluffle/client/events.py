@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from broker.access import is_genuine
-from broker.connection import Delivery
+from broker.access.roles import is_genuine
+from broker.amqp.pika_connection import Delivery
+from broker.amqp.robust_connection import Link
 from broker.errors import DecodeError
 from broker.ids import uuid7
-from broker.link import Link
-from broker.messages import FINAL, Progress, Status
-from broker.topology import EVENTS, STATUS, WATCHERS, Binding, Queue, Topology
-from broker.views import TaskView, View
-from broker.wire import decode
+from broker.protocol.messages import FINAL, Progress, Status
+from broker.protocol.primitives import decode
+from broker.protocol.topology import EVENTS, STATUS, WATCHERS, Binding, Queue, Topology
+from broker.protocol.views import TaskView, View
 
 TASK_EVENTS = tuple(Binding(EVENTS, f"task.{what}.*", "") for what in (*Status, "overdue"))
 ENDINGS = tuple(Binding(EVENTS, f"task.{status}.*", "") for status in FINAL)

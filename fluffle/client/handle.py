@@ -3,11 +3,11 @@
 import asyncio
 from typing import Any
 
-from broker.connection import Outgoing
+from broker.amqp.pika_connection import Outgoing
 from broker.errors import FluffleError, ResultTooLarge, TaskCancelled, TaskFailed
-from broker.messages import Status
-from broker.views import TaskView
-from broker.wire import decode
+from broker.protocol.messages import Status
+from broker.protocol.primitives import decode
+from broker.protocol.views import TaskView
 
 _KNOWN = b'"known":true'  # is in what tells that a task was there before, and perhaps in other views
 

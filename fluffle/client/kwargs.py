@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 
-from broker.messages import Vote
+from broker.protocol.messages import Vote
 
 
 class Fields(TypedDict, total=False):

@@ -4,12 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 
-from broker.amqp10_messages import UNTRANSLATABLE
-from broker.browser import Browser
-from broker.connection import Delivery
+from broker.amqp.pika_connection import Delivery
+from broker.amqp.queue_browser import Browser
+from broker.amqp.robust_connection import Link
+from broker.amqp10.messages import UNTRANSLATABLE
 from broker.errors import BrokerError
-from broker.link import Link
-from broker.topology import mailbox
+from broker.protocol.topology import mailbox
 
 _AT_ONCE = 100  # messages that are under way
 

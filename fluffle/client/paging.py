@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator
 
-from broker.views import LLMList, LLMsQuery, LLMView
-from fluffle.correspondence import Correspondence
-from fluffle.forms import read
+from broker.protocol.views import LLMList, LLMsQuery, LLMView
+from fluffle.client.conversion import read
+from fluffle.client.requests import Correspondence
 
 
 async def every_llm(correspondence: Correspondence) -> AsyncIterator[LLMView]:

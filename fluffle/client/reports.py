@@ -3,10 +3,10 @@
 from typing import Unpack
 
 from broker.errors import QueryRejected, TaskRejected
-from broker.views import NamedReport, ReportList, ReportQuery, ReportsQuery, ReportView, SaveReport
-from fluffle.correspondence import Correspondence
-from fluffle.fields import ReportDefinition, ReportFields
-from fluffle.forms import made, read
+from broker.protocol.views import NamedReport, ReportList, ReportQuery, ReportsQuery, ReportView, SaveReport
+from fluffle.client.conversion import made, read
+from fluffle.client.kwargs import ReportDefinition, ReportFields
+from fluffle.client.requests import Correspondence
 
 
 class Reporting:
@@ -20,8 +20,8 @@ class Reporting:
             await client.report("timing", since=yesterday)
             await client.report(group_by=["llm"], metrics=["completed", "run_time_p95"], where={"label": ["nightly"]})
 
-        Without a name it is `summary`, or a report of one's own. broker.reporting describes all dimensions and metrics.
-        Durations are seconds. Raises QueryRejected, with everything that is wrong, and NoAnswer.
+        Without a name it is `summary`, or a report of one's own. The report catalogue (broker.protocol) describes
+        all dimensions and metrics. Durations are seconds. Raises QueryRejected and NoAnswer.
         """
         return read(ReportView, await self._correspondence.ask(made(ReportQuery, QueryRejected, name=name, **fields)))
 

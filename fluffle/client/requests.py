@@ -12,9 +12,9 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.robust_connection import Link
 from broker.best_effort import best_effort
-from broker.connection import Delivery, Outgoing
-from broker.crash import crash_point_soon
 from broker.errors import (
     BrokerBlocked,
     BrokerError,
@@ -25,11 +25,12 @@ from broker.errors import (
     QueryRejected,
     TaskRejected,
 )
+from broker.fault_injection import crash_point_soon
 from broker.ids import uuid7
-from broker.link import Link
-from broker.messages import Answer, Assign, Cancel, Manage, Rejection, Retry, Submission, Update
-from broker.topology import COORDINATOR, MESSAGES, QUERIES, REPLIES, TASKS, Queue, Topology
-from broker.views import (
+from broker.protocol.messages import Answer, Assign, Cancel, Manage, Rejection, Retry, Submission, Update
+from broker.protocol.primitives import decode, problems
+from broker.protocol.topology import COORDINATOR, MESSAGES, QUERIES, REPLIES, TASKS, Queue, Topology
+from broker.protocol.views import (
     ConversationsQuery,
     LLMsQuery,
     MessagesQuery,
@@ -41,12 +42,11 @@ from broker.views import (
     TasksQuery,
     TaskView,
 )
-from broker.wire import decode, problems
-from fluffle.handle import TaskHandle
-from fluffle.opening import open_link
+from fluffle.client.connect import open_link
+from fluffle.client.handle import TaskHandle
 
 if TYPE_CHECKING:
-    from fluffle.spans import Spans
+    from fluffle.client.tracing import Spans
 
 Query = (
     TaskQuery

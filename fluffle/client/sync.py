@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from broker.errors import TaskRejected
-from broker.mail import MessageProgress
-from broker.messages import Progress, Submission
-from broker.views import MessageView, TaskView
-from fluffle.client import Client
-from fluffle.fields import Fields
-from fluffle.handle import TaskHandle
-from fluffle.watching import Event
+from broker.protocol.chat import MessageProgress
+from broker.protocol.messages import Progress, Submission
+from broker.protocol.views import MessageView, TaskView
+from fluffle.client.client import Client
+from fluffle.client.events import Event
+from fluffle.client.handle import TaskHandle
+from fluffle.client.kwargs import Fields
 
 A = TypeVar("A", covariant=True)
 P = ParamSpec("P")

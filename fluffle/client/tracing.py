@@ -2,10 +2,10 @@
 
 from opentelemetry.trace import SpanKind
 
-from broker.connection import Delivery, Outgoing
-from broker.topology import REPLIES
-from broker.trace import in_trace, trace_of
-from broker.tracing import Tracing, about, header_of
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.protocol.topology import REPLIES
+from broker.protocol.traceparent import in_trace, trace_of
+from broker.telemetry.tracing import Tracing, about, header_of
 
 
 class Spans:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from broker.errors import ConfigurationError, Problem, did_you_mean
-from broker.messages import TOOLS, Tool, skills_in_text
+from broker.protocol.messages import TOOLS, Tool, skills_in_text
+from broker.protocol.primitives import Level, Name, Seconds, Tag, problems
 from broker.settings import Settings, load_settings
-from broker.wire import Level, Name, Seconds, Tag, problems
 
 FILE = "fluffle.toml"
 

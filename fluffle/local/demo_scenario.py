@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.connection import Delivery, Outgoing
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.robust_connection import Link
 from broker.errors import ConfigurationError
 from broker.ids import uuid7
-from broker.link import Link
-from broker.messages import Rejection, Status, Submission
-from broker.topology import EVENTS, TASKS, Binding, Queue, Topology
-from broker.views import TaskView
-from fluffle.watching import TASK_EVENTS, Event
+from broker.protocol.messages import Rejection, Status, Submission
+from broker.protocol.topology import EVENTS, TASKS, Binding, Queue, Topology
+from broker.protocol.views import TaskView
+from fluffle.client.events import TASK_EVENTS, Event
 
 CAST = {
     "ada": {"summarise": 1.0},

@@ -13,17 +13,17 @@ from tempfile import TemporaryDirectory
 
 from pydantic import SecretStr
 
-from broker.alarms import alarm_of_node
-from broker.connection import parameters
+from broker.amqp.alarms import alarm_of_node
+from broker.amqp.pika_connection import parameters
+from broker.amqp.robust_connection import Link
 from broker.errors import ConfigurationError, FluffleError, NodeError
-from broker.link import Link
-from broker.node import PrivateNode
-from broker.private_files import make_private_folder
+from broker.node.private_node import PrivateNode
+from broker.protocol.topology import SHARED
+from broker.secure_files import make_private_folder
 from broker.settings import PREFIX
-from broker.topology import SHARED
-from fluffle.client import Client
-from fluffle.config import Configuration
-from fluffle.supervisor import Program
+from fluffle.client.client import Client
+from fluffle.local.config import Configuration
+from fluffle.local.supervisor import Program
 
 INTERRUPTED = 130  # exit code after a second Ctrl-C
 

@@ -31,14 +31,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from broker.errors import ConfigurationError, HelperFailed, HelperTimeout, Problem, TaskRejected, did_you_mean
-from broker.helpers import Helpers
 from broker.ids import uuid7
-from broker.messages import Submission
-from broker.wire import MAX_BODY_BYTES, problems
+from broker.protocol.messages import Submission
+from broker.protocol.primitives import MAX_BODY_BYTES, problems
+from broker.untrusted.process_pool import Helpers
 
 if TYPE_CHECKING:
-    from fluffle.client import Client
-    from fluffle.handle import TaskHandle
+    from fluffle.client.client import Client
+    from fluffle.client.handle import TaskHandle
 
 SUFFIXES = (".toml", ".yaml", ".yml")
 LONGEST_NAME = 24  # characters, of a plan and of a task: ids are made of both
@@ -234,7 +234,7 @@ async def planned(
         raise ConfigurationError(f"{path}: a variable has no form in JSON: {_line(error)}") from error
     helpers = Helpers(1, folder=os.getcwd())
     try:
-        answer = await helpers.call("fluffle.plan:fill_in", str(path), run, *values, seconds=SECONDS)
+        answer = await helpers.call("fluffle.plans.plan:fill_in", str(path), run, *values, seconds=SECONDS)
     except HelperTimeout as error:
         raise ConfigurationError(f"{path}: {error}") from error
     except HelperFailed as error:

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from broker.reporting import PREDEFINED
-from broker.views import ReportView
-from fluffle.report_charts import charts, summary_bars
-from fluffle.reports import figure, filters, group, summary_figures, summary_workload
+from broker.protocol.report_catalog import PREDEFINED
+from broker.protocol.views import ReportView
+from fluffle.presentation.report_svg import charts, summary_bars
+from fluffle.presentation.report_text import figure, filters, group, summary_figures, summary_workload
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1d2433;--dim:#5b6472;--page:#f5f6f8;--card:#fff;--line:#dfe3e9;

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from broker.reporting import METRICS
-from broker.views import ReportColumn, ReportView
-from fluffle.reports import figure, group
+from broker.protocol.report_catalog import METRICS
+from broker.protocol.views import ReportColumn, ReportView
+from fluffle.presentation.report_text import figure, group
 
 MOST_BARS = 60  # in a chart; the table has all
 COLOURS = 6  # classes c0 … c5 of the page

@@ -4,8 +4,8 @@ from csv import writer
 from io import StringIO
 from typing import Any
 
-from broker.reporting import DIMENSIONS, Value
-from broker.views import ReportView
+from broker.protocol.report_catalog import DIMENSIONS, Value
+from broker.protocol.views import ReportView
 
 _SUMMARY = {
     "total_tasks": ("Tasks", "count"),
@@ -73,7 +73,7 @@ def _cell(value: Any) -> Any:
 
 def figure(value: Any, unit: str | None) -> str:
     """A figure for people, with its unit; `-` where there is nothing to measure."""
-    from fluffle.cli.output import duration
+    from fluffle.presentation.output import duration
 
     if value is None:
         return "-"

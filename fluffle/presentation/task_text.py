@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from broker.messages import Status
-from broker.views import TaskView
-from fluffle.cli.joined import is_joined, sections
-from fluffle.cli.output import cell, duration, heading, moment, on_terminal, plain, print_json, say, styled
-from fluffle.handle import TaskHandle, reason
+from broker.protocol.messages import Status
+from broker.protocol.views import TaskView
+from fluffle.client.handle import TaskHandle, reason
+from fluffle.presentation.output import cell, duration, heading, moment, on_terminal, plain, print_json, say, styled
+from fluffle.presentation.team_text import is_joined, sections
 
 _NAMED = 3  # tasks that nobody has submitted, of those that a task waits for
 

@@ -6,7 +6,7 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from broker.views import TaskView
+    from broker.protocol.views import TaskView
 
 MAIN = ("result", "decision", "choice")
 

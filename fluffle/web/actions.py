@@ -11,11 +11,11 @@ from nicegui import ui
 from nicegui.element import Element
 
 from broker.errors import FluffleError
-from fluffle.client import Client
-from fluffle.web.door import Door, Visitor, session_cookie
+from fluffle.client.client import Client
+from fluffle.web.access.auth import Door, Visitor, session_cookie
+from fluffle.web.components import Part
 from fluffle.web.live import Books, Live, Paced, Told
-from fluffle.web.notices import Notices
-from fluffle.web.parts import Part
+from fluffle.web.notifications import Notices
 
 T = TypeVar("T")
 

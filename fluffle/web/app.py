@@ -19,18 +19,20 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from broker.errors import ConfigurationError
-from broker.instants import now, to_datetime
 from broker.settings import Settings
-from fluffle.web import chat, llms, login, questions, rejected, reports, submit, task, tasks
-from fluffle.web.connections import BoundedBodies, FirstOfMany, uvicorn_settings
-from fluffle.web.desk import Site
-from fluffle.web.door import Door, Everybody, Keys, Passwords, Role, Tokens, kept_secret
-from fluffle.web.gate import VISITOR, Gate
+from broker.timestamps import now, to_datetime
+from fluffle.web.access import login
+from fluffle.web.access.auth import Door, Everybody, Keys, Passwords, Role, Tokens, kept_secret
+from fluffle.web.access.connections import BoundedBodies, FirstOfMany, uvicorn_settings
+from fluffle.web.access.middleware import VISITOR, Gate
+from fluffle.web.access.revocation import close_pages_of_strangers
+from fluffle.web.access.sessions import EndedSessions
+from fluffle.web.actions import Site
+from fluffle.web.layout import RABBIT, STATIC, head
 from fluffle.web.live import Live
-from fluffle.web.notices import Notices
-from fluffle.web.revocation import close_pages_of_strangers
-from fluffle.web.sessions import EndedSessions
-from fluffle.web.theme import RABBIT, STATIC, head
+from fluffle.web.notifications import Notices
+from fluffle.web.pages import chat, llms, questions, reports, submit, task, tasks
+from fluffle.web.pages import dead_letters as rejected
 
 PAGES = (tasks, task, submit, llms, chat, questions, reports, rejected)
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from broker.reporting import DIMENSIONS
-from broker.views import ReportColumn, ReportView
-from fluffle.reports import group
+from broker.protocol.report_catalog import DIMENSIONS
+from broker.protocol.views import ReportColumn, ReportView
+from fluffle.presentation.report_text import group
 
 MOST_BARS = 24  # the table has them all
 

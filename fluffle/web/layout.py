@@ -7,10 +7,10 @@ from pathlib import Path
 
 from nicegui import ui
 
-from fluffle.web.desk import Desk
+from fluffle.web.actions import Desk
+from fluffle.web.components import Part, ago, icon
 from fluffle.web.live import Told
-from fluffle.web.notices import Notice
-from fluffle.web.parts import Part, ago, icon
+from fluffle.web.notifications import Notice
 
 STATIC = Path(__file__).parent / "static"
 PAGES = (

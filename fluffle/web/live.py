@@ -14,13 +14,13 @@ from typing import Any, Protocol, Self, Unpack
 from pydantic_core import from_json
 
 from broker.errors import FluffleError, NoAnswer
-from broker.messages import Status
-from broker.topology import EVENTS, Binding
-from broker.views import ConversationView, LLMView, MessageView, Placement, ReportView, TaskPage, TaskView
-from fluffle.client import Client
-from fluffle.fields import Fields, ReportFields
-from fluffle.mail import is_identity_required
-from fluffle.watching import PROGRESS, Missed, sender, subscription
+from broker.protocol.messages import Status
+from broker.protocol.topology import EVENTS, Binding
+from broker.protocol.views import ConversationView, LLMView, MessageView, Placement, ReportView, TaskPage, TaskView
+from fluffle.client.chat import is_identity_required
+from fluffle.client.client import Client
+from fluffle.client.events import PROGRESS, Missed, sender, subscription
+from fluffle.client.kwargs import Fields, ReportFields
 
 ANSWER_TIMEOUT = 10.0  # seconds: somebody is waiting
 

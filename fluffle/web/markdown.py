@@ -16,7 +16,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 
 from broker.errors import HelperError
-from broker.helpers import Helpers
+from broker.untrusted.process_pool import Helpers
 
 LONGEST = 200_000  # characters that are shown; the rest is in `fluffle task show`
 LONGEST_MARKDOWN = 20_000  # characters that are rendered; the rest is shown as it is
@@ -72,7 +72,7 @@ async def rendered_apart(text: str) -> str:
     if _is_plain(text):
         return render(text)
     try:
-        begun: str = await _helpers.call("fluffle.web.markup:render", text[:LONGEST_MARKDOWN], seconds=SECONDS)
+        begun: str = await _helpers.call("fluffle.web.markdown:render", text[:LONGEST_MARKDOWN], seconds=SECONDS)
     except (HelperError, OSError):
         return _as_it_is(text[:LONGEST])
     return begun + _as_it_is(text[LONGEST_MARKDOWN:LONGEST])

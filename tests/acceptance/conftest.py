@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.amqp import Amqp, amqp
-from tests.support.ledger import Ledger
-from tests.support.node import NodeInfo, private_node
 from tests.support.postgres import postgres
+from tests.support.rabbitmq import NodeInfo, private_node
 from tests.support.site import Site, site_on
+from tests.support.task_audit import Ledger
 
 
 @pytest.fixture(scope="session")

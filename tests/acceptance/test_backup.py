@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.amqp import Amqp, amqp
-from tests.support.ledger import Ledger
-from tests.support.node import NodeInfo
 from tests.support.postgres import Postgres, postgres
 from tests.support.processes import COMMAND, until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
+from tests.support.task_audit import Ledger
 
-WORKER = ("--handler", "tests.support.handlers:work", "--slots", "4")
+WORKER = ("--handler", "tests.support.recording_llms:work", "--slots", "4")
 
 
 def fluffle(site: Site, *args: str) -> "subprocess.CompletedProcess[str]":

@@ -11,10 +11,10 @@ from pika.exceptions import AMQPError
 
 from tests.support.amqp import Amqp, Message, amqp
 from tests.support.bad_messages import ANSWERS, BAD, FINE, ODD, TASKS, Bad, task, with_headers
-from tests.support.ledger import Ledger
-from tests.support.node import NodeInfo
 from tests.support.processes import until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
+from tests.support.task_audit import Ledger
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def site(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with site_on(rabbitmq, tmp_path_factory.mktemp("site")) as site:
         site.coordinator()
         ledger = Ledger(site)
-        site.worker("worker", "--handler", "tests.support.handlers:work", "--slots", "10", **ledger.env)
+        site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "10", **ledger.env)
         yield site
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from tests.support.amqp import amqp
 from tests.support.bad_messages import ANSWERS, BAD, Bad, task
-from tests.support.ledger import Ledger
-from tests.support.node import NodeInfo
 from tests.support.processes import until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
+from tests.support.task_audit import Ledger
 
 REJECTIONS = {"fluffle.messages": "message.rejected", "fluffle.queries": "query.rejected"}
 
@@ -36,7 +36,7 @@ def test_a_storm_of_bad_messages_among_good_ones_is_accounted_for_to_the_last(si
     with amqp(site.url) as client:
         client.queue(name=ANSWERS)
         told = client.queue(("fluffle.events", "task.rejected.none"))
-        site.worker("worker", "--handler", "tests.support.handlers:work", "--slots", "10", **ledger.env)
+        site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "10", **ledger.env)
         site.coordinator()
         client.submit(task(id="known"))
         ledger.note("known", *(one["id"] for one in good))

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.node import NodeInfo
+from tests.support.processes import ROOT
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import site_on
-
-ROOT = Path(__file__).resolve().parents[2]
 
 SMALL = {
     "backlog": ("--backlog", 30000, "--tasks", 1000, "--rounds", 1),

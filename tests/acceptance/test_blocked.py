@@ -9,17 +9,17 @@ from contextlib import ExitStack, asynccontextmanager
 import pytest
 
 from broker.errors import BrokerBlocked, NoAnswer
-from fluffle.client import Client
+from fluffle.client.client import Client
 from fluffle.web.live import Live
 from tests.support.alarms import low_on_disk
-from tests.support.node import NodeInfo
+from tests.support.http_probe import health, scrape
 from tests.support.processes import until
 from tests.support.proxy import proxy_to
+from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 from tests.support.site import Site
-from tests.support.watching import health, scrape
 
-OBEY = ("--handler", "tests.support.obedient:obey", "--skills", "obey")
+OBEY = ("--handler", "tests.support.scripted_llm:obey", "--skills", "obey")
 BLOCKED = 5  # exit code
 WORDS = "takes no messages: low on disk"
 

@@ -11,15 +11,15 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker, ConsumerCancelled
 
 from tests.support.amqp import Amqp, amqp
-from tests.support.ledger import Ledger
-from tests.support.node import NodeInfo
 from tests.support.processes import until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site
+from tests.support.task_audit import Ledger
 
 CONSUMER_TIMEOUT = float(os.environ.get("FLUFFLE_TEST_CONSUMER_TIMEOUT", "2"))  # seconds; RabbitMQ's default is 1,800
 BACKLOG = 2_000  # tasks
-WAIT = ("--handler", "tests.support.handlers:wait_for_gate")
-WORK = ("--handler", "tests.support.handlers:work", "--slots", "20")
+WAIT = ("--handler", "tests.support.recording_llms:wait_for_gate")
+WORK = ("--handler", "tests.support.recording_llms:work", "--slots", "20")
 
 
 def submit_one(client: Amqp, ledger: Ledger, gate: Path) -> str:

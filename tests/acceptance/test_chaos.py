@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from tests.storm.storm import Plan, rage
-from tests.support.node import NodeInfo
+from tests.programs.storm.storm import Plan, rage
+from tests.support.rabbitmq import NodeInfo
 
 SECONDS = 15.0
 

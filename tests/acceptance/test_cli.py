@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from broker.ids import uuid7
-from broker.reporting import PREDEFINED
+from broker.protocol.report_catalog import PREDEFINED
 from tests.support.amqp import amqp
-from tests.support.node import NodeInfo, private_node
 from tests.support.processes import COMMAND, ROOT, fluffle, until
+from tests.support.rabbitmq import NodeInfo, private_node
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 
-OBEY = ("--handler", "tests.support.obedient:obey", "--slots", "20", "--skills", "obey=0.9,summarise")
+OBEY = ("--handler", "tests.support.scripted_llm:obey", "--slots", "20", "--skills", "obey=0.9,summarise")
 
 
 @pytest.fixture(scope="module")

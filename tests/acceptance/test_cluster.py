@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from broker.messages import Status, Submission
-from broker.node_server import RabbitMQNotFound, find_server
-from broker.topology import COORDINATOR, work_queue
+from broker.node.server import RabbitMQNotFound, find_server
+from broker.protocol.messages import Status, Submission
+from broker.protocol.topology import COORDINATOR, work_queue
 from fluffle import Client, TaskHandle
 from tests.support.amqp import amqp
 from tests.support.cluster import Cluster, cluster
-from tests.support.ledger import Ledger
-from tests.support.node import ON_RABBITMQ_4, NodeInfo
 from tests.support.processes import until
+from tests.support.rabbitmq import ON_RABBITMQ_4, NodeInfo
 from tests.support.site import Site, site_on
+from tests.support.task_audit import Ledger
 
 AT_ONCE = 50  # tasks
 LLMS = ("ann", "ben", "cid")
-WORK = ("--handler", "tests.support.handlers:work_for_a_while", "--slots", "10")
+WORK = ("--handler", "tests.support.recording_llms:work_for_a_while", "--slots", "10")
 SETTINGS = {"FLUFFLE_LEASE": "6", "FLUFFLE_LEADER_LEASE": "2", "FLUFFLE_BATCH": "50"}
 
 

@@ -7,13 +7,11 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.processes import COMMAND
+from tests.support.processes import COMMAND, ROOT
 
-ROOT = Path(__file__).parents[2]
 TASK = ("task", "submit", "Summarise the text", "--input", '{"text": "A fluffle digs. It has long ears."}')
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from broker.messages import Status, Submission
+from broker.protocol.messages import Status, Submission
 from fluffle import Client, TaskRejected
 from tests.support.amqp import Amqp, amqp
-from tests.support.ledger import Ledger
-from tests.support.node import NodeInfo
 from tests.support.processes import Process, until
 from tests.support.proxy import proxy_before
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
+from tests.support.task_audit import Ledger
 
-WORK = ("--handler", "tests.support.handlers:work", "--slots", "10")
-WAIT = ("--handler", "tests.support.handlers:wait_for_gate")
+WORK = ("--handler", "tests.support.recording_llms:work", "--slots", "10")
+WAIT = ("--handler", "tests.support.recording_llms:wait_for_gate")
 EAGER = {"FLUFFLE_LEASE": "2", "FLUFFLE_LEADER_LEASE": "1", "FLUFFLE_BATCH": "50"}
 PATIENCE = 60.0  # seconds
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.amqp import Amqp, amqp
-from tests.support.node import NodeInfo
 from tests.support.processes import until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
 
 TEXT = "A fluffle is a group of rabbits. Rabbits dig warrens. A warren has many entrances."
@@ -25,8 +25,10 @@ def site(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         site.coordinator()
         site.worker("demo", "--model", "demo")
         site.worker("exec", "--exec", "cat")
-        site.worker("sync", "--handler", "tests.support.handlers:work_in_thread", EFFECTS=str(site.state / "effects"))
-        site.worker("async", "--handler", "tests.support.handlers:show_job", "--skills", "show")
+        site.worker(
+            "sync", "--handler", "tests.support.recording_llms:work_in_thread", EFFECTS=str(site.state / "effects")
+        )
+        site.worker("async", "--handler", "tests.support.recording_llms:show_job", "--skills", "show")
         yield site
 
 
@@ -83,8 +85,8 @@ def test_the_id_of_the_body_wins_and_one_is_made_where_there_is_none(client: Amq
     [
         ("demo", "demo", "rabbits"),
         ("exec", "exec:cat", "Summarise"),
-        ("sync", "handler:tests.support.handlers:work_in_thread", ""),
-        ("async", "handler:tests.support.handlers:show_job", "rabbits"),
+        ("sync", "handler:tests.support.recording_llms:work_in_thread", ""),
+        ("async", "handler:tests.support.recording_llms:show_job", "rabbits"),
     ],
 )
 def test_every_kind_of_llm_does_its_task(client: Amqp, llm: str, model: str, result: str) -> None:
@@ -133,7 +135,7 @@ def test_the_results_of_dependencies_reach_the_task_that_needs_them(client: Amqp
 def test_a_task_that_builds_on_more_than_can_be_sent_fails_with_the_reason(client: Amqp, site: Site) -> None:
     answers = client.queue()
     parts = [f"large-{n}" for n in range(17)]
-    site.worker("filler", "--handler", "tests.support.handlers:fill")
+    site.worker("filler", "--handler", "tests.support.recording_llms:fill")
     for part in parts:
         client.submit({"id": part, "description": "-", "inputs": {"size": 1_000_000}, "assignee": "filler"})
     client.submit({"description": "-", "depends_on": parts[:16], "assignee": "sync"}, reply_to=answers)

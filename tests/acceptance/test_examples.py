@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from fluffle.config import load
-from fluffle.sync import SyncClient
-from tests.support.node import ON_RABBITMQ_4, private_node
-from tests.support.processes import fluffle, until
+from fluffle.client.sync import SyncClient
+from fluffle.local.config import load
+from tests.support.processes import ROOT, fluffle, until
+from tests.support.rabbitmq import ON_RABBITMQ_4, private_node
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from broker import messages, views
 from broker.errors import TaskRejected
-from fluffle.client import Client
+from broker.protocol import messages, views
+from fluffle.client.client import Client
 from tests.support.amqp import Amqp, amqp, raw_properties
-from tests.support.node import NodeInfo
 from tests.support.processes import until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 
@@ -31,7 +31,7 @@ def site(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_LEASE="600") as site:
         site.queues.add("llm.nora.work")
         site.coordinator()
-        site.worker("worker", "--handler", "tests.support.obedient:obey", "--slots", "10")
+        site.worker("worker", "--handler", "tests.support.scripted_llm:obey", "--slots", "10")
         yield site
 
 

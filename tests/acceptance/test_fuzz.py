@@ -1,9 +1,9 @@
 """A slice of `make fuzz`: malformed messages by the thousand are refused with a reason, and harm nothing."""
 
-from tests.fuzz import decode_in_bulk, publish_in_bulk
-from tests.support.ledger import Ledger
-from tests.support.odd_texts import rendered_in_bulk
+from tests.programs.fuzz import decode_in_bulk, publish_in_bulk
+from tests.support.random_texts import rendered_in_bulk
 from tests.support.site import Site
+from tests.support.task_audit import Ledger
 
 
 def test_whatever_is_decoded_is_a_message_or_refused_with_a_reason() -> None:

@@ -15,13 +15,13 @@ import pika
 import pytest
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
-from broker.access import Role
-from broker.mail import Message as Mail
-from fluffle.client import Client
+from broker.access.roles import Role
+from broker.protocol.chat import Message as Mail
+from fluffle.client.client import Client
 from tests.support.amqp import Amqp, Message, amqp
-from tests.support.node import NodeInfo
 from tests.support.processes import until
-from tests.support.rights import Rights
+from tests.support.rabbitmq import NodeInfo
+from tests.support.role_users import Rights
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 
@@ -53,7 +53,7 @@ def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFa
         mailboxes = ("llm.atlas", "llm.vega", "user.ana", "user.bo", "user.web")
         site.queues.update({"llm.vega.work", "fluffle.undelivered", *mailboxes})
         site.coordinator(url=rights.url_of["coordinator"])
-        site.worker("atlas", "--handler", "tests.support.obedient:obey", url=rights.url_of["atlas"])
+        site.worker("atlas", "--handler", "tests.support.scripted_llm:obey", url=rights.url_of["atlas"])
         yield site
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.support.amqp import Amqp
-from tests.support.foreign import ForeignLLMs
-from tests.support.node import ON_RABBITMQ_4, NodeInfo
+from tests.support.foreign_llm import ForeignLLMs
 from tests.support.processes import fluffle, until
+from tests.support.rabbitmq import ON_RABBITMQ_4, NodeInfo
 from tests.support.shell import Shell
 from tests.support.site import Site
 

@@ -10,11 +10,11 @@ import pytest
 from pika.exceptions import NackError
 
 from tests.support.amqp import Amqp, amqp
-from tests.support.ledger import Ledger
-from tests.support.node import NodeInfo
 from tests.support.processes import until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 from tests.support.site import Site
+from tests.support.task_audit import Ledger
 
 MOST = 50  # messages that the inbox takes in these tests; the declared limit is a million
 
@@ -53,7 +53,7 @@ def test_a_flood_is_stopped_and_told_and_what_was_taken_is_done(
     finally:
         rabbitmq.control("clear_policy", "small")
     site.coordinator()
-    site.worker("llm", "--handler", "tests.support.handlers:work", "--slots", "10", **ledger.env)
+    site.worker("llm", "--handler", "tests.support.recording_llms:work", "--slots", "10", **ledger.env)
     shell("task", "submit", "one more", "--id", "late", "--assignee", "llm", "--wait")
     until(lambda: ledger.done() == taken + 1, "everything that was taken is done")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from broker.connection import Outgoing
-from broker.link import Link
+from broker.amqp.pika_connection import Outgoing
+from broker.amqp.robust_connection import Link
 from tests.support.amqp import Amqp
-from tests.support.foreign import ForeignLLMs
+from tests.support.foreign_llm import ForeignLLMs
 from tests.support.processes import Process, until
 from tests.support.shell import Shell
 from tests.support.site import Site

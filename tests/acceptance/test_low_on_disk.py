@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.node import PrivateNode
-from tests.support import disk
+from broker.node.private_node import PrivateNode
+from tests.support import small_disk as disk
 from tests.support.processes import fluffle, with_children
 from tests.support.shell import Shell
 

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 from broker.errors import UnknownAddress
-from broker.mail import Message, MessageProgress, made_from
-from broker.views import MessageView
-from fluffle.sync import SyncClient
+from broker.protocol.chat import Message, MessageProgress, made_from
+from broker.protocol.views import MessageView
+from fluffle.client.sync import SyncClient
 from tests.support.amqp import Amqp
-from tests.support.ledger import Ledger
 from tests.support.openai_server import OpenAIServer, Paused, Text
 from tests.support.processes import until
 from tests.support.shell import Shell
 from tests.support.site import Site
+from tests.support.task_audit import Ledger
 
-CONVERSE = ("--handler", "tests.support.handlers:converse")
+CONVERSE = ("--handler", "tests.support.recording_llms:converse")
 TEXT = "RabbitMQ keeps messages. Quorum queues are replicated with Raft. Consumers acknowledge. Rabbits dig warrens."
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.storm.matrix import ROWS, Row, play
-from tests.support.node import NodeInfo
+from tests.programs.storm.matrix import ROWS, Row, play
 from tests.support.postgres import Postgres, postgres
+from tests.support.rabbitmq import NodeInfo
 
 
 @pytest.fixture(scope="module")

@@ -3,20 +3,18 @@
 import json
 import re
 import urllib.request
-from pathlib import Path
 
 import pytest
 
-from broker.topology import COORDINATOR, REJECTED
+from broker.protocol.topology import COORDINATOR, REJECTED
 from tests.support.amqp import Amqp
-from tests.support.handlers import COST, TOKENS
-from tests.support.processes import Process, until
+from tests.support.http_probe import ON, address, health, scrape
+from tests.support.processes import ROOT, Process, until
 from tests.support.proxy import proxy_before
+from tests.support.recording_llms import COST, TOKENS
 from tests.support.site import Site
-from tests.support.watching import ON, address, health, scrape
 
-ROOT = Path(__file__).parents[2]
-PAID = ("--handler", "tests.support.handlers:paid")
+PAID = ("--handler", "tests.support.recording_llms:paid")
 
 
 def test_the_work_of_a_coordinator_and_a_worker_is_counted_the_same_by_both(site: Site, client: Amqp) -> None:
@@ -82,7 +80,7 @@ def families(process: Process) -> set[str]:
 def test_what_waits_and_what_is_in_hand_is_told_with_its_age(site: Site, client: Amqp) -> None:
     coordinator = site.coordinator(**ON)
     gate = site.state / "gate"
-    waits = ("--handler", "tests.support.handlers:wait_for_gate")
+    waits = ("--handler", "tests.support.recording_llms:wait_for_gate")
     worker = site.worker("ada", *waits, EFFECTS=str(site.state / "effects"), **ON)
     for number in range(3):
         client.submit({"id": f"t{number}", "description": "Go", "inputs": {"gate": str(gate)}})
@@ -170,7 +168,7 @@ def test_readiness_goes_with_rabbitmq_and_comes_back_with_it(site: Site) -> None
 def test_a_worker_that_drains_is_well_and_not_ready(site: Site, client: Amqp) -> None:
     site.coordinator()
     gate = site.state / "gate"
-    waits = ("--handler", "tests.support.handlers:wait_for_gate")
+    waits = ("--handler", "tests.support.recording_llms:wait_for_gate")
     worker = site.worker("ada", *waits, EFFECTS=str(site.state / "effects"), **ON)
     client.submit({"description": "Go", "inputs": {"gate": str(gate)}})
     until(lambda: scrape(worker)["fluffle_worker_running{llm=ada}"] == 1, "the task runs")

@@ -9,15 +9,15 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from coordinator.database import open_engine
-from fluffle.client import Client
-from fluffle.handle import TaskHandle
-from tests.support.node import NodeInfo
+from coordinator.storage.engine import open_engine
+from fluffle.client.client import Client
+from fluffle.client.handle import TaskHandle
 from tests.support.postgres import Postgres, pgbouncer, postgres
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
 
 TASKS = 200
-WORK = ("--handler", "tests.support.obedient:obey", "--skills", "obey", "--slots", "20")
+WORK = ("--handler", "tests.support.scripted_llm:obey", "--skills", "obey", "--slots", "20")
 Mode = Literal["session", "transaction"]
 
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from tests.mail import OF_EACH, post
-from tests.support.ledger import Ledger
+from tests.programs.chat_load import OF_EACH, post
 from tests.support.site import Site
+from tests.support.task_audit import Ledger
 
 
 def test_every_message_is_shown_once_and_in_order_although_rabbitmq_is_killed(site: Site, ledger: Ledger) -> None:

@@ -21,28 +21,28 @@ from hypothesis import strategies as st
 from playwright.sync_api import expect
 from sqlalchemy import Engine
 
-from broker.instants import Instant
-from broker.reporting import DIMENSIONS, METRICS, Of
+from broker.protocol.report_catalog import DIMENSIONS, METRICS, Of
+from broker.protocol.views import ReportView
 from broker.settings import Settings
-from broker.views import ReportView
-from coordinator.daemon import Coordinator
-from coordinator.database import open_engine
-from coordinator.queries import Queries
-from coordinator.schema import metadata
-from coordinator.store import Store
-from coordinator.upgrade import upgrade
+from broker.timestamps import Instant
+from coordinator.queries.handlers import Queries
+from coordinator.service import Coordinator
+from coordinator.storage.engine import open_engine
+from coordinator.storage.schema import metadata
+from coordinator.storage.store import Store
+from coordinator.storage.upgrade import upgrade
 from fluffle import SyncClient
-from fluffle.reports import figure, group
-from fluffle.web.reports import CUSTOM, Choice
-from tests.support.books import LEAD
+from fluffle.presentation.report_text import figure, group
+from fluffle.web.pages.reports import CUSTOM, Choice
 from tests.support.browser import WITHIN, Visit, addresses, browser, chromium, visit
-from tests.support.core import T0
-from tests.support.histories import LABELS, LLMS, lived, queries
-from tests.support.node import NodeInfo
+from tests.support.core_driver import T0
 from tests.support.postgres import postgres
 from tests.support.processes import fluffle
-from tests.support.recount import Log, micros
+from tests.support.rabbitmq import NodeInfo
+from tests.support.random_histories import LABELS, LLMS, lived, queries
+from tests.support.report_reference import Log, micros
 from tests.support.site import site_on
+from tests.support.stored_tasks import LEAD
 
 HISTORIES = 4  # on each database
 REPORTS = 4  # of each history for the client, and as many on the page

@@ -12,14 +12,14 @@ import pika
 import pytest
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
-from broker.access import Role
-from broker.messages import Progress
-from broker.topology import LLM_REQUESTS, TASK_KEYS
-from fluffle.client import Client
+from broker.access.roles import Role
+from broker.protocol.messages import Progress
+from broker.protocol.topology import LLM_REQUESTS, TASK_KEYS
+from fluffle.client.client import Client
 from tests.support.amqp import Amqp, Message, amqp
-from tests.support.node import NodeInfo
 from tests.support.processes import until
-from tests.support.rights import Rights
+from tests.support.rabbitmq import NodeInfo
+from tests.support.role_users import Rights
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 

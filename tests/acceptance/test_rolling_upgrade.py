@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.upgrade import HEAD
+from coordinator.storage.upgrade import HEAD
 from tests.support.amqp import Amqp, amqp
-from tests.support.earlier import version_before
-from tests.support.ledger import Ledger
-from tests.support.node import NodeInfo
+from tests.support.earlier_version import version_before
 from tests.support.processes import Process, until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
+from tests.support.task_audit import Ledger
 
-WORKER = ("--handler", "tests.support.handlers:work", "--slots", "4")
+WORKER = ("--handler", "tests.support.recording_llms:work", "--slots", "4")
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.altered import Clock
+from tests.support.altered_program import Clock
 from tests.support.amqp import Amqp
-from tests.support.ledger import Ledger
-from tests.support.node import NodeInfo
 from tests.support.processes import until
 from tests.support.proxy import proxy_before
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
+from tests.support.task_audit import Ledger
 
 LEASE = 3.0  # seconds
 LONG = 2.5 * LEASE
 MICROS = 1_000_000
-WAIT = ("--handler", "tests.support.handlers:wait_for_gate")
+WAIT = ("--handler", "tests.support.recording_llms:wait_for_gate")
 ENOUGH = 4  # beats, after which a lease that was not extended would be over
 
 
@@ -127,7 +127,7 @@ def test_a_pause_before_the_next_attempt_is_as_long_when_the_clock_is_set(
 ) -> None:
     clock = Clock(site.state / "clock")
     site.coordinator(altered=[clock.change])
-    site.worker("ann", "--handler", "tests.support.handlers:fail_twice", **ledger.env)
+    site.worker("ann", "--handler", "tests.support.recording_llms:fail_twice", **ledger.env)
     client.submit({"id": "t", "description": "work"})
     ledger.note("t")
     until(lambda: site.select("select 1 from tasks where status = 'blocked' and attempt = 2"), "it pauses for 2 s")

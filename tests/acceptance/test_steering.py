@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from broker.ids import uuid7
-from broker.messages import Status
-from broker.views import TaskView
-from fluffle.sync import SyncClient
-from fluffle.watching import Event
-from tests.support.node import NodeInfo
+from broker.protocol.messages import Status
+from broker.protocol.views import TaskView
+from fluffle.client.events import Event
+from fluffle.client.sync import SyncClient
 from tests.support.processes import Process, fluffle, until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 
-OBEY = ("--handler", "tests.support.obedient:obey")
+OBEY = ("--handler", "tests.support.scripted_llm:obey")
 LONG_AGO = "2020-01-01T00:00Z"
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from broker.ids import uuid7
-from broker.messages import Vote
-from broker.views import TaskView
-from fluffle.sync import SyncClient
-from tests.support.node import NodeInfo
+from broker.protocol.messages import Vote
+from broker.protocol.views import TaskView
+from fluffle.client.sync import SyncClient
 from tests.support.processes import Process, until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 
-OBEY = ("--handler", "tests.support.obedient:obey")
+OBEY = ("--handler", "tests.support.scripted_llm:obey")
 NAMES = ("ana", "bea", "cem", "judy")
 LEASE = "2"  # seconds
 
@@ -34,7 +34,7 @@ class Team:
         """Start the worker of a member."""
         who = self.folder / name
         who.write_text(name)
-        way = ("--handler", "tests.support.team:member", "--skills", "write", "--instructions", str(who))
+        way = ("--handler", "tests.support.team_llms:member", "--skills", "write", "--instructions", str(who))
         return self.site.worker(name, *way, "--slots", "2")
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from broker.messages import Vote
-from fluffle.sync import SyncClient
-from tests.support.node import NodeInfo
+from broker.protocol.messages import Vote
+from fluffle.client.sync import SyncClient
 from tests.support.openai_server import Dropped, OpenAIServer, Refusal, Stalled, Text, ToolCall, ToolCalls
 from tests.support.processes import Process, until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
 
 NAMES = ("ana", "bea", "cem", "judy")

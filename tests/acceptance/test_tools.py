@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from broker.messages import Status
+from broker.protocol.messages import Status
 from fluffle import SyncClient, TaskRejected
-from tests.support.ledger import Ledger
 from tests.support.openai_server import Dropped, OpenAIServer, Refusal, Text, ToolCall
 from tests.support.processes import COMMAND, until
 from tests.support.site import Site
+from tests.support.task_audit import Ledger
 
-HERE = "tests.support.teamwork"
+HERE = "tests.support.tool_llms"
 RING = ["ada", "bea", "cleo"]
 TIMEOUT = 3.0  # seconds
 

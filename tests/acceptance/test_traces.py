@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.topology import work_queue
+from broker.protocol.topology import work_queue
 from tests.support.amqp import Amqp
-from tests.support.handlers import TOKENS
+from tests.support.otlp_receiver import Receiver, Span, receiver
 from tests.support.processes import fluffle, until
+from tests.support.recording_llms import TOKENS
 from tests.support.site import Site
-from tests.support.telemetry import Receiver, Span, receiver
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -43,7 +43,7 @@ def test_a_task_without_a_trace_brings_no_header(site: Site, client: Amqp, heade
     assert (accepted.type, accepted.headers) == ("task.accepted", {})
 
 
-PAID = ("--handler", "tests.support.handlers:paid")
+PAID = ("--handler", "tests.support.recording_llms:paid")
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_the_spans_of_a_task_share_one_trace_from_its_submission_to_its_result(s
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.agent.name": "ada",
         "gen_ai.provider.name": "handler",
-        "gen_ai.request.model": "tests.support.handlers:paid",
+        "gen_ai.request.model": "tests.support.recording_llms:paid",
         "gen_ai.usage.input_tokens": TOKENS.input_tokens,
         "gen_ai.usage.output_tokens": TOKENS.output_tokens,
     }
@@ -115,7 +115,7 @@ def test_a_failed_attempt_is_told_and_the_trace_is_that_of_a_submitter_who_has_o
         assert span.attributes["error.type"] == "ValueError"
 
 
-HANDS_ON = ("--handler", "tests.support.teamwork:hand_on")
+HANDS_ON = ("--handler", "tests.support.tool_llms:hand_on")
 
 
 def test_what_is_delegated_is_below_the_call_that_did_it(site: Site, client: Amqp, collector: Receiver) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from broker.errors import TaskFailed
-from broker.messages import Vote
-from fluffle.sync import SyncClient
+from broker.protocol.messages import Vote
+from fluffle.client.sync import SyncClient
 from tests.support.openai_server import OpenAIServer, Refusal, Silence, Stalled, Text
 from tests.support.site import Site
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from broker.topology import COORDINATOR, QUERIES, REJECTED, UNDELIVERED
+from broker.protocol.topology import COORDINATOR, QUERIES, REJECTED, UNDELIVERED
 from tests.support.amqp import Amqp
 from tests.support.amqp10 import enable_amqp10, publish_untranslatable
-from tests.support.ledger import Ledger
-from tests.support.node import NodeInfo
 from tests.support.processes import fluffle, until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 from tests.support.site import Site
+from tests.support.task_audit import Ledger
 
-WORK = ("--handler", "tests.support.handlers:work", "--slots", "4")
-CONVERSE = ("--handler", "tests.support.handlers:converse")
+WORK = ("--handler", "tests.support.recording_llms:work", "--slots", "4")
+CONVERSE = ("--handler", "tests.support.recording_llms:converse")
 FAILED_DELIVERIES = "cannot deliver a message of the queue"
 
 

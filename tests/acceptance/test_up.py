@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from broker.node import PrivateNode
-from tests.support.node import NodeInfo
+from broker.node.private_node import PrivateNode
 from tests.support.processes import COMMAND, ROOT, Process, fluffle, until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
 
 FILE = """
@@ -23,7 +23,7 @@ lease = 3
 web = false
 
 [llm.obi]
-handler = "tests.support.obedient:obey"
+handler = "tests.support.scripted_llm:obey"
 skills = { obey = 0.9 }
 slots = 2
 

@@ -10,13 +10,13 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from playwright.sync_api import Error as PlaywrightError
 
-from broker.messages import Submission
+from broker.protocol.messages import Submission
 from fluffle import SyncClient
-from fluffle.web.door import Role, set_password
+from fluffle.web.access.auth import Role, set_password
 from tests.support.amqp import amqp
 from tests.support.browser import WITHIN, Visit, addresses, browser, chromium, visit
-from tests.support.node import NodeInfo
 from tests.support.processes import Process, fluffle, helpers_of, until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 
@@ -64,7 +64,7 @@ def place(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Itera
         site.worker("ada", "--model", "demo", "--skills", "summarise=1.0")
         site.worker("ben", "--model", "demo", "--skills", "summarise=0.8,edit", "--slots", "2")
         site.worker("cleo", "--model", "demo", "--skills", "review")
-        site.worker("obi", "--handler", "tests.support.obedient:obey", "--skills", "obey", "--slots", "8")
+        site.worker("obi", "--handler", "tests.support.scripted_llm:obey", "--skills", "obey", "--slots", "8")
         # The browser comes last: while it runs, so does an event loop.
         # What it writes comes in two parts, the second when the file is there.
         speak = f"sh -c 'echo First **part**.; while [ ! -e {folder}/speak ]; do sleep 0.05; done; echo Second part.'"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.node import NodeInfo
 from tests.support.processes import fluffle
+from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 

@@ -16,11 +16,11 @@ import pytest
 import websockets
 from playwright.sync_api import Browser, expect
 
-from fluffle.web.connections import HEADERS_WITHIN
-from fluffle.web.door import Role, set_password
+from fluffle.web.access.auth import Role, set_password
+from fluffle.web.access.connections import HEADERS_WITHIN
 from tests.support.browser import WITHIN, Visit, browser, chromium
-from tests.support.node import NodeInfo
 from tests.support.processes import Process, fluffle, until
+from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 

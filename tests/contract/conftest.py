@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event
 
-from coordinator.database import open_engine
-from coordinator.schema import metadata
-from coordinator.store import Store
-from coordinator.upgrade import upgrade
-from tests.support.books import LEAD
-from tests.support.core import T0
+from coordinator.storage.engine import open_engine
+from coordinator.storage.schema import metadata
+from coordinator.storage.store import Store
+from coordinator.storage.upgrade import upgrade
+from tests.support.core_driver import T0
 from tests.support.postgres import Postgres, postgres
+from tests.support.stored_tasks import LEAD
 
 
 @pytest.fixture(scope="session")

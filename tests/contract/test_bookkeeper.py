@@ -12,21 +12,22 @@ import pytest
 from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
-from broker.connection import Delivery, Outgoing
+from broker.amqp.pika_connection import Delivery, Outgoing
 from broker.errors import NotTheLeader, StoreUnavailable
-from broker.instants import Instant, seconds
-from broker.messages import Status
-from broker.topology import EVENTS, MESSAGES, REJECTED, STATUS, TASKS, WORK
-from broker.wire import MAX_BODY_BYTES
-from coordinator import bookkeeper, intake
-from coordinator.answers import Unchecked
-from coordinator.bookkeeper import Bookkeeper, Post
-from coordinator.leadership import Watch
-from coordinator.store import Store
-from coordinator.tally import Tally
-from tests.support.books import LEAD, a_task, stored
-from tests.support.core import T0
-from tests.support.desk import LEASE, Desk, delivery
+from broker.protocol.messages import Status
+from broker.protocol.primitives import MAX_BODY_BYTES
+from broker.protocol.topology import EVENTS, MESSAGES, REJECTED, STATUS, TASKS, WORK
+from broker.timestamps import Instant, seconds
+from coordinator import batch as bookkeeper
+from coordinator.batch import Bookkeeper, Post
+from coordinator.inbound import decoder as intake
+from coordinator.inbound.output_validation import Unchecked
+from coordinator.storage.leader_lease import Watch
+from coordinator.storage.store import Store
+from coordinator.telemetry.counters import Tally
+from tests.support.batches import LEASE, Desk, delivery
+from tests.support.core_driver import T0
+from tests.support.stored_tasks import LEAD, a_task, stored
 
 
 @pytest.fixture

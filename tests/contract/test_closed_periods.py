@@ -7,18 +7,18 @@ import pytest
 from sqlalchemy import Engine, select
 
 from broker.errors import NotTheLeader
-from broker.instants import to_iso
-from broker.reporting import PREDEFINED
-from broker.topology import STATUS, TASKS
-from coordinator import bookkeeper
-from coordinator.queries import Queries
-from coordinator.reports import closing
-from coordinator.schema import durations, periods, task_sums
-from coordinator.store import Store
+from broker.protocol.report_catalog import PREDEFINED
+from broker.protocol.topology import STATUS, TASKS
+from broker.timestamps import to_iso
+from coordinator import batch as bookkeeper
+from coordinator.queries.handlers import Queries
+from coordinator.queries.reports import closing
+from coordinator.storage.schema import durations, periods, task_sums
+from coordinator.storage.store import Store
 from tests.contract.test_bookkeeper import claim, failure, hello, result, submit
-from tests.support.books import LEAD, NOW
-from tests.support.core import T0
-from tests.support.desk import LEASE, Desk, delivery
+from tests.support.batches import LEASE, Desk, delivery
+from tests.support.core_driver import T0
+from tests.support.stored_tasks import LEAD, NOW
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ import pytest
 from pydantic_core import from_json
 from sqlalchemy import Engine, delete, func, select
 
-from broker.instants import Instant, Micros
-from broker.mail import Message, new_message
-from broker.views import ConversationPage, ConversationsQuery, MessagePage, MessagesQuery
-from broker.wire import Wire
-from coordinator import schema
-from coordinator.core.board import Changes
-from coordinator.queries import Queries
-from coordinator.store import Store
-from tests.support.books import NOW, commit
+from broker.protocol.chat import Message, new_message
+from broker.protocol.primitives import Wire
+from broker.protocol.views import ConversationPage, ConversationsQuery, MessagePage, MessagesQuery
+from broker.timestamps import Instant, Micros
+from coordinator.core.state import Changes
+from coordinator.queries.handlers import Queries
+from coordinator.storage import schema
+from coordinator.storage.store import Store
+from tests.support.stored_tasks import NOW, commit
 
 
 @pytest.fixture

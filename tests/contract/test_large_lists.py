@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
-from broker.instants import Instant, seconds, to_datetime
-from broker.mail import Message
-from broker.messages import Failure, Status
-from broker.views import (
+from broker.protocol.chat import Message
+from broker.protocol.messages import Failure, Status
+from broker.protocol.primitives import MAX_PAGE_BYTES
+from broker.protocol.views import (
     ConversationPage,
     ConversationsQuery,
     LLMList,
@@ -23,15 +23,15 @@ from broker.views import (
     TasksQuery,
     TaskView,
 )
-from broker.wire import MAX_PAGE_BYTES
-from coordinator.core.board import Changes
-from coordinator.core.pool import LLM, Instance
-from coordinator.core.task import Change
-from coordinator.database import open_engine
-from coordinator.queries import Queries
-from coordinator.store import Store
-from tests.support.books import ATTEMPT, NOW, a_task, commit, stored
-from tests.support.core import T0
+from broker.timestamps import Instant, seconds, to_datetime
+from coordinator.core.llms.llm import LLM, Instance
+from coordinator.core.state import Changes
+from coordinator.core.tasks.task import Change
+from coordinator.queries.handlers import Queries
+from coordinator.storage.engine import open_engine
+from coordinator.storage.store import Store
+from tests.support.core_driver import T0
+from tests.support.stored_tasks import ATTEMPT, NOW, a_task, commit, stored
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -11,13 +11,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, MetaData, Table, inspect, select, text
 
 from broker.errors import ConfigurationError
-from coordinator.core.task import view
-from coordinator.database import open_engine
-from coordinator.rows import task_row
-from coordinator.schema import metadata
-from coordinator.store import Store
-from coordinator.upgrade import HEAD, alembic_config, upgrade
-from tests.support.books import LEAD, NOW, a_task, stored
+from coordinator.core.tasks.task import view
+from coordinator.storage.engine import open_engine
+from coordinator.storage.rows import task_row
+from coordinator.storage.schema import metadata
+from coordinator.storage.store import Store
+from coordinator.storage.upgrade import HEAD, alembic_config, upgrade
+from tests.support.stored_tasks import LEAD, NOW, a_task, stored
 
 
 def made(engine: Engine) -> set[str]:

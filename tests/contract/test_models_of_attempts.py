@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from broker.topology import STATUS, TASKS, control_address
-from coordinator import bookkeeper
-from coordinator.queries import Queries
-from coordinator.reports import closing
-from coordinator.schema import attempts
-from coordinator.store import Store
-from tests.support.desk import LEASE, Desk, delivery
+from broker.protocol.topology import STATUS, TASKS, control_address
+from coordinator import batch as bookkeeper
+from coordinator.queries.handlers import Queries
+from coordinator.queries.reports import closing
+from coordinator.storage.schema import attempts
+from coordinator.storage.store import Store
+from tests.support.batches import LEASE, Desk, delivery
 
 
 @pytest.fixture

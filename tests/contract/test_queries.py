@@ -10,18 +10,28 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 from structlog.testing import capture_logs
 
-from broker.instants import Instant, Micros, seconds, to_datetime
-from broker.messages import FINAL, Rejection, Status, Usage
-from broker.reporting import PREDEFINED
-from broker.views import LLMList, LLMsQuery, LLMView, ReportQuery, ReportView, TaskPage, TaskQuery, TasksQuery, TaskView
-from coordinator.core.board import Changes
-from coordinator.core.pool import LLM, Instance
-from coordinator.core.task import Attempt, Change, Task
-from coordinator.database import open_engine
-from coordinator.queries import Queries
-from coordinator.store import Store
-from tests.support.books import ATTEMPT, NOW, a_task, commit, stored
-from tests.support.core import T0
+from broker.protocol.messages import FINAL, Rejection, Status, Usage
+from broker.protocol.report_catalog import PREDEFINED
+from broker.protocol.views import (
+    LLMList,
+    LLMsQuery,
+    LLMView,
+    ReportQuery,
+    ReportView,
+    TaskPage,
+    TaskQuery,
+    TasksQuery,
+    TaskView,
+)
+from broker.timestamps import Instant, Micros, seconds, to_datetime
+from coordinator.core.llms.llm import LLM, Instance
+from coordinator.core.state import Changes
+from coordinator.core.tasks.task import Attempt, Change, Task
+from coordinator.queries.handlers import Queries
+from coordinator.storage.engine import open_engine
+from coordinator.storage.store import Store
+from tests.support.core_driver import T0
+from tests.support.stored_tasks import ATTEMPT, NOW, a_task, commit, stored
 
 M = TypeVar("M", bound=BaseModel)
 

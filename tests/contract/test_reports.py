@@ -3,14 +3,14 @@
 import pytest
 from sqlalchemy import Engine
 
-from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, Moment, Of, Report, problems_of
-from coordinator.core.board import Changes
-from coordinator.reports.engine import tell
-from coordinator.reports.facts import Span
-from coordinator.store import Store
+from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Moment, Of, Report, problems_of
+from coordinator.core.state import Changes
+from coordinator.queries.reports.engine import tell
+from coordinator.queries.reports.facts import Span
+from coordinator.storage.store import Store
 from tests.contract.test_queries import many_tasks
-from tests.support.books import NOW, commit, stored
-from tests.support.core import T0
+from tests.support.core_driver import T0
+from tests.support.stored_tasks import NOW, commit, stored
 
 ALWAYS = Span(None, None, NOW)
 

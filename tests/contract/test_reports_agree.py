@@ -7,18 +7,18 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from broker.reporting import DIMENSIONS, Report, problems_of
-from broker.views import ReportQuery, ReportView
-from coordinator import bookkeeper
-from coordinator.database import open_engine
-from coordinator.queries import Queries
-from coordinator.reports import closing, percentiles, ranking
-from coordinator.schema import metadata
-from coordinator.store import Store
-from tests.support.books import LEAD
-from tests.support.core import T0
-from tests.support.histories import VALUES, lived, queries
-from tests.support.recount import Log, micros
+from broker.protocol.report_catalog import DIMENSIONS, Report, problems_of
+from broker.protocol.views import ReportQuery, ReportView
+from coordinator import batch as bookkeeper
+from coordinator.queries.handlers import Queries
+from coordinator.queries.reports import closing, percentiles, ranking
+from coordinator.storage.engine import open_engine
+from coordinator.storage.schema import metadata
+from coordinator.storage.store import Store
+from tests.support.core_driver import T0
+from tests.support.random_histories import VALUES, lived, queries
+from tests.support.report_reference import Log, micros
+from tests.support.stored_tasks import LEAD
 
 
 @pytest.mark.parametrize(

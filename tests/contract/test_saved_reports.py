@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from broker.topology import TASKS
-from broker.views import ReportList, ReportView
-from coordinator.database import open_engine
-from coordinator.queries import Queries
-from coordinator.store import Store
+from broker.protocol.topology import TASKS
+from broker.protocol.views import ReportList, ReportView
+from coordinator.queries.handlers import Queries
+from coordinator.storage.engine import open_engine
+from coordinator.storage.store import Store
 from tests.contract.test_bookkeeper import answers, hello, result, submit
-from tests.support.books import LEAD
-from tests.support.desk import Desk, delivery
+from tests.support.batches import Desk, delivery
+from tests.support.stored_tasks import LEAD
 
 
 @pytest.fixture

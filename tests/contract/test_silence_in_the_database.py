@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from broker.connection import Delivery, Outgoing
-from broker.instants import seconds
-from broker.topology import ECHO, STATUS, TASKS
-from coordinator.hearing import Hearing
-from coordinator.store import Store
-from tests.support.desk import LEASE, Desk, delivery
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.protocol.topology import ECHO, STATUS, TASKS
+from broker.timestamps import seconds
+from coordinator.inbound.hearing import Hearing
+from coordinator.storage.store import Store
+from tests.support.batches import LEASE, Desk, delivery
 
 HOUR = 3600.0
 

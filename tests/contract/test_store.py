@@ -10,19 +10,19 @@ import pytest
 from sqlalchemy import select
 
 from broker.errors import DecodeError, NotTheLeader
-from broker.instants import Instant, Micros, from_datetime, seconds
-from broker.messages import Status, Submission
-from broker.wire import decode
-from coordinator.core.board import Changes
+from broker.protocol.messages import Status, Submission
+from broker.protocol.primitives import decode
+from broker.timestamps import Instant, Micros, from_datetime, seconds
 from coordinator.core.events import NEVER
-from coordinator.core.pool import LLM, Instance
-from coordinator.core.ready import NOTHING
-from coordinator.core.task import Asked, Change, Task
-from coordinator.intake import MOST_SKILLS
-from coordinator.schema import labels
-from coordinator.store import Store
-from tests.support.books import ATTEMPT, LEAD, NOW, a_task, commit, stored
-from tests.support.core import T0
+from coordinator.core.llms.llm import LLM, Instance
+from coordinator.core.scheduling.ready_queue import NOTHING
+from coordinator.core.state import Changes
+from coordinator.core.tasks.task import Asked, Change, Task
+from coordinator.inbound.decoder import MOST_SKILLS
+from coordinator.storage.schema import labels
+from coordinator.storage.store import Store
+from tests.support.core_driver import T0
+from tests.support.stored_tasks import ATTEMPT, LEAD, NOW, a_task, commit, stored
 
 
 def fields_of(task: Task) -> dict[str, Any]:

@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import event
 
 from broker.errors import ConfigurationError, NotTheLeader, StoreUnavailable
-from coordinator import database
-from coordinator.store import Store
-from coordinator.upgrade import upgrade
-from tests.support.books import LEAD, NOW, a_task, commit, stored
+from coordinator.storage import engine as database
+from coordinator.storage.store import Store
+from coordinator.storage.upgrade import upgrade
 from tests.support.postgres import Postgres
+from tests.support.stored_tasks import LEAD, NOW, a_task, commit, stored
 
 
 @pytest.fixture

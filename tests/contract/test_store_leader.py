@@ -6,14 +6,14 @@ import pytest
 from sqlalchemy import Engine, event
 
 from broker.errors import NotTheLeader, StoreError, StoreUnavailable
-from broker.instants import Instant
-from broker.messages import Status
-from coordinator.core.board import Changes
-from coordinator.core.pool import LLM
-from coordinator.leadership import Lease
-from coordinator.store import Store
-from tests.support.books import ATTEMPT, LEAD, NOW, a_task, commit, stored
-from tests.support.core import T0
+from broker.protocol.messages import Status
+from broker.timestamps import Instant
+from coordinator.core.llms.llm import LLM
+from coordinator.core.state import Changes
+from coordinator.storage.leader_lease import Lease
+from coordinator.storage.store import Store
+from tests.support.core_driver import T0
+from tests.support.stored_tasks import ATTEMPT, LEAD, NOW, a_task, commit, stored
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.node import NodeInfo, private_node
+from tests.support.rabbitmq import NodeInfo, private_node
 
 
 @pytest.fixture(scope="session")

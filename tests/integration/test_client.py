@@ -20,17 +20,17 @@ from broker.errors import (
     TaskRejected,
 )
 from broker.ids import uuid7
-from broker.messages import Progress, Status, Submission
-from fluffle.client import Client
-from fluffle.handle import TaskHandle
-from fluffle.sync import SyncClient
-from fluffle.watching import Event
+from broker.protocol.messages import Progress, Status, Submission
+from fluffle.client.client import Client
+from fluffle.client.events import Event
+from fluffle.client.handle import TaskHandle
+from fluffle.client.sync import SyncClient
 from tests.support.amqp import amqp
-from tests.support.node import NodeInfo
-from tests.support.processes import fluffle
+from tests.support.processes import ROOT, fluffle
 from tests.support.proxy import proxy_to
+from tests.support.rabbitmq import NodeInfo
 
-PAGE = Path(__file__).parents[2] / "docs/howto-client.md"
+PAGE = ROOT / "docs/howto-client.md"
 WITHIN = 30.0  # seconds
 
 
@@ -38,7 +38,7 @@ WITHIN = 30.0  # seconds
 def url(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a broker with a coordinator and the LLM obi, which obeys."""
     state = tmp_path_factory.mktemp("client")
-    obey = ("--handler", "tests.support.obedient:obey", "--slots", "50", "--skills", "obey,summarise")
+    obey = ("--handler", "tests.support.scripted_llm:obey", "--slots", "50", "--skills", "obey,summarise")
     with (
         fluffle("coordinator", url=rabbitmq.url, state=state, until="ready"),
         fluffle("worker", "obi", *obey, url=rabbitmq.url, state=state, until="ready"),

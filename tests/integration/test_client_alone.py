@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from broker.amqp.robust_connection import Link
 from broker.errors import NoAnswer
 from broker.ids import uuid7
-from broker.link import Link
-from broker.messages import Status
-from broker.topology import COORDINATOR, QUERIES, SHARED
-from fluffle.client import Client
-from tests.support.node import private_node
+from broker.protocol.messages import Status
+from broker.protocol.topology import COORDINATOR, QUERIES, SHARED
+from fluffle.client.client import Client
 from tests.support.processes import fluffle
 from tests.support.proxy import proxy_to
+from tests.support.rabbitmq import private_node
 
 WITHIN = 30.0  # seconds
 
@@ -33,7 +33,7 @@ async def test_a_task_that_nobody_answers_is_done_when_a_coordinator_comes(amqp_
             NoAnswer, match=r"no coordinator answered within 0\.2 s\. Start one with `fluffle coordinator`"
         ):
             await hasty.llms()
-    obey = ("--handler", "tests.support.obedient:obey", "--skills", "obey")
+    obey = ("--handler", "tests.support.scripted_llm:obey", "--skills", "obey")
     with (
         fluffle("coordinator", url=amqp_url, state=tmp_path, until="ready"),
         fluffle("worker", "obi", *obey, url=amqp_url, state=tmp_path),

@@ -11,7 +11,8 @@ import pika
 import pytest
 from pika import spec
 
-from broker.connection import Delivery, Outgoing
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.robust_connection import Link
 from broker.errors import (
     AccessRefused,
     BrokerError,
@@ -22,8 +23,7 @@ from broker.errors import (
     PublishRefused,
     Unroutable,
 )
-from broker.link import Link
-from broker.topology import (
+from broker.protocol.topology import (
     COORDINATOR,
     MAILBOXES,
     MESSAGES,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.support.llama import SENTENCE, LlamaServer
-from tests.unit.test_models_tools import desk
+from tests.unit.workers.models.test_tools_of_models import desk
 from workers.models.base import LLM, Answer, Job, ModelError
 from workers.models.factory import build_llm
-from workers.tools import Desk
+from workers.tools.toolbox import Desk
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed")
 

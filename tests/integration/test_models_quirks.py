@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.test_models_provider import POINT, failure, llm_at, run
 from tests.support.openai_server import Document, Events, OpenAIServer, Refusal, Text, ToolCall, ToolCalls
-from tests.unit.test_models_tools import desk
+from tests.unit.workers.models.test_tools_of_models import desk
 from workers.models.base import Answer, Job, ModelError, Usage
 from workers.models.factory import build_llm, warn_of_trouble
 

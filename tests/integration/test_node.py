@@ -19,11 +19,11 @@ from click.testing import CliRunner, Result
 from pika.exceptions import ProbableAuthenticationError
 
 from broker.errors import NodeError
-from broker.node import NodeStartFailed, PrivateNode, running_url
-from broker.node_container import engine_has_image
-from broker.node_server import SERVER_VARIABLE, RabbitMQNotFound
-from broker.topology import SHARED
-from fluffle.cli.broker import broker
+from broker.node.container import engine_has_image
+from broker.node.private_node import NodeStartFailed, PrivateNode, running_url
+from broker.node.server import SERVER_VARIABLE, RabbitMQNotFound
+from broker.protocol.topology import SHARED
+from fluffle.cli.processes.broker import broker
 
 TEXTS = [f"message {number}".encode() for number in range(50)]
 

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.connection import Outgoing
+from broker.amqp.pika_connection import Outgoing
+from broker.amqp.robust_connection import Link
 from broker.errors import BrokerError
-from broker.link import Link
-from broker.topology import REJECTED, SHARED, Queue, Topology
-from fluffle.rejected import opened
-from tests.support.node import NodeInfo
+from broker.protocol.topology import REJECTED, SHARED, Queue, Topology
+from fluffle.client.dead_letters import opened
+from tests.support.rabbitmq import NodeInfo
 
 IDS = [f"m-{number}" for number in range(5)]
 

@@ -8,18 +8,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from broker import users
-from broker.access import Role
-from broker.administration import NodeControl
-from broker.amqp_url import completed
-from broker.connection import Delivery, Outgoing
+from broker.access import users
+from broker.access.admin_api import NodeControl
+from broker.access.roles import Role
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.robust_connection import Link
+from broker.amqp.url import completed
 from broker.errors import AccessRefused, BrokerError, CertificateRefused
-from broker.link import Link
-from broker.node import PrivateNode
-from broker.topology import Queue, Topology
+from broker.node.private_node import PrivateNode
+from broker.protocol.topology import Queue, Topology
 from tests.support.certificates import Authority, Certificate
-from tests.support.node import NodeInfo
 from tests.support.proxy import proxy_to
+from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 
 WITHIN = 20.0  # seconds

@@ -13,21 +13,21 @@ from typing import Any
 import pika
 import pytest
 
-from broker.connection import Outgoing
+from broker.amqp.pika_connection import Outgoing
+from broker.amqp.robust_connection import Link
 from broker.errors import AccessRefused, ConfigurationError
-from broker.link import Link
-from broker.messages import Holding, Result, Usage
+from broker.protocol.messages import Holding, Result, Usage
+from broker.protocol.primitives import MAX_BODY_BYTES
+from broker.protocol.topology import REJECTED, SHARED, TASKS, work_queue
 from broker.settings import Settings
-from broker.topology import REJECTED, SHARED, TASKS, work_queue
-from broker.wire import MAX_BODY_BYTES
-from tests.support.node import NodeInfo
+from tests.support.fake_coordinator import WITHIN, StandIn, stand_in
 from tests.support.processes import Process, fluffle
 from tests.support.proxy import CONSUMER, PUBLISHER, Proxy, proxy_to
-from tests.support.stand_in import WITHIN, StandIn, stand_in
+from tests.support.rabbitmq import NodeInfo
+from workers.execution.spool import Spool
 from workers.models.base import Answer, Job, ModelError, Progress
-from workers.runner import Worker
-from workers.spool import Spool
-from workers.tools import Desk
+from workers.tools.toolbox import Desk
+from workers.worker import Worker
 
 
 class Scripted:
@@ -359,7 +359,7 @@ async def test_an_answer_that_takes_too_long_is_a_failure_that_may_be_retried(
 async def test_a_call_that_does_not_heed_its_cancellation_ends_all_the_same(
     workers: Workers, coordinator: StandIn, llm: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.attempt.CANCEL_WITHIN", 0.05)
+    monkeypatch.setattr("workers.execution.attempt.CANCEL_WITHIN", 0.05)
     release = asyncio.Event()
 
     async def stubborn(job: Job, progress: Progress) -> Answer:

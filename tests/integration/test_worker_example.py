@@ -5,16 +5,16 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
-from broker.topology import work_queue
+from broker.protocol.topology import work_queue
+from tests.support.fake_coordinator import WITHIN, StandIn, stand_in
+from tests.support.processes import ROOT
 from tests.support.proxy import Proxy, proxy_to
-from tests.support.stand_in import WITHIN, StandIn, stand_in
 
 NAME = "shout"
-PROGRAM = Path(__file__).parents[2] / "examples" / "worker_plain_pika.py"
+PROGRAM = ROOT / "examples" / "worker_plain_pika.py"
 
 
 @pytest.fixture

@@ -10,22 +10,22 @@ from unittest.mock import Mock
 
 import pytest
 
-from broker.connection import Delivery
-from broker.link import Link
-from broker.mail import Message, new_message
-from broker.mailer import read_message, to_publish
-from broker.messages import Usage
+from broker.amqp.pika_connection import Delivery
+from broker.amqp.robust_connection import Link
+from broker.chat_client import read_message, to_publish
+from broker.protocol.chat import Message, new_message
+from broker.protocol.messages import Usage
+from broker.protocol.primitives import MAX_BODY_BYTES
+from broker.protocol.topology import SHARED, mailbox
 from broker.settings import Settings
-from broker.topology import SHARED, mailbox
-from broker.wire import MAX_BODY_BYTES
+from tests.support.fake_coordinator import WITHIN, StandIn, stand_in
 from tests.support.openai_server import OpenAIServer, Paused, Stalled, Text
-from tests.support.stand_in import WITHIN, StandIn, stand_in
-from workers.mailbox import Mailbox
+from workers.chat import Mailbox
+from workers.execution.reporter import Reporter
 from workers.models.base import LLM, Answer, Job, ModelError, Progress
 from workers.models.factory import build_llm
-from workers.reporter import Reporter
-from workers.runner import Worker
-from workers.tools import Desk
+from workers.tools.toolbox import Desk
+from workers.worker import Worker
 
 GRIN = "\N{GRINNING FACE}"
 

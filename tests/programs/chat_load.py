@@ -1,6 +1,6 @@
 """Everybody writes to everybody, and RabbitMQ is killed in the middle: is every message shown once, and in order?
 
-python -m tests.mail --messages 10000
+python -m tests.programs.chat_load --messages 10000
 
 Of 20 addresses 16 are people and 4 are LLMs, which answer. Everybody has one conversation with everybody else, and they
 write in all of them at the same time, each message as soon as the one before is safe.
@@ -21,14 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.support.report import print_table
-from broker.link import Link
-from broker.mail import Message, made_from
-from broker.views import MessageView
+from broker.amqp.robust_connection import Link
+from broker.protocol.chat import Message, made_from
+from broker.protocol.views import MessageView
 from fluffle import Client
 from tests.support.amqp import amqp
-from tests.support.ledger import Ledger
-from tests.support.node import private_node
+from tests.support.rabbitmq import private_node
 from tests.support.site import Site, site_on
+from tests.support.task_audit import Ledger
 
 PEOPLE = tuple(f"person-{number}" for number in range(16))
 LLMS = tuple(f"llm-{number}" for number in range(4))
@@ -108,7 +108,7 @@ async def post(site: Site, ledger: Ledger, messages: int) -> Post:
     it = Post(each=-(-messages // OF_EACH))
     site.coordinator()
     for name in LLMS:
-        site.worker(name, "--handler", "tests.support.handlers:echo", **ledger.env)
+        site.worker(name, "--handler", "tests.support.recording_llms:echo", **ledger.env)
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
         people = {name: await stack.enter_async_context(Client(site.url, user=site.person(name))) for name in PEOPLE}

@@ -1,6 +1,6 @@
 """Bad input in bulk: malformed messages against decoding alone, then against the running system among good work.
 
-python -m tests.fuzz --decode 1000000 --wire 50000 --seed 1
+python -m tests.programs.fuzz --decode 1000000 --wire 50000 --seed 1
 """
 
 import argparse
@@ -20,12 +20,12 @@ import psutil
 
 from benchmarks.support.report import print_table
 from tests.support.amqp import Message, RawProperties, amqp
-from tests.support.ledger import Ledger
-from tests.support.malformed import Malformer, Raw
-from tests.support.node import private_node
-from tests.support.odd_texts import rendered_in_bulk
 from tests.support.processes import Process, until
+from tests.support.rabbitmq import private_node
+from tests.support.random_messages import Malformer, Raw
+from tests.support.random_texts import rendered_in_bulk
 from tests.support.site import Site, site_on
+from tests.support.task_audit import Ledger
 
 ANSWERS = "fuzz.answers"
 REJECTED_AT_ONCE = 20_000  # what the rejected queue is allowed to hold before it is read
@@ -114,7 +114,7 @@ def publish_in_bulk(site: Site, ledger: Ledger, count: int, seed: int) -> Surviv
 
 
 def _worker(site: Site, ledger: Ledger) -> Process:
-    return site.worker("worker", "--handler", "tests.support.handlers:work", "--slots", "20", **ledger.env)
+    return site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "20", **ledger.env)
 
 
 def _malformed(seed: int) -> Iterator[Raw]:

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker.alarms import alarm_at
-from tests.support.node import NodeInfo
+from broker.amqp.alarms import alarm_at
 from tests.support.processes import until
+from tests.support.rabbitmq import NodeInfo
 
 
 @contextmanager

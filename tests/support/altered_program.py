@@ -1,4 +1,4 @@
-"""`fluffle` with something about it altered: python -m tests.support.altered CHANGE… -- ARGUMENTS…
+"""`fluffle` with something about it altered: python -m tests.support.altered_program CHANGE… -- ARGUMENTS…
 
 A CHANGE is the name of a mechanism that keeps the books right, which is switched off; or `clock=SECONDS`, which makes
 the wall clock of the process wrong by that much; or `clock-file=PATH`, by which it can be set, see Clock; or
@@ -20,15 +20,15 @@ from typing import Any
 
 def no_outbox() -> None:
     """What was committed and not published before a crash is forgotten."""
-    from coordinator.store import Store
+    from coordinator.storage.store import Store
 
     _replace(Store, "unsent", lambda self: [])
 
 
 def no_manual_ack() -> None:
     """A message counts as done as soon as it is delivered."""
-    from broker.connection import Delivery
-    from broker.link import Link
+    from broker.amqp.pika_connection import Delivery
+    from broker.amqp.robust_connection import Link
 
     consume = Link.consume
 
@@ -42,7 +42,7 @@ def no_manual_ack() -> None:
 
 def no_attempt_fence() -> None:
     """The result of any attempt counts as that of the present one."""
-    from coordinator.core.work import Work
+    from coordinator.core.tasks.attempts import Work
 
     reported = Work.reported
 
@@ -58,14 +58,14 @@ def no_attempt_fence() -> None:
 
 def no_epoch() -> None:
     """A coordinator writes whether it still leads or not."""
-    from coordinator.store import Store
+    from coordinator.storage.store import Store
 
     _replace(Store, "_extend", lambda self, connection, now, lease: None)
 
 
 def no_dedupe() -> None:
     """A task that is submitted again is a new one."""
-    from coordinator.core.requests import Requests
+    from coordinator.core.tasks.requests import Requests
 
     submitted = Requests._submitted
 
@@ -78,21 +78,21 @@ def no_dedupe() -> None:
 
 def no_spool() -> None:
     """A finished answer is nowhere but in memory until RabbitMQ has it."""
-    from workers import spool
+    from workers.execution import spool
 
     _replace(spool, "_write", lambda file, data: None)
 
 
 def no_lease() -> None:
     """Whoever has a task keeps it, however silent."""
-    from coordinator.core.work import Work
+    from coordinator.core.tasks.attempts import Work
 
     _replace(Work, "tick", lambda self, now, heard_until: None)
 
 
 def no_mandatory() -> None:
     """What no queue takes is gone without a word."""
-    from broker.half_link import HalfLink
+    from broker.amqp.session import HalfLink
 
     publish = HalfLink.publish
     _replace(HalfLink, "publish", lambda self, message: publish(self, dataclasses.replace(message, mandatory=False)))
@@ -113,7 +113,7 @@ MECHANISMS: dict[str, Callable[[], None]] = {
 def lost_replies(count: str) -> None:
     """So many commits, with some that work between them, end with an error although they were made."""
     from broker.errors import StoreUnavailable
-    from coordinator.store import Store
+    from coordinator.storage.store import Store
 
     commit, left = Store.commit, iter(range(int(count)))
 
@@ -163,8 +163,9 @@ def wrong_clock(seconds: str) -> None:
 
 
 def _alter_clock(ahead: Callable[[], int]) -> None:
-    from broker import mail, mailer
-    from workers import attempt, reporter
+    from broker import chat_client as mailer
+    from broker.protocol import chat as mail
+    from workers.execution import attempt, reporter
 
     time_, time_ns = time.time, time.time_ns
     time.time = lambda: time_() + ahead()
@@ -181,7 +182,7 @@ def _alter_clock(ahead: Callable[[], int]) -> None:
 
 def soon_quiet(seconds: str) -> None:
     """Attempts that have sent no text for so long are quiet."""
-    from coordinator.core import task
+    from coordinator.core.tasks import task
 
     _replace(task, "QUIET_AFTER", int(seconds) * 1_000_000)
 

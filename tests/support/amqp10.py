@@ -7,10 +7,10 @@ from uuid import uuid4
 
 import pytest
 
-from broker.amqp10 import Receiver
-from broker.amqp10_types import Described, encode
+from broker.amqp10.client import Receiver
+from broker.amqp10.types import Described, encode
 from broker.errors import NodeError
-from tests.support.node import NodeInfo
+from tests.support.rabbitmq import NodeInfo
 
 PLUGIN = "rabbitmq_amqp1_0"  # part of RabbitMQ from 4.0 on
 

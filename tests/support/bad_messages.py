@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.amqp import Amqp, raw_properties
-from tests.support.node import ON_RABBITMQ_4
+from tests.support.rabbitmq import ON_RABBITMQ_4
 
 ANSWERS = "bad-input.answers"
 LARGE = 15 if ON_RABBITMQ_4 else 17  # MiB; RabbitMQ 4 itself takes nothing over 16

@@ -5,14 +5,14 @@ from typing import Any
 
 from sqlalchemy import text
 
-from broker.connection import Delivery, Outgoing, Properties
-from broker.instants import Instant, Micros, seconds
-from coordinator.bookkeeper import Bookkeeper, Post
-from coordinator.core.task import view
-from coordinator.hearing import Hearing
-from coordinator.store import Store
-from tests.support.books import LEAD
-from tests.support.core import T0
+from broker.amqp.pika_connection import Delivery, Outgoing, Properties
+from broker.timestamps import Instant, Micros, seconds
+from coordinator.batch import Bookkeeper, Post
+from coordinator.core.tasks.task import view
+from coordinator.inbound.hearing import Hearing
+from coordinator.storage.store import Store
+from tests.support.core_driver import T0
+from tests.support.stored_tasks import LEAD
 
 LEASE = 10.0  # seconds
 

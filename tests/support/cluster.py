@@ -8,10 +8,10 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-from broker.node import version_that_answers
-from broker.node_record import NodeRecord
-from broker.node_server import ServerProcess
-from broker.private_files import write_private
+from broker.node.private_node import version_that_answers
+from broker.node.record import NodeRecord
+from broker.node.server import ServerProcess
+from broker.secure_files import write_private
 from tests.support.processes import until
 
 _COMES_UP = 120.0  # seconds; usually 15 for three

@@ -1,6 +1,6 @@
 """The machine of the coordinator under test: with a dictionary for a database, and short names for what happens.
 
-`Core.handle` does what coordinator/bookkeeper.py does around the machine, and checks the machine's invariants. So
+`Core.handle` does what coordinator/batch.py does around the machine, and checks the machine's invariants. So
 every task that is not in hand or in its lane is forgotten after each call and comes back as another object.
 """
 
@@ -8,8 +8,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from broker.instants import EPOCH, Instant, seconds, to_datetime
-from broker.messages import (
+from broker.protocol.messages import (
     Claim,
     Failure,
     Goodbye,
@@ -24,8 +23,7 @@ from broker.messages import (
     Usage,
     Wait,
 )
-from coordinator.core.assignment import Policy
-from coordinator.core.board import Changes
+from broker.timestamps import EPOCH, Instant, seconds, to_datetime
 from coordinator.core.commands import Announce, AnnounceLLM, Answer, Assign, Command, Stop, Tell
 from coordinator.core.events import (
     NEVER,
@@ -46,11 +44,13 @@ from coordinator.core.events import (
     Tick,
     Waited,
 )
-from coordinator.core.expertise import Expertise
-from coordinator.core.invariants import check_forgotten, check_invariants
+from coordinator.core.llms.llm import LLM
+from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import Machine
-from coordinator.core.pool import LLM
-from coordinator.core.task import DEFAULT_PRIORITY, Rank, Task
+from coordinator.core.scheduling.earliest_finish import Policy
+from coordinator.core.state import Changes
+from coordinator.core.tasks.task import DEFAULT_PRIORITY, Rank, Task
+from tests.support.invariants import check_forgotten, check_invariants
 
 T0 = Instant(1_800_000_000_000_000)
 LEASE = 10.0  # seconds
@@ -62,7 +62,7 @@ def moment(at: float) -> Instant:
 
 
 class Books:
-    """What coordinator/store.py keeps, in dictionaries; `committed` counts how often a task was completed."""
+    """What coordinator/storage/store.py keeps, in dictionaries; `committed` counts how often a task was completed."""
 
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}

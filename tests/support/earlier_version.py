@@ -5,20 +5,19 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from coordinator.upgrade import HEAD
+from coordinator.storage.upgrade import HEAD
 from tests.support.processes import ROOT
 
-VERSIONS = "coordinator/migrations/versions"
 ROOMS = ("broker", "coordinator", "fluffle", "workers")
 
 
 def version_before(folder: Path) -> Path:
     """Its modules, in that folder. Raises FileNotFoundError where there is no history, as in an archive."""
-    [newest] = (ROOT / VERSIONS).glob(f"{HEAD}_*.py")
+    newest = f":(glob)coordinator/**/migrations/versions/{HEAD}_*.py"  # wherever the file was when it was added
     try:
-        looking = ("log", "--first-parent", "-m", "--diff-filter=A", "--format=%H", "-1")  # it may have come by a merge
-        added = _git(*looking, "--", str(newest)).decode().strip()
-        commit = f"{added}^" if added else "HEAD"  # one that is not committed yet came after HEAD
+        looking = ("log", "--first-parent", "-m", "--diff-filter=A", "--format=%H")  # it may have come by a merge
+        added = _git(*looking, "--", newest).decode().split()
+        commit = f"{added[-1]}^" if added else "HEAD"  # one that is not committed yet came after HEAD
         modules = _git("archive", commit, *ROOMS)
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         raise FileNotFoundError("the version before is not in the history of this checkout") from error

@@ -8,12 +8,12 @@ from typing import Any
 import pika
 from pika.exceptions import NackError
 
-from broker.connection import Delivery, Outgoing
-from broker.link import Link
-from broker.mail import MessageProgress
-from broker.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop
-from broker.topology import COORDINATOR, REJECTED, SHARED, STATUS, WORK, llm_address, work_queue
-from broker.wire import Wire, decode
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.robust_connection import Link
+from broker.protocol.chat import MessageProgress
+from broker.protocol.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop
+from broker.protocol.primitives import Wire, decode
+from broker.protocol.topology import COORDINATOR, REJECTED, SHARED, STATUS, WORK, llm_address, work_queue
 
 WITHIN = 20.0
 """Seconds that a test waits for something before it fails."""

@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from broker.link import Link
-from broker.topology import llm_topology, work_queue
+from broker.amqp.robust_connection import Link
+from broker.protocol.topology import llm_topology, work_queue
 from tests.support.amqp import Amqp
 from tests.support.site import Site
 

@@ -1,11 +1,11 @@
 """What is true of a machine at any time between two calls. For tests: looks at everything, on every call."""
 
-from broker.messages import Status
-from coordinator.core.lane import Lane, late
+from broker.protocol.messages import Status
+from coordinator.core.llms.llm import LLM
 from coordinator.core.machine import Machine
-from coordinator.core.patience import early
-from coordinator.core.pool import LLM
-from coordinator.core.task import Task, meets
+from coordinator.core.scheduling.aging import early
+from coordinator.core.scheduling.lane import Lane, late
+from coordinator.core.tasks.task import Task, meets
 
 
 def check_invariants(machine: Machine) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.processes import until
+from tests.support.processes import ROOT, until
 
 SENTENCE = ("A ", "fluffle ", "is ", "a group ", "of rabbits.")
 
@@ -91,7 +91,7 @@ class LlamaServer:
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(self._command, cwd=Path(__file__).parents[2], stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log)
         until(lambda: self.status in self._begins_with, "llama.cpp listens", within=60)
         return self
 

@@ -135,10 +135,10 @@ def fluffle(
     """Run `fluffle ARGS` on the broker at `url`, with its state folder, until the end of the block.
 
     `until` is what it prints when it is ready; `altered` names what is to be other than usual, see
-    tests/support/altered.py; `version` is a folder with the modules of another version; `inside` comes before the
-    command, see tests/support/hosts.py. Its last lines are printed at the end, for pytest to show on failure.
+    tests/support/altered_program.py; `version` is a folder with the modules of another version; `inside` comes before
+    the command, see tests/support/network_hosts.py. Its last lines are printed at the end.
     """
-    command = [sys.executable, "-m", "tests.support.altered", *altered, "--"] if altered else [COMMAND]
+    command = [sys.executable, "-m", "tests.support.altered_program", *altered, "--"] if altered else [COMMAND]
     if version is not None:
         command = [sys.executable, "-m", "fluffle"]
     name = " ".join(("fluffle", *args))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.node import PrivateNode
+from broker.node.private_node import PrivateNode
 
 IMAGE = "rabbitmq:4-management"
 ON_RABBITMQ_4 = os.environ.get("FLUFFLE_TEST_BROKER") == "rabbitmq4"

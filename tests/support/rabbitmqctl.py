@@ -3,9 +3,9 @@
 import os
 import subprocess
 
-from broker.node import PrivateNode
-from broker.node_record import NodeRecord
-from broker.node_server import find_server
+from broker.node.private_node import PrivateNode
+from broker.node.record import NodeRecord
+from broker.node.server import find_server
 
 
 def rabbitmqctl(node: PrivateNode, *command: str) -> str:

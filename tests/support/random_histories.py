@@ -6,13 +6,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from broker.connection import Delivery
-from broker.instants import Instant, to_datetime
-from broker.reporting import DIMENSIONS, METRICS, OUTCOMES, PREDEFINED, STATUSES, Of
-from broker.topology import EVENTS, STATUS, TASKS
-from coordinator.store import Store
-from tests.support.core import T0
-from tests.support.desk import Desk, delivery
+from broker.amqp.pika_connection import Delivery
+from broker.protocol.report_catalog import DIMENSIONS, METRICS, OUTCOMES, PREDEFINED, STATUSES, Of
+from broker.protocol.topology import EVENTS, STATUS, TASKS
+from broker.timestamps import Instant, to_datetime
+from coordinator.storage.store import Store
+from tests.support.batches import Desk, delivery
+from tests.support.core_driver import T0
 
 LLMS, LABELS, SKILLS = ["atlas", "boreas"], ["red", "blue"], ["python", "review"]
 VALUES: dict[str, list[Any]] = {

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from broker.connection import Delivery, _properties
-from broker.wire import MAX_BODY_BYTES
-from coordinator.intake import Refused, read
-from tests.support.odd_texts import schemas
+from broker.amqp.pika_connection import Delivery, _properties
+from broker.protocol.primitives import MAX_BODY_BYTES
+from coordinator.inbound.decoder import Refused, read
+from tests.support.random_texts import schemas
 
 TASKS, STATUS, MESSAGES = "fluffle.tasks", "fluffle.status", "fluffle.messages"
 ATTEMPT: dict[str, Any] = {"task_id": "t-1", "attempt": 1, "instance": "i-1"}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
-from fluffle.web.markup import _TAGS, render
+from fluffle.web.markdown import _TAGS, render
 
 _NAMES = ("a", "b", "", "a/b", "~", "$id", "x" * 100, "\u2028", "constructor")
 _REFS = ("#", "#/$defs/a", "#/$defs/b", "#/properties/a", "#missing", "http://evil.example/s", "#/%", "../x", "a#b", "")

@@ -1,6 +1,6 @@
 """LLMs for tests: functions that leave a trace outside the system for everything that they do.
 
-The trace is a line in the file that EFFECTS names, see tests/support/ledger.py.
+The trace is a line in the file that EFFECTS names, see tests/support/task_audit.py.
 """
 
 import asyncio

@@ -5,14 +5,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from broker import users
-from broker.access import Role, owned, user_name
-from broker.administration import administration
-from broker.amqp_url import of_user, vhost
-from broker.link import Link
+from broker.access import users
+from broker.access.admin_api import administration
+from broker.access.roles import Role, owned, user_name
+from broker.amqp.robust_connection import Link
+from broker.amqp.url import of_user, vhost
+from broker.protocol.topology import SHARED
 from broker.settings import load_settings
-from broker.topology import SHARED
-from tests.support.node import NodeInfo
+from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 
 

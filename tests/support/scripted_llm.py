@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.models.base import Answer, Job, ModelError, Usage
-from workers.tools import Desk
+from workers.tools.toolbox import Desk
 
 
 async def obey(job: Job, desk: Desk) -> Answer:

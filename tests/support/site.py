@@ -16,12 +16,21 @@ from typing import Any
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from broker.link import Link
-from broker.topology import COORDINATOR, QUERIES, REJECTED, SHARED, UNDELIVERED, llm_address, user_address, work_queue
+from broker.amqp.robust_connection import Link
+from broker.protocol.topology import (
+    COORDINATOR,
+    QUERIES,
+    REJECTED,
+    SHARED,
+    UNDELIVERED,
+    llm_address,
+    user_address,
+    work_queue,
+)
 from tests.support.amqp import amqp
-from tests.support.node import NodeInfo
 from tests.support.postgres import ON_POSTGRESQL, Postgres, shared
 from tests.support.processes import Process, fluffle, until
+from tests.support.rabbitmq import NodeInfo
 
 
 class Site:

@@ -3,12 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from broker.instants import Instant, Micros, seconds
-from broker.messages import Failure, Status, Submission, Usage
-from coordinator.core.board import Changes
-from coordinator.core.task import Attempt, Task
-from coordinator.store import Store
-from tests.support.core import T0
+from broker.protocol.messages import Failure, Status, Submission, Usage
+from broker.timestamps import Instant, Micros, seconds
+from coordinator.core.state import Changes
+from coordinator.core.tasks.task import Attempt, Task
+from coordinator.storage.store import Store
+from tests.support.core_driver import T0
 
 NOW = Instant(T0 + 1)
 LEAD = seconds(5)

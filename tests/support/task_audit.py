@@ -1,8 +1,8 @@
 """A checker outside the system: what was submitted, what was really done, and whether the books agree.
 
 It knows the submissions because the test tells it, the effects because handlers append to its file (see
-tests/support/handlers.py), the completions that were announced because it has a queue of its own for them, and the
-books because it reads the database. It asks no part of the system.
+tests/support/recording_llms.py), the completions that were announced because it has a queue of its own for them, and
+the books because it reads the database. It asks no part of the system.
 """
 
 import json

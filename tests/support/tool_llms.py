@@ -5,9 +5,9 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from tests.support.handlers import write_effect
+from tests.support.recording_llms import write_effect
 from workers.models.base import Job
-from workers.tools import BlockingDesk, Desk, ToolError
+from workers.tools.toolbox import BlockingDesk, Desk, ToolError
 
 
 async def hand_on(job: Job, desk: Desk) -> list[str]:
@@ -31,7 +31,7 @@ async def hand_on_as_model(job: Job, desk: Desk) -> list[str]:
     """The same as a pydantic-ai model that calls its tools."""
     from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
-    from workers.models.pydantic_ai import PydanticAILLM
+    from workers.models.provider.llm import PydanticAILLM
 
     way = job.inputs["way"]
 

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from broker.amqp.pika_connection import Delivery
 from broker.best_effort import best_effort
-from broker.connection import Delivery
-from broker.crash import crash_point_soon
-from broker.messages import Assignment, Failure, Result, Usage
-from broker.text import printed
-from broker.trace import trace_of
-from broker.wire import problems
+from broker.fault_injection import crash_point_soon
+from broker.protocol.messages import Assignment, Failure, Result, Usage
+from broker.protocol.portable_text import printed
+from broker.protocol.primitives import problems
+from broker.protocol.traceparent import trace_of
+from workers.execution.progress import ProgressStream
+from workers.execution.reporter import Reporter
+from workers.execution.suspensions import Parking, Slots
 from workers.models.base import LLM, Answer, Job, ModelError
 from workers.models.output import as_json
-from workers.progress import ProgressStream
-from workers.reporter import Reporter
-from workers.tools import Desk, Office
-from workers.waiting import Parking, Slots
+from workers.tools.toolbox import Desk, Office
 
 if TYPE_CHECKING:
-    from workers.spans import AttemptSpan, Spans
+    from workers.telemetry.tracing import AttemptSpan, Spans
 
 CANCEL_WITHIN = 5.0
 """Seconds that a cancelled call gets to end. After that its attempt is over all the same."""

@@ -6,23 +6,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from broker.amqp.pika_connection import Delivery
 from broker.best_effort import best_effort
-from broker.connection import Delivery
-from broker.crash import crash_point
 from broker.errors import DecodeError
+from broker.fault_injection import crash_point
 from broker.ids import assignment_id
-from broker.messages import Assignment, Holding, Stop, Tell
-from broker.tally import Runs
-from broker.text import on_one_line
-from broker.wire import MAX_ASSIGNMENT_BYTES, decode
-from workers.attempt import CALLED_OFF, Attempt, Ending, failed
+from broker.protocol.messages import Assignment, Holding, Stop, Tell
+from broker.protocol.portable_text import on_one_line
+from broker.protocol.primitives import MAX_ASSIGNMENT_BYTES, decode
+from broker.telemetry.counters import Runs
+from workers.execution.attempt import CALLED_OFF, Attempt, Ending, failed
+from workers.execution.reporter import Reporter
+from workers.execution.suspensions import Slots
 from workers.models.base import LLM
-from workers.reporter import Reporter
-from workers.tools import Office
-from workers.waiting import Slots
+from workers.tools.toolbox import Office
 
 if TYPE_CHECKING:
-    from workers.spans import Spans
+    from workers.telemetry.tracing import Spans
 
 REMEMBERED = 10_000
 """Finished attempts that are remembered, to know an assignment that comes again."""

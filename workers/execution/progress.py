@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from broker.text import ends_within_a_character, portable
+from broker.protocol.portable_text import ends_within_a_character, portable
 
 INTERVAL = 0.1
 """Seconds between two messages about one attempt."""

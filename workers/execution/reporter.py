@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from broker.connection import Outgoing, resolve
-from broker.crash import crash_point, crash_point_soon
+from broker.amqp.pika_connection import Outgoing, resolve
+from broker.amqp.robust_connection import Link
 from broker.errors import BrokerError, LinkClosed, MessageTooLarge
+from broker.fault_injection import crash_point, crash_point_soon
 from broker.ids import assignment_id
-from broker.link import Link
-from broker.mail import Message, MessageProgress
-from broker.messages import Claim, Failure, Goodbye, Presence, Progress, Question, Result, Resume, Wait
-from broker.topology import STATUS, control_address
-from broker.trace import in_trace
-from broker.wire import Wire, decode
-from workers.spool import Spool
+from broker.protocol.chat import Message, MessageProgress
+from broker.protocol.messages import Claim, Failure, Goodbye, Presence, Progress, Question, Result, Resume, Wait
+from broker.protocol.primitives import Wire, decode
+from broker.protocol.topology import STATUS, control_address
+from broker.protocol.traceparent import in_trace
+from workers.execution.spool import Spool
 
 RETRY_FIRST, RETRY_MOST = 0.2, 5.0
 """Seconds between attempts to publish what RabbitMQ refused."""

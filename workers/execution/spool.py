@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from broker.errors import ConfigurationError, DecodeError
-from broker.messages import Result
-from broker.private_files import make_private_folder
-from broker.wire import decode
+from broker.protocol.messages import Result
+from broker.protocol.primitives import decode
+from broker.secure_files import make_private_folder
 
 SYNC_AFTER = 0.05
 """Seconds that an answer may wait for its confirm before it is worth an fsync."""

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
-from broker.connection import resolve
-from broker.messages import Question
-from workers.reporter import Reporter
+from broker.amqp.pika_connection import resolve
+from broker.protocol.messages import Question
+from workers.execution.reporter import Reporter
 
 
 class Slots:

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from broker.errors import FluffleError
-from broker.mail import Message
-from broker.messages import Answered, Dependency, Usage
-from broker.text import printed
+from broker.protocol.chat import Message
+from broker.protocol.messages import Answered, Dependency, Usage
+from broker.protocol.portable_text import printed
 
 if TYPE_CHECKING:
-    from workers.tools import Desk
+    from workers.tools.toolbox import Desk
 
 __all__ = ["LLM", "Answer", "Answered", "Dependency", "Job", "Message", "ModelError", "Progress", "Usage"]
 

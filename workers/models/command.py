@@ -18,8 +18,8 @@ from workers.models.base import Answer, Job, ModelError, Progress
 from workers.models.output import check_schema, parse_output
 from workers.models.prompt import render_prompt
 from workers.models.terminal_text import TerminalFilter, terminal_text
-from workers.tool_socket import folder_for_sockets, tool_socket
-from workers.tools import Desk
+from workers.tools.socket import folder_for_sockets, tool_socket
+from workers.tools.toolbox import Desk
 
 MAX_OUTPUT = 1_000_000
 """Bytes of standard output that are taken as an answer."""

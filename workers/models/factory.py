@@ -54,7 +54,7 @@ def build_llm(
 
         return HandlerLLM(handler)
     if model == DEMO:
-        from workers.models.demo import DemoLLM
+        from workers.models.demo.llm import DemoLLM
 
         return DemoLLM()
     return _provider_llm(str(model), base_url, stall_timeout)
@@ -79,7 +79,7 @@ def _provider_llm(model: str, base_url: str | None, stall_timeout: float) -> LLM
         import pydantic_ai  # noqa: F401
     except ImportError as error:
         raise ConfigurationError(f"--model {model} needs pydantic-ai: pip install 'fluffle[llm]'") from error
-    from workers.models.providers import find_model
-    from workers.models.pydantic_ai import PydanticAILLM
+    from workers.models.provider.find_model import find_model
+    from workers.models.provider.llm import PydanticAILLM
 
     return PydanticAILLM(model, find_model(model, base_url), stall_timeout=stall_timeout)

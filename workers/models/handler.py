@@ -17,7 +17,7 @@ from typing import Any
 from broker.errors import ConfigurationError, did_you_mean
 from workers.models.base import Answer, Job, ModelError, Progress
 from workers.models.output import check_schema, validate_output
-from workers.tools import Desk, ToolError
+from workers.tools.toolbox import Desk, ToolError
 
 _log = logging.getLogger(__name__)
 
@@ -25,10 +25,9 @@ _log = logging.getLogger(__name__)
 class HandlerLLM:
     """Calls `function(job)` once per job, or `function(job, desk)` when it has a parameter named `desk`.
 
-    The function takes a workers.models.base.Job, and a workers.tools.Desk (workers.tools.BlockingDesk if it is not
-    async) with what it may do while it works, and returns what JSON has a form for, or an Answer when it
-    knows its usage. It says that another attempt cannot help by raising ModelError with retryable=False; any
-    other exception is logged and is a failure, named by its class, that another attempt may mend.
+    The function takes a Job, and a Desk (a BlockingDesk if it is not async), and returns what JSON has a form for, or
+    an Answer when it knows its usage. It says that another attempt cannot help by raising ModelError with
+    retryable=False; any other exception is logged and is a failure, named by its class, that another attempt may mend.
 
     An async function runs on the worker's event loop and is cancelled when the job is stopped. Any other runs in
     a thread. Python cannot stop a thread: when the job is stopped, the function goes on in the background until

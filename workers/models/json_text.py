@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from workers.models.reasoning import without_reasoning
+from workers.models.provider.reasoning import without_reasoning
 
 _OPENING_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*[\w+.-]*\s*")
 _AFTER_WORDS = re.compile(r"[^{}\[\]]*\n[ \t]*([{\[].*)", re.DOTALL)

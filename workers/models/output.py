@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-from broker import output_check
-from broker.helpers import Helpers
-from broker.json_schema import why_no_schema
-from broker.messages import Failure
-from broker.text import portable
+from broker.protocol.messages import Failure
+from broker.protocol.portable_text import portable
+from broker.untrusted import output_check
+from broker.untrusted.json_schema import why_no_schema
+from broker.untrusted.process_pool import Helpers
 from workers.models.base import ModelError
 from workers.models.json_text import json_values
 

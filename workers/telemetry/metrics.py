@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from broker.link import Link
-from broker.monitor import Loop, of_runs, of_the_link
-from broker.tally import Runs
+from broker.amqp.robust_connection import Link
+from broker.telemetry.counters import Runs
+from broker.telemetry.http_server import Loop, of_runs, of_the_link
 
 
 class Standing(NamedTuple):

@@ -2,11 +2,11 @@
 
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from broker.connection import Delivery
-from broker.messages import Assignment, Failure, Usage
-from broker.topology import work_queue
-from broker.trace import trace_of
-from broker.tracing import Tracing, about, header_of, within
+from broker.amqp.pika_connection import Delivery
+from broker.protocol.messages import Assignment, Failure, Usage
+from broker.protocol.topology import work_queue
+from broker.protocol.traceparent import trace_of
+from broker.telemetry.tracing import Tracing, about, header_of, within
 
 
 class Spans:

@@ -13,14 +13,14 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from broker.connection import Delivery, Outgoing
+from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.robust_connection import Link
 from broker.errors import AccessRefused, BrokerError, Problem, QueryRejected, TaskRejected
-from broker.link import Link
-from broker.messages import Read, Rejection, Retry, Share, Status, Submission
-from broker.topology import QUERIES, REQUESTS, TASKS
-from broker.trace import in_trace
-from broker.views import LLMList, LLMsQuery, LLMView, NoteList, NoteView, TaskView
-from broker.wire import Wire, decode
+from broker.protocol.messages import Read, Rejection, Retry, Share, Status, Submission
+from broker.protocol.primitives import Wire, decode
+from broker.protocol.topology import QUERIES, REQUESTS, TASKS
+from broker.protocol.traceparent import in_trace
+from broker.protocol.views import LLMList, LLMsQuery, LLMView, NoteList, NoteView, TaskView
 
 COORDINATOR = "coordinator"  # who has ended a task, in its history, when its parent was over
 

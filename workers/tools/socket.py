@@ -19,9 +19,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
 from pydantic_core import to_json
 
-from broker.messages import TOOLS
-from broker.wire import MAX_BODY_BYTES, problems
-from workers.tools import Desk, ToolError
+from broker.protocol.messages import TOOLS
+from broker.protocol.primitives import MAX_BODY_BYTES, problems
+from workers.tools.toolbox import Desk, ToolError
 
 SOCKET = "tools"
 MOST_BYTES = 103

@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from broker.chat_client import Mailer
 from broker.errors import BrokerError, FluffleError, RequestError
-from broker.mail import Message, is_address, made_from, new_message
-from broker.mailer import Mailer
-from broker.messages import LOCAL_ONLY, Assignment, Read, Share, Status, Submission, Tool, board_of
-from broker.text import portable
-from broker.topology import llm_address
-from broker.views import LLMView, TaskView
-from broker.wire import problems
-from workers.errands import Errands
+from broker.protocol.chat import Message, is_address, made_from, new_message
+from broker.protocol.messages import LOCAL_ONLY, Assignment, Read, Share, Status, Submission, Tool, board_of
+from broker.protocol.portable_text import portable
+from broker.protocol.primitives import problems
+from broker.protocol.topology import llm_address
+from broker.protocol.views import LLMView, TaskView
+from workers.execution.suspensions import Parking
 from workers.models.base import ModelError
 from workers.models.output import as_json
-from workers.waiting import Parking
+from workers.tools.coordinator_client import Errands
 
 ANSWER_WITHIN = 300.0  # seconds
 

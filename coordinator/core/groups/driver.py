@@ -8,16 +8,16 @@ from pydantic import JsonValue, ValidationError
 from pydantic_core import to_json
 
 from broker.errors import Problem
-from broker.instants import Instant, Micros, seconds
-from broker.messages import Failure, Status, Submission
-from broker.wire import MAX_GROUP_RESULT_BYTES, problems
-from coordinator.core.board import Board
-from coordinator.core.collaboration import step
+from broker.protocol.messages import Failure, Status, Submission
+from broker.protocol.primitives import MAX_GROUP_RESULT_BYTES, problems
+from broker.timestamps import Instant, Micros, seconds
 from coordinator.core.events import GroupStirred
-from coordinator.core.lifecycle import Trigger
-from coordinator.core.parts import AskPerson, Fail, Finding, Finish, Spawn, Wait, failure
-from coordinator.core.task import Asked, Task
-from coordinator.core.voting import HALF
+from coordinator.core.groups.steps import AskPerson, Fail, Finding, Finish, Spawn, Wait, failure
+from coordinator.core.groups.strategies import step
+from coordinator.core.groups.voting import HALF
+from coordinator.core.state import Board
+from coordinator.core.tasks.task import Asked, Task
+from coordinator.core.tasks.transitions import Trigger
 
 LONGEST = seconds(
     86_400

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from broker.messages import Submission
-from coordinator.core.parts import (
+from broker.protocol.messages import Submission
+from coordinator.core.groups.steps import (
     Fail,
     Finding,
     Finish,
@@ -23,7 +23,7 @@ from coordinator.core.parts import (
     too_late,
     why_not,
 )
-from coordinator.core.task import Task
+from coordinator.core.tasks.task import Task
 
 TOLD = 300  # characters of a remark in the history
 

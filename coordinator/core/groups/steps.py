@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from broker.messages import Failure, Status, Submission
-from coordinator.core.task import Task
+from broker.protocol.messages import Failure, Status, Submission
+from coordinator.core.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True)

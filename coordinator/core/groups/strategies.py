@@ -8,8 +8,9 @@ coordinator dies in between.
 
 from collections.abc import Sequence
 
-from broker.messages import Submission
-from coordinator.core.parts import (
+from broker.protocol.messages import Submission
+from coordinator.core.groups.relay_review import take_turns
+from coordinator.core.groups.steps import (
     Finish,
     Spawn,
     Step,
@@ -22,9 +23,8 @@ from coordinator.core.parts import (
     why_not,
     with_failed,
 )
-from coordinator.core.task import Task
-from coordinator.core.turns import take_turns
-from coordinator.core.voting import count_votes, put_before_judge
+from coordinator.core.groups.voting import count_votes, put_before_judge
+from coordinator.core.tasks.task import Task
 
 
 def step(group: Submission, parts: Sequence[Task], *, spent: float = 0.0, answer: str | None = None) -> Step:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from broker.messages import Submission, Vote
-from coordinator.core.parts import (
+from broker.protocol.messages import Submission, Vote
+from coordinator.core.groups.steps import (
     AskPerson,
     Fail,
     Finding,
@@ -24,7 +24,7 @@ from coordinator.core.parts import (
     why_not,
     with_failed,
 )
-from coordinator.core.task import Task
+from coordinator.core.tasks.task import Task
 
 HALF = 0.5  # share of its time after which a judge no longer waits for those who are silent
 NOT_NEEDED = "it was decided before"

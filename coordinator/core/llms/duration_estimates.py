@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-from broker.instants import EPOCH, Instant, Micros, seconds
-from coordinator.core.quality import Quality
+from broker.timestamps import EPOCH, Instant, Micros, seconds
+from coordinator.core.llms.quality import Quality
 
 BASE_LENGTH = 2000  # characters of text that take about as long as what does not depend on the text: the answer
 WEIGHT = 0.15  # of the newest run, once there are several

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from broker.instants import EPOCH, Instant, Micros, to_iso
-from broker.messages import LOCAL, Presence, skills_in_text
-from broker.topology import control_address
-from coordinator.core.estimates import Learned
+from broker.protocol.messages import LOCAL, Presence, skills_in_text
+from broker.protocol.topology import control_address
+from broker.timestamps import EPOCH, Instant, Micros, to_iso
+from coordinator.core.llms.duration_estimates import Learned
 
 State = Literal["online", "paused", "draining", "offline"]
 

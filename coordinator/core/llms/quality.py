@@ -8,7 +8,7 @@ what it is said to be. Little is made of few findings.
 from dataclasses import dataclass
 from typing import Self
 
-from broker.instants import EPOCH, Instant, seconds
+from broker.timestamps import EPOCH, Instant, seconds
 
 LEAST, MOST = 0.5, 1.25
 DOUBT = 3.0  # findings that weigh as much as what is said of the LLM

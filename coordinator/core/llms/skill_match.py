@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from math import log, sqrt
 
-from coordinator.core.pool import LLM
+from coordinator.core.llms.llm import LLM
 
 SHORTEST, LONGEST = 3, 5  # characters of an n-gram
 LENGTH_READ = 4000  # characters of a task's text; what it is about is said at its beginning

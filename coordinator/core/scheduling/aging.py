@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
-from broker.instants import Instant
-from coordinator.core.task import NO_DUE_DATE, Rank, Task
+from broker.timestamps import Instant
+from coordinator.core.tasks.task import NO_DUE_DATE, Rank, Task
 
 YOUNG = 0.4  # of the time between becoming ready and being due
 SPARE = 100  # entries of tasks that have gone, besides as many as there are tasks

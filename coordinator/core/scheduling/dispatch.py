@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
-from broker.instants import Instant
-from coordinator.core.assignment import Decision, Held, Policy
-from coordinator.core.board import Board
-from coordinator.core.task import Task
+from broker.timestamps import Instant
+from coordinator.core.scheduling.earliest_finish import Decision, Held, Policy
+from coordinator.core.state import Board
+from coordinator.core.tasks.task import Task
 
 
 def fill_slots(board: Board, policy: Policy, now: Instant) -> None:

@@ -8,14 +8,14 @@ is not the better way; it stays free only when there is none. docs/assignment.md
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from broker.instants import Instant, seconds
-from broker.messages import LOCAL
-from coordinator.core.estimates import BASE_LENGTH
-from coordinator.core.lane import Lane, Standing
-from coordinator.core.patience import early
-from coordinator.core.pool import LLM
-from coordinator.core.ready import Ready
-from coordinator.core.task import NO_DUE_DATE, Task
+from broker.protocol.messages import LOCAL
+from broker.timestamps import Instant, seconds
+from coordinator.core.llms.duration_estimates import BASE_LENGTH
+from coordinator.core.llms.llm import LLM
+from coordinator.core.scheduling.aging import early
+from coordinator.core.scheduling.lane import Lane, Standing
+from coordinator.core.scheduling.ready_queue import Ready
+from coordinator.core.tasks.task import NO_DUE_DATE, Task
 
 LOOK_AHEAD = 16  # tasks of a lane that a free slot is offered to
 OTHERS_TRIED = 8  # free LLMs that are looked at when the quickest is not to have a task

@@ -7,11 +7,11 @@ from heapq import heappop, heappush, nsmallest
 from itertools import islice
 from math import exp, log
 
-from broker.instants import EPOCH, Instant
-from coordinator.core.estimates import FIRST_GUESS, UNLUCKY, UNLUCKY_AT_FIRST
-from coordinator.core.patience import Patience, early
-from coordinator.core.pool import LLM
-from coordinator.core.task import NO_DUE_DATE, Rank, Task
+from broker.timestamps import EPOCH, Instant
+from coordinator.core.llms.duration_estimates import FIRST_GUESS, UNLUCKY, UNLUCKY_AT_FIRST
+from coordinator.core.llms.llm import LLM
+from coordinator.core.scheduling.aging import Patience, early
+from coordinator.core.tasks.task import NO_DUE_DATE, Rank, Task
 
 LAST: Rank = (2**62, 2**62, 2**62)
 LEAST_LEVEL = 0.1

@@ -16,12 +16,12 @@ from importlib import import_module
 from itertools import cycle, islice
 
 from broker.errors import ConfigurationError
-from broker.instants import Instant
-from coordinator.core.assignment import Decision, EarliestFinish, Held, Policy, failed_at
-from coordinator.core.lane import Lane
-from coordinator.core.pool import LLM
-from coordinator.core.ready import Ready
-from coordinator.core.task import Task
+from broker.timestamps import Instant
+from coordinator.core.llms.llm import LLM
+from coordinator.core.scheduling.earliest_finish import Decision, EarliestFinish, Held, Policy, failed_at
+from coordinator.core.scheduling.lane import Lane
+from coordinator.core.scheduling.ready_queue import Ready
+from coordinator.core.tasks.task import Task
 
 Choose = Callable[[Task, Sequence[LLM], Instant], tuple[LLM, str] | None]
 

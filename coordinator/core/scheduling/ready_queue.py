@@ -13,10 +13,10 @@ tasks are in the database alone, until an LLM comes that can serve them.
 
 from collections.abc import Iterable, Sequence
 
-from broker.instants import Instant, Micros
-from coordinator.core.lane import LAST, Lane
-from coordinator.core.pool import LLM
-from coordinator.core.task import Rank, Task, meets
+from broker.timestamps import Instant, Micros
+from coordinator.core.llms.llm import LLM
+from coordinator.core.scheduling.lane import LAST, Lane
+from coordinator.core.tasks.task import Rank, Task, meets
 
 LANES_KEPT = 500  # beyond that, empty lanes are dropped and unserved ones sleep
 NOTHING: Rank = (-(2**14), 0, 0)  # a lane that is complete down to this knows none of its tasks

@@ -6,13 +6,13 @@ ends long after all the rest. Such a run is stopped and begins anew at the quick
 
 from math import exp
 
-from broker.instants import Instant, Micros, seconds
-from broker.messages import Status
-from coordinator.core.assignment import HANDOVER, failed_at
-from coordinator.core.board import Board
-from coordinator.core.lifecycle import Trigger
-from coordinator.core.pool import LLM, OVERDUE, Run
-from coordinator.core.task import COORDINATOR, Task
+from broker.protocol.messages import Status
+from broker.timestamps import Instant, Micros, seconds
+from coordinator.core.llms.llm import LLM, OVERDUE, Run
+from coordinator.core.scheduling.earliest_finish import HANDOVER, failed_at
+from coordinator.core.state import Board
+from coordinator.core.tasks.task import COORDINATOR, Task
+from coordinator.core.tasks.transitions import Trigger
 
 MOVED = "moved"
 LOOK = seconds(1)  # between two looks at all runs

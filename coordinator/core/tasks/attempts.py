@@ -3,14 +3,14 @@
 from itertools import takewhile
 
 from broker.errors import Problem
-from broker.instants import NO_TIME, Instant, Micros, seconds
-from broker.messages import Failure, Result, Status
-from coordinator.core.board import NOT_YOURS, Board
+from broker.protocol.messages import Failure, Result, Status
+from broker.timestamps import NO_TIME, Instant, Micros, seconds
 from coordinator.core.commands import Notify
 from coordinator.core.events import BeingChecked, Claimed, Left, Progressed, Reported, Seen, Sender
-from coordinator.core.lifecycle import Trigger
-from coordinator.core.pool import LLM, Instance
-from coordinator.core.task import Task
+from coordinator.core.llms.llm import LLM, Instance
+from coordinator.core.state import NOT_YOURS, Board
+from coordinator.core.tasks.task import Task
+from coordinator.core.tasks.transitions import Trigger
 
 FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
 MOST_UNCLAIMED = 10  # attempts in a row

@@ -3,12 +3,12 @@
 from collections import Counter
 
 from broker.errors import Problem
-from broker.instants import Instant, to_datetime
-from broker.mail import COORDINATOR, Message, made_from, numbered, owner_of
-from broker.topology import REPLIES, WATCHERS
-from coordinator.core.board import Board
+from broker.protocol.chat import COORDINATOR, Message, made_from, numbered, owner_of
+from broker.protocol.topology import REPLIES, WATCHERS
+from broker.timestamps import Instant, to_datetime
 from coordinator.core.commands import AnnounceMessage, Deliver, Refuse
 from coordinator.core.events import Correspondence, MessageUndelivered
+from coordinator.core.state import Board
 
 OURS = ("fluffle.", "llm.", "user.", "group.")  # routing keys that are not the reply queues of strangers
 ANSWERED = 1_000  # messages of which it is known for a while that answers have come

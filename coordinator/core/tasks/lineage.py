@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from broker.errors import Problem
-from broker.messages import Submission
-from coordinator.core.task import Task, lane_of
+from broker.protocol.messages import Submission
+from coordinator.core.tasks.task import Task, lane_of
 
 MOST_ANCESTORS = 8
 MOST_TIMES = 2  # that one LLM may be on the way from the first task to the newest

@@ -1,10 +1,10 @@
 """Notes that LLMs and people share: a board for every conversation, with the last word under each name."""
 
 from broker.errors import Problem
-from broker.instants import Instant, to_iso
-from coordinator.core.board import Board
+from broker.timestamps import Instant, to_iso
 from coordinator.core.commands import Reply
 from coordinator.core.events import Note, NotesRequested, Sender, Shared
+from coordinator.core.state import Board
 
 MOST_NOTES = 200  # on one board
 

@@ -1,14 +1,14 @@
 """What running attempts wait for without a slot: a task that they have delegated, or a person who is asked."""
 
 from broker.errors import Problem
-from broker.instants import Instant
-from broker.messages import Status
-from coordinator.core.board import NOT_YOURS, Board
+from broker.protocol.messages import Status
+from broker.timestamps import Instant
 from coordinator.core.commands import Tell
 from coordinator.core.events import AnswerGiven, Resumed, Waited
-from coordinator.core.lifecycle import Trigger
-from coordinator.core.requests import ANYBODY
-from coordinator.core.task import Asked, Task
+from coordinator.core.state import NOT_YOURS, Board
+from coordinator.core.tasks.requests import ANYBODY
+from coordinator.core.tasks.task import Asked, Task
+from coordinator.core.tasks.transitions import Trigger
 
 _TOLD = 200  # characters of a question or an answer in the history
 

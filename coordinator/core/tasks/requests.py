@@ -8,12 +8,9 @@ from typing import Any, assert_never
 from pydantic_core import to_json
 
 from broker.errors import Problem, did_you_mean
-from broker.instants import NO_TIME, Instant, from_datetime, to_iso
-from broker.messages import Failure, Status, Submission
-from coordinator.core.board import NO_SUCH_TASK, Board, SavedReport, final_answer
+from broker.protocol.messages import Failure, Status, Submission
+from broker.timestamps import NO_TIME, Instant, from_datetime, to_iso
 from coordinator.core.commands import DrainInstance, Reply
-from coordinator.core.dependencies import find_cycle
-from coordinator.core.estimates import text_length
 from coordinator.core.events import (
     AssignRequested,
     CancelRequested,
@@ -26,13 +23,16 @@ from coordinator.core.events import (
     TaskEnded,
     UpdateRequested,
 )
-from coordinator.core.expertise import Expertise
-from coordinator.core.family import ancestors, why_no_child
-from coordinator.core.groups import contradiction, instead_of_several, why_no_group
-from coordinator.core.lifecycle import Trigger
-from coordinator.core.pool import LLM, llm_view
-from coordinator.core.resubmission import differences
-from coordinator.core.task import COORDINATOR, Task
+from coordinator.core.groups.driver import contradiction, instead_of_several, why_no_group
+from coordinator.core.llms.duration_estimates import text_length
+from coordinator.core.llms.llm import LLM, llm_view
+from coordinator.core.llms.skill_match import Expertise
+from coordinator.core.state import NO_SUCH_TASK, Board, SavedReport, final_answer
+from coordinator.core.tasks.dependencies import find_cycle
+from coordinator.core.tasks.lineage import ancestors, why_no_child
+from coordinator.core.tasks.resubmission import differences
+from coordinator.core.tasks.task import COORDINATOR, Task
+from coordinator.core.tasks.transitions import Trigger
 
 ANYBODY = "anonymous"
 

@@ -7,8 +7,8 @@ submission with the same id is a mistake, and its sender must not take the old r
 from typing import Any
 
 from broker.errors import Problem
-from broker.messages import Submission
-from coordinator.core.task import Task, plain
+from broker.protocol.messages import Submission
+from coordinator.core.tasks.task import Task, plain
 
 _NOT_CONTENT = {"id", "force", "answers"}  # how it is taken and answered
 _OF_THE_PARENT = {"priority", "labels"}  # whoever hands on a part of a task gives it those that the task has by then

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, JsonValue
 
-from broker.instants import EPOCH, NO_TIME, Instant, Micros, from_datetime, in_seconds, seconds, to_iso
-from broker.messages import LOCAL, LOCAL_ONLY, Failure, Status, Submission, Usage
-from broker.wire import shortened
-from coordinator.core.estimates import BASE_LENGTH, text_length
-from coordinator.core.lifecycle import Trigger, after
+from broker.protocol.messages import LOCAL, LOCAL_ONLY, Failure, Status, Submission, Usage
+from broker.protocol.primitives import shortened
+from broker.timestamps import EPOCH, NO_TIME, Instant, Micros, from_datetime, in_seconds, seconds, to_iso
+from coordinator.core.llms.duration_estimates import BASE_LENGTH, text_length
+from coordinator.core.tasks.transitions import Trigger, after
 
 DEFAULT_PRIORITY = 4
 COORDINATOR = "coordinator"  # who has changed a task that nobody else has

@@ -3,7 +3,7 @@
 from enum import Enum, auto
 
 from broker.errors import IllegalTransition
-from broker.messages import Status
+from broker.protocol.messages import Status
 
 
 class Trigger(Enum):

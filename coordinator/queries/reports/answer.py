@@ -6,14 +6,14 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from broker.errors import Problem, QueryRejected
-from broker.instants import Instant, from_datetime, to_iso
-from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, Report, problems_of, unknown
-from broker.views import ReportFields, ReportQuery
-from coordinator.reports.definition import CUSTOM, SUMMARY, with_fields
-from coordinator.reports.engine import tell
-from coordinator.reports.facts import Span
-from coordinator.reports.summary import summary
-from coordinator.schema import reports
+from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Report, problems_of, unknown
+from broker.protocol.views import ReportFields, ReportQuery
+from broker.timestamps import Instant, from_datetime, to_iso
+from coordinator.queries.reports.definition import CUSTOM, SUMMARY, with_fields
+from coordinator.queries.reports.engine import tell
+from coordinator.queries.reports.facts import Span
+from coordinator.queries.reports.summary import summary
+from coordinator.storage.schema import reports
 
 
 def report_view(connection: Connection, query: ReportQuery, now: Instant) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from sqlalchemy import BigInteger, Connection, Table, case, delete, func, insert, literal, select
 
-from broker.instants import EPOCH, Instant
-from broker.reporting import MEASURES, Moment, Report
-from coordinator import schema
-from coordinator.reports import facts
-from coordinator.reports.facts import Column, Fact, Range, Span, within
-from coordinator.reports.percentiles import packed
+from broker.protocol.report_catalog import MEASURES, Moment, Report
+from broker.timestamps import EPOCH, Instant
+from coordinator.queries.reports import facts
+from coordinator.queries.reports.facts import Column, Fact, Range, Span, within
+from coordinator.queries.reports.percentiles import packed
+from coordinator.storage import schema
 
 SIZE = 10_000  # tasks of a period
 

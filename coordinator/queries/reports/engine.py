@@ -7,13 +7,13 @@ from typing import Any
 from sqlalchemy import Connection
 
 from broker.errors import Problem, QueryRejected
-from broker.instants import to_datetime
-from broker.reporting import MEASURES, METRICS, MOST_GROUPS, PERCENTILES, Of, Report, Value
-from coordinator.reports import facts, sums
-from coordinator.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Fact, Span
-from coordinator.reports.figures import FORMULAS, Figure, Group, length_of, parts_of
-from coordinator.reports.ranking import Groups, Key, rank
-from coordinator.reports.utilisation import utilisation
+from broker.protocol.report_catalog import MEASURES, METRICS, MOST_GROUPS, PERCENTILES, Of, Report, Value
+from broker.timestamps import to_datetime
+from coordinator.queries.reports import facts, sums
+from coordinator.queries.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Fact, Span
+from coordinator.queries.reports.figures import FORMULAS, Figure, Group, length_of, parts_of
+from coordinator.queries.reports.ranking import Groups, Key, rank
+from coordinator.queries.reports.utilisation import utilisation
 
 Row = dict[str, Value | Figure]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, Select, Table, case, exists, func, null, select
 
-from broker.instants import EPOCH, Instant
-from broker.messages import FINAL, Status
-from broker.reporting import BANDS, MEASURES, Moment, Report, Value
-from coordinator import schema
+from broker.protocol.messages import FINAL, Status
+from broker.protocol.report_catalog import BANDS, MEASURES, Moment, Report, Value
+from broker.timestamps import EPOCH, Instant
+from coordinator.storage import schema
 
 Column = ColumnElement[Any]
 

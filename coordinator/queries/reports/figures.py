@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from broker.reporting import MEASURES, METRICS, Of, Report
-from coordinator.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Span
-from coordinator.rows import NANOS
+from broker.protocol.report_catalog import MEASURES, METRICS, Of, Report
+from coordinator.queries.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Span
+from coordinator.storage.rows import NANOS
 
 Figure = int | float | None
 Parts = Mapping[str, int | None]

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, func, literal_column, or_, select, union_all
 
-from coordinator.reports.facts import Fact
+from coordinator.queries.reports.facts import Fact
 
 Key = tuple[Any, ...]
 Selects = Sequence[Select[Any]]

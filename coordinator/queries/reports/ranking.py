@@ -5,11 +5,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from broker.reporting import PERCENTILES, Report
-from coordinator.reports import facts, sums
-from coordinator.reports.facts import Span
-from coordinator.reports.percentiles import MANY, OfMany, by_group, place_of, unpacked, value_at
-from coordinator.schema import durations
+from broker.protocol.report_catalog import PERCENTILES, Report
+from coordinator.queries.reports import facts, sums
+from coordinator.queries.reports.facts import Span
+from coordinator.queries.reports.percentiles import MANY, OfMany, by_group, place_of, unpacked, value_at
+from coordinator.storage.schema import durations
 
 Key = tuple[Any, ...]
 Groups = dict[Key, dict[str, int | None]]

@@ -5,11 +5,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from broker.messages import Status
-from broker.reporting import Filters, Report
-from coordinator.reports.engine import Row, Told, tell
-from coordinator.reports.facts import Span
-from coordinator.reports.figures import FORMULAS
+from broker.protocol.messages import Status
+from broker.protocol.report_catalog import Filters, Report
+from coordinator.queries.reports.engine import Row, Told, tell
+from coordinator.queries.reports.facts import Span
+from coordinator.queries.reports.figures import FORMULAS
 
 _TIMES = {"avg_task_time": "run_time_mean", "avg_queue_wait": "queue_wait_mean", "avg_turnaround": "turnaround_mean"}
 _USED = ("input_tokens", "output_tokens", "cost_usd")

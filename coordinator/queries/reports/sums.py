@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection, FromClause, Row, func, literal_column, select
 
-from broker.instants import EPOCH
-from broker.messages import Status
-from broker.reporting import MEASURES, Moment, Report
-from coordinator import schema
-from coordinator.reports.facts import ALWAYS, HOUR, Column, Fact, Range, Span, model_in, times, within
+from broker.protocol.messages import Status
+from broker.protocol.report_catalog import MEASURES, Moment, Report
+from broker.timestamps import EPOCH
+from coordinator.queries.reports.facts import ALWAYS, HOUR, Column, Fact, Range, Span, model_in, times, within
+from coordinator.storage import schema
 
 _tasks, _attempts, _durations = schema.task_sums, schema.attempt_sums, schema.durations
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, case, func, select
 
-from broker.instants import Instant
-from broker.messages import Status
-from broker.reporting import Report
-from coordinator import schema
-from coordinator.reports import sums
-from coordinator.reports.facts import Span, within
+from broker.protocol.messages import Status
+from broker.protocol.report_catalog import Report
+from broker.timestamps import Instant
+from coordinator.queries.reports import sums
+from coordinator.queries.reports.facts import Span, within
+from coordinator.storage import schema
 
 Key = tuple[Any, ...]
 

@@ -1,8 +1,8 @@
-"""Alembic's entry: runs the migrations on the connection that coordinator/upgrade.py hands over."""
+"""Alembic's entry: runs the migrations on the connection that coordinator/storage/upgrade.py hands over."""
 
 from alembic import context
 
-from coordinator.schema import metadata
+from coordinator.storage.schema import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=metadata)

@@ -17,7 +17,7 @@ def database() -> None:
 def backup(*, file: Path) -> None:
     """Copy the database, as it is at this moment, into the new FILE. The coordinator works on."""
     from broker.settings import load_settings
-    from coordinator.backup import back_up
+    from coordinator.storage.backup import back_up
 
     click.echo(f"{file}: {back_up(load_settings().database, file):,} tasks")
 
@@ -31,7 +31,7 @@ def restore(*, file: Path, yes: bool) -> None:
     What happened after the copy was taken is forgotten. Start the workers anew as well.
     """
     from broker.settings import load_settings
-    from coordinator.backup import restore as put_back
+    from coordinator.storage.backup import restore as put_back
 
     def agreed() -> None:
         if not yes:

@@ -8,12 +8,12 @@ import click
 
 from fluffle.cli.lazy import OrderedGroup
 from fluffle.cli.main import ERROR, OK
-from fluffle.cli.parameters import Whole
+from fluffle.cli.options import Whole
 from fluffle.cli.session import json_option, run
 
 if TYPE_CHECKING:
     from broker.errors import BrokerError, RequestError
-    from fluffle.rejected import Rejected, RejectedQueue
+    from fluffle.client.dead_letters import Rejected, RejectedQueue
 
     Outcomes = list[RequestError | BrokerError | None]
 
@@ -39,7 +39,7 @@ def list_(*, limit: int, as_json: bool) -> int:
     Those that RabbitMQ cannot deliver to clients of AMQP 0-9-1 come last. The exit code is 1 when some of the messages
     could not be read.
     """
-    from fluffle.cli.output import print_json, print_table
+    from fluffle.presentation.output import print_json, print_table
 
     async def fetch() -> "tuple[list[Rejected], int]":
         async with _queue() as queue:
@@ -63,7 +63,7 @@ def list_(*, limit: int, as_json: bool) -> int:
 @json_option
 def show(*, message_id: str, as_json: bool) -> int:
     """Show a rejected message with its body."""
-    from fluffle.cli.output import heading, plain, print_fields, print_json
+    from fluffle.presentation.output import heading, plain, print_fields, print_json
 
     async def fetch() -> "tuple[list[Rejected], int]":
         async with _queue() as queue:
@@ -120,7 +120,7 @@ def drop(*, ids: tuple[str, ...], everything: bool) -> int:
 
     The number printed is that of the messages that RabbitMQ has deleted.
     """
-    from broker.browser import Unreadable
+    from broker.amqp.queue_browser import Unreadable
 
     async def delete(queue: "RejectedQueue", messages: "list[Rejected]") -> "Outcomes":
         await queue.drop(messages)
@@ -168,7 +168,7 @@ def _unread(withheld: int) -> list[str]:
 
 def _with_complaints(problems: list[str]) -> int:
     """Says what is wrong, and returns the exit code."""
-    from fluffle.cli.output import complain
+    from fluffle.presentation.output import complain
 
     for problem in problems:
         complain(problem)
@@ -176,8 +176,8 @@ def _with_complaints(problems: list[str]) -> int:
 
 
 def _queue() -> "AbstractAsyncContextManager[RejectedQueue]":
-    from broker.locate import amqp_url
+    from broker.node.locate import amqp_url
     from broker.settings import load_settings
-    from fluffle.rejected import opened
+    from fluffle.client.dead_letters import opened
 
     return opened(amqp_url(load_settings()), name="fluffle rejected")

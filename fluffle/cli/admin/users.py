@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from fluffle.cli.output import print_json, print_table
 from fluffle.cli.session import json_option
+from fluffle.presentation.output import print_json, print_table
 
 _USES = {
     "llm": "fluffle worker {name} …",
@@ -43,14 +43,14 @@ def grant(*, role: str, name: str | None, out: Path | None, new_password: bool, 
     """
     import asyncio
 
-    from broker import users
-    from broker.access import Role, owned, user_name
-    from broker.administration import administration
-    from broker.amqp_url import of_user, vhost
-    from broker.link import Link
-    from broker.locate import amqp_url
+    from broker.access import users
+    from broker.access.admin_api import administration
+    from broker.access.roles import Role, owned, user_name
+    from broker.amqp.robust_connection import Link
+    from broker.amqp.url import of_user, vhost
+    from broker.node.locate import amqp_url
+    from broker.protocol.topology import SHARED
     from broker.settings import load_settings
-    from broker.topology import SHARED
 
     kind = Role(role)
     user = user_name(kind, name)
@@ -85,11 +85,11 @@ def revoke(*, name: str) -> None:
     """Remove the user NAME that `grant` has made. Its connections are closed, its queues and their messages deleted."""
     import asyncio
 
-    from broker import users
-    from broker.administration import administration
-    from broker.amqp_url import vhost
-    from broker.link import Link
-    from broker.locate import amqp_url
+    from broker.access import users
+    from broker.access.admin_api import administration
+    from broker.amqp.robust_connection import Link
+    from broker.amqp.url import vhost
+    from broker.node.locate import amqp_url
     from broker.settings import load_settings
 
     settings = load_settings()
@@ -111,10 +111,10 @@ def revoke(*, name: str) -> None:
 @json_option
 def list_users(*, as_json: bool) -> None:
     """List the users that `grant` has made, and whether their permissions are still those of their role."""
-    from broker import users
-    from broker.administration import administration
-    from broker.amqp_url import vhost
-    from broker.locate import amqp_url
+    from broker.access import users
+    from broker.access.admin_api import administration
+    from broker.amqp.url import vhost
+    from broker.node.locate import amqp_url
     from broker.settings import load_settings
 
     settings = load_settings()
@@ -138,7 +138,7 @@ def list_users(*, as_json: bool) -> None:
 
 def _write(file: Path, url: str) -> None:
     from broker.errors import ConfigurationError
-    from broker.private_files import make_private_folder, write_private
+    from broker.secure_files import make_private_folder, write_private
 
     try:
         make_private_folder(file.parent)

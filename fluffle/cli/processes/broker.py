@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fluffle.cli.admin.users import grant, list_users, revoke
 from fluffle.cli.lazy import OrderedGroup
 from fluffle.cli.main import BLOCKED, ERROR, OK
-from fluffle.cli.output import print_fields, print_json
 from fluffle.cli.session import json_option
-from fluffle.cli.users import grant, list_users, revoke
+from fluffle.presentation.output import print_fields, print_json
 
 if TYPE_CHECKING:
-    from broker.node import NodeStatus, PrivateNode
+    from broker.node.private_node import NodeStatus, PrivateNode
 
 
 @click.group(cls=OrderedGroup)
@@ -33,7 +33,7 @@ def start(context: click.Context, *, install: bool) -> None:
     for a container. The exit code is 5 when it runs and takes no messages, because it is low on disk or memory.
     """
     if install:
-        from broker.node_install import ensure_rabbitmq
+        from broker.node.install import ensure_rabbitmq
 
         ensure_rabbitmq(lambda line: click.echo(line, err=True))
     node = _private_node()
@@ -88,10 +88,10 @@ def init() -> None:
     """
     import asyncio
 
-    from broker.link import Link
-    from broker.locate import amqp_url
+    from broker.amqp.robust_connection import Link
+    from broker.node.locate import amqp_url
+    from broker.protocol.topology import SHARED
     from broker.settings import load_settings
-    from broker.topology import SHARED
 
     async def declare() -> str:
         async with Link(amqp_url(load_settings()), name="fluffle broker init") as link:
@@ -108,7 +108,7 @@ broker.add_command(list_users)
 
 
 def _private_node() -> "PrivateNode":
-    from broker.node import PrivateNode
+    from broker.node.private_node import PrivateNode
     from broker.settings import load_settings
 
     return PrivateNode(load_settings().state_dir)
@@ -116,7 +116,7 @@ def _private_node() -> "PrivateNode":
 
 def _alarm(url: str, node: "PrivateNode") -> str | None:
     """Why the running node takes no messages; None when it takes them, or ends at this moment."""
-    from broker.alarms import alarm_of_node
+    from broker.amqp.alarms import alarm_of_node
     from broker.errors import BrokerError
 
     try:

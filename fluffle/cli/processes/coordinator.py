@@ -12,12 +12,12 @@ def coordinator() -> None:
     import asyncio
     import signal
 
-    from broker.instants import now
-    from broker.locate import amqp_url
-    from broker.logs import configure_logging
+    from broker.log_config import configure_logging
+    from broker.node.locate import amqp_url
     from broker.settings import load_settings
-    from coordinator.daemon import Coordinator
-    from fluffle.cli.interpreter import set_up_for_long
+    from broker.timestamps import now
+    from coordinator.service import Coordinator
+    from fluffle.cli.python_tuning import set_up_for_long
 
     set_up_for_long()
     settings = load_settings()

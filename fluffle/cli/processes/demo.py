@@ -16,8 +16,8 @@ import click
 from broker.errors import BrokerBlocked, FluffleError
 
 if TYPE_CHECKING:
-    from fluffle.cli.demo_screen import Screen
-    from fluffle.demo import Scene
+    from fluffle.cli.processes.demo_screen import Screen
+    from fluffle.local.demo_scenario import Scene
 
 MOST_FILES = 8
 STOP_WITHIN = 15.0  # seconds
@@ -40,8 +40,8 @@ def demo(*, files: tuple[Path, ...], model: str, base_url: str | None, command: 
     """
     import asyncio
 
-    from fluffle.cli.demo_screen import Screen
-    from fluffle.demo import plan
+    from fluffle.cli.processes.demo_screen import Screen
+    from fluffle.local.demo_scenario import plan
 
     scenes = plan(files or _texts_here())
     way = ["--exec", command] if command else ["--model", model, *(["--base-url", base_url] if base_url else [])]
@@ -54,10 +54,10 @@ def demo(*, files: tuple[Path, ...], model: str, base_url: str | None, command: 
 async def _play(url: str, scenes: "list[Scene]", screen: "Screen", children: "Children") -> int:
     import asyncio
 
-    from fluffle.cli.demo_screen import print_ending
-    from fluffle.client import Client
-    from fluffle.demo import Performance
-    from fluffle.opening import open_link
+    from fluffle.cli.processes.demo_screen import print_ending
+    from fluffle.client.client import Client
+    from fluffle.client.connect import open_link
+    from fluffle.local.demo_scenario import Performance
 
     async with open_link(url, name="fluffle demo") as link:
         with screen:
@@ -83,9 +83,9 @@ def _texts_here() -> list[Path]:
 @contextmanager
 def _broker() -> Iterator[tuple[str, Path]]:
     """A private node of its own, with a state folder that goes with it."""
-    from broker.alarms import alarm_of_node
-    from broker.node import PrivateNode
-    from broker.node_install import ensure_rabbitmq
+    from broker.amqp.alarms import alarm_of_node
+    from broker.node.install import ensure_rabbitmq
+    from broker.node.private_node import PrivateNode
 
     ensure_rabbitmq(click.echo)
     state_dir = Path(tempfile.mkdtemp(prefix="fluffle-demo-"))
@@ -104,7 +104,7 @@ def _broker() -> Iterator[tuple[str, Path]]:
 @contextmanager
 def _workforce(url: str, state_dir: Path, way: Sequence[str]) -> Iterator["Children"]:
     """The coordinator and the LLMs as processes; what they log goes to files in the state folder."""
-    from fluffle.demo import CAST
+    from fluffle.local.demo_scenario import CAST
 
     environment = os.environ | {"FLUFFLE_AMQP_URL": url, "FLUFFLE_STATE_DIR": str(state_dir)}
     environment.pop("FLUFFLE_DATABASE_URL", None)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from fluffle.cli.output import console, duration, heading, on_terminal, plain, styled
-from fluffle.demo import FOOTNOTE, Scene
+from fluffle.local.demo_scenario import FOOTNOTE, Scene
+from fluffle.presentation.output import console, duration, heading, on_terminal, plain, styled
 
 if TYPE_CHECKING:
-    from broker.views import ReportView
+    from broker.protocol.views import ReportView
 
 WIDTH, _LEAST_WIDTH = 44, 12  # characters of the timeline: where the terminal has so many, and in any case
 COLUMNS = ("TASK", "STATUS", "LLM", "WAITED", "RAN")

@@ -37,8 +37,8 @@ def up(*, path: Path) -> int:
     """
     import asyncio
 
-    from fluffle.config import load
-    from fluffle.workforce import Workforce
+    from fluffle.local.config import load
+    from fluffle.local.stack import Workforce
 
     configuration = load(path)
     say = _printer(("up", "coordinator", "web", *configuration.llms))
@@ -47,7 +47,7 @@ def up(*, path: Path) -> int:
 
 def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
     """Prints lines behind the names of the programs that they come from."""
-    from fluffle.cli.output import in_colour, on_terminal, plain
+    from fluffle.presentation.output import in_colour, on_terminal, plain
 
     width = max(map(len, names))
     colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}

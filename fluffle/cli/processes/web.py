@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.parameters import Name, Whole
+from fluffle.cli.options import Name, Whole
 
 INSTALL = "the web page needs NiceGUI: install Fluffle with its extra, `pip install 'fluffle[web]'`"
 
@@ -43,10 +43,10 @@ def web(
     import asyncio
     import os
 
-    from broker.locate import amqp_url
-    from broker.logs import configure_logging
+    from broker.log_config import configure_logging
+    from broker.node.locate import amqp_url
     from broker.settings import PREFIX, load_settings
-    from fluffle.cli.parameters import given
+    from fluffle.cli.options import given
 
     options = {
         "HOST": host,
@@ -61,7 +61,7 @@ def web(
     url = amqp_url(settings)
     configure_logging(settings.log_level)
 
-    from fluffle.web.server import serve
+    from fluffle.web.app import serve
 
     asyncio.run(serve(settings, url, click.echo))
 
@@ -84,7 +84,7 @@ def passwd(*, file: Path, name: str, role: str) -> None:
     _must_be_installed()
     import sys
 
-    from fluffle.web.door import Role, set_password
+    from fluffle.web.access.auth import Role, set_password
 
     if sys.stdin.isatty():
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)

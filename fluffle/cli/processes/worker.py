@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from fluffle.cli.main import INTERRUPTED, OK, USAGE
-from fluffle.cli.parameters import Duration, Name, Names, Skills, Tools, Whole, flat
+from fluffle.cli.options import Duration, Name, Names, Skills, Tools, Whole, flat
 
 
 @click.command()
@@ -82,14 +82,14 @@ def worker(
     import signal
 
     from broker.errors import ConfigurationError
-    from broker.locate import amqp_url
-    from broker.logs import configure_logging
-    from broker.messages import TOOLS
+    from broker.log_config import configure_logging
+    from broker.node.locate import amqp_url
+    from broker.protocol.messages import TOOLS
     from broker.settings import load_settings
-    from fluffle.cli.interpreter import set_up_for_long
-    from fluffle.cli.output import complain
+    from fluffle.cli.python_tuning import set_up_for_long
+    from fluffle.presentation.output import complain
     from workers.models.factory import MODEL_TIMEOUT, build_llm, warn_of_trouble
-    from workers.runner import Worker
+    from workers.worker import Worker
 
     settings = load_settings()
     guidance = _read(instructions) if instructions else None

@@ -6,15 +6,15 @@ import click
 
 from fluffle.cli.lazy import OrderedGroup
 from fluffle.cli.main import ERROR, OK, TASK_FAILED, TIMED_OUT
-from fluffle.cli.parameters import Duration, Names, Whole, flat
+from fluffle.cli.options import Duration, Names, Whole, flat
 from fluffle.cli.session import client, json_option, run
-from fluffle.cli.show import show
-from fluffle.cli.steer import answer, assign, cancel, retry, unassign, update
-from fluffle.cli.submit import submit
-from fluffle.cli.watch import watch
+from fluffle.cli.task.show import show
+from fluffle.cli.task.steer import answer, assign, cancel, retry, unassign, update
+from fluffle.cli.task.submit import submit
+from fluffle.cli.task.watch import watch
 
 if TYPE_CHECKING:
-    from broker.views import TaskView
+    from broker.protocol.views import TaskView
 
 STATUSES = (
     "blocked",
@@ -63,9 +63,9 @@ def list_(
     A remark tells what a task waits for, and that its due date has passed: on a terminal before the description, in a
     pipe as a column of its own.
     """
-    from broker.messages import Status
-    from fluffle.cli.outcomes import remark
-    from fluffle.cli.output import on_terminal, print_json, print_table
+    from broker.protocol.messages import Status
+    from fluffle.presentation.output import on_terminal, print_json, print_table
+    from fluffle.presentation.task_text import remark
 
     async def fetch() -> "list[TaskView]":
         wanted = [Status(name) for name in status]
@@ -108,8 +108,8 @@ def wait(*, ids: tuple[str, ...], label: str | None, timeout: float | None, as_j
     """
     import asyncio
 
-    from fluffle.cli.outcomes import print_end
-    from fluffle.cli.output import complain
+    from fluffle.presentation.output import complain
+    from fluffle.presentation.task_text import print_end
 
     if not ids and label is None:
         raise click.UsageError("Give the ids of tasks, or --label.")

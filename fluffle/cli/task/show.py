@@ -10,10 +10,10 @@ import click
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.messages import Usage
-    from broker.views import AttemptView, TaskView
-    from fluffle.client import Client
-    from fluffle.fields import Fields
+    from broker.protocol.messages import Usage
+    from broker.protocol.views import AttemptView, TaskView
+    from fluffle.client.client import Client
+    from fluffle.client.kwargs import Fields
 
 Line = tuple[datetime, str]  # when, what
 
@@ -27,9 +27,9 @@ def show(*, task_id: str, as_json: bool) -> None:
     What was asked, how it stands, what happened when, every attempt, the result. With --json, just what the
     coordinator answers.
     """
-    from broker.views import TaskView
-    from fluffle.cli.output import print_json
-    from fluffle.cli.parts import parts_of
+    from broker.protocol.views import TaskView
+    from fluffle.cli.task.tree import parts_of
+    from fluffle.presentation.output import print_json
 
     async def fetch() -> None:
         async with client() as asking:
@@ -46,8 +46,8 @@ def show(*, task_id: str, as_json: bool) -> None:
 
 async def waits_for(asking: "Client", view: "TaskView") -> str | None:
     """What a task waits for. Who could do it and why they do not is asked of the coordinator."""
-    from broker.messages import Status
-    from fluffle.cli.outcomes import waiting_for
+    from broker.protocol.messages import Status
+    from fluffle.presentation.task_text import waiting_for
 
     if view.status is Status.PENDING:
         fields: Fields = {"skills": view.skills, "labels": view.labels, "force": True}
@@ -63,11 +63,11 @@ async def waits_for(asking: "Client", view: "TaskView") -> str | None:
 
 def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskView"] = ()) -> None:
     """Print a task for people; `waits` tells what for, `parts` are its parts and theirs."""
-    from fluffle.cli.joined import is_joined, sections
-    from fluffle.cli.outcomes import left_out
-    from fluffle.cli.output import duration, heading, print_fields
-    from fluffle.cli.parts import tree
-    from fluffle.handle import reason
+    from fluffle.cli.task.tree import tree
+    from fluffle.client.handle import reason
+    from fluffle.presentation.output import duration, heading, print_fields
+    from fluffle.presentation.task_text import left_out
+    from fluffle.presentation.team_text import is_joined, sections
 
     print_fields(
         [
@@ -160,7 +160,7 @@ def timeline(view: "TaskView") -> list[Line]:
 
 
 def _of_attempt(attempt: "AttemptView") -> Iterator[Line]:
-    from fluffle.cli.output import duration
+    from fluffle.presentation.output import duration
 
     name = f"attempt {attempt.attempt}"
     if attempt.assigned_at:
@@ -177,14 +177,14 @@ def _of_attempt(attempt: "AttemptView") -> Iterator[Line]:
 
 def since(moment: datetime) -> str:
     """How long ago that was."""
-    from fluffle.cli.output import duration
+    from fluffle.presentation.output import duration
 
     return duration(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
 
 
 def _with_steps(lines: list[Line]) -> Iterator[str]:
     """The lines with their moments, and the time since the line before."""
-    from fluffle.cli.output import cell, clock, duration
+    from fluffle.presentation.output import cell, clock, duration
 
     before: datetime | None = None
     for at, what in lines:
@@ -205,6 +205,6 @@ def _usage(usage: "Usage | None") -> str | None:
 
 
 def _text(content: Any) -> str:
-    from fluffle.cli.output import plain
+    from fluffle.presentation.output import plain
 
     return plain(content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=2))

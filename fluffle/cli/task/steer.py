@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fluffle.cli.parameters import (
+from fluffle.cli.options import (
     JSON,
     Duration,
     Moment,
@@ -23,8 +23,8 @@ from fluffle.cli.parameters import (
 from fluffle.cli.session import change_each, json_option
 
 if TYPE_CHECKING:
-    from broker.views import TaskView
-    from fluffle.client import Client
+    from broker.protocol.views import TaskView
+    from fluffle.client.client import Client
 
 ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)
 priority_option = click.option("--priority", "-p", type=Whole(0, 9), metavar="N", help="Higher goes first.")
@@ -126,7 +126,7 @@ def cancel(*, ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
 
     A line tells for each what was ended: id, status, where it was waiting or running.
     """
-    from fluffle.cli.outcomes import what_was_cancelled
+    from fluffle.presentation.task_text import what_was_cancelled
 
     return _each(ids, lambda client, task_id: client.cancel(task_id, reason), what_was_cancelled, as_json=as_json)
 
@@ -180,6 +180,6 @@ def _each(
     as_json: bool,
 ) -> int:
     """Change one task after the other and tell how each stands, or what `told` says. Returns the exit code."""
-    from fluffle.cli.outcomes import print_state, where
+    from fluffle.presentation.task_text import print_state, where
 
     return change_each(ids, change, lambda view: print_state(view, told or where, as_json=as_json))

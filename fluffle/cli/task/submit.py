@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fluffle.cli.main import OK, TASK_FAILED
-from fluffle.cli.parameters import JSON, Duration, Moment, Names, Weights, Whole, flat, pairs, schema_of, text_of
+from fluffle.cli.options import JSON, Duration, Moment, Names, Weights, Whole, flat, pairs, schema_of, text_of
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.messages import Vote
+    from broker.protocol.messages import Vote
 
 file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
 
@@ -97,7 +97,7 @@ def submit(
     if description is not None and re.fullmatch(r"\S+\.(toml|ya?ml)", description):
         if json_lines is not None or description_file is not None:
             raise click.UsageError("With a plan, the tasks are in the plan.")
-        from fluffle.cli.submit_plan import submit_plan
+        from fluffle.cli.task.submit_plan import submit_plan
 
         given = pairs(variables, "--set")
         prefix = fields.pop("id", None)
@@ -112,7 +112,7 @@ def submit(
     if json_lines is not None:
         if description is not None or description_file is not None or "id" in fields:
             raise click.UsageError("With --json-lines, descriptions and ids are in the lines.")
-        from fluffle.cli.submit_many import submit_lines
+        from fluffle.cli.task.submit_many import submit_lines
 
         return run(submit_lines(json_lines, fields, wait=wait, as_json=as_json))
     fields["description"] = _description(description, description_file)
@@ -122,7 +122,7 @@ def submit(
 
 
 async def _place(fields: dict[str, Any], *, as_json: bool) -> int:
-    from fluffle.cli.output import cell, print_json
+    from fluffle.presentation.output import cell, print_json
 
     async with client() as asking:
         placement = await asking.placement(fields.pop("description"), **fields)
@@ -134,9 +134,9 @@ async def _place(fields: dict[str, Any], *, as_json: bool) -> int:
 
 
 async def _submit_one(fields: dict[str, Any], *, wait: bool, as_json: bool) -> int:
-    from fluffle.cli.outcomes import print_outcome, print_view, say_known
-    from fluffle.cli.patience import nobody_is_there, shown_while_it_lasts
-    from fluffle.handle import outcome
+    from fluffle.cli.task.wait_hints import nobody_is_there, shown_while_it_lasts
+    from fluffle.client.handle import outcome
+    from fluffle.presentation.task_text import print_outcome, print_view, say_known
 
     async with client() as submitting:
         handle = await submitting.submit(fields.pop("description"), **fields)
@@ -215,8 +215,8 @@ def _vote(rules: dict[str, Any]) -> "Vote | None":
     from pydantic import ValidationError
 
     from broker.errors import Problem, TaskRejected
-    from broker.messages import Vote
-    from broker.wire import problems
+    from broker.protocol.messages import Vote
+    from broker.protocol.primitives import problems
 
     given = {name: value for name, value in rules.items() if value is not None}
     try:

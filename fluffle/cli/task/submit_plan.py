@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from broker.messages import Status
+from broker.protocol.messages import Status
 from fluffle.cli.main import OK, TASK_FAILED
-from fluffle.cli.outcomes import print_end, print_outcome, print_result, print_view, say_known
-from fluffle.cli.output import complain, print_json, print_table
 from fluffle.cli.session import client
-from fluffle.cli.submit_many import bar
-from fluffle.handle import TaskHandle, reason
-from fluffle.plan import PlannedTask, planned, submit
+from fluffle.cli.task.submit_many import bar
+from fluffle.client.handle import TaskHandle, reason
+from fluffle.plans.plan import PlannedTask, planned, submit
+from fluffle.presentation.output import complain, print_json, print_table
+from fluffle.presentation.task_text import print_end, print_outcome, print_result, print_view, say_known
 
 if TYPE_CHECKING:
-    from broker.views import TaskView
+    from broker.protocol.views import TaskView
 
 
 async def submit_plan(

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from broker.messages import Status
-from fluffle.cli.output import cell, styled
-from fluffle.handle import reason
+from broker.protocol.messages import Status
+from fluffle.client.handle import reason
+from fluffle.presentation.output import cell, styled
 
 if TYPE_CHECKING:
-    from broker.views import TaskView
-    from fluffle.client import Client
+    from broker.protocol.views import TaskView
+    from fluffle.client.client import Client
 
 MOST = 200  # parts that are shown
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import click
 
 from broker.errors import FluffleError
-from broker.messages import Status
-from broker.views import TaskView
-from fluffle.cli.outcomes import where
-from fluffle.cli.output import cell, console, plain
-from fluffle.cli.show import waits_for
-from fluffle.watching import Event
+from broker.protocol.messages import Status
+from broker.protocol.views import TaskView
+from fluffle.cli.task.show import waits_for
+from fluffle.client.events import Event
+from fluffle.presentation.output import cell, console, plain
+from fluffle.presentation.task_text import where
 
 if TYPE_CHECKING:
     from rich.status import Status as Spinner
 
-    from fluffle.client import Client
+    from fluffle.client.client import Client
 
 
 @asynccontextmanager

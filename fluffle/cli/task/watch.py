@@ -8,9 +8,9 @@ from fluffle.cli.main import OK, TASK_FAILED
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.messages import Progress
-    from broker.views import TaskView
-    from fluffle.watching import Event
+    from broker.protocol.messages import Progress
+    from broker.protocol.views import TaskView
+    from fluffle.client.events import Event
 
 
 @click.command()
@@ -27,8 +27,8 @@ def watch(*, ids: tuple[str, ...], label: str | None, as_json: bool) -> int:
 
 
 async def _watch(ids: tuple[str, ...], label: str | None, *, as_json: bool) -> int:
-    from broker.messages import Progress
-    from fluffle.cli.output import print_json
+    from broker.protocol.messages import Progress
+    from fluffle.presentation.output import print_json
 
     printer = Printer(several=len(ids) != 1)
     failed = False
@@ -59,7 +59,7 @@ class Printer:
     def event(self, event: "Event") -> None:
         """Something has become of a task."""
         if event.is_overdue:
-            from fluffle.cli.output import clock
+            from fluffle.presentation.output import clock
 
             self._end_line(event.subject)
             click.echo(f"{clock(event.time)}  {event.subject}  overdue")
@@ -67,8 +67,8 @@ class Printer:
 
     def state(self, view: "TaskView") -> None:
         """A task has another status than before."""
-        from fluffle.cli.output import cell, clock, styled
-        from fluffle.handle import reason
+        from fluffle.client.handle import reason
+        from fluffle.presentation.output import cell, clock, styled
 
         if self._last.get(view.id) == view.status:
             return
@@ -84,7 +84,7 @@ class Printer:
 
     def progress(self, progress: "Progress") -> None:
         """An LLM tells how far it is."""
-        from fluffle.cli.output import plain
+        from fluffle.presentation.output import plain
 
         if progress.text:
             self._text(progress.task_id, plain(progress.text))

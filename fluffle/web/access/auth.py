@@ -18,8 +18,8 @@ from typing import Protocol
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from broker.errors import ConfigurationError
-from broker.private_files import make_private_folder
-from fluffle.web.sessions import EndedSessions
+from broker.secure_files import make_private_folder
+from fluffle.web.access.sessions import EndedSessions
 
 COOKIE, DEVICE_COOKIE = "fluffle_session", "fluffle_device"
 SESSION_LASTS, DEVICE_LASTS = 30 * 86_400, 365 * 86_400  # seconds

@@ -9,10 +9,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.requests import ClientDisconnect
 
-from fluffle.web.door import COOKIE, DEVICE_COOKIE, DEVICE_LASTS, SESSION_LASTS, Door
-from fluffle.web.gate import VISITOR
-from fluffle.web.theme import RABBIT, head
-from fluffle.web.throttle import Attempt, Throttle
+from fluffle.web.access.auth import COOKIE, DEVICE_COOKIE, DEVICE_LASTS, SESSION_LASTS, Door
+from fluffle.web.access.middleware import VISITOR
+from fluffle.web.access.throttle import Attempt, Throttle
+from fluffle.web.layout import RABBIT, head
 
 _PAGE = """<!doctype html>
 <html lang="en">

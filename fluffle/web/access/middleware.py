@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fluffle.web.door import Door, session_cookie
+from fluffle.web.access.auth import Door, session_cookie
 
 VISITOR = "fluffle.visitor"  # key of the scope
 

@@ -6,8 +6,8 @@ import logging
 from nicegui import core
 from nicegui.client import Client as Page
 
-from fluffle.web.door import Door, session_cookie
-from fluffle.web.gate import VISITOR
+from fluffle.web.access.auth import Door, session_cookie
+from fluffle.web.access.middleware import VISITOR
 
 LOOK_EVERY = 0.5  # seconds
 

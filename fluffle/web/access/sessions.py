@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from broker.errors import ConfigurationError
-from broker.private_files import make_private_folder, write_private
+from broker.secure_files import make_private_folder, write_private
 
 
 class EndedSessions:

@@ -5,14 +5,14 @@ from urllib.parse import urlencode
 from nicegui import ui
 
 from broker.ids import uuid7
-from broker.mail import is_address
-from broker.topology import llm_address
-from broker.views import ConversationView, MessageView
-from fluffle.web.desk import Desk, Site
+from broker.protocol.chat import is_address
+from broker.protocol.topology import llm_address
+from broker.protocol.views import ConversationView, MessageView
+from fluffle.web.actions import Desk, Site
+from fluffle.web.components import Pairs, Part, ago, empty, form, rendered, status
+from fluffle.web.layout import frame
 from fluffle.web.live import Paced, Told
-from fluffle.web.markup import markdown, prepared, rendered_apart
-from fluffle.web.parts import Pairs, Part, ago, empty, form, rendered, status
-from fluffle.web.theme import frame
+from fluffle.web.markdown import markdown, prepared, rendered_apart
 
 MOST = 500  # messages of a conversation that are shown
 ANSWER_WITHIN = 600.0  # seconds; an answer that takes longer is in the mailbox of who runs the page

@@ -7,12 +7,12 @@ from contextlib import AbstractAsyncContextManager
 from nicegui import ui
 
 from broker.errors import RequestError
-from fluffle.client import Client
-from fluffle.rejected import Rejected, RejectedQueue, opened
-from fluffle.web.desk import Desk, Site
-from fluffle.web.markup import preformatted
-from fluffle.web.parts import Part, ago, button, empty, rendered
-from fluffle.web.theme import frame
+from fluffle.client.client import Client
+from fluffle.client.dead_letters import Rejected, RejectedQueue, opened
+from fluffle.web.actions import Desk, Site
+from fluffle.web.components import Part, ago, button, empty, rendered
+from fluffle.web.layout import frame
+from fluffle.web.markdown import preformatted
 
 MOST = 100  # messages
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from nicegui import ui
 
-from broker.messages import Status, skills_in_text
-from broker.views import LLMView, TaskView
-from fluffle.client import Client
-from fluffle.web.desk import Desk, Site
-from fluffle.web.parts import Part, ago, button, empty, status
-from fluffle.web.theme import frame
+from broker.protocol.messages import Status, skills_in_text
+from broker.protocol.views import LLMView, TaskView
+from fluffle.client.client import Client
+from fluffle.web.actions import Desk, Site
+from fluffle.web.components import Part, ago, button, empty, status
+from fluffle.web.layout import frame
 
 _AT_WORK = (Status.ASSIGNED, Status.IN_PROGRESS, Status.INPUT_REQUIRED)
 _MOST_SHOWN = 4  # tasks of one LLM

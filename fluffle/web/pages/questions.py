@@ -2,13 +2,13 @@
 
 from nicegui import ui
 
-from broker.messages import Status
-from broker.views import TaskView
-from fluffle.web.desk import Desk, Site
-from fluffle.web.markup import prepared
-from fluffle.web.parts import Part, ago, empty
-from fluffle.web.task import build_question
-from fluffle.web.theme import frame
+from broker.protocol.messages import Status
+from broker.protocol.views import TaskView
+from fluffle.web.actions import Desk, Site
+from fluffle.web.components import Part, ago, empty
+from fluffle.web.layout import frame
+from fluffle.web.markdown import prepared
+from fluffle.web.pages.task import build_question
 
 MOST = 100  # tasks
 

@@ -11,14 +11,14 @@ from fastapi.responses import PlainTextResponse, Response
 from nicegui import ui
 
 from broker.errors import FluffleError, QueryRejected
-from broker.reporting import DIMENSIONS, METRICS, PREDEFINED
-from broker.views import ReportView
-from fluffle.fields import ReportFields
-from fluffle.reports import as_csv, figure, group, summary_figures, summary_workload
+from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED
+from broker.protocol.views import ReportView
+from fluffle.client.kwargs import ReportFields
+from fluffle.presentation.report_text import as_csv, figure, group, summary_figures, summary_workload
+from fluffle.web.actions import Desk, Site
 from fluffle.web.charts import MOST_BARS, chart, distribution
-from fluffle.web.desk import Desk, Site
-from fluffle.web.parts import Pairs, Part, empty, field, form, options
-from fluffle.web.theme import frame
+from fluffle.web.components import Pairs, Part, empty, field, form, options
+from fluffle.web.layout import frame
 
 CUSTOM = "custom"
 SPANS = {"1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days", "30d": "Last 30 days", "": "All time"}

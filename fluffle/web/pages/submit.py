@@ -7,10 +7,10 @@ from typing import Any
 from nicegui import ui
 
 from broker.errors import FluffleError
-from fluffle.fields import Fields
-from fluffle.web.desk import Desk, Site
-from fluffle.web.parts import Pairs, Part, field, form, on_entry, options
-from fluffle.web.theme import frame
+from fluffle.client.kwargs import Fields
+from fluffle.web.actions import Desk, Site
+from fluffle.web.components import Pairs, Part, field, form, on_entry, options
+from fluffle.web.layout import frame
 
 _PREVIEW_EVERY = 0.5  # seconds
 

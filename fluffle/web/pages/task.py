@@ -8,18 +8,18 @@ from typing import Any
 from nicegui import ui
 
 from broker.errors import QueryRejected
-from broker.messages import Status, Usage
-from broker.views import AttemptView, QuestionView, TaskView
-from fluffle.cli.outcomes import left_out, waiting_for
-from fluffle.cli.output import duration
-from fluffle.client import Client
-from fluffle.handle import reason
-from fluffle.web.desk import Desk, Site
+from broker.protocol.messages import Status, Usage
+from broker.protocol.views import AttemptView, QuestionView, TaskView
+from fluffle.client.client import Client
+from fluffle.client.handle import reason
+from fluffle.presentation.output import duration
+from fluffle.presentation.task_text import left_out, waiting_for
+from fluffle.web.actions import Desk, Site
+from fluffle.web.components import Pairs, Part, ago, button, empty, form, options, rendered, status
+from fluffle.web.layout import frame
 from fluffle.web.live import Paced, Told
-from fluffle.web.markup import content, markdown, preformatted, prepared, rendered_apart
-from fluffle.web.parts import Pairs, Part, ago, button, empty, form, options, rendered, status
-from fluffle.web.phases import Phase, begin_of, phases
-from fluffle.web.theme import frame
+from fluffle.web.markdown import content, markdown, preformatted, prepared, rendered_apart
+from fluffle.web.pages.task_phases import Phase, begin_of, phases
 
 MOST_PARTS = 100  # of a task, that are shown
 MOST_WRITERS = 8  # LLMs whose text is kept until it is known which of them has the task

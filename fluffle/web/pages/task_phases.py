@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from broker.messages import Status
-from broker.views import AttemptView, TaskView
+from broker.protocol.messages import Status
+from broker.protocol.views import AttemptView, TaskView
 
 Kind = Literal["waited", "ran", "asked"]
 

@@ -8,15 +8,15 @@ from typing import Any
 from nicegui import ui
 
 from broker.errors import RequestError
-from broker.messages import Status
-from broker.views import TaskView
-from fluffle.cli.outcomes import waiting_for
-from fluffle.cli.output import duration
-from fluffle.client import Client
-from fluffle.web.desk import Desk, Site
-from fluffle.web.filters import TaskFilter
-from fluffle.web.parts import Grid, Pairs, Part, button, empty, form, icon, on_entry, options
-from fluffle.web.theme import frame
+from broker.protocol.messages import Status
+from broker.protocol.views import TaskView
+from fluffle.client.client import Client
+from fluffle.presentation.output import duration
+from fluffle.presentation.task_text import waiting_for
+from fluffle.web.actions import Desk, Site
+from fluffle.web.components import Grid, Pairs, Part, button, empty, form, icon, on_entry, options
+from fluffle.web.layout import frame
+from fluffle.web.pages.task_filters import TaskFilter
 
 COLUMNS = (
     ("task", "Task", "task"),

@@ -1,7 +1,7 @@
-"""Everything dies at any time, and nothing may be lost: python -m tests.storm --tasks 100000 --faults 500
+"""Everything dies at any time, and nothing may be lost: python -m tests.programs.storm --tasks 100000 --faults 500
 
-Prints one table; exit code 1 when there was a violation. `python -m tests.storm.mutations` is the other half of the
-proof.
+Prints one table; exit code 1 when there was a violation. The other half of the proof is
+`python -m tests.programs.storm.mutations`.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.storm.faults import FAULTS
-from tests.storm.storm import Outcome, Plan, rage
-from tests.support.node import private_node
+from tests.programs.storm.faults import FAULTS
+from tests.programs.storm.storm import Outcome, Plan, rage
 from tests.support.postgres import postgres
+from tests.support.rabbitmq import private_node
 
 
 def table(outcome: Outcome) -> Table:

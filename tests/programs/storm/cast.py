@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from broker.node import PrivateNode
-from tests.support.altered import Clock
-from tests.support.hosts import Host, hosts, why_not
-from tests.support.ledger import Ledger
+from broker.node.private_node import PrivateNode
+from tests.support.altered_program import Clock
+from tests.support.network_hosts import Host, hosts, why_not
 from tests.support.processes import Process
 from tests.support.proxy import ProxyThread, proxy_before
 from tests.support.site import Site
+from tests.support.task_audit import Ledger
 
 LEASE, LEAD = 3.0, 1.0  # seconds
 SLOTS = 10
@@ -88,7 +88,7 @@ class Cast:
         if name in self.coordinators:
             database = {"FLUFFLE_DATABASE_URL": self.ways.database.url} if self.ways.database else {}
             return self.site.coordinator(altered=altered, inside=inside, url=url, **database)
-        handler = ("--handler", "tests.support.handlers:work_for_a_while", "--slots", str(SLOTS))
+        handler = ("--handler", "tests.support.recording_llms:work_for_a_while", "--slots", str(SLOTS))
         return self.site.worker(name, *handler, altered=altered, inside=inside, url=url, **self.ledger.env)
 
 

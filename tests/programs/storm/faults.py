@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from broker.topology import COORDINATOR, STATUS, UNROUTABLE
-from tests.storm.cast import Cast
+from broker.protocol.topology import COORDINATOR, STATUS, UNROUTABLE
+from tests.programs.storm.cast import Cast
 from tests.support.amqp import amqp
-from tests.support.hosts import why_not
+from tests.support.network_hosts import why_not
 from tests.support.rabbitmqctl import rabbitmqctl
 from tests.support.site import why_never_read_only
 

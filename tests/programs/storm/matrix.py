@@ -1,4 +1,4 @@
-"""Every row of the crash matrix, hit exactly: python -m tests.storm.matrix --times 10
+"""Every row of the crash matrix, hit exactly: python -m tests.programs.storm.matrix --times 10
 
 Each row is played on SQLite and on PostgreSQL, in a place of its own, and judged by the ledger. Prints one table; exit
 code 1 when a row did not hold.
@@ -19,15 +19,15 @@ from rich.table import Table
 
 from broker.errors import UnknownAddress
 from fluffle import SyncClient
-from tests.support import disk as disks
+from tests.support import small_disk as disks
 from tests.support.amqp import amqp
-from tests.support.ledger import Ledger
-from tests.support.node import NodeInfo, private_node
 from tests.support.postgres import Postgres, postgres
 from tests.support.processes import Process, fluffle, until
 from tests.support.proxy import proxy_before
+from tests.support.rabbitmq import NodeInfo, private_node
 from tests.support.rabbitmqctl import rabbitmqctl
 from tests.support.site import Site, site_on, why_never_read_only
+from tests.support.task_audit import Ledger
 
 SHORT, LONG = 2.0, 10.0  # seconds of a lease: one that runs out, and one that must not
 MANY = 200  # tasks of a row that needs several batches
@@ -54,7 +54,7 @@ class Place:
 
     def worker(self, name: str, *, url: str | None = None, crash_at: str | None = None, slots: int = 10) -> Process:
         """Start a worker, which may be to die or to stand still somewhere."""
-        handler = ("--handler", "tests.support.handlers:work", "--slots", str(slots))
+        handler = ("--handler", "tests.support.recording_llms:work", "--slots", str(slots))
         crash = {} if crash_at is None else {"FLUFFLE_CRASH_AT": crash_at}
         return self.site.worker(name, *handler, url=url, **self.ledger.env, **crash)
 

@@ -1,4 +1,4 @@
-"""Each mechanism that keeps the books right is switched off in turn: python -m tests.storm.mutations [MECHANISM…]
+"""Switch off each mechanism that keeps the books right in turn: python -m tests.programs.storm.mutations [MECHANISM…]
 
 The storm must then find something. Prints one table; exit code 1 when a mechanism was not missed: what does not see
 that it is off does not prove that it works.
@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.storm.storm import Outcome, Plan, rage
-from tests.support.altered import MECHANISMS
-from tests.support.node import private_node
+from tests.programs.storm.storm import Outcome, Plan, rage
+from tests.support.altered_program import MECHANISMS
+from tests.support.rabbitmq import private_node
 
 REVEALING = {
     "outbox": ["crash_coordinator"],

@@ -12,14 +12,14 @@ from pathlib import Path
 from statistics import quantiles
 
 from broker.errors import NoAnswer
-from broker.messages import Status, Submission
+from broker.protocol.messages import Status, Submission
 from fluffle import Client, TaskHandle, TaskRejected
-from tests.storm.cast import LEASE, Cast, cast_on, settings
-from tests.storm.faults import BESIDES, FAULTS, Fault, why_never
-from tests.support.ledger import Ledger
-from tests.support.node import NodeInfo
+from tests.programs.storm.cast import LEASE, Cast, cast_on, settings
+from tests.programs.storm.faults import BESIDES, FAULTS, Fault, why_never
 from tests.support.postgres import Postgres
+from tests.support.rabbitmq import NodeInfo
 from tests.support.site import site_on
+from tests.support.task_audit import Ledger
 
 UNDER_WAY = 150  # tasks
 AT_ONCE = 25  # tasks of one submission
@@ -57,7 +57,7 @@ class Outcome:
 class Plan:
     """What a storm is to be: at least so many tasks and faults, but no longer than so many seconds.
 
-    `only` names faults; all when it is empty. `altered` is about every process, see tests/support/altered.py.
+    `only` names faults; all when it is empty. `altered` is about every process, see tests/support/altered_program.py.
     """
 
     tasks: int

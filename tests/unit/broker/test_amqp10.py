@@ -5,8 +5,8 @@ from uuid import UUID
 
 import pytest
 
-from broker.amqp10_messages import UNTRANSLATABLE, read_delivery
-from broker.amqp10_types import Alien, Described, Symbol, decode, encode
+from broker.amqp10.messages import UNTRANSLATABLE, read_delivery
+from broker.amqp10.types import Alien, Described, Symbol, decode, encode
 
 
 @pytest.mark.parametrize(

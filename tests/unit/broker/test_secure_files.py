@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.private_files import make_private_folder, write_private
+from broker.secure_files import make_private_folder, write_private
 
 
 def mode(path: Path) -> int:

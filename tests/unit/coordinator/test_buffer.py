@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from broker.connection import Delivery, Inflow, Properties
-from broker.topology import ECHO, STATUS, TASKS
-from coordinator.inbox import Inbox
+from broker.amqp.pika_connection import Delivery, Inflow, Properties
+from broker.protocol.topology import ECHO, STATUS, TASKS
+from coordinator.inbound.buffer import Inbox
 
 
 class Channel(Inflow):

@@ -8,10 +8,10 @@ import pytest
 
 from broker.errors import ConfigurationError, StoreError
 from broker.settings import Settings
-from coordinator.backup import back_up, restore
-from coordinator.database import open_engine
-from coordinator.store import Store
-from coordinator.upgrade import upgrade
+from coordinator.storage.backup import back_up, restore
+from coordinator.storage.engine import open_engine
+from coordinator.storage.store import Store
+from coordinator.storage.upgrade import upgrade
 
 
 def modes(folder: Path) -> dict[str, int]:

@@ -1,9 +1,9 @@
 """What a coordinator knows to have heard."""
 
-from broker.connection import Delivery, Inflow, Outgoing, Properties
-from broker.instants import Micros, seconds
-from broker.topology import ECHO, STATUS
-from coordinator.hearing import Hearing, is_echo
+from broker.amqp.pika_connection import Delivery, Inflow, Outgoing, Properties
+from broker.protocol.topology import ECHO, STATUS
+from broker.timestamps import Micros, seconds
+from coordinator.inbound.hearing import Hearing, is_echo
 
 LEASE = 12.0
 PROMPT = LEASE / 6

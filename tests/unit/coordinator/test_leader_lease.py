@@ -2,8 +2,8 @@
 
 import os
 
-from broker.instants import Instant, seconds
-from coordinator.leadership import Lease, Watch, holder, is_gone
+from broker.timestamps import Instant, seconds
+from coordinator.storage.leader_lease import Lease, Watch, holder, is_gone
 
 LEAD = seconds(5)
 ELSEWHERE = "another-host:1:1"

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from broker.connection import Delivery
-from broker.instants import EPOCH
-from broker.messages import Failure, Goodbye, Result, Status, Submission
-from coordinator import answers as module
-from coordinator.answers import Answers, SetAside
+from broker.amqp.pika_connection import Delivery
+from broker.protocol.messages import Failure, Goodbye, Result, Status, Submission
+from broker.timestamps import EPOCH
 from coordinator.core.events import Event, Left, Reported
-from coordinator.core.task import Task
-from tests.unit.test_inbox import Channel, told
+from coordinator.core.tasks.task import Task
+from coordinator.inbound import output_validation as module
+from coordinator.inbound.output_validation import Answers, SetAside
+from tests.unit.coordinator.test_buffer import Channel, told
 
 SCHEMA = {"properties": {"n": {"pattern": "x"}}}
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from coordinator.limited_log import LONGEST, MOST_A_SECOND, LimitedLog
+from coordinator.telemetry.rate_limited_log import LONGEST, MOST_A_SECOND, LimitedLog
 
 
 class Lines:

@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from broker.messages import MOST_ERROR_MESSAGE, MOST_ERROR_TYPE, Failure
-from coordinator.sizes import Page, fitted, fitted_body
+from broker.protocol.messages import MOST_ERROR_MESSAGE, MOST_ERROR_TYPE, Failure
+from coordinator.outbound.size_limits import Page, fitted, fitted_body
 
 TASK = {"id": "t", "status": "completed", "description": "do it", "priority": 4, "submitted_at": "2026"}
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 
-from broker.instants import seconds
-from broker.messages import Manage, Status, Submission
+from broker.protocol.messages import Manage, Status, Submission
+from broker.timestamps import seconds
 from coordinator.core.authorization import MAY_STEER, Restricted, objection
 from coordinator.core.commands import Answer, Refuse
 from coordinator.core.events import (
@@ -24,11 +24,11 @@ from coordinator.core.events import (
     Submitted,
     UpdateRequested,
 )
+from coordinator.core.llms.llm import LLM
 from coordinator.core.machine import Machine
-from coordinator.core.pool import LLM
-from coordinator.core.task import Task
-from tests.support.books import ATTEMPT, a_task
-from tests.support.core import LEASE, T0
+from coordinator.core.tasks.task import Task
+from tests.support.core_driver import LEASE, T0
+from tests.support.stored_tasks import ATTEMPT, a_task
 
 ATLAS, BO = Sender("atlas", is_llm=True), Sender("bo")
 STEERING: tuple[Callable[[str, Sender], Restricted], ...] = (

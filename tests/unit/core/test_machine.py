@@ -3,13 +3,13 @@
 import pytest
 
 from broker.errors import Problem
-from broker.messages import Failure, Status, Usage
+from broker.protocol.messages import Failure, Status, Usage
 from coordinator.core.commands import Answer, Refuse
 from coordinator.core.events import BeingChecked, Sender, Submitted, UpdateRequested
-from coordinator.core.expertise import Expertise
-from coordinator.core.task import view
-from coordinator.core.work import MOST_UNCLAIMED
-from tests.support.core import (
+from coordinator.core.llms.skill_match import Expertise
+from coordinator.core.tasks.attempts import MOST_UNCLAIMED
+from coordinator.core.tasks.task import view
+from tests.support.core_driver import (
     ANA,
     LEASE,
     Core,

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker.instants import to_datetime
-from broker.messages import FINAL, Manage, Status, Vote
+from broker.protocol.messages import FINAL, Manage, Status, Vote
+from broker.timestamps import to_datetime
 from coordinator.core.commands import Announce, Assign, Command
 from coordinator.core.events import AssignRequested, Event, ManageRequested, RetryRequested, UpdateRequested
-from coordinator.core.task import Task
-from tests.support.core import (
+from coordinator.core.tasks.task import Task
+from tests.support.core_driver import (
     LEASE,
     Core,
     answered,

@@ -11,26 +11,28 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from broker import mail, messages, topology, views, wire
-from broker.access import Role, TopicPermission, permissions
+from broker.access.roles import Role, TopicPermission, permissions
 from broker.errors import Problem
-from broker.instants import Instant
-from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, Of
+from broker.protocol import chat as mail
+from broker.protocol import messages, topology, views
+from broker.protocol import primitives as wire
+from broker.protocol.primitives import Wire
+from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Of
+from broker.protocol.views import View
 from broker.settings import Settings
-from broker.views import View
-from broker.wire import Wire
+from broker.timestamps import Instant
 from coordinator.core.commands import AnswerType
-from coordinator.core.lifecycle import TRANSITIONS
-from coordinator.database import open_engine
-from coordinator.outbox import Keep
-from coordinator.render import messages as messages_of
-from coordinator.reports.facts import Span
-from coordinator.reports.summary import summary
-from coordinator.upgrade import upgrade
+from coordinator.core.tasks.transitions import TRANSITIONS
+from coordinator.outbound.encoder import messages as messages_of
+from coordinator.outbound.outbox import Keep
+from coordinator.queries.reports.facts import Span
+from coordinator.queries.reports.summary import summary
+from coordinator.storage.engine import open_engine
+from coordinator.storage.upgrade import upgrade
 from fluffle.cli.main import cli
-from fluffle.config import load
+from fluffle.local.config import load
+from tests.support.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "examples/README.md"])
 PROTOCOL = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
 MODELS = {

@@ -1,12 +1,12 @@
 """The messages on the page "How to write a worker" are messages of the protocol."""
 
 import re
-from pathlib import Path
 
-from broker.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop
-from broker.wire import Wire, decode
+from broker.protocol.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop
+from broker.protocol.primitives import Wire, decode
+from tests.support.processes import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "howto-write-a-worker.md"
+PAGE = ROOT / "docs" / "howto-write-a-worker.md"
 
 SHOWN: tuple[type[Wire], ...] = (
     Presence,

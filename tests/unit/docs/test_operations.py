@@ -3,15 +3,14 @@
 import ast
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.unit.test_docs import code, table_after
+from tests.support.processes import ROOT
+from tests.unit.docs.test_docs import code, table_after
 
-ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "examples/monitoring"
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 THREATS = table_after("threats", (ROOT / "docs/security.md").read_text(encoding="utf-8"))

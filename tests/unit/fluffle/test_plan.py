@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from broker.errors import ConfigurationError
-from fluffle import plan as plans
-from fluffle.plan import Plan, PlannedTask, load, planned
-
-ROOT = Path(__file__).parents[2]
+from fluffle.plans import plan as plans
+from fluffle.plans.plan import Plan, PlannedTask, load, planned
+from tests.support.processes import ROOT
 
 
 def plan(folder: Path, text: str, name: str = "plan.toml") -> Plan:

@@ -6,23 +6,22 @@ import inspect
 import subprocess
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fluffle
-from broker import messages
-from broker.connection import Outgoing
+from broker.amqp.pika_connection import Outgoing
 from broker.errors import LinkClosed, TaskCancelled, TaskFailed, TaskRejected
-from broker.messages import Failure, Status, Submission
-from broker.views import TaskView
-from fluffle.client import Client
-from fluffle.fields import Changes, Fields, Management, OtherFields
-from fluffle.handle import TaskHandle, outcome
-from fluffle.sync import SyncClient
+from broker.protocol import messages
+from broker.protocol.messages import Failure, Status, Submission
+from broker.protocol.views import TaskView
+from fluffle.client.client import Client
+from fluffle.client.handle import TaskHandle, outcome
+from fluffle.client.kwargs import Changes, Fields, Management, OtherFields
+from fluffle.client.sync import SyncClient
+from tests.support.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 
 

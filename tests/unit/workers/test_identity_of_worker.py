@@ -7,7 +7,7 @@ import pytest
 from broker.errors import ConfigurationError
 from broker.settings import Settings
 from workers.models.factory import build_llm
-from workers.runner import Worker
+from workers.worker import Worker
 
 REFUSED = pytest.raises(ConfigurationError, match="the user of the AMQP URL is ana, not atlas")
 

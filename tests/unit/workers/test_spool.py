@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ConfigurationError
-from broker.messages import Result
-from workers import spool as spool_module
-from workers.spool import Spool
+from broker.protocol.messages import Result
+from workers.execution import spool as spool_module
+from workers.execution.spool import Spool
 
 
 def answer(task_id: str, text: str = "done") -> bytes:
@@ -97,7 +97,7 @@ def test_answers_of_a_process_that_was_killed_are_taken_over(tmp_path: Path) -> 
     program = (
         "import asyncio, os, signal, sys\n"
         "from pathlib import Path\n"
-        "from workers.spool import Spool\n"
+        "from workers.execution.spool import Spool\n"
         "async def main():\n"
         "    Spool(Path(sys.argv[1]), 'killed').add(sys.argv[2].encode())\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from workers.waiting import Slots
+from workers.execution.suspensions import Slots
 
 
 class Line:

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from broker.mail import Message
-from broker.messages import TOOLS, Assignment, Read, Share, Status, Submission
-from broker.views import NoteView, TaskView
-from workers.tools import Desk, Office, ToolError
+from broker.protocol.chat import Message
+from broker.protocol.messages import TOOLS, Assignment, Read, Share, Status, Submission
+from broker.protocol.views import NoteView, TaskView
+from workers.tools.toolbox import Desk, Office, ToolError
 
 HALF, MENDED = "half \ud83d", "half \ufffd"
 PAIR, JOINED = "\ud83d\ude00", "\N{GRINNING FACE}"

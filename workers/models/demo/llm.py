@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workers.models.base import Answer, Job, Message, ModelError, Progress
-from workers.models.extract import best_sentences, key_terms, plain, read_prose, repetitions, terms
+from workers.models.demo.extract import best_sentences, key_terms, plain, read_prose, repetitions, terms
 from workers.models.output import check_schema, validate_output
-from workers.tools import Desk
+from workers.tools.toolbox import Desk
 
 NAME = "demo (offline extractive summariser)"
 FOOTER = f"— {NAME}"

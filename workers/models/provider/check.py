@@ -4,7 +4,7 @@ import re
 
 from pydantic_ai.models import Model
 
-from workers.models.http_client import WrongReply, shown_url
+from workers.models.provider.http_client import WrongReply, shown_url
 
 ANSWER_WITHIN = 3.0
 """Seconds that the server gets for the list."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from workers.models.figures import tokens
+from workers.models.provider.usage import tokens
 
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')

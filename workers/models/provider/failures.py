@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_ai import ModelResponse, ModelRetry, ToolCallPart, exceptions
 
-from broker.wire import problems
+from broker.protocol.primitives import problems
 from workers.models.base import ModelError
-from workers.models.http_client import WrongReply, shown_url
+from workers.models.provider.http_client import WrongReply, shown_url
 
 KINDS: tuple[tuple[type[Exception], str, bool], ...] = (
     (exceptions.ModelRateLimitError, "rate_limited", True),

@@ -11,7 +11,7 @@ from pydantic_ai.models import Model, infer_model, parse_model_id
 from pydantic_ai.providers import Provider, infer_provider_class
 
 from broker.errors import ConfigurationError
-from workers.models.http_client import model_client
+from workers.models.provider.http_client import model_client
 
 OLLAMA_URL = "http://127.0.0.1:11434/v1"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 
-from workers.models.event_stream import EventStream, IncompleteAnswer
+from workers.models.provider.event_stream import EventStream, IncompleteAnswer
 
 CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
 

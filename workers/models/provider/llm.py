@@ -37,17 +37,17 @@ from pydantic_ai.models import Model, ModelRequestContext
 from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage, UsageLimits
 
-from broker.text import portable
+from broker.protocol.portable_text import portable
 from workers.models.base import Answer, Job, ModelError, Progress, Usage
-from workers.models.check import why_not_ready
 from workers.models.factory import STALL_TIMEOUT
-from workers.models.failures import cannot_call_tools, cannot_take_schema, cut_off, failure_of, said
-from workers.models.figures import usage_of
 from workers.models.output import check_schema, parse_output, validate_output
 from workers.models.prompt import render_prompt
-from workers.models.reasoning import ReasoningFilter, without_reasoning
-from workers.models.retrying import RetryingModel
-from workers.tools import Desk, ToolError
+from workers.models.provider.check import why_not_ready
+from workers.models.provider.failures import cannot_call_tools, cannot_take_schema, cut_off, failure_of, said
+from workers.models.provider.reasoning import ReasoningFilter, without_reasoning
+from workers.models.provider.retries import RetryingModel
+from workers.models.provider.usage import usage_of
+from workers.tools.toolbox import Desk, ToolError
 
 OUTPUT_RETRIES = 1
 """How often the model is told what is wrong with its answer and answers again, within one attempt."""

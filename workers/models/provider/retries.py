@@ -12,8 +12,8 @@ from pydantic_ai import ModelMessage, ModelSettings, RunContext, exceptions
 from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 
-from workers.models.failures import cannot_call_tools, causes, is_too_long
-from workers.models.http_client import WrongReply
+from workers.models.provider.failures import cannot_call_tools, causes, is_too_long
+from workers.models.provider.http_client import WrongReply
 
 RETRIES = 2
 """How often a request is sent again after 408, 409, 429, 5xx or a failed connection."""

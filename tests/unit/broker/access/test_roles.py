@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from broker.access import Role, may_be_answered_at, permissions, speaks_for, user_name
+from broker.access.roles import Role, may_be_answered_at, permissions, speaks_for, user_name
 from broker.errors import ConfigurationError
 
 

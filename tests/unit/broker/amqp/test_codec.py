@@ -7,7 +7,7 @@ import pytest
 from pika import frame, spec
 from pika.data import encode_table
 
-from broker import frames
+from broker.amqp import codec as frames
 
 KINDS = {"content_type": "application/json", "delivery_mode": 2}
 

@@ -9,8 +9,8 @@ import pika
 import pytest
 from pika.data import decode_value
 
-from broker import frames
-from broker.salvage import header_values, readable_properties
+from broker.amqp import codec as frames
+from broker.amqp.lenient_properties import header_values, readable_properties
 
 ALL = {
     "content_type": "application/json",

@@ -1,6 +1,6 @@
 """How many messages of a queue are taken at a time after RabbitMQ has failed to deliver one."""
 
-from broker.quarantine import Window
+from broker.amqp.quarantine import Window
 
 
 def settled(window: Window, count: int) -> int:

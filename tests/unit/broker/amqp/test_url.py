@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.administration import ManagementApi
-from broker.amqp_url import Tls, completed, of_user, split_off_tls, tls_context, user_of, vhost
-from broker.connection import parameters
+from broker.access.admin_api import ManagementApi
+from broker.amqp.pika_connection import parameters
+from broker.amqp.url import Tls, completed, of_user, split_off_tls, tls_context, user_of, vhost
 from broker.errors import ConfigurationError
-from broker.locate import amqp_url
+from broker.node.locate import amqp_url
 from broker.settings import Settings, load_settings
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from broker.errors import NodeError
-from broker.node_install import InstallFailed, install_rabbitmq
-from broker.node_record import NodeRecord
-from broker.node_server import SERVER_VARIABLE, RabbitMQNotFound, find_server
+from broker.node.install import InstallFailed, install_rabbitmq
+from broker.node.record import NodeRecord
+from broker.node.server import SERVER_VARIABLE, RabbitMQNotFound, find_server
 
 
 def program(folder: Path, name: str, body: str) -> Path:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from broker.connection import Delivery, Properties
+from broker.amqp.pika_connection import Delivery, Properties
+from broker.chat_client import read_message, to_publish
 from broker.errors import DecodeError
-from broker.mail import Message, Seen, in_order, is_address, made_from, new_message, owner_of
-from broker.mailer import read_message, to_publish
-from broker.topology import MESSAGES, mailbox
-from fluffle.mail import address_of
+from broker.protocol.chat import Message, Seen, in_order, is_address, made_from, new_message, owner_of
+from broker.protocol.topology import MESSAGES, mailbox
+from fluffle.client.chat import address_of
 
 
 def delivery(body: Any, key: str = "llm.ada", **properties: Any) -> Delivery:

@@ -8,9 +8,9 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from broker.errors import DecodeError
-from broker.messages import Assignment, Manage, OtherFields, Result, Retry, Submission, Update
-from broker.views import LLMsQuery, TaskPage
-from broker.wire import MAX_LEVELS, Wire, decode
+from broker.protocol.messages import Assignment, Manage, OtherFields, Result, Retry, Submission, Update
+from broker.protocol.primitives import MAX_LEVELS, Wire, decode
+from broker.protocol.views import LLMsQuery, TaskPage
 
 
 def nested(levels: int) -> bytes:

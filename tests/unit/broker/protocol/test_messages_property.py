@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker import messages
 from broker.errors import DecodeError
-from broker.messages import Wish
-from broker.wire import Wire, decode
+from broker.protocol import messages
+from broker.protocol.messages import Wish
+from broker.protocol.primitives import Wire, decode
 
 KINDS = [
     kind

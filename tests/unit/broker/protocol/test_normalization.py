@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from broker import mail, messages, views
 from broker.errors import DecodeError, Problem
-from broker.messages import Presence, Result, Submission, Update
-from broker.wire import Wire, decode
+from broker.protocol import chat as mail
+from broker.protocol import messages, views
+from broker.protocol.messages import Presence, Result, Submission, Update
+from broker.protocol.primitives import Wire, decode
 
 EXAMPLES: dict[str, Any] = {
     "id": "t-1",

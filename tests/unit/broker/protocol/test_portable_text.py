@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.text import ends_within_a_character, is_portable, on_one_line, portable, printed
+from broker.protocol.portable_text import ends_within_a_character, is_portable, on_one_line, portable, printed
 
 
 @pytest.mark.parametrize(

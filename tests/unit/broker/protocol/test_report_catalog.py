@@ -2,9 +2,9 @@
 
 import pytest
 
-from broker.messages import Status
-from broker.reporting import DIMENSIONS, METRICS, PREDEFINED, STATUSES, Filters, Of, Report, problems_of
-from coordinator.reports.figures import FORMULAS
+from broker.protocol.messages import Status
+from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, STATUSES, Filters, Of, Report, problems_of
+from coordinator.queries.reports.figures import FORMULAS
 
 
 def wrong(report: Report) -> list[tuple[str, str]]:

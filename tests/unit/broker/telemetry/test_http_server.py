@@ -14,10 +14,10 @@ import pytest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from broker import monitor
 from broker.errors import ConfigurationError
-from broker.monitor import Loop, is_of_this_network, watched
-from broker.tally import Distribution, Runs
+from broker.telemetry import http_server as monitor
+from broker.telemetry.counters import Distribution, Runs
+from broker.telemetry.http_server import Loop, is_of_this_network, watched
 
 
 class Loops(Collector):
@@ -140,8 +140,8 @@ def test_an_attempt_that_never_ran_has_no_duration() -> None:
 
 
 def test_libraries_for_watching_are_not_even_imported_where_nobody_watches() -> None:
-    look = "import sys, coordinator.daemon, workers.runner, fluffle.client; print([*sys.modules])"
+    look = "import sys, coordinator.service, workers.worker, fluffle.client.client; print([*sys.modules])"
     modules = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout
-    assert "'coordinator.daemon'" in modules
+    assert "'coordinator.service'" in modules
     for library in ("prometheus_client", "opentelemetry", "wsgiref", "http.server"):
         assert f"'{library}" not in modules

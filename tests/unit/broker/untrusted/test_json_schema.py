@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, SchemaError
 
-from broker.json_schema import inspect_schema, why_no_schema
+from broker.untrusted.json_schema import inspect_schema, why_no_schema
 from tests.support.bad_messages import SCHEMAS, doubling, nested
 
 GOOD: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from broker.errors import HelperFailed, HelperTimeout
-from broker.helpers import Helpers
+from broker.untrusted.process_pool import Helpers
 from tests.support.processes import is_gone, until
 
 REPEAT = "operator:mul"
@@ -53,7 +53,7 @@ async def test_a_call_that_takes_too_long_is_ended_and_the_loop_goes_on_meanwhil
 
 
 async def test_a_call_that_sleeps_for_too_long_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.helpers.WALL_FACTOR", 2)
+    monkeypatch.setattr("broker.untrusted.process_pool.WALL_FACTOR", 2)
     helpers = Helpers()
     with pytest.raises(HelperTimeout):
         await helpers.call("time:sleep", 60, seconds=0.2)
@@ -117,7 +117,7 @@ async def test_no_secret_of_this_process_is_handed_on(monkeypatch: pytest.Monkey
 
 def test_a_busy_process_does_not_outlive_its_parent() -> None:
     code = (
-        "import asyncio; from broker.helpers import Helpers; h = Helpers()\n"
+        "import asyncio; from broker.untrusted.process_pool import Helpers; h = Helpers()\n"
         "async def main():\n"
         "    print(await h.call('os:getpid', seconds=1), flush=True)\n"
         "    await h.call('re:fullmatch', '(a+)+', 'a' * 44 + '!', seconds=1)\n"

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from broker.errors import Problem
-from broker.messages import Status, Vote
+from broker.protocol.messages import Status, Vote
 from coordinator.core.commands import Answer, Command, Refuse
 from coordinator.core.events import AssignRequested, RetryRequested
-from tests.support.core import (
+from tests.support.core_driver import (
     ANA,
     LEASE,
     Core,

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.messages import Failure, Status, Submission
-from coordinator.core.collaboration import step
-from coordinator.core.parts import AskPerson, Fail, Finish, Spawn, Step, Wait
-from coordinator.core.task import Task
-from tests.support.core import T0
+from broker.protocol.messages import Failure, Status, Submission
+from coordinator.core.groups.steps import AskPerson, Fail, Finish, Spawn, Step, Wait
+from coordinator.core.groups.strategies import step
+from coordinator.core.tasks.task import Task
+from tests.support.core_driver import T0
 
 
 class Play:

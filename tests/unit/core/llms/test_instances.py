@@ -3,9 +3,9 @@
 import pytest
 
 from coordinator.core.commands import AnnounceLLM, Command, Notify
-from coordinator.core.pool import llm_view
-from coordinator.core.task import QUIET_AFTER
-from tests.support.core import (
+from coordinator.core.llms.llm import llm_view
+from coordinator.core.tasks.task import QUIET_AFTER
+from tests.support.core_driver import (
     LEASE,
     Core,
     claimed,

@@ -1,9 +1,9 @@
 """What reviews and votes find, and what it changes about who gets a task."""
 
-from broker.instants import Instant, seconds
-from coordinator.core.estimates import Learned
-from coordinator.core.quality import HALF_LIFE, LEAST, MOST, Quality
-from tests.support.core import T0, Core, assignments, seen, submitted
+from broker.timestamps import Instant, seconds
+from coordinator.core.llms.duration_estimates import Learned
+from coordinator.core.llms.quality import HALF_LIFE, LEAST, MOST, Quality
+from tests.support.core_driver import T0, Core, assignments, seen, submitted
 
 
 def after(*scores: float) -> Quality:

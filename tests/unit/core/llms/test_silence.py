@@ -2,12 +2,12 @@
 
 import pytest
 
-from broker.instants import seconds
-from broker.messages import Manage
+from broker.protocol.messages import Manage
+from broker.timestamps import seconds
 from coordinator.core.commands import DrainInstance
 from coordinator.core.events import Claimed, ClockSet, ManageRequested, Outage, Seen
-from coordinator.core.work import MOST_EXCUSED
-from tests.support.core import (
+from coordinator.core.tasks.attempts import MOST_EXCUSED
+from tests.support.core_driver import (
     LEASE,
     Core,
     answered,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.core.expertise import Corpus, suggest_skills
+from coordinator.core.llms.skill_match import Corpus, suggest_skills
 
 CORPUS = Corpus(
     {

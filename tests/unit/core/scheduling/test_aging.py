@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from broker.instants import Instant, seconds
-from coordinator.core.patience import SPARE, Patience
-from coordinator.core.task import Task
-from tests.support.books import a_task
-from tests.support.core import T0, moment
+from broker.timestamps import Instant, seconds
+from coordinator.core.scheduling.aging import SPARE, Patience
+from coordinator.core.tasks.task import Task
+from tests.support.core_driver import T0, moment
+from tests.support.stored_tasks import a_task
 
 FAR = "2030-01-01T00:00:00Z"
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from broker.messages import Presence
+from broker.protocol.messages import Presence
 from coordinator.core.events import Seen
-from tests.support.core import Core, assignments, claimed, completed, failed, left, seen, submitted
+from tests.support.core_driver import Core, assignments, claimed, completed, failed, left, seen, submitted
 
 
 @pytest.fixture

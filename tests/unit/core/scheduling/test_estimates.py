@@ -4,10 +4,10 @@ from math import log
 
 import pytest
 
-from broker.instants import EPOCH, Instant, seconds
-from broker.messages import Status, Submission
-from coordinator.core.estimates import BASE_LENGTH, FIRST_GUESS, HALF_LIFE, Learned, text_length
-from coordinator.core.task import Task
+from broker.protocol.messages import Status, Submission
+from broker.timestamps import EPOCH, Instant, seconds
+from coordinator.core.llms.duration_estimates import BASE_LENGTH, FIRST_GUESS, HALF_LIFE, Learned, text_length
+from coordinator.core.tasks.task import Task
 
 
 def learned(*durations: float, skill: str = "law") -> Learned:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import pytest
 
 from broker.errors import ConfigurationError
-from broker.instants import Instant
-from coordinator.core.assignment import EarliestFinish
-from coordinator.core.policies import DEFAULT, NAMES, load_policy
-from coordinator.core.pool import LLM
-from coordinator.core.task import Task
-from tests.support.core import Core, assignments, claimed, completed, failed, seen, submitted
+from broker.timestamps import Instant
+from coordinator.core.llms.llm import LLM
+from coordinator.core.scheduling.earliest_finish import EarliestFinish
+from coordinator.core.scheduling.policies import DEFAULT, NAMES, load_policy
+from coordinator.core.tasks.task import Task
+from tests.support.core_driver import Core, assignments, claimed, completed, failed, seen, submitted
 
-HERE = "tests.unit.test_core_assignment_policies"
+HERE = "tests.unit.core.scheduling.test_policies"
 
 
 def last_by_name(task: Task, free: Sequence[LLM], now: Instant) -> tuple[LLM, str]:

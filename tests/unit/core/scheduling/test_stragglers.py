@@ -2,11 +2,11 @@
 
 import pytest
 
-from broker.messages import Manage
+from broker.protocol.messages import Manage
 from coordinator.core.commands import Command
 from coordinator.core.events import Event, ManageRequested
-from coordinator.core.policies import load_policy
-from tests.support.core import Core, assignments, claimed, completed, failed, left, seen, stops, submitted
+from coordinator.core.scheduling.policies import load_policy
+from tests.support.core_driver import Core, assignments, claimed, completed, failed, left, seen, stops, submitted
 
 FAR_TOO_LONG = 150  # seconds, for a task that `slow` is expected to do in a minute
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from broker.errors import Problem
-from broker.mail import COORDINATOR, Message, new_message
-from broker.messages import Presence
+from broker.protocol.chat import COORDINATOR, Message, new_message
+from broker.protocol.messages import Presence
 from coordinator.core.commands import AnnounceMessage, Command, Deliver, Refuse
 from coordinator.core.events import MessageSent, MessageUndelivered, Seen, Sender
-from coordinator.core.mail import ANSWERED
-from tests.support.core import Core, moment
+from coordinator.core.tasks.chat import ANSWERED
+from tests.support.core_driver import Core, moment
 
 NOW = moment(0)
 

@@ -6,8 +6,19 @@ import pytest
 
 from coordinator.core.commands import Command, Refuse
 from coordinator.core.events import RetryRequested
-from coordinator.core.family import MOST_ANCESTORS
-from tests.support.core import Core, assignments, cancelled, claimed, completed, events, failed, seen, stops, submitted
+from coordinator.core.tasks.lineage import MOST_ANCESTORS
+from tests.support.core_driver import (
+    Core,
+    assignments,
+    cancelled,
+    claimed,
+    completed,
+    events,
+    failed,
+    seen,
+    stops,
+    submitted,
+)
 
 
 @pytest.fixture

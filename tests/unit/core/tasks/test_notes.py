@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from broker.instants import EPOCH
+from broker.timestamps import EPOCH
 from coordinator.core.commands import Command, Refuse, Reply
 from coordinator.core.events import Note, NotesRequested, Shared
-from coordinator.core.notes import MOST_NOTES
-from tests.support.core import ANA, T0, Core
+from coordinator.core.tasks.notes import MOST_NOTES
+from tests.support.core_driver import ANA, T0, Core
 
 
 def note(name: str, content: str | None = "text", board: str = "b") -> Note:

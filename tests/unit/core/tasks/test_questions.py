@@ -2,11 +2,11 @@
 
 import pytest
 
-from broker.messages import Status
+from broker.protocol.messages import Status
 from coordinator.core.commands import Refuse
 from coordinator.core.events import AssignRequested, RetryRequested
-from coordinator.core.task import view
-from tests.support.core import (
+from coordinator.core.tasks.task import view
+from tests.support.core_driver import (
     ANA,
     LEASE,
     Core,

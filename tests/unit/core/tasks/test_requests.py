@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from broker.errors import Problem
-from broker.instants import to_datetime
-from broker.messages import Manage
+from broker.protocol.messages import Manage
+from broker.timestamps import to_datetime
 from coordinator.core.commands import Announce, Command, DrainInstance, Refuse, Reply
 from coordinator.core.events import AssignRequested, ManageRequested, ReportSaved, RetryRequested, UpdateRequested
-from tests.support.core import (
+from tests.support.core_driver import (
     ANA,
     Core,
     answers,

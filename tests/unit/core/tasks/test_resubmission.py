@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from broker.instants import from_datetime
-from broker.messages import Submission, Vote
-from broker.wire import decode
+from broker.protocol.messages import Submission, Vote
+from broker.protocol.primitives import decode
+from broker.timestamps import from_datetime
 from coordinator.core.commands import Refuse
 from coordinator.core.events import AssignRequested, RetryRequested, Sender, Submitted, UpdateRequested
-from coordinator.core.resubmission import differences
-from coordinator.core.task import DEFAULT_PRIORITY
-from tests.support.books import a_task
-from tests.support.core import Core, answers, completed, seen, submitted
+from coordinator.core.tasks.resubmission import differences
+from coordinator.core.tasks.task import DEFAULT_PRIORITY
+from tests.support.core_driver import Core, answers, completed, seen, submitted
+from tests.support.stored_tasks import a_task
 
 BEN = Sender("ben", "replies-of-ben", "c-2")
 TEAM: dict[str, Any] = {"assignees": ["ana", "bea"], "mode": "vote"}

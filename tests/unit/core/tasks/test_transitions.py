@@ -3,10 +3,10 @@ from itertools import product
 import pytest
 
 from broker.errors import IllegalTransition
-from broker.messages import FINAL, Status, Submission
-from coordinator.core.lifecycle import TRANSITIONS, Trigger, after
-from coordinator.core.task import Task
-from tests.support.core import T0
+from broker.protocol.messages import FINAL, Status, Submission
+from coordinator.core.tasks.task import Task
+from coordinator.core.tasks.transitions import TRANSITIONS, Trigger, after
+from tests.support.core_driver import T0
 
 LEGAL = list(TRANSITIONS)
 ILLEGAL = [pair for pair in product(Status, Trigger) if pair not in TRANSITIONS]

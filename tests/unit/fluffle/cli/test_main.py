@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 import pytest
@@ -11,8 +10,7 @@ import pytest
 from broker.errors import BrokerUnreachable, TaskCancelled, TaskFailed
 from fluffle.cli import main
 from fluffle.cli.lazy import LazyCommand
-
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import ROOT
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from fluffle.cli.parameters import (
+from fluffle.cli.options import (
     JSON,
     Duration,
     Moment,

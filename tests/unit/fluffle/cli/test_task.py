@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from broker.messages import Failure, Progress, Status
-from broker.views import AttemptView, ChangeView, ReportView, TaskView
-from fluffle.cli.outcomes import print_end, remark, what_was_cancelled, where
+from broker.protocol.messages import Failure, Progress, Status
+from broker.protocol.views import AttemptView, ChangeView, ReportView, TaskView
 from fluffle.cli.report import print_report
-from fluffle.cli.show import describe, timeline
-from fluffle.cli.watch import Printer
-from fluffle.watching import Event
+from fluffle.cli.task.show import describe, timeline
+from fluffle.cli.task.watch import Printer
+from fluffle.client.events import Event
+from fluffle.presentation.task_text import print_end, remark, what_was_cancelled, where
 
 START = datetime(2026, 12, 1, 9, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ import pytest
 
 from broker.errors import ConfigurationError
 from fluffle.cli.main import ERROR, OK, USAGE, run
-from workers import runner
+from workers import worker as runner
 from workers.models import factory
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from broker.connection import Delivery, Properties
-from fluffle.rejected import Rejected, read
+from broker.amqp.pika_connection import Delivery, Properties
+from fluffle.client.dead_letters import Rejected, read
 
 
 def rejected(

@@ -6,10 +6,11 @@ import pytest
 
 from broker.errors import ConfigurationError
 from broker.settings import Settings, load_settings
-from fluffle.config import LLMTable, load
-from tests.unit.test_docs import code, table_after
+from fluffle.local.config import LLMTable, load
+from tests.support.processes import ROOT
+from tests.unit.docs.test_docs import code, table_after
 
-PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """What `fluffle up` gives its programs."""
 
-from fluffle.workforce import own_environment
+from fluffle.local.stack import own_environment
 
 SHARED = {"FLUFFLE_AMQP_URL": "amqp://all:x@h", "FLUFFLE_LEASE": "9"}
 

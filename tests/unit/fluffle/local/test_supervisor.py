@@ -7,8 +7,8 @@ import sys
 import psutil
 import pytest
 
-from fluffle import supervisor
-from fluffle.supervisor import Program
+from fluffle.local import supervisor
+from fluffle.local.supervisor import Program
 
 WITHIN = 20.0
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fluffle.cli import output
+from fluffle.presentation import output
 
 
 @pytest.fixture

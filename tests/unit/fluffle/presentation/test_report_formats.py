@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from broker.views import ReportColumn, ReportView
-from fluffle.report_charts import Bar, bars, charts
-from fluffle.report_page import as_html
-from fluffle.reports import as_csv, figure, filters
+from broker.protocol.views import ReportColumn, ReportView
+from fluffle.presentation.report_html import as_html
+from fluffle.presentation.report_svg import Bar, bars, charts
+from fluffle.presentation.report_text import as_csv, figure, filters
 
 EVIL = "<script>alert('x')</script>\"&"
 

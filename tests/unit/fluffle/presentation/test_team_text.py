@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fluffle.cli.joined import sections
+from fluffle.presentation.team_text import sections
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from broker.errors import ConfigurationError
 from fluffle.cli import main
-from fluffle.web.door import Door, Everybody, Passwords, Role, Tokens, kept_secret, set_password
+from fluffle.web.access.auth import Door, Everybody, Passwords, Role, Tokens, kept_secret, set_password
 
 TOKEN = "0123456789abcdef"
 

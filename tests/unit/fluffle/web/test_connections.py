@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fluffle.web import connections
-from fluffle.web.connections import BoundedBodies, most_connections
+from fluffle.web.access import connections
+from fluffle.web.access.connections import BoundedBodies, most_connections
 
 
 async def answer_to(*pieces: bytes, gives_up: bool = False) -> tuple[int, bytes]:

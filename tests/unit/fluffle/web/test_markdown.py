@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from fluffle.web import markup
-from fluffle.web.markup import content, markdown, preformatted, prepared, rendered_apart
+from fluffle.web import markdown as markup
+from fluffle.web.markdown import content, markdown, preformatted, prepared, rendered_apart
 
 
 @pytest.mark.parametrize(

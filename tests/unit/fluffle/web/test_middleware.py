@@ -8,9 +8,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
-from fluffle.web import login
-from fluffle.web.door import COOKIE, Door, Everybody, Role, Tokens
-from fluffle.web.gate import VISITOR, Gate
+from fluffle.web.access import login
+from fluffle.web.access.auth import COOKIE, Door, Everybody, Role, Tokens
+from fluffle.web.access.middleware import VISITOR, Gate
 
 TOKEN = "0123456789abcdef"
 PAGE = {"accept": "text/html"}

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from broker.messages import Status
-from broker.views import AttemptView, QuestionView, ReportColumn, ReportView, TaskView
+from broker.protocol.messages import Status
+from broker.protocol.views import AttemptView, QuestionView, ReportColumn, ReportView, TaskView
 from fluffle.web.charts import chart
-from fluffle.web.filters import TaskFilter
 from fluffle.web.live import UNREADABLE, Paced, Told, read
-from fluffle.web.notices import Notices
-from fluffle.web.phases import phases
-from fluffle.web.reports import Choice
-from fluffle.web.submit import asked
+from fluffle.web.notifications import Notices
+from fluffle.web.pages.reports import Choice
+from fluffle.web.pages.submit import asked
+from fluffle.web.pages.task_filters import TaskFilter
+from fluffle.web.pages.task_phases import phases
 
 T0 = datetime(2026, 12, 1, 9, tzinfo=UTC)
 

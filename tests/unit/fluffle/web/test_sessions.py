@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ConfigurationError
-from fluffle.web.door import Door, Tokens
-from fluffle.web.sessions import EndedSessions
+from fluffle.web.access.auth import Door, Tokens
+from fluffle.web.access.sessions import EndedSessions
 
 TOKEN = "0123456789abcdef"
 

@@ -1,6 +1,6 @@
 """How often a login may be tried."""
 
-from fluffle.web.throttle import MINUTE, MOST_KEYS, Attempt, Throttle
+from fluffle.web.access.throttle import MINUTE, MOST_KEYS, Attempt, Throttle
 
 
 def stranger(address: str = "10.0.0.1", account: str = "ana") -> Attempt:

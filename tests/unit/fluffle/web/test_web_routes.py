@@ -8,10 +8,10 @@ from unittest.mock import MagicMock
 import httpx
 import pytest
 
-from fluffle.web.desk import Site
-from fluffle.web.door import Door, Tokens
-from fluffle.web.server import build
-from tests.unit.test_docs import ROOT, code, table_after
+from fluffle.web.access.auth import Door, Tokens
+from fluffle.web.actions import Site
+from fluffle.web.app import build
+from tests.unit.docs.test_docs import ROOT, code, table_after
 
 TOKEN = "0123456789abcdef"
 

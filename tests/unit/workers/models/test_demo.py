@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from broker.messages import Dependency, Status
+from broker.protocol.messages import Dependency, Status
 from workers.models.base import Answer, Job, ModelError
-from workers.models.demo import FOOTER, DemoLLM
-from workers.models.extract import best_sentences, key_terms, read_prose, repetitions, split_sentences
+from workers.models.demo.extract import best_sentences, key_terms, read_prose, repetitions, split_sentences
+from workers.models.demo.llm import FOOTER, DemoLLM
 
 README = """
 # Burrow

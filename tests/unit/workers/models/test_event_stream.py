@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workers.models.event_stream import EventStream, IncompleteAnswer, chat_usage
-from workers.models.http_client import shown_url
+from workers.models.provider.event_stream import EventStream, IncompleteAnswer, chat_usage
+from workers.models.provider.http_client import shown_url
 
 
 def line(event: dict[str, Any] | str) -> bytes:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from broker.helpers import Helpers
-from broker.messages import Failure
-from broker.output_check import check_apart, quick_check
+from broker.protocol.messages import Failure
+from broker.untrusted.output_check import check_apart, quick_check
+from broker.untrusted.process_pool import Helpers
 from workers.models.base import ModelError
 from workers.models.output import as_json, check_schema, parse_output, validate_output
 

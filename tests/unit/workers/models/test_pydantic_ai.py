@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +9,10 @@ from pydantic_ai import ModelMessage
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 from pydantic_ai.models.test import TestModel as CannedModel
 
+from tests.support.processes import ROOT
 from workers.models.base import Answer, Job, ModelError
-from workers.models.failures import kinds
-from workers.models.pydantic_ai import PydanticAILLM
+from workers.models.provider.failures import kinds
+from workers.models.provider.llm import PydanticAILLM
 
 POINT = {
     "type": "object",
@@ -145,7 +145,7 @@ async def test_a_model_that_says_nothing_twice_fails_the_attempt() -> None:
 
 
 def test_every_type_of_error_is_described_with_whether_another_attempt_may_help() -> None:
-    page = (Path(__file__).parents[2] / "docs/howto-workers.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/howto-workers.md").read_text(encoding="utf-8")
     described = re.findall(r"^\| `(\w+)` \| .* \| (yes|no) \|$", page, re.MULTILINE)
     assert dict(described) == {name: "yes" if retryable else "no" for name, retryable in kinds()}
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from workers.models.json_text import json_values
-from workers.models.reasoning import ReasoningFilter, without_reasoning
+from workers.models.provider.reasoning import ReasoningFilter, without_reasoning
 from workers.models.terminal_text import TerminalFilter, terminal_text
 
 

@@ -7,11 +7,11 @@ import pytest
 from pydantic_ai import ModelMessage
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
-from broker.messages import Answered, Assignment, Tool
+from broker.protocol.messages import Answered, Assignment, Tool
+from workers.execution.suspensions import Parking
 from workers.models.base import Job, ModelError
-from workers.models.pydantic_ai import LIMITS, PydanticAILLM
-from workers.tools import Desk, Office
-from workers.waiting import Parking
+from workers.models.provider.llm import LIMITS, PydanticAILLM
+from workers.tools.toolbox import Desk, Office
 
 
 def desk(*tools: Tool) -> Desk:
