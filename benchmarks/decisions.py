@@ -17,12 +17,12 @@ from benchmarks.support.processes import run_program
 from benchmarks.support.report import Bar, print_bars, print_table, write_json
 from broker.protocol.messages import Claim, Presence, Result, Submission
 from broker.timestamps import Instant, seconds
-from coordinator.core.commands import Assign
-from coordinator.core.events import Claimed, Reported, Seen, Submitted
+from coordinator.core.commands import SendAssignment
+from coordinator.core.events import Claimed, Heartbeat, Reported, Submitted
 from coordinator.core.machine import Machine
-from coordinator.core.scheduling.earliest_finish import Decision, EarliestFinish, Held
+from coordinator.core.scheduling.earliest_finish import Decision, EarliestFinish, HeldBack
 from coordinator.core.scheduling.lane import Lane
-from coordinator.core.scheduling.ready_queue import Ready
+from coordinator.core.scheduling.ready_queue import ReadyQueue
 from fluffle.cli.python_tuning import set_up_for_long
 
 START = Instant(1_800_000_000_000_000)
@@ -57,7 +57,7 @@ class Timed(EarliestFinish):
         self.spent = 0.0
         self.decisions = 0
 
-    def pick(self, lane: Lane, ready: Ready, now: Instant) -> Decision | Held | None:
+    def pick(self, lane: Lane, ready: ReadyQueue, now: Instant) -> Decision | HeldBack | None:
         """See Policy."""
         began = perf_counter()
         picked = super().pick(lane, ready, now)
@@ -82,7 +82,7 @@ class Pool:
             name = f"llm-{number}"
             self._runs[name] = self._random.uniform(1.0, size.spread)
             skills = dict.fromkeys(self._random.sample(self._tags, size.known), 1.0)
-            self._handle([Seen(Presence(name=name, instance="i", skills=skills))])
+            self._handle([Heartbeat(Presence(name=name, instance="i", skills=skills))])
         for _ in range(size.tasks // 1000 + 1):
             self._handle([self._new() for _ in range(1000)])
 
@@ -106,13 +106,13 @@ class Pool:
         skill = self._random.choice(self._tags)
         return Submitted(f"t{self._submitted}", Submission(description="Do it", skills=[skill]), 4)
 
-    def _handle(self, events: Sequence[Seen | Reported | Submitted]) -> float:
+    def _handle(self, events: Sequence[Heartbeat | Reported | Submitted]) -> float:
         began = perf_counter()
         commands = self._machine.handle(*events, now=self._now)
         while self._machine.take_ended():
             commands += self._machine.handle(now=self._now)
         spent = perf_counter() - began
-        given = [command for command in commands if isinstance(command, Assign)]
+        given = [command for command in commands if isinstance(command, SendAssignment)]
         self._running += [(one.task_id, one.attempt, one.llm) for one in given]
         claims = [Claimed(one.llm, Claim(task_id=one.task_id, attempt=one.attempt, instance="i")) for one in given]
         self._machine.handle(*claims, now=self._now)

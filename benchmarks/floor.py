@@ -23,7 +23,7 @@ from benchmarks.support.command import command
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import console, print_table, write_json
 from broker.amqp.pika_connection import Delivery, Outgoing
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.protocol.topology import COORDINATOR, SHARED, Queue, Topology
 
 [_LIKE] = [queue for queue in SHARED.queues if queue.name == COORDINATOR]
@@ -54,7 +54,9 @@ class Books:
 class Floor:
     """A client, a coordinator and a worker that do nothing."""
 
-    def __init__(self, client: Link, coordinator: Link, worker: Link, books: Books) -> None:
+    def __init__(
+        self, client: RobustConnection, coordinator: RobustConnection, worker: RobustConnection, books: Books
+    ) -> None:
         self._client, self._coordinator, self._worker, self._books = client, coordinator, worker, books
         self._replied = asyncio.Event()
         self._working: set[asyncio.Task[None]] = set()
@@ -127,7 +129,7 @@ async def measure(url: str, samples: int, folder: Path) -> dict[str, Samples]:
     with closing(books.connection):
         async with AsyncExitStack() as stack:
             client, coordinator, worker = [
-                await stack.enter_async_context(Link(url, name=f"floor {name}")) for name in ("a", "b", "c")
+                await stack.enter_async_context(RobustConnection(url, name=f"floor {name}")) for name in ("a", "b", "c")
             ]
             floor = Floor(client, coordinator, worker, books)
             await floor.set_up()

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from broker.access.roles import is_genuine, speaks_for, was_dead_lettered
 from broker.amqp.lenient_properties import problems_of
 from broker.amqp.pika_connection import Delivery, Outgoing, resolve
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.errors import AccessRefused, BrokerUnreachable, DecodeError, NoAnswer, Problem, UnknownAddress
 from broker.protocol.chat import (
     ADDRESSES,
@@ -41,14 +41,14 @@ _HISTORY = "history-"  # how the correlation ids of queries begin
 _log = logging.getLogger(__name__)
 
 
-class _Known(Message):
+class _HistoryMessage(Message):
     """A message of the history. What a newer coordinator tells besides is not looked at."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-class _Page(BaseModel):
-    messages: list[_Known]
+class _HistoryPage(BaseModel):
+    messages: list[_HistoryMessage]
     next: int | None = None
 
 
@@ -111,13 +111,13 @@ def to_publish(
     )
 
 
-class Mailer:
+class ChatClient:
     """Publishes messages over a link. Answers come to `session`: a queue, and the address that leads to it.
 
     Whoever consumes that queue passes on what comes there to `take`.
     """
 
-    def __init__(self, link: Link, session: str, *, require_identity: bool = False) -> None:
+    def __init__(self, link: RobustConnection, session: str, *, require_identity: bool = False) -> None:
         self._link = link
         self._require_identity = require_identity
         self._session = session
@@ -182,7 +182,7 @@ class Mailer:
                 break
         return found[::-1]
 
-    async def _ask(self, query: MessagesQuery) -> "_Page":
+    async def _ask(self, query: MessagesQuery) -> "_HistoryPage":
         number = f"{_HISTORY}{next(self._numbers)}"
         answer = self._queries[number] = asyncio.get_running_loop().create_future()
         asked = Outgoing(
@@ -205,7 +205,7 @@ class Mailer:
             raise
         finally:
             del self._queries[number]
-        return decode(_Page, told, limit=len(told))
+        return decode(_HistoryPage, told, limit=len(told))
 
     def take(self, delivery: Delivery) -> bool:
         """Something has come to the session: an answer, a piece of one, or that there will be none.

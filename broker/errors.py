@@ -14,7 +14,7 @@ FluffleError
 │   ├── Unroutable              no queue is bound for the message
 │   ├── PublishRefused          the queue is full, or the broker could not take the message
 │   ├── MessageTooLarge         the body is over the limit
-│   └── LinkClosed              the link was closed before the broker confirmed
+│   └── ConnectionClosed              the link was closed before the broker confirmed
 ├── StoreError                  the database
 │   ├── StoreUnavailable        locked, read-only, full or away: try again later
 │   └── NotTheLeader            another coordinator has taken over
@@ -124,7 +124,7 @@ class MessageTooLarge(BrokerError):
         self.limit = limit
 
 
-class LinkClosed(BrokerError):
+class ConnectionClosed(BrokerError):
     """The link to RabbitMQ was closed"""
 
 

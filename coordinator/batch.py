@@ -18,11 +18,11 @@ from broker.protocol.messages import Failure, Result
 from broker.protocol.primitives import MAX_ANSWER_BYTES, MAX_ASSIGNMENT_BYTES
 from broker.protocol.topology import WORK, llm_address
 from broker.timestamps import EPOCH, Instant, Micros, seconds
-from coordinator.core.commands import Assign, Notify, Refuse
+from coordinator.core.commands import Refuse, SendAssignment, SendNotice
 from coordinator.core.events import (
     ClockSet,
     Event,
-    GroupStirred,
+    GroupChanged,
     MessageSent,
     MessageUndelivered,
     NotesRequested,
@@ -36,23 +36,23 @@ from coordinator.core.events import (
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.scheduling.policies import DEFAULT, load_policy
-from coordinator.core.state import Changes
+from coordinator.core.state import StateChanges
 from coordinator.core.tasks.attempts import LONGEST_PAUSE
 from coordinator.core.tasks.task import COORDINATOR, Task
-from coordinator.inbound.decoder import Refused, in_short, read, refusal
-from coordinator.inbound.hearing import Hearing, is_echo
-from coordinator.inbound.output_validation import Answers, SetAside
+from coordinator.inbound.decoder import RejectedDelivery, in_short, read, refusal
+from coordinator.inbound.hearing import LivenessProbe, is_echo
+from coordinator.inbound.output_validation import OutputValidator, SetAside
 from coordinator.outbound import outbox
 from coordinator.outbound.encoder import messages
-from coordinator.outbound.outbox import Item, Keep
+from coordinator.outbound.outbox import Item, RejectedMessage
 from coordinator.queries.reports.closing import SIZE
 from coordinator.storage.store import Store
-from coordinator.telemetry.counters import Tally
-from coordinator.telemetry.rate_limited_log import LimitedLog, log_refusals_and_losses
-from coordinator.telemetry.snapshot import LLMs, LLMStanding
+from coordinator.telemetry.counters import Counters
+from coordinator.telemetry.rate_limited_log import RateLimitedLog, log_refusals_and_losses
+from coordinator.telemetry.snapshot import LLMs, LLMSnapshot
 
 if TYPE_CHECKING:
-    from coordinator.telemetry.tracing import Spans
+    from coordinator.telemetry.tracing import CoordinatorTracing
 
 WINDOW = 5000  # ready tasks of a lane that are kept in memory
 WOKEN_AT_ONCE = 1000
@@ -63,7 +63,7 @@ _log = structlog.get_logger("coordinator")
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class OutgoingBatch:
     """Messages to publish, and the outbox rows that are done with once all of them are confirmed.
 
     `aside` are deliveries of the batch that are not done, because answers are to be checked first.
@@ -74,7 +74,7 @@ class Post:
     aside: tuple[SetAside, ...] = ()
 
 
-class Bookkeeper:
+class BatchProcessor:
     """The machine and its store. After an exception from `process`, call `rebuild` before the next batch."""
 
     def __init__(
@@ -89,18 +89,18 @@ class Bookkeeper:
         suggest_skills: bool = False,
         require_identity: bool = False,
         learn_quality: bool = True,
-        answers: Answers | None = None,
-        tally: Tally | None = None,
-        spans: "Spans | None" = None,
+        answers: OutputValidator | None = None,
+        tally: Counters | None = None,
+        spans: "CoordinatorTracing | None" = None,
         steady: Callable[[], Micros] | None = None,
-        hearing: Hearing | None = None,
+        hearing: LivenessProbe | None = None,
     ) -> None:
         """`clock` is the wall clock; `steady` is one that nobody sets. None: the former is not set either.
 
         Without `hearing`, what was said until now is in the batch. Raises ConfigurationError when there is no such
         policy.
         """
-        self._answers = answers or Answers()
+        self._answers = answers or OutputValidator()
         self._steady: Callable[[], int] = steady or clock
         self._hearing = hearing
         self._ahead = 0  # microseconds that the wall clock is ahead of the steady one
@@ -124,9 +124,9 @@ class Bookkeeper:
         self._too_large: dict[str, int] = {}  # assigned tasks that cannot be sent, and their size in bytes
         self._not_taken: deque[tuple[str, int]] = deque()  # the same, by RabbitMQ's word; filled by another thread
         self._max_answer = max(MAX_ANSWER_BYTES, 2 * max_body)
-        self._warnings = LimitedLog(_log)
+        self._warnings = RateLimitedLog(_log)
 
-    def rebuild(self) -> Post:
+    def rebuild(self) -> OutgoingBatch:
         """Take everything from the database anew; returns what was committed and perhaps not published."""
         self._reload()
         self._sent.clear()
@@ -134,7 +134,7 @@ class Bookkeeper:
         ids = {id_ for _, text in unsent for id_ in outbox.task_ids(text)}
         tasks = {task.id: task for task in self._store.load(ids)}
         items = [item for _, text in unsent for item in outbox.unpack(text, tasks)]
-        return Post(tuple(row for row, _ in unsent), self._render(items, tasks))
+        return OutgoingBatch(tuple(row for row, _ in unsent), self._render(items, tasks))
 
     def _reload(self) -> None:
         store, now = self._store, self._clock()
@@ -169,7 +169,7 @@ class Bookkeeper:
         """RabbitMQ does not take this assignment because of its size: its task fails."""
         self._not_taken.append((_task_of(assignment), len(assignment.body)))
 
-    def process(self, batch: Sequence[Delivery]) -> Post:
+    def process(self, batch: Sequence[Delivery]) -> OutgoingBatch:
         """Handle a batch, and whatever time has brought. It is committed when this returns.
 
         Raises StoreUnavailable and NotTheLeader. A delivery that cannot be processed, for whatever reason, is refused.
@@ -184,7 +184,7 @@ class Bookkeeper:
             _log.exception("a batch cannot be processed: trying its messages one by one")
             return self._process_each(batch)
 
-    def _process_each(self, batch: Sequence[Delivery]) -> Post:
+    def _process_each(self, batch: Sequence[Delivery]) -> OutgoingBatch:
         posts = []
         self._reload()
         for delivery in batch:
@@ -195,14 +195,14 @@ class Bookkeeper:
             except Exception as error:
                 self._reload()
                 problem = Problem("", f"the coordinator cannot process this message: {type(error).__name__}")
-                posts.append(self._process([], [Refused(delivery, (problem,))]))
-        return Post(
+                posts.append(self._process([], [RejectedDelivery(delivery, (problem,))]))
+        return OutgoingBatch(
             tuple(chain(*(post.rows for post in posts))),
             list(chain(*(post.messages for post in posts))),
             tuple(chain(*(post.aside for post in posts))),
         )
 
-    def _process(self, batch: Sequence[Delivery], refused: Sequence[Refused] = ()) -> Post:
+    def _process(self, batch: Sequence[Delivery], refused: Sequence[RejectedDelivery] = ()) -> OutgoingBatch:
         now, at = self._clock(), self._steady()
         self._warnings.flush()
         clock_set = self._follow_clock(now, at)
@@ -227,10 +227,10 @@ class Bookkeeper:
             commands += self._machine.handle(*follow_ups, now=now)
         requests: list[Refuse] = []
         for command in commands:
-            if isinstance(command, Notify):
+            if isinstance(command, SendNotice):
                 _log.warning("workers of one name differ", llm=command.llm, told=command.text)
             if isinstance(command, Refuse) and command.event is not None:
-                items += refusal(Refused(origin[id(command.event)], command.problems), now, command.task_id)
+                items += refusal(RejectedDelivery(origin[id(command.event)], command.problems), now, command.task_id)
             else:
                 items.append(command)
                 if isinstance(command, Refuse):
@@ -248,19 +248,19 @@ class Bookkeeper:
         with best_effort("counting a batch"):
             self._count(changes, batch, items, took=time.perf_counter() - began, now=now)
         rows = () if row is None else (row,)
-        post = Post(rows, self._render(items, self._machine.board.tasks), tuple(aside))
+        post = OutgoingBatch(rows, self._render(items, self._machine.board.tasks), tuple(aside))
         self._machine.forget()
         with best_effort("adding up for reports"):
             self._close_period(changes, idle=not batch)
         return post
 
     def _count(
-        self, changes: Changes, batch: Sequence[Delivery], items: Sequence[Item], *, took: float, now: Instant
+        self, changes: StateChanges, batch: Sequence[Delivery], items: Sequence[Item], *, took: float, now: Instant
     ) -> None:
         if self._spans is not None:
             self._spans.committed()
         if self._tally is not None and (batch or items):
-            kept_back = sum(isinstance(item, Keep) for item in items)
+            kept_back = sum(isinstance(item, RejectedMessage) for item in items)
             self._tally.count(changes, messages=len(batch), refused=kept_back, took=took, now=now)
 
     def _follow_clock(self, now: Instant, at: int) -> list[Event]:
@@ -283,7 +283,7 @@ class Bookkeeper:
         until = self._hearing.until
         return [*outage, Tick(woken, overdue, EPOCH if until is None else Instant(now - (at - until)))]
 
-    def _close_period(self, changes: Changes, *, idle: bool) -> None:
+    def _close_period(self, changes: StateChanges, *, idle: bool) -> None:
         """Add up for reports what has ended: as long as nothing arrives, or when it has become much."""
         self._unclosed += SIZE if changes.undone else len(changes.attempts)
         if self._unclosed < (SIZE if idle else FAR_BEHIND):
@@ -298,7 +298,7 @@ class Bookkeeper:
         """The LLMs that are there. What was counted of others is forgotten."""
         there = {name: llm for name, llm in self._machine.board.llms.items() if llm.instances}
         standing = {
-            name: LLMStanding(llm.slots, len(held := llm.tasks()), sum(held.values()), len(llm.instances))
+            name: LLMSnapshot(llm.slots, len(held := llm.tasks()), sum(held.values()), len(llm.instances))
             for name, llm in there.items()
         }
         return LLMs(standing, {} if self._tally is None else self._tally.runs_of(there))
@@ -310,9 +310,9 @@ class Bookkeeper:
 
     def settle(self) -> None:
         """At the end: take out of the outbox what is published. Raises StoreError."""
-        self._commit(Changes(), None)
+        self._commit(StateChanges(), None)
 
-    def _commit(self, changes: Changes, text: str | None) -> int | None:
+    def _commit(self, changes: StateChanges, text: str | None) -> int | None:
         sent = list(self._sent)
         crash_point("before-commit")
         row = self._store.commit(changes, outbox=text, sent=sent, now=self._clock(), lease=self._lead)
@@ -349,7 +349,7 @@ class Bookkeeper:
             ):
                 case None:
                     pass
-                case Refused() as refused:
+                case RejectedDelivery() as refused:
                     items += refusal(refused, now)
                 case event:
                     events.append(event)
@@ -486,7 +486,7 @@ class Bookkeeper:
         tasks = self._machine.board.tasks
         groups = [id_ for id_ in stirred if id_ in tasks and tasks[id_].spec.is_group]
         parts = self._store.children(groups) if groups else {}
-        follow_ups: list[Event] = [GroupStirred(id_, tuple(parts.get(id_, ()))) for id_ in groups]
+        follow_ups: list[Event] = [GroupChanged(id_, tuple(parts.get(id_, ()))) for id_ in groups]
         self._load_tasks(above for id_ in groups for above in tasks[id_].spec.depends_on)
         self._load(follow_ups)
         return follow_ups
@@ -496,7 +496,9 @@ class Bookkeeper:
             self._machine.load(self._store.load(missing))
 
     def _render(self, items: list[Item], tasks: dict[str, Task]) -> list[Outgoing]:
-        above = {id_ for item in items if isinstance(item, Assign) for id_ in tasks[item.task_id].spec.depends_on}
+        above = {
+            id_ for item in items if isinstance(item, SendAssignment) for id_ in tasks[item.task_id].spec.depends_on
+        }
         context = {task.id: task for task in self._store.load(above)} if above else {}
         rendered = []
         control_queue = self._machine.control_queue

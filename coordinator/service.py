@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from broker.amqp.pika_connection import Delivery, Outgoing
-from broker.amqp.robust_connection import PROBE, Link
+from broker.amqp.robust_connection import PROBE, RobustConnection
 from broker.errors import (
     AccessRefused,
     BrokerError,
@@ -35,27 +35,27 @@ from broker.protocol.traceparent import tracing_for
 from broker.protocol.views import TaskQuery
 from broker.settings import Settings
 from broker.timestamps import Instant, seconds
-from coordinator.batch import Bookkeeper, Post
-from coordinator.inbound.buffer import Inbox, is_claim
+from coordinator.batch import BatchProcessor, OutgoingBatch
+from coordinator.inbound.buffer import InboxBuffer, is_claim
 from coordinator.inbound.decoder import must_be_identified
-from coordinator.inbound.hearing import Hearing, is_echo, steady
-from coordinator.inbound.output_validation import Answers
+from coordinator.inbound.hearing import LivenessProbe, is_echo, steady
+from coordinator.inbound.output_validation import OutputValidator
 from coordinator.outbound.publisher import Publisher
 from coordinator.outbound.size_limits import fitted_body
-from coordinator.queries.executor import Reading
-from coordinator.queries.handlers import Queries, rejected, too_large
+from coordinator.queries.executor import QueryExecutor
+from coordinator.queries.handlers import QueryHandlers, rejected, too_large
 from coordinator.storage.engine import open_engine
 from coordinator.storage.leader_lease import OTHER_BOOKS, Lease, Watch, holder, may_be_a_copy
 from coordinator.storage.store import Store
 from coordinator.storage.upgrade import upgrade
-from coordinator.telemetry.counters import Tally
-from coordinator.telemetry.health import Lookout
-from coordinator.telemetry.rate_limited_log import LimitedLog
+from coordinator.telemetry.counters import Counters
+from coordinator.telemetry.health import Health
+from coordinator.telemetry.rate_limited_log import RateLimitedLog
 from coordinator.telemetry.snapshot import State
 
 if TYPE_CHECKING:
     from broker.telemetry.tracing import Tracing
-    from coordinator.telemetry.tracing import Spans
+    from coordinator.telemetry.tracing import CoordinatorTracing
 
 T = TypeVar("T")
 
@@ -87,25 +87,25 @@ class Coordinator:
         self._settings = settings
         self._clock = clock
         self._on_ready = on_ready
-        self._link = Link(
+        self._link = RobustConnection(
             url,
             name="fluffle coordinator",
             max_body=LARGEST,
             heartbeat=round(min(max(2 * settings.leader_lease, LEAST_HEARTBEAT), MOST_HEARTBEAT)),
             on_state=self._on_link_state,
         )
-        self._hearing = Hearing(seconds(settings.lease))
+        self._hearing = LivenessProbe(seconds(settings.lease))
         self._asking: asyncio.Task[None] | None = None
         self._link_lost_at: float | None = None
-        self._query_link = Link(url, name="fluffle coordinator queries", max_body=LARGEST)
-        self._warnings = LimitedLog(_log)
+        self._query_link = RobustConnection(url, name="fluffle coordinator queries", max_body=LARGEST)
+        self._warnings = RateLimitedLog(_log)
         self._store = Store(open_engine(settings.database))
         self._lead = seconds(settings.leader_lease)
         lease = seconds(settings.lease)
-        self._tally = None if settings.metrics_port is None else Tally()
+        self._tally = None if settings.metrics_port is None else Counters()
         self._tracing = tracing_for("fluffle-coordinator", wanted=settings.traces)
-        self._answers = Answers(self._on_delivery)
-        self._books = Bookkeeper(
+        self._answers = OutputValidator(self._on_delivery)
+        self._books = BatchProcessor(
             self._store,
             clock=clock,
             lease=lease,
@@ -121,8 +121,8 @@ class Coordinator:
             steady=steady,
             hearing=self._hearing,
         )
-        self._reading = Reading(
-            lambda: Queries(
+        self._reading = QueryExecutor(
+            lambda: QueryHandlers(
                 open_engine(settings.database, read_only=True),
                 clock=clock,
                 policy=settings.policy,
@@ -133,7 +133,7 @@ class Coordinator:
             )
         )
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="books")
-        self._inbox = Inbox(settings.batch)
+        self._inbox = InboxBuffer(settings.batch)
         self._arrived = asyncio.Event()
         self._no_claim = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -225,7 +225,7 @@ class Coordinator:
             self._state = "leading"
             self._on_ready("leading")
             batch: list[Delivery] = []
-            committing: asyncio.Future[Post] | None = None
+            committing: asyncio.Future[OutgoingBatch] | None = None
             while committing or not self._stopping.is_set():
                 if committing is None:
                     if self._is_cut_off():
@@ -260,7 +260,7 @@ class Coordinator:
         self._inbox.leave()
         self._link.forget_unconfirmed()
 
-    def _begin(self, batch: list[Delivery]) -> asyncio.Future[Post]:
+    def _begin(self, batch: list[Delivery]) -> asyncio.Future[OutgoingBatch]:
         return asyncio.get_running_loop().run_in_executor(self._writing, self._books.process, batch)
 
     async def _next_batch(self) -> list[Delivery]:
@@ -285,7 +285,7 @@ class Coordinator:
             return []
         return self._inbox.batch()
 
-    async def _rebuilt(self) -> Post:
+    async def _rebuilt(self) -> OutgoingBatch:
         while True:
             await self._pause(AGAIN)
             try:
@@ -395,7 +395,7 @@ class Coordinator:
         host, port = self._settings.metrics_host, self._settings.metrics_port
         if self._tally is None or port is None:
             return nullcontext()
-        return Lookout(
+        return Health(
             self._tally,
             link=self._link,
             query_link=self._query_link,
@@ -444,9 +444,9 @@ def _acknowledge(done: Iterable[Delivery]) -> None:
         delivery.ack()
 
 
-def _spans(tracing: "Tracing | None") -> "Spans | None":
+def _spans(tracing: "Tracing | None") -> "CoordinatorTracing | None":
     if tracing is None:
         return None
-    from coordinator.telemetry.tracing import Spans
+    from coordinator.telemetry.tracing import CoordinatorTracing
 
-    return Spans(tracing)
+    return CoordinatorTracing(tracing)

@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from broker.node.private_node import PrivateNode
 from fluffle import SyncClient
 from workers.models.base import Answer, Job, ModelError, Usage
-from workers.tools.toolbox import Desk
+from workers.tools.toolbox import Toolbox
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs/screenshots"
@@ -52,7 +52,7 @@ LLMS = {
 }
 
 
-async def translate(job: Job, desk: Desk) -> Answer:
+async def translate(job: Job, desk: Toolbox) -> Answer:
     """The LLM dora: asks, takes its time and fails as the inputs of its task say."""
     orders = job.inputs if isinstance(job.inputs, dict) else {}
     if "ask" in orders:

@@ -19,10 +19,27 @@ from functools import partial
 from typing import Any
 
 from broker.amqp.pika_connection import Delivery, Outgoing
-from broker.amqp.robust_connection import Link
-from broker.chat_client import Mailer, is_unnamed, read_message, to_publish
-from broker.errors import BrokerError, DecodeError, LinkClosed, MessageTooLarge, NoAnswer, PublishRefused, Unroutable
-from broker.protocol.chat import COORDINATOR, Message, Repeats, Seen, in_order, made_from, new_message, numbered
+from broker.amqp.robust_connection import RobustConnection
+from broker.chat_client import ChatClient, is_unnamed, read_message, to_publish
+from broker.errors import (
+    BrokerError,
+    ConnectionClosed,
+    DecodeError,
+    MessageTooLarge,
+    NoAnswer,
+    PublishRefused,
+    Unroutable,
+)
+from broker.protocol.chat import (
+    COORDINATOR,
+    Message,
+    RecentIds,
+    RepeatedTexts,
+    in_order,
+    made_from,
+    new_message,
+    numbered,
+)
 from broker.protocol.portable_text import portable, printed
 from broker.protocol.topology import llm_address
 from workers.execution.progress import ProgressStream
@@ -47,14 +64,14 @@ _REMEMBERED = 200  # messages that have come here or gone from here, for what th
 _log = logging.getLogger(__name__)
 
 
-class Mailbox:
+class ChatResponder:
     """Takes the messages to an LLM and answers them. `on_change` is called when nothing is left to answer."""
 
     def __init__(
         self,
         llm: LLM,
-        link: Link,
-        mailer: Mailer,
+        link: RobustConnection,
+        mailer: ChatClient,
         reporter: Reporter,
         *,
         name: str,
@@ -78,8 +95,8 @@ class Mailbox:
         self._open: dict[str, deque[Message]] = {}  # conversations with what is to be answered, oldest first
         self._running: dict[str, asyncio.Task[None]] = {}  # those in which an answer is under way
         self._deliveries: dict[str, list[Delivery]] = {}  # of the messages in `_open`, by id
-        self._settled = Seen()
-        self._repeats = Repeats()
+        self._settled = RecentIds()
+        self._repeats = RepeatedTexts()
         self._unnamed: dict[str, str] = {}  # the ids of messages that came without one, and what their bodies make
         self._recent: deque[Message] = deque(maxlen=_REMEMBERED)
 
@@ -204,7 +221,7 @@ class Mailbox:
             return True
         try:
             answer = await self._reply(question, delivery, *said)
-        except LinkClosed:
+        except ConnectionClosed:
             return False
         except (BrokerError, ValueError):
             _log.exception("an answer cannot be sent", extra=_names(question))
@@ -235,7 +252,7 @@ class Mailbox:
         """Send an answer, or else why there is none. Raises BrokerError, or ValueError, when neither can be sent."""
         try:
             return await self._sent(question, delivery, content, metadata)
-        except LinkClosed:
+        except ConnectionClosed:
             raise
         except (BrokerError, ValueError) as error:
             kind = "answer_too_large" if isinstance(error, MessageTooLarge) else "worker_error"
@@ -326,7 +343,7 @@ class Mailbox:
         return tuple(it for it in in_order(before) if {it.sender, it.receiver} & concerned or _is_for_many(it))
 
     async def _publish(self, answer: Outgoing) -> None:
-        """Publish until RabbitMQ has it. Raises LinkClosed, and BrokerError when RabbitMQ will never take it."""
+        """Publish until RabbitMQ has it. Raises ConnectionClosed, and BrokerError when RabbitMQ will never take it."""
         pause = RETRY_FIRST
         while True:
             try:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from pydantic import RootModel, ValidationError
 
 from broker.amqp.pika_connection import Delivery
-from broker.amqp.robust_connection import Link, may_declare
+from broker.amqp.robust_connection import RobustConnection, may_declare
 from broker.amqp.url import user_of
-from broker.chat_client import Mailer
+from broker.chat_client import ChatClient
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
-from broker.protocol.messages import Control, Drain, Notice, Presence, Stop, Tell, Tool, skills_in_text
+from broker.protocol.messages import Control, Drain, Notice, PersonAnswer, Presence, Stop, Tool, skills_in_text
 from broker.protocol.portable_text import on_one_line
 from broker.protocol.primitives import decode, problems
 from broker.protocol.topology import (
@@ -38,18 +38,18 @@ from broker.protocol.topology import (
 from broker.protocol.traceparent import tracing_for
 from broker.settings import Settings
 from broker.telemetry.counters import Runs
-from workers.chat import PREFETCH, Mailbox
+from workers.chat import PREFETCH, ChatResponder
 from workers.execution.attempt import failed
-from workers.execution.executor import Workload
+from workers.execution.executor import Executor
 from workers.execution.reporter import RETRY_FIRST, RETRY_MOST, Reporter
 from workers.execution.spool import Spool
 from workers.models.base import LLM
-from workers.tools.coordinator_client import Errands
-from workers.tools.toolbox import Office
+from workers.tools.coordinator_client import CoordinatorClient
+from workers.tools.toolbox import ToolServices
 
 if TYPE_CHECKING:
-    from workers.telemetry.metrics import Standing
-    from workers.telemetry.tracing import Spans
+    from workers.telemetry.metrics import WorkerSnapshot
+    from workers.telemetry.tracing import WorkerTracing
 
 LEAVE_WITHIN = 10.0
 """Seconds after which a worker that was told to stop leaves in any case."""
@@ -194,7 +194,7 @@ class Worker:
         while True:
             try:
                 async with AsyncExitStack() as opening:
-                    link = Link(
+                    link = RobustConnection(
                         self._url,
                         name=f"fluffle worker {self._name}",
                         max_body=self._settings.max_body,
@@ -225,20 +225,20 @@ class Worker:
         own = instance_topology(self._name, self.instance, is_bound=not has_only_rights_of_an_llm)
         await self._link.declare(own)
         self._reporter = Reporter(self._link, spool, name=self._name, instance=self.instance)
-        self._mailer = Mailer(
+        self._mailer = ChatClient(
             self._link,
             control_address(self._name, self.instance),
             require_identity=self._settings.require_identity,
         )
-        self._errands = Errands(
+        self._errands = CoordinatorClient(
             self._link,
             control_address(self._name, self.instance),
             as_llm=self._name if has_only_rights_of_an_llm else None,
         )
-        self._workload = Workload(
+        self._workload = Executor(
             self._llm,
             self._reporter,
-            Office(self._name, self._tools, self._errands, self._mailer),
+            ToolServices(self._name, self._tools, self._errands, self._mailer),
             slots=self._presence.slots,
             instructions=self._instructions,
             timeout=self._timeout,
@@ -246,7 +246,7 @@ class Worker:
             runs=self._runs,
             spans=self._spans(),
         )
-        self._mailbox = Mailbox(
+        self._mailbox = ChatResponder(
             self._llm,
             self._link,
             self._mailer,
@@ -310,21 +310,21 @@ class Worker:
             host, port, collector=WorkerMetrics(self._name, self._runs, self._standing), problems=self._problems
         )
 
-    def _spans(self) -> "Spans | None":
+    def _spans(self) -> "WorkerTracing | None":
         if self._tracing is None:
             return None
-        from workers.telemetry.tracing import Spans
+        from workers.telemetry.tracing import WorkerTracing
 
-        return Spans(self._tracing, self._name, self._llm.model)
+        return WorkerTracing(self._tracing, self._name, self._llm.model)
 
-    async def _standing(self) -> "Standing":
-        from workers.telemetry.metrics import Standing
+    async def _standing(self) -> "WorkerSnapshot":
+        from workers.telemetry.metrics import WorkerSnapshot
 
         slots = self._presence.slots
         if not self.ready.is_set():
-            return Standing(None, slots)
+            return WorkerSnapshot(None, slots)
         in_hand = len(self._workload.in_hand)
-        return Standing(self._link, slots, in_hand, self._workload.running, self._reporter.unconfirmed_results)
+        return WorkerSnapshot(self._link, slots, in_hand, self._workload.running, self._reporter.unconfirmed_results)
 
     async def _problems(self) -> Sequence[str]:
         """Why it takes no work at the moment."""
@@ -337,7 +337,7 @@ class Worker:
     # -- what goes on meanwhile ------------------------------------------------------------------------------------
 
     def _on_control(self, delivery: Delivery) -> None:
-        if Errands.is_answer(delivery):
+        if CoordinatorClient.is_answer(delivery):
             self._errands.take(delivery)
             return
         if delivery.properties.correlation_id is not None:  # orders answer nothing
@@ -356,7 +356,7 @@ class Worker:
                 self._workload.stop(order)
             case Drain():
                 self.drain()
-            case Tell():
+            case PersonAnswer():
                 self._workload.answered(order)
             case Notice():
                 _log.warning("%s: %s", self._name, on_one_line(order.text, 2000))

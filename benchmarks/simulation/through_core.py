@@ -5,10 +5,10 @@ from typing import Any
 
 from benchmarks.simulation.outcome import Ran
 from benchmarks.simulation.scenarios import NEVER, Case, Job, Worker
-from broker.protocol.messages import Claim, Holding, Presence, Result, Submission
+from broker.protocol.messages import Claim, Presence, Result, RunningTask, Submission
 from broker.timestamps import Instant, seconds, to_datetime
-from coordinator.core.commands import Assign, Stop
-from coordinator.core.events import Claimed, Event, Reported, Seen, Submitted, Tick
+from coordinator.core.commands import SendAssignment, SendStop
+from coordinator.core.events import Claimed, Event, Heartbeat, Reported, Submitted, Tick
 from coordinator.core.machine import Machine
 from coordinator.core.scheduling.policies import load_policy
 
@@ -74,11 +74,11 @@ class Simulation:
         while self._machine.take_ended():
             commands += self._machine.handle(now=now)
         for command in commands:
-            if isinstance(command, Assign):
+            if isinstance(command, SendAssignment):
                 claim = Claim(task_id=command.task_id, attempt=command.attempt, instance="i")
                 if at + DELAY < self._workers[command.llm].dies_at:
                     self._plan(at + DELAY, Claimed(command.llm, claim))
-            elif isinstance(command, Stop):
+            elif isinstance(command, SendStop):
                 self._held[command.llm].pop(command.task_id, None)
         self._machine.take_changes()
         self._machine.forget()
@@ -87,10 +87,10 @@ class Simulation:
         if now >= worker.dies_at:
             return [Tick()]
         self._plan(now + BEAT, worker)
-        tasks = [Holding(task_id=task_id, attempt=attempt) for task_id, attempt in self._held[worker.name].items()]
+        tasks = [RunningTask(task_id=task_id, attempt=attempt) for task_id, attempt in self._held[worker.name].items()]
         skills = dict.fromkeys(worker.skills, 1.0)
         presence = Presence(name=worker.name, instance="i", slots=worker.slots, skills=skills, tasks=tasks)
-        return [Seen(presence), Tick()]
+        return [Heartbeat(presence), Tick()]
 
     def _start(self, worker: Worker, claim: Claim, now: float) -> None:
         self._held[worker.name][claim.task_id] = claim.attempt

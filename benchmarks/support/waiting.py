@@ -8,7 +8,7 @@ from typing import Any
 from broker.protocol.messages import Failure, Status, Submission, Usage
 from broker.timestamps import Instant, now, seconds, to_datetime
 from coordinator.core.llms.llm import LLM
-from coordinator.core.state import Changes
+from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import Task
 from coordinator.storage.store import Store
 
@@ -42,7 +42,7 @@ class Amount:
 
 def fill(store: Store, amount: Amount, progress: Progress = lambda done: None) -> None:
     """Put the tasks into an empty store that leads. `progress` is told how many it holds, after every transaction."""
-    changes = Changes(llms={name: LLM(name, model="demo") for name in (OFFLINE, *_LLMS)})
+    changes = StateChanges(llms={name: LLM(name, model="demo") for name in (OFFLINE, *_LLMS)})
     for done, (task, open_dependencies) in enumerate(_tasks(amount, until=now()), start=1):
         changes.new.append(task)
         changes.attempts += [(task, attempt) for attempt in task.attempts]
@@ -50,7 +50,7 @@ def fill(store: Store, amount: Amount, progress: Progress = lambda done: None) -
             changes.waits.append((task, open_dependencies))
         if done % _AT_ONCE == 0 or done == amount.tasks:
             store.commit(changes, outbox=None, sent=(), now=now(), lease=LEASE)
-            changes = Changes()
+            changes = StateChanges()
             progress(done)
 
 

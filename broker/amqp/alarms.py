@@ -6,7 +6,7 @@ from shutil import disk_usage
 
 from broker.amqp.pika_connection import resolve
 from broker.amqp.robust_connection import PROBE
-from broker.amqp.session import HalfLink
+from broker.amqp.session import Session
 from broker.errors import BrokerUnreachable
 
 _WITHIN = 10.0  # seconds
@@ -19,7 +19,7 @@ async def alarm_at(url: str) -> str | None:
     Raises BrokerError when it cannot be reached, or says neither within 10 seconds.
     """
     told: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-    half = HalfLink(url, "fluffle alarm", lambda: None, on_blocked=lambda reason: resolve(told, reason))
+    half = Session(url, "fluffle alarm", lambda: None, on_blocked=lambda reason: resolve(told, reason))
     await half.open()
     try:
         half.confirm(lambda confirms, refused: resolve(told, None), lambda method, body: None)

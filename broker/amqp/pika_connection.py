@@ -103,7 +103,7 @@ class Delivery:
     redelivered: bool
     properties: Properties
     _tag: int
-    _inflow: "Inflow"
+    _inflow: "AckBatcher"
     queue: str = ""
 
     @property
@@ -129,7 +129,7 @@ class Delivery:
         self._inflow.reject(self._tag, requeue=True)
 
 
-class Inflow:
+class AckBatcher:
     """What came by one channel and is not settled.
 
     All that is acknowledged in a turn of the loop goes in as few frames as possible: one, as long as nothing older is
@@ -208,7 +208,7 @@ class Connection(AsyncioConnection):
     _arriving: _Arrival | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._consumers: dict[bytes, tuple[Consumer, Inflow]] = {}
+        self._consumers: dict[bytes, tuple[Consumer, AckBatcher]] = {}
         super().__init__(*args, **kwargs)
 
     def publish(self, channel: int, message: "Outgoing") -> None:
@@ -234,7 +234,7 @@ class Connection(AsyncioConnection):
         acks = [] if up_to is None else [frames.ack(channel, up_to, multiple=True)]
         self._output_marshaled_frames(acks + [frames.ack(channel, tag, multiple=False) for tag in besides])
 
-    def deliver_to(self, tag: str, consumer: "Consumer", inflow: Inflow) -> None:
+    def deliver_to(self, tag: str, consumer: "Consumer", inflow: AckBatcher) -> None:
         """Give the consumer with that tag its deliveries, here and not by pika."""
         self._consumers[tag.encode()] = consumer, inflow
 

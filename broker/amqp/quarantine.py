@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from broker.amqp.pika_connection import Consumer
-from broker.amqp.session import HalfLink, Subscription
+from broker.amqp.session import Session, Subscription
 from broker.errors import BrokerError
 from broker.protocol.topology import DELIVERY_LIMIT
 
@@ -62,7 +62,7 @@ class Quarantine:
     def __init__(
         self,
         queue: str,
-        half: HalfLink,
+        half: Session,
         *,
         on_state: Callable[[bool], None],
         on_failure: Callable[[], None],

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from broker.amqp.pika_connection import Consumer, Delivery
-from broker.amqp.session import HalfLink
+from broker.amqp.session import Session
 from broker.amqp10.client import Receiver
 from broker.amqp10.messages import UNTRANSLATABLE
 from broker.errors import BrokerError
@@ -34,7 +34,7 @@ class Browser:
     def __init__(self, url: str, queue: str, *, name: str) -> None:
         self._url = url
         self._queue = queue
-        self._half = HalfLink(url, name, lambda: None)
+        self._half = Session(url, name, lambda: None)
         self._receivers: list[Receiver] = []
         self._opened = AsyncExitStack()
         self.waiting = 0  # messages that were there to look at

@@ -1,6 +1,6 @@
 """The link to RabbitMQ.
 
-A `Link` holds two connections, one that publishes and one that consumes, because a broker under a memory or disk
+A `RobustConnection` holds two connections, one that publishes and one that consumes, because a broker under a memory or disk
 alarm stops reading a connection that publishes, acknowledgements included. Each is rebuilt whole after a failure:
 channel, declarations, consumers, and whatever was published but not confirmed is published again. So everything
 sent through a link arrives at least once, or its future says why not.
@@ -17,9 +17,9 @@ from typing import Any, Self
 
 from broker.amqp.pika_connection import Consumer, Delivery, Outgoing, fail, resolve
 from broker.amqp.quarantine import Quarantine
-from broker.amqp.session import HalfLink, Subscription, fault_of
+from broker.amqp.session import Session, Subscription, fault_of
 from broker.amqp10.client import expel
-from broker.errors import AccessRefused, BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
+from broker.errors import AccessRefused, BrokerError, ConnectionClosed, MessageTooLarge, PublishRefused, Unroutable
 from broker.protocol.topology import MESSAGES, Binding, Topology
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class _Confirms:
         return [self.waiting.pop(tag) for tag in range(oldest, last + 1) if tag in self.waiting]
 
 
-class Link:
+class RobustConnection:
     """A lasting link to RabbitMQ: publish with confirms, declare, consume; reconnects by itself.
 
     `async with Link(url, name="…") as link:` connects (BrokerUnreachable and AccessRefused are raised then) and
@@ -91,10 +91,10 @@ class Link:
         on_state: Callable[[bool], None] = lambda connected: None,
     ) -> None:
         self._url, self._name, self._heartbeat = url, name, heartbeat
-        self._publisher = HalfLink(
+        self._publisher = Session(
             url, f"{name} (publish)", self._publish_again, heartbeat=heartbeat, on_blocked=self._on_blocked
         )
-        self._consumer = HalfLink(url, f"{name} (consume)", _nothing, heartbeat=heartbeat)
+        self._consumer = Session(url, f"{name} (consume)", _nothing, heartbeat=heartbeat)
         self._longest_pause = longest_pause
         self._window = window
         self._max_body = max_body
@@ -142,10 +142,10 @@ class Link:
         return self._publisher.whole
 
     async def until_connected(self) -> None:
-        """Wait while RabbitMQ is away. Raises LinkClosed."""
+        """Wait while RabbitMQ is away. Raises ConnectionClosed."""
         await self._up.wait()
         if self._closing:
-            raise LinkClosed()
+            raise ConnectionClosed()
 
     async def __aenter__(self) -> Self:
         await self._publisher.open()
@@ -170,9 +170,9 @@ class Link:
         left = [*self._confirms.waiting.values(), *self._queued]
         self._confirms, self._queued = _Confirms(), []
         for pending in left:
-            pending.end(LinkClosed())
+            pending.end(ConnectionClosed())
 
-    async def _keep(self, half: HalfLink) -> None:
+    async def _keep(self, half: Session) -> None:
         """Open this connection again whenever it is lost, until the link closes."""
         pause = _RETRY_FIRST
         while True:
@@ -219,7 +219,7 @@ class Link:
         for subscription in self._consumer.let_go_of_shared():
             queue = subscription.consumer.queue
             if queue not in self._apart:
-                half = HalfLink(self._url, f"{self._name} (consume {queue})", _nothing, heartbeat=self._heartbeat)
+                half = Session(self._url, f"{self._name} (consume {queue})", _nothing, heartbeat=self._heartbeat)
                 self._apart[queue] = Quarantine(
                     queue,
                     half,
@@ -244,7 +244,7 @@ class Link:
     async def publish(self, message: Outgoing) -> None:
         """Publish and wait until the broker has it. A refused message raises PublishRefused.
 
-        Raises Unroutable, PublishRefused, MessageTooLarge, LinkClosed.
+        Raises Unroutable, PublishRefused, MessageTooLarge, ConnectionClosed.
         """
         await self.room()
         await self.publish_soon(message)
@@ -281,7 +281,7 @@ class Link:
         self._take(_Pending(message, answered))
 
     def forget_unconfirmed(self) -> None:
-        """What RabbitMQ may not have is not published again: after a reconnect, whoever waits gets LinkClosed."""
+        """What RabbitMQ may not have is not published again: after a reconnect, whoever waits gets ConnectionClosed."""
         for pending in (*self._confirms.waiting.values(), *self._queued):
             pending.wanted = False
 
@@ -290,7 +290,7 @@ class Link:
         if size > limit:
             pending.end(MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}", limit=limit))
         elif self._closing:
-            pending.end(LinkClosed())
+            pending.end(ConnectionClosed())
         elif self._ready_to_publish:
             self._send(pending)
         else:
@@ -332,7 +332,7 @@ class Link:
             elif pending.wanted:
                 self._send(pending)
             else:
-                pending.end(LinkClosed())
+                pending.end(ConnectionClosed())
 
     def _on_return(self, method: Any, body: bytes) -> None:
         # A return comes before its confirm and carries no tag. Messages that look the same are interchangeable.
@@ -430,7 +430,7 @@ async def may_declare(url: str, topology: Topology, *, name: str) -> bool:
 
     Tried by a connection of its own, because RabbitMQ closes the channel that asks for too much.
     """
-    trial = HalfLink(url, f"{name} (trial)", _nothing)
+    trial = Session(url, f"{name} (trial)", _nothing)
     await trial.open()
     try:
         await trial.declare(topology)

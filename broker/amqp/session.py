@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from broker.amqp.pika_connection import (
+    AckBatcher,
     Connection,
     Consumer,
-    Inflow,
     OnConfirms,
     Outgoing,
     Refusal,
@@ -36,7 +36,7 @@ _CLOSE_WITHIN = 3.0  # seconds
 class Subscription:
     """A running consumer of a link. `cancel()` ends it; it is set up again after every reconnect until then."""
 
-    half: "HalfLink"  # it may move to another
+    half: "Session"  # it may move to another
     consumer: Consumer
 
     def cancel(self) -> None:
@@ -62,7 +62,7 @@ class QueueState(NamedTuple):
     consumers: int
 
 
-class HalfLink:
+class Session:
     """One connection with one channel: opened, rebuilt after failures, closed."""
 
     def __init__(
@@ -84,7 +84,7 @@ class HalfLink:
         self._subscriptions: list[Subscription] = []
         self.connection: Connection | None = None
         self.channel: Any = None  # None while it is being rebuilt
-        self.inflow: Inflow | None = None
+        self.inflow: AckBatcher | None = None
         self._numbers = itertools.count(1)  # of consumers
         self._generation = 1  # of the names of exclusive queues
         self.renamed: dict[str, str] = {}  # exclusive queues, by the names that they had on the first connection
@@ -117,7 +117,7 @@ class HalfLink:
         try:
             self.connection = await opened
             self.channel = await self._open_channel()
-            self.inflow = Inflow(self.connection, self.channel, self.on_settled)
+            self.inflow = AckBatcher(self.connection, self.channel, self.on_settled)
             for topology in self._topology:
                 await self._declare_now(topology)
             for subscription in list(self._subscriptions):

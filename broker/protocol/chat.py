@@ -13,7 +13,7 @@ from uuid import UUID, uuid5
 from pydantic import AfterValidator, Field
 
 from broker.ids import uuid7
-from broker.protocol.primitives import JsonObject, Moment, Name, TaskId, Text, Wire, matching
+from broker.protocol.primitives import JsonObject, Moment, Name, TaskId, Text, WireModel, matching
 from broker.protocol.topology import EVERYBODY
 
 ADDRESSES = "llm.<name>, user.<name>, group.<name> or all"
@@ -35,7 +35,7 @@ def _must_say_something(content: str) -> str:
     return content
 
 
-class Draft(Wire):
+class Draft(WireModel):
     """A message as it may be published to `fluffle.messages`: `chat_client.read_message` adds what it leaves out."""
 
     dispensable: ClassVar[frozenset[str]] = frozenset({"sent_at"})
@@ -65,7 +65,7 @@ class Message(Draft):
         return self.in_reply_to is not None
 
 
-class MessageProgress(Wire):
+class MessageProgress(WireModel):
     """Routing key `<name>.progress`, too: text of the answer to a message, as it comes."""
 
     ignores_unknown: ClassVar[bool] = True
@@ -122,14 +122,14 @@ def is_address(text: str) -> bool:
     return re.fullmatch(_ADDRESS, text) is not None
 
 
-class _Said(Protocol):
+class _Identified(Protocol):
     @property
     def id(self) -> str: ...
     @property
     def in_reply_to(self) -> str | None: ...
 
 
-SaidT = TypeVar("SaidT", bound=_Said)
+SaidT = TypeVar("SaidT", bound=_Identified)
 
 
 def in_order(messages: Sequence[SaidT]) -> list[SaidT]:
@@ -150,7 +150,7 @@ def in_order(messages: Sequence[SaidT]) -> list[SaidT]:
     return [*placed.values(), *answer_each_other]
 
 
-class Seen:
+class RecentIds:
     """The last ids that were seen, to tell a message that comes again."""
 
     def __init__(self, ids: Iterable[str] = (), *, most: int = 10_000) -> None:
@@ -170,7 +170,7 @@ class Seen:
         return True
 
 
-class Repeats:
+class RepeatedTexts:
     """Tells messages apart that have no id and say the same."""
 
     def __init__(self, *, most: int = 10_000) -> None:

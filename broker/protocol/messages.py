@@ -24,7 +24,7 @@ from broker.protocol.primitives import (
     TaskId,
     Text,
     Tokens,
-    Wire,
+    WireModel,
     in_the_calendar,
     shortened,
 )
@@ -83,7 +83,7 @@ ChangedMoment = Annotated[AwareDatetime | None, AfterValidator(_must_be_possible
 GivenMoment = Annotated[AwareDatetime | None, AfterValidator(_if_given)]
 
 
-class Vote(Wire):
+class Vote(WireModel):
     """How the assignees of a task vote: for one of `choices`, or in free text for a `judge` to decide."""
 
     choices: Annotated[list[Annotated[Text, Field(max_length=200)]], Field(min_length=2, max_length=50)] | None = None
@@ -102,7 +102,7 @@ class Vote(Wire):
         return self
 
 
-class Submission(Wire):
+class Submission(WireModel):
     """A task as it is published with the routing key `submit`. Only `description` is required."""
 
     routing_key: ClassVar[str] = "submit"
@@ -152,7 +152,7 @@ class Submission(Wire):
         return self.reviewer is not None or self.mode in ("all", "vote", "relay")
 
 
-class Cancel(Wire):
+class Cancel(WireModel):
     """Routing key `cancel`: end a live task; a running call is stopped."""
 
     routing_key: ClassVar[str] = "cancel"
@@ -161,7 +161,7 @@ class Cancel(Wire):
     reason: Annotated[str, Field(max_length=2000)] | None = None
 
 
-class Wish(Wire):
+class Patch(WireModel):
     """A message in which null takes something away, and what is not given stays as it is."""
 
     def encode(self) -> bytes:
@@ -169,7 +169,7 @@ class Wish(Wire):
         return self.model_dump_json(exclude_unset=True).encode()
 
 
-class Given(Wish):
+class TaskPatch(Patch):
     """Fields of a submission of which those that are given replace the present ones."""
 
     @model_validator(mode="after")
@@ -187,7 +187,7 @@ class Given(Wish):
 NEVER_NULL = frozenset({"description", "skills", "priority", "max_attempts", "labels", "metadata"})
 
 
-class OtherFields(Given):
+class RetryPatch(TaskPatch):
     """What is to be different when a task is tried again."""
 
     description: Text | None = None
@@ -203,16 +203,16 @@ class OtherFields(Given):
     metadata: JsonObject | None = None
 
 
-class Retry(Wish):
+class Retry(Patch):
     """Routing key `retry`: run a task that is over once more, with all its attempts, perhaps with other fields."""
 
     routing_key: ClassVar[str] = "retry"
 
     id: TaskId
-    changes: OtherFields = Field(default_factory=OtherFields)
+    changes: RetryPatch = Field(default_factory=RetryPatch)
 
 
-class Update(Given):
+class Update(TaskPatch):
     """Routing key `update`: change a live task. `due` null takes the due date away."""
 
     routing_key: ClassVar[str] = "update"
@@ -224,7 +224,7 @@ class Update(Given):
     metadata: JsonObject | None = None
 
 
-class Assign(Wire):
+class AssignTask(WireModel):
     """Routing key `assign`: give a live task to an LLM by hand. Without `llm` the coordinator assigns it again.
 
     A task that an LLM runs is moved only with `now`, and stopped there. `force` takes an LLM that nobody knows.
@@ -238,7 +238,7 @@ class Assign(Wire):
     force: bool = False
 
 
-class Answer(Wire):
+class AnswerQuestion(WireModel):
     """Routing key `answer`: a person's answer to what a task asks. `question` is needed only when it asks several."""
 
     routing_key: ClassVar[str] = "answer"
@@ -248,7 +248,7 @@ class Answer(Wire):
     answer: Annotated[Text, Field(max_length=MAX_TEXT)]
 
 
-class Share(Wire):
+class ShareNote(WireModel):
     """Routing key `share`: put a note on a board, in place of the one of that name. See `board_of`."""
 
     routing_key: ClassVar[str] = "share"
@@ -259,7 +259,7 @@ class Share(Wire):
     by: Annotated[str, Field(max_length=100)] | None = None
 
 
-class Read(Wire):
+class ReadNote(WireModel):
     """Routing key `read`: ask for the note of that name; without a name, which notes there are."""
 
     routing_key: ClassVar[str] = "read"
@@ -273,7 +273,7 @@ def board_of(task_id: str, conversation_id: str | None) -> str:
     return conversation_id or task_id
 
 
-class Manage(Wish):
+class ManageLLM(Patch):
     """Routing key `manage`: pause, resume or drain an LLM, or set its slots and skills. What is not given stays.
 
     A paused LLM finishes what it has and gets nothing new. `slots` bounds what all its instances get together;
@@ -293,13 +293,13 @@ class Manage(Wish):
 # --- fluffle.status: what workers report -------------------------------------------------------------------------
 
 
-class WorkerReport(Wire):
+class WorkerReport(WireModel):
     """What a worker says, and what that is made of. A newer worker, or another's, may say more than is known here."""
 
     ignores_unknown: ClassVar[bool] = True
 
 
-class Holding(WorkerReport):
+class RunningTask(WorkerReport):
     """A task that an instance has in hand."""
 
     task_id: TaskId
@@ -319,7 +319,7 @@ class Presence(WorkerReport):
     slots: Annotated[int, Field(ge=1, le=10_000)] = 1
     description: Annotated[Storable, Field(max_length=2000)] = ""
     draining: bool = False
-    tasks: list[Holding] = Field(default_factory=list)
+    tasks: list[RunningTask] = Field(default_factory=list)
 
 
 class Goodbye(WorkerReport):
@@ -361,7 +361,7 @@ class Question(WorkerReport):
     choices: Annotated[list[Annotated[Text, Field(max_length=500)]], Field(max_length=50)] = Field(default_factory=list)
 
 
-class Wait(WorkerReport):
+class WaitReport(WorkerReport):
     """Routing key `<name>.wait`: the attempt waits and needs no slot, for a person if it brings a question."""
 
     task_id: TaskId
@@ -370,7 +370,7 @@ class Wait(WorkerReport):
     question: Question | None = None
 
 
-class Resume(WorkerReport):
+class ResumeReport(WorkerReport):
     """Routing key `<name>.resume`: the attempt goes on as soon as the instance has a slot, and asks nobody any more."""
 
     task_id: TaskId
@@ -424,7 +424,7 @@ class Result(WorkerReport):
 # --- fluffle.work: what the coordinator tells workers ------------------------------------------------------------
 
 
-class ToWorker(Wire):
+class ToWorker(WireModel):
     """What workers get, and what that is made of. A newer coordinator may say more than is known here."""
 
     ignores_unknown: ClassVar[bool] = True
@@ -439,7 +439,7 @@ class Dependency(ToWorker):
     result: JsonValue = None
 
 
-class Answered(ToWorker):
+class AnsweredQuestion(ToWorker):
     """A question that a person has answered in an earlier attempt."""
 
     question: str
@@ -461,7 +461,7 @@ class Assignment(ToWorker):
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     parent_id: TaskId | None = None
     conversation_id: TaskId | None = None
-    answers: list[Answered] = Field(default_factory=list)
+    answers: list[AnsweredQuestion] = Field(default_factory=list)
 
 
 class Stop(ToWorker):
@@ -479,7 +479,7 @@ class Drain(ToWorker):
     type: Literal["drain"] = "drain"
 
 
-class Tell(ToWorker):
+class PersonAnswer(ToWorker):
     """To an instance's control queue: a person's answer to the question that the attempt waits for."""
 
     type: Literal["answer"] = "answer"
@@ -489,7 +489,7 @@ class Tell(ToWorker):
     answer: str
 
 
-class Notice(Wire):
+class Notice(WireModel):
     """To an instance's control queue: something for its log. Nothing is to be done about it.
 
     It names a task that nobody has, for workers that take whatever is no `drain` for a `stop`.
@@ -501,24 +501,24 @@ class Notice(Wire):
     text: str
 
 
-Control = Annotated[Stop | Drain | Tell | Notice, Field(discriminator="type")]
+Control = Annotated[Stop | Drain | PersonAnswer | Notice, Field(discriminator="type")]
 
 
 # --- what the coordinator answers --------------------------------------------------------------------------------
 
 
-class Wrong(Wire):
+class ErrorDetail(WireModel):
     """One error in a rejected message: its path and what is wrong."""
 
     path: str
     message: str
 
 
-class Rejection(Wire):
+class Rejection(WireModel):
     """Type `task.rejected` or `query.rejected`."""
 
     id: str | None = None
-    errors: list[Wrong]
+    errors: list[ErrorDetail]
 
 
 def skills_in_text(levels: Mapping[str, float]) -> str:

@@ -99,7 +99,7 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-class Wire(BaseModel):
+class WireModel(BaseModel):
     """A message body: immutable, no unknown fields, no silent conversions.
 
     `decode` leaves unknown fields out where a kind of message ignores them, and `dispensable` ones that make no sense:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from broker.protocol.chat import COORDINATOR, Address
 from broker.protocol.messages import Failure, Status, Submission, Usage
-from broker.protocol.primitives import Count, Moment, Name, Tag, TaskId, Wire
+from broker.protocol.primitives import Count, Moment, Name, Tag, TaskId, WireModel
 from broker.protocol.report_catalog import METRICS, MOST_DIMENSIONS, MOST_ROWS
 
 ReportWord = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
@@ -170,7 +170,7 @@ class LLMView(View):
 # --- fluffle.queries: what anyone may ask, answered to reply_to with the type `query.answer` --------------------------
 
 
-class TaskQuery(Wire):
+class TaskQuery(WireModel):
     """Routing key `task`: one task. The answer is a TaskView."""
 
     routing_key: ClassVar[str] = "task"
@@ -178,7 +178,7 @@ class TaskQuery(Wire):
     id: TaskId
 
 
-class TasksQuery(Wire):
+class TasksQuery(WireModel):
     """Routing key `tasks`: a page of tasks, newest first. The answer is a TaskPage. Filters narrow, lists widen."""
 
     routing_key: ClassVar[str] = "tasks"
@@ -202,7 +202,7 @@ class TaskPage(View):
     next: int | None = None
 
 
-class LLMsQuery(Wire):
+class LLMsQuery(WireModel):
     """Routing key `llms`: a page of the LLMs that have ever said hello, by name, or the one with that name.
 
     The answer is an LLMList.
@@ -241,7 +241,7 @@ class NoteList(View):
     notes: list[NoteView]
 
 
-class MessagesQuery(Wire):
+class MessagesQuery(WireModel):
     """Routing key `messages`: a page of messages, newest first. The answer is a MessagePage. Filters narrow."""
 
     routing_key: ClassVar[str] = "messages"
@@ -275,7 +275,7 @@ class MessagePage(View):
     next: int | None = None
 
 
-class ConversationsQuery(Wire):
+class ConversationsQuery(WireModel):
     """Routing key `conversations`: a page of conversations, that with the newest message first.
 
     The answer is a ConversationPage.
@@ -318,7 +318,7 @@ class Placement(View):
     why: str = ""
 
 
-class ReportFields(Wire):
+class ReportFields(WireModel):
     """What a report tells; the names are those of broker/protocol/report_catalog.py. What is not given is as it was."""
 
     group_by: Annotated[list[ReportWord], Field(max_length=MOST_DIMENSIONS)] | None = None
@@ -329,7 +329,7 @@ class ReportFields(Wire):
     limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] | None = None
 
 
-class SaveReport(Wire):
+class SaveReport(WireModel):
     """Routing key `save_report` of `fluffle.tasks`: keep a report under a name, for everybody. None drops it."""
 
     routing_key: ClassVar[str] = "save_report"
@@ -338,7 +338,7 @@ class SaveReport(Wire):
     report: ReportFields | None = None
 
 
-class ReportsQuery(Wire):
+class ReportsQuery(WireModel):
     """Routing key `reports`: all reports that there are. The answer is a ReportList."""
 
     routing_key: ClassVar[str] = "reports"

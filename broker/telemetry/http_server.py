@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.errors import ConfigurationError
 from broker.telemetry.counters import Distribution, Runs
 
@@ -37,7 +37,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class Loop:
+class EventLoopHealth:
     """Calls coroutines of the program's event loop from the server's threads."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ async def watched(
     registry = CollectorRegistry()
     registry.register(collector)
     ProcessCollector(registry=registry)
-    server = _bound(host, port, _Pages(make_wsgi_app(registry), Loop(), problems))
+    server = _bound(host, port, _Pages(make_wsgi_app(registry), EventLoopHealth(), problems))
     thread = threading.Thread(target=server.serve_forever, args=(_POLL,), name="monitor", daemon=True)
     thread.start()
     _log.info("metrics at http://%s:%d/metrics", host, server.server_port)
@@ -77,7 +77,9 @@ async def watched(
 class _Pages:
     """The pages, as a WSGI application."""
 
-    def __init__(self, metrics: Any, loop: Loop, problems: Callable[[], Coroutine[Any, Any, Sequence[str]]]) -> None:
+    def __init__(
+        self, metrics: Any, loop: EventLoopHealth, problems: Callable[[], Coroutine[Any, Any, Sequence[str]]]
+    ) -> None:
         self._metrics = metrics
         self._loop = loop
         self._problems = problems
@@ -156,7 +158,7 @@ def _bound(host: str, port: int, pages: _Pages) -> WSGIServer:
 # -- metrics that every program has --------------------------------------------------------------------------------
 
 
-def of_the_link(*links: Link) -> Iterable[Metric]:
+def of_the_link(*links: RobustConnection) -> Iterable[Metric]:
     """How the links to RabbitMQ are."""
     yield GaugeMetricFamily(
         "fluffle_connected",

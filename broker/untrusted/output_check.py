@@ -12,7 +12,7 @@ from typing import Any
 from broker.errors import HelperError
 from broker.protocol.messages import Failure
 from broker.untrusted.json_schema import inspect_schema
-from broker.untrusted.process_pool import Helpers
+from broker.untrusted.process_pool import ProcessPool
 
 OUTPUT_SCHEMA = "output_schema"
 """The type of the failure of an attempt whose answer does not satisfy its schema."""
@@ -37,13 +37,13 @@ def quick_check(value: Any, schema: dict[str, Any]) -> tuple[Failure | None, boo
         return None, False
 
 
-async def check(value: Any, schema: dict[str, Any], helpers: Helpers) -> Failure | None:
+async def check(value: Any, schema: dict[str, Any], helpers: ProcessPool) -> Failure | None:
     """Why the answer does not satisfy the schema, or None. Only an answer that is at fault may be tried again."""
     failure, is_known = quick_check(value, schema)
     return failure if is_known else await check_apart(value, schema, helpers)
 
 
-async def check_apart(value: Any, schema: dict[str, Any], helpers: Helpers) -> Failure | None:
+async def check_apart(value: Any, schema: dict[str, Any], helpers: ProcessPool) -> Failure | None:
     """The same, always by a helper process."""
     answer = json.dumps(value)
     seconds = round(LIMIT_SECONDS + len(answer) / 1_000_000 * SECONDS_PER_MEGABYTE, 1)

@@ -27,7 +27,7 @@ _START = "import sys; sys.path.append(sys.argv[1]); from broker.untrusted.child_
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 
 
-class Helpers:
+class ProcessPool:
     """Up to `most` processes, for the event loop that calls; what calls beyond that wait in turn.
 
     `function` is `package.module:name` of a function of ours that takes and returns what JSON has a form for.
@@ -37,7 +37,7 @@ class Helpers:
         """`folder` is the current one of the processes."""
         self._most = most
         self._folder = folder
-        self._idle: list[_Helper] = []
+        self._idle: list[_ChildProcess] = []
         self._busy = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -61,7 +61,7 @@ class Helpers:
         helper = self._idle.pop() if self._idle else None
         try:
             if helper is None or not helper.is_alive:
-                helper = _Helper(self._folder)
+                helper = _ChildProcess(self._folder)
             answer = await helper.call(request, seconds)
             self._idle.append(helper)
         finally:
@@ -85,7 +85,7 @@ class Helpers:
                 return
 
 
-class _Helper:
+class _ChildProcess:
     """One process."""
 
     def __init__(self, folder: str) -> None:

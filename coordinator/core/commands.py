@@ -17,7 +17,7 @@ View = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Assign:
+class SendAssignment:
     """Publish the attempt to the LLM's work queue."""
 
     task_id: str
@@ -26,7 +26,7 @@ class Assign:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class SendStop:
     """Tell an instance to give an attempt up."""
 
     llm: str
@@ -37,7 +37,7 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerSubmitter:
     """Tell whoever submitted the task; `known`: that it was there before."""
 
     type: AnswerType
@@ -60,7 +60,7 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
-class Announce:
+class AnnounceTask:
     """Publish a fact about a task as an event: its status, or `what` else there is to tell."""
 
     at: Instant
@@ -88,7 +88,7 @@ class AnnounceMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Deliver:
+class DeliverMessage:
     """Send a message to a mailbox, or bring it to the queue `to`, which is no mailbox."""
 
     message: Message
@@ -97,7 +97,7 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True)
-class DrainInstance:
+class SendDrain:
     """Tell an instance to take nothing new, finish what it has and leave."""
 
     llm: str
@@ -105,7 +105,7 @@ class DrainInstance:
 
 
 @dataclass(frozen=True, slots=True)
-class Notify:
+class SendNotice:
     """Tell an instance, for its log, something that whoever runs it should know."""
 
     llm: str
@@ -114,7 +114,7 @@ class Notify:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class SendPersonAnswer:
     """Tell an instance what a person has answered to a question of its attempt."""
 
     llm: str
@@ -126,7 +126,7 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class AnswerRequest:
     """Tell whoever asked for something that is not a task: `llm.accepted`, `report.accepted`, `note.accepted` …"""
 
     type: str
@@ -136,16 +136,16 @@ class Reply:
 
 
 Command = (
-    Assign
-    | Stop
-    | Tell
-    | DrainInstance
-    | Notify
-    | Answer
-    | Reply
+    SendAssignment
+    | SendStop
+    | SendPersonAnswer
+    | SendDrain
+    | SendNotice
+    | AnswerSubmitter
+    | AnswerRequest
     | Refuse
-    | Announce
+    | AnnounceTask
     | AnnounceLLM
     | AnnounceMessage
-    | Deliver
+    | DeliverMessage
 )

@@ -5,7 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from broker.protocol.chat import Message
-from broker.protocol.messages import Claim, Goodbye, Manage, Presence, Progress, Result, Resume, Submission, Wait
+from broker.protocol.messages import (
+    Claim,
+    Goodbye,
+    ManageLLM,
+    Presence,
+    Progress,
+    Result,
+    ResumeReport,
+    Submission,
+    WaitReport,
+)
 from broker.timestamps import Instant, Micros
 
 
@@ -89,7 +99,7 @@ class AnswerGiven:
     sender: Sender = Sender()
 
 
-class Note(NamedTuple):
+class SubmitterNote(NamedTuple):
     """What somebody has put on a board. `content` is None where only the name matters."""
 
     board: str
@@ -103,9 +113,9 @@ class Note(NamedTuple):
 class Shared:
     """Somebody puts a note on a board. `known` are those that the database has there."""
 
-    note: Note
+    note: SubmitterNote
     sender: Sender = Sender()
-    known: tuple[Note, ...] = ()
+    known: tuple[SubmitterNote, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +125,19 @@ class NotesRequested:
     board: str
     name: str | None = None
     sender: Sender = Sender()
-    known: tuple[Note, ...] = ()
+    known: tuple[SubmitterNote, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ManageRequested:
     """Somebody pauses, resumes or drains an LLM, or changes its slots or skills."""
 
-    order: Manage
+    order: ManageLLM
     sender: Sender = Sender()
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Heartbeat:
     """An instance said hello or gave a beat."""
 
     presence: Presence
@@ -135,7 +145,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class InstanceLeft:
     """An instance said goodbye."""
 
     goodbye: Goodbye
@@ -159,19 +169,19 @@ class Progressed:
 
 
 @dataclass(frozen=True, slots=True)
-class Waited:
+class WaitBegan:
     """A running attempt waits, and has given its slot free."""
 
     llm: str
-    wait: Wait
+    wait: WaitReport
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed:
+class WaitEnded:
     """An attempt that waited goes on."""
 
     llm: str
-    resume: Resume
+    resume: ResumeReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +237,7 @@ class TaskEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupStirred:
+class GroupChanged:
     """Something has happened to a task for several LLMs, or to one of its `parts`: all that are stored, and loaded.
 
     What it depends on is loaded as well.
@@ -279,16 +289,16 @@ Event = (
     | Shared
     | NotesRequested
     | Correspondence
-    | Seen
-    | Left
+    | Heartbeat
+    | InstanceLeft
     | Claimed
     | Progressed
-    | Waited
-    | Resumed
+    | WaitBegan
+    | WaitEnded
     | Reported
     | BeingChecked
     | TaskEnded
-    | GroupStirred
+    | GroupChanged
     | Tick
     | Outage
     | ClockSet

@@ -21,8 +21,9 @@ from coordinator.core.events import (
     Claimed,
     ClockSet,
     Event,
-    GroupStirred,
-    Left,
+    GroupChanged,
+    Heartbeat,
+    InstanceLeft,
     ManageRequested,
     MessageSent,
     MessageUndelivered,
@@ -31,28 +32,27 @@ from coordinator.core.events import (
     Progressed,
     Reported,
     ReportSaved,
-    Resumed,
     RetryRequested,
-    Seen,
     Shared,
     Submitted,
     TaskEnded,
     Tick,
     UpdateRequested,
-    Waited,
+    WaitBegan,
+    WaitEnded,
 )
-from coordinator.core.groups.driver import Groups, groups_named_in, reserved
+from coordinator.core.groups.driver import GroupDriver, groups_named_in, reserved
 from coordinator.core.llms.llm import LLM
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.scheduling.dispatch import fill_slots
 from coordinator.core.scheduling.earliest_finish import EarliestFinish, Policy
 from coordinator.core.scheduling.stragglers import LOOK, move_stragglers
-from coordinator.core.state import Board, Changes
-from coordinator.core.tasks.attempts import Work
-from coordinator.core.tasks.chat import Mail
+from coordinator.core.state import CoreState, StateChanges
+from coordinator.core.tasks.attempts import AttemptReports
+from coordinator.core.tasks.chat import Chat
 from coordinator.core.tasks.notes import Notes
 from coordinator.core.tasks.questions import Questions
-from coordinator.core.tasks.requests import Requests
+from coordinator.core.tasks.requests import TaskRequests
 from coordinator.core.tasks.task import Task
 
 
@@ -74,15 +74,15 @@ class Machine:
 
         With `learn_quality`, what reviews and votes find counts when tasks are assigned.
         """
-        self.board = Board(lease=lease, window=window)
+        self.board = CoreState(lease=lease, window=window)
         self._require_identity = require_identity
-        self._requests = Requests(self.board, next_seq=next_seq, expertise=expertise)
-        self._groups = Groups(self.board, self._requests.enter_part, self._requests.end_early, learn=learn_quality)
+        self._requests = TaskRequests(self.board, next_seq=next_seq, expertise=expertise)
+        self._groups = GroupDriver(self.board, self._requests.enter_part, self._requests.end_early, learn=learn_quality)
         self._learn_quality = learn_quality
-        self._work = Work(self.board)
+        self._work = AttemptReports(self.board)
         self._questions = Questions(self.board)
         self._notes = Notes(self.board)
-        self._mail = Mail(self.board)
+        self._mail = Chat(self.board)
         self._policy = policy or EarliestFinish()
         self._looked_at = EPOCH
 
@@ -102,16 +102,16 @@ class Machine:
                 return (result.task_id,)
             case TaskEnded(task_id, dependents, children):
                 return (task_id, *dependents, *children)
-            case GroupStirred(task_id, parts):
+            case GroupChanged(task_id, parts):
                 return (task_id, *parts)
             case Tick(woken, overdue):
                 return (*woken, *overdue)
             case (
-                Seen()
-                | Left()
+                Heartbeat()
+                | InstanceLeft()
                 | Progressed()
-                | Waited()
-                | Resumed()
+                | WaitBegan()
+                | WaitEnded()
                 | BeingChecked()
                 | ManageRequested()
                 | ReportSaved()
@@ -246,10 +246,10 @@ class Machine:
         """Whether a task of this batch is part of another."""
         return bool(self.board.children)
 
-    def take_changes(self) -> Changes:
+    def take_changes(self) -> StateChanges:
         """What is to be stored."""
         board = self.board
-        changes, board.changes, board.waiting, board.children = board.changes, Changes(), {}, {}
+        changes, board.changes, board.waiting, board.children = board.changes, StateChanges(), {}, {}
         return changes
 
     def forget(self) -> None:
@@ -273,15 +273,15 @@ class Machine:
                 self._work.reported(event, now)
             case BeingChecked():
                 self._work.being_checked(event, now)
-            case Seen():
+            case Heartbeat():
                 self._work.seen(event, now)
             case Progressed():
                 self._work.progressed(event, now)
-            case Left():
+            case InstanceLeft():
                 self._work.left(event, now)
-            case Waited():
+            case WaitBegan():
                 self._questions.waited(event, now)
-            case Resumed():
+            case WaitEnded():
                 self._questions.resumed(event, now)
             case AnswerGiven():
                 self._questions.answered(event, now)
@@ -291,7 +291,7 @@ class Machine:
                 self._notes.requested(event)
             case TaskEnded():
                 self._requests.task_ended(event, now)
-            case GroupStirred():
+            case GroupChanged():
                 self._groups.stirred(event, now)
             case Tick():
                 self._tick(event, now)

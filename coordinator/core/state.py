@@ -13,11 +13,21 @@ from broker.errors import Problem
 from broker.protocol.chat import Message
 from broker.protocol.messages import Status
 from broker.timestamps import Instant, Micros
-from coordinator.core.commands import Announce, AnnounceLLM, Answer, AnswerType, Assign, Command, Refuse, Stop, View
-from coordinator.core.events import NEVER, Note, Reported, Sender, Submitted
-from coordinator.core.llms.llm import LLM, Standing
+from coordinator.core.commands import (
+    AnnounceLLM,
+    AnnounceTask,
+    AnswerSubmitter,
+    AnswerType,
+    Command,
+    Refuse,
+    SendAssignment,
+    SendStop,
+    View,
+)
+from coordinator.core.events import NEVER, Reported, Sender, Submitted, SubmitterNote
+from coordinator.core.llms.llm import LLM, LLMStatus
 from coordinator.core.scheduling.earliest_finish import Decision
-from coordinator.core.scheduling.ready_queue import Ready
+from coordinator.core.scheduling.ready_queue import ReadyQueue
 from coordinator.core.tasks.task import Attempt, Task, view
 from coordinator.core.tasks.transitions import Trigger
 
@@ -34,7 +44,7 @@ class SavedReport(NamedTuple):
 
 
 @dataclass(slots=True)
-class Changes:
+class StateChanges:
     """What a batch changed and the database has to hold before anything is published."""
 
     new: list[Task] = field(default_factory=list)
@@ -46,7 +56,7 @@ class Changes:
     llms: dict[str, LLM] = field(default_factory=dict)
     forgotten: list[str] = field(default_factory=list)  # names of LLMs
     messages: dict[str, tuple[Message, Instant]] = field(default_factory=dict)  # by id, with when they came
-    notes: dict[tuple[str, str], Note] = field(default_factory=dict)  # by board and name
+    notes: dict[tuple[str, str], SubmitterNote] = field(default_factory=dict)  # by board and name
     undelivered: list[str] = field(default_factory=list)  # ids of messages
     overtaken: dict[str, list[str]] = field(default_factory=dict)  # id of a message -> answers that came before it
     reports: dict[str, SavedReport] = field(default_factory=dict)
@@ -55,32 +65,32 @@ class Changes:
     undone: list[Instant] = field(default_factory=list)  # when something ended that no longer has, or not then
 
 
-class _Telling(NamedTuple):
+class _PendingCommand(NamedTuple):
     """A command that waits for the view of a task."""
 
     task: Task
     command: Callable[[View], Command]
 
 
-class Board:
+class CoreState:
     """The tasks in hand, a window on the ready ones, the LLMs; and what the present batch has brought about."""
 
     def __init__(self, *, lease: Micros, window: int) -> None:
         self.lease = lease
         self.tasks: dict[str, Task] = {}
         self.llms: dict[str, LLM] = {}
-        self.ready = Ready(window)
+        self.ready = ReadyQueue(window)
         self.next_wake: Instant = NEVER
         self.next_due: Instant = NEVER
         self.opened: dict[str, LLM] = {}  # LLMs that may have a slot that they had not before
-        self.changes = Changes()
+        self.changes = StateChanges()
         self.waiting: dict[str, list[Task]] = {}  # new tasks by each open dependency
         self.children: dict[str, list[Task]] = {}  # new tasks by their parent
         self.guests: set[str] = set()  # tasks that need not stay in memory after the batch
         self.ended: dict[str, None] = {}
         self.stirred: dict[str, None] = {}  # ids of tasks whose parts are to be looked at
         self.in_doubt = False  # whether a lease is over, unless something was said that was not handled yet
-        self._commands: list[Command | _Telling] = []
+        self._commands: list[Command | _PendingCommand] = []
         self._announced: dict[str, tuple[Instant, Task]] = {}
 
     # -- tasks on their way ----------------------------------------------------------------------------------------
@@ -130,7 +140,7 @@ class Board:
         llm.begin(task.id, task.size, task.spec.skills, now)
         llm.free -= 1
         self.touch(task)
-        self.say(Assign(task.id, task.attempt, llm.name))
+        self.say(SendAssignment(task.id, task.attempt, llm.name))
         self.announce(task, now)
 
     def withdraw(self, task: Task, outcome: str, reason: str, now: Instant) -> None:
@@ -266,8 +276,8 @@ class Board:
                 views[task.id] = view(task)
             return views[task.id]
 
-        commands = [it.command(shown(it.task)) if isinstance(it, _Telling) else it for it in said]
-        commands += [Announce(at, shown(task)) for at, task in announced.values()]
+        commands = [it.command(shown(it.task)) if isinstance(it, _PendingCommand) else it for it in said]
+        commands += [AnnounceTask(at, shown(task)) for at, task in announced.values()]
         return commands
 
     def announce(self, task: Task, now: Instant) -> None:
@@ -277,9 +287,9 @@ class Board:
 
     def announce_overdue(self, task: Task, now: Instant) -> None:
         """Tell everybody that the task's due date has passed."""
-        self._commands.append(_Telling(task, lambda shown: Announce(now, shown, "overdue")))
+        self._commands.append(_PendingCommand(task, lambda shown: AnnounceTask(now, shown, "overdue")))
 
-    def announce_llm(self, llm: LLM, before: Standing, now: Instant) -> None:
+    def announce_llm(self, llm: LLM, before: LLMStatus, now: Instant) -> None:
         """Tell everybody when an LLM no longer stands as it did `before`, and keep a record of its slots."""
         if llm.standing != before:
             self.say(AnnounceLLM(now, llm.name, *llm.standing))
@@ -293,7 +303,9 @@ class Board:
         """Tell whoever asked something about the task."""
         if reply_to := sender.reply_to:
             number = sender.correlation_id
-            self._commands.append(_Telling(task, lambda shown: Answer(kind, reply_to, number, shown, known)))
+            self._commands.append(
+                _PendingCommand(task, lambda shown: AnswerSubmitter(kind, reply_to, number, shown, known))
+            )
 
     def present_queue(self, address: str) -> str:
         """Where what is for this address goes now: the queue of an instance has another name after a reconnect."""
@@ -310,7 +322,7 @@ class Board:
 
     def stop(self, llm: str, instance: str, task_id: str, attempt: int, reason: str) -> None:
         """Tell an instance to give an attempt up."""
-        self.say(Stop(llm, instance, task_id, attempt, reason))
+        self.say(SendStop(llm, instance, task_id, attempt, reason))
 
 
 def final_answer(status: Status) -> AnswerType:

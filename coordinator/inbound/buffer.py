@@ -10,7 +10,7 @@ from coordinator.inbound.hearing import is_echo
 _SUBMISSION = TASKS, Submission.routing_key
 
 
-class Inbox:
+class InboxBuffer:
     """Deliveries in the order in which they came. Each waits until it is `done`.
 
     A quick attempt has its result here soon after its claim. Together they change the task once, and its state in

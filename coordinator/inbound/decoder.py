@@ -15,22 +15,22 @@ from broker.ids import uuid7
 from broker.protocol import topology
 from broker.protocol.chat import MessageProgress, is_address
 from broker.protocol.messages import (
-    Answer,
-    Assign,
+    AnswerQuestion,
+    AssignTask,
     Cancel,
     Claim,
     Goodbye,
-    Manage,
+    ManageLLM,
     Presence,
     Progress,
-    Read,
+    ReadNote,
     Result,
-    Resume,
+    ResumeReport,
     Retry,
-    Share,
+    ShareNote,
     Submission,
     Update,
-    Wait,
+    WaitReport,
 )
 from broker.protocol.primitives import NAME_PATTERN, OnIgnored, decode
 from broker.protocol.report_catalog import PREDEFINED, Report
@@ -46,27 +46,27 @@ from coordinator.core.events import (
     CancelRequested,
     Claimed,
     Event,
-    Left,
+    Heartbeat,
+    InstanceLeft,
     ManageRequested,
     MessageSent,
     MessageUndelivered,
-    Note,
     NotesRequested,
     Progressed,
     Reported,
     ReportSaved,
-    Resumed,
     RetryRequested,
-    Seen,
     Sender,
     Shared,
     Submitted,
+    SubmitterNote,
     UpdateRequested,
-    Waited,
+    WaitBegan,
+    WaitEnded,
 )
 from coordinator.core.tasks.requests import ANYBODY
 from coordinator.core.tasks.task import DEFAULT_PRIORITY
-from coordinator.outbound.outbox import Item, Keep
+from coordinator.outbound.outbox import Item, RejectedMessage
 from coordinator.queries.reports.definition import CUSTOM, with_fields
 
 KEPT_PROPERTIES = ("message_id", "reply_to", "correlation_id", "priority", "type", "content_type")
@@ -83,7 +83,7 @@ _REJECTIONS: Mapping[str, RejectionType] = {topology.MESSAGES: "message.rejected
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RejectedDelivery:
     """A delivery that cannot become an event. Unless `answered`, its sender is not to be told."""
 
     delivery: Delivery
@@ -93,7 +93,7 @@ class Refused:
 
 def read(
     delivery: Delivery, *, limit: int, require_identity: bool = False, on_ignored: OnIgnored | None = None
-) -> Event | Refused | None:
+) -> Event | RejectedDelivery | None:
     """The event that a delivery stands for, or why it stands for none. Never raises.
 
     None when it is nothing that the coordinator has to do with. `on_ignored` is called with what was left out of a
@@ -127,7 +127,7 @@ def read(
             return None  # it is refused where it comes for the history
         may_be_answered = may_be_answered_at(properties.user_id, properties.reply_to or "")
         answered = not require_identity or (may_be_answered and not was_dead_lettered(delivery.headers))
-        return Refused(delivery, in_short(error.problems), answered)
+        return RejectedDelivery(delivery, in_short(error.problems), answered)
 
 
 def address_of(delivery: Delivery) -> tuple[str, str]:
@@ -204,21 +204,21 @@ def _request(delivery: Delivery, verb: str, limit: int, *, is_llm: bool) -> Even
             must_be_schema(changes.output_schema, path="changes.output_schema")
             return RetryRequested(retry.id, sender, changes.given())
         case "assign":
-            assign = decode(Assign, delivery.body, limit=limit)
+            assign = decode(AssignTask, delivery.body, limit=limit)
             return AssignRequested(assign.id, assign.llm, assign.now, assign.force, sender)
         case "update":
             update = decode(Update, delivery.body, limit=limit)
             return UpdateRequested(update.id, update.given(), sender)
         case "answer":
-            given = decode(Answer, delivery.body, limit=limit)
+            given = decode(AnswerQuestion, delivery.body, limit=limit)
             return AnswerGiven(given.id, given.answer, given.question, sender)
         case "share":
-            share = decode(Share, delivery.body, limit=limit)
+            share = decode(ShareNote, delivery.body, limit=limit)
             by = share.by or sender.user or ANYBODY
             _must_be_text("by", by)
-            return Shared(Note(share.board, share.name, share.content, by, EPOCH), sender)
+            return Shared(SubmitterNote(share.board, share.name, share.content, by, EPOCH), sender)
         case "read":
-            wanted = decode(Read, delivery.body, limit=limit)
+            wanted = decode(ReadNote, delivery.body, limit=limit)
             return NotesRequested(wanted.board, wanted.name, sender)
         case "save_report":
             wish = decode(SaveReport, delivery.body, limit=limit)
@@ -229,7 +229,7 @@ def _request(delivery: Delivery, verb: str, limit: int, *, is_llm: bool) -> Even
             definition = None if wish.report is None else wish.report.model_dump(mode="json", exclude_none=True)
             return ReportSaved(wish.name, definition, sender)
         case "manage":
-            return ManageRequested(decode(Manage, delivery.body, limit=limit), sender)
+            return ManageRequested(decode(ManageLLM, delivery.body, limit=limit), sender)
         case _:
             raise _unknown_key(delivery)
 
@@ -244,9 +244,9 @@ def _status(delivery: Delivery, key: str, limit: int, on_ignored: OnIgnored | No
         case "result":
             return Reported(name, decode(Result, delivery.body, limit=limit, on_ignored=on_ignored))
         case "wait":
-            return Waited(name, decode(Wait, delivery.body, limit=limit, on_ignored=on_ignored))
+            return WaitBegan(name, decode(WaitReport, delivery.body, limit=limit, on_ignored=on_ignored))
         case "resume":
-            return Resumed(name, decode(Resume, delivery.body, limit=limit, on_ignored=on_ignored))
+            return WaitEnded(name, decode(ResumeReport, delivery.body, limit=limit, on_ignored=on_ignored))
         case "progress":
             if b'"message_id"' in delivery.body:
                 with suppress(DecodeError):
@@ -256,11 +256,11 @@ def _status(delivery: Delivery, key: str, limit: int, on_ignored: OnIgnored | No
         case "hello" | "beat":
             presence = decode(Presence, delivery.body, limit=limit, on_ignored=on_ignored)
             _must_match(name, presence.name)
-            return Seen(presence, _control(delivery))
+            return Heartbeat(presence, _control(delivery))
         case "goodbye":
             goodbye = decode(Goodbye, delivery.body, limit=limit, on_ignored=on_ignored)
             _must_match(name, goodbye.name)
-            return Left(goodbye)
+            return InstanceLeft(goodbye)
         case _:
             raise _unknown_key(delivery)
 
@@ -338,7 +338,7 @@ def _unknown_key(delivery: Delivery) -> DecodeError:
     return DecodeError([Problem("", f"unknown routing key {delivery.routing_key!r} of exchange {delivery.exchange!r}")])
 
 
-def refusal(refused: Refused, now: Instant, task_id: str | None = None) -> list[Item]:
+def refusal(refused: RejectedDelivery, now: Instant, task_id: str | None = None) -> list[Item]:
     """What to do about a delivery that is refused: tell its sender, and keep it among the rejected.
 
     `task_id` is the task that it is about; without it, it is the message_id that the sender knows.
@@ -352,13 +352,13 @@ def refusal(refused: Refused, now: Instant, task_id: str | None = None) -> list[
     return [answer, _keep(refused.delivery, refused.problems, now)]
 
 
-def _keep(delivery: Delivery, problems: tuple[Problem, ...], now: Instant) -> Keep:
+def _keep(delivery: Delivery, problems: tuple[Problem, ...], now: Instant) -> RejectedMessage:
     """The delivery as a rejected message."""
     properties = {name: getattr(delivery.properties, name) for name in KEPT_PROPERTIES}
     properties["headers"] = _kept_headers(delivery.headers)
     given = {name: value for name, value in properties.items() if value not in (None, {})}
     user = delivery.properties.user_id
-    return Keep(delivery.exchange, delivery.routing_key, delivery.body, given, problems, now, user=user)
+    return RejectedMessage(delivery.exchange, delivery.routing_key, delivery.body, given, problems, now, user=user)
 
 
 def _kept_headers(headers: Mapping[str, Any]) -> dict[str, Any]:

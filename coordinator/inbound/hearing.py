@@ -32,7 +32,7 @@ class _Echo:
     answered_at: Micros | None = None
 
 
-class Hearing:
+class LivenessProbe:
     """Keeps account of the echoes. Moments are those of a steady clock, in microseconds."""
 
     def __init__(self, lease: Micros) -> None:

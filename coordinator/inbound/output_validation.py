@@ -15,8 +15,8 @@ import structlog
 from broker.amqp.pika_connection import Delivery
 from broker.protocol.messages import Failure, Result
 from broker.untrusted.output_check import OUTPUT_SCHEMA, check_apart, quick_check
-from broker.untrusted.process_pool import Helpers
-from coordinator.core.events import BeingChecked, Event, Left, Reported
+from broker.untrusted.process_pool import ProcessPool
+from coordinator.core.events import BeingChecked, Event, InstanceLeft, Reported
 from coordinator.core.tasks.task import Task
 
 AGAIN = 0.5  # seconds before a check that could not even begin is tried again
@@ -25,7 +25,7 @@ MOST_BEHIND_A_SLOW_ONE = 20  # answers of an LLM that wait, when its last one co
 _log = structlog.get_logger("coordinator")
 
 
-class Unchecked(NamedTuple):
+class UncheckedAnswer(NamedTuple):
     """An answer that is set aside, and the schema to hold it against."""
 
     delivery: Delivery
@@ -34,17 +34,17 @@ class Unchecked(NamedTuple):
     schema: dict[str, Any]
 
 
-class Goodbye(NamedTuple):
+class DeferredGoodbye(NamedTuple):
     """What is set aside because it comes after answers of that LLM."""
 
     delivery: Delivery
     llm: str
 
 
-SetAside = Unchecked | Goodbye
+SetAside = UncheckedAnswer | DeferredGoodbye
 
 
-class Answers:
+class OutputValidator:
     """`in_batch` and `being_checked` are called by the thread that makes batches, everything else by the event loop.
 
     `on_ready` is called with a delivery that is to come into the next batch.
@@ -52,10 +52,10 @@ class Answers:
 
     def __init__(self, on_ready: Callable[[Delivery], None] = lambda delivery: None) -> None:
         self._on_ready = on_ready
-        self._helpers = Helpers()
+        self._helpers = ProcessPool()
         self._open: dict[Delivery, BeingChecked] = {}  # what was set aside and is not done
         self._verdicts: dict[Delivery, Failure | None] = {}
-        self._goodbyes: list[Goodbye] = []
+        self._goodbyes: list[DeferredGoodbye] = []
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # one check at a time for each LLM
         self._slow: set[str] = set()  # LLMs whose last answer could not be checked
         self._checks: dict[asyncio.Task[None], Delivery] = {}
@@ -76,13 +76,13 @@ class Answers:
                     failure, is_known = self._verdict(delivery, result.result, schema)
                     if not is_known:
                         about = BeingChecked(llm, result.task_id, result.attempt, result.instance)
-                        aside.append(Unchecked(delivery, about, result.result, schema))
+                        aside.append(UncheckedAnswer(delivery, about, result.result, schema))
                         continue
                     if failure is not None:
                         _log.warning("an answer is refused", task=result.task_id, llm=llm, error=failure.message)
                         event = replace(event, result=_failed(result, failure))
-                case Left(goodbye) if any(it.llm == goodbye.name for it in self.being_checked(aside)):
-                    aside.append(Goodbye(delivery, goodbye.name))
+                case InstanceLeft(goodbye) if any(it.llm == goodbye.name for it in self.being_checked(aside)):
+                    aside.append(DeferredGoodbye(delivery, goodbye.name))
                     continue
             checked.append((event, delivery))
         return [event for event, _ in checked], [delivery for _, delivery in checked], aside
@@ -90,18 +90,18 @@ class Answers:
     def being_checked(self, aside: Sequence[SetAside] = ()) -> list[BeingChecked]:
         """The attempts whose answers are being checked, or are in `aside`."""
         is_open = [about for delivery, about in list(self._open.items()) if not delivery.is_lost]
-        return [*is_open, *(it.about for it in aside if isinstance(it, Unchecked))]
+        return [*is_open, *(it.about for it in aside if isinstance(it, UncheckedAnswer))]
 
     def set_aside(self, aside: Sequence[SetAside]) -> None:
         """Check these; each comes into a later batch."""
         for it in aside:
             match it:
-                case Unchecked():
+                case UncheckedAnswer():
                     self._open[it.delivery] = it.about
                     check = asyncio.create_task(self._check(it))
                     self._checks[check] = it.delivery
                     check.add_done_callback(lambda check: self._checks.pop(check, None))
-                case Goodbye():
+                case DeferredGoodbye():
                     self._goodbyes.append(it)
 
     def done(self, batch: Sequence[Delivery]) -> None:
@@ -138,14 +138,14 @@ class Answers:
             return self._verdicts[delivery], True
         return quick_check(answer, schema)
 
-    async def _check(self, it: Unchecked) -> None:
+    async def _check(self, it: UncheckedAnswer) -> None:
         async with self._turns[it.about.llm]:
             failure = await self._failure(it)
         if not it.delivery.is_lost:  # else it comes again
             self._verdicts[it.delivery] = failure
             self._on_ready(it.delivery)
 
-    async def _failure(self, it: Unchecked) -> Failure | None:
+    async def _failure(self, it: UncheckedAnswer) -> Failure | None:
         llm = it.about.llm
         if llm in self._slow and sum(about.llm == llm for about in self._open.values()) > MOST_BEHIND_A_SLOW_ONE:
             return Failure(type=OUTPUT_SCHEMA, message=f"too many answers of {llm} wait to be checked")

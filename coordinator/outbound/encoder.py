@@ -10,30 +10,28 @@ from broker.amqp.pika_connection import Outgoing
 from broker.chat_client import to_publish
 from broker.ids import assignment_id
 from broker.protocol.chat import Message, is_address
-from broker.protocol.messages import Dependency, Drain, Notice, Rejection, Wrong
-from broker.protocol.messages import Stop as StopMessage
-from broker.protocol.messages import Tell as TellMessage
-from broker.protocol.primitives import EVENT_TYPE, MAX_ANSWER_BYTES, Wire
+from broker.protocol.messages import Dependency, Drain, ErrorDetail, Notice, PersonAnswer, Rejection, Stop
+from broker.protocol.primitives import EVENT_TYPE, MAX_ANSWER_BYTES, WireModel
 from broker.protocol.topology import EVENTS, REJECTED, WORK, control_address, llm_address
 from broker.protocol.traceparent import in_trace
 from broker.timestamps import Instant, to_iso
 from coordinator.core.commands import (
-    Announce,
     AnnounceLLM,
     AnnounceMessage,
-    Answer,
-    Assign,
-    Deliver,
-    DrainInstance,
-    Notify,
+    AnnounceTask,
+    AnswerRequest,
+    AnswerSubmitter,
+    DeliverMessage,
     Refuse,
-    Reply,
-    Stop,
-    Tell,
+    SendAssignment,
+    SendDrain,
+    SendNotice,
+    SendPersonAnswer,
+    SendStop,
     View,
 )
 from coordinator.core.tasks.task import Task
-from coordinator.outbound.outbox import Item, Keep
+from coordinator.outbound.outbox import Item, RejectedMessage
 from coordinator.outbound.size_limits import fitted
 
 SOURCE = b"/fluffle/coordinator"
@@ -65,26 +63,26 @@ def messages(
 
     for item in items:
         match item:
-            case Announce(at, view, what):
+            case AnnounceTask(at, view, what):
                 yield _task_event(view, what or view["status"], to_iso(at) or "", body_of(view))
-            case Reply(kind, reply_to, correlation_id, shown):
+            case AnswerRequest(kind, reply_to, correlation_id, shown):
                 yield _answer(reply_to, body_of(shown), kind, correlation_id)
-            case DrainInstance(llm, instance):
+            case SendDrain(llm, instance):
                 yield _order(control_queue(llm, instance), Drain())
-            case Notify(llm, instance, text):
+            case SendNotice(llm, instance, text):
                 yield _order(control_queue(llm, instance), Notice(text=text))
-            case Answer(kind, reply_to, correlation_id, view, known):
+            case AnswerSubmitter(kind, reply_to, correlation_id, view, known):
                 task = tasks.get(view["id"])
                 body = to_json({**view, "known": True}) if known else body_of(view)
                 yield _answer(reply_to, body, kind, correlation_id, trace=None if task is None else task.trace)
-            case Assign(task_id, _, llm):
+            case SendAssignment(task_id, _, llm):
                 yield _assignment(tasks[task_id], llm, context)
-            case Stop(llm, instance, task_id, attempt, reason):
-                stop = StopMessage(task_id=task_id, attempt=attempt, reason=reason)
+            case SendStop(llm, instance, task_id, attempt, reason):
+                stop = Stop(task_id=task_id, attempt=attempt, reason=reason)
                 yield _order(control_queue(llm, instance), stop)
-            case Tell(llm, instance, task_id, attempt, question, answer):
-                tell = TellMessage(task_id=task_id, attempt=attempt, question=question, answer=answer)
-                yield _order(control_queue(llm, instance), tell)
+            case SendPersonAnswer(llm, instance, task_id, attempt, question, answer):
+                answered = PersonAnswer(task_id=task_id, attempt=attempt, question=question, answer=answer)
+                yield _order(control_queue(llm, instance), answered)
             case Refuse(_, _, reply_to):
                 if reply_to:
                     yield _refusal(item, reply_to)
@@ -93,9 +91,9 @@ def messages(
                 yield _event(f"llm.{state}", name, f"llm.{state}.{name}", to_iso(at) or "", to_json(data))
             case AnnounceMessage(at, message):
                 yield _message_event(at, message)
-            case Deliver():
+            case DeliverMessage():
                 yield _delivered(item)
-            case Keep():
+            case RejectedMessage():
                 yield from _kept(item)
             case _:
                 assert_never(item)
@@ -120,7 +118,7 @@ def _answer(reply_to: str, body: bytes, kind: str, correlation_id: str | None, *
     )
 
 
-def _order(queue: str, order: Wire) -> Outgoing:
+def _order(queue: str, order: WireModel) -> Outgoing:
     """Straight to the queue: by fluffle.work, an order to an instance that has gone would end among the rejected."""
     return Outgoing("", queue, order.encode(), mandatory=False)
 
@@ -173,7 +171,7 @@ def _dependency(task: Task) -> Dependency:
 
 
 def _refusal(refuse: Refuse, reply_to: str) -> Outgoing:
-    errors = [Wrong(path=problem.path, message=problem.message) for problem in refuse.problems]
+    errors = [ErrorDetail(path=problem.path, message=problem.message) for problem in refuse.problems]
     body = Rejection(id=refuse.task_id or None, errors=errors).encode()
     return _answer(reply_to, body, refuse.type, refuse.correlation_id)
 
@@ -183,7 +181,7 @@ def _message_event(at: Instant, message: Message) -> Outgoing:
     return _event("message.sent", message.id, key, to_iso(at) or "", message.encode(), event_id=message.id)
 
 
-def _delivered(item: Deliver) -> Outgoing:
+def _delivered(item: DeliverMessage) -> Outgoing:
     """By fluffle.messages to a mailbox, and straight to any other queue. It may have gone meanwhile."""
     message, to = item.message, item.to
     outgoing = to_publish(message, to=to, correlation_id=item.correlation_id or message.in_reply_to)
@@ -192,7 +190,7 @@ def _delivered(item: Deliver) -> Outgoing:
     return replace(outgoing, exchange="", routing_key=to, mandatory=not to.startswith(DIRECT_REPLY_TO))
 
 
-def _kept(item: Keep) -> Iterator[Outgoing]:
+def _kept(item: RejectedMessage) -> Iterator[Outgoing]:
     errors = [problem._asdict() for problem in item.problems]
     at = to_iso(item.at) or ""
     headers = {

@@ -17,25 +17,25 @@ from broker.protocol.chat import Message
 from broker.protocol.messages import Status
 from broker.timestamps import Instant
 from coordinator.core.commands import (
-    Announce,
     AnnounceLLM,
     AnnounceMessage,
-    Answer,
-    Assign,
+    AnnounceTask,
+    AnswerRequest,
+    AnswerSubmitter,
     Command,
-    Deliver,
-    DrainInstance,
-    Notify,
+    DeliverMessage,
     Refuse,
-    Reply,
-    Stop,
-    Tell,
+    SendAssignment,
+    SendDrain,
+    SendNotice,
+    SendPersonAnswer,
+    SendStop,
 )
 from coordinator.core.tasks.task import Task, view
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class RejectedMessage:
     """Put a message that is refused among the rejected, with what is wrong with it, and announce that."""
 
     exchange: str
@@ -48,7 +48,7 @@ class Keep:
     user: str | None = None
 
 
-Item = Command | Keep
+Item = Command | RejectedMessage
 
 
 def pack(items: Sequence[Item]) -> str:
@@ -58,31 +58,31 @@ def pack(items: Sequence[Item]) -> str:
 
 def _packed(item: Item) -> tuple[Any, ...]:
     match item:
-        case Announce(at, shown, what):
+        case AnnounceTask(at, shown, what):
             return ("event", at, shown["id"], shown["status"], shown.get("llm"), what)
-        case Reply(kind, reply_to, correlation_id, shown):
+        case AnswerRequest(kind, reply_to, correlation_id, shown):
             return ("reply", kind, reply_to, correlation_id, shown)
-        case DrainInstance(llm, instance):
+        case SendDrain(llm, instance):
             return ("drain", llm, instance)
-        case Answer(kind, reply_to, correlation_id, shown, known):
+        case AnswerSubmitter(kind, reply_to, correlation_id, shown, known):
             return ("answer", kind, reply_to, correlation_id, shown["id"], *([known] if known else []))
-        case Assign(task_id, attempt, llm):
+        case SendAssignment(task_id, attempt, llm):
             return ("assign", task_id, attempt, llm)
-        case Stop(llm, instance, task_id, attempt, reason):
+        case SendStop(llm, instance, task_id, attempt, reason):
             return ("stop", llm, instance, task_id, attempt, reason)
-        case Notify():
+        case SendNotice():
             return ("notify", *astuple(item))
-        case Tell():
+        case SendPersonAnswer():
             return ("tell", *astuple(item))
         case Refuse(task_id, problems, reply_to, correlation_id, _, kind):
             return ("refuse", task_id, problems, reply_to, correlation_id, kind)
         case AnnounceMessage(at, message):
             return ("message", at, message)
-        case Deliver(message, to, correlation_id):
+        case DeliverMessage(message, to, correlation_id):
             return ("deliver", message, to, correlation_id)
         case AnnounceLLM():
             return ("llm", *astuple(item))
-        case Keep():
+        case RejectedMessage():
             return ("keep", {**asdict(item), "body": b64encode(item.body).decode()})
         case _:
             assert_never(item)
@@ -107,33 +107,33 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
         match kind, rest:
             case "event", [at, task_id, status, llm, what] if task := tasks.get(task_id):
                 shown = {**view(task), "status": status, "llm": llm}
-                items.append(Announce(at, {key: value for key, value in shown.items() if value is not None}, what))
+                items.append(AnnounceTask(at, {key: value for key, value in shown.items() if value is not None}, what))
             case "answer", [kind_of_answer, reply_to, correlation_id, task_id, *known] if task := tasks.get(task_id):
-                items.append(Answer(kind_of_answer, reply_to, correlation_id, view(task), bool(known)))
+                items.append(AnswerSubmitter(kind_of_answer, reply_to, correlation_id, view(task), bool(known)))
             case "assign", [task_id, attempt, llm] if task := tasks.get(task_id):
                 if task.status is Status.ASSIGNED and task.attempt == attempt:
-                    items.append(Assign(task_id, attempt, llm))
+                    items.append(SendAssignment(task_id, attempt, llm))
             case "stop", fields:
-                items.append(Stop(*fields))
+                items.append(SendStop(*fields))
             case "tell", fields:
-                items.append(Tell(*fields))
+                items.append(SendPersonAnswer(*fields))
             case "refuse", [task_id, problems, reply_to, correlation_id, kind]:
                 items.append(Refuse(task_id, _problems(problems), reply_to, correlation_id, type=kind))
             case "message", [at, message]:
                 items.append(AnnounceMessage(at, _message(message)))
             case "deliver", [message, to, correlation_id]:
-                items.append(Deliver(_message(message), to, correlation_id))
+                items.append(DeliverMessage(_message(message), to, correlation_id))
             case "reply", fields:
-                items.append(Reply(*fields))
+                items.append(AnswerRequest(*fields))
             case "notify", fields:
-                items.append(Notify(*fields))
+                items.append(SendNotice(*fields))
             case "drain", fields:
-                items.append(DrainInstance(*fields))
+                items.append(SendDrain(*fields))
             case "llm", fields:
                 items.append(AnnounceLLM(*fields))
             case "keep", [fields]:
                 body, problems = b64decode(fields["body"]), _problems(fields["problems"])
-                items.append(Keep(**{**fields, "body": body, "problems": problems}))
+                items.append(RejectedMessage(**{**fields, "body": body, "problems": problems}))
     return items
 
 

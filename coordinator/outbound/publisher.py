@@ -9,13 +9,13 @@ from functools import partial
 import structlog
 
 from broker.amqp.pika_connection import Outgoing
-from broker.amqp.robust_connection import Link
-from broker.errors import BrokerError, LinkClosed, MessageTooLarge, PublishRefused, Unroutable
+from broker.amqp.robust_connection import RobustConnection
+from broker.errors import BrokerError, ConnectionClosed, MessageTooLarge, PublishRefused, Unroutable
 from broker.fault_injection import crash_point, crash_point_soon
 from broker.protocol.topology import EVENTS, WORK
-from coordinator.batch import Post
+from coordinator.batch import OutgoingBatch
 from coordinator.outbound.size_limits import fitted_body
-from coordinator.telemetry.rate_limited_log import LimitedLog
+from coordinator.telemetry.rate_limited_log import RateLimitedLog
 
 AGAIN = 0.5  # seconds before a message that was refused is published again
 
@@ -23,7 +23,7 @@ _log = structlog.get_logger("coordinator")
 
 
 @dataclass(slots=True, eq=False)
-class _UnderWay:
+class _Unconfirmed:
     """Outbox rows, and how many of their messages RabbitMQ does not have yet."""
 
     rows: tuple[int, ...]
@@ -34,20 +34,23 @@ class Publisher:
     """Calls `on_confirmed` with the outbox rows of each batch once RabbitMQ has taken the last message of it."""
 
     def __init__(
-        self, link: Link, on_confirmed: Callable[[tuple[int, ...]], None], on_too_large: Callable[[Outgoing], None]
+        self,
+        link: RobustConnection,
+        on_confirmed: Callable[[tuple[int, ...]], None],
+        on_too_large: Callable[[Outgoing], None],
     ) -> None:
         """`on_too_large` is called with an assignment that RabbitMQ does not take because of its size."""
         self._link = link
         self._on_confirmed = on_confirmed
         self._on_too_large = on_too_large
-        self._warnings = LimitedLog(_log)
-        self._under_way: set[_UnderWay] = set()
+        self._warnings = RateLimitedLog(_log)
+        self._under_way: set[_Unconfirmed] = set()
         self._idle = asyncio.Event()
 
-    def publish(self, post: Post) -> None:
+    def publish(self, post: OutgoingBatch) -> None:
         """Publish a batch."""
         self._warnings.flush()
-        batch = _UnderWay(post.rows, len(post.messages))
+        batch = _Unconfirmed(post.rows, len(post.messages))
         self._under_way.add(batch)
         answered = partial(self._on_answer, batch)
         for message in post.messages:
@@ -65,14 +68,14 @@ class Publisher:
                 async with asyncio.timeout(timeout):
                     await self._idle.wait()
 
-    def _on_answer(self, batch: _UnderWay, message: Outgoing, error: BrokerError | None) -> None:
+    def _on_answer(self, batch: _Unconfirmed, message: Outgoing, error: BrokerError | None) -> None:
         match error:
             case None:
                 pass
             case PublishRefused():
                 asyncio.get_running_loop().call_later(AGAIN, self._link.send, message, partial(self._on_answer, batch))
                 return
-            case LinkClosed():  # the outbox keeps it
+            case ConnectionClosed():  # the outbox keeps it
                 self._end(batch)
                 return
             case MessageTooLarge():
@@ -96,13 +99,13 @@ class Publisher:
         batch.missing -= 1
         self._end_if_complete(batch)
 
-    def _end_if_complete(self, batch: _UnderWay) -> None:
+    def _end_if_complete(self, batch: _Unconfirmed) -> None:
         if not batch.missing:
             crash_point("after-confirm")
             self._on_confirmed(batch.rows)
             self._end(batch)
 
-    def _end(self, batch: _UnderWay) -> None:
+    def _end(self, batch: _Unconfirmed) -> None:
         self._under_way.discard(batch)
         if not self._under_way:
             self._idle.set()

@@ -7,17 +7,17 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from coordinator.queries.handlers import Queries
+from coordinator.queries.handlers import QueryHandlers
 from coordinator.telemetry.snapshot import Backlog
 
 REPORT = "report"
 NICENESS = 10  # of reports: work goes first
 
 
-class Reading:
+class QueryExecutor:
     """One thread for reports, which may take seconds, and one for all other queries; each has its own connection."""
 
-    def __init__(self, make: Callable[[], Queries]) -> None:
+    def __init__(self, make: Callable[[], QueryHandlers]) -> None:
         self._queries, self._reports = make(), make()
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="queries")
         self._reporting = ThreadPoolExecutor(1, thread_name_prefix="reports", initializer=_step_back)

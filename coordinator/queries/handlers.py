@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable, did_you_mean
-from broker.protocol.messages import Rejection, Status, Wrong
+from broker.protocol.messages import ErrorDetail, Rejection, Status
 from broker.protocol.primitives import MAX_ANSWER_BYTES, decode
 from broker.protocol.views import (
     ConversationsQuery,
@@ -63,7 +63,7 @@ _log = structlog.get_logger("coordinator")
 _tasks, _attempts, _labels, _llms = schema.tasks, schema.attempts, schema.labels, schema.llms
 
 
-class Queries:
+class QueryHandlers:
     """Every query by its routing key. Used by one thread at a time."""
 
     def __init__(
@@ -278,7 +278,7 @@ def _answerable(query: Q) -> Q:
 
 def rejected(problems: Sequence[Problem]) -> tuple[str, bytes]:
     """The type and the body of an answer that tells what is wrong with a query."""
-    errors = [Wrong(path=problem.path, message=problem.message) for problem in problems]
+    errors = [ErrorDetail(path=problem.path, message=problem.message) for problem in problems]
     return "query.rejected", Rejection(errors=errors).encode()
 
 

@@ -10,9 +10,9 @@ from sqlalchemy import RowMapping
 from broker.protocol.chat import Message
 from broker.protocol.messages import Failure, Status, Submission, Usage
 from broker.timestamps import EPOCH, Instant, from_datetime, to_iso
-from coordinator.core.llms.duration_estimates import Learned
-from coordinator.core.llms.llm import LLM, Instance, Offer
-from coordinator.core.tasks.task import Asked, Attempt, Change, Task
+from coordinator.core.llms.duration_estimates import DurationEstimates
+from coordinator.core.llms.llm import LLM, Instance, InstanceProfile
+from coordinator.core.tasks.task import Attempt, Change, OpenQuestion, Task
 
 Row = RowMapping | Mapping[str, Any]
 
@@ -124,7 +124,8 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
         usage=_usage(row),
         attempts=ended,
         questions=[
-            Asked(id_, text, tuple(choices), *rest) for id_, text, choices, *rest in _value(row["questions"]) or ()
+            OpenQuestion(id_, text, tuple(choices), *rest)
+            for id_, text, choices, *rest in _value(row["questions"]) or ()
         ],
         history=[Change(*change) for change in _value(row["history"]) or ()],
     )
@@ -185,7 +186,7 @@ def attempt_of(row: Row) -> Attempt:
 
 def llm_row(llm: LLM) -> dict[str, Any]:
     """Every column of an LLM."""
-    offered = Offer(llm.model, llm.told_skills, llm.labels, llm.description)
+    offered = InstanceProfile(llm.model, llm.told_skills, llm.labels, llm.description)
     instances = {i.id: _instance(i, offered) for i in llm.instances.values()}
     return {
         "name": llm.name,
@@ -206,7 +207,7 @@ def llm_row(llm: LLM) -> dict[str, Any]:
 
 def llm_of(row: Row) -> LLM:
     """The LLM of a row, with nothing in hand and leases that have run out."""
-    offered = Offer(row["model"], from_json(row["told_skills"]), from_json(row["labels"]), row["description"])
+    offered = InstanceProfile(row["model"], from_json(row["told_skills"]), from_json(row["labels"]), row["description"])
     instances = from_json(row["instances"])
     return LLM(
         name=row["name"],
@@ -217,16 +218,16 @@ def llm_of(row: Row) -> LLM:
         labels=from_json(row["labels"]),
         paused=row["paused"],
         slots_limit=row["slots_limit"],
-        learned=Learned.from_plain(from_json(row["learned"])),
+        learned=DurationEstimates.from_plain(from_json(row["learned"])),
         description=row["description"],
         last_seen=Instant(row["last_seen"]),
         instances={key: _instance_of(key, value, offered) for key, value in instances.items()},
     )
 
 
-def _instance(instance: Instance, offered: Offer) -> dict[str, Any]:
+def _instance(instance: Instance, offered: InstanceProfile) -> dict[str, Any]:
     """An instance as JSON; of what it says of itself, what is different from what the LLM has."""
-    offer = instance.offer or Offer()
+    offer = instance.offer or InstanceProfile()
     own = {name: value for name, value in offer._asdict().items() if value != getattr(offered, name)}
     told: dict[str, Any] = {"offer": own} if instance.offer is not None and own else {}
     if instance.control is not None:
@@ -234,7 +235,7 @@ def _instance(instance: Instance, offered: Offer) -> dict[str, Any]:
     return {"slots": instance.slots, "draining": instance.draining, **told}
 
 
-def _instance_of(key: str, value: dict[str, Any], offered: Offer) -> Instance:
+def _instance_of(key: str, value: dict[str, Any], offered: InstanceProfile) -> Instance:
     offer = offered._replace(**value.get("offer", {})) if value["slots"] else None
     return Instance(key, value["slots"], EPOCH, value["draining"], value.get("control"), offer=offer)
 

@@ -17,9 +17,9 @@ from broker.errors import NotTheLeader, StoreError, StoreUnavailable
 from broker.protocol.chat import in_order, numbered
 from broker.protocol.messages import Status
 from broker.timestamps import EPOCH, Instant, Micros
-from coordinator.core.events import NEVER, Note
+from coordinator.core.events import NEVER, SubmitterNote
 from coordinator.core.llms.llm import LLM
-from coordinator.core.state import Changes
+from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import Attempt, Rank, Task
 from coordinator.queries.reports import closing
 from coordinator.storage import schema
@@ -143,7 +143,7 @@ class Store:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def commit(
-        self, changes: Changes, *, outbox: str | None, sent: Sequence[int], now: Instant, lease: Micros
+        self, changes: StateChanges, *, outbox: str | None, sent: Sequence[int], now: Instant, lease: Micros
     ) -> int | None:
         """Store the changes of a batch, put `outbox` into the outbox and take the batches `sent` out of it.
 
@@ -205,7 +205,7 @@ class Store:
         with self._transaction() as connection:
             return closing.closed_until(connection)
 
-    def _write_reports(self, connection: Connection, changes: Changes) -> None:
+    def _write_reports(self, connection: Connection, changes: StateChanges) -> None:
         dropped = [{"name": name} for name, report in changes.reports.items() if report.definition is None]
         delete_rows(connection, schema.reports, dropped)
         upsert_rows(
@@ -223,7 +223,7 @@ class Store:
             ],
         )
 
-    def _write_tasks(self, connection: Connection, changes: Changes) -> None:
+    def _write_tasks(self, connection: Connection, changes: StateChanges) -> None:
         new = {task.id for task in changes.new}
         insert_rows(connection, _tasks, [task_row(task) for task in changes.new])
         respecified = list(changes.respecified.values())
@@ -238,12 +238,12 @@ class Store:
         changed = [task for task in changes.changed.values() if task.id not in new]
         update_rows(connection, _tasks, [{**changing_row(task), "seq": task.seq} for task in changed])
 
-    def _write_earlier_results(self, connection: Connection, changes: Changes) -> None:
+    def _write_earlier_results(self, connection: Connection, changes: StateChanges) -> None:
         for task, attempt, result in changes.earlier_results:
             its = (_attempts.c.task_seq == task.seq) & (_attempts.c.attempt == attempt)
             connection.execute(update(_attempts).where(its).values(result=to_json(result).decode()))
 
-    def _write_dependencies(self, connection: Connection, changes: Changes) -> None:
+    def _write_dependencies(self, connection: Connection, changes: StateChanges) -> None:
         edges = [
             {"task_id": task.id, "depends_on": dependency, "met": dependency not in unmet}
             for task, unmet in changes.waits
@@ -253,7 +253,7 @@ class Store:
         for chunk in _chunks(changes.met):
             connection.execute(update(_dependencies).where(_dependencies.c.depends_on.in_(chunk)).values(met=True))
 
-    def _write_messages(self, connection: Connection, changes: Changes) -> None:
+    def _write_messages(self, connection: Connection, changes: StateChanges) -> None:
         keep_rows(connection, _messages, [message_row(*came) for came in changes.messages.values()])
         undelivered = [{"delivered": False, "id": message_id} for message_id in changes.undelivered]
         update_rows(connection, _messages, undelivered)
@@ -375,12 +375,12 @@ class Store:
         with self._transaction() as connection:
             return connection.scalar(select(_tasks.c.id).where(schema.is_child).limit(1)) is not None
 
-    def notes(self, board: str, content_of: str | None = None) -> list[Note]:
+    def notes(self, board: str, content_of: str | None = None) -> list[SubmitterNote]:
         """The notes of a board, with the text of that one only."""
         content = case((_notes.c.name == content_of, _notes.c.content))
         wanted = select(_notes.c.board, _notes.c.name, content, _notes.c.by, _notes.c.at)
         with self._transaction() as connection:
-            return [Note(*row) for row in connection.execute(wanted.where(_notes.c.board == board))]
+            return [SubmitterNote(*row) for row in connection.execute(wanted.where(_notes.c.board == board))]
 
     def repeats(self, message_id: str) -> int:
         """How many messages there are with this id, or with it and a number (broker.protocol.chat.numbered)."""

@@ -5,14 +5,14 @@ from collections.abc import Container
 
 from broker.telemetry.counters import Distribution, Runs
 from broker.timestamps import Instant, in_seconds
-from coordinator.core.state import Changes
+from coordinator.core.state import StateChanges
 
 BATCHES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # messages
 COMMITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)  # seconds
 WAITS = (0.01, 0.1, 1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)  # seconds
 
 
-class Tally:
+class Counters:
     """Since the start of this process. One thread counts; `runs_of` belongs to the same thread."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Tally:
         self.ended: Counter[str] = Counter()  # tasks, by their final state
         self._runs: dict[str, Runs] = {}
 
-    def count(self, changes: Changes, *, messages: int, refused: int, took: float, now: Instant) -> None:
+    def count(self, changes: StateChanges, *, messages: int, refused: int, took: float, now: Instant) -> None:
         """A batch of so many messages is committed, which `took` so many seconds; `now` was its moment."""
         if messages:
             self.batches.add(messages)

@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.errors import BrokerError, StoreError
 from broker.protocol.topology import COORDINATOR, REJECTED
-from coordinator.queries.executor import Reading
-from coordinator.telemetry.counters import Tally
-from coordinator.telemetry.snapshot import LLMs, Standing, State
+from coordinator.queries.executor import QueryExecutor
+from coordinator.telemetry.counters import Counters
+from coordinator.telemetry.snapshot import LLMs, Snapshot, State
 
 WATCHED = (COORDINATOR, REJECTED)  # queues
 WITHIN = 2.0  # seconds for each answer; what comes later is left out
@@ -18,16 +18,16 @@ WITHIN = 2.0  # seconds for each answer; what comes later is left out
 T = TypeVar("T")
 
 
-class Lookout:
+class Health:
     """Looks when it is asked, and costs nothing otherwise."""
 
     def __init__(
         self,
-        tally: Tally,
+        tally: Counters,
         *,
-        link: Link,
-        query_link: Link,
-        reading: Reading,
+        link: RobustConnection,
+        query_link: RobustConnection,
+        reading: QueryExecutor,
         llms: Callable[[], Awaitable[LLMs]],
         state: Callable[[], tuple[State, int]],
     ) -> None:
@@ -48,18 +48,18 @@ class Lookout:
             host, port, collector=CoordinatorMetrics(self._tally, self._links, self.standing), problems=self.problems
         )
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> Snapshot:
         """How everything stands."""
         state, inbox = self._state()
         if state != "leading":
-            return Standing(state, inbox)
+            return Snapshot(state, inbox)
         backlog, llms, depths = await asyncio.gather(
             _in_time(self._reading.backlog()),
             _in_time(self._llms()),
             asyncio.gather(*(_in_time(self._link.depth(queue)) for queue in WATCHED)),
         )
         queues = {queue: depth for queue, depth in zip(WATCHED, depths, strict=True) if depth is not None}
-        return Standing(state, inbox, backlog, llms, queues)
+        return Snapshot(state, inbox, backlog, llms, queues)
 
     async def problems(self) -> Sequence[str]:
         """Why it cannot do its work, or stand by to do it."""

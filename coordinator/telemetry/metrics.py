@@ -6,22 +6,25 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from broker.amqp.robust_connection import Link
-from broker.telemetry.http_server import Loop, histogram, of_runs, of_the_link
-from coordinator.telemetry.counters import Tally
-from coordinator.telemetry.snapshot import LLMStanding, Standing
+from broker.amqp.robust_connection import RobustConnection
+from broker.telemetry.http_server import EventLoopHealth, histogram, of_runs, of_the_link
+from coordinator.telemetry.counters import Counters
+from coordinator.telemetry.snapshot import LLMSnapshot, Snapshot
 
 
 class CoordinatorMetrics(Collector):
     """Figures of all tasks and LLMs come from the coordinator that leads; a standby tells of itself only."""
 
     def __init__(
-        self, tally: Tally, links: tuple[Link, Link], look: Callable[[], Coroutine[Any, Any, Standing]]
+        self,
+        tally: Counters,
+        links: tuple[RobustConnection, RobustConnection],
+        look: Callable[[], Coroutine[Any, Any, Snapshot]],
     ) -> None:
         self._tally = tally
         self._links = links
         self._look = look
-        self._loop = Loop()
+        self._loop = EventLoopHealth()
 
     def collect(self) -> Iterable[Metric]:
         """Everything. Raises TimeoutError when the event loop is stuck."""
@@ -53,7 +56,7 @@ class CoordinatorMetrics(Collector):
         yield ended
 
 
-def _books(standing: Standing) -> Iterable[Metric]:
+def _books(standing: Snapshot) -> Iterable[Metric]:
     if standing.backlog is not None:
         live = GaugeMetricFamily("fluffle_tasks", "Tasks that are not over", labels=("status",))
         for status, count in standing.backlog.live.items():
@@ -70,7 +73,7 @@ def _books(standing: Standing) -> Iterable[Metric]:
     yield queues
 
 
-def _llms(llms: Mapping[str, LLMStanding]) -> Iterable[Metric]:
+def _llms(llms: Mapping[str, LLMSnapshot]) -> Iterable[Metric]:
     families = (
         GaugeMetricFamily("fluffle_llm_slots", "Tasks that an LLM may have at a time", labels=("llm",)),
         GaugeMetricFamily("fluffle_llm_in_hand", "Tasks that an LLM has", labels=("llm",)),

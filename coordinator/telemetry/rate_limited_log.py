@@ -8,9 +8,9 @@ from typing import Any
 from broker.errors import Problem
 from broker.protocol.primitives import shortened
 from coordinator.core.commands import Refuse
-from coordinator.core.state import Changes
+from coordinator.core.state import StateChanges
 from coordinator.core.tasks.attempts import UNCLAIMED
-from coordinator.outbound.outbox import Item, Keep
+from coordinator.outbound.outbox import Item, RejectedMessage
 
 MOST_A_SECOND = 10  # lines of one kind
 LONGEST = 300  # characters of one value
@@ -18,7 +18,7 @@ LONGEST = 300  # characters of one value
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-class LimitedLog:
+class RateLimitedLog:
     """Logs warnings, at most MOST_A_SECOND of one kind; what is more is counted, and told in one line. For one thread.
 
     `log` is a logger of structlog.
@@ -54,11 +54,11 @@ def _told(value: object) -> object:
 
 
 def log_refusals_and_losses(
-    log: LimitedLog, items: Iterable[Item], requests: Iterable[Refuse], changes: Changes
+    log: RateLimitedLog, items: Iterable[Item], requests: Iterable[Refuse], changes: StateChanges
 ) -> None:
     """A line for every message and request that is refused, and for every attempt whose end nobody reported."""
     for item in items:
-        if isinstance(item, Keep):
+        if isinstance(item, RejectedMessage):
             log.warning(
                 "refused a message",
                 exchange=item.exchange,

@@ -16,7 +16,7 @@ class Backlog(NamedTuple):
     oldest: float | None
 
 
-class LLMStanding(NamedTuple):
+class LLMSnapshot(NamedTuple):
     """Of one LLM that is there: its slots, tasks in hand, those of them that are parked, and its instances."""
 
     slots: int
@@ -28,12 +28,12 @@ class LLMStanding(NamedTuple):
 class LLMs(NamedTuple):
     """The LLMs that are there, by name, and what has become of their attempts."""
 
-    standing: dict[str, LLMStanding]
+    standing: dict[str, LLMSnapshot]
     runs: dict[str, Runs]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Snapshot:
     """Without what only the leader tells, and without what was not told in time."""
 
     state: State

@@ -13,7 +13,7 @@ from coordinator.core.events import Event, Reported, Submitted
 from coordinator.core.tasks.task import Task
 
 
-class Spans:
+class CoordinatorTracing:
     """Used by one thread at a time."""
 
     def __init__(self, tracing: Tracing) -> None:

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from broker.amqp.pika_connection import Delivery
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.amqp.url import user_of
-from broker.chat_client import Mailer, is_unnamed, read_message
+from broker.chat_client import ChatClient, is_unnamed, read_message
 from broker.errors import (
     ConfigurationError,
     DecodeError,
@@ -25,7 +25,7 @@ from broker.errors import (
     did_you_mean,
 )
 from broker.ids import uuid7
-from broker.protocol.chat import Message, MessageProgress, Repeats, Seen, is_address, new_message
+from broker.protocol.chat import Message, MessageProgress, RecentIds, RepeatedTexts, is_address, new_message
 from broker.protocol.primitives import JsonObject, decode, problems
 from broker.protocol.topology import (
     EVENTS,
@@ -50,10 +50,10 @@ from broker.protocol.views import (
     View,
 )
 from fluffle.client.conversion import made, read
-from fluffle.client.events import PROGRESS, Arrivals, Missed, subscription
+from fluffle.client.events import PROGRESS, Arrivals, Gap, subscription
 from fluffle.client.mailbox import arriving, waiting
 from fluffle.client.paging import every_llm
-from fluffle.client.requests import Correspondence
+from fluffle.client.requests import RequestClient
 
 _PAGE = 1000
 
@@ -87,7 +87,7 @@ def address_of(text: str) -> str:
     raise UnknownAddress(f"{text!r} is no address: write ada or llm.ada for an LLM, user.ana, group.reviewers, or all")
 
 
-class Event(View):
+class ChatEvent(View):
     """That a message was sent: a CloudEvent 1.0 of the type `fluffle.message.sent`."""
 
     id: str
@@ -101,11 +101,11 @@ class Messaging:
     _url: str | None
     _name: str
     _answer_timeout: float
-    _correspondence: Correspondence
+    _correspondence: RequestClient
     _user: str | None
-    _mailing: asyncio.Task[Mailer] | None = None
-    _taken: Seen  # what was shown and taken from the mailbox
-    _repeats: Repeats
+    _mailing: asyncio.Task[ChatClient] | None = None
+    _taken: RecentIds  # what was shown and taken from the mailbox
+    _repeats: RepeatedTexts
 
     @property
     def address(self) -> str:
@@ -172,7 +172,7 @@ class Messaging:
         deliver is put among the rejected. Without `wait`, raises BrokerError when the connection is lost.
         """
         address, limit, require_identity = self.address, _largest(), is_identity_required()
-        name, seen = f"{self._name} (inbox)", Seen()
+        name, seen = f"{self._name} (inbox)", RecentIds()
         there = arriving(self._broker, address, name=name)
         if not wait:
             there = waiting(self._broker, address, name=name, keep=keep)
@@ -203,7 +203,7 @@ class Messaging:
 
     async def leave(self, group: str) -> None:
         """Get the messages of a group no longer. Raises AccessRefused, and QueryRejected for what is no name."""
-        async with Link(self._broker, name=f"{self._name} (leave)") as link:
+        async with RobustConnection(self._broker, name=f"{self._name} (leave)") as link:
             await link.unbind(membership(self.address, _name_of(group)))
 
     async def messages(
@@ -275,10 +275,10 @@ class Messaging:
             yield self._said(arrivals, participant)
 
     async def _said(self, arrivals: Arrivals, participant: str | None) -> AsyncIterator[MessageView | MessageProgress]:
-        begun, seen = datetime.now(UTC), Seen()
+        begun, seen = datetime.now(UTC), RecentIds()
         while True:
             arrival = await arrivals.get()
-            if isinstance(arrival, Missed):
+            if isinstance(arrival, Gap):
                 newest = [view async for view in self.messages(participant=participant, limit=_PAGE)]
                 told: list[MessageView | MessageProgress] = [it for it in reversed(newest) if it.sent_at >= begun]
             else:
@@ -321,15 +321,15 @@ class Messaging:
             raise MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}")
         return message
 
-    async def _mailer(self) -> Mailer:
+    async def _mailer(self) -> ChatClient:
         """What sends the messages, with a queue for the answers; made with the first of them."""
         if self._mailing is None or (self._mailing.done() and self._mailing.exception() is not None):
             self._mailing = asyncio.create_task(self._open_mail())
         return await asyncio.shield(self._mailing)
 
-    async def _open_mail(self) -> Mailer:
+    async def _open_mail(self) -> ChatClient:
         link, session = self._correspondence.link, f"{self.address}.{uuid7()}"
-        mailer = Mailer(link, session, require_identity=is_identity_required())
+        mailer = ChatClient(link, session, require_identity=is_identity_required())
         await link.declare(mailbox(self.address))
         answers = Queue(session, exclusive=True)
         await link.declare(Topology(queues=(answers,), bindings=(Binding(MAILBOXES, session, session),)))
@@ -390,7 +390,7 @@ def _told(arrival: Delivery) -> list[MessageView | MessageProgress]:
     """What a delivery tells about messages; nothing when it is about a task."""
     try:
         if arrival.exchange == EVENTS:
-            return [decode(Event, arrival.body, limit=len(arrival.body)).data]
+            return [decode(ChatEvent, arrival.body, limit=len(arrival.body)).data]
         if b'"message_id"' in arrival.body:
             return [decode(MessageProgress, arrival.body, limit=len(arrival.body))]
     except DecodeError as error:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
-from broker.protocol.chat import Repeats, Seen
+from broker.protocol.chat import RecentIds, RepeatedTexts
 from broker.protocol.messages import (
     FINAL,
-    Answer,
-    Assign,
+    AnswerQuestion,
+    AssignTask,
     Cancel,
-    Manage,
+    ManageLLM,
     Progress,
     Retry,
     Status,
@@ -38,12 +38,12 @@ from broker.protocol.views import (
 from fluffle.client.chat import Messaging, is_identity_required
 from fluffle.client.conversion import made as _made
 from fluffle.client.conversion import read as _read
-from fluffle.client.events import ENDINGS, PROGRESS, TASK_EVENTS, Event, Hearing, standing, subscription
+from fluffle.client.events import ENDINGS, PROGRESS, TASK_EVENTS, Event, EventReader, standing, subscription
 from fluffle.client.handle import TaskHandle
-from fluffle.client.kwargs import Changes, Fields, Management, OtherFields
+from fluffle.client.kwargs import Management, RetryChanges, TaskChanges, TaskFields
 from fluffle.client.paging import every_llm
 from fluffle.client.reports import Reporting
-from fluffle.client.requests import AT_ONCE, Command, Correspondence, batched
+from fluffle.client.requests import AT_ONCE, Command, RequestClient, batched
 
 if TYPE_CHECKING:
     from broker.telemetry.tracing import Tracing
@@ -76,21 +76,21 @@ class Client(Messaging, Reporting):
     ) -> None:
         self._url = url
         self._user = user
-        self._taken = Seen()
-        self._repeats = Repeats()
+        self._taken = RecentIds()
+        self._repeats = RepeatedTexts()
         self._name = name
         self._answer_timeout = answer_timeout
-        self._correspondence: Correspondence
+        self._correspondence: RequestClient
 
     async def __aenter__(self) -> Self:
         self._url = self._url or _default_url()
         self._tracing = _tracing()
         spans = None
         if self._tracing is not None:
-            from fluffle.client.tracing import Spans
+            from fluffle.client.tracing import ClientTracing
 
-            spans = Spans(self._tracing)
-        self._correspondence = Correspondence(self._url, self._name, self._answer_timeout, spans)
+            spans = ClientTracing(self._tracing)
+        self._correspondence = RequestClient(self._url, self._name, self._answer_timeout, spans)
         await self._correspondence.__aenter__()
         return self
 
@@ -114,7 +114,7 @@ class Client(Messaging, Reporting):
 
     # -- submitting ------------------------------------------------------------------------------------------------
 
-    async def submit(self, task: str | Submission, /, **fields: Unpack[Fields]) -> TaskHandle:
+    async def submit(self, task: str | Submission, /, **fields: Unpack[TaskFields]) -> TaskHandle:
         """Submit a task, given by its description or whole, and wait until the coordinator has accepted it.
 
         An id is made when none is given. Submitting the same task with the same id again is harmless: the handle shows
@@ -174,16 +174,16 @@ class Client(Messaging, Reporting):
         A task that runs elsewhere is refused, or with `now` stopped there and moved. An LLM that nobody knows is
         refused, or with `force` waited for. Raises TaskRejected and NoAnswer.
         """
-        return await self._task_command(Assign, id=task_id, llm=llm, now=now, force=force)
+        return await self._task_command(AssignTask, id=task_id, llm=llm, now=now, force=force)
 
     async def unassign(self, task_id: str, *, now: bool = False) -> TaskView:
         """Leave a live task that was given to an LLM by hand to the coordinator.
 
         An LLM that has it keeps it; with `now` it is stopped there and assigned anew. Raises TaskRejected and NoAnswer.
         """
-        return await self._task_command(Assign, id=task_id, now=now)
+        return await self._task_command(AssignTask, id=task_id, now=now)
 
-    async def update(self, task_id: str, **changes: Unpack[Changes]) -> TaskView:
+    async def update(self, task_id: str, **changes: Unpack[TaskChanges]) -> TaskView:
         """Change a live task. Fields that are not given stay as they are; `due=None` takes the due date away.
 
         Raises TaskRejected and NoAnswer.
@@ -197,7 +197,7 @@ class Client(Messaging, Reporting):
         """
         return await self._task_command(Cancel, id=task_id, reason=reason)
 
-    async def retry(self, task_id: str, **changes: Unpack[OtherFields]) -> TaskView:
+    async def retry(self, task_id: str, **changes: Unpack[RetryChanges]) -> TaskView:
         """Run a task that is over once more, with all its attempts, and with these fields in place of the present ones.
 
         Raises TaskRejected and NoAnswer.
@@ -209,7 +209,7 @@ class Client(Messaging, Reporting):
 
         Raises TaskRejected when it asks nothing, or the answer is none of the choices, and NoAnswer.
         """
-        return await self._task_command(Answer, id=task_id, question=question, answer=answer)
+        return await self._task_command(AnswerQuestion, id=task_id, question=question, answer=answer)
 
     async def manage(self, llm: str, **settings: Unpack[Management]) -> LLMView:
         """Pause, resume, drain or forget an LLM, or set its slots and skills. What is not given stays as it is.
@@ -218,7 +218,7 @@ class Client(Messaging, Reporting):
         leave. `forget`: see `forget`. `slots` is the most that all of them get together, `skills` are levels from 0 to
         1 by tag; None: as they say themselves. Raises TaskRejected and NoAnswer.
         """
-        command = _made(Manage, TaskRejected, llm=llm, **settings)
+        command = _made(ManageLLM, TaskRejected, llm=llm, **settings)
         return _read(LLMView, await self._correspondence.command(command))
 
     async def pause(self, llm: str) -> LLMView:
@@ -323,7 +323,7 @@ class Client(Messaging, Reporting):
         query = _made(LLMsQuery, QueryRejected, name=name)
         return _read(LLMList, await self._correspondence.ask(query)).llms[0]
 
-    async def placement(self, description: str, /, **fields: Unpack[Fields]) -> Placement:
+    async def placement(self, description: str, /, **fields: Unpack[TaskFields]) -> Placement:
         """Who would get this task if it were submitted now, and why; or why nobody yet. Nothing is submitted.
 
         Raises QueryRejected for a task that would be rejected, and NoAnswer.
@@ -376,7 +376,7 @@ class Client(Messaging, Reporting):
         assert self._url is not None, "a client is used inside `async with`"
         name, identity = f"{self._name} (watch)", is_identity_required()
         async with subscription(self._url, name, sources, require_identity=identity) as arrivals:
-            hearing = Hearing(arrivals)
+            hearing = EventReader(arrivals)
             if not ids and label is None:
                 yield self._everything(hearing)
                 return
@@ -384,13 +384,13 @@ class Client(Messaging, Reporting):
             others = set() if label is None else {view.id async for view in self.tasks(label=[label])} - set(ids)
             yield self._chosen(hearing, named, others, label if also_later else None)
 
-    async def _everything(self, hearing: Hearing) -> AsyncIterator[Event | Progress]:
+    async def _everything(self, hearing: EventReader) -> AsyncIterator[Event | Progress]:
         while True:
             if (told := await hearing.next()) is not None:
                 yield told
 
     async def _chosen(
-        self, hearing: Hearing, named: Sequence[TaskView], others: Collection[str], label: str | None
+        self, hearing: EventReader, named: Sequence[TaskView], others: Collection[str], label: str | None
     ) -> AsyncIterator[Event | Progress]:
         live = {view.id for view in named} | set(others)
         begun = bool(live)
@@ -420,7 +420,7 @@ class Client(Messaging, Reporting):
                 yield view
 
 
-def _noted(view: TaskView, hearing: Hearing, live: set[str]) -> Event:
+def _noted(view: TaskView, hearing: EventReader, live: set[str]) -> Event:
     """How a task stands, as an event. One that is over is no longer `live`."""
     hearing.note(view)
     if view.status.is_final:
@@ -446,7 +446,7 @@ def _is_known(fate: TaskHandle | TaskRejected) -> bool:
     return isinstance(fate, TaskRejected) or fate.unanswered is None
 
 
-def _submission(task: str | Submission, fields: Fields) -> Submission:
+def _submission(task: str | Submission, fields: TaskFields) -> Submission:
     if isinstance(task, Submission):
         if not fields:
             return task if task.id is not None else task.model_copy(update={"id": uuid7()})

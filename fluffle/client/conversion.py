@@ -5,9 +5,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from broker.errors import QueryRejected, TaskRejected
-from broker.protocol.primitives import Wire, decode, problems
+from broker.protocol.primitives import WireModel, decode, problems
 
-W = TypeVar("W", bound=Wire)
+W = TypeVar("W", bound=WireModel)
 M = TypeVar("M", bound=BaseModel)
 
 

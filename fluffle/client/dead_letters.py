@@ -20,21 +20,21 @@ from pydantic import TypeAdapter, ValidationError
 from broker.amqp.lenient_properties import problems_of
 from broker.amqp.pika_connection import Delivery, Outgoing
 from broker.amqp.queue_browser import MOST, Browser
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.amqp10.messages import UNTRANSLATABLE
 from broker.errors import BrokerError, RequestError
-from broker.protocol.messages import Wrong
+from broker.protocol.messages import ErrorDetail
 from broker.protocol.primitives import JSON_TYPE
 from broker.protocol.topology import COORDINATOR, REJECTED
 from fluffle.client.connect import open_link
 
-_ERRORS = TypeAdapter(list[Wrong])
+_ERRORS = TypeAdapter(list[ErrorDetail])
 _SPEAKABLE = re.compile(r"[!-~]{1,128}")
 _ADDED = ("x-fluffle-", "x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class RejectedMessage:
     """A rejected message.
 
     `id` is its message_id where that can be typed, else 12 hexadecimal digits made of its body, origin and
@@ -46,7 +46,7 @@ class Rejected:
     routing_key: str
     at: datetime | None
     why: str
-    errors: tuple[Wrong, ...]
+    errors: tuple[ErrorDetail, ...]
     delivery: Delivery
 
     @property
@@ -100,7 +100,7 @@ class RejectedQueue:
         self._browser = browser
         self.withheld = 0  # messages of the queue that were not to be had: another program looks at them
 
-    async def look(self, limit: int = MOST) -> list[Rejected]:
+    async def look(self, limit: int = MOST) -> list[RejectedMessage]:
         """The oldest messages of the queue, at most `limit`. They stay in it unless they are dropped or requeued.
 
         Raises Unreadable, BrokerError.
@@ -109,7 +109,7 @@ class RejectedQueue:
         self.withheld = min(self._browser.waiting, limit) - len(found)
         return found
 
-    async def drop(self, messages: Sequence[Rejected]) -> None:
+    async def drop(self, messages: Sequence[RejectedMessage]) -> None:
         """Delete messages. Raises BrokerError when RabbitMQ may not have deleted all of them."""
         for message in messages:
             message.delivery.ack()
@@ -122,7 +122,7 @@ class RejectedQueue:
         """Delete all messages of the queue without looking at them; returns how many those were. Raises BrokerError."""
         return await self._browser.purge()
 
-    async def requeue(self, messages: Sequence[Rejected]) -> list[RequestError | BrokerError | None]:
+    async def requeue(self, messages: Sequence[RejectedMessage]) -> list[RequestError | BrokerError | None]:
         """Publish messages where they were published first, and take them off the queue once RabbitMQ has them there.
 
         Returns for each of them why that was not possible, None where it was.
@@ -146,7 +146,7 @@ class RejectedQueue:
         return outcomes
 
 
-async def _publish_again(link: Link, message: Rejected) -> None:
+async def _publish_again(link: RobustConnection, message: RejectedMessage) -> None:
     """Raises RequestError when that cannot be done, Unroutable, PublishRefused."""
     properties, headers = message.delivery.properties, message.delivery.headers
     if UNTRANSLATABLE in headers:
@@ -171,12 +171,12 @@ async def _publish_again(link: Link, message: Rejected) -> None:
     )
 
 
-def read(delivery: Delivery) -> Rejected:
+def read(delivery: Delivery) -> RejectedMessage:
     """What a delivery of the queue is, where it came from and why it is there. Reads whatever anybody put there."""
     headers = delivery.headers
     death = _death(headers)
     exchange, routing_key, at = delivery.exchange, delivery.routing_key, None
-    errors: tuple[Wrong, ...] = ()
+    errors: tuple[ErrorDetail, ...] = ()
     if "x-fluffle-origin-exchange" in headers:
         exchange, routing_key = str(headers["x-fluffle-origin-exchange"]), str(headers.get("x-fluffle-origin-key", ""))
         errors, at = _errors(headers), _moment(headers.get("x-fluffle-at"))
@@ -193,7 +193,7 @@ def read(delivery: Delivery) -> Rejected:
     if UNTRANSLATABLE in headers:
         cannot = f"RabbitMQ cannot deliver it to clients of AMQP 0-9-1: {headers[UNTRANSLATABLE]}"
         why = f"{why}; {cannot}" if death else cannot
-    return Rejected(_id(delivery, exchange, routing_key), exchange, routing_key, at, why, errors, delivery)
+    return RejectedMessage(_id(delivery, exchange, routing_key), exchange, routing_key, at, why, errors, delivery)
 
 
 def _id(delivery: Delivery, exchange: str, routing_key: str) -> str:
@@ -215,7 +215,7 @@ def _why_dead(queue: str, reason: str) -> str:
     return f"dead letter of {queue}: {reason.replace('_', ' ')}"
 
 
-def _errors(headers: Mapping[str, Any]) -> tuple[Wrong, ...]:
+def _errors(headers: Mapping[str, Any]) -> tuple[ErrorDetail, ...]:
     try:
         return tuple(_ERRORS.validate_json(headers.get("x-fluffle-errors", "[]")))
     except ValidationError:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from broker.access.roles import is_genuine
 from broker.amqp.pika_connection import Delivery
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.errors import DecodeError
 from broker.ids import uuid7
 from broker.protocol.messages import FINAL, Progress, Status
@@ -45,12 +45,12 @@ class Event(View):
         return self.type == OVERDUE
 
 
-class Missed:
+class Gap:
     """Stands in a subscription where something may have been missed, because RabbitMQ was away."""
 
 
-MISSED = Missed()
-Arrivals = asyncio.Queue[Delivery | Missed]
+MISSED = Gap()
+Arrivals = asyncio.Queue[Delivery | Gap]
 
 
 @asynccontextmanager
@@ -78,13 +78,13 @@ async def subscription(
 
     queue = f"{WATCHERS}.{uuid7()}"
     bindings = tuple(Binding(source.exchange, source.routing_key, queue) for source in sources)
-    async with Link(url, name=name, on_state=on_state) as link:
+    async with RobustConnection(url, name=name, on_state=on_state) as link:
         await link.declare(Topology(queues=(Queue(queue, exclusive=True),), bindings=bindings))
         await link.consume(queue, on_delivery, prefetch=_PREFETCH)
         yield arrived
 
 
-class Hearing:
+class EventReader:
     """What a subscription tells, one after the other. Progress of a task counts only from the LLM that has it."""
 
     def __init__(self, arrivals: Arrivals) -> None:
@@ -102,7 +102,7 @@ class Hearing:
         """The next thing; None where something may have been missed."""
         while True:
             arrival = await self._arrivals.get()
-            if isinstance(arrival, Missed):
+            if isinstance(arrival, Gap):
                 return None
             arrival.ack()
             kind: type[Event | Progress] = Event if arrival.exchange == EVENTS else Progress

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 from broker.protocol.messages import Vote
 
 
-class Fields(TypedDict, total=False):
+class TaskFields(TypedDict, total=False):
     """What can be said of a task besides its description: the fields of a `Submission`, but for `answers`, all of which
     a client needs.
     """
@@ -36,7 +36,7 @@ class Fields(TypedDict, total=False):
     force: bool
 
 
-class Changes(TypedDict, total=False):
+class TaskChanges(TypedDict, total=False):
     """What can be changed of a live task: the fields of an `Update`."""
 
     priority: int
@@ -45,8 +45,8 @@ class Changes(TypedDict, total=False):
     metadata: dict[str, Any]
 
 
-class OtherFields(TypedDict, total=False):
-    """What can be different when a task is tried again: the fields of `messages.OtherFields`."""
+class RetryChanges(TypedDict, total=False):
+    """What can be different when a task is tried again: the fields of `messages.RetryChanges`."""
 
     description: str
     inputs: Any

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 from broker.amqp.pika_connection import Delivery
 from broker.amqp.queue_browser import Browser
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.amqp10.messages import UNTRANSLATABLE
 from broker.errors import BrokerError
 from broker.protocol.topology import mailbox
@@ -41,7 +41,7 @@ async def waiting(url: str, address: str, *, name: str, keep: bool) -> AsyncGene
 async def arriving(url: str, address: str, *, name: str) -> AsyncGenerator[Delivery, None]:
     """The messages that wait in the mailbox, and those that come, for ever. Raises BrokerError at the start."""
     arrived: asyncio.Queue[Delivery] = asyncio.Queue()
-    async with Link(url, name=name) as link:
+    async with RobustConnection(url, name=name) as link:
         await link.declare(mailbox(address))
         await link.consume(address, arrived.put_nowait, prefetch=_AT_ONCE)
         while True:

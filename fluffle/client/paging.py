@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 
 from broker.protocol.views import LLMList, LLMsQuery, LLMView
 from fluffle.client.conversion import read
-from fluffle.client.requests import Correspondence
+from fluffle.client.requests import RequestClient
 
 
-async def every_llm(correspondence: Correspondence) -> AsyncIterator[LLMView]:
+async def every_llm(correspondence: RequestClient) -> AsyncIterator[LLMView]:
     """Every LLM that has ever reported, by name; page by page. Raises NoAnswer."""
     after: str | None = None
     while True:

@@ -6,13 +6,13 @@ from broker.errors import QueryRejected, TaskRejected
 from broker.protocol.views import NamedReport, ReportList, ReportQuery, ReportsQuery, ReportView, SaveReport
 from fluffle.client.conversion import made, read
 from fluffle.client.kwargs import ReportDefinition, ReportFields
-from fluffle.client.requests import Correspondence
+from fluffle.client.requests import RequestClient
 
 
 class Reporting:
     """A client's way to figures, and to reports under names."""
 
-    _correspondence: Correspondence
+    _correspondence: RequestClient
 
     async def report(self, name: str | None = None, **fields: Unpack[ReportFields]) -> ReportView:
         """A report by its name, with these fields in place of its own; `where` comes to its filters.

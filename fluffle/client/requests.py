@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from broker.amqp.pika_connection import Delivery, Outgoing
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.best_effort import best_effort
 from broker.errors import (
     BrokerBlocked,
     BrokerError,
+    ConnectionClosed,
     DecodeError,
-    LinkClosed,
     NoAnswer,
     Problem,
     QueryRejected,
@@ -27,7 +27,7 @@ from broker.errors import (
 )
 from broker.fault_injection import crash_point_soon
 from broker.ids import uuid7
-from broker.protocol.messages import Answer, Assign, Cancel, Manage, Rejection, Retry, Submission, Update
+from broker.protocol.messages import AnswerQuestion, AssignTask, Cancel, ManageLLM, Rejection, Retry, Submission, Update
 from broker.protocol.primitives import decode, problems
 from broker.protocol.topology import COORDINATOR, MESSAGES, QUERIES, REPLIES, TASKS, Queue, Topology
 from broker.protocol.views import (
@@ -46,7 +46,7 @@ from fluffle.client.connect import open_link
 from fluffle.client.handle import TaskHandle
 
 if TYPE_CHECKING:
-    from fluffle.client.tracing import Spans
+    from fluffle.client.tracing import ClientTracing
 
 Query = (
     TaskQuery
@@ -58,7 +58,7 @@ Query = (
     | MessagesQuery
     | ConversationsQuery
 )
-Command = Cancel | Retry | Assign | Update | Answer | Manage | SaveReport
+Command = Cancel | Retry | AssignTask | Update | AnswerQuestion | ManageLLM | SaveReport
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ _CONSUMED = {TASKS: COORDINATOR, QUERIES: QUERIES}  # the coordinator's queue of
 _log = logging.getLogger(__name__)
 
 
-class Correspondence:
+class RequestClient:
     """What was sent and not yet answered.
 
     The reply queue lives as long as its connection, so answers are lost with it, and the next one has another name.
@@ -85,7 +85,7 @@ class Correspondence:
     go from then on, and so are queries. A command is not: done twice it would be refused.
     """
 
-    def __init__(self, url: str, name: str, answer_timeout: float, spans: "Spans | None" = None) -> None:
+    def __init__(self, url: str, name: str, answer_timeout: float, spans: "ClientTracing | None" = None) -> None:
         self._spans = spans
         self._url = url
         self._name = name
@@ -99,7 +99,7 @@ class Correspondence:
         self._catching_up: asyncio.Task[None] | None = None
         self._following: set[asyncio.Task[None]] = set()
         self._opened = AsyncExitStack()
-        self._link: Link
+        self._link: RobustConnection
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
@@ -115,7 +115,7 @@ class Correspondence:
             if catching_up is not None:
                 catching_up.cancel()
         await self._opened.aclose()
-        closed = LinkClosed("the client was closed")
+        closed = ConnectionClosed("the client was closed")
         for handle in self._handles():
             handle.fail(closed)
         for _, answer in self._requests.values():
@@ -128,7 +128,7 @@ class Correspondence:
         return self._link.connected
 
     @property
-    def link(self) -> Link:
+    def link(self) -> RobustConnection:
         """The link that carries all of it."""
         return self._link
 

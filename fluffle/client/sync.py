@@ -15,7 +15,7 @@ from broker.protocol.views import MessageView, TaskView
 from fluffle.client.client import Client
 from fluffle.client.events import Event
 from fluffle.client.handle import TaskHandle
-from fluffle.client.kwargs import Fields
+from fluffle.client.kwargs import TaskFields
 
 A = TypeVar("A", covariant=True)
 P = ParamSpec("P")
@@ -150,7 +150,7 @@ class SyncClient(_Face[Client]):
         """`Client.blocked`."""
         return self._inner.blocked
 
-    def submit(self, task: str | Submission, /, **fields: Unpack[Fields]) -> SyncTask:
+    def submit(self, task: str | Submission, /, **fields: Unpack[TaskFields]) -> SyncTask:
         """`Client.submit`."""
         return SyncTask(self._loop.run(self._inner.submit(task, **fields)), self._loop)
 

@@ -8,7 +8,7 @@ from broker.protocol.traceparent import in_trace, trace_of
 from broker.telemetry.tracing import Tracing, about, header_of
 
 
-class Spans:
+class ClientTracing:
     """Below the present span of the program that uses the client, if it has one."""
 
     def __init__(self, tracing: Tracing) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.amqp.pika_connection import Delivery, Outgoing
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.errors import ConfigurationError
 from broker.ids import uuid7
 from broker.protocol.messages import Rejection, Status, Submission
@@ -94,7 +94,7 @@ def _summary(path: Path) -> Submission:
 class Performance:
     """The scenes being played: publishes the tasks, follows the events, collects the answers."""
 
-    link: Link
+    link: RobustConnection
     scenes: list[Scene]
     on_change: Callable[[Scene], None]
     _replies: str = field(default_factory=lambda: f"demo.replies.{uuid7()}")

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from broker.amqp.alarms import alarm_of_node
 from broker.amqp.pika_connection import parameters
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.errors import ConfigurationError, FluffleError, NodeError
 from broker.node.private_node import PrivateNode
 from broker.protocol.topology import SHARED
@@ -31,7 +31,7 @@ _RECORD_WITHIN = 5.0  # seconds; more do not help: the LLMs may have workers els
 _LOOK_EVERY = 5.0  # seconds between two looks at the private node
 
 
-class Workforce:
+class Stack:
     """All of it, until SIGINT or SIGTERM. The first of them lets the LLMs finish, the second stops them at once."""
 
     def __init__(self, configuration: Configuration, say: Callable[[str, str], None]) -> None:
@@ -147,7 +147,7 @@ class Workforce:
         url = await asyncio.to_thread(node.start)
         if alarm := await asyncio.to_thread(alarm_of_node, url, node.folder):
             self._say("up", alarm)
-        async with Link(url, name="fluffle up") as link:
+        async with RobustConnection(url, name="fluffle up") as link:
             await link.declare(SHARED)  # so that no LLM comes before what it connects to
         keeping = asyncio.create_task(self._keep(node))
         try:

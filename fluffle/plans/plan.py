@@ -34,7 +34,7 @@ from broker.errors import ConfigurationError, HelperFailed, HelperTimeout, Probl
 from broker.ids import uuid7
 from broker.protocol.messages import Submission
 from broker.protocol.primitives import MAX_BODY_BYTES, problems
-from broker.untrusted.process_pool import Helpers
+from broker.untrusted.process_pool import ProcessPool
 
 if TYPE_CHECKING:
     from fluffle.client.client import Client
@@ -232,7 +232,7 @@ async def planned(
         values = [to_jsonable_python(values or {}) for values in (given, defaults)]
     except PydanticSerializationError as error:
         raise ConfigurationError(f"{path}: a variable has no form in JSON: {_line(error)}") from error
-    helpers = Helpers(1, folder=os.getcwd())
+    helpers = ProcessPool(1, folder=os.getcwd())
     try:
         answer = await helpers.call("fluffle.plans.plan:fill_in", str(path), run, *values, seconds=SECONDS)
     except HelperTimeout as error:

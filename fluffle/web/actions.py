@@ -12,10 +12,10 @@ from nicegui.element import Element
 
 from broker.errors import FluffleError
 from fluffle.client.client import Client
-from fluffle.web.access.auth import Door, Visitor, session_cookie
-from fluffle.web.components import Part
-from fluffle.web.live import Books, Live, Paced, Told
-from fluffle.web.notifications import Notices
+from fluffle.web.access.auth import Authenticator, Visitor, session_cookie
+from fluffle.web.components import HtmlElement
+from fluffle.web.live import Live, Paced, Reader, Update
+from fluffle.web.notifications import Notifications
 
 T = TypeVar("T")
 
@@ -28,12 +28,12 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class WebContext:
     """What all pages share."""
 
     live: Live
-    door: Door
-    notices: Notices
+    door: Authenticator
+    notices: Notifications
     prefix: str = ""
 
     def url(self, path: str) -> str:
@@ -41,10 +41,10 @@ class Site:
         return self.prefix + path
 
 
-class Desk:
+class PageActions:
     """One open page of one visitor. It is made inside the function of the page."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: WebContext) -> None:
         self.site = site
         self.client = ui.context.client
         self.toasts: Element | None = None
@@ -54,7 +54,7 @@ class Desk:
         self.visitor = visitor
 
     @property
-    def books(self) -> Books:
+    def books(self) -> Reader:
         """What the coordinator knows, to read."""
         return self.site.live.books
 
@@ -95,13 +95,13 @@ class Desk:
         if self.toasts is None or self.client.is_deleted:
             return
         with self.toast(kind):
-            Part("a", text, href=link) if link else Part("span", text)
+            HtmlElement("a", text, href=link) if link else HtmlElement("span", text)
 
-    def toast(self, kind: str) -> Part:
+    def toast(self, kind: str) -> HtmlElement:
         """A place for something to tell, which goes away by itself."""
         assert self.toasts is not None, "the page has its frame"
         with self.toasts:
-            made = Part("div", None, "toast", data_kind=kind)
+            made = HtmlElement("div", None, "toast", data_kind=kind)
         asyncio.get_running_loop().call_later(TOAST_LASTS, _remove, made)
         return made
 
@@ -117,7 +117,7 @@ class Desk:
         about: Collection[str],
         *,
         every: float = 0.5,
-        fits: Callable[[Told], bool] = lambda told: True,
+        fits: Callable[[Update], bool] = lambda told: True,
     ) -> None:
         """Refresh now, and as long as the page is open after what is told about these and `fits`.
 
@@ -136,7 +136,7 @@ class Desk:
 
         paced = Paced(look, every)
 
-        def hear(told: Told) -> None:
+        def hear(told: Update) -> None:
             if told.what == "missed" or (told.about in about and fits(told)):
                 paced.nudge()
 
@@ -147,7 +147,7 @@ class Desk:
         self.client.on_connect(paced.nudge)
         self.keep(paced.run())
 
-    def hear(self, about: Collection[str], hear: Callable[[Told], None]) -> None:
+    def hear(self, about: Collection[str], hear: Callable[[Update], None]) -> None:
         """Call `hear` with what is told about these, as long as the page is open."""
         self.client.on_delete(self.site.live.listen(about, hear))
 

@@ -22,15 +22,15 @@ from broker.errors import ConfigurationError
 from broker.settings import Settings
 from broker.timestamps import now, to_datetime
 from fluffle.web.access import login
-from fluffle.web.access.auth import Door, Everybody, Keys, Passwords, Role, Tokens, kept_secret
+from fluffle.web.access.auth import Authenticator, Credentials, NoLogin, Passwords, Role, Tokens, kept_secret
 from fluffle.web.access.connections import BoundedBodies, FirstOfMany, uvicorn_settings
-from fluffle.web.access.middleware import VISITOR, Gate
+from fluffle.web.access.middleware import VISITOR, AccessMiddleware
 from fluffle.web.access.revocation import close_pages_of_strangers
 from fluffle.web.access.sessions import EndedSessions
-from fluffle.web.actions import Site
+from fluffle.web.actions import WebContext
 from fluffle.web.layout import RABBIT, STATIC, head
 from fluffle.web.live import Live
-from fluffle.web.notifications import Notices
+from fluffle.web.notifications import Notifications
 from fluffle.web.pages import chat, llms, questions, reports, submit, task, tasks
 from fluffle.web.pages import dead_letters as rejected
 
@@ -53,11 +53,11 @@ async def serve(settings: Settings, url: str, say: Callable[[str], None]) -> Non
     keys = _keys(settings, secret)
     listening = _listen(settings)
     prefix = (settings.web_prefix or "").rstrip("/")
-    door = Door(keys, secret=secret, ended=EndedSessions(settings.state_dir / "web.ended"))
+    door = Authenticator(keys, secret=secret, ended=EndedSessions(settings.state_dir / "web.ended"))
     async with Live(url) as live:
-        notices = Notices(lambda: to_datetime(now()))
+        notices = Notifications(lambda: to_datetime(now()))
         live.listen({"task"}, notices.hear)
-        server = _Server(uvicorn.Config(build(Site(live, door, notices, prefix)), log_config=None, **_UVICORN))
+        server = _Server(uvicorn.Config(build(WebContext(live, door, notices, prefix)), log_config=None, **_UVICORN))
         for noisy in ("asyncio", "uvicorn.error"):
             logging.getLogger(noisy).addFilter(FirstOfMany())
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -81,7 +81,7 @@ _UVICORN: dict[str, Any] = {
 }
 
 
-def build(site: Site) -> GZipMiddleware:
+def build(site: WebContext) -> GZipMiddleware:
     """The application with all pages. NiceGUI knows one per process."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=STATIC))
@@ -105,7 +105,7 @@ def build(site: Site) -> GZipMiddleware:
         show_welcome_message=False,
     )
     core.sio.eio.cors_allowed_origins = []  # NiceGUI allows every origin; the gate allows ours
-    return GZipMiddleware(BoundedBodies(Gate(app, site.door, prefix=site.prefix)))
+    return GZipMiddleware(BoundedBodies(AccessMiddleware(app, site.door, prefix=site.prefix)))
 
 
 def _keep_sessions_apart() -> None:
@@ -170,7 +170,7 @@ def _secret(settings: Settings) -> str:
     return kept_secret(settings.state_dir / "web.token")
 
 
-def _keys(settings: Settings, secret: str) -> Keys:
+def _keys(settings: Settings, secret: str) -> Credentials:
     if settings.web_password_file is not None:
         return Passwords(settings.web_password_file)
     if settings.web_login:
@@ -180,7 +180,7 @@ def _keys(settings: Settings, secret: str) -> Keys:
             f"without a login the page is for this computer alone, and not for {settings.web_host}: "
             "leave the login on, or listen at 127.0.0.1"
         )
-    return Everybody()
+    return NoLogin()
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -197,7 +197,7 @@ def _listen(settings: Settings) -> socket.socket:
         ) from error
 
 
-def _introduce(say: Callable[[str], None], base: str, keys: Keys) -> None:
+def _introduce(say: Callable[[str], None], base: str, keys: Credentials) -> None:
     say(f"web: ready at {base}/")
     if isinstance(keys, Tokens):
         for role, purpose in ((Role.OPERATOR, "to work"), (Role.VIEWER, "to look")):

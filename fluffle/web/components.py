@@ -28,7 +28,7 @@ _STROKES = {
 }
 
 
-class Part(TextElement):
+class HtmlElement(TextElement):
     """An HTML element with text. `props` are its attributes; `_` stands for `-`, a trailing `_` for nothing."""
 
     def __init__(self, tag: str, text: str | None = None, classes: str = "", **props: Any) -> None:
@@ -85,44 +85,44 @@ def rendered(html: str, classes: str = "") -> ui.html:
     return ui.html(html, sanitize=False).classes(classes)
 
 
-def button(text: str, on_click: Callable[[], Any], classes: str = "", **props: Any) -> Part:
+def button(text: str, on_click: Callable[[], Any], classes: str = "", **props: Any) -> HtmlElement:
     """A button."""
-    made = Part("button", text, f"button {classes}", type="button", **props)
+    made = HtmlElement("button", text, f"button {classes}", type="button", **props)
     made.on("click", lambda _: on_click(), args=[])
     return made
 
 
-def status(value: str, words: str | None = None) -> Part:
+def status(value: str, words: str | None = None) -> HtmlElement:
     """The state of a task or an LLM, as a dot in its colour and a word."""
-    return Part("span", words or value.replace("_", " "), "status", data_status=value)
+    return HtmlElement("span", words or value.replace("_", " "), "status", data_status=value)
 
 
-def ago(at: datetime | None) -> Part:
+def ago(at: datetime | None) -> HtmlElement:
     """How long ago a moment was or when it will be; the browser counts on."""
-    return Part("time", None, "ago", datetime=at.isoformat() if at else None)
+    return HtmlElement("time", None, "ago", datetime=at.isoformat() if at else None)
 
 
 def options(values: Iterable[tuple[str, str]], chosen: str = "") -> None:
     """The options of a select: value and text."""
     for value, text in values:
-        Part("option", text or " ", value=value, selected=value == chosen)
+        HtmlElement("option", text or " ", value=value, selected=value == chosen)
 
 
-def field(label: str, tag: str = "input", *, classes: str = "", **props: Any) -> Part:
+def field(label: str, tag: str = "input", *, classes: str = "", **props: Any) -> HtmlElement:
     """An entry of a form with its label; returns the entry."""
-    with Part("label", None, f"field {classes}"):
-        Part("span", label)
-        return Part(tag, None, **props)
+    with HtmlElement("label", None, f"field {classes}"):
+        HtmlElement("span", label)
+        return HtmlElement(tag, None, **props)
 
 
-def form(on_submit: Callable[[Pairs], Any], classes: str = "", **props: Any) -> Part:
+def form(on_submit: Callable[[Pairs], Any], classes: str = "", **props: Any) -> HtmlElement:
     """A form that hands over what it holds."""
-    made = Part("form", None, classes, **props)
+    made = HtmlElement("form", None, classes, **props)
     made.on("submit", lambda event: on_submit(pairs(event)), js_handler=_EMIT_FORM)
     return made
 
 
-def on_entry(made: Part, handle: Callable[[Pairs], Any], pause: float) -> None:
+def on_entry(made: HtmlElement, handle: Callable[[Pairs], Any], pause: float) -> None:
     """Hand over what a form holds while it is filled in, `pause` seconds after the last entry at the latest."""
     made.on(
         "input",
@@ -135,11 +135,11 @@ def on_entry(made: Part, handle: Callable[[Pairs], Any], pause: float) -> None:
 
 def empty(title: str, advice: str, *, link: tuple[str, str] | None = None) -> None:
     """Says that there is nothing, and what to do next; `link` is its text and where it goes."""
-    with Part("div", None, "empty"):
-        Part("strong", title)
-        Part("p", advice)
+    with HtmlElement("div", None, "empty"):
+        HtmlElement("strong", title)
+        HtmlElement("p", advice)
         if link:
-            Part("a", link[0], "button primary", href=link[1])
+            HtmlElement("a", link[0], "button primary", href=link[1])
 
 
 def pairs(event: GenericEventArguments) -> Pairs:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from nicegui import ui
 
-from fluffle.web.actions import Desk
-from fluffle.web.components import Part, ago, icon
-from fluffle.web.live import Told
-from fluffle.web.notifications import Notice
+from fluffle.web.actions import PageActions
+from fluffle.web.components import HtmlElement, ago, icon
+from fluffle.web.live import Update
+from fluffle.web.notifications import Notification
 
 STATIC = Path(__file__).parent / "static"
 PAGES = (
@@ -45,62 +45,64 @@ def head(prefix: str) -> str:
 
 
 @contextmanager
-def frame(desk: Desk, current: str, title: str) -> Iterator[Part]:
+def frame(desk: PageActions, current: str, title: str) -> Iterator[HtmlElement]:
     """The frame, with the content of the page inside. Yields the place for what can be done, beside the title."""
     ui.page_title(f"{title} · Fluffle")
     layout = desk.client.content.parent_slot
     assert layout is not None
     layout.parent.props["role"] = "none"  # it would be a `main` around the navigation
-    Part("a", "Skip to content", "skip", href="#content")
-    with Part("div", None, "shell"):
+    HtmlElement("a", "Skip to content", "skip", href="#content")
+    with HtmlElement("div", None, "shell"):
         _navigation(desk, current)
-        with Part("main", None, "main", id="content", tabindex="-1"):
+        with HtmlElement("main", None, "main", id="content", tabindex="-1"):
             _banner(desk)
-            with Part("header", None, "head"):
-                Part("h1", title)
-                actions = Part("div", None, "actions")
+            with HtmlElement("header", None, "head"):
+                HtmlElement("h1", title)
+                actions = HtmlElement("div", None, "actions")
             yield actions
-    desk.toasts = Part("div", None, "toasts", role="status", aria_live="polite")
+    desk.toasts = HtmlElement("div", None, "toasts", role="status", aria_live="polite")
 
 
-def _navigation(desk: Desk, current: str) -> None:
-    with Part("nav", None, "nav", aria_label="Pages"):
-        with Part("a", None, "brand", href=desk.url("/")):
+def _navigation(desk: PageActions, current: str) -> None:
+    with HtmlElement("nav", None, "nav", aria_label="Pages"):
+        with HtmlElement("a", None, "brand", href=desk.url("/")):
             ui.html(RABBIT, sanitize=False, tag="span")
-            Part("span", "Fluffle")
+            HtmlElement("span", "Fluffle")
         for name, label, path in PAGES:
             marked = "page" if name == current else None
-            with Part("a", None, "nav-item", href=desk.url(path), aria_current=marked, data_page=name):
+            with HtmlElement("a", None, "nav-item", href=desk.url(path), aria_current=marked, data_page=name):
                 icon(name)
-                Part("span", label)
-        Part("div", None, "nav-space")
+                HtmlElement("span", label)
+        HtmlElement("div", None, "nav-space")
         _bell(desk)
-        switch = Part("button", None, "nav-item", type="button", aria_label="Light or dark", title="Light or dark")
+        switch = HtmlElement(
+            "button", None, "nav-item", type="button", aria_label="Light or dark", title="Light or dark"
+        )
         switch.on("click", js_handler="() => fluffle.switchTheme()")
         with switch:
             icon("theme")
-            Part("span", "Light or dark", "nav-label")
+            HtmlElement("span", "Light or dark", "nav-label")
         if not desk.site.door.is_open:
             _leave(desk)
 
 
-def _leave(desk: Desk) -> None:
+def _leave(desk: PageActions) -> None:
     """Who is logged in, and the way out: a form, as a link must change nothing."""
     with (
-        Part("form", None, "leave", method="post", action=desk.url("/logout")),
-        Part("button", None, "nav-item", title=f"Log out {desk.visitor.name}", aria_label="Log out"),
+        HtmlElement("form", None, "leave", method="post", action=desk.url("/logout")),
+        HtmlElement("button", None, "nav-item", title=f"Log out {desk.visitor.name}", aria_label="Log out"),
     ):
         icon("leave")
-        Part("span", desk.visitor.name, "nav-label")
+        HtmlElement("span", desk.visitor.name, "nav-label")
         if not desk.visitor.may_change and desk.visitor.name != "viewer":
-            Part("small", "viewer")
+            HtmlElement("small", "viewer")
 
 
-def _banner(desk: Desk) -> None:
+def _banner(desk: PageActions) -> None:
     """Says that the coordinator or RabbitMQ is away, as long as it is."""
-    banner = Part("div", None, "banner", role="alert")
+    banner = HtmlElement("div", None, "banner", role="alert")
 
-    def show(_: Told | None = None) -> None:
+    def show(_: Update | None = None) -> None:
         trouble = desk.site.live.trouble
         banner.set_text(_AWAY.get(trouble, trouble) if trouble else "")
         banner.classes(add="shown" if trouble else "", remove="" if trouble else "shown")
@@ -109,31 +111,35 @@ def _banner(desk: Desk) -> None:
     desk.hear({"state"}, show)
 
 
-def _bell(desk: Desk) -> None:
+def _bell(desk: PageActions) -> None:
     """The notices: how many came since the page was opened, a list of the latest, and each new one for a moment."""
     notices, session = desk.site.notices, desk.visitor.session
-    with Part("button", None, "nav-item bell", type="button", popovertarget="notices", aria_label="Notices") as bell:
+    with HtmlElement(
+        "button", None, "nav-item bell", type="button", popovertarget="notices", aria_label="Notices"
+    ) as bell:
         icon("bell")
-        Part("span", "Notices", "nav-label")
-        count = Part("span", None, "count")
-    panel = Part("div", None, "notices", id="notices", popover="auto")
+        HtmlElement("span", "Notices", "nav-label")
+        count = HtmlElement("span", None, "count")
+    panel = HtmlElement("div", None, "notices", id="notices", popover="auto")
     fresh: set[int] = set()
-    shown: dict[int, Part] = {}
+    shown: dict[int, HtmlElement] = {}
 
     def fill() -> None:
         panel.clear()
         with panel:
-            Part("h2", "Notices")
+            HtmlElement("h2", "Notices")
             mine = [notice for notice in notices.latest if notice.is_for(session)]
             for notice in mine:
-                with Part("a", None, "notice", href=_target(desk, notice), data_kind=notice.kind):
-                    Part("strong", notice.title)
-                    Part("span", notice.description)
+                with HtmlElement("a", None, "notice", href=_target(desk, notice), data_kind=notice.kind):
+                    HtmlElement("strong", notice.title)
+                    HtmlElement("span", notice.description)
                     ago(notice.at)
             if not mine:
-                Part("p", "Nothing yet. Tasks that fail or are overdue are told here, and yours when they are done.")
+                HtmlElement(
+                    "p", "Nothing yet. Tasks that fail or are overdue are told here, and yours when they are done."
+                )
 
-    def told(notice: Notice) -> None:
+    def told(notice: Notification) -> None:
         if not notice.is_for(session) or desk.toasts is None:
             return
         fresh.add(notice.number)
@@ -145,9 +151,9 @@ def _bell(desk: Desk) -> None:
             shown.clear()
             shown[notice.number] = toast
         toast.clear()
-        with toast, Part("a", None, href=_target(desk, notice)):
-            Part("strong", notice.title)
-            Part("span", notice.description)
+        with toast, HtmlElement("a", None, href=_target(desk, notice)):
+            HtmlElement("strong", notice.title)
+            HtmlElement("span", notice.description)
 
     def seen() -> None:
         fresh.clear()
@@ -159,7 +165,7 @@ def _bell(desk: Desk) -> None:
     desk.client.on_delete(lambda: notices.listeners.discard(told))
 
 
-def _target(desk: Desk, notice: Notice) -> str:
+def _target(desk: PageActions, notice: Notification) -> str:
     if notice.count == 1:
         return desk.task_url(notice.task_id)
     return desk.url("/" if notice.kind == "overdue" else f"/?status={notice.kind.replace('finished', 'completed')}")

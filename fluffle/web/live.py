@@ -19,8 +19,8 @@ from broker.protocol.topology import EVENTS, Binding
 from broker.protocol.views import ConversationView, LLMView, MessageView, Placement, ReportView, TaskPage, TaskView
 from fluffle.client.chat import is_identity_required
 from fluffle.client.client import Client
-from fluffle.client.events import PROGRESS, Missed, sender, subscription
-from fluffle.client.kwargs import Fields, ReportFields
+from fluffle.client.events import PROGRESS, Gap, sender, subscription
+from fluffle.client.kwargs import ReportFields, TaskFields
 
 ANSWER_TIMEOUT = 10.0  # seconds: somebody is waiting
 
@@ -33,7 +33,7 @@ UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
 _log = logging.getLogger(__name__)
 
 
-class Books(Protocol):
+class Reader(Protocol):
     """The part of the client that only reads."""
 
     async def task(self, task_id: str) -> TaskView: ...
@@ -50,7 +50,7 @@ class Books(Protocol):
         limit: int = 50,
         before: int | None = None,
     ) -> TaskPage: ...
-    async def placement(self, description: str, /, **fields: Unpack[Fields]) -> Placement: ...
+    async def placement(self, description: str, /, **fields: Unpack[TaskFields]) -> Placement: ...
     def messages(
         self, *, conversation_id: str | None = None, limit: int | None = None
     ) -> AsyncIterator[MessageView]: ...
@@ -59,7 +59,7 @@ class Books(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Update:
     """Something that was told: `about` is what, and `what` the rest of its kind.
 
     `task`, `llm` and `message` are events; `progress` is text of a task, `writing` of the answer to a message, and
@@ -74,7 +74,7 @@ class Told:
     data: Any = None
 
 
-Hear = Callable[[Told], None]
+Hear = Callable[[Update], None]
 
 
 @dataclass(eq=False, slots=True)
@@ -116,7 +116,7 @@ class Live:
     # -- what pages use --------------------------------------------------------------------------------------------
 
     @property
-    def books(self) -> Books:
+    def books(self) -> Reader:
         """The client, to read with."""
         return self._client
 
@@ -140,8 +140,8 @@ class Live:
     async def _hear(self, arrivals: "asyncio.Queue[Any]") -> None:
         while True:
             arrival = await arrivals.get()
-            if isinstance(arrival, Missed):
-                self._tell(Told("state", "missed"))
+            if isinstance(arrival, Gap):
+                self._tell(Update("state", "missed"))
                 continue
             arrival.ack()
             try:
@@ -151,7 +151,7 @@ class Live:
             else:
                 self._tell(told)
 
-    def _tell(self, told: Told) -> None:
+    def _tell(self, told: Update) -> None:
         for listener in list(self._listeners):
             if told.about in listener.about:
                 listener.hear(told)
@@ -178,18 +178,18 @@ class Live:
         changed = llms != self.llms or trouble != self.trouble
         self.llms, self.trouble = llms, trouble
         if changed:
-            self._tell(Told("state", "missed" if back else "looked"))
+            self._tell(Update("state", "missed" if back else "looked"))
 
 
-def read(exchange: str, routing_key: str, body: bytes) -> Told:
+def read(exchange: str, routing_key: str, body: bytes) -> Update:
     """What a message of the subscription tells. Another one raises one of UNREADABLE."""
     content = from_json(body)
     if exchange != EVENTS:
         about, key = ("writing", "message_id") if "message_id" in content else ("progress", "task_id")
-        return Told(about, sender(routing_key), str(content[key]), data=content)
+        return Update(about, sender(routing_key), str(content[key]), data=content)
     about, _, rest = routing_key.partition(".")
     subject = str(content.get("subject") or "")
-    return Told(about, rest.partition(".")[0], subject, str(content.get("id") or ""), content.get("data"))
+    return Update(about, rest.partition(".")[0], subject, str(content.get("id") or ""), content.get("data"))
 
 
 class Paced:

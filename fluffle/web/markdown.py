@@ -16,7 +16,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 
 from broker.errors import HelperError
-from broker.untrusted.process_pool import Helpers
+from broker.untrusted.process_pool import ProcessPool
 
 LONGEST = 200_000  # characters that are shown; the rest is in `fluffle task show`
 LONGEST_MARKDOWN = 20_000  # characters that are rendered; the rest is shown as it is
@@ -42,7 +42,7 @@ def _image_as_link(self: RendererHTML, tokens: list[Token], index: int, options:
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 _MARKDOWN.add_render_rule("image", _image_as_link)
 
-_helpers = Helpers()
+_helpers = ProcessPool()
 _rendered: dict[bytes, str] = {}  # by the digest of the text, the oldest first
 _rendering: dict[bytes, asyncio.Task[None]] = {}
 

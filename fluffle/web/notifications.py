@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from fluffle.web.live import Told
+from fluffle.web.live import Update
 
 KEPT = 50  # notices
 _TOGETHER = timedelta(seconds=10)  # between two tasks of one notice
@@ -18,7 +18,7 @@ _WORDS = {"failed": "failed", "overdue": "overdue", "completed": "finished"}
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class Notification:
     """That `count` tasks have failed, are overdue or have finished; the latest is told by its id and description.
 
     `mine` are the logins whose tasks they are: others are not told that they have finished.
@@ -45,12 +45,12 @@ class Notice:
 
 
 @dataclass(slots=True)
-class Notices:
+class Notifications:
     """The latest notices, newest first, and who is told of new ones."""
 
     clock: Callable[[], datetime]
-    latest: deque[Notice] = field(default_factory=lambda: deque(maxlen=KEPT))
-    listeners: set[Callable[[Notice], None]] = field(default_factory=set)
+    latest: deque[Notification] = field(default_factory=lambda: deque(maxlen=KEPT))
+    listeners: set[Callable[[Notification], None]] = field(default_factory=set)
     _seen: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _owners: OrderedDict[str, str] = field(default_factory=OrderedDict)
     _number: int = 0
@@ -60,7 +60,7 @@ class Notices:
         self._owners[task_id] = session
         _bound(self._owners)
 
-    def hear(self, told: Told) -> None:
+    def hear(self, told: Update) -> None:
         """An event of a task."""
         kind = _WORDS.get(told.what)
         if kind is None or told.about != "task" or told.event_id in self._seen:
@@ -74,7 +74,7 @@ class Notices:
         for listener in list(self.listeners):
             listener(notice)
 
-    def _with(self, kind: str, task_id: str, data: Any, owner: str | None) -> Notice:
+    def _with(self, kind: str, task_id: str, data: Any, owner: str | None) -> Notification:
         now = self.clock()
         description = str(data.get("description", "")) if isinstance(data, dict) else ""
         mine = frozenset([owner] if owner else [])
@@ -85,7 +85,7 @@ class Notices:
                 break
         else:
             self._number += 1
-            merged = Notice(self._number, kind, 1, task_id, description, now, mine)
+            merged = Notification(self._number, kind, 1, task_id, description, now, mine)
         self.latest.appendleft(merged)
         return merged
 

@@ -112,14 +112,16 @@ def test_every_optional_field_of_a_task_may_be_null(client: Amqp, name: str) -> 
     ] * 2
 
 
-@pytest.mark.parametrize("kind", [messages.Retry, messages.Assign, messages.Manage, messages.Cancel, messages.Update])
+@pytest.mark.parametrize(
+    "kind", [messages.Retry, messages.AssignTask, messages.ManageLLM, messages.Cancel, messages.Update]
+)
 def test_every_optional_field_of_a_request_may_be_null(client: Amqp, kind: type[Any]) -> None:
     """Null takes something away there, or is as good as nothing; only what a task must have cannot be taken away."""
     for name in optional(kind):
         task_id = submitted(client, TASK | {"assignee": "nora", "not_before": "2099-01-01T00:00:00Z"})["id"]
         if kind is messages.Retry:
             client.publish(TASKS, "cancel", {"id": task_id})
-        about = {"llm": "nora"} if kind is messages.Manage else {"id": task_id}
+        about = {"llm": "nora"} if kind is messages.ManageLLM else {"id": task_id}
         client.take_all(ANSWERS)
         client.publish(TASKS, kind.routing_key, {**about, name: None}, reply_to=ANSWERS)
         if kind is messages.Update and name != "due":
@@ -155,9 +157,9 @@ def is_online(client: Amqp, llm: str) -> bool:
 NULLS = [
     *[("claim", {name: None}) for name in optional(messages.Claim)],
     *[("progress", {name: None}) for name in optional(messages.Progress)],
-    *[("wait", {name: None}) for name in optional(messages.Wait)],
+    *[("wait", {name: None}) for name in optional(messages.WaitReport)],
     *[("wait", {"question": {**QUESTION, name: None}}) for name in optional(messages.Question)],
-    *[("resume", {name: None}) for name in optional(messages.Resume)],
+    *[("resume", {name: None}) for name in optional(messages.ResumeReport)],
     *[("result", {**COMPLETED, name: None}) for name in optional(messages.Result)],
     *[("result", {**FAILED, "error": {**FAILED["error"], name: None}}) for name in optional(messages.Failure)],
     *[("result", {**COMPLETED, "usage": {name: None}}) for name in optional(messages.Usage)],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.amqp.pika_connection import Outgoing
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from tests.support.amqp import Amqp
 from tests.support.foreign_llm import ForeignLLMs
 from tests.support.processes import Process, until
@@ -82,7 +82,7 @@ def test_a_flood_of_bad_messages_is_a_few_lines(coordinator: Process, site: Site
 
 
 async def _flood(url: str, count: int) -> None:
-    async with Link(url, name="test") as link:
+    async with RobustConnection(url, name="test") as link:
         bad = Outgoing("fluffle.tasks", "submit", b"no JSON")
         await asyncio.gather(*(link.publish_soon(bad) for _ in range(count)))
 

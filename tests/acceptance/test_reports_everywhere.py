@@ -25,7 +25,7 @@ from broker.protocol.report_catalog import DIMENSIONS, METRICS, Of
 from broker.protocol.views import ReportView
 from broker.settings import Settings
 from broker.timestamps import Instant
-from coordinator.queries.handlers import Queries
+from coordinator.queries.handlers import QueryHandlers
 from coordinator.service import Coordinator
 from coordinator.storage.engine import open_engine
 from coordinator.storage.schema import metadata
@@ -152,7 +152,7 @@ class Everywhere:
         """What the client gets, which is what SQL says."""
         moments = {name: datetime.fromisoformat(query[name]) for name in ("since", "until") if name in query}
         view = self._client.report(**{**query, **moments})
-        answering = Queries(self._reader, clock=lambda: self.now, policy="earliest-finish", lease=LEAD)
+        answering = QueryHandlers(self._reader, clock=lambda: self.now, policy="earliest-finish", lease=LEAD)
         _, body = answering.answer("report", json.dumps(query).encode())
         assert view == ReportView.model_validate_json(body), query
         return view

@@ -19,12 +19,12 @@ from broker.protocol.primitives import MAX_BODY_BYTES
 from broker.protocol.topology import EVENTS, MESSAGES, REJECTED, STATUS, TASKS, WORK
 from broker.timestamps import Instant, seconds
 from coordinator import batch as bookkeeper
-from coordinator.batch import Bookkeeper, Post
+from coordinator.batch import BatchProcessor, OutgoingBatch
 from coordinator.inbound import decoder as intake
-from coordinator.inbound.output_validation import Unchecked
+from coordinator.inbound.output_validation import UncheckedAnswer
 from coordinator.storage.leader_lease import Watch
 from coordinator.storage.store import Store
-from coordinator.telemetry.counters import Tally
+from coordinator.telemetry.counters import Counters
 from tests.support.batches import LEASE, Desk, delivery
 from tests.support.core_driver import T0
 from tests.support.stored_tasks import LEAD, a_task, stored
@@ -192,7 +192,7 @@ def test_no_standby_takes_over_while_a_long_row_of_tasks_fails(desk: Desk, engin
 
     row = [submit(f"t{n}", depends_on=[f"t{n - 1}"]) for n in range(1, 100)]
     desk.process(submit("t0"), *row)
-    desk.books = Bookkeeper(desk.store, clock=now, lease=seconds(LEASE), lead=LEAD, max_body=1_000_000)
+    desk.books = BatchProcessor(desk.store, clock=now, lease=seconds(LEASE), lead=LEAD, max_body=1_000_000)
     desk.books.rebuild()
     desk.process(delivery(TASKS, "cancel", {"id": "t0"}))
     assert desk.at * 1_000_000 > LEAD
@@ -652,11 +652,11 @@ def here(delivery: Delivery) -> Delivery:
 
 
 @contextmanager
-def being_checked(desk: Desk, post: Post) -> Iterator[None]:
+def being_checked(desk: Desk, post: OutgoingBatch) -> Iterator[None]:
     """What is set aside is being checked until the end of the block; then it has gone with its channel."""
     answers = desk.books._answers
     for it in post.aside:
-        assert isinstance(it, Unchecked)
+        assert isinstance(it, UncheckedAnswer)
         answers._open[it.delivery] = it.about
     yield
     answers._open.clear()
@@ -710,7 +710,7 @@ def test_only_an_answer_that_would_count_is_checked(desk: Desk, late: Callable[[
     desk.process(hello(), submit("a", output_schema=DIGITS))
     desk.process(claim("a"))
     aside = desk.commit(here(late())).aside
-    assert [it.about.task_id for it in aside if isinstance(it, Unchecked)] == wants
+    assert [it.about.task_id for it in aside if isinstance(it, UncheckedAnswer)] == wants
 
 
 def test_what_is_counted_for_show_does_not_keep_a_result_from_being_recorded(
@@ -756,8 +756,10 @@ def test_a_message_without_an_id_and_without_a_mailbox_is_recorded_once(
 
 
 def test_what_is_ignored_in_a_report_is_counted_and_logged_and_the_rest_counts(store: Store) -> None:
-    tally = Tally()
-    books = Bookkeeper(store, clock=lambda: T0, lease=seconds(LEASE), lead=LEAD, max_body=MAX_BODY_BYTES, tally=tally)
+    tally = Counters()
+    books = BatchProcessor(
+        store, clock=lambda: T0, lease=seconds(LEASE), lead=LEAD, max_body=MAX_BODY_BYTES, tally=tally
+    )
     books.rebuild()
     report = {"name": "atlas", "instance": "i1", "model": "x" * 500, "pid": 7, "tasks": None}
     with capture_logs() as logs:

@@ -11,7 +11,7 @@ from broker.protocol.report_catalog import PREDEFINED
 from broker.protocol.topology import STATUS, TASKS
 from broker.timestamps import to_iso
 from coordinator import batch as bookkeeper
-from coordinator.queries.handlers import Queries
+from coordinator.queries.handlers import QueryHandlers
 from coordinator.queries.reports import closing
 from coordinator.storage.schema import durations, periods, task_sums
 from coordinator.storage.store import Store
@@ -54,7 +54,7 @@ def closed(engine: Engine) -> list[tuple[float, float]]:
 
 def told(desk: Desk, **span: Any) -> list[Any]:
     """Every predefined report."""
-    queries = Queries(desk.store.engine, clock=desk.now, policy="earliest-finish", lease=int(LEASE))
+    queries = QueryHandlers(desk.store.engine, clock=desk.now, policy="earliest-finish", lease=int(LEASE))
     answers = [queries.answer("report", json.dumps({"name": name, **span}).encode()) for name in PREDEFINED]
     return [json.loads(body) | {"generated_at": None} for kind, body in answers if kind == "query.answer"]
 

@@ -7,19 +7,19 @@ from pydantic_core import from_json
 from sqlalchemy import Engine, delete, func, select
 
 from broker.protocol.chat import Message, new_message
-from broker.protocol.primitives import Wire
+from broker.protocol.primitives import WireModel
 from broker.protocol.views import ConversationPage, ConversationsQuery, MessagePage, MessagesQuery
 from broker.timestamps import Instant, Micros
-from coordinator.core.state import Changes
-from coordinator.queries.handlers import Queries
+from coordinator.core.state import StateChanges
+from coordinator.queries.handlers import QueryHandlers
 from coordinator.storage import schema
 from coordinator.storage.store import Store
 from tests.support.stored_tasks import NOW, commit
 
 
 @pytest.fixture
-def queries(engine: Engine) -> Queries:
-    return Queries(engine, clock=lambda: NOW, policy="earliest-finish", lease=Micros(1))
+def queries(engine: Engine) -> QueryHandlers:
+    return QueryHandlers(engine, clock=lambda: NOW, policy="earliest-finish", lease=Micros(1))
 
 
 def said(number: int, sender: str = "user.ana", receiver: str = "llm.ada", **fields: Any) -> Message:
@@ -29,21 +29,21 @@ def said(number: int, sender: str = "user.ana", receiver: str = "llm.ada", **fie
 
 def keep(store: Store, *messages: Message, undelivered: tuple[str, ...] = ()) -> None:
     came = {message.id: (message, Instant(NOW + at)) for at, message in enumerate(messages)}
-    commit(store, Changes(messages=came, undelivered=list(undelivered)))
+    commit(store, StateChanges(messages=came, undelivered=list(undelivered)))
 
 
-def asked(queries: Queries, query: MessagesQuery | ConversationsQuery) -> tuple[str, Any]:
+def asked(queries: QueryHandlers, query: MessagesQuery | ConversationsQuery) -> tuple[str, Any]:
     kind, body = queries.answer(query.routing_key, query.encode())
     return kind, from_json(body)
 
 
-def ids(queries: Queries, **filters: Any) -> list[str]:
+def ids(queries: QueryHandlers, **filters: Any) -> list[str]:
     kind, page = asked(queries, MessagesQuery(**filters))
     assert kind == "query.answer"
     return [view.id for view in MessagePage.model_validate(page).messages]
 
 
-def test_a_message_comes_back_as_it_was_sent(store: Store, queries: Queries) -> None:
+def test_a_message_comes_back_as_it_was_sent(store: Store, queries: QueryHandlers) -> None:
     message = said(1, content="NUL-free 日本 🐇 'quoted' %s ?", metadata={"a": [1, None, "\0"]}, in_reply_to="m0")
     keep(store, message)
     _, page = asked(queries, MessagesQuery())
@@ -52,7 +52,7 @@ def test_a_message_comes_back_as_it_was_sent(store: Store, queries: Queries) -> 
     assert view.delivered
 
 
-def test_a_message_that_comes_again_changes_nothing(store: Store, queries: Queries, engine: Engine) -> None:
+def test_a_message_that_comes_again_changes_nothing(store: Store, queries: QueryHandlers, engine: Engine) -> None:
     keep(store, said(1))
     keep(store, said(1, content="another"), said(2))
     with engine.begin() as connection:
@@ -63,7 +63,7 @@ def test_a_message_that_comes_again_changes_nothing(store: Store, queries: Queri
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_an_answer_stands_behind_its_question_whichever_came_first(
-    store: Store, queries: Queries, at_once: bool
+    store: Store, queries: QueryHandlers, at_once: bool
 ) -> None:
     question, answer = (
         said(1, conversation_id="m1"),
@@ -71,14 +71,14 @@ def test_an_answer_stands_behind_its_question_whichever_came_first(
     )
     keep(store, said(0), *([] if at_once else [answer]))
     came = {message.id: (message, NOW) for message in ([answer, question] if at_once else [question])}
-    commit(store, Changes(messages=came, overtaken={"m1": ["m2", "unknown"]}))
+    commit(store, StateChanges(messages=came, overtaken={"m1": ["m2", "unknown"]}))
     keep(store, said(3))
     assert ids(queries) == ["m3", "m2", "m1", "m0"]
     _, page = asked(queries, MessagesQuery(in_reply_to="m1"))
     assert MessagePage.model_validate(page).messages[0].model_dump(exclude={"delivered"}) == answer.model_dump()
 
 
-def test_a_chain_of_answers_stands_in_its_order_however_it_came(store: Store, queries: Queries) -> None:
+def test_a_chain_of_answers_stands_in_its_order_however_it_came(store: Store, queries: QueryHandlers) -> None:
     chain = [said(n, in_reply_to=f"m{n - 1}" if n else None, conversation_id="talk") for n in range(4)]
     answers = {f"m{n}": [f"m{n + 1}"] for n in range(3)}
     other = said(9, conversation_id="another")
@@ -89,7 +89,8 @@ def test_a_chain_of_answers_stands_in_its_order_however_it_came(store: Store, qu
             came |= messages.keys()
             overtaken = {id_: [it for it in answers.get(id_, ()) if it in came] for id_ in messages}
             commit(
-                store, Changes(messages=messages, overtaken={id_: early for id_, early in overtaken.items() if early})
+                store,
+                StateChanges(messages=messages, overtaken={id_: early for id_, early in overtaken.items() if early}),
             )
             keep(store, other)
         assert ids(queries, conversation_id="talk") == ["m3", "m2", "m1", "m0"], batches
@@ -97,19 +98,19 @@ def test_a_chain_of_answers_stands_in_its_order_however_it_came(store: Store, qu
             connection.execute(delete(schema.messages))
 
 
-def test_an_answer_that_stands_behind_its_question_stays_there(store: Store, queries: Queries) -> None:
+def test_an_answer_that_stands_behind_its_question_stays_there(store: Store, queries: QueryHandlers) -> None:
     keep(store, said(1), said(2, in_reply_to="m1"), said(3))
-    commit(store, Changes(messages={"m1": (said(1), NOW)}, overtaken={"m1": ["m2"]}))
+    commit(store, StateChanges(messages={"m1": (said(1), NOW)}, overtaken={"m1": ["m2"]}))
     assert ids(queries) == ["m3", "m2", "m1"]
 
 
-def test_a_message_that_was_not_delivered_is_marked_so(store: Store, queries: Queries) -> None:
+def test_a_message_that_was_not_delivered_is_marked_so(store: Store, queries: QueryHandlers) -> None:
     keep(store, said(1), said(2), undelivered=("m1",))
     _, page = asked(queries, MessagesQuery())
     assert [(view["id"], view["delivered"]) for view in page["messages"]] == [("m2", True), ("m1", False)]
 
 
-def test_messages_are_found_by_conversation_participant_text_and_question(store: Store, queries: Queries) -> None:
+def test_messages_are_found_by_conversation_participant_text_and_question(store: Store, queries: QueryHandlers) -> None:
     keep(
         store,
         said(1, content="What does RAFT do?"),
@@ -129,7 +130,7 @@ def test_messages_are_found_by_conversation_participant_text_and_question(store:
     assert ids(queries, participant="user.ana", text="agrees") == ["m2"]
 
 
-def test_messages_are_paged_without_gaps_or_repetitions(store: Store, queries: Queries) -> None:
+def test_messages_are_paged_without_gaps_or_repetitions(store: Store, queries: QueryHandlers) -> None:
     keep(store, *(said(number) for number in range(7)))
     seen: list[str] = []
     before = None
@@ -141,7 +142,9 @@ def test_messages_are_paged_without_gaps_or_repetitions(store: Store, queries: Q
     assert seen == [f"m{number}" for number in reversed(range(7))]
 
 
-def test_conversations_come_with_their_last_message_and_how_many_they_have(store: Store, queries: Queries) -> None:
+def test_conversations_come_with_their_last_message_and_how_many_they_have(
+    store: Store, queries: QueryHandlers
+) -> None:
     keep(
         store,
         said(1),
@@ -160,7 +163,7 @@ def test_conversations_come_with_their_last_message_and_how_many_they_have(store
 
 
 @pytest.mark.parametrize("query", [MessagesQuery(text="a\0"), MessagesQuery(before=2**53), ConversationsQuery()])
-def test_an_odd_query_is_answered_all_the_same(queries: Queries, query: Wire) -> None:
+def test_an_odd_query_is_answered_all_the_same(queries: QueryHandlers, query: WireModel) -> None:
     assert isinstance(query, MessagesQuery | ConversationsQuery)
     kind, _ = asked(queries, query)
     assert kind == ("query.rejected" if "\0" in (getattr(query, "text", None) or "") else "query.answer")

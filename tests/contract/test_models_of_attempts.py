@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from broker.protocol.topology import STATUS, TASKS, control_address
 from coordinator import batch as bookkeeper
-from coordinator.queries.handlers import Queries
+from coordinator.queries.handlers import QueryHandlers
 from coordinator.queries.reports import closing
 from coordinator.storage.schema import attempts
 from coordinator.storage.store import Store
@@ -42,7 +42,7 @@ def submit(desk: Desk, *ids: str) -> None:
 
 
 def ask(desk: Desk, query: str, **fields: Any) -> Any:
-    queries = Queries(desk.store.engine, clock=desk.now, policy="earliest-finish", lease=int(LEASE))
+    queries = QueryHandlers(desk.store.engine, clock=desk.now, policy="earliest-finish", lease=int(LEASE))
     kind, body = queries.answer(query, json.dumps(fields).encode())
     assert kind == "query.answer", body
     return json.loads(body)
@@ -142,7 +142,7 @@ def test_the_text_of_a_running_attempt_that_stops_coming_is_told(desk: Desk) -> 
     submit(desk, "t1")
     about = {"task_id": "t1", "attempt": 1, "instance": "i1"}
     desk.process(delivery(STATUS, "atlas.claim", about))
-    queries = Queries(
+    queries = QueryHandlers(
         desk.store.engine,
         clock=desk.now,
         policy="earliest-finish",

@@ -25,9 +25,9 @@ from broker.protocol.views import (
 )
 from broker.timestamps import Instant, Micros, seconds, to_datetime
 from coordinator.core.llms.llm import LLM, Instance
-from coordinator.core.state import Changes
+from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import Attempt, Change, Task
-from coordinator.queries.handlers import Queries
+from coordinator.queries.handlers import QueryHandlers
 from coordinator.storage.engine import open_engine
 from coordinator.storage.store import Store
 from tests.support.core_driver import T0
@@ -41,23 +41,23 @@ WORDS = ["Summarise", "the", "50%", "log_file", "über", "REVIEW"]
 
 
 @pytest.fixture
-def queries(store: Store, database: str) -> Iterator[Queries]:
+def queries(store: Store, database: str) -> Iterator[QueryHandlers]:
     """What answers, on a connection of its own that only reads."""
-    queries = Queries(
+    queries = QueryHandlers(
         open_engine(database, read_only=True), clock=lambda: NOW, policy="earliest-finish", lease=seconds(10)
     )
     yield queries
     queries.close()
 
 
-def ask(queries: Queries, query: Any, kind: type[M]) -> M:
+def ask(queries: QueryHandlers, query: Any, kind: type[M]) -> M:
     """The answer to a query, as what it has to be."""
     told, body = queries.answer(query.routing_key, query.encode())
     assert told == "query.answer", body
     return TypeAdapter(kind).validate_json(body)
 
 
-def refused(queries: Queries, routing_key: str, body: bytes) -> list[tuple[str, str]]:
+def refused(queries: QueryHandlers, routing_key: str, body: bytes) -> list[tuple[str, str]]:
     """What is wrong with a query."""
     told, answer = queries.answer(routing_key, body)
     assert told == "query.rejected"
@@ -122,7 +122,7 @@ def tasks(store: Store) -> list[Task]:
 # -- one task --------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_is_shown_with_all_that_is_known(queries: Queries, store: Store) -> None:
+def test_a_task_is_shown_with_all_that_is_known(queries: QueryHandlers, store: Store) -> None:
     task = a_task(
         1,
         status=Status.IN_PROGRESS,
@@ -147,7 +147,7 @@ def test_a_task_is_shown_with_all_that_is_known(queries: Queries, store: Store) 
     assert [(change.at, change.by, change.what) for change in shown.history] == [(to_datetime(NOW), "ana", "moved")]
 
 
-def test_a_task_that_is_not_there_is_said_so(queries: Queries) -> None:
+def test_a_task_that_is_not_there_is_said_so(queries: QueryHandlers) -> None:
     assert refused(queries, "task", b'{"id": "t1"}') == [("id", "there is no task t1")]
 
 
@@ -182,7 +182,7 @@ def any_query(chance: random.Random) -> TasksQuery:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_list_has_the_newest_tasks_that_fit(queries: Queries, tasks: list[Task], seed: int) -> None:
+def test_a_list_has_the_newest_tasks_that_fit(queries: QueryHandlers, tasks: list[Task], seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(25):
         query = any_query(chance)
@@ -193,7 +193,7 @@ def test_a_list_has_the_newest_tasks_that_fit(queries: Queries, tasks: list[Task
         assert page.next == (expected[query.limit - 1] if more else None), query
 
 
-def test_the_parts_of_a_task_are_found_down_to_the_last_level(queries: Queries, store: Store) -> None:
+def test_the_parts_of_a_task_are_found_down_to_the_last_level(queries: QueryHandlers, store: Store) -> None:
     parents = {2: "t1", 3: "t2", 4: "t2", 5: "t4", 6: None, 7: "t6"}
     stored(store, a_task(1), *(a_task(number, parent_id=parent) for number, parent in parents.items()))
     for task_id, parts in {"t1": ["t5", "t4", "t3", "t2"], "t2": ["t5", "t4", "t3"], "t5": [], "nobody": []}.items():
@@ -204,7 +204,7 @@ def test_the_parts_of_a_task_are_found_down_to_the_last_level(queries: Queries, 
     assert ([shown.id for shown in page.tasks], page.next) == (["t3", "t2"], None)
 
 
-def test_pages_follow_on_each_other_without_gap_or_overlap(queries: Queries, tasks: list[Task]) -> None:
+def test_pages_follow_on_each_other_without_gap_or_overlap(queries: QueryHandlers, tasks: list[Task]) -> None:
     seen: list[str] = []
     query: TasksQuery | None = TasksQuery(limit=7, status=[Status.COMPLETED, Status.FAILED])
     while query:
@@ -215,7 +215,7 @@ def test_pages_follow_on_each_other_without_gap_or_overlap(queries: Queries, tas
     assert seen == expected
 
 
-def test_a_list_leaves_out_inputs_and_results_and_has_the_rest(queries: Queries, tasks: list[Task]) -> None:
+def test_a_list_leaves_out_inputs_and_results_and_has_the_rest(queries: QueryHandlers, tasks: list[Task]) -> None:
     by_id = {task.id: task for task in tasks}
     for shown in ask(queries, TasksQuery(limit=1000), TaskPage).tasks:
         task = by_id[shown.id]
@@ -224,14 +224,14 @@ def test_a_list_leaves_out_inputs_and_results_and_has_the_rest(queries: Queries,
         assert [a.outcome for a in shown.attempts if a.outcome] == [attempt.outcome for attempt in task.attempts]
 
 
-def test_there_is_no_list_of_nothing(queries: Queries) -> None:
+def test_there_is_no_list_of_nothing(queries: QueryHandlers) -> None:
     assert ask(queries, TasksQuery(), TaskPage) == TaskPage(tasks=[])
 
 
 # -- LLMs ------------------------------------------------------------------------------------------------------------
 
 
-def test_llms_are_shown_with_what_they_have(queries: Queries, store: Store) -> None:
+def test_llms_are_shown_with_what_they_have(queries: QueryHandlers, store: Store) -> None:
     atlas = LLM("atlas", model="demo", skills={"python": 0.5}, told_skills={"python": 0.5}, last_seen=NOW)
     atlas.instances = {"i2": Instance("i2", 2, NOW), "i1": Instance("i1", 1, NOW)}
     work = [
@@ -241,7 +241,7 @@ def test_llms_are_shown_with_what_they_have(queries: Queries, store: Store) -> N
         a_task(4, status=Status.INPUT_REQUIRED, llm="atlas", instance="i1", attempt=1, parked=True),
         a_task(5, status=Status.INPUT_REQUIRED, llm="atlas", attempt=1),
     ]
-    commit(store, Changes(new=work, llms={"boreas": LLM("boreas"), "atlas": atlas}))
+    commit(store, StateChanges(new=work, llms={"boreas": LLM("boreas"), "atlas": atlas}))
     first, second = ask(queries, LLMsQuery(), LLMList).llms
     assert first == LLMView(
         name="atlas",
@@ -310,7 +310,7 @@ def naive_summary(tasks: list[Task]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("since", "until"), [(None, None), (100, None), (None, 100), (50, 250), (250, 50), (301, None)]
 )
-def test_the_summary_adds_up(queries: Queries, tasks: list[Task], since: int | None, until: int | None) -> None:
+def test_the_summary_adds_up(queries: QueryHandlers, tasks: list[Task], since: int | None, until: int | None) -> None:
     start, end = (None if n is None else T0 + n * 1_000_000 for n in (since, until))
     asked = ReportQuery(
         since=None if start is None else to_datetime(start), until=None if end is None else to_datetime(end)
@@ -321,11 +321,11 @@ def test_the_summary_adds_up(queries: Queries, tasks: list[Task], since: int | N
     assert (told.name, told.generated_at) == ("summary", to_datetime(NOW))
 
 
-def test_the_summary_of_nothing_is_empty(queries: Queries) -> None:
+def test_the_summary_of_nothing_is_empty(queries: QueryHandlers) -> None:
     assert ask(queries, ReportQuery(), ReportView).values == naive_summary([])
 
 
-def test_a_report_that_is_not_there_is_said_so(queries: Queries) -> None:
+def test_a_report_that_is_not_there_is_said_so(queries: QueryHandlers) -> None:
     assert refused(queries, "report", b'{"name": "nonsense"}') == [
         ("name", f"there is no report 'nonsense'; there are: {', '.join(PREDEFINED)}, custom")
     ]
@@ -349,7 +349,7 @@ def test_a_report_that_is_not_there_is_said_so(queries: Queries) -> None:
         ("nonsense", b"{}"),
     ],
 )
-def test_a_bad_query_is_refused(queries: Queries, routing_key: str, body: bytes) -> None:
+def test_a_bad_query_is_refused(queries: QueryHandlers, routing_key: str, body: bytes) -> None:
     assert refused(queries, routing_key, body)
 
 
@@ -358,12 +358,14 @@ def test_a_bad_query_is_refused(queries: Queries, routing_key: str, body: bytes)
     ("routing_key", "field"),
     [("placement", "due"), ("placement", "not_before"), ("report", "since"), ("report", "until")],
 )
-def test_a_moment_outside_of_the_calendar_is_named(queries: Queries, routing_key: str, field: str, moment: str) -> None:
+def test_a_moment_outside_of_the_calendar_is_named(
+    queries: QueryHandlers, routing_key: str, field: str, moment: str
+) -> None:
     body = {"description": "x", field: moment} if routing_key == "placement" else {field: moment}
     assert refused(queries, routing_key, json.dumps(body).encode()) == [(field, "is out of range")]
 
 
-def test_a_query_with_a_thousand_errors_is_refused_in_short(queries: Queries) -> None:
+def test_a_query_with_a_thousand_errors_is_refused_in_short(queries: QueryHandlers) -> None:
     errors = refused(queries, "tasks", json.dumps({f"field-{n}": n for n in range(1000)}).encode())
     assert len(errors) == 21
     assert errors[-1] == ("", "and 980 more")
@@ -381,14 +383,14 @@ def test_a_query_with_a_thousand_errors_is_refused_in_short(queries: Queries) ->
     ],
 )
 def test_an_extreme_query_is_answered_one_way_or_the_other(
-    queries: Queries, tasks: list[Task], query: dict[str, Any]
+    queries: QueryHandlers, tasks: list[Task], query: dict[str, Any]
 ) -> None:
     told, _ = queries.answer("tasks", json.dumps(query).encode())
     assert told in ("query.answer", "query.rejected")
 
 
 def test_a_query_that_cannot_be_answered_is_refused_and_not_asked_for_ever(store: Store) -> None:
-    queries = Queries(store.engine, clock=lambda: NOW, policy="nonsense", lease=seconds(10))
+    queries = QueryHandlers(store.engine, clock=lambda: NOW, policy="nonsense", lease=seconds(10))
     with capture_logs() as log:
         [(_, told)] = refused(queries, "placement", b'{"description": "x"}')
     assert len(log) == 1

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Engine
 
 from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Moment, Of, Report, problems_of
-from coordinator.core.state import Changes
+from coordinator.core.state import StateChanges
 from coordinator.queries.reports.engine import tell
 from coordinator.queries.reports.facts import Span
 from coordinator.storage.store import Store
@@ -21,7 +21,7 @@ def test_every_metric_can_be_told_by_every_dimension(
     store: Store, engine: Engine, dimension: str, moment: Moment
 ) -> None:
     stored(store, *many_tasks(50))
-    commit(store, Changes(slots={"atlas": (T0, 2)}))
+    commit(store, StateChanges(slots={"atlas": (T0, 2)}))
     for of in Of:
         metrics = tuple(name for name, metric in METRICS.items() if metric.of is of)
         report = Report((dimension,), metrics, moment=moment)

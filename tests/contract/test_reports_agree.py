@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from broker.protocol.report_catalog import DIMENSIONS, Report, problems_of
 from broker.protocol.views import ReportQuery, ReportView
 from coordinator import batch as bookkeeper
-from coordinator.queries.handlers import Queries
+from coordinator.queries.handlers import QueryHandlers
 from coordinator.queries.reports import closing, percentiles, ranking
 from coordinator.storage.engine import open_engine
 from coordinator.storage.schema import metadata
@@ -47,7 +47,7 @@ def test_the_books_and_the_events_tell_the_same(
         world = lived(store, data.draw)
         now = world.desk.now()
         store.close()
-        answering = Queries(reader, clock=world.desk.now, policy="earliest-finish", lease=LEAD)
+        answering = QueryHandlers(reader, clock=world.desk.now, policy="earliest-finish", lease=LEAD)
         log = Log(world.events)
         for _ in range(6):
             query = data.draw(queries(now))

@@ -7,7 +7,7 @@ import pytest
 
 from broker.protocol.topology import TASKS
 from broker.protocol.views import ReportList, ReportView
-from coordinator.queries.handlers import Queries
+from coordinator.queries.handlers import QueryHandlers
 from coordinator.storage.engine import open_engine
 from coordinator.storage.store import Store
 from tests.contract.test_bookkeeper import answers, hello, result, submit
@@ -30,7 +30,7 @@ def save(desk: Desk, name: str, report: dict[str, Any] | None) -> list[tuple[str
 
 
 def ask(desk: Desk, database: str, key: str, **query: Any) -> tuple[str, bytes]:
-    queries = Queries(open_engine(database, read_only=True), clock=desk.now, policy="earliest-finish", lease=LEAD)
+    queries = QueryHandlers(open_engine(database, read_only=True), clock=desk.now, policy="earliest-finish", lease=LEAD)
     try:
         return queries.answer(key, json.dumps(query).encode())
     finally:

@@ -7,7 +7,7 @@ import pytest
 from broker.amqp.pika_connection import Delivery, Outgoing
 from broker.protocol.topology import ECHO, STATUS, TASKS
 from broker.timestamps import seconds
-from coordinator.inbound.hearing import Hearing
+from coordinator.inbound.hearing import LivenessProbe
 from coordinator.storage.store import Store
 from tests.support.batches import LEASE, Desk, delivery
 
@@ -15,12 +15,12 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-def hearing() -> Hearing:
-    return Hearing(seconds(LEASE))
+def hearing() -> LivenessProbe:
+    return LivenessProbe(seconds(LEASE))
 
 
 @pytest.fixture
-def desk(store: Store, hearing: Hearing) -> Desk:
+def desk(store: Store, hearing: LivenessProbe) -> Desk:
     """The LLM atlas runs the task t since the start."""
     desk = Desk(store)
     desk.listen(hearing)
@@ -47,7 +47,7 @@ def orders(messages: list[Outgoing]) -> list[str]:
     return [message.routing_key for message in messages if message.exchange == ""]
 
 
-def test_nobody_loses_a_task_before_an_echo_has_come(desk: Desk, hearing: Hearing) -> None:
+def test_nobody_loses_a_task_before_an_echo_has_come(desk: Desk, hearing: LivenessProbe) -> None:
     desk.process(at=LEASE)
     assert desk.status("t") == "in_progress"
     assert desk.books.in_doubt
@@ -58,7 +58,7 @@ def test_nobody_loses_a_task_before_an_echo_has_come(desk: Desk, hearing: Hearin
     assert not desk.books.in_doubt
 
 
-def test_a_beat_before_the_echo_saves_the_task(desk: Desk, hearing: Hearing) -> None:
+def test_a_beat_before_the_echo_saves_the_task(desk: Desk, hearing: LivenessProbe) -> None:
     desk.process(at=LEASE)
     echo = hearing.ask(desk.steady())
     hearing.answered(echo.correlation_id, desk.steady())
@@ -71,7 +71,7 @@ def test_an_echo_is_not_refused(desk: Desk) -> None:
     assert desk.process(forged) == []
 
 
-def test_leases_begin_again_when_rabbitmq_was_away(desk: Desk, hearing: Hearing) -> None:
+def test_leases_begin_again_when_rabbitmq_was_away(desk: Desk, hearing: LivenessProbe) -> None:
     desk.process(at=LEASE)
     echo = hearing.ask(desk.steady())
     hearing.answered(echo.correlation_id, seconds(3 * LEASE))
@@ -81,7 +81,7 @@ def test_leases_begin_again_when_rabbitmq_was_away(desk: Desk, hearing: Hearing)
 
 
 @pytest.mark.parametrize("by", [HOUR, -HOUR])
-def test_a_lease_lasts_as_long_when_the_clock_is_set(desk: Desk, hearing: Hearing, by: float) -> None:
+def test_a_lease_lasts_as_long_when_the_clock_is_set(desk: Desk, hearing: LivenessProbe, by: float) -> None:
     desk.ahead = by
     desk.process(at=LEASE - 0.1)
     assert not desk.books.in_doubt

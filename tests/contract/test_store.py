@@ -16,8 +16,8 @@ from broker.timestamps import Instant, Micros, from_datetime, seconds
 from coordinator.core.events import NEVER
 from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.scheduling.ready_queue import NOTHING
-from coordinator.core.state import Changes
-from coordinator.core.tasks.task import Asked, Change, Task
+from coordinator.core.state import StateChanges
+from coordinator.core.tasks.task import Change, OpenQuestion, Task
 from coordinator.inbound.decoder import MOST_SKILLS
 from coordinator.storage.schema import labels
 from coordinator.storage.store import Store
@@ -72,8 +72,8 @@ def a_full_task() -> Task:
         overdue=True,
         parked=True,
         questions=[
-            Asked("1-1", "Wirklich? 🐇", ("ja", "nein"), T0, "ja", "ana", NOW),
-            Asked("1-2", "Warum?", (), NOW),
+            OpenQuestion("1-1", "Wirklich? 🐇", ("ja", "nein"), T0, "ja", "ana", NOW),
+            OpenQuestion("1-2", "Warum?", (), NOW),
         ],
         asking_since=NOW,
         person_wait=Micros(11),
@@ -87,7 +87,7 @@ def a_full_task() -> Task:
 
 def test_a_task_comes_back_as_it_was(store: Store) -> None:
     task = a_full_task()
-    commit(store, Changes(new=[task], attempts=[(task, ATTEMPT)]))
+    commit(store, StateChanges(new=[task], attempts=[(task, ATTEMPT)]))
     [again] = store.load(["full"])
     assert fields_of(again) == fields_of(task)
     assert (again.rank, again.lane, again.due) == (
@@ -130,7 +130,7 @@ def test_a_changed_task_comes_back_changed(store: Store) -> None:
     stored(store, task)
     task.status, task.llm, task.attempt, task.reply_to = Status.ASSIGNED, "atlas", 1, "new"
     task.result, task.history = ["done"], [Change(NOW, "ana", "moved")]
-    commit(store, Changes(changed={"t1": task}))
+    commit(store, StateChanges(changed={"t1": task}))
     [again] = store.load(["t1"])
     assert fields_of(again) == fields_of(task)
 
@@ -139,7 +139,7 @@ def test_a_task_whose_submission_is_changed_comes_back_changed(store: Store) -> 
     task, other = a_task(1, labels=["red", "blue"], due="2026-12-01T09:00:00Z"), a_task(2, labels=["red"])
     stored(store, task, other)
     task.respecify({"labels": ["green", "blue"], "due": None, "skills": ["x"], "inputs": [1], "description": "else"})
-    commit(store, Changes(changed={"t1": task}, respecified={"t1": task}))
+    commit(store, StateChanges(changed={"t1": task}, respecified={"t1": task}))
     [again] = store.load(["t1"])
     assert fields_of(again) == fields_of(task)
     assert [t.seq for t in store.lane("x", NOTHING, 9)] == [1]
@@ -150,7 +150,7 @@ def test_a_task_whose_submission_is_changed_comes_back_changed(store: Store) -> 
 
 def test_a_task_that_is_new_and_changed_in_one_batch_is_stored_once(store: Store) -> None:
     task = a_task(1)
-    commit(store, Changes(new=[task], changed={"t1": task}))
+    commit(store, StateChanges(new=[task], changed={"t1": task}))
     assert [t.id for t in store.load(["t1"])] == ["t1"]
 
 
@@ -183,22 +183,22 @@ def test_a_lone_surrogate_does_not_get_in() -> None:
 def test_attempts_come_back_in_order(store: Store) -> None:
     task = a_task(1, attempt=3, status=Status.ASSIGNED, llm="atlas")
     first, second = ATTEMPT, dataclasses.replace(ATTEMPT, attempt=2, error=None, usage=None, instance=None)
-    commit(store, Changes(new=[task], attempts=[(task, second), (task, first)]))
+    commit(store, StateChanges(new=[task], attempts=[(task, second), (task, first)]))
     assert store.load(["t1"])[0].attempts == [first, second]
 
 
 def test_an_attempt_that_is_recorded_again_is_replaced(store: Store) -> None:
     task = a_task(1, attempt=1)
     late = dataclasses.replace(ATTEMPT, outcome="completed", error=None, usage=None)
-    commit(store, Changes(new=[task], attempts=[(task, ATTEMPT)]))
-    commit(store, Changes(attempts=[(task, late)]))
+    commit(store, StateChanges(new=[task], attempts=[(task, ATTEMPT)]))
+    commit(store, StateChanges(attempts=[(task, late)]))
     assert store.load(["t1"])[0].attempts == [late]
 
 
 def test_an_attempt_that_is_recorded_twice_in_one_batch_is_stored_as_it_was_last(store: Store) -> None:
     task = a_task(1, attempt=1)
     late = dataclasses.replace(ATTEMPT, outcome="completed")
-    commit(store, Changes(new=[task], attempts=[(task, ATTEMPT), (task, late)]))
+    commit(store, StateChanges(new=[task], attempts=[(task, ATTEMPT), (task, late)]))
     assert store.load(["t1"])[0].attempts == [late]
 
 
@@ -344,14 +344,14 @@ def test_who_waits_for_a_task_is_known_until_its_end_is_told(store: Store) -> No
     assert store.any_dependencies()
     asked = ["t0", "t1", "t2", "t3"]
     assert waiting(store, asked) == {"t1": ["t2", "t3"], "t2": ["t3"]}
-    commit(store, Changes(met=["t1"]))
+    commit(store, StateChanges(met=["t1"]))
     assert waiting(store, asked) == {"t2": ["t3"]}
     assert store.waiting_for([]) == {}
 
 
 def test_the_end_of_a_dependency_counts_in_the_batch_in_which_its_dependent_is_new(store: Store) -> None:
     task, unmet = depending(2, "t1")
-    commit(store, Changes(new=[task], waits=[(task, unmet)], met=["t1"]))
+    commit(store, StateChanges(new=[task], waits=[(task, unmet)], met=["t1"]))
     assert store.waiting_for(["t1"]) == {}
 
 
@@ -402,7 +402,7 @@ def test_an_llm_comes_back_with_its_instances_and_without_leases(store: Store) -
     )
     llm.unclaimed.add("t1")
     llm.learned.learn(["python"], 5000, Micros(7_000_000), T0)
-    commit(store, Changes(llms={"atlas": llm, "boreas": LLM("boreas")}))
+    commit(store, StateChanges(llms={"atlas": llm, "boreas": LLM("boreas")}))
     atlas, boreas = sorted(store.llms(), key=lambda it: it.name)
     assert (atlas.model, atlas.skills, atlas.description) == ("ollama:llama3.2", llm.skills, "good at 日本")
     assert (atlas.last_seen, atlas.taken, atlas.slots, atlas.slots_limit) == (T0, 0, 1, 1)
@@ -415,7 +415,7 @@ def test_an_llm_comes_back_with_its_instances_and_without_leases(store: Store) -
     ]
     assert (boreas.state, boreas.skills_given, boreas.slots_limit) == ("offline", None, None)
     llm.instances.clear()
-    commit(store, Changes(llms={"atlas": llm}))
+    commit(store, StateChanges(llms={"atlas": llm}))
     assert [it.state for it in store.llms()] == ["offline", "offline"]
 
 

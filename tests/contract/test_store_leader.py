@@ -9,7 +9,7 @@ from broker.errors import NotTheLeader, StoreError, StoreUnavailable
 from broker.protocol.messages import Status
 from broker.timestamps import Instant
 from coordinator.core.llms.llm import LLM
-from coordinator.core.state import Changes
+from coordinator.core.state import StateChanges
 from coordinator.storage.leader_lease import Lease
 from coordinator.storage.store import Store
 from tests.support.core_driver import T0
@@ -73,10 +73,10 @@ def test_who_leads_may_take_the_lead_again(store: Store) -> None:
 
 
 def test_an_old_leader_changes_nothing_any_more(store: Store, other: Store) -> None:
-    number = commit(store, Changes(new=[a_task(1)]), outbox="old")
+    number = commit(store, StateChanges(new=[a_task(1)]), outbox="old")
     assert take_over(other, "other")
     moved = a_task(1, status=Status.CANCELLED)
-    changes = Changes(
+    changes = StateChanges(
         new=[a_task(2)], changed={"t1": moved}, attempts=[(moved, ATTEMPT)], met=["t1"], llms={"x": LLM("x")}
     )
     with pytest.raises(NotTheLeader):
@@ -113,7 +113,7 @@ def test_a_statement_that_fails_leaves_nothing_of_its_batch(store: Store, engine
             cursor.execute("select no_such_column")
 
     task, moved = a_task(2, labels=["red"], depends_on=["t9"]), a_task(1, status=Status.CANCELLED)
-    changes = Changes(
+    changes = StateChanges(
         new=[task],
         changed={"t1": moved},
         attempts=[(moved, ATTEMPT)],

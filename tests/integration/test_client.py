@@ -12,7 +12,7 @@ import pytest
 
 from broker.errors import (
     BrokerUnreachable,
-    LinkClosed,
+    ConnectionClosed,
     MessageRejected,
     QueryRejected,
     TaskCancelled,
@@ -154,7 +154,7 @@ async def test_closing_the_client_ends_the_waiting(url: str, tmp_path: Path) -> 
         task = await client.submit("anything", inputs={"until": str(tmp_path / "go")}, skills=["obey"])
         waiting = asyncio.create_task(task.result())
         await asyncio.sleep(0)
-    with pytest.raises(LinkClosed):
+    with pytest.raises(ConnectionClosed):
         await waiting
     (tmp_path / "go").touch()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.errors import NoAnswer
 from broker.ids import uuid7
 from broker.protocol.messages import Status
@@ -18,7 +18,7 @@ from tests.support.rabbitmq import private_node
 WITHIN = 30.0  # seconds
 
 
-async def until_depth(link: Link, queue: str, depth: int) -> None:
+async def until_depth(link: RobustConnection, queue: str, depth: int) -> None:
     async with asyncio.timeout(WITHIN):
         while await link.depth(queue) != depth:  # noqa: ASYNC110 - RabbitMQ has no event for it
             await asyncio.sleep(0.01)
@@ -44,7 +44,11 @@ async def test_a_task_that_nobody_answers_is_done_when_a_coordinator_comes(amqp_
 
 
 async def test_answers_that_were_lost_with_the_connection_are_asked_for_again(amqp_url: str, tmp_path: Path) -> None:
-    async with Link(amqp_url, name="test") as link, proxy_to(amqp_url) as proxy, Client(proxy.url) as client:
+    async with (
+        RobustConnection(amqp_url, name="test") as link,
+        proxy_to(amqp_url) as proxy,
+        Client(proxy.url) as client,
+    ):
         await link.declare(SHARED)
         tasks, queries = await link.depth(COORDINATOR) or 0, await link.depth(QUERIES) or 0
         submitting = asyncio.create_task(client.submit("anything"))
@@ -69,5 +73,5 @@ async def test_a_broker_that_was_never_used_is_prepared(tmp_path: Path) -> None:
         async with Client(node.url, answer_timeout=0.2) as client:
             with pytest.raises(NoAnswer, match="is in RabbitMQ"):
                 await client.submit("anything")
-        async with Link(node.url, name="test") as link:
+        async with RobustConnection(node.url, name="test") as link:
             assert await link.depth(COORDINATOR) == 1

@@ -12,13 +12,13 @@ import pytest
 from pika import spec
 
 from broker.amqp.pika_connection import Delivery, Outgoing
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.errors import (
     AccessRefused,
     BrokerError,
     BrokerUnreachable,
     ConfigurationError,
-    LinkClosed,
+    ConnectionClosed,
     MessageTooLarge,
     PublishRefused,
     Unroutable,
@@ -83,7 +83,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def publish_until_an_error(link: Link, queue: str) -> None:
+async def publish_until_an_error(link: RobustConnection, queue: str) -> None:
     async with asyncio.timeout(WITHIN):
         while True:  # a quorum queue takes a few more than its limit
             await link.publish(Outgoing("", queue, b"x"))
@@ -110,7 +110,7 @@ async def test_opening_can_be_broken_off(caplog: pytest.LogCaptureFixture) -> No
 
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
-        opening = asyncio.create_task(Link(f"amqp://guest:guest@{host}:{port}/", name="test").__aenter__())
+        opening = asyncio.create_task(RobustConnection(f"amqp://guest:guest@{host}:{port}/", name="test").__aenter__())
         await asyncio.wait_for(accepted.wait(), WITHIN)
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -121,7 +121,7 @@ async def test_opening_can_be_broken_off(caplog: pytest.LogCaptureFixture) -> No
 
 
 async def test_a_published_message_is_in_its_queue_when_publish_returns(amqp_url: str, queue: str) -> None:
-    async with Link(amqp_url, name="test") as link:
+    async with RobustConnection(amqp_url, name="test") as link:
         await link.declare(declared(queue))
         await link.publish(Outgoing("", queue, b"hello"))
         assert await link.depth(queue) == 1
@@ -129,7 +129,7 @@ async def test_a_published_message_is_in_its_queue_when_publish_returns(amqp_url
 
 async def test_properties_and_headers_arrive_as_they_were_given(amqp_url: str, queue: str) -> None:
     inbox = Inbox()
-    async with Link(amqp_url, name="test") as link:
+    async with RobustConnection(amqp_url, name="test") as link:
         await link.declare(declared(queue))
         await link.consume(queue, inbox)
         await link.publish(
@@ -154,7 +154,7 @@ async def test_properties_and_headers_arrive_as_they_were_given(amqp_url: str, q
 
 
 async def test_a_message_that_no_queue_takes_is_unroutable_and_the_others_are_not(amqp_url: str, queue: str) -> None:
-    async with Link(amqp_url, name="test") as link:
+    async with RobustConnection(amqp_url, name="test") as link:
         await link.declare(declared(queue))
         lost, kept = link.publish_soon(Outgoing("", "test.nobody", b"x")), link.publish_soon(Outgoing("", queue, b"x"))
         with pytest.raises(Unroutable, match=r"test\.nobody"):
@@ -163,12 +163,12 @@ async def test_a_message_that_no_queue_takes_is_unroutable_and_the_others_are_no
 
 
 async def test_an_optional_message_that_no_queue_takes_is_dropped_without_an_error(amqp_url: str) -> None:
-    async with Link(amqp_url, name="test") as link:
+    async with RobustConnection(amqp_url, name="test") as link:
         await link.publish(Outgoing("", "test.nobody", b"x", mandatory=False))
 
 
 async def test_a_full_queue_refuses_the_message(amqp_url: str, queue: str) -> None:
-    async with Link(amqp_url, name="test") as link:
+    async with RobustConnection(amqp_url, name="test") as link:
         await link.declare(declared(queue, {"x-max-length": 1, "x-overflow": "reject-publish"}))
         await link.publish(Outgoing("", queue, b"x"))
         with pytest.raises(PublishRefused):
@@ -176,7 +176,7 @@ async def test_a_full_queue_refuses_the_message(amqp_url: str, queue: str) -> No
 
 
 async def test_a_body_over_the_limit_is_refused_before_it_is_sent(amqp_url: str, queue: str) -> None:
-    async with Link(amqp_url, name="test", max_body=10) as link:
+    async with RobustConnection(amqp_url, name="test", max_body=10) as link:
         await link.declare(declared(queue))
         with pytest.raises(MessageTooLarge, match="11 bytes"):
             await link.publish(Outgoing("", queue, b"x" * 11))
@@ -186,7 +186,7 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_sent(amqp_url: str,
 async def test_thousands_of_messages_are_confirmed_through_a_small_window(amqp_url: str, queue: str) -> None:
     inbox = Inbox(settle=lambda delivery: None)
     held: list[Delivery] = []
-    async with Link(amqp_url, name="test", window=10) as link:
+    async with RobustConnection(amqp_url, name="test", window=10) as link:
         await link.declare(declared(queue))
         await link.consume(queue, inbox, prefetch=2000)
         async with asyncio.TaskGroup() as group:
@@ -196,12 +196,12 @@ async def test_thousands_of_messages_are_confirmed_through_a_small_window(amqp_u
         for delivery in held:
             delivery.ack()
     assert {delivery.body for delivery in held} == {b"%d" % number for number in range(2000)}
-    async with Link(amqp_url, name="test") as link:
+    async with RobustConnection(amqp_url, name="test") as link:
         assert await link.depth(queue) == 0
 
 
 async def test_a_value_that_amqp_cannot_carry_fails_alone(amqp_url: str, queue: str) -> None:
-    async with Link(amqp_url, name="test") as link:
+    async with RobustConnection(amqp_url, name="test") as link:
         await link.declare(declared(queue))
         with pytest.raises(BrokerError, match="AMQP cannot carry"):
             await link.publish(Outgoing("", "k" * 256, b"x"))
@@ -211,7 +211,7 @@ async def test_a_value_that_amqp_cannot_carry_fails_alone(amqp_url: str, queue: 
 async def test_a_message_to_an_unknown_exchange_fails_and_does_not_hold_up_the_others(
     amqp_url: str, queue: str
 ) -> None:
-    async with Link(amqp_url, name="test") as link:
+    async with RobustConnection(amqp_url, name="test") as link:
         await link.declare(declared(queue))
         bad, good = link.publish_soon(Outgoing("test.none", "x", b"x")), link.publish_soon(Outgoing("", queue, b"x"))
         with pytest.raises(Unroutable, match=r"no exchange 'test\.none'"):
@@ -220,16 +220,16 @@ async def test_a_message_to_an_unknown_exchange_fails_and_does_not_hold_up_the_o
 
 
 async def test_closing_the_link_ends_what_was_not_confirmed(proxy: Proxy, queue: str) -> None:
-    async with Link(proxy.url, name="test") as link:
+    async with RobustConnection(proxy.url, name="test") as link:
         await link.declare(declared(queue))
         proxy.hold()
         future = link.publish_soon(Outgoing("", queue, b"x"))
-    with pytest.raises(LinkClosed):
+    with pytest.raises(ConnectionClosed):
         await future
 
 
 async def test_closing_does_not_wait_for_a_broker_that_does_not_answer(proxy: Proxy) -> None:
-    async with Link(proxy.url, name="test"):
+    async with RobustConnection(proxy.url, name="test"):
         proxy.hold()
         leaving = time.monotonic()
     assert time.monotonic() - leaving < 10
@@ -241,25 +241,25 @@ async def test_closing_does_not_wait_for_a_broker_that_does_not_answer(proxy: Pr
 async def test_a_wrong_password_is_refused_access(amqp_url: str) -> None:
     user, _, rest = amqp_url.removeprefix("amqp://").partition(":")
     with pytest.raises(AccessRefused, match="refused the user"):
-        async with Link(f"amqp://{user}:wrong@{rest.partition('@')[2]}", name="test"):
+        async with RobustConnection(f"amqp://{user}:wrong@{rest.partition('@')[2]}", name="test"):
             pass
 
 
 async def test_a_port_where_nobody_listens_is_unreachable_and_says_so(proxy: Proxy) -> None:
     proxy.cut()
     with pytest.raises(BrokerUnreachable, match="Connection refused"):
-        async with Link(proxy.url, name="test"):
+        async with RobustConnection(proxy.url, name="test"):
             pass
 
 
 async def test_what_is_not_an_amqp_url_is_a_wrong_setting_and_its_password_is_not_shown() -> None:
     with pytest.raises(ConfigurationError, match="the AMQP URL must begin") as caught:
-        Link("http://ana:secret@host/", name="test")
+        RobustConnection("http://ana:secret@host/", name="test")
     assert "secret" not in str(caught.value)
 
 
 async def test_a_declaration_that_the_broker_refuses_is_told_and_the_link_goes_on(amqp_url: str, queue: str) -> None:
-    async with Link(amqp_url, name="test") as link:
+    async with RobustConnection(amqp_url, name="test") as link:
         await link.declare(declared(queue))
         with pytest.raises(BrokerError, match="inequivalent arg"):
             await link.declare(declared(queue, {"x-max-length": 5}))
@@ -278,7 +278,7 @@ async def test_a_broken_link_declares_consumes_and_publishes_again_what_was_unco
     inbox, control = Inbox(), Inbox()
     states: list[bool] = []
     own = control_address("test", queue.removeprefix("test."))
-    async with Link(proxy.url, name="test", on_state=states.append) as link:
+    async with RobustConnection(proxy.url, name="test", on_state=states.append) as link:
         await link.declare(
             Topology(
                 exchanges=(Exchange(f"{queue}.x", "direct"),),
@@ -310,7 +310,10 @@ async def test_an_exclusive_queue_has_another_name_after_a_reconnect(proxy: Prox
     """RabbitMQ believes that the lost connection is there, and keeps the first name for it."""
     inbox, answers = Inbox(), Inbox()
     own = control_address("test", queue.removeprefix("test."))
-    async with Link(proxy.broker_url, name="other") as other, Link(proxy.url, name="test") as link:
+    async with (
+        RobustConnection(proxy.broker_url, name="other") as other,
+        RobustConnection(proxy.url, name="test") as link,
+    ):
         await other.declare(declared(queue))
         await other.consume(queue, inbox, auto_ack=True)
         await link.declare(Topology(queues=(Queue(own, exclusive=True),)))
@@ -330,7 +333,10 @@ async def test_an_exclusive_queue_has_another_name_after_a_reconnect(proxy: Prox
 async def test_the_address_of_a_session_stays_what_it_is_after_a_reconnect(proxy: Proxy, queue: str) -> None:
     inbox, answers = Inbox(), Inbox()
     session = f"llm.test.{queue.removeprefix('test.')}"
-    async with Link(proxy.broker_url, name="other") as other, Link(proxy.url, name="test") as link:
+    async with (
+        RobustConnection(proxy.broker_url, name="other") as other,
+        RobustConnection(proxy.url, name="test") as link,
+    ):
         await other.declare(SHARED)
         watching = Topology(
             queues=(Queue(f"{queue}.all", exclusive=True),), bindings=(Binding(MESSAGES, "#", f"{queue}.all"),)
@@ -355,7 +361,7 @@ async def test_the_address_of_a_session_stays_what_it_is_after_a_reconnect(proxy
 async def test_why_a_link_cannot_be_set_up_again_is_logged(
     proxy: Proxy, queue: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Link(proxy.url, name="test") as link:
+    async with RobustConnection(proxy.url, name="test") as link:
         await link.declare(Topology(queues=(Queue(queue, {"x-max-length": 5}),)))
         with pika.BlockingConnection(pika.URLParameters(proxy.broker_url)) as connection:
             connection.channel().queue_delete(queue)
@@ -371,7 +377,7 @@ async def test_why_a_link_cannot_be_set_up_again_is_logged(
 
 async def test_what_is_to_be_forgotten_is_not_published_again(proxy: Proxy, queue: str) -> None:
     inbox = Inbox()
-    async with Link(proxy.url, name="test") as link:
+    async with RobustConnection(proxy.url, name="test") as link:
         await link.declare(declared(queue))
         await link.consume(queue, inbox)
         proxy.hold()
@@ -385,14 +391,14 @@ async def test_what_is_to_be_forgotten_is_not_published_again(proxy: Proxy, queu
         await proxy.open()
         await asyncio.wait_for(afterwards, WITHIN)
         for forgotten in (on_its_way, while_away):
-            with pytest.raises(LinkClosed):
+            with pytest.raises(ConnectionClosed):
                 await forgotten
         assert (await inbox.next()).body == b"afterwards"
 
 
 async def test_an_acknowledgement_of_a_delivery_from_before_the_break_does_no_harm(proxy: Proxy, queue: str) -> None:
     inbox = Inbox(settle=lambda delivery: None)
-    async with Link(proxy.url, name="test") as link:
+    async with RobustConnection(proxy.url, name="test") as link:
         await link.declare(declared(queue))
         await link.consume(queue, inbox, prefetch=1)
         await link.publish(Outgoing("", queue, b"first"))
@@ -408,7 +414,7 @@ async def test_an_acknowledgement_of_a_delivery_from_before_the_break_does_no_ha
 
 async def test_what_was_acknowledged_out_of_turn_does_not_come_again(proxy: Proxy, queue: str) -> None:
     inbox = Inbox(settle=lambda delivery: None)
-    async with Link(proxy.url, name="test") as link:
+    async with RobustConnection(proxy.url, name="test") as link:
         await link.declare(declared(queue))
         await link.consume(queue, inbox, prefetch=6)
         for number in range(6):
@@ -426,7 +432,7 @@ async def test_what_was_acknowledged_out_of_turn_does_not_come_again(proxy: Prox
 async def test_a_consumer_whose_queue_was_deleted_consumes_the_queue_made_anew(amqp_url: str, queue: str) -> None:
     inbox = Inbox()
     states: list[bool] = []
-    async with Link(amqp_url, name="test", on_state=states.append) as link:
+    async with RobustConnection(amqp_url, name="test", on_state=states.append) as link:
         await link.declare(declared(queue))
         await link.consume(queue, inbox)
         with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
@@ -439,7 +445,7 @@ async def test_a_consumer_whose_queue_was_deleted_consumes_the_queue_made_anew(a
 async def test_a_cancelled_subscription_stays_cancelled_after_a_reconnect(proxy: Proxy, queue: str) -> None:
     inbox = Inbox()
     states: list[bool] = []
-    async with Link(proxy.url, name="test", on_state=states.append) as link:
+    async with RobustConnection(proxy.url, name="test", on_state=states.append) as link:
         await link.declare(declared(queue))
         subscription = await link.consume(queue, inbox)
         subscription.cancel()
@@ -451,7 +457,7 @@ async def test_a_cancelled_subscription_stays_cancelled_after_a_reconnect(proxy:
 
 async def test_a_link_that_closes_while_it_reconnects_leaves_no_connection(proxy: Proxy, queue: str) -> None:
     states: list[bool] = []
-    async with Link(proxy.url, name="test", on_state=states.append):
+    async with RobustConnection(proxy.url, name="test", on_state=states.append):
         proxy.hold()  # new connections are accepted and never answered
         proxy.break_connections()
         await until(lambda: False in states)
@@ -503,7 +509,7 @@ async def test_of_undecodable_properties_the_rest_is_read_and_the_link_goes_on(
 ) -> None:
     inbox = Inbox()
     states: list[bool] = []
-    async with Link(amqp_url, name="test", on_state=states.append) as link:
+    async with RobustConnection(amqp_url, name="test", on_state=states.append) as link:
         await link.declare(declared(queue))
         await link.consume(queue, inbox)
         await asyncio.to_thread(published_raw, amqp_url, queue, properties)
@@ -516,7 +522,7 @@ async def test_of_undecodable_properties_the_rest_is_read_and_the_link_goes_on(
 
 async def test_a_rejected_message_goes_to_the_dead_letter_exchange(amqp_url: str, queue: str) -> None:
     inbox, dead = Inbox(settle=Delivery.reject), Inbox()
-    async with Link(amqp_url, name="test") as link:
+    async with RobustConnection(amqp_url, name="test") as link:
         await link.declare(Topology(queues=(Queue(f"{queue}.dead", exclusive=True),)))
         await link.declare(
             declared(queue, {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{queue}.dead"})
@@ -534,7 +540,7 @@ async def test_a_requeued_message_comes_again(amqp_url: str, queue: str) -> None
         seen.append(delivery.redelivered)
         delivery.ack() if delivery.redelivered else delivery.requeue()
 
-    async with Link(amqp_url, name="test") as link:
+    async with RobustConnection(amqp_url, name="test") as link:
         await link.declare(declared(queue))
         await link.consume(queue, requeue_once)
         await link.publish(Outgoing("", queue, b"x"))

@@ -17,7 +17,7 @@ from tests.support.processes import is_gone
 from workers.models import command
 from workers.models.base import Answer, Job, ModelError
 from workers.models.command import CommandLLM
-from workers.tools.toolbox import Desk
+from workers.tools.toolbox import Toolbox
 
 
 def shell(script: str) -> CommandLLM:
@@ -329,7 +329,7 @@ print(path and stat.S_ISSOCK(os.stat(path).st_mode))
 
 async def with_tools(llm: CommandLLM) -> Any:
     """What it answers to a job for which it has tools."""
-    return (await llm.run(Job("t-1", 1, "Say hello."), lambda text: None, cast(Desk, SomeTools()))).result
+    return (await llm.run(Job("t-1", 1, "Say hello."), lambda text: None, cast(Toolbox, SomeTools()))).result
 
 
 @pytest.mark.parametrize("length", [1, 95, 150])

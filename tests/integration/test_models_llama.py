@@ -12,7 +12,7 @@ from tests.support.llama import SENTENCE, LlamaServer
 from tests.unit.workers.models.test_tools_of_models import desk
 from workers.models.base import LLM, Answer, Job, ModelError
 from workers.models.factory import build_llm
-from workers.tools.toolbox import Desk
+from workers.tools.toolbox import Toolbox
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed")
 
@@ -23,7 +23,7 @@ def llm_at(server: LlamaServer) -> LLM:
     return build_llm(model="openai:tiny", base_url=server.url, exec_command=None, handler=None)
 
 
-async def run(llm: LLM, description: str = "What is a fluffle?", tools: Desk | None = None, **job: Any) -> Answer:
+async def run(llm: LLM, description: str = "What is a fluffle?", tools: Toolbox | None = None, **job: Any) -> Answer:
     return await llm.run(Job("t-1", 2, description, **job), lambda text: None, tools)
 
 

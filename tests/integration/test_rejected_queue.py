@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from broker.amqp.pika_connection import Outgoing
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.errors import BrokerError
 from broker.protocol.topology import REJECTED, SHARED, Queue, Topology
 from fluffle.client.dead_letters import opened
@@ -16,9 +16,9 @@ IDS = [f"m-{number}" for number in range(5)]
 
 
 @pytest.fixture
-async def link(amqp_url: str) -> AsyncIterator[Link]:
+async def link(amqp_url: str) -> AsyncIterator[RobustConnection]:
     """A link to a broker with five rejected messages, and none that earlier tests have left behind."""
-    async with Link(amqp_url, name="test") as link:
+    async with RobustConnection(amqp_url, name="test") as link:
         await link.declare(SHARED)
         async with opened(amqp_url, name="test") as queue:
             await queue.drop_unseen()
@@ -29,13 +29,13 @@ async def link(amqp_url: str) -> AsyncIterator[Link]:
             await queue.drop_unseen()
 
 
-async def until_depth(link: Link, depth: int) -> None:
+async def until_depth(link: RobustConnection, depth: int) -> None:
     async with asyncio.timeout(30):
         while await link.depth(REJECTED) != depth:  # noqa: ASYNC110 - RabbitMQ tells nobody
             await asyncio.sleep(0.02)
 
 
-async def test_dropped_messages_are_gone_and_the_others_are_there(link: Link, amqp_url: str) -> None:
+async def test_dropped_messages_are_gone_and_the_others_are_there(link: RobustConnection, amqp_url: str) -> None:
     async with opened(amqp_url, name="test") as queue:
         found = await queue.look()
         assert [message.id for message in found] == IDS
@@ -44,7 +44,7 @@ async def test_dropped_messages_are_gone_and_the_others_are_there(link: Link, am
 
 
 async def test_nothing_is_dropped_when_the_connection_was_lost_meanwhile(
-    rabbitmq: NodeInfo, link: Link, amqp_url: str
+    rabbitmq: NodeInfo, link: RobustConnection, amqp_url: str
 ) -> None:
     async with opened(amqp_url, name="test") as queue:
         found = await queue.look()
@@ -56,7 +56,7 @@ async def test_nothing_is_dropped_when_the_connection_was_lost_meanwhile(
 
 
 async def test_a_message_that_was_sent_back_and_may_still_be_rejected_is_reported(
-    rabbitmq: NodeInfo, link: Link, amqp_url: str
+    rabbitmq: NodeInfo, link: RobustConnection, amqp_url: str
 ) -> None:
     dead = {"x-fluffle-origin-exchange": "", "x-fluffle-origin-key": "again"}
     await link.declare(Topology(queues=(Queue("again", exclusive=True),)))
@@ -74,7 +74,9 @@ async def test_a_message_that_was_sent_back_and_may_still_be_rejected_is_reporte
     assert await link.depth("again") == 1
 
 
-async def test_messages_that_another_program_looks_at_are_counted_as_withheld(link: Link, amqp_url: str) -> None:
+async def test_messages_that_another_program_looks_at_are_counted_as_withheld(
+    link: RobustConnection, amqp_url: str
+) -> None:
     async with opened(amqp_url, name="first") as first, opened(amqp_url, name="second") as second:
         assert len(await first.look(2)) == 2
         assert [message.id for message in await second.look()] == IDS[2:]

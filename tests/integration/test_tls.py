@@ -12,7 +12,7 @@ from broker.access import users
 from broker.access.admin_api import NodeControl
 from broker.access.roles import Role
 from broker.amqp.pika_connection import Delivery, Outgoing
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.amqp.url import completed
 from broker.errors import AccessRefused, BrokerError, CertificateRefused
 from broker.node.private_node import PrivateNode
@@ -84,7 +84,7 @@ def url_of(node: PrivateNode, authority: Authority, client: Certificate | None, 
 async def round_trip(url: str, queue: str) -> Delivery:
     """Publish a message to a queue of one's own, and take it."""
     arrived: asyncio.Queue[Delivery] = asyncio.Queue()
-    async with Link(url, name="test") as link:
+    async with RobustConnection(url, name="test") as link:
         await link.declare(Topology(queues=(Queue(queue, exclusive=True),)))
         await link.consume(queue, arrived.put_nowait, auto_ack=True)
         await link.publish(Outgoing("", queue, b"hello"))
@@ -113,14 +113,14 @@ async def test_a_wrong_certificate_is_not_believed(
     told = {"expired": "expired", "of another host": "mismatch", "of another authority": "unable to get local issuer"}
     async with proxy_to(amqp_url, shown.server_context()) as proxy:
         with pytest.raises(CertificateRefused, match=told[wrong]):
-            async with Link(f"{proxy.url}?cacertfile={authority.file}", name="test"):
+            async with RobustConnection(f"{proxy.url}?cacertfile={authority.file}", name="test"):
                 pass
 
 
 async def test_nobody_is_believed_whom_this_computer_does_not_know(amqp_url: str, authority: Authority) -> None:
     async with proxy_to(amqp_url, authority.sign("good").server_context()) as proxy:
         with pytest.raises(CertificateRefused):
-            async with Link(proxy.url, name="test"):
+            async with RobustConnection(proxy.url, name="test"):
                 pass
 
 
@@ -155,7 +155,7 @@ async def test_rabbitmq_refuses_a_wrong_client_certificate(
         "of another authority": lambda: stranger.sign("atlas"),
     }[wrong]()
     with pytest.raises(CertificateRefused, match="does not accept the client certificate: "):
-        async with Link(url_of(node, authority, shown), name="test"):
+        async with RobustConnection(url_of(node, authority, shown), name="test"):
             pass
 
 
@@ -163,7 +163,7 @@ async def test_a_certificate_is_the_login_of_the_user_whose_name_it_bears(
     node: PrivateNode, authority: Authority
 ) -> None:
     delivery_to = "llm.atlas.test"
-    async with Link(url_of(node, authority, authority.sign("atlas"), user="atlas"), name="test") as link:
+    async with RobustConnection(url_of(node, authority, authority.sign("atlas"), user="atlas"), name="test") as link:
         await link.declare(Topology(queues=(Queue(delivery_to, exclusive=True),)))
         with pytest.raises(BrokerError, match="user 'atlas'"):
             await link.declare(Topology(queues=(Queue("llm.vega.test", exclusive=True),)))
@@ -171,5 +171,5 @@ async def test_a_certificate_is_the_login_of_the_user_whose_name_it_bears(
 
 async def test_a_certificate_is_nobody_elses_login(node: PrivateNode, authority: Authority) -> None:
     with pytest.raises(AccessRefused):
-        async with Link(url_of(node, authority, authority.sign("mallory"), user="mallory"), name="test"):
+        async with RobustConnection(url_of(node, authority, authority.sign("mallory"), user="mallory"), name="test"):
             pass

@@ -14,9 +14,9 @@ import pika
 import pytest
 
 from broker.amqp.pika_connection import Outgoing
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.errors import AccessRefused, ConfigurationError
-from broker.protocol.messages import Holding, Result, Usage
+from broker.protocol.messages import Result, RunningTask, Usage
 from broker.protocol.primitives import MAX_BODY_BYTES
 from broker.protocol.topology import REJECTED, SHARED, TASKS, work_queue
 from broker.settings import Settings
@@ -26,7 +26,7 @@ from tests.support.proxy import CONSUMER, PUBLISHER, Proxy, proxy_to
 from tests.support.rabbitmq import NodeInfo
 from workers.execution.spool import Spool
 from workers.models.base import Answer, Job, ModelError, Progress
-from workers.tools.toolbox import Desk
+from workers.tools.toolbox import Toolbox
 from workers.worker import Worker
 
 
@@ -57,7 +57,7 @@ class Scripted:
             self.plays(task_id, play)
         return event
 
-    async def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Answer:
+    async def run(self, job: Job, progress: Progress, desk: Toolbox | None = None) -> Answer:
         self.jobs.append(job)
         self.running += 1
         self.most_running = max(self.running, self.most_running)
@@ -163,7 +163,7 @@ async def test_a_worker_says_who_it_is_and_goes_on_saying_what_it_does(
         assert (hello.name, hello.instance, hello.model, hello.slots) == (name, worker.instance, "scripted", 3)
         assert (hello.skills, hello.description, hello.tasks) == ({"python": 0.9}, "writes Python", [])
         await coordinator.assign("t-1")
-        await coordinator.next("beat", tasks=[Holding(task_id="t-1", attempt=1)])
+        await coordinator.next("beat", tasks=[RunningTask(task_id="t-1", attempt=1)])
         release.set()
         await coordinator.next("result")
         await coordinator.until(lambda: coordinator.heard[-1][0] == "beat" and not coordinator.heard[-1][1].tasks)
@@ -309,7 +309,7 @@ async def test_an_assignment_that_cannot_be_read_is_rejected_and_the_next_one_is
     workers: Workers, coordinator: StandIn, amqp_url: str, body: bytes
 ) -> None:
     rejected: list[bytes] = []
-    async with workers.one(), Link(amqp_url, name="rejected") as link:
+    async with workers.one(), RobustConnection(amqp_url, name="rejected") as link:
         await link.consume(REJECTED, lambda delivery: rejected.append(delivery.body), prefetch=10)
         await coordinator.assign_raw(body)
         await coordinator.assign("t-1", "hello")
@@ -501,7 +501,7 @@ async def test_a_worker_that_is_drained_finishes_what_it_has_and_gives_back_the_
         await coordinator.delivered()
         await coordinator.drain(worker.instance)
         leaving = await coordinator.next("beat", draining=True)
-        assert leaving.tasks == [Holding(task_id="t-1", attempt=1)]
+        assert leaving.tasks == [RunningTask(task_id="t-1", attempt=1)]
         await coordinator.assign("t-3")
         release.set()
         await asyncio.wait_for(running, WITHIN)
@@ -565,7 +565,7 @@ async def test_a_worker_comes_up_on_a_rabbitmq_where_nothing_is_declared(workers
     with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
         for exchange in SHARED.exchanges:
             connection.channel().exchange_delete(exchange.name)
-    async with workers.one(), Link(amqp_url, name="look") as link:
+    async with workers.one(), RobustConnection(amqp_url, name="look") as link:
         await link.publish(Outgoing(TASKS, "submit", b"{}"))
 
 
@@ -650,7 +650,7 @@ async def test_a_worker_beats_while_its_consuming_connection_is_away(
         before = len(coordinator.all("beat"))
         await coordinator.until(lambda: len(coordinator.all("beat")) > before + 3)
         assert not worker._link.connected
-        assert coordinator.all("beat")[-1].tasks == [Holding(task_id="t-1", attempt=1)]
+        assert coordinator.all("beat")[-1].tasks == [RunningTask(task_id="t-1", attempt=1)]
 
 
 async def test_a_hello_after_a_reconnect_names_what_is_still_in_hand(
@@ -661,7 +661,7 @@ async def test_a_hello_after_a_reconnect_names_what_is_still_in_hand(
         await coordinator.assign("t-1")
         await until(lambda: llm.running == 1)
         proxy.break_connections()
-        await coordinator.next("hello", tasks=[Holding(task_id="t-1", attempt=1)])
+        await coordinator.next("hello", tasks=[RunningTask(task_id="t-1", attempt=1)])
 
 
 async def test_an_unclaimed_assignment_that_is_redelivered_after_a_reconnect_is_done_once(

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from broker.amqp.pika_connection import Delivery
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.chat_client import read_message, to_publish
 from broker.protocol.chat import Message, new_message
 from broker.protocol.messages import Usage
@@ -20,11 +20,11 @@ from broker.protocol.topology import SHARED, mailbox
 from broker.settings import Settings
 from tests.support.fake_coordinator import WITHIN, StandIn, stand_in
 from tests.support.openai_server import OpenAIServer, Paused, Stalled, Text
-from workers.chat import Mailbox
+from workers.chat import ChatResponder
 from workers.execution.reporter import Reporter
 from workers.models.base import LLM, Answer, Job, ModelError, Progress
 from workers.models.factory import build_llm
-from workers.tools.toolbox import Desk
+from workers.tools.toolbox import Toolbox
 from workers.worker import Worker
 
 GRIN = "\N{GRINNING FACE}"
@@ -39,7 +39,7 @@ class Scripted:
         self.calls = 0
         self._answers = list(answers)
 
-    async def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Answer:
+    async def run(self, job: Job, progress: Progress, desk: Toolbox | None = None) -> Answer:
         self.calls += 1
         if not self._answers:
             return Answer(job.description)
@@ -215,7 +215,7 @@ async def test_an_llm_that_cannot_even_be_called_is_a_failed_attempt(
     amqp_url: str, name: str, coordinator: StandIn, tmp_path: Path
 ) -> None:
     class NoCoroutine(Scripted):
-        def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Any:
+        def run(self, job: Job, progress: Progress, desk: Toolbox | None = None) -> Any:
             return "at once"
 
     async with AtWork(amqp_url, name, NoCoroutine(), tmp_path) as at_work:
@@ -263,7 +263,7 @@ async def test_the_log_tells_on_one_line_why_a_task_failed(
 class Writer:
     """Somebody who writes to an LLM and reads what comes back."""
 
-    def __init__(self, link: Link, address: str, llm: str) -> None:
+    def __init__(self, link: RobustConnection, address: str, llm: str) -> None:
         self._link = link
         self._address = address
         self._llm = llm
@@ -294,7 +294,7 @@ class Writer:
 @pytest.fixture
 async def writer(amqp_url: str, name: str) -> AsyncIterator[Writer]:
     address = f"user.{name}"
-    async with Link(amqp_url, name="writer") as link:
+    async with RobustConnection(amqp_url, name="writer") as link:
         await link.declare(SHARED)
         await link.declare(mailbox(address, ()))
         writer = Writer(link, address, name)
@@ -359,7 +359,7 @@ async def test_an_answer_that_cannot_be_sent_is_logged_and_costs_one_call(
     llm = Scripted()
     async with AtWork(amqp_url, name, llm, tmp_path) as at_work:
         with monkeypatch.context() as broken:
-            broken.setattr(Mailbox, "_made", fail)
+            broken.setattr(ChatResponder, "_made", fail)
             await writer.write("Well?")
             async with asyncio.timeout(WITHIN):
                 while "an answer cannot be sent" not in caplog.text:  # noqa: ASYNC110 - the log has no event

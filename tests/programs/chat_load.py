@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.support.report import print_table
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.protocol.chat import Message, made_from
 from broker.protocol.views import MessageView
 from fluffle import Client
@@ -150,7 +150,7 @@ async def _read(client: Client, shown: list[Message]) -> None:
 
 
 async def _everybody_reads(site: Site, people: Iterable[Client]) -> None:
-    async with asyncio.timeout(WITHIN), Link(site.url, name="test") as link:
+    async with asyncio.timeout(WITHIN), RobustConnection(site.url, name="test") as link:
         for client in people:
             while not await link.has_consumers(client.address):  # noqa: ASYNC110 - RabbitMQ has no event for it
                 await asyncio.sleep(0.02)

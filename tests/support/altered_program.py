@@ -28,32 +28,32 @@ def no_outbox() -> None:
 def no_manual_ack() -> None:
     """A message counts as done as soon as it is delivered."""
     from broker.amqp.pika_connection import Delivery
-    from broker.amqp.robust_connection import Link
+    from broker.amqp.robust_connection import RobustConnection
 
-    consume = Link.consume
+    consume = RobustConnection.consume
 
-    async def consume_at_once(self: Link, *args: Any, **kwargs: Any) -> Any:
+    async def consume_at_once(self: RobustConnection, *args: Any, **kwargs: Any) -> Any:
         return await consume(self, *args, **{**kwargs, "auto_ack": True})
 
-    _replace(Link, "consume", consume_at_once)
+    _replace(RobustConnection, "consume", consume_at_once)
     for settle in ("ack", "reject", "requeue"):
         _replace(Delivery, settle, lambda self: None)
 
 
 def no_attempt_fence() -> None:
     """The result of any attempt counts as that of the present one."""
-    from coordinator.core.tasks.attempts import Work
+    from coordinator.core.tasks.attempts import AttemptReports
 
-    reported = Work.reported
+    reported = AttemptReports.reported
 
-    def reported_anyhow(self: Work, event: Any, now: Any) -> None:
+    def reported_anyhow(self: AttemptReports, event: Any, now: Any) -> None:
         task = self._b.tasks.get(event.result.task_id)
         if task is not None and task.in_hand:
             result = event.result.model_copy(update={"attempt": task.attempt})
             event = dataclasses.replace(event, llm=task.llm or event.llm, result=result)
         reported(self, event, now)
 
-    _replace(Work, "reported", reported_anyhow)
+    _replace(AttemptReports, "reported", reported_anyhow)
 
 
 def no_epoch() -> None:
@@ -65,15 +65,15 @@ def no_epoch() -> None:
 
 def no_dedupe() -> None:
     """A task that is submitted again is a new one."""
-    from coordinator.core.tasks.requests import Requests
+    from coordinator.core.tasks.requests import TaskRequests
 
-    submitted = Requests._submitted
+    submitted = TaskRequests._submitted
 
-    def submitted_anew(self: Requests, event: Any, now: Any) -> None:
+    def submitted_anew(self: TaskRequests, event: Any, now: Any) -> None:
         self._b.tasks.pop(event.task_id, None)
         submitted(self, event, now)
 
-    _replace(Requests, "_submitted", submitted_anew)
+    _replace(TaskRequests, "_submitted", submitted_anew)
 
 
 def no_spool() -> None:
@@ -85,17 +85,17 @@ def no_spool() -> None:
 
 def no_lease() -> None:
     """Whoever has a task keeps it, however silent."""
-    from coordinator.core.tasks.attempts import Work
+    from coordinator.core.tasks.attempts import AttemptReports
 
-    _replace(Work, "tick", lambda self, now, heard_until: None)
+    _replace(AttemptReports, "tick", lambda self, now, heard_until: None)
 
 
 def no_mandatory() -> None:
     """What no queue takes is gone without a word."""
-    from broker.amqp.session import HalfLink
+    from broker.amqp.session import Session
 
-    publish = HalfLink.publish
-    _replace(HalfLink, "publish", lambda self, message: publish(self, dataclasses.replace(message, mandatory=False)))
+    publish = Session.publish
+    _replace(Session, "publish", lambda self, message: publish(self, dataclasses.replace(message, mandatory=False)))
 
 
 MECHANISMS: dict[str, Callable[[], None]] = {

@@ -7,9 +7,9 @@ from sqlalchemy import text
 
 from broker.amqp.pika_connection import Delivery, Outgoing, Properties
 from broker.timestamps import Instant, Micros, seconds
-from coordinator.batch import Bookkeeper, Post
+from coordinator.batch import BatchProcessor, OutgoingBatch
 from coordinator.core.tasks.task import view
-from coordinator.inbound.hearing import Hearing
+from coordinator.inbound.hearing import LivenessProbe
 from coordinator.storage.store import Store
 from tests.support.core_driver import T0
 from tests.support.stored_tasks import LEAD
@@ -27,8 +27,8 @@ class Desk:
         self.books = self._new()
         self.unsent = self.books.rebuild()
 
-    def _new(self, *, hearing: Hearing | None = None) -> Bookkeeper:
-        return Bookkeeper(
+    def _new(self, *, hearing: LivenessProbe | None = None) -> BatchProcessor:
+        return BatchProcessor(
             self.store,
             clock=self.now,
             lease=seconds(LEASE),
@@ -44,7 +44,7 @@ class Desk:
     def steady(self) -> Micros:
         return seconds(self.at)
 
-    def listen(self, hearing: Hearing) -> None:
+    def listen(self, hearing: LivenessProbe) -> None:
         """From now on nobody is judged before an echo has come."""
         self.books = self._new(hearing=hearing)
         self.books.rebuild()
@@ -55,7 +55,7 @@ class Desk:
         self.books.confirmed(post.rows)
         return post.messages
 
-    def commit(self, *batch: Delivery, at: float | None = None) -> Post:
+    def commit(self, *batch: Delivery, at: float | None = None) -> OutgoingBatch:
         """Process a batch, without publishing."""
         self.at = self.at if at is None else at
         return self.books.process(list(batch))

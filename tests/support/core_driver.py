@@ -12,43 +12,51 @@ from broker.protocol.messages import (
     Claim,
     Failure,
     Goodbye,
-    Holding,
     Presence,
     Progress,
     Question,
     Result,
-    Resume,
+    ResumeReport,
+    RunningTask,
     Status,
     Submission,
     Usage,
-    Wait,
+    WaitReport,
 )
 from broker.timestamps import EPOCH, Instant, seconds, to_datetime
-from coordinator.core.commands import Announce, AnnounceLLM, Answer, Assign, Command, Stop, Tell
+from coordinator.core.commands import (
+    AnnounceLLM,
+    AnnounceTask,
+    AnswerSubmitter,
+    Command,
+    SendAssignment,
+    SendPersonAnswer,
+    SendStop,
+)
 from coordinator.core.events import (
     NEVER,
     AnswerGiven,
     CancelRequested,
     Claimed,
     Event,
-    GroupStirred,
-    Left,
+    GroupChanged,
+    Heartbeat,
+    InstanceLeft,
     Progressed,
     Reported,
-    Resumed,
     RetryRequested,
-    Seen,
     Sender,
     Submitted,
     TaskEnded,
     Tick,
-    Waited,
+    WaitBegan,
+    WaitEnded,
 )
 from coordinator.core.llms.llm import LLM
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.scheduling.earliest_finish import Policy
-from coordinator.core.state import Changes
+from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import DEFAULT_PRIORITY, Rank, Task
 from tests.support.invariants import check_forgotten, check_invariants
 
@@ -69,7 +77,7 @@ class Books:
         self.llms: dict[str, LLM] = {}
         self.edges: dict[tuple[str, str], bool] = {}  # (task, the task that it depends on) -> met
 
-    def commit(self, changes: Changes) -> None:
+    def commit(self, changes: StateChanges) -> None:
         for task in changes.new:
             assert task.id not in self.tasks
             assert all(task.seq != other.seq for other in self.tasks.values())
@@ -256,7 +264,7 @@ class Core:
         self.machine.load(self.books.load([id_ for id_ in stirred if id_ not in known]))
         for id_ in [id_ for id_ in stirred if id_ in known and known[id_].spec.is_group]:
             self.machine.load(self.books.load([above for above in known[id_].spec.depends_on if above not in known]))
-            yield GroupStirred(id_, tuple(self.books.children(id_)))
+            yield GroupChanged(id_, tuple(self.books.children(id_)))
 
     def _wake(self, now: Instant) -> tuple[str, ...]:
         if self.machine.board.next_wake > now:
@@ -285,7 +293,7 @@ class Core:
 
     def _check_slots(self, commands: list[Command]) -> None:
         """Late binding: an LLM that was just given work has no more of it than slots, all its instances together."""
-        for name in {command.llm for command in commands if isinstance(command, Assign)}:
+        for name in {command.llm for command in commands if isinstance(command, SendAssignment)}:
             llm = self.machine.board.llms[name]
             working = sum(i.working for i in llm.instances.values() if not i.draining)
             assert len(llm.unclaimed) + working <= llm.slots, f"{name} has more than its {llm.slots} slots can do"
@@ -335,11 +343,11 @@ def seen(
     description: str = "",
     draining: bool = False,
     model: str = "",
-) -> Seen:
+) -> Heartbeat:
     """An instance says hello or gives a beat. `tasks` are (task, attempt) that it has in hand."""
-    hand = [Holding(task_id=task_id, attempt=attempt) for task_id, attempt in tasks]
+    hand = [RunningTask(task_id=task_id, attempt=attempt) for task_id, attempt in tasks]
     known = dict.fromkeys(skills, 1.0)
-    return Seen(
+    return Heartbeat(
         Presence(
             name=llm,
             instance=instance,
@@ -353,9 +361,9 @@ def seen(
     )
 
 
-def left(llm: str, instance: str = "i1") -> Left:
+def left(llm: str, instance: str = "i1") -> InstanceLeft:
     """An instance says goodbye."""
-    return Left(Goodbye(name=llm, instance=instance))
+    return InstanceLeft(Goodbye(name=llm, instance=instance))
 
 
 def claimed(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1") -> Claimed:
@@ -379,15 +387,15 @@ def waited(
     instance: str = "i1",
     question: str | None = None,
     choices: Iterable[str] = (),
-) -> Waited:
+) -> WaitBegan:
     """An attempt waits; with `question`, the id of one, it asks a person."""
     asked = None if question is None else Question(id=question, text=f"{question}?", choices=list(choices))
-    return Waited(llm, Wait(task_id=task_id, attempt=attempt, instance=instance, question=asked))
+    return WaitBegan(llm, WaitReport(task_id=task_id, attempt=attempt, instance=instance, question=asked))
 
 
-def resumed(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1") -> Resumed:
+def resumed(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1") -> WaitEnded:
     """An attempt that waited goes on."""
-    return Resumed(llm, Resume(task_id=task_id, attempt=attempt, instance=instance))
+    return WaitEnded(llm, ResumeReport(task_id=task_id, attempt=attempt, instance=instance))
 
 
 def answered(task_id: str, answer: str = "yes", *, question: str | None = None, sender: Sender = ANA) -> AnswerGiven:
@@ -438,22 +446,22 @@ def gave_up(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str
 
 def assignments(commands: Iterable[Command]) -> list[tuple[str, int, str]]:
     """(task, attempt, LLM) of each assignment."""
-    return [(c.task_id, c.attempt, c.llm) for c in commands if isinstance(c, Assign)]
+    return [(c.task_id, c.attempt, c.llm) for c in commands if isinstance(c, SendAssignment)]
 
 
 def stops(commands: Iterable[Command]) -> list[tuple[str, int, str]]:
     """(task, attempt, `llm/instance`) of each stop."""
-    return [(c.task_id, c.attempt, f"{c.llm}/{c.instance}") for c in commands if isinstance(c, Stop)]
+    return [(c.task_id, c.attempt, f"{c.llm}/{c.instance}") for c in commands if isinstance(c, SendStop)]
 
 
 def told(commands: Iterable[Command]) -> list[tuple[str, int, str, str]]:
     """(task, attempt, question, answer) of each answer of a person that an instance is told."""
-    return [(c.task_id, c.attempt, c.question, c.answer) for c in commands if isinstance(c, Tell)]
+    return [(c.task_id, c.attempt, c.question, c.answer) for c in commands if isinstance(c, SendPersonAnswer)]
 
 
 def answers(commands: Iterable[Command]) -> list[tuple[str, str, str]]:
     """(task, type of the answer, where it goes) of each answer."""
-    return [(c.view["id"], c.type, c.reply_to) for c in commands if isinstance(c, Answer)]
+    return [(c.view["id"], c.type, c.reply_to) for c in commands if isinstance(c, AnswerSubmitter)]
 
 
 def events(commands: Iterable[Command]) -> list[tuple[str, str]]:
@@ -461,7 +469,7 @@ def events(commands: Iterable[Command]) -> list[tuple[str, str]]:
     told: list[tuple[str, str]] = []
     for command in commands:
         match command:
-            case Announce(_, view):
+            case AnnounceTask(_, view):
                 told.append((view["id"], view["status"]))
             case AnnounceLLM(_, name, state):
                 told.append((name, state))

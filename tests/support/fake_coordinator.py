@@ -9,16 +9,16 @@ import pika
 from pika.exceptions import NackError
 
 from broker.amqp.pika_connection import Delivery, Outgoing
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.protocol.chat import MessageProgress
 from broker.protocol.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop
-from broker.protocol.primitives import Wire, decode
+from broker.protocol.primitives import WireModel, decode
 from broker.protocol.topology import COORDINATOR, REJECTED, SHARED, STATUS, WORK, llm_address, work_queue
 
 WITHIN = 20.0
 """Seconds that a test waits for something before it fails."""
 
-KINDS: dict[str, type[Wire]] = {
+KINDS: dict[str, type[WireModel]] = {
     "hello": Presence,
     "beat": Presence,
     "goodbye": Goodbye,
@@ -32,7 +32,7 @@ KINDS: dict[str, type[Wire]] = {
 class StandIn:
     """`heard` is everything that was reported, in order, as pairs of kind and message."""
 
-    def __init__(self, url: str, link: Link, llm: str) -> None:
+    def __init__(self, url: str, link: RobustConnection, llm: str) -> None:
         self.heard: list[tuple[str, Any]] = []
         self._parameters = pika.URLParameters(url)
         self._link = link
@@ -135,7 +135,7 @@ async def stand_in(url: str, llm: str) -> AsyncIterator[StandIn]:
     with pika.BlockingConnection(parameters) as connection:
         for queue in (COORDINATOR, REJECTED):
             connection.channel().queue_delete(queue)
-    async with Link(url, name="stand-in") as link:
+    async with RobustConnection(url, name="stand-in") as link:
         it = StandIn(url, link, llm)
         await it.listen()
         yield it

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.protocol.topology import llm_topology, work_queue
 from tests.support.amqp import Amqp
 from tests.support.site import Site
@@ -35,6 +35,6 @@ class ForeignLLMs:
 
 
 async def _declare(url: str, names: tuple[str, ...]) -> None:
-    async with Link(url, name="test") as link:
+    async with RobustConnection(url, name="test") as link:
         for name in names:
             await link.declare(llm_topology(name))

@@ -11,7 +11,7 @@ from typing import Any
 
 from broker.amqp.pika_connection import Delivery, _properties
 from broker.protocol.primitives import MAX_BODY_BYTES
-from coordinator.inbound.decoder import Refused, read
+from coordinator.inbound.decoder import RejectedDelivery, read
 from tests.support.random_texts import schemas
 
 TASKS, STATUS, MESSAGES = "fluffle.tasks", "fluffle.status", "fluffle.messages"
@@ -61,7 +61,7 @@ class Raw:
     def is_refused(self) -> bool:
         """Whether it is malformed: refused whatever the coordinator knows, with a reason."""
         match read(self.delivery(), limit=MAX_BODY_BYTES):
-            case Refused(problems=problems):
+            case RejectedDelivery(problems=problems):
                 assert problems, f"refused without a reason: {self}"
                 return True
             case _:

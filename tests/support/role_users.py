@@ -8,7 +8,7 @@ import pytest
 from broker.access import users
 from broker.access.admin_api import administration
 from broker.access.roles import Role, owned, user_name
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.amqp.url import of_user, vhost
 from broker.protocol.topology import SHARED
 from broker.settings import load_settings
@@ -39,7 +39,7 @@ class Rights:
 
     async def declare(self) -> None:
         """Declare what the users may not declare themselves."""
-        async with Link(self._url, name="test") as link:
+        async with RobustConnection(self._url, name="test") as link:
             await link.declare(SHARED)
             for user in users.users(self._users, vhost(self._url)):
                 await link.declare(owned(user.role, user.name))

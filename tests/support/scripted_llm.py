@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from workers.models.base import Answer, Job, ModelError, Usage
-from workers.tools.toolbox import Desk
+from workers.tools.toolbox import Toolbox
 
 
-async def obey(job: Job, desk: Desk) -> Answer:
+async def obey(job: Job, desk: Toolbox) -> Answer:
     """Wait until the file `until` exists, ask a person `ask`, fail with `fail`, answer `answer` or the description.
 
     When it is stopped while it waits, it makes the file `stopped`.

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.protocol.topology import (
     COORDINATOR,
     QUERIES,
@@ -251,5 +251,5 @@ def site_on(
 
 
 async def _declare(url: str) -> None:
-    async with Link(url, name="test") as link:
+    async with RobustConnection(url, name="test") as link:
         await link.declare(SHARED)

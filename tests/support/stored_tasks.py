@@ -5,7 +5,7 @@ from typing import Any
 
 from broker.protocol.messages import Failure, Status, Submission, Usage
 from broker.timestamps import Instant, Micros, seconds
-from coordinator.core.state import Changes
+from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import Attempt, Task
 from coordinator.storage.store import Store
 from tests.support.core_driver import T0
@@ -43,13 +43,15 @@ def a_task(number: int, *, status: Status = Status.PENDING, **fields: Any) -> Ta
     return Task(spec=spec, **task)
 
 
-def commit(store: Store, changes: Changes | None = None, *, outbox: str | None = None, **others: Any) -> int | None:
+def commit(
+    store: Store, changes: StateChanges | None = None, *, outbox: str | None = None, **others: Any
+) -> int | None:
     """Commit at NOW what is given."""
     given = {"sent": [], "now": NOW, "lease": LEAD, **others}
-    return store.commit(changes or Changes(), outbox=outbox, **given)
+    return store.commit(changes or StateChanges(), outbox=outbox, **given)
 
 
 def stored(store: Store, *tasks: Task, waits: list[tuple[Task, frozenset[str]]] | None = None) -> None:
     """Put new tasks into the store, with their attempts."""
     attempts = [(task, attempt) for task in tasks for attempt in task.attempts]
-    commit(store, Changes(new=list(tasks), attempts=attempts, waits=waits or []))
+    commit(store, StateChanges(new=list(tasks), attempts=attempts, waits=waits or []))

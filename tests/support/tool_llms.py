@@ -7,10 +7,10 @@ from typing import Any
 
 from tests.support.recording_llms import write_effect
 from workers.models.base import Job
-from workers.tools.toolbox import BlockingDesk, Desk, ToolError
+from workers.tools.toolbox import SyncToolbox, Toolbox, ToolError
 
 
-async def hand_on(job: Job, desk: Desk) -> list[str]:
+async def hand_on(job: Job, desk: Toolbox) -> list[str]:
     """Hands on to the first on the way, and that one to the next; the result names all of them."""
     way = job.inputs["way"]
     if not way:
@@ -19,7 +19,7 @@ async def hand_on(job: Job, desk: Desk) -> list[str]:
     return [way[0], *rest]
 
 
-def hand_on_in_thread(job: Job, desk: BlockingDesk) -> list[str]:
+def hand_on_in_thread(job: Job, desk: SyncToolbox) -> list[str]:
     """The same as a function that is not async."""
     way = job.inputs["way"]
     if not way:
@@ -27,7 +27,7 @@ def hand_on_in_thread(job: Job, desk: BlockingDesk) -> list[str]:
     return [way[0], *desk.delegate(f"go on to {way[0]}", assignee=way[0], inputs={"way": way[1:]})]
 
 
-async def hand_on_as_model(job: Job, desk: Desk) -> list[str]:
+async def hand_on_as_model(job: Job, desk: Toolbox) -> list[str]:
     """The same as a pydantic-ai model that calls its tools."""
     from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
@@ -48,13 +48,13 @@ async def hand_on_as_model(job: Job, desk: Desk) -> list[str]:
     return list(json.loads(answer.result))
 
 
-async def ask(job: Job, desk: Desk) -> dict[str, Any]:
+async def ask(job: Job, desk: Toolbox) -> dict[str, Any]:
     """Asks a person all questions of the inputs, one after the other."""
     write_effect(job, "started")
     return {question: await desk.ask_person(question) for question in job.inputs["questions"]}
 
 
-async def spread(job: Job, desk: Desk) -> Any:
+async def spread(job: Job, desk: Toolbox) -> Any:
     """Hands on to as many as the inputs say, on as many levels; the last ones wait for ever."""
     write_effect(job, "started")
     if not job.inputs:
@@ -63,7 +63,7 @@ async def spread(job: Job, desk: Desk) -> Any:
     return await asyncio.gather(*(desk.delegate(f"part {n} of {job.description}", inputs=deeper) for n in range(wide)))
 
 
-async def consult(job: Job, desk: Desk) -> Any:
+async def consult(job: Job, desk: Toolbox) -> Any:
     """Does with its desk what the inputs say, one after the other; returns what came of it, or why it did not."""
     told = []
     for tool, arguments in job.inputs:

@@ -20,13 +20,13 @@ from broker.protocol.primitives import problems
 from broker.protocol.traceparent import trace_of
 from workers.execution.progress import ProgressStream
 from workers.execution.reporter import Reporter
-from workers.execution.suspensions import Parking, Slots
+from workers.execution.suspensions import Slots, Suspensions
 from workers.models.base import LLM, Answer, Job, ModelError
 from workers.models.output import as_json
-from workers.tools.toolbox import Desk, Office
+from workers.tools.toolbox import Toolbox, ToolServices
 
 if TYPE_CHECKING:
-    from workers.telemetry.tracing import AttemptSpan, Spans
+    from workers.telemetry.tracing import AttemptSpan, WorkerTracing
 
 CANCEL_WITHIN = 5.0
 """Seconds that a cancelled call gets to end. After that its attempt is over all the same."""
@@ -34,7 +34,7 @@ CANCEL_WITHIN = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Ending(NamedTuple):
+class AttemptOutcome(NamedTuple):
     """How an attempt ended. A failed one has a failure; what was used may be known in every case."""
 
     outcome: Literal["completed", "failed", "cancelled"]
@@ -43,17 +43,17 @@ class Ending(NamedTuple):
     usage: Usage | None = None
 
 
-CALLED_OFF = Ending("cancelled")
+CALLED_OFF = AttemptOutcome("cancelled")
 
 
-def failed(kind: str, message: str, *, retryable: bool = True, usage: Usage | None = None) -> Ending:
+def failed(kind: str, message: str, *, retryable: bool = True, usage: Usage | None = None) -> AttemptOutcome:
     """The ending of an attempt that could not be done; `kind` is the type of the failure, a name for machines."""
     error = ModelError(printed(kind)[:200] or "error", printed(message), retryable=bool(retryable))
     failure = Failure(type=error.type, message=error.message, retryable=error.retryable)
-    return Ending("failed", failure=failure, usage=usage)
+    return AttemptOutcome("failed", failure=failure, usage=usage)
 
 
-class Attempt:
+class RunningAttempt:
     """An attempt that a worker holds. `on_over` is called once, with how it ended; `on_asks` when it asks a person.
 
     It ends whatever the LLM does: its end depends on nothing that can raise.
@@ -66,11 +66,11 @@ class Attempt:
         *,
         slots: Slots,
         reporter: Reporter,
-        on_over: Callable[["Attempt", Ending], None],
-        on_asks: Callable[["Attempt"], None],
+        on_over: Callable[["RunningAttempt", AttemptOutcome], None],
+        on_asks: Callable[["RunningAttempt"], None],
     ) -> None:
         self.key = (assignment.task_id, assignment.attempt)
-        self.parking = Parking(self.key, slots, reporter, on_person=self._on_person)
+        self.parking = Suspensions(self.key, slots, reporter, on_person=self._on_person)
         self._assignment = assignment
         self._deliveries = [delivery]
         self._acknowledged = False
@@ -79,7 +79,7 @@ class Attempt:
         self._on_asks = on_asks
         self._over = False
         self.span: AttemptSpan | None = None
-        self._given_up: Ending | None = None
+        self._given_up: AttemptOutcome | None = None
         self._call: asyncio.Task[Answer] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timeout = 0.0
@@ -132,7 +132,13 @@ class Attempt:
     # -- the call --------------------------------------------------------------------------------------------------
 
     def start(
-        self, llm: LLM, office: Office, *, instructions: str | None, timeout: float | None, spans: "Spans | None"
+        self,
+        llm: LLM,
+        office: ToolServices,
+        *,
+        instructions: str | None,
+        timeout: float | None,
+        spans: "WorkerTracing | None",
     ) -> None:
         """Call the LLM, unless the attempt was given up before. `timeout`, in seconds, is for a task that has none."""
         if self._given_up is not None:
@@ -143,7 +149,7 @@ class Attempt:
         except Exception as error:
             self._end(self._failure(error))
 
-    def _begin(self, llm: LLM, office: Office, job: Job, spans: "Spans | None") -> None:
+    def _begin(self, llm: LLM, office: ToolServices, job: Job, spans: "WorkerTracing | None") -> None:
         loop = asyncio.get_running_loop()
         self._started_at, self._clock = datetime.now(UTC), time.monotonic()
         first = self._deliveries[0]
@@ -152,7 +158,7 @@ class Attempt:
                 self.span = spans.begin(self._assignment, first)
         context = None if self.span is None else self.span.context
         trace = trace_of(first.headers) if self.span is None else self.span.call_traceparent
-        desk = Desk(office, self._assignment, self.parking, priority=first.properties.priority, trace=trace)
+        desk = Toolbox(office, self._assignment, self.parking, priority=first.properties.priority, trace=trace)
         self._call = loop.create_task(llm.run(job, self._stream.add, desk), context=context)
         self._call.add_done_callback(self._on_call_done)
         crash_point_soon("call-started")
@@ -160,7 +166,7 @@ class Attempt:
             self._timeout = job.timeout
             self._timer = loop.call_later(job.timeout, self._on_late)
 
-    def give_up(self, ending: Ending) -> None:
+    def give_up(self, ending: AttemptOutcome) -> None:
         """Cancel the call, or do not even start it. The attempt ends as `ending`, unless the answer is there first."""
         if self._given_up is None and not self._over:
             self._given_up = ending
@@ -179,14 +185,14 @@ class Attempt:
             self._call.cancel()
             await asyncio.wait([self._call], timeout=CANCEL_WITHIN)
 
-    def result(self, ending: Ending, *, instance: str) -> tuple[Ending, bytes]:
+    def result(self, ending: AttemptOutcome, *, instance: str) -> tuple[AttemptOutcome, bytes]:
         """How it ended, and the Result to report, as JSON. Never raises.
 
         An answer that is none becomes a failure that says so. Usage that makes no sense is left out.
         """
         finished_at, duration = datetime.now(UTC), self.duration
 
-        def encoded(ending: Ending) -> tuple[Ending, bytes]:
+        def encoded(ending: AttemptOutcome) -> tuple[AttemptOutcome, bytes]:
             result = Result(
                 task_id=self.key[0],
                 attempt=self.key[1],
@@ -238,21 +244,21 @@ class Attempt:
             ending = self._failure(error)
         self._end(ending)
 
-    def _ending_of(self, call: asyncio.Task[Answer]) -> Ending:
+    def _ending_of(self, call: asyncio.Task[Answer]) -> AttemptOutcome:
         if call.cancelled():
             return self._given_up or failed("cancelled", "the call was cancelled from within")
         if error := call.exception():
             return self._given_up or self._failure(error)
         answer = call.result()
-        return Ending("completed", answer.result, usage=answer.usage)
+        return AttemptOutcome("completed", answer.result, usage=answer.usage)
 
-    def _failure(self, error: BaseException) -> Ending:
+    def _failure(self, error: BaseException) -> AttemptOutcome:
         if isinstance(error, ModelError):
             return failed(error.type, error.message, retryable=error.retryable, usage=error.usage)
         _log.error("the LLM raised an unexpected error", extra=self.names, exc_info=error)
         return failed(type(error).__name__, printed(error) or type(error).__name__)
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, ending: AttemptOutcome) -> None:
         if not self._over:
             self._over = True
             self._stop_timer()

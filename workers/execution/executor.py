@@ -11,18 +11,18 @@ from broker.best_effort import best_effort
 from broker.errors import DecodeError
 from broker.fault_injection import crash_point
 from broker.ids import assignment_id
-from broker.protocol.messages import Assignment, Holding, Stop, Tell
+from broker.protocol.messages import Assignment, PersonAnswer, RunningTask, Stop
 from broker.protocol.portable_text import on_one_line
 from broker.protocol.primitives import MAX_ASSIGNMENT_BYTES, decode
 from broker.telemetry.counters import Runs
-from workers.execution.attempt import CALLED_OFF, Attempt, Ending, failed
+from workers.execution.attempt import CALLED_OFF, AttemptOutcome, RunningAttempt, failed
 from workers.execution.reporter import Reporter
 from workers.execution.suspensions import Slots
 from workers.models.base import LLM
-from workers.tools.toolbox import Office
+from workers.tools.toolbox import ToolServices
 
 if TYPE_CHECKING:
-    from workers.telemetry.tracing import Spans
+    from workers.telemetry.tracing import WorkerTracing
 
 REMEMBERED = 10_000
 """Finished attempts that are remembered, to know an assignment that comes again."""
@@ -38,7 +38,7 @@ Key = tuple[str, int]
 _log = logging.getLogger(__name__)
 
 
-class Workload:
+class Executor:
     """Takes assignments and sees each through: claim, acknowledge, call the LLM, report.
 
     At most `slots` attempts work at any time; further assignments wait, unacknowledged. An attempt that waits for a
@@ -51,14 +51,14 @@ class Workload:
         self,
         llm: LLM,
         reporter: Reporter,
-        office: Office,
+        office: ToolServices,
         *,
         slots: int,
         instructions: str | None,
         timeout: float | None,
         on_change: Callable[[], None],
         runs: Runs | None,
-        spans: "Spans | None" = None,
+        spans: "WorkerTracing | None" = None,
     ) -> None:
         self._llm = llm
         self._reporter = reporter
@@ -70,14 +70,14 @@ class Workload:
         self._runs = runs
         self._spans = spans
         self._closed = False
-        self._waiting: dict[Key, Attempt] = {}  # for a slot; not claimed
-        self._in_hand: dict[Key, Attempt] = {}  # claimed, until RabbitMQ has the result
+        self._waiting: dict[Key, RunningAttempt] = {}  # for a slot; not claimed
+        self._in_hand: dict[Key, RunningAttempt] = {}  # claimed, until RabbitMQ has the result
         self._finished: dict[Key, None] = {}  # the last ones, oldest first
 
     @property
-    def in_hand(self) -> list[Holding]:
+    def in_hand(self) -> list[RunningTask]:
         """What was claimed and whose result RabbitMQ does not have yet, and what waits for a slot."""
-        return [Holding(task_id=task_id, attempt=attempt) for task_id, attempt in (*self._in_hand, *self._waiting)]
+        return [RunningTask(task_id=task_id, attempt=attempt) for task_id, attempt in (*self._in_hand, *self._waiting)]
 
     @property
     def empty(self) -> bool:
@@ -105,7 +105,7 @@ class Workload:
         elif self._closed:
             delivery.requeue()
         else:
-            attempt = Attempt(
+            attempt = RunningAttempt(
                 assignment,
                 delivery,
                 slots=self._slots,
@@ -128,7 +128,7 @@ class Workload:
         elif attempt := self._in_hand.get(key):
             attempt.give_up(CALLED_OFF)
 
-    def answered(self, order: Tell) -> None:
+    def answered(self, order: PersonAnswer) -> None:
         """A person has answered what an attempt asks."""
         if attempt := self._in_hand.get((order.task_id, order.attempt)):
             attempt.parking.answered(order.question, order.answer)
@@ -151,7 +151,7 @@ class Workload:
             attempt.give_back()
         self._waiting.clear()
 
-    def give_up_all(self, ending: Ending) -> None:
+    def give_up_all(self, ending: AttemptOutcome) -> None:
         """Cancel every call; the attempts end as `ending`, and are reported so."""
         for attempt in list(self._in_hand.values()):
             attempt.give_up(ending)
@@ -166,11 +166,11 @@ class Workload:
         if len(self._finished) > REMEMBERED:
             del self._finished[next(iter(self._finished))]
 
-    def _claim(self, attempt: Attempt) -> None:
+    def _claim(self, attempt: RunningAttempt) -> None:
         self._in_hand[attempt.key] = attempt
         self._reporter.claim(*attempt.key, then=partial(self._start, attempt))
 
-    def _start(self, attempt: Attempt) -> None:
+    def _start(self, attempt: RunningAttempt) -> None:
         crash_point("claim-confirmed")
         attempt.acknowledge()
         if attempt.was_delivered_before:  # meanwhile somebody else may have done it: then a stop follows the claim
@@ -178,7 +178,7 @@ class Workload:
         else:
             self._call(attempt)
 
-    def _call(self, attempt: Attempt) -> None:
+    def _call(self, attempt: RunningAttempt) -> None:
         if attempt.is_over:
             return
         _log.info("task started", extra=attempt.names)
@@ -186,7 +186,7 @@ class Workload:
             self._llm, self._office, instructions=self._instructions, timeout=self._timeout, spans=self._spans
         )
 
-    def _on_over(self, attempt: Attempt, ending: Ending) -> None:
+    def _on_over(self, attempt: RunningAttempt, ending: AttemptOutcome) -> None:
         ending, body = attempt.result(ending, instance=self._reporter.instance)
         with best_effort("keeping a record of an attempt"):
             self._record(attempt, ending)
@@ -195,7 +195,7 @@ class Workload:
         self._reporter.result(about, body, then=partial(self._on_confirmed, attempt.key), trace=trace)
         self._on_change()
 
-    def _record(self, attempt: Attempt, ending: Ending) -> None:
+    def _record(self, attempt: RunningAttempt, ending: AttemptOutcome) -> None:
         """Log, count and trace how it ended."""
         failure = ending.failure
         why = "" if failure is None else f": {on_one_line(f'{failure.type}: {failure.message}')}"
@@ -211,7 +211,7 @@ class Workload:
             attempt.parking.begin()
             self._claim(attempt)
 
-    def _on_asks(self, attempt: Attempt) -> None:
+    def _on_asks(self, attempt: RunningAttempt) -> None:
         if self._closed:
             attempt.give_up(LEFT_ASKING)
 

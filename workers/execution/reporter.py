@@ -8,13 +8,23 @@ from datetime import UTC, datetime
 from functools import partial
 
 from broker.amqp.pika_connection import Outgoing, resolve
-from broker.amqp.robust_connection import Link
-from broker.errors import BrokerError, LinkClosed, MessageTooLarge
+from broker.amqp.robust_connection import RobustConnection
+from broker.errors import BrokerError, ConnectionClosed, MessageTooLarge
 from broker.fault_injection import crash_point, crash_point_soon
 from broker.ids import assignment_id
 from broker.protocol.chat import Message, MessageProgress
-from broker.protocol.messages import Claim, Failure, Goodbye, Presence, Progress, Question, Result, Resume, Wait
-from broker.protocol.primitives import Wire, decode
+from broker.protocol.messages import (
+    Claim,
+    Failure,
+    Goodbye,
+    Presence,
+    Progress,
+    Question,
+    Result,
+    ResumeReport,
+    WaitReport,
+)
+from broker.protocol.primitives import WireModel, decode
 from broker.protocol.topology import STATUS, control_address
 from broker.protocol.traceparent import in_trace
 from workers.execution.spool import Spool
@@ -41,7 +51,7 @@ class _Report:
 class Reporter:
     """Publishes the messages of one instance."""
 
-    def __init__(self, link: Link, spool: Spool, *, name: str, instance: str) -> None:
+    def __init__(self, link: RobustConnection, spool: Spool, *, name: str, instance: str) -> None:
         self._link = link
         self._spool = spool
         self._name = name
@@ -81,12 +91,12 @@ class Reporter:
 
     def wait(self, task_id: str, attempt: int, question: Question | None) -> asyncio.Future[None]:
         """Tell that an attempt waits; the future ends when RabbitMQ has it."""
-        waits = Wait(task_id=task_id, attempt=attempt, instance=self.instance, question=question)
+        waits = WaitReport(task_id=task_id, attempt=attempt, instance=self.instance, question=question)
         return self._tell("wait", waits)
 
     def resume(self, task_id: str, attempt: int) -> asyncio.Future[None]:
         """Tell that an attempt goes on; the future ends when RabbitMQ has it."""
-        return self._tell("resume", Resume(task_id=task_id, attempt=attempt, instance=self.instance))
+        return self._tell("resume", ResumeReport(task_id=task_id, attempt=attempt, instance=self.instance))
 
     def result(self, about: str, body: bytes, then: Callable[[], None], trace: str | None = None) -> None:
         """Spool a Result, given as JSON with its assignment_id, and publish it in its trace.
@@ -107,14 +117,14 @@ class Reporter:
             self._send(_Report("result", assignment_id(result.task_id, result.attempt), body, then, ticket))
         return results
 
-    def _tell(self, what: str, message: Wait | Resume) -> asyncio.Future[None]:
+    def _tell(self, what: str, message: WaitReport | ResumeReport) -> asyncio.Future[None]:
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         about = assignment_id(message.task_id, message.attempt)
         self._send(_Report(what, about, message.encode(), partial(resolve, told, None)))
         return told
 
     def _say_once(
-        self, what: str, message: Wire, *, persistent: bool = True, reply_to: str | None = None
+        self, what: str, message: WireModel, *, persistent: bool = True, reply_to: str | None = None
     ) -> asyncio.Future[None]:
         sent = self._publish(what, message.encode(), persistent=persistent, reply_to=reply_to)
         sent.add_done_callback(asyncio.Future.exception)  # it may fail, and nobody needs to know
@@ -143,7 +153,7 @@ class Reporter:
                     crash_point("result-confirmed")
                     self._spool.confirmed(report.ticket)
                 report.then()
-            case LinkClosed():
+            case ConnectionClosed():
                 pass  # a result is in the spool; an assignment that is not claimed goes to somebody else
             case MessageTooLarge() if report.ticket is not None:
                 self._spool.confirmed(report.ticket)

@@ -51,7 +51,7 @@ class Slots:
         self._on_free()
 
 
-class Parking:
+class Suspensions:
     """What one attempt waits for, and the slot that it has while it does not wait.
 
     It may wait for several things at once; it needs a slot again when the last of them has come. The coordinator is

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from broker.errors import FluffleError
 from broker.protocol.chat import Message
-from broker.protocol.messages import Answered, Dependency, Usage
+from broker.protocol.messages import AnsweredQuestion, Dependency, Usage
 from broker.protocol.portable_text import printed
 
 if TYPE_CHECKING:
-    from workers.tools.toolbox import Desk
+    from workers.tools.toolbox import Toolbox
 
-__all__ = ["LLM", "Answer", "Answered", "Dependency", "Job", "Message", "ModelError", "Progress", "Usage"]
+__all__ = ["LLM", "Answer", "AnsweredQuestion", "Dependency", "Job", "Message", "ModelError", "Progress", "Usage"]
 
 MAX_MESSAGE = 2000
 
@@ -47,7 +47,7 @@ class Job:
     timeout: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     skills: tuple[str, ...] = ()
-    answers: tuple[Answered, ...] = ()
+    answers: tuple[AnsweredQuestion, ...] = ()
     message: Message | None = None
     conversation: tuple[Message, ...] = ()
 
@@ -84,7 +84,7 @@ class LLM(Protocol):
         """The name shown in books and lists, such as `ollama:llama3.2`. Never holds a secret."""
         ...
 
-    async def run(self, job: Job, progress: Progress, desk: "Desk | None" = None) -> Answer:
+    async def run(self, job: Job, progress: Progress, desk: "Toolbox | None" = None) -> Answer:
         """Do the job, with what the desk offers if there is one. Raises ModelError when it cannot be done.
 
         To stop it (a timeout, a `stop`), cancel it: run() ends what it started and raises CancelledError.

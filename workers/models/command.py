@@ -19,7 +19,7 @@ from workers.models.output import check_schema, parse_output
 from workers.models.prompt import render_prompt
 from workers.models.terminal_text import TerminalFilter, terminal_text
 from workers.tools.socket import folder_for_sockets, tool_socket
-from workers.tools.toolbox import Desk
+from workers.tools.toolbox import Toolbox
 
 MAX_OUTPUT = 1_000_000
 """Bytes of standard output that are taken as an answer."""
@@ -74,7 +74,7 @@ class CommandLLM:
         """`exec:` and the program. Its arguments may hold a secret and stay out of the books."""
         return f"exec:{self._name}"
 
-    async def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Answer:
+    async def run(self, job: Job, progress: Progress, desk: Toolbox | None = None) -> Answer:
         """The command's answer.
 
         Raises ModelError `command_failed`, `output_too_large`, `output_encoding`, `output_schema` or `not_json`.

@@ -17,7 +17,7 @@ from typing import Any
 from broker.errors import ConfigurationError, did_you_mean
 from workers.models.base import Answer, Job, ModelError, Progress
 from workers.models.output import check_schema, validate_output
-from workers.tools.toolbox import Desk, ToolError
+from workers.tools.toolbox import Toolbox, ToolError
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class HandlerLLM:
         """`handler:` and the function's place."""
         return f"handler:{self._spec}"
 
-    async def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Answer:
+    async def run(self, job: Job, progress: Progress, desk: Toolbox | None = None) -> Answer:
         """The function's answer, checked against the output schema.
 
         Raises ModelError: the function's own, one named after the exception it raised, `not_json` or
@@ -65,7 +65,7 @@ class HandlerLLM:
         answer = returned if isinstance(returned, Answer) else Answer(returned)
         return Answer(await validate_output(answer.result, job.output_schema), answer.usage)
 
-    async def _call(self, job: Job, desk: Desk | None) -> Any:
+    async def _call(self, job: Job, desk: Toolbox | None) -> Any:
         if not self._takes_desk:
             return await (self._function(job) if self._is_async else _in_thread(self._function, job))
         if self._is_async or desk is None:

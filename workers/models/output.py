@@ -7,11 +7,11 @@ from broker.protocol.messages import Failure
 from broker.protocol.portable_text import portable
 from broker.untrusted import output_check
 from broker.untrusted.json_schema import why_no_schema
-from broker.untrusted.process_pool import Helpers
+from broker.untrusted.process_pool import ProcessPool
 from workers.models.base import ModelError
 from workers.models.json_text import json_values
 
-_helpers = Helpers()
+_helpers = ProcessPool()
 
 
 def as_json(value: Any) -> Any:

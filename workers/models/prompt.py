@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from workers.models.base import Answered, Dependency, Job
+from workers.models.base import AnsweredQuestion, Dependency, Job
 
 
 def render_prompt(job: Job) -> str:
@@ -44,7 +44,7 @@ def _results(context: tuple[Dependency, ...]) -> str:
     return _tagged("results_to_build_on", "\n".join(results))
 
 
-def _answers(answers: tuple[Answered, ...]) -> str:
+def _answers(answers: tuple[AnsweredQuestion, ...]) -> str:
     if not answers:
         return ""
     told = [_tagged("answer", it.answer, question=it.question) for it in answers]

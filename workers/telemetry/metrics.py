@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.telemetry.counters import Runs
-from broker.telemetry.http_server import Loop, of_runs, of_the_link
+from broker.telemetry.http_server import EventLoopHealth, of_runs, of_the_link
 
 
-class Standing(NamedTuple):
+class WorkerSnapshot(NamedTuple):
     """How a worker stands: `None` without a link to RabbitMQ, where all of it is 0."""
 
-    link: Link | None
+    link: RobustConnection | None
     slots: int
     in_hand: int = 0
     running: int = 0
@@ -24,11 +24,11 @@ class Standing(NamedTuple):
 class WorkerMetrics(Collector):
     """Figures of one instance of an LLM."""
 
-    def __init__(self, llm: str, runs: Runs, look: Callable[[], Coroutine[Any, Any, Standing]]) -> None:
+    def __init__(self, llm: str, runs: Runs, look: Callable[[], Coroutine[Any, Any, WorkerSnapshot]]) -> None:
         self._llm = llm
         self._runs = runs
         self._look = look
-        self._loop = Loop()
+        self._loop = EventLoopHealth()
 
     def collect(self) -> Iterable[Metric]:
         """Everything. Raises TimeoutError when the event loop is stuck."""

@@ -9,7 +9,7 @@ from broker.protocol.traceparent import trace_of
 from broker.telemetry.tracing import Tracing, about, header_of, within
 
 
-class Spans:
+class WorkerTracing:
     """Of one LLM, whose model is named as in lists: `provider:model`, or otherwise where no provider has it."""
 
     def __init__(self, tracing: Tracing, llm: str, model: str) -> None:

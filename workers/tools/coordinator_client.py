@@ -14,10 +14,10 @@ from typing import NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from broker.amqp.pika_connection import Delivery, Outgoing
-from broker.amqp.robust_connection import Link
+from broker.amqp.robust_connection import RobustConnection
 from broker.errors import AccessRefused, BrokerError, Problem, QueryRejected, TaskRejected
-from broker.protocol.messages import Read, Rejection, Retry, Share, Status, Submission
-from broker.protocol.primitives import Wire, decode
+from broker.protocol.messages import ReadNote, Rejection, Retry, ShareNote, Status, Submission
+from broker.protocol.primitives import WireModel, decode
 from broker.protocol.topology import QUERIES, REQUESTS, TASKS
 from broker.protocol.traceparent import in_trace
 from broker.protocol.views import LLMList, LLMsQuery, LLMView, NoteList, NoteView, TaskView
@@ -29,20 +29,20 @@ _ERRAND = "errand-"  # how its correlation ids begin
 V = TypeVar("V", bound=BaseModel)
 
 
-class _Answer(NamedTuple):
+class _Reply(NamedTuple):
     type: str
     body: bytes
 
 
-class _Errand:
+class _PendingRequest:
     """A request under way. It may be answered several times."""
 
     def __init__(self, message: Outgoing) -> None:
         self.message = message
         self.sent_again = False
-        self._answers: asyncio.Queue[_Answer | Exception] = asyncio.Queue()
+        self._answers: asyncio.Queue[_Reply | Exception] = asyncio.Queue()
 
-    def take(self, answer: _Answer | Exception) -> None:
+    def take(self, answer: _Reply | Exception) -> None:
         self._answers.put_nowait(answer)
 
     def on_published(self, _: Outgoing, error: BrokerError | None) -> None:
@@ -61,15 +61,15 @@ class _Errand:
         return decode(kind, answer.body, limit=len(answer.body))
 
 
-class Errands:
+class CoordinatorClient:
     """Requests that await answers. Whoever consumes the control queue passes on to `take` what comes there."""
 
-    def __init__(self, link: Link, reply_to: str, *, as_llm: str | None = None) -> None:
+    def __init__(self, link: RobustConnection, reply_to: str, *, as_llm: str | None = None) -> None:
         """`as_llm` is the LLM's name where its RabbitMQ user has only the rights of an LLM."""
         self._link = link
         self._reply_to = reply_to
         self._as_llm = as_llm
-        self._waiting: dict[str, _Errand] = {}
+        self._waiting: dict[str, _PendingRequest] = {}
         self._may_query = True
         self._numbers = itertools.count(1)
 
@@ -91,12 +91,12 @@ class Errands:
             self._may_query = False
             return None
 
-    async def share(self, note: Share) -> None:
+    async def share(self, note: ShareNote) -> None:
         """Put a note on a board. Raises TaskRejected and BrokerError."""
         with self._under_way(self._to_coordinator(note.routing_key, note)) as errand:
             await errand.answer(NoteView)
 
-    async def read(self, note: Read) -> list[NoteView]:
+    async def read(self, note: ReadNote) -> list[NoteView]:
         """The note of that name. Raises TaskRejected and BrokerError."""
         with self._under_way(self._to_coordinator(note.routing_key, note)) as errand:
             return (await errand.answer(NoteList)).notes
@@ -122,7 +122,7 @@ class Errands:
         """An answer has come, see `is_answer`. One that nobody waits for any more is dropped."""
         properties = delivery.properties
         if errand := self._waiting.get(properties.correlation_id or ""):
-            errand.take(_Answer(properties.type or "", delivery.body))
+            errand.take(_Reply(properties.type or "", delivery.body))
 
     @staticmethod
     def is_answer(delivery: Delivery) -> bool:
@@ -135,12 +135,12 @@ class Errands:
             errand.sent_again = True
             self._publish(errand)
 
-    def _to_coordinator(self, key: str, body: Wire) -> Outgoing:
+    def _to_coordinator(self, key: str, body: WireModel) -> Outgoing:
         if self._as_llm is None:
             return self._request(TASKS, key, body)
         return self._request(REQUESTS, f"{self._as_llm}.{key}", body)
 
-    def _request(self, exchange: str, routing_key: str, body: Wire) -> Outgoing:
+    def _request(self, exchange: str, routing_key: str, body: WireModel) -> Outgoing:
         return Outgoing(
             exchange,
             routing_key,
@@ -150,20 +150,20 @@ class Errands:
         )
 
     @contextmanager
-    def _under_way(self, message: Outgoing) -> Iterator[_Errand]:
+    def _under_way(self, message: Outgoing) -> Iterator[_PendingRequest]:
         assert message.correlation_id is not None
-        errand = self._waiting[message.correlation_id] = _Errand(message)
+        errand = self._waiting[message.correlation_id] = _PendingRequest(message)
         self._publish(errand)
         try:
             yield errand
         finally:
             del self._waiting[message.correlation_id]
 
-    def _publish(self, errand: _Errand) -> None:
+    def _publish(self, errand: _PendingRequest) -> None:
         self._link.send(errand.message, errand.on_published)
 
 
-async def _end(errand: _Errand, view: TaskView) -> TaskView:
+async def _end(errand: _PendingRequest, view: TaskView) -> TaskView:
     while not view.status.is_final:
         view = await errand.answer(TaskView)
     return view

@@ -21,7 +21,7 @@ from pydantic_core import to_json
 
 from broker.protocol.messages import TOOLS
 from broker.protocol.primitives import MAX_BODY_BYTES, problems
-from workers.tools.toolbox import Desk, ToolError
+from workers.tools.toolbox import Toolbox, ToolError
 
 SOCKET = "tools"
 MOST_BYTES = 103
@@ -51,7 +51,7 @@ def folder_for_sockets() -> str | None:
 
 
 @asynccontextmanager
-async def tool_socket(desk: Desk) -> AsyncIterator[Path | None]:
+async def tool_socket(desk: Toolbox) -> AsyncIterator[Path | None]:
     """Serve the desk; gives the path of the socket. What is under way at the end is cancelled.
 
     None where no folder can have a socket, see `folder_for_sockets`.
@@ -79,7 +79,7 @@ async def tool_socket(desk: Desk) -> AsyncIterator[Path | None]:
             await asyncio.gather(*under_way, return_exceptions=True)
 
 
-async def _serve(desk: Desk, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _serve(desk: Toolbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         with suppress(ConnectionError):
             answer = await _answer(desk, reader)
@@ -89,7 +89,7 @@ async def _serve(desk: Desk, reader: asyncio.StreamReader, writer: asyncio.Strea
         writer.close()
 
 
-async def _answer(desk: Desk, reader: asyncio.StreamReader) -> dict[str, Any]:
+async def _answer(desk: Toolbox, reader: asyncio.StreamReader) -> dict[str, Any]:
     try:
         request = _Request.model_validate_json(await reader.readline())
         if request.tool not in TOOLS:

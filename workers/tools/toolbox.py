@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from broker.chat_client import Mailer
+from broker.chat_client import ChatClient
 from broker.errors import BrokerError, FluffleError, RequestError
 from broker.protocol.chat import Message, is_address, made_from, new_message
-from broker.protocol.messages import LOCAL_ONLY, Assignment, Read, Share, Status, Submission, Tool, board_of
+from broker.protocol.messages import LOCAL_ONLY, Assignment, ReadNote, ShareNote, Status, Submission, Tool, board_of
 from broker.protocol.portable_text import portable
 from broker.protocol.primitives import problems
 from broker.protocol.topology import llm_address
 from broker.protocol.views import LLMView, TaskView
-from workers.execution.suspensions import Parking
+from workers.execution.suspensions import Suspensions
 from workers.models.base import ModelError
 from workers.models.output import as_json
-from workers.tools.coordinator_client import Errands
+from workers.tools.coordinator_client import CoordinatorClient
 
 ANSWER_WITHIN = 300.0  # seconds
 
@@ -35,13 +35,13 @@ class ToolError(FluffleError):
 
 
 @dataclass(frozen=True, slots=True)
-class Office:
+class ToolServices:
     """What all attempts of a worker share to reach others. `tools` are those that its LLM may use."""
 
     name: str
     tools: frozenset[Tool]
-    errands: Errands
-    mailer: Mailer
+    errands: CoordinatorClient
+    mailer: ChatClient
 
     @property
     def address(self) -> str:
@@ -49,14 +49,14 @@ class Office:
         return llm_address(self.name)
 
 
-class Desk:
+class Toolbox:
     """The tools of one attempt. What they cannot do raises ToolError with a reason that the LLM can act on."""
 
     def __init__(
         self,
-        office: Office,
+        office: ToolServices,
         assignment: Assignment,
-        parking: Parking,
+        parking: Suspensions,
         *,
         priority: int | None,
         trace: str | None = None,
@@ -77,9 +77,9 @@ class Desk:
         return self._office.tools
 
     @contextmanager
-    def blocking(self) -> "Iterator[BlockingDesk]":
+    def blocking(self) -> "Iterator[SyncToolbox]":
         """The same tools for another thread. Whoever still waits when the block ends gets a ToolError."""
-        desk = BlockingDesk(self, asyncio.get_running_loop())
+        desk = SyncToolbox(self, asyncio.get_running_loop())
         try:
             yield desk
         finally:
@@ -179,7 +179,7 @@ class Desk:
         self._must_be_allowed("share")
         with _reasons():
             name, content = _portable(name), _portable(content)
-            note = Share(board=self._board, name=name, content=content, by=self._office.address)
+            note = ShareNote(board=self._board, name=name, content=content, by=self._office.address)
             await self._office.errands.share(note)
 
     async def read(self, name: str) -> str:
@@ -190,7 +190,7 @@ class Desk:
         """
         self._must_be_allowed("read")
         with _reasons():
-            [note] = await self._office.errands.read(Read(board=self._board, name=_portable(name)))
+            [note] = await self._office.errands.read(ReadNote(board=self._board, name=_portable(name)))
         return note.content or ""
 
     def _must_be_allowed(self, tool: Tool) -> None:
@@ -237,10 +237,10 @@ class Desk:
             raise ToolError(f"no LLM has the skills {', '.join(task.skills)}; there are: {_introduced(known)}")
 
 
-class BlockingDesk:
+class SyncToolbox:
     """The tools of one attempt for a thread: every call waits for its end. See Desk."""
 
-    def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, desk: Toolbox, loop: asyncio.AbstractEventLoop) -> None:
         self._desk = desk
         self._loop = loop
         self._calls: set[Future[Any]] = set()
@@ -251,27 +251,27 @@ class BlockingDesk:
         return self._desk.tools
 
     def send(self, to: str, text: str) -> None:
-        """`Desk.send`."""
+        """`Toolbox.send`."""
         self._wait(self._desk.send(to, text))
 
     def ask(self, to: str, question: str, timeout: float = ANSWER_WITHIN) -> str:
-        """`Desk.ask`."""
+        """`Toolbox.ask`."""
         return self._wait(self._desk.ask(to, question, timeout))
 
     def delegate(self, description: str, **given: Any) -> Any:
-        """`Desk.delegate`."""
+        """`Toolbox.delegate`."""
         return self._wait(self._desk.delegate(description, **given))
 
     def ask_person(self, question: str, choices: Sequence[str] = ()) -> str:
-        """`Desk.ask_person`."""
+        """`Toolbox.ask_person`."""
         return self._wait(self._desk.ask_person(question, choices))
 
     def share(self, name: str, content: str) -> None:
-        """`Desk.share`."""
+        """`Toolbox.share`."""
         self._wait(self._desk.share(name, content))
 
     def read(self, name: str) -> str:
-        """`Desk.read`."""
+        """`Toolbox.read`."""
         return self._wait(self._desk.read(name))
 
     def close(self) -> None:

@@ -11,12 +11,12 @@ from broker.errors import Problem
 from broker.protocol.messages import Failure, Status, Submission
 from broker.protocol.primitives import MAX_GROUP_RESULT_BYTES, problems
 from broker.timestamps import Instant, Micros, seconds
-from coordinator.core.events import GroupStirred
-from coordinator.core.groups.steps import AskPerson, Fail, Finding, Finish, Spawn, Wait, failure
+from coordinator.core.events import GroupChanged
+from coordinator.core.groups.steps import AskPerson, CreatePart, Fail, Finding, Finish, KeepWaiting, failure
 from coordinator.core.groups.strategies import step
 from coordinator.core.groups.voting import HALF
-from coordinator.core.state import Board
-from coordinator.core.tasks.task import Asked, Task
+from coordinator.core.state import CoreState
+from coordinator.core.tasks.task import OpenQuestion, Task
 from coordinator.core.tasks.transitions import Trigger
 
 LONGEST = seconds(
@@ -35,17 +35,17 @@ End = Callable[[Task, str, Instant], None]
 """Cancels a part that is not over, and says why."""
 
 
-class Groups:
+class GroupDriver:
     """Takes every group from one step to the next."""
 
-    def __init__(self, board: Board, make: Make, end: End, *, learn: bool) -> None:
+    def __init__(self, board: CoreState, make: Make, end: End, *, learn: bool) -> None:
         """With `learn`, what reviews and votes find changes what LLMs are believed to be able to do."""
         self._b = board
         self._make = make
         self._end = end
         self._learn = learn
 
-    def stirred(self, event: GroupStirred, now: Instant) -> None:
+    def stirred(self, event: GroupChanged, now: Instant) -> None:
         """Something has happened to a group or its parts, which are loaded."""
         group = self._b.tasks[event.task_id]
         if group.status is not Status.IN_PROGRESS:
@@ -55,9 +55,9 @@ class Groups:
         spent = self._spent(group, now)
         answer = group.questions[-1].answer if group.questions else None
         match step(group.spec, parts, spent=spent, answer=answer):
-            case Wait():
+            case KeepWaiting():
                 self._wake_in_time(group, spent)
-            case Spawn(specs, note, found, alone):
+            case CreatePart(specs, note, found, alone):
                 self._note(group, note, found, now)
                 if alone:
                     self._end_all(parts, "it goes on without", now)
@@ -66,7 +66,7 @@ class Groups:
                 self._wake_in_time(group, spent)
             case AskPerson(question, choices):
                 group.wake_at = None  # people take the time that they need
-                group.ask(Asked(TIE, question, choices, now), now)
+                group.ask(OpenQuestion(TIE, question, choices, now), now)
                 self._end_all(parts, "the vote is over", now)
                 self._b.touch(group)
                 self._b.announce(group, now)
@@ -131,7 +131,7 @@ def _result_too_large(parts: Sequence[Task], size: int) -> Failure:
     return failure("result_too_large", f"{told}. Each is the result of its part: {ids[0]} to {ids[-1]}")
 
 
-def why_no_group(task_id: str, spec: Submission, board: Board) -> Problem | None:
+def why_no_group(task_id: str, spec: Submission, board: CoreState) -> Problem | None:
     """What is wrong with the id or the parent of a new task, in view of the groups that there are and that it is."""
     if spec.is_group:
         if len(task_id) > LONGEST_ID:

@@ -8,12 +8,12 @@ from pydantic import JsonValue
 
 from broker.protocol.messages import Submission
 from coordinator.core.groups.steps import (
+    CreatePart,
     Fail,
     Finding,
     Finish,
-    Spawn,
+    KeepWaiting,
     Step,
-    Wait,
     failure,
     fields_of,
     is_good,
@@ -70,7 +70,7 @@ def take_turns(group: Submission, parts: Sequence[Task], late: bool) -> Step:
     """Every author in turn, then rounds of review until the reviewer approves."""
     turns = _Turns(group, parts)
     if parts and not parts[-1].status.is_final:
-        return too_late(parts[-1], _made_so_far(group, turns)) if late else Wait()
+        return too_late(parts[-1], _made_so_far(group, turns)) if late else KeepWaiting()
     if len(turns.firsts) < turns.authors:
         return _first_draft(group, turns)
     if (best := turns.best) is None:
@@ -85,18 +85,18 @@ def take_turns(group: Submission, parts: Sequence[Task], late: bool) -> Step:
     return _review(group, group.reviewer, best)
 
 
-def _first_draft(group: Submission, turns: _Turns) -> Spawn:
+def _first_draft(group: Submission, turns: _Turns) -> CreatePart:
     if group.mode != "relay":
         part = part_of(group, assignee=group.assignee, assignees=group.assignees)
-        return Spawn((part if part.assignee or not group.reviewer else _without(part, group.reviewer),))
+        return CreatePart((part if part.assignee or not group.reviewer else _without(part, group.reviewer),))
     llm, best = group.assignees[len(turns.firsts)], turns.best
     if best is None:
-        return Spawn((part_of(group, assignee=llm),))
+        return CreatePart((part_of(group, assignee=llm),))
     told = (
         f"{group.description}\n\nWhat {name_of(best)} made of this is given ({best.id}). Improve it: correct what is "
         "wrong, add what is missing, and answer with the whole of it."
     )
-    return Spawn((part_of(group, assignee=llm, description=told, after=(best,)),))
+    return CreatePart((part_of(group, assignee=llm, description=told, after=(best,)),))
 
 
 def _without(part: Submission, reviewer: str) -> Submission:
@@ -104,14 +104,14 @@ def _without(part: Submission, reviewer: str) -> Submission:
     return part.model_copy(update={"excluded": [*part.excluded, reviewer]})
 
 
-def _review(group: Submission, reviewer: str, draft: Task) -> Spawn:
+def _review(group: Submission, reviewer: str, draft: Task) -> CreatePart:
     told = (
         f"Review what {name_of(draft)} made of the task below; it is given ({draft.id}). Approve it if it does what "
         "was asked; else say in your remarks what has to be changed. Your score is from 0, useless, to 1.\n\n"
         f"The task: {group.description}"
     )
     part = part_of(group, assignee=reviewer, description=told, after=(draft,), schema=VERDICT)
-    return Spawn((part.model_copy(update={"skills": ["review"]}),))
+    return CreatePart((part.model_copy(update={"skills": ["review"]}),))
 
 
 def _after_review(group: Submission, reviewer: str, turns: _Turns, draft: Task) -> Step:
@@ -133,7 +133,7 @@ def _after_review(group: Submission, reviewer: str, turns: _Turns, draft: Task) 
         f"{group.description}\n\nYou have done this before, and {reviewer} has sent it back. What you made is given "
         f"({draft.id}). The remarks:\n{verdict.remarks}\n\nChange it accordingly, and answer with the whole of it."
     )
-    return Spawn((part_of(group, assignee=draft.llm, description=told, after=(draft,)),), note, found)
+    return CreatePart((part_of(group, assignee=draft.llm, description=told, after=(draft,)),), note, found)
 
 
 def _made_so_far(group: Submission, turns: _Turns) -> JsonValue:

@@ -18,7 +18,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Spawn:
+class CreatePart:
     """Make these parts. Parts that still run are given up where `alone`."""
 
     parts: tuple[Submission, ...]
@@ -28,7 +28,7 @@ class Spawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class KeepWaiting:
     """Nothing can be done before another part ends, or time has passed."""
 
 
@@ -59,7 +59,7 @@ class Fail:
     found: tuple[Finding, ...] = ()
 
 
-Step = Spawn | Wait | AskPerson | Finish | Fail
+Step = CreatePart | KeepWaiting | AskPerson | Finish | Fail
 
 
 AS_ASKED: dict[str, JsonValue] = {}

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from broker.protocol.messages import Submission
 from coordinator.core.groups.relay_review import take_turns
 from coordinator.core.groups.steps import (
+    CreatePart,
     Finish,
-    Spawn,
+    KeepWaiting,
     Step,
-    Wait,
     is_good,
     live,
     nobody,
@@ -50,9 +50,9 @@ def step(group: Submission, parts: Sequence[Task], *, spent: float = 0.0, answer
 
 def _all(group: Submission, parts: Sequence[Task], late: bool) -> Step:
     if not parts:
-        return Spawn(tuple(part_of(group, assignee=llm) for llm in group.assignees))
+        return CreatePart(tuple(part_of(group, assignee=llm) for llm in group.assignees))
     if live(parts) and not late:
-        return Wait()
+        return KeepWaiting()
     results = {llm: part.result for llm, part in seats(group, parts) if is_good(part)}
     failed = {llm: why_not(part) for llm, part in seats(group, parts) if llm not in results}
     if not results:

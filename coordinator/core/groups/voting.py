@@ -7,12 +7,12 @@ from pydantic import JsonValue
 from broker.protocol.messages import Submission, Vote
 from coordinator.core.groups.steps import (
     AskPerson,
+    CreatePart,
     Fail,
     Finding,
     Finish,
-    Spawn,
+    KeepWaiting,
     Step,
-    Wait,
     failure,
     fields_of,
     is_good,
@@ -40,7 +40,9 @@ def count_votes(group: Submission, vote: Vote, parts: Sequence[Task], late: bool
     if not parts:
         told = f"{group.description}\n\nVote for one of these, and say why: {'; '.join(choices)}"
         schema = _ballot(choices)
-        return Spawn(tuple(part_of(group, assignee=llm, description=told, schema=schema) for llm in group.assignees))
+        return CreatePart(
+            tuple(part_of(group, assignee=llm, description=told, schema=schema) for llm in group.assignees)
+        )
     ballots = {llm: (part, chosen) for llm, part in seats(group, parts) if (chosen := _choice(part, choices))}
     failed = {llm: _no_vote(part) for llm, part in seats(group, parts) if llm not in ballots}
     decided = {llm: NOT_NEEDED for llm, part in seats(group, parts) if not late and not part.status.is_final}
@@ -54,7 +56,7 @@ def count_votes(group: Submission, vote: Vote, parts: Sequence[Task], late: bool
     first, second = sorted(tally.values(), reverse=True)[:2]
     still_open = sum(_weight(vote, llm) for llm in waited_for)
     if waited_for and (len(ballots) < quorum or first <= second + still_open):
-        return Wait()
+        return KeepWaiting()
     tied = [choice for choice in choices if tally[choice] == first]
     if len(tied) > 1 and answer is None:
         return _ask(group, tally, tied)
@@ -106,7 +108,7 @@ def _ask(group: Submission, tally: Mapping[str, float], tied: Sequence[str]) -> 
 def put_before_judge(group: Submission, vote: Vote, judge: str, parts: Sequence[Task], spent: float) -> Step:
     """Answers in free text, of which a judge makes one. Who is silent is not waited for beyond half of the time."""
     if not parts:
-        return Spawn(tuple(part_of(group, assignee=llm, schema=None) for llm in group.assignees))
+        return CreatePart(tuple(part_of(group, assignee=llm, schema=None) for llm in group.assignees))
     answers = {llm: part for llm, part in seats(group, parts) if is_good(part)}
     failed = {llm: why_not(part) for llm, part in seats(group, parts) if llm not in answers}
     if len(parts) == len(group.assignees):
@@ -117,7 +119,7 @@ def put_before_judge(group: Submission, vote: Vote, judge: str, parts: Sequence[
         "ballots": [{"llm": llm, "answer": part.result} for llm, part in answers.items()],
     }
     if not decision.status.is_final:
-        return too_late(decision, with_failed(shown, failed)) if spent >= 1 else Wait()
+        return too_late(decision, with_failed(shown, failed)) if spent >= 1 else KeepWaiting()
     if not is_good(decision):
         error = failure("judge_failed", f"{judge} has not decided: {why_not(decision)}")
         return Fail(error, with_failed(shown, failed))
@@ -137,11 +139,11 @@ def _call_judge(
     if spent >= 1 or len(answers) + waited_for < quorum:
         return _no_quorum(quorum, len(answers), failed)
     if len(answers) < quorum or (waited_for and spent < HALF):
-        return Wait()
+        return KeepWaiting()
     whose = ", ".join(f"{part.id} is that of {llm}" for llm, part in answers.items())
     told = f"{group.description}\n\nThe answers of {len(answers)} LLMs to this are given: {whose}. Decide, and say why."
     part = part_of(group, assignee=judge, description=told, after=tuple(answers.values()))
-    return Spawn((part,), note=f"{len(answers)} answers go to {judge}", alone=True)
+    return CreatePart((part,), note=f"{len(answers)} answers go to {judge}", alone=True)
 
 
 # -- both ------------------------------------------------------------------------------------------------------------

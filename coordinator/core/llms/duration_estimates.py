@@ -59,7 +59,7 @@ class Pace:
 
 
 @dataclass(slots=True)
-class Learned:
+class DurationEstimates:
     """What is known of one LLM: its pace in general and with each skill, and when it was last seen to finish."""
 
     overall: Pace = field(default_factory=Pace)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from broker.protocol.messages import LOCAL, Presence, skills_in_text
 from broker.protocol.topology import control_address
 from broker.timestamps import EPOCH, Instant, Micros, to_iso
-from coordinator.core.llms.duration_estimates import Learned
+from coordinator.core.llms.duration_estimates import DurationEstimates
 
 State = Literal["online", "paused", "draining", "offline"]
 
@@ -16,7 +16,7 @@ OVERDUE = 0.5  # a run that takes longer than expected will take this share of i
 LOOKED_AT = 8  # runs of an LLM, the oldest, that are looked at for its next free slot
 
 
-class Run(NamedTuple):
+class HeldTask(NamedTuple):
     """A task in hand: given when, and how long it is expected to take; `resumed` after it has waited."""
 
     since: Instant
@@ -24,7 +24,7 @@ class Run(NamedTuple):
     resumed: bool = False
 
 
-class Standing(NamedTuple):
+class LLMStatus(NamedTuple):
     """What everybody is told of an LLM when it changes."""
 
     state: State
@@ -32,7 +32,7 @@ class Standing(NamedTuple):
     model: str
 
 
-class Offer(NamedTuple):
+class InstanceProfile(NamedTuple):
     """What an instance says of itself."""
 
     model: str = ""
@@ -40,7 +40,7 @@ class Offer(NamedTuple):
     labels: Sequence[str] = ()
     description: str = ""
 
-    def differs_from(self, other: "Offer") -> bool:
+    def differs_from(self, other: "InstanceProfile") -> bool:
         """Whether a task may be done otherwise by an instance that says this than by one that says the other."""
         return (self.model, self.skills, sorted(self.labels)) != (other.model, other.skills, sorted(other.labels))
 
@@ -66,7 +66,7 @@ class Instance:
     excused: bool = False
     held: set[str] = field(default_factory=set)
     parked: set[str] = field(default_factory=set)
-    offer: Offer | None = None
+    offer: InstanceProfile | None = None
 
     @property
     def working(self) -> int:
@@ -111,8 +111,8 @@ class LLM:
     instances: dict[str, Instance] = field(default_factory=dict)
     unclaimed: set[str] = field(default_factory=set)
     free: int = 0
-    learned: Learned = field(default_factory=Learned)
-    runs: dict[str, Run] = field(default_factory=dict)  # by task, the oldest first
+    learned: DurationEstimates = field(default_factory=DurationEstimates)
+    runs: dict[str, HeldTask] = field(default_factory=dict)  # by task, the oldest first
 
     @property
     def state(self) -> State:
@@ -130,9 +130,9 @@ class LLM:
         return told if self.slots_limit is None else min(told, self.slots_limit)
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> LLMStatus:
         """How it stands."""
-        return Standing(self.state, self.slots, self.model)
+        return LLMStatus(self.state, self.slots, self.model)
 
     @property
     def taken(self) -> int:
@@ -151,7 +151,7 @@ class LLM:
 
     def begin(self, task_id: str, size: int, skills: Sequence[str], now: Instant, *, resumed: bool = False) -> None:
         """It is given a task of that size, or goes on with it."""
-        self.runs[task_id] = Run(now, size * self.learned.pace(skills, now), resumed)
+        self.runs[task_id] = HeldTask(now, size * self.learned.pace(skills, now), resumed)
 
     def waits(self, now: Instant) -> Iterator[float]:
         """For each of its oldest runs, in how many microseconds its slot is expected to be free."""
@@ -168,7 +168,7 @@ class LLM:
         """Take in a hello or a beat."""
         self.last_seen = now
         instance = self.instance(presence.instance, now, lease)
-        instance.offer = Offer(presence.model, presence.skills, presence.labels, presence.description)
+        instance.offer = InstanceProfile(presence.model, presence.skills, presence.labels, presence.description)
         instance.slots = presence.slots
         instance.draining = presence.draining
         instance.control = control

@@ -13,7 +13,7 @@ Age = tuple[int, Instant, str]
 """For order: the priority, a moment, the id."""
 
 
-class Patience:
+class Aging:
     """The tasks of a lane by the time for which they have waited; `members` are those that are there.
 
     Entries of tasks that have gone, or have become others, are found out when it is their turn.

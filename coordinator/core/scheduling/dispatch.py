@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
 from broker.timestamps import Instant
-from coordinator.core.scheduling.earliest_finish import Decision, Held, Policy
-from coordinator.core.state import Board
+from coordinator.core.scheduling.earliest_finish import Decision, HeldBack, Policy
+from coordinator.core.state import CoreState
 from coordinator.core.tasks.task import Task
 
 
-def fill_slots(board: Board, policy: Policy, now: Instant) -> None:
+def fill_slots(board: CoreState, policy: Policy, now: Instant) -> None:
     """Fill free slots from the lanes in which something has changed, the first in rank first."""
     lanes = {lane.key: lane for lane in board.ready.take_touched()}
     order = [(lane.order[0], key) for key, lane in lanes.items()]
@@ -25,12 +25,12 @@ def fill_slots(board: Board, policy: Policy, now: Instant) -> None:
                     lane.offer(decision.llm)
                 if lane.order:
                     heappush(order, (lane.order[0], key))
-            case Held(tasks, why):
+            case HeldBack(tasks, why):
                 board.ready.hold(lane)
                 _tell_why(board, tasks, why)
 
 
-def _tell_why(board: Board, tasks: Iterable[Task], why: str) -> None:
+def _tell_why(board: CoreState, tasks: Iterable[Task], why: str) -> None:
     for task in tasks:
         if task.why is None:
             task.why = why

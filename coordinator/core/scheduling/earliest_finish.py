@@ -13,8 +13,8 @@ from broker.timestamps import Instant, seconds
 from coordinator.core.llms.duration_estimates import BASE_LENGTH
 from coordinator.core.llms.llm import LLM
 from coordinator.core.scheduling.aging import early
-from coordinator.core.scheduling.lane import Lane, Standing
-from coordinator.core.scheduling.ready_queue import Ready
+from coordinator.core.scheduling.lane import Candidate, Lane
+from coordinator.core.scheduling.ready_queue import ReadyQueue
 from coordinator.core.tasks.task import NO_DUE_DATE, Task
 
 LOOK_AHEAD = 16  # tasks of a lane that a free slot is offered to
@@ -34,7 +34,7 @@ class Decision(NamedTuple):
     why: str
 
 
-class Held(NamedTuple):
+class HeldBack(NamedTuple):
     """Tasks that wait although a slot is free, and a line that tells people why."""
 
     tasks: list[Task]
@@ -46,7 +46,7 @@ class Policy(Protocol):
 
     moves_stragglers: bool
 
-    def pick(self, lane: Lane, ready: Ready, now: Instant) -> Decision | Held | None:
+    def pick(self, lane: Lane, ready: ReadyQueue, now: Instant) -> Decision | HeldBack | None:
         """What to do next with the tasks of a lane that has at least one.
 
         The LLM of a decision has a free slot and is one of the lane's. None when no slot is free for the lane.
@@ -58,7 +58,7 @@ class EarliestFinish:
 
     moves_stragglers = True
 
-    def pick(self, lane: Lane, ready: Ready, now: Instant) -> Decision | Held | None:
+    def pick(self, lane: Lane, ready: ReadyQueue, now: Instant) -> Decision | HeldBack | None:
         """See Policy."""
         lane.survey(now)
         best = lane.best_free(now)
@@ -76,9 +76,9 @@ class EarliestFinish:
             if isinstance(found, Task):
                 return Decision(found, standing.llm, _why(found, standing, lane, now))
             reason = found
-        return Held(list(lane.first(LOOK_AHEAD)), reason)
+        return HeldBack(list(lane.first(LOOK_AHEAD)), reason)
 
-    def _candidates(self, lane: Lane, best: Standing, now: Instant) -> Iterable[Standing]:
+    def _candidates(self, lane: Lane, best: Candidate, now: Instant) -> Iterable[Candidate]:
         """The free LLMs of the lane, the quickest first; the others are looked up only when it does not get a task."""
         yield best
         yield from lane.free(OTHERS_TRIED, now)[1:]
@@ -108,7 +108,7 @@ class EarliestFinish:
             if task.size <= large or not _is_late(task, lane, now):
                 lane.put_first(task)
 
-    def _needed_elsewhere(self, llm: LLM, lane: Lane, ready: Ready, now: Instant) -> Lane | None:
+    def _needed_elsewhere(self, llm: LLM, lane: Lane, ready: ReadyQueue, now: Instant) -> Lane | None:
         """A lane that would be done later than this one if the LLM worked here, as fewer LLMs can work there."""
         for other in ready.lanes_of(llm):
             if other is lane or len(other.members) <= llm.free or other.order[0][0][0] > lane.order[0][0][0]:
@@ -119,7 +119,7 @@ class EarliestFinish:
                 return other
         return None
 
-    def _first_for(self, standing: Standing, lane: Lane, ready: Ready, now: Instant) -> Task | str:
+    def _first_for(self, standing: Candidate, lane: Lane, ready: ReadyQueue, now: Instant) -> Task | str:
         """The first task that this free LLM should take, or why it takes none."""
         slots = self._quicker_slots(standing, lane, ready, now)
         cost = standing.cost * self._caution(standing, lane, now)
@@ -139,7 +139,9 @@ class EarliestFinish:
             return last
         return to_wait if last else reason
 
-    def _quicker_slots(self, standing: Standing, lane: Lane, ready: Ready, now: Instant) -> list[tuple[float, float]]:
+    def _quicker_slots(
+        self, standing: Candidate, lane: Lane, ready: ReadyQueue, now: Instant
+    ) -> list[tuple[float, float]]:
         """The taken slots of much quicker LLMs: the cost there, and in how many microseconds a task can start."""
         slots = []
         for other in lane.quickest:
@@ -150,7 +152,7 @@ class EarliestFinish:
                 slots += [(other.cost, wait + ahead) for wait in other.llm.waits(now)]
         return slots
 
-    def _caution(self, standing: Standing, lane: Lane, now: Instant) -> float:
+    def _caution(self, standing: Candidate, lane: Lane, now: Instant) -> float:
         """How much longer than expected a run there is taken to be: more towards the end of what there is to do."""
         ending = lane.is_complete and (now - lane.fed_at) * lane.speed > lane.backlog
         return max(CAUTION, lane.unlucky_run(standing)) if ending else CAUTION
@@ -165,7 +167,7 @@ def _done_meanwhile(size: int, cost: float, slots: list[tuple[float, float]]) ->
     return done
 
 
-def _load(llm: LLM, lane: Lane, ready: Ready) -> float:
+def _load(llm: LLM, lane: Lane, ready: ReadyQueue) -> float:
     """How long an LLM is busy with its share of what waits in other lanes."""
     return sum(other.backlog / other.speed for other in ready.lanes_of(llm) if other is not lane and other.speed)
 
@@ -183,7 +185,7 @@ def failed_at(task: Task, llm: LLM) -> bool:
     return last.llm == llm.name and last.outcome not in ("completed", "cancelled")
 
 
-def _why(task: Task, chosen: Standing, lane: Lane, now: Instant) -> str:
+def _why(task: Task, chosen: Candidate, lane: Lane, now: Instant) -> str:
     llm = chosen.llm
     if lane.key.startswith("@") and "|" not in lane.key:
         return "assigned by hand"

@@ -10,7 +10,7 @@ from math import exp, log
 from broker.timestamps import EPOCH, Instant
 from coordinator.core.llms.duration_estimates import FIRST_GUESS, UNLUCKY, UNLUCKY_AT_FIRST
 from coordinator.core.llms.llm import LLM
-from coordinator.core.scheduling.aging import Patience, early
+from coordinator.core.scheduling.aging import Aging, early
 from coordinator.core.tasks.task import NO_DUE_DATE, Rank, Task
 
 LAST: Rank = (2**62, 2**62, 2**62)
@@ -24,7 +24,7 @@ Place = tuple[Rank, str]
 
 
 @dataclass(slots=True)
-class Standing:
+class Candidate:
     """What an LLM is worth to a lane: `pace` in microseconds a character, `cost` that in view of its level and load."""
 
     llm: LLM
@@ -49,14 +49,14 @@ class Lane:
     complete_to: Rank = LAST
     backlog: int = 0
     eligible: dict[str, LLM] = field(default_factory=dict)
-    quickest: list[Standing] = field(default_factory=list)
+    quickest: list[Candidate] = field(default_factory=list)
     speed: float = 0.0
     unlucky: float = UNLUCKY_AT_FIRST
     fed_at: Instant = EPOCH
     skills: tuple[str, ...] = ()
-    patience: Patience = field(init=False)
+    patience: Aging = field(init=False)
     _places: dict[str, Place] = field(default_factory=dict)
-    _standings: dict[str, Standing] = field(default_factory=dict)
+    _standings: dict[str, Candidate] = field(default_factory=dict)
     _free: list[tuple[float, str]] = field(default_factory=list)  # heap; entries may be out of date
     _offered: dict[str, float] = field(default_factory=dict)  # the cost with which an LLM is in the heap
     _opened: dict[str, LLM] = field(default_factory=dict)  # offered, and not looked at yet
@@ -64,7 +64,7 @@ class Lane:
     _until_survey: int = 0
 
     def __post_init__(self) -> None:
-        self.patience = Patience(self.members)
+        self.patience = Aging(self.members)
         self.skills = tuple(demand for demand in self.demands if demand[0] not in "@!-")
 
     @property
@@ -150,7 +150,7 @@ class Lane:
         self._until_survey = 0 if changes_much else self._until_survey - 1
         self._opened[llm.name] = llm
 
-    def best_free(self, now: Instant) -> Standing | None:
+    def best_free(self, now: Instant) -> Candidate | None:
         """The quickest LLM with a free slot, in proportion to its level."""
         self._judge_opened(now)
         while self._free:
@@ -163,9 +163,9 @@ class Lane:
             heappop(self._free)
         return None
 
-    def free(self, most: int, now: Instant) -> list[Standing]:
+    def free(self, most: int, now: Instant) -> list[Candidate]:
         """The quickest LLMs with a free slot, the best first."""
-        found: list[Standing] = []
+        found: list[Candidate] = []
         while len(found) < most and (standing := self.best_free(now)):
             found.append(standing)
             heappop(self._free)
@@ -203,7 +203,7 @@ class Lane:
             if llm.free:
                 self._reoffer(llm)
 
-    def unlucky_run(self, standing: Standing) -> float:
+    def unlucky_run(self, standing: Candidate) -> float:
         """How much longer than expected a run takes there that is as rare as a slot of it among all is small.
 
         The share of runs that take x times as long as expected is taken for 0.5 / x^a.
@@ -233,11 +233,11 @@ class Lane:
             self._offered[llm.name] = cost
             heappush(self._free, (cost, llm.name))
 
-    def _judge(self, llm: LLM, now: Instant) -> Standing:
+    def _judge(self, llm: LLM, now: Instant) -> Candidate:
         pace = self.pace(llm, now)
         level = sum(llm.level(skill, now) for skill in self.skills) / len(self.skills) if self.skills else 1.0
         crowded = 1 + CROWDING * len(llm.runs) / (llm.slots or 1)
-        standing = Standing(llm, pace, level, crowded * pace / max(level, LEAST_LEVEL))
+        standing = Candidate(llm, pace, level, crowded * pace / max(level, LEAST_LEVEL))
         self._standings[llm.name] = standing
         return standing
 

@@ -18,9 +18,9 @@ from itertools import cycle, islice
 from broker.errors import ConfigurationError
 from broker.timestamps import Instant
 from coordinator.core.llms.llm import LLM
-from coordinator.core.scheduling.earliest_finish import Decision, EarliestFinish, Held, Policy, failed_at
+from coordinator.core.scheduling.earliest_finish import Decision, EarliestFinish, HeldBack, Policy, failed_at
 from coordinator.core.scheduling.lane import Lane
-from coordinator.core.scheduling.ready_queue import Ready
+from coordinator.core.scheduling.ready_queue import ReadyQueue
 from coordinator.core.tasks.task import Task
 
 Choose = Callable[[Task, Sequence[LLM], Instant], tuple[LLM, str] | None]
@@ -41,7 +41,7 @@ class TaskByTask:
     def __init__(self, choose: Choose) -> None:
         self._choose = choose
 
-    def pick(self, lane: Lane, ready: Ready, now: Instant) -> Decision | Held | None:
+    def pick(self, lane: Lane, ready: ReadyQueue, now: Instant) -> Decision | HeldBack | None:
         """See Policy."""
         free = lane.all_free()
         if not free:
@@ -50,11 +50,11 @@ class TaskByTask:
         task = lane.members[head]
         allowed = [llm for llm in free if not (failed_at(task, llm) and lane.others_can(llm))]
         if not allowed:
-            return Held([task], f"it has just failed at {free[0].name}")
+            return HeldBack([task], f"it has just failed at {free[0].name}")
         try:
             chosen = self._choose(task, allowed, now)
             if chosen is None:
-                return Held([task], "the policy lets it wait")
+                return HeldBack([task], "the policy lets it wait")
             llm, why = chosen
             if llm not in allowed or not isinstance(why, str):
                 raise TypeError("it must return one of the free LLMs and a line of text, or None")

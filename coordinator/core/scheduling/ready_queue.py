@@ -22,7 +22,7 @@ LANES_KEPT = 500  # beyond that, empty lanes are dropped and unserved ones sleep
 NOTHING: Rank = (-(2**14), 0, 0)  # a lane that is complete down to this knows none of its tasks
 
 
-class Ready:
+class ReadyQueue:
     """All lanes. `window` bounds how many tasks of one lane are held in memory."""
 
     def __init__(self, window: int) -> None:

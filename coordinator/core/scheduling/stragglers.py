@@ -8,9 +8,9 @@ from math import exp
 
 from broker.protocol.messages import Status
 from broker.timestamps import Instant, Micros, seconds
-from coordinator.core.llms.llm import LLM, OVERDUE, Run
+from coordinator.core.llms.llm import LLM, OVERDUE, HeldTask
 from coordinator.core.scheduling.earliest_finish import HANDOVER, failed_at
-from coordinator.core.state import Board
+from coordinator.core.state import CoreState
 from coordinator.core.tasks.task import COORDINATOR, Task
 from coordinator.core.tasks.transitions import Trigger
 
@@ -20,7 +20,7 @@ LONG = seconds(5)  # for less, work that is done is not thrown away
 MUCH_SOONER = 0.75  # a run begins anew only if that is expected to take at most this share of what is left of it
 
 
-def move_stragglers(board: Board, now: Instant) -> bool:
+def move_stragglers(board: CoreState, now: Instant) -> bool:
     """Make stragglers ready again for which a much quicker LLM is free; returns whether there were any."""
     if not any(llm.free for llm in board.llms.values()):
         return False
@@ -39,14 +39,14 @@ def move_stragglers(board: Board, now: Instant) -> bool:
     return bool(taken)
 
 
-def _may_move(task: Task, run: Run) -> bool:
+def _may_move(task: Task, run: HeldTask) -> bool:
     """Not a second time, and not when it has asked or waited for others: that is not to be done twice."""
     waited = task.started_at is None or run.resumed
     moved = any(attempt.outcome == MOVED for attempt in task.attempts)
     return task.status is Status.IN_PROGRESS and not (waited or moved or task.questions)
 
 
-def _quicker(board: Board, task: Task, llm: LLM, elapsed: Micros, now: Instant) -> str | None:
+def _quicker(board: CoreState, task: Task, llm: LLM, elapsed: Micros, now: Instant) -> str | None:
     """The free LLM that is expected to be done much sooner, although it begins anew."""
     lane = board.ready.lane(task.lane, now)
     best = lane.best_free(now)
@@ -57,7 +57,7 @@ def _quicker(board: Board, task: Task, llm: LLM, elapsed: Micros, now: Instant) 
     return best.llm.name if anew <= MUCH_SOONER * left else None
 
 
-def _move(board: Board, task: Task, why: str, now: Instant) -> None:
+def _move(board: CoreState, task: Task, why: str, now: Instant) -> None:
     task.note(now, COORDINATOR, f"begins anew: {why}")
     task.starts -= 1  # it was not the attempt's fault
     board.withdraw(task, MOVED, why, now)

@@ -5,10 +5,10 @@ from itertools import takewhile
 from broker.errors import Problem
 from broker.protocol.messages import Failure, Result, Status
 from broker.timestamps import NO_TIME, Instant, Micros, seconds
-from coordinator.core.commands import Notify
-from coordinator.core.events import BeingChecked, Claimed, Left, Progressed, Reported, Seen, Sender
+from coordinator.core.commands import SendNotice
+from coordinator.core.events import BeingChecked, Claimed, Heartbeat, InstanceLeft, Progressed, Reported, Sender
 from coordinator.core.llms.llm import LLM, Instance
-from coordinator.core.state import NOT_YOURS, Board
+from coordinator.core.state import NOT_YOURS, CoreState
 from coordinator.core.tasks.task import Task
 from coordinator.core.tasks.transitions import Trigger
 
@@ -20,14 +20,14 @@ LONGEST_RUN = 365 * 86_400.0  # seconds
 NOBODY = Sender()  # waits for an answer to a report
 
 
-class Work:
+class AttemptReports:
     """Keeps track of attempts and leases."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: CoreState) -> None:
         self._b = board
         self._ticked_at: Instant | None = None
 
-    def seen(self, event: Seen, now: Instant) -> None:
+    def seen(self, event: Heartbeat, now: Instant) -> None:
         """An instance said hello or gave a beat."""
         presence = event.presence
         llm = self._b.llm(presence.name)
@@ -62,9 +62,9 @@ class Work:
         mine = llm.instances[newcomer]
         first, *rest = others
         more = f", and {len(rest)} more" if rest else ""
-        self._b.say(Notify(llm.name, newcomer, _differs(mine, first) + more))
+        self._b.say(SendNotice(llm.name, newcomer, _differs(mine, first) + more))
         for other in others:
-            self._b.say(Notify(llm.name, other.id, _differs(other, mine)))
+            self._b.say(SendNotice(llm.name, other.id, _differs(other, mine)))
 
     def claimed(self, event: Claimed, now: Instant) -> None:
         """An instance takes an attempt; it is told to stop when that is not its own."""
@@ -108,7 +108,7 @@ class Work:
             instance = self._b.llms[event.llm].instances[event.instance]
             instance.lease_until = max(instance.lease_until, Instant(now + self._b.lease))
 
-    def left(self, event: Left, now: Instant) -> None:
+    def left(self, event: InstanceLeft, now: Instant) -> None:
         """An instance said goodbye."""
         llm = self._b.llms.get(event.goodbye.name)
         if llm and (instance := llm.instances.get(event.goodbye.instance)):

@@ -6,19 +6,19 @@ from broker.errors import Problem
 from broker.protocol.chat import COORDINATOR, Message, made_from, numbered, owner_of
 from broker.protocol.topology import REPLIES, WATCHERS
 from broker.timestamps import Instant, to_datetime
-from coordinator.core.commands import AnnounceMessage, Deliver, Refuse
+from coordinator.core.commands import AnnounceMessage, DeliverMessage, Refuse
 from coordinator.core.events import Correspondence, MessageUndelivered
-from coordinator.core.state import Board
+from coordinator.core.state import CoreState
 
 OURS = ("fluffle.", "llm.", "user.", "group.")  # routing keys that are not the reply queues of strangers
 ANSWERED = 1_000  # messages of which it is known for a while that answers have come
 OF_EACH = 100  # such answers
 
 
-class Mail:
+class Chat:
     """Keeps what was said, and brings back or sends on what has found no mailbox."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: CoreState) -> None:
         self._b = board
         self._answers: dict[str, list[str]] = {}  # ids by the id of what they answer
         self._early: Counter[str] = Counter()  # without ids and mailboxes: how many came only as undelivered so far
@@ -32,7 +32,7 @@ class Mail:
             self._mind_the_order(message)
         if isinstance(event, MessageUndelivered):
             if to := _elsewhere(message, event.routing_key):
-                self._b.say(Deliver(message, self._b.present_queue(to), event.sender.correlation_id))
+                self._b.say(DeliverMessage(message, self._b.present_queue(to), event.sender.correlation_id))
             else:
                 self._send_back(event, message, now)
 
@@ -72,7 +72,7 @@ class Mail:
         problem = Problem("receiver", f"nobody has the address {message.receiver}: {_advice(message.receiver)}")
         self._b.say(Refuse(message.id, (problem,), sender.reply_to, sender.correlation_id, event))
         if not message.is_answer and not sender.reply_to and message.sender.startswith("user."):
-            self._b.say(Deliver(_notice(message, problem, now), message.sender))
+            self._b.say(DeliverMessage(_notice(message, problem, now), message.sender))
 
 
 def _elsewhere(message: Message, routing_key: str) -> str | None:

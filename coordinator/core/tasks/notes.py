@@ -2,9 +2,9 @@
 
 from broker.errors import Problem
 from broker.timestamps import Instant, to_iso
-from coordinator.core.commands import Reply
-from coordinator.core.events import Note, NotesRequested, Sender, Shared
-from coordinator.core.state import Board
+from coordinator.core.commands import AnswerRequest
+from coordinator.core.events import NotesRequested, Sender, Shared, SubmitterNote
+from coordinator.core.state import CoreState
 
 MOST_NOTES = 200  # on one board
 
@@ -12,7 +12,7 @@ MOST_NOTES = 200  # on one board
 class Notes:
     """Keeps notes, and shows them."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: CoreState) -> None:
         self._b = board
 
     def shared(self, event: Shared, now: Instant) -> None:
@@ -40,16 +40,16 @@ class Notes:
             return
         self._reply(event.sender, "note.answer", {"notes": shown})
 
-    def _names(self, board: str, known: tuple[Note, ...]) -> dict[str, Note]:
+    def _names(self, board: str, known: tuple[SubmitterNote, ...]) -> dict[str, SubmitterNote]:
         """The notes of a board by name: those that are stored, and those of this batch."""
         fresh = {name: note for (place, name), note in self._b.changes.notes.items() if place == board}
         return {note.name: note for note in known} | fresh
 
     def _reply(self, sender: Sender, kind: str, view: dict[str, object]) -> None:
         if sender.reply_to:
-            self._b.say(Reply(kind, sender.reply_to, sender.correlation_id, view))
+            self._b.say(AnswerRequest(kind, sender.reply_to, sender.correlation_id, view))
 
 
-def _shown(note: Note) -> dict[str, object]:
+def _shown(note: SubmitterNote) -> dict[str, object]:
     shown = {"name": note.name, "by": note.by, "at": to_iso(note.at), "content": note.content}
     return {key: value for key, value in shown.items() if value is not None}

@@ -3,11 +3,11 @@
 from broker.errors import Problem
 from broker.protocol.messages import Status
 from broker.timestamps import Instant
-from coordinator.core.commands import Tell
-from coordinator.core.events import AnswerGiven, Resumed, Waited
-from coordinator.core.state import NOT_YOURS, Board
+from coordinator.core.commands import SendPersonAnswer
+from coordinator.core.events import AnswerGiven, WaitBegan, WaitEnded
+from coordinator.core.state import NOT_YOURS, CoreState
 from coordinator.core.tasks.requests import ANYBODY
-from coordinator.core.tasks.task import Asked, Task
+from coordinator.core.tasks.task import OpenQuestion, Task
 from coordinator.core.tasks.transitions import Trigger
 
 _TOLD = 200  # characters of a question or an answer in the history
@@ -16,10 +16,10 @@ _TOLD = 200  # characters of a question or an answer in the history
 class Questions:
     """Parks attempts that wait, and passes on what people answer."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: CoreState) -> None:
         self._b = board
 
-    def waited(self, event: Waited, now: Instant) -> None:
+    def waited(self, event: WaitBegan, now: Instant) -> None:
         """An attempt waits: its slot is free. What it asks is asked once, however often it is said."""
         wait = event.wait
         task = self._b.held(wait.task_id, wait.attempt, event.llm, wait.instance)
@@ -31,14 +31,14 @@ class Questions:
             return
         known = [asked for asked in task.questions if asked.id == question.id]
         if not known:
-            task.ask(Asked(question.id, question.text, tuple(question.choices), now), now)
+            task.ask(OpenQuestion(question.id, question.text, tuple(question.choices), now), now)
             task.note(now, event.llm, f"asked: {_in_short(question.text)}")
             self._b.touch(task)
             self._b.announce(task, now)
         elif known[0].answer is not None:  # on its way to the instance it got lost
             self._tell(task, known[0])
 
-    def resumed(self, event: Resumed, now: Instant) -> None:
+    def resumed(self, event: WaitEnded, now: Instant) -> None:
         """An attempt goes on; what it has no answer to it does not ask any more."""
         resume = event.resume
         task = self._b.held(resume.task_id, resume.attempt, event.llm, resume.instance)
@@ -79,11 +79,13 @@ class Questions:
         self._b.announce(task, now)
         self._b.answer_to(event.sender, "task.accepted", task)
 
-    def _tell(self, task: Task, asked: Asked) -> None:
-        self._b.say(Tell(task.llm or "", task.instance or "", task.id, task.attempt, asked.id, asked.answer or ""))
+    def _tell(self, task: Task, asked: OpenQuestion) -> None:
+        self._b.say(
+            SendPersonAnswer(task.llm or "", task.instance or "", task.id, task.attempt, asked.id, asked.answer or "")
+        )
 
 
-def _meant(task: Task, given: AnswerGiven) -> Asked | Problem:
+def _meant(task: Task, given: AnswerGiven) -> OpenQuestion | Problem:
     """The question that is answered, or why none is."""
     still_open = {asked.id: asked for asked in task.open_questions}
     if not still_open:

@@ -10,7 +10,7 @@ from pydantic_core import to_json
 from broker.errors import Problem, did_you_mean
 from broker.protocol.messages import Failure, Status, Submission
 from broker.timestamps import NO_TIME, Instant, from_datetime, to_iso
-from coordinator.core.commands import DrainInstance, Reply
+from coordinator.core.commands import AnswerRequest, SendDrain
 from coordinator.core.events import (
     AssignRequested,
     CancelRequested,
@@ -27,7 +27,7 @@ from coordinator.core.groups.driver import contradiction, instead_of_several, wh
 from coordinator.core.llms.duration_estimates import text_length
 from coordinator.core.llms.llm import LLM, llm_view
 from coordinator.core.llms.skill_match import Expertise
-from coordinator.core.state import NO_SUCH_TASK, Board, SavedReport, final_answer
+from coordinator.core.state import NO_SUCH_TASK, CoreState, SavedReport, final_answer
 from coordinator.core.tasks.dependencies import find_cycle
 from coordinator.core.tasks.lineage import ancestors, why_no_child
 from coordinator.core.tasks.resubmission import differences
@@ -40,10 +40,10 @@ _LOOKED_AT = 100  # LLMs, for one that may have been meant
 _NAMED = 10  # tasks of an LLM in a refusal
 
 
-class Requests:
+class TaskRequests:
     """Does what is asked, or refuses it with the reason."""
 
-    def __init__(self, board: Board, *, next_seq: int, expertise: Expertise | None = None) -> None:
+    def __init__(self, board: CoreState, *, next_seq: int, expertise: Expertise | None = None) -> None:
         """With `expertise`, a task that says nothing about who may do it gets the skills that its text suggests."""
         self._b = board
         self._next_seq = next_seq
@@ -68,7 +68,7 @@ class Requests:
                 self._b.changes.reports[name] = SavedReport(definition, sender.user or ANYBODY, now)
                 if sender.reply_to:
                     told = {"name": name, **(definition or {})}
-                    self._b.say(Reply("report.accepted", sender.reply_to, sender.correlation_id, told))
+                    self._b.say(AnswerRequest("report.accepted", sender.reply_to, sender.correlation_id, told))
             case _:
                 assert_never(request)
 
@@ -305,7 +305,7 @@ class Requests:
         if order.drain:
             for instance in llm.instances.values():
                 instance.draining = True
-                self._b.say(DrainInstance(llm.name, instance.id))
+                self._b.say(SendDrain(llm.name, instance.id))
         llm.count()
         self._b.ready.llm_changed(llm)
         self._b.opened[llm.name] = llm
@@ -313,7 +313,7 @@ class Requests:
         self._b.announce_llm(llm, before, now)
         if sender.reply_to:
             view = llm_view(llm, llm.tasks(), now)
-            self._b.say(Reply("llm.accepted", sender.reply_to, sender.correlation_id, view))
+            self._b.say(AnswerRequest("llm.accepted", sender.reply_to, sender.correlation_id, view))
 
     def _forget(self, llm: LLM, sender: Sender, now: Instant) -> None:
         if llm.instances:
@@ -326,7 +326,7 @@ class Requests:
             self._b.forget_llm(llm)
             if sender.reply_to:
                 view = llm_view(llm, {}, now)
-                self._b.say(Reply("llm.accepted", sender.reply_to, sender.correlation_id, view))
+                self._b.say(AnswerRequest("llm.accepted", sender.reply_to, sender.correlation_id, view))
 
     def _wrong_assignee(self, name: str | None, *, force: bool = False, forceable: bool = True) -> Problem | None:
         if name is None or force or name in self._b.llms:

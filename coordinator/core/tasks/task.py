@@ -56,7 +56,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class OpenQuestion:
     """A question to a person. Open as long as it has no answer."""
 
     id: str
@@ -113,7 +113,7 @@ class Task:
     history: list[Change] = field(default_factory=list)
     overdue: bool = False
     parked: bool = False
-    questions: list[Asked] = field(default_factory=list)
+    questions: list[OpenQuestion] = field(default_factory=list)
     asking_since: Instant | None = None
     person_wait: Micros = NO_TIME
     original: dict[str, Any] | None = field(default_factory=dict)
@@ -153,18 +153,18 @@ class Task:
         return self.text_at if self.streams or is_model else None
 
     @property
-    def open_questions(self) -> list[Asked]:
+    def open_questions(self) -> list[OpenQuestion]:
         """What it asks, and nobody has answered."""
         return [asked for asked in self.questions if asked.answer is None]
 
-    def ask(self, question: Asked, now: Instant) -> None:
+    def ask(self, question: OpenQuestion, now: Instant) -> None:
         """Its LLM asks a person."""
         self.questions.append(question)
         if self.asking_since is None:
             self.asking_since = now
             self.move(Trigger.ASK)
 
-    def answer(self, asked: Asked, answer: str, by: str, now: Instant) -> Asked:
+    def answer(self, asked: OpenQuestion, answer: str, by: str, now: Instant) -> OpenQuestion:
         """Keep a person's answer; returns the question with it."""
         answered = replace(asked, answer=answer, answered_by=by, answered_at=now)
         self.questions[self.questions.index(asked)] = answered
@@ -198,7 +198,7 @@ class Task:
     def size(self) -> int:
         """How much work it is, as far as known before it runs: characters of text, and as many for the answer as usual.
 
-        Asked first when it becomes ready, and the same from then on.
+        OpenQuestion first when it becomes ready, and the same from then on.
         """
         if self._size is None:
             spec = self.spec
@@ -343,7 +343,7 @@ def _failure(error: Failure | None) -> dict[str, Any] | None:
     return None if error is None else {"type": error.type, "message": error.message, "retryable": error.retryable}
 
 
-def _asked(asked: Asked) -> dict[str, Any]:
+def _asked(asked: OpenQuestion) -> dict[str, Any]:
     shown = {
         "id": asked.id,
         "text": asked.text,

@@ -19,14 +19,14 @@ Row = dict[str, Value | Figure]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ReportResult:
     """What a report tells: its rows, sorted, and the sums over all of its groups."""
 
     rows: list[Row]
     total: Group
 
 
-def tell(connection: Connection, report: Report, span: Span) -> Told:
+def tell(connection: Connection, report: Report, span: Span) -> ReportResult:
     """What a report without problems tells. Raises QueryRejected when there are too many groups."""
     groups: Groups = {} if report.group_by else {(): {}}
     for of in (Of.TASKS, Of.ATTEMPTS):
@@ -47,7 +47,7 @@ def tell(connection: Connection, report: Report, span: Span) -> Told:
         rows.sort(key=lambda row: -(_number(row[report.sort or ""])))
     elif report.sort:
         rows.sort(key=lambda row: _in_order((row[report.sort or ""],)))
-    return Told(rows, Group(total, total, None))
+    return ReportResult(rows, Group(total, total, None))
 
 
 def _counted(connection: Connection, of: Of, report: Report, span: Span) -> list[Fact]:

@@ -79,7 +79,7 @@ def by_group(connection: Connection, selects: Selects, percents: Sequence[int]) 
     return found
 
 
-class OfMany:
+class SampledPercentiles:
     """Percentiles of all tasks that fit, without sorting them: a sample tells about where each of them lies.
 
     What is below that bracket is counted and what is in it is fetched, so that the value is exact, whatever the sample

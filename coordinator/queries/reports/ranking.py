@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from broker.protocol.report_catalog import PERCENTILES, Report
 from coordinator.queries.reports import facts, sums
 from coordinator.queries.reports.facts import Span
-from coordinator.queries.reports.percentiles import MANY, OfMany, by_group, place_of, unpacked, value_at
+from coordinator.queries.reports.percentiles import MANY, SampledPercentiles, by_group, place_of, unpacked, value_at
 from coordinator.storage.schema import durations
 
 Key = tuple[Any, ...]
@@ -66,7 +66,7 @@ def _of_lists(lists: Sequence[Sequence[int]]) -> dict[int, int]:
 def _one_by_one(connection: Connection, report: Report, span: Span, counts: Mapping[str, int]) -> Ranked:
     fact = facts.tasks(report, span)
     many = {name: fact.measures[name] for name in counts if counts[name] >= MANY and not report.group_by}
-    found = OfMany(connection, fact, many).values(counts, _PERCENTS) if many else {}
+    found = SampledPercentiles(connection, fact, many).values(counts, _PERCENTS) if many else {}
     ranked: Ranked = {name: {(): values} for name, values in found.items() if len(values) == len(_PERCENTS)}
     for name in counts.keys() - ranked.keys():
         ranked[name] = by_group(connection, fact.selects([fact.measures[name]], group=False), _PERCENTS)

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from broker.protocol.messages import Status
 from broker.protocol.report_catalog import Filters, Report
-from coordinator.queries.reports.engine import Row, Told, tell
+from coordinator.queries.reports.engine import ReportResult, Row, tell
 from coordinator.queries.reports.facts import Span
 from coordinator.queries.reports.figures import FORMULAS
 
@@ -32,7 +32,7 @@ def summary(connection: Connection, report: Report, span: Span, by_status: Seque
     the attempts that ended, by outcome, the time they took and its share of that time.
     """
 
-    def ask(*metrics: str, by: tuple[str, ...] = (), where: Filters = report.where) -> Told:
+    def ask(*metrics: str, by: tuple[str, ...] = (), where: Filters = report.where) -> ReportResult:
         return tell(connection, Report(by, metrics, where, report.moment), span)
 
     completed = Status.COMPLETED.value

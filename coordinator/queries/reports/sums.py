@@ -20,14 +20,14 @@ _tasks, _attempts, _durations = schema.task_sums, schema.attempt_sums, schema.du
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class ClosedPeriods:
     """Moments of ends: those of periods that count as they stand, and all others."""
 
     summed: Sequence[Range]
     single: Sequence[Range]
 
 
-def closed(connection: Connection, counts: Callable[[Row[Any]], bool]) -> Closed:
+def closed(connection: Connection, counts: Callable[[Row[Any]], bool]) -> ClosedPeriods:
     """Which periods count, by their rows of the table."""
     summed: list[Range] = []
     for period in connection.execute(select(schema.periods).order_by(schema.periods.c.start)):
@@ -40,14 +40,14 @@ def closed(connection: Connection, counts: Callable[[Row[Any]], bool]) -> Closed
         if at < start:
             single.append((at, start))
         at = until or at
-    return Closed(summed, [*single, (at, None)])
+    return ClosedPeriods(summed, [*single, (at, None)])
 
 
-def closed_for(connection: Connection, fact: Fact, span: Span) -> Closed:
+def closed_for(connection: Connection, fact: Fact, span: Span) -> ClosedPeriods:
     """Which periods count for the report of a fact that is made of sums."""
     report = fact.report
     if not {*report.group_by, *report.where} <= fact.dimensions.keys():
-        return Closed((), ALWAYS)
+        return ClosedPeriods((), ALWAYS)
     if report.moment is Moment.FINISHED:
         return closed(connection, lambda period: _in(span, period.start, period.until - 1))
     return closed(connection, lambda period: _in(span, period.first_submitted, period.last_submitted))

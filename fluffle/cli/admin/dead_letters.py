@@ -13,7 +13,7 @@ from fluffle.cli.session import json_option, run
 
 if TYPE_CHECKING:
     from broker.errors import BrokerError, RequestError
-    from fluffle.client.dead_letters import Rejected, RejectedQueue
+    from fluffle.client.dead_letters import RejectedMessage, RejectedQueue
 
     Outcomes = list[RequestError | BrokerError | None]
 
@@ -41,7 +41,7 @@ def list_(*, limit: int, as_json: bool) -> int:
     """
     from fluffle.presentation.output import print_json, print_table
 
-    async def fetch() -> "tuple[list[Rejected], int]":
+    async def fetch() -> "tuple[list[RejectedMessage], int]":
         async with _queue() as queue:
             return await queue.look(limit), queue.withheld
 
@@ -65,7 +65,7 @@ def show(*, message_id: str, as_json: bool) -> int:
     """Show a rejected message with its body."""
     from fluffle.presentation.output import heading, plain, print_fields, print_json
 
-    async def fetch() -> "tuple[list[Rejected], int]":
+    async def fetch() -> "tuple[list[RejectedMessage], int]":
         async with _queue() as queue:
             return [message for message in await queue.look() if message.id == message_id], queue.withheld
 
@@ -106,7 +106,7 @@ def requeue(*, ids: tuple[str, ...], everything: bool) -> int:
     Each is taken off the queue only once RabbitMQ has it again. What is still wrong with it brings it back.
     """
 
-    async def send_back(queue: "RejectedQueue", messages: "list[Rejected]") -> "Outcomes":
+    async def send_back(queue: "RejectedQueue", messages: "list[RejectedMessage]") -> "Outcomes":
         return await queue.requeue(messages)
 
     return run(_settle(ids, everything, send_back, "requeued"))
@@ -122,7 +122,7 @@ def drop(*, ids: tuple[str, ...], everything: bool) -> int:
     """
     from broker.amqp.queue_browser import Unreadable
 
-    async def delete(queue: "RejectedQueue", messages: "list[Rejected]") -> "Outcomes":
+    async def delete(queue: "RejectedQueue", messages: "list[RejectedMessage]") -> "Outcomes":
         await queue.drop(messages)
         return [None] * len(messages)
 
@@ -142,7 +142,7 @@ def drop(*, ids: tuple[str, ...], everything: bool) -> int:
 async def _settle(
     ids: tuple[str, ...],
     everything: bool,
-    settle: "Callable[[RejectedQueue, list[Rejected]], Awaitable[Outcomes]]",
+    settle: "Callable[[RejectedQueue, list[RejectedMessage]], Awaitable[Outcomes]]",
     done: str,
 ) -> int:
     """Do something with the messages of these ids, or with all. Returns the exit code."""

@@ -46,7 +46,7 @@ def grant(*, role: str, name: str | None, out: Path | None, new_password: bool, 
     from broker.access import users
     from broker.access.admin_api import administration
     from broker.access.roles import Role, owned, user_name
-    from broker.amqp.robust_connection import Link
+    from broker.amqp.robust_connection import RobustConnection
     from broker.amqp.url import of_user, vhost
     from broker.node.locate import amqp_url
     from broker.protocol.topology import SHARED
@@ -58,7 +58,7 @@ def grant(*, role: str, name: str | None, out: Path | None, new_password: bool, 
     url = amqp_url(settings)
 
     async def declare() -> str:
-        async with Link(url, name="fluffle broker grant") as link:
+        async with RobustConnection(url, name="fluffle broker grant") as link:
             await link.declare(SHARED)
             await link.declare(owned(kind, user))
             return link.where
@@ -87,7 +87,7 @@ def revoke(*, name: str) -> None:
 
     from broker.access import users
     from broker.access.admin_api import administration
-    from broker.amqp.robust_connection import Link
+    from broker.amqp.robust_connection import RobustConnection
     from broker.amqp.url import vhost
     from broker.node.locate import amqp_url
     from broker.settings import load_settings
@@ -98,7 +98,7 @@ def revoke(*, name: str) -> None:
     (settings.state_dir / "users" / f"{name}.url").unlink(missing_ok=True)
 
     async def delete() -> None:
-        async with Link(url, name="fluffle broker revoke") as link:
+        async with RobustConnection(url, name="fluffle broker revoke") as link:
             await link.delete(queues=revoked.queues, exchanges=revoked.exchanges)
 
     asyncio.run(delete())

@@ -88,13 +88,13 @@ def init() -> None:
     """
     import asyncio
 
-    from broker.amqp.robust_connection import Link
+    from broker.amqp.robust_connection import RobustConnection
     from broker.node.locate import amqp_url
     from broker.protocol.topology import SHARED
     from broker.settings import load_settings
 
     async def declare() -> str:
-        async with Link(amqp_url(load_settings()), name="fluffle broker init") as link:
+        async with RobustConnection(amqp_url(load_settings()), name="fluffle broker init") as link:
             await link.declare(SHARED)
             return link.where
 

@@ -38,11 +38,11 @@ def up(*, path: Path) -> int:
     import asyncio
 
     from fluffle.local.config import load
-    from fluffle.local.stack import Workforce
+    from fluffle.local.stack import Stack
 
     configuration = load(path)
     say = _printer(("up", "coordinator", "web", *configuration.llms))
-    return asyncio.run(Workforce(configuration, say).run())
+    return asyncio.run(Stack(configuration, say).run())
 
 
 def _printer(names: Sequence[str]) -> Callable[[str, str], None]:

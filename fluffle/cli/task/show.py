@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from broker.protocol.messages import Usage
     from broker.protocol.views import AttemptView, TaskView
     from fluffle.client.client import Client
-    from fluffle.client.kwargs import Fields
+    from fluffle.client.kwargs import TaskFields
 
 Line = tuple[datetime, str]  # when, what
 
@@ -50,7 +50,7 @@ async def waits_for(asking: "Client", view: "TaskView") -> str | None:
     from fluffle.presentation.task_text import waiting_for
 
     if view.status is Status.PENDING:
-        fields: Fields = {"skills": view.skills, "labels": view.labels, "force": True}
+        fields: TaskFields = {"skills": view.skills, "labels": view.labels, "force": True}
         if view.assignee is not None:
             fields["assignee"] = view.assignee
         elif view.mode == "any":

@@ -49,7 +49,7 @@ class Visitor:
         return self.role is Role.OPERATOR
 
 
-class Keys(Protocol):
+class Credentials(Protocol):
     """What lets people in."""
 
     def entry(self, name: str, secret: str) -> tuple[str, Role] | None:
@@ -126,7 +126,7 @@ class Passwords:
         return found
 
 
-class Everybody:
+class NoLogin:
     """No login: whoever reaches the page is the operator."""
 
     def entry(self, name: str, secret: str) -> tuple[str, Role] | None:
@@ -138,10 +138,10 @@ class Everybody:
         return "open"
 
 
-class Door:
+class Authenticator:
     """Gives sessions to those who have a key, and knows them again."""
 
-    def __init__(self, keys: Keys, *, secret: str, ended: EndedSessions | None = None) -> None:
+    def __init__(self, keys: Credentials, *, secret: str, ended: EndedSessions | None = None) -> None:
         """`secret` signs the sessions; `ended` are those that were ended by a logout."""
         self._keys = keys
         self._signer = URLSafeTimedSerializer(derived(secret, "session"), salt="fluffle")
@@ -156,7 +156,7 @@ class Door:
     @property
     def is_open(self) -> bool:
         """Whether nobody is asked for anything."""
-        return isinstance(self._keys, Everybody)
+        return isinstance(self._keys, NoLogin)
 
     def enter(self, name: str, secret: str) -> str | None:
         """A session for who knows the secret, as a cookie; None for anybody else. May take 50 ms of computing."""

@@ -9,9 +9,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.requests import ClientDisconnect
 
-from fluffle.web.access.auth import COOKIE, DEVICE_COOKIE, DEVICE_LASTS, SESSION_LASTS, Door
+from fluffle.web.access.auth import COOKIE, DEVICE_COOKIE, DEVICE_LASTS, SESSION_LASTS, Authenticator
 from fluffle.web.access.middleware import VISITOR
-from fluffle.web.access.throttle import Attempt, Throttle
+from fluffle.web.access.throttle import LoginAttempt, Throttle
 from fluffle.web.layout import RABBIT, head
 
 _PAGE = """<!doctype html>
@@ -45,7 +45,7 @@ _BY_NAME = "Your name and password are those of the password file that the page 
 _BY_ADDRESS = "The token is in the address that <code>fluffle web</code> printed when it was started."
 
 
-def add(app: FastAPI, door: Door, prefix: str) -> None:
+def add(app: FastAPI, door: Authenticator, prefix: str) -> None:
     """Add the pages to log in and out."""
     throttle = Throttle()
     one_at_a_time = asyncio.Semaphore(1)  # a password takes 50 ms of computing and 16 MB
@@ -63,7 +63,7 @@ def add(app: FastAPI, door: Door, prefix: str) -> None:
         return HTMLResponse(content, status, headers={"cache-control": "no-store"})
 
     async def enter(request: Request, name: str, secret: str, wanted: str) -> Response:
-        attempt = Attempt(
+        attempt = LoginAttempt(
             account=name,
             address=request.client.host if request.client else "",
             device=door.device(request.cookies.get(DEVICE_COOKIE)),

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fluffle.web.access.auth import Door, session_cookie
+from fluffle.web.access.auth import Authenticator, session_cookie
 
 VISITOR = "fluffle.visitor"  # key of the scope
 
@@ -39,7 +39,7 @@ _POLLING = "/_nicegui_ws/"  # what a browser does that has no WebSocket: its GET
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
-class Gate:
+class AccessMiddleware:
     """Lets a request through to `app` or answers it.
 
     `prefix` is the path under which a proxy shows the page, such as `/fluffle`; whether the proxy takes it off makes
@@ -47,7 +47,7 @@ class Gate:
     our own: a WebSocket, and every method but GET and HEAD.
     """
 
-    def __init__(self, app: ASGIApp, door: Door, *, prefix: str = "") -> None:
+    def __init__(self, app: ASGIApp, door: Authenticator, *, prefix: str = "") -> None:
         self.app = app
         self._door = door
         self._prefix = prefix
@@ -70,7 +70,7 @@ class Gate:
         elif scope[VISITOR] is None and not _FOR_EVERYBODY.fullmatch(path):
             await self._to_login(scope, send, path)
         else:
-            await self.app(scope, receive, _Answer(send) if scope["type"] == "http" else send)
+            await self.app(scope, receive, _SecuredResponse(send) if scope["type"] == "http" else send)
 
     def _beneath_prefix(self, scope: Scope) -> Scope:
         path = scope["path"]
@@ -92,7 +92,7 @@ class Gate:
         await send({"type": "http.response.body", "body": b""})
 
 
-class _Answer:
+class _SecuredResponse:
     """Sends an answer on with our headers, and a page with the nonce in its scripts."""
 
     def __init__(self, send: Send) -> None:

@@ -6,7 +6,7 @@ import logging
 from nicegui import core
 from nicegui.client import Client as Page
 
-from fluffle.web.access.auth import Door, session_cookie
+from fluffle.web.access.auth import Authenticator, session_cookie
 from fluffle.web.access.middleware import VISITOR
 
 LOOK_EVERY = 0.5  # seconds
@@ -14,7 +14,7 @@ LOOK_EVERY = 0.5  # seconds
 _log = logging.getLogger(__name__)
 
 
-async def close_pages_of_strangers(door: Door, prefix: str) -> None:
+async def close_pages_of_strangers(door: Authenticator, prefix: str) -> None:
     """Look after all open pages, without end."""
     while True:
         await asyncio.sleep(LOOK_EVERY)
@@ -28,7 +28,7 @@ async def close_pages_of_strangers(door: Door, prefix: str) -> None:
                 page.delete()
 
 
-def may_stay(page: Page, door: Door) -> bool:
+def may_stay(page: Page, door: Authenticator) -> bool:
     """Whether the session of a page is still good, and of the role that the page was made for."""
     try:
         request = page.request

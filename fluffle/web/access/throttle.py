@@ -8,7 +8,7 @@ MOST_KEYS = 10_000  # accounts, addresses and browsers that are counted; the one
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class LoginAttempt:
     """A login attempt: for which account, from which address, from which known browser (see Door.device)."""
 
     account: str
@@ -30,16 +30,16 @@ class Throttle:
         self._by_account = _Counter(by_account)
         self._together = _Counter(together)
 
-    def admit(self, attempt: Attempt, now: float) -> bool:
+    def admit(self, attempt: LoginAttempt, now: float) -> bool:
         """Count an attempt at that time, in seconds. Returns whether its secret may be checked."""
         return all(counter.admit(key, now) for counter, key in self._counted(attempt))
 
-    def forgive(self, attempt: Attempt) -> None:
+    def forgive(self, attempt: LoginAttempt) -> None:
         """The secret was right: the last attempt of that kind does not count."""
         for counter, key in self._counted(attempt):
             counter.forgive(key)
 
-    def _counted(self, attempt: Attempt) -> list[tuple["_Counter", str]]:
+    def _counted(self, attempt: LoginAttempt) -> list[tuple["_Counter", str]]:
         if attempt.device is not None:
             return [(self._by_device, attempt.device)]
         return [(self._by_address, attempt.address), (self._by_account, attempt.account), (self._together, "")]

@@ -8,10 +8,10 @@ from broker.ids import uuid7
 from broker.protocol.chat import is_address
 from broker.protocol.topology import llm_address
 from broker.protocol.views import ConversationView, MessageView
-from fluffle.web.actions import Desk, Site
-from fluffle.web.components import Pairs, Part, ago, empty, form, rendered, status
+from fluffle.web.actions import PageActions, WebContext
+from fluffle.web.components import HtmlElement, Pairs, ago, empty, form, rendered, status
 from fluffle.web.layout import frame
-from fluffle.web.live import Paced, Told
+from fluffle.web.live import Paced, Update
 from fluffle.web.markdown import markdown, prepared, rendered_apart
 
 MOST = 500  # messages of a conversation that are shown
@@ -21,96 +21,98 @@ _CONVERSATIONS = 30
 _STREAM_EVERY = 0.1  # seconds
 
 
-def add(site: Site) -> None:
+def add(site: WebContext) -> None:
     """Add the pages: who to talk to, and a conversation."""
 
     @ui.page("/chat")
     async def chat() -> None:
-        desk = Desk(site)
-        with frame(desk, "chat", "Chat"), Part("div", None, "chat"):
+        desk = PageActions(site)
+        with frame(desk, "chat", "Chat"), HtmlElement("div", None, "chat"):
             await _Conversations(desk).build()
-            with Part("div", None, "talk"):
+            with HtmlElement("div", None, "talk"):
                 empty("Nobody to talk to yet" if not site.live.llms else "Choose an LLM", "Its conversations are kept.")
 
     @ui.page("/chat/{llm}")
     async def talk(llm: str) -> None:
-        desk = Desk(site)
-        with frame(desk, "chat", f"Chat with {llm}"), Part("div", None, "chat"):
+        desk = PageActions(site)
+        with frame(desk, "chat", f"Chat with {llm}"), HtmlElement("div", None, "chat"):
             if not is_address(llm_address(llm)):
                 empty("There is no such LLM", "A name is made of a-z, 0-9 and -.")
                 return
             await _Conversations(desk).build()
-            await _Talk(desk, llm).build()
+            await _Conversation(desk, llm).build()
 
 
 class _Conversations:
     """The LLMs, and what was said last."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: PageActions) -> None:
         self._desk = desk
 
     async def build(self) -> None:
         """Show them, and follow what is said."""
-        self._place = Part("nav", None, "conversations", aria_label="Conversations")
+        self._place = HtmlElement("nav", None, "conversations", aria_label="Conversations")
         await self._desk.follow(self._refresh, {"message", "llm"}, every=1.0)
 
     async def _refresh(self) -> None:
         found = [view async for view in self._desk.books.conversations(limit=_CONVERSATIONS)]
         self._place.clear()
         with self._place:
-            Part("h2", "New conversation")
-            with Part("ul", None, "partners"):
+            HtmlElement("h2", "New conversation")
+            with HtmlElement("ul", None, "partners"):
                 for llm in self._desk.site.live.llms:
-                    with Part("li"), Part("a", None, "button", href=self._desk.url(f"/chat/{llm.name}")):
+                    with HtmlElement("li"), HtmlElement("a", None, "button", href=self._desk.url(f"/chat/{llm.name}")):
                         status(llm.state, llm.name)
             mine = [(view, partner) for view in found if (partner := _partner(view.last))]
             if mine:
-                Part("h2", "Earlier")
+                HtmlElement("h2", "Earlier")
             for view, partner in mine:
                 self._build(view, partner)
 
     def _build(self, view: ConversationView, llm: str) -> None:
         href = self._desk.url(f"/chat/{llm}?{urlencode({'conversation': view.id})}")
-        with Part("a", None, "conversation", href=href):
-            Part("strong", llm)
+        with HtmlElement("a", None, "conversation", href=href):
+            HtmlElement("strong", llm)
             ago(view.last.sent_at)
-            Part("span", view.last.content[:200])
+            HtmlElement("span", view.last.content[:200])
 
 
-class _Talk:
+class _Conversation:
     """One conversation."""
 
-    def __init__(self, desk: Desk, llm: str) -> None:
+    def __init__(self, desk: PageActions, llm: str) -> None:
         self._desk = desk
         self._llm = llm
         given = desk.client.request.query_params.get("conversation", "")
         self._conversation = given or uuid7()
         self._begun = bool(given)
-        self._shown: dict[str, Part] = {}
+        self._shown: dict[str, HtmlElement] = {}
         self._writing = ""
-        self._streamed: Part | None = None
+        self._streamed: HtmlElement | None = None
         self._stream = Paced(self._show_stream, _STREAM_EVERY)
 
     async def build(self) -> None:
         """Show what was said, a place to write, and follow what is said."""
-        with Part("div", None, "talk"):
-            self._messages = Part(
+        with HtmlElement("div", None, "talk"):
+            self._messages = HtmlElement(
                 "div", None, "messages", data_follow="", tabindex="0", role="log", aria_label="Messages"
             )
-            self._nothing = Part(
+            self._nothing = HtmlElement(
                 "p", f"Write something to {self._llm}. It knows what was said before in this conversation."
             )
             self._nothing.classes("muted nothing")
             if self._desk.visitor.may_change:
                 with form(self._send, "compose") as self._form:
-                    Part("textarea", name="content", rows="2", required=True, autofocus=True, aria_label="Message")
-                    Part("button", "Send", "button primary")
+                    HtmlElement(
+                        "textarea", name="content", rows="2", required=True, autofocus=True, aria_label="Message"
+                    )
+                    HtmlElement("button", "Send", "button primary")
         fits = self._fits
         await self._desk.follow(self._refresh, {"message"}, every=0.1, fits=fits)
         self._desk.hear({"writing"}, self._hear_writing)
         self._desk.keep(self._stream.run())
 
-    def _fits(self, told: Told) -> bool:
+    def _fits(self, told: Update) -> bool:
         return isinstance(told.data, dict) and told.data.get("conversation_id") == self._conversation
 
     async def _send(self, pairs: Pairs) -> None:
@@ -141,23 +143,23 @@ class _Talk:
                 self._shown[view.id] = self._build(view)
         self._nothing.set_visibility(not self._shown)
 
-    def _build(self, view: MessageView) -> Part:
+    def _build(self, view: MessageView) -> HtmlElement:
         is_llm = view.sender.startswith("llm.")
         name = view.sender.partition(".")[2] or view.sender
         who = name if is_llm else str(view.metadata.get("visitor") or name)
-        with Part("article", None, "message", data_from="llm" if is_llm else "person") as made:
-            with Part("header", None, "said-by"):
-                Part("strong", who)
+        with HtmlElement("article", None, "message", data_from="llm" if is_llm else "person") as made:
+            with HtmlElement("header", None, "said-by"):
+                HtmlElement("strong", who)
                 ago(view.sent_at)
             failed = bool(view.metadata.get("error")) or not view.delivered
             rendered(markdown(view.content), "prose error" if failed else "prose")
             if not view.delivered:
-                Part("small", "not delivered: nobody has this address")
+                HtmlElement("small", "not delivered: nobody has this address")
         return made
 
     # -- as it comes -----------------------------------------------------------------------------------------------
 
-    def _hear_writing(self, told: Told) -> None:
+    def _hear_writing(self, told: Update) -> None:
         if self._fits(told) and told.what == self._llm:
             self._writing += str(told.data.get("text") or "")
             self._stream.nudge()
@@ -166,10 +168,10 @@ class _Talk:
         if not self._writing:
             return
         if self._streamed is None:
-            with self._messages, Part("article", None, "message writing", data_from="llm") as self._streamed:
-                with Part("header", None, "said-by"):
-                    Part("strong", self._llm)
-                    Part("span", "writes", "muted")
+            with self._messages, HtmlElement("article", None, "message writing", data_from="llm") as self._streamed:
+                with HtmlElement("header", None, "said-by"):
+                    HtmlElement("strong", self._llm)
+                    HtmlElement("span", "writes", "muted")
                 self._text = rendered("", "prose")
         html = await rendered_apart(self._writing)
         if self._streamed is not None:  # it has not ended meanwhile

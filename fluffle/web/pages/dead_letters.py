@@ -8,9 +8,9 @@ from nicegui import ui
 
 from broker.errors import RequestError
 from fluffle.client.client import Client
-from fluffle.client.dead_letters import Rejected, RejectedQueue, opened
-from fluffle.web.actions import Desk, Site
-from fluffle.web.components import Part, ago, button, empty, rendered
+from fluffle.client.dead_letters import RejectedMessage, RejectedQueue, opened
+from fluffle.web.actions import PageActions, WebContext
+from fluffle.web.components import HtmlElement, ago, button, empty, rendered
 from fluffle.web.layout import frame
 from fluffle.web.markdown import preformatted
 
@@ -19,19 +19,19 @@ MOST = 100  # messages
 _SHOWN = 20_000  # characters of a body
 
 
-def add(site: Site) -> None:
+def add(site: WebContext) -> None:
     """Add the page."""
     looking = asyncio.Lock()  # who looks at the queue has its messages for that moment
 
     @ui.page("/rejected")
     async def rejected() -> None:
-        desk = Desk(site)
-        with frame(desk, "rejected", "Rejected") as actions:
+        desk = PageActions(site)
+        with frame(desk, "rejected", "RejectedMessage") as actions:
             await _Rejected(desk, looking, actions).build()
 
 
 class _Rejected:
-    def __init__(self, desk: Desk, looking: asyncio.Lock, actions: Part) -> None:
+    def __init__(self, desk: PageActions, looking: asyncio.Lock, actions: HtmlElement) -> None:
         self._desk = desk
         self._looking = looking
         self._actions = actions
@@ -41,7 +41,7 @@ class _Rejected:
         """Show the messages, and follow what is rejected."""
         with self._actions:
             button("Look again", self._refresh)
-        self._place = Part("div", None, "rejected")
+        self._place = HtmlElement("div", None, "rejected")
         await self._desk.follow(self._refresh, {"task"}, every=2.0, fits=lambda told: told.what == "rejected")
 
     async def _refresh(self) -> None:
@@ -59,25 +59,27 @@ class _Rejected:
             for message in messages:
                 self._build(message)
 
-    def _build(self, message: Rejected) -> None:
-        with Part("article", None, "card reject", data_id=message.id):
-            with Part("div", None, "reject-head"):
-                Part("code", message.id)
-                Part("span", f"{message.exchange} · {message.routing_key}", "muted")
-                Part("span", None, "stretch")
+    def _build(self, message: RejectedMessage) -> None:
+        with HtmlElement("article", None, "card reject", data_id=message.id):
+            with HtmlElement("div", None, "reject-head"):
+                HtmlElement("code", message.id)
+                HtmlElement("span", f"{message.exchange} · {message.routing_key}", "muted")
+                HtmlElement("span", None, "stretch")
                 ago(message.at)
-            with Part("ul", None, "errors"):
+            with HtmlElement("ul", None, "errors"):
                 for why in [f"{w.path}: {w.message}" if w.path else w.message for w in message.errors] or [message.why]:
-                    Part("li", why)
-            with Part("details"):
-                Part("summary", f"Body ({len(message.delivery.body):,} bytes)")
+                    HtmlElement("li", why)
+            with HtmlElement("details"):
+                HtmlElement("summary", f"Body ({len(message.delivery.body):,} bytes)")
                 rendered(preformatted(message.delivery.body.decode(errors="backslashreplace")[:_SHOWN]))
             if self._desk.visitor.may_change:
-                with Part("div", None, "reject-actions"):
+                with HtmlElement("div", None, "reject-actions"):
                     button("Send back", lambda: self._settle(message.id, _requeue, "Sent back"), "primary")
                     button("Drop", lambda: self._settle(message.id, _drop, "Dropped"), "danger")
 
-    async def _settle(self, id_: str, settle: Callable[[RejectedQueue, Rejected], Awaitable[None]], done: str) -> None:
+    async def _settle(
+        self, id_: str, settle: Callable[[RejectedQueue, RejectedMessage], Awaitable[None]], done: str
+    ) -> None:
         """Take the message off the queue in that way."""
 
         async def find_and_settle(_: Client) -> int:
@@ -95,11 +97,11 @@ class _Rejected:
         return opened(self._desk.site.live.url, name="fluffle web (rejected)")
 
 
-async def _requeue(queue: RejectedQueue, message: Rejected) -> None:
+async def _requeue(queue: RejectedQueue, message: RejectedMessage) -> None:
     [problem] = await queue.requeue([message])
     if problem is not None:
         raise problem
 
 
-async def _drop(queue: RejectedQueue, message: Rejected) -> None:
+async def _drop(queue: RejectedQueue, message: RejectedMessage) -> None:
     await queue.drop([message])

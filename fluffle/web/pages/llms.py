@@ -8,8 +8,8 @@ from nicegui import ui
 from broker.protocol.messages import Status, skills_in_text
 from broker.protocol.views import LLMView, TaskView
 from fluffle.client.client import Client
-from fluffle.web.actions import Desk, Site
-from fluffle.web.components import Part, ago, button, empty, status
+from fluffle.web.actions import PageActions, WebContext
+from fluffle.web.components import HtmlElement, ago, button, empty, status
 from fluffle.web.layout import frame
 
 _AT_WORK = (Status.ASSIGNED, Status.IN_PROGRESS, Status.INPUT_REQUIRED)
@@ -17,26 +17,26 @@ _MOST_SHOWN = 4  # tasks of one LLM
 _MOST_TASKS = 200  # of all
 
 
-def add(site: Site) -> None:
+def add(site: WebContext) -> None:
     """Add the page."""
 
     @ui.page("/llms")
     async def llms() -> None:
-        desk = Desk(site)
+        desk = PageActions(site)
         with frame(desk, "llms", "LLMs"):
             await _LLMs(desk).build()
 
 
 class _LLMs:
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: PageActions) -> None:
         self._desk = desk
-        self._cards: dict[str, tuple[Part, Any]] = {}
-        self._seen: dict[str, Part] = {}
+        self._cards: dict[str, tuple[HtmlElement, Any]] = {}
+        self._seen: dict[str, HtmlElement] = {}
 
     async def build(self) -> None:
         """Show them, and follow what they do."""
-        self._place = Part("div", None, "llms")
-        self._nothing = Part("div")
+        self._place = HtmlElement("div", None, "llms")
+        self._nothing = HtmlElement("div")
         await self._desk.follow(self._refresh, {"task", "llm", "state"}, every=1.0)
 
     async def _refresh(self) -> None:
@@ -61,53 +61,53 @@ class _LLMs:
             return
         if card is None:
             with self._place:
-                card = Part("section", None, "card llm", id=llm.name, data_llm=llm.name)
+                card = HtmlElement("section", None, "card llm", id=llm.name, data_llm=llm.name)
         self._cards[llm.name] = (card, content)
         card.clear()
         with card:
             self._build_card(llm, tasks)
 
     def _build_card(self, llm: LLMView, tasks: list[TaskView]) -> None:
-        with Part("div", None, "llm-head"):
-            Part("h2", llm.name)
+        with HtmlElement("div", None, "llm-head"):
+            HtmlElement("h2", llm.name)
             status(llm.state)
-            Part("span", None, "stretch")
-            with Part("span", "seen ", "muted"):
+            HtmlElement("span", None, "stretch")
+            with HtmlElement("span", "seen ", "muted"):
                 self._seen[llm.name] = ago(llm.last_seen)
-        Part("p", " · ".join(part for part in (llm.model, llm.description) if part), "muted model")
+        HtmlElement("p", " · ".join(part for part in (llm.model, llm.description) if part), "muted model")
         for it in llm.by_instance:
             told = f"{it.id}: {it.model or 'no model'}, {skills_in_text(it.skills) or 'no skills'}, slots {it.slots}"
-            Part("p", told, "muted differs")
+            HtmlElement("p", told, "muted differs")
         self._build_load(llm)
-        with Part("ul", None, "skills", aria_label="Skills"):
+        with HtmlElement("ul", None, "skills", aria_label="Skills"):
             for skill, level in sorted(llm.skills.items(), key=lambda pair: (-pair[1], pair[0])):
-                with Part("li", None, title=f"{skill}: {level:g}"):
-                    Part("span", skill)
-                    Part("i", None, style=f"--level:{level:.2f}", aria_hidden="true")
+                with HtmlElement("li", None, title=f"{skill}: {level:g}"):
+                    HtmlElement("span", skill)
+                    HtmlElement("i", None, style=f"--level:{level:.2f}", aria_hidden="true")
         if tasks:
-            with Part("ul", None, "doing", aria_label="At work on"):
+            with HtmlElement("ul", None, "doing", aria_label="At work on"):
                 for view in tasks[:_MOST_SHOWN]:
-                    with Part("li"):
+                    with HtmlElement("li"):
                         status(view.status.value)
-                        Part("a", view.description, href=self._desk.task_url(view.id))
+                        HtmlElement("a", view.description, href=self._desk.task_url(view.id))
                         if since := llm.quiet.get(view.id):
-                            with Part("span", "no text since ", "muted quiet-since"):
+                            with HtmlElement("span", "no text since ", "muted quiet-since"):
                                 ago(since)
         elif llm.state == "online":
-            Part("p", "Waiting for work", "muted doing")
-        with Part("div", None, "llm-actions"):
-            Part("a", "Its tasks", "button quiet", href=self._desk.url(f"/?llm={llm.name}"))
-            Part("a", "Chat", "button quiet", href=self._desk.url(f"/chat/{llm.name}"))
+            HtmlElement("p", "Waiting for work", "muted doing")
+        with HtmlElement("div", None, "llm-actions"):
+            HtmlElement("a", "Its tasks", "button quiet", href=self._desk.url(f"/?llm={llm.name}"))
+            HtmlElement("a", "Chat", "button quiet", href=self._desk.url(f"/chat/{llm.name}"))
             if self._desk.visitor.may_change:
                 self._build_actions(llm)
 
     def _build_load(self, llm: LLMView) -> None:
-        with Part("div", None, "load"):
-            with Part("div", None, "meter", aria_hidden="true"):
+        with HtmlElement("div", None, "load"):
+            with HtmlElement("div", None, "meter", aria_hidden="true"):
                 for slot in range(min(llm.slots, 24)):
-                    Part("i", None, "taken" if slot < llm.in_hand else "")
+                    HtmlElement("i", None, "taken" if slot < llm.in_hand else "")
             more = f", {llm.parked} parked" if llm.parked else ""
-            Part("span", f"{llm.in_hand} of {llm.slots} slot{'' if llm.slots == 1 else 's'} busy{more}")
+            HtmlElement("span", f"{llm.in_hand} of {llm.slots} slot{'' if llm.slots == 1 else 's'} busy{more}")
 
     def _build_actions(self, llm: LLMView) -> None:
         name = llm.name

@@ -4,8 +4,8 @@ from nicegui import ui
 
 from broker.protocol.messages import Status
 from broker.protocol.views import TaskView
-from fluffle.web.actions import Desk, Site
-from fluffle.web.components import Part, ago, empty
+from fluffle.web.actions import PageActions, WebContext
+from fluffle.web.components import HtmlElement, ago, empty
 from fluffle.web.layout import frame
 from fluffle.web.markdown import prepared
 from fluffle.web.pages.task import build_question
@@ -13,25 +13,25 @@ from fluffle.web.pages.task import build_question
 MOST = 100  # tasks
 
 
-def add(site: Site) -> None:
+def add(site: WebContext) -> None:
     """Add the page."""
 
     @ui.page("/questions")
     async def questions() -> None:
-        desk = Desk(site)
+        desk = PageActions(site)
         with frame(desk, "questions", "Questions"):
             await _Questions(desk).build()
 
 
 class _Questions:
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: PageActions) -> None:
         self._desk = desk
-        self._shown: dict[str, Part] = {}
+        self._shown: dict[str, HtmlElement] = {}
 
     async def build(self) -> None:
         """Show what is open, oldest first, and follow what is asked and answered."""
-        self._place = Part("div", None, "questions")
-        self._nothing = Part("div")
+        self._place = HtmlElement("div", None, "questions")
+        self._nothing = HtmlElement("div")
         with self._nothing:
             empty("No LLM asks anything", "When one needs a person while it works, its question appears here.")
         await self._desk.follow(self._refresh, {"task"})
@@ -48,10 +48,10 @@ class _Questions:
                     self._shown[key] = self._build(view)
         self._nothing.set_visibility(not asking)
 
-    def _build(self, view: TaskView) -> Part:
-        with Part("article", None, "asking") as made:
-            with Part("p", None, "asking-head"):
-                Part("a", view.description, href=self._desk.task_url(view.id))
+    def _build(self, view: TaskView) -> HtmlElement:
+        with HtmlElement("article", None, "asking") as made:
+            with HtmlElement("p", None, "asking-head"):
+                HtmlElement("a", view.description, href=self._desk.task_url(view.id))
                 for question in view.questions:
                     if question.answer is None:
                         ago(question.asked_at)

@@ -15,9 +15,9 @@ from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED
 from broker.protocol.views import ReportView
 from fluffle.client.kwargs import ReportFields
 from fluffle.presentation.report_text import as_csv, figure, group, summary_figures, summary_workload
-from fluffle.web.actions import Desk, Site
+from fluffle.web.actions import PageActions, WebContext
 from fluffle.web.charts import MOST_BARS, chart, distribution
-from fluffle.web.components import Pairs, Part, empty, field, form, options
+from fluffle.web.components import HtmlElement, Pairs, empty, field, form, options
 from fluffle.web.layout import frame
 
 CUSTOM = "custom"
@@ -79,20 +79,20 @@ class Choice:
         return None if self.name == CUSTOM else self.name, fields
 
 
-def add(site: Site) -> None:
+def add(site: WebContext) -> None:
     """Add the page."""
 
     @ui.page("/reports")
     async def reports() -> None:
-        desk = Desk(site)
+        desk = PageActions(site)
         choice = Choice.read(desk.client.request.query_params.multi_items())
         with frame(desk, "reports", "Reports") as actions:
             with actions:
-                Part("a", "CSV", "button", href=desk.url(f"/reports.csv{choice.query()}"), download=True)
+                HtmlElement("a", "CSV", "button", href=desk.url(f"/reports.csv{choice.query()}"), download=True)
             await _Reports(desk, choice).build()
 
 
-def add_downloads(app: FastAPI, site: Site) -> None:
+def add_downloads(app: FastAPI, site: WebContext) -> None:
     """Add the report as CSV."""
 
     @app.get("/reports.csv")
@@ -110,29 +110,29 @@ def add_downloads(app: FastAPI, site: Site) -> None:
 
 
 class _Reports:
-    def __init__(self, desk: Desk, choice: Choice) -> None:
+    def __init__(self, desk: PageActions, choice: Choice) -> None:
         self._desk = desk
         self._choice = choice
         self._shown: ReportView | None = None
 
     async def build(self) -> None:
         """Show the choice and its report, and keep it up to date."""
-        with Part("nav", None, "tabs", aria_label="Reports"):
+        with HtmlElement("nav", None, "tabs", aria_label="Reports"):
             for name in (*PREDEFINED, CUSTOM):
                 href = self._desk.url("/reports" + Choice(name, span=self._choice.span).query())
                 current = "page" if name == self._choice.name else None
-                Part("a", name.capitalize(), "tab", href=href, aria_current=current)
+                HtmlElement("a", name.capitalize(), "tab", href=href, aria_current=current)
         meaning = PREDEFINED[self._choice.name].meaning if self._choice.name in PREDEFINED else "a report of your own"
-        Part("p", meaning[0].upper() + meaning[1:] + ".", "muted meaning")
+        HtmlElement("p", meaning[0].upper() + meaning[1:] + ".", "muted meaning")
         self._build_choice()
-        self._place = Part("div", None, "report")
+        self._place = HtmlElement("div", None, "report")
         await self._desk.follow(self._refresh, {"task"}, every=3.0)
 
     def _build_choice(self) -> None:
         choice = self._choice
         with form(self._choose, "card choice", aria_label="What the report is about"):
-            Part("input", type="hidden", name="name", value=choice.name)
-            with Part("div", None, "columns"):
+            HtmlElement("input", type="hidden", name="name", value=choice.name)
+            with HtmlElement("div", None, "columns"):
                 with field("Time", "select", name="since"):
                     options(SPANS.items(), choice.span)
                 with field("LLM", "select", name="llm"):
@@ -144,7 +144,7 @@ class _Reports:
                         _several(((name, it.title, it.meaning) for name, it in DIMENSIONS.items()), choice.group_by)
                     with field("Figures", "select", name="metrics", multiple=True, size="8"):
                         _several(((name, it.title, it.meaning) for name, it in METRICS.items()), choice.metrics)
-            Part("button", "Show", "button primary")
+            HtmlElement("button", "Show", "button primary")
 
     async def _choose(self, pairs: Pairs) -> None:
         self._desk.go("/reports" + Choice.read(pairs).query())
@@ -182,24 +182,24 @@ class _Reports:
             ],
         )
         if view.left_out:
-            Part("p", f"{view.left_out:,} more rows are left out.", "muted")
+            HtmlElement("p", f"{view.left_out:,} more rows are left out.", "muted")
 
 
 def _several(known: Iterable[tuple[str, str, str]], chosen: tuple[str, ...]) -> None:
     for name, title, meaning in known:
-        Part("option", title, value=name, title=meaning, selected=name in chosen)
+        HtmlElement("option", title, value=name, title=meaning, selected=name in chosen)
 
 
 def _build_summary(values: dict[str, Any]) -> None:
-    with Part("dl", None, "tiles"):
+    with HtmlElement("dl", None, "tiles"):
         for name, (title, text) in summary_figures(values).items():
-            with Part("div", None, "tile", data_figure=name):
-                Part("dt", title)
-                Part("dd", text)
+            with HtmlElement("div", None, "tile", data_figure=name):
+                HtmlElement("dt", title)
+                HtmlElement("dd", text)
     by_llm = values.get("workload_distribution")
     if by_llm:
-        with Part("section", None, "card"):
-            Part("h2", "Attempts by LLM")
+        with HtmlElement("section", None, "card"):
+            HtmlElement("h2", "Attempts by LLM")
             _draw(distribution(by_llm, "llm", ["completed", "failed"]), "Attempts by LLM", len(by_llm))
             _table(*summary_workload(values))
 
@@ -212,12 +212,12 @@ def _draw(drawn: dict[str, Any], label: str, rows: int) -> None:
 
 
 def _table(heads: list[tuple[str, bool]], rows: list[list[str]]) -> None:
-    with Part("div", None, "grid-frame scroll"), Part("table", None, "grid figures"):
-        with Part("thead"), Part("tr"):
+    with HtmlElement("div", None, "grid-frame scroll"), HtmlElement("table", None, "grid figures"):
+        with HtmlElement("thead"), HtmlElement("tr"):
             for title, is_number in heads:
-                Part("th", title, "number" if is_number else "", scope="col")
-        with Part("tbody"):
+                HtmlElement("th", title, "number" if is_number else "", scope="col")
+        with HtmlElement("tbody"):
             for row in rows:
-                with Part("tr"):
+                with HtmlElement("tr"):
                     for (_, is_number), text in zip(heads, row, strict=True):
-                        Part("td", text, "number" if is_number else "")
+                        HtmlElement("td", text, "number" if is_number else "")

@@ -7,28 +7,28 @@ from typing import Any
 from nicegui import ui
 
 from broker.errors import FluffleError
-from fluffle.client.kwargs import Fields
-from fluffle.web.actions import Desk, Site
-from fluffle.web.components import Pairs, Part, field, form, on_entry, options
+from fluffle.client.kwargs import TaskFields
+from fluffle.web.actions import PageActions, WebContext
+from fluffle.web.components import HtmlElement, Pairs, field, form, on_entry, options
 from fluffle.web.layout import frame
 
 _PREVIEW_EVERY = 0.5  # seconds
 
 
-def add(site: Site) -> None:
+def add(site: WebContext) -> None:
     """Add the page."""
 
     @ui.page("/new")
     async def new() -> None:
-        desk = Desk(site)
+        desk = PageActions(site)
         with frame(desk, "tasks", "New task"):
             if not desk.visitor.may_change:
-                Part("p", "You may look, but not submit tasks.", "muted")
+                HtmlElement("p", "You may look, but not submit tasks.", "muted")
                 return
             _build(desk)
 
 
-def _build(desk: Desk) -> None:
+def _build(desk: PageActions) -> None:
     async def submit(pairs: Pairs) -> None:
         description, fields = asked(pairs)
         if not description:
@@ -52,7 +52,7 @@ def _build(desk: Desk) -> None:
     with form(submit, "card entry") as made:
         field("What is to be done", "textarea", name="description", rows="3", required=True, autofocus=True)
         field("Text or JSON that it is about", "textarea", name="inputs", rows="6", classes="raw")
-        with Part("div", None, "columns"):
+        with HtmlElement("div", None, "columns"):
             field("Skills", name="skills", list="skills", placeholder="summarise, review")
             with field("LLM", "select", name="assignee"):
                 options([("", "Chosen by the coordinator"), *((llm.name, llm.name) for llm in desk.site.live.llms)])
@@ -61,22 +61,22 @@ def _build(desk: Desk) -> None:
             field("Due", name="due", type="datetime-local")
             field("Labels", name="labels", placeholder="nightly, report")
             field("Attempts at most", name="max_attempts", type="number", min="1", max="100", placeholder="3")
-        with Part("datalist", id="skills"):
+        with HtmlElement("datalist", id="skills"):
             for skill in skills:
-                Part("option", value=skill)
-        with Part("div", None, "entry-end"):
-            Part("button", "Submit", "button primary")
-            preview = Part("p", "", "muted", role="status", data_preview="")
+                HtmlElement("option", value=skill)
+        with HtmlElement("div", None, "entry-end"):
+            HtmlElement("button", "Submit", "button primary")
+            preview = HtmlElement("p", "", "muted", role="status", data_preview="")
     on_entry(made, look, pause=_PREVIEW_EVERY)
 
 
 _PRIORITIES = {9: "9, first", 4: "4, as usual", 0: "0, last"}
 
 
-def asked(pairs: Pairs) -> tuple[str, Fields]:
+def asked(pairs: Pairs) -> tuple[str, TaskFields]:
     """The description and the other fields of a task, out of a form, without those that are empty or impossible."""
     given = {name: value.strip() for name, value in pairs if value.strip()}
-    fields: Fields = {}
+    fields: TaskFields = {}
     if "inputs" in given:
         fields["inputs"] = _value(given["inputs"])
     if skills := _tags(given.get("skills", "")):

@@ -14,10 +14,10 @@ from fluffle.client.client import Client
 from fluffle.client.handle import reason
 from fluffle.presentation.output import duration
 from fluffle.presentation.task_text import left_out, waiting_for
-from fluffle.web.actions import Desk, Site
-from fluffle.web.components import Pairs, Part, ago, button, empty, form, options, rendered, status
+from fluffle.web.actions import PageActions, WebContext
+from fluffle.web.components import HtmlElement, Pairs, ago, button, empty, form, options, rendered, status
 from fluffle.web.layout import frame
-from fluffle.web.live import Paced, Told
+from fluffle.web.live import Paced, Update
 from fluffle.web.markdown import content, markdown, preformatted, prepared, rendered_apart
 from fluffle.web.pages.task_phases import Phase, begin_of, phases
 
@@ -28,18 +28,18 @@ _PHASES = {"waited": "waited", "ran": "ran", "asked": "waited for a person"}
 _STREAM_EVERY = 0.1  # seconds
 
 
-def add(site: Site) -> None:
+def add(site: WebContext) -> None:
     """Add the page."""
 
     @ui.page("/tasks/{task_id:path}")
     async def task(task_id: str) -> None:
-        desk = Desk(site)
+        desk = PageActions(site)
         with frame(desk, "tasks", "Task") as actions:
             await _Task(desk, task_id, actions).build()
 
 
 class _Task:
-    def __init__(self, desk: Desk, task_id: str, actions: Part) -> None:
+    def __init__(self, desk: PageActions, task_id: str, actions: HtmlElement) -> None:
         self._desk = desk
         self._id = task_id
         self._actions = actions
@@ -47,19 +47,19 @@ class _Task:
         self._parts: list[TaskView] = []
         self._streamed: dict[str, str] = {}  # text by LLM; shown is that of the LLM that has the task
         self._stream: Any = None
-        self._quiet: Part | None = None  # where it is said that no text comes
+        self._quiet: HtmlElement | None = None  # where it is said that no text comes
         self._quiet_since: datetime | None = None
         self._streaming = Paced(self._show_stream, _STREAM_EVERY)
 
     async def build(self) -> None:
         """Show the task, and follow what becomes of it."""
-        self._body = Part("div", None, "task")
+        self._body = HtmlElement("div", None, "task")
         await self._desk.follow(self._refresh, {"task"}, fits=self._is_about_it)
         self._desk.hear({"progress"}, self._hear_progress)
         self._desk.hear({"state"}, lambda _: self._show_quiet())
         self._desk.keep(self._streaming.run())
 
-    def _is_about_it(self, told: Told) -> bool:
+    def _is_about_it(self, told: Update) -> bool:
         """Whether an event is about this task or one of its parts."""
         return told.subject == self._id or (isinstance(told.data, dict) and told.data.get("parent_id") == self._id)
 
@@ -90,7 +90,7 @@ class _Task:
 
     # -- as it comes -----------------------------------------------------------------------------------------------
 
-    def _hear_progress(self, told: Told) -> None:
+    def _hear_progress(self, told: Update) -> None:
         if told.subject != self._id or self._view is None or self._view.status.is_final:
             return
         if told.what not in self._streamed and len(self._streamed) >= MOST_WRITERS:
@@ -119,7 +119,7 @@ class _Task:
             self._quiet.clear()
             if since is not None:
                 with self._quiet:
-                    Part("span", "No text since ")
+                    HtmlElement("span", "No text since ")
                     ago(since)
 
     # -- what to do ------------------------------------------------------------------------------------------------
@@ -130,9 +130,9 @@ class _Task:
             return
         names = [llm.name for llm in self._desk.site.live.llms]
         with form(self._assign, "inline", aria_label="Give it to an LLM"):
-            with Part("select", name="llm", aria_label="LLM"):
+            with HtmlElement("select", name="llm", aria_label="LLM"):
                 options([("", "Chosen by the coordinator"), *((name, name) for name in names)], view.assignee or "")
-            Part("button", "Reassign", "button")
+            HtmlElement("button", "Reassign", "button")
         button("Cancel", lambda: self._do(lambda client: client.cancel(self._id), "Cancelled"), "danger")
 
     async def _assign(self, pairs: Pairs) -> None:
@@ -149,25 +149,25 @@ class _Task:
     # -- what there is ---------------------------------------------------------------------------------------------
 
     def _build(self, view: TaskView) -> None:
-        with Part("div", None, "task-main"):
-            with Part("section", None, "card"):
-                with Part("div", None, "task-status"):
+        with HtmlElement("div", None, "task-main"):
+            with HtmlElement("section", None, "card"):
+                with HtmlElement("div", None, "task-status"):
                     status(view.status.value)
                     if view.overdue:
-                        Part("span", "overdue", "badge")
+                        HtmlElement("span", "overdue", "badge")
                     if waits := waiting_for(view):
-                        Part("span", waits, "muted")
+                        HtmlElement("span", waits, "muted")
                 rendered(markdown(view.description), "prose description")
                 if view.inputs is not None:
-                    with Part("details", None, "inputs"):
-                        Part("summary", "Inputs")
+                    with HtmlElement("details", None, "inputs"):
+                        HtmlElement("summary", "Inputs")
                         rendered(preformatted(view.inputs))
             for question in view.questions:
                 build_question(self._desk, view, question)
             self._build_answer(view)
             self._build_parts()
             self._build_attempts(view)
-        with Part("aside", None, "task-side"):
+        with HtmlElement("aside", None, "task-side"):
             self._build_time(view)
             self._build_facts(view)
             self._build_history(view)
@@ -175,20 +175,20 @@ class _Task:
     def _build_answer(self, view: TaskView) -> None:
         self._stream = None
         if view.error is not None and view.status in (Status.FAILED, Status.CANCELLED):
-            with Part("section", None, "card failure"):
-                Part("h2", "Why it failed" if view.status is Status.FAILED else "Why it was cancelled")
-                Part("p", reason(view))
+            with HtmlElement("section", None, "card failure"):
+                HtmlElement("h2", "Why it failed" if view.status is Status.FAILED else "Why it was cancelled")
+                HtmlElement("p", reason(view))
         if view.status is Status.COMPLETED:
-            with Part("section", None, "card"):
-                Part("h2", "Answer")
+            with HtmlElement("section", None, "card"):
+                HtmlElement("h2", "Answer")
                 if "result" in view.left_out:
-                    Part("p", f"It has {view.left_out['result']:,} bytes, too many to be shown.", "muted")
+                    HtmlElement("p", f"It has {view.left_out['result']:,} bytes, too many to be shown.", "muted")
                 else:
                     rendered(content(view.result), "prose answer")
         elif view.status is Status.IN_PROGRESS:
-            with Part("section", None, "card"):
-                Part("h2", f"{view.llm} is at work")
-                self._quiet = Part("p", None, "muted quiet-since")
+            with HtmlElement("section", None, "card"):
+                HtmlElement("h2", f"{view.llm} is at work")
+                self._quiet = HtmlElement("p", None, "muted quiet-since")
                 self._quiet_since = None
                 self._show_quiet()
                 self._stream = rendered(markdown(self._text_so_far()), "prose answer streaming")
@@ -196,62 +196,62 @@ class _Task:
     def _build_parts(self) -> None:
         if not self._parts:
             return
-        with Part("section", None, "card"):
-            Part("h2", "Parts")
-            with Part("ul", None, "parts"):
+        with HtmlElement("section", None, "card"):
+            HtmlElement("h2", "Parts")
+            with HtmlElement("ul", None, "parts"):
                 for part in reversed(self._parts):
-                    with Part("li"):
+                    with HtmlElement("li"):
                         status(part.status.value)
-                        Part("a", part.description, href=self._desk.task_url(part.id))
-                        Part("span", part.llm or part.assignee or ", ".join(part.assignees), "muted")
+                        HtmlElement("a", part.description, href=self._desk.task_url(part.id))
+                        HtmlElement("span", part.llm or part.assignee or ", ".join(part.assignees), "muted")
 
     def _build_attempts(self, view: TaskView) -> None:
         if not view.attempts:
             return
-        with Part("section", None, "card"):
-            Part("h2", "Attempts")
-            with Part("ol", None, "attempts"):
+        with HtmlElement("section", None, "card"):
+            HtmlElement("h2", "Attempts")
+            with HtmlElement("ol", None, "attempts"):
                 for attempt in reversed(view.attempts):
                     self._build_attempt(attempt)
 
     def _build_attempt(self, attempt: AttemptView) -> None:
-        with Part("li"):
-            with Part("div", None, "attempt-head"):
-                Part("strong", f"{attempt.attempt}")
-                Part("a", attempt.llm, href=self._desk.url(f"/llms#{attempt.llm}"))
-                Part("span", attempt.model, "muted")
+        with HtmlElement("li"):
+            with HtmlElement("div", None, "attempt-head"):
+                HtmlElement("strong", f"{attempt.attempt}")
+                HtmlElement("a", attempt.llm, href=self._desk.url(f"/llms#{attempt.llm}"))
+                HtmlElement("span", attempt.model, "muted")
                 if attempt.outcome:
                     status(attempt.outcome)
                 if attempt.duration is not None:
-                    Part("span", duration(attempt.duration), "muted")
-                Part("span", usage(attempt.usage), "muted")
+                    HtmlElement("span", duration(attempt.duration), "muted")
+                HtmlElement("span", usage(attempt.usage), "muted")
             if attempt.why:
-                Part("p", f"Why this LLM: {attempt.why}", "muted")
+                HtmlElement("p", f"Why this LLM: {attempt.why}", "muted")
             if attempt.error:
-                Part("p", f"{attempt.error.type}: {attempt.error.message}", "error")
+                HtmlElement("p", f"{attempt.error.type}: {attempt.error.message}", "error")
             if attempt.result is not None:
-                with Part("details", None, "inputs"):
-                    Part("summary", "Its result, before the task was retried")
+                with HtmlElement("details", None, "inputs"):
+                    HtmlElement("summary", "Its result, before the task was retried")
                     rendered(content(attempt.result), "prose")
 
     def _build_time(self, view: TaskView) -> None:
         parts = phases(view, datetime.now(UTC))
-        with Part("section", None, "card"):
-            Part("h2", "Where the time went")
-            with Part("div", None, "timebar", role="img", aria_label=", ".join(_told(part) for part in parts)):
+        with HtmlElement("section", None, "card"):
+            HtmlElement("h2", "Where the time went")
+            with HtmlElement("div", None, "timebar", role="img", aria_label=", ".join(_told(part) for part in parts)):
                 whole = sum(part.seconds for part in parts)
                 for part in parts:
-                    Part("span", None, data_kind=part.kind, style=f"flex-grow:{100 * part.seconds / whole:.3f}")
-            with Part("ul", None, "legend"):
+                    HtmlElement("span", None, data_kind=part.kind, style=f"flex-grow:{100 * part.seconds / whole:.3f}")
+            with HtmlElement("ul", None, "legend"):
                 for kind, words in _PHASES.items():
                     total = sum(part.seconds for part in parts if part.kind == kind)
                     if total:
-                        with Part("li", None, data_kind=kind):
-                            Part("span", words)
-                            Part("strong", duration(total))
+                        with HtmlElement("li", None, data_kind=kind):
+                            HtmlElement("span", words)
+                            HtmlElement("strong", duration(total))
 
     def _build_facts(self, view: TaskView) -> None:
-        with Part("section", None, "card"), Part("dl", None, "facts"):
+        with HtmlElement("section", None, "card"), HtmlElement("dl", None, "facts"):
             _fact("Id", view.id, "code")
             _fact("LLM", view.llm)
             _fact("Given to", view.assignee or ", ".join(view.assignees))
@@ -270,22 +270,22 @@ class _Task:
             _fact("Left out, as too large", left_out(view))
             for name, ids in (("Builds on", view.depends_on), ("Part of", [view.parent_id] if view.parent_id else [])):
                 if ids:
-                    Part("dt", name)
-                    with Part("dd"):
+                    HtmlElement("dt", name)
+                    with HtmlElement("dd"):
                         for other in ids:
-                            Part("a", other, "code", href=self._desk.task_url(other))
+                            HtmlElement("a", other, "code", href=self._desk.task_url(other))
 
     def _build_history(self, view: TaskView) -> None:
-        with Part("section", None, "card"):
-            Part("h2", "Timeline")
-            with Part("ol", None, "timeline"):
+        with HtmlElement("section", None, "card"):
+            HtmlElement("h2", "Timeline")
+            with HtmlElement("ol", None, "timeline"):
                 for at, what in timeline(view):
-                    with Part("li"):
-                        Part("span", what)
+                    with HtmlElement("li"):
+                        HtmlElement("span", what)
                         ago(at)
 
 
-def build_question(desk: Desk, view: TaskView, question: QuestionView) -> None:
+def build_question(desk: PageActions, view: TaskView, question: QuestionView) -> None:
     """A question of a task, and where to answer it as long as it is open."""
     is_open = question.answer is None and not view.status.is_final
 
@@ -293,22 +293,22 @@ def build_question(desk: Desk, view: TaskView, question: QuestionView) -> None:
         if given.strip():
             await desk.act(lambda client: client.answer(view.id, given, question=question.id), "Answered")
 
-    with Part("section", None, "card question", data_open=str(is_open).lower()):
-        Part("h2", f"{view.llm or 'It'} asks" if is_open else "Asked")
+    with HtmlElement("section", None, "card question", data_open=str(is_open).lower()):
+        HtmlElement("h2", f"{view.llm or 'It'} asks" if is_open else "Asked")
         rendered(markdown(question.text), "prose")
         if question.answer is not None:
-            Part("p", question.answer, "given-answer")
+            HtmlElement("p", question.answer, "given-answer")
             if question.answered_by:
-                Part("small", f"answered by {question.answered_by}")
+                HtmlElement("small", f"answered by {question.answered_by}")
         elif is_open and desk.visitor.may_change:
             if question.choices:
-                with Part("div", None, "choices"):
+                with HtmlElement("div", None, "choices"):
                     for choice in question.choices:
                         button(choice, partial(answer, choice), "primary")
             else:
                 with form(lambda pairs: answer(dict(pairs).get("answer", "")), "reply"):
-                    Part("textarea", name="answer", rows="2", aria_label="Your answer", required=True)
-                    Part("button", "Answer", "button primary")
+                    HtmlElement("textarea", name="answer", rows="2", aria_label="Your answer", required=True)
+                    HtmlElement("button", "Answer", "button primary")
 
 
 def timeline(view: TaskView) -> list[tuple[datetime, str]]:
@@ -351,12 +351,12 @@ def _told(part: Phase) -> str:
 
 def _fact(name: str, value: str | None, classes: str = "") -> None:
     if value:
-        Part("dt", name)
-        Part("dd", value, classes)
+        HtmlElement("dt", name)
+        HtmlElement("dd", value, classes)
 
 
 def _moment(name: str, at: datetime | None) -> None:
     if at:
-        Part("dt", name)
-        with Part("dd"):
+        HtmlElement("dt", name)
+        with HtmlElement("dd"):
             ago(at)

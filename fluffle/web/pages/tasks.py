@@ -13,8 +13,8 @@ from broker.protocol.views import TaskView
 from fluffle.client.client import Client
 from fluffle.presentation.output import duration
 from fluffle.presentation.task_text import waiting_for
-from fluffle.web.actions import Desk, Site
-from fluffle.web.components import Grid, Pairs, Part, button, empty, form, icon, on_entry, options
+from fluffle.web.actions import PageActions, WebContext
+from fluffle.web.components import Grid, HtmlElement, Pairs, button, empty, form, icon, on_entry, options
 from fluffle.web.layout import frame
 from fluffle.web.pages.task_filters import TaskFilter
 
@@ -28,22 +28,22 @@ COLUMNS = (
 )
 
 
-def add(site: Site) -> None:
+def add(site: WebContext) -> None:
     """Add the page."""
 
     @ui.page("/")
     async def tasks() -> None:
-        desk = Desk(site)
+        desk = PageActions(site)
         with frame(desk, "tasks", "Tasks") as actions:
             if desk.visitor.may_change:
-                with actions, Part("a", None, "button primary", href=desk.url("/new"), accesskey="n"):
+                with actions, HtmlElement("a", None, "button primary", href=desk.url("/new"), accesskey="n"):
                     icon("new")
-                    Part("span", "New task")
+                    HtmlElement("span", "New task")
             await _List(desk).build()
 
 
 class _List:
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: PageActions) -> None:
         self._desk = desk
         self._filter = TaskFilter.read(desk.client.request.query_params.multi_items())
         self._picked: list[str] = []
@@ -56,8 +56,8 @@ class _List:
         if may_change:
             self._build_actions()
         self._grid = Grid(COLUMNS, label="Tasks", on_pick=self._pick if may_change else None)
-        self._nothing = Part("div")
-        with Part("div", None, "pager"):
+        self._nothing = HtmlElement("div")
+        with HtmlElement("div", None, "pager"):
             self._newest = button("Newest", self._show_newest)
             self._older = button("Older", self._show_older)
         await self._desk.follow(self._refresh, {"task"})
@@ -67,21 +67,21 @@ class _List:
     def _build_filter(self) -> None:
         chosen = self._filter
         with form(self._filtered, "filter", role="search", aria_label="Filter tasks") as made:
-            with Part("fieldset", None, "chips"):
-                Part("legend", "Status", "hidden")
+            with HtmlElement("fieldset", None, "chips"):
+                HtmlElement("legend", "Status", "hidden")
                 for status in Status:
-                    with Part("label", None, "chip", data_status=status.value):
+                    with HtmlElement("label", None, "chip", data_status=status.value):
                         checked = status in chosen.status
-                        Part("input", type="checkbox", name="status", value=status.value, checked=checked)
-                        Part("span", status.value.replace("_", " "))
-            with Part("div", None, "filter-fields"):
-                with Part("select", name="llm", aria_label="LLM"):
+                        HtmlElement("input", type="checkbox", name="status", value=status.value, checked=checked)
+                        HtmlElement("span", status.value.replace("_", " "))
+            with HtmlElement("div", None, "filter-fields"):
+                with HtmlElement("select", name="llm", aria_label="LLM"):
                     names = sorted({llm.name for llm in self._desk.site.live.llms} | ({chosen.llm} - {""}))
                     options([("", "Any LLM"), *((name, name) for name in names)], chosen.llm)
-                Part(
+                HtmlElement(
                     "input", name="label", placeholder="Label", aria_label="Label", defaultValue=" ".join(chosen.labels)
                 )
-                Part(
+                HtmlElement(
                     "input",
                     name="text",
                     type="search",
@@ -153,14 +153,16 @@ class _List:
 
     def _build_actions(self) -> None:
         with form(self._assign, "bulk", aria_label="Selected tasks") as self._bulk:
-            self._count = Part("strong", "")
-            with Part("select", name="llm", aria_label="LLM to assign to"):
+            self._count = HtmlElement("strong", "")
+            with HtmlElement("select", name="llm", aria_label="LLM to assign to"):
                 options((llm.name, f"{llm.name} ({llm.state})") for llm in self._desk.site.live.llms)
-            Part("button", "Assign", "button primary")
-            with Part("label", None, "check", title="Stop the ones that run elsewhere, and begin them again there"):
-                Part("input", type="checkbox", name="now", value="yes")
-                Part("span", "move running ones")
-            Part("span", None, "stretch")
+            HtmlElement("button", "Assign", "button primary")
+            with HtmlElement(
+                "label", None, "check", title="Stop the ones that run elsewhere, and begin them again there"
+            ):
+                HtmlElement("input", type="checkbox", name="now", value="yes")
+                HtmlElement("span", "move running ones")
+            HtmlElement("span", None, "stretch")
             button("Retry", self._retry)
             button("Cancel", self._cancel, "danger")
             button("Clear", self._grid_unpick, "quiet")

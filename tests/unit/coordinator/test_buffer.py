@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 import pytest
 
-from broker.amqp.pika_connection import Delivery, Inflow, Properties
+from broker.amqp.pika_connection import AckBatcher, Delivery, Properties
 from broker.protocol.topology import ECHO, STATUS, TASKS
-from coordinator.inbound.buffer import Inbox
+from coordinator.inbound.buffer import InboxBuffer
 
 
-class Channel(Inflow):
+class Channel(AckBatcher):
     """Where deliveries come from."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Channel(Inflow):
 HERE = Channel()
 
 
-def told(key: str, attempt: str | None = None, *, by: Inflow = HERE, tag: int = 0) -> Delivery:
+def told(key: str, attempt: str | None = None, *, by: AckBatcher = HERE, tag: int = 0) -> Delivery:
     """A message with that routing key, about that attempt."""
     exchange = STATUS if "." in key else TASKS
     return Delivery(exchange, key, b"", False, Properties(correlation_id=attempt), tag, by)
@@ -41,8 +41,8 @@ def claim_and(*others: Delivery) -> list[str]:
     return keys(inbox(told("atlas.claim", "a/1"), *others).batch())
 
 
-def inbox(*deliveries: Delivery, limit: int = 100) -> Inbox:
-    made = Inbox(limit)
+def inbox(*deliveries: Delivery, limit: int = 100) -> InboxBuffer:
+    made = InboxBuffer(limit)
     for delivery in deliveries:
         made.add(delivery)
     return made

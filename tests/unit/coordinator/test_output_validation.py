@@ -8,10 +8,10 @@ import pytest
 from broker.amqp.pika_connection import Delivery
 from broker.protocol.messages import Failure, Goodbye, Result, Status, Submission
 from broker.timestamps import EPOCH
-from coordinator.core.events import Event, Left, Reported
+from coordinator.core.events import Event, InstanceLeft, Reported
 from coordinator.core.tasks.task import Task
 from coordinator.inbound import output_validation as module
-from coordinator.inbound.output_validation import Answers, SetAside
+from coordinator.inbound.output_validation import OutputValidator, SetAside
 from tests.unit.coordinator.test_buffer import Channel, told
 
 SCHEMA = {"properties": {"n": {"pattern": "x"}}}
@@ -53,10 +53,10 @@ def answer(task_id: str, llm: str, channel: Channel) -> tuple[Event, Delivery]:
 
 
 def goodbye(llm: str, channel: Channel) -> tuple[Event, Delivery]:
-    return Left(Goodbye(name=llm, instance="i")), told(f"{llm}.goodbye", by=channel)
+    return InstanceLeft(Goodbye(name=llm, instance="i")), told(f"{llm}.goodbye", by=channel)
 
 
-def take(answers: Answers, *arrived: tuple[Event, Delivery]) -> list[SetAside]:
+def take(answers: OutputValidator, *arrived: tuple[Event, Delivery]) -> list[SetAside]:
     """A batch of these is made and done."""
     tasks = {e.result.task_id: a_task(e.result.task_id, e.llm) for e, _ in arrived if isinstance(e, Reported)}
     _, _, aside = answers.in_batch([event for event, _ in arrived], [it for _, it in arrived], tasks)
@@ -72,7 +72,7 @@ async def turn() -> None:
 
 async def test_an_answer_comes_back_with_its_verdict_and_the_goodbye_after_it(slow: Slow) -> None:
     ready: list[Delivery] = []
-    answers, channel = Answers(ready.append), Channel()
+    answers, channel = OutputValidator(ready.append), Channel()
     first, last = answer("a", "atlas", channel), goodbye("atlas", channel)
     assert [it.delivery for it in take(answers, first, last)] == [first[1], last[1]]
     slow.verdicts.put_nowait(Failure(type="output_schema", message="no"))
@@ -89,7 +89,7 @@ async def test_an_answer_comes_back_with_its_verdict_and_the_goodbye_after_it(sl
 
 
 async def test_answers_of_an_llm_are_checked_one_after_the_other_and_those_of_others_meanwhile(slow: Slow) -> None:
-    answers, channel = Answers(), Channel()
+    answers, channel = OutputValidator(), Channel()
     take(answers, *(answer(name, "evil", channel) for name in "abc"), answer("d", "good", channel))
     await turn()
     assert slow.asked == ["a", "d"]
@@ -98,7 +98,7 @@ async def test_answers_of_an_llm_are_checked_one_after_the_other_and_those_of_ot
 
 async def test_a_check_that_cannot_begin_is_tried_again(slow: Slow) -> None:
     ready: list[Delivery] = []
-    answers, channel = Answers(ready.append), Channel()
+    answers, channel = OutputValidator(ready.append), Channel()
     take(answers, it := answer("a", "atlas", channel))
     slow.verdicts.put_nowait(OSError("too many open files"))
     slow.verdicts.put_nowait(None)
@@ -109,7 +109,7 @@ async def test_a_check_that_cannot_begin_is_tried_again(slow: Slow) -> None:
 
 async def test_a_long_row_of_answers_behind_one_that_could_not_be_checked_is_refused(slow: Slow) -> None:
     ready: list[Delivery] = []
-    answers, channel = Answers(ready.append), Channel()
+    answers, channel = OutputValidator(ready.append), Channel()
     row = [answer(f"t{n}", "evil", channel) for n in range(30)]
     take(answers, *row)
     slow.verdicts.put_nowait(Failure(type="output_schema", message="too slow", retryable=False))
@@ -119,7 +119,7 @@ async def test_a_long_row_of_answers_behind_one_that_could_not_be_checked_is_ref
 
 
 async def test_what_is_being_checked_is_given_back_by_who_leaves(slow: Slow) -> None:
-    answers, channel = Answers(), Channel()
+    answers, channel = OutputValidator(), Channel()
     take(answers, answer("a", "atlas", channel), goodbye("atlas", channel))
     await turn()
     answers.leave()
@@ -130,7 +130,7 @@ async def test_what_is_being_checked_is_given_back_by_who_leaves(slow: Slow) -> 
 
 async def test_what_came_by_a_channel_that_has_gone_is_forgotten_for_it_comes_again(slow: Slow) -> None:
     ready: list[Delivery] = []
-    answers, gone, channel = Answers(ready.append), Channel(), Channel()
+    answers, gone, channel = OutputValidator(ready.append), Channel(), Channel()
     take(answers, answer("a", "atlas", gone))
     gone.is_there = False
     assert answers.being_checked() == []

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from coordinator.telemetry.rate_limited_log import LONGEST, MOST_A_SECOND, LimitedLog
+from coordinator.telemetry.rate_limited_log import LONGEST, MOST_A_SECOND, RateLimitedLog
 
 
 class Lines:
@@ -17,7 +17,7 @@ class Lines:
 
 def test_each_is_a_line() -> None:
     lines = Lines()
-    log = LimitedLog(lines, lambda: 7.0)
+    log = RateLimitedLog(lines, lambda: 7.0)
     log.warning("refused", id="a", user=None)
     log.warning("refused", id="b", attempt=3)
     assert lines.all == [("refused", {"id": "a"}), ("refused", {"id": "b", "attempt": 3})]
@@ -25,7 +25,7 @@ def test_each_is_a_line() -> None:
 
 def test_a_flood_is_counted_in_one_line_once_its_second_is_over() -> None:
     lines, now = Lines(), [7.0]
-    log = LimitedLog(lines, lambda: now[0])
+    log = RateLimitedLog(lines, lambda: now[0])
     for number in range(10_000):
         log.warning("refused", id=number)
     log.warning("lost", id="x")
@@ -39,7 +39,7 @@ def test_a_flood_is_counted_in_one_line_once_its_second_is_over() -> None:
 
 def test_values_are_short_and_cannot_change_a_screen() -> None:
     lines = Lines()
-    LimitedLog(lines, lambda: 7.0).warning("refused", errors="\x1b[2J" + "x" * 1000)
+    RateLimitedLog(lines, lambda: 7.0).warning("refused", errors="\x1b[2J" + "x" * 1000)
     ((_, values),) = lines.all
     assert values["errors"].startswith("\N{REPLACEMENT CHARACTER}[2Jxx")
     assert len(values["errors"]) == LONGEST

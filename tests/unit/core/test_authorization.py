@@ -6,22 +6,22 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 
-from broker.protocol.messages import Manage, Status, Submission
+from broker.protocol.messages import ManageLLM, Status, Submission
 from broker.timestamps import seconds
 from coordinator.core.authorization import MAY_STEER, Restricted, objection
-from coordinator.core.commands import Answer, Refuse
+from coordinator.core.commands import AnswerSubmitter, Refuse
 from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
     CancelRequested,
     ManageRequested,
-    Note,
     NotesRequested,
     ReportSaved,
     RetryRequested,
     Sender,
     Shared,
     Submitted,
+    SubmitterNote,
     UpdateRequested,
 )
 from coordinator.core.llms.llm import LLM
@@ -98,18 +98,18 @@ def test_the_role_does_not_depend_on_whether_the_llm_has_said_hello(state: State
     assert "iris" not in state.llms
     assert path(state, CancelRequested("t1", silent)) == "id"
     assert path(state, AnswerGiven("t1", "yes", None, silent)) == "id"
-    assert path(state, ManageRequested(Manage(llm="vega", paused=True), silent)) == "llm"
+    assert path(state, ManageRequested(ManageLLM(llm="vega", paused=True), silent)) == "llm"
 
 
 def test_an_llm_with_the_rights_of_an_earlier_version_is_an_llm_once_it_has_said_hello(state: State) -> None:
     earlier = Sender("vega")  # it may still publish to fluffle.tasks
     assert path(state, CancelRequested("t1", earlier)) == "id"
-    assert path(state, ManageRequested(Manage(llm="atlas", paused=True), earlier)) == "llm"
+    assert path(state, ManageRequested(ManageLLM(llm="atlas", paused=True), earlier)) == "llm"
 
 
 def test_an_llm_manages_no_llm_saves_no_report_and_answers_for_no_person(state: State) -> None:
     for request, about in (
-        (ManageRequested(Manage(llm="vega", paused=True), ATLAS), "llm"),
+        (ManageRequested(ManageLLM(llm="vega", paused=True), ATLAS), "llm"),
         (ReportSaved("weekly", None, ATLAS), "name"),
         (AnswerGiven("t1", "yes", None, ATLAS), "id"),
     ):
@@ -175,8 +175,8 @@ def test_notes_are_open_to_the_llms_that_have_a_task_of_the_conversation(state: 
         assert path(state, NotesRequested(board, None, BO)) is None
 
 
-def note(board: str, by: str) -> Note:
-    return Note(board, "facts", "-", by, T0)
+def note(board: str, by: str) -> SubmitterNote:
+    return SubmitterNote(board, "facts", "-", by, T0)
 
 
 def test_the_author_of_a_note_is_its_user(state: State) -> None:
@@ -199,7 +199,7 @@ def test_an_id_belongs_to_whoever_has_submitted_it_first(state: State) -> None:
     assert path(state, submission("t99", BO)) is None
 
 
-@pytest.mark.parametrize(("require_identity", "answer"), [(True, Refuse), (False, Answer)])
+@pytest.mark.parametrize(("require_identity", "answer"), [(True, Refuse), (False, AnswerSubmitter)])
 def test_it_is_looked_at_only_where_identity_is_required(require_identity: bool, answer: type[object]) -> None:
     machine = Machine(lease=seconds(LEASE), require_identity=require_identity)
     machine.load([a_task(1, submitted_by="ana")])

@@ -4,7 +4,7 @@ import pytest
 
 from broker.errors import Problem
 from broker.protocol.messages import Failure, Status, Usage
-from coordinator.core.commands import Answer, Refuse
+from coordinator.core.commands import AnswerSubmitter, Refuse
 from coordinator.core.events import BeingChecked, Sender, Submitted, UpdateRequested
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.tasks.attempts import MOST_UNCLAIMED
@@ -83,7 +83,7 @@ def test_a_submission_without_an_address_is_not_answered(core: Core) -> None:
 
 
 def test_an_answer_carries_the_correlation_id_and_the_task_as_it_stood(core: Core) -> None:
-    [answer] = [c for c in core.handle(submitted("t", priority=7)) if isinstance(c, Answer)]
+    [answer] = [c for c in core.handle(submitted("t", priority=7)) if isinstance(c, AnswerSubmitter)]
     assert answer.correlation_id == "c-1"
     assert answer.view["status"] == "pending"
     assert answer.view["priority"] == 7
@@ -100,7 +100,7 @@ def test_the_same_id_again_changes_nothing_and_is_answered_at_the_newest_address
 
 def test_the_same_id_again_without_an_address_leaves_the_first_address(running: Core) -> None:
     assert running.handle(submitted("t", sender=Sender())) == [
-        Answer("task.accepted", "replies-of-ana", "c-1", view(running.task("t")), known=True)
+        AnswerSubmitter("task.accepted", "replies-of-ana", "c-1", view(running.task("t")), known=True)
     ]
     assert answers(running.handle(completed("t"))) == [("t", "task.completed", "replies-of-ana")]
 
@@ -109,7 +109,7 @@ def test_the_id_of_a_finished_task_is_answered_with_its_result(running: Core) ->
     running.handle(completed("t", result=42))
     commands = running.handle(submitted("t", sender=BEN))
     assert answers(commands) == [("t", "task.accepted", "replies-of-ben"), ("t", "task.completed", "replies-of-ben")]
-    assert [c.view["result"] for c in commands if isinstance(c, Answer)] == [42, 42]
+    assert [c.view["result"] for c in commands if isinstance(c, AnswerSubmitter)] == [42, 42]
     assert assignments(commands) == []
 
 

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker.protocol.messages import FINAL, Manage, Status, Vote
+from broker.protocol.messages import FINAL, ManageLLM, Status, Vote
 from broker.timestamps import to_datetime
-from coordinator.core.commands import Announce, Assign, Command
+from coordinator.core.commands import AnnounceTask, Command, SendAssignment
 from coordinator.core.events import AssignRequested, Event, ManageRequested, RetryRequested, UpdateRequested
 from coordinator.core.tasks.task import Task
 from tests.support.core_driver import (
@@ -108,7 +108,7 @@ def orders(draw: st.DrawFn) -> Event:
         {"skills": draw(st.none() | st.builds(lambda known: dict.fromkeys(known, 0.5), skills))},
     ]
     wish = draw(st.sampled_from(wishes))
-    return ManageRequested(Manage(llm=draw(llms), **wish))
+    return ManageRequested(ManageLLM(llm=draw(llms), **wish))
 
 
 @st.composite
@@ -217,9 +217,9 @@ class AnyOrder(RuleBasedStateMachine):
     def judge(self, events: tuple[Event, ...], commands: list[Command]) -> None:
         asked_again = {event.task_id for event in events if isinstance(event, RetryRequested)}
         self.ever_retried |= asked_again
-        for view in [c.view for c in commands if isinstance(c, Announce) and c.what is None]:
+        for view in [c.view for c in commands if isinstance(c, AnnounceTask) and c.what is None]:
             self.judge_status(view["id"], Status(view["status"]), asked_again)
-        for task_id in [command.task_id for command in commands if isinstance(command, Assign)]:
+        for task_id in [command.task_id for command in commands if isinstance(command, SendAssignment)]:
             self.judge_dependencies(self.core.task(task_id))
 
     def judge_status(self, task_id: str, status: Status, asked_again: set[str]) -> None:
@@ -252,7 +252,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Every task ends once the LLMs behave, and all that others wait for is submitted."""
-        freely = [Manage(llm=llm, paused=False, slots=None, skills=None) for llm in self.core.machine.board.llms]
+        freely = [ManageLLM(llm=llm, paused=False, slots=None, skills=None) for llm in self.core.machine.board.llms]
         missing = [submitted(task_id) for task_id in IDS if task_id not in self.core.books.tasks]
         self.handle(*map(ManageRequested, freely), *missing, *(AssignRequested(task_id, None) for task_id in IDS))
         for _ in range(60):

@@ -16,7 +16,7 @@ from broker.errors import Problem
 from broker.protocol import chat as mail
 from broker.protocol import messages, topology, views
 from broker.protocol import primitives as wire
-from broker.protocol.primitives import Wire
+from broker.protocol.primitives import WireModel
 from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Of
 from broker.protocol.views import View
 from broker.settings import Settings
@@ -24,7 +24,7 @@ from broker.timestamps import Instant
 from coordinator.core.commands import AnswerType
 from coordinator.core.tasks.transitions import TRANSITIONS
 from coordinator.outbound.encoder import messages as messages_of
-from coordinator.outbound.outbox import Keep
+from coordinator.outbound.outbox import RejectedMessage
 from coordinator.queries.reports.facts import Span
 from coordinator.queries.reports.summary import summary
 from coordinator.storage.engine import open_engine
@@ -39,8 +39,8 @@ MODELS = {
     name: model
     for name, model in {**vars(messages), **vars(mail), **vars(views)}.items()
     if isinstance(model, type)
-    and issubclass(model, Wire | View)
-    and model not in (Wire, View, views.ReportFields)
+    and issubclass(model, WireModel | View)
+    and model not in (WireModel, View, views.ReportFields)
     and set(model.model_fields) != set(getattr(model.__base__, "model_fields", ()))
 }
 
@@ -141,7 +141,7 @@ def test_every_type_of_answer_is_described() -> None:
 
 
 def test_every_header_of_a_rejected_message_is_described() -> None:
-    keep = Keep("fluffle.tasks", "submit", b"{", {}, (Problem("", "no JSON"),), Instant(0), user="ana")
+    keep = RejectedMessage("fluffle.tasks", "submit", b"{", {}, (Problem("", "no JSON"),), Instant(0), user="ana")
     rejected, _ = messages_of([keep], {}, {})
     assert [code(row[0])[0] for row in table_after("rejected headers")] == list(rejected.headers or {})
 

@@ -3,12 +3,12 @@
 import re
 
 from broker.protocol.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop
-from broker.protocol.primitives import Wire, decode
+from broker.protocol.primitives import WireModel, decode
 from tests.support.processes import ROOT
 
 PAGE = ROOT / "docs" / "howto-write-a-worker.md"
 
-SHOWN: tuple[type[Wire], ...] = (
+SHOWN: tuple[type[WireModel], ...] = (
     Presence,
     Assignment,
     Claim,

@@ -12,13 +12,13 @@ import pytest
 
 import fluffle
 from broker.amqp.pika_connection import Outgoing
-from broker.errors import LinkClosed, TaskCancelled, TaskFailed, TaskRejected
+from broker.errors import ConnectionClosed, TaskCancelled, TaskFailed, TaskRejected
 from broker.protocol import messages
 from broker.protocol.messages import Failure, Status, Submission
 from broker.protocol.views import TaskView
 from fluffle.client.client import Client
 from fluffle.client.handle import TaskHandle, outcome
-from fluffle.client.kwargs import Changes, Fields, Management, OtherFields
+from fluffle.client.kwargs import Management, RetryChanges, TaskChanges, TaskFields
 from fluffle.client.sync import SyncClient
 from tests.support.processes import ROOT
 
@@ -60,10 +60,10 @@ def test_importing_the_package_imports_none_of_its_parts() -> None:
 
 
 def test_the_arguments_of_the_client_are_the_fields_of_the_messages() -> None:
-    assert Fields.__annotations__.keys() | {"description", "answers"} == Submission.model_fields.keys()
-    assert Changes.__annotations__.keys() | {"id"} == messages.Update.model_fields.keys()
-    assert OtherFields.__annotations__.keys() == messages.OtherFields.model_fields.keys()
-    assert Management.__annotations__.keys() | {"llm"} == messages.Manage.model_fields.keys()
+    assert TaskFields.__annotations__.keys() | {"description", "answers"} == Submission.model_fields.keys()
+    assert TaskChanges.__annotations__.keys() | {"id"} == messages.Update.model_fields.keys()
+    assert RetryChanges.__annotations__.keys() == messages.RetryPatch.model_fields.keys()
+    assert Management.__annotations__.keys() | {"llm"} == messages.ManageLLM.model_fields.keys()
 
 
 def test_the_synchronous_client_has_every_method_of_the_client() -> None:
@@ -110,7 +110,7 @@ async def test_giving_up_the_wait_leaves_the_handle_as_it_was() -> None:
     assert await handle.result() == "done"
 
 
-@pytest.mark.parametrize("error", [TaskRejected([]), LinkClosed()])
+@pytest.mark.parametrize("error", [TaskRejected([]), ConnectionClosed()])
 async def test_a_handle_that_failed_raises_why_wherever_it_is_waited_for(error: Any) -> None:
     handle = TaskHandle(Outgoing("x", "y", b"", message_id="t-1"))
     handle.fail(error)

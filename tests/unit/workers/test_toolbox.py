@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 
 from broker.protocol.chat import Message
-from broker.protocol.messages import TOOLS, Assignment, Read, Share, Status, Submission
+from broker.protocol.messages import TOOLS, Assignment, ReadNote, ShareNote, Status, Submission
 from broker.protocol.views import NoteView, TaskView
-from workers.tools.toolbox import Desk, Office, ToolError
+from workers.tools.toolbox import Toolbox, ToolError, ToolServices
 
 HALF, MENDED = "half \ud83d", "half \ufffd"
 PAIR, JOINED = "\ud83d\ude00", "\N{GRINNING FACE}"
@@ -25,10 +25,10 @@ class Recorder:
         self.given.append(task)
         return TaskView.model_construct(id="t-2", status=Status.COMPLETED, result="done")
 
-    async def share(self, note: Share) -> None:
+    async def share(self, note: ShareNote) -> None:
         self.given.append(note)
 
-    async def read(self, note: Read) -> list[NoteView]:
+    async def read(self, note: ReadNote) -> list[NoteView]:
         self.given.append(note)
         return [NoteView.model_construct(name=note.name, content="noted")]
 
@@ -50,13 +50,13 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture
-def desk(recorder: Recorder) -> Desk:
+def desk(recorder: Recorder) -> Toolbox:
     it = cast(Any, recorder)
-    office = Office("ada", frozenset(TOOLS), it, it)
-    return Desk(office, Assignment(task_id="t-1", attempt=1, description="x"), it, priority=None)
+    office = ToolServices("ada", frozenset(TOOLS), it, it)
+    return Toolbox(office, Assignment(task_id="t-1", attempt=1, description="x"), it, priority=None)
 
 
-async def test_surrogates_in_what_is_handed_to_tools_are_joined_or_replaced(desk: Desk, recorder: Recorder) -> None:
+async def test_surrogates_in_what_is_handed_to_tools_are_joined_or_replaced(desk: Toolbox, recorder: Recorder) -> None:
     await desk.delegate(HALF, inputs={HALF: [PAIR]})
     await desk.send("bea", HALF)
     await desk.ask("bea", PAIR)
@@ -72,7 +72,7 @@ async def test_surrogates_in_what_is_handed_to_tools_are_joined_or_replaced(desk
         given.encode()
 
 
-async def test_what_has_no_form_in_json_is_told_to_the_llm(desk: Desk) -> None:
+async def test_what_has_no_form_in_json_is_told_to_the_llm(desk: Toolbox) -> None:
     with pytest.raises(ToolError, match="what is handed on must be JSON"):
         await desk.delegate("x", inputs=object())
     with pytest.raises(ToolError, match="content: "):

@@ -10,7 +10,7 @@ from typing import Any
 from workers.models.base import Answer, Job, Message, ModelError, Progress
 from workers.models.demo.extract import best_sentences, key_terms, plain, read_prose, repetitions, terms
 from workers.models.output import check_schema, validate_output
-from workers.tools.toolbox import Desk
+from workers.tools.toolbox import Toolbox
 
 NAME = "demo (offline extractive summariser)"
 FOOTER = f"— {NAME}"
@@ -51,7 +51,7 @@ class DemoLLM:
         """What it is."""
         return NAME
 
-    async def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Answer:
+    async def run(self, job: Job, progress: Progress, desk: Toolbox | None = None) -> Answer:
         """The extract. Raises ModelError `no_text` or `output_schema`; another attempt helps with neither."""
         check_schema(job.output_schema)
         # A large text takes a while; in a thread, so that the worker's heartbeats go on.

@@ -47,7 +47,7 @@ from workers.models.provider.failures import cannot_call_tools, cannot_take_sche
 from workers.models.provider.reasoning import ReasoningFilter, without_reasoning
 from workers.models.provider.retries import RetryingModel
 from workers.models.provider.usage import usage_of
-from workers.tools.toolbox import Desk, ToolError
+from workers.tools.toolbox import Toolbox, ToolError
 
 OUTPUT_RETRIES = 1
 """How often the model is told what is wrong with its answer and answers again, within one attempt."""
@@ -82,7 +82,7 @@ class PydanticAILLM:
         """Why the model would not answer now, with what to do; None if it would, or cannot say without a cost."""
         return await why_not_ready(self._served, self._name)
 
-    async def run(self, job: Job, progress: Progress, desk: Desk | None = None) -> Answer:
+    async def run(self, job: Job, progress: Progress, desk: Toolbox | None = None) -> Answer:
         """The model's answer, and the tokens and, where its price is known, the dollars it took.
 
         With an output schema the model is asked for structured output and its answer is checked. Raises
@@ -127,7 +127,7 @@ class PydanticAILLM:
             said(error),
         )
 
-    async def _ask(self, job: Job, output_type: Any, progress: Progress, desk: Desk | None, spent: RunUsage) -> Any:
+    async def _ask(self, job: Job, output_type: Any, progress: Progress, desk: Toolbox | None, spent: RunUsage) -> Any:
         in_words = output_type is str
         agent: Agent[object, Any] = Agent(
             self._model,
@@ -195,7 +195,7 @@ def _without_reasoning(response: ModelResponse) -> ModelResponse:
     return response
 
 
-def _toolset(desk: Desk) -> FunctionToolset[object]:
+def _toolset(desk: Toolbox) -> FunctionToolset[object]:
     """The tools that the desk offers; the model reads what they do in their docstrings."""
     return FunctionToolset([_telling(getattr(desk, tool)) for tool in sorted(desk.tools)])
 

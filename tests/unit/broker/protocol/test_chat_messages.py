@@ -9,7 +9,7 @@ import pytest
 from broker.amqp.pika_connection import Delivery, Properties
 from broker.chat_client import read_message, to_publish
 from broker.errors import DecodeError
-from broker.protocol.chat import Message, Seen, in_order, is_address, made_from, new_message, owner_of
+from broker.protocol.chat import Message, RecentIds, in_order, is_address, made_from, new_message, owner_of
 from broker.protocol.topology import MESSAGES, mailbox
 from fluffle.client.chat import address_of
 
@@ -92,7 +92,7 @@ def test_an_id_that_is_made_again_is_the_same() -> None:
 
 
 def test_what_was_seen_is_known_until_too_much_came_after_it() -> None:
-    seen = Seen(most=2)
+    seen = RecentIds(most=2)
     assert [seen.add(message_id) for message_id in ("a", "a", "b", "c", "a")] == [True, False, True, True, True]
     assert "b" not in seen
 

@@ -8,8 +8,8 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from broker.errors import DecodeError
-from broker.protocol.messages import Assignment, Manage, OtherFields, Result, Retry, Submission, Update
-from broker.protocol.primitives import MAX_LEVELS, Wire, decode
+from broker.protocol.messages import Assignment, ManageLLM, Result, Retry, RetryPatch, Submission, Update
+from broker.protocol.primitives import MAX_LEVELS, WireModel, decode
 from broker.protocol.views import LLMsQuery, TaskPage
 
 
@@ -68,9 +68,9 @@ def test_what_python_calls_a_number_and_json_does_not_is_no_json(word: str) -> N
 
 @pytest.mark.parametrize(
     "wish",
-    [Update(id="t", due=None), Retry(id="t", changes=OtherFields(timeout=None)), Manage(llm="a", slots=None)],
+    [Update(id="t", due=None), Retry(id="t", changes=RetryPatch(timeout=None)), ManageLLM(llm="a", slots=None)],
 )
-def test_null_takes_something_away_and_reaches_the_other_side(wish: Wire) -> None:
+def test_null_takes_something_away_and_reaches_the_other_side(wish: WireModel) -> None:
     arrived = decode(type(wish), wish.encode())
     assert arrived == wish
     assert arrived.model_fields_set == wish.model_fields_set

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from broker.errors import DecodeError
 from broker.protocol import messages
-from broker.protocol.messages import Wish
-from broker.protocol.primitives import Wire, decode
+from broker.protocol.messages import Patch
+from broker.protocol.primitives import WireModel, decode
 
 KINDS = [
     kind
     for kind in vars(messages).values()
-    if isinstance(kind, type) and issubclass(kind, Wire) and kind not in (Wire, Wish) and kind.model_fields
+    if isinstance(kind, type) and issubclass(kind, WireModel) and kind not in (WireModel, Patch) and kind.model_fields
 ]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["ada", "t-1", "completed"]),
@@ -24,12 +24,12 @@ VALUES = st.recursive(
 )
 
 
-def names(kind: type[Wire]) -> Iterator[str]:
+def names(kind: type[WireModel]) -> Iterator[str]:
     yield from kind.model_fields
     yield "unknown"
 
 
-def decoded(kind: type[Wire], body: bytes) -> Wire | None:
+def decoded(kind: type[WireModel], body: bytes) -> WireModel | None:
     """The message, or None where the body is refused with a reason."""
     try:
         return decode(kind, body)
@@ -42,7 +42,7 @@ def decoded(kind: type[Wire], body: bytes) -> Wire | None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
-def test_any_json_is_a_message_or_an_error(kind: type[Wire], data: st.DataObject) -> None:
+def test_any_json_is_a_message_or_an_error(kind: type[WireModel], data: st.DataObject) -> None:
     body = json.dumps(data.draw(st.dictionaries(st.sampled_from(list(names(kind))), VALUES))).encode()
     message = decoded(kind, body)
     assert message is None or decode(kind, message.encode()) == message
@@ -50,5 +50,5 @@ def test_any_json_is_a_message_or_an_error(kind: type[Wire], data: st.DataObject
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(KINDS), st.binary(max_size=200))
-def test_any_bytes_are_a_message_or_an_error(kind: type[Wire], body: bytes) -> None:
+def test_any_bytes_are_a_message_or_an_error(kind: type[WireModel], body: bytes) -> None:
     decoded(kind, body)

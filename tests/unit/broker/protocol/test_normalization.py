@@ -10,7 +10,7 @@ from broker.errors import DecodeError, Problem
 from broker.protocol import chat as mail
 from broker.protocol import messages, views
 from broker.protocol.messages import Presence, Result, Submission, Update
-from broker.protocol.primitives import Wire, decode
+from broker.protocol.primitives import WireModel, decode
 
 EXAMPLES: dict[str, Any] = {
     "id": "t-1",
@@ -42,9 +42,9 @@ KINDS = {
     name: kind
     for module in (messages, mail, views)
     for name, kind in vars(module).items()
-    if isinstance(kind, type) and issubclass(kind, Wire) and kind.__module__ == module.__name__
+    if isinstance(kind, type) and issubclass(kind, WireModel) and kind.__module__ == module.__name__
 }
-TAKE_AWAY = (messages.Wish,)  # null means something there
+TAKE_AWAY = (messages.Patch,)  # null means something there
 
 
 def least(kind: type[BaseModel]) -> dict[str, Any]:
@@ -78,11 +78,11 @@ def test_null_is_the_same_as_left_out_for_every_optional_field(kind: type[Any], 
 )
 def test_null_is_kept_where_it_takes_something_away(kind: type[Any], name: str) -> None:
     body = json.dumps({**least(kind), name: None}).encode()
-    if issubclass(kind, messages.Given) and name in messages.NEVER_NULL:
+    if issubclass(kind, messages.TaskPatch) and name in messages.NEVER_NULL:
         with pytest.raises(DecodeError, match=f"^{name}: cannot be null$"):
             decode(kind, body)
     else:
-        assert getattr(decode(kind, body), name) in (None, False, messages.OtherFields())
+        assert getattr(decode(kind, body), name) in (None, False, messages.RetryPatch())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_null_is_kept_where_it_takes_something_away(kind: type[Any], name: str) 
     [(kind, name) for kind in KINDS.values() for name, field in kind.model_fields.items() if field.is_required()],
 )
 def test_null_is_nothing_where_something_is_required(kind: type[Any], name: str) -> None:
-    if kind.__name__ in OTHER or issubclass(kind, messages.Wish):
+    if kind.__name__ in OTHER or issubclass(kind, messages.Patch):
         return
     with pytest.raises(DecodeError) as refused:
         decode(kind, json.dumps({**least(kind), name: None}).encode())

@@ -17,14 +17,14 @@ from prometheus_client.registry import Collector
 from broker.errors import ConfigurationError
 from broker.telemetry import http_server as monitor
 from broker.telemetry.counters import Distribution, Runs
-from broker.telemetry.http_server import Loop, is_of_this_network, watched
+from broker.telemetry.http_server import EventLoopHealth, is_of_this_network, watched
 
 
 class Loops(Collector):
     """A metric that the event loop has to tell."""
 
     def __init__(self) -> None:
-        self._loop = Loop()
+        self._loop = EventLoopHealth()
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("answer", "From the event loop", self._loop.ask(_answer))

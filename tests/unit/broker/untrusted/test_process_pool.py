@@ -9,32 +9,32 @@ import psutil
 import pytest
 
 from broker.errors import HelperFailed, HelperTimeout
-from broker.untrusted.process_pool import Helpers
+from broker.untrusted.process_pool import ProcessPool
 from tests.support.processes import is_gone, until
 
 REPEAT = "operator:mul"
 NOW = "os:getpid"
 
 
-async def ask(helpers: Helpers, function: str = NOW, *arguments: object, seconds: float = 5) -> object:
+async def ask(helpers: ProcessPool, function: str = NOW, *arguments: object, seconds: float = 5) -> object:
     return await helpers.call(function, *arguments, seconds=seconds)
 
 
-async def never_ends(helpers: Helpers, seconds: float = 30) -> object:
+async def never_ends(helpers: ProcessPool, seconds: float = 30) -> object:
     """A pattern that Python is not done with before the sun is."""
     return await helpers.call("re:fullmatch", "(a+)+", "a" * 44 + "!", seconds=seconds)
 
 
 async def test_no_process_is_started_before_the_first_call() -> None:
     before = psutil.Process().children()
-    helpers = Helpers()
+    helpers = ProcessPool()
     assert psutil.Process().children() == before
     assert await ask(helpers, REPEAT, "ab", 2) == "abab"
     helpers.close()
 
 
 async def test_calls_one_after_the_other_have_one_process_which_is_not_this_one() -> None:
-    helpers = Helpers()
+    helpers = ProcessPool()
     first = await ask(helpers)
     assert first == await ask(helpers) != os.getpid()
     helpers.close()
@@ -42,7 +42,7 @@ async def test_calls_one_after_the_other_have_one_process_which_is_not_this_one(
 
 
 async def test_a_call_that_takes_too_long_is_ended_and_the_loop_goes_on_meanwhile() -> None:
-    helpers = Helpers()
+    helpers = ProcessPool()
     endless = asyncio.create_task(never_ends(helpers, 0.3))
     assert await ask(helpers, REPEAT, "ab", 2) == "abab"
     assert not endless.done()
@@ -54,13 +54,13 @@ async def test_a_call_that_takes_too_long_is_ended_and_the_loop_goes_on_meanwhil
 
 async def test_a_call_that_sleeps_for_too_long_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.untrusted.process_pool.WALL_FACTOR", 2)
-    helpers = Helpers()
+    helpers = ProcessPool()
     with pytest.raises(HelperTimeout):
         await helpers.call("time:sleep", 60, seconds=0.2)
 
 
 async def test_a_call_that_is_cancelled_ends_its_process_and_leaves_its_place() -> None:
-    helpers = Helpers(1)
+    helpers = ProcessPool(1)
     pid = int(str(await ask(helpers)))
     endless = asyncio.create_task(never_ends(helpers))
     waits = asyncio.create_task(ask(helpers, REPEAT, "ab", 2))
@@ -73,14 +73,14 @@ async def test_a_call_that_is_cancelled_ends_its_process_and_leaves_its_place() 
 
 
 async def test_no_more_processes_than_allowed_work_at_a_time_and_each_call_has_its_turn() -> None:
-    helpers = Helpers(2)
+    helpers = ProcessPool(2)
     pids = await asyncio.gather(*(ask(helpers) for _ in range(20)))
     assert len(set(pids)) <= 2
     helpers.close()
 
 
 async def test_an_exception_there_is_told_and_the_process_goes_on() -> None:
-    helpers = Helpers()
+    helpers = ProcessPool()
     pid = await ask(helpers)
     with pytest.raises(HelperFailed, match="ZeroDivisionError"):
         await ask(helpers, "operator:truediv", 1, 0)
@@ -91,7 +91,7 @@ async def test_an_exception_there_is_told_and_the_process_goes_on() -> None:
 
 
 async def test_a_process_that_has_died_is_told_and_replaced() -> None:
-    helpers = Helpers()
+    helpers = ProcessPool()
     with pytest.raises(HelperFailed, match="the helper process ended with -6"):
         await ask(helpers, "os:abort")
     pid = int(str(await ask(helpers)))
@@ -102,7 +102,7 @@ async def test_a_process_that_has_died_is_told_and_replaced() -> None:
 
 
 async def test_a_long_call_and_a_long_answer_come_over_whole() -> None:
-    helpers = Helpers()
+    helpers = ProcessPool()
     text = "ä\ud800\0" * 300_000
     assert await ask(helpers, REPEAT, text, 1) == text
     helpers.close()
@@ -110,7 +110,7 @@ async def test_a_long_call_and_a_long_answer_come_over_whole() -> None:
 
 async def test_no_secret_of_this_process_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLUFFLE_AMQP_URL", "amqp://secret")
-    helpers = Helpers()
+    helpers = ProcessPool()
     assert await ask(helpers, "os:getenv", "FLUFFLE_AMQP_URL") is None
     helpers.close()
 

@@ -6,7 +6,7 @@ import pytest
 
 from broker.errors import Problem
 from broker.protocol.messages import Status, Vote
-from coordinator.core.commands import Answer, Command, Refuse
+from coordinator.core.commands import AnswerSubmitter, Command, Refuse
 from coordinator.core.events import AssignRequested, RetryRequested
 from tests.support.core_driver import (
     ANA,
@@ -71,7 +71,7 @@ def refusals(commands: list[Command]) -> list[Problem]:
 
 def test_a_group_is_in_progress_while_its_parts_are_at_work(core: Core) -> None:
     commands = core.handle(submitted("g", mode="all", assignees=["atlas", "boreas"], priority=7, labels=["pets"]))
-    assert [c.view["status"] for c in commands if isinstance(c, Answer)] == ["in_progress"]
+    assert [c.view["status"] for c in commands if isinstance(c, AnswerSubmitter)] == ["in_progress"]
     assert assignments(commands) == [("g.1", 1, "atlas"), ("g.2", 1, "boreas")]
     assert answers(commands) == [("g", "task.accepted", "replies-of-ana")]
     assert [event for event in events(commands) if event[0] == "g"] == [("g", "in_progress")]

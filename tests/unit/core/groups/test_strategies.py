@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.protocol.messages import Failure, Status, Submission
-from coordinator.core.groups.steps import AskPerson, Fail, Finish, Spawn, Step, Wait
+from coordinator.core.groups.steps import AskPerson, CreatePart, Fail, Finish, KeepWaiting, Step
 from coordinator.core.groups.strategies import step
 from coordinator.core.tasks.task import Task
 from tests.support.core_driver import T0
@@ -21,12 +21,12 @@ class Play:
         self.group = Submission(**{"description": "Name a rabbit", **fields})
         self.parts: list[Task] = []
         self.given_up: list[str] = []
-        self.last: Step = Wait()
+        self.last: Step = KeepWaiting()
 
     def go_on(self, *, spent: float = 0.0, answer: str | None = None) -> Step:
         """Take a step; parts that it makes are there after that."""
         self.last = step(self.group, self.parts, spent=spent, answer=answer)
-        if isinstance(self.last, Spawn):
+        if isinstance(self.last, CreatePart):
             if self.last.alone:
                 self.given_up += [part.id for part in self.parts if not part.status.is_final]
                 self.end_all(Status.CANCELLED)
@@ -65,7 +65,7 @@ class Play:
 def play(**fields: Any) -> Play:
     """A group that has made its first parts."""
     started = Play(**fields)
-    assert isinstance(started.go_on(), Spawn)
+    assert isinstance(started.go_on(), CreatePart)
     return started
 
 
@@ -98,7 +98,7 @@ def test_a_part_has_what_the_group_has() -> None:
 def test_all_results_stand_side_by_side() -> None:
     group = play(assignees=["ana", "bea"], mode="all")
     group.end(2, "Flopsy")
-    assert group.go_on() == Wait()
+    assert group.go_on() == KeepWaiting()
     group.end(1, "Mopsy")
     group.go_on()
     assert group.result == {"results": {"ana": "Mopsy", "bea": "Flopsy"}}
@@ -116,7 +116,7 @@ def test_one_answer_of_all_is_enough_and_the_others_are_told() -> None:
 def test_all_ends_in_time_with_what_there_is() -> None:
     group = play(assignees=["ana", "bea"], mode="all")
     group.end(1, "Mopsy")
-    assert group.go_on(spent=0.99) == Wait()
+    assert group.go_on(spent=0.99) == KeepWaiting()
     group.go_on(spent=1)
     assert group.result == {"results": {"ana": "Mopsy"}, "failed": {"bea": "no answer yet"}}
 
@@ -152,7 +152,7 @@ def test_the_choice_with_most_votes_wins_and_every_ballot_is_kept() -> None:
     group = vote(quorum=3)
     group.end(1, ballot("white"))
     group.end(2, ballot("brown"))
-    assert group.go_on() == Wait()
+    assert group.go_on() == KeepWaiting()
     group.end(3, ballot("white"))
     group.go_on()
     assert group.result == {
@@ -175,7 +175,7 @@ def test_the_choice_with_most_votes_wins_and_every_ballot_is_kept() -> None:
 def test_a_vote_is_over_when_no_ballot_can_change_it() -> None:
     group = vote()
     group.end(1, ballot("white"))
-    assert group.go_on() == Wait()
+    assert group.go_on() == KeepWaiting()
     group.end(2, ballot("white"))
     group.go_on()
     assert (group.result["choice"], group.result["failed"]) == ("white", {"cem": "it was decided before"})
@@ -193,7 +193,7 @@ def test_a_heavy_vote_that_is_missing_is_waited_for() -> None:
     group = vote(weights={"cem": 2})
     group.end(1, ballot("white"))
     group.end(2, ballot("white"))
-    assert group.go_on() == Wait()
+    assert group.go_on() == KeepWaiting()
 
 
 def test_a_tie_goes_to_a_person() -> None:
@@ -213,7 +213,7 @@ def test_a_tie_goes_to_a_person() -> None:
 def test_a_vote_without_quorum_fails_as_soon_as_that_is_certain() -> None:
     group = vote()
     group.fail(1)
-    assert group.go_on() == Wait()
+    assert group.go_on() == KeepWaiting()
     group.fail(3)
     group.go_on()
     kind, told = group.error
@@ -225,7 +225,7 @@ def test_a_vote_with_a_silent_voter_is_decided_in_time() -> None:
     group = vote()
     group.end(1, ballot("white"))
     group.end(2, ballot("brown"))
-    assert group.go_on(spent=0.9) == Wait()
+    assert group.go_on(spent=0.9) == KeepWaiting()
     assert isinstance(group.go_on(spent=1), AskPerson)
 
 
@@ -250,7 +250,7 @@ def test_the_order_of_the_ballots_changes_nothing_about_who_wins(choices: list[s
                 group.end(seat + 1, ballot(chosen))
             else:
                 group.fail(seat + 1)
-            if not isinstance(group.go_on(), Wait):
+            if not isinstance(group.go_on(), KeepWaiting):
                 break
         end = group.last
         ends.add(
@@ -275,14 +275,14 @@ def test_a_judge_decides_with_all_answers_in_view() -> None:
     assert [part.spec.output_schema for part in group.parts] == [None, None, None]
     for number, answer in enumerate(("Flopsy", "Mopsy"), 1):
         group.end(number, answer)
-        assert group.go_on() == Wait()
+        assert group.go_on() == KeepWaiting()
     group.end(3, "Peter")
     group.go_on()
     judging = group.parts[-1].spec
     assert (judging.assignee, judging.depends_on) == ("judy", ["g.1", "g.2", "g.3"])
     assert judging.output_schema == {"type": "string"}
     assert "g.2 is that of bea" in judging.description
-    assert group.go_on() == Wait()
+    assert group.go_on() == KeepWaiting()
     group.end(4, "Peter it is")
     group.go_on()
     assert group.result == {
@@ -299,10 +299,10 @@ def test_a_judge_decides_with_all_answers_in_view() -> None:
 def test_a_judge_does_not_wait_for_the_silent_beyond_half_of_the_time() -> None:
     group = debate()
     group.end(1, "Flopsy")
-    assert group.go_on(spent=0.5) == Wait()
+    assert group.go_on(spent=0.5) == KeepWaiting()
     group.end(3, "Peter")
-    assert group.go_on(spent=0.49) == Wait()
-    assert isinstance(group.go_on(spent=0.5), Spawn)
+    assert group.go_on(spent=0.49) == KeepWaiting()
+    assert isinstance(group.go_on(spent=0.5), CreatePart)
     assert group.given_up == ["g.2"]
     group.end(4, "Flopsy it is")
     group.go_on(spent=0.6)
@@ -429,7 +429,7 @@ def test_remarks_reach_the_author() -> None:
     group.go_on()
     group.end(2, verdict(False, "too long\0"))
     sent_back = group.go_on()
-    assert isinstance(sent_back, Spawn)
+    assert isinstance(sent_back, CreatePart)
     assert sent_back.note == "round 1: sent back by rex: too long"
     assert [finding.score for finding in sent_back.found] == [0.0]
     redraft = group.parts[2].spec
@@ -541,6 +541,6 @@ def test_every_group_ends_whatever_its_parts_do(team: dict[str, Any], data: st.D
         else:
             spent = min(1.0, spent + 0.3)
         before = group.go_on(spent=spent)
-        if isinstance(before, Wait):  # asked once more, it says the same
+        if isinstance(before, KeepWaiting):  # asked once more, it says the same
             assert group.go_on(spent=spent) == before
     assert isinstance(group.last, Finish | Fail)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.core.commands import AnnounceLLM, Command, Notify
+from coordinator.core.commands import AnnounceLLM, Command, SendNotice
 from coordinator.core.llms.llm import llm_view
 from coordinator.core.tasks.task import QUIET_AFTER
 from tests.support.core_driver import (
@@ -31,7 +31,7 @@ def core() -> Core:
 
 def notices(commands: list[Command]) -> dict[str, str]:
     """What instances are told, by their ids."""
-    return {command.instance: command.text for command in commands if isinstance(command, Notify)}
+    return {command.instance: command.text for command in commands if isinstance(command, SendNotice)}
 
 
 def models(core: Core, task_id: str) -> list[str | None]:

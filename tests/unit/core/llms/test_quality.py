@@ -1,7 +1,7 @@
 """What reviews and votes find, and what it changes about who gets a task."""
 
 from broker.timestamps import Instant, seconds
-from coordinator.core.llms.duration_estimates import Learned
+from coordinator.core.llms.duration_estimates import DurationEstimates
 from coordinator.core.llms.quality import HALF_LIFE, LEAST, MOST, Quality
 from tests.support.core_driver import T0, Core, assignments, seen, submitted
 
@@ -47,9 +47,9 @@ def test_what_was_found_is_forgotten() -> None:
 
 
 def test_it_is_kept_with_what_else_is_learned() -> None:
-    learned = Learned()
+    learned = DurationEstimates()
     learned.judge(["x", "y"], 0.25, NOW)
-    again = Learned.from_plain(learned.plain())
+    again = DurationEstimates.from_plain(learned.plain())
     assert again == learned
     assert again.quality["x"].factor(NOW) == learned.quality["x"].factor(NOW)
 

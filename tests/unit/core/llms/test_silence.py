@@ -2,10 +2,10 @@
 
 import pytest
 
-from broker.protocol.messages import Manage
+from broker.protocol.messages import ManageLLM
 from broker.timestamps import seconds
-from coordinator.core.commands import DrainInstance
-from coordinator.core.events import Claimed, ClockSet, ManageRequested, Outage, Seen
+from coordinator.core.commands import SendDrain
+from coordinator.core.events import Claimed, ClockSet, Heartbeat, ManageRequested, Outage
 from coordinator.core.tasks.attempts import MOST_EXCUSED
 from tests.support.core_driver import (
     LEASE,
@@ -272,11 +272,11 @@ def test_orders_go_to_the_queue_that_the_instance_has_named_last(running: Core) 
     machine = running.machine
     assert machine.control_queue("atlas", "i1") == "llm.atlas.i1"
     hello = seen("atlas", tasks=[("t", 1)])
-    running.handle(Seen(hello.presence, "llm.atlas.i1.2"))
+    running.handle(Heartbeat(hello.presence, "llm.atlas.i1.2"))
     assert machine.control_queue("atlas", "i1") == "llm.atlas.i1.2"
     assert machine.control_queue("atlas", "i2") == "llm.atlas.i2"
     assert machine.control_queue("nobody", "i1") == "llm.nobody.i1"
     running.handle(Claimed("atlas", claimed("t").claim, "llm.atlas.i1.3"))
     assert machine.control_queue("atlas", "i1") == "llm.atlas.i1.3"
-    drain = ManageRequested(Manage(llm="atlas", drain=True))
-    assert [c.instance for c in running.handle(drain) if isinstance(c, DrainInstance)] == ["i1"]
+    drain = ManageRequested(ManageLLM(llm="atlas", drain=True))
+    assert [c.instance for c in running.handle(drain) if isinstance(c, SendDrain)] == ["i1"]

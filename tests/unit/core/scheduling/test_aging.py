@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from broker.timestamps import Instant, seconds
-from coordinator.core.scheduling.aging import SPARE, Patience
+from coordinator.core.scheduling.aging import SPARE, Aging
 from coordinator.core.tasks.task import Task
 from tests.support.core_driver import T0, moment
 from tests.support.stored_tasks import a_task
@@ -18,7 +18,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.members: dict[str, Task] = {}
-        self.patience = Patience(self.members)
+        self.patience = Aging(self.members)
 
     def put(self, number: int, **fields: Any) -> None:
         task = a_task(number, **{"ready_at": Instant(T0 + seconds(number)), **fields})

@@ -3,7 +3,7 @@
 import pytest
 
 from broker.protocol.messages import Presence
-from coordinator.core.events import Seen
+from coordinator.core.events import Heartbeat
 from tests.support.core_driver import Core, assignments, claimed, completed, failed, left, seen, submitted
 
 
@@ -22,8 +22,8 @@ def know(core: Core, **seconds: float) -> None:
             core.handle(claimed(task_id, llm=name), completed(task_id, llm=name, duration=duration))
 
 
-def presence(name: str, *, skills: dict[str, float] | None = None, labels: list[str] | None = None) -> Seen:
-    return Seen(Presence(name=name, instance="i1", skills=skills or {}, labels=labels or []))
+def presence(name: str, *, skills: dict[str, float] | None = None, labels: list[str] | None = None) -> Heartbeat:
+    return Heartbeat(Presence(name=name, instance="i1", skills=skills or {}, labels=labels or []))
 
 
 def test_the_quickest_free_llm_gets_the_task(core: Core) -> None:

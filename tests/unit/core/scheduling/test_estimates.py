@@ -6,19 +6,19 @@ import pytest
 
 from broker.protocol.messages import Status, Submission
 from broker.timestamps import EPOCH, Instant, seconds
-from coordinator.core.llms.duration_estimates import BASE_LENGTH, FIRST_GUESS, HALF_LIFE, Learned, text_length
+from coordinator.core.llms.duration_estimates import BASE_LENGTH, FIRST_GUESS, HALF_LIFE, DurationEstimates, text_length
 from coordinator.core.tasks.task import Task
 
 
-def learned(*durations: float, skill: str = "law") -> Learned:
+def learned(*durations: float, skill: str = "law") -> DurationEstimates:
     """What a few runs of tasks of 1,000 characters tell; `durations` in seconds."""
-    known = Learned()
+    known = DurationEstimates()
     for duration in durations:
         known.learn([skill], 1000, seconds(duration), EPOCH)
     return known
 
 
-def expected(known: Learned, skill: str = "law", now: Instant = EPOCH) -> float:
+def expected(known: DurationEstimates, skill: str = "law", now: Instant = EPOCH) -> float:
     """Seconds for such a task."""
     return 1000 * known.pace([skill], now) / 1_000_000
 
@@ -28,7 +28,7 @@ def test_the_first_run_is_believed() -> None:
 
 
 def test_where_nothing_is_known_a_short_task_takes_ten_seconds() -> None:
-    assert BASE_LENGTH * Learned().pace([], EPOCH) == pytest.approx(seconds(10))
+    assert BASE_LENGTH * DurationEstimates().pace([], EPOCH) == pytest.approx(seconds(10))
 
 
 def test_one_outlier_moves_the_estimate_little() -> None:
@@ -69,13 +69,13 @@ def test_an_unlucky_run_takes_much_longer_where_one_in_twenty_does() -> None:
 
 def test_what_is_learned_goes_to_plain_data_and_back() -> None:
     known = learned(3, 5, 8)
-    assert Learned.from_plain(known.plain()) == known
-    assert Learned.from_plain(None) == Learned()
+    assert DurationEstimates.from_plain(known.plain()) == known
+    assert DurationEstimates.from_plain(None) == DurationEstimates()
 
 
 def test_an_instant_run_and_an_endless_one_are_no_error() -> None:
     assert learned(0, 1e9, 0).pace(["law"], EPOCH) > 0
-    assert Learned().overall.log == FIRST_GUESS
+    assert DurationEstimates().overall.log == FIRST_GUESS
 
 
 @pytest.mark.parametrize(

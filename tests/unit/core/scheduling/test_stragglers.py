@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.protocol.messages import Manage
+from broker.protocol.messages import ManageLLM
 from coordinator.core.commands import Command
 from coordinator.core.events import Event, ManageRequested
 from coordinator.core.scheduling.policies import load_policy
@@ -94,12 +94,12 @@ def test_a_task_that_was_given_by_hand_stays_where_it_is() -> None:
 
 def test_a_task_does_not_begin_anew_twice(core: Core) -> None:
     at(core, FAR_TOO_LONG, seen("quick"))
-    core.handle(failed("hard", 2, llm="quick"), ManageRequested(Manage(llm="quick", paused=True)))
+    core.handle(failed("hard", 2, llm="quick"), ManageRequested(ManageLLM(llm="quick", paused=True)))
     core.handle(at=core.at + 2)
     core.handle(claimed("hard", 3, llm="slow"), at=core.at + 1)
     for _ in range(60):
         core.handle(seen("slow", tasks=[("hard", 3)]), seen("quick"), at=core.at + 5)
-    commands = core.handle(ManageRequested(Manage(llm="quick", paused=False)), at=core.at + 2)
+    commands = core.handle(ManageRequested(ManageLLM(llm="quick", paused=False)), at=core.at + 2)
     assert core.task("hard").llm == "slow"
     assert stops(commands) == []
 

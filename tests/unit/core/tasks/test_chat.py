@@ -7,8 +7,8 @@ import pytest
 from broker.errors import Problem
 from broker.protocol.chat import COORDINATOR, Message, new_message
 from broker.protocol.messages import Presence
-from coordinator.core.commands import AnnounceMessage, Command, Deliver, Refuse
-from coordinator.core.events import MessageSent, MessageUndelivered, Seen, Sender
+from coordinator.core.commands import AnnounceMessage, Command, DeliverMessage, Refuse
+from coordinator.core.events import Heartbeat, MessageSent, MessageUndelivered, Sender
 from coordinator.core.tasks.chat import ANSWERED
 from tests.support.core_driver import Core, moment
 
@@ -94,7 +94,7 @@ def test_whoever_waits_for_an_answer_of_nobody_is_told_so() -> None:
 def test_a_person_who_waits_for_nothing_finds_a_notice_in_their_mailbox() -> None:
     message = said(receiver="group.readers")
     (_, notice), _ = undelivered(message)
-    assert isinstance(notice, Deliver)
+    assert isinstance(notice, DeliverMessage)
     assert notice.to == "user.ana"
     assert (notice.message.sender, notice.message.in_reply_to) == (COORDINATOR, message.id)
     assert "nobody is in the group" in notice.message.content
@@ -105,8 +105,8 @@ def test_the_notice_of_a_message_that_comes_again_is_the_same() -> None:
     message = said()
     (_, first), _ = undelivered(message)
     (_, second), _ = undelivered(message)
-    assert isinstance(first, Deliver)
-    assert isinstance(second, Deliver)
+    assert isinstance(first, DeliverMessage)
+    assert isinstance(second, DeliverMessage)
     assert first.message.id == second.message.id
 
 
@@ -133,7 +133,7 @@ def answer(**fields: Any) -> Message:
 def test_an_answer_reaches_whoever_asked_in_another_way(reply_to: str, goes_to: str) -> None:
     message = answer()
     commands, changes = undelivered(message, reply_to, correlation_id="mine")
-    assert commands == [Deliver(message, goes_to, "mine")]
+    assert commands == [DeliverMessage(message, goes_to, "mine")]
     assert changes.undelivered == []
 
 
@@ -181,7 +181,7 @@ def test_a_message_without_an_id_that_comes_a_second_time_for_want_of_a_mailbox_
 
 def test_an_answer_follows_an_llm_to_the_queue_that_it_has_after_a_reconnect() -> None:
     machine = Core().machine
-    machine.handle(Seen(Presence(name="bo", instance="i1"), "llm.bo.i1.2"), now=NOW)
+    machine.handle(Heartbeat(Presence(name="bo", instance="i1"), "llm.bo.i1.2"), now=NOW)
     answer = said(sender="llm.ada", receiver="llm.bo", in_reply_to="q-1")
     commands = machine.handle(MessageUndelivered(answer, "llm.bo.i1", Sender()), now=NOW)
-    assert [it.to for it in commands if isinstance(it, Deliver)] == ["llm.bo.i1.2"]
+    assert [it.to for it in commands if isinstance(it, DeliverMessage)] == ["llm.bo.i1.2"]

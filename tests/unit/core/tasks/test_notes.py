@@ -5,18 +5,18 @@ from typing import Any
 import pytest
 
 from broker.timestamps import EPOCH
-from coordinator.core.commands import Command, Refuse, Reply
-from coordinator.core.events import Note, NotesRequested, Shared
+from coordinator.core.commands import AnswerRequest, Command, Refuse
+from coordinator.core.events import NotesRequested, Shared, SubmitterNote
 from coordinator.core.tasks.notes import MOST_NOTES
 from tests.support.core_driver import ANA, T0, Core
 
 
-def note(name: str, content: str | None = "text", board: str = "b") -> Note:
-    return Note(board, name, content, "llm.atlas", EPOCH)
+def note(name: str, content: str | None = "text", board: str = "b") -> SubmitterNote:
+    return SubmitterNote(board, name, content, "llm.atlas", EPOCH)
 
 
 def replies(commands: list[Command]) -> list[tuple[str, Any]]:
-    return [(command.type, command.view) for command in commands if isinstance(command, Reply)]
+    return [(command.type, command.view) for command in commands if isinstance(command, AnswerRequest)]
 
 
 def refusals(commands: list[Command]) -> list[str]:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from broker.errors import Problem
-from broker.protocol.messages import Manage
+from broker.protocol.messages import ManageLLM
 from broker.timestamps import to_datetime
-from coordinator.core.commands import Announce, Command, DrainInstance, Refuse, Reply
+from coordinator.core.commands import AnnounceTask, AnswerRequest, Command, Refuse, SendDrain
 from coordinator.core.events import AssignRequested, ManageRequested, ReportSaved, RetryRequested, UpdateRequested
 from tests.support.core_driver import (
     ANA,
@@ -47,7 +47,7 @@ def update(task_id: str, **changes: Any) -> UpdateRequested:
 
 def manage(llm: str, **wishes: Any) -> ManageRequested:
     """Somebody changes what an LLM may do."""
-    return ManageRequested(Manage(llm=llm, **wishes), ANA)
+    return ManageRequested(ManageLLM(llm=llm, **wishes), ANA)
 
 
 def refusals(commands: list[Command]) -> list[Problem]:
@@ -57,7 +57,7 @@ def refusals(commands: list[Command]) -> list[Problem]:
 
 def overdue(commands: list[Command]) -> list[str]:
     """Which tasks are told to be overdue."""
-    return [c.view["id"] for c in commands if isinstance(c, Announce) and c.what == "overdue"]
+    return [c.view["id"] for c in commands if isinstance(c, AnnounceTask) and c.what == "overdue"]
 
 
 # -- assigning by hand -----------------------------------------------------------------------------------------------
@@ -78,8 +78,8 @@ def test_a_blocked_task_goes_to_the_llm_that_it_is_given_to_once_it_is_ready(cor
 
 def test_every_assignment_by_hand_is_told_to_everybody_even_one_that_moves_nothing(core: Core) -> None:
     core.handle(submitted("u", depends_on=["t"]))
-    assert [c.view["assignee"] for c in core.handle(assign("u", "boreas")) if isinstance(c, Announce)] == ["boreas"]
-    assert [c.view.get("assignee") for c in core.handle(assign("t", None)) if isinstance(c, Announce)] == [None]
+    assert [c.view["assignee"] for c in core.handle(assign("u", "boreas")) if isinstance(c, AnnounceTask)] == ["boreas"]
+    assert [c.view.get("assignee") for c in core.handle(assign("t", None)) if isinstance(c, AnnounceTask)] == [None]
 
 
 def test_a_task_that_nobody_has_claimed_is_moved(core: Core) -> None:
@@ -194,7 +194,7 @@ def test_what_is_taken_away_is_told_in_words(core: Core) -> None:
 def test_a_paused_llm_gets_nothing_until_it_is_resumed(core: Core) -> None:
     commands = core.handle(manage("boreas", paused=True))
     assert ("boreas", "paused") in events(commands)
-    [answer] = [command for command in commands if isinstance(command, Reply)]
+    [answer] = [command for command in commands if isinstance(command, AnswerRequest)]
     assert (answer.reply_to, answer.view["state"]) == ("replies-of-ana", "paused")
     assert assignments(core.handle(submitted("u"))) == []
     assert assignments(core.handle(seen("boreas"))) == []
@@ -214,7 +214,7 @@ def test_an_llm_stays_paused_when_another_coordinator_takes_over(core: Core) -> 
 
 def test_an_llm_that_is_offline_can_be_forgotten(core: Core) -> None:
     core.handle(seen("boreas", skills=["python"]), manage("boreas", paused=True), left("boreas"))
-    [answer] = [it for it in core.handle(manage("boreas", forget=True)) if isinstance(it, Reply)]
+    [answer] = [it for it in core.handle(manage("boreas", forget=True)) if isinstance(it, AnswerRequest)]
     assert (answer.type, answer.view["name"], answer.view["state"]) == ("llm.accepted", "boreas", "offline")
     assert set(core.machine.board.llms) == set(core.books.llms) == {"atlas"}
     assert refusals(core.handle(manage("boreas", paused=False)))[0].path == "llm"
@@ -258,7 +258,7 @@ def test_skills_can_be_given_and_taken_back(core: Core) -> None:
 
 def test_a_drained_llm_is_told_so_and_gets_nothing(core: Core) -> None:
     commands = core.handle(manage("boreas", drain=True), submitted("u"))
-    assert [command for command in commands if isinstance(command, DrainInstance)] == [DrainInstance("boreas", "i1")]
+    assert [command for command in commands if isinstance(command, SendDrain)] == [SendDrain("boreas", "i1")]
     assert ("boreas", "draining") in events(commands)
     assert assignments(commands) == []
 
@@ -327,4 +327,4 @@ def test_a_report_is_kept_and_told_to_whoever_saved_it(core: Core) -> None:
     definition = {"group_by": ["llm"], "metrics": ["tasks"]}
     [answer] = core.handle(ReportSaved("mine", definition, ANA))
     view = {"name": "mine", **definition}
-    assert answer == Reply("report.accepted", ANA.reply_to or "", ANA.correlation_id, view)
+    assert answer == AnswerRequest("report.accepted", ANA.reply_to or "", ANA.correlation_id, view)

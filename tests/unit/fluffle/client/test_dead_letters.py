@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from broker.amqp.pika_connection import Delivery, Properties
-from fluffle.client.dead_letters import Rejected, read
+from fluffle.client.dead_letters import RejectedMessage, read
 
 
 def rejected(
     body: bytes = b"{}", *, exchange: str = "fluffle.rejected", key: str = "x", headers: Any = None, **properties: Any
-) -> Rejected:
+) -> RejectedMessage:
     props = Properties(headers=headers, **properties)
     return read(Delivery(exchange, key, body, False, props, 1, SimpleNamespace(is_open=False)))
 

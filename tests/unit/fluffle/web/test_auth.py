@@ -6,14 +6,14 @@ import pytest
 
 from broker.errors import ConfigurationError
 from fluffle.cli import main
-from fluffle.web.access.auth import Door, Everybody, Passwords, Role, Tokens, kept_secret, set_password
+from fluffle.web.access.auth import Authenticator, NoLogin, Passwords, Role, Tokens, kept_secret, set_password
 
 TOKEN = "0123456789abcdef"
 
 
 def test_each_token_lets_in_as_its_role() -> None:
     keys = Tokens(TOKEN)
-    door = Door(keys, secret=TOKEN)
+    door = Authenticator(keys, secret=TOKEN)
     for role in Role:
         cookie = door.enter("", keys.token(role))
         visitor = door.visitor(cookie)
@@ -24,7 +24,7 @@ def test_each_token_lets_in_as_its_role() -> None:
 
 
 def test_every_login_is_a_session_of_its_own() -> None:
-    door = Door(Tokens(TOKEN), secret=TOKEN)
+    door = Authenticator(Tokens(TOKEN), secret=TOKEN)
     first, second = (door.visitor(door.enter("", TOKEN)) for _ in range(2))
     assert first is not None
     assert second is not None
@@ -33,13 +33,13 @@ def test_every_login_is_a_session_of_its_own() -> None:
 
 @pytest.mark.parametrize("cookie", [None, "", "x", "x.y.z", "WyJvcGVyYXRvciJd.x.y"])
 def test_a_cookie_that_nobody_signed_is_nobody_s(cookie: str | None) -> None:
-    assert Door(Tokens(TOKEN), secret=TOKEN).visitor(cookie) is None
+    assert Authenticator(Tokens(TOKEN), secret=TOKEN).visitor(cookie) is None
 
 
 def test_a_session_ends_with_the_token_that_it_was_given_for() -> None:
-    cookie = Door(Tokens(TOKEN), secret=TOKEN).enter("", TOKEN)
-    assert Door(Tokens("another token here"), secret="another token here").visitor(cookie) is None
-    assert Door(Tokens("another token here"), secret=TOKEN).visitor(cookie) is None
+    cookie = Authenticator(Tokens(TOKEN), secret=TOKEN).enter("", TOKEN)
+    assert Authenticator(Tokens("another token here"), secret="another token here").visitor(cookie) is None
+    assert Authenticator(Tokens("another token here"), secret=TOKEN).visitor(cookie) is None
 
 
 def test_people_come_in_by_their_passwords_as_long_as_their_line_is_there(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_people_come_in_by_their_passwords_as_long_as_their_line_is_there(tmp_pa
     set_password(path, "ana", Role.OPERATOR, "carrots")
     set_password(path, "ben", Role.VIEWER, "clover")
     assert path.stat().st_mode & 0o777 == 0o600
-    door = Door(Passwords(path), secret=TOKEN)
+    door = Authenticator(Passwords(path), secret=TOKEN)
     assert door.enter("ana", "clover") is None
     assert door.enter("eve", "carrots") is None
     ana, ben = door.enter("ana", "carrots"), door.enter("ben", "clover")
@@ -73,7 +73,7 @@ def test_a_password_file_with_a_wrong_line_is_refused_by_its_number(tmp_path: Pa
 
 
 def test_without_a_login_everybody_is_the_operator() -> None:
-    visitor = Door(Everybody(), secret=TOKEN).visitor(None)
+    visitor = Authenticator(NoLogin(), secret=TOKEN).visitor(None)
     assert visitor is not None
     assert visitor.may_change
 

@@ -9,15 +9,15 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
 from fluffle.web.access import login
-from fluffle.web.access.auth import COOKIE, Door, Everybody, Role, Tokens
-from fluffle.web.access.middleware import VISITOR, Gate
+from fluffle.web.access.auth import COOKIE, Authenticator, NoLogin, Role, Tokens
+from fluffle.web.access.middleware import VISITOR, AccessMiddleware
 
 TOKEN = "0123456789abcdef"
 PAGE = {"accept": "text/html"}
 
 
-def gate(*, prefix: str = "", open_door: bool = False) -> Gate:
-    door = Door(Everybody() if open_door else Tokens(TOKEN), secret=TOKEN)
+def gate(*, prefix: str = "", open_door: bool = False) -> AccessMiddleware:
+    door = Authenticator(NoLogin() if open_door else Tokens(TOKEN), secret=TOKEN)
     app = FastAPI()
     login.add(app, door, prefix)
 
@@ -29,7 +29,7 @@ def gate(*, prefix: str = "", open_door: bool = False) -> Gate:
     async def change() -> str:
         return "changed"
 
-    return Gate(app, door, prefix=prefix)
+    return AccessMiddleware(app, door, prefix=prefix)
 
 
 @pytest.fixture
@@ -139,15 +139,15 @@ async def socket(path: str, headers: dict[str, str], **options: Any) -> list[dic
     async def receive() -> Any:
         return {"type": "websocket.connect"}
 
-    door = Door(Tokens(TOKEN), secret=TOKEN)
+    door = Authenticator(Tokens(TOKEN), secret=TOKEN)
     pairs = [(name.encode(), value.encode()) for name, value in {"host": "fluffle.test", **headers}.items()]
     scope = {"type": "websocket", "path": path, "query_string": b"", "headers": pairs}
-    await Gate(app, door, **options)(scope, receive, send)  # type: ignore[arg-type]  # plain dicts are scopes
+    await AccessMiddleware(app, door, **options)(scope, receive, send)  # type: ignore[arg-type]  # plain dicts are scopes
     return reached
 
 
 async def test_a_socket_needs_a_session_and_comes_from_our_own_page() -> None:
-    door = Door(Tokens(TOKEN), secret=TOKEN)
+    door = Authenticator(Tokens(TOKEN), secret=TOKEN)
     cookie = f"{COOKIE}={door.enter('', Tokens(TOKEN).token(Role.VIEWER))}"
     own = {"origin": "http://fluffle.test"}
     assert (await socket("/ws", own))[0]["code"] == 4401

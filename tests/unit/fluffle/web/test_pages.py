@@ -9,8 +9,8 @@ import pytest
 from broker.protocol.messages import Status
 from broker.protocol.views import AttemptView, QuestionView, ReportColumn, ReportView, TaskView
 from fluffle.web.charts import chart
-from fluffle.web.live import UNREADABLE, Paced, Told, read
-from fluffle.web.notifications import Notices
+from fluffle.web.live import UNREADABLE, Paced, Update, read
+from fluffle.web.notifications import Notifications
 from fluffle.web.pages.reports import Choice
 from fluffle.web.pages.submit import asked
 from fluffle.web.pages.task_filters import TaskFilter
@@ -93,17 +93,17 @@ def test_a_task_that_nobody_took_only_waits() -> None:
 
 
 class Bell:
-    """Notices with a clock that the test sets."""
+    """Notifications with a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = T0
         self.told: list[tuple[str, int]] = []
-        self.notices = Notices(lambda: self.now)
+        self.notices = Notifications(lambda: self.now)
         self.notices.listeners.add(lambda notice: self.told.append((notice.title, notice.count)))
 
     def hear(self, what: str, task_id: str = "t-1", event: str | None = None) -> None:
         event_id = event or f"{task_id}/{what}/{self.now}"
-        self.notices.hear(Told("task", what, task_id, event_id, {"description": f"do {task_id}"}))
+        self.notices.hear(Update("task", what, task_id, event_id, {"description": f"do {task_id}"}))
 
 
 def test_a_failure_is_told_once_however_often_its_event_comes() -> None:
@@ -160,7 +160,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 def test_an_event_is_read_by_its_routing_key_and_its_head() -> None:
     body = b'{"id": "e", "subject": "t-1", "type": "fluffle.task.failed", "data": {"id": "t-1"}}'
-    assert read("fluffle.events", "task.failed.ada", body) == Told("task", "failed", "t-1", "e", {"id": "t-1"})
+    assert read("fluffle.events", "task.failed.ada", body) == Update("task", "failed", "t-1", "e", {"id": "t-1"})
     body = b'{"task_id": "t-1", "attempt": 1, "instance": "i", "text": "and"}'
     assert read("fluffle.status", "ada.progress", body).subject == "t-1"
     body = b'{"message_id": "m-1", "conversation_id": "c", "instance": "i", "text": "and"}'

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ConfigurationError
-from fluffle.web.access.auth import Door, Tokens
+from fluffle.web.access.auth import Authenticator, Tokens
 from fluffle.web.access.sessions import EndedSessions
 
 TOKEN = "0123456789abcdef"
@@ -13,14 +13,14 @@ TOKEN = "0123456789abcdef"
 
 def test_a_session_that_was_ended_is_not_good_in_any_process(tmp_path: Path) -> None:
     path = tmp_path / "state" / "web.ended"
-    here, there = (Door(Tokens(TOKEN), secret=TOKEN, ended=EndedSessions(path)) for _ in range(2))
+    here, there = (Authenticator(Tokens(TOKEN), secret=TOKEN, ended=EndedSessions(path)) for _ in range(2))
     cookie, other = here.enter("", TOKEN), here.enter("", TOKEN)
     visitor = there.visitor(cookie)
     assert visitor is not None
     here.leave(visitor, now=1000.0)
     assert here.visitor(cookie) is None
     assert there.visitor(cookie) is None
-    assert Door(Tokens(TOKEN), secret=TOKEN, ended=EndedSessions(path)).visitor(cookie) is None
+    assert Authenticator(Tokens(TOKEN), secret=TOKEN, ended=EndedSessions(path)).visitor(cookie) is None
     assert there.visitor(other) is not None
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -41,7 +41,13 @@ def test_a_file_that_is_no_list_of_sessions_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_browser_is_known_by_a_cookie_that_we_have_signed() -> None:
-    door = Door(Tokens(TOKEN), secret=TOKEN)
+    door = Authenticator(Tokens(TOKEN), secret=TOKEN)
     assert door.device(door.known_device()) is not None
-    for cookie in (None, "", "forged", Door(Tokens(TOKEN), secret="another").known_device(), door.enter("", TOKEN)):
+    for cookie in (
+        None,
+        "",
+        "forged",
+        Authenticator(Tokens(TOKEN), secret="another").known_device(),
+        door.enter("", TOKEN),
+    ):
         assert door.device(cookie) is None

@@ -1,10 +1,10 @@
 """How often a login may be tried."""
 
-from fluffle.web.access.throttle import MINUTE, MOST_KEYS, Attempt, Throttle
+from fluffle.web.access.throttle import MINUTE, MOST_KEYS, LoginAttempt, Throttle
 
 
-def stranger(address: str = "10.0.0.1", account: str = "ana") -> Attempt:
-    return Attempt(account, address)
+def stranger(address: str = "10.0.0.1", account: str = "ana") -> LoginAttempt:
+    return LoginAttempt(account, address)
 
 
 def test_attempts_count_before_they_are_known_to_be_wrong() -> None:
@@ -49,7 +49,7 @@ def test_the_browser_of_the_owner_is_counted_apart() -> None:
     throttle = Throttle(by_device=3)
     for number in range(1000):
         throttle.admit(stranger(f"10.0.{number // 250}.{number % 250}"), 0.0)
-    owner = Attempt("ana", "10.0.0.1", "browser")
+    owner = LoginAttempt("ana", "10.0.0.1", "browser")
     assert [throttle.admit(owner, 0.0) for _ in range(5)].count(True) == 3
 
 

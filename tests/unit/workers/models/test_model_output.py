@@ -10,7 +10,7 @@ import pytest
 
 from broker.protocol.messages import Failure
 from broker.untrusted.output_check import check_apart, quick_check
-from broker.untrusted.process_pool import Helpers
+from broker.untrusted.process_pool import ProcessPool
 from workers.models.base import ModelError
 from workers.models.output import as_json, check_schema, parse_output, validate_output
 
@@ -192,7 +192,7 @@ async def test_an_answer_that_cannot_be_checked_is_looked_at_once_and_not_in_eve
     ],
 )
 async def test_a_check_at_once_says_the_same_as_one_in_a_helper_process(schema: dict[str, Any], value: Any) -> None:
-    helpers = Helpers(1)
+    helpers = ProcessPool(1)
     at_once, is_known = quick_check(value, schema)
     assert is_known
     assert at_once == await check_apart(value, schema, helpers)

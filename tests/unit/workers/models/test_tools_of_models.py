@@ -7,19 +7,19 @@ import pytest
 from pydantic_ai import ModelMessage
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
-from broker.protocol.messages import Answered, Assignment, Tool
-from workers.execution.suspensions import Parking
+from broker.protocol.messages import AnsweredQuestion, Assignment, Tool
+from workers.execution.suspensions import Suspensions
 from workers.models.base import Job, ModelError
 from workers.models.provider.llm import LIMITS, PydanticAILLM
-from workers.tools.toolbox import Desk, Office
+from workers.tools.toolbox import Toolbox, ToolServices
 
 
-def desk(*tools: Tool) -> Desk:
+def desk(*tools: Tool) -> Toolbox:
     """A desk without a worker: what a person has answered before is all that it can get."""
-    answers = [Answered(question="Which colour?", answer="blue")]
+    answers = [AnsweredQuestion(question="Which colour?", answer="blue")]
     assignment = Assignment(task_id="t-1", attempt=2, description="paint", answers=answers)
-    office = Office("ada", frozenset(tools), cast(Any, None), cast(Any, None))
-    return Desk(office, assignment, cast(Parking, None), priority=None)
+    office = ToolServices("ada", frozenset(tools), cast(Any, None), cast(Any, None))
+    return Toolbox(office, assignment, cast(Suspensions, None), priority=None)
 
 
 class Asking:
