@@ -186,10 +186,10 @@ def main() -> None:
         with running(place, on.url) as (login, server), SyncClient(on.url) as client, chromium() as browser:
             newest = do_some(client)
             console.print("[dim]every page[/dim]")
-            opened = list(open_each(browser, login, newest, sizes.visits))
+            freed_llms = list(open_each(browser, login, newest, sizes.visits))
             console.print("[dim]a long stay[/dim]")
             weights = list(stay(browser, login, server, sizes.stay, client))
-    by_path = {path: [it for it in opened if it.path == path] for path in SEEN}
+    by_path = {path: [it for it in freed_llms if it.path == path] for path in SEEN}
     print_table(
         f"Pages with {sizes.tasks:,} tasks in the books, on {on.name}",
         ("page", "painted: median", "most", "readable: median", "most"),
@@ -214,7 +214,7 @@ def main() -> None:
     ]
     print_bars("Bars", bars)
     if sizes.json:
-        figures = {"broker": on.name, "tasks": sizes.tasks, "opened": [asdict(it) for it in opened]}
+        figures = {"broker": on.name, "tasks": sizes.tasks, "opened": [asdict(it) for it in freed_llms]}
         write_json(sizes.json, "page", {**figures, "weights": [asdict(it) for it in weights]}, bars)
 
 

@@ -40,7 +40,7 @@ from coordinator.core.state import StateChanges
 from coordinator.core.tasks.attempts import LONGEST_PAUSE
 from coordinator.core.tasks.task import COORDINATOR, Task
 from coordinator.inbound.decoder import RejectedDelivery, in_short, read, refusal
-from coordinator.inbound.hearing import LivenessProbe, is_echo
+from coordinator.inbound.liveness import LivenessProbe, is_echo
 from coordinator.inbound.output_validation import OutputValidator, SetAside
 from coordinator.outbound import outbox
 from coordinator.outbound.encoder import messages
@@ -90,22 +90,22 @@ class BatchProcessor:
         require_identity: bool = False,
         learn_quality: bool = True,
         answers: OutputValidator | None = None,
-        tally: Counters | None = None,
-        spans: "CoordinatorTracing | None" = None,
+        counters: Counters | None = None,
+        tracing: "CoordinatorTracing | None" = None,
         steady: Callable[[], Micros] | None = None,
-        hearing: LivenessProbe | None = None,
+        liveness: LivenessProbe | None = None,
     ) -> None:
         """`clock` is the wall clock; `steady` is one that nobody sets. None: the former is not set either.
 
-        Without `hearing`, what was said until now is in the batch. Raises ConfigurationError when there is no such
+        Without `liveness`, what was said until now is in the batch. Raises ConfigurationError when there is no such
         policy.
         """
         self._answers = answers or OutputValidator()
         self._steady: Callable[[], int] = steady or clock
-        self._hearing = hearing
+        self._liveness = liveness
         self._ahead = 0  # microseconds that the wall clock is ahead of the steady one
-        self._tally = tally
-        self._spans = spans
+        self._counters = counters
+        self._tracing = tracing
         self._policy = policy
         self._expertise = Expertise() if suggest_skills else None
         self._learn_quality = learn_quality
@@ -211,9 +211,9 @@ class BatchProcessor:
         items += [item for it in refused for item in refusal(it, now)]
         self._load(events)
         events, origins, aside = self._answers.in_batch(events, origins, self._machine.board.tasks)
-        if self._spans is not None:
+        if self._tracing is not None:
             with best_effort("taking in traces"):
-                self._spans.take_in(events, origins, self._machine.board.tasks)
+                self._tracing.take_in(events, origins, self._machine.board.tasks)
         origin = {id(event): delivery for event, delivery in zip(events, origins, strict=True)}
         events += [*self._failures(), *self._answers.being_checked(aside)]
         events = [*clock_set, *events, *self._passed(now, at)]
@@ -223,7 +223,10 @@ class BatchProcessor:
             if (late := self._clock()) - kept > self._lead // 3:  # a long row of tasks ends one after the other
                 self._store.keep_lead(late, self._lead)
                 kept = late
-            follow_ups = [*self._tell_others(self._machine.take_ended()), *self._stir(self._machine.take_stirred())]
+            follow_ups = [
+                *self._tell_others(self._machine.take_ended()),
+                *self._stir(self._machine.take_dirty_groups()),
+            ]
             commands += self._machine.handle(*follow_ups, now=now)
         requests: list[Refuse] = []
         for command in commands:
@@ -257,11 +260,11 @@ class BatchProcessor:
     def _count(
         self, changes: StateChanges, batch: Sequence[Delivery], items: Sequence[Item], *, took: float, now: Instant
     ) -> None:
-        if self._spans is not None:
-            self._spans.committed()
-        if self._tally is not None and (batch or items):
+        if self._tracing is not None:
+            self._tracing.committed()
+        if self._counters is not None and (batch or items):
             kept_back = sum(isinstance(item, RejectedMessage) for item in items)
-            self._tally.count(changes, messages=len(batch), refused=kept_back, took=took, now=now)
+            self._counters.count(changes, messages=len(batch), refused=kept_back, took=took, now=now)
 
     def _follow_clock(self, now: Instant, at: int) -> list[Event]:
         """When somebody has set the clock, move the pauses that the database holds; the machine does the rest."""
@@ -277,10 +280,10 @@ class BatchProcessor:
     def _passed(self, now: Instant, at: int) -> list[Event]:
         """What time has brought."""
         woken, overdue = self._wake(now), self._overdue(now)
-        if self._hearing is None:
+        if self._liveness is None:
             return [Tick(woken, overdue)]
-        outage: list[Event] = [Outage()] if self._hearing.take_outage() else []
-        until = self._hearing.until
+        outage: list[Event] = [Outage()] if self._liveness.take_outage() else []
+        until = self._liveness.until
         return [*outage, Tick(woken, overdue, EPOCH if until is None else Instant(now - (at - until)))]
 
     def _close_period(self, changes: StateChanges, *, idle: bool) -> None:
@@ -301,7 +304,7 @@ class BatchProcessor:
             name: LLMSnapshot(llm.slots, len(held := llm.tasks()), sum(held.values()), len(llm.instances))
             for name, llm in there.items()
         }
-        return LLMs(standing, {} if self._tally is None else self._tally.runs_of(there))
+        return LLMs(standing, {} if self._counters is None else self._counters.runs_of(there))
 
     def quiet_since(self, task_id: str) -> Instant | None:
         """See Task.quiet_since. Any thread may ask; a coordinator that does not lead knows nothing of it."""
@@ -322,7 +325,7 @@ class BatchProcessor:
 
     def _refill(self) -> None:
         """Feed lanes that run low. Before the batch: the database and the machine tell the same only between two."""
-        for lane, known_to, room in self._machine.board.ready.hungry():
+        for lane, known_to, room in self._machine.board.ready.needs_refill():
             self._machine.refill(lane, self._store.lane(lane, known_to, room), room)
 
     def _read(self, batch: Sequence[Delivery], now: Instant) -> tuple[list[Event], list[Delivery], list[Item]]:
@@ -333,8 +336,8 @@ class BatchProcessor:
         returned = self._returned(batch)
         for delivery in batch:
             if is_echo(delivery):
-                if self._hearing is not None:
-                    self._hearing.handled(delivery.properties.correlation_id)
+                if self._liveness is not None:
+                    self._liveness.handled(delivery.properties.correlation_id)
                 continue
             if id(delivery) in returned:
                 self._warnings.warning(
@@ -358,8 +361,8 @@ class BatchProcessor:
 
     def _on_ignored(self, delivery: Delivery, problems: Sequence[Problem]) -> None:
         """Something was left out of a worker's report, which counts all the same."""
-        if self._tally is not None:
-            self._tally.ignored += len(problems)
+        if self._counters is not None:
+            self._counters.ignored += len(problems)
         told = "; ".join(map(str, in_short(problems)))
         _log.debug("ignored a part of a report", routing_key=delivery.routing_key, parts=told)
 
@@ -480,11 +483,11 @@ class BatchProcessor:
         self._load(follow_ups)
         return follow_ups
 
-    def _stir(self, stirred: list[str]) -> list[Event]:
+    def _stir(self, dirty_groups: list[str]) -> list[Event]:
         """What follows for those of these tasks that are for several LLMs."""
-        self._load_tasks(stirred)
+        self._load_tasks(dirty_groups)
         tasks = self._machine.board.tasks
-        groups = [id_ for id_ in stirred if id_ in tasks and tasks[id_].spec.is_group]
+        groups = [id_ for id_ in dirty_groups if id_ in tasks and tasks[id_].spec.is_group]
         parts = self._store.children(groups) if groups else {}
         follow_ups: list[Event] = [GroupChanged(id_, tuple(parts.get(id_, ()))) for id_ in groups]
         self._load_tasks(above for id_ in groups for above in tasks[id_].spec.depends_on)
@@ -506,9 +509,9 @@ class BatchProcessor:
             if message.exchange == WORK and message.message_id and len(message.body) > MAX_ASSIGNMENT_BYTES:
                 self._too_large[_task_of(message)] = len(message.body)
             else:
-                if self._spans is not None and message.exchange == WORK:
+                if self._tracing is not None and message.exchange == WORK:
                     with best_effort("the span of an assignment"):
-                        self._spans.assigned(message, tasks[_task_of(message)])
+                        self._tracing.assigned(message, tasks[_task_of(message)])
                 rendered.append(message)
         return rendered
 

@@ -38,7 +38,7 @@ from broker.timestamps import Instant, seconds
 from coordinator.batch import BatchProcessor, OutgoingBatch
 from coordinator.inbound.buffer import InboxBuffer, is_claim
 from coordinator.inbound.decoder import must_be_identified
-from coordinator.inbound.hearing import LivenessProbe, is_echo, steady
+from coordinator.inbound.liveness import LivenessProbe, is_echo, steady
 from coordinator.inbound.output_validation import OutputValidator
 from coordinator.outbound.publisher import Publisher
 from coordinator.outbound.size_limits import fitted_body
@@ -94,7 +94,7 @@ class Coordinator:
             heartbeat=round(min(max(2 * settings.leader_lease, LEAST_HEARTBEAT), MOST_HEARTBEAT)),
             on_state=self._on_link_state,
         )
-        self._hearing = LivenessProbe(seconds(settings.lease))
+        self._liveness = LivenessProbe(seconds(settings.lease))
         self._asking: asyncio.Task[None] | None = None
         self._link_lost_at: float | None = None
         self._query_link = RobustConnection(url, name="fluffle coordinator queries", max_body=LARGEST)
@@ -102,7 +102,7 @@ class Coordinator:
         self._store = Store(open_engine(settings.database))
         self._lead = seconds(settings.leader_lease)
         lease = seconds(settings.lease)
-        self._tally = None if settings.metrics_port is None else Counters()
+        self._counters = None if settings.metrics_port is None else Counters()
         self._tracing = tracing_for("fluffle-coordinator", wanted=settings.traces)
         self._answers = OutputValidator(self._on_delivery)
         self._books = BatchProcessor(
@@ -116,10 +116,10 @@ class Coordinator:
             require_identity=settings.require_identity,
             learn_quality=settings.learn_quality,
             answers=self._answers,
-            tally=self._tally,
-            spans=_spans(self._tracing),
+            counters=self._counters,
+            tracing=_tracing(self._tracing),
             steady=steady,
-            hearing=self._hearing,
+            liveness=self._liveness,
         )
         self._reading = QueryExecutor(
             lambda: QueryHandlers(
@@ -296,35 +296,35 @@ class Coordinator:
 
     def _on_link_state(self, connected: bool) -> None:
         if connected:
-            self._hearing.was_away()
+            self._liveness.was_away()
         self._link_lost_at = None if connected else self._link_lost_at or time.monotonic()
 
     def _ask_in_doubt(self) -> None:
         """Publish an echo before an LLM loses anything, see hearing."""
-        wanted = self._books.in_doubt and self._link.connected and self._hearing.is_time_to_ask(steady())
+        wanted = self._books.in_doubt and self._link.connected and self._liveness.is_time_to_ask(steady())
         if wanted and self._asking is None:
             self._asking = asyncio.create_task(self._ask())
 
     async def _ask(self) -> None:
         """Not while somebody else takes beats from the inbox: a coordinator that led before, or a dead connection."""
-        echo = self._hearing.ask(steady())
+        echo = self._liveness.ask(steady())
         try:
             alone = await self._link.consumers(COORDINATOR) == 1
         except BrokerError:  # the link will tell
-            self._hearing.refused(echo.correlation_id)
+            self._liveness.refused(echo.correlation_id)
         else:
             if alone:
                 self._link.send(echo, self._on_echo_published)
             else:
-                self._hearing.withdraw(echo.correlation_id)
+                self._liveness.withdraw(echo.correlation_id)
         finally:
             self._asking = None
 
     def _on_echo_published(self, echo: Outgoing, error: BrokerError | None) -> None:
         if error is None:
-            self._hearing.answered(echo.correlation_id, steady())
+            self._liveness.answered(echo.correlation_id, steady())
         else:
-            self._hearing.refused(echo.correlation_id)
+            self._liveness.refused(echo.correlation_id)
 
     def _is_cut_off(self) -> bool:
         """Whether this one hears nothing for so long that another one should lead."""
@@ -333,7 +333,7 @@ class Coordinator:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         if is_echo(delivery):
-            self._hearing.answered(delivery.properties.correlation_id, steady())
+            self._liveness.answered(delivery.properties.correlation_id, steady())
         self._inbox.add(delivery)
         self._arrived.set()
         if not is_claim(delivery):
@@ -393,10 +393,10 @@ class Coordinator:
     def _watched(self) -> AbstractAsyncContextManager[None]:
         """Metrics and health are served meanwhile, where that is wanted."""
         host, port = self._settings.metrics_host, self._settings.metrics_port
-        if self._tally is None or port is None:
+        if self._counters is None or port is None:
             return nullcontext()
         return Health(
-            self._tally,
+            self._counters,
             link=self._link,
             query_link=self._query_link,
             reading=self._reading,
@@ -444,7 +444,7 @@ def _acknowledge(done: Iterable[Delivery]) -> None:
         delivery.ack()
 
 
-def _spans(tracing: "Tracing | None") -> "CoordinatorTracing | None":
+def _tracing(tracing: "Tracing | None") -> "CoordinatorTracing | None":
     if tracing is None:
         return None
     from coordinator.telemetry.tracing import CoordinatorTracing

@@ -52,11 +52,11 @@ LLMS = {
 }
 
 
-async def translate(job: Job, desk: Toolbox) -> Answer:
+async def translate(job: Job, tools: Toolbox) -> Answer:
     """The LLM dora: asks, takes its time and fails as the inputs of its task say."""
     orders = job.inputs if isinstance(job.inputs, dict) else {}
     if "ask" in orders:
-        return Answer(await desk.ask_person(orders["ask"], orders.get("choices", ())))
+        return Answer(await tools.ask_person(orders["ask"], orders.get("choices", ())))
     await asyncio.sleep(orders.get("seconds", 0))
     if "fail" in orders:
         raise ModelError("rate_limit", orders["fail"], retryable=True)

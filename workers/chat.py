@@ -71,7 +71,7 @@ class ChatResponder:
         self,
         llm: LLM,
         link: RobustConnection,
-        mailer: ChatClient,
+        chat_client: ChatClient,
         reporter: Reporter,
         *,
         name: str,
@@ -83,7 +83,7 @@ class ChatResponder:
     ) -> None:
         self._llm = llm
         self._link = link
-        self._mailer = mailer
+        self._chat_client = chat_client
         self._reporter = reporter
         self._address = llm_address(name)
         self._instructions = instructions
@@ -325,7 +325,7 @@ class ChatResponder:
         if message.conversation_id == message.id and not needed:
             return ()
         try:
-            return await self._mailer.history(message.conversation_id, CONTEXT)
+            return await self._chat_client.history(message.conversation_id, CONTEXT)
         except (NoAnswer, BrokerError, DecodeError) as error:
             _log.warning("answering without the history of the conversation: %s", error)
             return ()

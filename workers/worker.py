@@ -159,7 +159,7 @@ class Worker:
                 await self._say_goodbye()
             finally:
                 beating.cancel()
-                await asyncio.gather(self._workload.abandon(), self._mailbox.abandon())
+                await asyncio.gather(self._executor.abandon(), self._mailbox.abandon())
 
     def drain(self) -> None:
         """Take nothing new, finish what is in hand, and leave."""
@@ -169,7 +169,7 @@ class Worker:
         if self._connecting.cancel():
             _log.warning("%s: leaving; there was no RabbitMQ yet", self._name)
         else:
-            left = len(self._workload.in_hand)
+            left = len(self._executor.in_hand)
             what = f", {_counted(left, 'task')} to finish; a second signal stops them" if left else ""
             _log.warning("%s: draining%s", self._name, what)
             self._take_nothing_new()
@@ -181,8 +181,8 @@ class Worker:
         self._stopping = True
         self.drain()
         if self.ready.is_set():
-            _log.warning("%s: stopping, %s cancelled", self._name, _counted(self._workload.running, "running task"))
-            self._workload.give_up_all(failed("worker_stopped", "the worker was stopped"))
+            _log.warning("%s: stopping, %s cancelled", self._name, _counted(self._executor.running, "running task"))
+            self._executor.give_up_all(failed("worker_stopped", "the worker was stopped"))
             asyncio.get_running_loop().call_later(LEAVE_WITHIN, self._left.set)
             self._leave_if_done()
 
@@ -225,31 +225,31 @@ class Worker:
         own = instance_topology(self._name, self.instance, is_bound=not has_only_rights_of_an_llm)
         await self._link.declare(own)
         self._reporter = Reporter(self._link, spool, name=self._name, instance=self.instance)
-        self._mailer = ChatClient(
+        self._chat_client = ChatClient(
             self._link,
             control_address(self._name, self.instance),
             require_identity=self._settings.require_identity,
         )
-        self._errands = CoordinatorClient(
+        self._coordinator_client = CoordinatorClient(
             self._link,
             control_address(self._name, self.instance),
             as_llm=self._name if has_only_rights_of_an_llm else None,
         )
-        self._workload = Executor(
+        self._executor = Executor(
             self._llm,
             self._reporter,
-            ToolServices(self._name, self._tools, self._errands, self._mailer),
+            ToolServices(self._name, self._tools, self._coordinator_client, self._chat_client),
             slots=self._presence.slots,
             instructions=self._instructions,
             timeout=self._timeout,
             on_change=self._leave_if_done,
             runs=self._runs,
-            spans=self._spans(),
+            tracing=self._worker_tracing(),
         )
         self._mailbox = ChatResponder(
             self._llm,
             self._link,
-            self._mailer,
+            self._chat_client,
             self._reporter,
             name=self._name,
             instructions=self._instructions,
@@ -259,12 +259,12 @@ class Worker:
             on_change=self._leave_if_done,
         )
         for result in self._reporter.spooled_results(self._leave_if_done):
-            self._workload.remember((result.task_id, result.attempt))
+            self._executor.remember((result.task_id, result.attempt))
         self._show_presence("hello")
         await self._link.consume(control_address(self._name, self.instance), self._on_control, auto_ack=True)
         self._messages = await self._link.consume(llm_address(self._name), self._mailbox.take, prefetch=PREFETCH)
         self._assignments = await self._link.consume(
-            work_queue(self._name), self._workload.take, prefetch=self._presence.slots
+            work_queue(self._name), self._executor.take, prefetch=self._presence.slots
         )
         self.ready.set()
         _log.info(self._introduction())
@@ -278,19 +278,19 @@ class Worker:
         self._assignments.cancel()
         self._messages.cancel()
         self._mailbox.close()
-        self._workload.close()
+        self._executor.close()
         self._show_presence("beat")
         self._leave_if_done()
 
     def _leave_if_done(self) -> None:
         if self._draining:
-            reported = self._workload.empty and not self._reporter.unconfirmed_results
-            on_disk = self._stopping and not self._workload.running and not self._link.connected
+            reported = self._executor.empty and not self._reporter.unconfirmed_results
+            on_disk = self._stopping and not self._executor.running and not self._link.connected
             if (reported and (self._mailbox.idle or self._stopping)) or on_disk:
                 self._left.set()
 
     async def _say_goodbye(self) -> None:
-        if self._workload.empty and self._link.connected:
+        if self._executor.empty and self._link.connected:
             with suppress(BrokerError, TimeoutError):
                 async with asyncio.timeout(_GOODBYE_WITHIN):
                     await self._reporter.goodbye()
@@ -310,7 +310,7 @@ class Worker:
             host, port, collector=WorkerMetrics(self._name, self._runs, self._standing), problems=self._problems
         )
 
-    def _spans(self) -> "WorkerTracing | None":
+    def _worker_tracing(self) -> "WorkerTracing | None":
         if self._tracing is None:
             return None
         from workers.telemetry.tracing import WorkerTracing
@@ -323,8 +323,8 @@ class Worker:
         slots = self._presence.slots
         if not self.ready.is_set():
             return WorkerSnapshot(None, slots)
-        in_hand = len(self._workload.in_hand)
-        return WorkerSnapshot(self._link, slots, in_hand, self._workload.running, self._reporter.unconfirmed_results)
+        in_hand = len(self._executor.in_hand)
+        return WorkerSnapshot(self._link, slots, in_hand, self._executor.running, self._reporter.unconfirmed_results)
 
     async def _problems(self) -> Sequence[str]:
         """Why it takes no work at the moment."""
@@ -338,10 +338,10 @@ class Worker:
 
     def _on_control(self, delivery: Delivery) -> None:
         if CoordinatorClient.is_answer(delivery):
-            self._errands.take(delivery)
+            self._coordinator_client.take(delivery)
             return
         if delivery.properties.correlation_id is not None:  # orders answer nothing
-            self._mailer.take(delivery)
+            self._chat_client.take(delivery)
             return
         if delivery.properties.type == "task.rejected":
             _log.warning("%s: the coordinator refuses a report: %r", self._name, delivery.body)
@@ -353,11 +353,11 @@ class Worker:
             return
         match order:
             case Stop():
-                self._workload.stop(order)
+                self._executor.stop(order)
             case Drain():
                 self.drain()
             case PersonAnswer():
-                self._workload.answered(order)
+                self._executor.answered(order)
             case Notice():
                 _log.warning("%s: %s", self._name, on_one_line(order.text, 2000))
 
@@ -371,13 +371,13 @@ class Worker:
     def _on_link_state(self, connected: bool) -> None:
         if connected and self.ready.is_set():
             self._show_presence("hello")
-            self._workload.ask_again()
-            self._errands.send_again()
+            self._executor.ask_again()
+            self._coordinator_client.send_again()
         elif self._stopping:
             self._leave_if_done()
 
     def _show_presence(self, what: str) -> None:
-        now = self._presence.model_copy(update={"draining": self._draining, "tasks": self._workload.in_hand})
+        now = self._presence.model_copy(update={"draining": self._draining, "tasks": self._executor.in_hand})
         self._last_presence = self._reporter.presence(what, now)
 
 

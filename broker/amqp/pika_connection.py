@@ -103,7 +103,7 @@ class Delivery:
     redelivered: bool
     properties: Properties
     _tag: int
-    _inflow: "AckBatcher"
+    _ack_batcher: "AckBatcher"
     queue: str = ""
 
     @property
@@ -114,19 +114,19 @@ class Delivery:
     @property
     def is_lost(self) -> bool:
         """Whether the channel it came by is gone: the message comes again by another one, or to somebody else."""
-        return not self._inflow.is_open
+        return not self._ack_batcher.is_open
 
     def ack(self) -> None:
         """Settle the message: it is done with."""
-        self._inflow.ack(self._tag)
+        self._ack_batcher.ack(self._tag)
 
     def reject(self) -> None:
         """Settle the message as bad: RabbitMQ moves it to the rejected queue."""
-        self._inflow.reject(self._tag, requeue=False)
+        self._ack_batcher.reject(self._tag, requeue=False)
 
     def requeue(self) -> None:
         """Give the message back for somebody else."""
-        self._inflow.reject(self._tag, requeue=True)
+        self._ack_batcher.reject(self._tag, requeue=True)
 
 
 class AckBatcher:
@@ -234,9 +234,9 @@ class Connection(AsyncioConnection):
         acks = [] if up_to is None else [frames.ack(channel, up_to, multiple=True)]
         self._output_marshaled_frames(acks + [frames.ack(channel, tag, multiple=False) for tag in besides])
 
-    def deliver_to(self, tag: str, consumer: "Consumer", inflow: AckBatcher) -> None:
+    def deliver_to(self, tag: str, consumer: "Consumer", ack_batcher: AckBatcher) -> None:
         """Give the consumer with that tag its deliveries, here and not by pika."""
-        self._consumers[tag.encode()] = consumer, inflow
+        self._consumers[tag.encode()] = consumer, ack_batcher
 
     def _on_data_available(self, data_in: bytes) -> None:
         self.bytes_received += len(data_in)
@@ -280,11 +280,11 @@ class Connection(AsyncioConnection):
 
     def _deliver(self, begin: frames.Deliver, properties: bytes, body: bytes) -> None:
         name, tag, redelivered, exchange, routing_key = begin
-        consumer, inflow = self._consumers[name]
+        consumer, ack_batcher = self._consumers[name]
         if not consumer.auto_ack:
-            inflow.expect(tag)
+            ack_batcher.expect(tag)
         delivery = Delivery(
-            exchange, routing_key, body, redelivered, _properties(properties), tag, inflow, consumer.queue
+            exchange, routing_key, body, redelivered, _properties(properties), tag, ack_batcher, consumer.queue
         )
         if consumer.cancelled:
             delivery.requeue()

@@ -79,9 +79,9 @@ class Browser:
 
     async def confirmed(self) -> None:
         """Wait until RabbitMQ has heard what was settled. Raises BrokerError when it may not have."""
-        if self._half.lost.is_set() or self._half.inflow is None:
+        if self._half.lost.is_set() or self._half.ack_batcher is None:
             raise self._half.error or BrokerError("the connection to RabbitMQ was lost")
-        self._half.inflow.send_acks()
+        self._half.ack_batcher.send_acks()
         await self._half.rpc("queue_declare", self._queue, passive=True)
         for receiver in self._receivers:
             await receiver.confirmed()

@@ -1,9 +1,9 @@
-"""The link to RabbitMQ.
+"""The connection to RabbitMQ, which survives failures.
 
-A `RobustConnection` holds two connections, one that publishes and one that consumes, because a broker under a memory or disk
-alarm stops reading a connection that publishes, acknowledgements included. Each is rebuilt whole after a failure:
-channel, declarations, consumers, and whatever was published but not confirmed is published again. So everything
-sent through a link arrives at least once, or its future says why not.
+A `RobustConnection` holds two connections, one that publishes and one that consumes, because a broker under a memory
+or disk alarm stops reading a connection that publishes, acknowledgements included. Each is rebuilt whole after a
+failure: channel, declarations, consumers; whatever was published but not confirmed is published again. So everything
+sent arrives at least once, or its future says why not.
 """
 
 import asyncio

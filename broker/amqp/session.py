@@ -84,7 +84,7 @@ class Session:
         self._subscriptions: list[Subscription] = []
         self.connection: Connection | None = None
         self.channel: Any = None  # None while it is being rebuilt
-        self.inflow: AckBatcher | None = None
+        self.ack_batcher: AckBatcher | None = None
         self._numbers = itertools.count(1)  # of consumers
         self._generation = 1  # of the names of exclusive queues
         self.renamed: dict[str, str] = {}  # exclusive queues, by the names that they had on the first connection
@@ -117,7 +117,7 @@ class Session:
         try:
             self.connection = await opened
             self.channel = await self._open_channel()
-            self.inflow = AckBatcher(self.connection, self.channel, self.on_settled)
+            self.ack_batcher = AckBatcher(self.connection, self.channel, self.on_settled)
             for topology in self._topology:
                 await self._declare_now(topology)
             for subscription in list(self._subscriptions):
@@ -319,9 +319,9 @@ class Session:
         if not consumer.auto_ack:
             await self.rpc("basic_qos", prefetch_count=consumer.prefetch)
         assert self.connection is not None
-        assert self.inflow is not None
+        assert self.ack_batcher is not None
         channel, consumer.tag = self.channel, f"consumer {next(self._numbers)}"
-        self.connection.deliver_to(consumer.tag, consumer, self.inflow)
+        self.connection.deliver_to(consumer.tag, consumer, self.ack_batcher)
         queue = self._called(consumer.queue)
         await self.rpc("basic_consume", queue, _ignore, auto_ack=consumer.auto_ack, consumer_tag=consumer.tag)
         if consumer.cancelled:

@@ -24,7 +24,7 @@ class _Parts:
     body: bytes = b""
 
 
-def read_delivery(encoded: bytes, version: int, tag: int, inflow: Any, queue: str) -> Delivery:
+def read_delivery(encoded: bytes, version: int, tag: int, ack_batcher: Any, queue: str) -> Delivery:
     """The message as if it had come by AMQP 0-9-1. What that cannot say is told by the header UNTRANSLATABLE."""
     try:
         parts = _parts(encoded)
@@ -53,7 +53,7 @@ def read_delivery(encoded: bytes, version: int, tag: int, inflow: Any, queue: st
             user_id=_shown(own.get("user_id")),
         ),
         tag,
-        inflow,
+        ack_batcher,
         queue,
     )
 

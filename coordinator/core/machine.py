@@ -144,7 +144,7 @@ class Machine:
         for task in tasks:
             if task.id not in self.board.tasks:
                 self.board.tasks[task.id] = task
-                self.board.guests.add(task.id)
+                self.board.borrowed.add(task.id)
 
     def restore(self, in_hand: Iterable[Task], llms: Iterable[LLM], lanes: Iterable[str], now: Instant) -> None:
         """Take over: every lease is extended once, and every lane is to be refilled."""
@@ -167,7 +167,7 @@ class Machine:
         for llm in board.llms.values():
             llm.count()
             board.ready.llm_changed(llm)
-        board.opened.update(board.llms)
+        board.freed_llms.update(board.llms)
         for lane in lanes:
             board.ready.expect(lane, now)
 
@@ -197,11 +197,11 @@ class Machine:
 
     def _fill_slots(self, now: Instant) -> None:
         board = self.board
-        for llm in board.opened.values():
+        for llm in board.freed_llms.values():
             if llm.free:
-                board.ready.opened(llm)
-        board.opened.clear()
-        if board.ready.touched and not self.unfinished:
+                board.ready.freed_llms(llm)
+        board.freed_llms.clear()
+        if board.ready.changed_lanes and not self.unfinished:
             fill_slots(board, self._policy, now)
 
     def take_ended(self) -> list[str]:
@@ -214,12 +214,12 @@ class Machine:
         board = self.board
         return task_id in board.waiting or task_id in board.children or bool(board.tasks[task_id].spec.parent_id)
 
-    def take_stirred(self) -> list[str]:
+    def take_dirty_groups(self) -> list[str]:
         """Ids of tasks for several LLMs, or of tasks that have parts, that something has happened to since the last
         call: where they are the former, that is to be told by `handle`.
         """
-        stirred, self.board.stirred = list(self.board.stirred), {}
-        return stirred
+        dirty_groups, self.board.dirty_groups = list(self.board.dirty_groups), {}
+        return dirty_groups
 
     @property
     def in_doubt(self) -> bool:
@@ -233,8 +233,8 @@ class Machine:
 
     @property
     def unfinished(self) -> bool:
-        """Whether there is something to take by `take_ended` or `take_stirred`."""
-        return bool(self.board.ended or self.board.stirred)
+        """Whether there is something to take by `take_ended` or `take_dirty_groups`."""
+        return bool(self.board.ended or self.board.dirty_groups)
 
     @property
     def new_dependencies(self) -> bool:
@@ -255,11 +255,11 @@ class Machine:
     def forget(self) -> None:
         """Drop from memory, after the commit, what is neither in hand nor in the window of ready tasks."""
         board = self.board
-        for task_id in board.guests:
+        for task_id in board.borrowed:
             task = board.tasks.get(task_id)
             if task and not task.in_hand and not (task.status is Status.PENDING and task in board.ready):
                 del board.tasks[task_id]
-        board.guests.clear()
+        board.borrowed.clear()
         for task_id in board.ready.forget():
             del board.tasks[task_id]
 
@@ -292,7 +292,7 @@ class Machine:
             case TaskEnded():
                 self._requests.task_ended(event, now)
             case GroupChanged():
-                self._groups.stirred(event, now)
+                self._groups.dirty_groups(event, now)
             case Tick():
                 self._tick(event, now)
             case Outage():
@@ -328,7 +328,7 @@ class Machine:
         for task_id in tick.woken:
             task = board.tasks[task_id]
             if not board.unblock(task, now) and task.status is Status.IN_PROGRESS:
-                board.stirred[task_id] = None
+                board.dirty_groups[task_id] = None
         for task_id in tick.overdue:
             task = board.tasks[task_id]
             if not task.overdue and not task.status.is_final and task.due is not None and task.due <= now:

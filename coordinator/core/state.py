@@ -82,13 +82,13 @@ class CoreState:
         self.ready = ReadyQueue(window)
         self.next_wake: Instant = NEVER
         self.next_due: Instant = NEVER
-        self.opened: dict[str, LLM] = {}  # LLMs that may have a slot that they had not before
+        self.freed_llms: dict[str, LLM] = {}  # LLMs that may have a slot that they had not before
         self.changes = StateChanges()
         self.waiting: dict[str, list[Task]] = {}  # new tasks by each open dependency
         self.children: dict[str, list[Task]] = {}  # new tasks by their parent
-        self.guests: set[str] = set()  # tasks that need not stay in memory after the batch
+        self.borrowed: set[str] = set()  # tasks that need not stay in memory after the batch
         self.ended: dict[str, None] = {}
-        self.stirred: dict[str, None] = {}  # ids of tasks whose parts are to be looked at
+        self.dirty_groups: dict[str, None] = {}  # ids of tasks whose parts are to be looked at
         self.in_doubt = False  # whether a lease is over, unless something was said that was not handled yet
         self._commands: list[Command | _PendingCommand] = []
         self._announced: dict[str, tuple[Instant, Task]] = {}
@@ -116,7 +116,7 @@ class CoreState:
         group.attempt += 1
         group.ready_at = group.started_at = now
         group.questions.clear()
-        self.stirred[group.id] = None
+        self.dirty_groups[group.id] = None
         self.touch(group)
         self.announce(group, now)
 
@@ -127,7 +127,7 @@ class CoreState:
         task.llm = task.instance = task.model = task.why = task.assigned_at = task.started_at = None
         self.touch(task)
         self.announce(task, now)
-        self.guests.update(self.ready.add(task, now))
+        self.borrowed.update(self.ready.add(task, now))
 
     def give(self, decision: Decision, now: Instant) -> None:
         """Assign a task that has left its lane."""
@@ -160,7 +160,7 @@ class CoreState:
         llm.instances[task.instance or ""].hold(task.id, parked=True)
         llm.runs.pop(task.id, None)
         llm.count()
-        self.opened[llm.name] = llm
+        self.freed_llms[llm.name] = llm
         self.touch(task)
 
     def unpark(self, task: Task, now: Instant) -> None:
@@ -183,7 +183,7 @@ class CoreState:
         """The LLM that had the task has it no longer."""
         llm = self.llm(task.llm or "")
         llm.give_up(task.id)
-        self.opened[llm.name] = llm
+        self.freed_llms[llm.name] = llm
         return llm
 
     def finish(self, task: Task, trigger: Trigger, now: Instant) -> None:
@@ -209,7 +209,7 @@ class CoreState:
         self.touch(task)
         self.watch_due_date(task)
         if pending:
-            self.guests.update(self.ready.add(task, now))
+            self.borrowed.update(self.ready.add(task, now))
 
     def watch_due_date(self, task: Task) -> None:
         """See to it that somebody is told when a live task becomes overdue."""
@@ -238,7 +238,7 @@ class CoreState:
     def touch(self, task: Task) -> None:
         """The task has changed."""
         self.changes.changed[task.id] = task
-        self.guests.add(task.id)
+        self.borrowed.add(task.id)
 
     def record(self, task: Task, attempt: Attempt) -> None:
         """An attempt has ended."""
@@ -255,7 +255,7 @@ class CoreState:
         """The LLM, which has no instance and no task, is as if it had never been there."""
         del self.llms[llm.name]
         self.ready.llm_gone(llm)
-        self.opened.pop(llm.name, None)
+        self.freed_llms.pop(llm.name, None)
         self.changes.llms.pop(llm.name, None)
         self.changes.forgotten.append(llm.name)
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from broker.amqp.pika_connection import Delivery
 from broker.protocol.messages import Submission
 from broker.protocol.topology import MESSAGES, STATUS, TASKS
-from coordinator.inbound.hearing import is_echo
+from coordinator.inbound.liveness import is_echo
 
 _SUBMISSION = TASKS, Submission.routing_key
 

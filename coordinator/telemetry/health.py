@@ -23,7 +23,7 @@ class Health:
 
     def __init__(
         self,
-        tally: Counters,
+        counters: Counters,
         *,
         link: RobustConnection,
         query_link: RobustConnection,
@@ -32,7 +32,7 @@ class Health:
         state: Callable[[], tuple[State, int]],
     ) -> None:
         """`state` tells the state and how many messages await their batch."""
-        self._tally = tally
+        self._counters = counters
         self._link = link
         self._links = (link, query_link)
         self._reading = reading
@@ -45,7 +45,7 @@ class Health:
         from coordinator.telemetry.metrics import CoordinatorMetrics
 
         return watched(
-            host, port, collector=CoordinatorMetrics(self._tally, self._links, self.standing), problems=self.problems
+            host, port, collector=CoordinatorMetrics(self._counters, self._links, self.standing), problems=self.problems
         )
 
     async def standing(self) -> Snapshot:

@@ -17,11 +17,11 @@ class CoordinatorMetrics(Collector):
 
     def __init__(
         self,
-        tally: Counters,
+        counters: Counters,
         links: tuple[RobustConnection, RobustConnection],
         look: Callable[[], Coroutine[Any, Any, Snapshot]],
     ) -> None:
-        self._tally = tally
+        self._counters = counters
         self._links = links
         self._look = look
         self._loop = EventLoopHealth()
@@ -41,18 +41,18 @@ class CoordinatorMetrics(Collector):
             yield from of_runs("fluffle", standing.llms.runs)
 
     def _counts(self) -> Iterable[Metric]:
-        tally = self._tally
-        yield histogram("fluffle_batch_messages", "Messages of a batch", tally.batches)
-        yield histogram("fluffle_commit_seconds", "How long the commit of a batch took", tally.commits)
-        yield histogram("fluffle_wait_seconds", "How long tasks were ready before they were assigned", tally.waits)
-        yield CounterMetricFamily("fluffle_tasks_submitted", "Tasks that were accepted", tally.submitted)
-        yield CounterMetricFamily("fluffle_messages_refused", "Messages put among the rejected", tally.refused)
+        counters = self._counters
+        yield histogram("fluffle_batch_messages", "Messages of a batch", counters.batches)
+        yield histogram("fluffle_commit_seconds", "How long the commit of a batch took", counters.commits)
+        yield histogram("fluffle_wait_seconds", "How long tasks were ready before they were assigned", counters.waits)
+        yield CounterMetricFamily("fluffle_tasks_submitted", "Tasks that were accepted", counters.submitted)
+        yield CounterMetricFamily("fluffle_messages_refused", "Messages put among the rejected", counters.refused)
         yield CounterMetricFamily(
-            "fluffle_fields_ignored", "Fields of workers' reports that are unknown or make no sense", tally.ignored
+            "fluffle_fields_ignored", "Fields of workers' reports that are unknown or make no sense", counters.ignored
         )
         ended = CounterMetricFamily("fluffle_tasks_ended", "Tasks that are over", labels=("outcome",))
         for outcome in ("completed", "failed", "cancelled"):
-            ended.add_metric((outcome,), tally.ended[outcome])
+            ended.add_metric((outcome,), counters.ended[outcome])
         yield ended
 
 

@@ -101,7 +101,7 @@ class Messaging:
     _url: str | None
     _name: str
     _answer_timeout: float
-    _correspondence: RequestClient
+    _request_client: RequestClient
     _user: str | None
     _mailing: asyncio.Task[ChatClient] | None = None
     _taken: RecentIds  # what was shown and taken from the mailbox
@@ -129,12 +129,12 @@ class Messaging:
         RabbitMQ has not confirmed it in time. Of a group without members a message in the own mailbox tells.
         """
         message = self._message(to, content, conversation_id, in_reply_to, metadata)
-        mailer = await self._mailer()
+        chat_client = await self._chat_client()
         try:
             async with asyncio.timeout(self._answer_timeout):
-                await mailer.send(message)
+                await chat_client.send(message)
         except TimeoutError as error:
-            raise await self._correspondence.no_answer(MESSAGES, confirmed=False) from error
+            raise await self._request_client.no_answer(MESSAGES, confirmed=False) from error
         except UnknownAddress as error:
             raise await self._with_advice(error, message.receiver) from error
         return message
@@ -156,9 +156,9 @@ class Messaging:
         and what `send` raises.
         """
         message = self._message(to, content, conversation_id, None, metadata)
-        mailer = await self._mailer()
+        chat_client = await self._chat_client()
         try:
-            return await mailer.ask(message, timeout, on_text)
+            return await chat_client.ask(message, timeout, on_text)
         except UnknownAddress as error:
             raise await self._with_advice(error, message.receiver) from error
         except TimeoutError as error:
@@ -199,7 +199,7 @@ class Messaging:
     async def join(self, group: str) -> None:
         """Get the messages of a group from now on. Raises AccessRefused, and QueryRejected for what is no name."""
         binding = membership(self.address, _name_of(group))
-        await self._correspondence.link.declare(Topology(queues=mailbox(self.address).queues, bindings=(binding,)))
+        await self._request_client.link.declare(Topology(queues=mailbox(self.address).queues, bindings=(binding,)))
 
     async def leave(self, group: str) -> None:
         """Get the messages of a group no longer. Raises AccessRefused, and QueryRejected for what is no name."""
@@ -232,7 +232,7 @@ class Messaging:
                 limit=_PAGE if left is None else min(left, _PAGE),
                 before=before,
             )
-            page = read(MessagePage, await self._correspondence.ask(query))
+            page = read(MessagePage, await self._request_client.ask(query))
             for view in page.messages:
                 yield view
             if (before := page.next) is None:
@@ -250,7 +250,7 @@ class Messaging:
         while left is None or left > 0:
             most = _PAGE if left is None else min(left, _PAGE)
             query = made(ConversationsQuery, QueryRejected, participant=participant, limit=most, before=before)
-            page = read(ConversationPage, await self._correspondence.ask(query))
+            page = read(ConversationPage, await self._request_client.ask(query))
             for view in page.conversations:
                 yield view
             if (before := page.next) is None:
@@ -321,20 +321,20 @@ class Messaging:
             raise MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}")
         return message
 
-    async def _mailer(self) -> ChatClient:
+    async def _chat_client(self) -> ChatClient:
         """What sends the messages, with a queue for the answers; made with the first of them."""
         if self._mailing is None or (self._mailing.done() and self._mailing.exception() is not None):
             self._mailing = asyncio.create_task(self._open_mail())
         return await asyncio.shield(self._mailing)
 
     async def _open_mail(self) -> ChatClient:
-        link, session = self._correspondence.link, f"{self.address}.{uuid7()}"
-        mailer = ChatClient(link, session, require_identity=is_identity_required())
+        link, session = self._request_client.link, f"{self.address}.{uuid7()}"
+        chat_client = ChatClient(link, session, require_identity=is_identity_required())
         await link.declare(mailbox(self.address))
         answers = Queue(session, exclusive=True)
         await link.declare(Topology(queues=(answers,), bindings=(Binding(MAILBOXES, session, session),)))
-        await link.consume(session, mailer.take, auto_ack=True)
-        return mailer
+        await link.consume(session, chat_client.take, auto_ack=True)
+        return chat_client
 
     async def _with_advice(self, error: UnknownAddress, address: str) -> UnknownAddress:
         """The error, with what may have been meant."""
@@ -344,7 +344,7 @@ class Messaging:
         known = []
         if kind == "llm":
             with suppress(NoAnswer):
-                known = [llm_address(llm.name) async for llm in every_llm(self._correspondence)]
+                known = [llm_address(llm.name) async for llm in every_llm(self._request_client)]
         if hint := did_you_mean(address, known):
             return UnknownAddress(f"{error}{hint}")
         if kind == "user":

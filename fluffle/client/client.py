@@ -80,29 +80,29 @@ class Client(Messaging, Reporting):
         self._repeats = RepeatedTexts()
         self._name = name
         self._answer_timeout = answer_timeout
-        self._correspondence: RequestClient
+        self._request_client: RequestClient
 
     async def __aenter__(self) -> Self:
         self._url = self._url or _default_url()
         self._tracing = _tracing()
-        spans = None
+        tracing = None
         if self._tracing is not None:
             from fluffle.client.tracing import ClientTracing
 
-            spans = ClientTracing(self._tracing)
-        self._correspondence = RequestClient(self._url, self._name, self._answer_timeout, spans)
-        await self._correspondence.__aenter__()
+            tracing = ClientTracing(self._tracing)
+        self._request_client = RequestClient(self._url, self._name, self._answer_timeout, tracing)
+        await self._request_client.__aenter__()
         return self
 
     async def __aexit__(self, *reason: Any) -> None:
-        await self._correspondence.__aexit__(*reason)
+        await self._request_client.__aexit__(*reason)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
 
     @property
     def connected(self) -> bool:
         """Whether RabbitMQ is there at this moment."""
-        return self._correspondence.connected
+        return self._request_client.connected
 
     @property
     def blocked(self) -> str | None:
@@ -110,7 +110,7 @@ class Client(Messaging, Reporting):
 
         What is sent meanwhile waits.
         """
-        return self._correspondence.link.blocked
+        return self._request_client.link.blocked
 
     # -- submitting ------------------------------------------------------------------------------------------------
 
@@ -122,9 +122,9 @@ class Client(Messaging, Reporting):
         Raises TaskRejected, NoAnswer (which says whether the task is in RabbitMQ and will be done when a coordinator
         comes), BrokerBlocked, PublishRefused, MessageTooLarge.
         """
-        await self._correspondence.room()
-        handle = self._correspondence.send(_submission(task, fields))
-        await self._correspondence.accepted(handle)
+        await self._request_client.room()
+        handle = self._request_client.send(_submission(task, fields))
+        await self._request_client.accepted(handle)
         return handle
 
     async def submit_many(self, tasks: Iterable[str | Submission]) -> AsyncIterator[TaskHandle | TaskRejected]:
@@ -135,9 +135,9 @@ class Client(Messaging, Reporting):
         """
         under_way: deque[TaskHandle | TaskRejected] = deque()
         for task in tasks:
-            await self._correspondence.room()
+            await self._request_client.room()
             try:
-                under_way.append(self._correspondence.send(_submission(task, {})))
+                under_way.append(self._request_client.send(_submission(task, {})))
             except TaskRejected as rejected:
                 under_way.append(rejected)
             while under_way and (_is_known(under_way[0]) or len(under_way) >= _UNANSWERED):
@@ -161,7 +161,7 @@ class Client(Messaging, Reporting):
         if isinstance(handle, TaskRejected):
             return handle
         try:
-            await self._correspondence.accepted(handle)
+            await self._request_client.accepted(handle)
         except TaskRejected as rejected:
             return rejected
         return handle
@@ -219,7 +219,7 @@ class Client(Messaging, Reporting):
         1 by tag; None: as they say themselves. Raises TaskRejected and NoAnswer.
         """
         command = _made(ManageLLM, TaskRejected, llm=llm, **settings)
-        return _read(LLMView, await self._correspondence.command(command))
+        return _read(LLMView, await self._request_client.command(command))
 
     async def pause(self, llm: str) -> LLMView:
         """Give an LLM nothing new until it is resumed. Raises TaskRejected and NoAnswer."""
@@ -243,7 +243,7 @@ class Client(Messaging, Reporting):
 
     async def _task_command(self, kind: type[Command], **values: Any) -> TaskView:
         command = _made(kind, TaskRejected, **values)
-        return _read(TaskView, await self._correspondence.command(command))
+        return _read(TaskView, await self._request_client.command(command))
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -253,7 +253,7 @@ class Client(Messaging, Reporting):
 
     async def task_json(self, task_id: str) -> bytes:
         """One task as JSON, just as the coordinator sent it. Raises QueryRejected when there is none, and NoAnswer."""
-        return await self._correspondence.ask(_made(TaskQuery, QueryRejected, id=task_id))
+        return await self._request_client.ask(_made(TaskQuery, QueryRejected, id=task_id))
 
     async def tasks(
         self,
@@ -312,16 +312,16 @@ class Client(Messaging, Reporting):
             limit=limit,
             before=before,
         )
-        return _read(TaskPage, await self._correspondence.ask(query))
+        return _read(TaskPage, await self._request_client.ask(query))
 
     async def llms(self) -> list[LLMView]:
         """Every LLM that has ever reported, by name. Raises NoAnswer."""
-        return [view async for view in every_llm(self._correspondence)]
+        return [view async for view in every_llm(self._request_client)]
 
     async def llm(self, name: str) -> LLMView:
         """One LLM. Raises QueryRejected when nobody of that name has ever reported, and NoAnswer."""
         query = _made(LLMsQuery, QueryRejected, name=name)
-        return _read(LLMList, await self._correspondence.ask(query)).llms[0]
+        return _read(LLMList, await self._request_client.ask(query)).llms[0]
 
     async def placement(self, description: str, /, **fields: Unpack[TaskFields]) -> Placement:
         """Who would get this task if it were submitted now, and why; or why nobody yet. Nothing is submitted.
@@ -329,7 +329,7 @@ class Client(Messaging, Reporting):
         Raises QueryRejected for a task that would be rejected, and NoAnswer.
         """
         query = _made(PlacementQuery, QueryRejected, description=description, **fields)
-        return _read(Placement, await self._correspondence.ask(query))
+        return _read(Placement, await self._request_client.ask(query))
 
     # -- waiting and watching --------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from fluffle.client.requests import RequestClient
 class Reporting:
     """A client's way to figures, and to reports under names."""
 
-    _correspondence: RequestClient
+    _request_client: RequestClient
 
     async def report(self, name: str | None = None, **fields: Unpack[ReportFields]) -> ReportView:
         """A report by its name, with these fields in place of its own; `where` comes to its filters.
@@ -23,16 +23,16 @@ class Reporting:
         Without a name it is `summary`, or a report of one's own. The report catalogue (broker.protocol) describes
         all dimensions and metrics. Durations are seconds. Raises QueryRejected and NoAnswer.
         """
-        return read(ReportView, await self._correspondence.ask(made(ReportQuery, QueryRejected, name=name, **fields)))
+        return read(ReportView, await self._request_client.ask(made(ReportQuery, QueryRejected, name=name, **fields)))
 
     async def reports(self) -> list[NamedReport]:
         """The reports that there are: the predefined ones, then those that somebody has saved. Raises NoAnswer."""
-        return read(ReportList, await self._correspondence.ask(ReportsQuery())).reports
+        return read(ReportList, await self._request_client.ask(ReportsQuery())).reports
 
     async def save_report(self, name: str, **fields: Unpack[ReportDefinition]) -> None:
         """Keep a report under a name, for everybody, in place of what was kept there. Raises TaskRejected, NoAnswer."""
-        await self._correspondence.command(made(SaveReport, TaskRejected, name=name, report=fields))
+        await self._request_client.command(made(SaveReport, TaskRejected, name=name, report=fields))
 
     async def drop_report(self, name: str) -> None:
         """Drop what is kept under that name, if there is anything. Raises TaskRejected and NoAnswer."""
-        await self._correspondence.command(made(SaveReport, TaskRejected, name=name))
+        await self._request_client.command(made(SaveReport, TaskRejected, name=name))

@@ -85,8 +85,8 @@ class RequestClient:
     go from then on, and so are queries. A command is not: done twice it would be refused.
     """
 
-    def __init__(self, url: str, name: str, answer_timeout: float, spans: "ClientTracing | None" = None) -> None:
-        self._spans = spans
+    def __init__(self, url: str, name: str, answer_timeout: float, tracing: "ClientTracing | None" = None) -> None:
+        self._tracing = tracing
         self._url = url
         self._name = name
         self._answer_timeout = answer_timeout
@@ -155,9 +155,9 @@ class RequestClient:
             correlation_id=task_id,
             reply_to=self._reply_to,
         )
-        if self._spans is not None:
+        if self._tracing is not None:
             with best_effort("the span of a submission"):
-                self._spans.submitting(message)
+                self._tracing.submitting(message)
         handle = self._tasks.get(task_id)
         if handle is None or handle.is_over:
             handle = self._tasks[task_id] = TaskHandle(message)
@@ -270,8 +270,8 @@ class RequestClient:
                 elif kind == "task.accepted":
                     handle.accept(body)
                 else:
-                    if self._spans is not None:
-                        self._spans.ended(delivery)
+                    if self._tracing is not None:
+                        self._tracing.ended(delivery)
                     self._on_end(handle, decode(TaskView, body, limit=len(body)))
             elif key in self._requests:
                 answer = self._requests[key][1]

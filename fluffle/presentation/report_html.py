@@ -60,8 +60,8 @@ def _summary(values: dict[str, Any]) -> Iterable[str]:
         for title, text in summary_figures(values).values()
     )
     yield f"<dl>{''.join(tiles)}</dl>"
-    if workload := values.get("workload_distribution"):
-        yield '<h2>Attempts by LLM</h2><div class="card">' + summary_bars(workload, "llm", "busy", "s") + "</div>"
+    if executor := values.get("workload_distribution"):
+        yield '<h2>Attempts by LLM</h2><div class="card">' + summary_bars(executor, "llm", "busy", "s") + "</div>"
         yield _table(*summary_workload(values))
 
 

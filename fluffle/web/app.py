@@ -27,10 +27,10 @@ from fluffle.web.access.connections import BoundedBodies, FirstOfMany, uvicorn_s
 from fluffle.web.access.middleware import VISITOR, AccessMiddleware
 from fluffle.web.access.revocation import close_pages_of_strangers
 from fluffle.web.access.sessions import EndedSessions
-from fluffle.web.actions import WebContext
 from fluffle.web.layout import RABBIT, STATIC, head
 from fluffle.web.live import Live
 from fluffle.web.notifications import Notifications
+from fluffle.web.page_context import SharedServices
 from fluffle.web.pages import chat, llms, questions, reports, submit, task, tasks
 from fluffle.web.pages import dead_letters as rejected
 
@@ -53,17 +53,19 @@ async def serve(settings: Settings, url: str, say: Callable[[str], None]) -> Non
     keys = _keys(settings, secret)
     listening = _listen(settings)
     prefix = (settings.web_prefix or "").rstrip("/")
-    door = Authenticator(keys, secret=secret, ended=EndedSessions(settings.state_dir / "web.ended"))
+    auth = Authenticator(keys, secret=secret, ended=EndedSessions(settings.state_dir / "web.ended"))
     async with Live(url) as live:
         notices = Notifications(lambda: to_datetime(now()))
         live.listen({"task"}, notices.hear)
-        server = _Server(uvicorn.Config(build(WebContext(live, door, notices, prefix)), log_config=None, **_UVICORN))
+        server = _Server(
+            uvicorn.Config(build(SharedServices(live, auth, notices, prefix)), log_config=None, **_UVICORN)
+        )
         for noisy in ("asyncio", "uvicorn.error"):
             logging.getLogger(noisy).addFilter(FirstOfMany())
         for signum in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(signum, server.stop)
         host, port = listening.getsockname()[:2]
-        watching = asyncio.create_task(close_pages_of_strangers(door, prefix))
+        watching = asyncio.create_task(close_pages_of_strangers(auth, prefix))
         _introduce(say, f"http://{f'[{host}]' if ':' in host else host}:{port}{prefix}", keys)
         try:
             await server.serve(sockets=[listening])
@@ -81,11 +83,11 @@ _UVICORN: dict[str, Any] = {
 }
 
 
-def build(site: WebContext) -> GZipMiddleware:
+def build(site: SharedServices) -> GZipMiddleware:
     """The application with all pages. NiceGUI knows one per process."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=STATIC))
-    login.add(app, site.door, site.prefix)
+    login.add(app, site.auth, site.prefix)
     for page in PAGES:
         page.add(site)
     reports.add_downloads(app, site)
@@ -105,7 +107,7 @@ def build(site: WebContext) -> GZipMiddleware:
         show_welcome_message=False,
     )
     core.sio.eio.cors_allowed_origins = []  # NiceGUI allows every origin; the gate allows ours
-    return GZipMiddleware(BoundedBodies(AccessMiddleware(app, site.door, prefix=site.prefix)))
+    return GZipMiddleware(BoundedBodies(AccessMiddleware(app, site.auth, prefix=site.prefix)))
 
 
 def _keep_sessions_apart() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from nicegui import ui
 
-from fluffle.web.actions import PageActions
 from fluffle.web.components import HtmlElement, ago, icon
 from fluffle.web.live import Update
 from fluffle.web.notifications import Notification
+from fluffle.web.page_context import PageContext
 
 STATIC = Path(__file__).parent / "static"
 PAGES = (
@@ -45,36 +45,36 @@ def head(prefix: str) -> str:
 
 
 @contextmanager
-def frame(desk: PageActions, current: str, title: str) -> Iterator[HtmlElement]:
+def frame(context: PageContext, current: str, title: str) -> Iterator[HtmlElement]:
     """The frame, with the content of the page inside. Yields the place for what can be done, beside the title."""
     ui.page_title(f"{title} · Fluffle")
-    layout = desk.client.content.parent_slot
+    layout = context.client.content.parent_slot
     assert layout is not None
     layout.parent.props["role"] = "none"  # it would be a `main` around the navigation
     HtmlElement("a", "Skip to content", "skip", href="#content")
     with HtmlElement("div", None, "shell"):
-        _navigation(desk, current)
+        _navigation(context, current)
         with HtmlElement("main", None, "main", id="content", tabindex="-1"):
-            _banner(desk)
+            _banner(context)
             with HtmlElement("header", None, "head"):
                 HtmlElement("h1", title)
                 actions = HtmlElement("div", None, "actions")
             yield actions
-    desk.toasts = HtmlElement("div", None, "toasts", role="status", aria_live="polite")
+    context.toasts = HtmlElement("div", None, "toasts", role="status", aria_live="polite")
 
 
-def _navigation(desk: PageActions, current: str) -> None:
+def _navigation(context: PageContext, current: str) -> None:
     with HtmlElement("nav", None, "nav", aria_label="Pages"):
-        with HtmlElement("a", None, "brand", href=desk.url("/")):
+        with HtmlElement("a", None, "brand", href=context.url("/")):
             ui.html(RABBIT, sanitize=False, tag="span")
             HtmlElement("span", "Fluffle")
         for name, label, path in PAGES:
             marked = "page" if name == current else None
-            with HtmlElement("a", None, "nav-item", href=desk.url(path), aria_current=marked, data_page=name):
+            with HtmlElement("a", None, "nav-item", href=context.url(path), aria_current=marked, data_page=name):
                 icon(name)
                 HtmlElement("span", label)
         HtmlElement("div", None, "nav-space")
-        _bell(desk)
+        _bell(context)
         switch = HtmlElement(
             "button", None, "nav-item", type="button", aria_label="Light or dark", title="Light or dark"
         )
@@ -82,38 +82,38 @@ def _navigation(desk: PageActions, current: str) -> None:
         with switch:
             icon("theme")
             HtmlElement("span", "Light or dark", "nav-label")
-        if not desk.site.door.is_open:
-            _leave(desk)
+        if not context.site.auth.is_open:
+            _leave(context)
 
 
-def _leave(desk: PageActions) -> None:
+def _leave(context: PageContext) -> None:
     """Who is logged in, and the way out: a form, as a link must change nothing."""
     with (
-        HtmlElement("form", None, "leave", method="post", action=desk.url("/logout")),
-        HtmlElement("button", None, "nav-item", title=f"Log out {desk.visitor.name}", aria_label="Log out"),
+        HtmlElement("form", None, "leave", method="post", action=context.url("/logout")),
+        HtmlElement("button", None, "nav-item", title=f"Log out {context.visitor.name}", aria_label="Log out"),
     ):
         icon("leave")
-        HtmlElement("span", desk.visitor.name, "nav-label")
-        if not desk.visitor.may_change and desk.visitor.name != "viewer":
+        HtmlElement("span", context.visitor.name, "nav-label")
+        if not context.visitor.may_change and context.visitor.name != "viewer":
             HtmlElement("small", "viewer")
 
 
-def _banner(desk: PageActions) -> None:
+def _banner(context: PageContext) -> None:
     """Says that the coordinator or RabbitMQ is away, as long as it is."""
     banner = HtmlElement("div", None, "banner", role="alert")
 
     def show(_: Update | None = None) -> None:
-        trouble = desk.site.live.trouble
+        trouble = context.site.live.trouble
         banner.set_text(_AWAY.get(trouble, trouble) if trouble else "")
         banner.classes(add="shown" if trouble else "", remove="" if trouble else "shown")
 
     show()
-    desk.hear({"state"}, show)
+    context.hear({"state"}, show)
 
 
-def _bell(desk: PageActions) -> None:
+def _bell(context: PageContext) -> None:
     """The notices: how many came since the page was opened, a list of the latest, and each new one for a moment."""
-    notices, session = desk.site.notices, desk.visitor.session
+    notices, session = context.site.notices, context.visitor.session
     with HtmlElement(
         "button", None, "nav-item bell", type="button", popovertarget="notices", aria_label="Notices"
     ) as bell:
@@ -130,7 +130,7 @@ def _bell(desk: PageActions) -> None:
             HtmlElement("h2", "Notices")
             mine = [notice for notice in notices.latest if notice.is_for(session)]
             for notice in mine:
-                with HtmlElement("a", None, "notice", href=_target(desk, notice), data_kind=notice.kind):
+                with HtmlElement("a", None, "notice", href=_target(context, notice), data_kind=notice.kind):
                     HtmlElement("strong", notice.title)
                     HtmlElement("span", notice.description)
                     ago(notice.at)
@@ -140,18 +140,18 @@ def _bell(desk: PageActions) -> None:
                 )
 
     def told(notice: Notification) -> None:
-        if not notice.is_for(session) or desk.toasts is None:
+        if not notice.is_for(session) or context.toasts is None:
             return
         fresh.add(notice.number)
         count.set_text(str(len(fresh)))
         fill()
         toast = shown.get(notice.number)
         if toast is None or toast.is_deleted:  # else it is still to be seen, and counts on
-            toast = desk.toast(notice.kind)
+            toast = context.toast(notice.kind)
             shown.clear()
             shown[notice.number] = toast
         toast.clear()
-        with toast, HtmlElement("a", None, href=_target(desk, notice)):
+        with toast, HtmlElement("a", None, href=_target(context, notice)):
             HtmlElement("strong", notice.title)
             HtmlElement("span", notice.description)
 
@@ -162,10 +162,10 @@ def _bell(desk: PageActions) -> None:
     bell.on("click", seen, args=[])
     fill()
     notices.listeners.add(told)
-    desk.client.on_delete(lambda: notices.listeners.discard(told))
+    context.client.on_delete(lambda: notices.listeners.discard(told))
 
 
-def _target(desk: PageActions, notice: Notification) -> str:
+def _target(context: PageContext, notice: Notification) -> str:
     if notice.count == 1:
-        return desk.task_url(notice.task_id)
-    return desk.url("/" if notice.kind == "overdue" else f"/?status={notice.kind.replace('finished', 'completed')}")
+        return context.task_url(notice.task_id)
+    return context.url("/" if notice.kind == "overdue" else f"/?status={notice.kind.replace('finished', 'completed')}")

@@ -115,10 +115,10 @@ def test_a_team_of_the_examples_does_its_plan(tmp_path: Path, name: str, parts: 
     with (
         private_node(tmp_path) as node,
         fluffle("up", "-c", str(folder / "fluffle.toml"), url=node.url, state=tmp_path),
-        SyncClient(node.url) as desk,
+        SyncClient(node.url) as client,
     ):
         team = len(load(folder / "fluffle.toml").llms)
-        until(lambda: [llm.state for llm in desk.llms()] == ["online"] * team, "the team is there", within=60)
+        until(lambda: [llm.state for llm in client.llms()] == ["online"] * team, "the team is there", within=60)
         environment = user(node.url, tmp_path)
         commands = re.search(r"^```sh\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
         assert commands is not None

@@ -28,9 +28,9 @@ LONG_AGO = "2020-01-01T00:00Z"
 class Place:
     """A site with a coordinator and the LLMs ana and bea, both with one slot and the skill steer."""
 
-    def __init__(self, site: Site, desk: SyncClient) -> None:
+    def __init__(self, site: Site, client: SyncClient) -> None:
         self.site = site
-        self.desk = desk
+        self.client = client
         self.shell = Shell(site.url, site.state)
 
     def worker(self, name: str, *options: str) -> AbstractContextManager[Process]:
@@ -40,20 +40,20 @@ class Place:
 
     def submit(self, **fields: Any) -> str:
         """The id of a new task."""
-        return self.desk.submit("anything", **fields).id
+        return self.client.submit("anything", **fields).id
 
     def is_(self, task_id: str, status: str) -> TaskView:
         """Wait until a task has a status; it is returned."""
-        until(lambda: self.desk.task(task_id).status == status, f"{task_id} is {status}")
-        return self.desk.task(task_id)
+        until(lambda: self.client.task(task_id).status == status, f"{task_id} is {status}")
+        return self.client.task(task_id)
 
     def llm_is(self, name: str, state: str) -> None:
         """Wait until an LLM is known and has a state."""
-        until(lambda: (name, state) in [(llm.name, llm.state) for llm in self.desk.llms()], f"{name} is {state}")
+        until(lambda: (name, state) in [(llm.name, llm.state) for llm in self.client.llms()], f"{name} is {state}")
 
     def completed(self, task_id: str) -> TaskView:
         """Wait until a task is completed; it is returned."""
-        [view] = self.desk.wait(task_id, timeout=30)
+        [view] = self.client.wait(task_id, timeout=30)
         assert view.status == "completed", view
         return view
 
@@ -73,8 +73,8 @@ def place(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Itera
         site.coordinator()
         for name in ("ana", "bea"):
             site.worker(name, *OBEY, "--skills", "steer")
-        with SyncClient(site.url) as desk:
-            yield Place(site, desk)
+        with SyncClient(site.url) as client:
+            yield Place(site, client)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_pending_and_a_blocked_task_are_done_by_the_llm_that_they_are_given_to
     place.submit(id=first, skills=["steer"])
     for task_id in (pending, blocked):
         assert place.completed(task_id).llm == "bea"
-    assert any("assigned to bea" in change.what for change in place.desk.task(blocked).history)
+    assert any("assigned to bea" in change.what for change in place.client.task(blocked).history)
 
 
 def test_a_task_that_nobody_has_claimed_moves_at_once(place: Place, shell: Shell) -> None:
@@ -113,7 +113,7 @@ def test_a_task_that_nobody_has_claimed_moves_at_once(place: Place, shell: Shell
         sly.resume()
         after = place.submit(skills=["sly"])
         assert place.completed(after).llm == "sly"
-    view = place.desk.task(task_id)
+    view = place.client.task(task_id)
     assert [(attempt.llm, attempt.outcome) for attempt in view.attempts] == [("sly", "moved"), ("ana", "completed")]
     assert view.status == "completed"
 
@@ -129,7 +129,7 @@ def test_a_running_task_is_moved_only_when_asked_and_its_call_really_stops(
     assert not stopped.exists()
     shell("task", "assign", task_id, "bea", "--now")
     until(stopped.exists, "the function of ana is cancelled")
-    until(lambda: place.desk.task(task_id).llm == "bea", "bea has it")
+    until(lambda: place.client.task(task_id).llm == "bea", "bea has it")
     gate.touch()
     view = place.completed(task_id)
     assert [(a.attempt, a.llm, a.outcome) for a in view.attempts] == [(1, "ana", "moved"), (2, "bea", "completed")]
@@ -218,9 +218,9 @@ def test_what_is_given_changes_and_the_rest_stays(place: Place, shell: Shell) ->
     changed = json.loads(shell("task", "update", task_id, *options, "--json"))
     assert (changed["priority"], changed["labels"], changed["metadata"]) == (2, ["new", "newer"], {"b": "2"})
     assert changed["due"].startswith("2030-01-01T00:00:00")
-    assert [view.id for view in place.desk.tasks(label=["newer"])] == [task_id]
+    assert [view.id for view in place.client.tasks(label=["newer"])] == [task_id]
     shell("task", "update", task_id, "--due", "none", "--no-labels")
-    view = place.desk.task(task_id)
+    view = place.client.task(task_id)
     assert (view.due, view.labels, view.metadata) == (None, [], {"b": "2"})
     assert "changed: due = none" in shell("task", "show", task_id)
     shell("task", "cancel", task_id)
@@ -231,12 +231,12 @@ def test_a_task_that_is_overdue_is_flagged_and_told_once(place: Place, shell: Sh
     task_id = place.submit(assignee="ana", inputs={"until": str(gate)})
     site = place.site
     with (
-        place.desk.watch(task_id) as events,
+        place.client.watch(task_id) as events,
         fluffle("task", "watch", task_id, url=site.url, state=site.state, until="in_progress") as watching,
     ):
         shell("task", "update", task_id, "--due", LONG_AGO)
         watching.wait_for("overdue")
-        assert place.desk.task(task_id).overdue
+        assert place.client.task(task_id).overdue
         assert place.listed(task_id)["remark"] == "overdue"
         gate.touch()
         assert watching.wait() == 0
@@ -249,7 +249,7 @@ def test_a_task_that_is_overdue_is_flagged_and_told_once(place: Place, shell: Sh
 def test_a_task_that_is_submitted_too_late_is_overdue_from_the_start(place: Place, shell: Shell, gate: Path) -> None:
     label = f"late-{uuid7()}"
     inputs = json.dumps({"until": str(gate)})
-    with place.desk.watch(label=label) as events:
+    with place.client.watch(label=label) as events:
         shell("task", "submit", "x", "-a", "ana", "--input", inputs, "--due", LONG_AGO, "--label", label)
         for event in events:
             if isinstance(event, Event) and event.is_overdue:
@@ -283,7 +283,7 @@ def test_cancel_says_what_it_has_ended(place: Place, shell: Shell, gate: Path, t
 
 def test_a_task_is_tried_again_with_other_fields(place: Place, shell: Shell) -> None:
     task_id = place.submit(assignee="ana", inputs={"fail": "no ink"}, timeout=60)
-    assert [view.status for view in place.desk.wait(task_id, timeout=30)] == ["failed"]
+    assert [view.status for view in place.client.wait(task_id, timeout=30)] == ["failed"]
     options = {
         "--description": "-",
         "--input": "{}",
@@ -338,7 +338,7 @@ def test_a_dry_run_tells_who_would_get_a_task_and_why(place: Place, shell: Shell
     assert dry("-k", "steer", "--depends-on", "never").startswith("blocked\twaits for 1 of the tasks")
     assert "no LLM named nobody" in shell.error("task", "submit", "x", "--dry-run", "--assignee", "nobody")
     assert "for one task" in shell.error("task", "submit", "x", "--dry-run", "--wait", code=2)
-    assert list(place.desk.tasks(label=[label])) == []
+    assert list(place.client.tasks(label=[label])) == []
 
 
 # -- llm pause, resume, drain, set ---------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ def test_a_paused_llm_finishes_what_it_has_and_gets_nothing_new(place: Place, sh
         waiting = place.submit(skills=["pia"])
         gate.touch()
         place.completed(running)
-        assert place.desk.task(waiting).status == "pending"
+        assert place.client.task(waiting).status == "pending"
         assert re.search(r"^Waits: +for pia, which is paused$", shell("task", "show", waiting), re.MULTILINE)
         [row] = [line.split("\t") for line in shell("llm", "list").splitlines() if line.startswith("pia\t")]
         assert row[1] == "paused"
@@ -375,7 +375,7 @@ def test_a_drained_llm_finishes_what_it_has_and_ends(place: Place, shell: Shell,
         assert dan.wait() == 0
     assert place.completed(running).llm == "dan"
     place.llm_is("dan", "offline")
-    assert place.desk.task(left).status == "pending"
+    assert place.client.task(left).status == "pending"
 
 
 def test_of_several_llms_those_that_are_known_are_changed(place: Place, shell: Shell) -> None:
@@ -403,7 +403,7 @@ def test_the_skills_that_are_set_by_hand_count(place: Place, shell: Shell) -> No
         assert shell("llm", "set", "kai", "--skills", "dance=0.9,sing").split("\t")[3] == "dance=0.9,sing\n"
         assert place.completed(place.submit(skills=["dance", "sing"])).llm == "kai"
         lost = place.submit(skills=["kai"])
-        assert place.desk.task(lost).status == "pending"
+        assert place.client.task(lost).status == "pending"
         shown = shell("llm", "show", "kai")
         assert re.search(r"^Skills: +dance=0.9,sing \(set by hand\)$", shown, re.MULTILINE)
         assert shell("llm", "set", "kai", "--skills", "auto").split("\t")[3] == "kai=0.5\n"
@@ -417,10 +417,10 @@ def test_what_is_to_stay_here_never_goes_to_an_llm_that_is_not_local(place: Plac
     with place.worker("far", "--skills", "read", "--slots", "5", "--labels", "gpu,remote"):
         private = place.submit(skills=["read"], labels=["local-only"])
         assert place.completed(place.submit(skills=["read"])).llm == "far"
-        assert place.desk.task(private).status is Status.PENDING
+        assert place.client.task(private).status is Status.PENDING
         shell("task", "assign", private, "far")
         assert place.completed(place.submit(skills=["read"])).llm == "far"
-        assert place.desk.task(private).status is Status.PENDING
+        assert place.client.task(private).status is Status.PENDING
         shell("task", "unassign", private)
         with place.worker("near", "--skills", "read", "--labels", "local"):
             assert place.completed(private).llm == "near"

@@ -55,28 +55,31 @@ def shell(place: Site) -> Shell:
     return Shell(place.url, place.state)
 
 
-def ended(desk: SyncClient, task_id: str, status: str = "completed") -> TaskView:
-    [view] = desk.wait(task_id, timeout=60)
+def ended(client: SyncClient, task_id: str, status: str = "completed") -> TaskView:
+    [view] = client.wait(task_id, timeout=60)
     assert view.status == status, view
     return view
 
 
 @pytest.fixture
-def desk(place: Site) -> Iterator[SyncClient]:
-    with SyncClient(place.url) as desk:
-        yield desk
+def client(place: Site) -> Iterator[SyncClient]:
+    with SyncClient(place.url) as client:
+        yield client
 
 
-def test_five_running_descendants_are_stopped_with_the_task_that_is_cancelled(desk: SyncClient, tmp_path: Path) -> None:
+def test_five_running_descendants_are_stopped_with_the_task_that_is_cancelled(
+    client: SyncClient, tmp_path: Path
+) -> None:
     run, parents = uuid7(), {"a": None, "a1": "a", "a2": "a", "a11": "a1", "a12": "a1", "a111": "a11"}
     for name, parent in parents.items():
         inputs = {"until": str(tmp_path / "never"), "stopped": str(tmp_path / f"{name}-stopped")}
         above = {} if parent is None else {"parent_id": f"{run}-{parent}"}
-        task = desk.submit(f"part {name}", id=f"{run}-{name}", inputs=inputs, skills=["obey"], **above)
-        until(lambda task=task: desk.task(task.id).status == "in_progress", f"{name} runs")
-    desk.cancel(f"{run}-a", "no longer needed")
+        task = client.submit(f"part {name}", id=f"{run}-{name}", inputs=inputs, skills=["obey"], **above)
+        until(lambda task=task: client.task(task.id).status == "in_progress", f"{name} runs")
+    client.cancel(f"{run}-a", "no longer needed")
     ends = {
-        view.id.removeprefix(f"{run}-"): view for view in desk.wait(*(f"{run}-{name}" for name in parents), timeout=30)
+        view.id.removeprefix(f"{run}-"): view
+        for view in client.wait(*(f"{run}-{name}" for name in parents), timeout=30)
     }
     assert {name: view.status for name, view in ends.items()} == dict.fromkeys(parents, "cancelled")
     until(lambda: len(list(tmp_path.glob("*-stopped"))) == 6, "every call was stopped")
@@ -85,12 +88,12 @@ def test_five_running_descendants_are_stopped_with_the_task_that_is_cancelled(de
         assert ends[name].history[-1].what == f"cancelled while in progress at {ends[name].llm}: {why}"
 
 
-def test_a_debate_is_decided_by_a_judge(desk: SyncClient, shell: Shell) -> None:
+def test_a_debate_is_decided_by_a_judge(client: SyncClient, shell: Shell) -> None:
     inputs = {"ana": "yes", "bea": "no", "cem": "perhaps", "judge": "judy"}
-    task = desk.submit(
+    task = client.submit(
         "Shall we?", inputs=inputs, assignees=["ana", "bea", "cem"], mode="vote", vote=Vote(judge="judy"), timeout=60
     )
-    view = ended(desk, task.id)
+    view = ended(client, task.id)
     assert view.result == {
         "decision": ["no", "perhaps", "yes"],
         "judge": "judy",
@@ -105,10 +108,10 @@ def test_a_debate_is_decided_by_a_judge(desk: SyncClient, shell: Shell) -> None:
     assert "\nDecision by judy\n" in shown
 
 
-def test_a_review_of_two_rounds(desk: SyncClient, shell: Shell) -> None:
+def test_a_review_of_two_rounds(client: SyncClient, shell: Shell) -> None:
     inputs = dict.fromkeys(NAMES, "a rabbit") | {"cem": "carrots"}
-    task = desk.submit("Write", inputs=inputs, skills=["write"], reviewer="cem", timeout=60)
-    view = ended(desk, task.id)
+    task = client.submit("Write", inputs=inputs, skills=["write"], reviewer="cem", timeout=60)
+    view = ended(client, task.id)
     assert view.result["result"] == "a rabbit, say carrots"
     author = view.result["rounds"][0]["author"]
     assert author != "cem"
@@ -121,11 +124,11 @@ def test_a_review_of_two_rounds(desk: SyncClient, shell: Shell) -> None:
         "round 2: approved by cem",
     ]
     assert f"1. of {author}, sent back by cem (0.2): say carrots" in shell("task", "show", task.id)
-    assert 0.5 < desk.llm(author).quality["write"] < 1.25
+    assert 0.5 < client.llm(author).quality["write"] < 1.25
     assert "write times " in shell("llm", "show", author)
 
 
-def test_a_relay_goes_from_hand_to_hand(desk: SyncClient, shell: Shell) -> None:
+def test_a_relay_goes_from_hand_to_hand(client: SyncClient, shell: Shell) -> None:
     inputs = '{"ana": "one", "bea": "two", "cem": "three"}'
     options = ("--assignees", "ana,bea", "--assignees", "cem", "--mode", "relay", "--input", inputs)
     result = shell.json("task", "submit", "Improve", *options, "--wait")["result"]
@@ -140,17 +143,17 @@ def vote(shell: Shell, inputs: str, *options: str) -> str:
 
 
 def test_a_vote_is_taken_although_one_member_is_killed(
-    desk: SyncClient, shell: Shell, team: Team, tmp_path: Path
+    client: SyncClient, shell: Shell, team: Team, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     gates = ", ".join(f'"{name}": "{gate if name != "cem" else tmp_path / "never"}"' for name in ("ana", "bea", "cem"))
     task_id = vote(
         shell, f'{{"ana": "white", "bea": "white", "cem": "brown", "gates": {{{gates}}}}}', "--timeout", "60"
     )
-    until(lambda: desk.task(f"{task_id}.3").status == "in_progress", "cem is at work")
+    until(lambda: client.task(f"{task_id}.3").status == "in_progress", "cem is at work")
     team.members["cem"].kill()
     gate.touch()
-    view = ended(desk, task_id)
+    view = ended(client, task_id)
     assert (view.result["choice"], view.result["tally"]) == ("white", {"brown": 0, "white": 2})
     assert [ballot["llm"] for ballot in view.result["ballots"]] == ["ana", "bea"]
     assert "cem" in view.result["failed"]
@@ -158,45 +161,47 @@ def test_a_vote_is_taken_although_one_member_is_killed(
 
 
 def test_a_member_that_stays_dead_is_waited_for_no_longer_than_the_timeout(
-    desk: SyncClient, shell: Shell, team: Team, tmp_path: Path
+    client: SyncClient, shell: Shell, team: Team, tmp_path: Path
 ) -> None:
     inputs = f'{{"ana": "white", "bea": "brown", "cem": "brown", "gates": {{"cem": "{tmp_path / "never"}"}}}}'
     task_id = vote(shell, inputs, "--quorum", "3", "--timeout", "3s")
-    until(lambda: desk.task(f"{task_id}.3").status != "pending", "cem has it")
+    until(lambda: client.task(f"{task_id}.3").status != "pending", "cem has it")
     team.members["cem"].kill()
-    view = ended(desk, task_id, "failed")
+    view = ended(client, task_id, "failed")
     assert view.error is not None
     assert view.error.type == "no_quorum"
     assert "3 ballots are needed, 2 came in time; cem: no answer yet" in view.error.message
-    assert ended(desk, f"{task_id}.3", "cancelled").history[-1].what.endswith(f"{task_id}, which it is part of, failed")
+    assert (
+        ended(client, f"{task_id}.3", "cancelled").history[-1].what.endswith(f"{task_id}, which it is part of, failed")
+    )
     team.members["cem"] = team.begin("cem")
 
 
-def test_a_tie_is_answered_by_a_person(desk: SyncClient, shell: Shell) -> None:
+def test_a_tie_is_answered_by_a_person(client: SyncClient, shell: Shell) -> None:
     inputs = '{"ana": "white", "bea": "brown"}'
     who = ("--assignees", "ana,bea", "--mode", "vote", "--choice", "brown", "--choice", "white")
     task_id = shell("task", "submit", "Which colour?", *who, "--input", inputs).strip()
-    until(lambda: desk.task(task_id).status == "input_required", "a person is asked")
+    until(lambda: client.task(task_id).status == "input_required", "a person is asked")
     shown = shell("task", "show", task_id)
     assert "The vote is tied (brown: 1, white: 1). Which one is it?" in shown
     assert "one of: brown | white" in shown
     assert "answer: must be one of: brown, white" in shell.error("task", "answer", task_id, "green")
     shell("task", "answer", task_id, "brown")
-    view = ended(desk, task_id)
+    view = ended(client, task_id)
     assert (view.result["choice"], view.result["decided_by"]) == ("brown", "person")
 
 
-def test_a_group_survives_the_coordinator(desk: SyncClient, shell: Shell, team: Team, tmp_path: Path) -> None:
+def test_a_group_survives_the_coordinator(client: SyncClient, shell: Shell, team: Team, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     gates = ", ".join(f'"{name}": "{gate}"' for name in ("bea", "cem"))
     task_id = vote(shell, f'{{"ana": "white", "bea": "brown", "cem": "brown", "gates": {{{gates}}}}}', "--quorum", "3")
-    until(lambda: desk.task(f"{task_id}.1").status == "completed", "ana has voted")
+    until(lambda: client.task(f"{task_id}.1").status == "completed", "ana has voted")
     team.coordinator.kill()
     gate.touch()
     team.coordinator = team.site.coordinator()
-    view = ended(desk, task_id)
+    view = ended(client, task_id)
     assert (view.result["choice"], len(view.result["ballots"])) == ("brown", 3)
-    assert [part.id for part in desk.tasks(within=task_id)] == [f"{task_id}.{number}" for number in (3, 2, 1)]
+    assert [part.id for part in client.tasks(within=task_id)] == [f"{task_id}.{number}" for number in (3, 2, 1)]
 
 
 def test_what_makes_no_team_is_told_by_its_path(shell: Shell) -> None:

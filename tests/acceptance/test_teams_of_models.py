@@ -53,9 +53,9 @@ def team(whole: Team) -> Iterator[Team]:
 
 
 @pytest.fixture
-def desk(team: Team) -> Iterator[SyncClient]:
-    with SyncClient(team.site.url) as desk:
-        yield desk
+def client(team: Team) -> Iterator[SyncClient]:
+    with SyncClient(team.site.url) as client:
+        yield client
 
 
 def prompt(server: OpenAIServer, request: int) -> str:
@@ -74,13 +74,13 @@ def handed_on(description: str, llm: str) -> ToolCall:
     return ToolCall(arguments[:20], arguments[20:], name="delegate")
 
 
-def test_a_debate_is_decided_by_a_judge_whatever_troubles_the_provider(team: Team, desk: SyncClient) -> None:
+def test_a_debate_is_decided_by_a_judge_whatever_troubles_the_provider(team: Team, client: SyncClient) -> None:
     ana, bea, cem, judy = (team.servers[name] for name in NAMES)
     ana.script(Refusal(429, "slow down", {"Retry-After": "0.2"}), Text("Yes, ", "it is time."))
     bea.script(Refusal(500, "out of memory", {"Retry-After": "0.01"}), Text("No."))
     cem.script(Dropped("Per"), Text("Perhaps."))
     judy.script(Text("It is ", "time."))
-    task = desk.submit("Shall we?", assignees=["ana", "bea", "cem"], mode="vote", vote=Vote(judge="judy", quorum=3))
+    task = client.submit("Shall we?", assignees=["ana", "bea", "cem"], mode="vote", vote=Vote(judge="judy", quorum=3))
     result: Any = task.result(60)
     assert result == {
         "decision": "It is time.",
@@ -92,14 +92,14 @@ def test_a_debate_is_decided_by_a_judge_whatever_troubles_the_provider(team: Tea
         ],
     }
     assert all(f"\n{ballot['answer']}\n" in prompt(judy, 0) for ballot in result["ballots"])
-    tries = desk.task(f"{task.id}.3").attempts
+    tries = client.task(f"{task.id}.3").attempts
     assert [attempt.error.type if attempt.error else attempt.outcome for attempt in tries] == [
         "connection",
         "completed",
     ]
 
 
-def test_a_review_of_two_rounds_brings_the_remarks_to_the_author(team: Team, desk: SyncClient) -> None:
+def test_a_review_of_two_rounds_brings_the_remarks_to_the_author(team: Team, client: SyncClient) -> None:
     author, reviewer = team.servers["bea"], team.servers["cem"]
     author.script(Text("a rabbit"), Text("a rabbit ", "with carrots"))
     reviewer.script(
@@ -107,19 +107,19 @@ def test_a_review_of_two_rounds_brings_the_remarks_to_the_author(team: Team, des
         answered('{"approved": tr'),  # it is told that this is no JSON, and mends it
         answered('{"approved": true, "remarks": ""}'),
     )
-    task = desk.submit("Write", assignee="bea", reviewer="cem")
+    task = client.submit("Write", assignee="bea", reviewer="cem")
     result: Any = task.result(60)
     assert result["result"] == "a rabbit with carrots"
     assert [(it["approved"], it["remarks"]) for it in result["rounds"]] == [(False, "say carrots"), (True, "")]
     assert "say carrots" in prompt(author, 1)
     assert "a rabbit" in prompt(author, 1)
-    assert [change.what for change in desk.task(task.id).history] == [
+    assert [change.what for change in client.task(task.id).history] == [
         "round 1: sent back by cem: say carrots",
         "round 2: approved by cem",
     ]
 
 
-def test_a_vote_is_taken_without_the_member_that_is_killed(team: Team, desk: SyncClient) -> None:
+def test_a_vote_is_taken_without_the_member_that_is_killed(team: Team, client: SyncClient) -> None:
     stalled = Stalled("I think")
     for name in ("ana", "bea"):
         team.servers[name].script(answered('{"choice": "white", ', '"reason": "it shows the dirt"}'))
@@ -127,7 +127,7 @@ def test_a_vote_is_taken_without_the_member_that_is_killed(team: Team, desk: Syn
     vote = Vote(
         choices=["brown", "white"], quorum=2, weights={"cem": 5}
     )  # cem could decide it alone, so it is waited for
-    task = desk.submit("Which colour?", assignees=["ana", "bea", "cem"], mode="vote", vote=vote, timeout=VOTE_WITHIN)
+    task = client.submit("Which colour?", assignees=["ana", "bea", "cem"], mode="vote", vote=vote, timeout=VOTE_WITHIN)
     until(lambda: team.servers["cem"].requests, "cem is at work")
     team.members["cem"].kill()
     assert stalled.left.wait(10)
@@ -138,17 +138,17 @@ def test_a_vote_is_taken_without_the_member_that_is_killed(team: Team, desk: Syn
     team.members["cem"] = team.begin("cem")
 
 
-def test_five_running_descendants_are_stopped_with_the_task_that_is_cancelled(team: Team, desk: SyncClient) -> None:
+def test_five_running_descendants_are_stopped_with_the_task_that_is_cancelled(team: Team, client: SyncClient) -> None:
     leaves = [Stalled("Once upon") for _ in range(3)]
     team.servers["judy"].script(ToolCalls(handed_on("the first half", "ana"), handed_on("the second half", "bea")))
     team.servers["ana"].script(ToolCalls(handed_on("a quarter", "cem"), handed_on("another quarter", "cem")))
     team.servers["bea"].script(handed_on("all of it", "cem"))
     team.servers["cem"].script(*leaves)
-    task = desk.submit("Write a book", assignee="judy")
+    task = client.submit("Write a book", assignee="judy")
     until(lambda: len(team.servers["cem"].requests) == 3, "the five parts are at work")
-    desk.cancel(task.id)
-    parts = [view.id for view in desk.tasks(within=task.id)]
+    client.cancel(task.id)
+    parts = [view.id for view in client.tasks(within=task.id)]
     assert len(parts) == 5
-    assert {view.status for view in desk.wait(task.id, *parts, timeout=30)} == {"cancelled"}
+    assert {view.status for view in client.wait(task.id, *parts, timeout=30)} == {"cancelled"}
     for leaf in leaves:
         assert leaf.left.wait(10), "its request is closed"

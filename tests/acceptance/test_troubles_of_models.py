@@ -24,10 +24,10 @@ def server() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture
-def desk(site: Site) -> Iterator[SyncClient]:
+def client(site: Site) -> Iterator[SyncClient]:
     site.coordinator()
-    with SyncClient(site.url) as desk:
-        yield desk
+    with SyncClient(site.url) as client:
+        yield client
 
 
 def options(server: OpenAIServer, *more: str) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ def options(server: OpenAIServer, *more: str) -> tuple[str, ...]:
 
 
 def test_models_that_cannot_call_tools_vote_and_fill_schemas(
-    site: Site, desk: SyncClient, server: OpenAIServer
+    site: Site, client: SyncClient, server: OpenAIServer
 ) -> None:
     with OpenAIServer() as other:
         workers = [
@@ -44,40 +44,40 @@ def test_models_that_cannot_call_tools_vote_and_fill_schemas(
         ]
         server.script(NO_TOOLS, Text(BALLOT))
         other.script(NO_TOOLS, Text(f"```json\n{BALLOT}\n```"))
-        task = desk.submit("Which name?", assignees=["ana", "bea"], mode="vote", vote=Vote(choices=["Flo", "Mo"]))
+        task = client.submit("Which name?", assignees=["ana", "bea"], mode="vote", vote=Vote(choices=["Flo", "Mo"]))
         result: Any = task.result(60)
         assert (result["choice"], result["tally"]) == ("Flo", {"Flo": 2, "Mo": 0})
         server.script(Text('{"n": 3}'))
-        assert desk.submit("Count.", assignee="ana", output_schema=COUNT).result(30) == {"n": 3}
+        assert client.submit("Count.", assignee="ana", output_schema=COUNT).result(30) == {"n": 3}
         for worker in workers:
             worker.wait_for("openai:gemma3 cannot call tools and gets none from now on")
 
 
 @pytest.mark.parametrize("reply", [Silence(), Stalled("Half an ans")])
 def test_a_server_that_falls_silent_does_not_keep_the_slot(
-    site: Site, desk: SyncClient, server: OpenAIServer, reply: Silence | Stalled
+    site: Site, client: SyncClient, server: OpenAIServer, reply: Silence | Stalled
 ) -> None:
     site.worker("ana", *options(server, "--stall-timeout", "1"))
     server.script(reply, Text("Hello"))
-    silent = desk.submit("Say hello.", assignee="ana", max_attempts=1)
-    after = desk.submit("Say hello again.", assignee="ana")
+    silent = client.submit("Say hello.", assignee="ana", max_attempts=1)
+    after = client.submit("Say hello again.", assignee="ana")
     with pytest.raises(TaskFailed, match="nothing came for 1 s"):
         silent.result(30)
-    error = desk.task(silent.id).error
+    error = client.task(silent.id).error
     assert error is not None
     assert (error.type, error.retryable) == ("stalled", True)
     assert after.result(30) == "Hello"
 
 
 def test_a_worker_says_at_its_start_that_its_model_is_missing_and_starts(
-    site: Site, desk: SyncClient, server: OpenAIServer
+    site: Site, client: SyncClient, server: OpenAIServer
 ) -> None:
     server.models = ["gemma3:4b"]
     worker = site.worker("ana", "--model", "ollama:llama3.2", "--base-url", server.url)
     worker.wait_for("ana: ")
     worker.wait_for(f"{server.url}/ has no model llama3.2, but gemma3:4b; get it with `ollama pull llama3.2`")
     server.script(Text("Hello"))
-    assert desk.submit("Say hello.", assignee="ana").result(30) == "Hello"
+    assert client.submit("Say hello.", assignee="ana").result(30) == "Hello"
 
 
 def test_a_worker_says_at_its_start_that_its_server_is_away_and_starts(site: Site) -> None:
@@ -87,9 +87,9 @@ def test_a_worker_says_at_its_start_that_its_server_is_away_and_starts(site: Sit
     worker.wait_for(f"{url}/ does not answer")
 
 
-def test_a_worker_prints_nothing_but_its_log(site: Site, desk: SyncClient, server: OpenAIServer) -> None:
+def test_a_worker_prints_nothing_but_its_log(site: Site, client: SyncClient, server: OpenAIServer) -> None:
     server.script(Text("Hello"))
     worker = site.worker("ana", *options(server), CLAUDECODE="1")  # where pydantic-ai would show its banner
-    assert desk.submit("Say hello.", assignee="ana").result(30) == "Hello"
+    assert client.submit("Say hello.", assignee="ana").result(30) == "Hello"
     worker.wait_for("task completed")
     assert all(line.startswith("{") for line in worker.output.splitlines()), worker.output

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from broker.protocol.report_catalog import DIMENSIONS, Report, problems_of
 from broker.protocol.views import ReportQuery, ReportView
-from coordinator import batch as bookkeeper
+from coordinator import batch as batch_processor
 from coordinator.queries.handlers import QueryHandlers
 from coordinator.queries.reports import closing, percentiles, ranking
 from coordinator.storage.engine import open_engine
@@ -29,7 +29,7 @@ def test_the_books_and_the_events_tell_the_same(
 ) -> None:
     """Periods have `size` tasks, and so many are looked at besides. `many` values are told by a sample of four."""
     monkeypatch.setattr(closing, "SIZE", size)
-    monkeypatch.setattr(bookkeeper, "SIZE", size)
+    monkeypatch.setattr(batch_processor, "SIZE", size)
     monkeypatch.setattr(ranking, "MOST_SINGLE", size)
     monkeypatch.setattr(ranking, "MANY", many)
     monkeypatch.setattr(percentiles, "SAMPLE", 4)
@@ -45,9 +45,9 @@ def test_the_books_and_the_events_tell_the_same(
         store = Store(engine)
         assert store.take_lead("leader", T0, LEAD)
         world = lived(store, data.draw)
-        now = world.desk.now()
+        now = world.harness.now()
         store.close()
-        answering = QueryHandlers(reader, clock=world.desk.now, policy="earliest-finish", lease=LEAD)
+        answering = QueryHandlers(reader, clock=world.harness.now, policy="earliest-finish", lease=LEAD)
         log = Log(world.events)
         for _ in range(6):
             query = data.draw(queries(now))

@@ -315,7 +315,7 @@ async def test_slots_run_at_the_same_time(tmp_path: Path) -> None:
 
 
 class SomeTools:
-    """A desk with a tool that nobody uses here."""
+    """A toolbox with a tool that nobody uses here."""
 
     tools = frozenset({"read"})
 

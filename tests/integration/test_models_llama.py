@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.llama import SENTENCE, LlamaServer
-from tests.unit.workers.models.test_tools_of_models import desk
+from tests.unit.workers.models.test_tools_of_models import toolbox
 from workers.models.base import LLM, Answer, Job, ModelError
 from workers.models.factory import build_llm
 from workers.tools.toolbox import Toolbox
@@ -51,7 +51,7 @@ async def test_an_answer_that_has_to_satisfy_a_schema_comes_as_a_tool_call(serve
 
 async def test_a_model_uses_a_tool_and_goes_on_with_what_it_gives(tmp_path: Path) -> None:
     with LlamaServer(tmp_path, call=("ask_person", {"question": "Which colour?"})) as server:
-        answer = await run(llm_at(server), tools=desk("ask_person"))
+        answer = await run(llm_at(server), tools=toolbox("ask_person"))
     assert answer.result == "".join(SENTENCE)
 
 
@@ -83,7 +83,7 @@ async def test_a_server_without_tools_is_asked_in_words(tmp_path: Path, caplog: 
         llm = llm_at(server)
         assert (await run(llm, output_schema=COUNT)).result == {"n": 3}
         assert "openai:tiny cannot call tools" in caplog.text
-        assert (await run(llm, tools=desk("ask_person"))).result == '{"n": 3}'
+        assert (await run(llm, tools=toolbox("ask_person"))).result == '{"n": 3}'
         assert caplog.text.count("cannot call tools") == 1, "it is remembered"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.test_models_provider import POINT, failure, llm_at, run
 from tests.support.openai_server import Document, Events, OpenAIServer, Refusal, Text, ToolCall, ToolCalls
-from tests.unit.workers.models.test_tools_of_models import desk
+from tests.unit.workers.models.test_tools_of_models import toolbox
 from workers.models.base import Answer, Job, ModelError, Usage
 from workers.models.factory import build_llm, warn_of_trouble
 
@@ -207,7 +207,7 @@ async def test_a_model_that_cannot_use_the_tools_of_its_worker_works_without_the
     server: OpenAIServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.script(NO_TOOLS[0], Text("Hello"))
-    answer = await llm_at(server.url).run(Job("t-1", 1, "Say hello."), lambda text: None, desk("ask_person"))
+    answer = await llm_at(server.url).run(Job("t-1", 1, "Say hello."), lambda text: None, toolbox("ask_person"))
     assert answer.result == "Hello"
     assert "openai:qwen2.5 cannot call tools" in caplog.text
 
@@ -332,7 +332,7 @@ async def test_wrong_calls_of_a_tool_are_told_by_what_is_wrong_with_them(server:
     async def told(*replies: ToolCalls) -> str:
         server.script(*replies)
         with pytest.raises(ModelError) as caught:
-            await llm_at(server.url).run(Job("t-1", 1, "Ask."), lambda text: None, desk("ask_person"))
+            await llm_at(server.url).run(Job("t-1", 1, "Ask."), lambda text: None, toolbox("ask_person"))
         assert (caught.value.type, caught.value.retryable) == ("wrong_tool_call", True)
         return caught.value.message
 

@@ -57,7 +57,7 @@ class Scripted:
             self.plays(task_id, play)
         return event
 
-    async def run(self, job: Job, progress: Progress, desk: Toolbox | None = None) -> Answer:
+    async def run(self, job: Job, progress: Progress, tools: Toolbox | None = None) -> Answer:
         self.jobs.append(job)
         self.running += 1
         self.most_running = max(self.running, self.most_running)

@@ -47,7 +47,7 @@ def no_attempt_fence() -> None:
     reported = AttemptReports.reported
 
     def reported_anyhow(self: AttemptReports, event: Any, now: Any) -> None:
-        task = self._b.tasks.get(event.result.task_id)
+        task = self._state.tasks.get(event.result.task_id)
         if task is not None and task.in_hand:
             result = event.result.model_copy(update={"attempt": task.attempt})
             event = dataclasses.replace(event, llm=task.llm or event.llm, result=result)
@@ -70,7 +70,7 @@ def no_dedupe() -> None:
     submitted = TaskRequests._submitted
 
     def submitted_anew(self: TaskRequests, event: Any, now: Any) -> None:
-        self._b.tasks.pop(event.task_id, None)
+        self._state.tasks.pop(event.task_id, None)
         submitted(self, event, now)
 
     _replace(TaskRequests, "_submitted", submitted_anew)
@@ -163,7 +163,7 @@ def wrong_clock(seconds: str) -> None:
 
 
 def _alter_clock(ahead: Callable[[], int]) -> None:
-    from broker import chat_client as mailer
+    from broker import chat_client as chat_client
     from broker.protocol import chat as mail
     from workers.execution import attempt, reporter
 
@@ -176,7 +176,7 @@ def _alter_clock(ahead: Callable[[], int]) -> None:
         def now(cls, tz: tzinfo | None = None) -> datetime:
             return datetime.fromtimestamp(time.time(), tz)
 
-    for module in (mail, mailer, attempt, reporter):
+    for module in (mail, chat_client, attempt, reporter):
         _replace(module, "datetime", Wrong)
 
 

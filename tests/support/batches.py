@@ -9,7 +9,7 @@ from broker.amqp.pika_connection import Delivery, Outgoing, Properties
 from broker.timestamps import Instant, Micros, seconds
 from coordinator.batch import BatchProcessor, OutgoingBatch
 from coordinator.core.tasks.task import view
-from coordinator.inbound.hearing import LivenessProbe
+from coordinator.inbound.liveness import LivenessProbe
 from coordinator.storage.store import Store
 from tests.support.core_driver import T0
 from tests.support.stored_tasks import LEAD
@@ -17,7 +17,7 @@ from tests.support.stored_tasks import LEAD
 LEASE = 10.0  # seconds
 
 
-class Desk:
+class BatchHarness:
     """A bookkeeper with a clock that is set by hand, and the messages that it wants published."""
 
     def __init__(self, store: Store) -> None:
@@ -27,7 +27,7 @@ class Desk:
         self.books = self._new()
         self.unsent = self.books.rebuild()
 
-    def _new(self, *, hearing: LivenessProbe | None = None) -> BatchProcessor:
+    def _new(self, *, liveness: LivenessProbe | None = None) -> BatchProcessor:
         return BatchProcessor(
             self.store,
             clock=self.now,
@@ -35,7 +35,7 @@ class Desk:
             lead=LEAD,
             max_body=1_000_000,
             steady=self.steady,
-            hearing=hearing,
+            liveness=liveness,
         )
 
     def now(self) -> Instant:
@@ -44,9 +44,9 @@ class Desk:
     def steady(self) -> Micros:
         return seconds(self.at)
 
-    def listen(self, hearing: LivenessProbe) -> None:
+    def listen(self, liveness: LivenessProbe) -> None:
         """From now on nobody is judged before an echo has come."""
-        self.books = self._new(hearing=hearing)
+        self.books = self._new(liveness=liveness)
         self.books.rebuild()
 
     def process(self, *batch: Delivery, at: float | None = None) -> list[Outgoing]:

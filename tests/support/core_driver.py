@@ -203,7 +203,7 @@ class Core:
         """
         self.at = self.at if at is None else at
         now, machine = moment(self.at), self.machine
-        for lane, known_to, room in machine.board.ready.hungry():
+        for lane, known_to, room in machine.board.ready.needs_refill():
             machine.refill(lane, self.books.lane(lane, known_to, room), room)
         heard_until = None if heard is None else moment(heard)
         batch = [*self._with_ancestry(events), Tick(self._wake(now), self._overdue(now), heard_until)]
@@ -216,7 +216,7 @@ class Core:
                 TaskEnded(task_id, tuple(waiting.get(task_id, ())), tuple(self.books.children(task_id, live=True)))
                 for task_id in ended
             ]
-            follow_ups += self._stir(machine.take_stirred())
+            follow_ups += self._stir(machine.take_dirty_groups())
             self._load(follow_ups)
             commands += machine.handle(*follow_ups, now=now)
         check_invariants(machine)
@@ -259,10 +259,10 @@ class Core:
             else:
                 yield event
 
-    def _stir(self, stirred: list[str]) -> Iterable[Event]:
+    def _stir(self, dirty_groups: list[str]) -> Iterable[Event]:
         known = self.machine.board.tasks
-        self.machine.load(self.books.load([id_ for id_ in stirred if id_ not in known]))
-        for id_ in [id_ for id_ in stirred if id_ in known and known[id_].spec.is_group]:
+        self.machine.load(self.books.load([id_ for id_ in dirty_groups if id_ not in known]))
+        for id_ in [id_ for id_ in dirty_groups if id_ in known and known[id_].spec.is_group]:
             self.machine.load(self.books.load([above for above in known[id_].spec.depends_on if above not in known]))
             yield GroupChanged(id_, tuple(self.books.children(id_)))
 

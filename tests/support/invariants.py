@@ -49,7 +49,7 @@ def _check_task(machine: Machine, task: Task) -> None:
             assert not task.spec.is_group, told
             assert task.llm is None, told
             known = any(lane.key == task.lane for lane in machine.board.ready.lanes())
-            assert known != machine.board.ready.is_asleep(task.lane), f"{told}, in no lane, or in one too many"
+            assert known != machine.board.ready.is_exhausted(task.lane), f"{told}, in no lane, or in one too many"
         case Status.ASSIGNED:
             assert _holders(machine, task.id) == [(task.llm, None)], told
             assert not task.parked, told

@@ -219,17 +219,17 @@ class ProxyThread:
 @contextmanager
 def proxy_before(url: str, *, listen: str = "127.0.0.1") -> Iterator[ProxyThread]:
     """A proxy before the broker (or any server) at `url`, in a thread of its own, gone at the end."""
-    opened: Future[ProxyThread] = Future()
+    freed_llms: Future[ProxyThread] = Future()
 
     async def serve() -> None:
         async with proxy_to(url, listen=listen) as proxy:
             controls = ProxyThread(proxy)
-            opened.set_result(controls)
+            freed_llms.set_result(controls)
             await controls.over.wait()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    controls = opened.result()
+    controls = freed_llms.result()
     try:
         yield controls
     finally:

@@ -11,7 +11,7 @@ from broker.protocol.report_catalog import DIMENSIONS, METRICS, OUTCOMES, PREDEF
 from broker.protocol.topology import EVENTS, STATUS, TASKS
 from broker.timestamps import Instant, to_datetime
 from coordinator.storage.store import Store
-from tests.support.batches import Desk, delivery
+from tests.support.batches import BatchHarness, delivery
 from tests.support.core_driver import T0
 
 LLMS, LABELS, SKILLS = ["atlas", "boreas"], ["red", "blue"], ["python", "review"]
@@ -39,7 +39,7 @@ class World:
     """A history as hypothesis draws it, and the events that came of it."""
 
     def __init__(self, store: Store, draw: st.DrawFn) -> None:
-        self.desk = Desk(store)
+        self.harness = BatchHarness(store)
         self.draw = draw
         self.given: dict[str, tuple[int, str]] = {}  # task -> attempt and LLM that it was last assigned to
         self.tasks: list[str] = []
@@ -47,7 +47,7 @@ class World:
 
     def live(self) -> None:
         """A while passes, and a batch arrives; then nothing for a moment, now and then."""
-        self.desk.at += self.draw(lengths) / 10**6
+        self.harness.at += self.draw(lengths) / 10**6
         batch = [self._anything() for _ in range(self.draw(st.integers(0, 4)))]
         for task_id, (attempt, llm) in self.given.items():
             batch += self._worked_on(task_id, attempt, llm)
@@ -56,7 +56,7 @@ class World:
             self.hear()
 
     def hear(self, *batch: Delivery) -> None:
-        for message in self.desk.process(*batch):
+        for message in self.harness.process(*batch):
             body = json.loads(message.body)
             if message.exchange == EVENTS:
                 self.events.append(body)
@@ -121,7 +121,7 @@ class World:
                 return delivery(TASKS, key, about)
 
     def _later(self) -> str:
-        return to_datetime(self.desk.now() + self.draw(lengths)).isoformat()
+        return to_datetime(self.harness.now() + self.draw(lengths)).isoformat()
 
     def _worked_on(self, task_id: str, attempt: int, llm: str) -> Iterator[Delivery]:
         """What the worker has to say about a task, late and twice as it may be."""

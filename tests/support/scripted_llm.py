@@ -8,7 +8,7 @@ from workers.models.base import Answer, Job, ModelError, Usage
 from workers.tools.toolbox import Toolbox
 
 
-async def obey(job: Job, desk: Toolbox) -> Answer:
+async def obey(job: Job, tools: Toolbox) -> Answer:
     """Wait until the file `until` exists, ask a person `ask`, fail with `fail`, answer `answer` or the description.
 
     When it is stopped while it waits, it makes the file `stopped`.
@@ -23,7 +23,7 @@ async def obey(job: Job, desk: Toolbox) -> Answer:
                 Path(orders["stopped"]).touch()  # noqa: ASYNC240 - likewise
             raise
     if "ask" in orders:
-        return Answer(await desk.ask_person(orders["ask"], orders.get("choices", ())))
+        return Answer(await tools.ask_person(orders["ask"], orders.get("choices", ())))
     if "fail" in orders:
         raise ModelError("broken", orders["fail"], retryable=False)
     return Answer(orders.get("answer", job.description), Usage(input_tokens=3, output_tokens=5))

@@ -1,4 +1,4 @@
-"""LLMs for tests that use what a desk offers."""
+"""LLMs for tests that use their tools."""
 
 import asyncio
 import json
@@ -10,24 +10,24 @@ from workers.models.base import Job
 from workers.tools.toolbox import SyncToolbox, Toolbox, ToolError
 
 
-async def hand_on(job: Job, desk: Toolbox) -> list[str]:
+async def hand_on(job: Job, tools: Toolbox) -> list[str]:
     """Hands on to the first on the way, and that one to the next; the result names all of them."""
     way = job.inputs["way"]
     if not way:
         return []
-    rest = await desk.delegate(f"go on to {way[0]}", assignee=way[0], inputs={"way": way[1:]})
+    rest = await tools.delegate(f"go on to {way[0]}", assignee=way[0], inputs={"way": way[1:]})
     return [way[0], *rest]
 
 
-def hand_on_in_thread(job: Job, desk: SyncToolbox) -> list[str]:
+def hand_on_in_thread(job: Job, tools: SyncToolbox) -> list[str]:
     """The same as a function that is not async."""
     way = job.inputs["way"]
     if not way:
         return []
-    return [way[0], *desk.delegate(f"go on to {way[0]}", assignee=way[0], inputs={"way": way[1:]})]
+    return [way[0], *tools.delegate(f"go on to {way[0]}", assignee=way[0], inputs={"way": way[1:]})]
 
 
-async def hand_on_as_model(job: Job, desk: Toolbox) -> list[str]:
+async def hand_on_as_model(job: Job, tools: Toolbox) -> list[str]:
     """The same as a pydantic-ai model that calls its tools."""
     from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
@@ -44,31 +44,31 @@ async def hand_on_as_model(job: Job, desk: Toolbox) -> list[str]:
             yield json.dumps([way[0], *returned[0]] if way else [])
 
     model = PydanticAILLM("function", FunctionModel(stream_function=reply))
-    answer = await model.run(job, lambda text: None, desk)
+    answer = await model.run(job, lambda text: None, tools)
     return list(json.loads(answer.result))
 
 
-async def ask(job: Job, desk: Toolbox) -> dict[str, Any]:
+async def ask(job: Job, tools: Toolbox) -> dict[str, Any]:
     """Asks a person all questions of the inputs, one after the other."""
     write_effect(job, "started")
-    return {question: await desk.ask_person(question) for question in job.inputs["questions"]}
+    return {question: await tools.ask_person(question) for question in job.inputs["questions"]}
 
 
-async def spread(job: Job, desk: Toolbox) -> Any:
+async def spread(job: Job, tools: Toolbox) -> Any:
     """Hands on to as many as the inputs say, on as many levels; the last ones wait for ever."""
     write_effect(job, "started")
     if not job.inputs:
         await asyncio.Event().wait()
     wide, *deeper = job.inputs
-    return await asyncio.gather(*(desk.delegate(f"part {n} of {job.description}", inputs=deeper) for n in range(wide)))
+    return await asyncio.gather(*(tools.delegate(f"part {n} of {job.description}", inputs=deeper) for n in range(wide)))
 
 
-async def consult(job: Job, desk: Toolbox) -> Any:
-    """Does with its desk what the inputs say, one after the other; returns what came of it, or why it did not."""
+async def consult(job: Job, tools: Toolbox) -> Any:
+    """Does with its tools what the inputs say, one after the other; returns what came of it, or why it did not."""
     told = []
     for tool, arguments in job.inputs:
         try:
-            told.append(await getattr(desk, tool)(**arguments))
+            told.append(await getattr(tools, tool)(**arguments))
         except ToolError as error:
             told.append(f"ToolError: {error}")
     return told

@@ -70,7 +70,7 @@ class RunningAttempt:
         on_asks: Callable[["RunningAttempt"], None],
     ) -> None:
         self.key = (assignment.task_id, assignment.attempt)
-        self.parking = Suspensions(self.key, slots, reporter, on_person=self._on_person)
+        self.suspensions = Suspensions(self.key, slots, reporter, on_person=self._on_person)
         self._assignment = assignment
         self._deliveries = [delivery]
         self._acknowledged = False
@@ -107,7 +107,7 @@ class RunningAttempt:
         """For how many seconds it has run, without the time that it waited; None before it runs."""
         if self._started_at is None:
             return None
-        return max(0.0, time.monotonic() - self._clock - self.parking.total)
+        return max(0.0, time.monotonic() - self._clock - self.suspensions.total)
 
     # -- the assignment --------------------------------------------------------------------------------------------
 
@@ -134,32 +134,32 @@ class RunningAttempt:
     def start(
         self,
         llm: LLM,
-        office: ToolServices,
+        services: ToolServices,
         *,
         instructions: str | None,
         timeout: float | None,
-        spans: "WorkerTracing | None",
+        tracing: "WorkerTracing | None",
     ) -> None:
         """Call the LLM, unless the attempt was given up before. `timeout`, in seconds, is for a task that has none."""
         if self._given_up is not None:
             self._end(self._given_up)
             return
         try:
-            self._begin(llm, office, self._job(instructions, timeout), spans)
+            self._begin(llm, services, self._job(instructions, timeout), tracing)
         except Exception as error:
             self._end(self._failure(error))
 
-    def _begin(self, llm: LLM, office: ToolServices, job: Job, spans: "WorkerTracing | None") -> None:
+    def _begin(self, llm: LLM, services: ToolServices, job: Job, tracing: "WorkerTracing | None") -> None:
         loop = asyncio.get_running_loop()
         self._started_at, self._clock = datetime.now(UTC), time.monotonic()
         first = self._deliveries[0]
-        if spans is not None:
+        if tracing is not None:
             with best_effort("the span of an attempt"):
-                self.span = spans.begin(self._assignment, first)
+                self.span = tracing.begin(self._assignment, first)
         context = None if self.span is None else self.span.context
         trace = trace_of(first.headers) if self.span is None else self.span.call_traceparent
-        desk = Toolbox(office, self._assignment, self.parking, priority=first.properties.priority, trace=trace)
-        self._call = loop.create_task(llm.run(job, self._stream.add, desk), context=context)
+        toolbox = Toolbox(services, self._assignment, self.suspensions, priority=first.properties.priority, trace=trace)
+        self._call = loop.create_task(llm.run(job, self._stream.add, toolbox), context=context)
         self._call.add_done_callback(self._on_call_done)
         crash_point_soon("call-started")
         if job.timeout is not None:
@@ -170,7 +170,7 @@ class RunningAttempt:
         """Cancel the call, or do not even start it. The attempt ends as `ending`, unless the answer is there first."""
         if self._given_up is None and not self._over:
             self._given_up = ending
-            self.parking.give_up()
+            self.suspensions.give_up()
             if self._call is not None:
                 self._call.cancel()
                 self._stop_timer()
@@ -179,7 +179,7 @@ class RunningAttempt:
     async def abandon(self) -> None:
         """Cancel the call and wait for its end; nobody is told how the attempt ended."""
         self._over = True
-        self.parking.give_up()
+        self.suspensions.give_up()
         self._stop_timer()
         if self._call is not None and not self._call.done():
             self._call.cancel()
@@ -266,7 +266,7 @@ class RunningAttempt:
             try:
                 self._on_over(self, ending)
             finally:
-                self.parking.close()
+                self.suspensions.close()
 
     def _on_late(self) -> None:
         self.give_up(failed("timeout", f"no answer within {self._timeout:g} s"))

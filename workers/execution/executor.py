@@ -51,24 +51,24 @@ class Executor:
         self,
         llm: LLM,
         reporter: Reporter,
-        office: ToolServices,
+        services: ToolServices,
         *,
         slots: int,
         instructions: str | None,
         timeout: float | None,
         on_change: Callable[[], None],
         runs: Runs | None,
-        spans: "WorkerTracing | None" = None,
+        tracing: "WorkerTracing | None" = None,
     ) -> None:
         self._llm = llm
         self._reporter = reporter
-        self._office = office
+        self._services = services
         self._slots = Slots(slots, self._on_free_slot)
         self._instructions = instructions
         self._timeout = timeout
         self._on_change = on_change
         self._runs = runs
-        self._spans = spans
+        self._tracing = tracing
         self._closed = False
         self._waiting: dict[Key, RunningAttempt] = {}  # for a slot; not claimed
         self._in_hand: dict[Key, RunningAttempt] = {}  # claimed, until RabbitMQ has the result
@@ -114,7 +114,7 @@ class Executor:
                 on_asks=self._on_asks,
             )
             if self._slots.take():
-                attempt.parking.begin()
+                attempt.suspensions.begin()
                 self._claim(attempt)
             else:
                 self._waiting[key] = attempt
@@ -131,12 +131,12 @@ class Executor:
     def answered(self, order: PersonAnswer) -> None:
         """A person has answered what an attempt asks."""
         if attempt := self._in_hand.get((order.task_id, order.attempt)):
-            attempt.parking.answered(order.question, order.answer)
+            attempt.suspensions.answered(order.question, order.answer)
 
     def ask_again(self) -> None:
         """After a reconnect: tell once more what people are asked."""
         for attempt in self._in_hand.values():
-            attempt.parking.ask_again()
+            attempt.suspensions.ask_again()
 
     def close(self) -> None:
         """Take nothing new: what waits is given back, and so is what still arrives.
@@ -145,7 +145,7 @@ class Executor:
         """
         self._closed = True
         for attempt in list(self._in_hand.values()):
-            if attempt.parking.asks:
+            if attempt.suspensions.asks:
                 attempt.give_up(LEFT_ASKING)
         for attempt in self._waiting.values():
             attempt.give_back()
@@ -183,7 +183,7 @@ class Executor:
             return
         _log.info("task started", extra=attempt.names)
         attempt.start(
-            self._llm, self._office, instructions=self._instructions, timeout=self._timeout, spans=self._spans
+            self._llm, self._services, instructions=self._instructions, timeout=self._timeout, tracing=self._tracing
         )
 
     def _on_over(self, attempt: RunningAttempt, ending: AttemptOutcome) -> None:
@@ -208,7 +208,7 @@ class Executor:
     def _on_free_slot(self) -> None:
         if self._waiting and self._slots.take():
             attempt = self._waiting.pop(next(iter(self._waiting)))
-            attempt.parking.begin()
+            attempt.suspensions.begin()
             self._claim(attempt)
 
     def _on_asks(self, attempt: RunningAttempt) -> None:

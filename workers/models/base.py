@@ -84,8 +84,8 @@ class LLM(Protocol):
         """The name shown in books and lists, such as `ollama:llama3.2`. Never holds a secret."""
         ...
 
-    async def run(self, job: Job, progress: Progress, desk: "Toolbox | None" = None) -> Answer:
-        """Do the job, with what the desk offers if there is one. Raises ModelError when it cannot be done.
+    async def run(self, job: Job, progress: Progress, toolbox: "Toolbox | None" = None) -> Answer:
+        """Do the job, with what the toolbox offers if there is one. Raises ModelError when it cannot be done.
 
         To stop it (a timeout, a `stop`), cancel it: run() ends what it started and raises CancelledError.
         """

@@ -74,13 +74,13 @@ class CommandLLM:
         """`exec:` and the program. Its arguments may hold a secret and stay out of the books."""
         return f"exec:{self._name}"
 
-    async def run(self, job: Job, progress: Progress, desk: Toolbox | None = None) -> Answer:
+    async def run(self, job: Job, progress: Progress, toolbox: Toolbox | None = None) -> Answer:
         """The command's answer.
 
         Raises ModelError `command_failed`, `output_too_large`, `output_encoding`, `output_schema` or `not_json`.
         """
         check_schema(job.output_schema)
-        async with tool_socket(desk) if desk and desk.tools else nullcontext() as tools:
+        async with tool_socket(toolbox) if toolbox and toolbox.tools else nullcontext() as tools:
             output = await self._output_of(job, progress, tools)
         try:
             text = output.decode()

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class HandlerLLM:
-    """Calls `function(job)` once per job, or `function(job, desk)` when it has a parameter named `desk`.
+    """Calls `function(job)` once per job, or `function(job, tools)` when it has a parameter named `tools`.
 
     The function takes a Job, and a Desk (a BlockingDesk if it is not async), and returns what JSON has a form for, or
     an Answer when it knows its usage. It says that another attempt cannot help by raising ModelError with
@@ -41,7 +41,7 @@ class HandlerLLM:
         """
         self._function = _load(spec)
         self._is_async = any(map(inspect.iscoroutinefunction, (self._function, type(self._function).__call__)))
-        self._takes_desk = _takes_desk(self._function)
+        self._takes_tools = _takes_tools(self._function)
         self._spec = spec
 
     @property
@@ -49,7 +49,7 @@ class HandlerLLM:
         """`handler:` and the function's place."""
         return f"handler:{self._spec}"
 
-    async def run(self, job: Job, progress: Progress, desk: Toolbox | None = None) -> Answer:
+    async def run(self, job: Job, progress: Progress, toolbox: Toolbox | None = None) -> Answer:
         """The function's answer, checked against the output schema.
 
         Raises ModelError: the function's own, one named after the exception it raised, `not_json` or
@@ -57,7 +57,7 @@ class HandlerLLM:
         """
         check_schema(job.output_schema)
         try:
-            returned = await self._call(job, desk)
+            returned = await self._call(job, toolbox)
         except ModelError:
             raise
         except (Exception, SystemExit) as error:
@@ -65,14 +65,14 @@ class HandlerLLM:
         answer = returned if isinstance(returned, Answer) else Answer(returned)
         return Answer(await validate_output(answer.result, job.output_schema), answer.usage)
 
-    async def _call(self, job: Job, desk: Toolbox | None) -> Any:
-        if not self._takes_desk:
+    async def _call(self, job: Job, toolbox: Toolbox | None) -> Any:
+        if not self._takes_tools:
             return await (self._function(job) if self._is_async else _in_thread(self._function, job))
-        if self._is_async or desk is None:
-            function = partial(self._function, desk=desk)
+        if self._is_async or toolbox is None:
+            function = partial(self._function, tools=toolbox)
             return await (function(job) if self._is_async else _in_thread(function, job))
-        with desk.blocking() as blocking:
-            return await _in_thread(partial(self._function, desk=blocking), job)
+        with toolbox.blocking() as blocking:
+            return await _in_thread(partial(self._function, tools=blocking), job)
 
 
 async def _in_thread(function: Callable[[Job], Any], job: Job) -> Any:
@@ -114,12 +114,12 @@ def _load(spec: str) -> Callable[..., Any]:
         found = getattr(found, name)
     if not callable(found):
         raise ConfigurationError(f"--handler: {spec} is of type {type(found).__name__} and cannot be called")
-    desk = {"desk": object()} if _takes_desk(found) else {}
+    tools = {"tools": object()} if _takes_tools(found) else {}
     try:
-        inspect.signature(found).bind(object(), **desk)
+        inspect.signature(found).bind(object(), **tools)
     except TypeError as error:
         raise ConfigurationError(
-            f"--handler: {spec} must take one argument, the job, and may take another one named desk: {error}"
+            f"--handler: {spec} must take one argument, the job, and may take another one named tools: {error}"
         ) from error
     except ValueError:
         pass  # some callables written in C do not tell their signature
@@ -127,12 +127,12 @@ def _load(spec: str) -> Callable[..., Any]:
     return function
 
 
-def _takes_desk(function: Callable[..., Any]) -> bool:
+def _takes_tools(function: Callable[..., Any]) -> bool:
     try:
-        desk = inspect.signature(function).parameters.get("desk")
+        tools = inspect.signature(function).parameters.get("tools")
     except ValueError:
         return False  # some callables written in C do not tell their signature
-    return desk is not None and desk.kind in (desk.POSITIONAL_OR_KEYWORD, desk.KEYWORD_ONLY)
+    return tools is not None and tools.kind in (tools.POSITIONAL_OR_KEYWORD, tools.KEYWORD_ONLY)
 
 
 def _import(name: str) -> ModuleType:

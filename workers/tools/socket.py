@@ -51,8 +51,8 @@ def folder_for_sockets() -> str | None:
 
 
 @asynccontextmanager
-async def tool_socket(desk: Toolbox) -> AsyncIterator[Path | None]:
-    """Serve the desk; gives the path of the socket. What is under way at the end is cancelled.
+async def tool_socket(toolbox: Toolbox) -> AsyncIterator[Path | None]:
+    """Serve the toolbox; gives the path of the socket. What is under way at the end is cancelled.
 
     None where no folder can have a socket, see `folder_for_sockets`.
     """
@@ -62,7 +62,7 @@ async def tool_socket(desk: Toolbox) -> AsyncIterator[Path | None]:
     under_way: set[asyncio.Task[None]] = set()
 
     def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(_serve(desk, reader, writer))
+        task = asyncio.get_running_loop().create_task(_serve(toolbox, reader, writer))
         under_way.add(task)
         task.add_done_callback(under_way.discard)
 
@@ -79,22 +79,22 @@ async def tool_socket(desk: Toolbox) -> AsyncIterator[Path | None]:
             await asyncio.gather(*under_way, return_exceptions=True)
 
 
-async def _serve(desk: Toolbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _serve(toolbox: Toolbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         with suppress(ConnectionError):
-            answer = await _answer(desk, reader)
+            answer = await _answer(toolbox, reader)
             writer.write(to_json(answer) + b"\n")
             await writer.drain()
     finally:
         writer.close()
 
 
-async def _answer(desk: Toolbox, reader: asyncio.StreamReader) -> dict[str, Any]:
+async def _answer(toolbox: Toolbox, reader: asyncio.StreamReader) -> dict[str, Any]:
     try:
         request = _Request.model_validate_json(await reader.readline())
         if request.tool not in TOOLS:
             return {"error": f"there is no tool {request.tool}; there are: {', '.join(TOOLS)}"}
-        call = asyncio.ensure_future(validate_call(getattr(desk, request.tool))(**request.arguments))
+        call = asyncio.ensure_future(validate_call(getattr(toolbox, request.tool))(**request.arguments))
         return {"result": await _unless_gone(call, reader)}
     except ToolError as error:
         return {"error": str(error)}

@@ -40,8 +40,8 @@ class ToolServices:
 
     name: str
     tools: frozenset[Tool]
-    errands: CoordinatorClient
-    mailer: ChatClient
+    coordinator_client: CoordinatorClient
+    chat_client: ChatClient
 
     @property
     def address(self) -> str:
@@ -54,17 +54,17 @@ class Toolbox:
 
     def __init__(
         self,
-        office: ToolServices,
+        services: ToolServices,
         assignment: Assignment,
-        parking: Suspensions,
+        suspensions: Suspensions,
         *,
         priority: int | None,
         trace: str | None = None,
     ) -> None:
         """`priority` is that of the task, `trace` the traceparent of what is delegated."""
-        self._office = office
+        self._services = services
         self._assignment = assignment
-        self._parking = parking
+        self._suspensions = suspensions
         self._priority = priority
         self._trace = trace
         self._board = board_of(assignment.task_id, assignment.conversation_id)
@@ -74,16 +74,16 @@ class Toolbox:
     @property
     def tools(self) -> frozenset[Tool]:
         """The names of the tools that this LLM may use."""
-        return self._office.tools
+        return self._services.tools
 
     @contextmanager
     def blocking(self) -> "Iterator[SyncToolbox]":
         """The same tools for another thread. Whoever still waits when the block ends gets a ToolError."""
-        desk = SyncToolbox(self, asyncio.get_running_loop())
+        toolbox = SyncToolbox(self, asyncio.get_running_loop())
         try:
-            yield desk
+            yield toolbox
         finally:
-            desk.close()
+            toolbox.close()
 
     async def send(self, to: str, text: str) -> None:
         """Send a message, without waiting for an answer.
@@ -94,7 +94,7 @@ class Toolbox:
         """
         self._must_be_allowed("send")
         with _reasons():
-            await self._office.mailer.send(self._letter(_portable(to), _portable(text)))
+            await self._services.chat_client.send(self._letter(_portable(to), _portable(text)))
 
     async def ask(self, to: str, question: str, timeout: float = ANSWER_WITHIN) -> str:
         """Ask another LLM, or a person by name, and wait for the answer.
@@ -109,9 +109,9 @@ class Toolbox:
         self._must_be_allowed("ask")
         with _reasons():
             address = _address(_portable(to))
-            message = new_message(self._office.address, address, _portable(question), conversation_id=self._board)
-            async with self._parking.parked():
-                return (await self._office.mailer.ask(message, timeout)).content
+            message = new_message(self._services.address, address, _portable(question), conversation_id=self._board)
+            async with self._suspensions.parked():
+                return (await self._services.chat_client.ask(message, timeout)).content
 
     async def delegate(
         self,
@@ -147,8 +147,8 @@ class Toolbox:
         with _reasons():
             task = self._child(as_json(given))
             await self._must_be_possible(task)
-            async with self._parking.parked():
-                view = await self._office.errands.delegate(task, trace=self._trace)
+            async with self._suspensions.parked():
+                view = await self._services.coordinator_client.delegate(task, trace=self._trace)
         return _result(view)
 
     async def ask_person(self, question: str, choices: Sequence[str] = ()) -> str:
@@ -167,7 +167,7 @@ class Toolbox:
                 self._answers.remove(earlier)
                 return earlier.answer
         with _reasons():
-            return await self._parking.ask(question, [_portable(choice) for choice in choices])
+            return await self._suspensions.ask(question, [_portable(choice) for choice in choices])
 
     async def share(self, name: str, content: str) -> None:
         """Put a note on the board of this task and of all that work on it, in place of the one of that name.
@@ -179,8 +179,8 @@ class Toolbox:
         self._must_be_allowed("share")
         with _reasons():
             name, content = _portable(name), _portable(content)
-            note = ShareNote(board=self._board, name=name, content=content, by=self._office.address)
-            await self._office.errands.share(note)
+            note = ShareNote(board=self._board, name=name, content=content, by=self._services.address)
+            await self._services.coordinator_client.share(note)
 
     async def read(self, name: str) -> str:
         """Read a note from the board of this task.
@@ -190,19 +190,19 @@ class Toolbox:
         """
         self._must_be_allowed("read")
         with _reasons():
-            [note] = await self._office.errands.read(ReadNote(board=self._board, name=_portable(name)))
+            [note] = await self._services.coordinator_client.read(ReadNote(board=self._board, name=_portable(name)))
         return note.content or ""
 
     def _must_be_allowed(self, tool: Tool) -> None:
         if tool not in self.tools:
-            raise ToolError(f"{self._office.name} may not use {tool}")
+            raise ToolError(f"{self._services.name} may not use {tool}")
 
     def _letter(self, to: str, text: str) -> Message:
         """The message to send. Its id follows from what it says: what another attempt sends again is read once."""
         address = _address(to)
         number = self._once_more(f"{address} {text}")
         message_id = made_from(self._assignment.task_id, address, text, str(number))
-        return new_message(self._office.address, address, text, id=message_id, conversation_id=self._board)
+        return new_message(self._services.address, address, text, id=message_id, conversation_id=self._board)
 
     def _once_more(self, said: str) -> int:
         """How often this was said before in this attempt."""
@@ -228,7 +228,7 @@ class Toolbox:
         """A name or a skill that nobody has would be waited for without end."""
         if not task.skills and not task.assignee:
             return
-        known = await self._office.errands.llms()
+        known = await self._services.coordinator_client.llms()
         if known is None:
             return
         if task.assignee and task.assignee not in {llm.name for llm in known}:
@@ -240,39 +240,39 @@ class Toolbox:
 class SyncToolbox:
     """The tools of one attempt for a thread: every call waits for its end. See Desk."""
 
-    def __init__(self, desk: Toolbox, loop: asyncio.AbstractEventLoop) -> None:
-        self._desk = desk
+    def __init__(self, toolbox: Toolbox, loop: asyncio.AbstractEventLoop) -> None:
+        self._toolbox = toolbox
         self._loop = loop
         self._calls: set[Future[Any]] = set()
 
     @property
     def tools(self) -> frozenset[Tool]:
         """The names of the tools that this LLM may use."""
-        return self._desk.tools
+        return self._toolbox.tools
 
     def send(self, to: str, text: str) -> None:
         """`Toolbox.send`."""
-        self._wait(self._desk.send(to, text))
+        self._wait(self._toolbox.send(to, text))
 
     def ask(self, to: str, question: str, timeout: float = ANSWER_WITHIN) -> str:
         """`Toolbox.ask`."""
-        return self._wait(self._desk.ask(to, question, timeout))
+        return self._wait(self._toolbox.ask(to, question, timeout))
 
     def delegate(self, description: str, **given: Any) -> Any:
         """`Toolbox.delegate`."""
-        return self._wait(self._desk.delegate(description, **given))
+        return self._wait(self._toolbox.delegate(description, **given))
 
     def ask_person(self, question: str, choices: Sequence[str] = ()) -> str:
         """`Toolbox.ask_person`."""
-        return self._wait(self._desk.ask_person(question, choices))
+        return self._wait(self._toolbox.ask_person(question, choices))
 
     def share(self, name: str, content: str) -> None:
         """`Toolbox.share`."""
-        self._wait(self._desk.share(name, content))
+        self._wait(self._toolbox.share(name, content))
 
     def read(self, name: str) -> str:
         """`Toolbox.read`."""
-        return self._wait(self._desk.read(name))
+        return self._wait(self._toolbox.read(name))
 
     def close(self) -> None:
         """The attempt is over: whoever still waits gets a ToolError."""

@@ -40,14 +40,14 @@ class GroupDriver:
 
     def __init__(self, board: CoreState, make: Make, end: End, *, learn: bool) -> None:
         """With `learn`, what reviews and votes find changes what LLMs are believed to be able to do."""
-        self._b = board
+        self._state = board
         self._make = make
         self._end = end
         self._learn = learn
 
-    def stirred(self, event: GroupChanged, now: Instant) -> None:
+    def dirty_groups(self, event: GroupChanged, now: Instant) -> None:
         """Something has happened to a group or its parts, which are loaded."""
-        group = self._b.tasks[event.task_id]
+        group = self._state.tasks[event.task_id]
         if group.status is not Status.IN_PROGRESS:
             return
         parts, of_before = self._parts(group, event.parts)
@@ -68,27 +68,29 @@ class GroupDriver:
                 group.wake_at = None  # people take the time that they need
                 group.ask(OpenQuestion(TIE, question, choices, now), now)
                 self._end_all(parts, "the vote is over", now)
-                self._b.touch(group)
-                self._b.announce(group, now)
+                self._state.touch(group)
+                self._state.announce(group, now)
             case Finish(result, note, found):
                 self._note(group, note, found, now)
                 if size := _too_large(result):
                     group.error = _result_too_large(parts, size)
-                    self._b.finish(group, Trigger.FAIL, now)
+                    self._state.finish(group, Trigger.FAIL, now)
                     return
                 group.result = result
-                self._b.finish(group, Trigger.COMPLETE, now)
+                self._state.finish(group, Trigger.COMPLETE, now)
                 self._end_all(parts, f"{group.id} was done without it", now)
             case Fail(error, result, note, found):
                 self._note(group, note, found, now)
                 group.result, group.error = None if _too_large(result) else result, error
-                self._b.finish(group, Trigger.FAIL, now)
+                self._state.finish(group, Trigger.FAIL, now)
             case other:
                 assert_never(other)
 
     def _parts(self, group: Task, stored: Sequence[str]) -> tuple[list[Task], list[Task]]:
         """The parts of its present run, in the order of their making, and those of earlier ones."""
-        known = {id_: self._b.tasks[id_] for id_ in stored} | {t.id: t for t in self._b.children.get(group.id, ())}
+        known = {id_: self._state.tasks[id_] for id_ in stored} | {
+            t.id: t for t in self._state.children.get(group.id, ())
+        }
         numbered = {number: part for part in known.values() if (number := _number(group, part.id)) is not None}
         of_before = [part for part in known.values() if _number(group, part.id) is None]
         return [part for _, part in sorted(numbered.items())], of_before
@@ -102,16 +104,16 @@ class GroupDriver:
     def _wake_in_time(self, group: Task, spent: float) -> None:
         share = HALF if spent < HALF else 1.0
         group.wake_at = Instant((group.started_at or 0) + round(share * _time_of(group)))
-        self._b.next_wake = min(self._b.next_wake, group.wake_at)
-        self._b.touch(group)
+        self._state.next_wake = min(self._state.next_wake, group.wake_at)
+        self._state.touch(group)
 
     def _note(self, group: Task, note: str | None, found: Sequence[Finding], now: Instant) -> None:
         if note:
             group.note(now, "coordinator", note)
         for finding in found if self._learn else ():
-            if llm := self._b.llms.get(finding.part.llm or ""):
+            if llm := self._state.llms.get(finding.part.llm or ""):
                 llm.learned.judge(finding.part.spec.skills, finding.score, now)
-                self._b.changes.llms[llm.name] = llm
+                self._state.changes.llms[llm.name] = llm
 
     def _end_all(self, parts: Sequence[Task], why: str, now: Instant) -> None:
         for part in parts:

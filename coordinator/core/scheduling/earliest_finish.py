@@ -100,9 +100,9 @@ class EarliestFinish:
         """
         if lane.order[0][0][1] == NO_DUE_DATE:
             return
-        patience, large = lane.backlog / lane.speed, LARGE * lane.backlog / len(lane.members)
+        aging, large = lane.backlog / lane.speed, LARGE * lane.backlog / len(lane.members)
         for _ in range(LOOK_AHEAD):
-            task = lane.patience.take_oldest(now, Instant(now - round(patience)))
+            task = lane.aging.take_oldest(now, Instant(now - round(aging)))
             if task is None:
                 return
             if task.size <= large or not _is_late(task, lane, now):

@@ -54,17 +54,17 @@ class Lane:
     unlucky: float = UNLUCKY_AT_FIRST
     fed_at: Instant = EPOCH
     skills: tuple[str, ...] = ()
-    patience: Aging = field(init=False)
+    aging: Aging = field(init=False)
     _places: dict[str, Place] = field(default_factory=dict)
     _standings: dict[str, Candidate] = field(default_factory=dict)
     _free: list[tuple[float, str]] = field(default_factory=list)  # heap; entries may be out of date
     _offered: dict[str, float] = field(default_factory=dict)  # the cost with which an LLM is in the heap
-    _opened: dict[str, LLM] = field(default_factory=dict)  # offered, and not looked at yet
+    _freed_llms: dict[str, LLM] = field(default_factory=dict)  # offered, and not looked at yet
     _guess: float = FIRST_GUESS
     _until_survey: int = 0
 
     def __post_init__(self) -> None:
-        self.patience = Aging(self.members)
+        self.aging = Aging(self.members)
         self.skills = tuple(demand for demand in self.demands if demand[0] not in "@!-")
 
     @property
@@ -84,7 +84,7 @@ class Lane:
         self.members[task.id] = task
         self.backlog += task.size
         self._settle(task, task.rank)
-        self.patience.put(task)
+        self.aging.put(task)
 
     def remove(self, task_id: str) -> None:
         """Let a task go."""
@@ -141,14 +141,14 @@ class Lane:
         del self.eligible[llm.name]
         self._standings.pop(llm.name, None)
         self._offered.pop(llm.name, None)
-        self._opened.pop(llm.name, None)
+        self._freed_llms.pop(llm.name, None)
         self._until_survey = 0
 
     def offer(self, llm: LLM) -> None:
         """The LLM has a free slot, or one more; something about it may have been learned."""
         changes_much = llm.learned.overall.runs <= NEWCOMER and len(self.eligible) <= QUICKEST
         self._until_survey = 0 if changes_much else self._until_survey - 1
-        self._opened[llm.name] = llm
+        self._freed_llms[llm.name] = llm
 
     def best_free(self, now: Instant) -> Candidate | None:
         """The quickest LLM with a free slot, in proportion to its level."""
@@ -177,7 +177,7 @@ class Lane:
 
     def all_free(self) -> list[LLM]:
         """Every LLM with a free slot, by name."""
-        offered = self._offered.keys() | self._opened.keys()
+        offered = self._offered.keys() | self._freed_llms.keys()
         return [llm for name in sorted(offered) if (llm := self.eligible[name]).free > 0]
 
     def finds_all_free(self) -> bool:
@@ -221,11 +221,11 @@ class Lane:
 
     def _judge_opened(self, now: Instant) -> None:
         """Look at those that were offered. Most of them have been given a task of another lane by now."""
-        for llm in self._opened.values():
+        for llm in self._freed_llms.values():
             if llm.free > 0:
                 self._judge(llm, now)
                 self._reoffer(llm)
-        self._opened.clear()
+        self._freed_llms.clear()
 
     def _reoffer(self, llm: LLM) -> None:
         cost = self._standings[llm.name].cost

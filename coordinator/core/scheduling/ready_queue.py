@@ -31,9 +31,9 @@ class ReadyQueue:
         self._offering: dict[str, dict[str, LLM]] = {}  # the LLMs by what they offer, by name
         self._offers: dict[str, frozenset[str]] = {}
         self._lanes_of: dict[str, dict[str, Lane]] = {}  # by name of the LLM, by key
-        self._touched: dict[str, Lane] = {}
+        self._changed_lanes: dict[str, Lane] = {}
         self._held: dict[str, Lane] = {}
-        self._asleep: set[str] = set()
+        self._exhausted: set[str] = set()
 
     def __contains__(self, task: Task) -> bool:
         lane = self._lanes.get(task.lane)
@@ -48,23 +48,23 @@ class ReadyQueue:
         """Every lane that has, or may have, tasks."""
         return list(self._lanes.values())
 
-    def is_asleep(self, key: str) -> bool:
+    def is_exhausted(self, key: str) -> bool:
         """Whether the tasks of this lane are in the database alone, as no LLM can do them."""
-        return key in self._asleep
+        return key in self._exhausted
 
     def lanes_of(self, llm: LLM) -> Iterable[Lane]:
         """The lanes whose tasks this LLM may take."""
         return self._lanes_of[llm.name].values()
 
     @property
-    def touched(self) -> bool:
+    def changed_lanes(self) -> bool:
         """Whether a slot may be free where a task waits, as far as known."""
-        return bool(self._touched)
+        return bool(self._changed_lanes)
 
     def take_touched(self) -> list[Lane]:
         """The lanes with tasks in which something has changed since the last call."""
-        touched, self._touched = self._touched, {}
-        return [lane for lane in touched.values() if lane.members]
+        changed_lanes, self._changed_lanes = self._changed_lanes, {}
+        return [lane for lane in changed_lanes.values() if lane.members]
 
     def hold(self, lane: Lane) -> None:
         """Tasks of this lane wait although a slot is free: it is looked at again when time has passed."""
@@ -76,7 +76,7 @@ class ReadyQueue:
 
     def time_passed(self) -> None:
         """Look at the held lanes again."""
-        self._touched.update(self._held)
+        self._changed_lanes.update(self._held)
         self._held.clear()
 
     def clock_set(self, by: Micros) -> None:
@@ -91,14 +91,14 @@ class ReadyQueue:
 
         Returns the ids of tasks that had to make room.
         """
-        if task.lane in self._asleep:
+        if task.lane in self._exhausted:
             return []
         lane = self.lane(task.lane, now)
         if task.rank > lane.complete_to or task.id in lane.members:
             return []
         lane.put(task)
         lane.fed_at = now
-        self._touched[lane.key] = lane
+        self._changed_lanes[lane.key] = lane
         return lane.shorten(self._window) if len(lane.members) > 2 * self._window else []
 
     def discard(self, task: Task) -> None:
@@ -107,7 +107,7 @@ class ReadyQueue:
         if lane is not None:
             lane.remove(task.id)
 
-    def hungry(self) -> list[tuple[str, Rank, int]]:
+    def needs_refill(self) -> list[tuple[str, Rank, int]]:
         """Keys of lanes that run low while the database may hold more; below which rank, and for how many is room."""
         return [
             (key, lane.complete_to, self._window - len(lane.members))
@@ -117,7 +117,7 @@ class ReadyQueue:
 
     def expect(self, key: str, now: Instant) -> None:
         """The database holds tasks of this lane that memory does not: to be refilled once an LLM can do them."""
-        self._asleep.add(key)
+        self._exhausted.add(key)
         if _is_anybody_there(self._offering_all(key.split())):
             self.lane(key, now)
 
@@ -130,7 +130,7 @@ class ReadyQueue:
         lane.complete_to = LAST if len(tasks) < asked else tasks[-1].rank
         for task in tasks:
             lane.put(task)
-        self._touched[key] = lane
+        self._changed_lanes[key] = lane
 
     def forget(self) -> list[str]:
         """Drop lanes that hold nothing, when there are many, and let unserved ones sleep when there is much in them.
@@ -143,21 +143,21 @@ class ReadyQueue:
         unserved = [
             lane for lane in self._lanes.values() if lane.members and not _is_anybody_there(lane.eligible.values())
         ]
-        asleep = unserved if many or sum(len(lane.members) for lane in unserved) > 2 * self._window else []
+        exhausted = unserved if many or sum(len(lane.members) for lane in unserved) > 2 * self._window else []
         empty = [lane for lane in self._lanes.values() if not lane.members and lane.is_complete] if many else []
-        for lane in (*asleep, *empty):
+        for lane in (*exhausted, *empty):
             del self._lanes[lane.key]
-            self._touched.pop(lane.key, None)
+            self._changed_lanes.pop(lane.key, None)
             self._held.pop(lane.key, None)
             for name in lane.eligible:
                 del self._lanes_of[name][lane.key]
-        self._asleep.update(lane.key for lane in asleep)
-        return [task_id for lane in asleep for task_id in lane.members]
+        self._exhausted.update(lane.key for lane in exhausted)
+        return [task_id for lane in exhausted for task_id in lane.members]
 
     # -- LLMs ------------------------------------------------------------------------------------------------------
 
     def llm_changed(self, llm: LLM) -> None:
-        """The LLM is new, or its skills or labels are, or its number of slots. Its free slots are told by `opened`."""
+        """The LLM is new, or its skills or labels are, or its number of slots. See `freed_llms` for its free slots."""
         name, offers = llm.name, llm.offers()
         lanes = self._lanes_of.setdefault(name, {})
         for gone in self._offers.get(name, frozenset()) - offers:
@@ -169,11 +169,11 @@ class ReadyQueue:
             if meets(offers, lane.demands):
                 lane.admit(llm)
                 lanes[key] = lane
-                self._touched[key] = lane
+                self._changed_lanes[key] = lane
             elif lanes.pop(key, None):
                 lane.dismiss(llm)
         if llm.instances:
-            for key in [key for key in self._asleep if meets(offers, key.split())]:
+            for key in [key for key in self._exhausted if meets(offers, key.split())]:
                 self.lane(key, llm.last_seen)
 
     def llm_gone(self, llm: LLM) -> None:
@@ -183,20 +183,20 @@ class ReadyQueue:
         for offer in self._offers.pop(llm.name, frozenset()):
             del self._offering[offer][llm.name]
 
-    def opened(self, llm: LLM) -> None:
+    def freed_llms(self, llm: LLM) -> None:
         """The LLM has a slot that it had not before."""
         for key, lane in self._lanes_of[llm.name].items():
             lane.offer(llm)
             if lane.members:
-                self._touched[key] = lane
+                self._changed_lanes[key] = lane
 
     def lane(self, key: str, now: Instant) -> Lane:
         """The lane with that key, new if need be. One that was asleep is hungry."""
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key)
-            if key in self._asleep:
-                self._asleep.remove(key)
+            if key in self._exhausted:
+                self._exhausted.remove(key)
                 lane.complete_to, lane.fed_at = NOTHING, now
             for llm in self._offering_all(lane.demands):
                 lane.admit(llm)

@@ -24,35 +24,35 @@ class AttemptReports:
     """Keeps track of attempts and leases."""
 
     def __init__(self, board: CoreState) -> None:
-        self._b = board
+        self._state = board
         self._ticked_at: Instant | None = None
 
     def seen(self, event: Heartbeat, now: Instant) -> None:
         """An instance said hello or gave a beat."""
         presence = event.presence
-        llm = self._b.llm(presence.name)
+        llm = self._state.llm(presence.name)
         before, offers = llm.standing, (llm.skills, llm.labels, llm.slots)
         known = llm.instances.get(presence.instance)
         said = None if known is None else known.offer
-        llm.see(presence, event.control, now, self._b.lease)
+        llm.see(presence, event.control, now, self._state.lease)
         if said != llm.instances[presence.instance].offer:
             self._tell_who_differs(llm, presence.instance)
-        self._b.changes.llms[llm.name] = llm
+        self._state.changes.llms[llm.name] = llm
         if (llm.skills, llm.labels, llm.slots) != offers:
-            self._b.ready.llm_changed(llm)
-        self._b.opened[llm.name] = llm
-        self._b.announce_llm(llm, before, now)
+            self._state.ready.llm_changed(llm)
+        self._state.freed_llms[llm.name] = llm
+        self._state.announce_llm(llm, before, now)
         for holding in presence.tasks:
-            task = self._b.held(holding.task_id, holding.attempt, llm.name, presence.instance)
+            task = self._state.held(holding.task_id, holding.attempt, llm.name, presence.instance)
             if task:
                 task.named_at = now
             elif waits := self._claimable(holding.task_id, holding.attempt, llm.name):
                 waits.named_at = now
             else:  # an earlier stop got lost
-                self._b.stop(llm.name, presence.instance, holding.task_id, holding.attempt, NOT_YOURS)
+                self._state.stop(llm.name, presence.instance, holding.task_id, holding.attempt, NOT_YOURS)
         if llm.state == "draining":
             named = {holding.task_id for holding in presence.tasks}
-            for task in [self._b.tasks[task_id] for task_id in llm.unclaimed - named]:
+            for task in [self._state.tasks[task_id] for task_id in llm.unclaimed - named]:
                 self._lose(task, "its instances take nothing new", now)
 
     def _tell_who_differs(self, llm: LLM, newcomer: str) -> None:
@@ -62,19 +62,19 @@ class AttemptReports:
         mine = llm.instances[newcomer]
         first, *rest = others
         more = f", and {len(rest)} more" if rest else ""
-        self._b.say(SendNotice(llm.name, newcomer, _differs(mine, first) + more))
+        self._state.say(SendNotice(llm.name, newcomer, _differs(mine, first) + more))
         for other in others:
-            self._b.say(SendNotice(llm.name, other.id, _differs(other, mine)))
+            self._state.say(SendNotice(llm.name, other.id, _differs(other, mine)))
 
     def claimed(self, event: Claimed, now: Instant) -> None:
         """An instance takes an attempt; it is told to stop when that is not its own."""
-        claim, sender = event.claim, self._b.llms.get(event.llm)
+        claim, sender = event.claim, self._state.llms.get(event.llm)
         if event.control and sender and (claimant := sender.instances.get(claim.instance)):
             claimant.control = event.control  # after a reconnect its claims may come before its hello
-        task = self._b.tasks.get(claim.task_id)
+        task = self._state.tasks.get(claim.task_id)
         mine = task is not None and task.llm == event.llm and task.attempt == claim.attempt
         if task and mine and task.status is Status.ASSIGNED:
-            llm = self._b.llms[event.llm]
+            llm = self._state.llms[event.llm]
             task.move(Trigger.CLAIM)
             task.instance, task.started_at, task.named_at = claim.instance, now, now
             task.model = llm.model_of(claim.instance)
@@ -83,19 +83,19 @@ class AttemptReports:
             task.starts += 1
             free = llm.free
             llm.unclaimed.discard(task.id)
-            llm.instance(claim.instance, now, self._b.lease).hold(task.id)
+            llm.instance(claim.instance, now, self._state.lease).hold(task.id)
             llm.count()
             if llm.free > free:
-                self._b.opened[llm.name] = llm
-            self._b.touch(task)
-            self._b.announce(task, now)
+                self._state.freed_llms[llm.name] = llm
+            self._state.touch(task)
+            self._state.announce(task, now)
         elif not (task and mine and task.instance == claim.instance):
-            self._b.stop(event.llm, claim.instance, claim.task_id, claim.attempt, NOT_YOURS)
+            self._state.stop(event.llm, claim.instance, claim.task_id, claim.attempt, NOT_YOURS)
 
     def progressed(self, event: Progressed, now: Instant) -> None:
         """A running attempt gave a sign of life."""
         progress = event.progress
-        task = self._b.held(progress.task_id, progress.attempt, event.llm, progress.instance)
+        task = self._state.held(progress.task_id, progress.attempt, event.llm, progress.instance)
         if task:
             task.named_at = now
             if progress.text:
@@ -103,23 +103,23 @@ class AttemptReports:
 
     def being_checked(self, event: BeingChecked, now: Instant) -> None:
         """An answer is here: the attempt is neither lost nor timed out before the answer is judged."""
-        if task := self._b.held(event.task_id, event.attempt, event.llm, event.instance):
+        if task := self._state.held(event.task_id, event.attempt, event.llm, event.instance):
             task.named_at, task.run_time = now, NO_TIME
-            instance = self._b.llms[event.llm].instances[event.instance]
-            instance.lease_until = max(instance.lease_until, Instant(now + self._b.lease))
+            instance = self._state.llms[event.llm].instances[event.instance]
+            instance.lease_until = max(instance.lease_until, Instant(now + self._state.lease))
 
     def left(self, event: InstanceLeft, now: Instant) -> None:
         """An instance said goodbye."""
-        llm = self._b.llms.get(event.goodbye.name)
+        llm = self._state.llms.get(event.goodbye.name)
         if llm and (instance := llm.instances.get(event.goodbye.instance)):
             self._drop_instance(llm, instance, now, left=True)
 
     def reported(self, event: Reported, now: Instant) -> None:
         """An attempt has ended, or one did that is no longer the present one."""
         llm, result = event.llm, event.result
-        task = self._b.tasks.get(result.task_id)
+        task = self._state.tasks.get(result.task_id)
         if task is None:
-            self._b.refuse(result.task_id, NOBODY, Problem("task_id", "there is no such task"), event=event)
+            self._state.refuse(result.task_id, NOBODY, Problem("task_id", "there is no such task"), event=event)
             return
         if task.in_hand and task.attempt == result.attempt and task.llm == llm:
             self._attempt_ended(task, result, now)
@@ -127,7 +127,7 @@ class AttemptReports:
         tried = [a for a in task.attempts if a.attempt == result.attempt and a.llm == llm]
         if not tried:
             never = Problem("attempt", f"{llm} has never had attempt {result.attempt} of this task")
-            self._b.refuse(task.id, NOBODY, never, event=event)
+            self._state.refuse(task.id, NOBODY, never, event=event)
             return
         if any(a.outcome == result.outcome and a.instance == result.instance for a in tried):
             return  # the same result once more
@@ -138,7 +138,7 @@ class AttemptReports:
             told = f"stale result of attempt {result.attempt}: {over}"
             if not any(change.by == llm and change.what == told for change in task.history):
                 task.note(now, llm, told)
-                self._b.touch(task)
+                self._state.touch(task)
 
     def tick(self, now: Instant, heard_until: Instant) -> None:
         """Time has passed: leases and timeouts may have run out.
@@ -147,15 +147,15 @@ class AttemptReports:
         but the moment before which all that was said has been handled.
         """
         elapsed, self._ticked_at = Micros(now - (now if self._ticked_at is None else self._ticked_at)), now
-        lease, in_doubt = self._b.lease, False
-        for llm in list(self._b.llms.values()):
+        lease, in_doubt = self._state.lease, False
+        for llm in list(self._state.llms.values()):
             for instance in list(llm.instances.values()):
                 if instance.lease_until <= now:
                     if instance.lease_until <= heard_until:
                         self._drop_instance(llm, instance, now)
                         continue
                     in_doubt = True
-                for task in [self._b.tasks[task_id] for task_id in instance.held]:
+                for task in [self._state.tasks[task_id] for task_id in instance.held]:
                     if task.named_at + lease <= now:
                         if task.named_at + lease <= heard_until:
                             self._lose(task, "its worker no longer has it", now)
@@ -166,33 +166,33 @@ class AttemptReports:
                             self._time_out(task, now)
                         else:
                             in_doubt = True
-            for task in [self._b.tasks[task_id] for task_id in llm.unclaimed]:
+            for task in [self._state.tasks[task_id] for task_id in llm.unclaimed]:
                 if task.named_at + lease <= now:
                     if task.named_at + lease <= heard_until:
                         self._lose(task, "nobody claimed it", now)
                     else:
                         in_doubt = True
-        self._b.in_doubt = in_doubt
+        self._state.in_doubt = in_doubt
 
     def outage(self, now: Instant) -> None:
         """Every lease begins again. Who does not come back is lost, but that is not held against its tasks."""
-        for llm in self._b.llms.values():
+        for llm in self._state.llms.values():
             for instance in llm.instances.values():
-                instance.extend(now, self._b.lease)
+                instance.extend(now, self._state.lease)
                 instance.excused = True
                 for task_id in instance.held:
-                    self._b.tasks[task_id].named_at = now
+                    self._state.tasks[task_id].named_at = now
             for task_id in llm.unclaimed:
-                self._b.tasks[task_id].named_at = now
+                self._state.tasks[task_id].named_at = now
 
     def clock_set(self, by: Micros) -> None:
         """Move everything that is measured by the clock along with it."""
         if self._ticked_at is not None:
             self._ticked_at = Instant(self._ticked_at + by)
-        for llm in self._b.llms.values():
+        for llm in self._state.llms.values():
             llm.clock_set(by)
             for task_id in (*llm.unclaimed, *(held for instance in llm.instances.values() for held in instance.held)):
-                task = self._b.tasks[task_id]
+                task = self._state.tasks[task_id]
                 task.named_at = Instant(task.named_at + by)
                 task.text_at = Instant(task.text_at + by)
 
@@ -203,13 +203,13 @@ class AttemptReports:
         """
         if task.status is Status.IN_PROGRESS:
             task.run_time = Micros(task.run_time + elapsed)
-        return seconds(task.spec.timeout or 0) + self._b.lease - task.run_time
+        return seconds(task.spec.timeout or 0) + self._state.lease - task.run_time
 
     def _time_out(self, task: Task, now: Instant) -> None:
         """End an attempt whose worker does not do so itself."""
         late = Failure(type="timeout", message=f"no answer within {task.spec.timeout:g} s")
-        self._b.stop(task.llm or "", task.instance or "", task.id, task.attempt, late.message)
-        self._b.take_back(task)
+        self._state.stop(task.llm or "", task.instance or "", task.id, task.attempt, late.message)
+        self._state.take_back(task)
         self._failed(task, "failed", late, now)
 
     def _attempt_ended(self, task: Task, result: Result, now: Instant) -> None:
@@ -217,57 +217,57 @@ class AttemptReports:
             task.starts += 1
             task.started_at = now
         if task.instance != result.instance or task.model is None:
-            task.instance, task.model = result.instance, self._b.llm(task.llm or "").model_of(result.instance)
+            task.instance, task.model = result.instance, self._state.llm(task.llm or "").model_of(result.instance)
         task.usage = result.usage
         task.duration = _run_time(result)
-        llm = self._b.take_back(task)
+        llm = self._state.take_back(task)
         if result.outcome == "completed":
             task.result = result.result
-            self._b.record(task, task.end_attempt(now, "completed"))
+            self._state.record(task, task.end_attempt(now, "completed"))
             if task.duration is not None:
                 llm.learned.learn(task.spec.skills, task.size, task.duration, now)  # stored with the next beat
-            self._b.finish(task, Trigger.COMPLETE, now)
+            self._state.finish(task, Trigger.COMPLETE, now)
             return
         error = result.error or Failure(type="stopped", message="the worker gave the task up")
         self._failed(task, result.outcome, error, now)
 
     def _failed(self, task: Task, outcome: str, error: Failure, now: Instant) -> None:
         """Record an attempt without an answer. Try again after a pause, or end the task."""
-        self._b.record(task, task.end_attempt(now, outcome, error))
+        self._state.record(task, task.end_attempt(now, outcome, error))
         if error.retryable and task.status is Status.INPUT_REQUIRED:
-            self._b.await_answer(task, now)
+            self._state.await_answer(task, now)
         elif error.retryable and task.starts < task.spec.max_attempts:
             pause = min(FIRST_PAUSE * 2 ** (task.starts - 1), LONGEST_PAUSE)
             task.move(Trigger.BACK_OFF)
             task.wake_at = Instant(now + pause)
-            self._b.next_wake = min(self._b.next_wake, task.wake_at)
-            self._b.touch(task)
-            self._b.announce(task, now)
+            self._state.next_wake = min(self._state.next_wake, task.wake_at)
+            self._state.touch(task)
+            self._state.announce(task, now)
         else:
             task.error = error
-            self._b.finish(task, Trigger.FAIL, now)
+            self._state.finish(task, Trigger.FAIL, now)
 
     def _late_result(self, task: Task, llm: str, result: Result, now: Instant) -> None:
         """An older attempt has the answer after all: it counts, and the newer attempt is stopped."""
         if task.in_hand:
-            self._b.withdraw(task, "cancelled", "superseded by a late result", now)
+            self._state.withdraw(task, "cancelled", "superseded by a late result", now)
         else:
-            self._b.ready.discard(task)
+            self._state.ready.discard(task)
         task.note(now, llm, f"late result of attempt {result.attempt} accepted")
         task.llm, task.instance, task.usage, task.result = llm, result.instance, result.usage, result.result
-        task.model = self._b.llm(llm).model_of(result.instance)
+        task.model = self._state.llm(llm).model_of(result.instance)
         task.duration = _run_time(result)
         for ended in [a for a in task.attempts if a.attempt == result.attempt]:
             task.attempts.remove(ended)
-            self._b.changes.undone.append(ended.finished_at)
+            self._state.changes.undone.append(ended.finished_at)
             task.assigned_at, task.started_at, task.why = ended.assigned_at, ended.started_at, ended.why
             task.model = ended.model if ended.instance == result.instance else task.model
             task.ready_at = ended.assigned_at  # the latest that it can have been; by now it tells of a newer attempt
         newest, task.attempt = task.attempt, result.attempt
-        self._b.record(task, task.end_attempt(now, "completed"))
+        self._state.record(task, task.end_attempt(now, "completed"))
         task.attempt = newest
         task.attempts.sort(key=lambda attempt: attempt.attempt)
-        self._b.finish(task, Trigger.COMPLETE, now)
+        self._state.finish(task, Trigger.COMPLETE, now)
 
     def _drop_instance(self, llm: LLM, instance: Instance, now: Instant, *, left: bool = False) -> None:
         before, offers, excused = llm.standing, (llm.skills, llm.labels), instance.excused and not left
@@ -275,18 +275,18 @@ class AttemptReports:
             reason = "the instance left"
         else:
             reason = "the instance did not come back after an outage" if excused else "the instance fell silent"
-        lost = [self._b.tasks[task_id] for task_id in instance.held]
+        lost = [self._state.tasks[task_id] for task_id in instance.held]
         del llm.instances[instance.id]
         if not llm.instances:
-            lost += [self._b.tasks[task_id] for task_id in llm.unclaimed]
+            lost += [self._state.tasks[task_id] for task_id in llm.unclaimed]
         for task in lost:
             self._lose(task, reason, now, excused=excused)
         llm.speak()
         if (llm.skills, llm.labels) != offers:
-            self._b.ready.llm_changed(llm)
+            self._state.ready.llm_changed(llm)
         llm.count()
-        self._b.changes.llms[llm.name] = llm
-        self._b.announce_llm(llm, before, now)
+        self._state.changes.llms[llm.name] = llm
+        self._state.announce_llm(llm, before, now)
 
     def _lose(self, task: Task, reason: str, now: Instant, *, excused: bool = False) -> None:
         """Take a task from an LLM that has lost it; try again while attempts are left.
@@ -299,20 +299,20 @@ class AttemptReports:
         if task.status is Status.IN_PROGRESS and (task.parked or excused):  # parked, it did nothing: it waited
             task.starts -= 1
         if started and task.instance:
-            self._b.stop(task.llm or "", task.instance, task.id, task.attempt, reason)
-        self._b.take_back(task)
-        self._b.record(task, task.end_attempt(now, LOST if started else UNCLAIMED, error))
+            self._state.stop(task.llm or "", task.instance, task.id, task.attempt, reason)
+        self._state.take_back(task)
+        self._state.record(task, task.end_attempt(now, LOST if started else UNCLAIMED, error))
         if task.status is Status.INPUT_REQUIRED:
-            self._b.await_answer(task, now)
+            self._state.await_answer(task, now)
         elif task.starts >= task.spec.max_attempts or _is_never_taken_up(task):
             task.error = error
-            self._b.finish(task, Trigger.FAIL, now)
+            self._state.finish(task, Trigger.FAIL, now)
         else:
             task.move(Trigger.RELEASE)
-            self._b.make_ready(task, now)
+            self._state.make_ready(task, now)
 
     def _claimable(self, task_id: str, attempt: int, llm: str) -> Task | None:
-        task = self._b.tasks.get(task_id)
+        task = self._state.tasks.get(task_id)
         assigned = task and task.status is Status.ASSIGNED and task.attempt == attempt and task.llm == llm
         return task if assigned else None
 

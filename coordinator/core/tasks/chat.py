@@ -19,20 +19,20 @@ class Chat:
     """Keeps what was said, and brings back or sends on what has found no mailbox."""
 
     def __init__(self, board: CoreState) -> None:
-        self._b = board
+        self._state = board
         self._answers: dict[str, list[str]] = {}  # ids by the id of what they answer
         self._early: Counter[str] = Counter()  # without ids and mailboxes: how many came only as undelivered so far
 
     def handle(self, event: Correspondence, now: Instant) -> None:
         """Do what follows from a message."""
         message = self._named(event) if event.unnamed else event.message
-        if message.id not in self._b.changes.messages:
-            self._b.changes.messages[message.id] = message, now
-            self._b.say(AnnounceMessage(now, message))
+        if message.id not in self._state.changes.messages:
+            self._state.changes.messages[message.id] = message, now
+            self._state.say(AnnounceMessage(now, message))
             self._mind_the_order(message)
         if isinstance(event, MessageUndelivered):
             if to := _elsewhere(message, event.routing_key):
-                self._b.say(DeliverMessage(message, self._b.present_queue(to), event.sender.correlation_id))
+                self._state.say(DeliverMessage(message, self._state.present_queue(to), event.sender.correlation_id))
             else:
                 self._send_back(event, message, now)
 
@@ -42,7 +42,7 @@ class Chat:
         One without a mailbox comes twice, in any order.
         """
         message, newest = event.message, event.known
-        while numbered(message.id, newest + 1) in self._b.changes.messages:
+        while numbered(message.id, newest + 1) in self._state.changes.messages:
             newest += 1
         if isinstance(event, MessageUndelivered):
             is_new = newest == 0
@@ -58,7 +58,7 @@ class Chat:
     def _mind_the_order(self, message: Message) -> None:
         """An answer and what it answers come by different connections: RabbitMQ may bring the answer first."""
         if answers := self._answers.get(message.id):
-            self._b.changes.overtaken[message.id] = list(answers)
+            self._state.changes.overtaken[message.id] = list(answers)
         if message.in_reply_to is not None:
             answers = self._answers.setdefault(message.in_reply_to, [])
             if message.id not in answers and len(answers) < OF_EACH:
@@ -68,11 +68,11 @@ class Chat:
 
     def _send_back(self, event: MessageUndelivered, message: Message, now: Instant) -> None:
         sender = event.sender
-        self._b.changes.undelivered.append(message.id)
+        self._state.changes.undelivered.append(message.id)
         problem = Problem("receiver", f"nobody has the address {message.receiver}: {_advice(message.receiver)}")
-        self._b.say(Refuse(message.id, (problem,), sender.reply_to, sender.correlation_id, event))
+        self._state.say(Refuse(message.id, (problem,), sender.reply_to, sender.correlation_id, event))
         if not message.is_answer and not sender.reply_to and message.sender.startswith("user."):
-            self._b.say(DeliverMessage(_notice(message, problem, now), message.sender))
+            self._state.say(DeliverMessage(_notice(message, problem, now), message.sender))
 
 
 def _elsewhere(message: Message, routing_key: str) -> str | None:

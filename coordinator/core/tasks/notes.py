@@ -13,7 +13,7 @@ class Notes:
     """Keeps notes, and shows them."""
 
     def __init__(self, board: CoreState) -> None:
-        self._b = board
+        self._state = board
 
     def shared(self, event: Shared, now: Instant) -> None:
         """Put a note on its board, in place of the one of that name."""
@@ -21,10 +21,10 @@ class Notes:
         names = self._names(note.board, event.known)
         if note.name not in names and len(names) >= MOST_NOTES:
             full = f"the board has {MOST_NOTES} notes, and no room for another; replace one of them"
-            self._b.refuse(note.board, event.sender, Problem("name", full))
+            self._state.refuse(note.board, event.sender, Problem("name", full))
             return
         note = note._replace(at=now)
-        self._b.changes.notes[note.board, note.name] = note
+        self._state.changes.notes[note.board, note.name] = note
         self._reply(event.sender, "note.accepted", _shown(note._replace(content=None)))
 
     def requested(self, event: NotesRequested) -> None:
@@ -36,18 +36,18 @@ class Notes:
             shown = [_shown(notes[event.name])]
         else:
             there = f"there are: {', '.join(sorted(notes))}" if notes else "the board is empty"
-            self._b.refuse(event.board, event.sender, Problem("name", f"there is no note {event.name}; {there}"))
+            self._state.refuse(event.board, event.sender, Problem("name", f"there is no note {event.name}; {there}"))
             return
         self._reply(event.sender, "note.answer", {"notes": shown})
 
     def _names(self, board: str, known: tuple[SubmitterNote, ...]) -> dict[str, SubmitterNote]:
         """The notes of a board by name: those that are stored, and those of this batch."""
-        fresh = {name: note for (place, name), note in self._b.changes.notes.items() if place == board}
+        fresh = {name: note for (place, name), note in self._state.changes.notes.items() if place == board}
         return {note.name: note for note in known} | fresh
 
     def _reply(self, sender: Sender, kind: str, view: dict[str, object]) -> None:
         if sender.reply_to:
-            self._b.say(AnswerRequest(kind, sender.reply_to, sender.correlation_id, view))
+            self._state.say(AnswerRequest(kind, sender.reply_to, sender.correlation_id, view))
 
 
 def _shown(note: SubmitterNote) -> dict[str, object]:

@@ -17,53 +17,53 @@ class Questions:
     """Parks attempts that wait, and passes on what people answer."""
 
     def __init__(self, board: CoreState) -> None:
-        self._b = board
+        self._state = board
 
     def waited(self, event: WaitBegan, now: Instant) -> None:
         """An attempt waits: its slot is free. What it asks is asked once, however often it is said."""
         wait = event.wait
-        task = self._b.held(wait.task_id, wait.attempt, event.llm, wait.instance)
+        task = self._state.held(wait.task_id, wait.attempt, event.llm, wait.instance)
         if task is None:
-            self._b.stop(event.llm, wait.instance, wait.task_id, wait.attempt, NOT_YOURS)
+            self._state.stop(event.llm, wait.instance, wait.task_id, wait.attempt, NOT_YOURS)
             return
-        self._b.park(task)
+        self._state.park(task)
         if (question := wait.question) is None:
             return
         known = [asked for asked in task.questions if asked.id == question.id]
         if not known:
             task.ask(OpenQuestion(question.id, question.text, tuple(question.choices), now), now)
             task.note(now, event.llm, f"asked: {_in_short(question.text)}")
-            self._b.touch(task)
-            self._b.announce(task, now)
+            self._state.touch(task)
+            self._state.announce(task, now)
         elif known[0].answer is not None:  # on its way to the instance it got lost
             self._tell(task, known[0])
 
     def resumed(self, event: WaitEnded, now: Instant) -> None:
         """An attempt goes on; what it has no answer to it does not ask any more."""
         resume = event.resume
-        task = self._b.held(resume.task_id, resume.attempt, event.llm, resume.instance)
+        task = self._state.held(resume.task_id, resume.attempt, event.llm, resume.instance)
         if task is None:
-            self._b.stop(event.llm, resume.instance, resume.task_id, resume.attempt, NOT_YOURS)
+            self._state.stop(event.llm, resume.instance, resume.task_id, resume.attempt, NOT_YOURS)
             return
         if task.status is Status.INPUT_REQUIRED:
             task.stop_asking(now)
             task.move(Trigger.RESUME)
-            self._b.announce(task, now)
-        self._b.unpark(task, now)
+            self._state.announce(task, now)
+        self._state.unpark(task, now)
 
     def answered(self, event: AnswerGiven, now: Instant) -> None:
         """A person answers: the attempt goes on, or a new one begins where the one that asked is gone."""
-        task = self._b.live(event.task_id, event.sender)
+        task = self._state.live(event.task_id, event.sender)
         if task is None:
             return
         asked = _meant(task, event)
         if isinstance(asked, Problem):
-            self._b.refuse(task.id, event.sender, asked)
+            self._state.refuse(task.id, event.sender, asked)
             return
         by = event.sender.user or ANYBODY
         answered = task.answer(asked, event.answer, by, now)
         task.note(now, by, f"answered: {_in_short(event.answer)}")
-        self._b.touch(task)
+        self._state.touch(task)
         if task.in_hand:
             self._tell(task, answered)
         if not task.open_questions:
@@ -72,15 +72,15 @@ class Questions:
                 task.move(Trigger.RESUME)
             elif task.spec.is_group:
                 task.move(Trigger.RESUME)
-                self._b.stirred[task.id] = None
+                self._state.dirty_groups[task.id] = None
             else:
                 task.move(Trigger.RELEASE)
-                self._b.make_ready(task, now)
-        self._b.announce(task, now)
-        self._b.answer_to(event.sender, "task.accepted", task)
+                self._state.make_ready(task, now)
+        self._state.announce(task, now)
+        self._state.answer_to(event.sender, "task.accepted", task)
 
     def _tell(self, task: Task, asked: OpenQuestion) -> None:
-        self._b.say(
+        self._state.say(
             SendPersonAnswer(task.llm or "", task.instance or "", task.id, task.attempt, asked.id, asked.answer or "")
         )
 

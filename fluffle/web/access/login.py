@@ -45,7 +45,7 @@ _BY_NAME = "Your name and password are those of the password file that the page 
 _BY_ADDRESS = "The token is in the address that <code>fluffle web</code> printed when it was started."
 
 
-def add(app: FastAPI, door: Authenticator, prefix: str) -> None:
+def add(app: FastAPI, auth: Authenticator, prefix: str) -> None:
     """Add the pages to log in and out."""
     throttle = Throttle()
     one_at_a_time = asyncio.Semaphore(1)  # a password takes 50 ms of computing and 16 MB
@@ -55,9 +55,9 @@ def add(app: FastAPI, door: Authenticator, prefix: str) -> None:
             head=head(prefix),
             action=f"{prefix}/login",
             rabbit=RABBIT,
-            advice=_BY_NAME if door.asks_for_name else _BY_ADDRESS,
+            advice=_BY_NAME if auth.asks_for_name else _BY_ADDRESS,
             error=f'<p class="error" role="alert">{escape(error)}</p>' if error else "",
-            fields=_NAME if door.asks_for_name else _ONE,
+            fields=_NAME if auth.asks_for_name else _ONE,
             next=escape(wanted),
         )
         return HTMLResponse(content, status, headers={"cache-control": "no-store"})
@@ -66,27 +66,27 @@ def add(app: FastAPI, door: Authenticator, prefix: str) -> None:
         attempt = LoginAttempt(
             account=name,
             address=request.client.host if request.client else "",
-            device=door.device(request.cookies.get(DEVICE_COOKIE)),
+            device=auth.device(request.cookies.get(DEVICE_COOKIE)),
         )
         if not throttle.admit(attempt, monotonic()):
             return page(wanted, "Too many wrong tries. Wait a minute.", 429)
         async with one_at_a_time:
-            session = await asyncio.to_thread(door.enter, name, secret)
+            session = await asyncio.to_thread(auth.enter, name, secret)
         if session is None:
-            return page(wanted, "That is not right." if door.asks_for_name else "That token is not right.", 401)
+            return page(wanted, "That is not right." if auth.asks_for_name else "That token is not right.", 401)
         throttle.forgive(attempt)
         answer = RedirectResponse(prefix + _ours(wanted), 303)
         secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
         for cookie, value, lasts in (
             (COOKIE, session, SESSION_LASTS),
-            (DEVICE_COOKIE, door.known_device(), DEVICE_LASTS),
+            (DEVICE_COOKIE, auth.known_device(), DEVICE_LASTS),
         ):
             answer.set_cookie(cookie, value, lasts, path=prefix or "/", secure=secure, httponly=True, samesite="lax")
         return answer
 
     @app.get("/login")
     async def login(request: Request, next: str = "/", token: str = "") -> Response:  # noqa: A002 - in the URL
-        if token and not door.asks_for_name:
+        if token and not auth.asks_for_name:
             return await enter(request, "", token, next)
         return RedirectResponse(prefix + _ours(next), 303) if request.scope[VISITOR] else page(next)
 
@@ -102,7 +102,7 @@ def add(app: FastAPI, door: Authenticator, prefix: str) -> None:
     @app.post("/logout")
     async def logout(request: Request) -> Response:
         if visitor := request.scope[VISITOR]:
-            await asyncio.to_thread(door.leave, visitor, time())
+            await asyncio.to_thread(auth.leave, visitor, time())
         answer = RedirectResponse(f"{prefix}/login", 303)
         answer.delete_cookie(COOKIE, path=prefix or "/")
         return answer

@@ -47,9 +47,9 @@ class AccessMiddleware:
     our own: a WebSocket, and every method but GET and HEAD.
     """
 
-    def __init__(self, app: ASGIApp, door: Authenticator, *, prefix: str = "") -> None:
+    def __init__(self, app: ASGIApp, auth: Authenticator, *, prefix: str = "") -> None:
         self.app = app
-        self._door = door
+        self._auth = auth
         self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,10 +60,10 @@ class AccessMiddleware:
         scope = self._beneath_prefix(scope)
         path = scope["path"].removeprefix(self._prefix)
         headers = _headers(scope)
-        scope[VISITOR] = self._door.visitor(session_cookie(headers.get(b"cookie", b"").decode("latin-1")))
+        scope[VISITOR] = self._auth.visitor(session_cookie(headers.get(b"cookie", b"").decode("latin-1")))
         is_socket = scope["type"] == "websocket"
         changes = is_socket or scope["method"] not in ("GET", "HEAD") or path.startswith(_POLLING)
-        if self._door.is_open and not _is_local(headers):
+        if self._auth.is_open and not _is_local(headers):
             await _refuse(scope, send, 403, "Without a login the page answers only to localhost.")
         elif changes and not is_same_origin(headers, is_socket):
             await _refuse(scope, send, 403, "This came from another site.")

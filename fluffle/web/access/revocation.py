@@ -14,12 +14,12 @@ LOOK_EVERY = 0.5  # seconds
 _log = logging.getLogger(__name__)
 
 
-async def close_pages_of_strangers(door: Authenticator, prefix: str) -> None:
+async def close_pages_of_strangers(auth: Authenticator, prefix: str) -> None:
     """Look after all open pages, without end."""
     while True:
         await asyncio.sleep(LOOK_EVERY)
         for page in list(Page.instances.values()):
-            if may_stay(page, door):
+            if may_stay(page, auth):
                 continue
             _log.info("closed a page whose visitor may not look at it any more")
             message = {"path": f"{prefix}/login", "new_tab": False, "_id": page.outbox.next_message_id}
@@ -28,11 +28,11 @@ async def close_pages_of_strangers(door: Authenticator, prefix: str) -> None:
                 page.delete()
 
 
-def may_stay(page: Page, door: Authenticator) -> bool:
+def may_stay(page: Page, auth: Authenticator) -> bool:
     """Whether the session of a page is still good, and of the role that the page was made for."""
     try:
         request = page.request
     except RuntimeError:
         return True  # a page that NiceGUI keeps for itself
-    then, now = request.scope.get(VISITOR), door.visitor(session_cookie(request.headers.get("cookie", "")))
+    then, now = request.scope.get(VISITOR), auth.visitor(session_cookie(request.headers.get("cookie", "")))
     return then is not None and now is not None and now.role is then.role

@@ -8,11 +8,11 @@ from broker.ids import uuid7
 from broker.protocol.chat import is_address
 from broker.protocol.topology import llm_address
 from broker.protocol.views import ConversationView, MessageView
-from fluffle.web.actions import PageActions, WebContext
 from fluffle.web.components import HtmlElement, Pairs, ago, empty, form, rendered, status
 from fluffle.web.layout import frame
 from fluffle.web.live import Paced, Update
 from fluffle.web.markdown import markdown, prepared, rendered_apart
+from fluffle.web.page_context import PageContext, SharedServices
 
 MOST = 500  # messages of a conversation that are shown
 ANSWER_WITHIN = 600.0  # seconds; an answer that takes longer is in the mailbox of who runs the page
@@ -21,47 +21,50 @@ _CONVERSATIONS = 30
 _STREAM_EVERY = 0.1  # seconds
 
 
-def add(site: WebContext) -> None:
+def add(site: SharedServices) -> None:
     """Add the pages: who to talk to, and a conversation."""
 
     @ui.page("/chat")
     async def chat() -> None:
-        desk = PageActions(site)
-        with frame(desk, "chat", "Chat"), HtmlElement("div", None, "chat"):
-            await _Conversations(desk).build()
+        context = PageContext(site)
+        with frame(context, "chat", "Chat"), HtmlElement("div", None, "chat"):
+            await _Conversations(context).build()
             with HtmlElement("div", None, "talk"):
                 empty("Nobody to talk to yet" if not site.live.llms else "Choose an LLM", "Its conversations are kept.")
 
     @ui.page("/chat/{llm}")
     async def talk(llm: str) -> None:
-        desk = PageActions(site)
-        with frame(desk, "chat", f"Chat with {llm}"), HtmlElement("div", None, "chat"):
+        context = PageContext(site)
+        with frame(context, "chat", f"Chat with {llm}"), HtmlElement("div", None, "chat"):
             if not is_address(llm_address(llm)):
                 empty("There is no such LLM", "A name is made of a-z, 0-9 and -.")
                 return
-            await _Conversations(desk).build()
-            await _Conversation(desk, llm).build()
+            await _Conversations(context).build()
+            await _Conversation(context, llm).build()
 
 
 class _Conversations:
     """The LLMs, and what was said last."""
 
-    def __init__(self, desk: PageActions) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
 
     async def build(self) -> None:
         """Show them, and follow what is said."""
         self._place = HtmlElement("nav", None, "conversations", aria_label="Conversations")
-        await self._desk.follow(self._refresh, {"message", "llm"}, every=1.0)
+        await self._context.follow(self._refresh, {"message", "llm"}, every=1.0)
 
     async def _refresh(self) -> None:
-        found = [view async for view in self._desk.books.conversations(limit=_CONVERSATIONS)]
+        found = [view async for view in self._context.books.conversations(limit=_CONVERSATIONS)]
         self._place.clear()
         with self._place:
             HtmlElement("h2", "New conversation")
             with HtmlElement("ul", None, "partners"):
-                for llm in self._desk.site.live.llms:
-                    with HtmlElement("li"), HtmlElement("a", None, "button", href=self._desk.url(f"/chat/{llm.name}")):
+                for llm in self._context.site.live.llms:
+                    with (
+                        HtmlElement("li"),
+                        HtmlElement("a", None, "button", href=self._context.url(f"/chat/{llm.name}")),
+                    ):
                         status(llm.state, llm.name)
             mine = [(view, partner) for view in found if (partner := _partner(view.last))]
             if mine:
@@ -70,7 +73,7 @@ class _Conversations:
                 self._build(view, partner)
 
     def _build(self, view: ConversationView, llm: str) -> None:
-        href = self._desk.url(f"/chat/{llm}?{urlencode({'conversation': view.id})}")
+        href = self._context.url(f"/chat/{llm}?{urlencode({'conversation': view.id})}")
         with HtmlElement("a", None, "conversation", href=href):
             HtmlElement("strong", llm)
             ago(view.last.sent_at)
@@ -80,10 +83,10 @@ class _Conversations:
 class _Conversation:
     """One conversation."""
 
-    def __init__(self, desk: PageActions, llm: str) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext, llm: str) -> None:
+        self._context = context
         self._llm = llm
-        given = desk.client.request.query_params.get("conversation", "")
+        given = context.client.request.query_params.get("conversation", "")
         self._conversation = given or uuid7()
         self._begun = bool(given)
         self._shown: dict[str, HtmlElement] = {}
@@ -101,16 +104,16 @@ class _Conversation:
                 "p", f"Write something to {self._llm}. It knows what was said before in this conversation."
             )
             self._nothing.classes("muted nothing")
-            if self._desk.visitor.may_change:
+            if self._context.visitor.may_change:
                 with form(self._send, "compose") as self._form:
                     HtmlElement(
                         "textarea", name="content", rows="2", required=True, autofocus=True, aria_label="Message"
                     )
                     HtmlElement("button", "Send", "button primary")
         fits = self._fits
-        await self._desk.follow(self._refresh, {"message"}, every=0.1, fits=fits)
-        self._desk.hear({"writing"}, self._hear_writing)
-        self._desk.keep(self._stream.run())
+        await self._context.follow(self._refresh, {"message"}, every=0.1, fits=fits)
+        self._context.hear({"writing"}, self._hear_writing)
+        self._context.keep(self._stream.run())
 
     def _fits(self, told: Update) -> bool:
         return isinstance(told.data, dict) and told.data.get("conversation_id") == self._conversation
@@ -123,8 +126,8 @@ class _Conversation:
         if not self._begun:
             self._begun = True
             ui.run_javascript(f"fluffle.remember('?conversation={self._conversation}')")
-        conversation, said_by = self._conversation, {"visitor": self._desk.visitor.name}
-        await self._desk.act(
+        conversation, said_by = self._conversation, {"visitor": self._context.visitor.name}
+        await self._context.act(
             lambda client: client.ask(
                 self._llm, content, ANSWER_WITHIN, conversation_id=conversation, metadata=dict(said_by)
             )
@@ -133,7 +136,7 @@ class _Conversation:
     async def _refresh(self) -> None:
         if not self._begun:
             return
-        found = [view async for view in self._desk.books.messages(conversation_id=self._conversation, limit=MOST)]
+        found = [view async for view in self._context.books.messages(conversation_id=self._conversation, limit=MOST)]
         await prepared(*(view.content for view in found))
         new = [view for view in reversed(found) if view.id not in self._shown]
         if any(view.sender == llm_address(self._llm) for view in new):

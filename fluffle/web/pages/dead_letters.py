@@ -9,30 +9,30 @@ from nicegui import ui
 from broker.errors import RequestError
 from fluffle.client.client import Client
 from fluffle.client.dead_letters import RejectedMessage, RejectedQueue, opened
-from fluffle.web.actions import PageActions, WebContext
 from fluffle.web.components import HtmlElement, ago, button, empty, rendered
 from fluffle.web.layout import frame
 from fluffle.web.markdown import preformatted
+from fluffle.web.page_context import PageContext, SharedServices
 
 MOST = 100  # messages
 
 _SHOWN = 20_000  # characters of a body
 
 
-def add(site: WebContext) -> None:
+def add(site: SharedServices) -> None:
     """Add the page."""
     looking = asyncio.Lock()  # who looks at the queue has its messages for that moment
 
     @ui.page("/rejected")
     async def rejected() -> None:
-        desk = PageActions(site)
-        with frame(desk, "rejected", "RejectedMessage") as actions:
-            await _Rejected(desk, looking, actions).build()
+        context = PageContext(site)
+        with frame(context, "rejected", "RejectedMessage") as actions:
+            await _Rejected(context, looking, actions).build()
 
 
 class _Rejected:
-    def __init__(self, desk: PageActions, looking: asyncio.Lock, actions: HtmlElement) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext, looking: asyncio.Lock, actions: HtmlElement) -> None:
+        self._context = context
         self._looking = looking
         self._actions = actions
         self._shown: list[str] | None = None
@@ -42,7 +42,7 @@ class _Rejected:
         with self._actions:
             button("Look again", self._refresh)
         self._place = HtmlElement("div", None, "rejected")
-        await self._desk.follow(self._refresh, {"task"}, every=2.0, fits=lambda told: told.what == "rejected")
+        await self._context.follow(self._refresh, {"task"}, every=2.0, fits=lambda told: told.what == "rejected")
 
     async def _refresh(self) -> None:
         async with self._looking, self._queue() as queue:
@@ -72,7 +72,7 @@ class _Rejected:
             with HtmlElement("details"):
                 HtmlElement("summary", f"Body ({len(message.delivery.body):,} bytes)")
                 rendered(preformatted(message.delivery.body.decode(errors="backslashreplace")[:_SHOWN]))
-            if self._desk.visitor.may_change:
+            if self._context.visitor.may_change:
                 with HtmlElement("div", None, "reject-actions"):
                     button("Send back", lambda: self._settle(message.id, _requeue, "Sent back"), "primary")
                     button("Drop", lambda: self._settle(message.id, _drop, "Dropped"), "danger")
@@ -90,11 +90,11 @@ class _Rejected:
                 await settle(queue, found[0])
                 return 1
 
-        await self._desk.act(find_and_settle, done)
+        await self._context.act(find_and_settle, done)
         await self._refresh()
 
     def _queue(self) -> AbstractAsyncContextManager[RejectedQueue]:
-        return opened(self._desk.site.live.url, name="fluffle web (rejected)")
+        return opened(self._context.site.live.url, name="fluffle web (rejected)")
 
 
 async def _requeue(queue: RejectedQueue, message: RejectedMessage) -> None:

@@ -8,28 +8,28 @@ from nicegui import ui
 from broker.protocol.messages import Status, skills_in_text
 from broker.protocol.views import LLMView, TaskView
 from fluffle.client.client import Client
-from fluffle.web.actions import PageActions, WebContext
 from fluffle.web.components import HtmlElement, ago, button, empty, status
 from fluffle.web.layout import frame
+from fluffle.web.page_context import PageContext, SharedServices
 
 _AT_WORK = (Status.ASSIGNED, Status.IN_PROGRESS, Status.INPUT_REQUIRED)
 _MOST_SHOWN = 4  # tasks of one LLM
 _MOST_TASKS = 200  # of all
 
 
-def add(site: WebContext) -> None:
+def add(site: SharedServices) -> None:
     """Add the page."""
 
     @ui.page("/llms")
     async def llms() -> None:
-        desk = PageActions(site)
-        with frame(desk, "llms", "LLMs"):
-            await _LLMs(desk).build()
+        context = PageContext(site)
+        with frame(context, "llms", "LLMs"):
+            await _LLMs(context).build()
 
 
 class _LLMs:
-    def __init__(self, desk: PageActions) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
         self._cards: dict[str, tuple[HtmlElement, Any]] = {}
         self._seen: dict[str, HtmlElement] = {}
 
@@ -37,11 +37,11 @@ class _LLMs:
         """Show them, and follow what they do."""
         self._place = HtmlElement("div", None, "llms")
         self._nothing = HtmlElement("div")
-        await self._desk.follow(self._refresh, {"task", "llm", "state"}, every=1.0)
+        await self._context.follow(self._refresh, {"task", "llm", "state"}, every=1.0)
 
     async def _refresh(self) -> None:
-        llms = self._desk.site.live.llms
-        at_work = [view async for view in self._desk.books.tasks(status=_AT_WORK, limit=_MOST_TASKS)]
+        llms = self._context.site.live.llms
+        at_work = [view async for view in self._context.books.tasks(status=_AT_WORK, limit=_MOST_TASKS)]
         self._nothing.clear()
         if not llms:
             with self._nothing:
@@ -89,16 +89,16 @@ class _LLMs:
                 for view in tasks[:_MOST_SHOWN]:
                     with HtmlElement("li"):
                         status(view.status.value)
-                        HtmlElement("a", view.description, href=self._desk.task_url(view.id))
+                        HtmlElement("a", view.description, href=self._context.task_url(view.id))
                         if since := llm.quiet.get(view.id):
                             with HtmlElement("span", "no text since ", "muted quiet-since"):
                                 ago(since)
         elif llm.state == "online":
             HtmlElement("p", "Waiting for work", "muted doing")
         with HtmlElement("div", None, "llm-actions"):
-            HtmlElement("a", "Its tasks", "button quiet", href=self._desk.url(f"/?llm={llm.name}"))
-            HtmlElement("a", "Chat", "button quiet", href=self._desk.url(f"/chat/{llm.name}"))
-            if self._desk.visitor.may_change:
+            HtmlElement("a", "Its tasks", "button quiet", href=self._context.url(f"/?llm={llm.name}"))
+            HtmlElement("a", "Chat", "button quiet", href=self._context.url(f"/chat/{llm.name}"))
+            if self._context.visitor.may_change:
                 self._build_actions(llm)
 
     def _build_load(self, llm: LLMView) -> None:
@@ -121,14 +121,14 @@ class _LLMs:
             button("Forget", lambda: self._forget(name), "quiet")
 
     async def _forget(self, name: str) -> None:
-        if await self._desk.act(lambda client: client.forget(name), f"{name} is forgotten") is not None:
-            live = self._desk.site.live
+        if await self._context.act(lambda client: client.forget(name), f"{name} is forgotten") is not None:
+            live = self._context.site.live
             live.llms = [llm for llm in live.llms if llm.name != name]
             await self._refresh()
 
     async def _do(self, do: Callable[[Client], Coroutine[Any, Any, LLMView]], done: str) -> None:
-        changed = await self._desk.act(do, done)
+        changed = await self._context.act(do, done)
         if changed is not None:
-            llms = self._desk.site.live.llms
-            self._desk.site.live.llms = [changed if llm.name == changed.name else llm for llm in llms]
+            llms = self._context.site.live.llms
+            self._context.site.live.llms = [changed if llm.name == changed.name else llm for llm in llms]
             await self._refresh()

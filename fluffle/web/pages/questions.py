@@ -4,28 +4,28 @@ from nicegui import ui
 
 from broker.protocol.messages import Status
 from broker.protocol.views import TaskView
-from fluffle.web.actions import PageActions, WebContext
 from fluffle.web.components import HtmlElement, ago, empty
 from fluffle.web.layout import frame
 from fluffle.web.markdown import prepared
+from fluffle.web.page_context import PageContext, SharedServices
 from fluffle.web.pages.task import build_question
 
 MOST = 100  # tasks
 
 
-def add(site: WebContext) -> None:
+def add(site: SharedServices) -> None:
     """Add the page."""
 
     @ui.page("/questions")
     async def questions() -> None:
-        desk = PageActions(site)
-        with frame(desk, "questions", "Questions"):
-            await _Questions(desk).build()
+        context = PageContext(site)
+        with frame(context, "questions", "Questions"):
+            await _Questions(context).build()
 
 
 class _Questions:
-    def __init__(self, desk: PageActions) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
         self._shown: dict[str, HtmlElement] = {}
 
     async def build(self) -> None:
@@ -34,10 +34,10 @@ class _Questions:
         self._nothing = HtmlElement("div")
         with self._nothing:
             empty("No LLM asks anything", "When one needs a person while it works, its question appears here.")
-        await self._desk.follow(self._refresh, {"task"})
+        await self._context.follow(self._refresh, {"task"})
 
     async def _refresh(self) -> None:
-        found = [view async for view in self._desk.books.tasks(status=[Status.INPUT_REQUIRED], limit=MOST)]
+        found = [view async for view in self._context.books.tasks(status=[Status.INPUT_REQUIRED], limit=MOST)]
         asking = {_key(view): view for view in reversed(found)}
         await prepared(*(question.text for view in found for question in view.questions))
         for key in self._shown.keys() - asking.keys():
@@ -51,14 +51,14 @@ class _Questions:
     def _build(self, view: TaskView) -> HtmlElement:
         with HtmlElement("article", None, "asking") as made:
             with HtmlElement("p", None, "asking-head"):
-                HtmlElement("a", view.description, href=self._desk.task_url(view.id))
+                HtmlElement("a", view.description, href=self._context.task_url(view.id))
                 for question in view.questions:
                     if question.answer is None:
                         ago(question.asked_at)
                         break
             for question in view.questions:
                 if question.answer is None:
-                    build_question(self._desk, view, question)
+                    build_question(self._context, view, question)
         return made
 
 

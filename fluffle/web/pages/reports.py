@@ -15,10 +15,10 @@ from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED
 from broker.protocol.views import ReportView
 from fluffle.client.kwargs import ReportFields
 from fluffle.presentation.report_text import as_csv, figure, group, summary_figures, summary_workload
-from fluffle.web.actions import PageActions, WebContext
 from fluffle.web.charts import MOST_BARS, chart, distribution
 from fluffle.web.components import HtmlElement, Pairs, empty, field, form, options
 from fluffle.web.layout import frame
+from fluffle.web.page_context import PageContext, SharedServices
 
 CUSTOM = "custom"
 SPANS = {"1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days", "30d": "Last 30 days", "": "All time"}
@@ -79,20 +79,20 @@ class Choice:
         return None if self.name == CUSTOM else self.name, fields
 
 
-def add(site: WebContext) -> None:
+def add(site: SharedServices) -> None:
     """Add the page."""
 
     @ui.page("/reports")
     async def reports() -> None:
-        desk = PageActions(site)
-        choice = Choice.read(desk.client.request.query_params.multi_items())
-        with frame(desk, "reports", "Reports") as actions:
+        context = PageContext(site)
+        choice = Choice.read(context.client.request.query_params.multi_items())
+        with frame(context, "reports", "Reports") as actions:
             with actions:
-                HtmlElement("a", "CSV", "button", href=desk.url(f"/reports.csv{choice.query()}"), download=True)
-            await _Reports(desk, choice).build()
+                HtmlElement("a", "CSV", "button", href=context.url(f"/reports.csv{choice.query()}"), download=True)
+            await _Reports(context, choice).build()
 
 
-def add_downloads(app: FastAPI, site: WebContext) -> None:
+def add_downloads(app: FastAPI, site: SharedServices) -> None:
     """Add the report as CSV."""
 
     @app.get("/reports.csv")
@@ -110,8 +110,8 @@ def add_downloads(app: FastAPI, site: WebContext) -> None:
 
 
 class _Reports:
-    def __init__(self, desk: PageActions, choice: Choice) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext, choice: Choice) -> None:
+        self._context = context
         self._choice = choice
         self._shown: ReportView | None = None
 
@@ -119,14 +119,14 @@ class _Reports:
         """Show the choice and its report, and keep it up to date."""
         with HtmlElement("nav", None, "tabs", aria_label="Reports"):
             for name in (*PREDEFINED, CUSTOM):
-                href = self._desk.url("/reports" + Choice(name, span=self._choice.span).query())
+                href = self._context.url("/reports" + Choice(name, span=self._choice.span).query())
                 current = "page" if name == self._choice.name else None
                 HtmlElement("a", name.capitalize(), "tab", href=href, aria_current=current)
         meaning = PREDEFINED[self._choice.name].meaning if self._choice.name in PREDEFINED else "a report of your own"
         HtmlElement("p", meaning[0].upper() + meaning[1:] + ".", "muted meaning")
         self._build_choice()
         self._place = HtmlElement("div", None, "report")
-        await self._desk.follow(self._refresh, {"task"}, every=3.0)
+        await self._context.follow(self._refresh, {"task"}, every=3.0)
 
     def _build_choice(self) -> None:
         choice = self._choice
@@ -136,7 +136,7 @@ class _Reports:
                 with field("Time", "select", name="since"):
                     options(SPANS.items(), choice.span)
                 with field("LLM", "select", name="llm"):
-                    names = sorted({llm.name for llm in self._desk.site.live.llms} | ({choice.llm} - {""}))
+                    names = sorted({llm.name for llm in self._context.site.live.llms} | ({choice.llm} - {""}))
                     options([("", "All"), *((name, name) for name in names)], choice.llm)
                 field("Label", name="label", defaultValue=choice.label)
                 if choice.name == CUSTOM:
@@ -147,12 +147,12 @@ class _Reports:
             HtmlElement("button", "Show", "button primary")
 
     async def _choose(self, pairs: Pairs) -> None:
-        self._desk.go("/reports" + Choice.read(pairs).query())
+        self._context.go("/reports" + Choice.read(pairs).query())
 
     async def _refresh(self) -> None:
         name, fields = self._choice.asked(datetime.now(UTC))
         try:
-            view = await self._desk.books.report(name, **fields)
+            view = await self._context.books.report(name, **fields)
         except QueryRejected as error:
             self._place.clear()
             with self._place:

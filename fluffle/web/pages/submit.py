@@ -8,54 +8,54 @@ from nicegui import ui
 
 from broker.errors import FluffleError
 from fluffle.client.kwargs import TaskFields
-from fluffle.web.actions import PageActions, WebContext
 from fluffle.web.components import HtmlElement, Pairs, field, form, on_entry, options
 from fluffle.web.layout import frame
+from fluffle.web.page_context import PageContext, SharedServices
 
 _PREVIEW_EVERY = 0.5  # seconds
 
 
-def add(site: WebContext) -> None:
+def add(site: SharedServices) -> None:
     """Add the page."""
 
     @ui.page("/new")
     async def new() -> None:
-        desk = PageActions(site)
-        with frame(desk, "tasks", "New task"):
-            if not desk.visitor.may_change:
+        context = PageContext(site)
+        with frame(context, "tasks", "New task"):
+            if not context.visitor.may_change:
                 HtmlElement("p", "You may look, but not submit tasks.", "muted")
                 return
-            _build(desk)
+            _build(context)
 
 
-def _build(desk: PageActions) -> None:
+def _build(context: PageContext) -> None:
     async def submit(pairs: Pairs) -> None:
         description, fields = asked(pairs)
         if not description:
-            desk.say("Say what to do", "error")
+            context.say("Say what to do", "error")
             return
-        task = await desk.act(lambda client: client.submit(description, **fields))
+        task = await context.act(lambda client: client.submit(description, **fields))
         if task is not None:
-            desk.site.notices.own(task.id, desk.visitor.session)
-            desk.go(f"/tasks/{task.id}")
+            context.site.notices.own(task.id, context.visitor.session)
+            context.go(f"/tasks/{task.id}")
 
     async def look(pairs: Pairs) -> None:
         description, fields = asked(pairs)
         try:
-            place = await desk.books.placement(description, **fields) if description else None
+            place = await context.books.placement(description, **fields) if description else None
         except FluffleError as error:
             preview.set_text(str(error))
         else:
             preview.set_text(f"{place.llm or 'Nobody yet'}: {place.why}" if place else "")
 
-    skills = sorted({skill for llm in desk.site.live.llms for skill in llm.skills})
+    skills = sorted({skill for llm in context.site.live.llms for skill in llm.skills})
     with form(submit, "card entry") as made:
         field("What is to be done", "textarea", name="description", rows="3", required=True, autofocus=True)
         field("Text or JSON that it is about", "textarea", name="inputs", rows="6", classes="raw")
         with HtmlElement("div", None, "columns"):
             field("Skills", name="skills", list="skills", placeholder="summarise, review")
             with field("LLM", "select", name="assignee"):
-                options([("", "Chosen by the coordinator"), *((llm.name, llm.name) for llm in desk.site.live.llms)])
+                options([("", "Chosen by the coordinator"), *((llm.name, llm.name) for llm in context.site.live.llms)])
             with field("Priority", "select", name="priority"):
                 options(((str(n), _PRIORITIES.get(n, str(n))) for n in range(9, -1, -1)), "4")
             field("Due", name="due", type="datetime-local")

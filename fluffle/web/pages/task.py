@@ -14,11 +14,11 @@ from fluffle.client.client import Client
 from fluffle.client.handle import reason
 from fluffle.presentation.output import duration
 from fluffle.presentation.task_text import left_out, waiting_for
-from fluffle.web.actions import PageActions, WebContext
 from fluffle.web.components import HtmlElement, Pairs, ago, button, empty, form, options, rendered, status
 from fluffle.web.layout import frame
 from fluffle.web.live import Paced, Update
 from fluffle.web.markdown import content, markdown, preformatted, prepared, rendered_apart
+from fluffle.web.page_context import PageContext, SharedServices
 from fluffle.web.pages.task_phases import Phase, begin_of, phases
 
 MOST_PARTS = 100  # of a task, that are shown
@@ -28,19 +28,19 @@ _PHASES = {"waited": "waited", "ran": "ran", "asked": "waited for a person"}
 _STREAM_EVERY = 0.1  # seconds
 
 
-def add(site: WebContext) -> None:
+def add(site: SharedServices) -> None:
     """Add the page."""
 
     @ui.page("/tasks/{task_id:path}")
     async def task(task_id: str) -> None:
-        desk = PageActions(site)
-        with frame(desk, "tasks", "Task") as actions:
-            await _Task(desk, task_id, actions).build()
+        context = PageContext(site)
+        with frame(context, "tasks", "Task") as actions:
+            await _Task(context, task_id, actions).build()
 
 
 class _Task:
-    def __init__(self, desk: PageActions, task_id: str, actions: HtmlElement) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext, task_id: str, actions: HtmlElement) -> None:
+        self._context = context
         self._id = task_id
         self._actions = actions
         self._view: TaskView | None = None
@@ -54,10 +54,10 @@ class _Task:
     async def build(self) -> None:
         """Show the task, and follow what becomes of it."""
         self._body = HtmlElement("div", None, "task")
-        await self._desk.follow(self._refresh, {"task"}, fits=self._is_about_it)
-        self._desk.hear({"progress"}, self._hear_progress)
-        self._desk.hear({"state"}, lambda _: self._show_quiet())
-        self._desk.keep(self._streaming.run())
+        await self._context.follow(self._refresh, {"task"}, fits=self._is_about_it)
+        self._context.hear({"progress"}, self._hear_progress)
+        self._context.hear({"state"}, lambda _: self._show_quiet())
+        self._context.keep(self._streaming.run())
 
     def _is_about_it(self, told: Update) -> bool:
         """Whether an event is about this task or one of its parts."""
@@ -65,12 +65,12 @@ class _Task:
 
     async def _refresh(self) -> None:
         try:
-            view = await self._desk.books.task(self._id)
-            parts = [part async for part in self._desk.books.tasks(within=self._id, limit=MOST_PARTS)]
+            view = await self._context.books.task(self._id)
+            parts = [part async for part in self._context.books.tasks(within=self._id, limit=MOST_PARTS)]
         except QueryRejected:
             self._body.clear()
             with self._body:
-                back = ("All tasks", self._desk.url("/"))
+                back = ("All tasks", self._context.url("/"))
                 empty("There is no such task", f"Nobody has submitted {self._id}, or not yet.", link=back)
             return
         streamed = self._streamed.get(view.llm or "", "")
@@ -83,7 +83,7 @@ class _Task:
         self._actions.clear()
         self._body.clear()
         with self._actions:
-            if self._desk.visitor.may_change:
+            if self._context.visitor.may_change:
                 self._build_actions(view)
         with self._body:
             self._build(view)
@@ -112,7 +112,7 @@ class _Task:
         """Say since when no text has come, where that is long."""
         if self._quiet is None or self._quiet.is_deleted or self._view is None:
             return
-        llm = self._desk.site.live.llm(self._view.llm or "")
+        llm = self._context.site.live.llm(self._view.llm or "")
         since = None if llm is None else llm.quiet.get(self._id)
         if since != self._quiet_since:
             self._quiet_since = since
@@ -128,7 +128,7 @@ class _Task:
         if view.status.is_final:
             button("Retry", lambda: self._do(lambda client: client.retry(self._id), "Started again"), "primary")
             return
-        names = [llm.name for llm in self._desk.site.live.llms]
+        names = [llm.name for llm in self._context.site.live.llms]
         with form(self._assign, "inline", aria_label="Give it to an LLM"):
             with HtmlElement("select", name="llm", aria_label="LLM"):
                 options([("", "Chosen by the coordinator"), *((name, name) for name in names)], view.assignee or "")
@@ -143,8 +143,8 @@ class _Task:
             await self._do(lambda client: client.unassign(self._id), "Left to the coordinator")
 
     async def _do(self, do: Callable[[Client], Coroutine[Any, Any, TaskView]], done: str) -> None:
-        if await self._desk.act(do, done) is not None:
-            self._desk.site.notices.own(self._id, self._desk.visitor.session)
+        if await self._context.act(do, done) is not None:
+            self._context.site.notices.own(self._id, self._context.visitor.session)
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class _Task:
                         HtmlElement("summary", "Inputs")
                         rendered(preformatted(view.inputs))
             for question in view.questions:
-                build_question(self._desk, view, question)
+                build_question(self._context, view, question)
             self._build_answer(view)
             self._build_parts()
             self._build_attempts(view)
@@ -202,7 +202,7 @@ class _Task:
                 for part in reversed(self._parts):
                     with HtmlElement("li"):
                         status(part.status.value)
-                        HtmlElement("a", part.description, href=self._desk.task_url(part.id))
+                        HtmlElement("a", part.description, href=self._context.task_url(part.id))
                         HtmlElement("span", part.llm or part.assignee or ", ".join(part.assignees), "muted")
 
     def _build_attempts(self, view: TaskView) -> None:
@@ -218,7 +218,7 @@ class _Task:
         with HtmlElement("li"):
             with HtmlElement("div", None, "attempt-head"):
                 HtmlElement("strong", f"{attempt.attempt}")
-                HtmlElement("a", attempt.llm, href=self._desk.url(f"/llms#{attempt.llm}"))
+                HtmlElement("a", attempt.llm, href=self._context.url(f"/llms#{attempt.llm}"))
                 HtmlElement("span", attempt.model, "muted")
                 if attempt.outcome:
                     status(attempt.outcome)
@@ -273,7 +273,7 @@ class _Task:
                     HtmlElement("dt", name)
                     with HtmlElement("dd"):
                         for other in ids:
-                            HtmlElement("a", other, "code", href=self._desk.task_url(other))
+                            HtmlElement("a", other, "code", href=self._context.task_url(other))
 
     def _build_history(self, view: TaskView) -> None:
         with HtmlElement("section", None, "card"):
@@ -285,13 +285,13 @@ class _Task:
                         ago(at)
 
 
-def build_question(desk: PageActions, view: TaskView, question: QuestionView) -> None:
+def build_question(context: PageContext, view: TaskView, question: QuestionView) -> None:
     """A question of a task, and where to answer it as long as it is open."""
     is_open = question.answer is None and not view.status.is_final
 
     async def answer(given: str) -> None:
         if given.strip():
-            await desk.act(lambda client: client.answer(view.id, given, question=question.id), "Answered")
+            await context.act(lambda client: client.answer(view.id, given, question=question.id), "Answered")
 
     with HtmlElement("section", None, "card question", data_open=str(is_open).lower()):
         HtmlElement("h2", f"{view.llm or 'It'} asks" if is_open else "Asked")
@@ -300,7 +300,7 @@ def build_question(desk: PageActions, view: TaskView, question: QuestionView) ->
             HtmlElement("p", question.answer, "given-answer")
             if question.answered_by:
                 HtmlElement("small", f"answered by {question.answered_by}")
-        elif is_open and desk.visitor.may_change:
+        elif is_open and context.visitor.may_change:
             if question.choices:
                 with HtmlElement("div", None, "choices"):
                     for choice in question.choices:

@@ -13,9 +13,9 @@ from broker.protocol.views import TaskView
 from fluffle.client.client import Client
 from fluffle.presentation.output import duration
 from fluffle.presentation.task_text import waiting_for
-from fluffle.web.actions import PageActions, WebContext
 from fluffle.web.components import Grid, HtmlElement, Pairs, button, empty, form, icon, on_entry, options
 from fluffle.web.layout import frame
+from fluffle.web.page_context import PageContext, SharedServices
 from fluffle.web.pages.task_filters import TaskFilter
 
 COLUMNS = (
@@ -28,31 +28,31 @@ COLUMNS = (
 )
 
 
-def add(site: WebContext) -> None:
+def add(site: SharedServices) -> None:
     """Add the page."""
 
     @ui.page("/")
     async def tasks() -> None:
-        desk = PageActions(site)
-        with frame(desk, "tasks", "Tasks") as actions:
-            if desk.visitor.may_change:
-                with actions, HtmlElement("a", None, "button primary", href=desk.url("/new"), accesskey="n"):
+        context = PageContext(site)
+        with frame(context, "tasks", "Tasks") as actions:
+            if context.visitor.may_change:
+                with actions, HtmlElement("a", None, "button primary", href=context.url("/new"), accesskey="n"):
                     icon("new")
                     HtmlElement("span", "New task")
-            await _List(desk).build()
+            await _List(context).build()
 
 
 class _List:
-    def __init__(self, desk: PageActions) -> None:
-        self._desk = desk
-        self._filter = TaskFilter.read(desk.client.request.query_params.multi_items())
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
+        self._filter = TaskFilter.read(context.client.request.query_params.multi_items())
         self._picked: list[str] = []
         self._next: int | None = None
 
     async def build(self) -> None:
         """Make the list, and follow what happens."""
         self._build_filter()
-        may_change = self._desk.visitor.may_change
+        may_change = self._context.visitor.may_change
         if may_change:
             self._build_actions()
         self._grid = Grid(COLUMNS, label="Tasks", on_pick=self._pick if may_change else None)
@@ -60,7 +60,7 @@ class _List:
         with HtmlElement("div", None, "pager"):
             self._newest = button("Newest", self._show_newest)
             self._older = button("Older", self._show_older)
-        await self._desk.follow(self._refresh, {"task"})
+        await self._context.follow(self._refresh, {"task"})
 
     # -- which -----------------------------------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ class _List:
                         HtmlElement("span", status.value.replace("_", " "))
             with HtmlElement("div", None, "filter-fields"):
                 with HtmlElement("select", name="llm", aria_label="LLM"):
-                    names = sorted({llm.name for llm in self._desk.site.live.llms} | ({chosen.llm} - {""}))
+                    names = sorted({llm.name for llm in self._context.site.live.llms} | ({chosen.llm} - {""}))
                     options([("", "Any LLM"), *((name, name) for name in names)], chosen.llm)
                 HtmlElement(
                     "input", name="label", placeholder="Label", aria_label="Label", defaultValue=" ".join(chosen.labels)
@@ -105,14 +105,14 @@ class _List:
         if wanted == self._filter:
             return
         self._filter = wanted
-        if self._desk.visitor.may_change:
+        if self._context.visitor.may_change:
             self._grid.unpick()
         ui.run_javascript(f"fluffle.remember({wanted.query()!r})")
         await self._refresh()
 
     async def _refresh(self) -> None:
         wanted = self._filter
-        page = await self._desk.books.task_page(**wanted.asked())
+        page = await self._context.books.task_page(**wanted.asked())
         if wanted != self._filter:  # somebody has typed on meanwhile
             return
         self._next = page.next
@@ -130,20 +130,24 @@ class _List:
             empty(
                 "No task fits",
                 "Take a state, the LLM or a word out of the filter.",
-                link=("Show all", self._desk.url("/")),
+                link=("Show all", self._context.url("/")),
             )
-        elif self._desk.visitor.may_change:
+        elif self._context.visitor.may_change:
             advice = "Write the first one here, or with `fluffle task submit` on the command line."
-            empty("No tasks yet", advice, link=("New task", self._desk.url("/new")))
+            empty("No tasks yet", advice, link=("New task", self._context.url("/new")))
         else:
             empty("No tasks yet", "They appear here as soon as somebody submits one.")
 
     def _row(self, view: TaskView) -> dict[str, Any]:
         return {
             "id": view.id,
-            "task": {"text": view.description, "href": self._desk.task_url(view.id), "note": view.id},
+            "task": {"text": view.description, "href": self._context.task_url(view.id), "note": view.id},
             "status": {"value": view.status.value, "note": waiting_for(view), "overdue": view.overdue},
-            "llm": {"text": view.llm or "", "href": self._desk.url(f"/llms#{view.llm}"), "wanted": view.assignee or ""},
+            "llm": {
+                "text": view.llm or "",
+                "href": self._context.url(f"/llms#{view.llm}"),
+                "wanted": view.assignee or "",
+            },
             "labels": view.labels,
             "submitted": view.submitted_at.isoformat(),
             "took": took(view),
@@ -155,7 +159,7 @@ class _List:
         with form(self._assign, "bulk", aria_label="Selected tasks") as self._bulk:
             self._count = HtmlElement("strong", "")
             with HtmlElement("select", name="llm", aria_label="LLM to assign to"):
-                options((llm.name, f"{llm.name} ({llm.state})") for llm in self._desk.site.live.llms)
+                options((llm.name, f"{llm.name} ({llm.state})") for llm in self._context.site.live.llms)
             HtmlElement("button", "Assign", "button primary")
             with HtmlElement(
                 "label", None, "check", title="Stop the ones that run elsewhere, and begin them again there"
@@ -189,23 +193,23 @@ class _List:
 
     async def _each(self, do: "Callable[[Client, str], Coroutine[Any, Any, TaskView]]", done: str) -> None:
         """Do it to every selected task, and say what became of them all."""
-        ids, site, session = list(self._picked), self._desk.site, self._desk.visitor.session
+        ids, site, session = list(self._picked), self._context.site, self._context.visitor.session
 
         async def all_of_them(client: Client) -> list[TaskView | BaseException]:
             return list(await asyncio.gather(*(do(client, id_) for id_ in ids), return_exceptions=True))
 
-        outcomes = await self._desk.act(all_of_them)
+        outcomes = await self._context.act(all_of_them)
         if outcomes is None:
             return
         for id_, outcome in zip(ids, outcomes, strict=True):
             if isinstance(outcome, RequestError):
-                self._desk.say(f"{id_}: {outcome}", "error", self._desk.task_url(id_))
+                self._context.say(f"{id_}: {outcome}", "error", self._context.task_url(id_))
             elif isinstance(outcome, BaseException):
                 raise outcome
             else:
                 site.notices.own(id_, session)
         if good := sum(isinstance(outcome, TaskView) for outcome in outcomes):
-            self._desk.say(f"{good:,} task{'' if good == 1 else 's'} {done}")
+            self._context.say(f"{good:,} task{'' if good == 1 else 's'} {done}")
         self._grid.unpick()
 
 

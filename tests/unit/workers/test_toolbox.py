@@ -50,19 +50,21 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture
-def desk(recorder: Recorder) -> Toolbox:
+def toolbox(recorder: Recorder) -> Toolbox:
     it = cast(Any, recorder)
-    office = ToolServices("ada", frozenset(TOOLS), it, it)
-    return Toolbox(office, Assignment(task_id="t-1", attempt=1, description="x"), it, priority=None)
+    services = ToolServices("ada", frozenset(TOOLS), it, it)
+    return Toolbox(services, Assignment(task_id="t-1", attempt=1, description="x"), it, priority=None)
 
 
-async def test_surrogates_in_what_is_handed_to_tools_are_joined_or_replaced(desk: Toolbox, recorder: Recorder) -> None:
-    await desk.delegate(HALF, inputs={HALF: [PAIR]})
-    await desk.send("bea", HALF)
-    await desk.ask("bea", PAIR)
-    await desk.ask_person(HALF, [PAIR])
-    await desk.share(HALF, PAIR)
-    await desk.read(HALF)
+async def test_surrogates_in_what_is_handed_to_tools_are_joined_or_replaced(
+    toolbox: Toolbox, recorder: Recorder
+) -> None:
+    await toolbox.delegate(HALF, inputs={HALF: [PAIR]})
+    await toolbox.send("bea", HALF)
+    await toolbox.ask("bea", PAIR)
+    await toolbox.ask_person(HALF, [PAIR])
+    await toolbox.share(HALF, PAIR)
+    await toolbox.read(HALF)
     task, sent, (asked, _), (question, choices), shared, read = recorder.given
     assert (task.description, task.inputs) == (MENDED, {MENDED: [JOINED]})
     assert (sent.content, asked.content) == (MENDED, JOINED)
@@ -72,8 +74,8 @@ async def test_surrogates_in_what_is_handed_to_tools_are_joined_or_replaced(desk
         given.encode()
 
 
-async def test_what_has_no_form_in_json_is_told_to_the_llm(desk: Toolbox) -> None:
+async def test_what_has_no_form_in_json_is_told_to_the_llm(toolbox: Toolbox) -> None:
     with pytest.raises(ToolError, match="what is handed on must be JSON"):
-        await desk.delegate("x", inputs=object())
+        await toolbox.delegate("x", inputs=object())
     with pytest.raises(ToolError, match="content: "):
-        await desk.share("name", cast(str, 5))
+        await toolbox.share("name", cast(str, 5))

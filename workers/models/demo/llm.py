@@ -51,7 +51,7 @@ class DemoLLM:
         """What it is."""
         return NAME
 
-    async def run(self, job: Job, progress: Progress, desk: Toolbox | None = None) -> Answer:
+    async def run(self, job: Job, progress: Progress, toolbox: Toolbox | None = None) -> Answer:
         """The extract. Raises ModelError `no_text` or `output_schema`; another attempt helps with neither."""
         check_schema(job.output_schema)
         # A large text takes a while; in a thread, so that the worker's heartbeats go on.

@@ -82,7 +82,7 @@ class PydanticAILLM:
         """Why the model would not answer now, with what to do; None if it would, or cannot say without a cost."""
         return await why_not_ready(self._served, self._name)
 
-    async def run(self, job: Job, progress: Progress, desk: Toolbox | None = None) -> Answer:
+    async def run(self, job: Job, progress: Progress, toolbox: Toolbox | None = None) -> Answer:
         """The model's answer, and the tokens and, where its price is known, the dollars it took.
 
         With an output schema the model is asked for structured output and its answer is checked. Raises
@@ -91,16 +91,16 @@ class PydanticAILLM:
         check_schema(job.output_schema)
         spent = RunUsage()
         output_type = _output_type(job.output_schema)
-        if desk is not None and not desk.tools:
-            desk = None
+        if toolbox is not None and not toolbox.tools:
+            toolbox = None
         try:
             while True:
                 if not self._calls_tools:
-                    output_type, desk = str, None
+                    output_type, toolbox = str, None
                 try:
-                    return Answer(await self._ask(job, output_type, progress, desk, spent), _usage(spent))
+                    return Answer(await self._ask(job, output_type, progress, toolbox, spent), _usage(spent))
                 except exceptions.ModelAPIError as error:
-                    if (output_type is str and desk is None) or not cannot_call_tools(error):
+                    if (output_type is str and toolbox is None) or not cannot_call_tools(error):
                         raise
                     if output_type is not str and cannot_take_schema(error):
                         output_type = str
@@ -127,14 +127,16 @@ class PydanticAILLM:
             said(error),
         )
 
-    async def _ask(self, job: Job, output_type: Any, progress: Progress, desk: Toolbox | None, spent: RunUsage) -> Any:
+    async def _ask(
+        self, job: Job, output_type: Any, progress: Progress, toolbox: Toolbox | None, spent: RunUsage
+    ) -> Any:
         in_words = output_type is str
         agent: Agent[object, Any] = Agent(
             self._model,
             output_type=output_type,
             instructions=job.instructions,
             retries={"output": OUTPUT_RETRIES},
-            toolsets=[] if desk is None else [_toolset(desk)],
+            toolsets=[] if toolbox is None else [_toolset(toolbox)],
             model_settings=ModelSettings(max_retries=0, timeout=self._stall_timeout),
             capabilities=[_AnswerReader(None if in_words else job.output_schema)],
         )
@@ -195,9 +197,9 @@ def _without_reasoning(response: ModelResponse) -> ModelResponse:
     return response
 
 
-def _toolset(desk: Toolbox) -> FunctionToolset[object]:
-    """The tools that the desk offers; the model reads what they do in their docstrings."""
-    return FunctionToolset([_telling(getattr(desk, tool)) for tool in sorted(desk.tools)])
+def _toolset(toolbox: Toolbox) -> FunctionToolset[object]:
+    """The tools that the toolbox offers; the model reads what they do in their docstrings."""
+    return FunctionToolset([_telling(getattr(toolbox, tool)) for tool in sorted(toolbox.tools)])
 
 
 def _telling(tool: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -16,8 +16,8 @@ from fluffle.client.chat import address_of
 
 def delivery(body: Any, key: str = "llm.ada", **properties: Any) -> Delivery:
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
-    inflow: Any = SimpleNamespace(is_open=False)
-    return Delivery(MESSAGES, key, encoded, False, Properties(**properties), 1, inflow)
+    ack_batcher: Any = SimpleNamespace(is_open=False)
+    return Delivery(MESSAGES, key, encoded, False, Properties(**properties), 1, ack_batcher)
 
 
 HELLO = {"sender": "user.ana", "content": "hello"}

@@ -18,17 +18,17 @@ class Waiting:
 
     def __init__(self) -> None:
         self.members: dict[str, Task] = {}
-        self.patience = Aging(self.members)
+        self.aging = Aging(self.members)
 
     def put(self, number: int, **fields: Any) -> None:
         task = a_task(number, **{"ready_at": Instant(T0 + seconds(number)), **fields})
         self.members[task.id] = task
-        self.patience.put(task)
+        self.aging.put(task)
 
     def oldest(self, *, at: float, after: float = 0.0) -> str | None:
         """Of those that wait for longer than that many seconds at that moment."""
         now = moment(at)
-        task = self.patience.take_oldest(now, Instant(now - seconds(after)))
+        task = self.aging.take_oldest(now, Instant(now - seconds(after)))
         return None if task is None else task.id
 
 
@@ -80,6 +80,6 @@ def test_what_has_gone_is_forgotten(waiting: Waiting, due: str | None) -> None:
     for number in range(1, 2_000):
         waiting.put(number, due=due)
         del waiting.members[f"t{number}"]
-    held = waiting.patience._young + waiting.patience._old
+    held = waiting.aging._young + waiting.aging._old
     assert len(held) <= SPARE + 5
     assert "t0" in [task_id for *_, task_id in held]

@@ -13,19 +13,19 @@ TOKEN = "0123456789abcdef"
 
 def test_each_token_lets_in_as_its_role() -> None:
     keys = Tokens(TOKEN)
-    door = Authenticator(keys, secret=TOKEN)
+    auth = Authenticator(keys, secret=TOKEN)
     for role in Role:
-        cookie = door.enter("", keys.token(role))
-        visitor = door.visitor(cookie)
+        cookie = auth.enter("", keys.token(role))
+        visitor = auth.visitor(cookie)
         assert visitor is not None
         assert (visitor.role, visitor.may_change) == (role, role is Role.OPERATOR)
     assert keys.token(Role.VIEWER) != TOKEN
-    assert door.enter("", "another") is None
+    assert auth.enter("", "another") is None
 
 
 def test_every_login_is_a_session_of_its_own() -> None:
-    door = Authenticator(Tokens(TOKEN), secret=TOKEN)
-    first, second = (door.visitor(door.enter("", TOKEN)) for _ in range(2))
+    auth = Authenticator(Tokens(TOKEN), secret=TOKEN)
+    first, second = (auth.visitor(auth.enter("", TOKEN)) for _ in range(2))
     assert first is not None
     assert second is not None
     assert first.session != second.session
@@ -47,20 +47,20 @@ def test_people_come_in_by_their_passwords_as_long_as_their_line_is_there(tmp_pa
     set_password(path, "ana", Role.OPERATOR, "carrots")
     set_password(path, "ben", Role.VIEWER, "clover")
     assert path.stat().st_mode & 0o777 == 0o600
-    door = Authenticator(Passwords(path), secret=TOKEN)
-    assert door.enter("ana", "clover") is None
-    assert door.enter("eve", "carrots") is None
-    ana, ben = door.enter("ana", "carrots"), door.enter("ben", "clover")
-    ana_visits, ben_visits = door.visitor(ana), door.visitor(ben)
+    auth = Authenticator(Passwords(path), secret=TOKEN)
+    assert auth.enter("ana", "clover") is None
+    assert auth.enter("eve", "carrots") is None
+    ana, ben = auth.enter("ana", "carrots"), auth.enter("ben", "clover")
+    ana_visits, ben_visits = auth.visitor(ana), auth.visitor(ben)
     assert ana_visits is not None
     assert ben_visits is not None
     assert (ana_visits.name, ana_visits.role, ben_visits.role) == ("ana", Role.OPERATOR, Role.VIEWER)
 
     set_password(path, "ana", Role.OPERATOR, "lettuce")
-    assert door.visitor(ana) is None
-    assert door.visitor(ben) is not None
+    assert auth.visitor(ana) is None
+    assert auth.visitor(ben) is not None
     set_password(path, "ben", Role.OPERATOR, "clover")
-    assert door.visitor(ben) is None
+    assert auth.visitor(ben) is None
 
 
 def test_a_password_file_with_a_wrong_line_is_refused_by_its_number(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ PAGE = {"accept": "text/html"}
 
 
 def gate(*, prefix: str = "", open_door: bool = False) -> AccessMiddleware:
-    door = Authenticator(NoLogin() if open_door else Tokens(TOKEN), secret=TOKEN)
+    auth = Authenticator(NoLogin() if open_door else Tokens(TOKEN), secret=TOKEN)
     app = FastAPI()
-    login.add(app, door, prefix)
+    login.add(app, auth, prefix)
 
     @app.get("/page")
     async def page() -> HTMLResponse:
@@ -29,7 +29,7 @@ def gate(*, prefix: str = "", open_door: bool = False) -> AccessMiddleware:
     async def change() -> str:
         return "changed"
 
-    return AccessMiddleware(app, door, prefix=prefix)
+    return AccessMiddleware(app, auth, prefix=prefix)
 
 
 @pytest.fixture
@@ -139,16 +139,16 @@ async def socket(path: str, headers: dict[str, str], **options: Any) -> list[dic
     async def receive() -> Any:
         return {"type": "websocket.connect"}
 
-    door = Authenticator(Tokens(TOKEN), secret=TOKEN)
+    auth = Authenticator(Tokens(TOKEN), secret=TOKEN)
     pairs = [(name.encode(), value.encode()) for name, value in {"host": "fluffle.test", **headers}.items()]
     scope = {"type": "websocket", "path": path, "query_string": b"", "headers": pairs}
-    await AccessMiddleware(app, door, **options)(scope, receive, send)  # type: ignore[arg-type]  # plain dicts are scopes
+    await AccessMiddleware(app, auth, **options)(scope, receive, send)  # type: ignore[arg-type]  # plain dicts are scopes
     return reached
 
 
 async def test_a_socket_needs_a_session_and_comes_from_our_own_page() -> None:
-    door = Authenticator(Tokens(TOKEN), secret=TOKEN)
-    cookie = f"{COOKIE}={door.enter('', Tokens(TOKEN).token(Role.VIEWER))}"
+    auth = Authenticator(Tokens(TOKEN), secret=TOKEN)
+    cookie = f"{COOKIE}={auth.enter('', Tokens(TOKEN).token(Role.VIEWER))}"
     own = {"origin": "http://fluffle.test"}
     assert (await socket("/ws", own))[0]["code"] == 4401
     assert (await socket("/ws", {"cookie": cookie}))[0]["code"] == 4403

@@ -41,13 +41,13 @@ def test_a_file_that_is_no_list_of_sessions_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_browser_is_known_by_a_cookie_that_we_have_signed() -> None:
-    door = Authenticator(Tokens(TOKEN), secret=TOKEN)
-    assert door.device(door.known_device()) is not None
+    auth = Authenticator(Tokens(TOKEN), secret=TOKEN)
+    assert auth.device(auth.known_device()) is not None
     for cookie in (
         None,
         "",
         "forged",
         Authenticator(Tokens(TOKEN), secret="another").known_device(),
-        door.enter("", TOKEN),
+        auth.enter("", TOKEN),
     ):
-        assert door.device(cookie) is None
+        assert auth.device(cookie) is None

@@ -14,12 +14,12 @@ from workers.models.provider.llm import LIMITS, PydanticAILLM
 from workers.tools.toolbox import Toolbox, ToolServices
 
 
-def desk(*tools: Tool) -> Toolbox:
-    """A desk without a worker: what a person has answered before is all that it can get."""
+def toolbox(*tools: Tool) -> Toolbox:
+    """A toolbox without a worker: what a person has answered before is all that it can get."""
     answers = [AnsweredQuestion(question="Which colour?", answer="blue")]
     assignment = Assignment(task_id="t-1", attempt=2, description="paint", answers=answers)
-    office = ToolServices("ada", frozenset(tools), cast(Any, None), cast(Any, None))
-    return Toolbox(office, assignment, cast(Suspensions, None), priority=None)
+    services = ToolServices("ada", frozenset(tools), cast(Any, None), cast(Any, None))
+    return Toolbox(services, assignment, cast(Suspensions, None), priority=None)
 
 
 class Asking:
@@ -45,20 +45,20 @@ class Asking:
 
 
 async def test_a_model_uses_a_tool_and_goes_on_with_what_it_gives() -> None:
-    answer = await Asking("Which colour?").llm.run(Job("t-1", 2, "paint"), lambda text: None, desk("ask_person"))
+    answer = await Asking("Which colour?").llm.run(Job("t-1", 2, "paint"), lambda text: None, toolbox("ask_person"))
     assert answer.result == "blue"
 
 
 async def test_a_model_is_told_why_a_tool_failed_and_goes_on() -> None:
     model = Asking(" ", " ", " ", "Which colour?")
-    answer = await model.llm.run(Job("t-1", 2, "paint"), lambda text: None, desk("ask_person"))
+    answer = await model.llm.run(Job("t-1", 2, "paint"), lambda text: None, toolbox("ask_person"))
     assert answer.result == "blue"
     assert all("the question is empty" in told for told in model.told[:3])
 
 
 async def test_a_model_sees_what_it_may_use_and_how() -> None:
     model = Asking("Which colour?")
-    await model.llm.run(Job("t-1", 2, "paint"), lambda text: None, desk("ask_person", "delegate"))
+    await model.llm.run(Job("t-1", 2, "paint"), lambda text: None, toolbox("ask_person", "delegate"))
     assert model.info is not None
     tools = {tool.name: tool for tool in model.info.function_tools}
     assert tools.keys() == {"ask_person", "delegate"}
@@ -71,5 +71,5 @@ async def test_a_model_sees_what_it_may_use_and_how() -> None:
 async def test_a_model_that_comes_to_no_end_fails() -> None:
     model = Asking(*[" "] * ((LIMITS.request_limit or 0) + 1))
     with pytest.raises(ModelError) as caught:
-        await model.llm.run(Job("t-1", 2, "paint"), lambda text: None, desk("ask_person"))
+        await model.llm.run(Job("t-1", 2, "paint"), lambda text: None, toolbox("ask_person"))
     assert (caught.value.type, caught.value.retryable) == ("too_many_steps", False)

@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class WebContext:
+class SharedServices:
     """What all pages share."""
 
     live: Live
-    door: Authenticator
+    auth: Authenticator
     notices: Notifications
     prefix: str = ""
 
@@ -41,10 +41,10 @@ class WebContext:
         return self.prefix + path
 
 
-class PageActions:
+class PageContext:
     """One open page of one visitor. It is made inside the function of the page."""
 
-    def __init__(self, site: WebContext) -> None:
+    def __init__(self, site: SharedServices) -> None:
         self.site = site
         self.client = ui.context.client
         self.toasts: Element | None = None
@@ -88,7 +88,7 @@ class PageActions:
         return result
 
     def _visitor(self) -> Visitor | None:
-        return self.site.door.visitor(session_cookie(self._cookies))
+        return self.site.auth.visitor(session_cookie(self._cookies))
 
     def say(self, text: str, kind: str = "done", link: str | None = None) -> None:
         """Tell the visitor something, for a moment."""
