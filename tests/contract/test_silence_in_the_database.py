@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from coordinator.inbound.liveness import LivenessProbe
 
 from broker.amqp.pika_connection import Delivery, Outgoing
 from broker.protocol.topology import ECHO, STATUS, TASKS
 from broker.timestamps import seconds
+from coordinator.inbound.liveness import LivenessProbe
 from coordinator.storage.store import Store
 from tests.support.batches import LEASE, BatchHarness, delivery
 
