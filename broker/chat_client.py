@@ -24,10 +24,10 @@ from broker.protocol.chat import (
     made_from,
     owner_of,
 )
-from broker.protocol.messages import Rejection
 from broker.protocol.primitives import MAX_BODY_BYTES, decode, problems
+from broker.protocol.queries import MessagesQuery
 from broker.protocol.topology import MESSAGES, QUERIES, STATUS, Binding, Topology, llm_address, user_address
-from broker.protocol.views import MessagesQuery
+from broker.protocol.views import Rejection
 
 HISTORY_WITHIN = 5.0
 """Seconds that the coordinator may take to tell the history of a conversation."""

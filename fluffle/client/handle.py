@@ -5,8 +5,8 @@ from typing import Any
 
 from broker.amqp.pika_connection import Outgoing
 from broker.errors import FluffleError, ResultTooLarge, TaskCancelled, TaskFailed
-from broker.protocol.messages import Status
 from broker.protocol.primitives import decode
+from broker.protocol.status import Status
 from broker.protocol.views import TaskView
 
 _KNOWN = b'"known":true'  # is in what tells that a task was there before, and perhaps in other views
