@@ -86,7 +86,7 @@ class TaskHandle:
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the end and return the result, any JSON. `timeout` in seconds; None waits for ever.
 
-        Raises TaskFailed, TaskCancelled, ResultTooLarge, TimeoutError, and ConnectionClosed when the client closes first.
+        Raises TaskFailed, TaskCancelled, ResultTooLarge, TimeoutError; ConnectionClosed when the client closes first.
         """
         return outcome(await self.end(timeout))
 
