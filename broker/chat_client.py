@@ -136,7 +136,8 @@ class ChatClient:
     async def send(self, message: Message) -> None:
         """Send a message; when this returns it is in the mailbox.
 
-        Raises UnknownAddress for an LLM or a person without a mailbox, PublishRefused, MessageTooLarge, LinkClosed.
+        Raises UnknownAddress for an LLM or a person without a mailbox, PublishRefused, MessageTooLarge and
+        ConnectionClosed.
         """
         await self._must_have_a_mailbox(message.receiver)
         await self._link.publish(to_publish(message))
