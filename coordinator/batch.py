@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.best_effort import best_effort
 from broker.errors import NotTheLeader, Problem, StoreUnavailable
 from broker.fault_injection import crash_point

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.access.roles import may_be_answered_at, speaks_for, was_dead_lettered
-from broker.amqp.lenient_properties import problems_of
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.chat_client import is_unnamed, read_message
 from broker.errors import DecodeError, Problem
 from broker.ids import uuid7
@@ -96,7 +95,7 @@ def read(
     properties = delivery.properties
     exchange, key = address_of(delivery)
     try:
-        if problems := problems_of(properties.unreadable):
+        if problems := properties.problems():
             raise DecodeError(problems)
         if require_identity:
             must_be_identified(delivery)

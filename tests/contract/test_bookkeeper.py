@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.errors import NotTheLeader, StoreUnavailable
 from broker.protocol.primitives import MAX_BODY_BYTES
 from broker.protocol.status import Status
