@@ -24,7 +24,7 @@ from coordinator.core.commands import (
     SendStop,
     View,
 )
-from coordinator.core.events import NEVER, Reported, Sender, Submitted, SubmitterNote
+from coordinator.core.events import NEVER, Sender, SubmitterNote
 from coordinator.core.llms.llm import LLM, LLMStatus
 from coordinator.core.scheduling.earliest_finish import Decision
 from coordinator.core.scheduling.ready_queue import ReadyQueue
@@ -89,6 +89,8 @@ class CoreState:
         self.borrowed: set[str] = set()  # tasks that need not stay in memory after the batch
         self.ended: dict[str, None] = {}
         self.dirty_groups: dict[str, None] = {}  # ids of tasks whose parts are to be looked at
+        self.any_dependencies = False  # whether the database has tasks that wait for others
+        self.any_children = False  # whether the database has tasks with a parent
         self.in_doubt = False  # whether a lease is over, unless something was said that was not handled yet
         self._commands: list[Command | _PendingCommand] = []
         self._announced: dict[str, tuple[Instant, Task]] = {}
@@ -314,11 +316,9 @@ class CoreState:
         llm = self.llms.get(name) if kind == "llm" and instance else None
         return address if llm is None else llm.control_queue(instance)
 
-    def refuse(
-        self, task_id: str, sender: Sender, *problems: Problem, event: Submitted | Reported | None = None
-    ) -> None:
-        """Tell whoever asked that it is not done, and why. `event` is kept among the rejected."""
-        self.say(Refuse(task_id, problems, sender.reply_to, sender.correlation_id, event))
+    def refuse(self, task_id: str, sender: Sender, *problems: Problem, origin: int | None = None) -> None:
+        """Tell the sender that a request is refused, and why. The delivery `origin` is kept as a rejected message."""
+        self.say(Refuse(task_id, problems, sender.reply_to, sender.correlation_id, origin))
 
     def stop(self, llm: str, instance: str, task_id: str, attempt: int, reason: str) -> None:
         """Tell an instance to give an attempt up."""

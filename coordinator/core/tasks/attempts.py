@@ -119,7 +119,7 @@ class AttemptReports:
         llm, result = event.llm, event.result
         task = self._state.tasks.get(result.task_id)
         if task is None:
-            self._state.refuse(result.task_id, NOBODY, Problem("task_id", "there is no such task"), event=event)
+            self._state.refuse(result.task_id, NOBODY, Problem("task_id", "there is no such task"), origin=event.origin)
             return
         if task.in_hand and task.attempt == result.attempt and task.llm == llm:
             self._attempt_ended(task, result, now)
@@ -127,7 +127,7 @@ class AttemptReports:
         tried = [a for a in task.attempts if a.attempt == result.attempt and a.llm == llm]
         if not tried:
             never = Problem("attempt", f"{llm} has never had attempt {result.attempt} of this task")
-            self._state.refuse(task.id, NOBODY, never, event=event)
+            self._state.refuse(task.id, NOBODY, never, origin=event.origin)
             return
         if any(a.outcome == result.outcome and a.instance == result.instance for a in tried):
             return  # the same result once more

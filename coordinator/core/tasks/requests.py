@@ -80,13 +80,13 @@ class TaskRequests:
             return
         if circle := self._circle(event):
             closed = Problem("depends_on", "a cycle: " + " -> ".join(circle))
-            self._state.refuse(event.task_id, sender, closed, event=event)
+            self._state.refuse(event.task_id, sender, closed, origin=event.origin)
             return
         if spec.parent_id and (problem := why_no_child(spec, ancestors(spec, self._state.tasks))):
-            self._state.refuse(event.task_id, sender, problem, event=event)
+            self._state.refuse(event.task_id, sender, problem, origin=event.origin)
             return
         if problem := why_no_group(event.task_id, spec, self._state) or self._unknown_llm(spec):
-            self._state.refuse(event.task_id, sender, problem, event=event)
+            self._state.refuse(event.task_id, sender, problem, origin=event.origin)
             return
         suggested = self._suggested_skills(spec)
         task = Task(
@@ -110,7 +110,7 @@ class TaskRequests:
         """A submission with a known id: answered with what is known, at the newest address, if it is the same."""
         spec, sender = event.spec, event.sender
         if different := differences(spec, event.priority, known):
-            self._state.refuse(event.task_id, sender, *different, event=event)
+            self._state.refuse(event.task_id, sender, *different, origin=event.origin)
             return
         if sender.reply_to:
             known.reply_to, known.correlation_id = sender.reply_to, sender.correlation_id
