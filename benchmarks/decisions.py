@@ -21,7 +21,8 @@ from broker.timestamps import Instant, seconds
 from coordinator.core.commands import Command, SendAssignment
 from coordinator.core.events import Claimed, Event, Heartbeat, Reported, Submitted
 from coordinator.core.machine import Machine, MachineOptions
-from coordinator.core.scheduling.earliest_finish import Decision, EarliestFinish, HeldBack
+from coordinator.core.scheduling.decision import Decision, HeldBack
+from coordinator.core.scheduling.earliest_finish import EarliestFinish
 from coordinator.core.scheduling.lane import Lane
 from coordinator.core.scheduling.ready_queue import ReadyQueue
 from coordinator.core.transaction import transaction

@@ -22,7 +22,7 @@ from coordinator.core.commands import Command, Refuse, SendAssignment, SendNotic
 from coordinator.core.events import ClockSet, Event, Outage, Tick
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import WINDOW, Machine, MachineOptions
-from coordinator.core.scheduling.policies import DEFAULT, load_policy
+from coordinator.core.scheduling.policies import DEFAULT
 from coordinator.core.state import StateChanges
 from coordinator.core.tasks.attempts import LONGEST_PAUSE
 from coordinator.core.tasks.task import Task
@@ -33,6 +33,7 @@ from coordinator.inbound.output_validation import OutputValidator, SetAside
 from coordinator.outbound import outbox
 from coordinator.outbound.encoder import messages
 from coordinator.outbound.outbox import Item, RejectedMessage
+from coordinator.policy_loader import load_policy
 from coordinator.queries.reports.closing import SIZE
 from coordinator.storage.store import Store
 from coordinator.telemetry.counters import Counters

@@ -12,8 +12,8 @@ from broker.timestamps import Instant, seconds, to_datetime
 from coordinator.core.commands import SendAssignment, SendStop
 from coordinator.core.events import Claimed, Event, Heartbeat, Reported, Submitted, Tick
 from coordinator.core.machine import Machine, MachineOptions
-from coordinator.core.scheduling.policies import load_policy
 from coordinator.core.transaction import transaction
+from coordinator.policy_loader import load_policy
 
 LEASE = 15.0  # seconds, as by default
 BEAT = LEASE / 3

@@ -6,6 +6,7 @@ from memory. A machine whose changes could not be stored is thrown away, and ano
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import assert_never
 
 from broker.protocol.messages import Status
 from broker.protocol.topology import control_address
@@ -14,7 +15,9 @@ from coordinator.core.authorization import Restricted, objection
 from coordinator.core.commands import Command
 from coordinator.core.events import (
     AnswerGiven,
+    AssignRequested,
     BeingChecked,
+    CancelRequested,
     Claimed,
     ClockSet,
     Event,
@@ -29,18 +32,21 @@ from coordinator.core.events import (
     Progressed,
     Reported,
     ReportSaved,
+    RetryRequested,
     Shared,
     Submitted,
     TaskEnded,
     Tick,
+    UpdateRequested,
     WaitBegan,
     WaitEnded,
 )
 from coordinator.core.groups.driver import GroupDriver
 from coordinator.core.llms.llm import LLM
 from coordinator.core.llms.skill_match import Expertise
+from coordinator.core.scheduling.decision import Policy
 from coordinator.core.scheduling.dispatch import fill_slots
-from coordinator.core.scheduling.earliest_finish import EarliestFinish, Policy
+from coordinator.core.scheduling.earliest_finish import EarliestFinish
 from coordinator.core.scheduling.stragglers import LOOK, move_stragglers
 from coordinator.core.state import CoreState, StateChanges
 from coordinator.core.tasks.attempts import AttemptReports
@@ -242,8 +248,18 @@ class Machine:
                 self._clock_set(by)
             case MessageSent() | MessageUndelivered():
                 self._mail.handle(event, now)
-            case _:
+            case (
+                Submitted()
+                | CancelRequested()
+                | RetryRequested()
+                | AssignRequested()
+                | UpdateRequested()
+                | ManageRequested()
+                | ReportSaved()
+            ):
                 self._requests.handle(event, now)
+            case _:
+                assert_never(event)
 
     def _is_refused(self, event: Restricted) -> bool:
         """Whether its sender may not ask that, and is told so."""

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from broker.errors import Problem
 from broker.protocol.chat import Message
-from broker.protocol.messages import Status
+from broker.protocol.messages import Failure, Status
 from broker.timestamps import Instant, Micros
 from coordinator.core.commands import (
     AnnounceLLM,
@@ -26,10 +26,10 @@ from coordinator.core.commands import (
 )
 from coordinator.core.events import NEVER, Sender, SubmitterNote
 from coordinator.core.llms.llm import LLM, LLMStatus
-from coordinator.core.scheduling.earliest_finish import Decision
+from coordinator.core.scheduling.decision import Decision
 from coordinator.core.scheduling.ready_queue import ReadyQueue
+from coordinator.core.tasks import transitions
 from coordinator.core.tasks.task import Attempt, Task, view
-from coordinator.core.tasks.transitions import Trigger
 
 NO_SUCH_TASK = Problem("id", "there is no such task")
 NOT_YOURS = "the task is no longer yours"
@@ -104,29 +104,27 @@ class CoreState:
         if task.wake_at is not None and task.wake_at > now:
             self.next_wake = min(self.next_wake, task.wake_at)
             return False
-        task.wake_at = None
-        task.move(Trigger.READY)
+        transitions.make_ready(task, now)
         if task.spec.is_group:
             self._expand(task, now)
         else:
-            self.make_ready(task, now)
+            self._queue(task, now)
         return True
 
     def _expand(self, group: Task, now: Instant) -> None:
-        """Begin a task for several LLMs: what its parts are is seen as soon as it is looked at."""
-        group.move(Trigger.EXPAND)
-        group.attempt += 1
-        group.ready_at = group.started_at = now
-        group.questions.clear()
+        """Begin a task for several LLMs. The group driver creates its parts."""
+        transitions.expand(group, now)
         self.dirty_groups[group.id] = None
         self.touch(group)
         self.announce(group, now)
 
-    def make_ready(self, task: Task, now: Instant) -> None:
+    def release(self, task: Task, now: Instant, *, counts: bool = True) -> None:
+        """Make a task ready again whose attempt is over. Without `counts`, the attempt does not count."""
+        transitions.release(task, now, counts=counts)
+        self._queue(task, now)
+
+    def _queue(self, task: Task, now: Instant) -> None:
         """Put a task that has just become pending into its lane."""
-        task.ready_at = now
-        task.stop_asking(now)
-        task.llm = task.instance = task.model = task.why = task.assigned_at = task.started_at = None
         self.touch(task)
         self.announce(task, now)
         self.borrowed.update(self.ready.add(task, now))
@@ -134,10 +132,7 @@ class CoreState:
     def give(self, decision: Decision, now: Instant) -> None:
         """Assign a task that has left its lane."""
         task, llm = decision.task, decision.llm
-        task.move(Trigger.ASSIGN)
-        task.attempt += 1
-        task.llm, task.why, task.assigned_at, task.named_at = llm.name, decision.why, now, now
-        task.usage = task.duration = task.model = None
+        transitions.assign(task, llm.name, decision.why, now)
         llm.unclaimed.add(task.id)
         llm.begin(task.id, task.size, task.spec.skills, now)
         llm.free -= 1
@@ -174,10 +169,9 @@ class CoreState:
         llm.count()
         self.touch(task)
 
-    def await_answer(self, task: Task, now: Instant) -> None:
-        """The attempt that asked is over; the next one begins with the answer. That is not held against the task."""
-        task.starts -= 1
-        task.instance = None
+    def lose_asking_attempt(self, task: Task, now: Instant) -> None:
+        """The attempt that asked is over; the next one begins with the answer."""
+        transitions.lose_asking_attempt(task)
         self.touch(task)
         self.announce(task, now)
 
@@ -188,14 +182,37 @@ class CoreState:
         self.freed_llms[llm.name] = llm
         return llm
 
-    def finish(self, task: Task, trigger: Trigger, now: Instant) -> None:
-        """End a task, and tell it."""
+    def back_off(self, task: Task, until: Instant, now: Instant) -> None:
+        """Try a failed task again after a pause."""
+        transitions.back_off(task, until)
+        self.next_wake = min(self.next_wake, until)
+        self.touch(task)
+        self.announce(task, now)
+
+    def complete(self, task: Task, result: JsonValue, now: Instant) -> None:
+        """End a task with its result."""
+        self._leave_lane(task)
+        transitions.complete(task, result, now)
+        self._finish(task, now)
+
+    def fail(self, task: Task, error: Failure, now: Instant, result: JsonValue = None) -> None:
+        """End a task with an error. `result` is what a group has of its parts."""
+        self._leave_lane(task)
+        transitions.fail(task, error, now, result)
+        self._finish(task, now)
+
+    def cancel(self, task: Task, by: str, reason: str | None, now: Instant) -> None:
+        """End a live task, wherever it is."""
+        self.withdraw(task, "cancelled", "cancelled", now)
+        transitions.cancel(task, by, reason, now)
+        self._finish(task, now)
+
+    def _leave_lane(self, task: Task) -> None:
         if task.status is Status.PENDING:
             self.ready.discard(task)
-        task.move(trigger)
-        task.finished_at = now
-        task.wake_at = None
-        task.stop_asking(now)
+
+    def _finish(self, task: Task, now: Instant) -> None:
+        """Announce the end of a task, and answer whoever submitted the task."""
         self.touch(task)
         self.announce(task, now)
         self.answer(task, final_answer(task.status))

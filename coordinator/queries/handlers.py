@@ -40,10 +40,10 @@ from broker.timestamps import Instant, Micros, in_seconds, to_iso
 from coordinator.core.llms.llm import llm_view
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import Machine, MachineOptions
-from coordinator.core.scheduling.policies import load_policy
 from coordinator.core.tasks.task import Task, view
 from coordinator.inbound.decoder import in_short, must_be_schema
 from coordinator.outbound.size_limits import BEGINNING, LATEST, Page, beginning, fitted, in_a_list, without_bulk
+from coordinator.policy_loader import load_policy
 from coordinator.queries import history
 from coordinator.queries.dry_run import placement
 from coordinator.queries.reports.answer import report_list, report_view

@@ -54,7 +54,8 @@ from coordinator.core.events import (
 from coordinator.core.llms.llm import LLM
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import Machine, MachineOptions
-from coordinator.core.scheduling.earliest_finish import EarliestFinish, Policy
+from coordinator.core.scheduling.decision import Policy
+from coordinator.core.scheduling.earliest_finish import EarliestFinish
 from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import DEFAULT_PRIORITY, Rank, Task
 from coordinator.core.transaction import take_over, transaction

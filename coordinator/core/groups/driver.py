@@ -16,8 +16,8 @@ from coordinator.core.groups.steps import AskPerson, CreatePart, Fail, Finding, 
 from coordinator.core.groups.strategies import step
 from coordinator.core.groups.voting import HALF
 from coordinator.core.state import CoreState
+from coordinator.core.tasks import transitions
 from coordinator.core.tasks.task import OpenQuestion, Task
-from coordinator.core.tasks.transitions import Trigger
 
 LONGEST = seconds(
     86_400
@@ -66,23 +66,20 @@ class GroupDriver:
                 self._wake_in_time(group, spent)
             case AskPerson(question, choices):
                 group.wake_at = None  # people take the time that they need
-                group.ask(OpenQuestion(TIE, question, choices, now), now)
+                transitions.ask(group, OpenQuestion(TIE, question, choices, now), now)
                 self._end_all(parts, "the vote is over", now)
                 self._state.touch(group)
                 self._state.announce(group, now)
             case Finish(result, note, found):
                 self._note(group, note, found, now)
                 if size := _too_large(result):
-                    group.error = _result_too_large(parts, size)
-                    self._state.finish(group, Trigger.FAIL, now)
+                    self._state.fail(group, _result_too_large(parts, size), now)
                     return
-                group.result = result
-                self._state.finish(group, Trigger.COMPLETE, now)
+                self._state.complete(group, result, now)
                 self._end_all(parts, f"{group.id} was done without it", now)
             case Fail(error, result, note, found):
                 self._note(group, note, found, now)
-                group.result, group.error = None if _too_large(result) else result, error
-                self._state.finish(group, Trigger.FAIL, now)
+                self._state.fail(group, error, now, None if _too_large(result) else result)
             case other:
                 assert_never(other)
 

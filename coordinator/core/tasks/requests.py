@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from broker.errors import Problem, did_you_mean
 from broker.protocol.messages import Failure, Status, Submission
-from broker.timestamps import NO_TIME, Instant, from_datetime, to_iso
+from broker.timestamps import Instant, from_datetime, to_iso
 from coordinator.core.commands import AnswerRequest, SendDrain
 from coordinator.core.events import (
     AssignRequested,
@@ -28,11 +28,11 @@ from coordinator.core.llms.duration_estimates import text_length
 from coordinator.core.llms.llm import LLM, llm_view
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.state import NO_SUCH_TASK, CoreState, SavedReport, final_answer
+from coordinator.core.tasks import transitions
 from coordinator.core.tasks.dependencies import find_cycle
 from coordinator.core.tasks.lineage import ancestors, why_no_child
 from coordinator.core.tasks.resubmission import differences
 from coordinator.core.tasks.task import COORDINATOR, Task
-from coordinator.core.tasks.transitions import Trigger
 
 ANYBODY = "anonymous"
 
@@ -204,11 +204,7 @@ class TaskRequests:
         self._cancel_task(task, COORDINATOR, reason, now)
 
     def _cancel_task(self, task: Task, by: str, reason: str | None, now: Instant) -> None:
-        told = f": {reason}" if reason else ""
-        where = f" at {task.llm}" if task.in_hand else ""
-        task.note(now, by, f"cancelled while {task.status.replace('_', ' ')}{where}{told}")
-        self._state.withdraw(task, "cancelled", "cancelled", now)
-        self._state.finish(task, Trigger.CANCEL, now)
+        self._state.cancel(task, by, reason, now)
 
     def _retry(self, event: RetryRequested, now: Instant) -> None:
         task = self._state.tasks.get(event.task_id)
@@ -223,23 +219,15 @@ class TaskRequests:
         if problem := unknown or contradiction(task.spec, changed):
             self._state.refuse(event.task_id, event.sender, problem)
             return
-        different = f", with changed {', '.join(sorted(changed))}" if changed else ""
-        task.note(now, event.sender.user or ANYBODY, f"retried after it {_ended(task)}{different}")
         if changed:
             self._state.respecify(task, instead_of_several(task.spec, changed), now)
         if task.result is not None and (completed := [a for a in task.attempts if a.outcome == "completed"]):
             self._state.changes.earlier_results.append((task, completed[-1].attempt, task.result))
-        task.move(Trigger.RETRY)
         if task.finished_at is not None:
             self._state.changes.undone.append(task.finished_at)
+        transitions.retry(task, event.sender.user or ANYBODY, changed, now)
         self._state.watch_due_date(task)
-        task.starts = 0
-        task.wake_at = None if task.spec.not_before is None else from_datetime(task.spec.not_before)
-        self._state.ended.pop(task.id, None)  # whoever depends on it waits for its new end
-        task.llm = task.instance = task.model = task.why = None
-        task.result = task.error = task.usage = task.duration = None
-        task.ready_at = task.assigned_at = task.started_at = task.finished_at = None
-        task.questions, task.person_wait = [], NO_TIME
+        self._state.ended.pop(task.id, None)  # dependents wait for its new end
         if event.sender.reply_to:
             task.reply_to, task.correlation_id = event.sender.reply_to, event.sender.correlation_id
         self._count_dependencies(task)  # one that failed may have been retried too, and is to be waited for
@@ -267,11 +255,8 @@ class TaskRequests:
         task.note(now, event.sender.user or ANYBODY, what)
         self._state.respecify(task, instead_of_several(task.spec, changes), now)
         if moves:
-            if runs:
-                task.starts -= 1  # it was not the attempt's fault
             self._state.withdraw(task, "moved", f"moved to {event.llm}" if event.llm else what, now)
-            task.move(Trigger.RELEASE)
-            self._state.make_ready(task, now)
+            self._state.release(task, now, counts=not runs)
         self._state.announce(task, now)
         self._state.answer_to(event.sender, "task.accepted", task)
 
@@ -355,18 +340,12 @@ class TaskRequests:
             children = [self._state.tasks[child] for child in event.children]
             for task in [*children, *self._state.children.get(ended.id, ())]:
                 if not task.status.is_final:
-                    why = f"{ended.id}, which it is part of, {_ended(ended)}"
+                    why = f"{ended.id}, which it is part of, {transitions.ended(ended)}"
                     self.end_early(task, why, now)
 
     def _fail_dependent(self, task: Task, dependency: Task, now: Instant) -> None:
-        message = f"{dependency.id}, which this task depends on, {_ended(dependency)}"
-        task.error = Failure(type="dependency_failed", message=message, retryable=False)
-        self._state.finish(task, Trigger.FAIL, now)
-
-
-def _ended(task: Task) -> str:
-    """How a task ended, after `it`."""
-    return "failed" if task.status is Status.FAILED else f"was {task.status}"
+        message = f"{dependency.id}, which this task depends on, {transitions.ended(dependency)}"
+        self._state.fail(task, Failure(type="dependency_failed", message=message, retryable=False), now)
 
 
 def _told(value: Any) -> str:
