@@ -42,8 +42,10 @@ from coordinator.core.events import (
     WaitEnded,
 )
 from coordinator.core.groups.driver import GroupDriver
+from coordinator.core.llms.control import LLMControl
 from coordinator.core.llms.llm import LLM
 from coordinator.core.llms.skill_match import Expertise
+from coordinator.core.saved_reports import save_report
 from coordinator.core.scheduling.decision import Policy
 from coordinator.core.scheduling.dispatch import fill_slots
 from coordinator.core.scheduling.earliest_finish import EarliestFinish
@@ -51,9 +53,11 @@ from coordinator.core.scheduling.stragglers import LOOK, move_stragglers
 from coordinator.core.state import CoreState, StateChanges
 from coordinator.core.tasks.attempts import AttemptReports
 from coordinator.core.tasks.chat import Chat
+from coordinator.core.tasks.control import TaskControl
+from coordinator.core.tasks.dependencies import task_ended
 from coordinator.core.tasks.notes import Notes
 from coordinator.core.tasks.questions import Questions
-from coordinator.core.tasks.requests import TaskRequests
+from coordinator.core.tasks.submit import Submissions
 from coordinator.core.tasks.task import Task
 
 WINDOW = 5000  # ready tasks of a lane that are kept in memory
@@ -82,10 +86,12 @@ class Machine:
     def __init__(self, options: MachineOptions, *, next_seq: int = 1) -> None:
         """`next_seq` is the number of the next new task."""
         learn_quality = options.learn_quality
-        self.board = CoreState(lease=options.lease, window=options.window)
+        self.board = CoreState(lease=options.lease, window=options.window, next_seq=next_seq)
         self._require_identity = options.require_identity
-        self._requests = TaskRequests(self.board, next_seq=next_seq, expertise=options.expertise)
-        self._groups = GroupDriver(self.board, self._requests.enter_part, self._requests.end_early, learn=learn_quality)
+        self._submissions = Submissions(self.board, expertise=options.expertise)
+        self._control = TaskControl(self.board)
+        self._llms = LLMControl(self.board)
+        self._groups = GroupDriver(self.board, learn=learn_quality)
         self._learn_quality = learn_quality
         self._work = AttemptReports(self.board)
         self._questions = Questions(self.board)
@@ -214,6 +220,8 @@ class Machine:
         if self._require_identity and isinstance(event, Restricted) and self._is_refused(event):
             return
         match event:
+            case Submitted():
+                self._submissions.submitted(event, now)
             case Claimed():
                 self._work.claimed(event, now)
             case Reported():
@@ -237,7 +245,7 @@ class Machine:
             case NotesRequested():
                 self._notes.requested(event)
             case TaskEnded():
-                self._requests.task_ended(event, now)
+                task_ended(self.board, event, now)
             case GroupChanged():
                 self._groups.dirty_groups(event, now)
             case Tick():
@@ -248,16 +256,18 @@ class Machine:
                 self._clock_set(by)
             case MessageSent() | MessageUndelivered():
                 self._mail.handle(event, now)
-            case (
-                Submitted()
-                | CancelRequested()
-                | RetryRequested()
-                | AssignRequested()
-                | UpdateRequested()
-                | ManageRequested()
-                | ReportSaved()
-            ):
-                self._requests.handle(event, now)
+            case CancelRequested():
+                self._control.cancel(event, now)
+            case RetryRequested():
+                self._control.retry(event, now)
+            case AssignRequested():
+                self._control.assign(event, now)
+            case UpdateRequested():
+                self._control.update(event, now)
+            case ManageRequested():
+                self._llms.manage(event, now)
+            case ReportSaved():
+                save_report(self.board, event, now)
             case _:
                 assert_never(event)
 

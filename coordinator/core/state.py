@@ -75,8 +75,10 @@ class _PendingCommand(NamedTuple):
 class CoreState:
     """The tasks in hand, a window on the ready ones, the LLMs; and what the present batch has brought about."""
 
-    def __init__(self, *, lease: Micros, window: int) -> None:
+    def __init__(self, *, lease: Micros, window: int, next_seq: int = 1) -> None:
+        """`next_seq` is the number of the next new task."""
         self.lease = lease
+        self.next_seq = next_seq
         self.tasks: dict[str, Task] = {}
         self.llms: dict[str, LLM] = {}
         self.ready = ReadyQueue(window)

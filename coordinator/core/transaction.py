@@ -46,7 +46,7 @@ from coordinator.core.events import (
     WaitBegan,
     WaitEnded,
 )
-from coordinator.core.groups.driver import groups_named_in, reserved
+from coordinator.core.groups.naming import groups_named_in, reserved
 from coordinator.core.llms.llm import LLM
 from coordinator.core.machine import Machine
 from coordinator.core.state import StateChanges

@@ -64,8 +64,7 @@ from coordinator.core.events import (
     WaitBegan,
     WaitEnded,
 )
-from coordinator.core.tasks.requests import ANYBODY
-from coordinator.core.tasks.task import DEFAULT_PRIORITY
+from coordinator.core.tasks.task import ANYBODY, DEFAULT_PRIORITY
 from coordinator.outbound.outbox import Item, RejectedMessage
 from coordinator.queries.reports.definition import CUSTOM, with_fields
 

@@ -7,8 +7,7 @@ from coordinator.core.commands import SendPersonAnswer
 from coordinator.core.events import AnswerGiven, WaitBegan, WaitEnded
 from coordinator.core.state import NOT_YOURS, CoreState
 from coordinator.core.tasks import transitions
-from coordinator.core.tasks.requests import ANYBODY
-from coordinator.core.tasks.task import OpenQuestion, Task
+from coordinator.core.tasks.task import ANYBODY, OpenQuestion, Task
 
 _TOLD = 200  # characters of a question or an answer in the history
 

@@ -13,7 +13,8 @@ from broker.timestamps import EPOCH, NO_TIME, Instant, Micros, from_datetime, in
 from coordinator.core.llms.duration_estimates import BASE_LENGTH, text_length
 
 DEFAULT_PRIORITY = 4
-COORDINATOR = "coordinator"  # who has changed a task that nobody else has
+COORDINATOR = "coordinator"  # the author of changes that no user asked for
+ANYBODY = "anonymous"  # the author of changes by a client that names no user
 HISTORY_KEPT = 200  # changes; the oldest go first
 QUIET_AFTER = seconds(30)  # without text
 _NO_MODELS = ("exec:", "handler:")  # how names of what need not send any text begin
