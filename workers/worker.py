@@ -36,10 +36,10 @@ from broker.protocol.topology import (
     memberships,
     work_queue,
 )
-from broker.protocol.traceparent import tracing_for
 from broker.protocol.worker_reports import Presence, skills_in_text
 from broker.settings import Settings
 from broker.telemetry.counters import Runs
+from broker.telemetry.open_tracing import tracing_for
 from workers.chat import PREFETCH, ChatResponder
 from workers.execution.attempt import failed
 from workers.execution.executor import Executor

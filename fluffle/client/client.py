@@ -14,9 +14,9 @@ from broker.protocol.queries import LLMsQuery, PlacementQuery, TaskQuery, TasksQ
 from broker.protocol.status import FINAL, Status
 from broker.protocol.task_requests import AnswerQuestion, AssignTask, Cancel, ManageLLM, Retry, Submission, Update
 from broker.protocol.topology import Binding
-from broker.protocol.traceparent import tracing_for
 from broker.protocol.views import LLMList, LLMView, Placement, TaskPage, TaskView
 from broker.protocol.worker_reports import Progress
+from broker.telemetry.open_tracing import tracing_for
 from fluffle.client.chat import Messaging, is_identity_required
 from fluffle.client.conversion import made as _made
 from fluffle.client.conversion import read as _read
