@@ -7,9 +7,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from broker.bounded_set import BoundedSet
 from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
-from broker.protocol.chat import RecentIds, RepeatedTexts
+from broker.protocol.chat import RepeatedTexts
 from broker.protocol.queries import LLMsQuery, PlacementQuery, TaskQuery, TasksQuery
 from broker.protocol.status import FINAL, Status
 from broker.protocol.task_requests import AnswerQuestion, AssignTask, Cancel, ManageLLM, Retry, Submission, Update
@@ -58,7 +59,7 @@ class Client(Messaging, Reporting):
     ) -> None:
         self._url = url
         self._user = user
-        self._taken = RecentIds()
+        self._taken = BoundedSet[str]()
         self._repeats = RepeatedTexts()
         self._name = name
         self._answer_timeout = answer_timeout
