@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from broker.amqp.envelope import UNREADABLE_REST
+from broker.mappings import without_none
 
 METHOD, HEADER, BODY = 1, 2, 3  # kinds of frames
 DELIVER, ACK, NACK = 0x003C003C, 0x003C0050, 0x003C0078  # methods: class and number
@@ -171,7 +172,7 @@ def read_properties_leniently(encoded: bytes) -> tuple[dict[str, Any], list[str]
         _read_properties(encoded, found, unreadable)
     except (struct.error, IndexError):
         unreadable.append(UNREADABLE_REST)
-    return {name: value for name, value in found.items() if value is not None}, unreadable
+    return without_none(found), unreadable
 
 
 def _read_properties(encoded: bytes, found: dict[str, Any], unreadable: list[str] | None) -> None:
