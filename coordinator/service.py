@@ -32,8 +32,8 @@ from broker.fault_injection import crash_point
 from broker.protocol.primitives import MAX_ANSWER_BYTES
 from broker.protocol.queries import TaskQuery
 from broker.protocol.topology import COORDINATOR, QUERIES, SHARED, UNDELIVERED
-from broker.protocol.traceparent import tracing_for
 from broker.settings import Settings
+from broker.telemetry.open_tracing import tracing_for
 from broker.timestamps import Instant, seconds
 from coordinator.batch import BatchProcessor, OutgoingBatch
 from coordinator.inbound.buffer import InboxBuffer, is_claim

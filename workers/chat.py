@@ -20,6 +20,7 @@ from typing import Any
 
 from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
+from broker.bounded_set import BoundedSet
 from broker.chat_client import ChatClient, is_unnamed, read_message, to_publish
 from broker.errors import (
     BrokerError,
@@ -33,7 +34,6 @@ from broker.errors import (
 from broker.protocol.chat import (
     COORDINATOR,
     Message,
-    RecentIds,
     RepeatedTexts,
     in_order,
     made_from,
@@ -43,7 +43,7 @@ from broker.protocol.chat import (
 from broker.protocol.portable_text import portable, printed
 from broker.protocol.topology import llm_address
 from workers.execution.progress import ProgressStream
-from workers.execution.reporter import RETRY_FIRST, RETRY_MOST, Reporter
+from workers.execution.reporter import RETRY, Reporter
 from workers.models.base import LLM, Answer, Job, ModelError
 
 AT_ONCE = 4
@@ -95,7 +95,7 @@ class ChatResponder:
         self._open: dict[str, deque[Message]] = {}  # conversations with what is to be answered, oldest first
         self._running: dict[str, asyncio.Task[None]] = {}  # those in which an answer is under way
         self._deliveries: dict[str, list[Delivery]] = {}  # of the messages in `_open`, by id
-        self._settled = RecentIds()
+        self._settled = BoundedSet[str]()
         self._repeats = RepeatedTexts()
         self._unnamed: dict[str, str] = {}  # the ids of messages that came without one, and what their bodies make
         self._recent: deque[Message] = deque(maxlen=_REMEMBERED)
@@ -344,15 +344,14 @@ class ChatResponder:
 
     async def _publish(self, answer: Outgoing) -> None:
         """Publish until RabbitMQ has it. Raises ConnectionClosed, and BrokerError when RabbitMQ will never take it."""
-        pause = RETRY_FIRST
+        pauses = RETRY.pauses()
         while True:
             try:
                 await self._link.publish(answer)
                 return
             except (PublishRefused, Unroutable) as error:
                 _log.warning("RabbitMQ did not take an answer of %s: %s", self._address, error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_MOST)
+                await asyncio.sleep(next(pauses))
 
 
 def _names(question: Message) -> dict[str, str]:

@@ -36,14 +36,14 @@ from broker.protocol.topology import (
     memberships,
     work_queue,
 )
-from broker.protocol.traceparent import tracing_for
 from broker.protocol.worker_reports import Presence, skills_in_text
 from broker.settings import Settings
 from broker.telemetry.counters import Runs
+from broker.telemetry.open_tracing import tracing_for
 from workers.chat import PREFETCH, ChatResponder
 from workers.execution.attempt import failed
 from workers.execution.executor import Executor
-from workers.execution.reporter import RETRY_FIRST, RETRY_MOST, Reporter
+from workers.execution.reporter import RETRY, Reporter
 from workers.execution.spool import Spool
 from workers.models.base import LLM
 from workers.tools.coordinator_client import CoordinatorClient
@@ -192,7 +192,7 @@ class Worker:
 
     async def _connect(self, spool: Spool, stack: AsyncExitStack) -> None:
         """Connect and set everything up, however long RabbitMQ is away. The link is closed with the stack."""
-        pause, tell_at = RETRY_FIRST, 0.0
+        pauses, tell_at = RETRY.pauses(), 0.0
         while True:
             try:
                 async with AsyncExitStack() as opening:
@@ -201,7 +201,7 @@ class Worker:
                         name=f"fluffle worker {self._name}",
                         max_body=self._settings.max_body,
                         heartbeat=round(min(max(self._settings.beat, LEAST_HEARTBEAT), MOST_HEARTBEAT)),
-                        longest_pause=min(self._settings.beat, RETRY_MOST),
+                        longest_pause=min(self._settings.beat, RETRY.maximum),
                         on_state=self._on_link_state,
                     )
                     self._link = await opening.enter_async_context(link)
@@ -214,8 +214,7 @@ class Worker:
                 if time.monotonic() >= tell_at:
                     _log.warning("%s: waiting for RabbitMQ: %s", self._name, error)
                     tell_at = time.monotonic() + _TELL_EVERY
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_MOST)
+                await asyncio.sleep(next(pauses))
 
     async def _set_up(self, spool: Spool) -> None:
         has_only_rights_of_an_llm = not await may_declare(self._url, SHARED, name=f"fluffle worker {self._name}")

@@ -14,13 +14,14 @@ from contextlib import suppress
 
 from broker.amqp.channel import Consumer
 from broker.amqp.session import Session, Subscription
+from broker.backoff import Backoff
 from broker.errors import BrokerError
 from broker.protocol.topology import DELIVERY_LIMIT
 
 PATIENCE = DELIVERY_LIMIT + 5
 """Deliveries that may fail until the queue seems to have no delivery limit."""
 
-_AGAIN, _RETRY_MOST = 0.02, 5.0  # seconds until the next attempt to connect
+_RECONNECT = Backoff(initial=0.02, maximum=5.0)
 _QUIET = 1.0  # seconds that a connection has to last
 
 _log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class Quarantine:
         await self._half.close()
 
     async def _keep(self) -> None:
-        half, pause = self._half, _AGAIN
+        half, failures = self._half, 1
         while True:
             try:
                 await half.open()
@@ -117,7 +118,7 @@ class Quarantine:
                     async with asyncio.timeout(_QUIET):
                         await half.lost.wait()
                 if not half.lost.is_set():
-                    pause = _AGAIN
+                    failures = 1
                     self._go_on()
                     await half.lost.wait()
             except BrokerError as error:
@@ -125,11 +126,11 @@ class Quarantine:
             half.whole, half.channel = False, None
             if half.failed_to_deliver:
                 self._fail()
-                pause = min(_AGAIN * 2 ** (self._in_vain // PATIENCE), _RETRY_MOST)
+                failures = 1 + self._in_vain // PATIENCE
             else:
                 self._tell(False)
-                pause = min(2 * pause, _RETRY_MOST)
-            await asyncio.sleep(pause)
+                failures += 1
+            await asyncio.sleep(_RECONNECT.pause(failures))
             if self._failures > PATIENCE:
                 await self._expel_first()
 

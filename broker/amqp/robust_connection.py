@@ -21,6 +21,7 @@ from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.quarantine import Quarantine
 from broker.amqp.session import Session, Subscription, fault_of
 from broker.amqp10.client import expel
+from broker.backoff import Backoff
 from broker.errors import AccessRefused, BrokerError, ConnectionClosed, MessageTooLarge
 from broker.protocol.topology import MESSAGES, Binding, Topology
 
@@ -32,7 +33,7 @@ PROBE = Outgoing("", "fluffle.probe", b"", persistent=False, mandatory=False)
 Only a connection that publishes is told of an alarm, and only when it publishes.
 """
 
-_RETRY_FIRST = 0.1  # seconds before the first attempt to connect again; then it is twice as long every time
+_FIRST_PAUSE_SECONDS = 0.1  # before the first attempt to connect again
 
 
 class RobustConnection:
@@ -60,6 +61,7 @@ class RobustConnection:
         )
         self._consumer = Session(url, f"{name} (consume)", _nothing, heartbeat=heartbeat)
         self._longest_pause = longest_pause
+        self._backoff = Backoff(_FIRST_PAUSE_SECONDS, longest_pause)
         self._window = window
         self._max_body = max_body
         self._on_state = on_state
@@ -138,7 +140,7 @@ class RobustConnection:
 
     async def _keep(self, half: Session) -> None:
         """Open this connection again whenever it is lost, until the link closes."""
-        pause = _RETRY_FIRST
+        pauses = self._backoff.pauses()
         while True:
             opened_at = time.monotonic()
             await half.lost.wait()
@@ -148,13 +150,12 @@ class RobustConnection:
             told = str(half.error)
             _log.warning("lost the connection to RabbitMQ at %s: %s", half.where, told)
             if half is self._consumer and half.failed_to_deliver:
-                self._separating, pause = True, _RETRY_FIRST
+                self._separating, pauses = True, self._backoff.pauses()
                 self._separate()
             if time.monotonic() - opened_at > self._longest_pause:
-                pause = _RETRY_FIRST
+                pauses = self._backoff.pauses()
             while True:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, self._longest_pause)
+                await asyncio.sleep(next(pauses))
                 try:
                     await half.open()
                     break

@@ -5,13 +5,14 @@ the mailboxes that are bound to it; or `all`.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Protocol, TypeVar
 from uuid import UUID, uuid5
 
 from pydantic import AfterValidator, Field
 
+from broker.bounded_set import BoundedDict
 from broker.ids import uuid7
 from broker.protocol.primitives import JsonObject, Moment, Name, TaskId, Text, WireModel, matching
 from broker.protocol.topology import EVERYBODY
@@ -150,36 +151,13 @@ def in_order(messages: Sequence[SaidT]) -> list[SaidT]:
     return [*placed.values(), *answer_each_other]
 
 
-class RecentIds:
-    """The last ids that were seen, to tell a message that comes again."""
-
-    def __init__(self, ids: Iterable[str] = (), *, most: int = 10_000) -> None:
-        self._ids = dict.fromkeys(ids)
-        self._most = most
-
-    def __contains__(self, message_id: str) -> bool:
-        return message_id in self._ids
-
-    def add(self, message_id: str) -> bool:
-        """Take an id in. Returns whether it is new."""
-        if message_id in self._ids:
-            return False
-        self._ids[message_id] = None
-        if len(self._ids) > self._most:
-            del self._ids[next(iter(self._ids))]
-        return True
-
-
 class RepeatedTexts:
-    """Tells messages apart that have no id and say the same."""
+    """Numbers messages that have no id and the same text."""
 
-    def __init__(self, *, most: int = 10_000) -> None:
-        self._counts: dict[str, int] = {}
-        self._most = most
+    def __init__(self, *, limit: int = 10_000) -> None:
+        self._counts: BoundedDict[str, int] = BoundedDict(limit)
 
     def next(self, message_id: str) -> str:
-        """The id for the next message whose body makes that one."""
+        """Return the id of the next message whose text makes `message_id`."""
         count = self._counts[message_id] = self._counts.pop(message_id, 0) + 1
-        if len(self._counts) > self._most:
-            del self._counts[next(iter(self._counts))]
         return numbered(message_id, count)

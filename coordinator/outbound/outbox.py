@@ -13,6 +13,7 @@ from pydantic_core import from_json, to_json
 
 from broker.errors import Problem
 from broker.ids import uuid7
+from broker.mappings import without_none
 from broker.protocol.chat import Message
 from broker.protocol.status import Status
 from broker.timestamps import Instant
@@ -107,7 +108,7 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
         match kind, rest:
             case "event", [at, task_id, status, llm, what] if task := tasks.get(task_id):
                 shown = {**view(task), "status": status, "llm": llm}
-                items.append(AnnounceTask(at, {key: value for key, value in shown.items() if value is not None}, what))
+                items.append(AnnounceTask(at, without_none(shown), what))
             case "answer", [kind_of_answer, reply_to, correlation_id, task_id, *known] if task := tasks.get(task_id):
                 items.append(AnswerSubmitter(kind_of_answer, reply_to, correlation_id, view(task), bool(known)))
             case "assign", [task_id, attempt, llm] if task := tasks.get(task_id):

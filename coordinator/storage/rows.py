@@ -7,6 +7,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 from sqlalchemy import RowMapping
 
+from broker.mappings import without_none
 from broker.protocol.chat import Message
 from broker.protocol.status import Status
 from broker.protocol.task_requests import Submission
@@ -271,7 +272,7 @@ def message_view(row: Row) -> dict[str, Any]:
         "sent_at": to_iso(row["sent_at"]),
         "delivered": bool(row["delivered"]),
     }
-    return {name: value for name, value in shown.items() if value is not None}
+    return without_none(shown)
 
 
 def _json(value: Any) -> str | None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from broker.mappings import without_none
 from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Value, unknown
 from fluffle.cli.options import Moment, Names, Whole, flat
 from fluffle.cli.session import client, json_option, run
@@ -154,7 +155,7 @@ def report(
     if listed or drop:
         run(_dropped(drop) if drop else _listed(as_json=as_json))
         return
-    fields = cast("ReportFields", {key: value for key, value in others.items() if value is not None})
+    fields = cast("ReportFields", without_none(others))
     if group_by:
         fields["group_by"] = flat(group_by)
     if metrics:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from broker.mappings import without_none
 from fluffle.cli.lazy import OrderedGroup
 from fluffle.cli.options import JSON, Duration, Name, Names, flat, text_of
 
@@ -107,7 +108,7 @@ def _call(tool: str, /, **arguments: Any) -> Any:
     path = os.environ.get(SOCKET)
     if not path:
         raise click.ClickException(_why_there_is_none())
-    given = {key: value for key, value in arguments.items() if value is not None}
+    given = without_none(arguments)
     try:
         with socket.socket(socket.AF_UNIX) as worker:
             worker.connect(path)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection
 from broker.amqp.url import user_of
+from broker.bounded_set import BoundedSet
 from broker.chat_client import ChatClient, is_unnamed, read_message
 from broker.errors import (
     ConfigurationError,
@@ -25,7 +26,7 @@ from broker.errors import (
     did_you_mean,
 )
 from broker.ids import uuid7
-from broker.protocol.chat import Message, MessageProgress, RecentIds, RepeatedTexts, is_address, new_message
+from broker.protocol.chat import Message, MessageProgress, RepeatedTexts, is_address, new_message
 from broker.protocol.primitives import JsonObject, decode, problems
 from broker.protocol.queries import ConversationsQuery, MessagesQuery
 from broker.protocol.topology import (
@@ -97,7 +98,7 @@ class Messaging:
     _request_client: RequestClient
     _user: str | None
     _mailing: asyncio.Task[ChatClient] | None = None
-    _taken: RecentIds  # what was shown and taken from the mailbox
+    _taken: BoundedSet[str]  # what was shown and taken from the mailbox
     _repeats: RepeatedTexts
 
     @property
@@ -165,7 +166,7 @@ class Messaging:
         deliver is put among the rejected. Without `wait`, raises BrokerError when the connection is lost.
         """
         address, limit, require_identity = self.address, _largest(), is_identity_required()
-        name, seen = f"{self._name} (inbox)", RecentIds()
+        name, seen = f"{self._name} (inbox)", BoundedSet[str]()
         there = arriving(self._broker, address, name=name)
         if not wait:
             there = waiting(self._broker, address, name=name, keep=keep)
@@ -268,7 +269,7 @@ class Messaging:
             yield self._said(arrivals, participant)
 
     async def _said(self, arrivals: Arrivals, participant: str | None) -> AsyncIterator[MessageView | MessageProgress]:
-        begun, seen = datetime.now(UTC), RecentIds()
+        begun, seen = datetime.now(UTC), BoundedSet[str]()
         while True:
             arrival = await arrivals.get()
             if isinstance(arrival, Gap):

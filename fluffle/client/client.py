@@ -7,16 +7,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from broker.bounded_set import BoundedSet
 from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
-from broker.protocol.chat import RecentIds, RepeatedTexts
+from broker.protocol.chat import RepeatedTexts
 from broker.protocol.queries import LLMsQuery, PlacementQuery, TaskQuery, TasksQuery
 from broker.protocol.status import FINAL, Status
 from broker.protocol.task_requests import AnswerQuestion, AssignTask, Cancel, ManageLLM, Retry, Submission, Update
 from broker.protocol.topology import Binding
-from broker.protocol.traceparent import tracing_for
 from broker.protocol.views import LLMList, LLMView, Placement, TaskPage, TaskView
 from broker.protocol.worker_reports import Progress
+from broker.telemetry.open_tracing import tracing_for
 from fluffle.client.chat import Messaging, is_identity_required
 from fluffle.client.conversion import made as _made
 from fluffle.client.conversion import read as _read
@@ -58,7 +59,7 @@ class Client(Messaging, Reporting):
     ) -> None:
         self._url = url
         self._user = user
-        self._taken = RecentIds()
+        self._taken = BoundedSet[str]()
         self._repeats = RepeatedTexts()
         self._name = name
         self._answer_timeout = answer_timeout

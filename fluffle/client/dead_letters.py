@@ -22,6 +22,7 @@ from broker.amqp.queue_browser import MOST, Browser
 from broker.amqp.robust_connection import RobustConnection
 from broker.amqp10.messages import UNTRANSLATABLE
 from broker.errors import BrokerError, RequestError
+from broker.mappings import without_none
 from broker.protocol.primitives import JSON_TYPE
 from broker.protocol.topology import COORDINATOR, REJECTED
 from broker.protocol.views import ErrorDetail
@@ -77,7 +78,7 @@ class RejectedMessage:
             shown["body"] = self.delivery.body.decode()
         except UnicodeDecodeError:
             shown["body_base64"] = b64encode(self.delivery.body).decode()
-        return {name: value for name, value in shown.items() if value is not None}
+        return without_none(shown)
 
 
 @asynccontextmanager

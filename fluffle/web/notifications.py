@@ -3,12 +3,13 @@
 Tasks that end one after the other are one notice that counts, and an event that is told twice counts once.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from broker.bounded_set import BoundedDict, BoundedSet
 from fluffle.web.live import Update
 
 KEPT = 50  # notices
@@ -51,22 +52,20 @@ class Notifications:
     clock: Callable[[], datetime]
     latest: deque[Notification] = field(default_factory=lambda: deque(maxlen=KEPT))
     listeners: set[Callable[[Notification], None]] = field(default_factory=set)
-    _seen: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    _owners: OrderedDict[str, str] = field(default_factory=OrderedDict)
+    _seen: BoundedSet[str] = field(default_factory=lambda: BoundedSet(limit=_REMEMBERED))
+    _owners: BoundedDict[str, str] = field(default_factory=lambda: BoundedDict(_REMEMBERED))
     _number: int = 0
 
     def own(self, task_id: str, session: str) -> None:
         """The visitor of that login wants to know how this task ends."""
         self._owners[task_id] = session
-        _bound(self._owners)
 
     def hear(self, told: Update) -> None:
         """An event of a task."""
         kind = _WORDS.get(told.what)
         if kind is None or told.about != "task" or told.event_id in self._seen:
             return
-        self._seen[told.event_id] = None
-        _bound(self._seen)
+        self._seen.add(told.event_id)
         owner = self._owners.pop(told.subject, None) if kind != "overdue" else None
         if kind == "finished" and owner is None:
             return
@@ -88,8 +87,3 @@ class Notifications:
             merged = Notification(self._number, kind, 1, task_id, description, now, mine)
         self.latest.appendleft(merged)
         return merged
-
-
-def _bound(remembered: "OrderedDict[str, Any]") -> None:
-    if len(remembered) > _REMEMBERED:
-        remembered.popitem(last=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from broker.amqp.envelope import Delivery
 from broker.best_effort import best_effort
+from broker.bounded_set import BoundedSet
 from broker.errors import DecodeError
 from broker.fault_injection import crash_point
 from broker.ids import assignment_id
@@ -73,7 +74,7 @@ class Executor:
         self._closed = False
         self._waiting: dict[Key, RunningAttempt] = {}  # for a slot; not claimed
         self._in_hand: dict[Key, RunningAttempt] = {}  # claimed, until RabbitMQ has the result
-        self._finished: dict[Key, None] = {}  # the last ones, oldest first
+        self._finished: BoundedSet[Key] = BoundedSet(limit=REMEMBERED)
 
     @property
     def in_hand(self) -> list[RunningTask]:
@@ -163,9 +164,7 @@ class Executor:
 
     def remember(self, key: Key) -> None:
         """This attempt has its result: an assignment of it that comes again is not done again."""
-        self._finished[key] = None
-        if len(self._finished) > REMEMBERED:
-            del self._finished[next(iter(self._finished))]
+        self._finished.add(key)
 
     def _claim(self, attempt: RunningAttempt) -> None:
         self._in_hand[attempt.key] = attempt

@@ -9,6 +9,7 @@ from functools import partial
 
 from broker.amqp.envelope import Outgoing
 from broker.amqp.robust_connection import RobustConnection
+from broker.backoff import Backoff
 from broker.errors import BrokerError, ConnectionClosed, MessageTooLarge
 from broker.fault_injection import crash_point, crash_point_soon
 from broker.futures import resolve
@@ -30,8 +31,8 @@ from broker.protocol.worker_reports import (
 )
 from workers.execution.spool import Spool
 
-RETRY_FIRST, RETRY_MOST = 0.2, 5.0
-"""Seconds between attempts to publish what RabbitMQ refused."""
+RETRY = Backoff(initial=0.2, maximum=5.0)
+"""The pauses between attempts to publish what RabbitMQ refused."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class _Report:
     then: Callable[[], None]
     ticket: int | None = None
     trace: str | None = None
-    pause: float = RETRY_FIRST
+    failures: int = 0
 
 
 class Reporter:
@@ -161,8 +162,8 @@ class Reporter:
                 self.result(report.about, _too_large(report.body, error), report.then)
             case _:
                 _log.warning("RabbitMQ did not take a %s of %s: %s", report.what, self._name, error)
-                asyncio.get_running_loop().call_later(report.pause, self._send, report)
-                report.pause = min(report.pause * 2, RETRY_MOST)
+                report.failures += 1
+                asyncio.get_running_loop().call_later(RETRY.pause(report.failures), self._send, report)
 
 
 def _too_large(body: bytes, error: MessageTooLarge) -> bytes:

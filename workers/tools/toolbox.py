@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from broker.chat_client import ChatClient
 from broker.errors import BrokerError, FluffleError, RequestError
+from broker.mappings import without_none
 from broker.protocol.assignments import Assignment
 from broker.protocol.chat import Message, is_address, made_from, new_message
 from broker.protocol.portable_text import portable
@@ -218,7 +219,7 @@ class Toolbox:
         if number := self._once_more(request):
             request = f"{request}.{number + 1}"
         return Submission(
-            **{key: value for key, value in given.items() if value is not None},
+            **without_none(given),
             id=f"{it.task_id[: 63 - len(request)]}.{request}",
             priority=self._priority,
             labels=[LOCAL_ONLY] if LOCAL_ONLY in it.labels else [],

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
+from broker.mappings import without_none
 from broker.protocol.task_requests import Submission
 from coordinator.core.groups.steps import (
     CreatePart,
@@ -155,7 +156,7 @@ def _made_so_far(group: Submission, turns: _Turns) -> JsonValue:
 
 
 def _shown(verdict: _Verdict) -> dict[str, JsonValue]:
-    return {name: value for name, value in verdict._asdict().items() if value is not None}
+    return without_none(verdict._asdict())
 
 
 def _verdict(review: Task) -> _Verdict | None:

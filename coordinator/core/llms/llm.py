@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from broker.errors import Problem, did_you_mean
+from broker.mappings import without_none
 from broker.protocol.primitives import LOCAL
 from broker.protocol.topology import control_address
 from broker.protocol.worker_reports import Presence, skills_in_text
@@ -253,7 +254,7 @@ def llm_view(llm: LLM, tasks: Mapping[str, bool], now: Instant) -> dict[str, Any
         **({"quality": found} if found else {}),
         "slots": llm.slots,
         "paused": llm.paused,
-        **{name: value for name, value in by_hand.items() if value is not None},
+        **without_none(by_hand),
         "in_hand": len(tasks) - (parked := sum(tasks.values())),
         "parked": parked,
         "instances": sorted(llm.instances),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from broker.bounded_set import BoundedDict
 from broker.errors import Problem
 from broker.protocol.chat import COORDINATOR, Message, made_from, numbered, owner_of
 from broker.protocol.topology import REPLIES, WATCHERS
@@ -20,7 +21,7 @@ class Chat:
 
     def __init__(self, board: CoreState) -> None:
         self._state = board
-        self._answers: dict[str, list[str]] = {}  # ids by the id of what they answer
+        self._answers: BoundedDict[str, list[str]] = BoundedDict(ANSWERED)  # ids by the id of what they answer
         self._early: Counter[str] = Counter()  # without ids and mailboxes: how many came only as undelivered so far
 
     def handle(self, event: Correspondence, now: Instant) -> None:
@@ -60,11 +61,11 @@ class Chat:
         if answers := self._answers.get(message.id):
             self._state.changes.overtaken[message.id] = list(answers)
         if message.in_reply_to is not None:
-            answers = self._answers.setdefault(message.in_reply_to, [])
+            if message.in_reply_to not in self._answers:
+                self._answers[message.in_reply_to] = []
+            answers = self._answers[message.in_reply_to]
             if message.id not in answers and len(answers) < OF_EACH:
                 answers.append(message.id)
-            if len(self._answers) > ANSWERED:
-                del self._answers[next(iter(self._answers))]
 
     def _send_back(self, event: MessageUndelivered, message: Message, now: Instant) -> None:
         sender = event.sender

@@ -1,6 +1,7 @@
 """Notes that LLMs and people share: a board for every conversation, with the last word under each name."""
 
 from broker.errors import Problem
+from broker.mappings import without_none
 from broker.timestamps import Instant, to_iso
 from coordinator.core.commands import AnswerRequest
 from coordinator.core.events import NotesRequested, Sender, Shared, SubmitterNote
@@ -52,4 +53,4 @@ class Notes:
 
 def _shown(note: SubmitterNote) -> dict[str, object]:
     shown = {"name": note.name, "by": note.by, "at": to_iso(note.at), "content": note.content}
-    return {key: value for key, value in shown.items() if value is not None}
+    return without_none(shown)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, JsonValue
 
+from broker.mappings import without_none
 from broker.protocol.primitives import LOCAL, LOCAL_ONLY, shortened
 from broker.protocol.status import Status
 from broker.protocol.task_requests import Submission
@@ -219,7 +220,7 @@ class Task:
                 "submitted_by": self.submitted_by,
                 "submitted_at": to_iso(self.submitted_at),
             }
-            self._submitted_view = {key: value for key, value in shown.items() if value is not None}
+            self._submitted_view = without_none(shown)
         return self._submitted_view
 
     def respecify(self, changes: dict[str, Any]) -> None:
@@ -337,7 +338,7 @@ def _asked(asked: OpenQuestion) -> dict[str, Any]:
         "answered_by": asked.answered_by,
         "answered_at": to_iso(asked.answered_at),
     }
-    return {key: value for key, value in shown.items() if value is not None}
+    return without_none(shown)
 
 
 def _usage(usage: Usage | None) -> dict[str, Any] | None:
@@ -359,7 +360,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "finished_at": to_iso(attempt.finished_at),
         "duration": in_seconds(attempt.duration),
     }
-    return {key: value for key, value in shown.items() if value is not None}
+    return without_none(shown)
 
 
 def _present_attempt(task: Task) -> list[dict[str, Any]]:
@@ -374,4 +375,4 @@ def _present_attempt(task: Task) -> list[dict[str, Any]]:
         "assigned_at": to_iso(task.assigned_at),
         "started_at": to_iso(task.started_at),
     }
-    return [{key: value for key, value in shown.items() if value is not None}]
+    return [without_none(shown)]

@@ -12,9 +12,9 @@ def coordinator() -> None:
     import asyncio
     import signal
 
-    from broker.log_config import configure_logging
     from broker.node.locate import amqp_url
     from broker.settings import load_settings
+    from broker.telemetry.log_config import configure_logging
     from broker.timestamps import now
     from coordinator.service import Coordinator
     from fluffle.cli.python_tuning import set_up_for_long

@@ -43,9 +43,9 @@ def web(
     import asyncio
     import os
 
-    from broker.log_config import configure_logging
     from broker.node.locate import amqp_url
     from broker.settings import PREFIX, load_settings
+    from broker.telemetry.log_config import configure_logging
     from fluffle.cli.options import given
 
     options = {

@@ -82,10 +82,10 @@ def worker(
     import signal
 
     from broker.errors import ConfigurationError
-    from broker.log_config import configure_logging
     from broker.node.locate import amqp_url
     from broker.protocol.task_requests import TOOLS
     from broker.settings import load_settings
+    from broker.telemetry.log_config import configure_logging
     from fluffle.cli.python_tuning import set_up_for_long
     from fluffle.presentation.output import complain
     from workers.models.factory import MODEL_TIMEOUT, build_llm, warn_of_trouble

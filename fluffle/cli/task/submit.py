@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from broker.mappings import without_none
 from fluffle.cli.main import OK, TASK_FAILED
 from fluffle.cli.options import JSON, Duration, Moment, Names, Weights, Whole, flat, pairs, schema_of, text_of
 from fluffle.cli.session import client, json_option, run
@@ -207,7 +208,7 @@ def _fields(
         "excluded": flat(excluded) or None,
         "vote": _vote({"choices": list(choices) or None, "judge": judge, "quorum": quorum, "weights": weights}),
     }
-    return {name: value for name, value in given.items() if value is not None}
+    return without_none(given)
 
 
 def _vote(rules: dict[str, Any]) -> "Vote | None":
@@ -218,7 +219,7 @@ def _vote(rules: dict[str, Any]) -> "Vote | None":
     from broker.protocol.primitives import problems
     from broker.protocol.task_requests import Vote
 
-    given = {name: value for name, value in rules.items() if value is not None}
+    given = without_none(rules)
     try:
         return Vote(**given) if given else None
     except ValidationError as error:

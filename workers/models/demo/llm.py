@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from broker.mappings import without_none
 from workers.models.base import Answer, Job, Message, ModelError, Progress
 from workers.models.demo.extract import best_sentences, key_terms, plain, read_prose, repetitions, terms
 from workers.models.output import check_schema, validate_output
@@ -236,5 +237,5 @@ def _value(name: str, schema: Any, extract: _Extract) -> Any:
             return extract.key_terms if _TERMS.search(name) else extract.sentences
         case {"type": "object", "properties": {**properties}}:
             values = {key: _value(str(key), part, extract) for key, part in properties.items()}
-            return {key: value for key, value in values.items() if value is not None}
+            return without_none(values)
     return None

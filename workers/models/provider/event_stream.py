@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from broker.mappings import without_none
 from workers.models.provider.usage import tokens
 
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
@@ -111,7 +112,7 @@ def chat_usage(given: Mapping[str, Any]) -> dict[str, Any] | None:
         found = given.get(details)
         if isinstance(found, dict):
             known = {name: tokens(value) for name, value in found.items()}
-            figures[details] = {name: value for name, value in known.items() if value is not None}
+            figures[details] = without_none(known)
     return figures
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,6 +11,7 @@ from pydantic_ai import ModelMessage, ModelSettings, RunContext, exceptions
 from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 
+from broker.backoff import Backoff
 from workers.models.provider.failures import cannot_call_tools, causes, is_too_long
 from workers.models.provider.http_client import WrongReply
 
@@ -25,6 +25,7 @@ LOADING_WITHIN = 300.0
 """Seconds that a server gets to load its model. It says so with status 503, and rarely how long that takes."""
 
 _FIRST_PAUSE = 0.5  # seconds
+_BACKOFF = Backoff(initial=_FIRST_PAUSE, maximum=_FIRST_PAUSE * 2**RETRIES, jitter=0.25)
 _LOADING_PAUSE_MOST = 5.0  # seconds
 
 _log = logging.getLogger(__name__)
@@ -76,8 +77,7 @@ class Pauses:
         if not _may_pass(error) or self._sent_again == RETRIES:
             return None
         self._sent_again += 1
-        doubled = _FIRST_PAUSE * 2 ** (self._sent_again - 1)
-        return doubled * random.uniform(0.75, 1.25) if asked is None else asked  # noqa: S311 - spreads requests
+        return _BACKOFF.pause(self._sent_again) if asked is None else asked
 
     def _while_loading(self, asked: float | None) -> float | None:
         now = time.monotonic()

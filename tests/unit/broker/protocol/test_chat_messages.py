@@ -9,7 +9,7 @@ import pytest
 from broker.amqp.envelope import Delivery, Properties
 from broker.chat_client import read_message, to_publish
 from broker.errors import DecodeError
-from broker.protocol.chat import Message, RecentIds, in_order, is_address, made_from, new_message, owner_of
+from broker.protocol.chat import Message, in_order, is_address, made_from, new_message, owner_of
 from broker.protocol.topology import MESSAGES, mailbox
 from fluffle.client.chat import address_of
 
@@ -89,12 +89,6 @@ def test_a_message_is_read_as_it_was_sent() -> None:
 
 def test_an_id_that_is_made_again_is_the_same() -> None:
     assert made_from("q", "llm.ada") == made_from("q", "llm.ada") != made_from("q", "llm.bela")
-
-
-def test_what_was_seen_is_known_until_too_much_came_after_it() -> None:
-    seen = RecentIds(most=2)
-    assert [seen.add(message_id) for message_id in ("a", "a", "b", "c", "a")] == [True, False, True, True, True]
-    assert "b" not in seen
 
 
 def test_a_person_may_look_at_a_message_again_and_again() -> None:
