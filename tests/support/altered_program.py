@@ -27,7 +27,7 @@ def no_outbox() -> None:
 
 def no_manual_ack() -> None:
     """A message counts as done as soon as it is delivered."""
-    from broker.amqp.pika_connection import Delivery
+    from broker.amqp.envelope import Delivery
     from broker.amqp.robust_connection import RobustConnection
 
     consume = RobustConnection.consume
