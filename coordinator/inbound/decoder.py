@@ -1,10 +1,9 @@
 """Deliveries as events: where bytes become types, or a refusal that says what is wrong."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from broker.access.roles import may_be_answered_at, speaks_for, was_dead_lettered
 from broker.amqp.lenient_properties import problems_of
@@ -37,9 +36,7 @@ from broker.protocol.report_catalog import PREDEFINED, Report
 from broker.protocol.report_catalog import problems_of as problems_of_report
 from broker.protocol.traceparent import trace_of
 from broker.protocol.views import SaveReport
-from broker.timestamps import EPOCH, Instant
-from broker.untrusted.json_schema import why_no_schema
-from coordinator.core.commands import Refuse, RejectionType
+from broker.timestamps import EPOCH
 from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
@@ -66,20 +63,14 @@ from coordinator.core.events import (
 )
 from coordinator.core.tasks.requests import ANYBODY
 from coordinator.core.tasks.task import DEFAULT_PRIORITY
-from coordinator.outbound.outbox import Item, RejectedMessage
-from coordinator.queries.reports.definition import CUSTOM, with_fields
+from coordinator.report_definition import CUSTOM, with_fields
+from coordinator.validation import must_be_identified, must_be_schema, shortened_problems
 
-KEPT_PROPERTIES = ("message_id", "reply_to", "correlation_id", "priority", "type", "content_type")
-MOST_KEPT_HEADERS = 8192  # bytes
 PLAIN = ("utf-8", "utf8", "us-ascii", "ascii", "identity", "binary", "8bit", "7bit")  # encodings that change nothing
-PROBLEMS_TOLD = 20  # they travel in a header, and all headers of a message have to fit into one frame
-PATH_TOLD, MESSAGE_TOLD = 200, 300  # characters
 MOST_SKILLS = 2000  # characters of all skills of a task: they are a key of an index, which PostgreSQL bounds
 
 
 REPORTS = ("hello", "beat", "claim", "progress", "wait", "resume", "result", "goodbye")
-
-_REJECTIONS: Mapping[str, RejectionType] = {topology.MESSAGES: "message.rejected", topology.QUERIES: "query.rejected"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +118,7 @@ def read(
             return None  # it is refused where it comes for the history
         may_be_answered = may_be_answered_at(properties.user_id, properties.reply_to or "")
         answered = not require_identity or (may_be_answered and not was_dead_lettered(delivery.headers))
-        return RejectedDelivery(delivery, in_short(error.problems), answered)
+        return RejectedDelivery(delivery, shortened_problems(error.problems), answered)
 
 
 def address_of(delivery: Delivery) -> tuple[str, str]:
@@ -148,38 +139,6 @@ def address_of(delivery: Delivery) -> tuple[str, str]:
         if kind in REPORTS and re.fullmatch(NAME_PATTERN, name):
             return topology.STATUS, word
     return exchange, key
-
-
-def must_be_identified(delivery: Delivery) -> None:
-    """Raises DecodeError for a message whose sender is unknown, or which reaches for what belongs to others."""
-    user, reply_to, headers = delivery.properties.user_id, delivery.properties.reply_to, delivery.headers
-    problems = []
-    if not user:
-        problems.append(Problem("user_id", "is missing: say as which user of RabbitMQ you publish"))
-    if not may_be_answered_at(user, reply_to or ""):
-        problems.append(Problem("reply_to", "names a queue that belongs to somebody else"))
-    if "CC" in headers:
-        problems.append(Problem("headers.CC", "is refused: publish once for each receiver"))
-    if was_dead_lettered(headers):
-        problems.append(Problem("headers.x-death", "is refused: it is a dead letter of another queue"))
-    if "headers" in delivery.properties.unreadable:
-        problems.append(Problem("headers", "cannot be read"))
-    if problems:
-        raise DecodeError(problems)
-
-
-def must_be_schema(schema: dict[str, Any] | None, *, path: str = "output_schema") -> None:
-    """Raises DecodeError when there is a schema that no answer could be held against."""
-    if schema is not None and (why := why_no_schema(schema)):
-        raise DecodeError([Problem(path, why)])
-
-
-def in_short(problems: Sequence[Problem]) -> tuple[Problem, ...]:
-    """The problems without those that are too many, and no longer than a person would read."""
-    told = [Problem(path[:PATH_TOLD], message[:MESSAGE_TOLD]) for path, message in problems[:PROBLEMS_TOLD]]
-    if len(problems) > PROBLEMS_TOLD:
-        told.append(Problem("", f"and {len(problems) - PROBLEMS_TOLD:,} more"))
-    return tuple(told)
 
 
 def _request(delivery: Delivery, verb: str, limit: int, *, is_llm: bool) -> Event:
@@ -336,33 +295,3 @@ def _priority(spec: Submission, from_properties: int | None) -> int:
 
 def _unknown_key(delivery: Delivery) -> DecodeError:
     return DecodeError([Problem("", f"unknown routing key {delivery.routing_key!r} of exchange {delivery.exchange!r}")])
-
-
-def refusal(refused: RejectedDelivery, now: Instant, task_id: str | None = None) -> list[Item]:
-    """What to do about a delivery that is refused: tell its sender, and keep it among the rejected.
-
-    `task_id` is the task that it is about; without it, it is the message_id that the sender knows.
-    """
-    properties = refused.delivery.properties
-    name = task_id or properties.message_id or ""
-    reply_to = properties.reply_to if refused.answered else None
-    exchange, _ = address_of(refused.delivery)
-    kind = _REJECTIONS.get(exchange, "task.rejected")
-    answer = Refuse(name, refused.problems, reply_to, properties.correlation_id, type=kind)
-    return [answer, _keep(refused.delivery, refused.problems, now)]
-
-
-def _keep(delivery: Delivery, problems: tuple[Problem, ...], now: Instant) -> RejectedMessage:
-    """The delivery as a rejected message."""
-    properties = {name: getattr(delivery.properties, name) for name in KEPT_PROPERTIES}
-    properties["headers"] = _kept_headers(delivery.headers)
-    given = {name: value for name, value in properties.items() if value not in (None, {})}
-    user = delivery.properties.user_id
-    return RejectedMessage(delivery.exchange, delivery.routing_key, delivery.body, given, problems, now, user=user)
-
-
-def _kept_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are text, such as a trace context; none where they are too large to add ours to them."""
-    text = {key: value for key, value in headers.items() if isinstance(key, str) and isinstance(value, str)}
-    size = sum(len((key + value).encode()) for key, value in text.items())
-    return text if size <= MOST_KEPT_HEADERS else {}

@@ -1,7 +1,7 @@
 """Publishing what a batch has led to, until RabbitMQ has all of it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +13,6 @@ from broker.amqp.robust_connection import RobustConnection
 from broker.errors import BrokerError, ConnectionClosed, MessageTooLarge, PublishRefused, Unroutable
 from broker.fault_injection import crash_point, crash_point_soon
 from broker.protocol.topology import EVENTS, WORK
-from coordinator.batch import OutgoingBatch
 from coordinator.outbound.size_limits import fitted_body
 from coordinator.telemetry.rate_limited_log import RateLimitedLog
 
@@ -47,15 +46,15 @@ class Publisher:
         self._under_way: set[_Unconfirmed] = set()
         self._idle = asyncio.Event()
 
-    def publish(self, post: OutgoingBatch) -> None:
-        """Publish a batch."""
+    def publish(self, messages: Sequence[Outgoing], rows: tuple[int, ...]) -> None:
+        """Publish the messages of a batch, which are stored in these outbox rows."""
         self._warnings.flush()
-        batch = _Unconfirmed(post.rows, len(post.messages))
+        batch = _Unconfirmed(rows, len(messages))
         self._under_way.add(batch)
         answered = partial(self._on_answer, batch)
-        for message in post.messages:
+        for message in messages:
             self._link.send(message, answered)
-        if post.messages:
+        if messages:
             crash_point_soon("after-publish")
         else:
             self._end_if_complete(batch)

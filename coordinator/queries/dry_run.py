@@ -11,9 +11,9 @@ from coordinator.core.commands import Refuse
 from coordinator.core.events import Submitted
 from coordinator.core.machine import Machine
 from coordinator.core.tasks.task import DEFAULT_PRIORITY, Task, meets
+from coordinator.storage.readers import lineage, tasks_of
 from coordinator.storage.rows import llm_of
 from coordinator.storage.schema import is_in_hand, llms, tasks
-from coordinator.storage.store import lineage, tasks_of
 
 _NAME = "dry-run"
 

@@ -41,15 +41,16 @@ from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import Machine
 from coordinator.core.scheduling.policies import load_policy
 from coordinator.core.tasks.task import Task, view
-from coordinator.inbound.decoder import in_short, must_be_schema
 from coordinator.outbound.size_limits import BEGINNING, LATEST, Page, beginning, fitted, in_a_list, without_bulk
 from coordinator.queries import history
 from coordinator.queries.dry_run import placement
 from coordinator.queries.reports.answer import report_list, report_view
 from coordinator.storage import schema
+from coordinator.storage.engine import database_errors
+from coordinator.storage.readers import tasks_of
 from coordinator.storage.rows import llm_of
-from coordinator.storage.store import database_errors, tasks_of
 from coordinator.telemetry.snapshot import Backlog
+from coordinator.validation import must_be_schema, shortened_problems
 
 LIVE = tuple(status.value for status in Status if not status.is_final)
 _AT_ONCE = 20  # rows of a list that are in memory
@@ -124,7 +125,7 @@ class QueryHandlers:
                     raise QueryRejected([Problem("", too_large(len(body), self._max_answer))])
                 return "query.answer", body
         except (DecodeError, QueryRejected) as error:
-            return rejected(in_short(error.problems))
+            return rejected(shortened_problems(error.problems))
         except StoreUnavailable:
             raise
         except Exception as error:  # one query must not keep the others from being answered

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine, func, inspect, select, text
 
 from broker.errors import ConfigurationError
-from coordinator.storage.store import database_errors
+from coordinator.storage.engine import database_errors
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -8,9 +8,8 @@ from typing import TypeVar
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import BrokerError, StoreError
 from broker.protocol.topology import COORDINATOR, REJECTED
-from coordinator.queries.executor import QueryExecutor
 from coordinator.telemetry.counters import Counters
-from coordinator.telemetry.snapshot import LLMs, Snapshot, State
+from coordinator.telemetry.snapshot import Backlog, LLMs, Snapshot, State
 
 WATCHED = (COORDINATOR, REJECTED)  # queues
 WITHIN = 2.0  # seconds for each answer; what comes later is left out
@@ -27,7 +26,7 @@ class Health:
         *,
         link: RobustConnection,
         query_link: RobustConnection,
-        reading: QueryExecutor,
+        backlog: Callable[[], Awaitable[Backlog]],
         llms: Callable[[], Awaitable[LLMs]],
         state: Callable[[], tuple[State, int]],
     ) -> None:
@@ -35,7 +34,7 @@ class Health:
         self._counters = counters
         self._link = link
         self._links = (link, query_link)
-        self._reading = reading
+        self._backlog = backlog
         self._llms = llms
         self._state = state
 
@@ -54,7 +53,7 @@ class Health:
         if state != "leading":
             return Snapshot(state, inbox)
         backlog, llms, depths = await asyncio.gather(
-            _in_time(self._reading.backlog()),
+            _in_time(self._backlog()),
             _in_time(self._llms()),
             asyncio.gather(*(_in_time(self._link.depth(queue)) for queue in WATCHED)),
         )
@@ -64,7 +63,7 @@ class Health:
     async def problems(self) -> Sequence[str]:
         """Why it cannot do its work, or stand by to do it."""
         found = [link.obstacle for link in self._links if link.obstacle]
-        if await _in_time(self._reading.backlog()) is None:
+        if await _in_time(self._backlog()) is None:
             found.append("the database does not answer")
         state, _ = self._state()
         return [*found, "it neither leads nor stands by yet"] if state == "starting" else found

@@ -9,10 +9,10 @@ from broker.errors import Problem, QueryRejected
 from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Report, problems_of, unknown
 from broker.protocol.views import ReportFields, ReportQuery
 from broker.timestamps import Instant, from_datetime, to_iso
-from coordinator.queries.reports.definition import CUSTOM, SUMMARY, with_fields
 from coordinator.queries.reports.engine import tell
 from coordinator.queries.reports.facts import Span
 from coordinator.queries.reports.summary import summary
+from coordinator.report_definition import CUSTOM, SUMMARY, with_fields
 from coordinator.storage.schema import reports
 
 

@@ -4,17 +4,18 @@ The sums follow from the same description as the figures of single tasks and att
 longer as it was, because a task was retried or a clock was set back, it is open again until it is closed anew.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sqlalchemy import BigInteger, Connection, Table, case, delete, func, insert, literal, select
+from sqlalchemy import BigInteger, Connection, Table, case, func, insert, literal, select
 
 from broker.protocol.report_catalog import MEASURES, Moment, Report
-from broker.timestamps import EPOCH, Instant
+from broker.timestamps import EPOCH, Instant, Micros
 from coordinator.queries.reports import facts
 from coordinator.queries.reports.facts import Column, Fact, Range, Span, within
 from coordinator.queries.reports.percentiles import packed
 from coordinator.storage import schema
+from coordinator.storage.store import Store
 
 SIZE = 10_000  # tasks of a period
 
@@ -27,9 +28,13 @@ _DURATIONS_BY = Report(("status", "overdue"), moment=Moment.FINISHED)
 _COLUMNS = {"error": "error_type", "busy": "duration", "cost": "cost_nanos"}  # that are not named as what they hold
 
 
-def closed_until(connection: Connection) -> Instant:
-    """Where the newest period ends."""
-    return Instant(connection.scalar(select(func.max(_periods.c.until))) or EPOCH)
+def close_period(store: Store, now: Instant, lease: Micros) -> Instant | None:
+    """Close the oldest open period, as the leader. Returns its end, or None when too few tasks have ended since.
+
+    Raises NotTheLeader and StoreUnavailable.
+    """
+    with store.leading(now, lease) as connection:
+        return close_next(connection)
 
 
 def close_next(connection: Connection) -> Instant | None:
@@ -41,17 +46,6 @@ def close_next(connection: Connection) -> Instant | None:
         at = until
     end = _end(connection, (at, None))
     return None if end is None else _close(connection, at, end)
-
-
-def reopen(connection: Connection, moments: Iterable[Instant]) -> None:
-    """Open the periods in which these moments are."""
-    for moment in moments:
-        there = (_periods.c.start <= moment) & (_periods.c.until > moment)
-        start = connection.scalar(select(_periods.c.start).where(there))
-        if start is not None:
-            connection.execute(delete(_periods).where(_periods.c.start == start))
-            for table in (schema.task_sums, schema.attempt_sums, _durations):
-                connection.execute(delete(table).where(table.c.period == start))
 
 
 def _end(connection: Connection, its: Range) -> Instant | None:
