@@ -1,4 +1,4 @@
-"""Deliveries as events: where bytes become types, or a refusal that says what is wrong."""
+"""Decoding of deliveries: bytes become an event of the core, or a rejection with every problem."""
 
 import re
 from collections.abc import Sequence
@@ -66,16 +66,14 @@ from coordinator.core.tasks.task import DEFAULT_PRIORITY
 from coordinator.report_definition import CUSTOM, with_fields
 from coordinator.validation import must_be_identified, must_be_schema, shortened_problems
 
-PLAIN = ("utf-8", "utf8", "us-ascii", "ascii", "identity", "binary", "8bit", "7bit")  # encodings that change nothing
-MOST_SKILLS = 2000  # characters of all skills of a task: they are a key of an index, which PostgreSQL bounds
-
-
+PLAIN_ENCODINGS = ("utf-8", "utf8", "us-ascii", "ascii", "identity", "binary", "8bit", "7bit")  # they change nothing
+MAX_SKILLS_CHARACTERS = 2000  # of all skills of a task: they are the key of an index, whose size PostgreSQL limits
 REPORTS = ("hello", "beat", "claim", "progress", "wait", "resume", "result", "goodbye")
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedDelivery:
-    """A delivery that cannot become an event. Unless `answered`, its sender is not to be told."""
+    """A delivery that cannot become an event. Its sender gets an answer only if `answered`."""
 
     delivery: Delivery
     problems: tuple[Problem, ...]
@@ -85,10 +83,10 @@ class RejectedDelivery:
 def read(
     delivery: Delivery, *, limit: int, require_identity: bool = False, on_ignored: OnIgnored | None = None
 ) -> Event | RejectedDelivery | None:
-    """The event that a delivery stands for, or why it stands for none. Never raises.
+    """Decode a delivery into an event, or into a rejection. Never raises.
 
-    None when it is nothing that the coordinator has to do with. `on_ignored` is called with what was left out of a
-    worker's report.
+    Returns None for a message that does not concern the coordinator. `on_ignored` is called with the fields of a
+    worker's report that are left out.
     """
     properties = delivery.properties
     exchange, key = address_of(delivery)
@@ -115,17 +113,17 @@ def read(
                 raise _unknown_key(delivery)
     except DecodeError as error:
         if delivery.queue == topology.UNDELIVERED and exchange == topology.MESSAGES:
-            return None  # it is refused where it comes for the history
+            return None  # its copy for the history is refused
         may_be_answered = may_be_answered_at(properties.user_id, properties.reply_to or "")
         answered = not require_identity or (may_be_answered and not was_dead_lettered(delivery.headers))
         return RejectedDelivery(delivery, shortened_problems(error.problems), answered)
 
 
 def address_of(delivery: Delivery) -> tuple[str, str]:
-    """The exchange and the routing key that say what a delivery is.
+    """Return the exchange and the routing key that give the kind of a delivery.
 
-    One that came by an exchange of somebody else, or straight to the queue, is what its routing key says, else what its
-    type says. What went straight to the queue was in no mailbox, so it is no message.
+    For a delivery through a foreign exchange, or straight to the queue, they follow from its routing key, else from its
+    type. A delivery straight to the queue was in no mailbox, so it is no chat message.
     """
     exchange, key = delivery.exchange, delivery.routing_key
     if exchange in topology.EXCHANGES:
@@ -142,7 +140,7 @@ def address_of(delivery: Delivery) -> tuple[str, str]:
 
 
 def _request(delivery: Delivery, verb: str, limit: int, *, is_llm: bool) -> Event:
-    """The request of that name. LLMs choose an id in the body only, where their choice is limited (authorization)."""
+    """Decode a request. An LLM may choose a task id only in the body, where authorization limits the choice."""
     properties, sender = delivery.properties, _sender(delivery, is_llm=is_llm)
     match verb:
         case "submit":
@@ -180,13 +178,13 @@ def _request(delivery: Delivery, verb: str, limit: int, *, is_llm: bool) -> Even
             wanted = decode(ReadNote, delivery.body, limit=limit)
             return NotesRequested(wanted.board, wanted.name, sender)
         case "save_report":
-            wish = decode(SaveReport, delivery.body, limit=limit)
-            if wish.name in (*PREDEFINED, CUSTOM):
-                raise DecodeError([Problem("name", f"there is a report {wish.name} already, which stays as it is")])
-            if wish.report and (problems := problems_of_report(with_fields(Report(), wish.report))):
+            saved = decode(SaveReport, delivery.body, limit=limit)
+            if saved.name in (*PREDEFINED, CUSTOM):
+                raise DecodeError([Problem("name", f"must not be the name of a predefined report: {saved.name}")])
+            if saved.report and (problems := problems_of_report(with_fields(Report(), saved.report))):
                 raise DecodeError([Problem(f"report.{problem.path}", problem.message) for problem in problems])
-            definition = None if wish.report is None else wish.report.model_dump(mode="json", exclude_none=True)
-            return ReportSaved(wish.name, definition, sender)
+            definition = None if saved.report is None else saved.report.model_dump(mode="json", exclude_none=True)
+            return ReportSaved(saved.name, definition, sender)
         case "manage":
             return ManageRequested(decode(ManageLLM, delivery.body, limit=limit), sender)
         case _:
@@ -196,7 +194,7 @@ def _request(delivery: Delivery, verb: str, limit: int, *, is_llm: bool) -> Even
 def _status(delivery: Delivery, key: str, limit: int, on_ignored: OnIgnored | None) -> Event | None:
     name, _, kind = key.rpartition(".")
     if not re.fullmatch(NAME_PATTERN, name):
-        raise DecodeError([Problem("", f"the routing key {delivery.routing_key!r} does not begin with a name")])
+        raise DecodeError([Problem("", f"the routing key {delivery.routing_key!r} must begin with the name of an LLM")])
     match kind:
         case "claim":
             return Claimed(name, decode(Claim, delivery.body, limit=limit, on_ignored=on_ignored), _control(delivery))
@@ -210,7 +208,7 @@ def _status(delivery: Delivery, key: str, limit: int, on_ignored: OnIgnored | No
             if b'"message_id"' in delivery.body:
                 with suppress(DecodeError):
                     decode(MessageProgress, delivery.body, limit=limit)
-                    return None  # an answer to a message, for whoever listens
+                    return None  # progress of an answer to a message, which only listeners need
             return Progressed(name, decode(Progress, delivery.body, limit=limit, on_ignored=on_ignored))
         case "hello" | "beat":
             presence = decode(Presence, delivery.body, limit=limit, on_ignored=on_ignored)
@@ -225,7 +223,7 @@ def _status(delivery: Delivery, key: str, limit: int, on_ignored: OnIgnored | No
 
 
 def _message(delivery: Delivery, limit: int, require_identity: bool) -> Event:
-    """A message comes once for the history, and once more when it has found no mailbox."""
+    """Decode a chat message. It arrives for the history, and once more if it found no mailbox."""
     message, sender = read_message(delivery, limit=limit, require_identity=require_identity), _sender(delivery)
     unnamed = is_unnamed(delivery, message)
     if delivery.queue == topology.UNDELIVERED:
@@ -242,20 +240,20 @@ def _sender(delivery: Delivery, *, is_llm: bool = False) -> Sender:
 
 
 def _control(delivery: Delivery) -> str | None:
-    """The queue for orders that an instance names; None: the one that is named after it."""
+    """Return the control queue that an instance names; None for the default queue of the instance."""
     _must_be_text("reply_to", delivery.properties.reply_to or "")
     return delivery.properties.reply_to or None
 
 
 def _must_be_plain(encoding: str | None) -> None:
-    if encoding and encoding.lower() not in PLAIN:
-        told = f"{encoding!r} is not understood: publish the body as it is, JSON in UTF-8"
-        raise DecodeError([Problem("content_encoding", told)])
+    if encoding and encoding.lower() not in PLAIN_ENCODINGS:
+        message = f"{encoding!r} is not supported: publish the body as plain JSON in UTF-8"
+        raise DecodeError([Problem("content_encoding", message)])
 
 
 def _must_speak_for(name: str, user: str | None) -> None:
     if not speaks_for(user, topology.llm_address(name)):
-        raise DecodeError([Problem("user_id", f"is {user!r}, who does not speak for the LLM {name!r}")])
+        raise DecodeError([Problem("user_id", f"is {user!r}, which may not publish for the LLM {name!r}")])
 
 
 def _must_match(name: str, claimed: str) -> None:
@@ -264,25 +262,26 @@ def _must_match(name: str, claimed: str) -> None:
 
 
 def _must_be_text(path: str, text: str) -> None:
-    """PostgreSQL has no place for NUL."""
+    """Raise DecodeError for text with NUL, which PostgreSQL cannot store."""
     if "\0" in text:
-        raise DecodeError([Problem(path, "contains NUL")])
+        raise DecodeError([Problem(path, "must not contain NUL")])
 
 
 def _must_fit(skills: Sequence[str]) -> None:
-    """What the types let through and the database has no place for."""
-    if sum(len(skill) + 1 for skill in skills) > MOST_SKILLS:
-        raise DecodeError([Problem("skills", f"are too many: together they may have {MOST_SKILLS:,} characters")])
+    """Raise DecodeError for skills that are too long for the index of the database."""
+    if sum(len(skill) + 1 for skill in skills) > MAX_SKILLS_CHARACTERS:
+        raise DecodeError([Problem("skills", f"must have at most {MAX_SKILLS_CHARACTERS:,} characters together")])
 
 
 def _id_from(message_id: str | None) -> str | None:
-    """The AMQP message_id as a task id, if there is one. Raises DecodeError when it cannot be one."""
+    """Return the AMQP message_id as a task id, None without one. Raises DecodeError for an invalid id."""
     if not message_id:
         return None
     try:
         return Submission(description="-", id=message_id).id
     except ValueError as error:
-        raise DecodeError([Problem("message_id", "must be 1-64 of A-Za-z0-9._:- to serve as the task id")]) from error
+        rule = "must be 1-64 characters: A-Z, a-z, 0-9 or one of . _ : - (it becomes the task id)"
+        raise DecodeError([Problem("message_id", rule)]) from error
 
 
 def _priority(spec: Submission, from_properties: int | None) -> int:

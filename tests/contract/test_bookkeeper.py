@@ -772,7 +772,7 @@ def test_what_is_ignored_in_a_report_is_counted_and_logged_and_the_rest_counts(s
     report = {"name": "atlas", "instance": "i1", "model": "x" * 500, "pid": 7, "tasks": None}
     with capture_logs() as logs:
         books.process([delivery(STATUS, "atlas.hello", report)])
-    assert list(books.llms().standing) == ["atlas"]
+    assert list(books.llms().by_name) == ["atlas"]
     assert counters.ignored == 2
     [line] = [line for line in logs if line["event"] == "ignored a part of a report"]
     assert (line["log_level"], line["routing_key"]) == ("debug", "atlas.hello")
