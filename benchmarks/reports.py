@@ -27,6 +27,7 @@ from benchmarks.support.report import Bar, console, print_bars, print_table, wri
 from benchmarks.support.waiting import LEASE, Amount, fill
 from broker.protocol.report_catalog import PREDEFINED
 from broker.timestamps import now
+from coordinator.queries.reports.closing import close_period
 from coordinator.storage.engine import open_engine
 from coordinator.storage.store import Store
 from coordinator.storage.upgrade import upgrade
@@ -52,7 +53,7 @@ def make(database: Path, finished: int) -> None:
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"{finished:,} tasks", total=finished)
         fill(store, Amount(0, 0, finished), lambda done: progress.update(bar, completed=done))
-        while store.close_period(now(), LEASE):
+        while close_period(store, now(), LEASE):
             pass
     store.give_up_lead()
     store.close()

@@ -27,18 +27,21 @@ from coordinator.core.state import StateChanges
 from coordinator.core.tasks.attempts import LONGEST_PAUSE
 from coordinator.core.tasks.task import Task
 from coordinator.core.transaction import take_over, transaction
-from coordinator.inbound.decoder import RejectedDelivery, in_short, read, refusal
+from coordinator.inbound.decoder import RejectedDelivery, read
 from coordinator.inbound.liveness import LivenessProbe, is_echo
 from coordinator.inbound.output_validation import OutputValidator, SetAside
+from coordinator.inbound.refusals import refusal
 from coordinator.outbound import outbox
 from coordinator.outbound.encoder import messages
 from coordinator.outbound.outbox import Item, RejectedMessage
+from coordinator.outbound.refusal_log import log_refusals_and_losses
 from coordinator.policy_loader import load_policy
-from coordinator.queries.reports.closing import SIZE
+from coordinator.queries.reports.closing import SIZE, close_period
 from coordinator.storage.store import Store
 from coordinator.telemetry.counters import Counters
-from coordinator.telemetry.rate_limited_log import RateLimitedLog, log_refusals_and_losses
+from coordinator.telemetry.rate_limited_log import RateLimitedLog
 from coordinator.telemetry.snapshot import LLMs, LLMSnapshot
+from coordinator.validation import shortened_problems
 
 if TYPE_CHECKING:
     from coordinator.telemetry.tracing import CoordinatorTracing
@@ -274,7 +277,7 @@ class BatchProcessor:
         if self._unclosed < (SIZE if idle else FAR_BEHIND):
             return
         self._unclosed, unclosed = 0, self._unclosed  # if this fails, it is tried again after as many more
-        until = self._store.close_period(self._clock(), self._lead)
+        until = close_period(self._store, self._clock(), self._lead)
         if until is not None:
             self._unclosed = unclosed
             self._closed_until = max(self._closed_until, until)
@@ -341,7 +344,7 @@ class BatchProcessor:
         """Something was left out of a worker's report, which counts all the same."""
         if self._counters is not None:
             self._counters.ignored += len(problems)
-        told = "; ".join(map(str, in_short(problems)))
+        told = "; ".join(map(str, shortened_problems(problems)))
         _log.debug("ignored a part of a report", routing_key=delivery.routing_key, parts=told)
 
     def _render(self, items: list[Item], tasks: dict[str, Task]) -> list[Outgoing]:

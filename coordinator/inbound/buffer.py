@@ -1,4 +1,4 @@
-"""What has come for the coordinator and is not done yet, and what of it makes the next batch."""
+"""The buffer of deliveries that are not done, and the choice of the next batch."""
 
 from collections.abc import Collection, Sequence
 
@@ -11,36 +11,36 @@ _SUBMISSION = TASKS, Submission.routing_key
 
 
 class InboxBuffer:
-    """Deliveries in the order in which they came. Each waits until it is `done`.
+    """Deliveries in order of arrival. Each stays until it is `done`.
 
-    A quick attempt has its result here soon after its claim. Together they change the task once, and its state in
-    between, which lasted no time, is not told; apart they cost as much again. So where other work is at hand, a claim
-    waits for its result, but not longer than until the next batch. What came after it is acknowledged then, too: all up
-    to one delivery are one frame, and one entry in the log of a quorum queue.
+    The result of a quick attempt arrives soon after its claim. In one batch, the two change the task once and cost half
+    as much; the state in between, which lasted no time, is not announced. So if there are other deliveries, a claim
+    waits for its result, at most until the next batch. Deliveries behind it are acknowledged with it: one
+    frame acknowledges all up to a delivery, and is one entry in the log of a quorum queue.
     """
 
     def __init__(self, limit: int) -> None:
-        """`limit`: how many deliveries make a batch at most."""
+        """`limit`: the most deliveries of a batch."""
         self._limit = limit
         self._waiting: list[Delivery] = []
-        self._seen = 0  # of those, the first ones, that waited already when the last batch was made
-        self._window = 0  # how many were looked at for it
-        self._unacknowledged: list[Delivery] = []  # done with the last batch, behind a claim that waits
+        self._seen = 0  # of those, the first ones, which were passed over for the last batch
+        self._window = 0  # how many were considered for it
+        self._unacknowledged: list[Delivery] = []  # done in the last batch, behind a claim that waits
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
     def only_claims(self) -> bool:
-        """Whether nothing but claims is there."""
+        """Whether all deliveries are claims."""
         return all(map(is_claim, self._waiting))
 
     def add(self, delivery: Delivery) -> None:
-        """It has come."""
+        """Add a delivery that has arrived."""
         self._waiting.append(delivery)
 
     def batch(self) -> list[Delivery]:
-        """What to do next, empty when nothing is there. The same is chosen again unless it is `done`."""
+        """Return the next batch, empty without deliveries. Chooses the same again until it is `done`."""
         if any(delivery.is_lost for delivery in self._waiting[: self._limit]):
             self._waiting = [delivery for delivery in self._waiting if not delivery.is_lost]
             self._seen = 0
@@ -50,9 +50,9 @@ class InboxBuffer:
         return [delivery for delivery in window if delivery not in held] or window
 
     def done(self, batch: Sequence[Delivery], aside: Collection[Delivery] = ()) -> list[Delivery]:
-        """The last batch is done with. Returns what is to be acknowledged now.
+        """Remove the last batch, which is done. Returns the deliveries to acknowledge now.
 
-        What was set `aside` is out of here, and not acknowledged: it is added once more, or given back.
+        Deliveries set `aside` are removed and not acknowledged: they are added again later, or requeued.
         """
         if not batch:
             return []
@@ -68,12 +68,12 @@ class InboxBuffer:
         return due
 
     def late(self) -> list[Delivery]:
-        """What is done with and would be acknowledged after the next batch, for when that may take long."""
+        """Return what would be acknowledged after the next batch. For when that batch may take long."""
         late, self._unacknowledged = self._unacknowledged, []
         return late
 
     def leave(self) -> None:
-        """Nothing more is done here: acknowledge what is, and give the rest back."""
+        """Acknowledge what is done, and requeue everything else."""
         for delivery in self.late():
             delivery.ack()
         for delivery in self._waiting:
@@ -82,19 +82,19 @@ class InboxBuffer:
 
 
 def is_claim(delivery: Delivery) -> bool:
-    """Whether it tells that an instance takes an attempt."""
+    """Return whether the message is a claim: an instance takes an attempt."""
     return delivery.routing_key.endswith(".claim")
 
 
 def _held(fresh: Sequence[Delivery]) -> set[Delivery]:
-    """Which of these are claims that may wait for their results.
+    """Return the claims that may wait for their results.
 
-    Not so where something behind them may be about the same task and has to find it claimed: any result of the task,
-    what else its LLM says, or what somebody wants of a task; and whatever came by an exchange that does not say.
+    A claim may not wait if a later delivery may need the task claimed: a result of the task, another report of the LLM,
+    a request about any task, or a delivery through a foreign exchange.
     """
     claims: dict[str, dict[str, list[Delivery]]] = {}  # by LLM and task
     for delivery in fresh:
-        if is_echo(delivery):  # what came before has to be handled before
+        if is_echo(delivery):  # everything before it must be handled before it
             claims.clear()
         elif delivery.exchange == STATUS:
             llm, _, kind = delivery.routing_key.rpartition(".")

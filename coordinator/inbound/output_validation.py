@@ -1,7 +1,7 @@
-"""Answers against the output schemas of their tasks, whoever the worker is.
+"""Validation of results against the output schemas of their tasks.
 
-Most are checked in the batch. One that may take long is set aside: helper processes check it, and its delivery comes
-into a later batch, with a verdict. It is acknowledged only then, so that a crash meanwhile means that it comes again.
+Most results are checked in the batch. One whose check may take long is set aside: a process pool checks it, and its
+delivery goes into a later batch with the verdict. It is acknowledged only then, so that a crash redelivers it.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from broker.untrusted.process_pool import ProcessPool
 from coordinator.core.events import BeingChecked, Event, InstanceLeft, Reported
 from coordinator.core.tasks.task import Task
 
-AGAIN = 0.5  # seconds before a check that could not even begin is tried again
-MOST_BEHIND_A_SLOW_ONE = 20  # answers of an LLM that wait, when its last one could not be checked
+RETRY_SECONDS = 0.5  # before a check that could not begin is tried again
+MAX_BEHIND_SLOW = 20  # results of an LLM that may wait when its last one took too long to check
 
 _log = structlog.get_logger("coordinator")
 
 
 class UncheckedAnswer(NamedTuple):
-    """An answer that is set aside, and the schema to hold it against."""
+    """A result that is set aside, and the schema to check it against."""
 
     delivery: Delivery
     about: BeingChecked
@@ -35,7 +35,7 @@ class UncheckedAnswer(NamedTuple):
 
 
 class DeferredGoodbye(NamedTuple):
-    """What is set aside because it comes after answers of that LLM."""
+    """A goodbye that is set aside until earlier results of that LLM are checked."""
 
     delivery: Delivery
     llm: str
@@ -45,28 +45,28 @@ SetAside = UncheckedAnswer | DeferredGoodbye
 
 
 class OutputValidator:
-    """`in_batch` and `being_checked` are called by the thread that makes batches, everything else by the event loop.
+    """Checks results. The batch thread calls `in_batch` and `being_checked`, the event loop everything else.
 
-    `on_ready` is called with a delivery that is to come into the next batch.
+    `on_ready` is called with a delivery that belongs into the next batch.
     """
 
     def __init__(self, on_ready: Callable[[Delivery], None] = lambda delivery: None) -> None:
         self._on_ready = on_ready
         self._helpers = ProcessPool()
-        self._open: dict[Delivery, BeingChecked] = {}  # what was set aside and is not done
+        self._open: dict[Delivery, BeingChecked] = {}  # what is set aside and not done
         self._verdicts: dict[Delivery, Failure | None] = {}
         self._goodbyes: list[DeferredGoodbye] = []
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # one check at a time for each LLM
-        self._slow: set[str] = set()  # LLMs whose last answer could not be checked
+        self._slow: set[str] = set()  # LLMs whose last result took too long to check
         self._checks: dict[asyncio.Task[None], Delivery] = {}
 
     def in_batch(
         self, events: Sequence[Event], origins: Sequence[Delivery], tasks: Mapping[str, Task]
     ) -> tuple[list[Event], list[Delivery], list[SetAside]]:
-        """The events with answers checked, the delivery of each, and what is to be set aside.
+        """Return the events with results checked, the delivery of each, and what to set aside.
 
-        An answer that does not satisfy the schema of its task is a failed attempt. An LLM's goodbye comes after its
-        answers: else they would be taken for lost.
+        A result that does not satisfy the schema of its task becomes a failed attempt. An LLM's goodbye is handled
+        after its results, or else these attempts would count as lost.
         """
         checked: list[tuple[Event, Delivery]] = []
         aside: list[SetAside] = []
@@ -79,7 +79,7 @@ class OutputValidator:
                         aside.append(UncheckedAnswer(delivery, about, result.result, schema))
                         continue
                     if failure is not None:
-                        _log.warning("an answer is refused", task=result.task_id, llm=llm, error=failure.message)
+                        _log.warning("refused a result", task=result.task_id, llm=llm, error=failure.message)
                         event = replace(event, result=_failed(result, failure))
                 case InstanceLeft(goodbye) if any(it.llm == goodbye.name for it in self.being_checked(aside)):
                     aside.append(DeferredGoodbye(delivery, goodbye.name))
@@ -88,12 +88,12 @@ class OutputValidator:
         return [event for event, _ in checked], [delivery for _, delivery in checked], aside
 
     def being_checked(self, aside: Sequence[SetAside] = ()) -> list[BeingChecked]:
-        """The attempts whose answers are being checked, or are in `aside`."""
+        """Return the attempts whose results are being checked, or are in `aside`."""
         is_open = [about for delivery, about in list(self._open.items()) if not delivery.is_lost]
         return [*is_open, *(it.about for it in aside if isinstance(it, UncheckedAnswer))]
 
     def set_aside(self, aside: Sequence[SetAside]) -> None:
-        """Check these; each comes into a later batch."""
+        """Begin to check these results; each delivery goes into a later batch."""
         for it in aside:
             match it:
                 case UncheckedAnswer():
@@ -105,7 +105,7 @@ class OutputValidator:
                     self._goodbyes.append(it)
 
     def done(self, batch: Sequence[Delivery]) -> None:
-        """These are done with; what was to come after them can come."""
+        """Forget the deliveries of a batch that is done; goodbyes behind them become ready."""
         if not self._open:
             return
         judged = [delivery for delivery in batch if delivery in self._verdicts]
@@ -119,7 +119,7 @@ class OutputValidator:
             self._on_ready(it.delivery)
 
     def leave(self) -> None:
-        """Stop checking, and give back what is not done."""
+        """Stop checking, and requeue what is not done."""
         checks, self._checks = self._checks, {}
         for check in checks:
             check.cancel()
@@ -147,14 +147,14 @@ class OutputValidator:
 
     async def _failure(self, it: UncheckedAnswer) -> Failure | None:
         llm = it.about.llm
-        if llm in self._slow and sum(about.llm == llm for about in self._open.values()) > MOST_BEHIND_A_SLOW_ONE:
-            return Failure(type=OUTPUT_SCHEMA, message=f"too many answers of {llm} wait to be checked")
+        if llm in self._slow and sum(about.llm == llm for about in self._open.values()) > MAX_BEHIND_SLOW:
+            return Failure(type=OUTPUT_SCHEMA, message=f"too many results of {llm} wait to be checked")
         while True:
             try:
                 failure = await check_apart(it.answer, it.schema, self._helpers)
             except OSError as error:
-                _log.warning("an answer cannot be checked yet", llm=llm, error=str(error))
-                await asyncio.sleep(AGAIN)
+                _log.warning("a result cannot be checked yet", llm=llm, error=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
             else:
                 break
         if failure is None or failure.retryable:
@@ -165,7 +165,7 @@ class OutputValidator:
 
 
 def _schema_for(llm: str, result: Result, tasks: Mapping[str, Task]) -> dict[str, Any] | None:
-    """The schema that a result has to satisfy to count; None where it has not, or does not count anyway."""
+    """Return the schema that a result must satisfy; None without one, or if the result does not count anyway."""
     task = tasks.get(result.task_id)
     if task is None or task.status.is_final or result.outcome != "completed" or task.spec.output_schema is None:
         return None

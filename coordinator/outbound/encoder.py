@@ -1,4 +1,4 @@
-"""The messages that items of the outbox become on the wire."""
+"""Encoding of outbox items as AMQP messages."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -47,15 +47,15 @@ def messages(
     *,
     most: int = MAX_ANSWER_BYTES,
 ) -> Iterator[Outgoing]:
-    """What to publish for these items, in order.
+    """Yield the messages to publish for these items, in order.
 
-    `tasks` holds the tasks of the assignments and answers, `context` the tasks that the former depend on.
-    `control_queue` tells the queue of an LLM's instance. A view has at most about `most` bytes.
+    `tasks` holds the tasks of the assignments and answers, `context` the tasks that the assigned ones depend on.
+    `control_queue` returns the queue of an LLM's instance. A view has at most about `most` bytes.
     """
     bodies: dict[int, bytes] = {}
 
     def body_of(view: View) -> bytes:
-        """A view as JSON, made once: answers and events of a batch share it."""
+        """Return a view as JSON, encoded once: answers and events of a batch share it."""
         body = bodies.get(id(view))
         if body is None:
             body = to_json(view)
@@ -95,13 +95,13 @@ def messages(
             case DeliverMessage():
                 yield _delivered(item)
             case RejectedMessage():
-                yield from _kept(item)
+                yield from _dead_letter(item)
             case _:
                 assert_never(item)
 
 
 def _at_most(size: int, text: str) -> str:
-    """The beginning of a text, in bytes."""
+    """Return the beginning of a text, at most `size` bytes of UTF-8."""
     return text.encode()[:size].decode(errors="ignore")
 
 
@@ -114,13 +114,13 @@ def _answer(reply_to: str, body: bytes, kind: str, correlation_id: str | None, *
         correlation_id=correlation_id,
         headers=in_trace(trace),
         persistent=False,
-        # RabbitMQ hands a direct reply on without a queue, and would return it besides, as one that no queue took.
+        # RabbitMQ delivers a direct reply without a queue, but would return it too if it were mandatory.
         mandatory=not reply_to.startswith(DIRECT_REPLY_TO),
     )
 
 
 def _order(queue: str, order: WireModel) -> Outgoing:
-    """Straight to the queue: by fluffle.work, an order to an instance that has gone would end among the rejected."""
+    """Return an order, straight to the queue: through fluffle.work, it would become a dead letter if that is gone."""
     return Outgoing("", queue, order.encode(), mandatory=False)
 
 
@@ -129,10 +129,10 @@ def _task_event(shown: View, what: str, at: str, body: bytes) -> Outgoing:
 
 
 def _event(kind: str, subject: str, routing_key: str, at: str, data: bytes, *, event_id: str | None = None) -> Outgoing:
-    """A CloudEvent. Its id is the same when it is published once more, so that a reader can tell."""
-    told, about = to_json(event_id or f"{subject}/{kind}/{at}"), to_json(subject)
+    """Return a CloudEvent. It keeps its id when it is published again, so that readers can drop duplicates."""
+    id_, about = to_json(event_id or f"{subject}/{kind}/{at}"), to_json(subject)
     head = b'{"specversion":"1.0","id":%b,"source":"%b","type":"fluffle.%b","subject":%b,"time":"%b"'
-    body = head % (told, SOURCE, kind.encode(), about, at.encode())
+    body = head % (id_, SOURCE, kind.encode(), about, at.encode())
     body += b',"datacontenttype":"application/json","data":%b}' % data
     return Outgoing(EVENTS, routing_key, body, content_type=EVENT_TYPE, persistent=False, mandatory=False)
 
@@ -183,7 +183,7 @@ def _message_event(at: Instant, message: Message) -> Outgoing:
 
 
 def _delivered(item: DeliverMessage) -> Outgoing:
-    """By fluffle.messages to a mailbox, and straight to any other queue. It may have gone meanwhile."""
+    """Return a chat message: through fluffle.messages to a mailbox, straight to any other queue, which may be gone."""
     message, to = item.message, item.to
     outgoing = to_publish(message, to=to, correlation_id=item.correlation_id or message.in_reply_to)
     if is_address(to):
@@ -191,7 +191,7 @@ def _delivered(item: DeliverMessage) -> Outgoing:
     return replace(outgoing, exchange="", routing_key=to, mandatory=not to.startswith(DIRECT_REPLY_TO))
 
 
-def _kept(item: RejectedMessage) -> Iterator[Outgoing]:
+def _dead_letter(item: RejectedMessage) -> Iterator[Outgoing]:
     errors = [problem._asdict() for problem in item.problems]
     at = to_iso(item.at) or ""
     headers = {

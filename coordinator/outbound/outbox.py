@@ -1,7 +1,7 @@
-"""What a batch has to publish, as one row: references to tasks, not bodies, made messages again from the tasks.
+"""The outbox: what a batch has to publish, as one database row with references to tasks instead of bodies.
 
-A batch that was committed and perhaps not published is published again after a restart; its views then show the
-tasks as they are by that time, but for what makes an event that event.
+After a restart, a committed batch that may not be published is published again. Its views show the tasks as they are by
+then, except that an event keeps the status and LLM that it announces.
 """
 
 from base64 import b64decode, b64encode
@@ -37,7 +37,7 @@ from coordinator.core.tasks.task import Task, view
 
 @dataclass(frozen=True, slots=True)
 class RejectedMessage:
-    """Put a message that is refused among the rejected, with what is wrong with it, and announce that."""
+    """A refused message with its problems: it becomes a dead letter, and an event announces it."""
 
     exchange: str
     routing_key: str
@@ -53,7 +53,7 @@ Item = Command | RejectedMessage
 
 
 def pack(items: Sequence[Item]) -> str:
-    """The items as one JSON text."""
+    """Return the items as one JSON text."""
     return to_json([_packed(item) for item in items]).decode()
 
 
@@ -90,7 +90,7 @@ def _packed(item: Item) -> tuple[Any, ...]:
 
 
 def task_ids(text: str) -> set[str]:
-    """Ids of the tasks that `unpack` needs."""
+    """Return the ids of the tasks that `unpack` needs."""
     return {row[_TASK_AT[row[0]]] for row in from_json(text) if row[0] in _TASK_AT}
 
 
@@ -98,10 +98,10 @@ _TASK_AT = {"event": 2, "answer": 4, "assign": 1}
 
 
 def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
-    """The items of a packed batch, with views of the tasks as they are now.
+    """Return the items of a packed batch, with views of the tasks as they are now.
 
-    An event keeps its status and LLM, so that it is the same event once more and not another one of a later moment.
-    Left out are assignments that were claimed or are over, and whatever is about a task that is gone.
+    An event keeps its status and LLM, so that it is the same event again. Assignments that are claimed or over are left
+    out, and so is everything about a task that no longer exists.
     """
     items: list[Item] = []
     for kind, *rest in from_json(text):

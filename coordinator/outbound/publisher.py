@@ -1,7 +1,7 @@
-"""Publishing what a batch has led to, until RabbitMQ has all of it."""
+"""Publishing of batches until RabbitMQ has confirmed every message."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,25 +13,24 @@ from broker.amqp.robust_connection import RobustConnection
 from broker.errors import BrokerError, ConnectionClosed, MessageTooLarge, PublishRefused, Unroutable
 from broker.fault_injection import crash_point, crash_point_soon
 from broker.protocol.topology import EVENTS, WORK
-from coordinator.batch import OutgoingBatch
 from coordinator.outbound.size_limits import fitted_body
 from coordinator.telemetry.rate_limited_log import RateLimitedLog
 
-AGAIN = 0.5  # seconds before a message that was refused is published again
+RETRY_SECONDS = 0.5  # before a refused message is published again
 
 _log = structlog.get_logger("coordinator")
 
 
 @dataclass(slots=True, eq=False)
 class _Unconfirmed:
-    """Outbox rows, and how many of their messages RabbitMQ does not have yet."""
+    """Outbox rows, and how many of their messages RabbitMQ has not confirmed yet."""
 
     rows: tuple[int, ...]
     missing: int
 
 
 class Publisher:
-    """Calls `on_confirmed` with the outbox rows of each batch once RabbitMQ has taken the last message of it."""
+    """Calls `on_confirmed` with the outbox rows of each batch once RabbitMQ has confirmed its last message."""
 
     def __init__(
         self,
@@ -39,7 +38,7 @@ class Publisher:
         on_confirmed: Callable[[tuple[int, ...]], None],
         on_too_large: Callable[[Outgoing], None],
     ) -> None:
-        """`on_too_large` is called with an assignment that RabbitMQ does not take because of its size."""
+        """`on_too_large` is called with an assignment that is too large for RabbitMQ."""
         self._link = link
         self._on_confirmed = on_confirmed
         self._on_too_large = on_too_large
@@ -47,21 +46,21 @@ class Publisher:
         self._under_way: set[_Unconfirmed] = set()
         self._idle = asyncio.Event()
 
-    def publish(self, post: OutgoingBatch) -> None:
-        """Publish a batch."""
+    def publish(self, messages: Sequence[Outgoing], rows: tuple[int, ...]) -> None:
+        """Publish the messages of a batch, which are stored in these outbox rows."""
         self._warnings.flush()
-        batch = _Unconfirmed(post.rows, len(post.messages))
+        batch = _Unconfirmed(rows, len(messages))
         self._under_way.add(batch)
         answered = partial(self._on_answer, batch)
-        for message in post.messages:
+        for message in messages:
             self._link.send(message, answered)
-        if post.messages:
+        if messages:
             crash_point_soon("after-publish")
         else:
             self._end_if_complete(batch)
 
     async def idle(self, timeout: float) -> None:
-        """Wait until RabbitMQ has everything, at most so many seconds."""
+        """Wait until RabbitMQ has confirmed everything, at most `timeout` seconds."""
         if self._under_way:
             self._idle.clear()
             with suppress(TimeoutError):
@@ -73,21 +72,22 @@ class Publisher:
             case None:
                 pass
             case PublishRefused():
-                asyncio.get_running_loop().call_later(AGAIN, self._link.send, message, partial(self._on_answer, batch))
+                again = partial(self._link.send, message, partial(self._on_answer, batch))
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, again)
                 return
-            case ConnectionClosed():  # the outbox keeps it
+            case ConnectionClosed():  # it stays in the outbox
                 self._end(batch)
                 return
             case MessageTooLarge():
-                told = {"exchange": message.exchange, "routing_key": message.routing_key, "error": str(error)}
+                fields = {"exchange": message.exchange, "routing_key": message.routing_key, "error": str(error)}
                 if smaller := _without_bulk(message, error.limit):
-                    self._warnings.warning("a message is too large: publishing it without what is large", **told)
+                    self._warnings.warning("a message is too large: publishing it in short", **fields)
                     self._link.send(smaller, partial(self._on_answer, batch))
                     return
-                self._warnings.warning("a message is too large and cannot be published", **told)
+                self._warnings.warning("a message is too large and cannot be published", **fields)
                 if message.exchange == WORK:
                     self._on_too_large(message)
-            case Unroutable():  # nobody is there to take it: a reply queue that has gone, an LLM's queue
+            case Unroutable():  # its queue is gone: a client's reply queue, or an LLM's queue
                 _log.debug("undeliverable", routing_key=message.routing_key, type=message.type, error=str(error))
             case BrokerError():
                 self._warnings.warning(
@@ -112,7 +112,7 @@ class Publisher:
 
 
 def _without_bulk(message: Outgoing, limit: int | None) -> Outgoing | None:
-    """An answer or an event without what is large in it; None where that does not help."""
+    """Return an answer or event without its large fields; None if that is not enough or does not apply."""
     is_answer = message.exchange == "" and message.type is not None
     if limit is None or not (is_answer or message.exchange == EVENTS):
         return None

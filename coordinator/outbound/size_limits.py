@@ -1,4 +1,4 @@
-"""What answers, events and lists may hold: what is too large is left out, and the answer tells that."""
+"""Size limits of answers, events and lists: large fields are left out, and `left_out` names them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,26 +9,26 @@ from broker.protocol.primitives import MAX_PAGE_BYTES
 from coordinator.storage.rows import Row
 
 BEGINNING = 500  # characters of a long text that are shown
-MOST_SHOWN = 2_000  # bytes of a field of a list, such as metadata
+MAX_FIELD_BYTES = 2_000  # of a field in a list, such as metadata
 LATEST = 10  # attempts and changes of a task in a list
 
-_TEXTS = ("description", "content")  # are cut, and not left out
+_TEXTS = ("description", "content")  # cut instead of left out
 _OF_TASKS = {"id", "status", "priority", "llm", "submitted_at", "left_out"}
 _OF_OTHERS = {"name", "state", "sender", "receiver", "conversation_id", "sent_at"}
-_NEEDED = _OF_TASKS | _OF_OTHERS  # each small, and needed to read the rest
+_NEEDED = _OF_TASKS | _OF_OTHERS  # small, and needed to read the rest
 
 View = dict[str, Any]
 
 
 def beginning(text: str) -> str:
-    """The beginning of a text that is too long."""
+    """Return the beginning of a text that is too long."""
     return text[:BEGINNING] + "…"
 
 
 def fitted(view: View, most: int) -> View:
-    """A view whose JSON has about `most` bytes at most: the largest fields are left out, and texts are cut.
+    """Return a view whose JSON has at most about `most` bytes: without its largest fields, and with texts cut.
 
-    `left_out` then tells which, and how many bytes each has. A result goes last, if it fits by itself.
+    `left_out` then names these fields, with their sizes in bytes. A result that fits by itself is left out last.
     """
     sizes = {name: len(to_json(value)) for name, value in view.items() if name not in _NEEDED}
     too_much = sum(sizes.values()) + BEGINNING - most
@@ -51,7 +51,7 @@ def fitted(view: View, most: int) -> View:
 
 
 def fitted_body(body: bytes, most: int) -> bytes | None:
-    """The body of an answer or event that is too large, so that it has about `most` bytes; None when it cannot."""
+    """Return the body of an answer or event, shortened to at most `most` bytes; None if that is impossible."""
     shown = from_json(body)
     about = shown.get("data") if "specversion" in shown else shown
     if not isinstance(about, dict):
@@ -62,10 +62,10 @@ def fitted_body(body: bytes, most: int) -> bytes | None:
 
 
 class Page:
-    """Views that are told together: so many that their JSON is not much larger than a bound, and one at least."""
+    """A page of views: as many as fit into about `most` bytes of JSON, at least one."""
 
     def __init__(self, key: str, most: int = MAX_PAGE_BYTES, *, whole: bool = False) -> None:
-        """`key` is the name of the field that holds them. A view with more than `most` bytes is cut if not `whole`."""
+        """`key` is the field that holds the views. A view with more than `most` bytes is cut, unless `whole`."""
         self._key = key
         self._most = most
         self._whole = whole
@@ -73,7 +73,7 @@ class Page:
         self._views: list[bytes] = []
 
     def take(self, view: View) -> bool:
-        """Take in the next view; False when there is no room for it."""
+        """Add a view. Returns False when there is no room for it."""
         encoded = to_json(view)
         if len(encoded) > self._most and not self._whole:
             encoded = to_json(fitted(view, self._most))
@@ -83,24 +83,24 @@ class Page:
         self._size += len(encoded) + 1
         return True
 
-    def told(self, following: int | str | None) -> bytes:
-        """The answer, with what the following page begins with."""
+    def encoded(self, following: int | str | None) -> bytes:
+        """Return the answer as JSON; `following` is where the next page begins."""
         return b'{"%b":[%b],"next":%b}' % (self._key.encode(), b",".join(self._views), to_json(following))
 
 
 def without_bulk(row: Row) -> tuple[Row, dict[str, int]]:
-    """The row of a task whose submission holds no large fields, and how many bytes those have that it held."""
-    if len(row["spec"]) <= MOST_SHOWN:
+    """Return a task's row without the large fields of its submission, and the sizes of these in bytes."""
+    if len(row["spec"]) <= MAX_FIELD_BYTES:
         return row, {}
     spec = from_json(row["spec"])
     sizes = {name: len(to_json(spec[name])) for name in ("metadata", "output_schema") if name in spec}
-    large = {name: size for name, size in sizes.items() if size > MOST_SHOWN}
+    large = {name: size for name, size in sizes.items() if size > MAX_FIELD_BYTES}
     kept = {name: value for name, value in spec.items() if name not in large}
     return {**row, "spec": to_json(kept).decode()}, large
 
 
 def in_a_list(view: View, left_out: Mapping[str, int]) -> View:
-    """The view of a task as lists show it: the latest attempts and changes, and no long text."""
+    """Return the view of a task for a list: with the latest attempts and changes, and without long texts."""
     shown = {name: value for name, value in view.items() if name not in left_out or name in _TEXTS}
     for name in ("attempts", "history"):
         shown[name] = [dict(_without_texts(item)) for item in view[name][-LATEST:]]

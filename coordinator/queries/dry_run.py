@@ -15,9 +15,9 @@ from coordinator.core.events import NEVER, Submitted, SubmitterNote
 from coordinator.core.machine import Machine
 from coordinator.core.tasks.task import DEFAULT_PRIORITY, Rank, Task, meets
 from coordinator.core.transaction import transaction
+from coordinator.storage.readers import lineage, tasks_of
 from coordinator.storage.rows import llm_of
 from coordinator.storage.schema import is_in_hand, llms, tasks
-from coordinator.storage.store import lineage, tasks_of
 
 _NAME = "dry run"  # with a space, which the id of no task has
 

@@ -1,4 +1,4 @@
-"""Answers to queries: reads that disturb nobody. A connection of their own, never the batch loop's."""
+"""The answer to each kind of query, read on a separate connection, never on that of the batch loop."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -42,22 +42,23 @@ from coordinator.core.llms.llm import llm_view
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import Machine, MachineOptions
 from coordinator.core.tasks.task import Task, view
-from coordinator.inbound.decoder import in_short, must_be_schema
 from coordinator.outbound.size_limits import BEGINNING, LATEST, Page, beginning, fitted, in_a_list, without_bulk
 from coordinator.policy_loader import load_policy
 from coordinator.queries import history
 from coordinator.queries.dry_run import placement
 from coordinator.queries.reports.answer import report_list, report_view
 from coordinator.storage import schema
+from coordinator.storage.engine import database_errors
+from coordinator.storage.readers import tasks_of
 from coordinator.storage.rows import llm_of
-from coordinator.storage.store import database_errors, tasks_of
 from coordinator.telemetry.snapshot import Backlog
+from coordinator.validation import must_be_schema, shortened_problems
 
 LIVE = tuple(status.value for status in Status if not status.is_final)
-_AT_ONCE = 20  # rows of a list that are in memory
-NAMED = 20  # tasks that nobody has submitted, of those that a task waits for
-_LOOKED_AT = 100  # LLMs, for one that may have been meant
-MOST_LABELS = 8  # in one query: the time to plan it grows with every one
+_AT_ONCE = 20  # rows of a list in memory
+MAX_NOT_SUBMITTED = 20  # ids that `not_submitted` of a task names
+_MAX_SUGGESTIONS = 100  # LLMs that are compared with a name that does not exist
+MAX_LABELS = 8  # of a query: each one makes its planning slower
 
 Q = TypeVar("Q", TasksQuery, MessagesQuery, ConversationsQuery)
 
@@ -66,7 +67,7 @@ _tasks, _attempts, _labels, _llms = schema.tasks, schema.attempts, schema.labels
 
 
 class QueryHandlers:
-    """Every query by its routing key. Used by one thread at a time."""
+    """Answers queries by their routing key. Used by one thread at a time."""
 
     def __init__(
         self,
@@ -79,10 +80,7 @@ class QueryHandlers:
         quiet_since: Callable[[str], Instant | None] = lambda task_id: None,
         max_answer: int = MAX_ANSWER_BYTES,
     ) -> None:
-        """An answer has at most `max_answer` bytes.
-
-        `quiet_since` tells since when a task has sent no text, see Task.quiet_since.
-        """
+        """An answer has at most `max_answer` bytes. `quiet_since`: see Task.quiet_since."""
         self._max_answer = max_answer
         self._engine = engine
         self._clock = clock
@@ -92,7 +90,7 @@ class QueryHandlers:
         self._expertise = Expertise() if suggest_skills else None
 
     def answer(self, routing_key: str, body: bytes) -> tuple[str, bytes]:
-        """The type and the body of the answer: `query.answer`, or `query.rejected` with every error.
+        """Return the type and the body of the answer: `query.answer`, or `query.rejected` with every error.
 
         Raises StoreUnavailable.
         """
@@ -126,15 +124,15 @@ class QueryHandlers:
                     raise QueryRejected([Problem("", too_large(len(body), self._max_answer))])
                 return "query.answer", body
         except (DecodeError, QueryRejected) as error:
-            return rejected(in_short(error.problems))
+            return rejected(shortened_problems(error.problems))
         except StoreUnavailable:
             raise
-        except Exception as error:  # one query must not keep the others from being answered
+        except Exception as error:  # one query must not prevent the answers to others
             _log.exception("a query cannot be answered", query=routing_key)
             return rejected([Problem("", f"the coordinator cannot answer this query: {type(error).__name__}")])
 
     def backlog(self) -> Backlog:
-        """How many tasks are live, and how old the oldest pending one is. Raises StoreUnavailable."""
+        """Return how many tasks are live, and the age of the oldest pending one. Raises StoreUnavailable."""
         status, submitted_at = _tasks.c.status, _tasks.c.submitted_at
         live = select(status, func.count()).where(status.in_(LIVE)).group_by(status)
         oldest = select(submitted_at).where(status == Status.PENDING.value).order_by(_tasks.c.seq).limit(1)
@@ -144,7 +142,7 @@ class QueryHandlers:
         return Backlog(counts, None if since is None else in_seconds(max(0, self._clock() - since)))
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._engine.dispose()
 
     def _task(self, connection: Connection, query: TaskQuery) -> dict[str, Any]:
@@ -179,9 +177,9 @@ class QueryHandlers:
             for some in rows.mappings().partitions(_AT_ONCE):
                 for seq, listed in _listed(connection, some):
                     if shown == query.limit or not page.take(listed):
-                        return page.told(last)
+                        return page.encoded(last)
                     shown, last = shown + 1, seq
-        return page.told(None)
+        return page.encoded(None)
 
     def _bytes_of(self, text: ColumnElement[str]) -> ColumnElement[int]:
         if self._engine.dialect.name == "postgresql":
@@ -196,7 +194,7 @@ class QueryHandlers:
             wanted = wanted.where(_llms.c.name > query.after)
         rows = connection.execute(wanted).mappings().all()
         if query.name and not rows:
-            known = connection.execute(select(_llms.c.name).limit(_LOOKED_AT)).scalars()
+            known = connection.execute(select(_llms.c.name).limit(_MAX_SUGGESTIONS)).scalars()
             raise QueryRejected([Problem("name", f"there is no LLM {query.name}{did_you_mean(query.name, known)}")])
         held: dict[str, dict[str, bool]] = {}
         in_hand = select(_tasks.c.llm, _tasks.c.id, _tasks.c.parked).where(schema.is_in_hand).order_by(_tasks.c.seq)
@@ -205,9 +203,9 @@ class QueryHandlers:
         page, last = Page("llms"), None
         for row in rows[: query.limit]:
             if not page.take(self._llm(row, held.get(row["name"], {}))):
-                return page.told(last)
+                return page.encoded(last)
             last = row["name"]
-        return page.told(last if len(rows) > query.limit else None)
+        return page.encoded(last if len(rows) > query.limit else None)
 
     def _llm(self, row: Any, held: dict[str, bool]) -> dict[str, Any]:
         shown = llm_view(llm_of(row), held, self._clock()) | {"state": row["state"]}
@@ -224,13 +222,13 @@ class QueryHandlers:
 
 
 def too_large(size: int, most: int | None) -> str:
-    """Why an answer is not given."""
+    """Return the problem of an answer that is too large."""
     limit = "" if most is None else f"; the limit is {most:,}"
     return f"the answer has {size:,} bytes{limit}: ask for less"
 
 
 def _listed(connection: Connection, rows: Sequence[RowMapping]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The tasks of these rows as lists show them, with their numbers."""
+    """Yield the numbers and list views of the tasks of these rows."""
     light, left_out = [], []
     for row in rows:
         smaller, large = without_bulk(row)
@@ -250,7 +248,7 @@ def _named(ids: Sequence[str] | None) -> dict[str, Any]:
 
 
 def not_submitted(connection: Connection, tasks: Sequence[Task]) -> dict[str, list[str]]:
-    """Which of these tasks wait for tasks that nobody has submitted, and for which: at most NAMED of each."""
+    """Return by task id the dependencies that are not submitted yet, at most MAX_NOT_SUBMITTED of each task."""
     waiting = [task.id for task in tasks if task.waiting_on]
     if not waiting:
         return {}
@@ -262,37 +260,37 @@ def not_submitted(connection: Connection, tasks: Sequence[Task]) -> dict[str, li
     found: dict[str, list[str]] = {}
     for task_id, depends_on in connection.execute(wanted.order_by(edges.c.depends_on)):
         ids = found.setdefault(task_id, [])
-        if len(ids) < NAMED:
+        if len(ids) < MAX_NOT_SUBMITTED:
             ids.append(depends_on)
     return found
 
 
 def _answerable(query: Q) -> Q:
-    """The query. Raises QueryRejected for what the types let through and a database has no place for."""
+    """Return the query. Raises QueryRejected for values that the types allow and a database cannot handle."""
     if "\0" in (getattr(query, "text", None) or ""):
-        raise QueryRejected([Problem("text", "contains NUL")])
+        raise QueryRejected([Problem("text", "must not contain NUL")])
     if (query.before or 0) >= 2**63:
         raise QueryRejected([Problem("before", "is out of range")])
-    if isinstance(query, TasksQuery) and len(query.label) > MOST_LABELS:
-        raise QueryRejected([Problem("label", f"there may be {MOST_LABELS} labels")])
+    if isinstance(query, TasksQuery) and len(query.label) > MAX_LABELS:
+        raise QueryRejected([Problem("label", f"must have at most {MAX_LABELS} labels")])
     return query
 
 
 def rejected(problems: Sequence[Problem]) -> tuple[str, bytes]:
-    """The type and the body of an answer that tells what is wrong with a query."""
+    """Return the type and the body of a `query.rejected`."""
     errors = [ErrorDetail(path=problem.path, message=problem.message) for problem in problems]
     return "query.rejected", Rejection(errors=errors).encode()
 
 
 def _page(query: TasksQuery) -> CompoundSelect[tuple[int]]:
-    """The numbers of the newest tasks that fit: so many of each status, each read off the end of an index."""
+    """Select the numbers of the newest matching tasks, by status: each is read from the end of an index."""
     newest = _newest(query)
     parts = [newest.where(_tasks.c.status == status.value) for status in set(query.status)] or [newest]
     return union_all(*(select(part.subquery().c.seq) for part in parts))
 
 
 def _newest(query: TasksQuery) -> Select[tuple[int]]:
-    """The numbers of the newest tasks that fit, of whatever status."""
+    """Select the numbers of the newest matching tasks of any status."""
     if query.label:
         seq = _labels.c.task_seq.label("seq")
         wanted = select(seq).join(_tasks, _tasks.c.seq == seq).where(_labels.c.label == query.label[0])

@@ -6,17 +6,17 @@ from typing import Any
 from sqlalchemy import Connection, Select, exists, func, or_, select
 
 from broker.protocol.queries import ConversationsQuery, MessagesQuery
-from coordinator.outbound.size_limits import MOST_SHOWN, Page, fitted
+from coordinator.outbound.size_limits import MAX_FIELD_BYTES, Page, fitted
 from coordinator.storage import schema
 from coordinator.storage.rows import Row, message_view
 
-_AT_ONCE = 5  # messages that are in memory
+_AT_ONCE = 5  # messages in memory
 
 _messages = schema.messages
 
 
 def messages(connection: Connection, query: MessagesQuery) -> bytes:
-    """A MessagePage as JSON."""
+    """Return a MessagePage as JSON."""
     wanted = select(_messages)
     if query.conversation_id is not None:
         wanted = wanted.where(_messages.c.conversation_id == query.conversation_id)
@@ -30,7 +30,7 @@ def messages(connection: Connection, query: MessagesQuery) -> bytes:
 
 
 def conversations(connection: Connection, query: ConversationsQuery) -> bytes:
-    """A ConversationPage as JSON. A conversation is found by its last message: none comes after it."""
+    """Return a ConversationPage as JSON. A conversation is found by its last message."""
     others = _messages.alias()
     same = others.c.conversation_id == _messages.c.conversation_id
     wanted = select(_messages, select(func.count()).where(same).scalar_subquery().label("count"))
@@ -42,8 +42,8 @@ def conversations(connection: Connection, query: ConversationsQuery) -> bytes:
 
 
 def _conversation(row: Row) -> dict[str, Any]:
-    """A conversation with the beginning of its last message."""
-    last = fitted(message_view(row), MOST_SHOWN)
+    """Return a conversation with the beginning of its last message."""
+    last = fitted(message_view(row), MAX_FIELD_BYTES)
     left_out = last.pop("left_out", None)
     shown = {"id": row["conversation_id"], "count": row["count"], "last": last}
     return shown | ({"left_out": left_out} if left_out else {})
@@ -56,7 +56,7 @@ def _page(
     key: str,
     view: Callable[[Row], dict[str, Any]],
 ) -> bytes:
-    """The page, newest first. What is behind its end is not read."""
+    """Return the page, newest first. Rows behind its end are not read."""
     if query.before is not None:
         wanted = wanted.where(_messages.c.seq < query.before)
     newest_first = wanted.order_by(_messages.c.seq.desc()).limit(query.limit + 1)
@@ -64,6 +64,6 @@ def _page(
     with connection.execution_options(stream_results=True, max_row_buffer=_AT_ONCE).execute(newest_first) as rows:
         for row in rows.mappings():
             if shown == query.limit or not page.take(view(row)):
-                return page.told(last)
+                return page.encoded(last)
             shown, last = shown + 1, row["seq"]
-    return page.told(None)
+    return page.encoded(None)

@@ -1,28 +1,31 @@
-"""Opening the database: SQLite with every commit on disk, or PostgreSQL."""
+"""Opening a SQLite or PostgreSQL database, and turning the errors of its driver into ours."""
 
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
 
-from broker.errors import ConfigurationError
+from broker.errors import ConfigurationError, StoreError, StoreUnavailable
 from broker.secure_files import make_private, make_private_folder
 
 BUSY_SECONDS = 5.0
-EACH_ALONE = "fluffle.each_alone"
-"""In the info of a connection, if true: on SQLite every statement is a transaction of its own, for one that only reads.
+AUTOCOMMIT = "fluffle.autocommit"
+"""If true in the info of a SQLite connection, a statement runs without BEGIN and COMMIT. Only for reads.
 
-To begin and to end one is as dear as a small read, because another thread may take the interpreter meanwhile."""
+BEGIN and COMMIT cost as much as a small read, because another thread may take the interpreter lock in between."""
 
-# In ms. Who leads may be stopped in a transaction, or gone with its machine: it must not keep the row of the lead then.
-# It is set for each transaction: with a pooler such as PgBouncer, the next one may be in another session.
+_TOO_LARGE = "54"  # the class of PostgreSQL's errors for data that is too large or too complex
+# In ms. A leader may be suspended in a transaction, or its machine may be gone: it must not keep the lease row locked.
+# Set in each transaction: with a pooler such as PgBouncer, the next one may run in another session.
 _IDLE_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = 5000"
-# Of libpq, in seconds but for the last, which is in ms: a PostgreSQL that the network no longer leads to is away soon.
-_SIGNS_OF_LIFE = {
+# Settings of libpq, in seconds, `tcp_user_timeout` in ms: they detect an unreachable PostgreSQL within seconds.
+_KEEPALIVE_SETTINGS = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -32,10 +35,10 @@ _SIGNS_OF_LIFE = {
 
 
 def open_engine(url: str | URL, *, read_only: bool = False) -> Engine:
-    """An engine for a SQLAlchemy URL. Raises ConfigurationError for a URL that names no usable database.
+    """Return an engine for a SQLAlchemy URL. Raises ConfigurationError for a URL that names no usable database.
 
-    PostgreSQL may be reached through a pooler that gives each transaction another session, such as PgBouncer: nothing
-    that is set outlives a transaction.
+    PostgreSQL may be behind a pooler such as PgBouncer, which can give each transaction another session: no setting
+    outlives a transaction.
 
     SQLite runs in WAL mode with synchronous=FULL: a commit that has returned is on disk, and readers never wait.
     """
@@ -47,15 +50,28 @@ def open_engine(url: str | URL, *, read_only: bool = False) -> Engine:
     return _postgresql(parsed, read_only)
 
 
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Raise the driver's errors as StoreUnavailable, or as StoreError when the database refuses the data for good."""
+    try:
+        yield
+    except (DataError, IntegrityError) as error:
+        raise StoreError(f"the database refuses the data: {error.orig}") from error
+    except DBAPIError as error:
+        if (getattr(error.orig, "sqlstate", None) or "").startswith(_TOO_LARGE):
+            raise StoreError(f"the database refuses the data: {error.orig}") from error
+        raise StoreUnavailable(f"the database cannot be used at the moment: {error.orig}") from error
+
+
 def parsed_url(url: str | URL) -> URL:
-    """The parts of a database URL. Raises ConfigurationError, which shows nothing of one that cannot be read."""
+    """Return the parts of a database URL. Raises ConfigurationError, whose text never quotes the URL."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        told = "FLUFFLE_DATABASE_URL is not a database URL, such as sqlite:////path/to.db"
-        raise ConfigurationError(told) from None  # its cause may show a part of the password
+        message = "FLUFFLE_DATABASE_URL is not a database URL, such as sqlite:////path/to.db"
+        raise ConfigurationError(message) from None  # the cause may quote a part of the password
     if "@" in (parsed.host or ""):
-        raise ConfigurationError('FLUFFLE_DATABASE_URL cannot be read: a "@" in a user or password must be written %40')
+        raise ConfigurationError('FLUFFLE_DATABASE_URL cannot be read: write a "@" in a user or password as %40')
     return parsed
 
 
@@ -64,20 +80,20 @@ def _postgresql(url: URL, read_only: bool) -> Engine:
         engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_size=1,
-            max_overflow=3,  # a store keeps its connection; whoever else reads besides needs one more
-            hide_parameters=True,  # an error that is logged shows nothing of a task
+            max_overflow=3,  # the store keeps one connection; each other reader needs one more
+            hide_parameters=True,  # a logged error must not quote task data
             pool_pre_ping=True,
             # A reader sees one state of the database in all its statements, as in SQLite.
             isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
-            connect_args=_SIGNS_OF_LIFE,
+            connect_args=_KEEPALIVE_SETTINGS,
         )
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise ConfigurationError("PostgreSQL needs psycopg: pip install 'fluffle[postgres]'") from error
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _: Any) -> None:
-        connection.read_only = True if read_only else None  # None: as the server has it, which may allow no writing
-        if _is_pooled(connection):  # what is prepared would stay behind in a session of the pool
+        connection.read_only = True if read_only else None  # None: the server's default, which may be read-only
+        if _is_pooled(connection):  # prepared statements would stay behind in a session of the pool
             connection.prepare_threshold = None
 
     @event.listens_for(engine, "begin")
@@ -89,7 +105,7 @@ def _postgresql(url: URL, read_only: bool) -> Engine:
 
 
 def _is_pooled(connection: Any) -> bool:
-    """Whether a pooler is between a psycopg connection and the server: it makes up the id of the server's process."""
+    """Return whether a psycopg connection goes through a pooler, which reports a made-up process id of the server."""
     connection.autocommit = True
     [(process,)] = connection.execute("SELECT pg_backend_pid()").fetchall()
     connection.autocommit = False
@@ -103,14 +119,14 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
     try:
         make_private_folder(file.parent)
         if not read_only:
-            for path in (file, *_beside(file)):
-                make_private(path, create=path is file)  # SQLite makes those beside it as the file is
+            for path in (file, *_wal_files(file)):
+                make_private(path, create=path is file)  # the others get its mode
     except OSError as error:
         raise ConfigurationError(f"cannot use {error.filename or file}: {error.strerror}") from error
     engine = create_engine(
         url,
         pool_size=1,
-        max_overflow=3,  # a store keeps its connection; whoever else reads besides needs one more
+        max_overflow=3,  # the store keeps one connection; each other reader needs one more
         hide_parameters=True,
         paramstyle="named",
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
@@ -125,31 +141,31 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA wal_autocheckpoint = 4000")
         connection.execute("PRAGMA cache_size = -32000")
-        connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII only
+        connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own changes only ASCII
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Any) -> None:
-        if not connection.info.get(EACH_ALONE):
+        if not connection.info.get(AUTOCOMMIT):
             connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
 
 
-def _beside(file: Path) -> tuple[Path, Path]:
-    """The files that SQLite has beside a database."""
+def _wal_files(file: Path) -> tuple[Path, Path]:
+    """Return the paths of the write-ahead log and its index, which SQLite keeps beside a database."""
     return file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")
 
 
 def _lower(text: Any) -> Any:
-    """In lower case, as PostgreSQL has it. What is no text stays as it is."""
+    """Return text in lower case, as PostgreSQL does. Other values stay as they are."""
     return text.lower() if isinstance(text, str) else text
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch to WAL mode, which a database keeps.
+    """Switch the database to WAL mode, which it keeps.
 
-    Two that switch a new database at the same moment wait for each other's lock; SQLite then fails one of them at
-    once, without the busy timeout. It tries again until the other has done it.
+    When two processes switch a new database at the same moment, SQLite fails one of them at once, without the busy
+    timeout. That one tries again until the other has done it.
     """
     until = time.monotonic() + BUSY_SECONDS
     while True:

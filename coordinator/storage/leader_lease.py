@@ -1,4 +1,4 @@
-"""One coordinator leads, the others stand by: a lease in the database with an epoch that fences the writes."""
+"""Leadership: a lease in the database, with an epoch that keeps a former leader from writing."""
 
 import os
 import socket
@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 from broker.timestamps import Instant, Micros
 
-OTHER_BOOKS = (
-    "RabbitMQ at {where} has a coordinator already, and it keeps other books than {database}. One RabbitMQ (or virtual "
-    "host) has one database: stop the other coordinator, or give this one the same FLUFFLE_DATABASE_URL. A SQLite file "
-    "serves coordinators of one machine; for several machines, use PostgreSQL."
+OTHER_DATABASE = (
+    "RabbitMQ at {where} already has a coordinator, and it uses a different database: this one uses {database}. One "
+    "RabbitMQ (or virtual host) has one database: stop the other coordinator, or give this one the same "
+    "FLUFFLE_DATABASE_URL. A SQLite file serves coordinators of one machine; for several machines, use PostgreSQL."
 )
 
 _PROC = Path("/proc")
 
 
 class Lease(NamedTuple):
-    """The lead as the database tells it. `expires_at` is by the clock of its holder, and later with every commit."""
+    """The stored lease. `expires_at` is by its holder's clock, and every commit of the holder extends it."""
 
     holder: str
     epoch: int
@@ -25,9 +25,9 @@ class Lease(NamedTuple):
 
 
 class Watch:
-    """Judges another coordinator's lease: one that nobody extends for as long as it lasts has run out.
+    """Decides when another coordinator's lease has expired: when it has not changed for as long as it lasts.
 
-    Only times of one's own clock are compared, so that a wrong clock of one machine takes nobody's lead.
+    Compares only times of this process's own clock, so that a wrong clock on one machine cannot end a lease.
     """
 
     def __init__(self, lease: Micros) -> None:
@@ -36,22 +36,22 @@ class Watch:
         self._since = Micros(0)
 
     def has_run_out(self, seen: Lease, at: Micros) -> bool:
-        """Whether the lease that was read `at` a moment of a steady clock is nobody's any more."""
+        """Return whether the lease `seen` has expired. `at`: when it was read, by a monotonic clock."""
         if seen != self._seen:
             self._seen, self._since = seen, at
         return is_gone(seen.holder) or at - self._since >= self._lease
 
 
 def may_be_a_copy(lease: Lease | None, *, shared: bool) -> bool:
-    """Whether a lease says nothing about who leads on this RabbitMQ: nobody's, or in a file from another machine.
+    """Return whether a lease says nothing about the leader on this RabbitMQ: none, or one from another machine's file.
 
-    `shared` tells whether coordinators of several machines can use the database.
+    `shared`: whether coordinators on several machines can use the database.
     """
     return lease is None or not (shared or lease.holder.startswith(f"{socket.gethostname()}:"))
 
 
 def holder() -> str:
-    """Who this process is, as the lease names it: host, process id and when the process started."""
+    """Return the name of this process in a lease: host, process id and start time of the process."""
     return _identity(os.getpid())
 
 
@@ -60,7 +60,7 @@ def _identity(pid: int) -> str:
 
 
 def _started(pid: int) -> str:
-    """Clock ticks since boot when the process started, so that a later process with the same id differs."""
+    """Return the start time in clock ticks since boot, which tells processes with the same id apart; "" if unknown."""
     try:
         return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -68,7 +68,7 @@ def _started(pid: int) -> str:
 
 
 def is_gone(name: str) -> bool:
-    """Whether that holder ran on this machine and certainly does no longer: its lease need not be waited for."""
+    """Return whether the holder ran on this machine and has ended for certain: its lease is over at once."""
     host, _, rest = name.partition(":")
     pid, _, started = rest.partition(":")
     if host != socket.gethostname() or not pid.isdigit() or not started:

@@ -1,4 +1,4 @@
-"""Tasks, attempts and LLMs as rows of the database, and back."""
+"""Conversion of tasks, attempts, LLMs and messages to database rows and back."""
 
 from collections.abc import Mapping
 from dataclasses import astuple
@@ -19,11 +19,11 @@ from coordinator.core.tasks.task import Attempt, Change, OpenQuestion, Task
 
 Row = RowMapping | Mapping[str, Any]
 
-NANOS = 1_000_000_000  # in a US dollar: what costs are counted in
+NANOS = 1_000_000_000  # in a US dollar: costs are stored in nanodollars
 
 
 def task_row(task: Task) -> dict[str, Any]:
-    """Every column of a task."""
+    """Return every column of a task."""
     spec = task.spec
     return {
         "seq": task.seq,
@@ -39,7 +39,7 @@ def task_row(task: Task) -> dict[str, Any]:
 
 
 def specified_row(task: Task) -> dict[str, Any]:
-    """The columns that hold the submission. They change only when somebody changes it."""
+    """Return the columns of the submission, which change only with an update of the task."""
     spec = task.spec
     priority, due_order, _ = task.rank
     return {
@@ -55,7 +55,7 @@ def specified_row(task: Task) -> dict[str, Any]:
 
 
 def changing_row(task: Task) -> dict[str, Any]:
-    """The columns of a task that change as it goes on."""
+    """Return the columns that change while a task is processed."""
     usage = task.usage
     return {
         "status": task.status.value,
@@ -91,7 +91,7 @@ def changing_row(task: Task) -> dict[str, Any]:
 
 
 def task_of(row: Row, ended: list[Attempt]) -> Task:
-    """The task of a row, with its attempts."""
+    """Return the task of a row, with its ended attempts."""
     return Task(
         id=row["id"],
         seq=row["seq"],
@@ -135,18 +135,18 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
 
 
 def _submission(row: Row) -> bytes:
-    """The submission as JSON, from the three columns that hold it as such."""
+    """Return the submission as JSON, put together from its three JSON columns."""
     inputs: str | None = row["inputs"]
     spec: str = row["spec"]
     rest = spec.encode()[1:]  # past the brace
-    told = b'{"description":' + to_json(row["description"])
+    document = b'{"description":' + to_json(row["description"])
     if inputs is not None:
-        told += b',"inputs":' + inputs.encode()
-    return told + (rest if rest == b"}" else b"," + rest)
+        document += b',"inputs":' + inputs.encode()
+    return document + (rest if rest == b"}" else b"," + rest)
 
 
 def attempt_row(task: Task, attempt: Attempt) -> dict[str, Any]:
-    """Every column of an attempt at that task."""
+    """Return every column of an attempt at a task."""
     usage = attempt.usage
     return {
         "task_seq": task.seq,
@@ -170,7 +170,7 @@ def attempt_row(task: Task, attempt: Attempt) -> dict[str, Any]:
 
 
 def attempt_of(row: Row) -> Attempt:
-    """The attempt of a row."""
+    """Return the attempt of a row."""
     return Attempt(
         attempt=row["attempt"],
         llm=row["llm"],
@@ -188,7 +188,7 @@ def attempt_of(row: Row) -> Attempt:
 
 
 def llm_row(llm: LLM) -> dict[str, Any]:
-    """Every column of an LLM."""
+    """Return every column of an LLM."""
     offered = InstanceProfile(llm.model, llm.told_skills, llm.labels, llm.description)
     instances = {i.id: _instance(i, offered) for i in llm.instances.values()}
     return {
@@ -209,7 +209,7 @@ def llm_row(llm: LLM) -> dict[str, Any]:
 
 
 def llm_of(row: Row) -> LLM:
-    """The LLM of a row, with nothing in hand and leases that have run out."""
+    """Return the LLM of a row, without tasks and with expired leases."""
     offered = InstanceProfile(row["model"], from_json(row["told_skills"]), from_json(row["labels"]), row["description"])
     instances = from_json(row["instances"])
     return LLM(
@@ -229,13 +229,13 @@ def llm_of(row: Row) -> LLM:
 
 
 def _instance(instance: Instance, offered: InstanceProfile) -> dict[str, Any]:
-    """An instance as JSON; of what it says of itself, what is different from what the LLM has."""
+    """Return an instance as JSON; of its profile, only the fields that differ from those of the LLM."""
     offer = instance.offer or InstanceProfile()
     own = {name: value for name, value in offer._asdict().items() if value != getattr(offered, name)}
-    told: dict[str, Any] = {"offer": own} if instance.offer is not None and own else {}
+    more: dict[str, Any] = {"offer": own} if instance.offer is not None and own else {}
     if instance.control is not None:
-        told["control"] = instance.control
-    return {"slots": instance.slots, "draining": instance.draining, **told}
+        more["control"] = instance.control
+    return {"slots": instance.slots, "draining": instance.draining, **more}
 
 
 def _instance_of(key: str, value: dict[str, Any], offered: InstanceProfile) -> Instance:
@@ -244,7 +244,7 @@ def _instance_of(key: str, value: dict[str, Any], offered: InstanceProfile) -> I
 
 
 def message_row(message: Message, at: Instant) -> dict[str, Any]:
-    """Every column of a message that has come at that moment, but for its number."""
+    """Return every column of a message received at a moment, except its number."""
     return {
         "id": message.id,
         "conversation_id": message.conversation_id,
@@ -260,7 +260,7 @@ def message_row(message: Message, at: Instant) -> dict[str, Any]:
 
 
 def message_view(row: Row) -> dict[str, Any]:
-    """The message of a row, as JSON-able data without the fields that hold nothing."""
+    """Return the message of a row as JSON-able data without empty fields."""
     shown = {
         "id": row["id"],
         "sender": row["sender"],
@@ -299,5 +299,5 @@ def _nanos(cost_usd: float | None) -> int | None:
 
 
 def _error_type(error: Failure | None) -> str | None:
-    """PostgreSQL has no place for NUL."""
+    """Return the type of an error without NUL, which PostgreSQL cannot store."""
     return None if error is None else error.type.replace("\0", "")

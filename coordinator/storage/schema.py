@@ -22,7 +22,7 @@ from coordinator.core.tasks.task import NO_DUE_DATE
 
 metadata = MetaData()
 
-_Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts only an INTEGER PRIMARY KEY by itself
+_Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only an INTEGER PRIMARY KEY
 
 tasks = Table(
     "tasks",
@@ -30,9 +30,9 @@ tasks = Table(
     Column("seq", _Serial, primary_key=True, autoincrement=False),  # order of submission
     Column("id", Text, nullable=False),
     Column("status", Text, nullable=False),
-    Column("lane", Text, nullable=False),  # which LLMs may take it: Task.lane
+    Column("lane", Text, nullable=False),  # Task.lane: the LLMs that may take it
     Column("priority", SmallInteger, nullable=False),
-    Column("due_order", BigInteger, nullable=False),  # the due date, or the end of time: Task.rank
+    Column("due_order", BigInteger, nullable=False),  # the due date, or NO_DUE_DATE: Task.rank
     Column("assignee", Text),
     Column("parent_id", Text),
     Column("conversation_id", Text),
@@ -42,12 +42,12 @@ tasks = Table(
     Column("attempt", Integer, nullable=False),
     Column("starts", Integer, nullable=False),
     Column("waiting_on", Integer, nullable=False),
-    Column("context_length", Integer, nullable=False),  # characters of the results that it builds on
+    Column("context_length", Integer, nullable=False),  # characters of the results of its dependencies
     Column("wake_at", BigInteger),
-    Column("overdue", SmallInteger, nullable=False),  # 1 once that was told
-    Column("parked", SmallInteger, nullable=False),  # 1 while its attempt waits without a slot
+    Column("overdue", SmallInteger, nullable=False),  # 1 once it is announced
+    Column("parked", SmallInteger, nullable=False),  # 1 while its attempt waits without holding a slot
     Column("asking_since", BigInteger),
-    Column("person_wait", BigInteger, nullable=False),  # how long it waited for answers of people, those that came
+    Column("person_wait", BigInteger, nullable=False),  # how long it waited for persons who answered
     Column("llm", Text),
     Column("instance", Text),
     Column("why", Text),
@@ -73,7 +73,7 @@ tasks = Table(
     Column("original", Text),  # JSON: what was changed of the submission, as it was; null where that is not known
 )
 Index("tasks_by_id", tasks.c.id, unique=True)
-Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # lists, what is in hand, counts
+Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # lists, held tasks, counts
 
 # Conditions of partial indexes. A query has to state one in the same words to be served by the index; the status comes
 # first in the index all the same, because SQLite would else take tasks_by_status for it.
@@ -111,7 +111,7 @@ _partial_index("tasks_waking", waits_for_a_moment, tasks.c.wake_at)
 _partial_index("tasks_due", may_become_overdue, tasks.c.due_order)
 _partial_index("tasks_of_parent", is_child, tasks.c.parent_id, tasks.c.seq)
 _partial_index("tasks_of_llm", was_assigned, tasks.c.llm, tasks.c.seq)
-_partial_index(  # all that reports add up of tasks that are over; new entries go to the end
+_partial_index(  # covers what reports add up of finished tasks; new entries go to the end
     "tasks_over",
     is_over,
     tasks.c.finished_at,
@@ -145,10 +145,10 @@ attempts = Table(
     Column("submitted_at", BigInteger, nullable=False),  # of the task
     Column("error_type", Text),
     Column("error", Text),  # JSON
-    Column("model", Text),  # of the instance that had it; NULL where none had, and of earlier versions
-    Column("result", Text),  # JSON: of a task that was retried after it was completed
+    Column("model", Text),  # of the instance that had it; NULL without one, and from earlier versions
+    Column("result", Text),  # JSON, only if a completed task was retried
 )
-Index(  # all that reports add up; new entries go to the end
+Index(  # covers what reports add up; new entries go to the end
     "attempts_over",
     attempts.c.finished_at,
     attempts.c.llm,
@@ -167,7 +167,7 @@ dependencies = Table(
     metadata,
     Column("depends_on", Text, primary_key=True),
     Column("task_id", Text, primary_key=True),
-    Column("met", Boolean, nullable=False),  # whether the end of `depends_on` has been counted
+    Column("met", Boolean, nullable=False),  # whether the end of `depends_on` is counted in waiting_on
 )
 Index("dependencies_of", dependencies.c.task_id)
 
@@ -197,12 +197,12 @@ llms = Table(
     Column("skills", Text, nullable=False),  # JSON: tag -> level
     Column("description", Text, nullable=False),
     Column("last_seen", BigInteger, nullable=False),
-    Column("told_skills", Text, nullable=False),  # JSON: tag -> level, as its instances say
-    Column("skills_given", Text),  # JSON: tag -> level, when set by hand
+    Column("told_skills", Text, nullable=False),  # JSON: tag -> level, as its instances report them
+    Column("skills_given", Text),  # JSON: tag -> level, if set by an operator
     Column("labels", Text, nullable=False),  # JSON
     Column("paused", Boolean, nullable=False),
     Column("slots_limit", Integer),
-    Column("learned", Text, nullable=False),  # JSON: core/estimates.py
+    Column("learned", Text, nullable=False),  # JSON: core/llms/duration_estimates.py
     Column("instances", Text, nullable=False),  # JSON: id -> {slots, draining}
 )
 
@@ -227,7 +227,7 @@ Index("messages_from", messages.c.sender, messages.c.seq)
 Index("messages_to", messages.c.receiver, messages.c.seq)
 
 
-llm_slots = Table(  # how many slots an LLM has had, from each moment on
+llm_slots = Table(  # the slots of an LLM from each moment on
     "llm_slots",
     metadata,
     Column("llm", Text, primary_key=True),
@@ -245,7 +245,7 @@ notes = Table(
     Column("at", BigInteger, nullable=False),
 )
 
-reports = Table(  # that people have saved
+reports = Table(  # saved by users
     "reports",
     metadata,
     Column("name", Text, primary_key=True),
@@ -254,13 +254,13 @@ reports = Table(  # that people have saved
     Column("saved_at", BigInteger, nullable=False),
 )
 
-# What has ended is added up, period by period, for reports: coordinator/queries/reports/closing.py.
+# Finished tasks are added up for reports, period by period: coordinator/queries/reports/closing.py.
 periods = Table(
     "periods",
     metadata,
-    Column("start", BigInteger, primary_key=True, autoincrement=False),  # what ended from then on
+    Column("start", BigInteger, primary_key=True, autoincrement=False),  # of the tasks that ended from then on
     Column("until", BigInteger, nullable=False),  # and before then
-    Column("first_submitted", BigInteger),  # of the tasks of which something ended
+    Column("first_submitted", BigInteger),  # of the tasks that ended, or of which an attempt did
     Column("last_submitted", BigInteger),
     Column("first_started", BigInteger),  # of the attempts that ended
 )

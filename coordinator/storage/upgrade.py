@@ -1,4 +1,4 @@
-"""Bringing a database to the schema of this version."""
+"""Upgrade of a database to the schema of this version."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,38 +6,39 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine, func, inspect, select, text
 
 from broker.errors import ConfigurationError
-from coordinator.storage.store import database_errors
+from coordinator.storage.engine import database_errors
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-ONE_UPGRADE = 7_205_759  # any number: the name of the lock
+UPGRADE_LOCK = 7_205_759  # an arbitrary number that names the lock
 HEAD = "0005"  # the newest revision in migrations/versions
 
 
 def upgrade(engine: Engine) -> None:
-    """Create the tables, or migrate them, as needed. Raises ConfigurationError for a database of a later version.
+    """Create or migrate the tables, as needed. Raises ConfigurationError for the database of a later version.
 
-    Alembic is imported only when there is something to do: a start with a current database stays quick.
+    Alembic is imported only when something changes, so that a start with a current database stays quick.
     """
     with database_errors():
         present = _revision(engine)
         if present == HEAD:
             return
         if present is not None and present > HEAD:
-            raise ConfigurationError(f"the database has schema {present}, this Fluffle knows {HEAD}: use a newer one")
+            message = f"the database has schema {present}, this Fluffle knows {HEAD}: use a newer Fluffle"
+            raise ConfigurationError(message)
         from alembic import command
 
         with engine.begin() as connection:
-            if engine.dialect.name == "postgresql":  # one at a time, when several coordinators start together
-                connection.execute(select(func.pg_advisory_xact_lock(ONE_UPGRADE)))
+            if engine.dialect.name == "postgresql":  # one upgrade at a time when several coordinators start together
+                connection.execute(select(func.pg_advisory_xact_lock(UPGRADE_LOCK)))
             config = alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, HEAD)
 
 
 def alembic_config() -> "Config":
-    """Alembic's configuration, without a file."""
+    """Return Alembic's configuration, without a file."""
     from alembic.config import Config
 
     config = Config()

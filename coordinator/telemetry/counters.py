@@ -1,4 +1,4 @@
-"""What a coordinator counts: of every batch, and of the tasks and attempts that ended with it."""
+"""Counters of a coordinator: of batches, and of the tasks and attempts that ended with them."""
 
 from collections import Counter
 from collections.abc import Container
@@ -13,7 +13,7 @@ WAITS = (0.01, 0.1, 1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)  # seconds
 
 
 class Counters:
-    """Since the start of this process. One thread counts; `runs_of` belongs to the same thread."""
+    """Counts since the start of this process. `count` and `runs_of` belong to one thread."""
 
     def __init__(self) -> None:
         self.batches = Distribution(BATCHES)
@@ -26,7 +26,7 @@ class Counters:
         self._runs: dict[str, Runs] = {}
 
     def count(self, changes: StateChanges, *, messages: int, refused: int, took: float, now: Instant) -> None:
-        """A batch of so many messages is committed, which `took` so many seconds; `now` was its moment."""
+        """Count a committed batch. `took`: seconds of the commit; `now`: the time of the batch."""
         if messages:
             self.batches.add(messages)
         self.commits.add(took)
@@ -42,6 +42,6 @@ class Counters:
                 self.waits.add((attempt.assigned_at - task.ready_at) / 1_000_000)
 
     def runs_of(self, llms: Container[str]) -> dict[str, Runs]:
-        """What is counted of these LLMs, by name. All others are forgotten: they have left."""
+        """Return the counts of these LLMs by name, and forget all others, which have left."""
         self._runs = {llm: runs for llm, runs in self._runs.items() if llm in llms}
         return dict(self._runs)

@@ -1,4 +1,4 @@
-"""The metrics of a coordinator for Prometheus, read at the moment when they are asked for."""
+"""The metrics of a coordinator for Prometheus, collected when they are requested."""
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
@@ -13,32 +13,32 @@ from coordinator.telemetry.snapshot import LLMSnapshot, Snapshot
 
 
 class CoordinatorMetrics(Collector):
-    """Figures of all tasks and LLMs come from the coordinator that leads; a standby tells of itself only."""
+    """Collects metrics. Those of all tasks and LLMs come from the leader; a standby has only its own."""
 
     def __init__(
         self,
         counters: Counters,
         links: tuple[RobustConnection, RobustConnection],
-        look: Callable[[], Coroutine[Any, Any, Snapshot]],
+        snapshot: Callable[[], Coroutine[Any, Any, Snapshot]],
     ) -> None:
         self._counters = counters
         self._links = links
-        self._look = look
+        self._snapshot = snapshot
         self._loop = EventLoopHealth()
 
     def collect(self) -> Iterable[Metric]:
-        """Everything. Raises TimeoutError when the event loop is stuck."""
-        standing = self._loop.ask(self._look)
-        leading = standing.state == "leading"
+        """Yield every metric. Raises TimeoutError when the event loop is stuck."""
+        snapshot = self._loop.ask(self._snapshot)
+        leading = snapshot.state == "leading"
         yield GaugeMetricFamily("fluffle_leading", "1 for the coordinator that leads", leading)
         yield from of_the_link(*self._links)
-        yield GaugeMetricFamily("fluffle_inbox_messages", "Messages that await their batch", standing.inbox)
+        yield GaugeMetricFamily("fluffle_inbox_messages", "Messages that wait for their batch", snapshot.inbox)
         yield from self._counts()
         if leading:
-            yield from _books(standing)
-        if standing.llms is not None:
-            yield from _llms(standing.llms.standing)
-            yield from of_runs("fluffle", standing.llms.runs)
+            yield from _backlog(snapshot)
+        if snapshot.llms is not None:
+            yield from _llms(snapshot.llms.by_name)
+            yield from of_runs("fluffle", snapshot.llms.runs)
 
     def _counts(self) -> Iterable[Metric]:
         counters = self._counters
@@ -46,41 +46,41 @@ class CoordinatorMetrics(Collector):
         yield histogram("fluffle_commit_seconds", "How long the commit of a batch took", counters.commits)
         yield histogram("fluffle_wait_seconds", "How long tasks were ready before they were assigned", counters.waits)
         yield CounterMetricFamily("fluffle_tasks_submitted", "Tasks that were accepted", counters.submitted)
-        yield CounterMetricFamily("fluffle_messages_refused", "Messages put among the rejected", counters.refused)
+        yield CounterMetricFamily("fluffle_messages_refused", "Messages that were rejected", counters.refused)
         yield CounterMetricFamily(
-            "fluffle_fields_ignored", "Fields of workers' reports that are unknown or make no sense", counters.ignored
+            "fluffle_fields_ignored", "Unknown or invalid fields in reports of workers", counters.ignored
         )
-        ended = CounterMetricFamily("fluffle_tasks_ended", "Tasks that are over", labels=("outcome",))
+        ended = CounterMetricFamily("fluffle_tasks_ended", "Tasks that have ended", labels=("outcome",))
         for outcome in ("completed", "failed", "cancelled"):
             ended.add_metric((outcome,), counters.ended[outcome])
         yield ended
 
 
-def _books(standing: Snapshot) -> Iterable[Metric]:
-    if standing.backlog is not None:
-        live = GaugeMetricFamily("fluffle_tasks", "Tasks that are not over", labels=("status",))
-        for status, count in standing.backlog.live.items():
+def _backlog(snapshot: Snapshot) -> Iterable[Metric]:
+    if snapshot.backlog is not None:
+        live = GaugeMetricFamily("fluffle_tasks", "Tasks that have not ended", labels=("status",))
+        for status, count in snapshot.backlog.live.items():
             live.add_metric((status,), count)
         yield live
         yield GaugeMetricFamily(
             "fluffle_oldest_pending_seconds",
-            "Since when the oldest task that waits for an LLM exists; 0 when none waits",
-            standing.backlog.oldest or 0,
+            "Age of the oldest task that waits for an LLM; 0 when none waits",
+            snapshot.backlog.oldest or 0,
         )
     queues = GaugeMetricFamily("fluffle_queue_messages", "Messages of a queue of RabbitMQ", labels=("queue",))
-    for queue, count in standing.queues.items():
+    for queue, count in snapshot.queues.items():
         queues.add_metric((queue,), count)
     yield queues
 
 
 def _llms(llms: Mapping[str, LLMSnapshot]) -> Iterable[Metric]:
     families = (
-        GaugeMetricFamily("fluffle_llm_slots", "Tasks that an LLM may have at a time", labels=("llm",)),
-        GaugeMetricFamily("fluffle_llm_in_hand", "Tasks that an LLM has", labels=("llm",)),
-        GaugeMetricFamily("fluffle_llm_parked", "Tasks in hand that wait and take no slot", labels=("llm",)),
+        GaugeMetricFamily("fluffle_llm_slots", "Tasks that an LLM may run at a time", labels=("llm",)),
+        GaugeMetricFamily("fluffle_llm_in_hand", "Tasks that are assigned to or run by an LLM", labels=("llm",)),
+        GaugeMetricFamily("fluffle_llm_parked", "Tasks of an LLM that wait without taking a slot", labels=("llm",)),
         GaugeMetricFamily("fluffle_llm_instances", "Workers of an LLM", labels=("llm",)),
     )
-    for name, standing in llms.items():
-        for family, value in zip(families, standing, strict=True):
+    for name, llm in llms.items():
+        for family, value in zip(families, llm, strict=True):
             family.add_metric((name,), value)
     yield from families

@@ -1,4 +1,4 @@
-"""How a coordinator and its books stand at a moment, for whoever watches over it."""
+"""The state of a coordinator and of its tasks at one moment, for monitoring."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ State = Literal["starting", "standing by", "leading"]
 
 
 class Backlog(NamedTuple):
-    """Live tasks by status, and for how many seconds the oldest pending one has existed; None when none is pending."""
+    """Live tasks by status, and the age of the oldest pending one in seconds; None when none is pending."""
 
     live: dict[str, int]
     oldest: float | None
 
 
 class LLMSnapshot(NamedTuple):
-    """Of one LLM that is there: its slots, tasks in hand, those of them that are parked, and its instances."""
+    """One connected LLM: its slots, its assigned and running tasks, the parked ones of these, its instances."""
 
     slots: int
     in_hand: int
@@ -26,18 +26,18 @@ class LLMSnapshot(NamedTuple):
 
 
 class LLMs(NamedTuple):
-    """The LLMs that are there, by name, and what has become of their attempts."""
+    """The connected LLMs by name, and the outcomes of their attempts."""
 
-    standing: dict[str, LLMSnapshot]
+    by_name: dict[str, LLMSnapshot]
     runs: dict[str, Runs]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Without what only the leader tells, and without what was not told in time."""
+    """One moment. Fields that only the leader knows, or that were not ready in time, are None or empty."""
 
     state: State
-    inbox: int  # messages that have arrived and await their batch
+    inbox: int  # messages that wait for their batch
     backlog: Backlog | None = None
     llms: LLMs | None = None
     queues: Mapping[str, int] = field(default_factory=dict)  # messages by queue

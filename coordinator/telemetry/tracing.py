@@ -1,4 +1,4 @@
-"""The spans of a coordinator: of each submission and result that it takes in, and of each assignment."""
+"""Trace spans of a coordinator: of each submission and result that it processes, and of each assignment."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,14 +14,14 @@ from coordinator.core.tasks.task import Task
 
 
 class CoordinatorTracing:
-    """Used by one thread at a time."""
+    """Makes the spans of batches. Used by one thread at a time."""
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
         self._open: list[Span] = []
 
     def take_in(self, events: list[Event], origins: Sequence[Delivery], tasks: Mapping[str, Task]) -> None:
-        """Begin a span for every submission, whose task is in its trace from then on, and for every result."""
+        """Begin a span for every submission and result; a submitted task continues the trace of its span."""
         self._open = []
         for place, (event, delivery) in enumerate(zip(events, origins, strict=True)):
             match event:
@@ -30,19 +30,19 @@ class CoordinatorTracing:
                     events[place] = replace(event, sender=replace(sender, trace=header_of(span)))
                 case Reported(_, result):
                     task = tasks.get(result.task_id)
-                    known = None if task is None else task.trace  # for one that the worker has kept over a restart
+                    known = None if task is None else task.trace  # for a result that the worker kept over a restart
                     span = self._process(delivery, result.task_id, trace_of(delivery.headers) or known)
                     span.set_attribute("fluffle.outcome", result.outcome)
                     span.set_attribute("fluffle.attempt", result.attempt)
 
     def committed(self) -> None:
-        """What was taken in is in the database."""
+        """End the spans of the batch, which is committed."""
         for span in self._open:
             span.end()
         self._open = []
 
     def assigned(self, message: Outgoing, task: Task) -> None:
-        """An assignment is about to be published: the work on it is below this span."""
+        """Make the span of an assignment that is about to be published, the parent of the worker's spans."""
         attributes = about(
             SpanKind.PRODUCER, f"{message.exchange}:{message.routing_key}", "publish", message.routing_key
         )

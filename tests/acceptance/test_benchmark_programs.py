@@ -19,7 +19,7 @@ SMALL = {
     "reports": ("--finished", 2000, "--tasks", 100, "--rounds", 1),
     "throughput": ("--tasks", 100, "--rounds", 1, "--warm-up", 10, "--latency-samples", 5, "--peers", ""),
 }
-"""By name: sizes. `decisions` and `makespan` need no RabbitMQ; `reality` and `page` take their time."""
+"""By name: sizes. `decisions`, `makespan` and `storage` need no RabbitMQ; `reality` and `page` take their time."""
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -344,7 +344,10 @@ def user_and_headers(user: bytes, table: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("header", "told"),
-    [("CC", {"headers.CC": "is refused: publish once for each receiver"}), ("BCC", {"name": "is 'atlas', but"})],
+    [
+        ("CC", {"headers.CC": "is not allowed: publish the message once for each receiver"}),
+        ("BCC", {"name": "is 'atlas', but"}),
+    ],
 )
 def test_copies_by_header_do_not_let_an_llm_speak_for_another(
     site: Site, vega: Amqp, rejected: Callable[[], Message], header: str, told: dict[str, str]

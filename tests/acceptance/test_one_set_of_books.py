@@ -13,7 +13,7 @@ from tests.support.site import Site
 
 def refused(second: Process) -> bool:
     ended = second.wait()
-    assert "it keeps other books than sqlite:///" in second.output
+    assert "it uses a different database: this one uses sqlite:///" in second.output
     assert "for several machines, use PostgreSQL" in second.output
     assert "Traceback" not in second.output
     return ended == 1

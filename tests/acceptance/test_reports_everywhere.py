@@ -25,6 +25,7 @@ from broker.protocol.report_catalog import DIMENSIONS, METRICS, Of
 from broker.protocol.views import ReportView
 from broker.settings import Settings
 from broker.timestamps import Instant
+from coordinator.app import build_coordinator
 from coordinator.queries.handlers import QueryHandlers
 from coordinator.service import Coordinator
 from coordinator.storage.engine import open_engine
@@ -81,7 +82,7 @@ def standing_by(database: str, url: str, clock: Callable[[], Instant]) -> Iterat
 
     async def work() -> None:
         wanted = Settings(database_url=database, leader_lease=600)
-        made.append(Coordinator(wanted, url=url, clock=clock, on_ready=lambda _: ready.set()))
+        made.append(build_coordinator(wanted, url=url, clock=clock, on_ready=lambda _: ready.set()))
         await made[0].run()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(work(),))

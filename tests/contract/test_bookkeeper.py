@@ -730,7 +730,7 @@ def test_what_is_counted_for_show_does_not_keep_a_result_from_being_recorded(
     tracing = Mock(take_in=broken, committed=broken, assigned=broken)
     monkeypatch.setattr(harness.books, "_counters", counters)
     monkeypatch.setattr(harness.books, "_tracing", tracing)
-    monkeypatch.setattr(store, "close_period", broken)
+    monkeypatch.setattr(batch_processor, "close_period", broken)
     said = harness.process(hello(), submit("t1"))
     assert assigned(said) == ["t1"]
     said = harness.process(claim("t1"), result("t1"))
@@ -772,7 +772,7 @@ def test_what_is_ignored_in_a_report_is_counted_and_logged_and_the_rest_counts(s
     report = {"name": "atlas", "instance": "i1", "model": "x" * 500, "pid": 7, "tasks": None}
     with capture_logs() as logs:
         books.process([delivery(STATUS, "atlas.hello", report)])
-    assert list(books.llms().standing) == ["atlas"]
+    assert list(books.llms().by_name) == ["atlas"]
     assert counters.ignored == 2
     [line] = [line for line in logs if line["event"] == "ignored a part of a report"]
     assert (line["log_level"], line["routing_key"]) == ("debug", "atlas.hello")

@@ -145,5 +145,5 @@ def test_only_the_leader_closes_periods(harness: BatchHarness, engine: Engine) -
     other = Store(engine)
     assert other.take_lead("another", NOW, LEAD, over=harness.store.leader())
     with pytest.raises(NotTheLeader):
-        harness.store.close_period(NOW, LEAD)
+        closing.close_period(harness.store, NOW, LEAD)
     other.close()

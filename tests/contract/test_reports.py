@@ -5,7 +5,7 @@ from sqlalchemy import Engine
 
 from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Moment, Of, Report, problems_of
 from coordinator.core.state import StateChanges
-from coordinator.queries.reports.engine import tell
+from coordinator.queries.reports.engine import run_report
 from coordinator.queries.reports.facts import Span
 from coordinator.storage.store import Store
 from tests.contract.test_queries import many_tasks
@@ -27,7 +27,7 @@ def test_every_metric_can_be_told_by_every_dimension(
         report = Report((dimension,), metrics, moment=moment)
         if metrics and not problems_of(report):
             with engine.begin() as connection:
-                rows = tell(connection, report, ALWAYS).rows
+                rows = run_report(connection, report, ALWAYS).rows
             assert rows
             assert {frozenset(row) for row in rows} == {frozenset((dimension, *metrics))}
 
@@ -37,4 +37,4 @@ def test_every_predefined_report_can_be_told(store: Store, engine: Engine, name:
     stored(store, *many_tasks(50))
     assert not problems_of(PREDEFINED[name])
     with engine.begin() as connection:
-        tell(connection, PREDEFINED[name], ALWAYS)
+        run_report(connection, PREDEFINED[name], ALWAYS)

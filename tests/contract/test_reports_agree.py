@@ -31,9 +31,9 @@ def test_the_books_and_the_events_tell_the_same(
     """Periods have `size` tasks, and so many are looked at besides. `many` values are told by a sample of four."""
     monkeypatch.setattr(closing, "SIZE", size)
     monkeypatch.setattr(batch_processor, "SIZE", size)
-    monkeypatch.setattr(ranking, "MOST_SINGLE", size)
-    monkeypatch.setattr(ranking, "MANY", many)
-    monkeypatch.setattr(percentiles, "SAMPLE", 4)
+    monkeypatch.setattr(ranking, "MAX_SINGLE", size)
+    monkeypatch.setattr(ranking, "MIN_SAMPLED", many)
+    monkeypatch.setattr(percentiles, "SAMPLE_SIZE", 4)
 
     reader = open_engine(database, read_only=True)
 

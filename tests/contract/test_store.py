@@ -19,7 +19,7 @@ from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.scheduling.ready_queue import NOTHING
 from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import Change, OpenQuestion, Task
-from coordinator.inbound.decoder import MOST_SKILLS
+from coordinator.inbound.decoder import MAX_SKILLS_CHARACTERS
 from coordinator.storage.schema import labels
 from coordinator.storage.store import Store
 from tests.support.core_driver import T0
@@ -246,7 +246,7 @@ def test_every_lane_with_a_pending_task_is_named_once(store: Store) -> None:
 
 def test_the_longest_list_of_skills_makes_a_lane(store: Store) -> None:
     chance = random.Random(1)
-    skills = ["".join(chance.choices(string.ascii_lowercase, k=63)) for _ in range(MOST_SKILLS // 64)]
+    skills = ["".join(chance.choices(string.ascii_lowercase, k=63)) for _ in range(MAX_SKILLS_CHARACTERS // 64)]
     stored(store, a_task(1, skills=skills))
     [lane] = store.lanes()
     assert [task.seq for task in store.lane(lane, NOTHING, 1)] == [1]

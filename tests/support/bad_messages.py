@@ -208,11 +208,11 @@ KEYS = {
 }
 
 REPORTS = {
-    "a key without a name": Bad(exchange=STATUS, key="nonsense", says="does not begin with a name"),
-    "an empty key": Bad(exchange=STATUS, key="", says="does not begin with a name"),
+    "a key without a name": Bad(exchange=STATUS, key="nonsense", says="must begin with the name of an LLM"),
+    "an empty key": Bad(exchange=STATUS, key="", says="must begin with the name of an LLM"),
     "a key of 255 bytes that are not UTF-8": Bad(exchange=STATUS, key=b"\xff" * 255, says="begin with a name"),
-    "a name in capitals": Bad(RESULT, STATUS, "Worker.result", says="does not begin with a name"),
-    "a name of two words": Bad(RESULT, STATUS, "llm.worker.result", says="does not begin with a name"),
+    "a name in capitals": Bad(RESULT, STATUS, "Worker.result", says="must begin with the name of an LLM"),
+    "a name of two words": Bad(RESULT, STATUS, "llm.worker.result", says="must begin with the name of an LLM"),
     "an unknown report": Bad(exchange=STATUS, key="worker.nonsense", says="unknown routing key"),
     "an empty result": Bad(b"", STATUS, "worker.result", says="JSON"),
     "a result of bytes": Bad(bytes(range(256)), STATUS, "worker.result", says="JSON"),

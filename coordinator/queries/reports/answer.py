@@ -1,4 +1,4 @@
-"""What is answered to a query for a report."""
+"""The answer to a report query, and the list of reports."""
 
 from dataclasses import asdict
 from typing import Any
@@ -9,15 +9,15 @@ from broker.errors import Problem, QueryRejected
 from broker.protocol.queries import ReportFields, ReportQuery
 from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Report, problems_of, unknown
 from broker.timestamps import Instant, from_datetime, to_iso
-from coordinator.queries.reports.definition import CUSTOM, SUMMARY, with_fields
-from coordinator.queries.reports.engine import tell
+from coordinator.queries.reports.engine import run_report
 from coordinator.queries.reports.facts import Span
 from coordinator.queries.reports.summary import summary
+from coordinator.report_definition import CUSTOM, SUMMARY, with_fields
 from coordinator.storage.schema import reports
 
 
 def report_view(connection: Connection, query: ReportQuery, now: Instant) -> dict[str, Any]:
-    """The fields of views.ReportView. Raises QueryRejected with everything that is wrong with the query."""
+    """Return the fields of views.ReportView. Raises QueryRejected with every problem of the query."""
     name = query.name or (CUSTOM if query.group_by or query.metrics else SUMMARY)
     report = with_fields(_named(connection, name), query)
     if problems := problems_of(report):
@@ -26,7 +26,7 @@ def report_view(connection: Connection, query: ReportQuery, now: Instant) -> dic
     until = None if query.until is None else from_datetime(query.until)
     span = Span(since, until, now)
     is_summary = name == SUMMARY and query.group_by is None and query.metrics is None
-    rows = tell(connection, report, span).rows
+    rows = run_report(connection, report, span).rows
     return {
         "name": name,
         "generated_at": to_iso(now),
@@ -49,12 +49,12 @@ def report_view(connection: Connection, query: ReportQuery, now: Instant) -> dic
 
 
 def report_list(connection: Connection) -> dict[str, Any]:
-    """The fields of views.ReportList."""
-    told = [{"name": name, "meaning": report.meaning, **_fields(report)} for name, report in PREDEFINED.items()]
+    """Return the fields of views.ReportList."""
+    listed = [{"name": name, "meaning": report.meaning, **_fields(report)} for name, report in PREDEFINED.items()]
     for row in connection.execute(select(reports).order_by(reports.c.name)):
         saved = {"name": row.name, "saved_by": row.saved_by, "saved_at": to_iso(row.saved_at)}
-        told.append({**saved, **_fields(_report_of(row.definition))})
-    return {"reports": told}
+        listed.append({**saved, **_fields(_report_of(row.definition))})
+    return {"reports": listed}
 
 
 def _fields(report: Report) -> dict[str, Any]:

@@ -1,20 +1,21 @@
-"""Closing periods: what has ended is added up once, so that reports need not look at all of it again.
+"""Closing of periods: finished tasks are added up once, so that reports need not read all of them again.
 
-The sums follow from the same description as the figures of single tasks and attempts. When something in a period is no
-longer as it was, because a task was retried or a clock was set back, it is open again until it is closed anew.
+The sums come from the same facts as the figures of single tasks and attempts. If a closed period changes, because a
+task is retried or a clock is set back, storage/periods.py opens it, and it is closed again later.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sqlalchemy import BigInteger, Connection, Table, case, delete, func, insert, literal, select
+from sqlalchemy import BigInteger, Connection, Table, case, func, insert, literal, select
 
 from broker.protocol.report_catalog import MEASURES, Moment, Report
-from broker.timestamps import EPOCH, Instant
+from broker.timestamps import EPOCH, Instant, Micros
 from coordinator.queries.reports import facts
 from coordinator.queries.reports.facts import Column, Fact, Range, Span, within
 from coordinator.queries.reports.percentiles import packed
 from coordinator.storage import schema
+from coordinator.storage.store import Store
 
 SIZE = 10_000  # tasks of a period
 
@@ -24,41 +25,34 @@ _tasks, _attempts = schema.tasks.c, schema.attempts.c
 _TASKS_BY = Report(("status", "llm", "overdue", "hour", "model"), moment=Moment.FINISHED)
 _ATTEMPTS_BY = Report(("llm", "outcome", "error", "hour", "model"), moment=Moment.FINISHED)
 _DURATIONS_BY = Report(("status", "overdue"), moment=Moment.FINISHED)
-_COLUMNS = {"error": "error_type", "busy": "duration", "cost": "cost_nanos"}  # that are not named as what they hold
+_COLUMNS = {"error": "error_type", "busy": "duration", "cost": "cost_nanos"}  # columns that are named differently
 
 
-def closed_until(connection: Connection) -> Instant:
-    """Where the newest period ends."""
-    return Instant(connection.scalar(select(func.max(_periods.c.until))) or EPOCH)
+def close_period(store: Store, now: Instant, lease: Micros) -> Instant | None:
+    """Close the oldest open period, as the leader. Returns its end, or None when too few tasks have ended since.
+
+    Raises NotTheLeader and StoreUnavailable.
+    """
+    with store.leading(now, lease) as connection:
+        return close_next(connection)
 
 
 def close_next(connection: Connection) -> Instant | None:
-    """Close the oldest period that is open; returns its end, or None when too few tasks have ended since."""
+    """Close the oldest open period. Returns its end, or None when too few tasks have ended since."""
     at = EPOCH
     for start, until in connection.execute(select(_periods.c.start, _periods.c.until).order_by(_periods.c.start)):
-        if at < start:  # this was closed before
+        if at < start:  # this gap was a closed period before
             return _close(connection, at, _end(connection, (at, start)) or start)
         at = until
     end = _end(connection, (at, None))
     return None if end is None else _close(connection, at, end)
 
 
-def reopen(connection: Connection, moments: Iterable[Instant]) -> None:
-    """Open the periods in which these moments are."""
-    for moment in moments:
-        there = (_periods.c.start <= moment) & (_periods.c.until > moment)
-        start = connection.scalar(select(_periods.c.start).where(there))
-        if start is not None:
-            connection.execute(delete(_periods).where(_periods.c.start == start))
-            for table in (schema.task_sums, schema.attempt_sums, _durations):
-                connection.execute(delete(table).where(table.c.period == start))
-
-
 def _end(connection: Connection, its: Range) -> Instant | None:
-    """Where a period ends that begins there and has its size; None when there is not so much."""
+    """Return the end of a period of SIZE tasks from the start of the range; None when there are fewer."""
     ended = select(_tasks.finished_at).where(schema.is_over & within(_tasks.finished_at, its))
     end = connection.scalar(ended.order_by(_tasks.finished_at).offset(SIZE).limit(1))
-    return None if end is None else Instant(max(end, its[0] + 1))  # what ended together stays together
+    return None if end is None else Instant(max(end, its[0] + 1))  # tasks that ended at one moment stay together
 
 
 def _close(connection: Connection, start: Instant, until: Instant) -> Instant:
@@ -91,7 +85,7 @@ def _close(connection: Connection, start: Instant, until: Instant) -> Instant:
 
 
 def _as_stored(fact: Fact, model: Column) -> Fact:
-    """The fact with the models that are stored: where there is none, a report takes what the LLM says by then."""
+    """Return the fact with the stored models only: for a missing one, a report takes the LLM's model at its time."""
     return replace(fact, dimensions={**fact.dimensions, "model": model})
 
 
@@ -103,7 +97,7 @@ def _add_up(
     parts: Sequence[str],
     others: Mapping[str, Column],
 ) -> None:
-    """A row for every group of the fact's report: these parts, and these other columns."""
+    """Insert a row for every group of the fact's report: these parts, and these other columns."""
     values = {**{name: fact.parts[name] for name in parts}, **others, "period": literal(period, BigInteger)}
     names = [_COLUMNS.get(name, name) for name in (*fact.report.group_by, *values)]
     for statement in fact.selects([*values.values()], group=True):

@@ -1,4 +1,4 @@
-"""Reports out of the books: from a report's description to its rows."""
+"""The report engine: from a report's definition to its rows."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ Row = dict[str, Value | Figure]
 
 @dataclass(frozen=True, slots=True)
 class ReportResult:
-    """What a report tells: its rows, sorted, and the sums over all of its groups."""
+    """The sorted rows of a report, and the sums over all of its groups."""
 
     rows: list[Row]
     total: Group
 
 
-def tell(connection: Connection, report: Report, span: Span) -> ReportResult:
-    """What a report without problems tells. Raises QueryRejected when there are too many groups."""
+def run_report(connection: Connection, report: Report, span: Span) -> ReportResult:
+    """Run a valid report. Raises QueryRejected when there are too many groups."""
     groups: Groups = {} if report.group_by else {(): {}}
     for of in (Of.TASKS, Of.ATTEMPTS):
         if wanted := parts_of(report, of):
@@ -51,14 +51,14 @@ def tell(connection: Connection, report: Report, span: Span) -> ReportResult:
 
 
 def _counted(connection: Connection, of: Of, report: Report, span: Span) -> list[Fact]:
-    """What to count in: sums of closed periods as far as they count, and everything else one by one."""
+    """Return the sums of the closed periods that apply, and the single tasks or attempts of all other time."""
     summed, single = (sums.tasks, facts.tasks) if of is Of.TASKS else (sums.attempts, facts.attempts)
     closed = sums.closed_for(connection, summed(report, ()), span)
     return [summed(report, closed.summed), single(report, span, closed.single)]
 
 
 def _count(connection: Connection, counted: Iterable[Fact], wanted: Iterable[str], groups: Groups) -> None:
-    """Counts, sums and maxima, of every group. They go to the parts that the groups have already."""
+    """Add the counts, sums and maxima of every group to the parts of the groups."""
     for fact in counted:
         width = len(fact.report.group_by)
         names = [name for name in wanted if name in fact.parts]
@@ -68,12 +68,12 @@ def _count(connection: Connection, counted: Iterable[Fact], wanted: Iterable[str
                 for name, value in zip(names, row[width:], strict=True):
                     parts[name] = _together(name, parts.get(name), None if value is None else int(value))
                 if len(groups) > MOST_GROUPS:
-                    told = f"more than {MOST_GROUPS:,} groups: take a coarser dimension, or a filter"
-                    raise QueryRejected([Problem("group_by", told)])
+                    message = f"makes more than {MOST_GROUPS:,} groups: use a coarser dimension, or a filter"
+                    raise QueryRejected([Problem("group_by", message)])
 
 
 def _together(name: str, one: int | None, other: int | None) -> int | None:
-    """A part of one set and of another, as that of both."""
+    """Return the part of two sets together, from the part of each."""
     if one is None or other is None:
         return other if one is None else one
     if name == "first":
@@ -90,7 +90,7 @@ def _added(groups: Iterable[dict[str, int | None]]) -> dict[str, int | None]:
 
 
 def _shown(dimension: str, value: Any) -> Value:
-    """A dimension's value, as it is told, from what the database groups by."""
+    """A dimension's value for the answer, from the value that the database groups by."""
     match dimension:
         case "overdue":
             return bool(value)
@@ -108,7 +108,7 @@ def _shown(dimension: str, value: Any) -> Value:
 
 
 def _in_order(key: Key) -> tuple[Any, ...]:
-    """Ascending, what has no value last."""
+    """Return a sort key: ascending, missing values last."""
     return tuple((value is None, value if value is not None else 0) for value in key)
 
 

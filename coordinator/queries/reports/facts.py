@@ -1,6 +1,6 @@
-"""What there is to count, as SQL that SQLite and PostgreSQL take alike: tasks, and attempts that have ended.
+"""The tasks and ended attempts that reports count, as SQL for both SQLite and PostgreSQL.
 
-Every figure is made of parts (counts, sums, maxima) that are whole numbers, so that they are exact, and can be added
+Every figure is made of parts (counts, sums, maxima). Parts are whole numbers, so that they are exact and can be added
 up over several statements.
 """
 
@@ -23,44 +23,44 @@ EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday, the fourth day of its week
 
 _tasks, _attempts, _llms = schema.tasks, schema.attempts, schema.llms
 _OPEN = tuple(status.value for status in Status if status not in FINAL)
-_MARKS = {"label": schema.labels.c.label, "skill": schema.skills.c.skill}  # dimensions of which a task has several
+_MARKS = {"label": schema.labels.c.label, "skill": schema.skills.c.skill}  # dimensions with several values a task
 
 
 def model_in(table: Table) -> Column:
-    """The model of the instance that had it. Where none is known, the model that the LLM says it is, now."""
+    """Return the model of the instance that had the task; if unknown, the present model of the LLM."""
     return func.coalesce(table.c.model, _llms.c.model)
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The microseconds [since, until), where they are bounded, seen from `now`."""
+    """The time [since, until) of a report, in microseconds; None: no bound. `now` is the time of the query."""
 
     since: Instant | None
     until: Instant | None
     now: Instant
 
 
-Range = tuple[Instant, Instant | None]  # from one moment on and before another, if there is one
+Range = tuple[Instant, Instant | None]  # [from, before); before None: no end
 ALWAYS: Sequence[Range] = ((EPOCH, None),)
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A table to count in, for a report. `slices` are conditions that part it, each served by an index of its own."""
+    """A table to count in, for a report. `slices` are conditions that divide it, each with its own index."""
 
     report: Report
     table: FromClause
     slices: Sequence[Column]
     dimensions: Mapping[str, Column]
     parts: Mapping[str, Column]
-    bounds: Sequence[Column] = ()  # conditions of what is in the span
-    measures: Mapping[str, Column] = field(default_factory=dict)  # of which there are percentiles
-    seq: Column = field(default_factory=null)  # of the task, where it is of one
+    bounds: Sequence[Column] = ()  # conditions of the span
+    measures: Mapping[str, Column] = field(default_factory=dict)  # durations, which have percentiles
+    seq: Column = field(default_factory=null)  # of the task
     of_task: frozenset[str] = frozenset()  # dimensions that need a join with the tasks
 
     def selects(self, columns: Sequence[Column], *, group: bool) -> list[Select[Any]]:
-        """The keys `k0`, `k1` … of the report's dimensions, then these columns: one statement for each slice."""
-        if not self.slices:  # the dimensions of this report may be none of this fact's
+        """Return a statement for each slice: the keys `k0`, `k1` … of the report's dimensions, then these columns."""
+        if not self.slices:  # the report may have dimensions that this fact lacks
             return []
         keys = [self.dimensions[name].label(f"k{n}") for n, name in enumerate(self.report.group_by)]
         filters = [self._filter(name, values) for name, values in self.report.where.items()]
@@ -82,7 +82,7 @@ class Fact:
         return source
 
     def _filter(self, name: str, values: Sequence[Value]) -> Column:
-        """Any of the values. Of a grouped dimension only the groups that fit remain, also of a task with several."""
+        """Return the condition for any of the values. In a grouped dimension it applies to each value of a task."""
         if name not in _MARKS or name in self.report.group_by:
             return _any_of(self.dimensions[name], values)
         mark = _MARKS[name]
@@ -93,7 +93,7 @@ class Fact:
 
 
 def tasks(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fact:
-    """The tasks that are open, and those that ended then. These are read from the index `tasks_over`."""
+    """Return the open tasks, and those that ended in these ranges, which are read from the index `tasks_over`."""
     columns = _tasks.c
     late = columns.due_order < func.coalesce(columns.finished_at, span.now)
     measures = _measures(span.now)
@@ -106,7 +106,7 @@ def tasks(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fact:
         bounds=_bounds(moment, span),
         slices=_slices(report, ended),
         dimensions={
-            "status": columns.status.concat(""),  # else SQLite would take the index tasks_by_status for it
+            "status": columns.status.concat(""),  # keeps SQLite from the index tasks_by_status
             "llm": columns.llm,
             "error": columns.error_type,
             "model": model_in(_tasks),
@@ -131,11 +131,11 @@ def tasks(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fact:
 
 
 def _measures(now: Instant) -> dict[str, Column]:
-    """The durations of a task in microseconds; NULL where there is none."""
+    """Return the durations of a task in microseconds, NULL without one."""
     columns = _tasks.c
     over = func.coalesce(columns.finished_at, now)
     measures: dict[str, Column] = {
-        # A task that was taken from its LLM is ready again, later than it was started.
+        # A task that was taken from its LLM is ready again: then ready_at is later than started_at.
         "queue_wait": case((columns.started_at >= columns.ready_at, columns.started_at - columns.ready_at)),
         "run_time": columns.duration,
         "person_wait": case((columns.person_wait > 0, columns.person_wait)),
@@ -147,7 +147,7 @@ def _measures(now: Instant) -> dict[str, Column]:
 
 
 def attempts(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fact:
-    """The attempts that ended then, from the index `attempts_over` as long as nothing else of the task is asked."""
+    """Return the attempts that ended in these ranges, from the index `attempts_over` if no task column is needed."""
     columns = _attempts.c
     late = _tasks.c.due_order < func.coalesce(_tasks.c.finished_at, span.now)
     of_task = {"status": _tasks.c.status, **_task_dimensions(late)}
@@ -191,13 +191,13 @@ def _bounds(moment: Column, span: Span) -> list[Column]:
 
 
 def within(moment: Column, its: Range) -> Column:
-    """Whether a moment is in that range."""
+    """Return the condition that a moment is in a range."""
     since, until = its
     return moment >= since if until is None else (moment >= since) & (moment < until)
 
 
 def _slices(report: Report, ended: Sequence[Range]) -> list[Column]:
-    """Which tasks can count at all: those that are over, those that are not."""
+    """Return the conditions of the tasks that can count: finished ones by range, then open ones."""
     statuses = set(report.where.get("status", (*Status,)))
     slices: list[Column] = []
     if statuses & FINAL:
@@ -221,7 +221,7 @@ def _task_dimensions(late: Column) -> dict[str, Column]:
 
 
 def times(moment: Column) -> dict[str, Column]:
-    """The dimensions of time."""
+    """Return the dimensions of time."""
     days = moment // DAY
     return {
         "hour": moment // HOUR,

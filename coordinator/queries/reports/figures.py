@@ -1,4 +1,4 @@
-"""The metrics: what parts each is made of, and how."""
+"""The formula of each metric: its parts, and how they are combined."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _BUCKETS = {"hour": HOUR, "day": DAY, "week": 7 * DAY}
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What a figure may depend on: the parts of its group, those of all groups together, the group's length in time."""
+    """What a figure may depend on: the parts of its group, those of all groups, and the group's length in time."""
 
     parts: Parts
     total: Parts
@@ -27,7 +27,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """How a metric is made of its parts."""
+    """The parts of a metric, and the function that combines them."""
 
     parts: tuple[str, ...]
     make: Callable[[Group], Figure]
@@ -88,15 +88,15 @@ assert FORMULAS.keys() == METRICS.keys()
 
 
 def parts_of(report: Report, of: Of) -> list[str]:
-    """The parts that the report's metrics of that kind need."""
+    """Return the parts that the report's metrics of that kind need."""
     names = [part for name in report.metrics if METRICS[name].of is of for part in FORMULAS[name].parts]
     return list(dict.fromkeys(names))
 
 
 def length_of(report: Report, key: tuple[Any, ...], span: Span, first: int | None) -> int | None:
-    """The microseconds that a group spans: its hour, day or week as far as it is in the span and has passed.
+    """Return the length of a group in microseconds: the part of its hour, day or week in the span and before now.
 
-    Without such a dimension: from `since`, else from the first moment that there is, to `until` or now.
+    Without such a dimension: from `since`, else from the first counted moment, to `until` or now.
     """
     end = span.now if span.until is None else min(span.until, span.now)
     start = span.since if span.since is not None else first

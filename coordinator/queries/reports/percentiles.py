@@ -1,6 +1,10 @@
-"""Percentiles, exactly, by nearest rank: of n values in ascending order, the one in place ceil(n * percent / 100).
+"""Exact percentiles by nearest rank: of n values in ascending order, the one in place ceil(n * percent / 100).
 
-They are the same in every database, because only whole numbers are compared and counted.
+They are the same in SQLite and PostgreSQL, because only whole numbers are compared and counted.
+
+`SampledPercentiles` finds those of all tasks together without sorting them. `benchmarks/storage.py` compares it with
+the sort of `by_group`, for the five durations of the reports on SQLite: as fast for 50,000 tasks (0.6 s), 3.4 times as
+fast for 200,000 (1.3 s against 4.4 s). So it is used from MIN_SAMPLED values on.
 """
 
 from array import array
@@ -17,23 +21,23 @@ from coordinator.queries.reports.facts import Fact
 
 Key = tuple[Any, ...]
 Selects = Sequence[Select[Any]]
-Bracket = tuple[int, int]  # from and to, both within
+Bracket = tuple[int, int]  # the lowest and the highest value in it
 
-MANY = 50_000  # values, from which on they are not sorted
-SAMPLE = 30_000  # values that are looked at to learn where a percentile lies
-SPREAD = 4  # standard deviations that it may lie off; beyond them, everything is sorted after all
+MIN_SAMPLED = 50_000  # values, from which on they are not sorted
+SAMPLE_SIZE = 30_000  # values, from which the bracket of a percentile is estimated
+SPREAD = 4  # half the width of a bracket, in standard deviations; if it misses, all values are sorted
 LEAST, MOST = -(2**63), 2**63 - 1
 
 
 def place_of(count: int, percent: int) -> int:
-    """The place, from 1, of a percentile among so many values."""
+    """Return the place, from 1, of a percentile among `count` values."""
     return -(-count * percent // 100)
 
 
 def value_at(place: int, lists: Sequence[Sequence[int]]) -> int:
-    """The value in that place, from 1, of all these lists together. Each is in ascending order and has a value."""
+    """Return the value in that place, from 1, of all these lists together. Each is sorted and not empty."""
     low, high = min(its[0] for its in lists), max(its[-1] for its in lists)
-    starts, ends = [0] * len(lists), [len(its) for its in lists]  # where it can still be
+    starts, ends = [0] * len(lists), [len(its) for its in lists]  # the slices that can still hold it
     while low < high:
         middle = (low + high) // 2
         cuts = list(map(bisect_right, lists, repeat(middle), starts, ends))
@@ -45,7 +49,7 @@ def value_at(place: int, lists: Sequence[Sequence[int]]) -> int:
 
 
 def packed(values: Iterable[int]) -> bytes:
-    """A list of durations, as it is stored: 8 bytes each, the lowest first."""
+    """Return sorted durations in their stored form: 8 bytes each, little-endian."""
     its = array("q", values)
     if byteorder == "big":
         its.byteswap()
@@ -53,7 +57,7 @@ def packed(values: Iterable[int]) -> bytes:
 
 
 def unpacked(stored: bytes) -> Sequence[int]:
-    """The list of durations that is stored like that."""
+    """Return the durations of that stored form."""
     its = array("q", stored)
     if byteorder == "big":
         its.byteswap()
@@ -61,9 +65,9 @@ def unpacked(stored: bytes) -> Sequence[int]:
 
 
 def by_group(connection: Connection, selects: Selects, percents: Sequence[int]) -> dict[Key, dict[int, int]]:
-    """For every key of these statements together, and each of the percents: the value.
+    """Return the percentiles of every group, by sorting in the database.
 
-    Every row is a key, column by column, then a whole number; rows without it do not count.
+    Each row of the statements is the columns of the group's key, then a whole number. NULL numbers are left out.
     """
     rows = union_all(*selects).subquery()
     *keys, value = rows.c
@@ -80,10 +84,10 @@ def by_group(connection: Connection, selects: Selects, percents: Sequence[int]) 
 
 
 class SampledPercentiles:
-    """Percentiles of all tasks that fit, without sorting them: a sample tells about where each of them lies.
+    """Percentiles of all tasks of a fact, without sorting them.
 
-    What is below that bracket is counted and what is in it is fetched, so that the value is exact, whatever the sample
-    was (Floyd and Rivest, Algorithm 489: SELECT, 1975).
+    A sample gives a bracket that probably contains the percentile. The values below the bracket are counted and those
+    in it are fetched, so that the result is exact (Floyd and Rivest, Algorithm 489: SELECT, 1975).
     """
 
     def __init__(self, connection: Connection, fact: Fact, measures: Mapping[str, ColumnElement[Any]]) -> None:
@@ -92,7 +96,7 @@ class SampledPercentiles:
         self._measures = measures
 
     def values(self, counts: Mapping[str, int], percents: Sequence[int]) -> dict[str, dict[int, int]]:
-        """The percentiles of every measure that has so many values; one is missing where the sample misled."""
+        """Return the percentiles of each measure, which has `counts` values. One outside its bracket is missing."""
         brackets = self._brackets(counts, percents)
         below = self._below(brackets)
         found: dict[str, dict[int, int]] = {}
@@ -110,7 +114,7 @@ class SampledPercentiles:
             yield from self._connection.execute(statement.where(*where))
 
     def _brackets(self, counts: Mapping[str, int], percents: Sequence[int]) -> dict[tuple[str, int], Bracket]:
-        step = max(1, max(counts.values()) // SAMPLE)
+        step = max(1, max(counts.values()) // SAMPLE_SIZE)
         scattered = self._fact.seq * _number(40503) % _number(65521)  # neighbours are often alike
         rows = list(self._rows([*self._measures.values()], scattered % _number(step) == 0))
         brackets = {}
@@ -126,7 +130,7 @@ class SampledPercentiles:
         return {key: sum(row[place] for row in rows) for place, key in enumerate(brackets)}
 
     def _inside(self, name: str, brackets: Sequence[Bracket]) -> dict[int, int]:
-        """How often there is each value that is in one of the brackets."""
+        """Return how often each value in one of the brackets occurs."""
         measure = self._measures[name]
         within = or_(*(measure.between(low, high) for low, high in brackets))
         found: dict[int, int] = {}
@@ -142,7 +146,7 @@ def _number(value: int) -> ColumnElement[int]:
 
 
 def _bracket(sample: Sequence[int], percent: int) -> Bracket:
-    """Where the percentile lies in all likelihood."""
+    """Return the range that probably contains the percentile."""
     size = len(sample)
     place = size * percent // 100
     margin = SPREAD * isqrt(size * percent * (100 - percent)) // 100 + 1
@@ -152,7 +156,7 @@ def _bracket(sample: Sequence[int], percent: int) -> Bracket:
 
 
 def _at(counted: Mapping[int, int], bracket: Bracket, its_rank: int) -> int | None:
-    """The value in that place, from 1, among those in the bracket; None when it is not in it."""
+    """Return the value in that place, from 1, of those in the bracket; None when the bracket misses it."""
     low, high = bracket
     if its_rank < 1:
         return None

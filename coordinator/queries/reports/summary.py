@@ -1,4 +1,4 @@
-"""The figures of the report `summary`, which has a shape of its own."""
+"""The figures of the report `summary`, which has fields of its own besides rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from broker.protocol.report_catalog import Filters, Report
 from broker.protocol.status import Status
-from coordinator.queries.reports.engine import ReportResult, Row, tell
+from coordinator.queries.reports.engine import ReportResult, Row, run_report
 from coordinator.queries.reports.facts import Span
 from coordinator.queries.reports.figures import FORMULAS
 
@@ -23,7 +23,7 @@ _WORKLOAD = {
 
 
 def summary(connection: Connection, report: Report, span: Span, by_status: Sequence[Row]) -> dict[str, Any]:
-    """How much was done, how long it took, who did it: of the tasks that fit the report's filters. Seconds.
+    """Return counts, times in seconds and the work of each LLM, of the tasks that match the report's filters.
 
     `by_status` are the rows of the report.
 
@@ -33,7 +33,7 @@ def summary(connection: Connection, report: Report, span: Span, by_status: Seque
     """
 
     def ask(*metrics: str, by: tuple[str, ...] = (), where: Filters = report.where) -> ReportResult:
-        return tell(connection, Report(by, metrics, where, report.moment), span)
+        return run_report(connection, Report(by, metrics, where, report.moment), span)
 
     completed = Status.COMPLETED.value
     counts: dict[str, Any] = {str(row["status"]): row["tasks"] for row in by_status}

@@ -1,7 +1,7 @@
-"""What has been added up already: closed periods, to count in like single tasks and attempts.
+"""The sums of closed periods, which reports use in place of single tasks and attempts.
 
-A period counts as it stands where all that ended in it belongs to the report's span, and the report asks for nothing
-but what its sums know. Everything else is counted one by one.
+The sums of a period apply if everything that ended in it is in the report's span, and if the report uses only the
+dimensions of the sums. Everything else is counted one by one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,14 +21,14 @@ _tasks, _attempts, _durations = schema.task_sums, schema.attempt_sums, schema.du
 
 @dataclass(frozen=True, slots=True)
 class ClosedPeriods:
-    """Moments of ends: those of periods that count as they stand, and all others."""
+    """Ranges of end times: those of periods whose sums apply, and all others."""
 
     summed: Sequence[Range]
     single: Sequence[Range]
 
 
 def closed(connection: Connection, counts: Callable[[Row[Any]], bool]) -> ClosedPeriods:
-    """Which periods count, by their rows of the table."""
+    """Return the periods for which `counts` is true of their rows, and the ranges beside them."""
     summed: list[Range] = []
     for period in connection.execute(select(schema.periods).order_by(schema.periods.c.start)):
         if counts(period):
@@ -44,7 +44,7 @@ def closed(connection: Connection, counts: Callable[[Row[Any]], bool]) -> Closed
 
 
 def closed_for(connection: Connection, fact: Fact, span: Span) -> ClosedPeriods:
-    """Which periods count for the report of a fact that is made of sums."""
+    """Return the periods whose sums apply to the report of a fact made of sums."""
     report = fact.report
     if not {*report.group_by, *report.where} <= fact.dimensions.keys():
         return ClosedPeriods((), ALWAYS)
@@ -54,20 +54,20 @@ def closed_for(connection: Connection, fact: Fact, span: Span) -> ClosedPeriods:
 
 
 def _in(span: Span, first: int | None, last: int | None) -> bool:
-    """Whether both are in the span, if there are any."""
+    """Return whether both moments are in the span; True if there are none."""
     if first is None or last is None:
         return True
     return (span.since is None or first >= span.since) and (span.until is None or last < span.until)
 
 
 def durations(report: Report, ended: Sequence[Range]) -> Fact:
-    """The durations of tasks that ended in these periods, which are known by status and overdue only."""
+    """Return the stored durations of tasks that ended in these ranges, by status and overdue only."""
     columns = _durations.c
     return _fact(report, _durations, ended, {"status": columns.status, "overdue": columns.overdue}, {})
 
 
 def tasks(report: Report, ended: Sequence[Range]) -> Fact:
-    """The tasks that ended in these periods."""
+    """Return the sums of the tasks that ended in these ranges."""
     columns = _tasks.c
     is_finished = report.moment is Moment.FINISHED
 
@@ -101,7 +101,7 @@ def tasks(report: Report, ended: Sequence[Range]) -> Fact:
 
 
 def attempts(report: Report, ended: Sequence[Range]) -> Fact:
-    """The attempts that ended in these periods."""
+    """Return the sums of the attempts that ended in these ranges."""
     columns = _attempts.c
 
     def count(*outcomes: str) -> Column:

@@ -1,4 +1,4 @@
-"""How much of the slots that LLMs offered was used: over time, by the coordinator's clock."""
+"""The use of the slots that LLMs offered, over time by the coordinator's clock."""
 
 from itertools import pairwise
 from typing import Any
@@ -19,8 +19,9 @@ _RUNNING = (Status.IN_PROGRESS.value, Status.INPUT_REQUIRED.value)
 
 
 def utilisation(connection: Connection, report: Report, span: Span) -> dict[Key, dict[str, int | None]]:
-    """By LLM, or for all together: `offered`, the slots that there were times how long, and `used`, the length of the
-    attempts, those that run included. Both in microseconds within the span; without `since`, from the first slot on.
+    """Return `offered` and `used` in slot-microseconds within the span, by LLM or for all together.
+
+    `used` includes running attempts. Without `since`, the time begins with the first slot.
     """
     offered = _offered(connection, span)
     used: dict[str, int] = {}
@@ -38,7 +39,7 @@ def utilisation(connection: Connection, report: Report, span: Span) -> dict[Key,
 
 
 def _offered(connection: Connection, span: Span) -> dict[str, int]:
-    """Slots times microseconds, by LLM."""
+    """Return the offered slots times microseconds, by LLM."""
     changes: dict[str, list[tuple[Instant, int]]] = {}
     for llm, at, slots in connection.execute(select(_slots).order_by(_slots.c.llm, _slots.c.at)):
         changes.setdefault(llm, []).append((at, slots))
@@ -51,12 +52,12 @@ def _offered(connection: Connection, span: Span) -> dict[str, int]:
 
 
 def _overlap(start: Instant, end: Instant, span: Span) -> int:
-    """How long both last."""
+    """Return the length of the part of [start, end) in the span."""
     return max(0, min(end, _end(span)) - (start if span.since is None else max(start, span.since)))
 
 
 def _used(connection: Connection, span: Span) -> list[Select[Any]]:
-    """By LLM, microseconds of attempts: of those that have ended, in closed periods or not, and of those that run."""
+    """Return statements for the microseconds of attempts by LLM: ended in closed periods, ended later, and running."""
 
     def lies_within(period: Row[Any]) -> bool:
         begins_within = period.first_started is None or span.since is None or period.first_started >= span.since

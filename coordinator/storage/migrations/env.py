@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that coordinator/storage/upgrade.py hands over."""
+"""The entry point of Alembic: runs the migrations on the connection from coordinator/storage/upgrade.py."""
 
 from alembic import context
 

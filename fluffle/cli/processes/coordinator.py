@@ -16,7 +16,7 @@ def coordinator() -> None:
     from broker.settings import load_settings
     from broker.telemetry.log_config import configure_logging
     from broker.timestamps import now
-    from coordinator.service import Coordinator
+    from coordinator.app import build_coordinator
     from fluffle.cli.python_tuning import set_up_for_long
 
     set_up_for_long()
@@ -25,7 +25,9 @@ def coordinator() -> None:
     url = amqp_url(settings)
 
     async def serve() -> None:
-        daemon = Coordinator(settings, url=url, clock=now, on_ready=lambda s: click.echo(f"coordinator: ready, {s}"))
+        daemon = build_coordinator(
+            settings, url=url, clock=now, on_ready=lambda state: click.echo(f"coordinator: ready, {state}")
+        )
         for signum in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(signum, daemon.stop)
         await daemon.run()

@@ -86,7 +86,7 @@ def test_a_backup_that_could_run_code_is_refused_and_nothing_is_replaced(
     with closing(sqlite3.connect(copy)) as altered:
         altered.execute(statement)
     before = (tmp_path / "fluffle.db").read_bytes()
-    with pytest.raises(ConfigurationError, match=f"it has a {named}, which no backup of Fluffle has"):
+    with pytest.raises(ConfigurationError, match=f"the file has a {named}, which no backup of Fluffle has"):
         restore(url, copy)
     assert (tmp_path / "fluffle.db").read_bytes() == before
 

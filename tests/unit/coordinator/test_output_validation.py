@@ -38,7 +38,7 @@ class Slow:
 def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
     checks = Slow()
     monkeypatch.setattr(module, "check_apart", checks)
-    monkeypatch.setattr(module, "AGAIN", 0)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0)
     return checks
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from coordinator.telemetry.rate_limited_log import LONGEST, MOST_A_SECOND, RateLimitedLog
+from coordinator.telemetry.rate_limited_log import MAX_PER_SECOND, MAX_VALUE_CHARACTERS, RateLimitedLog
 
 
 class Lines:
@@ -29,10 +29,10 @@ def test_a_flood_is_counted_in_one_line_once_its_second_is_over() -> None:
     for number in range(10_000):
         log.warning("refused", id=number)
     log.warning("lost", id="x")
-    assert len(lines.all) == MOST_A_SECOND + 1
+    assert len(lines.all) == MAX_PER_SECOND + 1
     now[0] = 8.0
     log.flush()
-    assert lines.all[-1] == ("refused: more of this kind", {"not_logged": 10_000 - MOST_A_SECOND})
+    assert lines.all[-1] == ("refused: more of this kind", {"not_logged": 10_000 - MAX_PER_SECOND})
     log.warning("refused", id="later")
     assert lines.all[-1] == ("refused", {"id": "later"})
 
@@ -42,4 +42,4 @@ def test_values_are_short_and_cannot_change_a_screen() -> None:
     RateLimitedLog(lines, lambda: 7.0).warning("refused", errors="\x1b[2J" + "x" * 1000)
     ((_, values),) = lines.all
     assert values["errors"].startswith("\N{REPLACEMENT CHARACTER}[2Jxx")
-    assert len(values["errors"]) == LONGEST
+    assert len(values["errors"]) == MAX_VALUE_CHARACTERS

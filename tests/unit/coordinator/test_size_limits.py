@@ -56,14 +56,14 @@ def test_the_body_of_an_event_is_made_to_fit_too() -> None:
 def test_a_page_ends_before_it_has_too_much_and_holds_one_view_at_least() -> None:
     page = Page("tasks", 1000)
     assert [page.take({"id": "x" * 400}) for _ in range(3)] == [True, True, False]
-    assert json.loads(page.told(7)) == {"tasks": [{"id": "x" * 400}] * 2, "next": 7}
+    assert json.loads(page.encoded(7)) == {"tasks": [{"id": "x" * 400}] * 2, "next": 7}
     large, whole = Page("tasks", 1000), Page("messages", 1000, whole=True)
     for page in (large, whole):
         assert page.take({"id": "x", "content": "y" * 4000})
-    assert json.loads(large.told(None))["tasks"] == [
+    assert json.loads(large.encoded(None))["tasks"] == [
         {"id": "x", "content": "y" * 500 + "…", "left_out": {"content": 4002}}
     ]
-    assert json.loads(whole.told(None))["messages"] == [{"id": "x", "content": "y" * 4000}]
+    assert json.loads(whole.encoded(None))["messages"] == [{"id": "x", "content": "y" * 4000}]
 
 
 def test_the_texts_of_an_error_are_cut_whoever_sends_it() -> None:

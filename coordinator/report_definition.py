@@ -1,4 +1,4 @@
-"""Reports by their names, and changed by fields that are given."""
+"""A report's definition with the fields of a query or of a saved report applied to it."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ SUMMARY, CUSTOM = "summary", "custom"
 
 
 def with_fields(report: Report, fields: ReportFields) -> Report:
-    """The report with these fields in place of its own; filters come to those that it has."""
+    """Return the report with the given fields replaced; filters are added to those of the report."""
     given: dict[str, Any] = {name: value for name in ("sort", "limit") if (value := getattr(fields, name)) is not None}
     if fields.group_by is not None:
         given["group_by"] = tuple(dict.fromkeys(fields.group_by))
@@ -20,7 +20,7 @@ def with_fields(report: Report, fields: ReportFields) -> Report:
         given["moment"] = Moment(fields.moment)
     if fields.where:
         given["where"] = {**report.where, **{name: tuple(values) for name, values in fields.where.items()}}
-    told = replace(report, **given)
-    if told.sort not in (None, fields.sort, *told.group_by, *told.metrics):
-        return replace(told, sort=None)  # that of the report itself, by what it no longer tells
-    return told
+    changed = replace(report, **given)
+    if changed.sort not in (None, fields.sort, *changed.group_by, *changed.metrics):
+        return replace(changed, sort=None)  # the report's own sort column is no longer among its columns
+    return changed
