@@ -653,7 +653,7 @@ class Here:
 
 
 def here(delivery: Delivery) -> Delivery:
-    delivery._ack_batcher = Here()  # type: ignore[assignment]
+    delivery._settler = Here()  # type: ignore[assignment]
     return delivery
 
 
