@@ -68,7 +68,7 @@ def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_ide
         told = f"is {draft.sender!r}, for whom the user {user!r} does not speak"
         raise DecodeError([Problem("sender", told)])
     if draft.in_reply_to is None and not is_address(key):
-        raise DecodeError([Problem("", f"the routing key {key!r} is no address: {ADDRESSES}")])
+        raise DecodeError([Problem("", f"the routing key {key!r} must be an address: {ADDRESSES}")])
     is_own_choice = draft.in_reply_to is not None and not require_identity  # an answer goes where the question says
     if not is_own_choice and draft.receiver not in (None, owner_of(key) or key):
         raise DecodeError([Problem("receiver", f"is {draft.receiver!r}, but the routing key says {key!r}")])

@@ -1,4 +1,4 @@
-"""Two ways to RabbitMQ's users: `rabbitmqctl` of the private node, and the management API of any other."""
+"""Administrator access to RabbitMQ: `rabbitmqctl` on the private node, the management API elsewhere."""
 
 import json
 from base64 import b64encode
@@ -15,11 +15,11 @@ from broker.node.locate import amqp_url
 from broker.node.private_node import PrivateNode
 from broker.settings import Settings
 
-_WITHIN = 30.0  # seconds
+_TIMEOUT_SECONDS = 30.0
 
 
 def administration(settings: Settings) -> Administration:
-    """The way to the users of the RabbitMQ that the settings name. Raises ConfigurationError, NodeError."""
+    """Return administrator access to the RabbitMQ of the settings. Raises ConfigurationError, NodeError."""
     node = PrivateNode(settings.state_dir)
     url = amqp_url(settings)
     if node.is_at(url):
@@ -28,18 +28,18 @@ def administration(settings: Settings) -> Administration:
 
 
 class NodeControl:
-    """The private node, by `rabbitmqctl`."""
+    """Administrator access to the private node with `rabbitmqctl`."""
 
     def __init__(self, node: PrivateNode) -> None:
         self._node = node
 
     def definitions(self) -> Definitions:
-        """What there is. Raises NodeError."""
+        """Return RabbitMQ's definitions. Raises NodeError."""
         found: Definitions = json.loads(self._node.control("export_definitions", "-", "--silent"))
         return found
 
     def define(self, definitions: Definitions) -> None:
-        """Make or replace what is given. Raises NodeError."""
+        """Create or replace the given definitions. Raises NodeError."""
         self._node.control("import_definitions", "--silent", given=json.dumps(definitions))
 
     def delete_user(self, name: str) -> None:
@@ -48,12 +48,12 @@ class NodeControl:
 
 
 class ManagementApi:
-    """Any RabbitMQ with the plugin rabbitmq_management, as the user of the AMQP URL or of the API's own URL."""
+    """Administrator access by the plugin rabbitmq_management, as the user of the API's URL or of the AMQP URL."""
 
     def __init__(self, amqp: str, url: str | None) -> None:
-        """`url` is the API's, `http://user:password@host:port`; without it, where it is by default on that host.
+        """`url` is the API's URL, `http://user:password@host:port`; None: the default port on the AMQP host.
 
-        Raises ConfigurationError when it is no such URL.
+        Raises ConfigurationError for another form of URL.
         """
         broker = split_url(amqp)
         secure = broker.scheme == "amqps"
@@ -72,12 +72,12 @@ class ManagementApi:
         self._tls = tls_context(split_off_tls(amqp)[1]) if own.scheme == "https" else None
 
     def definitions(self) -> Definitions:
-        """What there is. Raises BrokerError."""
+        """Return RabbitMQ's definitions. Raises BrokerError."""
         found: Definitions = self._ask("GET", "definitions")
         return found
 
     def define(self, definitions: Definitions) -> None:
-        """Make or replace what is given. Raises BrokerError."""
+        """Create or replace the given definitions. Raises BrokerError."""
         self._ask("POST", "definitions", definitions)
 
     def delete_user(self, name: str) -> None:
@@ -92,19 +92,19 @@ class ManagementApi:
             headers={"Authorization": self._authorization, "Content-Type": "application/json"},
         )
         try:
-            with urlopen(request, timeout=_WITHIN, context=self._tls) as answer:  # noqa: S310
+            with urlopen(request, timeout=_TIMEOUT_SECONDS, context=self._tls) as answer:  # noqa: S310
                 return json.loads(answer.read() or b"null")
         except HTTPError as error:
             if error.code in (401, 403):
                 raise AccessRefused(
-                    f"RabbitMQ's management API at {self._base} refused the user: it has to be an administrator"
+                    f"RabbitMQ's management API at {self._base} refused the user: the user must be an administrator"
                 ) from error
             raise BrokerError(f"RabbitMQ's management API at {self._base} said: {_said(error)}") from error
         except (URLError, HTTPException, OSError, ValueError) as error:
             why = getattr(error, "reason", None) or error
             raise BrokerUnreachable(
                 f"RabbitMQ's management API does not answer at {self._base} ({why}): enable the plugin "
-                "rabbitmq_management there, or say with FLUFFLE_MANAGEMENT_URL where it is"
+                "rabbitmq_management there, or set FLUFFLE_MANAGEMENT_URL"
             ) from error
 
 

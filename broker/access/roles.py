@@ -1,8 +1,8 @@
-"""Who may do what on RabbitMQ: its users, by role, with the permissions that follow from the topology.
+"""The roles of RabbitMQ users, and the permissions of each role, derived from the topology.
 
 RabbitMQ checks a permission as a regular expression on the name of an exchange or a queue, and on a topic exchange
-another one on the routing key. Whoever may bind a queue to a direct exchange may bind it to every key: so nobody but
-the coordinator may read one.
+another one on the routing key. A user who may bind a queue to a direct exchange may bind it with every key: so only
+the coordinator may read direct exchanges.
 """
 
 import re
@@ -39,12 +39,12 @@ _NOTHING = ""
 _ANYTHING = ".*"
 _DEFAULT_EXCHANGE = "amq.default"
 _EXCLUSIVE_QUEUES = (f"{REPLIES}.*", f"{WATCHERS}.*", "amq.gen-*")  # of clients; each is exclusive to its connection
-_OF_DEAD_LETTERS = ("x-death", "x-first-death-queue", "x-last-death-queue")  # headers that RabbitMQ adds
-_BELONGS_TO_SOMEBODY = re.compile(r"(fluffle|llm|user|group)\.")
+_DEAD_LETTER_HEADERS = ("x-death", "x-first-death-queue", "x-last-death-queue")  # headers that RabbitMQ adds
+_OWNED_QUEUE = re.compile(r"(fluffle|llm|user|group)\.")
 
 
 class Role(StrEnum):
-    """What a user of RabbitMQ is for."""
+    """The role of a RabbitMQ user."""
 
     LLM = "llm"
     CLIENT = "client"
@@ -53,12 +53,12 @@ class Role(StrEnum):
 
     @property
     def is_one(self) -> bool:
-        """Whether there is one user of this role, named as it."""
+        """Whether the role has exactly one user, whose name is that of the role."""
         return self in (Role.WEB, Role.COORDINATOR)
 
     @property
-    def told(self) -> str:
-        """What such a user is, for people."""
+    def label(self) -> str:
+        """The role in error messages."""
         match self:
             case Role.LLM:
                 return "an LLM"
@@ -71,13 +71,13 @@ class Role(StrEnum):
 
     @property
     def tag(self) -> str:
-        """The tag of its users: to RabbitMQ it means nothing."""
+        """The tag of the role's users, without a meaning for RabbitMQ."""
         return f"fluffle-{self}"
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorPolicy:
-    """Bounds for all queues whose names match a regular expression. A queue's own arguments cannot exceed them."""
+    """Limits for all queues whose names match a regular expression. Arguments of a queue cannot exceed them."""
 
     name: str
     pattern: str
@@ -86,7 +86,7 @@ class OperatorPolicy:
 
 @dataclass(frozen=True, slots=True)
 class TopicPermission:
-    """Which routing keys of a topic exchange may be published with, and bound to. Regular expressions."""
+    """The routing keys that a user may publish with (`write`) and bind to (`read`), as regular expressions."""
 
     exchange: str
     write: str
@@ -95,9 +95,10 @@ class TopicPermission:
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """What a user may declare and delete, publish to and bind, consume and bind to. Regular expressions on names.
+    """The permissions of a user, as regular expressions on names.
 
-    A topic exchange that `topics` does not name is open to whoever may use it at all.
+    `configure`: declare and delete; `write`: publish to, and bind; `read`: consume, and bind to. Users of a topic
+    exchange that `topics` does not name may use all routing keys.
     """
 
     configure: str
@@ -107,35 +108,35 @@ class Permissions:
 
 
 MOST_CONNECTIONS, MOST_CHANNELS = 200, 400
-"""Of the user of one LLM, all its instances together. An instance has two of each."""
+"""The limits of one LLM's user, for all its instances together. An instance has two of each."""
 
 OWN_QUEUES = OperatorPolicy(
     "fluffle-llm-queues",
     r"^llm\.[a-z0-9-]+\.(?!work$)",
     {"max-length": 100_000, "max-length-bytes": 64 * 1024**2, "expires": 3_600_000},
 )
-"""The bounds of the queues that LLMs declare: messages, bytes, and milliseconds without a consumer."""
+"""The limits of the queues that LLMs declare: messages, bytes, and milliseconds without a consumer."""
 
 
 def permissions(role: Role, name: str) -> Permissions:
-    """What the user `name` of that role may do."""
+    """Return the permissions of the user `name` with a role."""
     match role:
         case Role.LLM:
             address = llm_address(name)
             return Permissions(
                 configure=_control_queues(address),
                 write=_any_of(STATUS, REQUESTS, MESSAGES, address),
-                read=_any_of(MAILBOXES, *_of(address)),
+                read=_any_of(MAILBOXES, *_queues_of(address)),
                 topics=(
                     TopicPermission(STATUS, write=_any_of(f"{name}.*"), read=_NOTHING),
                     TopicPermission(REQUESTS, write=_any_of(*(f"{name}.{key}" for key in LLM_REQUESTS)), read=_NOTHING),
-                    *_mail(address),
+                    *_mail_permissions(address),
                 ),
             )
         case Role.CLIENT | Role.WEB:
-            more = (REJECTED,) if role is Role.WEB else ()  # the queue, and not what is published to the exchange
+            more = (REJECTED,) if role is Role.WEB else ()  # the queue, but not messages of the exchange
             address = user_address(name)
-            own = (*_of(address), *_EXCLUSIVE_QUEUES)
+            own = (*_queues_of(address), *_EXCLUSIVE_QUEUES)
             return Permissions(
                 configure=_any_of(*own),
                 write=_any_of(TASKS, QUERIES, MESSAGES, *own),
@@ -143,7 +144,7 @@ def permissions(role: Role, name: str) -> Permissions:
                 topics=(
                     TopicPermission(EVENTS, write=_NOTHING, read=_ANYTHING),
                     TopicPermission(STATUS, write=_NOTHING, read=r"\.progress$"),
-                    *_mail(address),
+                    *_mail_permissions(address),
                     *(TopicPermission(exchange, write=_NOTHING, read=_NOTHING) for exchange in more),
                 ),
             )
@@ -158,12 +159,12 @@ def permissions(role: Role, name: str) -> Permissions:
 
 
 def limits(role: Role) -> dict[str, int]:
-    """RabbitMQ's limits for a user of that role."""
+    """Return RabbitMQ's limits for a user with a role."""
     return {"max-connections": MOST_CONNECTIONS, "max-channels": MOST_CHANNELS} if role is Role.LLM else {}
 
 
 def addresses(role: Role, name: str) -> tuple[str, ...]:
-    """What the names of a user's own queues are, or begin with when a dot follows."""
+    """Return the addresses of a user: the names of its queues, or their beginnings before a dot."""
     match role:
         case Role.LLM:
             return (llm_address(name),)
@@ -174,7 +175,7 @@ def addresses(role: Role, name: str) -> tuple[str, ...]:
 
 
 def owned(role: Role, name: str) -> Topology:
-    """What has to be declared for the user, because it may not do so itself."""
+    """Return the declarations that an administrator makes for a user, who may not make them."""
     match role:
         case Role.LLM:
             return llm_topology(name)
@@ -185,22 +186,22 @@ def owned(role: Role, name: str) -> Topology:
 
 
 def user_name(role: Role, name: str | None) -> str:
-    """The name of the user. Raises ConfigurationError when a user of that role cannot have it."""
+    """Return the name of the user. Raises ConfigurationError for a name that a user with the role cannot have."""
     if role.is_one:
         if name is not None:
-            raise ConfigurationError(f"{role.told} has no other name: `fluffle broker grant {role}`")
+            raise ConfigurationError(f"{role.label} takes no NAME: `fluffle broker grant {role}`")
         return role.value
     if name is None:
-        raise ConfigurationError(f"say which: `fluffle broker grant {role} NAME`")
+        raise ConfigurationError(f"NAME is missing: `fluffle broker grant {role} NAME`")
     if not re.fullmatch(NAME_PATTERN, name):
-        raise ConfigurationError(f"{name!r} is no name: a-z, 0-9 and -, at most 63 characters")
+        raise ConfigurationError(f'{name!r} must be 1-63 characters: a-z, 0-9 or "-" (not first)')
     if name in [other.value for other in Role if other.is_one]:
         raise ConfigurationError(f"the name {name} is reserved")
     return name
 
 
 def speaks_for(user: str | None, address: str) -> bool:
-    """Whether what this user says may have that address as its sender."""
+    """Whether a user may send messages from an address."""
     return user is not None and address in (llm_address(user), user_address(user))
 
 
@@ -219,47 +220,47 @@ def is_genuine(message: Delivery) -> bool:
 
 
 def may_be_answered_at(user: str | None, queue: str) -> bool:
-    """Whether an answer to this user may go to that queue: not to one that belongs to somebody else.
+    """Whether the coordinator may answer a user at a queue: not at a queue of another user.
 
-    The coordinator may publish to every queue, and must not be made to do it for others.
+    The coordinator may publish to every queue, and must not do so on behalf of users without that permission.
     """
-    if not _BELONGS_TO_SOMEBODY.match(queue) or queue.startswith((f"{REPLIES}.", f"{WATCHERS}.")):
+    if not _OWNED_QUEUE.match(queue) or queue.startswith((f"{REPLIES}.", f"{WATCHERS}.")):
         return True
     return any(queue == own or queue.startswith(f"{own}.") for own in (f"llm.{user}", f"user.{user}"))
 
 
 def was_dead_lettered(headers: Mapping[str, object]) -> bool:
-    """Whether a message with these headers was passed on by a queue.
+    """Whether a message with these headers came through another queue, as a dead letter.
 
-    Anybody may have declared that queue, and the message names the user who published it for somebody else.
+    Any user may have declared that queue; the message still names the user who published it first.
     """
-    return any(name in headers for name in _OF_DEAD_LETTERS)
+    return any(name in headers for name in _DEAD_LETTER_HEADERS)
 
 
-def _of(address: str) -> tuple[str, str]:
-    """The queues of an address: its own, and those that it has for a while."""
+def _queues_of(address: str) -> tuple[str, str]:
+    """The queues of an address: its mailbox, and its temporary queues."""
     return address, f"{address}.*"
 
 
 def _control_queues(address: str) -> str:
-    """The queues that an LLM declares itself. Nothing but RabbitMQ's default exchange leads to them.
+    """The queues that an LLM declares. Only RabbitMQ's default exchange routes to them.
 
-    An LLM may not declare its mailbox and its work queue, whose arguments say where dead letters go, and it may not
-    write to what it declares: so it can bind neither a queue nor an exchange of its own.
+    An LLM may not declare its mailbox and its work queue, whose arguments name the target of dead letters. It may not
+    write to the queues that it declares, so it cannot bind them.
     """
     return f"^({re.escape(address)}\\.(?!work$).*)$"
 
 
-def _mail(address: str) -> tuple[TopicPermission, ...]:
-    """Send to everybody; get what is for the address, for everybody, and for groups, which are open to all."""
+def _mail_permissions(address: str) -> tuple[TopicPermission, ...]:
+    """Send to all addresses; receive messages to the address, to everybody, and to groups, which are open to all."""
     return (
         TopicPermission(MESSAGES, write=_ANYTHING, read=_NOTHING),
-        TopicPermission(MAILBOXES, write=_NOTHING, read=_any_of(*_of(address), EVERYBODY, group_address("*"))),
+        TopicPermission(MAILBOXES, write=_NOTHING, read=_any_of(*_queues_of(address), EVERYBODY, group_address("*"))),
     )
 
 
 def _any_of(*names: str) -> str:
-    """An expression for these names, of which those that end in `*` stand for all that begin so."""
+    """Return a regular expression for names; a name that ends in `*` matches all names with that beginning."""
     return f"^({'|'.join(_alternatives(names))})$"
 
 

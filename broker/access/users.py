@@ -1,7 +1,7 @@
-"""The users that Fluffle has made on a RabbitMQ: made with exactly the permissions of their role, looked at, removed.
+"""Create, list and remove RabbitMQ users with exactly the permissions of their role.
 
-Everything goes by RabbitMQ's definitions, a JSON document that `rabbitmqctl` and the management API read and write
-alike, so that each operation is one step.
+Each operation is one step on RabbitMQ's definitions, a JSON document that both `rabbitmqctl` and the management API
+read and write.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ Definitions = Mapping[str, Any]
 
 
 class Administration(Protocol):
-    """A way to RabbitMQ's users, with the rights of its administrator."""
+    """Access to RabbitMQ's users, with administrator rights."""
 
     def definitions(self) -> Definitions:
-        """What there is. Raises BrokerError or NodeError."""
+        """Return RabbitMQ's definitions. Raises BrokerError or NodeError."""
         ...
 
     def define(self, definitions: Definitions) -> None:
-        """Make or replace what is given, and leave the rest."""
+        """Create or replace the given definitions, and leave all others."""
         ...
 
     def delete_user(self, name: str) -> None:
@@ -36,7 +36,7 @@ class Administration(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user that Fluffle has made. `as_granted`: its permissions are those of its role, no more and no less."""
+    """A user that Fluffle created. `as_granted`: its permissions are exactly those of its role."""
 
     name: str
     role: Role
@@ -45,38 +45,38 @@ class User:
 
 
 def users(administration: Administration, vhost: str) -> list[User]:
-    """The users that Fluffle has made, by name."""
+    """Return the users that Fluffle created, by name."""
     return sorted(_users(administration.definitions(), vhost), key=lambda user: user.name)
 
 
 def grant(
     administration: Administration, vhost: str, role: Role, name: str, *, with_password: bool, renew: bool
 ) -> str | None:
-    """Make the user, or give it anew what belongs to its role; returns its password if that is a new one.
+    """Create a user, or reset the permissions of an existing one. Returns its password if that is new.
 
-    A user without a password gets in by its TLS certificate alone. Raises ConfigurationError when there is a user of
-    that name that is something else.
+    A user without a password logs in with a TLS certificate. Raises ConfigurationError when a user of that name has
+    another role, or was not created by Fluffle.
     """
     now = administration.definitions()
     known = next((user for user in _users(now, vhost) if user.name == name), None)
     account = next((it for it in now["users"] if it["name"] == name), None)
     if known is None and account is not None:
-        raise ConfigurationError(f"RabbitMQ has a user {name} that Fluffle has not made: choose another name")
+        raise ConfigurationError(f"the RabbitMQ user {name} was not created by Fluffle: choose another name")
     if known is not None and known.role is not role:
-        raise ConfigurationError(f"{name} is the user of {known.role.told}; to make it another, revoke it first")
+        raise ConfigurationError(f"{name} is the user of {known.role.label}: revoke it first to change its role")
     password = None
     if known is None or account is None or renew or known.has_password is not with_password:
         password = secrets.token_urlsafe(24) if with_password else None
         account = _account(role, name, password)
     if known is not None and not known.as_granted:
-        administration.delete_user(name)  # what is too much cannot be taken away otherwise
+        administration.delete_user(name)  # definitions cannot remove surplus permissions
     account = {**account, "limits": limits(role)}
     administration.define({"users": [account], "parameters": [_operator_policy(vhost)], **_granted(role, name, vhost)})
     return password
 
 
 class Revoked(NamedTuple):
-    """A user that was removed, and the names of the queues and exchanges that it leaves behind."""
+    """A removed user, with the names of the queues and exchanges that remain."""
 
     role: Role
     queues: tuple[str, ...]
@@ -84,20 +84,20 @@ class Revoked(NamedTuple):
 
 
 def revoke(administration: Administration, vhost: str, name: str) -> Revoked:
-    """Remove a user that Fluffle has made. RabbitMQ closes its connections.
+    """Remove a user that Fluffle created. RabbitMQ closes its connections.
 
-    Raises ConfigurationError when there is none of that name.
+    Raises ConfigurationError when there is no such user.
     """
     found = next((user for user in users(administration, vhost) if user.name == name), None)
     if found is None:
-        raise ConfigurationError(f"there is no user {name} that Fluffle has made")
+        raise ConfigurationError(f"Fluffle created no user {name}")
     administration.delete_user(name)
     now, own = administration.definitions(), addresses(found.role, name)
     return Revoked(found.role, _names(now, "queues", vhost, own), _names(now, "exchanges", vhost, own))
 
 
 def _names(definitions: Definitions, kind: str, vhost: str, own: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of those that belong to one of these addresses."""
+    """Return the names of the queues or exchanges that belong to one of the addresses."""
     there = [it["name"] for it in definitions[kind] if it["vhost"] == vhost]
     return tuple(name for name in there if any(name == of or name.startswith(f"{of}.") for of in own))
 
@@ -122,7 +122,7 @@ def _account(role: Role, name: str, password: str | None) -> dict[str, Any]:
 
 
 def _hashed(password: str) -> str:
-    """As RabbitMQ keeps it: four random bytes, and the SHA-256 of them and the password."""
+    """Return the hash that RabbitMQ stores: four random bytes, then the SHA-256 of these and the password."""
     salt = os.urandom(4)
     return b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
@@ -146,7 +146,7 @@ def _users(definitions: Definitions, vhost: str) -> Iterator[User]:
 
 
 def _held(definitions: Definitions, name: str) -> Definitions:
-    """What the user may do, wherever."""
+    """Return the permissions of a user on all virtual hosts."""
     return _in_order(
         {kind: [it for it in definitions[kind] if it["user"] == name] for kind in ("permissions", "topic_permissions")}
     )

@@ -1,4 +1,4 @@
-"""Whether RabbitMQ takes messages. Under a memory or disk alarm it takes none until the alarm is over."""
+"""Memory and disk alarms of RabbitMQ, under which it takes no messages."""
 
 import asyncio
 from pathlib import Path
@@ -9,37 +9,39 @@ from broker.amqp.session import Session
 from broker.errors import BrokerUnreachable
 from broker.futures import resolve
 
-_WITHIN = 10.0  # seconds
-_LITTLE = 1_000  # MB; where more is free, the alarm is about another disk
+_TIMEOUT_SECONDS = 10.0
+_LITTLE_MEGABYTES = 1_000  # with more free space, the alarm is about another disk
 
 
 async def alarm_at(url: str) -> str | None:
-    """Why RabbitMQ takes no messages at the moment, such as `low on disk`; None when it takes them.
+    """Return why RabbitMQ takes no messages now, such as `low on disk`; None when it takes messages.
 
-    Raises BrokerError when it cannot be reached, or says neither within 10 seconds.
+    Raises BrokerError when RabbitMQ cannot be reached, or does not answer within 10 seconds.
     """
     told: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-    half = Session(url, "fluffle alarm", lambda: None, on_blocked=lambda reason: resolve(told, reason))
-    await half.open()
+    session = Session(url, "fluffle alarm", lambda: None, on_blocked=lambda reason: resolve(told, reason))
+    await session.open()
     try:
-        half.confirm(lambda confirms, refused: resolve(told, None), lambda exchange, routing_key, body: None)
-        half.publish(PROBE)
-        async with asyncio.timeout(_WITHIN):
+        session.confirm(lambda confirms, refused: resolve(told, None), lambda exchange, routing_key, body: None)
+        session.publish(PROBE)
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
             return await told
     except TimeoutError as error:
-        raise BrokerUnreachable(f"RabbitMQ at {half.where} has not answered within {_WITHIN:g} s") from error
+        raise BrokerUnreachable(
+            f"RabbitMQ at {session.where} has not answered within {_TIMEOUT_SECONDS:g} s"
+        ) from error
     finally:
-        await half.close()
+        await session.close()
 
 
 def alarm_of_node(url: str, folder: Path) -> str | None:
-    """The same of the private node in `folder`, as a sentence that says what helps; None when it takes messages.
+    """Return the alarm of the private node in `folder` as a sentence; None when the node takes messages.
 
-    Raises what `alarm_at` raises.
+    Raises the errors of `alarm_at`.
     """
     alarm = asyncio.run(alarm_at(url))
     if alarm is None:
         return None
     free = disk_usage(folder).free // 1_000_000
-    left = f", {free} MB are free at {folder}" if "disk" in alarm and free < _LITTLE else ""
+    left = f", {free} MB are free at {folder}" if "disk" in alarm and free < _LITTLE_MEGABYTES else ""
     return f"RabbitMQ takes no messages: {alarm}{left}. It takes them again when enough is free"

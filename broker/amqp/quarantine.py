@@ -1,10 +1,9 @@
-"""A queue with a message that RabbitMQ cannot deliver, consumed apart from all others.
+"""Quarantine of a queue with a message that RabbitMQ cannot deliver.
 
-What an AMQP 1.0 client has published may hold what RabbitMQ cannot translate to AMQP 0-9-1. RabbitMQ closes the
-connection then, and everything that was under way on it is delivered again, and counts as delivered once more. So such
-a queue gets a separate connection and is consumed one message at a time: only the bad one is delivered in vain, until
-RabbitMQ reaches the delivery limit and makes it a dead letter. Behind it the window opens again, to twice the size
-whenever a windowful was settled.
+RabbitMQ cannot translate every message of an AMQP 1.0 client to AMQP 0-9-1. It closes the connection then, and delivers
+all unsettled messages of the connection again, with a higher delivery count. So the queue gets a separate connection
+and is consumed one message at a time: only deliveries of the bad message fail, until RabbitMQ reaches the delivery
+limit and makes it a dead letter. After that the window doubles whenever all its messages were settled.
 """
 
 import asyncio
@@ -18,20 +17,20 @@ from broker.backoff import Backoff
 from broker.errors import BrokerError
 from broker.protocol.topology import DELIVERY_LIMIT
 
-PATIENCE = DELIVERY_LIMIT + 5
-"""Deliveries that may fail until the queue seems to have no delivery limit."""
+MAX_FAILURES = DELIVERY_LIMIT + 5
+"""The failed deliveries after which the queue seems to have no delivery limit."""
 
 _RECONNECT = Backoff(initial=0.02, maximum=5.0)
-_QUIET = 1.0  # seconds that a connection has to last
+_QUIET_SECONDS = 1.0  # a connection that lasts longer ends the series of failures
 
 _log = logging.getLogger(__name__)
 
 
 class Window:
-    """How many messages are taken at a time: one after a failure, then two, four, …, at most `most`.
+    """The number of messages taken at a time: one after a failure, then two, four, …, at most `most`.
 
-    A good message has to share the window with a bad one to be delivered in vain. For that to happen often, the bad
-    ones would have to lie further and further apart: a dozen at most can hit the same good one.
+    A delivery of a good message fails only when a bad one is in the same window. For that to happen often, the
+    distances between bad messages would have to double: at most a dozen can hit the same good message.
     """
 
     def __init__(self, most: int) -> None:
@@ -40,11 +39,11 @@ class Window:
         self._settled = 0
 
     def fail(self) -> None:
-        """A delivery has failed."""
+        """Record a failed delivery."""
         self.size, self._settled = 1, 0
 
     def settle(self) -> bool:
-        """A message was settled. Returns whether the window is wider now."""
+        """Record a settled message. Returns whether the window has grown."""
         self._settled += 1
         if self._settled < self.size or self.size == self.most:
             return False
@@ -55,48 +54,48 @@ class Window:
 class Quarantine:
     """Consumes one queue on a separate connection.
 
-    `on_state(connected)` is called when RabbitMQ is away and when it is back; a failed delivery is neither.
-    `on_failure` is called with each of those. `expel` makes the first message of a queue without delivery limit a dead
-    letter; it returns the name of the message, None when that was a good one, and raises BrokerError.
+    `on_state(connected)` is called when the connection is lost and when it is back, but not for failed deliveries,
+    for which `on_failure` is called. `expel` makes the first message of a queue without a delivery limit a dead letter;
+    it returns the name of the message, None when the message was a good one, and raises BrokerError.
     """
 
     def __init__(
         self,
         queue: str,
-        half: Session,
+        session: Session,
         *,
         on_state: Callable[[bool], None],
         on_failure: Callable[[], None],
         expel: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._queue = queue
-        self._half = half
-        half.on_settled = self._on_settled
+        self._session = session
+        session.on_settled = self._on_settled
         self._on_state = on_state
         self._on_failure = on_failure
         self._expel = expel
         self._window = Window(1)
-        self._failures = 0  # since the last quiet time
-        self._in_vain = 0  # of those, since a message was expelled
+        self._failures = 0  # since a connection last lasted
+        self._failures_of_first = 0  # failures since a message was expelled
         self._widening: asyncio.Task[None] | None = None
-        self._one_at_a_time = asyncio.Lock()  # who consumes the queue with another window
+        self._widen_lock = asyncio.Lock()  # of changes of the window
         self._keeper: asyncio.Task[None] | None = None
-        self.connected = True  # or in the middle of failed deliveries
+        self.connected = True  # True also between failed deliveries
 
     def admit(self, subscription: Subscription) -> None:
-        """From now on it is consumed here."""
+        """Take over a subscription."""
         consumer = subscription.consumer
         self._window.most = max(self._window.most, consumer.prefetch)
         consumer.prefetch = self._window.size
-        self._half.take_over(subscription)
+        self._session.take_over(subscription)
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
 
     async def consume(self, consumer: Consumer) -> Subscription:
-        """Consume the queue once more, after the last subscription was cancelled."""
-        subscription = Subscription(self._half, consumer)
+        """Consume the queue again, after the last subscription was cancelled."""
+        subscription = Subscription(self._session, consumer)
         self.admit(subscription)
-        if self._half.whole:
+        if self._session.whole:
             await self._widen()
         return subscription
 
@@ -106,70 +105,70 @@ class Quarantine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._half.close()
+        await self._session.close()
 
     async def _keep(self) -> None:
-        half, failures = self._half, 1
+        session, failures = self._session, 1
         while True:
             try:
-                await half.open()
-                self._tell(True)
+                await session.open()
+                self._report(True)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_QUIET):
-                        await half.lost.wait()
-                if not half.lost.is_set():
+                    async with asyncio.timeout(_QUIET_SECONDS):
+                        await session.lost.wait()
+                if not session.lost.is_set():
                     failures = 1
-                    self._go_on()
-                    await half.lost.wait()
+                    self._end_failures()
+                    await session.lost.wait()
             except BrokerError as error:
-                half.error = error
-            half.whole, half.channel = False, None
-            if half.failed_to_deliver:
+                session.error = error
+            session.whole, session.channel = False, None
+            if session.failed_to_deliver:
                 self._fail()
-                failures = 1 + self._in_vain // PATIENCE
+                failures = 1 + self._failures_of_first // MAX_FAILURES
             else:
-                self._tell(False)
+                self._report(False)
                 failures += 1
             await asyncio.sleep(_RECONNECT.pause(failures))
-            if self._failures > PATIENCE:
+            if self._failures > MAX_FAILURES:
                 await self._expel_first()
 
     def _fail(self) -> None:
         if not self._failures:
             _log.warning(
                 "RabbitMQ at %s closed the connection (INTERNAL_ERROR): it cannot deliver a message of the queue %s. "
-                "Taking the messages of this queue one by one",
-                self._half.where,
+                "The messages of this queue are taken one by one",
+                self._session.where,
                 self._queue,
             )
         self._failures += 1
-        self._in_vain += 1
+        self._failures_of_first += 1
         self._window.fail()
-        self._half.prefetch(1)
+        self._session.prefetch(1)
         self._on_failure()
 
-    def _go_on(self) -> None:
+    def _end_failures(self) -> None:
         if self._failures:
             _log.warning(
-                "deliveries of the queue %s go on: RabbitMQ at %s failed %d times. If it gave up a message, "
-                "`fluffle rejected list` shows it",
+                "deliveries of the queue %s go on after %d failures of RabbitMQ at %s. `fluffle rejected list` shows a "
+                "message that RabbitMQ gave up",
                 self._queue,
-                self._half.where,
                 self._failures,
+                self._session.where,
             )
-            self._failures = self._in_vain = 0
+            self._failures = self._failures_of_first = 0
 
     async def _expel_first(self) -> None:
         try:
             expelled = await self._expel()
-        except Exception as error:  # deliveries are tried again, whatever that was
+        except Exception as error:  # of any class: deliveries are tried again
             _log.error("cannot remove the first message of the queue %s either: %s", self._queue, error)
             return
         if expelled is not None:
-            self._in_vain = 0
+            self._failures_of_first = 0
             _log.warning("removed the message %s from the queue %s", expelled, self._queue)
 
-    def _tell(self, connected: bool) -> None:
+    def _report(self, connected: bool) -> None:
         if connected != self.connected:
             self.connected = connected
             self._on_state(connected)
@@ -179,9 +178,9 @@ class Quarantine:
             self._widening = asyncio.create_task(self._widen())
 
     async def _widen(self) -> None:
-        async with self._one_at_a_time:
-            with suppress(BrokerError):  # the keeper sees to that
+        async with self._widen_lock:
+            with suppress(BrokerError):  # the keeper reconnects
                 size = 0
-                while size != self._window.size and self._half.whole:
+                while size != self._window.size and self._session.whole:
                     size = self._window.size
-                    await self._half.consume_again(size)
+                    await self._session.consume_again(size)

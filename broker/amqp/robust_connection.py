@@ -1,9 +1,9 @@
-"""The connection to RabbitMQ, which survives failures.
+"""A connection to RabbitMQ that survives failures.
 
-A `RobustConnection` holds two connections, one that publishes and one that consumes, because a broker under a memory
-or disk alarm stops reading a connection that publishes, acknowledgements included. Each is rebuilt whole after a
-failure: channel, declarations, consumers; whatever was published but not confirmed is published again. So everything
-sent arrives at least once, or its future says why not.
+A `RobustConnection` has two sessions, one that publishes and one that consumes, because RabbitMQ under a memory or disk
+alarm reads nothing from a connection that publishes, not even acknowledgements. After a failure a session opens again
+with its channel, declarations and consumers, and unconfirmed messages are published again. So each message arrives at
+least once, or its future has the error.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from broker.amqp.channel import Consumer
 from broker.amqp.confirms import OnPublished, PendingPublish, PublisherConfirms
 from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.quarantine import Quarantine
-from broker.amqp.session import Session, Subscription, fault_of
+from broker.amqp.session import Session, Subscription, error_of_message
 from broker.amqp10.client import expel
 from broker.backoff import Backoff
 from broker.errors import AccessRefused, BrokerError, ConnectionClosed, MessageTooLarge
@@ -28,20 +28,20 @@ from broker.protocol.topology import MESSAGES, Binding, Topology
 _log = logging.getLogger(__name__)
 
 PROBE = Outgoing("", "fluffle.probe", b"", persistent=False, mandatory=False)
-"""A message for no queue: RabbitMQ confirms it when it takes messages, and reports its alarm when it does not.
+"""A message for no queue: RabbitMQ confirms the message, or reports an alarm under which it takes no messages.
 
-Only a connection that publishes is told of an alarm, and only when it publishes.
+RabbitMQ reports alarms only to connections that publish, and only when they publish.
 """
 
 _FIRST_PAUSE_SECONDS = 0.1  # before the first attempt to connect again
 
 
 class RobustConnection:
-    """A lasting link to RabbitMQ: publish with confirms, declare, consume; reconnects by itself.
+    """A connection to RabbitMQ that publishes with confirms, declares, consumes, and reconnects by itself.
 
-    `async with Link(url, name="…") as link:` connects (BrokerUnreachable and AccessRefused are raised then) and
-    closes. `on_state(connected)` is called when the link is lost and when it is whole again. A link on which nothing
-    comes for `heartbeat` seconds is lost. `longest_pause` is the most seconds between two attempts to connect.
+    `async with RobustConnection(url, name="…") as connection:` connects (or raises BrokerUnreachable or AccessRefused)
+    and closes. `on_state(connected)` is called when the connection is lost and when it is complete again. A connection
+    without traffic for `heartbeat` seconds is lost. `longest_pause`: the most seconds between attempts to connect.
     """
 
     def __init__(
@@ -66,49 +66,51 @@ class RobustConnection:
         self._max_body = max_body
         self._on_state = on_state
         self._confirms = PublisherConfirms()
-        self._queued: list[PendingPublish] = []  # accepted while the connection was away
+        self._queued: list[PendingPublish] = []  # accepted while the connection was lost
         self._room = asyncio.Event()
         self._up = asyncio.Event()
         self._closing = False
-        self._apart: dict[str, Quarantine] = {}  # by queue
-        self._separating = False  # the consuming connection is opened again, without the queues that go apart
-        self.reconnects = 0  # how often a connection was lost and opened again
-        self.failed_deliveries: Counter[str] = Counter()  # for which RabbitMQ closed the connection, by queue
+        self._quarantines: dict[str, Quarantine] = {}  # by queue
+        self._quarantining = False  # the consuming session opens again, without the quarantined queues
+        self.reconnects = 0  # the number of times that a session was opened again
+        self.failed_deliveries: Counter[str] = (
+            Counter()
+        )  # deliveries for which RabbitMQ closed the connection, by queue
         self._keepers: list[asyncio.Task[None]] = []
 
     @property
     def where(self) -> str:
-        """Host and port, for people."""
+        """Host and port, for log lines and error messages."""
         return str(self._publisher.where)
 
     @property
     def connected(self) -> bool:
-        """Whether all connections are up, with all their declarations and consumers."""
-        apart = all(quarantine.connected for quarantine in self._apart.values())
-        return self._publisher.whole and self._consumer.whole and apart
+        """Whether all sessions are connected, with all their declarations and consumers."""
+        quarantined = all(quarantine.connected for quarantine in self._quarantines.values())
+        return self._publisher.whole and self._consumer.whole and quarantined
 
     @property
     def blocked(self) -> str | None:
-        """Why RabbitMQ takes no messages at the moment, such as `low on disk`; None as far as it is known to take them.
+        """The reason why RabbitMQ takes no messages now, such as `low on disk`; None while no alarm is known.
 
-        It is known once something was published.
+        RabbitMQ reports an alarm only after a message was published.
         """
         return self._publisher.blocked
 
     @property
     def obstacle(self) -> str | None:
-        """Why nothing can be published at the moment, as a sentence; None when nothing is in the way."""
+        """The reason why publishing is impossible now, as a sentence; None when it is possible."""
         if not self.connected:
             return f"no connection to RabbitMQ at {self.where}"
         return f"RabbitMQ at {self.where} takes no messages: {self.blocked}" if self.blocked else None
 
     @property
     def can_publish(self) -> bool:
-        """Whether the connection that publishes is up."""
+        """Whether the publishing session is connected."""
         return self._publisher.whole
 
     async def until_connected(self) -> None:
-        """Wait while RabbitMQ is away. Raises ConnectionClosed."""
+        """Wait until all sessions are connected. Raises ConnectionClosed."""
         await self._up.wait()
         if self._closing:
             raise ConnectionClosed()
@@ -120,7 +122,7 @@ class RobustConnection:
         except BaseException:
             await self._publisher.close()
             raise
-        self._keepers = [asyncio.create_task(self._keep(half)) for half in (self._publisher, self._consumer)]
+        self._keepers = [asyncio.create_task(self._keep(session)) for session in (self._publisher, self._consumer)]
         self._up.set()
         return self
 
@@ -131,47 +133,47 @@ class RobustConnection:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        apart = [quarantine.close() for quarantine in self._apart.values()]
-        await asyncio.gather(self._publisher.close(), self._consumer.close(), *apart)
+        quarantined = [quarantine.close() for quarantine in self._quarantines.values()]
+        await asyncio.gather(self._publisher.close(), self._consumer.close(), *quarantined)
         left = [*self._confirms.waiting.values(), *self._queued]
         self._confirms, self._queued = PublisherConfirms(), []
         for pending in left:
             pending.end(ConnectionClosed())
 
-    async def _keep(self, half: Session) -> None:
-        """Open this connection again whenever it is lost, until the link closes."""
+    async def _keep(self, session: Session) -> None:
+        """Open a session again whenever it is lost, until the connection is closed."""
         pauses = self._backoff.pauses()
         while True:
             opened_at = time.monotonic()
-            await half.lost.wait()
-            half.whole, half.channel = False, None
-            half.name_afresh()
-            self._tell(False)
-            told = str(half.error)
-            _log.warning("lost the connection to RabbitMQ at %s: %s", half.where, told)
-            if half is self._consumer and half.failed_to_deliver:
-                self._separating, pauses = True, self._backoff.pauses()
-                self._separate()
+            await session.lost.wait()
+            session.whole, session.channel = False, None
+            session.rename_queues()
+            self._report(False)
+            told = str(session.error)
+            _log.warning("lost the connection to RabbitMQ at %s: %s", session.where, told)
+            if session is self._consumer and session.failed_to_deliver:
+                self._quarantining, pauses = True, self._backoff.pauses()
+                self._quarantine_shared()
             if time.monotonic() - opened_at > self._longest_pause:
                 pauses = self._backoff.pauses()
             while True:
                 await asyncio.sleep(next(pauses))
                 try:
-                    await half.open()
+                    await session.open()
                     break
                 except BrokerError as error:
                     if str(error) != told:
                         told = str(error)
-                        _log.warning("cannot connect again to RabbitMQ at %s: %s", half.where, told)
-                    half.error = error
-                    half.name_afresh()
-            _log.info("connected again to RabbitMQ at %s", half.where)
-            self._separating = self._separating and half is not self._consumer
+                        _log.warning("cannot connect again to RabbitMQ at %s: %s", session.where, told)
+                    session.error = error
+                    session.rename_queues()
+            _log.info("connected again to RabbitMQ at %s", session.where)
+            self._quarantining = self._quarantining and session is not self._consumer
             self.reconnects += 1
-            self._tell(True)
+            self._report(True)
 
-    def _tell(self, connected: bool) -> None:
-        """One of the connections is lost, or is there again."""
+    def _report(self, connected: bool) -> None:
+        """Report that a session is lost, or connected again."""
         if not connected:
             self._up.clear()
             self._on_state(False)
@@ -179,20 +181,20 @@ class RobustConnection:
             self._up.set()
             self._on_state(True)
 
-    def _separate(self) -> None:
-        """RabbitMQ cannot deliver a message of one of these queues: each gets a connection to itself."""
-        for subscription in self._consumer.let_go_of_shared():
+    def _quarantine_shared(self) -> None:
+        """Give each shared queue a separate connection: RabbitMQ cannot deliver a message of one of them."""
+        for subscription in self._consumer.release_shared():
             queue = subscription.consumer.queue
-            if queue not in self._apart:
-                half = Session(self._url, f"{self._name} (consume {queue})", _nothing, heartbeat=self._heartbeat)
-                self._apart[queue] = Quarantine(
+            if queue not in self._quarantines:
+                session = Session(self._url, f"{self._name} (consume {queue})", _nothing, heartbeat=self._heartbeat)
+                self._quarantines[queue] = Quarantine(
                     queue,
-                    half,
-                    on_state=self._tell,
+                    session,
+                    on_state=self._report,
                     on_failure=partial(self._on_failed_delivery, queue),
                     expel=partial(expel, self._url, queue),
                 )
-            self._apart[queue].admit(subscription)
+            self._quarantines[queue].admit(subscription)
 
     def _on_failed_delivery(self, queue: str) -> None:
         self.failed_deliveries[queue] += 1
@@ -202,12 +204,12 @@ class RobustConnection:
         if reason is None:
             _log.warning("RabbitMQ at %s takes messages again", self.where)
         else:
-            _log.warning("RabbitMQ at %s takes no messages: %s; what is published waits", self.where, reason)
+            _log.warning("RabbitMQ at %s takes no messages: %s; published messages wait", self.where, reason)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
     async def publish(self, message: Outgoing) -> None:
-        """Publish and wait until the broker has it. A refused message raises PublishRefused.
+        """Publish and wait for RabbitMQ's confirm.
 
         Raises Unroutable, PublishRefused, MessageTooLarge, ConnectionClosed.
         """
@@ -215,36 +217,36 @@ class RobustConnection:
         await self.publish_soon(message)
 
     async def room(self) -> None:
-        """Wait until fewer messages than the window await their confirm."""
+        """Wait until fewer messages than the window are unconfirmed."""
         while not self.has_room and not self._closing:
             self._room.clear()
             await self._room.wait()
 
     @property
     def has_room(self) -> bool:
-        """Whether fewer messages than the window await their confirm."""
+        """Whether fewer messages than the window are unconfirmed."""
         return self.unconfirmed < self._window
 
     @property
     def unconfirmed(self) -> int:
-        """How many messages await their confirm."""
+        """The number of unconfirmed messages."""
         return len(self._confirms.waiting) + len(self._queued)
 
     def publish_soon(self, message: Outgoing) -> asyncio.Future[None]:
-        """Publish without waiting. The future ends when the broker has the message; see `publish` for its errors."""
+        """Publish without waiting. The future ends with RabbitMQ's confirm, or with an error of `publish`."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._take(PendingPublish.of_future(message, done))
         return done
 
     def send(self, message: Outgoing, answered: OnPublished) -> None:
-        """Publish without waiting, for many messages: `answered` is called with it and None or the error of `publish`.
+        """Publish without waiting or a future, for many messages: `answered` gets the message and None or an error.
 
-        That may be at once, and it must not block.
+        The call may come before this method returns, and must not block.
         """
         self._take(PendingPublish(message, answered))
 
     def forget_unconfirmed(self) -> None:
-        """What RabbitMQ may not have is not published again: after a reconnect, whoever waits gets ConnectionClosed."""
+        """Do not publish unconfirmed messages again after a reconnect; they end with ConnectionClosed then."""
         for pending in (*self._confirms.waiting.values(), *self._queued):
             pending.wanted = False
 
@@ -268,28 +270,28 @@ class RobustConnection:
         pending.returned = False
         message = pending.message
         if message.reply_to in (renamed := self._consumer.renamed) and message.exchange != MESSAGES:
-            # On fluffle.messages it is an address, to which a queue of any name is bound.
+            # On fluffle.messages `reply_to` is an address, to which the queue is bound under any name.
             message = replace(message, reply_to=renamed[message.reply_to])
         try:
             self._publisher.publish(message)
-        except Exception as error:  # pika has many ways to say that a value does not fit into its field
-            failure = BrokerError(f"AMQP cannot carry the message: {type(error).__name__}: {error}")
+        except Exception as error:  # of many classes: a value does not fit its field
+            failure = BrokerError(f"the message cannot be encoded for AMQP: {type(error).__name__}: {error}")
             failure.__cause__ = error
             pending.end(failure)
         else:
             self._confirms.expect(pending)
 
     def _publish_again(self) -> None:
-        """A new channel: whatever the old one left unconfirmed is unknown, so it is published again, in order.
+        """Publish the unconfirmed messages of the old channel again, in order: their fate is unknown.
 
-        Not so what the broker closed the old channel for: it would close this one too.
+        The message for which RabbitMQ closed the old channel ends with an error: it would close the new one, too.
         """
         unknown = [*self._confirms.waiting.values(), *self._queued]
         self._confirms, self._queued = PublisherConfirms(), []
         self._publisher.confirm(partial(self._on_confirms, self._confirms), self._confirms.mark_returned)
         refusal, self._publisher.refusal = self._publisher.refusal, None
         for pending in unknown:
-            if refusal is not None and (error := fault_of(pending.message, refusal)):
+            if refusal is not None and (error := error_of_message(pending.message, refusal)):
                 pending.end(error)
             elif pending.wanted:
                 self._send(pending)
@@ -308,11 +310,11 @@ class RobustConnection:
         await self._consumer.declare(topology)
 
     async def unbind(self, binding: Binding) -> None:
-        """Take a binding away; it must not be one that this link has declared. Raises BrokerError."""
+        """Remove a binding that this connection has not declared. Raises BrokerError."""
         await self._consumer.unbind(binding)
 
     async def delete(self, *, queues: Iterable[str] = (), exchanges: Iterable[str] = ()) -> None:
-        """Delete queues, with what is in them, and exchanges, as far as they exist. Raises BrokerError."""
+        """Delete queues with their messages, and exchanges, if they exist. Raises BrokerError."""
         for queue in queues:
             await self._consumer.delete_queue(queue)
         for exchange in exchanges:
@@ -333,36 +335,36 @@ class RobustConnection:
         consumer = Consumer(queue, on_delivery, prefetch, auto_ack)
         if not auto_ack:
             self.failed_deliveries[queue] += 0
-        if self._separating or self._consumer.failed_to_deliver:
+        if self._quarantining or self._consumer.failed_to_deliver:
             self._up.clear()
             await self.until_connected()
-        if queue in self._apart:
-            return await self._apart[queue].consume(consumer)
+        if queue in self._quarantines:
+            return await self._quarantines[queue].consume(consumer)
         return await self._consumer.consume(consumer)
 
     async def depth(self, queue: str) -> int | None:
-        """How many messages wait in a queue; None when there is no such queue. Raises AccessRefused, BrokerError."""
+        """Return how many messages wait in a queue; None for a missing queue. Raises AccessRefused, BrokerError."""
         state = await self._consumer.queue_state(queue)
         return None if state is None else state.messages
 
     async def has_consumers(self, queue: str) -> bool:
-        """Whether somebody consumes a queue. Raises AccessRefused, BrokerError."""
+        """Return whether a queue has consumers. Raises AccessRefused, BrokerError."""
         return await self.consumers(queue) > 0
 
     async def consumers(self, queue: str) -> int:
-        """How many consumers a queue has. Raises AccessRefused, BrokerError."""
+        """Return the number of consumers of a queue. Raises AccessRefused, BrokerError."""
         state = await self._consumer.queue_state(queue)
         return 0 if state is None else state.consumers
 
 
 def _nothing() -> None:
-    """When it is connected: nothing is published on it."""
+    """Do nothing when a session is connected: it publishes nothing."""
 
 
 async def may_declare(url: str, topology: Topology, *, name: str) -> bool:
-    """Whether the URL's user may make these declarations, which are made then. Raises BrokerError for another reason.
+    """Make declarations. Returns False if the URL's user may not make them. Raises BrokerError for other failures.
 
-    Tried by a connection of its own, because RabbitMQ closes the channel that asks for too much.
+    A separate connection makes them, because RabbitMQ closes the channel when it refuses one.
     """
     trial = Session(url, f"{name} (trial)", _nothing)
     await trial.open()

@@ -1,4 +1,4 @@
-"""One half of a link: a connection with one channel, set up anew after every failure."""
+"""A session: one connection with one channel, and its declarations and consumers."""
 
 import asyncio
 import itertools
@@ -18,24 +18,24 @@ from broker.protocol.topology import Binding, Topology
 
 T = TypeVar("T")
 
-_CLOSE_WITHIN = 3.0  # seconds
+_CLOSE_TIMEOUT_SECONDS = 3.0
 
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    """A running consumer of a link. `cancel()` ends it; it is set up again after every reconnect until then."""
+    """A consumer that begins again after every reconnect, until `cancel()`."""
 
-    half: "Session"  # it may move to another
+    session: "Session"  # changes when the queue is quarantined
     consumer: Consumer
 
     def cancel(self) -> None:
-        """Take no more deliveries. Those taken and not settled stay unsettled until their channel closes."""
-        self.half.cancel(self)
+        """End the consumer. Its unsettled deliveries stay unsettled until their channel closes."""
+        self.session.cancel(self)
 
 
 @dataclass(frozen=True, slots=True)
 class _Where:
-    """A URL for people: without the password."""
+    """The host and port of a URL, for log lines and error messages."""
 
     url: str
 
@@ -45,7 +45,7 @@ class _Where:
 
 
 class Session:
-    """One connection with one channel: opened, rebuilt after failures, closed."""
+    """A connection with one channel. `open()` opens it, and opens it again with everything declared and consumed."""
 
     def __init__(
         self,
@@ -61,26 +61,26 @@ class Session:
         self._user = user_of(url)
         self._on_ready = on_ready
         self._on_blocked = on_blocked
-        self.blocked: str | None = None  # why RabbitMQ reads nothing from this connection
+        self.blocked: str | None = None  # the reason why RabbitMQ reads nothing from this connection
         self._topology: list[Topology] = []
         self._subscriptions: list[Subscription] = []
         self.connection: Connection | None = None
-        self.channel: Channel | None = None  # None while it is being rebuilt
+        self.channel: Channel | None = None  # None while the connection is being rebuilt
         self.ack_batcher: AckBatcher | None = None
         self._numbers = itertools.count(1)  # of consumers
         self._generation = 1  # of the names of exclusive queues
-        self.renamed: dict[str, str] = {}  # exclusive queues, by the names that they had on the first connection
-        self.whole = False  # connected, with everything declared and consumed
+        self.renamed: dict[str, str] = {}  # the present names of exclusive queues, by their first names
+        self.whole = False  # connected, with all declarations and consumers
         self.lost = asyncio.Event()
         self.error: BrokerError | None = None  # why the connection was lost or could not be opened
-        self.refusal: Refusal | None = None  # why the broker closed the channel
+        self.refusal: Refusal | None = None  # why RabbitMQ closed the channel
         self.failed_to_deliver = False  # RabbitMQ closed the connection while it delivered
         self.on_settled: Callable[[], None] | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect once and set everything up. Raises BrokerUnreachable or AccessRefused."""
+        """Connect once, declare and consume. Raises BrokerUnreachable or AccessRefused."""
         self.lost, self.error, self.failed_to_deliver = asyncio.Event(), None, False
         opened: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         connection: Connection = connect(
@@ -89,7 +89,7 @@ class Session:
             on_open=lambda: resolve(opened, connection),
             on_open_error=lambda error: fail(opened, translated(error, self.where)),
             on_closed=self._on_connection_closed,
-            on_blocked=self._tell_blocked,
+            on_blocked=self._set_blocked,
         )
         try:
             self.connection = await opened
@@ -108,7 +108,9 @@ class Session:
     async def close(self) -> None:
         """Close the connection and wait until it is closed."""
         if self.connection is not None and self.connection.is_open:
-            within = 0 if self.blocked else _CLOSE_WITHIN  # a broker under an alarm does not read that we want to close
+            within = (
+                0 if self.blocked else _CLOSE_TIMEOUT_SECONDS
+            )  # under an alarm, RabbitMQ does not read the request to close
             self.connection.close()
             try:
                 await asyncio.wait_for(self.lost.wait(), within)
@@ -117,7 +119,7 @@ class Session:
                 await self.lost.wait()
 
     def _rebuild(self, error: BrokerError) -> None:
-        """Close the connection, so that it is opened anew, because of `error`."""
+        """Close the connection because of an error, so that it is opened again."""
         self.error = error
         if self.connection is not None and self.connection.is_open:
             self.connection.close(320, "rebuilding")
@@ -130,19 +132,20 @@ class Session:
             self.blocked = None
             self.lost.set()
 
-    def _tell_blocked(self, reason: str | None) -> None:
+    def _set_blocked(self, reason: str | None) -> None:
         self.blocked = reason
         self._on_blocked(reason)
 
-    def name_afresh(self) -> None:
-        """Give exclusive queues new names: RabbitMQ may not know yet that the connection that has the present ones is
-        lost. What is published from now on says so.
+    def rename_queues(self) -> None:
+        """Give exclusive queues new names, which later messages use in `reply_to`.
+
+        RabbitMQ may keep the present names a while longer: it may not know yet that their connection is lost.
         """
         self._generation += 1
         exclusive = [queue.name for topology in self._topology for queue in topology.queues if queue.exclusive]
         self.renamed = {name: f"{name}.{self._generation}" for name in exclusive}
 
-    def _called(self, queue: str) -> str:
+    def _present_name(self, queue: str) -> str:
         return self.renamed.get(queue, queue)
 
     # -- channel ---------------------------------------------------------------------------------------------------
@@ -150,10 +153,10 @@ class Session:
     async def _open_channel(self) -> Channel:
         assert self.connection is not None
         return await self._or_lost(
-            self.connection.open_channel(self._on_channel_closed, lambda: self._rebuild(self._ended_consumer()))
+            self.connection.open_channel(self._on_channel_closed, lambda: self._rebuild(self._consumer_ended()))
         )
 
-    def _ended_consumer(self) -> BrokerError:
+    def _consumer_ended(self) -> BrokerError:
         return BrokerError(f"RabbitMQ at {self.where} ended a subscription: its queue was deleted or moved")
 
     def _on_channel_closed(self, channel: Channel, error: BaseException) -> None:
@@ -162,7 +165,7 @@ class Session:
             self._rebuild(translated(error, self.where))
 
     @property
-    def _open_one(self) -> Channel:
+    def _usable_channel(self) -> Channel:
         """The open channel. Raises BrokerError when there is none."""
         if self.channel is None or not self.channel.is_open:
             raise self.error or BrokerUnreachable()
@@ -186,12 +189,12 @@ class Session:
         self.channel.confirm(on_confirms, on_return)
 
     def publish(self, message: Outgoing) -> None:
-        """Send a message. Raises whatever pika does when a value does not fit into its field; nothing is sent then."""
+        """Send a message. Raises an error of any class, and sends nothing, when a value does not fit its field."""
         assert self.channel is not None
         self.channel.publish(message)
 
     async def queue_state(self, queue: str) -> QueueState | None:
-        """What is in a queue now, by a channel of its own: RabbitMQ closes the one that asks in vain."""
+        """Return the state of a queue; None for a missing queue, for which RabbitMQ closes the (separate) channel."""
         if self.connection is None or not self.connection.is_open:
             raise self.error or BrokerUnreachable()
         answered: asyncio.Future[QueueState | None] = asyncio.get_running_loop().create_future()
@@ -213,19 +216,19 @@ class Session:
 
     async def synchronize(self, queue: str) -> None:
         """Wait until RabbitMQ has handled everything sent before. The queue must exist. Raises BrokerError."""
-        await self._or_lost(self._open_one.queue_state(queue))
+        await self._or_lost(self._usable_channel.queue_state(queue))
 
     async def purge_queue(self, queue: str) -> int:
         """Delete the messages of a queue that wait for a consumer. Returns their number."""
-        return await self._or_lost(self._open_one.purge_queue(queue))
+        return await self._or_lost(self._usable_channel.purge_queue(queue))
 
     async def delete_queue(self, queue: str) -> None:
         """Delete a queue with its messages, if it exists."""
-        await self._or_lost(self._open_one.delete_queue(queue))
+        await self._or_lost(self._usable_channel.delete_queue(queue))
 
     async def delete_exchange(self, exchange: str) -> None:
         """Delete an exchange, if it exists."""
-        await self._or_lost(self._open_one.delete_exchange(exchange))
+        await self._or_lost(self._usable_channel.delete_exchange(exchange))
 
     # -- declarations and consumers --------------------------------------------------------------------------------
 
@@ -236,27 +239,27 @@ class Session:
 
     async def _declare_now(self, topology: Topology) -> None:
         for exchange in topology.exchanges:
-            await self._or_lost(self._open_one.declare_exchange(exchange.name, exchange.type, exchange.arguments))
+            await self._or_lost(self._usable_channel.declare_exchange(exchange.name, exchange.type, exchange.arguments))
         for relay in topology.relays:
-            await self._or_lost(self._open_one.bind_exchange(relay.to, relay.exchange))
+            await self._or_lost(self._usable_channel.bind_exchange(relay.to, relay.exchange))
         for queue in topology.queues:
-            queue_name = self._called(queue.name)
+            queue_name = self._present_name(queue.name)
             await self._or_lost(
-                self._open_one.declare_queue(queue_name, exclusive=queue.exclusive, arguments=queue.arguments)
+                self._usable_channel.declare_queue(queue_name, exclusive=queue.exclusive, arguments=queue.arguments)
             )
         for binding in topology.bindings:
-            queue_name = self._called(binding.queue)
-            await self._or_lost(self._open_one.bind_queue(queue_name, binding.exchange, binding.routing_key))
+            queue_name = self._present_name(binding.queue)
+            await self._or_lost(self._usable_channel.bind_queue(queue_name, binding.exchange, binding.routing_key))
 
     async def unbind(self, binding: Binding) -> None:
-        """Take a binding away. One that is not there is no error."""
-        queue_name = self._called(binding.queue)
-        await self._or_lost(self._open_one.unbind_queue(queue_name, binding.exchange, binding.routing_key))
+        """Remove a binding, if it exists."""
+        queue_name = self._present_name(binding.queue)
+        await self._or_lost(self._usable_channel.unbind_queue(queue_name, binding.exchange, binding.routing_key))
 
     async def consume(self, consumer: Consumer) -> Subscription:
         """Consume now, and again after every reconnect until the subscription is cancelled.
 
-        Where RabbitMQ cannot deliver the first message, the connection is lost, and whoever keeps it goes on.
+        When RabbitMQ cannot deliver the first message, the connection is lost, and its owner opens it again.
         """
         subscription = self.take_over(Subscription(self, consumer))
         try:
@@ -268,25 +271,25 @@ class Session:
         return subscription
 
     def take_over(self, subscription: Subscription) -> Subscription:
-        """From the next connection on it is consumed here, and nowhere else."""
-        subscription.half = self
+        """Consume a subscription of another session here, from the next connection on."""
+        subscription.session = self
         self._subscriptions.append(subscription)
         return subscription
 
-    def let_go_of_shared(self) -> list[Subscription]:
-        """End the subscriptions whose messages are delivered again unless they are settled. Returns these."""
+    def release_shared(self) -> list[Subscription]:
+        """Remove and return the subscriptions to shared queues, whose unsettled messages are delivered again."""
         exclusive = {queue.name for topology in self._topology for queue in topology.queues if queue.exclusive}
         leaving = [it for it in self._subscriptions if not it.consumer.auto_ack and it.consumer.queue not in exclusive]
         self._subscriptions = [it for it in self._subscriptions if it not in leaving]
         return leaving
 
     def prefetch(self, count: int) -> None:
-        """How many messages are under way, from the next time on that the queues are consumed."""
+        """Set the prefetch of the consumers that begin after this."""
         for subscription in self._subscriptions:
             subscription.consumer.prefetch = count
 
     async def consume_again(self, prefetch: int) -> None:
-        """Consume the same with another prefetch. What was delivered before is still to be settled."""
+        """Begin the consumers again with another prefetch. Earlier deliveries must still be settled."""
         self.prefetch(prefetch)
         for subscription in list(self._subscriptions):
             self._stop(subscription.consumer)
@@ -294,16 +297,16 @@ class Session:
 
     async def _consume_now(self, consumer: Consumer) -> None:
         if not consumer.auto_ack:
-            await self._or_lost(self._open_one.set_prefetch(consumer.prefetch))
-        channel, consumer.tag = self._open_one, f"consumer {next(self._numbers)}"
+            await self._or_lost(self._usable_channel.set_prefetch(consumer.prefetch))
+        channel, consumer.tag = self._usable_channel, f"consumer {next(self._numbers)}"
         assert self.ack_batcher is not None
-        queue = self._called(consumer.queue)
+        queue = self._present_name(consumer.queue)
         await self._or_lost(channel.consume(queue, consumer.tag, consumer, self.ack_batcher))
         if consumer.cancelled:
             channel.cancel(consumer.tag)
 
     def cancel(self, subscription: Subscription) -> None:
-        """Consume no more of it."""
+        """End a subscription."""
         consumer = subscription.consumer
         consumer.cancelled = True
         if subscription in self._subscriptions:
@@ -315,8 +318,8 @@ class Session:
             self.channel.cancel(consumer.tag)
 
 
-def fault_of(message: Outgoing, refusal: Refusal) -> BrokerError | None:
-    """What is wrong with a message for which the broker may have closed the channel; None when nothing is."""
+def error_of_message(message: Outgoing, refusal: Refusal) -> BrokerError | None:
+    """Return why a message made RabbitMQ close the channel; None when another message did."""
     said = refusal.text
     if named := re.search(r"(?:topic '([^']*)' in )?exchange '([^']*)'", said):
         topic, exchange = named.groups()

@@ -12,13 +12,13 @@ from broker.protocol.status import Status
 
 
 class ToWorker(WireModel):
-    """What workers get, and what that is made of. A newer coordinator may say more than is known here."""
+    """The base of messages to workers. Unknown fields are ignored: a newer coordinator may send more."""
 
     ignores_unknown: ClassVar[bool] = True
 
 
 class Dependency(ToWorker):
-    """The outcome of a task that this one builds on."""
+    """A finished dependency of the task, with its result."""
 
     id: TaskId
     description: str
@@ -27,14 +27,14 @@ class Dependency(ToWorker):
 
 
 class AnsweredQuestion(ToWorker):
-    """A question that a person has answered in an earlier attempt."""
+    """A question that a person answered in an earlier attempt."""
 
     question: str
     answer: str
 
 
 class Assignment(ToWorker):
-    """To `llm.<name>.work`: do this."""
+    """To `llm.<name>.work`: an attempt at a task."""
 
     task_id: TaskId
     attempt: Annotated[int, Field(ge=1)]
@@ -52,7 +52,7 @@ class Assignment(ToWorker):
 
 
 class Stop(ToWorker):
-    """To an instance's control queue: give this attempt up."""
+    """To an instance's control queue: stop this attempt."""
 
     type: Literal["stop"] = "stop"
     task_id: TaskId
@@ -61,7 +61,7 @@ class Stop(ToWorker):
 
 
 class Drain(ToWorker):
-    """To an instance's control queue: take nothing new, finish what is in hand, leave."""
+    """To an instance's control queue: take no new tasks, finish the running ones, then leave."""
 
     type: Literal["drain"] = "drain"
 
@@ -77,9 +77,9 @@ class PersonAnswer(ToWorker):
 
 
 class Notice(WireModel):
-    """To an instance's control queue: something for its log. Nothing is to be done about it.
+    """To an instance's control queue: a text for its log.
 
-    It names a task that nobody has, for workers that take whatever is no `drain` for a `stop`.
+    The task id "-" belongs to no task: old workers treat every message other than `drain` as a `stop`.
     """
 
     type: Literal["notice"] = "notice"

@@ -1,7 +1,7 @@
-"""Messages between LLMs and people: how they look, how they are told from others, and where they go.
+"""Messages between LLMs and people: their models, ids, addresses and order.
 
-An address is `llm.<name>` or `user.<name>`, whose mailbox is the queue of that name; `group.<name>`, which stands for
-the mailboxes that are bound to it; or `all`.
+An address is `llm.<name>` or `user.<name>`, whose mailbox is the queue of that name; `group.<name>`, which names the
+mailboxes that are bound to it; or `all`.
 """
 
 import re
@@ -18,33 +18,33 @@ from broker.protocol.primitives import JsonObject, Moment, Name, TaskId, Text, W
 from broker.protocol.topology import EVERYBODY
 
 ADDRESSES = "llm.<name>, user.<name>, group.<name> or all"
-COORDINATOR = "coordinator"  # the sender of messages that tell what could not be delivered
+COORDINATOR = "coordinator"  # the sender of messages about undelivered messages
 
 _NAME = r"[a-z0-9][a-z0-9-]{0,62}"
 _ADDRESS = rf"^(?:(?:llm|user|group)\.{_NAME}|{EVERYBODY})$"
 _SENDER = rf"^(?:(?:llm|user)\.{_NAME}|{COORDINATOR})$"
 _SESSION = re.compile(rf"((llm|user)\.{_NAME})\.{_NAME}")
-_IDS = UUID("6e3f8a52-8f5c-5c0e-9b53-3f5d6a1c7b40")  # the namespace of ids that are made from other ids
+_IDS = UUID("6e3f8a52-8f5c-5c0e-9b53-3f5d6a1c7b40")  # the namespace of ids that derive from other ids
 
-Address = Annotated[str, matching(_ADDRESS, f"is no address: {ADDRESSES}")]
-SenderAddress = Annotated[str, matching(_SENDER, "is no address: llm.<name> or user.<name>")]
+Address = Annotated[str, matching(_ADDRESS, f"must be an address: {ADDRESSES}")]
+SenderAddress = Annotated[str, matching(_SENDER, "must be an address: llm.<name> or user.<name>")]
 
 
-def _must_say_something(content: str) -> str:
+def _not_blank(content: str) -> str:
     if not content.strip():
         raise ValueError("is empty")
     return content
 
 
 class Draft(WireModel):
-    """A message as it may be published to `fluffle.messages`: `chat_client.read_message` adds what it leaves out."""
+    """A message as a client publishes it to `fluffle.messages`; `chat_client.read_message` adds missing fields."""
 
     dispensable: ClassVar[frozenset[str]] = frozenset({"sent_at"})
 
     id: TaskId | None = None
     sender: SenderAddress
     receiver: Address | None = None
-    content: Annotated[Text, AfterValidator(_must_say_something)]
+    content: Annotated[Text, AfterValidator(_not_blank)]
     metadata: JsonObject = Field(default_factory=dict)
     conversation_id: TaskId | None = None
     in_reply_to: TaskId | None = None
@@ -52,22 +52,22 @@ class Draft(WireModel):
 
 
 class Message(Draft):
-    """Something that somebody says to somebody. `conversation_id` is the id of the first message of a conversation."""
+    """A complete message. `conversation_id` is the id of the first message of the conversation."""
 
     id: TaskId
     receiver: Address
-    content: Text  # also a blank one, where something said nothing in earlier days
+    content: Text  # may be blank: earlier versions stored blank messages
     conversation_id: TaskId
     sent_at: Moment
 
     @property
     def is_answer(self) -> bool:
-        """Whether it answers another message. An answer goes where its question says, by `reply_to`."""
+        """Whether the message answers another one. An answer goes to the `reply_to` of its question."""
         return self.in_reply_to is not None
 
 
 class MessageProgress(WireModel):
-    """Routing key `<name>.progress`, too: text of the answer to a message, as it comes."""
+    """Routing key `<name>.progress`, like Progress: a piece of the answer to a message."""
 
     ignores_unknown: ClassVar[bool] = True
 
@@ -87,7 +87,7 @@ def new_message(
     in_reply_to: str | None = None,
     metadata: JsonObject | None = None,
 ) -> Message:
-    """A message of now. Without a conversation it begins one. Raises pydantic's ValidationError."""
+    """Create a message, in a new conversation if none is given. Raises pydantic's ValidationError."""
     message_id = id or uuid7()
     draft = Draft(
         id=message_id,
@@ -103,23 +103,23 @@ def new_message(
 
 
 def made_from(*parts: str) -> str:
-    """An id that follows from these texts: the same when it is made once more."""
+    """Return an id that derives from texts: the same texts give the same id."""
     return str(uuid5(_IDS, "\n".join(parts)))
 
 
 def numbered(message_id: str, number: int) -> str:
-    """The id of a message without one that says for the `number`th time what the one with that id has said."""
+    """Return the id of the `number`th message with the same text, where `message_id` derives from the text."""
     return message_id if number == 1 else f"{message_id}.{number}"
 
 
 def owner_of(session: str) -> str | None:
-    """The address whose session this is: `user.ana` for `user.ana.<session>`. None when it is not one of a session."""
+    """Return the address of a session's owner: `user.ana` for `user.ana.<session>`. None for other names."""
     found = _SESSION.fullmatch(session)
     return found[1] if found else None
 
 
 def is_address(text: str) -> bool:
-    """Whether messages can be sent to this."""
+    """Whether a text is an address of messages."""
     return re.fullmatch(_ADDRESS, text) is not None
 
 
@@ -130,14 +130,14 @@ class _Identified(Protocol):
     def in_reply_to(self) -> str | None: ...
 
 
-SaidT = TypeVar("SaidT", bound=_Identified)
+MessageT = TypeVar("MessageT", bound=_Identified)
 
 
-def in_order(messages: Sequence[SaidT]) -> list[SaidT]:
-    """The same messages, with every answer behind what it answers, if that is among them."""
+def in_order(messages: Sequence[MessageT]) -> list[MessageT]:
+    """Return messages in an order in which each answer follows its question, if the question is among them."""
     ids = {message.id for message in messages}
-    placed: dict[str, SaidT] = {}
-    early: dict[str, list[SaidT]] = {}  # answers, by what they answer and has no place yet
+    placed: dict[str, MessageT] = {}
+    early: dict[str, list[MessageT]] = {}  # answers, by the id of a question that has no place yet
     for message in messages:
         question = message.in_reply_to
         if question in ids and question not in placed:

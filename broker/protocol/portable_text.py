@@ -1,22 +1,22 @@
-"""Text that UTF-8 can carry, made of text from outside.
+"""Convert text from outside to text that UTF-8 can encode.
 
 Providers stream JSON whose escapes may name half of a character: a surrogate. A pair may be cut between two pieces of a
-stream, and one may stand alone. Nothing that goes over the wire or into a database can hold it.
+stream, and a surrogate may be alone. Neither a message nor a database can hold a surrogate.
 """
 
 LOST = "\ufffd"
-"""What stands for half of a character whose other half is missing."""
+"""The replacement of a surrogate that is alone."""
 
 
 def portable(text: str) -> str:
-    """The text with surrogate pairs joined, and U+FFFD for each surrogate that stands alone."""
+    """Return the text with surrogate pairs joined, and U+FFFD for each surrogate that is alone."""
     if is_portable(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def is_portable(text: str) -> bool:
-    """Whether UTF-8 can carry the text."""
+    """Whether UTF-8 can encode the text."""
     if text.isascii():
         return True
     try:
@@ -27,12 +27,12 @@ def is_portable(text: str) -> bool:
 
 
 def ends_within_a_character(text: str) -> bool:
-    """Whether the text ends with the first half of a surrogate pair: the other half may be still to come."""
+    """Whether the text ends with the first half of a surrogate pair. The other half may follow."""
     return "\ud800" <= text[-1:] <= "\udbff"
 
 
 def printed(value: object) -> str:
-    """`str(value)` as portable text. Of a value that cannot be printed, the name of its type; never raises."""
+    """Return `str(value)` as portable text; the name of its type when `str` raises. Never raises."""
     try:
         return portable(str(value))
     except Exception:
@@ -40,7 +40,7 @@ def printed(value: object) -> str:
 
 
 def on_one_line(text: str, length: int = 300) -> str:
-    """The beginning of a text, its words on one line; for logs."""
+    """Return the beginning of a text on one line, for logs."""
     line = " ".join(text[: 2 * length].split())
     line = "".join(letter if letter.isprintable() else LOST for letter in line)
     return line if len(line) <= length and len(text) <= 2 * length else f"{line[: length - 1]}…"

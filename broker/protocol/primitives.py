@@ -1,4 +1,9 @@
-"""What every message is made of: strict models, names and texts with their limits, and how bytes become one of them."""
+"""The base of all messages: field types with their limits, the model class, and `decode`.
+
+`decode` repairs messages that strict decoding refuses for something harmless: many languages write null for an absent
+value and 7.0 for 7, and workers report unknown fields and impossible figures. No task or answer is lost over that.
+Only the refused places of a refused message are repaired; correct messages cost nothing extra.
+"""
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -16,25 +21,25 @@ PROTOCOL_VERSION = "1"
 LOCAL = "local"  # a label of an LLM that sends no data to other machines
 LOCAL_ONLY = "local-only"  # a label of a task that only such LLMs may do
 MAX_BODY_BYTES = 1024 * 1024
-MAX_ASSIGNMENT_BYTES = 16 * 1024 * 1024  # a task with the results that it builds on
-MAX_GROUP_RESULT_BYTES = 8 * 1024 * 1024  # what the results of its parts may have together
-MAX_ANSWER_BYTES = 12 * 1024 * 1024  # of the coordinator; RabbitMQ 4 takes messages of 16 MiB
-MAX_PAGE_BYTES = 2 * 1024 * 1024  # of a list, from which on it is told page by page
+MAX_ASSIGNMENT_BYTES = 16 * 1024 * 1024  # a task with the results of its dependencies
+MAX_GROUP_RESULT_BYTES = 8 * 1024 * 1024  # all results of the parts of a group task together
+MAX_ANSWER_BYTES = 12 * 1024 * 1024  # an answer of the coordinator; RabbitMQ 4 takes messages of 16 MiB
+MAX_PAGE_BYTES = 2 * 1024 * 1024  # a page of a list ends when it is larger
 JSON_TYPE = "application/json"
 EVENT_TYPE = "application/cloudevents+json"
 
-NOT_DATA = "is a section of AMQP 1.0 that holds a value: send the JSON as one data section, in bytes"
-_AMQP_1_SECTION = b"\0S"  # how what is not a data section begins, when RabbitMQ passes it on to AMQP 0-9-1
+NOT_DATA = "is an AMQP 1.0 value section: send the JSON as one data section"
+_AMQP_1_SECTION = b"\0S"  # the first bytes of other sections after RabbitMQ's translation to AMQP 0-9-1
 
 MAX_TEXT = 20_000  # characters of a question or an answer
-MAX_LEVELS = 100  # of nesting in what people and LLMs send; parsers read 200, and it is passed on with a few around it
+MAX_LEVELS = 100  # of nesting in a message; parsers read 200, and the coordinator nests it deeper
 
-_IN_WORDS: dict[str, str] = {}  # what is wrong with text that does not match a pattern
+_PATTERN_ERRORS: dict[str, str] = {}  # the error message for text that does not match a pattern
 
 
 def matching(pattern: str, otherwise: str) -> Any:
-    """A field of text that has to match; `otherwise` is what people are told."""
-    _IN_WORDS[pattern] = otherwise
+    """Return a field of text that must match a pattern; `otherwise` is the error message."""
+    _PATTERN_ERRORS[pattern] = otherwise
     return Field(pattern=pattern)
 
 
@@ -44,19 +49,19 @@ _ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
 _TEXT_PATTERN = r"^[^\x00]*$"
 _LINE_PATTERN = r"^[^\x00-\x1f]{1,100}$"
 
-Name = Annotated[str, matching(NAME_PATTERN, "is no name: a-z, 0-9 and -, at most 63 of them")]
-TaskId = Annotated[str, matching(_ID_PATTERN, "is no id: 1 to 64 of A-Z, a-z, 0-9 and ._:-")]
-Tag = Annotated[str, matching(TAG_PATTERN, "is no tag: a-z, 0-9 and ._:+/-, at most 63 of them")]
-Text = Annotated[str, Field(min_length=1), matching(_TEXT_PATTERN, "has a NUL in it")]
-Storable = Annotated[str, matching(_TEXT_PATTERN, "has a NUL in it")]  # also empty
-NoteName = Annotated[str, matching(_LINE_PATTERN, "is not 1 to 100 characters on one line")]
+Name = Annotated[str, matching(NAME_PATTERN, 'must be 1-63 characters: a-z, 0-9 or "-" (not first)')]
+TaskId = Annotated[str, matching(_ID_PATTERN, "must be 1-64 characters: A-Z, a-z, 0-9 or any of ._:-")]
+Tag = Annotated[str, matching(TAG_PATTERN, "must be 1-63 characters: a-z, 0-9 or any of ._:+/- (not first)")]
+Text = Annotated[str, Field(min_length=1), matching(_TEXT_PATTERN, "must not contain NUL characters")]
+Storable = Annotated[str, matching(_TEXT_PATTERN, "must not contain NUL characters")]  # also empty
+NoteName = Annotated[str, matching(_LINE_PATTERN, "must be 1-100 characters on one line")]
 
 
-NO_UTF8 = "cannot be UTF-8: it has half of a surrogate pair, or bytes of another encoding"
+NO_UTF8 = "cannot be encoded as UTF-8: contains half of a surrogate pair, or bytes of another encoding"
 
 
-def _must_be_portable(value: JsonValue) -> JsonValue:
-    """JSON that every part of the system can pass on.
+def _portable_json(value: JsonValue) -> JsonValue:
+    """Return JSON that every part of the system can pass on.
 
     Raises ValueError for too deep nesting, infinite numbers and text that UTF-8 cannot carry.
     """
@@ -73,24 +78,24 @@ def _must_be_portable(value: JsonValue) -> JsonValue:
             elif isinstance(item, list):
                 inner += item
             elif isinstance(item, float) and math.isinf(item):
-                raise ValueError("has a number that is out of range")
+                raise ValueError("contains a number that is out of range")
         if not inner:
             return value
         level = inner
     raise ValueError(f"nested deeper than {MAX_LEVELS} levels")
 
 
-def in_the_calendar(moment: datetime) -> datetime:
-    """The moment in UTC. Raises ValueError for one that is outside of the years 1 to 9999 there."""
+def in_utc(moment: datetime) -> datetime:
+    """Return a time in UTC. Raises ValueError for a time outside of the years 1 to 9999."""
     try:
         return moment.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("is out of range") from error
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(in_the_calendar)]
-Json = Annotated[JsonValue, AfterValidator(_must_be_portable)]
-JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_must_be_portable)]
+Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
+Json = Annotated[JsonValue, AfterValidator(_portable_json)]
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_portable_json)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -98,15 +103,15 @@ Tokens = Annotated[int, Field(ge=0, le=10**12)]
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, or where it has more than `most` characters its beginning and a `…`."""
+    """Return a text of at most `most` characters; a longer text is cut and ends with `…`."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 class WireModel(BaseModel):
-    """A message body: immutable, no unknown fields, no silent conversions.
+    """A message body: immutable, without unknown fields and without silent conversions.
 
-    `decode` leaves unknown fields out where a kind of message ignores them, and `dispensable` ones that make no sense:
-    they decide nothing.
+    `decode` leaves out unknown fields of a message class with `ignores_unknown`, and invalid values of `dispensable`
+    fields, which decide nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -115,7 +120,7 @@ class WireModel(BaseModel):
     dispensable: ClassVar[frozenset[str]] = frozenset()
 
     def encode(self) -> bytes:
-        """The body as JSON, without the fields that hold nothing."""
+        """Return the body as JSON, without fields that are None."""
         return self.model_dump_json(exclude_none=True).encode()
 
 
@@ -123,18 +128,18 @@ M = TypeVar("M", bound=BaseModel)
 
 
 OnIgnored = Callable[[Sequence[Problem]], object]
-"""Is called with what was left out of a message that counts all the same."""
+"""Called with the fields that were left out of a message that is valid without them."""
 
 
 def decode(kind: type[M], body: bytes, *, limit: int = MAX_BODY_BYTES, on_ignored: OnIgnored | None = None) -> M:
-    """`body` as a message of that kind. Raises DecodeError, with every problem by its path, and nothing else.
+    """Decode a body as a message of a class. Raises only DecodeError, which names every problem with its path.
 
-    A field that may be left out may be null, and an integer may be written as 7.0.
+    An optional field may be null, and an integer may be written as 7.0.
     """
     if len(body) > limit:
         raise DecodeError([Problem("", f"the body has {len(body):,} bytes; the limit is {limit:,}")])
     try:
-        if b"NaN" in body or b"Infinity" in body:  # JSON has neither; the model's parser lets them through
+        if b"NaN" in body or b"Infinity" in body:  # not JSON, but the model's parser accepts both
             from_json(body, allow_inf_nan=False)
         return kind.model_validate_json(body)
     except ValidationError as error:
@@ -163,16 +168,16 @@ def _repaired(kind: type[M], body: bytes, error: ValidationError, on_ignored: On
 
 
 class _Repaired(NamedTuple):
-    """A message as it could be meant, and what was left out of it."""
+    """A message without its harmless errors, and the fields that were left out."""
 
     body: bytes
     ignored: list[Problem]
 
 
 class _Step(NamedTuple):
-    """A place in a message: an object or list, and the name or number of something in it.
+    """A place in a message: an object or list, and the key of a value in it.
 
-    `model` is what the object is a message of, where it is one.
+    `model` is the model class of the object, if it has one.
     """
 
     container: Any
@@ -181,11 +186,7 @@ class _Step(NamedTuple):
 
 
 def _normalized(kind: type[BaseModel], body: bytes, error: ValidationError) -> _Repaired | None:
-    """The body without what need not have been refused; None where there is no such thing. It may still be wrong.
-
-    A field that may be left out may be null; an integer may be written as 7.0. Where `kind` says so,
-    unknown fields are ignored, and so are dispensable ones that make no sense.
-    """
+    """Return the body without its harmless errors; None when it has no such errors. It may still be invalid."""
     try:
         data = from_json(body)
     except ValueError:
@@ -193,29 +194,29 @@ def _normalized(kind: type[BaseModel], body: bytes, error: ValidationError) -> _
     ignored: list[Problem] = []
     changed = False
     for item in error.errors(include_url=False):
-        way = list(_way(data, kind, item["loc"]))
-        if not way:
+        steps = list(_path(data, kind, item["loc"]))
+        if not steps:
             continue
-        if _understood(way[-1], item):
+        if _renotated(steps[-1], item):
             changed = True
-        elif length := _superfluous(way, item):
-            step = way[length - 1]
+        elif length := _removable(steps, item):
+            step = steps[length - 1]
             del step.container[step.key]
-            ignored.append(Problem(".".join(str(step.key) for step in way[:length]), item["msg"]))
+            ignored.append(Problem(".".join(str(step.key) for step in steps[:length]), item["msg"]))
             changed = True
     return _Repaired(to_json(data, inf_nan_mode="constants"), ignored) if changed else None
 
 
-def _superfluous(way: list[_Step], item: ErrorDetails) -> int:
-    """How far the way leads to what has to go for the error to go, and decides nothing; 0 where nothing may go."""
+def _removable(steps: list[_Step], item: ErrorDetails) -> int:
+    """Return the length of the path to the field that can be left out to remove the error; 0 when there is none."""
     if item["type"] == "extra_forbidden":
-        return len(way) if getattr(way[-1].model, "ignores_unknown", False) else 0
-    places = range(len(way), 0, -1)  # from within
-    return next((at for at in places if way[at - 1].key in getattr(way[at - 1].model, "dispensable", ())), 0)
+        return len(steps) if getattr(steps[-1].model, "ignores_unknown", False) else 0
+    places = range(len(steps), 0, -1)  # the innermost first
+    return next((at for at in places if steps[at - 1].key in getattr(steps[at - 1].model, "dispensable", ())), 0)
 
 
-def _understood(step: _Step, item: ErrorDetails) -> bool:
-    """Whether it says something right in other words, and now says it in the right ones."""
+def _renotated(step: _Step, item: ErrorDetails) -> bool:
+    """Replace a valid value in another notation. Returns whether the value was one."""
     value = item["input"]
     if value is None and step.model is not None and step.key in step.model.model_fields:
         del step.container[step.key]
@@ -226,8 +227,8 @@ def _understood(step: _Step, item: ErrorDetails) -> bool:
     return False
 
 
-def _way(data: Any, kind: type[BaseModel], loc: tuple[int | str, ...]) -> Iterator[_Step]:
-    """The steps to the place of an error, as far as they are there."""
+def _path(data: Any, kind: type[BaseModel], loc: tuple[int | str, ...]) -> Iterator[_Step]:
+    """Iterate over the steps to the place of an error, as far as they exist in the message."""
     place, model = data, kind
     found: type[BaseModel] | None = model
     for part in loc:
@@ -244,24 +245,24 @@ def _way(data: Any, kind: type[BaseModel], loc: tuple[int | str, ...]) -> Iterat
 
 @lru_cache
 def _model_in(annotation: Hashable) -> type[BaseModel] | None:
-    """The model that a field, or each item of it, is one of."""
+    """Return the model class of a field or of its items."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)
 
 
 def problems(error: ValidationError) -> list[Problem]:
-    """Pydantic's errors as ours: dotted paths and no echo of the input."""
+    """Convert pydantic's errors: dotted paths, and no copy of the input."""
     return [
-        Problem(".".join(str(part) for part in item["loc"] if part != "[key]"), _sentence(item))
+        Problem(".".join(str(part) for part in item["loc"] if part != "[key]"), _message(item))
         for item in error.errors(include_url=False, include_input=False)
     ]
 
 
-def _sentence(item: ErrorDetails) -> str:
+def _message(item: ErrorDetails) -> str:
     match item["type"]:
         case "string_pattern_mismatch":
-            return _IN_WORDS.get(item["ctx"]["pattern"], item["msg"])
+            return _PATTERN_ERRORS.get(item["ctx"]["pattern"], item["msg"])
         case "string_unicode":
             return NO_UTF8
         case "extra_forbidden":

@@ -25,7 +25,10 @@ class TaskQuery(WireModel):
 
 
 class TasksQuery(WireModel):
-    """Routing key `tasks`: a page of tasks, newest first. The answer is a TaskPage. Filters narrow, lists widen."""
+    """Routing key `tasks`: a page of tasks, newest first. The answer is a TaskPage.
+
+    A task must match every filter, and any value of a list.
+    """
 
     routing_key: ClassVar[str] = "tasks"
 
@@ -39,10 +42,7 @@ class TasksQuery(WireModel):
 
 
 class LLMsQuery(WireModel):
-    """Routing key `llms`: a page of the LLMs that have ever said hello, by name, or the one with that name.
-
-    The answer is an LLMList.
-    """
+    """Routing key `llms`: a page of all known LLMs by name, or the LLM with that name. The answer is an LLMList."""
 
     routing_key: ClassVar[str] = "llms"
 
@@ -51,12 +51,12 @@ class LLMsQuery(WireModel):
     after: Name | None = None
 
     def encode(self) -> bytes:
-        """The body as JSON: what is given. A coordinator of an earlier version knows nothing but `name`."""
+        """Return the body as JSON: the given fields only, because earlier coordinators accept only `name`."""
         return self.model_dump_json(exclude_unset=True, exclude_none=True).encode()
 
 
 class MessagesQuery(WireModel):
-    """Routing key `messages`: a page of messages, newest first. The answer is a MessagePage. Filters narrow."""
+    """Routing key `messages`: a page of matching messages, newest first. The answer is a MessagePage."""
 
     routing_key: ClassVar[str] = "messages"
 
@@ -69,7 +69,7 @@ class MessagesQuery(WireModel):
 
 
 class ConversationsQuery(WireModel):
-    """Routing key `conversations`: a page of conversations, that with the newest message first.
+    """Routing key `conversations`: a page of conversations, ordered by their newest messages, newest first.
 
     The answer is a ConversationPage.
     """
@@ -82,13 +82,13 @@ class ConversationsQuery(WireModel):
 
 
 class PlacementQuery(Submission):
-    """Routing key `placement`: who would get this task if it were submitted now. The answer is a Placement."""
+    """Routing key `placement`: a dry run of a submission. The answer is a Placement."""
 
     routing_key: ClassVar[str] = "placement"
 
 
 class ReportFields(WireModel):
-    """What a report tells; the names are those of broker/protocol/report_catalog.py. What is not given is as it was."""
+    """The definition of a report, with names of report_catalog.py. Absent fields keep the value of the named report."""
 
     group_by: Annotated[list[ReportWord], Field(max_length=MOST_DIMENSIONS)] | None = None
     metrics: Annotated[list[ReportWord], Field(max_length=len(METRICS))] | None = None
@@ -99,7 +99,7 @@ class ReportFields(WireModel):
 
 
 class SaveReport(WireModel):
-    """Routing key `save_report` of `fluffle.tasks`: keep a report under a name, for everybody. None drops it."""
+    """Routing key `save_report` of `fluffle.tasks`: save a report under a name, for all users. None deletes it."""
 
     routing_key: ClassVar[str] = "save_report"
 
@@ -108,15 +108,15 @@ class SaveReport(WireModel):
 
 
 class ReportsQuery(WireModel):
-    """Routing key `reports`: all reports that there are. The answer is a ReportList."""
+    """Routing key `reports`: the definitions of all reports. The answer is a ReportList."""
 
     routing_key: ClassVar[str] = "reports"
 
 
 class ReportQuery(ReportFields):
-    """Routing key `report`: figures on what happened in [since, until). The answer is a ReportView.
+    """Routing key `report`: the figures of a report for [since, until). The answer is a ReportView.
 
-    Without a name it is `summary`, or a report of one's own when `group_by` or `metrics` are given.
+    Without a name the report is `summary`, or an unnamed one when `group_by` or `metrics` are given.
     """
 
     routing_key: ClassVar[str] = "report"

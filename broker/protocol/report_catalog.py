@@ -1,7 +1,7 @@
-"""What reports can tell: every dimension, metric and predefined report, as data.
+"""The dimensions, metrics and predefined reports, as data.
 
-The SQL, the options of the command line, the checks of a query, the client, the page and docs/reports.md are made from
-these tables or compared with them. A name that is not in them goes nowhere.
+The SQL, the command-line options, the checks of a query, the client, the page and docs/reports.md are made from these
+tables or compared with them. A name outside of these tables never reaches the database.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,17 @@ from typing import Literal
 from broker.errors import Problem
 from broker.protocol.status import Outcome, Status
 
-Value = str | int | bool | None  # of a dimension; None where a task has none
-Filters = Mapping[str, tuple[Value, ...]]  # by dimension, any of these values
+Value = str | int | bool | None  # of a dimension; None: the task has no value
+Filters = Mapping[str, tuple[Value, ...]]  # by dimension: a task matches with any of the values
 
 MOST_DIMENSIONS = 4  # of a report
-MOST_ROWS = 10_000  # of an answer
-MOST_GROUPS = 50_000  # that are computed for one
+MOST_ROWS = 10_000  # in an answer
+MOST_GROUPS = 50_000  # that the database computes for one report
 MOST_VALUES = 100  # of a dimension in a filter
 
 
 class Of(StrEnum):
-    """What is counted: tasks, the attempts at them that have ended, or the slots of LLMs over time."""
+    """What a metric counts: tasks, attempts that have ended, or the slots of LLMs over time."""
 
     TASKS = "tasks"
     ATTEMPTS = "attempts"
@@ -42,15 +42,15 @@ class Unit(StrEnum):
 
 
 class Moment(StrEnum):
-    """The moment that `since`, `until` and the dimensions of time are about."""
+    """The time to which `since`, `until` and the dimensions of time refer."""
 
     SUBMITTED = "submitted"  # of the task
-    FINISHED = "finished"  # of the task; of an attempt, its own end. What is not over is left out
+    FINISHED = "finished"  # of the task or the attempt; unfinished ones are left out
 
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """Something to group and filter by. `values` are all that it can have, where these are known."""
+    """A property to group and filter by. `values`: all possible values, if these are known."""
 
     name: str
     title: str
@@ -62,7 +62,7 @@ class Dimension:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A figure of every group."""
+    """A figure that a report computes for each group."""
 
     name: str
     title: str
@@ -73,7 +73,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a report tells. `sort` is a dimension, or a metric (then the largest come first); None: as grouped."""
+    """The definition of a report. `sort`: a dimension, or a metric (largest first); None: in order of the groups."""
 
     group_by: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ("tasks",)
@@ -228,7 +228,7 @@ PREDEFINED = {
 
 
 def problems_of(report: Report) -> list[Problem]:
-    """Everything that is wrong with a report, each with its path; empty when it can be told."""
+    """Return the problems of a report definition, each with its path; an empty list for a valid one."""
     found = [
         Problem(f"{path}.{place}", unknown(kind, name, known))
         for path, kind, names, known in (
@@ -242,7 +242,7 @@ def problems_of(report: Report) -> list[Problem]:
         Problem("where", unknown("dimension", name, DIMENSIONS)) for name in report.where if name not in DIMENSIONS
     ]
     if not report.metrics:
-        found.append(Problem("metrics", "there has to be a metric"))
+        found.append(Problem("metrics", "needs at least one metric"))
     if report.sort is not None and report.sort not in (*report.group_by, *report.metrics):
         found.append(Problem("sort", f"{report.sort!r} is neither a dimension nor a metric of this report"))
     for name, values in report.where.items():
@@ -252,7 +252,7 @@ def problems_of(report: Report) -> list[Problem]:
 
 
 def unknown(kind: str, name: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    """That there is no such thing, with what may have been meant."""
+    """Return the error message for an unknown name, with similar names."""
     meant = get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(meant)}?" if meant else f"there are: {', '.join(known)}"
     return f"there is no {kind} {name!r}; {hint}"
@@ -261,23 +261,23 @@ def unknown(kind: str, name: str, known: Sequence[str] | Mapping[str, object]) -
 def _wrong_filter(dimension: Dimension, values: Sequence[Value]) -> list[Problem]:
     path = f"where.{dimension.name}"
     if dimension.kind == "time":
-        return [Problem(path, "a span of time is given by since and until")]
+        return [Problem(path, "use since and until to filter by time")]
     if not 0 < len(values) <= MOST_VALUES:
-        return [Problem(path, f"has to have 1 to {MOST_VALUES} values")]
+        return [Problem(path, f"must have 1 to {MOST_VALUES} values")]
     return [Problem(path, told) for value in values if (told := _wrong_value(dimension, value))]
 
 
 def _wrong_value(dimension: Dimension, value: Value) -> str | None:
     match dimension.kind:
         case "yes or no":
-            return None if isinstance(value, bool) else "is true or false"
+            return None if isinstance(value, bool) else "must be true or false"
         case "number":
             fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 9
-            return None if fits else "is a number from 0 to 9"
+            return None if fits else "must be a number from 0 to 9"
         case _ if value is None:
             return None
         case _ if not isinstance(value, str) or "\0" in value:
-            return "is a text without NUL"
+            return "must be text without NUL characters"
         case _ if dimension.values and value not in dimension.values:
             return unknown(dimension.name.replace("_", " "), value, dimension.values)
         case _:
@@ -285,7 +285,7 @@ def _wrong_value(dimension: Dimension, value: Value) -> str | None:
 
 
 def _wrong_together(report: Report) -> list[Problem]:
-    """Dimensions that do not belong to what a metric counts."""
+    """Return the problems of metrics that lack a dimension of the report."""
     used = dict.fromkeys((*report.group_by, *report.where))
     return [
         Problem("metrics", f"{name!r} is about {METRICS[name].of}, which have no dimension {dimension!r}")

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """The states of a task."""
+    """The status of a task."""
 
     BLOCKED = "blocked"
     PENDING = "pending"
@@ -17,12 +17,12 @@ class Status(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether a task in this state is over."""
+        """Whether a task with this status has ended."""
         return self in FINAL
 
 
 class Outcome(StrEnum):
-    """How an attempt ended. A worker reports the first three; the coordinator finds the others by itself."""
+    """How an attempt ended. Workers report the first three; the coordinator sets the others."""
 
     COMPLETED = "completed"
     FAILED = "failed"

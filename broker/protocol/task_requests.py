@@ -21,7 +21,7 @@ from broker.protocol.primitives import (
     TaskId,
     Text,
     WireModel,
-    in_the_calendar,
+    in_utc,
 )
 
 Tool = Literal["send", "ask", "delegate", "ask_person", "share", "read"]
@@ -32,27 +32,27 @@ ROUNDS = 3  # the default number of review rounds
 MOST_DEPENDENCIES = 900  # of a group task: its parts depend on these and on each other
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)  # how Go, C# and others write that there is no moment
+_ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)  # Go, C# and others write this for an absent time
 
 
-def _must_be_possible(moment: datetime | None) -> datetime | None:
+def _possible_time(moment: datetime | None) -> datetime | None:
     if moment is None:
         return None
-    if (moment := in_the_calendar(moment)) < _EPOCH:
-        raise ValueError("is before 1970: leave it out where there is no such moment")
+    if (moment := in_utc(moment)) < _EPOCH:
+        raise ValueError("must not be before 1970; leave the field out to set no time")
     return moment
 
 
-def _if_given(moment: datetime | None) -> datetime | None:
-    return None if moment == _ZERO_TIME else _must_be_possible(moment)
+def _time_if_given(moment: datetime | None) -> datetime | None:
+    return None if moment == _ZERO_TIME else _possible_time(moment)
 
 
-ChangedMoment = Annotated[AwareDatetime | None, AfterValidator(_must_be_possible)]
-GivenMoment = Annotated[AwareDatetime | None, AfterValidator(_if_given)]
+ChangedMoment = Annotated[AwareDatetime | None, AfterValidator(_possible_time)]
+GivenMoment = Annotated[AwareDatetime | None, AfterValidator(_time_if_given)]
 
 
 class Vote(WireModel):
-    """How the assignees of a task vote: for one of `choices`, or in free text for a `judge` to decide."""
+    """How the assignees of a task vote: for one of `choices`, or with free texts between which a `judge` decides."""
 
     choices: Annotated[list[Annotated[Text, Field(max_length=200)]], Field(min_length=2, max_length=50)] | None = None
     judge: Name | None = None
@@ -60,18 +60,18 @@ class Vote(WireModel):
     weights: dict[Name, Annotated[float, Field(gt=0, le=1_000_000)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _must_make_sense(self) -> Self:
+    def _check_consistency(self) -> Self:
         if (self.choices is None) == (self.judge is None):
-            raise ValueError("needs choices to count the votes for, or a judge who decides, and not both")
+            raise ValueError("needs either choices or a judge")
         if len(set(self.choices or ())) != len(self.choices or ()):
-            raise ValueError("choices: each may be there once")
+            raise ValueError("choices: must differ from each other")
         if self.weights and self.judge is not None:
-            raise ValueError("weights: a judge weighs the answers")
+            raise ValueError("weights: only with choices")
         return self
 
 
 class Submission(WireModel):
-    """A task as it is published with the routing key `submit`. Only `description` is required."""
+    """Routing key `submit`: a new task. Only `description` is required."""
 
     routing_key: ClassVar[str] = "submit"
 
@@ -102,79 +102,79 @@ class Submission(WireModel):
     answers: Literal["all", "final"] = "all"
 
     def encode(self) -> bytes:
-        """The body as JSON: what is given, without defaults."""
+        """Return the body as JSON: the given fields, without defaults."""
         return self.model_dump_json(exclude_unset=True, exclude_none=True).encode()
 
     @model_validator(mode="after")
-    def _must_make_sense(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.id is not None and self.id in self.depends_on:
             raise ValueError(f"depends_on: a cycle: {self.id} -> {self.id}")
         is_for_one = not (self.mode or self.reviewer or self.assignees or self.vote or self.excluded)
-        if (not is_for_one or self.max_rounds != ROUNDS) and (wrong := what_is_wrong(self)):
+        if (not is_for_one or self.max_rounds != ROUNDS) and (wrong := group_contradiction(self)):
             raise ValueError(wrong)
         return self
 
     @property
     def is_group(self) -> bool:
-        """Whether several LLMs work on it, each on a part of its own: no LLM gets the task itself."""
+        """Whether the task is split into parts for several LLMs. No LLM gets the task itself."""
         return self.reviewer is not None or self.mode in ("all", "vote", "relay")
 
 
-def what_is_wrong(task: Submission) -> str | None:
-    """What contradicts itself in the task, with the name of the field; None where all is well."""
+def group_contradiction(task: Submission) -> str | None:
+    """Return the first contradiction between the group fields of a task, with the field's name; None without one."""
     return next(_contradictions(task), None)
 
 
 def _contradictions(task: Submission) -> Iterator[str]:
     if task.assignee and task.assignees:
-        yield "assignees: give assignee or assignees, not both"
+        yield "assignees: give either assignee or assignees"
     if task.mode and not task.assignees:
         yield f"mode: {task.mode} needs assignees"
     if task.assignees and not task.mode:
-        yield "mode: say how the assignees work together: any, all, vote or relay"
+        yield "mode: required with assignees: any, all, vote or relay"
     if twice := [name for name in task.assignees if task.assignees.count(name) > 1]:
-        yield f"assignees: {twice[0]} is there twice"
+        yield f"assignees: {twice[0]} appears twice"
     if both := [name for name in (task.assignee, *task.assignees, task.reviewer) if name in task.excluded]:
-        yield f"excluded: {both[0]} is to work on it"
+        yield f"excluded: {both[0]} is also asked to work on the task"
     if task.is_group and len(task.depends_on) > MOST_DEPENDENCIES:
-        yield f"depends_on: a task for several LLMs may depend on {MOST_DEPENDENCIES}"
-    yield from _of_the_vote(task)
-    yield from _of_the_review(task)
+        yield f"depends_on: a group task can have at most {MOST_DEPENDENCIES} dependencies"
+    yield from _vote_contradictions(task)
+    yield from _review_contradictions(task)
 
 
-def _of_the_vote(task: Submission) -> Iterator[str]:
+def _vote_contradictions(task: Submission) -> Iterator[str]:
     vote = task.vote
     if vote is None:
         if task.mode == "vote":
             yield "mode: vote needs vote.choices or vote.judge"
         return
     if task.mode != "vote":
-        yield "vote: goes with the mode vote"
+        yield "vote: only with mode vote"
     if unknown := [name for name in vote.weights if name not in task.assignees]:
-        yield f"vote.weights: {unknown[0]} is not among the assignees"
+        yield f"vote.weights: {unknown[0]} is not one of the assignees"
     if vote.judge in task.assignees:
-        yield f"vote.judge: {vote.judge} has a vote already"
+        yield f"vote.judge: {vote.judge} is an assignee, who votes already"
     if vote.judge in task.excluded:
-        yield f"excluded: {vote.judge} is to work on it"
+        yield f"excluded: {vote.judge} is also asked to work on the task"
     if vote.quorum and vote.quorum > len(task.assignees):
-        yield f"vote.quorum: there are {len(task.assignees)} assignees"
+        yield f"vote.quorum: must be at most {len(task.assignees)}, the number of assignees"
     if vote.choices and task.output_schema is not None:
-        yield "output_schema: a vote for choices has one of its own"
+        yield "output_schema: a vote with choices has a fixed output schema"
 
 
-def _of_the_review(task: Submission) -> Iterator[str]:
+def _review_contradictions(task: Submission) -> Iterator[str]:
     if task.reviewer is None:
         if task.max_rounds != ROUNDS:
-            yield "max_rounds: goes with a reviewer"
+            yield "max_rounds: only with a reviewer"
         return
     if task.reviewer == task.assignee or task.reviewer in task.assignees:
-        yield f"reviewer: {task.reviewer} would review its own work"
+        yield f"reviewer: {task.reviewer} cannot review its own work"
     if task.mode in ("all", "vote"):
-        yield f"reviewer: the mode {task.mode} has no one result to review"
+        yield f"reviewer: mode {task.mode} has no single result to review"
 
 
 class Cancel(WireModel):
-    """Routing key `cancel`: end a live task; a running call is stopped."""
+    """Routing key `cancel`: end a live task; its running attempt is stopped."""
 
     routing_key: ClassVar[str] = "cancel"
 
@@ -183,25 +183,25 @@ class Cancel(WireModel):
 
 
 class Patch(WireModel):
-    """A message in which null takes something away, and what is not given stays as it is."""
+    """A message in which null removes a value and an absent field keeps its value."""
 
     def encode(self) -> bytes:
-        """The body as JSON: all that is given, null included."""
+        """Return the body as JSON: the given fields, null included."""
         return self.model_dump_json(exclude_unset=True).encode()
 
 
 class TaskPatch(Patch):
-    """Fields of a submission of which those that are given replace the present ones."""
+    """Fields of a submission; the given ones replace the values of a task."""
 
     @model_validator(mode="after")
-    def _must_leave_a_task(self) -> Self:
+    def _check_nulls(self) -> Self:
         for name in NEVER_NULL & self.model_fields_set:
             if getattr(self, name) is None:
                 raise ValueError(f"{name}: cannot be null")
         return self
 
     def given(self) -> dict[str, Any]:
-        """The fields that are given, null included, by name; without the id of the task."""
+        """Return the given fields by name, null included; without the task's id."""
         return {name: getattr(self, name) for name in self.model_fields_set - {"id"}}
 
 
@@ -209,7 +209,7 @@ NEVER_NULL = frozenset({"description", "skills", "priority", "max_attempts", "la
 
 
 class RetryPatch(TaskPatch):
-    """What is to be different when a task is tried again."""
+    """The changes to a task that is retried."""
 
     description: Text | None = None
     inputs: Json = None
@@ -225,7 +225,7 @@ class RetryPatch(TaskPatch):
 
 
 class Retry(Patch):
-    """Routing key `retry`: run a task that is over once more, with all its attempts, perhaps with other fields."""
+    """Routing key `retry`: run a finished task again, with all its attempts and optional changes."""
 
     routing_key: ClassVar[str] = "retry"
 
@@ -234,7 +234,7 @@ class Retry(Patch):
 
 
 class Update(TaskPatch):
-    """Routing key `update`: change a live task. `due` null takes the due date away."""
+    """Routing key `update`: change a live task. `due` null removes the due date."""
 
     routing_key: ClassVar[str] = "update"
 
@@ -246,9 +246,9 @@ class Update(TaskPatch):
 
 
 class AssignTask(WireModel):
-    """Routing key `assign`: give a live task to an LLM by hand. Without `llm` the coordinator assigns it again.
+    """Routing key `assign`: assign a live task to an LLM by hand. Without `llm` the coordinator chooses again.
 
-    A task that an LLM runs is moved only with `now`, and stopped there. `force` takes an LLM that nobody knows.
+    A running task moves only with `now`, which stops its attempt. `force` accepts an unknown LLM.
     """
 
     routing_key: ClassVar[str] = "assign"
@@ -260,7 +260,7 @@ class AssignTask(WireModel):
 
 
 class AnswerQuestion(WireModel):
-    """Routing key `answer`: a person's answer to what a task asks. `question` is needed only when it asks several."""
+    """Routing key `answer`: a person's answer to a question of a task. `question` is needed when several are open."""
 
     routing_key: ClassVar[str] = "answer"
 
@@ -270,7 +270,7 @@ class AnswerQuestion(WireModel):
 
 
 class ShareNote(WireModel):
-    """Routing key `share`: put a note on a board, in place of the one of that name. See `board_of`."""
+    """Routing key `share`: write a note on a board; it replaces the note of that name. See `board_of`."""
 
     routing_key: ClassVar[str] = "share"
 
@@ -281,7 +281,7 @@ class ShareNote(WireModel):
 
 
 class ReadNote(WireModel):
-    """Routing key `read`: ask for the note of that name; without a name, which notes there are."""
+    """Routing key `read`: read the note of that name; without a name, list the notes of the board."""
 
     routing_key: ClassVar[str] = "read"
 
@@ -290,15 +290,15 @@ class ReadNote(WireModel):
 
 
 def board_of(task_id: str, conversation_id: str | None) -> str:
-    """The notes board of a task: that of its conversation. Without one the task begins it, for all that it hands on."""
+    """Return the notes board of a task: its conversation, else the task itself, which its subtasks share."""
     return conversation_id or task_id
 
 
 class ManageLLM(Patch):
-    """Routing key `manage`: pause, resume or drain an LLM, or set its slots and skills. What is not given stays.
+    """Routing key `manage`: pause, resume or drain an LLM, or set its slots and skills. Absent fields keep their value.
 
-    A paused LLM finishes what it has and gets nothing new. `slots` bounds what all its instances get together;
-    `slots` or `skills` null: as its instances say. `forget` takes an LLM that is offline out of the list.
+    A paused LLM finishes its tasks and gets no new ones. `slots` limits the tasks of all its instances together;
+    null resets `slots` or `skills` to the values of its instances. `forget` removes an offline LLM from the list.
     """
 
     routing_key: ClassVar[str] = "manage"

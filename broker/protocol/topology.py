@@ -1,6 +1,6 @@
-"""What is declared on RabbitMQ, as data: exchanges, queues, bindings and their arguments.
+"""The exchanges, queues and bindings on RabbitMQ, as data.
 
-The arguments mean the same on every RabbitMQ from 3.10 to 4.x.
+The arguments have the same meaning on every RabbitMQ from 3.10 to 4.x.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,16 +18,19 @@ EVENTS = "fluffle.events"
 REJECTED = "fluffle.rejected"
 UNROUTABLE = "fluffle.unroutable"
 COORDINATOR = "fluffle.coordinator"
-REPLIES, WATCHERS = "fluffle.reply", "fluffle.watch"  # how the exclusive queues of clients begin
+REPLIES, WATCHERS = "fluffle.reply", "fluffle.watch"  # prefixes of the exclusive queues of clients
 EVERYBODY = "all"  # the address of every mailbox
 
-ECHO = "coordinator.echo"  # routing key on fluffle.status of what a coordinator tells itself
+ECHO = "coordinator.echo"  # routing key on fluffle.status of a coordinator's messages to itself
 
 DELIVERY_LIMIT = 20
-KEEP_FOREVER = 1_000_000  # deliveries: unset, 4.x drops after 20; -1 discards at once on 3.10
+KEEP_FOREVER = 1_000_000  # deliveries. Without a limit, 4.x drops after 20; a limit of -1 discards at once on 3.10
 QUERY_BACKLOG = 10_000
-INBOX, INBOX_BYTES = 1_000_000, 2 * 1024**3  # most that waits for the coordinator; what is over that is refused
-REJECTED_KEPT, REJECTED_BYTES = 100_000, 1024**3  # of these the oldest go first
+INBOX, INBOX_BYTES = (
+    1_000_000,
+    2 * 1024**3,
+)  # the most messages and bytes that wait for the coordinator; more are refused
+REJECTED_KEPT, REJECTED_BYTES = 100_000, 1024**3  # the most rejected messages and bytes; the oldest are dropped first
 
 Arguments = Mapping[str, str | int]
 
@@ -43,10 +46,10 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue. Durable and shared unless `exclusive`: then it lives as long as its connection.
+    """A queue: durable and shared, or `exclusive`, which lives as long as its connection.
 
-    RabbitMQ may take a while to see that a connection is gone, and keeps the name of an exclusive queue until then. So
-    after a reconnect a link declares it by a new name; whoever uses the link goes on with the first one.
+    RabbitMQ may notice the end of a connection late, and keeps the name of an exclusive queue until then. So a
+    connection declares the queue under a new name after a reconnect; users of the connection keep the first name.
     """
 
     name: str
@@ -56,7 +59,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Messages published to `exchange` with a key that fits `routing_key` go to `queue`."""
+    """Routes messages of `exchange` whose routing key matches `routing_key` to `queue`."""
 
     exchange: str
     routing_key: str
@@ -65,7 +68,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """All messages published to `exchange` go on to the exchange `to` as well, with their routing keys."""
+    """Routes all messages of `exchange` also to the exchange `to`, with their routing keys."""
 
     exchange: str
     to: str
@@ -73,7 +76,7 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A set of declarations, made in this order. Declaring it again changes nothing."""
+    """A set of declarations, made in this order. A repeated declaration changes nothing."""
 
     exchanges: tuple[Exchange, ...] = ()
     relays: tuple[Relay, ...] = ()
@@ -82,7 +85,7 @@ class Topology:
 
 
 def durable(name: str, limits: Arguments | None = None) -> Queue:
-    """A quorum queue whose undeliverable messages end in the rejected queue. It refuses what is over its limits."""
+    """Return a quorum queue that refuses messages over its limits; its dead letters go to the rejected queue."""
     return Queue(
         name,
         {
@@ -102,24 +105,24 @@ def _exchange(name: str, kind: str) -> Exchange:
 
 
 TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage", "answer", "share", "read", "save_report")
-LLM_REQUESTS = ("submit", "cancel", "retry", "assign", "update", "share", "read")  # of the task keys, for LLMs
+LLM_REQUESTS = ("submit", "cancel", "retry", "assign", "update", "share", "read")  # the task keys that LLMs may use
 QUERY_KEYS = ("task", "tasks", "llms", "placement", "report", "reports", "messages", "conversations")
 
 SHARED = Topology(
     exchanges=(
         Exchange(UNROUTABLE, "fanout"),
-        # Dead letters and what the coordinator has refused go to the rejected queue. What no queue has taken goes on
-        # to the coordinator first: it can answer, tell everybody, and say what was wrong.
+        # Dead letters and messages that the coordinator refused go to the rejected queue. A message that no queue
+        # takes goes to the coordinator first, which answers, publishes an event, and adds the reason.
         Exchange(REJECTED, "topic", {"alternate-exchange": UNROUTABLE}),
         Exchange(EVENTS, "topic"),
         _exchange(TASKS, "direct"),
-        # What LLMs ask for: `<llm>.<task key>`. RabbitMQ checks the routing keys of topic exchanges only.
+        # Requests of LLMs: `<llm>.<task key>`. RabbitMQ checks permissions on routing keys of topic exchanges only.
         _exchange(REQUESTS, "topic"),
         _exchange(WORK, "direct"),
         _exchange(STATUS, "topic"),
         _exchange(MESSAGES, "topic"),
-        # A message goes to the coordinator, for the history, and on to the mailboxes. What is for none of them goes to
-        # the coordinator a second time, by a queue that tells so.
+        # A message goes to the coordinator, for the history, and to the mailboxes. A message for no mailbox goes to the
+        # coordinator a second time, through the queue of undelivered messages.
         Exchange(UNDELIVERED, "fanout"),
         Exchange(MAILBOXES, "topic", {"alternate-exchange": UNDELIVERED}),
         _exchange(QUERIES, "direct"),
@@ -159,35 +162,34 @@ EXCHANGES = frozenset(exchange.name for exchange in SHARED.exchanges)
 
 
 def llm_address(name: str) -> str:
-    """The address of an LLM: its mailbox and the routing key of its work."""
+    """Return the address of an LLM: the name of its mailbox and the routing key of its assignments."""
     return f"llm.{name}"
 
 
 def work_queue(name: str) -> str:
-    """The queue of an LLM's assignments."""
+    """Return the name of the queue of an LLM's assignments."""
     return f"llm.{name}.work"
 
 
 def control_address(name: str, instance: str) -> str:
-    """The address of one instance of an LLM, and its first control queue: after a reconnect it has another one."""
+    """Return the address of an instance of an LLM: the name of its first control queue, before a reconnect."""
     return f"llm.{name}.{instance}"
 
 
 def user_address(name: str) -> str:
-    """The address of a person: their mailbox."""
+    """Return the address of a person: the name of their mailbox."""
     return f"user.{name}"
 
 
 def group_address(name: str) -> str:
-    """The address of a group: of all mailboxes that have joined it."""
+    """Return the address of a group: of all mailboxes that have joined it."""
     return f"group.{name}"
 
 
 def mailbox(address: str, groups: Iterable[str] = ()) -> Topology:
-    """The mailbox of an LLM or a person: what is sent to its address, to everybody, and to these groups.
+    """Return the mailbox of an LLM or a person, bound to its address, to everybody, and to groups.
 
-    A group that was joined before and is not named here stays joined. A person may look at a message again and again
-    without taking it.
+    The mailbox stays in groups that it joined before. A person may view a message many times without taking it.
     """
     keys = (address, EVERYBODY)
     own = (Binding(MAILBOXES, key, address) for key in keys)
@@ -196,17 +198,17 @@ def mailbox(address: str, groups: Iterable[str] = ()) -> Topology:
 
 
 def memberships(address: str, groups: Iterable[str]) -> Topology:
-    """What makes a mailbox one of these groups."""
+    """Return the bindings that make a mailbox a member of groups."""
     return Topology(bindings=tuple(membership(address, group) for group in groups))
 
 
 def membership(address: str, group: str) -> Binding:
-    """What makes a mailbox one of a group."""
+    """Return the binding that makes a mailbox a member of a group."""
     return Binding(MAILBOXES, group_address(group), address)
 
 
 def llm_topology(name: str, groups: Iterable[str] = ()) -> Topology:
-    """What all instances of an LLM share. An LLM with no more than its own rights finds it declared."""
+    """Return the declarations that the instances of an LLM share. A user with only an LLM's rights cannot make them."""
     mail = mailbox(llm_address(name), groups)
     return Topology(
         queues=(durable(work_queue(name)), *mail.queues),
@@ -215,10 +217,11 @@ def llm_topology(name: str, groups: Iterable[str] = ()) -> Topology:
 
 
 def instance_topology(name: str, instance: str, *, is_bound: bool = True) -> Topology:
-    """What an instance declares for itself alone.
+    """Return the declarations of one instance.
 
-    Orders come straight to its control queue, without a binding: who may bind to fluffle.work could bind to the
-    work of others. The binding is for answers to its messages. Where it is missing, the coordinator passes them on.
+    The coordinator publishes commands directly to the control queue, without a binding: a user who may bind to
+    fluffle.work could bind to the work of others. The binding is for answers to messages of the instance; without it,
+    the coordinator forwards them.
     """
     address = control_address(name, instance)
     bindings = (Binding(MAILBOXES, address, address),) if is_bound else ()

@@ -15,17 +15,16 @@ from broker.protocol.worker_reports import Failure, Usage
 
 
 class View(BaseModel):
-    """What the coordinator shows. A reader ignores fields that it does not know yet."""
+    """The base of answers of the coordinator. Unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class AttemptView(View):
-    """One try of a task by one LLM. Times are datetimes in UTC, `duration` is seconds.
+    """An attempt of an LLM at a task. Times are datetimes in UTC, `duration` is in seconds.
 
-    Two fields are in answers to the query `task` only: `quiet_since`, the moment since when a running attempt has sent
-    no text, if that is long ago and some could be expected; `result`, when the task was retried after this attempt had
-    completed it.
+    Two fields are only in answers to the query `task`: `quiet_since`, the time since which a running attempt has sent
+    no text, if it is unusually long ago; `result`, when the task was retried after this attempt had completed it.
     """
 
     attempt: int
@@ -45,20 +44,20 @@ class AttemptView(View):
 
 
 class ChangeView(View):
-    """Something that was done to a task: when, by whom, what."""
+    """A change of a task by a person, an LLM or the coordinator."""
 
     at: datetime
     by: str
     what: str
 
     @property
-    def told(self) -> str:
-        """What, and by whom, unless the coordinator did it of itself."""
+    def summary(self) -> str:
+        """The change and its author, unless the author is the coordinator."""
         return self.what if self.by == COORDINATOR else f"{self.what} (by {self.by})"
 
 
 class QuestionView(View):
-    """What a task asked a person. It is open as long as it has no answer."""
+    """A question of a task to a person. A question without an answer is open."""
 
     id: str
     text: str
@@ -70,10 +69,10 @@ class QuestionView(View):
 
 
 class TaskView(View):
-    """A task as it stands: the body of answers, the `data` of events, the lines of `fluffle task show --json`.
+    """The present state of a task: in answers, in the `data` of events, in `fluffle task show --json`.
 
-    `not_submitted` are those of `depends_on` that nobody has submitted. `left_out` tells which fields are left out, or
-    cut and end with `…`, because they are too large, and how many bytes each has.
+    `not_submitted` has the ids in `depends_on` of tasks that do not exist. `left_out` has the fields that are missing,
+    or cut and end with `…`, because they are too large, with the bytes of each.
     """
 
     id: str
@@ -125,7 +124,7 @@ class TaskView(View):
 
 
 class InstanceView(View):
-    """One process of an LLM, and what it says of itself."""
+    """An instance of an LLM, as it describes itself."""
 
     id: str
     model: str = ""
@@ -136,12 +135,12 @@ class InstanceView(View):
 
 
 class LLMView(View):
-    """An LLM as the coordinator knows it. `in_hand` counts assigned and running tasks of all its instances,
-    `parked` those that wait for a person or another task and hold no slot.
+    """An LLM in the coordinator's state.
 
-    `paused`, `slots_limit` and `skills_given` are what was set by hand; `skills` and `slots` are what counts.
-    `by_instance` is there when the instances do not say the same of themselves. `quiet` has the running tasks that have
-    sent no text for long, with the moment since when.
+    `in_hand` counts the assigned and running tasks of all its instances; `parked` counts tasks that wait for a person
+    or another task and hold no slot. `paused`, `slots_limit` and `skills_given` were set by hand; `skills` and `slots`
+    are the values in effect. `by_instance` is given when the instances describe themselves differently. `quiet` has
+    the running tasks that have sent no text for unusually long, with the time since when.
     """
 
     name: str
@@ -166,9 +165,9 @@ class LLMView(View):
 
 
 class TaskPage(View):
-    """Tasks without their inputs and results, and with the beginnings of long texts.
+    """Tasks without their inputs and results; long texts are cut.
 
-    `next` is the `before` of the following page, None on the last one. A page ends early when it holds much.
+    `next` is the `before` of the following page, None on the last page. A page with much data ends early.
     """
 
     tasks: list[TaskView]
@@ -176,14 +175,14 @@ class TaskPage(View):
 
 
 class LLMList(View):
-    """LLMs by name. `next` is the `after` of the following page, None on the last one."""
+    """LLMs by name. `next` is the `after` of the following page, None on the last page."""
 
     llms: list[LLMView]
     next: str | None = None
 
 
 class NoteView(View):
-    """A note on a board. `content` is there when it was asked for."""
+    """A note on a board. `content` is given when the query names the note."""
 
     name: str
     by: str
@@ -192,13 +191,13 @@ class NoteView(View):
 
 
 class NoteList(View):
-    """The answer to `read`: the note that was asked for, or all of the board by name, without what they say."""
+    """The answer to `read`: the requested note, or all notes of the board by name, without their contents."""
 
     notes: list[NoteView]
 
 
 class MessageView(View):
-    """A message of the history. `delivered` is false when no mailbox was found for it."""
+    """A message of the history. `delivered` is false when no mailbox took the message."""
 
     id: str
     sender: str
@@ -212,14 +211,14 @@ class MessageView(View):
 
 
 class MessagePage(View):
-    """Messages of the history. `next` is the `before` of the following page, None on the last one."""
+    """Messages of the history. `next` is the `before` of the following page, None on the last page."""
 
     messages: list[MessageView]
     next: int | None = None
 
 
 class ConversationView(View):
-    """A conversation: how many messages it has, and the last of them. `left_out` of that as in a TaskView."""
+    """A conversation: the number of its messages, and the last one. `left_out` of the last one as in a TaskView."""
 
     id: str
     count: int
@@ -228,14 +227,14 @@ class ConversationView(View):
 
 
 class ConversationPage(View):
-    """Conversations. `next` is the `before` of the following page, None on the last one."""
+    """Conversations. `next` is the `before` of the following page, None on the last page."""
 
     conversations: list[ConversationView]
     next: int | None = None
 
 
 class Placement(View):
-    """Who would get a task: its status at once, the LLM if one has a slot for it, and why, or why not yet."""
+    """The result of a dry run: the status that the task would get, the LLM if one has a free slot, and the reason."""
 
     status: Status
     llm: str | None = None
@@ -243,7 +242,7 @@ class Placement(View):
 
 
 class NamedReport(View):
-    """A report that there is: a predefined one with its meaning, or one that somebody has saved."""
+    """The definition of a report: a predefined one with its meaning, or a saved one."""
 
     name: str
     meaning: str = ""
@@ -272,9 +271,9 @@ class ReportColumn(View):
 
 
 class ReportView(View):
-    """A report: its rows by the names of its columns; in `values` the figures of one with a shape of its own.
+    """The figures of a report: its rows by the names of its columns; `values` has the figures of a special shape.
 
-    Durations are seconds. `left_out` counts the rows past the limit.
+    Durations are in seconds. `left_out` counts the rows beyond the limit.
     """
 
     name: str
@@ -294,14 +293,14 @@ class ReportView(View):
 
 
 class ErrorDetail(WireModel):
-    """One error in a rejected message: its path and what is wrong."""
+    """A problem of a rejected message: its path and what is wrong."""
 
     path: str
     message: str
 
 
 class Rejection(WireModel):
-    """Type `task.rejected` or `query.rejected`."""
+    """The answer to a request that the coordinator refuses: type `task.rejected` or `query.rejected`."""
 
     id: str | None = None
     errors: list[ErrorDetail]

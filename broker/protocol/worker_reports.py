@@ -27,20 +27,20 @@ MOST_ERROR_TYPE, MOST_ERROR_MESSAGE = 200, 2_000  # characters that are kept
 
 
 class WorkerReport(WireModel):
-    """What a worker says, and what that is made of. A newer worker, or another's, may say more than is known here."""
+    """The base of reports and their parts. Unknown fields are ignored: a newer worker may send more."""
 
     ignores_unknown: ClassVar[bool] = True
 
 
 class RunningTask(WorkerReport):
-    """A task that an instance has in hand."""
+    """A task that an instance holds: claimed and not finished."""
 
     task_id: TaskId
     attempt: Annotated[int, Field(ge=1)]
 
 
 class Presence(WorkerReport):
-    """Routing keys `<name>.hello` and `<name>.beat`: who is there, what it can do, what it has in hand."""
+    """Routing keys `<name>.hello` and `<name>.beat`: an instance of an LLM, its abilities and its tasks."""
 
     dispensable: ClassVar[frozenset[str]] = frozenset({"model", "description"})
 
@@ -56,14 +56,14 @@ class Presence(WorkerReport):
 
 
 class Goodbye(WorkerReport):
-    """Routing key `<name>.goodbye`: this instance leaves; it has nothing in hand."""
+    """Routing key `<name>.goodbye`: this instance leaves; it holds no task."""
 
     name: Name
     instance: Name
 
 
 class Claim(WorkerReport):
-    """Routing key `<name>.claim`: the instance takes this attempt. Confirmed before the assignment is acked."""
+    """Routing key `<name>.claim`: the instance takes this attempt. Confirmed before the worker acks the assignment."""
 
     dispensable: ClassVar[frozenset[str]] = frozenset({"at"})
 
@@ -74,7 +74,7 @@ class Claim(WorkerReport):
 
 
 class Progress(WorkerReport):
-    """Routing key `<name>.progress`: text as it comes, a fraction done, or a note."""
+    """Routing key `<name>.progress`: the next piece of text, the share that is done, or a note."""
 
     dispensable: ClassVar[frozenset[str]] = frozenset({"fraction", "note"})
 
@@ -87,7 +87,7 @@ class Progress(WorkerReport):
 
 
 class Question(WorkerReport):
-    """What an LLM asks a person while it works. `id` is unique in its task; an answer is one of `choices`, if given."""
+    """A question of an LLM to a person. `id` is unique in its task; the answer is one of `choices`, if given."""
 
     id: TaskId
     text: Annotated[Text, Field(max_length=MAX_TEXT)]
@@ -95,7 +95,7 @@ class Question(WorkerReport):
 
 
 class WaitReport(WorkerReport):
-    """Routing key `<name>.wait`: the attempt waits and needs no slot, for a person if it brings a question."""
+    """Routing key `<name>.wait`: the attempt waits without a slot; for a person if there is a question."""
 
     task_id: TaskId
     attempt: Annotated[int, Field(ge=1)]
@@ -104,7 +104,7 @@ class WaitReport(WorkerReport):
 
 
 class ResumeReport(WorkerReport):
-    """Routing key `<name>.resume`: the attempt goes on as soon as the instance has a slot, and asks nobody any more."""
+    """Routing key `<name>.resume`: the attempt continues when the instance has a free slot; its question is closed."""
 
     task_id: TaskId
     attempt: Annotated[int, Field(ge=1)]
@@ -112,7 +112,7 @@ class ResumeReport(WorkerReport):
 
 
 class Failure(WorkerReport):
-    """Why an attempt or a task failed. `retryable` tells whether another attempt may help. Long texts are cut."""
+    """Why an attempt or a task failed. `retryable`: another attempt may succeed. Long texts are cut."""
 
     dispensable: ClassVar[frozenset[str]] = frozenset({"message"})
 
@@ -122,7 +122,7 @@ class Failure(WorkerReport):
 
 
 class Usage(WorkerReport):
-    """What an attempt used; None where unknown."""
+    """The tokens and the cost of an attempt; None where unknown."""
 
     dispensable: ClassVar[frozenset[str]] = frozenset({"input_tokens", "output_tokens", "cost_usd"})
 
@@ -148,12 +148,12 @@ class Result(WorkerReport):
     usage: Usage | None = None
 
     @model_validator(mode="after")
-    def _failures_have_a_reason(self) -> Self:
+    def _check_error(self) -> Self:
         if self.outcome == "failed" and self.error is None:
-            raise ValueError("error: a failed result needs an error")
+            raise ValueError("error: required when the outcome is failed")
         return self
 
 
 def skills_in_text(levels: Mapping[str, float]) -> str:
-    """Skills as `fluffle worker --skills` takes them, such as `python=0.9,review`: a level of 1 is left out."""
+    """Return skills in the form of `fluffle worker --skills`, such as `python=0.9,review`: without levels of 1."""
     return ",".join(tag if level == 1 else f"{tag}={level:g}" for tag, level in sorted(levels.items()))

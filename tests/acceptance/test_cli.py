@@ -140,8 +140,10 @@ def test_a_schema_that_is_none_is_told_before_an_llm_tries(shell: Shell) -> None
 
 
 def test_what_the_protocol_forbids_is_named(shell: Shell) -> None:
-    assert shell.error("task", "submit", "x", "--label", "Upper").startswith("labels.0: is no tag: a-z, 0-9 and ")
-    assert shell.error("task", "submit", "x", "--id", "with space").startswith("id: is no id: 1 to 64 of ")
+    assert shell.error("task", "submit", "x", "--label", "Upper").startswith(
+        "labels.0: must be 1-63 characters: a-z, 0-9 or "
+    )
+    assert shell.error("task", "submit", "x", "--id", "with space").startswith("id: must be 1-64 characters: ")
 
 
 LATIN_1 = b"caf\xe9".decode(errors="surrogateescape")  # an argument that is not UTF-8, as Python gets it
@@ -162,7 +164,7 @@ LATIN_1 = b"caf\xe9".decode(errors="surrogateescape")  # an argument that is not
     ],
 )
 def test_text_that_is_not_utf8_is_refused_with_its_place(shell: Shell, command: tuple[str, ...], path: str) -> None:
-    assert shell.error(*command).startswith(f"{path}cannot be UTF-8")
+    assert shell.error(*command).startswith(f"{path}cannot be encoded as UTF-8")
 
 
 def test_a_failed_task_has_its_own_exit_code(shell: Shell) -> None:

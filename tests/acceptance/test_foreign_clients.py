@@ -284,7 +284,7 @@ def test_the_zero_time_of_go_is_no_moment(client: Amqp, moment: str) -> None:
 @pytest.mark.parametrize("field", ["due", "not_before"])
 def test_a_moment_before_1970_is_refused(client: Amqp, field: str) -> None:
     client.submit(TASK | {field: "1969-12-31T23:59:59Z"}, reply_to=ANSWERS)
-    assert errors(client) == {field: "is before 1970: leave it out where there is no such moment"}
+    assert errors(client) == {field: "must not be before 1970; leave the field out to set no time"}
 
 
 # -- where messages come from, and where answers go -----------------------------------------------------------------

@@ -461,12 +461,12 @@ def test_permissions_that_somebody_has_changed_are_seen_and_repaired(rabbitmq: N
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("llm",), "say which"),
-        (("web", "other"), "no other name"),
-        (("llm", "Atlas"), "is no name"),
+        (("llm",), "NAME is missing"),
+        (("web", "other"), "takes no NAME"),
+        (("llm", "Atlas"), "must be 1-63 characters"),
         (("client", "coordinator"), "is reserved"),
         (("client", "atlas"), "is the user of an LLM"),
-        (("llm", "fluffle"), "that Fluffle has not made"),
+        (("llm", "fluffle"), "was not created by Fluffle"),
     ],
 )
 def test_a_grant_that_makes_no_sense_says_why(rights: Rights, arguments: tuple[str, ...], told: str) -> None:

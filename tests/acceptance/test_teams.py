@@ -205,10 +205,10 @@ def test_a_group_survives_the_coordinator(client: SyncClient, shell: Shell, team
 
 
 def test_what_makes_no_team_is_told_by_its_path(shell: Shell) -> None:
-    assert "mode: say how the assignees work together" in shell.error("task", "submit", "x", "--assignees", "ana,bea")
-    assert "vote.weights: dora is not among the assignees" in shell.error(
+    assert "mode: required with assignees" in shell.error("task", "submit", "x", "--assignees", "ana,bea")
+    assert "vote.weights: dora is not one of the assignees" in shell.error(
         *("task", "submit", "x", "--assignees", "ana,bea", "--mode", "vote", "--choice", "a", "--choice", "b"),
         *("--weights", "dora=2"),
     )
     assert "reviewer: no LLM named nobody" in shell.error("task", "submit", "x", "--reviewer", "nobody")
-    assert "ana would review its own work" in shell.error("task", "submit", "x", "-a", "ana", "--reviewer", "ana")
+    assert "ana cannot review its own work" in shell.error("task", "submit", "x", "-a", "ana", "--reviewer", "ana")

@@ -203,21 +203,21 @@ async def test_a_task_that_cannot_be_sent_is_rejected_and_the_others_go_on(clien
     assert [problem.path for problem in described.problems] == ["description"]
     assert isinstance(with_inputs, TaskRejected)
     assert [problem.path for problem in with_inputs.problems] == ["inputs"]
-    with pytest.raises(TaskRejected, match="inputs: cannot be UTF-8"):
+    with pytest.raises(TaskRejected, match="inputs: cannot be encoded as UTF-8"):
         await client.submit(changed)
 
 
 @pytest.mark.parametrize("bad", [{"a": "\ud83d"}, {"\udc00": 1}, {"a": [{"b": ["\ud83d"]}]}])
 async def test_text_that_utf8_cannot_carry_is_rejected_with_its_path(client: Client, bad: dict[str, Any]) -> None:
-    with pytest.raises(TaskRejected, match=r"^metadata: cannot be UTF-8"):
+    with pytest.raises(TaskRejected, match=r"^metadata: cannot be encoded as UTF-8"):
         await client.update("some-task", metadata=bad)
-    with pytest.raises(TaskRejected, match=r"^changes.metadata: cannot be UTF-8"):
+    with pytest.raises(TaskRejected, match=r"^changes.metadata: cannot be encoded as UTF-8"):
         await client.retry("some-task", metadata=bad)
-    with pytest.raises(TaskRejected, match=r"^inputs: cannot be UTF-8"):
+    with pytest.raises(TaskRejected, match=r"^inputs: cannot be encoded as UTF-8"):
         await client.submit("x", inputs=bad)
-    with pytest.raises(TaskRejected, match=r"^output_schema: cannot be UTF-8"):
+    with pytest.raises(TaskRejected, match=r"^output_schema: cannot be encoded as UTF-8"):
         await client.submit("x", output_schema=bad)
-    with pytest.raises(MessageRejected, match=r"^metadata: cannot be UTF-8"):
+    with pytest.raises(MessageRejected, match=r"^metadata: cannot be encoded as UTF-8"):
         await client.send("llm.obi", "x", metadata=bad)
 
 

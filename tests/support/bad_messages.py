@@ -98,18 +98,22 @@ FIELDS = {
     "no description": Bad({}, path="description", says="required"),
     "empty description": Bad(task(description=""), path="description", says="is empty"),
     "a number as description": Bad(task(description=5), path="description", says="string"),
-    "NUL in the description": Bad(task(description="a\0b"), path="description", says="has a NUL in it"),
+    "NUL in the description": Bad(task(description="a\0b"), path="description", says="must not contain NUL characters"),
     "unknown field": Bad(task(colour="red"), path="colour", says="unknown field"),
     "priority as text": Bad(task(priority="7"), path="priority", says="integer"),
     "priority 10": Bad(task(priority=10), path="priority", says="less than or equal to 9"),
     "priority 1.5": Bad(task(priority=1.5), path="priority", says="integer"),
     "a text for a list": Bad(task(skills="python"), path="skills", says="array"),
-    "a skill in capitals": Bad(task(skills=["ok", "Python"]), path="skills.1", says="is no tag"),
+    "a skill in capitals": Bad(
+        task(skills=["ok", "Python"]), path="skills.1", says="must be 1-63 characters: a-z, 0-9 or any of"
+    ),
     "65 skills": Bad(task(skills=[f"s{n}" for n in range(65)]), path="skills", says="at most 64"),
     "skills that are too long together": Bad(
         task(skills=[f"{n:063}" for n in range(64)]), path="skills", says="too many"
     ),
-    "a name with a blank": Bad(task(assignee="my llm"), path="assignee", says="is no name"),
+    "a name with a blank": Bad(
+        task(assignee="my llm"), path="assignee", says='must be 1-63 characters: a-z, 0-9 or "-"'
+    ),
     "an LLM that nobody knows": Bad(task(assignee="nobody"), path="assignee", says="no LLM named nobody"),
     "due without offset": Bad(task(due="2026-12-01T09:00:00"), path="due", says="timezone"),
     "due in month 13": Bad(task(due="2026-13-01T09:00:00Z"), path="due", says="month"),
@@ -120,10 +124,10 @@ FIELDS = {
     "no attempts": Bad(task(max_attempts=0), path="max_attempts", says="greater than or equal to 1"),
     "an object for labels": Bad(task(labels={}), path="labels", says="array"),
     "a list for metadata": Bad(task(metadata=[]), path="metadata", says="object"),
-    "an id of 65 letters": Bad(task(id="x" * 65), path="id", says="is no id"),
-    "an empty id": Bad(task(id=""), path="id", says="is no id"),
-    "an id with a blank": Bad(task(id="a b"), path="id", says="is no id"),
-    "a dependency of 65 letters": Bad(task(depends_on=["x" * 65]), path="depends_on.0", says="is no id"),
+    "an id of 65 letters": Bad(task(id="x" * 65), path="id", says="must be 1-64 characters"),
+    "an empty id": Bad(task(id=""), path="id", says="must be 1-64 characters"),
+    "an id with a blank": Bad(task(id="a b"), path="id", says="must be 1-64 characters"),
+    "a dependency of 65 letters": Bad(task(depends_on=["x" * 65]), path="depends_on.0", says="must be 1-64 characters"),
     "1,001 dependencies": Bad(task(depends_on=[f"t{n}" for n in range(1001)]), path="depends_on", says="at most 1000"),
     "a task that waits for itself": Bad(task(id="me", depends_on=["me"]), says="a cycle: me -> me"),
     "a task that waits for its own message id": Bad(
@@ -131,7 +135,7 @@ FIELDS = {
     ),
     "a cancel without an id": Bad({}, key="cancel", path="id", says="required"),
     "a cancel that is no object": Bad([], key="cancel", says="object"),
-    "a retry of an impossible id": Bad({"id": "a b"}, key="retry", path="id", says="is no id"),
+    "a retry of an impossible id": Bad({"id": "a b"}, key="retry", path="id", says="must be 1-64 characters"),
     "an update to nothing": Bad({"id": "t", "priority": None}, key="update", says="priority"),
     "slots below zero": Bad({"llm": "worker", "slots": -1}, key="manage", path="slots", says="greater than or equal"),
 }
@@ -264,7 +268,7 @@ def message(body: Any = None, key: str | bytes = "llm.worker", **expected: Any) 
 
 
 MESSAGES = {
-    f"a message to {key[:20]!r}": message(key=key, says="is no address")
+    f"a message to {key[:20]!r}": message(key=key, says="must be an address")
     for key in ("nonsense", "task.submit", "a.b.c.d.e.f", "", "llm.Worker", "x" * 255, b"\xff" * 255)
 } | {
     "a message to an LLM that never was": message(key="llm.nobody", path="receiver", says="no worker of that name"),
@@ -279,9 +283,9 @@ MESSAGES = {
     "a message of nothing": message({}, path="content", says="required"),
     "a message of bytes": message(bytes(range(256)), says="JSON"),
     "a message without text": message({**HELLO, "content": ""}, path="content", says="is empty"),
-    "a message with NUL": message({**HELLO, "content": "a\0"}, path="content", says="has a NUL in it"),
+    "a message with NUL": message({**HELLO, "content": "a\0"}, path="content", says="must not contain NUL characters"),
     "a message of nobody": message({"content": "hello"}, path="sender", says="required"),
-    "a message of a group": message({**HELLO, "sender": "group.x"}, path="sender", says="is no address"),
+    "a message of a group": message({**HELLO, "sender": "group.x"}, path="sender", says="must be an address"),
     "a message to somebody else": message(
         {**HELLO, "receiver": "user.bo"}, path="receiver", says="the routing key says 'llm.worker'"
     ),

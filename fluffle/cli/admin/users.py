@@ -67,7 +67,7 @@ def grant(*, role: str, name: str | None, out: Path | None, new_password: bool, 
     password = users.grant(
         administration(settings), vhost(url), kind, user, with_password=not certificate, renew=new_password
     )
-    click.echo(f"{user} may use RabbitMQ at {where} as {kind.told}.")
+    click.echo(f"{user} may use RabbitMQ at {where} as {kind.label}.")
     if certificate:
         click.echo(f"It logs in with a client certificate whose common name is {user}, and FLUFFLE_TLS_LOGIN=true.")
     elif password is None:
@@ -102,7 +102,7 @@ def revoke(*, name: str) -> None:
             await link.delete(queues=revoked.queues, exchanges=revoked.exchanges)
 
     asyncio.run(delete())
-    click.echo(f"{name}, {revoked.role.told}, may not use RabbitMQ any more.")
+    click.echo(f"{name}, {revoked.role.label}, may not use RabbitMQ any more.")
     if deleted := [*revoked.queues, *revoked.exchanges]:
         click.echo(f"Deleted: {', '.join(deleted)}")
 

@@ -149,7 +149,7 @@ def _rules(vote: dict[str, Any]) -> str:
 def timeline(view: "TaskView") -> list[Line]:
     """What happened to a task, in order: its own moments, those of its attempts, and what was done to it."""
     lines = [(view.submitted_at, "submitted" + (f" by {view.submitted_by}" if view.submitted_by else ""))]
-    lines += [(change.at, change.told) for change in view.history]
+    lines += [(change.at, change.summary) for change in view.history]
     if view.ready_at:
         lines.append((view.ready_at, "ready"))
     for attempt in view.attempts:

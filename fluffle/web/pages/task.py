@@ -314,7 +314,7 @@ def build_question(context: PageContext, view: TaskView, question: QuestionView)
 
 def timeline(view: TaskView) -> list[tuple[datetime, str]]:
     """What happened when, latest first."""
-    lines = [(change.at, change.told) for change in view.history]
+    lines = [(change.at, change.summary) for change in view.history]
     if view.ready_at:
         lines.append((view.ready_at, "ready"))
     for attempt in view.attempts:

@@ -59,7 +59,7 @@ def test_ten_thousand_levels_are_an_error_of_the_whole() -> None:
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", '[0, {"a": 1e400}]'])
 def test_a_number_beyond_all_numbers_is_an_error_at_its_path(number: str) -> None:
-    assert errors(Submission, submission(number.encode())) == {"inputs": "has a number that is out of range"}
+    assert errors(Submission, submission(number.encode())) == {"inputs": "contains a number that is out of range"}
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
@@ -87,27 +87,27 @@ CHOICES = {"choices": ["a", "b"]}
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"mode": None}, "mode: say how the assignees work together: any, all, vote or relay"),
-        ({"mode": "all", "assignee": "ana"}, "assignees: give assignee or assignees, not both"),
+        ({"mode": None}, "mode: required with assignees: any, all, vote or relay"),
+        ({"mode": "all", "assignee": "ana"}, "assignees: give either assignee or assignees"),
         ({"mode": "all", "assignees": []}, "mode: all needs assignees"),
-        ({"mode": "all", "assignees": ["ana", "ana"]}, "assignees: ana is there twice"),
-        ({"mode": "any", "excluded": ["bea"]}, "excluded: bea is to work on it"),
+        ({"mode": "all", "assignees": ["ana", "ana"]}, "assignees: ana appears twice"),
+        ({"mode": "any", "excluded": ["bea"]}, "excluded: bea is also asked to work on the task"),
         ({"mode": "vote"}, "mode: vote needs vote.choices or vote.judge"),
-        ({"mode": "all", "vote": CHOICES}, "vote: goes with the mode vote"),
-        ({"mode": "vote", "vote": {"judge": "ana"}}, "vote.judge: ana has a vote already"),
-        ({"mode": "vote", "vote": {**CHOICES, "quorum": 3}}, "vote.quorum: there are 2 assignees"),
-        ({"mode": "vote", "vote": {**CHOICES, "weights": {"cem": 2}}}, "vote.weights: cem is not among the assignees"),
+        ({"mode": "all", "vote": CHOICES}, "vote: only with mode vote"),
+        ({"mode": "vote", "vote": {"judge": "ana"}}, "vote.judge: ana is an assignee, who votes already"),
+        ({"mode": "vote", "vote": {**CHOICES, "quorum": 3}}, "vote.quorum: must be at most 2, the number of assignees"),
+        ({"mode": "vote", "vote": {**CHOICES, "weights": {"cem": 2}}}, "vote.weights: cem is not one of the assignees"),
         (
             {"mode": "vote", "vote": CHOICES, "output_schema": {}},
-            "output_schema: a vote for choices has one of its own",
+            "output_schema: a vote with choices has a fixed output schema",
         ),
-        ({"mode": "all", "max_rounds": 2}, "max_rounds: goes with a reviewer"),
-        ({"mode": "any", "reviewer": "ana"}, "reviewer: ana would review its own work"),
-        ({"mode": "all", "reviewer": "cem"}, "reviewer: the mode all has no one result to review"),
-        ({"mode": "all", "depends_on": [str(n) for n in range(901)]}, "depends_on: a task for several LLMs may"),
-        ({"mode": "vote", "vote": {}}, "needs choices to count the votes for, or a judge who decides, and not both"),
-        ({"mode": "vote", "vote": {"choices": ["a", "a"]}}, "choices: each may be there once"),
-        ({"mode": "vote", "vote": {"judge": "cem", "weights": {"ana": 2}}}, "weights: a judge weighs the answers"),
+        ({"mode": "all", "max_rounds": 2}, "max_rounds: only with a reviewer"),
+        ({"mode": "any", "reviewer": "ana"}, "reviewer: ana cannot review its own work"),
+        ({"mode": "all", "reviewer": "cem"}, "reviewer: mode all has no single result to review"),
+        ({"mode": "all", "depends_on": [str(n) for n in range(901)]}, "depends_on: a group task can have at most"),
+        ({"mode": "vote", "vote": {}}, "needs either choices or a judge"),
+        ({"mode": "vote", "vote": {"choices": ["a", "a"]}}, "choices: must differ from each other"),
+        ({"mode": "vote", "vote": {"judge": "cem", "weights": {"ana": 2}}}, "weights: only with choices"),
         ({"mode": "vote", "vote": {**CHOICES, "weights": {"ana": 0}}}, "Input should be greater than 0"),
     ],
 )

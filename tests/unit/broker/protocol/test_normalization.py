@@ -149,7 +149,7 @@ def test_what_decides_is_exact_and_nothing_else_is_complained_of(
 
 
 def test_a_number_beyond_all_numbers_stays_an_error_of_the_result() -> None:
-    with pytest.raises(DecodeError, match="result: has a number that is out of range"):
+    with pytest.raises(DecodeError, match="result: contains a number that is out of range"):
         decode(Result, b'{"pid": 7, ' + json.dumps(RESULT).encode()[1:].replace(b'"done"', b"1e999"))
 
 

@@ -38,14 +38,14 @@ def test_a_name_like_nothing_is_refused_with_all_that_there_are() -> None:
     ("where", "path", "told"),
     [
         ({"status": ("complete",)}, "where.status", "there is no status 'complete'; did you mean completed?"),
-        ({"priority": (10,)}, "where.priority", "is a number from 0 to 9"),
-        ({"priority": (True,)}, "where.priority", "is a number from 0 to 9"),
-        ({"priority": ("4",)}, "where.priority", "is a number from 0 to 9"),
-        ({"overdue": ("yes",)}, "where.overdue", "is true or false"),
-        ({"llm": ("a\0",)}, "where.llm", "is a text without NUL"),
-        ({"llm": (1,)}, "where.llm", "is a text without NUL"),
-        ({"llm": ()}, "where.llm", "has to have 1 to 100 values"),
-        ({"day": ("2026-12-01",)}, "where.day", "a span of time is given by since and until"),
+        ({"priority": (10,)}, "where.priority", "must be a number from 0 to 9"),
+        ({"priority": (True,)}, "where.priority", "must be a number from 0 to 9"),
+        ({"priority": ("4",)}, "where.priority", "must be a number from 0 to 9"),
+        ({"overdue": ("yes",)}, "where.overdue", "must be true or false"),
+        ({"llm": ("a\0",)}, "where.llm", "must be text without NUL characters"),
+        ({"llm": (1,)}, "where.llm", "must be text without NUL characters"),
+        ({"llm": ()}, "where.llm", "must have 1 to 100 values"),
+        ({"day": ("2026-12-01",)}, "where.day", "use since and until to filter by time"),
     ],
 )
 def test_a_filter_that_nothing_can_fit_is_refused(where: Filters, path: str, told: str) -> None:

@@ -350,4 +350,4 @@ def test_a_group_is_not_retried_with_what_contradicts_it(core: Core) -> None:
     begin(core, vote())
     core.handle(cancelled("v"))
     [problem] = refusals(core.handle(RetryRequested("v", changes={"output_schema": {}})))
-    assert "a vote for choices has one of its own" in problem.message
+    assert "a vote with choices has a fixed output schema" in problem.message
