@@ -39,6 +39,7 @@ from coordinator.storage.store import Store
 from coordinator.telemetry.counters import Counters
 from coordinator.telemetry.rate_limited_log import RateLimitedLog, log_refusals_and_losses
 from coordinator.telemetry.snapshot import LLMs, LLMSnapshot
+from coordinator.undelivered import advice_for
 
 if TYPE_CHECKING:
     from coordinator.telemetry.tracing import CoordinatorTracing
@@ -99,6 +100,7 @@ class BatchProcessor:
             expertise=Expertise() if suggest_skills else None,
             require_identity=require_identity,
             learn_quality=learn_quality,
+            advice_for=advice_for,
             window=WINDOW,
         )
         self._store = store

@@ -69,7 +69,8 @@ class MachineOptions:
 
     `policy` makes the policy of one machine. With `expertise`, tasks that name no skills get those that their text
     suggests. With `require_identity`, not every user may ask for everything (see authorization). With `learn_quality`,
-    the scores of reviews and votes count when tasks are assigned.
+    the scores of reviews and votes count when tasks are assigned. `advice_for` returns what a sender can do about an
+    address that has no mailbox.
     """
 
     lease: Micros
@@ -77,6 +78,7 @@ class MachineOptions:
     expertise: Expertise | None = None
     require_identity: bool = False
     learn_quality: bool = True
+    advice_for: Callable[[str], str] | None = None
     window: int = WINDOW
 
 
@@ -96,7 +98,7 @@ class Machine:
         self._work = AttemptReports(self.board)
         self._questions = Questions(self.board)
         self._notes = Notes(self.board)
-        self._mail = Chat(self.board)
+        self._chat = Chat(self.board, options.advice_for)
         self._policy = options.policy()
         self._looked_at = EPOCH
 
@@ -255,7 +257,7 @@ class Machine:
             case ClockSet(by):
                 self._clock_set(by)
             case MessageSent() | MessageUndelivered():
-                self._mail.handle(event, now)
+                self._chat.handle(event, now)
             case CancelRequested():
                 self._control.cancel(event, now)
             case RetryRequested():

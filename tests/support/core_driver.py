@@ -59,6 +59,7 @@ from coordinator.core.scheduling.earliest_finish import EarliestFinish
 from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import DEFAULT_PRIORITY, Rank, Task
 from coordinator.core.transaction import take_over, transaction
+from coordinator.undelivered import advice_for
 from tests.support.invariants import check_forgotten, check_invariants
 
 T0 = Instant(1_800_000_000_000_000)
@@ -213,6 +214,7 @@ class Core:
             policy=EarliestFinish if policy is None else lambda: policy,
             expertise=expertise,
             learn_quality=learn_quality,
+            advice_for=advice_for,
             window=window,
         )
         self.at = 0.0
