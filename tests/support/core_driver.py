@@ -260,7 +260,7 @@ class Core:
     def _check_slots(self, commands: list[Command]) -> None:
         """Late binding: an LLM that was just given work has no more of it than slots, all its instances together."""
         for name in {command.llm for command in commands if isinstance(command, SendAssignment)}:
-            llm = self.machine.board.llms[name]
+            llm = self.machine.state.llms[name]
             working = sum(i.working for i in llm.instances.values() if not i.draining)
             assert len(llm.unclaimed) + working <= llm.slots, f"{name} has more than its {llm.slots} slots can do"
 

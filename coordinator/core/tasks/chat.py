@@ -19,9 +19,9 @@ OF_EACH = 100  # such answers
 class Chat:
     """Keeps what was said, and brings back or sends on what has found no mailbox."""
 
-    def __init__(self, board: CoreState, advice_for: Callable[[str], str] | None) -> None:
+    def __init__(self, state: CoreState, advice_for: Callable[[str], str] | None) -> None:
         """`advice_for` returns what the sender can do about a receiver that has no mailbox."""
-        self._state = board
+        self._state = state
         self._advice_for = advice_for
         self._answers: dict[str, list[str]] = {}  # ids by the id of what they answer
         self._early: Counter[str] = Counter()  # without ids and mailboxes: how many came only as undelivered so far

@@ -48,13 +48,13 @@ def test_more_tasks_than_fit_into_memory_are_done_in_order() -> None:
     core = Core(window=10)
     for n in range(100):
         core.handle(submitted(f"t{n:03}", priority=n % 3))
-        assert len(core.machine.board.tasks) <= 20
+        assert len(core.machine.state.tasks) <= 20
     done = []
     core.handle(seen("atlas", slots=3))
     while work := core.database.in_hand():
         done += sorted(task.id for task in work)
         core.handle(*(completed(task.id) for task in work))
-        assert len(core.machine.board.tasks) <= 20
+        assert len(core.machine.state.tasks) <= 20
     by_rank = sorted(range(100), key=lambda n: (-(n % 3), n))
     assert sorted(done) == sorted(f"t{n:03}" for n in by_rank)
     for third, priority in zip((done[:33], done[33:66], done[66:]), (2, 1, 0), strict=True):
@@ -65,7 +65,7 @@ def test_tasks_that_make_room_for_more_urgent_ones_leave_memory() -> None:
     core = Core(window=10)
     for n in range(200):
         core.handle(submitted(f"t{n:03}", due=1000 - n))
-        assert len(core.machine.board.tasks) <= 20
+        assert len(core.machine.state.tasks) <= 20
     commands = core.handle(seen("atlas", slots=5))
     assert [task_id for task_id, _, _ in assignments(commands)] == [f"t{n}" for n in range(199, 194, -1)]
 
@@ -95,17 +95,17 @@ def test_submitted_and_cancelled_tasks_leave_nothing_in_memory(core: Core) -> No
     core.handle(submitted("first"))
     for n in range(1000):
         core.handle(submitted(f"t{n}"), cancelled(f"t{n}"))
-    [lane] = core.machine.board.ready.lanes()
+    [lane] = core.machine.state.ready.lanes()
     assert len(lane.order) < 200
-    assert list(core.machine.board.tasks) == ["first"]
+    assert list(core.machine.state.tasks) == ["first"]
 
 
 def test_tasks_that_no_llm_can_do_leave_memory_when_there_are_many() -> None:
     core = Core(window=2)
     core.handle(*(submitted(f"t{n}", skills=[f"s{n % 3}"]) for n in range(9)))
-    assert core.machine.board.tasks == {}
+    assert core.machine.state.tasks == {}
     core.handle(submitted("late", skills=["s0"]), submitted("urgent", skills=["s0"], priority=9), cancelled("t3"))
-    assert core.machine.board.tasks == {}
+    assert core.machine.state.tasks == {}
     core.handle(seen("atlas", slots=9, skills=["s0"]))
     commands = [command for _ in range(9) for command in core.tick(at=core.at)]
     assert [task_id for task_id, _, _ in assignments(commands)] == ["urgent", "t0", "t6", "late"]
@@ -117,17 +117,17 @@ def test_tasks_for_llms_that_have_gone_leave_memory_when_there_are_many_until_on
     core.handle(*map(seen, names))
     core.handle(*map(left, names))
     core.handle(*(submitted(f"t{n}", assignee=names[n % 3]) for n in range(6)))
-    assert core.machine.board.tasks == {}
+    assert core.machine.state.tasks == {}
     core.restart()
     core.tick(at=1)
-    assert core.machine.board.tasks == {}
+    assert core.machine.state.tasks == {}
     core.handle(seen("bela", slots=9))
     assert assignments(core.tick(at=2)) == [("t1", 1, "bela"), ("t4", 1, "bela")]
 
 
 def test_lanes_that_no_llm_can_serve_are_not_kept_when_there_are_many(core: Core) -> None:
     core.handle(*(submitted(f"t{n}", skills=[f"s{n}"]) for n in range(600)))
-    assert core.machine.board.ready.lanes() == []
+    assert core.machine.state.ready.lanes() == []
     core.handle(seen("atlas", slots=2, skills=["s7", "s8"]))
     assert [task_id for task_id, _, _ in assignments(core.tick(at=1))] == ["t7", "t8"]
 
@@ -135,7 +135,7 @@ def test_lanes_that_no_llm_can_serve_are_not_kept_when_there_are_many(core: Core
 def test_a_lane_without_tasks_is_forgotten(core: Core) -> None:
     core.handle(*(submitted(f"t{n}", skills=[f"s{n}"]) for n in range(600)))
     core.handle(*(cancelled(f"t{n}") for n in range(600)))
-    assert core.machine.board.ready.lanes() == []
+    assert core.machine.state.ready.lanes() == []
 
 
 def test_a_thousand_tasks_in_a_row_end_with_the_first(core: Core) -> None:
