@@ -41,6 +41,7 @@ from coordinator.storage.store import Store
 from coordinator.telemetry.counters import Counters
 from coordinator.telemetry.rate_limited_log import RateLimitedLog
 from coordinator.telemetry.snapshot import LLMs, LLMSnapshot
+from coordinator.undelivered import advice_for
 from coordinator.validation import shortened_problems
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class BatchProcessor:
             expertise=Expertise() if suggest_skills else None,
             require_identity=require_identity,
             learn_quality=learn_quality,
+            advice_for=advice_for,
             window=WINDOW,
         )
         self._store = store
@@ -215,7 +217,7 @@ class BatchProcessor:
             with best_effort("counting a batch"):
                 self._count(changes, batch, items, took=time.perf_counter() - began, now=now)
             rows = () if row is None else (row,)
-            outgoing = OutgoingBatch(rows, self._render(items, self._machine.board.tasks), tuple(aside))
+            outgoing = OutgoingBatch(rows, self._render(items, self._machine.state.tasks), tuple(aside))
         with best_effort("adding up for reports"):
             self._close_period(changes, idle=not batch)
         return outgoing
@@ -284,7 +286,7 @@ class BatchProcessor:
 
     def llms(self) -> LLMs:
         """The LLMs that are there. What was counted of others is forgotten."""
-        there = {name: llm for name, llm in self._machine.board.llms.items() if llm.instances}
+        there = {name: llm for name, llm in self._machine.state.llms.items() if llm.instances}
         standing = {
             name: LLMSnapshot(llm.slots, len(held := llm.tasks()), sum(held.values()), len(llm.instances))
             for name, llm in there.items()
@@ -293,7 +295,7 @@ class BatchProcessor:
 
     def quiet_since(self, task_id: str) -> Instant | None:
         """See Task.quiet_since. Any thread may ask; a coordinator that does not lead knows nothing of it."""
-        task = self._machine.board.tasks.get(task_id)
+        task = self._machine.state.tasks.get(task_id)
         return None if task is None else task.quiet_since(self._clock())
 
     def settle(self) -> None:
@@ -313,7 +315,7 @@ class BatchProcessor:
         events: list[Event] = []
         origins: list[Delivery] = []
         items: list[Item] = []
-        returned = returned_assignments(batch, self._machine.board.tasks, self._store.load)
+        returned = returned_assignments(batch, self._machine.state.tasks, self._store.load)
         for place, delivery in enumerate(batch):
             if is_echo(delivery):
                 if self._liveness is not None:

@@ -48,11 +48,11 @@ class Simulation:
         left = len(self._jobs)
         while left:
             now = self._agenda[0][0]
-            if len(self._machine.board.ready) and ticked + TICK < now:
+            if len(self._machine.state.ready) and ticked + TICK < now:
                 ticked = max(ticked + TICK, now - TICK)
                 self._handle([Tick()], ticked)
                 continue
-            ticked = max(ticked, now) if not len(self._machine.board.ready) else ticked
+            ticked = max(ticked, now) if not len(self._machine.state.ready) else ticked
             happened: list[Event] = []
             while self._agenda and self._agenda[0][0] == now:
                 _, _, entry = heappop(self._agenda)

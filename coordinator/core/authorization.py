@@ -8,9 +8,9 @@ depends on its relation to the task.
 from collections.abc import Mapping
 from enum import Flag, auto
 
-from broker.access.roles import speaks_for
 from broker.errors import Problem
 from broker.protocol.task_requests import board_of
+from broker.protocol.topology import llm_address, user_address
 from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
@@ -62,7 +62,7 @@ def objection(request: Restricted, tasks: Mapping[str, Task], llms: Mapping[str,
     user = request.sender.user or ""
     if isinstance(request, Submitted) and (known := tasks.get(request.task_id)) and known.submitted_by != user:
         return Problem("id", "is the id of a task that somebody else has submitted")
-    if isinstance(request, Shared) and not (request.note.by == user or speaks_for(user, request.note.by)):
+    if isinstance(request, Shared) and request.note.by not in (user, llm_address(user), user_address(user)):
         return Problem("by", f"is {request.note.by!r}, for whom the user {user!r} does not speak")
     if (
         not request.sender.is_llm and user not in llms

@@ -69,7 +69,8 @@ class MachineOptions:
 
     `policy` makes the policy of one machine. With `expertise`, tasks that name no skills get those that their text
     suggests. With `require_identity`, not every user may ask for everything (see authorization). With `learn_quality`,
-    the scores of reviews and votes count when tasks are assigned.
+    the scores of reviews and votes count when tasks are assigned. `advice_for` returns what a sender can do about an
+    address that has no mailbox.
     """
 
     lease: Micros
@@ -77,60 +78,61 @@ class MachineOptions:
     expertise: Expertise | None = None
     require_identity: bool = False
     learn_quality: bool = True
+    advice_for: Callable[[str], str] | None = None
     window: int = WINDOW
 
 
 class Machine:
-    """Decides what follows from what happens. Callers may read its `board`, and must not change it."""
+    """Decides what follows from what happens. Callers may read its `state`, and must not change it."""
 
     def __init__(self, options: MachineOptions, *, next_seq: int = 1) -> None:
         """`next_seq` is the number of the next new task."""
         learn_quality = options.learn_quality
-        self.board = CoreState(lease=options.lease, window=options.window, next_seq=next_seq)
+        self.state = CoreState(lease=options.lease, window=options.window, next_seq=next_seq)
         self._require_identity = options.require_identity
-        self._submissions = Submissions(self.board, expertise=options.expertise)
-        self._control = TaskControl(self.board)
-        self._llms = LLMControl(self.board)
-        self._groups = GroupDriver(self.board, learn=learn_quality)
+        self._submissions = Submissions(self.state, expertise=options.expertise)
+        self._control = TaskControl(self.state)
+        self._llms = LLMControl(self.state)
+        self._groups = GroupDriver(self.state, learn=learn_quality)
         self._learn_quality = learn_quality
-        self._work = AttemptReports(self.board)
-        self._questions = Questions(self.board)
-        self._notes = Notes(self.board)
-        self._mail = Chat(self.board)
+        self._work = AttemptReports(self.state)
+        self._questions = Questions(self.state)
+        self._notes = Notes(self.state)
+        self._chat = Chat(self.state, options.advice_for)
         self._policy = options.policy()
         self._looked_at = EPOCH
 
     def load(self, tasks: Iterable[Task]) -> None:
         """Take in tasks from the database. A task that is in memory already stays as it is."""
         for task in tasks:
-            if task.id not in self.board.tasks:
-                self.board.tasks[task.id] = task
-                self.board.borrowed.add(task.id)
+            if task.id not in self.state.tasks:
+                self.state.tasks[task.id] = task
+                self.state.borrowed.add(task.id)
 
     def restore(self, in_hand: Iterable[Task], llms: Iterable[LLM], lanes: Iterable[str], now: Instant) -> None:
         """Take over: every lease is extended once, and every lane is to be refilled."""
-        board = self.board
-        board.llms.update((llm.name, llm) for llm in llms)
+        state = self.state
+        state.llms.update((llm.name, llm) for llm in llms)
         if not self._learn_quality:
-            for llm in board.llms.values():
+            for llm in state.llms.values():
                 llm.learned.quality.clear()
         for task in in_hand:
-            board.tasks[task.id] = task
+            state.tasks[task.id] = task
             task.text_at = now
-            llm = board.llm(task.llm or "")
+            llm = state.llm(task.llm or "")
             if task.status is Status.ASSIGNED or not task.instance:
                 llm.unclaimed.add(task.id)
             else:
-                llm.instance(task.instance, now, board.lease).hold(task.id, parked=task.parked)
+                llm.instance(task.instance, now, state.lease).hold(task.id, parked=task.parked)
             if not task.parked:
                 llm.begin(task.id, task.size, task.spec.skills, task.started_at or task.assigned_at or now)
         self._work.outage(now)
-        for llm in board.llms.values():
+        for llm in state.llms.values():
             llm.count()
-            board.ready.llm_changed(llm)
-        board.freed_llms.update(board.llms)
+            state.ready.llm_changed(llm)
+        state.freed_llms.update(state.llms)
         for lane in lanes:
-            board.ready.expect(lane, now)
+            state.ready.expect(lane, now)
 
     def refill(self, lane: str, tasks: list[Task], asked: int) -> None:
         """Take in the next pending tasks of a hungry lane (see Ready.hungry).
@@ -138,7 +140,7 @@ class Machine:
         Only when every change is stored: what the database does not tell as pending is taken for not pending.
         """
         self.load(tasks)
-        self.board.ready.refill(lane, [self.board.tasks[task.id] for task in tasks], asked)
+        self.state.ready.refill(lane, [self.state.tasks[task.id] for task in tasks], asked)
 
     def handle(self, *events: Event, now: Instant) -> list[Command]:
         """What these events lead to.
@@ -146,75 +148,75 @@ class Machine:
         Free slots are filled after all of them, and not before the ends of tasks are taken (see `take_ended`): who
         waits for these may be the most urgent.
         """
-        board = self.board
+        state = self.state
         for event in events:
             self._handle(event, now)
         self._fill_slots(now)
         if self._policy.moves_stragglers and self._looked_at + LOOK <= now and not self.unfinished:
             self._looked_at = now
-            if move_stragglers(board, now):
+            if move_stragglers(state, now):
                 self._fill_slots(now)
-        return board.take_commands()
+        return state.take_commands()
 
     def _fill_slots(self, now: Instant) -> None:
-        board = self.board
-        for llm in board.freed_llms.values():
+        state = self.state
+        for llm in state.freed_llms.values():
             if llm.free:
-                board.ready.freed_llms(llm)
-        board.freed_llms.clear()
-        if board.ready.changed_lanes and not self.unfinished:
-            fill_slots(board, self._policy, now)
+                state.ready.freed_llms(llm)
+        state.freed_llms.clear()
+        if state.ready.changed_lanes and not self.unfinished:
+            fill_slots(state, self._policy, now)
 
     def take_ended(self) -> list[str]:
         """Ids of tasks that have ended since the last call: what that means to others is to be told by `handle`."""
-        ended, self.board.ended = list(self.board.ended), {}
+        ended, self.state.ended = list(self.state.ended), {}
         return ended
 
     def concerns_others(self, task_id: str) -> bool:
         """Whether the end of a task means something to its parent, or to tasks that came in the same batch."""
-        board = self.board
-        return task_id in board.waiting or task_id in board.children or bool(board.tasks[task_id].spec.parent_id)
+        state = self.state
+        return task_id in state.waiting or task_id in state.children or bool(state.tasks[task_id].spec.parent_id)
 
     def take_dirty_groups(self) -> list[str]:
         """Ids of tasks for several LLMs, or of tasks that have parts, that something has happened to since the last
         call: where they are the former, that is to be told by `handle`.
         """
-        dirty_groups, self.board.dirty_groups = list(self.board.dirty_groups), {}
+        dirty_groups, self.state.dirty_groups = list(self.state.dirty_groups), {}
         return dirty_groups
 
     @property
     def in_doubt(self) -> bool:
         """Whether a lease has run out unless the inbox holds a sign of life: to be heard before it is judged."""
-        return self.board.in_doubt
+        return self.state.in_doubt
 
     def control_queue(self, llm: str, instance: str) -> str:
         """The queue for the orders to that instance of an LLM."""
-        known = self.board.llms.get(llm)
+        known = self.state.llms.get(llm)
         return control_address(llm, instance) if known is None else known.control_queue(instance)
 
     @property
     def unfinished(self) -> bool:
         """Whether there is something to take by `take_ended` or `take_dirty_groups`."""
-        return bool(self.board.ended or self.board.dirty_groups)
+        return bool(self.state.ended or self.state.dirty_groups)
 
     def take_changes(self) -> StateChanges:
         """What is to be stored."""
-        board = self.board
-        board.any_dependencies = board.any_dependencies or bool(board.changes.waits)
-        board.any_children = board.any_children or bool(board.children)
-        changes, board.changes, board.waiting, board.children = board.changes, StateChanges(), {}, {}
+        state = self.state
+        state.any_dependencies = state.any_dependencies or bool(state.changes.waits)
+        state.any_children = state.any_children or bool(state.children)
+        changes, state.changes, state.waiting, state.children = state.changes, StateChanges(), {}, {}
         return changes
 
     def forget(self) -> None:
         """Drop from memory, after the commit, what is neither in hand nor in the window of ready tasks."""
-        board = self.board
-        for task_id in board.borrowed:
-            task = board.tasks.get(task_id)
-            if task and not task.in_hand and not (task.status is Status.PENDING and task in board.ready):
-                del board.tasks[task_id]
-        board.borrowed.clear()
-        for task_id in board.ready.forget():
-            del board.tasks[task_id]
+        state = self.state
+        for task_id in state.borrowed:
+            task = state.tasks.get(task_id)
+            if task and not task.in_hand and not (task.status is Status.PENDING and task in state.ready):
+                del state.tasks[task_id]
+        state.borrowed.clear()
+        for task_id in state.ready.forget():
+            del state.tasks[task_id]
 
     def _handle(self, event: Event, now: Instant) -> None:
         if self._require_identity and isinstance(event, Restricted) and self._is_refused(event):
@@ -245,7 +247,7 @@ class Machine:
             case NotesRequested():
                 self._notes.requested(event)
             case TaskEnded():
-                task_ended(self.board, event, now)
+                task_ended(self.state, event, now)
             case GroupChanged():
                 self._groups.dirty_groups(event, now)
             case Tick():
@@ -255,7 +257,7 @@ class Machine:
             case ClockSet(by):
                 self._clock_set(by)
             case MessageSent() | MessageUndelivered():
-                self._mail.handle(event, now)
+                self._chat.handle(event, now)
             case CancelRequested():
                 self._control.cancel(event, now)
             case RetryRequested():
@@ -267,14 +269,14 @@ class Machine:
             case ManageRequested():
                 self._llms.manage(event, now)
             case ReportSaved():
-                save_report(self.board, event, now)
+                save_report(self.state, event, now)
             case _:
                 assert_never(event)
 
     def _is_refused(self, event: Restricted) -> bool:
         """Whether its sender may not ask that, and is told so."""
-        board = self.board
-        problem = objection(event, board.tasks, board.llms)
+        state = self.state
+        problem = objection(event, state.tasks, state.llms)
         if problem is not None:
             match event:
                 case ManageRequested():
@@ -287,26 +289,26 @@ class Machine:
                     about = event.board
                 case _:
                     about = event.task_id
-            board.refuse(about, event.sender, problem, origin=event.origin if isinstance(event, Submitted) else None)
+            state.refuse(about, event.sender, problem, origin=event.origin if isinstance(event, Submitted) else None)
         return problem is not None
 
     def _tick(self, tick: Tick, now: Instant) -> None:
-        board = self.board
+        state = self.state
         for task_id in tick.woken:
-            task = board.tasks[task_id]
-            if not board.unblock(task, now) and task.status is Status.IN_PROGRESS:
-                board.dirty_groups[task_id] = None
+            task = state.tasks[task_id]
+            if not state.unblock(task, now) and task.status is Status.IN_PROGRESS:
+                state.dirty_groups[task_id] = None
         for task_id in tick.overdue:
-            task = board.tasks[task_id]
+            task = state.tasks[task_id]
             if not task.overdue and not task.status.is_final and task.due is not None and task.due <= now:
                 task.overdue = True
-                board.touch(task)
-                board.announce_overdue(task, now)
+                state.touch(task)
+                state.announce_overdue(task, now)
         self._work.tick(now, now if tick.heard_until is None else tick.heard_until)
-        board.ready.time_passed()
+        state.ready.time_passed()
 
     def _clock_set(self, by: Micros) -> None:
         """Go on measuring from where everything was by the clock as it was before."""
         self._looked_at = Instant(self._looked_at + by)
         self._work.clock_set(by)
-        self.board.ready.clock_set(by)
+        self.state.ready.clock_set(by)

@@ -127,7 +127,7 @@ class Effects(NamedTuple):
 def take_over(machine: Machine, loader: Loader, now: Instant) -> None:
     """Give a new machine the state of the database. Every lease begins again."""
     machine.restore(loader.in_hand(), loader.llms(), loader.lanes(), now)
-    state = machine.board
+    state = machine.state
     state.next_wake = loader.next_wake(after=EPOCH)
     state.next_due = loader.next_due(after=EPOCH)
     state.any_dependencies = loader.any_dependencies()
@@ -159,7 +159,7 @@ def transaction(
 class _Transaction:
     def __init__(self, machine: Machine, loader: TaskLoader, now: Instant, woken_at_once: int) -> None:
         self._machine = machine
-        self._state = machine.board
+        self._state = machine.state
         self._loader = loader
         self._now = now
         self._woken_at_once = woken_at_once

@@ -79,7 +79,7 @@ def placement(connection: Connection, spec: Submission, machine: Machine, now: I
         for command in commands:
             if isinstance(command, Refuse):
                 raise QueryRejected(command.problems)
-        task = machine.board.tasks[_NAME]
+        task = machine.state.tasks[_NAME]
         return {"status": task.status.value, "llm": task.llm, "why": task.why or _why_not(machine, task)}
 
 
@@ -94,7 +94,7 @@ def _why_not(machine: Machine, task: Task) -> str:
         return f"waits until {to_iso(task.wake_at)}"
     if task.spec.assignee and (lacking := _lacking(machine, task, task.spec.assignee)):
         return f"waits for {task.spec.assignee}, {lacking}"
-    able = [llm for llm in machine.board.llms.values() if meets(llm.offers(), task.lane.split())]
+    able = [llm for llm in machine.state.llms.values() if meets(llm.offers(), task.lane.split())]
     online = [llm.name for llm in able if llm.state == "online"]
     if online:
         return f"waits for a free slot of {', '.join(online)}"
@@ -105,7 +105,7 @@ def _why_not(machine: Machine, task: Task) -> str:
 
 def _lacking(machine: Machine, task: Task, name: str) -> str | None:
     """Why the LLM that the task was given to by hand cannot do it; None when it can, or what it is lacks only time."""
-    llm = machine.board.llms.get(name)
+    llm = machine.state.llms.get(name)
     if llm is None:
         return "which has never said hello"
     if LOCAL_ONLY in task.spec.labels and LOCAL not in llm.labels:
@@ -115,10 +115,10 @@ def _lacking(machine: Machine, task: Task, name: str) -> str | None:
 
 def _lack(machine: Machine, task: Task) -> str:
     """What keeps all LLMs from doing a task."""
-    offered = {skill for llm in machine.board.llms.values() for skill in llm.skills}
+    offered = {skill for llm in machine.state.llms.values() for skill in llm.skills}
     for skill in task.spec.skills:
         if skill not in offered:
             return f"has the skill {skill}{did_you_mean(skill, sorted(offered))}"
-    if LOCAL_ONLY in task.spec.labels and not any(LOCAL in llm.labels for llm in machine.board.llms.values()):
+    if LOCAL_ONLY in task.spec.labels and not any(LOCAL in llm.labels for llm in machine.state.llms.values()):
         return f"has the label {LOCAL}"
     return "can do it"

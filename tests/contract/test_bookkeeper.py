@@ -530,7 +530,7 @@ def test_a_backlog_larger_than_the_window_is_done_in_order(store: Store, monkeyp
     for _ in range(2):
         urgent = [submit(f"urgent-{len(done)}", priority=9)]
         done += assigned(harness.process(hello(slots=1500), *(result(task_id) for task_id in done[-1500:]), *urgent))
-        assert len(harness.books._machine.board.tasks) <= 1500 + 2 * 2000
+        assert len(harness.books._machine.state.tasks) <= 1500 + 2 * 2000
     expected = [task.id for task in sorted(backlog, key=lambda task: task.rank)]
     assert [task_id for task_id in done if not task_id.startswith("urgent")] == expected[: len(done) - 2]
     assert [n for n, task_id in enumerate(done) if task_id.startswith("urgent")] == [1500, 3000]

@@ -59,6 +59,7 @@ from coordinator.core.scheduling.earliest_finish import EarliestFinish
 from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import DEFAULT_PRIORITY, Rank, Task
 from coordinator.core.transaction import take_over, transaction
+from coordinator.undelivered import advice_for
 from tests.support.invariants import check_forgotten, check_invariants
 
 T0 = Instant(1_800_000_000_000_000)
@@ -213,6 +214,7 @@ class Core:
             policy=EarliestFinish if policy is None else lambda: policy,
             expertise=expertise,
             learn_quality=learn_quality,
+            advice_for=advice_for,
             window=window,
         )
         self.at = 0.0
@@ -258,7 +260,7 @@ class Core:
     def _check_slots(self, commands: list[Command]) -> None:
         """Late binding: an LLM that was just given work has no more of it than slots, all its instances together."""
         for name in {command.llm for command in commands if isinstance(command, SendAssignment)}:
-            llm = self.machine.board.llms[name]
+            llm = self.machine.state.llms[name]
             working = sum(i.working for i in llm.instances.values() if not i.draining)
             assert len(llm.unclaimed) + working <= llm.slots, f"{name} has more than its {llm.slots} slots can do"
 

@@ -10,52 +10,52 @@ from coordinator.core.tasks.task import Task, meets
 
 def check_invariants(machine: Machine) -> None:
     """Raises AssertionError when the machine contradicts itself, or leaves a free slot beside a task for it."""
-    for task in machine.board.tasks.values():
+    for task in machine.state.tasks.values():
         _check_task(machine, task)
-    for llm in machine.board.llms.values():
+    for llm in machine.state.llms.values():
         _check_llm(machine, llm)
-    for lane in machine.board.ready.lanes():
+    for lane in machine.state.ready.lanes():
         _check_lane(machine, lane)
 
 
 def check_forgotten(machine: Machine) -> None:
     """Raises AssertionError when, after `forget`, memory holds a task that is neither in hand nor in its lane."""
-    for task in machine.board.tasks.values():
-        assert task.in_hand or task in machine.board.ready, f"{task.id} is {task.status} and still in memory"
+    for task in machine.state.tasks.values():
+        assert task.in_hand or task in machine.state.ready, f"{task.id} is {task.status} and still in memory"
 
 
 def _check_task(machine: Machine, task: Task) -> None:
     told = f"{task.id}, {task.status}"
-    assert machine.board.tasks[task.id] is task, told
+    assert machine.state.tasks[task.id] is task, told
     assert 0 <= task.starts <= task.spec.max_attempts, told
     assert task.starts <= task.attempt, told
     assert task.waiting_on >= 0, told
     assert (task.finished_at is not None) == task.status.is_final, told
     assert (task.error is not None) == (task.status is Status.FAILED), told
-    assert (task in machine.board.ready) <= (task.status is Status.PENDING), told
+    assert (task in machine.state.ready) <= (task.status is Status.PENDING), told
     numbers = [attempt.attempt for attempt in task.attempts]
     assert numbers == sorted(set(numbers)), f"{told}: attempts {numbers}"
     completed = [attempt for attempt in task.attempts if attempt.outcome == "completed"]
     assert task.status is not Status.COMPLETED or completed or task.spec.is_group, told
-    told_in_time = task.due is None or task.overdue or machine.board.next_due <= task.due
+    told_in_time = task.due is None or task.overdue or machine.state.next_due <= task.due
     assert task.status.is_final or told_in_time, f"{told}, and nobody will be told that it is overdue"
     match task.status:
         case Status.BLOCKED:
             assert task.waiting_on or task.wake_at is not None, f"{told}, by nothing"
-            assert task.waiting_on or machine.board.next_wake <= (task.wake_at or 0), f"{told}, and overslept"
+            assert task.waiting_on or machine.state.next_wake <= (task.wake_at or 0), f"{told}, and overslept"
         case Status.PENDING:
             assert task.waiting_on == 0, told
             assert task.wake_at is None, told
             assert not task.spec.is_group, told
             assert task.llm is None, told
-            known = any(lane.key == task.lane for lane in machine.board.ready.lanes())
-            assert known != machine.board.ready.is_exhausted(task.lane), f"{told}, in no lane, or in one too many"
+            known = any(lane.key == task.lane for lane in machine.state.ready.lanes())
+            assert known != machine.state.ready.is_exhausted(task.lane), f"{told}, in no lane, or in one too many"
         case Status.ASSIGNED:
             assert _holders(machine, task.id) == [(task.llm, None)], told
             assert not task.parked, told
         case Status.IN_PROGRESS if task.spec.is_group:
             assert _holders(machine, task.id) == [], told
-            assert machine.board.next_wake <= (task.wake_at or 0), f"{told}, and overslept"
+            assert machine.state.next_wake <= (task.wake_at or 0), f"{told}, and overslept"
         case Status.IN_PROGRESS:
             assert _holders(machine, task.id) == [(task.llm, task.instance)], told
         case Status.INPUT_REQUIRED:
@@ -68,21 +68,21 @@ def _check_task(machine: Machine, task: Task) -> None:
 def _holders(machine: Machine, task_id: str) -> list[tuple[str, str | None]]:
     """Each LLM that has the task, with the instance that holds it; None when it is not claimed."""
     claimed = [
-        (name, i.id) for name, llm in machine.board.llms.items() for i in llm.instances.values() if task_id in i.held
+        (name, i.id) for name, llm in machine.state.llms.items() for i in llm.instances.values() if task_id in i.held
     ]
-    return [*claimed, *((name, None) for name, llm in machine.board.llms.items() if task_id in llm.unclaimed)]
+    return [*claimed, *((name, None) for name, llm in machine.state.llms.items() if task_id in llm.unclaimed)]
 
 
 def _check_llm(machine: Machine, llm: LLM) -> None:
     for instance in llm.instances.values():
         for task_id in instance.held:
-            task = machine.board.tasks[task_id]
+            task = machine.state.tasks[task_id]
             assert task.status in (Status.IN_PROGRESS, Status.INPUT_REQUIRED), f"{task_id} at {llm.name}"
             assert task.parked == (task_id in instance.parked), f"{task_id} at {llm.name}"
             assert (task_id in llm.runs) == (task_id not in instance.parked), f"{task_id} at {llm.name}"
         assert instance.parked <= instance.held, llm.name
     for task_id in llm.unclaimed:
-        assert machine.board.tasks[task_id].status is Status.ASSIGNED, f"{task_id} at {llm.name}"
+        assert machine.state.tasks[task_id].status is Status.ASSIGNED, f"{task_id} at {llm.name}"
     counted = llm.free
     llm.count()
     assert llm.free == counted, f"{llm.name} has {llm.free} free slots, not {counted}"
@@ -91,7 +91,7 @@ def _check_llm(machine: Machine, llm: LLM) -> None:
 def _check_lane(machine: Machine, lane: Lane) -> None:
     places = set(lane.order)
     for task in lane.members.values():
-        assert machine.board.tasks.get(task.id) is task, f"{task.id} in the lane {lane.key!r} is not the one in memory"
+        assert machine.state.tasks.get(task.id) is task, f"{task.id} in the lane {lane.key!r} is not the one in memory"
         assert task.status is Status.PENDING, f"{task.id} in the lane {lane.key!r} is {task.status}"
         assert task.lane == lane.key, f"{task.id} is in the lane {lane.key!r}"
         assert task.rank <= lane.complete_to, f"{task.id} ranks below what the lane {lane.key!r} knows"
@@ -100,13 +100,13 @@ def _check_lane(machine: Machine, lane: Lane) -> None:
         )
     assert len(places) == len(lane.members), f"the lane {lane.key!r} has places for tasks that are not there"
     assert lane.backlog == sum(task.size for task in lane.members.values()), f"the backlog of the lane {lane.key!r}"
-    for task in machine.board.tasks.values():
+    for task in machine.state.tasks.values():
         if task.lane == lane.key and task.status is Status.PENDING and task.id not in lane.members:
             assert task.rank > lane.complete_to, f"{task.id} waits, and its lane does not know"
-    admitted = [llm for llm in machine.board.llms.values() if meets(llm.offers(), lane.demands)]
+    admitted = [llm for llm in machine.state.llms.values() if meets(llm.offers(), lane.demands)]
     assert lane.eligible == {llm.name: llm for llm in admitted}, f"lane {lane.key!r}"
     free = {llm.name for llm in admitted if llm.free}
     assert {llm.name for llm in lane.all_free()} == free, f"free for the lane {lane.key!r}"
     assert lane.finds_all_free(), f"an LLM that the lane {lane.key!r} would not find"
     if lane.members and free:
-        assert machine.board.ready.is_held(lane), f"tasks wait in the lane {lane.key!r} while {free} have free slots"
+        assert machine.state.ready.is_held(lane), f"tasks wait in the lane {lane.key!r} while {free} have free slots"

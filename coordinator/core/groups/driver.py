@@ -29,9 +29,9 @@ TIE = "tie"  # the id of the question
 class GroupDriver:
     """Takes every group from one step to the next."""
 
-    def __init__(self, board: CoreState, *, learn: bool) -> None:
+    def __init__(self, state: CoreState, *, learn: bool) -> None:
         """With `learn`, what reviews and votes find changes what LLMs are believed to be able to do."""
-        self._state = board
+        self._state = state
         self._learn = learn
 
     def dirty_groups(self, event: GroupChanged, now: Instant) -> None:

@@ -13,19 +13,19 @@ from coordinator.core.groups.naming import LONGEST_ID, groups_named_in, reserved
 from coordinator.core.state import CoreState
 
 
-def why_no_group(task_id: str, spec: Submission, board: CoreState) -> Problem | None:
+def why_no_group(task_id: str, spec: Submission, state: CoreState) -> Problem | None:
     """What is wrong with the id or the parent of a new task, in view of the groups that there are and that it is."""
     if spec.is_group:
         if len(task_id) > LONGEST_ID:
             return Problem("id", f"may have {LONGEST_ID} characters, as the parts of the task are named after it")
-        if taken := [id_ for id_ in reserved(task_id) if id_ in board.tasks]:
+        if taken := [id_ for id_ in reserved(task_id) if id_ in state.tasks]:
             return Problem(
                 "id", f"its parts would be named {task_id}.1 and so on, and there is a task {taken[0]} already"
             )
     for above in groups_named_in(task_id):
-        if above in board.tasks and board.tasks[above].spec.is_group:
+        if above in state.tasks and state.tasks[above].spec.is_group:
             return Problem("id", f"the parts of {above} are named so")
-    parent = board.tasks.get(spec.parent_id or "")
+    parent = state.tasks.get(spec.parent_id or "")
     if parent is not None and parent.spec.is_group:
         return Problem("parent_id", f"{parent.id} is a task for several LLMs, and makes its parts itself")
     return None

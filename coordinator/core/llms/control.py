@@ -15,8 +15,8 @@ _TASKS_NAMED = 10  # of an LLM, in a refusal
 class LLMControl:
     """Does what a request asks, or refuses the request with the reason."""
 
-    def __init__(self, board: CoreState) -> None:
-        self._state = board
+    def __init__(self, state: CoreState) -> None:
+        self._state = state
 
     def manage(self, event: ManageRequested, now: Instant) -> None:
         order, sender = event.order, event.sender

@@ -19,22 +19,22 @@ LONG = seconds(5)  # for less, work that is done is not thrown away
 MUCH_SOONER = 0.75  # a run begins anew only if that is expected to take at most this share of what is left of it
 
 
-def move_stragglers(board: CoreState, now: Instant) -> bool:
+def move_stragglers(state: CoreState, now: Instant) -> bool:
     """Make stragglers ready again for which a much quicker LLM is free; returns whether there were any."""
-    if not any(llm.free for llm in board.llms.values()):
+    if not any(llm.free for llm in state.llms.values()):
         return False
     late = [
         (now - run.since, task_id, run, llm)
-        for llm in board.llms.values()
+        for llm in state.llms.values()
         for task_id, run in llm.runs.items()
         if now - run.since > max(LONG, run.expected * exp(llm.learned.unlucky))
     ]
     taken: set[str] = set()
     for elapsed, task_id, run, llm in sorted(late, key=lambda it: (-it[0], it[1])):
-        task = board.tasks[task_id]
-        if _may_move(task, run) and (quick := _quicker(board, task, llm, Micros(elapsed), now)) and quick not in taken:
+        task = state.tasks[task_id]
+        if _may_move(task, run) and (quick := _quicker(state, task, llm, Micros(elapsed), now)) and quick not in taken:
             taken.add(quick)
-            _move(board, task, f"it takes {llm.name} much longer than expected, and {quick} is quicker and free", now)
+            _move(state, task, f"it takes {llm.name} much longer than expected, and {quick} is quicker and free", now)
     return bool(taken)
 
 
@@ -45,9 +45,9 @@ def _may_move(task: Task, run: HeldTask) -> bool:
     return task.status is Status.IN_PROGRESS and not (waited or moved or task.questions)
 
 
-def _quicker(board: CoreState, task: Task, llm: LLM, elapsed: Micros, now: Instant) -> str | None:
+def _quicker(state: CoreState, task: Task, llm: LLM, elapsed: Micros, now: Instant) -> str | None:
     """The free LLM that is expected to be done much sooner, although it begins anew."""
-    lane = board.ready.lane(task.lane, now)
+    lane = state.ready.lane(task.lane, now)
     best = lane.best_free(now)
     if lane.members or best is None or failed_at(task, best.llm):
         return None
@@ -56,7 +56,7 @@ def _quicker(board: CoreState, task: Task, llm: LLM, elapsed: Micros, now: Insta
     return best.llm.name if anew <= MUCH_SOONER * left else None
 
 
-def _move(board: CoreState, task: Task, why: str, now: Instant) -> None:
+def _move(state: CoreState, task: Task, why: str, now: Instant) -> None:
     task.note(now, COORDINATOR, f"begins anew: {why}")
-    board.withdraw(task, MOVED, why, now)
-    board.release(task, now, counts=False)
+    state.withdraw(task, MOVED, why, now)
+    state.release(task, now, counts=False)

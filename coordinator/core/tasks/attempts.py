@@ -24,8 +24,8 @@ NOBODY = Sender()  # waits for an answer to a report
 class AttemptReports:
     """Keeps track of attempts and leases."""
 
-    def __init__(self, board: CoreState) -> None:
-        self._state = board
+    def __init__(self, state: CoreState) -> None:
+        self._state = state
         self._ticked_at: Instant | None = None
 
     def seen(self, event: Heartbeat, now: Instant) -> None:

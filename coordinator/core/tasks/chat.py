@@ -1,6 +1,7 @@
 """Messages between LLMs and people: all of them go into the history, and none vanishes."""
 
 from collections import Counter
+from collections.abc import Callable
 
 from broker.bounded_set import BoundedDict
 from broker.errors import Problem
@@ -19,8 +20,10 @@ OF_EACH = 100  # such answers
 class Chat:
     """Keeps what was said, and brings back or sends on what has found no mailbox."""
 
-    def __init__(self, board: CoreState) -> None:
-        self._state = board
+    def __init__(self, state: CoreState, advice_for: Callable[[str], str] | None) -> None:
+        """`advice_for` returns what the sender can do about a receiver that has no mailbox."""
+        self._state = state
+        self._advice_for = advice_for
         self._answers: BoundedDict[str, list[str]] = BoundedDict(ANSWERED)  # ids by the id of what they answer
         self._early: Counter[str] = Counter()  # without ids and mailboxes: how many came only as undelivered so far
 
@@ -70,7 +73,8 @@ class Chat:
     def _send_back(self, event: MessageUndelivered, message: Message, now: Instant) -> None:
         sender = event.sender
         self._state.changes.undelivered.append(message.id)
-        problem = Problem("receiver", f"nobody has the address {message.receiver}: {_advice(message.receiver)}")
+        advice = f": {self._advice_for(message.receiver)}" if self._advice_for else ""
+        problem = Problem("receiver", f"nobody has the address {message.receiver}{advice}")
         self._state.say(Refuse(message.id, (problem,), sender.reply_to, sender.correlation_id, event.origin))
         if not message.is_answer and not sender.reply_to and message.sender.startswith("user."):
             self._state.say(DeliverMessage(_notice(message, problem, now), message.sender))
@@ -87,18 +91,6 @@ def _elsewhere(message: Message, routing_key: str) -> str | None:
         return owner if owner.startswith("user.") else routing_key
     ours = routing_key.startswith(OURS) and not routing_key.startswith((f"{REPLIES}.", f"{WATCHERS}."))
     return None if ours else routing_key
-
-
-def _advice(address: str) -> str:
-    kind, _, name = address.partition(".")
-    match kind:
-        case "llm":
-            return f"no worker of that name has ever run; start one with `fluffle worker {name}`"
-        case "user":
-            return f"{name} gets a mailbox with the first `fluffle message inbox --as {name}`"
-        case _:
-            joining = f"LLMs join it with `fluffle worker --group {name}`, people with `fluffle message join {name}`"
-            return f"nobody is in the group; {joining}"
 
 
 def _notice(message: Message, problem: Problem, now: Instant) -> Message:

@@ -20,8 +20,8 @@ from coordinator.core.tasks.task import ANYBODY
 class TaskControl:
     """Does what a request asks, or refuses the request with the reason. The task of the request is loaded."""
 
-    def __init__(self, board: CoreState) -> None:
-        self._state = board
+    def __init__(self, state: CoreState) -> None:
+        self._state = state
 
     def cancel(self, event: CancelRequested, now: Instant) -> None:
         task = self._state.live(event.task_id, event.sender)

@@ -13,8 +13,8 @@ MOST_NOTES = 200  # on one board
 class Notes:
     """Keeps notes, and shows them."""
 
-    def __init__(self, board: CoreState) -> None:
-        self._state = board
+    def __init__(self, state: CoreState) -> None:
+        self._state = state
 
     def shared(self, event: Shared, now: Instant) -> None:
         """Put a note on its board, in place of the one of that name."""

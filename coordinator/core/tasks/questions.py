@@ -15,8 +15,8 @@ _TOLD = 200  # characters of a question or an answer in the history
 class Questions:
     """Parks attempts that wait, and passes on what people answer."""
 
-    def __init__(self, board: CoreState) -> None:
-        self._state = board
+    def __init__(self, state: CoreState) -> None:
+        self._state = state
 
     def waited(self, event: WaitBegan, now: Instant) -> None:
         """An attempt waits: its slot is free. What it asks is asked once, however often it is said."""

@@ -19,9 +19,9 @@ from coordinator.core.tasks.task import COORDINATOR, Task
 class Submissions:
     """Accepts tasks, or refuses them with the reason."""
 
-    def __init__(self, board: CoreState, *, expertise: Expertise | None = None) -> None:
+    def __init__(self, state: CoreState, *, expertise: Expertise | None = None) -> None:
         """With `expertise`, a task that names no LLM and no skills gets the skills that its text suggests."""
-        self._state = board
+        self._state = state
         self._expertise = expertise
 
     def submitted(self, event: Submitted, now: Instant) -> None:

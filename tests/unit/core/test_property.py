@@ -253,7 +253,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Every task ends once the LLMs behave, and all that others wait for is submitted."""
-        freely = [ManageLLM(llm=llm, paused=False, slots=None, skills=None) for llm in self.core.machine.board.llms]
+        freely = [ManageLLM(llm=llm, paused=False, slots=None, skills=None) for llm in self.core.machine.state.llms]
         missing = [submitted(task_id) for task_id in IDS if task_id not in self.core.database.tasks]
         self.handle(*map(ManageRequested, freely), *missing, *(AssignRequested(task_id, None) for task_id in IDS))
         for _ in range(60):

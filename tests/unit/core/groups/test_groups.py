@@ -274,7 +274,7 @@ def test_the_rounds_of_a_review_are_in_the_history(core: Core) -> None:
 
 def found(core: Core) -> dict[str, float]:
     """What is known of everybody's thinking."""
-    quality = {name: llm.learned.quality for name, llm in core.machine.board.llms.items()}
+    quality = {name: llm.learned.quality for name, llm in core.machine.state.llms.items()}
     return {name: known["think"].mean for name, known in quality.items() if known}
 
 

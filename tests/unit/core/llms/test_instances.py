@@ -71,7 +71,7 @@ def test_an_llm_whose_workers_differ_does_not_change_with_every_beat(core: Core)
     core.handle(small, large)
     commands = core.handle(small) + core.handle(large) + core.handle(small)
     assert not [command for command in commands if isinstance(command, AnnounceLLM)]
-    llm = core.machine.board.llms["atlas"]
+    llm = core.machine.state.llms["atlas"]
     assert (llm.model, dict(llm.skills)) == ("large", {"b": 1.0})
 
 
@@ -80,13 +80,13 @@ def test_an_llm_is_what_is_left_of_it_when_the_last_worker_that_came_leaves(core
     core.handle(submitted("t1", skills=["a"]))
     assert core.status("t1") == "pending"
     core.handle(left("atlas", "i2"))
-    assert core.machine.board.llms["atlas"].model == "small"
+    assert core.machine.state.llms["atlas"].model == "small"
     assert core.status("t1") == "assigned"
 
 
 def test_each_instance_is_shown_where_they_differ(core: Core) -> None:
     core.handle(seen("atlas", "i1", model="small", skills=["a"]))
-    llm = core.machine.board.llms["atlas"]
+    llm = core.machine.state.llms["atlas"]
     assert "by_instance" not in llm_view(llm, {}, moment(0))
     core.handle(seen("atlas", "i2", model="large", slots=3))
     shown = llm_view(llm, {}, moment(0))["by_instance"]
@@ -153,7 +153,7 @@ def test_a_retry_keeps_the_earlier_result_with_its_attempt(core: Core) -> None:
 
 def quiet_for(core: Core, task_id: str, *, at: float) -> float | None:
     """For how many seconds the running task has sent no text, if that is said."""
-    since = core.machine.board.tasks[task_id].quiet_since(moment(at))
+    since = core.machine.state.tasks[task_id].quiet_since(moment(at))
     return None if since is None else at - (since - moment(0)) / 1_000_000
 
 

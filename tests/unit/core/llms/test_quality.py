@@ -61,5 +61,5 @@ def test_an_llm_whose_work_was_sent_back_gets_the_task_no_longer_first() -> None
     core = Core()
     core.handle(seen("atlas", slots=2, skills=["x"]), seen("boreas", slots=2, skills=["x"]))
     for _ in range(5):
-        core.machine.board.llms["atlas"].learned.judge(["x"], 0.0, T0)
+        core.machine.state.llms["atlas"].learned.judge(["x"], 0.0, T0)
     assert assignments(core.handle(submitted("after", skills=["x"]))) == [("after", 1, "boreas")]

@@ -216,7 +216,7 @@ def test_an_llm_that_is_offline_can_be_forgotten(core: Core) -> None:
     core.handle(seen("boreas", skills=["python"]), manage("boreas", paused=True), left("boreas"))
     [answer] = [it for it in core.handle(manage("boreas", forget=True)) if isinstance(it, AnswerRequest)]
     assert (answer.type, answer.view["name"], answer.view["state"]) == ("llm.accepted", "boreas", "offline")
-    assert set(core.machine.board.llms) == {llm.name for llm in core.database.llms()} == {"atlas"}
+    assert set(core.machine.state.llms) == {llm.name for llm in core.database.llms()} == {"atlas"}
     assert refusals(core.handle(manage("boreas", paused=False)))[0].path == "llm"
     core.restart()
     assert assignments(core.handle(submitted("u", skills=["python"]))) == []
