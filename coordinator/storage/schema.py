@@ -73,9 +73,7 @@ tasks = Table(
     Column("original", Text),  # JSON: what was changed of the submission, as it was; null where that is not known
 )
 Index("tasks_by_id", tasks.c.id, unique=True)
-Index(
-    "tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at
-)  # lists, held tasks, counts
+Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # lists, held tasks, counts
 
 # Conditions of partial indexes. A query has to state one in the same words to be served by the index; the status comes
 # first in the index all the same, because SQLite would else take tasks_by_status for it.
