@@ -5,18 +5,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.programs.storm.matrix import ROWS, Row, play
-from tests.support.postgres import Postgres, postgres
+from tests.support.postgres import Postgres, postgres_or_skip
 from tests.support.rabbitmq import NodeInfo
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    """A PostgreSQL of its own."""
-    try:
-        with postgres() as server:
-            yield server
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    """A separate PostgreSQL."""
+    with postgres_or_skip() as server:
+        yield server
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if not row.is_about_books], ids=lambda row: row.name)

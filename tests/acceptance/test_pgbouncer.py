@@ -12,7 +12,7 @@ from sqlalchemy import text
 from coordinator.storage.engine import open_engine
 from fluffle.client.client import Client
 from fluffle.client.handle import TaskHandle
-from tests.support.postgres import Postgres, pgbouncer, postgres
+from tests.support.postgres import Postgres, pgbouncer, postgres_or_skip
 from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
 
@@ -23,11 +23,8 @@ Mode = Literal["session", "transaction"]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    try:
-        with postgres() as server:
-            yield server
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    with postgres_or_skip() as server:
+        yield server
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])

@@ -37,7 +37,7 @@ from fluffle.presentation.report_text import figure, group
 from fluffle.web.pages.reports import CUSTOM, Choice
 from tests.support.browser import WITHIN, Visit, addresses, browser, chromium, visit
 from tests.support.core_driver import T0
-from tests.support.postgres import postgres
+from tests.support.postgres import postgres_or_skip
 from tests.support.processes import fluffle
 from tests.support.rabbitmq import NodeInfo
 from tests.support.random_histories import LABELS, LLMS, lived, queries
@@ -67,11 +67,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'books.db'}"
         return
-    try:
-        with postgres() as server:
-            yield server.create("books")
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    with postgres_or_skip() as server:
+        yield server.create("books")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Every test with a database runs twice: on SQLite and on a private PostgreSQL."""
+"""Databases for tests: each test runs on SQLite and on a private PostgreSQL."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -12,23 +12,20 @@ from coordinator.storage.schema import metadata
 from coordinator.storage.store import Store
 from coordinator.storage.upgrade import upgrade
 from tests.support.core_driver import T0
-from tests.support.postgres import Postgres, postgres
+from tests.support.postgres import Postgres, postgres_or_skip
 from tests.support.stored_tasks import LEAD
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
-    """A PostgreSQL that runs as long as the tests. Whoever stops it starts it again."""
-    try:
-        with postgres() as server:
-            yield server
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    """A PostgreSQL that runs during the session. A test that stops it starts it again."""
+    with postgres_or_skip() as server:
+        yield server
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Which database it is."""
+    """The kind of database."""
     return str(request.param)
 
 
@@ -67,7 +64,7 @@ def _with_tables(url: str) -> str:
 
 @pytest.fixture
 def engine(database: str) -> Iterator[Engine]:
-    """A database with all tables, all of them empty. SQLite does not wait for the disk: no test pulls the plug."""
+    """A database with empty tables. SQLite does not wait for the disk, because no test cuts the power."""
     engine = open_engine(database)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
@@ -80,7 +77,7 @@ def engine(database: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def store(engine: Engine) -> Store:
-    """The store of the coordinator that leads, from T0 on for five seconds."""
+    """The store of the leading coordinator, whose lease lasts five seconds from T0."""
     store = Store(engine)
     assert store.take_lead("leader", T0, LEAD)
     return store

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal, LiteralString
 
 import psycopg
+import pytest
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
@@ -116,6 +117,16 @@ class Postgres:
         command = [str(self.programs / program), "-D", str(self._folder / "data"), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, user=self._account, check=False)
         assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def postgres_or_skip() -> Iterator["Postgres"]:
+    """Run a PostgreSQL during the block; skip the tests where PostgreSQL is not installed."""
+    try:
+        with postgres() as server:
+            yield server
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 @contextmanager

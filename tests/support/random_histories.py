@@ -1,4 +1,4 @@
-"""Everything that can happen around a coordinator, and every report that can be asked for, as hypothesis draws them."""
+"""Hypothesis strategies: random histories of a coordinator, and random report queries."""
 
 import json
 from collections.abc import Iterator
@@ -37,17 +37,17 @@ lengths = st.integers(0, 10**7) | st.integers(0, 3 * 86_400 * 10**6)  # microsec
 
 
 class World:
-    """A history as hypothesis draws it, and the events that came of it."""
+    """A random history of batches, and the events that it published."""
 
     def __init__(self, store: Store, draw: st.DrawFn) -> None:
         self.harness = BatchHarness(store)
         self.draw = draw
-        self.given: dict[str, tuple[int, str]] = {}  # task -> attempt and LLM that it was last assigned to
+        self.given: dict[str, tuple[int, str]] = {}  # task -> attempt and LLM of its last assignment
         self.tasks: list[str] = []
         self.events: list[dict[str, Any]] = []
 
     def live(self) -> None:
-        """A while passes, and a batch arrives; then nothing for a moment, now and then."""
+        """Let time pass and process a batch, then perhaps some empty batches."""
         self.harness.at += self.draw(lengths) / 10**6
         batch = [self._anything() for _ in range(self.draw(st.integers(0, 4)))]
         for task_id, (attempt, llm) in self.given.items():

@@ -1,6 +1,6 @@
-"""Reports once more, the naive way: from the events that were published, task by task, with fractions.
+"""A naive reference implementation of reports: from the published events, task by task, with fractions.
 
-It shares nothing with the coordinator's SQL but the names.
+It shares only the names with the coordinator's SQL.
 """
 
 import math
@@ -20,12 +20,12 @@ ATTEMPTS = {"attempts", "attempts_completed", "attempts_failed", "attempts_lost"
 
 
 def micros(moment: str | None) -> int | None:
-    """ISO 8601 as microseconds since 1970."""
+    """Return an ISO 8601 moment as microseconds since 1970."""
     return None if moment is None else (datetime.fromisoformat(moment) - EPOCH) // timedelta(microseconds=1)
 
 
 class Log:
-    """What the events tell: how every task stood last, and how every LLM stood when."""
+    """The last state of every task and the states of every LLM, from the events."""
 
     def __init__(self, events: Iterable[Event]) -> None:
         self.tasks: dict[str, Mapping[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Tasks to put into a store, and short ways to do it."""
+"""Tasks for a store, and functions that store them."""
 
 from datetime import datetime
 from typing import Any
@@ -31,7 +31,7 @@ ATTEMPT = Attempt(
 
 
 def a_task(number: int, *, status: Status = Status.PENDING, **fields: Any) -> Task:
-    """Task `t<number>`. Fields of a Submission go into its spec, but for the id; the others into the task.
+    """Return task `t<number>`. Fields of a Submission, except the id, go into its spec, all others into the task.
 
     `due` and `not_before` may be ISO 8601.
     """
@@ -48,12 +48,12 @@ def a_task(number: int, *, status: Status = Status.PENDING, **fields: Any) -> Ta
 def commit(
     store: Store, changes: StateChanges | None = None, *, outbox: str | None = None, **others: Any
 ) -> int | None:
-    """Commit at NOW what is given."""
+    """Commit changes at NOW."""
     given = {"sent": [], "now": NOW, "lease": LEAD, **others}
     return store.commit(changes or StateChanges(), outbox=outbox, **given)
 
 
 def stored(store: Store, *tasks: Task, waits: list[tuple[Task, frozenset[str]]] | None = None) -> None:
-    """Put new tasks into the store, with their attempts."""
+    """Store new tasks with their attempts."""
     attempts = [(task, attempt) for task in tasks for attempt in task.attempts]
     commit(store, StateChanges(new=list(tasks), attempts=attempts, waits=waits or []))

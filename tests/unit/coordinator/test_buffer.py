@@ -53,15 +53,15 @@ def keys(deliveries: Iterable[Delivery]) -> list[str]:
     return [f"{it.routing_key} {it.properties.correlation_id or ''}".strip() for it in deliveries]
 
 
-def test_a_claim_does_not_wait_past_an_echo_that_came_after_it() -> None:
+def test_a_claim_does_not_wait_past_a_later_echo() -> None:
     assert claim_and(told(ECHO)) == ["atlas.claim a/1", ECHO]
 
 
-def test_nothing_makes_no_batch() -> None:
+def test_an_empty_buffer_has_an_empty_batch() -> None:
     assert inbox().batch() == []
 
 
-def test_a_batch_is_what_has_come_up_to_the_bound() -> None:
+def test_a_batch_has_at_most_the_limit_of_deliveries() -> None:
     made = inbox(*(told("submit") for _ in range(5)), limit=3)
     batch = made.batch()
     assert len(batch) == 3
@@ -69,14 +69,14 @@ def test_a_batch_is_what_has_come_up_to_the_bound() -> None:
     assert len(made) == len(made.batch()) == 2
 
 
-def test_what_is_not_done_is_chosen_again() -> None:
+def test_a_batch_that_is_not_done_is_chosen_again() -> None:
     made = inbox(told("atlas.claim", "a/1"), told("submit", "1"))
     assert keys(made.batch()) == ["submit 1"]
     made.add(told("submit", "2"))
     assert keys(made.batch()) == ["submit 1", "submit 2"]
 
 
-def test_a_claim_goes_with_its_result() -> None:
+def test_a_claim_and_its_result_are_in_one_batch() -> None:
     made = inbox(told("atlas.claim", "a/1"), told("atlas.claim", "b/1"), told("atlas.result", "a/1"))
     assert keys(made.batch()) == ["atlas.claim a/1", "atlas.result a/1"]
 
@@ -93,7 +93,7 @@ def test_a_claim_waits_for_its_result_until_the_next_batch() -> None:
     assert keys(made.batch()) == ["atlas.claim b/1", "submit"]  # the result of b has not come
 
 
-def test_what_came_after_a_claim_that_waits_is_acknowledged_after_it() -> None:
+def test_deliveries_behind_a_waiting_claim_are_acknowledged_after_it() -> None:
     made = inbox(told("submit", "1"), told("atlas.claim", "a/1"), told("submit", "2"))
     assert keys(made.done(made.batch())) == ["submit 1"]
     made.add(told("bolt.claim", "b/1"))
@@ -102,7 +102,7 @@ def test_what_came_after_a_claim_that_waits_is_acknowledged_after_it() -> None:
     assert keys(made.done(made.batch())) == ["submit 3", "bolt.claim b/1"]
 
 
-def test_who_leaves_acknowledges_what_is_done_and_gives_the_rest_back() -> None:
+def test_leaving_acknowledges_what_is_done_and_requeues_the_rest() -> None:
     channel = Channel()
     keys_ = ("submit", "atlas.claim", "submit")
     made = inbox(*(told(key, "a/1", by=channel, tag=tag) for tag, key in enumerate(keys_, 1)))
@@ -114,7 +114,7 @@ def test_who_leaves_acknowledges_what_is_done_and_gives_the_rest_back() -> None:
     assert made.batch() == []
 
 
-def test_a_moment_in_which_nothing_comes_changes_nothing() -> None:
+def test_an_empty_batch_changes_nothing() -> None:
     made = inbox(told("submit"), told("atlas.claim", "a/1"))
     made.done(made.batch())
     assert made.done([]) == []
@@ -122,7 +122,7 @@ def test_a_moment_in_which_nothing_comes_changes_nothing() -> None:
     assert keys(made.batch()) == ["atlas.claim a/1", "submit"]
 
 
-def test_claims_make_a_batch_when_nothing_else_is_there() -> None:
+def test_claims_alone_make_a_batch() -> None:
     made = inbox(told("atlas.claim", "a/1"), told("bolt.claim", "b/1"))
     assert made.only_claims
     batch = made.batch()
@@ -131,31 +131,31 @@ def test_claims_make_a_batch_when_nothing_else_is_there() -> None:
     assert len(made) == 0
 
 
-def test_a_claim_does_not_wait_where_its_llm_has_something_to_say_that_may_be_about_the_attempt() -> None:
+def test_a_claim_does_not_wait_before_another_report_of_its_llm() -> None:
     made = inbox(
         *(told("atlas.claim", "a/1"), told("bolt.claim", "b/1"), told("atlas.wait", "a/1"), told("atlas.claim", "c/1"))
     )
     assert keys(made.batch()) == ["atlas.claim a/1", "atlas.wait a/1"]
 
 
-def test_a_claim_does_not_wait_behind_another_result_of_its_task() -> None:
+def test_a_claim_does_not_wait_before_another_result_of_its_task() -> None:
     assert claim_and(told("atlas.result", "a/2")) == ["atlas.claim a/1", "atlas.result a/2"]
 
 
-def test_a_claim_does_not_wait_behind_a_result_that_does_not_tell_its_attempt() -> None:
+def test_a_claim_does_not_wait_before_a_result_without_a_correlation_id() -> None:
     assert claim_and(told("atlas.result"), told("bolt.claim", "b/1")) == ["atlas.claim a/1", "atlas.result"]
 
 
 @pytest.mark.parametrize("wish", ["assign", "cancel", "update", "answer", "retry"])
-def test_a_claim_does_not_wait_behind_what_somebody_wants_of_a_task(wish: str) -> None:
+def test_a_claim_does_not_wait_before_a_request_about_a_task(wish: str) -> None:
     assert claim_and(told(wish), told("submit")) == ["atlas.claim a/1", wish, "submit"]
 
 
-def test_a_claim_waits_behind_what_others_say() -> None:
+def test_a_claim_waits_before_messages_of_others() -> None:
     assert claim_and(told("bolt.beat"), told("bolt.result", "c/1")) == ["bolt.beat", "bolt.result c/1"]
 
 
-def test_what_would_be_acknowledged_later_can_be_taken_at_once() -> None:
+def test_late_acknowledgements_can_be_taken_at_once() -> None:
     made = inbox(told("submit", "1"), told("atlas.claim", "a/1"), told("submit", "2"))
     made.done(made.batch())
     assert keys(made.late()) == ["submit 2"]
@@ -163,11 +163,11 @@ def test_what_would_be_acknowledged_later_can_be_taken_at_once() -> None:
     assert keys(made.done(made.batch())) == ["atlas.claim a/1"]
 
 
-def test_a_claim_that_does_not_tell_its_attempt_does_not_wait() -> None:
+def test_a_claim_without_a_correlation_id_does_not_wait() -> None:
     assert keys(inbox(told("atlas.claim"), told("submit")).batch()) == ["atlas.claim", "submit"]
 
 
-def test_the_bound_counts_what_waits_too() -> None:
+def test_waiting_claims_count_towards_the_limit() -> None:
     made = inbox(*(told("atlas.claim", f"{n}/1") for n in range(3)), *(told("submit") for _ in range(3)), limit=3)
     first = made.batch()
     assert keys(first) == ["atlas.claim 0/1", "atlas.claim 1/1", "atlas.claim 2/1"]
@@ -175,7 +175,7 @@ def test_the_bound_counts_what_waits_too() -> None:
     assert keys(made.batch()) == ["submit"] * 3
 
 
-def test_what_came_by_a_channel_that_has_gone_comes_again_by_another() -> None:
+def test_deliveries_of_a_closed_channel_are_dropped() -> None:
     gone = Channel()
     made = inbox(told("atlas.claim", "a/1", by=gone), told("submit", by=gone))
     made.done(made.batch())
@@ -187,7 +187,7 @@ def test_what_came_by_a_channel_that_has_gone_comes_again_by_another() -> None:
     assert keys(made.batch()) == ["atlas.claim a/1"]
 
 
-def test_what_is_set_aside_is_not_acknowledged_before_it_has_come_again_and_is_done() -> None:
+def test_a_delivery_set_aside_is_acknowledged_only_after_its_second_batch() -> None:
     made = inbox(told("submit", "1"), told("atlas.result", "a/1"), told("submit", "2"))
     batch = made.batch()
     aside = batch[1]
@@ -197,7 +197,7 @@ def test_what_is_set_aside_is_not_acknowledged_before_it_has_come_again_and_is_d
     assert keys(made.done(made.batch())) == ["atlas.result a/1"]
 
 
-def test_what_is_set_aside_behind_a_claim_that_waits_is_not_acknowledged_with_it() -> None:
+def test_a_delivery_set_aside_behind_a_waiting_claim_is_not_acknowledged_with_it() -> None:
     made = inbox(told("atlas.claim", "a/1"), told("bolt.result", "b/1"), told("submit"))
     batch = made.batch()
     assert keys(batch) == ["bolt.result b/1", "submit"]

@@ -28,7 +28,7 @@ def database(folder: Path) -> str:
     return url
 
 
-def test_database_files_are_for_their_owner_alone_in_a_folder_that_others_may_read(tmp_path: Path) -> None:
+def test_database_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     store = Store(open_engine(f"sqlite:///{tmp_path / 'fluffle.db'}"))
     upgrade(store.engine)
@@ -37,7 +37,7 @@ def test_database_files_are_for_their_owner_alone_in_a_folder_that_others_may_re
     store.close()
 
 
-def test_files_that_others_could_read_are_closed_to_them(tmp_path: Path) -> None:
+def test_the_mode_of_readable_database_files_is_corrected(tmp_path: Path) -> None:
     url = database(tmp_path)
     with closing(sqlite3.connect(tmp_path / "fluffle.db")) as open_for_others:
         open_for_others.execute("SELECT count(*) FROM tasks")
@@ -49,7 +49,7 @@ def test_files_that_others_could_read_are_closed_to_them(tmp_path: Path) -> None
         store.close()
 
 
-def test_backup_and_restored_database_are_for_their_owner_alone(tmp_path: Path) -> None:
+def test_backup_and_restored_database_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     url, copy = database(tmp_path), tmp_path / "copy.db"
     back_up(url, copy)
     (tmp_path / "open").mkdir(mode=0o755)
@@ -59,7 +59,7 @@ def test_backup_and_restored_database_are_for_their_owner_alone(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["?b", "a?b=c&d", "#b", "100%", "%3F", "a b", "é"])
-def test_the_database_is_in_the_state_folder_whatever_the_folder_is_called(tmp_path: Path, name: str) -> None:
+def test_the_database_is_in_the_state_folder_whatever_its_name(tmp_path: Path, name: str) -> None:
     settings = Settings(state_dir=tmp_path / name / "fluffle")
     store = Store(open_engine(settings.database))
     upgrade(store.engine)
@@ -91,7 +91,7 @@ def test_a_backup_that_could_run_code_is_refused_and_nothing_is_replaced(
     assert (tmp_path / "fluffle.db").read_bytes() == before
 
 
-def test_a_view_in_place_of_the_tasks_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_a_view_instead_of_the_tasks_table_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "copy.db")) as altered:
         altered.execute("CREATE TABLE alembic_version (version_num)")
         altered.execute("INSERT INTO alembic_version VALUES ('0001')")
@@ -102,7 +102,7 @@ def test_a_view_in_place_of_the_tasks_is_refused_before_it_is_read(tmp_path: Pat
         restore(f"sqlite:///{tmp_path / 'fluffle.db'}", tmp_path / "copy.db")
 
 
-def test_nobody_is_asked_before_a_backup_that_is_refused(tmp_path: Path) -> None:
+def test_no_confirmation_is_requested_for_a_backup_that_is_refused(tmp_path: Path) -> None:
     (tmp_path / "copy.db").write_bytes(b"no database")
     asked: list[None] = []
     with pytest.raises(StoreError, match="file is not a database"):
@@ -110,7 +110,7 @@ def test_nobody_is_asked_before_a_backup_that_is_refused(tmp_path: Path) -> None
     assert asked == []
 
 
-def test_a_restore_that_is_not_agreed_to_replaces_nothing(tmp_path: Path) -> None:
+def test_a_restore_that_is_not_confirmed_replaces_nothing(tmp_path: Path) -> None:
     url = database(tmp_path)
     back_up(url, tmp_path / "copy.db")
 

@@ -18,13 +18,13 @@ def asked(liveness: LivenessProbe, moment: float) -> Outgoing:
     return liveness.ask(at(moment))
 
 
-def test_nothing_is_known_to_be_heard_before_the_first_echo() -> None:
+def test_nothing_is_known_before_the_first_echo() -> None:
     liveness = LivenessProbe(seconds(LEASE))
     assert liveness.until is None
     assert not liveness.take_outage()
 
 
-def test_what_was_said_before_an_echo_is_heard_when_the_echo_is_handled() -> None:
+def test_everything_before_an_echo_is_handled_once_the_echo_is() -> None:
     liveness = LivenessProbe(seconds(LEASE))
     echo = asked(liveness, 100)
     liveness.answered(echo.correlation_id, at(100.1))
@@ -34,12 +34,12 @@ def test_what_was_said_before_an_echo_is_heard_when_the_echo_is_handled() -> Non
     assert not liveness.take_outage()
 
 
-def test_an_echo_takes_the_way_of_a_beat() -> None:
+def test_an_echo_takes_the_route_of_a_heartbeat() -> None:
     echo = asked(LivenessProbe(seconds(LEASE)), 0)
     assert (echo.exchange, echo.routing_key, echo.mandatory) == (STATUS, "coordinator.echo", True)
 
 
-def test_an_echo_may_wait_in_the_inbox_as_long_as_rabbitmq_has_confirmed_it_at_once() -> None:
+def test_an_echo_that_rabbitmq_confirmed_at_once_may_wait_in_the_inbox() -> None:
     liveness = LivenessProbe(seconds(LEASE))
     echo = asked(liveness, 100)
     liveness.answered(echo.correlation_id, at(100 + PROMPT))
@@ -48,7 +48,7 @@ def test_an_echo_may_wait_in_the_inbox_as_long_as_rabbitmq_has_confirmed_it_at_o
     assert liveness.until == at(100)
 
 
-def test_a_rabbitmq_that_takes_long_to_react_was_away() -> None:
+def test_a_slow_reaction_to_an_echo_is_an_outage() -> None:
     liveness = LivenessProbe(seconds(LEASE))
     echo = asked(liveness, 100)
     liveness.answered(echo.correlation_id, at(100.1 + PROMPT))
@@ -58,7 +58,7 @@ def test_a_rabbitmq_that_takes_long_to_react_was_away() -> None:
     assert not liveness.take_outage(), "it is told once"
 
 
-def test_a_rabbitmq_that_does_not_take_an_echo_was_away() -> None:
+def test_a_refused_echo_is_an_outage() -> None:
     liveness = LivenessProbe(seconds(LEASE))
     liveness.refused(asked(liveness, 100).correlation_id)
     assert liveness.take_outage()
@@ -71,7 +71,7 @@ def test_a_lost_connection_is_an_outage() -> None:
     assert liveness.take_outage()
 
 
-def test_one_echo_is_under_way_unless_it_takes_longer_than_a_lease() -> None:
+def test_one_echo_is_pending_unless_it_takes_longer_than_a_lease() -> None:
     liveness = LivenessProbe(seconds(LEASE))
     assert liveness.is_time_to_ask(at(100))
     first = asked(liveness, 100)
@@ -85,7 +85,7 @@ def test_one_echo_is_under_way_unless_it_takes_longer_than_a_lease() -> None:
     assert liveness.until == at(113)
 
 
-def test_an_echo_that_is_withdrawn_proves_nothing() -> None:
+def test_a_withdrawn_echo_proves_nothing() -> None:
     liveness = LivenessProbe(seconds(LEASE))
     echo = asked(liveness, 100)
     liveness.withdraw(echo.correlation_id)
@@ -104,7 +104,7 @@ def test_a_forged_echo_changes_nothing() -> None:
     assert not liveness.take_outage()
 
 
-def test_an_echo_is_told_from_what_workers_report() -> None:
+def test_an_echo_differs_from_reports_of_workers() -> None:
     def delivery(exchange: str, key: str) -> Delivery:
         return Delivery(exchange, key, b"{}", False, Properties(), 1, AckBatcher.__new__(AckBatcher))
 

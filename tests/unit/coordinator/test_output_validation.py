@@ -72,7 +72,7 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-async def test_an_answer_comes_back_with_its_verdict_and_the_goodbye_after_it(slow: Slow) -> None:
+async def test_a_result_returns_with_its_verdict_and_then_the_goodbye(slow: Slow) -> None:
     ready: list[Delivery] = []
     answers, channel = OutputValidator(ready.append), Channel()
     first, last = answer("a", "atlas", channel), goodbye("atlas", channel)
@@ -90,7 +90,7 @@ async def test_an_answer_comes_back_with_its_verdict_and_the_goodbye_after_it(sl
     assert take(answers, last) == []
 
 
-async def test_answers_of_an_llm_are_checked_one_after_the_other_and_those_of_others_meanwhile(slow: Slow) -> None:
+async def test_results_are_checked_one_at_a_time_for_each_llm(slow: Slow) -> None:
     answers, channel = OutputValidator(), Channel()
     take(answers, *(answer(name, "evil", channel) for name in "abc"), answer("d", "good", channel))
     await turn()
@@ -109,7 +109,7 @@ async def test_a_check_that_cannot_begin_is_tried_again(slow: Slow) -> None:
     assert ready == [it[1]]
 
 
-async def test_a_long_row_of_answers_behind_one_that_could_not_be_checked_is_refused(slow: Slow) -> None:
+async def test_too_many_results_behind_a_failed_check_are_refused(slow: Slow) -> None:
     ready: list[Delivery] = []
     answers, channel = OutputValidator(ready.append), Channel()
     row = [answer(f"t{n}", "evil", channel) for n in range(30)]
@@ -120,7 +120,7 @@ async def test_a_long_row_of_answers_behind_one_that_could_not_be_checked_is_ref
     assert slow.asked == ["t0"]
 
 
-async def test_what_is_being_checked_is_given_back_by_who_leaves(slow: Slow) -> None:
+async def test_leaving_requeues_the_results_being_checked(slow: Slow) -> None:
     answers, channel = OutputValidator(), Channel()
     take(answers, answer("a", "atlas", channel), goodbye("atlas", channel))
     await turn()
@@ -130,7 +130,7 @@ async def test_what_is_being_checked_is_given_back_by_who_leaves(slow: Slow) -> 
     assert answers.being_checked() == []
 
 
-async def test_what_came_by_a_channel_that_has_gone_is_forgotten_for_it_comes_again(slow: Slow) -> None:
+async def test_results_of_a_closed_channel_are_forgotten(slow: Slow) -> None:
     ready: list[Delivery] = []
     answers, gone, channel = OutputValidator(ready.append), Channel(), Channel()
     take(answers, answer("a", "atlas", gone))

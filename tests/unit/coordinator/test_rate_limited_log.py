@@ -15,7 +15,7 @@ class Lines:
         self.all.append((event, values))
 
 
-def test_each_is_a_line() -> None:
+def test_each_warning_is_one_line() -> None:
     lines = Lines()
     log = RateLimitedLog(lines, lambda: 7.0)
     log.warning("refused", id="a", user=None)
@@ -23,7 +23,7 @@ def test_each_is_a_line() -> None:
     assert lines.all == [("refused", {"id": "a"}), ("refused", {"id": "b", "attempt": 3})]
 
 
-def test_a_flood_is_counted_in_one_line_once_its_second_is_over() -> None:
+def test_a_flood_of_warnings_is_counted_in_one_line_after_its_second() -> None:
     lines, now = Lines(), [7.0]
     log = RateLimitedLog(lines, lambda: now[0])
     for number in range(10_000):
@@ -37,7 +37,7 @@ def test_a_flood_is_counted_in_one_line_once_its_second_is_over() -> None:
     assert lines.all[-1] == ("refused", {"id": "later"})
 
 
-def test_values_are_short_and_cannot_change_a_screen() -> None:
+def test_logged_values_are_shortened_without_control_characters() -> None:
     lines = Lines()
     RateLimitedLog(lines, lambda: 7.0).warning("refused", errors="\x1b[2J" + "x" * 1000)
     ((_, values),) = lines.all

@@ -11,7 +11,7 @@ from coordinator.outbound.size_limits import Page, fitted, fitted_body
 TASK = {"id": "t", "status": "completed", "description": "do it", "priority": 4, "submitted_at": "2026"}
 
 
-def test_a_view_that_fits_stays_as_it_is() -> None:
+def test_a_view_that_fits_is_unchanged() -> None:
     view = {**TASK, "inputs": "x" * 100, "result": "y" * 100}
     assert fitted(view, 2000) is view
 
@@ -37,7 +37,7 @@ def test_a_description_is_cut_and_not_left_out() -> None:
     assert shown["left_out"] == {"description": 20_002}
 
 
-def test_whatever_a_task_has_its_view_fits() -> None:
+def test_the_view_of_any_task_fits() -> None:
     for most in (2000, 10_000, 100_000):
         for size in (100, 5000, 50_000, 500_000):
             view: dict[str, Any] = {**TASK, "description": "d" * size, "result": "ä" * size}
@@ -45,7 +45,7 @@ def test_whatever_a_task_has_its_view_fits() -> None:
             assert len(to_json(fitted(view, most))) <= most
 
 
-def test_the_body_of_an_event_is_made_to_fit_too() -> None:
+def test_the_body_of_an_event_is_shortened() -> None:
     event = {"specversion": "1.0", "id": "e", "data": {**TASK, "result": "r" * 5000}}
     smaller = fitted_body(to_json(event), 3000)
     assert smaller is not None
@@ -53,7 +53,7 @@ def test_the_body_of_an_event_is_made_to_fit_too() -> None:
     assert json.loads(smaller) == {**event, "data": {**TASK, "left_out": {"result": 5002}}}
 
 
-def test_a_page_ends_before_it_has_too_much_and_holds_one_view_at_least() -> None:
+def test_a_page_ends_at_its_limit_but_holds_at_least_one_view() -> None:
     page = Page("tasks", 1000)
     assert [page.take({"id": "x" * 400}) for _ in range(3)] == [True, True, False]
     assert json.loads(page.encoded(7)) == {"tasks": [{"id": "x" * 400}] * 2, "next": 7}
@@ -66,7 +66,7 @@ def test_a_page_ends_before_it_has_too_much_and_holds_one_view_at_least() -> Non
     assert json.loads(whole.encoded(None))["messages"] == [{"id": "x", "content": "y" * 4000}]
 
 
-def test_the_texts_of_an_error_are_cut_whoever_sends_it() -> None:
+def test_long_texts_of_an_error_are_cut() -> None:
     error = Failure.model_validate_json(to_json({"type": "t" * 1000, "message": "m" * 1_000_000}))
     assert (len(error.type), len(error.message)) == (MOST_ERROR_TYPE, MOST_ERROR_MESSAGE)
     assert error.message.endswith("m…")

@@ -8,8 +8,8 @@ from coordinator.core.state import StateChanges
 from coordinator.queries.reports.engine import run_report
 from coordinator.queries.reports.facts import Span
 from coordinator.storage.store import Store
-from tests.contract.test_queries import many_tasks
 from tests.support.core_driver import T0
+from tests.support.random_tasks import many_tasks
 from tests.support.stored_tasks import NOW, commit, stored
 
 ALWAYS = Span(None, None, NOW)
@@ -17,7 +17,7 @@ ALWAYS = Span(None, None, NOW)
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 @pytest.mark.parametrize("moment", Moment)
-def test_every_metric_can_be_told_by_every_dimension(
+def test_every_metric_can_be_grouped_by_every_dimension(
     store: Store, engine: Engine, dimension: str, moment: Moment
 ) -> None:
     stored(store, *many_tasks(50))
@@ -33,7 +33,7 @@ def test_every_metric_can_be_told_by_every_dimension(
 
 
 @pytest.mark.parametrize("name", PREDEFINED)
-def test_every_predefined_report_can_be_told(store: Store, engine: Engine, name: str) -> None:
+def test_every_predefined_report_runs(store: Store, engine: Engine, name: str) -> None:
     stored(store, *many_tasks(50))
     assert not problems_of(PREDEFINED[name])
     with engine.begin() as connection:

@@ -44,7 +44,7 @@ def ids(queries: QueryHandlers, **filters: Any) -> list[str]:
     return [view.id for view in MessagePage.model_validate(page).messages]
 
 
-def test_a_message_comes_back_as_it_was_sent(store: Store, queries: QueryHandlers) -> None:
+def test_a_stored_message_is_returned_unchanged(store: Store, queries: QueryHandlers) -> None:
     message = said(1, content="NUL-free 日本 🐇 'quoted' %s ?", metadata={"a": [1, None, "\0"]}, in_reply_to="m0")
     keep(store, message)
     _, page = asked(queries, MessagesQuery())
@@ -53,7 +53,7 @@ def test_a_message_comes_back_as_it_was_sent(store: Store, queries: QueryHandler
     assert view.delivered
 
 
-def test_a_message_that_comes_again_changes_nothing(store: Store, queries: QueryHandlers, engine: Engine) -> None:
+def test_a_redelivered_message_changes_nothing(store: Store, queries: QueryHandlers, engine: Engine) -> None:
     keep(store, said(1))
     keep(store, said(1, content="another"), said(2))
     with engine.begin() as connection:
@@ -63,7 +63,7 @@ def test_a_message_that_comes_again_changes_nothing(store: Store, queries: Query
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_an_answer_stands_behind_its_question_whichever_came_first(
+def test_an_answer_is_listed_after_its_question_in_either_order_of_arrival(
     store: Store, queries: QueryHandlers, at_once: bool
 ) -> None:
     question, answer = (
@@ -79,7 +79,9 @@ def test_an_answer_stands_behind_its_question_whichever_came_first(
     assert MessagePage.model_validate(page).messages[0].model_dump(exclude={"delivered"}) == answer.model_dump()
 
 
-def test_a_chain_of_answers_stands_in_its_order_however_it_came(store: Store, queries: QueryHandlers) -> None:
+def test_a_chain_of_answers_is_listed_in_order_whatever_the_order_of_arrival(
+    store: Store, queries: QueryHandlers
+) -> None:
     chain = [said(n, in_reply_to=f"m{n - 1}" if n else None, conversation_id="talk") for n in range(4)]
     answers = {f"m{n}": [f"m{n + 1}"] for n in range(3)}
     other = said(9, conversation_id="another")
@@ -99,13 +101,13 @@ def test_a_chain_of_answers_stands_in_its_order_however_it_came(store: Store, qu
             connection.execute(delete(schema.messages))
 
 
-def test_an_answer_that_stands_behind_its_question_stays_there(store: Store, queries: QueryHandlers) -> None:
+def test_an_answer_that_is_listed_after_its_question_is_not_moved(store: Store, queries: QueryHandlers) -> None:
     keep(store, said(1), said(2, in_reply_to="m1"), said(3))
     commit(store, StateChanges(messages={"m1": (said(1), NOW)}, overtaken={"m1": ["m2"]}))
     assert ids(queries) == ["m3", "m2", "m1"]
 
 
-def test_a_message_that_was_not_delivered_is_marked_so(store: Store, queries: QueryHandlers) -> None:
+def test_an_undelivered_message_is_marked(store: Store, queries: QueryHandlers) -> None:
     keep(store, said(1), said(2), undelivered=("m1",))
     _, page = asked(queries, MessagesQuery())
     assert [(view["id"], view["delivered"]) for view in page["messages"]] == [("m2", True), ("m1", False)]
@@ -164,13 +166,13 @@ def test_conversations_come_with_their_last_message_and_how_many_they_have(
 
 
 @pytest.mark.parametrize("query", [MessagesQuery(text="a\0"), MessagesQuery(before=2**53), ConversationsQuery()])
-def test_an_odd_query_is_answered_all_the_same(queries: QueryHandlers, query: WireModel) -> None:
+def test_an_unusual_query_is_answered(queries: QueryHandlers, query: WireModel) -> None:
     assert isinstance(query, MessagesQuery | ConversationsQuery)
     kind, _ = asked(queries, query)
     assert kind == ("query.rejected" if "\0" in (getattr(query, "text", None) or "") else "query.answer")
 
 
-def test_a_conversation_is_read_off_its_index(store: Store, engine: Engine) -> None:
+def test_a_conversation_is_read_from_its_index(store: Store, engine: Engine) -> None:
     if engine.dialect.name != "sqlite":
         pytest.skip("plans of small tables tell nothing on PostgreSQL")
     query = "SELECT * FROM messages WHERE conversation_id = 'm1' ORDER BY seq DESC LIMIT 50"

@@ -15,8 +15,7 @@ from coordinator.queries.handlers import QueryHandlers
 from coordinator.queries.reports import closing
 from coordinator.storage.schema import durations, periods, task_sums
 from coordinator.storage.store import Store
-from tests.contract.test_bookkeeper import claim, failure, hello, result, submit
-from tests.support.batches import LEASE, BatchHarness, delivery
+from tests.support.batches import BatchHarness, claim, delivery, failure, hello, result, submit
 from tests.support.core_driver import T0
 from tests.support.stored_tasks import LEAD, NOW
 
@@ -54,12 +53,12 @@ def closed(engine: Engine) -> list[tuple[float, float]]:
 
 def told(harness: BatchHarness, **span: Any) -> list[Any]:
     """Every predefined report."""
-    queries = QueryHandlers(harness.store.engine, clock=harness.now, policy="earliest-finish", lease=int(LEASE))
+    queries = QueryHandlers(harness.store.engine, clock=harness.now, policy="earliest-finish", lease=LEAD)
     answers = [queries.answer("report", json.dumps({"name": name, **span}).encode()) for name in PREDEFINED]
     return [json.loads(body) | {"generated_at": None} for kind, body in answers if kind == "query.answer"]
 
 
-def test_what_has_ended_is_added_up_when_nothing_arrives(harness: BatchHarness, engine: Engine) -> None:
+def test_finished_tasks_are_added_up_while_no_messages_arrive(harness: BatchHarness, engine: Engine) -> None:
     do(harness, "a", "bb", "ccc", "dddd", "eeeee")
     before, later = told(harness), told(harness, since=to_iso(T0 + 2_500_000))
     assert closed(engine) == []
@@ -73,7 +72,7 @@ def test_what_has_ended_is_added_up_when_nothing_arrives(harness: BatchHarness, 
     assert told(harness)[0]["values"]["total_tasks"] == 6
 
 
-def test_reports_take_the_sums_of_closed_periods_for_what_was_done(harness: BatchHarness, engine: Engine) -> None:
+def test_reports_use_the_sums_of_closed_periods(harness: BatchHarness, engine: Engine) -> None:
     do(harness, "a", "bb", "ccc", "dddd", "eeeee")
     idle(harness)
     with engine.begin() as connection:  # so that it shows where figures come from
@@ -86,7 +85,7 @@ def test_reports_take_the_sums_of_closed_periods_for_what_was_done(harness: Batc
     assert later["values"]["total_tasks"] == 1  # of a period that is only partly in the span, none
 
 
-def test_a_retried_task_opens_its_period_until_that_is_closed_anew(harness: BatchHarness, engine: Engine) -> None:
+def test_a_retried_task_opens_its_period_which_is_closed_again(harness: BatchHarness, engine: Engine) -> None:
     harness.process(submit("bad"))
     harness.process(claim("bad"))
     harness.process(failure("bad"), at=1)

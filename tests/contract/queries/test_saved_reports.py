@@ -10,8 +10,7 @@ from broker.protocol.views import ReportList, ReportView
 from coordinator.queries.handlers import QueryHandlers
 from coordinator.storage.engine import open_engine
 from coordinator.storage.store import Store
-from tests.contract.test_bookkeeper import answers, hello, result, submit
-from tests.support.batches import BatchHarness, delivery
+from tests.support.batches import BatchHarness, answers, delivery, hello, result, submit
 from tests.support.stored_tasks import LEAD
 
 
@@ -39,7 +38,7 @@ def ask(harness: BatchHarness, database: str, key: str, **query: Any) -> tuple[s
         queries.close()
 
 
-def test_a_saved_report_is_told_by_its_name_and_changed_by_what_is_given(harness: BatchHarness, database: str) -> None:
+def test_a_saved_report_runs_by_its_name_with_the_given_changes(harness: BatchHarness, database: str) -> None:
     harness.process(hello(), submit("t"))
     harness.process(result("t"))
     report = {"group_by": ["llm"], "metrics": ["completed"], "where": {"status": ["completed"]}}
@@ -59,7 +58,7 @@ def test_saved_reports_are_listed_after_the_predefined_ones(harness: BatchHarnes
     assert (first.name, last.name, last.metrics, last.saved_by) == ("summary", "mine", ["completed"], "ana")
 
 
-def test_a_report_that_is_dropped_is_not_there(harness: BatchHarness, database: str) -> None:
+def test_a_deleted_report_is_unknown(harness: BatchHarness, database: str) -> None:
     save(harness, "mine", {"metrics": ["failed"]})
     assert save(harness, "mine", None) == [("report.accepted", "c")]
     told, body = ask(harness, database, "report", name="mine")
@@ -68,10 +67,10 @@ def test_a_report_that_is_dropped_is_not_there(harness: BatchHarness, database: 
 
 
 @pytest.mark.parametrize("report", [{"metrics": ["nonsense"]}, {"group_by": ["outcome"]}, {"limit": 0}, {"name": "x"}])
-def test_a_report_that_cannot_be_told_is_not_kept(harness: BatchHarness, report: dict[str, Any]) -> None:
+def test_an_invalid_report_is_not_saved(harness: BatchHarness, report: dict[str, Any]) -> None:
     assert save(harness, "mine", report) == [("task.rejected", "c")]
 
 
 @pytest.mark.parametrize("name", ["summary", "custom"])
-def test_predefined_reports_stay_as_they_are(harness: BatchHarness, name: str) -> None:
+def test_predefined_reports_cannot_be_changed(harness: BatchHarness, name: str) -> None:
     assert save(harness, name, {"metrics": ["tasks"]}) == [("task.rejected", "c")]

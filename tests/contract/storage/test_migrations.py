@@ -91,7 +91,7 @@ def a_row(table: Table, number: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("revision", revisions())
-def test_a_leader_of_an_earlier_version_writes_on_after_the_upgrade(empty_database: str, revision: str) -> None:
+def test_a_leader_of_an_earlier_version_can_write_after_the_upgrade(empty_database: str, revision: str) -> None:
     engine = at_revision(empty_database, revision)
     earlier = MetaData()
     earlier.reflect(engine)
@@ -108,7 +108,7 @@ def test_a_leader_of_an_earlier_version_writes_on_after_the_upgrade(empty_databa
 
 
 @pytest.mark.parametrize("revision", revisions())
-def test_tasks_of_an_earlier_version_are_there_after_the_upgrade(empty_database: str, revision: str) -> None:
+def test_tasks_of_an_earlier_version_are_kept_by_the_upgrade(empty_database: str, revision: str) -> None:
     engine = at_revision(empty_database, revision)
     known = MetaData()
     known.reflect(engine, only=["tasks"])

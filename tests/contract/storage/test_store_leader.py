@@ -27,26 +27,26 @@ def take_over(store: Store, name: str) -> bool:
     return store.take_lead(name, NOW, LEAD, over=store.leader())
 
 
-def test_only_one_leads(store: Store, other: Store) -> None:
+def test_only_one_coordinator_leads(store: Store, other: Store) -> None:
     assert store.leader() == Lease("leader", store.epoch, Instant(T0 + LEAD))
     assert not other.take_lead("other", NOW, LEAD)
     assert other.leader() == store.leader()
 
 
-def test_nobody_leads_at_first(engine: Engine) -> None:
+def test_a_new_database_has_no_leader(engine: Engine) -> None:
     store = Store(engine)
     assert store.leader() is None
     with pytest.raises(NotTheLeader):
         commit(store)
 
 
-def test_another_one_takes_over_when_the_lease_has_run_out(store: Store, other: Store) -> None:
+def test_a_standby_takes_over_an_expired_lease(store: Store, other: Store) -> None:
     assert take_over(other, "other")
     assert other.leader() == Lease("other", other.epoch, Instant(NOW + LEAD))
     commit(other)
 
 
-def test_a_lease_that_was_extended_meanwhile_has_not_run_out(store: Store, other: Store) -> None:
+def test_a_lease_that_was_extended_is_not_taken_over(store: Store, other: Store) -> None:
     seen = other.leader()
     commit(store, now=Instant(T0 + 3_000_000))
     assert not other.take_lead("other", NOW, LEAD, over=seen)
@@ -55,24 +55,24 @@ def test_a_lease_that_was_extended_meanwhile_has_not_run_out(store: Store, other
     assert not other.take_lead("other", NOW, LEAD, over=seen)
 
 
-def test_of_two_that_find_the_same_lease_run_out_one_takes_over(store: Store, other: Store, engine: Engine) -> None:
+def test_only_one_of_two_standbys_takes_over_an_expired_lease(store: Store, other: Store, engine: Engine) -> None:
     third, seen = Store(engine), other.leader()
     assert other.take_lead("other", NOW, LEAD, over=seen)
     assert not third.take_lead("third", NOW, LEAD, over=seen)
 
 
-def test_another_one_takes_over_at_once_when_the_lead_is_given_up(store: Store, other: Store) -> None:
+def test_a_standby_takes_over_at_once_when_the_lead_is_given_up(store: Store, other: Store) -> None:
     store.give_up_lead()
     assert other.leader() is None
     assert other.take_lead("other", NOW, LEAD)
 
 
-def test_who_leads_may_take_the_lead_again(store: Store) -> None:
+def test_the_leader_may_take_the_lead_again(store: Store) -> None:
     assert store.take_lead("leader", NOW, LEAD)
     commit(store)
 
 
-def test_an_old_leader_changes_nothing_any_more(store: Store, other: Store) -> None:
+def test_a_former_leader_cannot_write(store: Store, other: Store) -> None:
     number = commit(store, StateChanges(new=[a_task(1)]), outbox="old")
     assert take_over(other, "other")
     moved = a_task(1, status=Status.CANCELLED)
@@ -90,7 +90,7 @@ def test_an_old_leader_changes_nothing_any_more(store: Store, other: Store) -> N
     assert not store.take_lead("third", NOW, LEAD)
 
 
-def test_an_old_leader_that_leads_again_has_a_new_term(store: Store, other: Store) -> None:
+def test_a_former_leader_that_leads_again_has_a_new_term(store: Store, other: Store) -> None:
     first = store.epoch
     assert take_over(other, "other")
     assert take_over(store, "leader")
@@ -102,7 +102,7 @@ def test_an_old_leader_that_leads_again_has_a_new_term(store: Store, other: Stor
 
 
 @pytest.mark.parametrize("table", ["labels", "tasks", "attempts", "dependencies", "llms", "outbox"])
-def test_a_statement_that_fails_leaves_nothing_of_its_batch(store: Store, engine: Engine, table: str) -> None:
+def test_a_failed_statement_rolls_back_its_batch(store: Store, engine: Engine, table: str) -> None:
     stored(store, a_task(1))
     number = commit(store, outbox="before")
     assert number
@@ -131,7 +131,7 @@ def test_a_statement_that_fails_leaves_nothing_of_its_batch(store: Store, engine
     assert {t.id for t in store.load(["t1", "t2"])} == {"t1", "t2"}
 
 
-def test_data_that_the_database_refuses_are_told_from_a_database_that_is_away(store: Store) -> None:
+def test_refused_data_and_an_unavailable_database_are_different_errors(store: Store) -> None:
     stored(store, a_task(1))
     with pytest.raises(StoreError) as raised:
         stored(store, a_task(2, id="t1"))

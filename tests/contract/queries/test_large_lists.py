@@ -2,7 +2,6 @@
 
 import dataclasses
 import tracemalloc
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -14,12 +13,11 @@ from broker.protocol.queries import ConversationsQuery, LLMsQuery, MessagesQuery
 from broker.protocol.status import Status
 from broker.protocol.views import ConversationPage, LLMList, MessagePage, TaskPage, TaskView
 from broker.protocol.worker_reports import Failure
-from broker.timestamps import Instant, seconds, to_datetime
+from broker.timestamps import Instant, to_datetime
 from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import Change
 from coordinator.queries.handlers import QueryHandlers
-from coordinator.storage.engine import open_engine
 from coordinator.storage.store import Store
 from tests.support.core_driver import T0
 from tests.support.stored_tasks import ATTEMPT, NOW, a_task, commit, stored
@@ -27,16 +25,6 @@ from tests.support.stored_tasks import ATTEMPT, NOW, a_task, commit, stored
 M = TypeVar("M", bound=BaseModel)
 
 LARGE = 900_000  # characters
-
-
-@pytest.fixture
-def queries(store: Store, database: str) -> Iterator[QueryHandlers]:
-    """What answers, on a connection of its own that only reads."""
-    queries = QueryHandlers(
-        open_engine(database, read_only=True), clock=lambda: NOW, policy="earliest-finish", lease=seconds(10)
-    )
-    yield queries
-    queries.close()
 
 
 def ask(queries: QueryHandlers, query: Any, kind: type[M]) -> M:
@@ -47,9 +35,7 @@ def ask(queries: QueryHandlers, query: Any, kind: type[M]) -> M:
     return TypeAdapter(kind).validate_json(body)
 
 
-def test_a_list_has_the_beginnings_of_long_texts_and_tells_what_is_left_out(
-    queries: QueryHandlers, store: Store
-) -> None:
+def test_a_list_cuts_long_texts_and_names_the_fields_left_out(queries: QueryHandlers, store: Store) -> None:
     description = "ü" * LARGE
     attempts = [
         dataclasses.replace(ATTEMPT, attempt=n, error=Failure(type="odd", message="m" * 2000)) for n in range(1, 31)
@@ -85,7 +71,7 @@ def test_a_list_has_the_beginnings_of_long_texts_and_tells_what_is_left_out(
     assert shown.error == Failure(type="odd", message="m" * 500 + "…")
 
 
-def test_a_page_of_large_tasks_ends_early_and_the_next_one_goes_on(queries: QueryHandlers, store: Store) -> None:
+def test_a_page_of_large_tasks_ends_early_and_the_next_continues(queries: QueryHandlers, store: Store) -> None:
     ids = [f"{number:0>63}" for number in range(1000)]
     stored(store, *(a_task(number, depends_on=ids) for number in range(1, 101)))
     seen, pages, before = [], 0, None
@@ -98,7 +84,7 @@ def test_a_page_of_large_tasks_ends_early_and_the_next_one_goes_on(queries: Quer
 
 
 def test_a_list_of_large_tasks_takes_little_memory(queries: QueryHandlers, store: Store) -> None:
-    large = {"description": "d" * LARGE, "metadata": {"m": "m" * LARGE}}
+    large: dict[str, Any] = {"description": "d" * LARGE, "metadata": {"m": "m" * LARGE}}
     for start in range(1, 101, 10):
         stored(store, *(a_task(number, **large) for number in range(start, start + 10)))
     tracemalloc.start()
@@ -109,7 +95,7 @@ def test_a_list_of_large_tasks_takes_little_memory(queries: QueryHandlers, store
     assert most < 60_000_000, "180 MB of text are in the database"
 
 
-def test_a_task_whose_view_is_too_large_is_shown_with_what_fits(queries: QueryHandlers, store: Store) -> None:
+def test_a_task_with_a_large_view_is_shown_with_the_fields_that_fit(queries: QueryHandlers, store: Store) -> None:
     stored(store, a_task(1, status=Status.COMPLETED, inputs="i" * LARGE, result="r" * 18_000_000))
     told, body = queries.answer("task", TaskQuery(id="t1").encode())
     assert told == "query.answer"
@@ -117,10 +103,11 @@ def test_a_task_whose_view_is_too_large_is_shown_with_what_fits(queries: QueryHa
     assert (shown.inputs, shown.result, shown.left_out) == ("i" * LARGE, None, {"result": 18_000_002})
 
 
-def test_messages_come_whole_and_page_by_page(queries: QueryHandlers, store: Store) -> None:
+def test_messages_are_listed_whole_page_by_page(queries: QueryHandlers, store: Store) -> None:
     said = [_said(number, "w" * LARGE) for number in range(10)]
     commit(store, StateChanges(messages={message.id: (message, NOW) for message in said}))
-    seen, before = [], None
+    seen: list[str] = []
+    before = None
     while not seen or before is not None:
         page = ask(queries, MessagesQuery(limit=50, before=before), MessagePage)
         assert all(len(message.content) == LARGE for message in page.messages)
@@ -149,7 +136,7 @@ def _said(number: int, content: str, **fields: Any) -> Message:
     )
 
 
-def test_llms_are_told_page_by_page(queries: QueryHandlers, store: Store) -> None:
+def test_llms_are_listed_page_by_page(queries: QueryHandlers, store: Store) -> None:
     llms = {f"llm-{n:0>4}": LLM(f"llm-{n:0>4}", description="d" * 2000, last_seen=NOW) for n in range(3000)}
     commit(store, StateChanges(llms=llms))
     seen: list[str] = []
@@ -162,7 +149,7 @@ def test_llms_are_told_page_by_page(queries: QueryHandlers, store: Store) -> Non
     assert ([llm.name for llm in page.llms], page.next) == (["llm-2997", "llm-2998"], "llm-2998")
 
 
-def test_an_llm_that_tells_too_much_is_shown_with_what_fits(queries: QueryHandlers, store: Store) -> None:
+def test_an_llm_with_a_large_view_is_shown_with_the_fields_that_fit(queries: QueryHandlers, store: Store) -> None:
     llm = LLM("odd", skills={f"skill-{n:0>50}": 1.0 for n in range(50_000)}, last_seen=NOW)
     llm.instances = {"i": Instance("i", 1, NOW)}
     commit(store, StateChanges(llms={"odd": llm}))
@@ -181,7 +168,7 @@ def test_a_forgotten_llm_is_gone_and_can_come_back(queries: QueryHandlers, store
     ]
 
 
-def test_a_dependency_that_nobody_has_submitted_is_named(queries: QueryHandlers, store: Store) -> None:
+def test_a_dependency_that_is_not_submitted_is_named(queries: QueryHandlers, store: Store) -> None:
     known = a_task(1)
     waits = a_task(2, status=Status.BLOCKED, depends_on=["t1", "typo", "later"], waiting_on=3)
     fine = a_task(3, status=Status.BLOCKED, depends_on=["t1"], waiting_on=1)
@@ -194,7 +181,7 @@ def test_a_dependency_that_nobody_has_submitted_is_named(queries: QueryHandlers,
 
 
 @pytest.mark.parametrize("text", ["ärger", "ÄRGER", "büro", "привет", "ПРИВЕТ", "Straße", "%", "日本"])
-def test_a_search_finds_upper_and_lower_case_of_every_alphabet(queries: QueryHandlers, store: Store, text: str) -> None:
+def test_a_search_ignores_case_in_every_alphabet(queries: QueryHandlers, store: Store, text: str) -> None:
     stored(store, a_task(1, description="Ärger im Büro ПРИВЕТ 100% straße 日本"), a_task(2, description="nothing"))
     commit(store, StateChanges(messages={"m1": (_said(1, "Ärger im Büro ПРИВЕТ 100% straße 日本"), NOW)}))
     assert [view.id for view in ask(queries, TasksQuery(text=text), TaskPage).tasks] == ["t1"]

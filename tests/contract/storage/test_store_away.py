@@ -62,7 +62,7 @@ def test_a_locked_sqlite_database_is_unavailable_until_it_is_free(sqlite: Store,
     assert [task.id for task in sqlite.load(["t1"])] == ["t1"]
 
 
-def test_a_locked_sqlite_database_can_be_read_by_those_who_only_read(sqlite: Store, file: Path) -> None:
+def test_a_locked_sqlite_database_can_be_read_by_read_only_connections(sqlite: Store, file: Path) -> None:
     stored(sqlite, a_task(1))
     locker = sqlite3.connect(file, isolation_level=None)
     locker.execute("BEGIN IMMEDIATE")
@@ -95,7 +95,7 @@ def test_a_full_sqlite_database_is_unavailable_and_keeps_what_it_has(sqlite: Sto
     assert [task.id for task in sqlite.load(["t1", "t2"])] == ["t1"]
 
 
-def test_a_file_that_is_no_database_is_unavailable(file: Path) -> None:
+def test_a_file_that_is_not_a_database_is_unavailable(file: Path) -> None:
     file.write_text("This is no database. " * 100)
     store = Store(database.open_engine(f"sqlite:///{file}"))
     with pytest.raises(StoreUnavailable, match="not a database"):
@@ -121,7 +121,7 @@ def test_a_stopped_postgresql_is_unavailable_until_it_is_back(postgresql: Store,
     commit(postgresql)
 
 
-def test_a_leader_that_stands_still_in_a_transaction_keeps_nobody_from_taking_over(postgresql: Store) -> None:
+def test_a_leader_suspended_in_a_transaction_does_not_block_its_successor(postgresql: Store) -> None:
     seen = postgresql.leader()
     other = Store(database.open_engine(postgresql.engine.url.render_as_string(hide_password=False)))
     with postgresql.engine.connect() as standing_still:
@@ -134,7 +134,7 @@ def test_a_leader_that_stands_still_in_a_transaction_keeps_nobody_from_taking_ov
     other.close()
 
 
-def test_a_postgresql_that_takes_no_writes_is_unavailable(postgresql: Store) -> None:
+def test_a_read_only_postgresql_is_unavailable_for_writing(postgresql: Store) -> None:
     stored(postgresql, a_task(1))
     url = postgresql.engine.url.render_as_string(hide_password=False)
     reader = Store(database.open_engine(url, read_only=True))

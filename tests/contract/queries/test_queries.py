@@ -1,9 +1,8 @@
 """Answers to queries, compared with a naive look at the tasks that were stored."""
 
-import dataclasses
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
@@ -14,32 +13,17 @@ from broker.protocol.queries import LLMsQuery, ReportQuery, TaskQuery, TasksQuer
 from broker.protocol.report_catalog import PREDEFINED
 from broker.protocol.status import FINAL, Status
 from broker.protocol.views import LLMList, LLMView, Rejection, ReportView, TaskPage, TaskView
-from broker.protocol.worker_reports import Usage
-from broker.timestamps import Instant, Micros, seconds, to_datetime
+from broker.timestamps import Instant, seconds, to_datetime
 from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.state import StateChanges
-from coordinator.core.tasks.task import Attempt, Change, Task
+from coordinator.core.tasks.task import Change, Task
 from coordinator.queries.handlers import QueryHandlers
-from coordinator.storage.engine import open_engine
 from coordinator.storage.store import Store
 from tests.support.core_driver import T0
+from tests.support.random_tasks import LABELS, LLMS, many_tasks
 from tests.support.stored_tasks import ATTEMPT, NOW, a_task, commit, stored
 
 M = TypeVar("M", bound=BaseModel)
-
-LABELS = ["red", "blue", "green"]
-LLMS = ["atlas", "boreas", "clio"]
-WORDS = ["Summarise", "the", "50%", "log_file", "über", "REVIEW"]
-
-
-@pytest.fixture
-def queries(store: Store, database: str) -> Iterator[QueryHandlers]:
-    """What answers, on a connection of its own that only reads."""
-    queries = QueryHandlers(
-        open_engine(database, read_only=True), clock=lambda: NOW, policy="earliest-finish", lease=seconds(10)
-    )
-    yield queries
-    queries.close()
 
 
 def ask(queries: QueryHandlers, query: Any, kind: type[M]) -> M:
@@ -56,53 +40,6 @@ def refused(queries: QueryHandlers, routing_key: str, body: bytes) -> list[tuple
     return [(wrong.path, wrong.message) for wrong in Rejection.model_validate_json(answer).errors]
 
 
-def many_tasks(count: int) -> list[Task]:
-    """Tasks of all kinds, each as it could stand; the same ones every time."""
-    chance = random.Random(7)
-    return [_any_task(number, chance) for number in range(1, count + 1)]
-
-
-def _any_task(number: int, chance: random.Random) -> Task:
-    status = chance.choice([s for s in Status if s is not Status.INPUT_REQUIRED])
-    tried = 0 if status in (Status.BLOCKED, Status.PENDING) else chance.randint(1, 3)
-    at = T0 + number * 1_000_000
-    task = a_task(
-        number,
-        status=status,
-        submitted_at=Instant(at),
-        description=" ".join(chance.choices(WORDS, k=3)),
-        labels=chance.sample(LABELS, chance.randint(0, 3)),
-        inputs={"text": "x" * chance.randint(0, 50)},
-        result={"answer": number} if status is Status.COMPLETED else None,
-        attempt=tried,
-        starts=tried,
-    )
-    running = status in (Status.ASSIGNED, Status.IN_PROGRESS)
-    task.attempts = [_any_attempt(n, at, chance) for n in range(1, tried + (0 if running else 1))]
-    if tried:
-        task.llm, task.instance = chance.choice(LLMS), "i1"
-        task.ready_at, task.assigned_at = Instant(at + 5), Instant(at + 7)
-        task.started_at = Instant(at + chance.randint(8, 3_000_000)) if chance.random() < 0.9 else None
-    if status in FINAL:
-        task.finished_at = Instant(at + chance.randint(3_000_001, 9_000_000))
-    if status is Status.COMPLETED:
-        task.duration = Micros(chance.randint(0, 10**7)) if chance.random() < 0.9 else None
-        known = [chance.choice([None, chance.randint(0, 10_000)]) for _ in range(2)]
-        task.usage = Usage(input_tokens=known[0], output_tokens=known[1], cost_usd=chance.choice([None, 0.25, 0.5]))
-    return task
-
-
-def _any_attempt(number: int, at: int, chance: random.Random) -> Attempt:
-    return dataclasses.replace(
-        ATTEMPT,
-        attempt=number,
-        llm=chance.choice(LLMS),
-        outcome=chance.choice(["completed", "failed", "cancelled", "lost", "unclaimed"]),
-        finished_at=Instant(at + number),
-        duration=chance.choice([None, Micros(chance.randint(0, 10**7))]),
-    )
-
-
 @pytest.fixture
 def tasks(store: Store) -> list[Task]:
     """Three hundred tasks, stored."""
@@ -114,7 +51,7 @@ def tasks(store: Store) -> list[Task]:
 # -- one task --------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_is_shown_with_all_that_is_known(queries: QueryHandlers, store: Store) -> None:
+def test_a_task_is_shown_with_all_fields(queries: QueryHandlers, store: Store) -> None:
     task = a_task(
         1,
         status=Status.IN_PROGRESS,
@@ -139,7 +76,7 @@ def test_a_task_is_shown_with_all_that_is_known(queries: QueryHandlers, store: S
     assert [(change.at, change.by, change.what) for change in shown.history] == [(to_datetime(NOW), "ana", "moved")]
 
 
-def test_a_task_that_is_not_there_is_said_so(queries: QueryHandlers) -> None:
+def test_a_query_for_an_unknown_task_is_rejected(queries: QueryHandlers) -> None:
     assert refused(queries, "task", b'{"id": "t1"}') == [("id", "there is no task t1")]
 
 
@@ -174,7 +111,7 @@ def any_query(chance: random.Random) -> TasksQuery:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_list_has_the_newest_tasks_that_fit(queries: QueryHandlers, tasks: list[Task], seed: int) -> None:
+def test_a_list_returns_the_newest_matching_tasks(queries: QueryHandlers, tasks: list[Task], seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(25):
         query = any_query(chance)
@@ -185,7 +122,7 @@ def test_a_list_has_the_newest_tasks_that_fit(queries: QueryHandlers, tasks: lis
         assert page.next == (expected[query.limit - 1] if more else None), query
 
 
-def test_the_parts_of_a_task_are_found_down_to_the_last_level(queries: QueryHandlers, store: Store) -> None:
+def test_all_descendants_of_a_task_are_found(queries: QueryHandlers, store: Store) -> None:
     parents = {2: "t1", 3: "t2", 4: "t2", 5: "t4", 6: None, 7: "t6"}
     stored(store, a_task(1), *(a_task(number, parent_id=parent) for number, parent in parents.items()))
     for task_id, parts in {"t1": ["t5", "t4", "t3", "t2"], "t2": ["t5", "t4", "t3"], "t5": [], "nobody": []}.items():
@@ -196,7 +133,7 @@ def test_the_parts_of_a_task_are_found_down_to_the_last_level(queries: QueryHand
     assert ([shown.id for shown in page.tasks], page.next) == (["t3", "t2"], None)
 
 
-def test_pages_follow_on_each_other_without_gap_or_overlap(queries: QueryHandlers, tasks: list[Task]) -> None:
+def test_pages_have_neither_gap_nor_overlap(queries: QueryHandlers, tasks: list[Task]) -> None:
     seen: list[str] = []
     query: TasksQuery | None = TasksQuery(limit=7, status=[Status.COMPLETED, Status.FAILED])
     while query:
@@ -216,14 +153,14 @@ def test_a_list_leaves_out_inputs_and_results_and_has_the_rest(queries: QueryHan
         assert [a.outcome for a in shown.attempts if a.outcome] == [attempt.outcome for attempt in task.attempts]
 
 
-def test_there_is_no_list_of_nothing(queries: QueryHandlers) -> None:
+def test_an_empty_list_is_returned_without_tasks(queries: QueryHandlers) -> None:
     assert ask(queries, TasksQuery(), TaskPage) == TaskPage(tasks=[])
 
 
 # -- LLMs ------------------------------------------------------------------------------------------------------------
 
 
-def test_llms_are_shown_with_what_they_have(queries: QueryHandlers, store: Store) -> None:
+def test_llms_are_shown_with_their_tasks(queries: QueryHandlers, store: Store) -> None:
     atlas = LLM("atlas", model="demo", skills={"python": 0.5}, told_skills={"python": 0.5}, last_seen=NOW)
     atlas.instances = {"i2": Instance("i2", 2, NOW), "i1": Instance("i1", 1, NOW)}
     work = [
@@ -313,11 +250,11 @@ def test_the_summary_adds_up(queries: QueryHandlers, tasks: list[Task], since: i
     assert (told.name, told.generated_at) == ("summary", to_datetime(NOW))
 
 
-def test_the_summary_of_nothing_is_empty(queries: QueryHandlers) -> None:
+def test_the_summary_without_tasks_is_empty(queries: QueryHandlers) -> None:
     assert ask(queries, ReportQuery(), ReportView).values == naive_summary([])
 
 
-def test_a_report_that_is_not_there_is_said_so(queries: QueryHandlers) -> None:
+def test_an_unknown_report_is_rejected(queries: QueryHandlers) -> None:
     assert refused(queries, "report", b'{"name": "nonsense"}') == [
         ("name", f"there is no report 'nonsense'; there are: {', '.join(PREDEFINED)}, custom")
     ]
@@ -350,14 +287,14 @@ def test_a_bad_query_is_refused(queries: QueryHandlers, routing_key: str, body: 
     ("routing_key", "field"),
     [("placement", "due"), ("placement", "not_before"), ("report", "since"), ("report", "until")],
 )
-def test_a_moment_outside_of_the_calendar_is_named(
+def test_a_moment_outside_the_calendar_is_rejected(
     queries: QueryHandlers, routing_key: str, field: str, moment: str
 ) -> None:
     body = {"description": "x", field: moment} if routing_key == "placement" else {field: moment}
     assert refused(queries, routing_key, json.dumps(body).encode()) == [(field, "is out of range")]
 
 
-def test_a_query_with_a_thousand_errors_is_refused_in_short(queries: QueryHandlers) -> None:
+def test_a_query_with_a_thousand_errors_is_rejected_with_the_first_ones(queries: QueryHandlers) -> None:
     errors = refused(queries, "tasks", json.dumps({f"field-{n}": n for n in range(1000)}).encode())
     assert len(errors) == 21
     assert errors[-1] == ("", "and 980 more")
@@ -374,14 +311,14 @@ def test_a_query_with_a_thousand_errors_is_refused_in_short(queries: QueryHandle
         {"text": "%" * 200},
     ],
 )
-def test_an_extreme_query_is_answered_one_way_or_the_other(
+def test_an_extreme_query_gets_an_answer_or_a_rejection(
     queries: QueryHandlers, tasks: list[Task], query: dict[str, Any]
 ) -> None:
     told, _ = queries.answer("tasks", json.dumps(query).encode())
     assert told in ("query.answer", "query.rejected")
 
 
-def test_a_query_that_cannot_be_answered_is_refused_and_not_asked_for_ever(store: Store) -> None:
+def test_a_query_that_raises_an_error_is_rejected_and_not_requeued(store: Store) -> None:
     queries = QueryHandlers(store.engine, clock=lambda: NOW, policy="nonsense", lease=seconds(10))
     with capture_logs() as log:
         [(_, told)] = refused(queries, "placement", b'{"description": "x"}')

@@ -25,7 +25,7 @@ from tests.support.stored_tasks import LEAD
 @pytest.mark.parametrize(
     ("size", "many"), [(1, 10**9), (3, 1), (10**9, 1)], ids=["closed one by one", "closed three by three", "all open"]
 )
-def test_the_books_and_the_events_tell_the_same(
+def test_reports_agree_with_a_recount_of_the_events(
     size: int, many: int, engine: Engine, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Periods have `size` tasks, and so many are looked at besides. `many` values are told by a sample of four."""
@@ -71,7 +71,7 @@ def test_the_books_and_the_events_tell_the_same(
     reader.dispose()
 
 
-def test_every_report_that_can_be_drawn_can_be_asked(engine: Engine) -> None:
+def test_every_generated_report_query_is_valid(engine: Engine) -> None:
     for name in VALUES:
         assert not problems_of(Report((name,), ("attempts",), {name: tuple(VALUES[name])}))
     assert VALUES.keys() == {name for name, dimension in DIMENSIONS.items() if dimension.kind != "time"}

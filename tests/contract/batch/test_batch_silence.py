@@ -47,18 +47,18 @@ def orders(messages: list[Outgoing]) -> list[str]:
     return [message.routing_key for message in messages if message.exchange == ""]
 
 
-def test_nobody_loses_a_task_before_an_echo_has_come(harness: BatchHarness, hearing: LivenessProbe) -> None:
+def test_no_task_is_taken_from_an_llm_before_an_echo_arrives(harness: BatchHarness, hearing: LivenessProbe) -> None:
     harness.process(at=LEASE)
     assert harness.status("t") == "in_progress"
-    assert harness.books.in_doubt
+    assert harness.processor.in_doubt
     echo = hearing.ask(harness.steady())
     hearing.answered(echo.correlation_id, harness.steady())
     assert orders(harness.process(back(echo), at=LEASE + 0.1)) == ["llm.atlas.i1"]
     assert harness.status("t") == "pending"
-    assert not harness.books.in_doubt
+    assert not harness.processor.in_doubt
 
 
-def test_a_beat_before_the_echo_saves_the_task(harness: BatchHarness, hearing: LivenessProbe) -> None:
+def test_a_heartbeat_before_the_echo_keeps_the_task(harness: BatchHarness, hearing: LivenessProbe) -> None:
     harness.process(at=LEASE)
     echo = hearing.ask(harness.steady())
     hearing.answered(echo.correlation_id, harness.steady())
@@ -77,20 +77,22 @@ def test_leases_begin_again_when_rabbitmq_was_away(harness: BatchHarness, hearin
     hearing.answered(echo.correlation_id, seconds(3 * LEASE))
     harness.process(back(echo), at=3 * LEASE)
     assert harness.status("t") == "in_progress"
-    assert not harness.books.in_doubt
+    assert not harness.processor.in_doubt
 
 
 @pytest.mark.parametrize("by", [HOUR, -HOUR])
-def test_a_lease_lasts_as_long_when_the_clock_is_set(harness: BatchHarness, hearing: LivenessProbe, by: float) -> None:
+def test_setting_the_clock_does_not_change_the_length_of_a_lease(
+    harness: BatchHarness, hearing: LivenessProbe, by: float
+) -> None:
     harness.ahead = by
     harness.process(at=LEASE - 0.1)
-    assert not harness.books.in_doubt
+    assert not harness.processor.in_doubt
     harness.process(at=LEASE)
-    assert harness.books.in_doubt
+    assert harness.processor.in_doubt
 
 
 @pytest.mark.parametrize("by", [HOUR, -HOUR])
-def test_a_pause_lasts_as_long_when_the_clock_is_set(harness: BatchHarness, by: float) -> None:
+def test_setting_the_clock_does_not_change_the_length_of_a_pause(harness: BatchHarness, by: float) -> None:
     error = {"type": "overloaded", "retryable": True}
     harness.process(status("result", task_id="t", attempt=1, outcome="failed", error=error), at=1)
     harness.ahead = by
@@ -100,7 +102,7 @@ def test_a_pause_lasts_as_long_when_the_clock_is_set(harness: BatchHarness, by: 
     assert harness.status("t") == "assigned"
 
 
-def test_a_pause_of_a_coordinator_with_a_wrong_clock_is_no_longer_than_others(harness: BatchHarness) -> None:
+def test_a_pause_from_a_coordinator_with_a_wrong_clock_is_shortened(harness: BatchHarness) -> None:
     error = {"type": "overloaded", "retryable": True}
     harness.ahead = 24 * HOUR
     harness.process(status("result", task_id="t", attempt=1, outcome="failed", error=error), at=1)
@@ -110,7 +112,7 @@ def test_a_pause_of_a_coordinator_with_a_wrong_clock_is_no_longer_than_others(ha
     assert harness.status("t") == "assigned"
 
 
-def test_orders_go_to_the_queue_that_a_beat_has_named_also_after_a_restart(harness: BatchHarness) -> None:
+def test_orders_go_to_the_queue_named_in_a_heartbeat_even_after_a_restart(harness: BatchHarness) -> None:
     harness.process(presence("llm.atlas.i1.2"))
     cancel = delivery(TASKS, "cancel", {"id": "t"})
     harness.commit(cancel)

@@ -12,7 +12,8 @@ from coordinator.queries.handlers import QueryHandlers
 from coordinator.queries.reports import closing
 from coordinator.storage.schema import attempts
 from coordinator.storage.store import Store
-from tests.support.batches import LEASE, BatchHarness, delivery
+from tests.support.batches import BatchHarness, delivery
+from tests.support.stored_tasks import LEAD
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def submit(harness: BatchHarness, *ids: str) -> None:
 
 
 def ask(harness: BatchHarness, query: str, **fields: Any) -> Any:
-    queries = QueryHandlers(harness.store.engine, clock=harness.now, policy="earliest-finish", lease=int(LEASE))
+    queries = QueryHandlers(harness.store.engine, clock=harness.now, policy="earliest-finish", lease=LEAD)
     kind, body = queries.answer(query, json.dumps(fields).encode())
     assert kind == "query.answer", body
     return json.loads(body)
@@ -62,7 +63,7 @@ def idle(harness: BatchHarness) -> None:
         harness.process()
 
 
-def test_costs_go_to_the_model_that_caused_them_before_and_after_they_are_added_up(harness: BatchHarness) -> None:
+def test_costs_count_for_the_model_of_the_attempt_in_open_and_closed_periods(harness: BatchHarness) -> None:
     hello(harness, "i1", "small")
     hello(harness, "i2", "large")
     submit(harness, "t1", "t2", "t3", "t4")
@@ -85,7 +86,7 @@ def test_costs_go_to_the_model_that_caused_them_before_and_after_they_are_added_
     assert tokens_by_model(harness) == {"small": 1, "large": 110, "huge": 1000}
 
 
-def test_an_attempt_of_an_earlier_version_counts_for_the_model_that_its_llm_has(harness: BatchHarness) -> None:
+def test_an_attempt_without_a_model_counts_for_the_present_model_of_its_llm(harness: BatchHarness) -> None:
     hello(harness, "i1", "small")
     submit(harness, "t1", "t2", "t3")
     do(harness, "t1", "i1", tokens=1)
@@ -117,7 +118,7 @@ def test_a_retry_keeps_the_earlier_result_with_its_attempt(harness: BatchHarness
     assert kept[:2] == [{"first": "\0"}, "second"]
 
 
-def test_workers_of_one_name_that_differ_are_told_and_known_after_a_restart(harness: BatchHarness) -> None:
+def test_workers_of_one_name_that_differ_are_notified_even_after_a_restart(harness: BatchHarness) -> None:
     assert hello(harness, "i1", "small") == []
     notices = hello(harness, "i2", "large")
     assert {notice.routing_key for notice in notices} == {control_address("atlas", it) for it in ("i1", "i2")}
@@ -141,7 +142,7 @@ def test_a_notice_that_was_not_published_is_published_after_a_restart(harness: B
     assert [it.body for it in harness.restart() if it.exchange == ""] == unpublished
 
 
-def test_the_text_of_a_running_attempt_that_stops_coming_is_told(harness: BatchHarness) -> None:
+def test_a_running_attempt_without_new_text_is_shown_as_quiet(harness: BatchHarness) -> None:
     hello(harness, "i1", "small")
     submit(harness, "t1")
     about = {"task_id": "t1", "attempt": 1, "instance": "i1"}
@@ -150,8 +151,8 @@ def test_the_text_of_a_running_attempt_that_stops_coming_is_told(harness: BatchH
         harness.store.engine,
         clock=harness.now,
         policy="earliest-finish",
-        lease=int(LEASE),
-        quiet_since=harness.books.quiet_since,
+        lease=LEAD,
+        quiet_since=harness.processor.quiet_since,
     )
 
     def quiet() -> tuple[Any, Any]:
