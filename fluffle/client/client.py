@@ -39,8 +39,8 @@ from fluffle.client.chat import Messaging, is_identity_required
 from fluffle.client.conversion import made as _made
 from fluffle.client.conversion import read as _read
 from fluffle.client.events import ENDINGS, PROGRESS, TASK_EVENTS, Event, EventReader, standing, subscription
-from fluffle.client.handle import TaskHandle
-from fluffle.client.kwargs import Management, RetryChanges, TaskChanges, TaskFields
+from fluffle.client.handle import Submitted, TaskHandle
+from fluffle.client.kwargs import LLMChanges, RetryChanges, TaskChanges, TaskFields
 from fluffle.client.paging import every_llm
 from fluffle.client.reports import Reporting
 from fluffle.client.requests import AT_ONCE, Command, RequestClient, batched
@@ -133,7 +133,7 @@ class Client(Messaging, Reporting):
         A task that is rejected is yielded as its TaskRejected, and the others go on. Raises NoAnswer,
         PublishRefused, MessageTooLarge.
         """
-        under_way: deque[TaskHandle | TaskRejected] = deque()
+        under_way: deque[Submitted | TaskRejected] = deque()
         for task in tasks:
             await self._request_client.room()
             try:
@@ -157,7 +157,7 @@ class Client(Messaging, Reporting):
         _, tasks = await planned(Path(path), run, variables)
         return await submit(self, tasks)
 
-    async def _fate(self, handle: TaskHandle | TaskRejected) -> TaskHandle | TaskRejected:
+    async def _fate(self, handle: Submitted | TaskRejected) -> TaskHandle | TaskRejected:
         if isinstance(handle, TaskRejected):
             return handle
         try:
@@ -211,7 +211,7 @@ class Client(Messaging, Reporting):
         """
         return await self._task_command(AnswerQuestion, id=task_id, question=question, answer=answer)
 
-    async def manage(self, llm: str, **settings: Unpack[Management]) -> LLMView:
+    async def manage(self, llm: str, **settings: Unpack[LLMChanges]) -> LLMView:
         """Pause, resume, drain or forget an LLM, or set its slots and skills. What is not given stays as it is.
 
         `paused`: it finishes what it has and gets nothing new. `drain`: all its instances finish what they have, and
@@ -441,7 +441,7 @@ def _tracing() -> "Tracing | None":
     return tracing_for("fluffle-client", wanted=load_settings().traces)
 
 
-def _is_known(fate: TaskHandle | TaskRejected) -> bool:
+def _is_known(fate: Submitted | TaskRejected) -> bool:
     """Whether there is no answer to wait for."""
     return isinstance(fate, TaskRejected) or fate.unanswered is None
 

@@ -61,7 +61,7 @@ class RetryChanges(TypedDict, total=False):
     metadata: dict[str, Any]
 
 
-class Management(TypedDict, total=False):
+class LLMChanges(TypedDict, total=False):
     """What can be set of an LLM by hand: the fields of a `Manage`."""
 
     paused: bool

@@ -43,7 +43,7 @@ from broker.protocol.views import (
     TaskView,
 )
 from fluffle.client.connect import open_link
-from fluffle.client.handle import TaskHandle
+from fluffle.client.handle import Submitted
 
 if TYPE_CHECKING:
     from fluffle.client.tracing import ClientTracing
@@ -91,9 +91,9 @@ class RequestClient:
         self._name = name
         self._answer_timeout = answer_timeout
         self._reply_to = f"{REPLIES}.{uuid7()}"
-        self._tasks: WeakValueDictionary[str, TaskHandle] = WeakValueDictionary()
+        self._tasks: WeakValueDictionary[str, Submitted] = WeakValueDictionary()
         # Further submissions with the id of one of these, by their correlation ids. They may be the same, or mistakes.
-        self._others: WeakValueDictionary[str, TaskHandle] = WeakValueDictionary()
+        self._others: WeakValueDictionary[str, Submitted] = WeakValueDictionary()
         self._requests: dict[str, tuple[Outgoing, asyncio.Future[bytes]]] = {}
         self._numbers = itertools.count()
         self._catching_up: asyncio.Task[None] | None = None
@@ -138,7 +138,7 @@ class RequestClient:
         """Wait until the link takes another message without piling up."""
         await self._link.room()
 
-    def send(self, submission: Submission) -> TaskHandle:
+    def send(self, submission: Submission) -> Submitted:
         """Publish a submission that has its id, without waiting for anything.
 
         Raises TaskRejected when it cannot be sent: what is in it was changed after it was checked.
@@ -160,18 +160,18 @@ class RequestClient:
                 self._tracing.submitting(message)
         handle = self._tasks.get(task_id)
         if handle is None or handle.is_over:
-            handle = self._tasks[task_id] = TaskHandle(message)
+            handle = self._tasks[task_id] = Submitted(message)
         elif handle.body != message.body:  # the coordinator finds out whether it is the same task
             number = message.correlation_id = f"{task_id}{self._number()}"
-            handle = self._others[number] = TaskHandle(message)
+            handle = self._others[number] = Submitted(message)
         self._publish(handle, message)
         return handle
 
-    def _publish(self, handle: TaskHandle, message: Outgoing) -> None:
+    def _publish(self, handle: Submitted, message: Outgoing) -> None:
         self._link.send(message, partial(_on_published, handle))
         crash_point_soon("task-published")
 
-    async def accepted(self, handle: TaskHandle) -> None:
+    async def accepted(self, handle: Submitted) -> None:
         """Wait for the answer to a submission. Raises TaskRejected, NoAnswer, or why it could not be published."""
         if handle.unanswered is None:
             return await handle.accepted()
@@ -286,7 +286,7 @@ class RequestClient:
         except DecodeError as error:
             _log.warning("ignored an answer of type %s that cannot be read: %s", kind, error)
 
-    def _on_end(self, handle: TaskHandle, view: TaskView) -> None:
+    def _on_end(self, handle: Submitted, view: TaskView) -> None:
         """A task has ended. The coordinator tells it once, at the newest of the correlation ids."""
         handle.update(view)
         if first := self._tasks.get(view.id):
@@ -295,7 +295,7 @@ class RequestClient:
             if other.id == view.id and other.unanswered is None:
                 other.update(view)
 
-    def _handles(self) -> list[TaskHandle]:
+    def _handles(self) -> list[Submitted]:
         return [*self._tasks.values(), *self._others.values()]
 
     # -- reconnects ------------------------------------------------------------------------------------------------
@@ -317,13 +317,13 @@ class RequestClient:
                 handle.sending_again()
                 self._publish(handle, submission)
 
-    def _follow(self, handle: TaskHandle) -> None:
+    def _follow(self, handle: Submitted) -> None:
         """Ask for a task whose submission is refused when it comes again, as the task was changed meanwhile."""
         following = asyncio.create_task(self._until_over(handle))
         self._following.add(following)
         following.add_done_callback(self._following.discard)
 
-    async def _until_over(self, handle: TaskHandle) -> None:
+    async def _until_over(self, handle: Submitted) -> None:
         while not handle.is_over:
             try:
                 answer = await self.ask(TaskQuery(id=handle.id))
@@ -351,7 +351,7 @@ def _encoded(submission: Submission) -> bytes:
         raise TaskRejected([Problem("", str(error))]) from error
 
 
-def _on_published(handle: TaskHandle, _: Outgoing, error: BrokerError | None) -> None:
+def _on_published(handle: Submitted, _: Outgoing, error: BrokerError | None) -> None:
     if error is None:
         handle.is_confirmed = True
     else:

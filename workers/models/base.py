@@ -24,17 +24,20 @@ Progress = Callable[[str], None]
 class Job:
     """One attempt of one task, or one message to answer, as an LLM gets it.
 
-    description   what to do, in words
-    inputs        any JSON that came with the task, or None
-    context       the outcomes of the tasks that this one builds on
-    instructions  how this LLM is to work, or None; for a model, the system prompt
-    output_schema the JSON Schema that the result must satisfy, or None
-    timeout       seconds that the attempt may take, or None; the worker enforces it
-    metadata      whatever the submitter attached
-    skills        the skills that the task asks for
-    answers       what people have answered to questions of earlier attempts
-    message       the message that is to be answered, if this is no task: the description is its content
-    conversation  the messages before it in its conversation, oldest first, those of this LLM among them
+    Attributes:
+        task_id: the id of the task or of the message
+        attempt: the number of the attempt, from 1
+        description: what to do, in words
+        inputs: any JSON that came with the task, or None
+        context: the outcomes of the tasks that this task builds on
+        instructions: how this LLM has to work, or None; the system prompt of a model
+        output_schema: the JSON Schema that the result must satisfy, or None
+        timeout: seconds that the attempt may take, or None; the worker enforces the limit
+        metadata: JSON that the submitter attached
+        skills: the skills that the task requires
+        answers: the answers of people to questions of earlier attempts
+        message: the message to answer, or None for a task; its content is the description
+        conversation: the earlier messages of the conversation, oldest first, with those of this LLM
     """
 
     task_id: str

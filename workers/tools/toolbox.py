@@ -78,12 +78,12 @@ class Toolbox:
 
     @contextmanager
     def blocking(self) -> "Iterator[SyncToolbox]":
-        """The same tools for another thread. Whoever still waits when the block ends gets a ToolError."""
-        toolbox = SyncToolbox(self, asyncio.get_running_loop())
+        """Yield the same tools for other threads. A call that still waits when the block ends raises ToolError."""
+        toolbox = SyncToolbox(self)
         try:
             yield toolbox
         finally:
-            toolbox.close()
+            toolbox._cancel_calls()
 
     async def send(self, to: str, text: str) -> None:
         """Send a message, without waiting for an answer.
@@ -238,11 +238,12 @@ class Toolbox:
 
 
 class SyncToolbox:
-    """The tools of one attempt for a thread: every call waits for its end. See Desk."""
+    """A `Toolbox` for functions that are not async: the same methods, each of which waits for its end."""
 
-    def __init__(self, toolbox: Toolbox, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, toolbox: Toolbox) -> None:
+        """Create it on the event loop of the toolbox; call its methods in other threads."""
         self._toolbox = toolbox
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._calls: set[Future[Any]] = set()
 
     @property
@@ -258,9 +259,26 @@ class SyncToolbox:
         """`Toolbox.ask`."""
         return self._wait(self._toolbox.ask(to, question, timeout))
 
-    def delegate(self, description: str, **given: Any) -> Any:
+    def delegate(
+        self,
+        description: str,
+        *,
+        skills: Sequence[str] = (),
+        assignee: str | None = None,
+        inputs: Any = None,
+        output_schema: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
         """`Toolbox.delegate`."""
-        return self._wait(self._toolbox.delegate(description, **given))
+        call = self._toolbox.delegate(
+            description,
+            skills=skills,
+            assignee=assignee,
+            inputs=inputs,
+            output_schema=output_schema,
+            timeout=timeout,
+        )
+        return self._wait(call)
 
     def ask_person(self, question: str, choices: Sequence[str] = ()) -> str:
         """`Toolbox.ask_person`."""
@@ -274,8 +292,8 @@ class SyncToolbox:
         """`Toolbox.read`."""
         return self._wait(self._toolbox.read(name))
 
-    def close(self) -> None:
-        """The attempt is over: whoever still waits gets a ToolError."""
+    def _cancel_calls(self) -> None:
+        """Raise ToolError in the threads that still wait, because the attempt is over."""
         for call in list(self._calls):
             call.cancel()
 
