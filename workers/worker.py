@@ -337,8 +337,7 @@ class Worker:
     # -- what goes on meanwhile ------------------------------------------------------------------------------------
 
     def _on_control(self, delivery: Delivery) -> None:
-        if CoordinatorClient.is_answer(delivery):
-            self._coordinator_client.take(delivery)
+        if self._coordinator_client.take(delivery):
             return
         if delivery.properties.correlation_id is not None:  # orders answer nothing
             self._chat_client.take(delivery)

@@ -22,7 +22,6 @@ from broker.errors import (
     DecodeError,
     NoAnswer,
     Problem,
-    QueryRejected,
     TaskRejected,
 )
 from broker.fault_injection import crash_point_soon
@@ -42,6 +41,7 @@ from broker.protocol.views import (
     TasksQuery,
     TaskView,
 )
+from broker.rpc import RequestTimeout, RpcClient
 from fluffle.client.connect import open_link
 from fluffle.client.handle import Submitted
 
@@ -94,18 +94,19 @@ class RequestClient:
         self._tasks: WeakValueDictionary[str, Submitted] = WeakValueDictionary()
         # Further submissions with the id of one of these, by their correlation ids. They may be the same, or mistakes.
         self._others: WeakValueDictionary[str, Submitted] = WeakValueDictionary()
-        self._requests: dict[str, tuple[Outgoing, asyncio.Future[bytes]]] = {}
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(1)
         self._catching_up: asyncio.Task[None] | None = None
         self._following: set[asyncio.Task[None]] = set()
         self._opened = AsyncExitStack()
         self._link: RobustConnection
+        self._rpc: RpcClient
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
             link = open_link(self._url, name=self._name, on_state=self._on_state)
             self._link = await opening.enter_async_context(link)
             await self._link.declare(Topology(queues=(Queue(self._reply_to, exclusive=True),)))
+            self._rpc = RpcClient(self._link, self._reply_to, prefix="#")  # no id of a task has this sign
             await self._link.consume(self._reply_to, self._on_answer, auto_ack=True)
             self._opened = opening.pop_all()
         return self
@@ -118,9 +119,7 @@ class RequestClient:
         closed = ConnectionClosed("the client was closed")
         for handle in self._handles():
             handle.fail(closed)
-        for _, answer in self._requests.values():
-            if not answer.done():
-                answer.set_exception(closed)
+        self._rpc.fail(closed)
 
     @property
     def connected(self) -> bool:
@@ -162,7 +161,7 @@ class RequestClient:
         if handle is None or handle.is_over:
             handle = self._tasks[task_id] = Submitted(message)
         elif handle.body != message.body:  # the coordinator finds out whether it is the same task
-            number = message.correlation_id = f"{task_id}{self._number()}"
+            number = message.correlation_id = f"{task_id}#{next(self._numbers)}"
             handle = self._others[number] = Submitted(message)
         self._publish(handle, message)
         return handle
@@ -184,49 +183,22 @@ class RequestClient:
     # -- queries and commands --------------------------------------------------------------------------------------
 
     async def ask(self, query: Query) -> bytes:
-        """The JSON body of the answer to a query. Raises QueryRejected and NoAnswer."""
-        return await self._request(
-            Outgoing(
-                QUERIES,
-                query.routing_key,
-                query.encode(),
-                correlation_id=self._number(),
-                reply_to=self._reply_to,
-                expiration=_QUERY_LIFE,
-                persistent=False,
-            )
+        """Return the JSON body of the answer to a query. Raises QueryRejected and NoAnswer."""
+        request = self._rpc.request(
+            QUERIES, query.routing_key, query.encode(), expiration=_QUERY_LIFE, persistent=False
         )
+        return await self._answer(request, is_repeatable=True)
 
     async def command(self, command: Command) -> bytes:
-        """The JSON body of the answer to a command. Raises TaskRejected and NoAnswer."""
-        return await self._request(
-            Outgoing(
-                TASKS,
-                command.routing_key,
-                command.encode(),
-                message_id=uuid7(),
-                correlation_id=self._number(),
-                reply_to=self._reply_to,
-            )
-        )
+        """Return the JSON body of the answer to a command. Raises TaskRejected and NoAnswer."""
+        request = self._rpc.request(TASKS, command.routing_key, command.encode(), message_id=uuid7())
+        return await self._answer(request, is_repeatable=False)
 
-    def _number(self) -> str:
-        return f"#{next(self._numbers)}"  # no id of a task has this sign
-
-    async def _request(self, message: Outgoing) -> bytes:
-        assert message.correlation_id is not None
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._requests[message.correlation_id] = message, answer
-        confirmed = False
+    async def _answer(self, request: Outgoing, *, is_repeatable: bool) -> bytes:
         try:
-            async with asyncio.timeout(self._answer_timeout):
-                await self._link.publish(message)
-                confirmed = True
-                return await answer
-        except TimeoutError as error:
-            raise await self.no_answer(message.exchange, confirmed=confirmed) from error
-        finally:
-            del self._requests[message.correlation_id]
+            return await self._rpc.call(request, timeout_seconds=self._answer_timeout, is_repeatable=is_repeatable)
+        except RequestTimeout as error:
+            raise await self.no_answer(request.exchange, confirmed=error.is_confirmed) from error
 
     async def no_answer(self, exchange: str, *, confirmed: bool, task: str | None = None) -> NoAnswer:
         """Why a request has no answer, and where the task is that it submits."""
@@ -260,29 +232,22 @@ class RequestClient:
     # -- answers ---------------------------------------------------------------------------------------------------
 
     def _on_answer(self, delivery: Delivery) -> None:
+        if self._rpc.take(delivery):
+            return
         key, kind, body = delivery.properties.correlation_id or "", delivery.properties.type, delivery.body
+        if (handle := self._tasks.get(key) or self._others.get(key)) is None:
+            return
         try:
-            if (handle := self._tasks.get(key) or self._others.get(key)) is not None:
-                if kind == "task.rejected" and handle.unanswered is None:
-                    self._follow(handle)
-                elif kind == "task.rejected":
-                    handle.fail(TaskRejected(_reasons(body)))
-                elif kind == "task.accepted":
-                    handle.accept(body)
-                else:
-                    if self._tracing is not None:
-                        self._tracing.ended(delivery)
-                    self._on_end(handle, decode(TaskView, body, limit=len(body)))
-            elif key in self._requests:
-                answer = self._requests[key][1]
-                if answer.done():
-                    return
-                if kind == "task.rejected":
-                    answer.set_exception(TaskRejected(_reasons(body)))
-                elif kind == "query.rejected":
-                    answer.set_exception(QueryRejected(_reasons(body)))
-                else:
-                    answer.set_result(body)
+            if kind == "task.rejected" and handle.unanswered is None:
+                self._follow(handle)
+            elif kind == "task.rejected":
+                handle.fail(TaskRejected(_reasons(body)))
+            elif kind == "task.accepted":
+                handle.accept(body)
+            else:
+                if self._tracing is not None:
+                    self._tracing.ended(delivery)
+                self._on_end(handle, decode(TaskView, body, limit=len(body)))
         except DecodeError as error:
             _log.warning("ignored an answer of type %s that cannot be read: %s", kind, error)
 
@@ -308,9 +273,7 @@ class RequestClient:
             self._catching_up = asyncio.create_task(self._catch_up())
 
     async def _catch_up(self) -> None:
-        queries = [message for message, _ in self._requests.values() if message.exchange == QUERIES]
-        for message in queries:
-            self._link.publish_soon(message).add_done_callback(_log_failure)
+        self._rpc.send_again()
         for handle in self._handles():
             if (submission := handle.submission) is not None:
                 await self._link.room()
@@ -356,11 +319,6 @@ def _on_published(handle: Submitted, _: Outgoing, error: BrokerError | None) -> 
         handle.is_confirmed = True
     else:
         handle.fail(error)
-
-
-def _log_failure(published: asyncio.Future[None]) -> None:
-    if (error := published.exception()) is not None:
-        _log.warning("a request could not be sent again: %s", error)
 
 
 def _reasons(body: bytes) -> list[Problem]:

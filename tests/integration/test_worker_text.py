@@ -232,7 +232,7 @@ async def test_metrics_and_spans_that_fail_do_not_keep_an_attempt_from_its_end(
     class Broken:
         add = begin = Mock(side_effect=RuntimeError("nothing is counted today"))
 
-    monkeypatch.setattr(Worker, "_spans", lambda _: Broken())
+    monkeypatch.setattr(Worker, "_worker_tracing", lambda _: Broken())
     at_work = AtWork(amqp_url, name, Scripted(), tmp_path)
     monkeypatch.setattr(at_work.worker, "_runs", Broken())
     async with at_work:
