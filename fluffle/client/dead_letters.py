@@ -26,7 +26,7 @@ from broker.errors import BrokerError, RequestError
 from broker.protocol.messages import ErrorDetail
 from broker.protocol.primitives import JSON_TYPE
 from broker.protocol.topology import COORDINATOR, REJECTED
-from fluffle.client.connect import open_link
+from fluffle.client.requests import open_link
 
 _ERRORS = TypeAdapter(list[ErrorDetail])
 _SPEAKABLE = re.compile(r"[!-~]{1,128}")

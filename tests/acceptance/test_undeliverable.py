@@ -132,7 +132,7 @@ def test_a_person_reads_the_messages_around_one_that_cannot_be_delivered(
 ) -> None:
     assert shell("message", "inbox") == ""
     texts = write_four_and_a_bad_one(client, site)
-    for keep, outcome in ((True, "passed over"), (False, "put among the rejected")):
+    for keep, outcome in ((True, "skipped"), (False, "moved to the rejected messages")):
         done = shell.run("message", "inbox", *(["--keep"] if keep else []))
         assert sorted(line.split("\t")[-1] for line in done.stdout.decode().splitlines()) == sorted(texts)
         assert f"a message to user.ana was {outcome}: RabbitMQ cannot deliver it" in done.stderr.decode()
