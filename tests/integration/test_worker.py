@@ -24,6 +24,7 @@ from tests.support.fake_coordinator import WITHIN, StandIn, stand_in
 from tests.support.processes import Process, fluffle
 from tests.support.proxy import CONSUMER, PUBLISHER, Proxy, proxy_to
 from tests.support.rabbitmq import NodeInfo
+from workers.app import build_worker
 from workers.execution.spool import Spool
 from workers.models.base import Answer, Job, ModelError, Progress
 from workers.tools.toolbox import Toolbox
@@ -110,9 +111,16 @@ class Workers:
     def make(
         self, *, url: str | None = None, lease: float = 15, max_body: int = MAX_BODY_BYTES, **options: Any
     ) -> Worker:
-        settings = Settings(state_dir=self.state_dir, lease=lease, max_body=max_body)
         arguments: dict[str, Any] = {"name": self._name, "llm": self._llm} | options
-        return Worker(settings, url=url or self._url, **arguments)
+        spool_dir = self.state_dir / "spool" / arguments["name"]
+        heartbeat_interval = Settings(lease=lease).beat
+        return build_worker(
+            url=url or self._url,
+            spool_dir=spool_dir,
+            heartbeat_interval=heartbeat_interval,
+            max_body=max_body,
+            **arguments,
+        )
 
     @asynccontextmanager
     async def one(self, **options: Any) -> AsyncIterator[Worker]:
@@ -646,10 +654,10 @@ async def test_a_worker_beats_while_its_consuming_connection_is_away(
         await coordinator.assign("t-1")
         await until(lambda: llm.running == 1)
         await asyncio.to_thread(replace_queue)
-        await until(lambda: not worker._link.connected)
+        await until(lambda: not worker.connected)
         before = len(coordinator.all("beat"))
         await coordinator.until(lambda: len(coordinator.all("beat")) > before + 3)
-        assert not worker._link.connected
+        assert not worker.connected
         assert coordinator.all("beat")[-1].tasks == [RunningTask(task_id="t-1", attempt=1)]
 
 

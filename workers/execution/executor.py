@@ -75,7 +75,7 @@ class Executor:
         self._finished: dict[Key, None] = {}  # the last ones, oldest first
 
     @property
-    def in_hand(self) -> list[RunningTask]:
+    def held_tasks(self) -> list[RunningTask]:
         """What was claimed and whose result RabbitMQ does not have yet, and what waits for a slot."""
         return [RunningTask(task_id=task_id, attempt=attempt) for task_id, attempt in (*self._in_hand, *self._waiting)]
 

@@ -1,7 +1,6 @@
 """From the options of a worker to the LLM that it runs."""
 
 import logging
-import os
 from collections.abc import Collection
 
 from broker.errors import ConfigurationError
@@ -74,7 +73,6 @@ async def warn_of_trouble(name: str, llm: LLM) -> None:
 
 
 def _provider_llm(model: str, base_url: str | None, stall_timeout: float) -> LLM:
-    os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
     try:
         import pydantic_ai  # noqa: F401
     except ImportError as error:
