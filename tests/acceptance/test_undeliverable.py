@@ -215,7 +215,7 @@ def test_good_messages_are_requeued_past_one_that_cannot_be_delivered(
     assert client.take(again).json()["id"] == "second"
     done = shell.run("rejected", "requeue", "--all")
     assert (done.returncode, done.stdout) == (1, b"2 requeued\n")
-    assert b"Error: bad: RabbitMQ cannot translate it to AMQP 0-9-1, so it cannot be published again" in done.stderr
+    assert b"Error: bad: the message cannot be published again: RabbitMQ cannot translate it to AMQP 0-9-1" in done.stderr
     assert [client.take(again).json()["id"] for _ in range(2)] == ["first", "third"]
     assert [message["id"] for message in shell.json("rejected", "list")] == ["bad"]
     assert coordinator.alive
