@@ -25,9 +25,7 @@ class ClientTracing:
 
     def ended(self, delivery: Delivery) -> None:
         """Create the span of a result."""
-        attributes = about(
-            SpanKind.CONSUMER, REPLIES, "process", REPLIES
-        )  # without the id of the client
+        attributes = about(SpanKind.CONSUMER, REPLIES, "process", REPLIES)  # without the id of the client
         attributes["fluffle.task.id"] = delivery.properties.correlation_id or ""
         attributes["fluffle.outcome"] = delivery.properties.type or ""
         self._tracing.span(f"process {REPLIES}", SpanKind.CONSUMER, attributes, parent=trace_of(delivery.headers)).end()

@@ -215,7 +215,8 @@ def test_good_messages_are_requeued_past_one_that_cannot_be_delivered(
     assert client.take(again).json()["id"] == "second"
     done = shell.run("rejected", "requeue", "--all")
     assert (done.returncode, done.stdout) == (1, b"2 requeued\n")
-    assert b"Error: bad: the message cannot be published again: RabbitMQ cannot translate it to AMQP 0-9-1" in done.stderr
+    reason = b"the message cannot be published again: RabbitMQ cannot translate it to AMQP 0-9-1"
+    assert b"Error: bad: " + reason in done.stderr
     assert [client.take(again).json()["id"] for _ in range(2)] == ["first", "third"]
     assert [message["id"] for message in shell.json("rejected", "list")] == ["bad"]
     assert coordinator.alive

@@ -1,4 +1,4 @@
-"""A worker that does not run yet. tests/integration/test_worker_*.py have it run."""
+"""A worker that is not connected. The tests in tests/integration/workers connect it."""
 
 import asyncio
 from pathlib import Path
