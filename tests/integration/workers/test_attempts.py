@@ -52,7 +52,7 @@ async def test_an_attempt_over_its_timeout_is_reported_as_a_retryable_failure(
 async def test_an_attempt_ends_even_if_its_call_ignores_the_cancellation(
     workers: Workers, coordinator: StandIn, llm: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.execution.attempt.CANCEL_WITHIN", 0.05)
+    monkeypatch.setattr("workers.execution.attempt.CANCEL_TIMEOUT_SECONDS", 0.05)
     release = asyncio.Event()
 
     async def stubborn(job: Job, progress: Progress) -> Answer:
