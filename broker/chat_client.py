@@ -1,7 +1,6 @@
 """Sending messages for one address, and waiting for their answers."""
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,8 +11,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from broker.access.roles import is_genuine, speaks_for, was_dead_lettered
 from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
-from broker.errors import AccessRefused, BrokerUnreachable, DecodeError, NoAnswer, Problem, UnknownAddress
-from broker.futures import resolve
+from broker.errors import (
+    AccessRefused,
+    BrokerUnreachable,
+    DecodeError,
+    NoAnswer,
+    Problem,
+    QueryRejected,
+    UnknownAddress,
+)
 from broker.protocol.chat import (
     ADDRESSES,
     COORDINATOR,
@@ -28,6 +34,7 @@ from broker.protocol.primitives import MAX_BODY_BYTES, decode, problems
 from broker.protocol.queries import MessagesQuery
 from broker.protocol.topology import MESSAGES, QUERIES, STATUS, Binding, Topology, llm_address, user_address
 from broker.protocol.views import Rejection
+from broker.rpc import RequestTimeout, RpcClient
 
 HISTORY_WITHIN = 5.0
 """Seconds that the coordinator may take to tell the history of a conversation."""
@@ -123,8 +130,7 @@ class ChatClient:
         self._session = session
         self._known: set[str] = set()  # addresses that have a mailbox
         self._listening: set[str] = set()  # to what these LLMs write
-        self._queries: dict[str, asyncio.Future[bytes]] = {}
-        self._numbers = itertools.count(1)
+        self._rpc = RpcClient(link, session, prefix=_HISTORY)
         self._history_refused: AccessRefused | None = None
         self._waiting: dict[str, tuple[asyncio.Future[Message], Callable[[str], None]]] = {}  # by id of the question
 
@@ -184,29 +190,19 @@ class ChatClient:
         return found[::-1]
 
     async def _ask(self, query: MessagesQuery) -> "_HistoryPage":
-        number = f"{_HISTORY}{next(self._numbers)}"
-        answer = self._queries[number] = asyncio.get_running_loop().create_future()
-        asked = Outgoing(
-            QUERIES,
-            query.routing_key,
-            query.encode(),
-            correlation_id=number,
-            reply_to=self._session,
-            expiration=HISTORY_WITHIN,
-            persistent=False,
+        request = self._rpc.request(
+            QUERIES, query.routing_key, query.encode(), expiration=HISTORY_WITHIN, persistent=False
         )
         try:
-            async with asyncio.timeout(HISTORY_WITHIN):
-                await self._link.publish(asked)
-                told = await answer
-        except TimeoutError as error:
+            body = await self._rpc.call(request, timeout_seconds=HISTORY_WITHIN)
+        except RequestTimeout as error:
             raise NoAnswer(self._link.obstacle or f"no coordinator answered within {HISTORY_WITHIN:g} s") from error
         except AccessRefused as error:
             self._history_refused = error
             raise
-        finally:
-            del self._queries[number]
-        return decode(_HistoryPage, told, limit=len(told))
+        except QueryRejected as error:
+            raise DecodeError(error.problems) from error
+        return decode(_HistoryPage, body, limit=len(body))
 
     def take(self, delivery: Delivery) -> bool:
         """Something has come to the session: an answer, a piece of one, or that there will be none.
@@ -214,10 +210,10 @@ class ChatClient:
         Returns whether it is about messages.
         """
         properties = delivery.properties
+        if self._rpc.take(delivery):
+            return True
         try:
-            if properties.correlation_id in self._queries:
-                resolve(self._queries[properties.correlation_id], delivery.body)
-            elif delivery.exchange == STATUS:
+            if delivery.exchange == STATUS:
                 if not self._require_identity or is_genuine(delivery):
                     self._on_text(delivery)
             elif properties.type == "message.rejected":

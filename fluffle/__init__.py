@@ -1,62 +1,30 @@
-"""Fluffle: a workforce of LLMs on RabbitMQ. This is its public face; a name is imported when it is first used."""
+"""Fluffle, a workforce of LLMs on RabbitMQ: the names that programs may use.
 
+`Client` and `SyncClient` submit tasks, `Job`, `Answer`, `ModelError` and `Toolbox` are for Python functions that work
+as LLMs, and all errors are subclasses of `FluffleError`. docs/python.md describes every name.
+
+The stub `__init__.pyi` lists the names, each with its module. A module is imported when one of its names is first used.
+"""
+
+import re
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from broker.errors import BrokerBlocked as BrokerBlocked
-    from broker.errors import BrokerUnreachable as BrokerUnreachable
-    from broker.errors import FluffleError as FluffleError
-    from broker.errors import NoAnswer as NoAnswer
-    from broker.errors import QueryRejected as QueryRejected
-    from broker.errors import ResultTooLarge as ResultTooLarge
-    from broker.errors import TaskCancelled as TaskCancelled
-    from broker.errors import TaskFailed as TaskFailed
-    from broker.errors import TaskRejected as TaskRejected
-    from broker.protocol.status import Status as Status
-    from broker.protocol.task_requests import Submission as Submission
-    from broker.protocol.task_requests import Vote as Vote
-    from broker.protocol.views import LLMView as LLMView
-    from broker.protocol.views import Placement as Placement
-    from broker.protocol.views import ReportView as ReportView
-    from broker.protocol.views import TaskView as TaskView
-    from broker.protocol.worker_reports import Progress as Progress
-    from fluffle.client.client import Client as Client
-    from fluffle.client.events import Event as Event
-    from fluffle.client.handle import TaskHandle as TaskHandle
-    from fluffle.client.sync import SyncClient as SyncClient
-    from fluffle.client.sync import SyncTask as SyncTask
-
-_HOMES = {
-    "broker.errors": (
-        "BrokerBlocked",
-        "BrokerUnreachable",
-        "FluffleError",
-        "NoAnswer",
-        "QueryRejected",
-        "ResultTooLarge",
-        "TaskCancelled",
-        "TaskFailed",
-        "TaskRejected",
-    ),
-    "broker.protocol.status": ("Status",),
-    "broker.protocol.task_requests": ("Submission", "Vote"),
-    "broker.protocol.views": ("LLMView", "Placement", "ReportView", "TaskView"),
-    "broker.protocol.worker_reports": ("Progress",),
-    "fluffle.client.client": ("Client",),
-    "fluffle.client.handle": ("TaskHandle",),
-    "fluffle.client.sync": ("SyncClient", "SyncTask"),
-    "fluffle.client.events": ("Event",),
+_MODULES = {
+    name: module
+    for module, name in re.findall(
+        r"^from (\S+) import (\w+)", Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"), re.MULTILINE
+    )
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = tuple(_HOME)
+__all__ = tuple(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOME)
+    return sorted(_MODULES)

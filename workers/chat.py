@@ -1,12 +1,12 @@
-"""The mailbox of an LLM: who writes to it gets an answer, however long its tasks take.
+"""Answers the messages to an LLM, however long its tasks take.
 
     message -> the conversation so far -> the LLM is called -> answer, published -> confirmed -> acknowledged
 
-Some conversations go on at the same time, and none of them needs a slot; within one, messages are answered in order.
-An answer has an id that follows from its question's: whoever answers once more says nothing new.
+A few conversations run at the same time, without slots; within a conversation, messages are answered in order. The id
+of an answer is derived from the id of its question, so a second answer to the same message counts as the first.
 
-A call of an LLM costs money. So a message for which it was called is never given back because of an error of ours: its
-sender gets the reason in place of an answer, and when not even that can be sent, the log has it.
+A call of an LLM costs money. So a message for which the LLM was called is never returned to RabbitMQ because of an
+error of the worker: its sender gets the reason as the answer, and if that cannot be sent either, the log has it.
 """
 
 import asyncio
@@ -46,26 +46,26 @@ from workers.execution.progress import ProgressStream
 from workers.execution.reporter import RETRY, Reporter
 from workers.models.base import LLM, Answer, Job, ModelError
 
-AT_ONCE = 4
+MAX_CONVERSATIONS = 4
 """Conversations in which an instance answers at the same time."""
 
-PREFETCH = 2 * AT_ONCE
-"""Messages that an instance takes from the mailbox ahead."""
+PREFETCH = 2 * MAX_CONVERSATIONS
+"""Unacknowledged messages of the mailbox."""
 
-ANSWER_WITHIN = 200.0
-"""Seconds that an answer may take: with all of PREFETCH in one conversation, none is unacknowledged for the 30 minutes
-after which RabbitMQ closes a channel."""
+ANSWER_TIMEOUT_SECONDS = 200.0
+"""An answer may take this time. Even with all of PREFETCH in one conversation, no message is then unacknowledged for
+30 minutes, after which RabbitMQ closes a channel."""
 
-CONTEXT = 50
+MAX_HISTORY_MESSAGES = 50
 """Messages of a conversation that an LLM gets with the newest one."""
 
-_REMEMBERED = 200  # messages that have come here or gone from here, for what the history does not have yet
+_MAX_RECENT = 200  # messages sent and received here, which the history may not have yet
 
 _log = logging.getLogger(__name__)
 
 
 class ChatResponder:
-    """Takes the messages to an LLM and answers them. `on_change` is called when nothing is left to answer."""
+    """Answers the messages to an LLM. `on_change` is called when no message is left to answer."""
 
     def __init__(
         self,
@@ -87,34 +87,34 @@ class ChatResponder:
         self._reporter = reporter
         self._address = llm_address(name)
         self._instructions = instructions
-        self._timeout = min(timeout or ANSWER_WITHIN, ANSWER_WITHIN)
+        self._timeout = min(timeout or ANSWER_TIMEOUT_SECONDS, ANSWER_TIMEOUT_SECONDS)
         self._max_body = max_body
         self._require_identity = require_identity
         self._on_change = on_change
         self._closed = False
-        self._open: dict[str, deque[Message]] = {}  # conversations with what is to be answered, oldest first
-        self._running: dict[str, asyncio.Task[None]] = {}  # those in which an answer is under way
+        self._open: dict[str, deque[Message]] = {}  # conversations with their unanswered messages, oldest first
+        self._running: dict[str, asyncio.Task[None]] = {}  # conversations in which the LLM is called
         self._deliveries: dict[str, list[Delivery]] = {}  # of the messages in `_open`, by id
         self._settled = BoundedSet[str]()
         self._repeats = RepeatedTexts()
-        self._unnamed: dict[str, str] = {}  # the ids of messages that came without one, and what their bodies make
-        self._recent: deque[Message] = deque(maxlen=_REMEMBERED)
+        self._unnamed: dict[str, str] = {}  # ids of messages that arrived without one -> the id made from their body
+        self._recent: deque[Message] = deque(maxlen=_MAX_RECENT)
 
     @property
     def idle(self) -> bool:
-        """Whether no answer is under way."""
+        """Whether no message is being answered."""
         return not self._running
 
     def take(self, delivery: Delivery) -> None:
-        """A message has come. One that cannot be read is dropped: the coordinator tells its sender."""
+        """Take a message. A message that cannot be decoded is dropped: the coordinator informs its sender."""
         try:
             message = read_message(delivery, limit=self._max_body, require_identity=self._require_identity)
         except DecodeError as error:
-            _log.warning("dropped a message that cannot be read: %s", error)
+            _log.warning("dropped a message that cannot be decoded: %s", error)
             delivery.ack()
             return
         if is_unnamed(delivery, message):
-            message = self._told_apart(message, delivery)
+            message = self._with_id(message, delivery)
         if message.id in self._settled:
             delivery.ack()
         elif message.id in self._deliveries:
@@ -130,21 +130,21 @@ class ChatResponder:
             self._settled.add(message.id)
             delivery.ack()
 
-    def _told_apart(self, message: Message, delivery: Delivery) -> Message:
-        """A message without an id under one of its own: what says the same once more is another message.
+    def _with_id(self, message: Message, delivery: Delivery) -> Message:
+        """Give a message without an id a new one: a second message with the same text is another message.
 
-        One that comes again, because the channel it came by is gone, is the one that is in hand.
+        A redelivery, after its channel was lost, gets the id of the first delivery.
         """
         made = message.id
-        in_hand = (its_id for its_id in self._deliveries if self._unnamed.get(its_id) == made)
-        lost = (its_id for its_id in in_hand if all(it.is_lost for it in self._deliveries[its_id]))
+        pending = (its_id for its_id in self._deliveries if self._unnamed.get(its_id) == made)
+        lost = (its_id for its_id in pending if all(it.is_lost for it in self._deliveries[its_id]))
         known = next(lost, None) if delivery.redelivered else None
         its_id = known or self._repeats.next(made)
         self._unnamed[its_id] = made
         return message.model_copy(update={"id": its_id})
 
     def close(self) -> None:
-        """Take nothing new: what is not being answered is given back, and so is what still arrives."""
+        """Answer no more messages: waiting and arriving messages are returned to RabbitMQ."""
         self._closed = True
         for conversation, messages in list(self._open.items()):
             kept = 1 if conversation in self._running else 0
@@ -155,13 +155,13 @@ class ChatResponder:
                 del self._open[conversation]
 
     async def abandon(self) -> None:
-        """End what is under way, without an answer: RabbitMQ has the messages for the next one."""
+        """Cancel the calls, without an answer: RabbitMQ keeps the messages for the next instance."""
         for answering in self._running.values():
             answering.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     def _is_to_be_answered(self, message: Message) -> bool:
-        """Whether it is for this LLM alone, and not itself an answer of another LLM: those would go on for ever."""
+        """Return whether the message is for this LLM alone, and no answer of another LLM: those would never end."""
         mine = message.receiver == self._address and message.sender not in (self._address, COORDINATOR)
         return mine and (not message.is_answer or message.sender.startswith("user."))
 
@@ -169,7 +169,7 @@ class ChatResponder:
 
     def _go_on(self) -> None:
         waiting = [conversation for conversation in self._open if conversation not in self._running]
-        for conversation in waiting[: AT_ONCE - len(self._running)]:
+        for conversation in waiting[: MAX_CONVERSATIONS - len(self._running)]:
             answering = asyncio.create_task(self._converse(self._open[conversation]))
             self._running[conversation] = answering
             answering.add_done_callback(partial(self._on_end, conversation))
@@ -178,11 +178,11 @@ class ChatResponder:
         del self._running[conversation]
         if answering.cancelled():
             return
-        if error := answering.exception():  # nothing known raises here; what may have been paid for is not done again
-            _log.error("a message cannot be answered, and is dropped", exc_info=error)
+        if error := answering.exception():  # a bug; the call may have cost money, so it is not repeated
+            _log.error("a message cannot be answered and is dropped", exc_info=error)
             for place, message in enumerate(self._open.pop(conversation, ())):
                 self._settle(message, done=place == 0)
-        elif not self._open.get(conversation):  # else one has come since the last answer
+        elif not self._open.get(conversation):  # else a message arrived since the last answer
             self._open.pop(conversation, None)
         self._go_on()
         if self.idle:
@@ -200,7 +200,7 @@ class ChatResponder:
                 self._unnamed.pop(question.id, None)
 
     def _settle(self, message: Message, *, done: bool) -> None:
-        """The message is answered, or never will be; or, if it is not `done`, somebody else is to answer it."""
+        """Acknowledge a message that is answered, or never will be; without `done`, return it for another instance."""
         deliveries = self._deliveries.pop(message.id, ())
         self._unnamed.pop(message.id, None)
         if done:
@@ -209,15 +209,15 @@ class ChatResponder:
             delivery.ack() if done else delivery.requeue()
 
     async def _answer(self, question: Message) -> bool:
-        """Answer a message; returns whether it is settled. It is not when the link closes first."""
+        """Answer a message. Returns False when the connection closes first, else True."""
         delivery = self._deliveries[question.id][0]
         try:
-            question, said = await self._said(question, delivery)
+            question, said = await self._prepare(question, delivery)
         except Exception as error:
             _log.exception("a message could not be answered", extra=_names(question))
             said = _apology("worker_error", f"the worker failed with {type(error).__name__}; its log has more")
         if said is None:
-            _log.info("a message came again that is answered already", extra=_names(question))
+            _log.info("a repeated message is already answered", extra=_names(question))
             return True
         try:
             answer = await self._reply(question, delivery, *said)
@@ -230,10 +230,12 @@ class ChatResponder:
         _log.info("message answered", extra=_names(question))
         return True
 
-    async def _said(self, question: Message, delivery: Delivery) -> tuple[Message, tuple[str, dict[str, Any]] | None]:
-        """The message as the history has it, and what the LLM answers, with the metadata of its answer.
+    async def _prepare(
+        self, question: Message, delivery: Delivery
+    ) -> tuple[Message, tuple[str, dict[str, Any]] | None]:
+        """Return the message with its id of the history, and the content and metadata of the answer of the LLM.
 
-        The latter is None when the message is answered already.
+        The answer is None when the message is already answered.
         """
         made = self._unnamed.get(question.id)
         found = await self._history(question, needed=delivery.redelivered or made is not None)
@@ -249,7 +251,7 @@ class ChatResponder:
         return question, await self._called(question, so_far)
 
     async def _reply(self, question: Message, delivery: Delivery, content: str, metadata: dict[str, Any]) -> Message:
-        """Send an answer, or else why there is none. Raises BrokerError, or ValueError, when neither can be sent."""
+        """Send an answer, or the reason why it cannot be sent. Raises BrokerError or ValueError when neither can."""
         try:
             return await self._sent(question, delivery, content, metadata)
         except ConnectionClosed:
@@ -276,7 +278,7 @@ class ChatResponder:
         )
 
     async def _called(self, question: Message, so_far: tuple[Message, ...]) -> tuple[str, dict[str, Any]]:
-        """What the LLM answers, and the metadata of its answer; or why it does not, in the same form."""
+        """Call the LLM, and return the content and the metadata of its answer, or of the reason for none."""
         job = Job(
             task_id=question.id,
             attempt=1,
@@ -309,9 +311,9 @@ class ChatResponder:
     def _as_in_history(
         self, question: Message, made: str, found: Sequence[Message], *, came_again: bool
     ) -> Message | None:
-        """A question without an id, under that of the first in the history that says the same and has no answer.
+        """Return a question without an id, with the id of the first unanswered question of the same text.
 
-        None when this one has been answered: it came again, and there is no such question.
+        None when a redelivered question has been answered: the history has no such question.
         """
         answered = {known.in_reply_to for known in (*found, *self._recent) if known.sender == self._address}
         number = next(number for number in itertools.count(1) if numbered(made, number) not in answered)
@@ -321,19 +323,19 @@ class ChatResponder:
         return question.model_copy(update={"id": its_id})
 
     async def _history(self, message: Message, *, needed: bool) -> Sequence[Message]:
-        """The newest messages of the conversation, oldest first. The first one of a conversation needs none."""
+        """Return the newest messages of the conversation, oldest first. The first message has none."""
         if message.conversation_id == message.id and not needed:
             return ()
         try:
-            return await self._chat_client.history(message.conversation_id, CONTEXT)
+            return await self._chat_client.history(message.conversation_id, MAX_HISTORY_MESSAGES)
         except (NoAnswer, BrokerError, DecodeError) as error:
             _log.warning("answering without the history of the conversation: %s", error)
             return ()
 
     def _so_far(self, message: Message, found: Sequence[Message]) -> tuple[Message, ...]:
-        """The messages of the conversation before this one, oldest first, as far as they are this LLM's business.
+        """Return the earlier messages of the conversation that concern this LLM, oldest first.
 
-        Those of the history, and those that the history does not have yet, or that it cannot tell at the moment.
+        They come from the history, and from the recent messages that the history does not have.
         """
         place = next((at for at, known in enumerate(found) if known.id == message.id), len(found))
         before = [known for at, known in enumerate(found) if at < place or known.sender == self._address]
@@ -343,7 +345,7 @@ class ChatResponder:
         return tuple(it for it in in_order(before) if {it.sender, it.receiver} & concerned or _is_for_many(it))
 
     async def _publish(self, answer: Outgoing) -> None:
-        """Publish until RabbitMQ has it. Raises ConnectionClosed, and BrokerError when RabbitMQ will never take it."""
+        """Publish until RabbitMQ confirms it. Raises ConnectionClosed, and BrokerError when RabbitMQ never will."""
         pauses = RETRY.pauses()
         while True:
             try:
@@ -355,7 +357,7 @@ class ChatResponder:
 
 
 def _names(question: Message) -> dict[str, str]:
-    """What a line in the log says about which message it is."""
+    """Return the fields that name the message in the log."""
     return {"question": question.id, "conversation": question.conversation_id}
 
 
@@ -373,5 +375,5 @@ def _content(answer: Answer) -> tuple[str, dict[str, Any]]:
 
 
 def _apology(kind: str, message: str) -> tuple[str, dict[str, Any]]:
-    """What is said in place of an answer."""
+    """Return the content and the metadata of an answer that gives the reason for none."""
     return portable(f"I cannot answer: {message}".replace("\0", "")), {"error": portable(kind)}

@@ -1,153 +1,95 @@
-"""A worker: one LLM that takes its assignments from RabbitMQ and reports the results there.
+"""A worker: one instance of an LLM that takes assignments from RabbitMQ and reports the results there.
 
     assignment -> claim, confirmed -> acknowledged -> the LLM is called -> result, spooled -> published -> confirmed
 
-Everything runs on one event loop. An assignment costs one asyncio task, that of the call itself; the rest are
-callbacks, so that a worker with many slots and quick answers carries thousands of tasks a second.
+Everything runs on one event loop. An assignment costs one asyncio task, the call itself. The rest are callbacks, so
+that a worker with many slots and quick answers can do thousands of tasks per second.
 """
 
 import asyncio
 import logging
-import re
-import secrets
-import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext, suppress
 from typing import TYPE_CHECKING
 
-from pydantic import RootModel, ValidationError
+from pydantic import RootModel
 
 from broker.amqp.envelope import Delivery
-from broker.amqp.robust_connection import RobustConnection, may_declare
-from broker.amqp.url import user_of
-from broker.chat_client import ChatClient
-from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
+from broker.amqp.robust_connection import RobustConnection
+from broker.errors import AccessRefused, BrokerError, DecodeError
 from broker.protocol.assignments import Control, Drain, Notice, PersonAnswer, Stop
 from broker.protocol.portable_text import on_one_line
-from broker.protocol.primitives import decode, problems
-from broker.protocol.task_requests import Tool
-from broker.protocol.topology import (
-    SHARED,
-    control_address,
-    instance_topology,
-    llm_address,
-    llm_topology,
-    memberships,
-    work_queue,
-)
-from broker.protocol.worker_reports import Presence, skills_in_text
-from broker.settings import Settings
+from broker.protocol.primitives import decode
+from broker.protocol.worker_reports import skills_in_text
 from broker.telemetry.counters import Runs
-from broker.telemetry.open_tracing import tracing_for
-from workers.chat import PREFETCH, ChatResponder
+from workers.connection import WorkerConnection, declare_queues
 from workers.execution.attempt import failed
-from workers.execution.executor import Executor
-from workers.execution.reporter import RETRY, Reporter
+from workers.execution.reporter import RETRY
 from workers.execution.spool import Spool
 from workers.models.base import LLM
-from workers.tools.coordinator_client import CoordinatorClient
-from workers.tools.toolbox import ToolServices
+from workers.options import WorkerOptions
 
 if TYPE_CHECKING:
     from workers.telemetry.metrics import WorkerSnapshot
     from workers.telemetry.tracing import WorkerTracing
 
-LEAVE_WITHIN = 10.0
-"""Seconds after which a worker that was told to stop leaves in any case."""
+STOP_TIMEOUT_SECONDS = 10.0
+"""After this time, a stopped worker leaves in any case."""
 
-LEAST_HEARTBEAT, MOST_HEARTBEAT = 4, 20
-"""Seconds. A worker whose connection is dead is to notice while its lease lasts."""
+MIN_HEARTBEAT_SECONDS, MAX_HEARTBEAT_SECONDS = 4, 20
+"""Limits for the heartbeat of AMQP. A worker should notice a dead connection before its lease ends."""
 
-_TELL_EVERY = 30.0  # seconds between two lines in the log while there is no RabbitMQ
-_GOODBYE_WITHIN = 3.0  # seconds
+_LOG_INTERVAL_SECONDS = 30.0  # between two lines in the log while RabbitMQ is away
+_GOODBYE_TIMEOUT_SECONDS = 3.0
 
 _log = logging.getLogger(__name__)
 
 
 class _ControlMessage(RootModel[Control]):
-    """What arrives on the control queue."""
-
-
-def new_instance_id() -> str:
-    """A name for one start of a worker: that of the host, shortened, and eight random digits."""
-    host = re.sub(r"[^a-z0-9]+", "-", socket.gethostname().lower())[:24].strip("-")
-    return f"{host or 'worker'}-{secrets.token_hex(4)}"
+    """A message of the control queue."""
 
 
 class Worker:
-    """One instance of an LLM. `await run()` works until it is drained, stopped or cancelled."""
+    """One instance of an LLM. `await run()` works until the worker is drained, stopped or cancelled.
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        url: str,
-        name: str,
-        llm: LLM,
-        slots: int = 1,
-        skills: Mapping[str, float] | None = None,
-        labels: Sequence[str] = (),
-        description: str = "",
-        instructions: str | None = None,
-        timeout: float | None = None,
-        groups: Sequence[str] = (),
-        tools: Iterable[Tool] = (),
-    ) -> None:
-        """`skills` maps tags to levels from 0 to 1; `labels` are tags such as `local`; `tools` are what it may use.
+    `ready` is set when the worker has said hello and takes assignments. `build_worker` creates workers.
+    """
 
-        `groups` are those whose messages it gets.
-
-        `timeout`, in seconds, is for attempts of tasks that have none. `ready` is set when the worker has said hello
-        and takes assignments. Raises ConfigurationError when one of the arguments is not possible.
-        """
-        self.instance = new_instance_id()
+    def __init__(self, options: WorkerOptions, llm: LLM, *, tracing: "WorkerTracing | None" = None) -> None:
+        self.instance = options.instance
         self.ready = asyncio.Event()
-        try:
-            self._presence = Presence(
-                name=name,
-                instance=self.instance,
-                model=llm.model[:200],
-                skills=dict(skills or {}),
-                labels=list(labels),
-                slots=slots,
-                description=description,
-            )
-        except ValidationError as error:
-            raise ConfigurationError("; ".join(map(str, problems(error)))) from error
-        user = user_of(url)
-        if settings.require_identity and user not in (name, None):
-            raise ConfigurationError(
-                f"identity is required, and the user of the AMQP URL is {user}, not {name}: nobody would believe its "
-                f"reports. `fluffle broker grant llm {name}` makes the user"
-            )
-        self._settings = settings
-        self._url = url
-        self._name = name
+        self._options = options
+        self._name = options.name
+        self._presence = options.presence
         self._llm = llm
-        self._instructions = instructions
-        self._timeout = timeout
-        self._tools = frozenset(tools)
-        self._groups = tuple(groups)
+        self._tracing = tracing
+        self._runs = None if options.metrics_address is None else Runs()
+        self._connecting: asyncio.Task[None] | None = None
+        self._connection: WorkerConnection | None = None
         self._last_presence: asyncio.Future[None] | None = None
         self._draining = False
         self._stopping = False
         self._left = asyncio.Event()
-        self._runs = None if settings.metrics_port is None else Runs()
-        self._tracing = tracing_for("fluffle-worker", wanted=settings.traces)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the worker is connected to RabbitMQ at the moment."""
+        return self._connection is not None and self._connection.link.connected
 
     async def run(self) -> None:
-        """Work until drained or stopped. Waits for RabbitMQ while it is away, at the start too.
+        """Work until drained or stopped. Waits for RabbitMQ while it is away, also at the start.
 
-        Raises AccessRefused when RabbitMQ refuses the user at the start, ConfigurationError when the folder of the
+        Raises AccessRefused when RabbitMQ refuses the user at the start, and ConfigurationError when the folder of the
         spool cannot be used.
         """
         async with AsyncExitStack() as stack:
             if self._tracing is not None:
                 stack.push_async_callback(asyncio.to_thread, self._tracing.close)
+            if self._draining:
+                return
             await stack.enter_async_context(self._watched())
-            folder = self._settings.state_dir / "spool" / self._name
-            spool = await stack.enter_async_context(aclosing(Spool(folder, self.instance)))
+            spool = await stack.enter_async_context(aclosing(Spool(self._options.spool_dir, self.instance)))
             self._connecting = asyncio.create_task(self._connect(spool, stack))
             try:
                 await self._connecting
@@ -155,194 +97,150 @@ class Worker:
                 if self._draining:
                     return
                 raise
-            beating = asyncio.create_task(self._beat())
+            assert self._connection is not None
+            beating = asyncio.create_task(self._beat(self._connection))
             try:
                 await self._left.wait()
-                await self._say_goodbye()
+                await self._say_goodbye(self._connection)
             finally:
                 beating.cancel()
-                await asyncio.gather(self._executor.abandon(), self._mailbox.abandon())
+                await asyncio.gather(self._connection.executor.abandon(), self._connection.responder.abandon())
 
     def drain(self) -> None:
-        """Take nothing new, finish what is in hand, and leave."""
+        """Take no more tasks, finish the running ones, and leave. A worker that does not run yet never begins."""
         if self._draining:
             return
         self._draining = True
-        if self._connecting.cancel():
-            _log.warning("%s: leaving; there was no RabbitMQ yet", self._name)
-        else:
-            left = len(self._executor.in_hand)
-            what = f", {_counted(left, 'task')} to finish; a second signal stops them" if left else ""
-            _log.warning("%s: draining%s", self._name, what)
-            self._take_nothing_new()
+        if self._connecting is None:
+            return
+        if self._connecting.cancel() or self._connection is None:
+            _log.warning("%s: leaving; it was not connected to RabbitMQ yet", self._name)
+            return
+        held = len(self._connection.executor.held_tasks)
+        running = f", {_counted(held, 'task')} to finish; a second signal stops them" if held else ""
+        _log.warning("%s: draining%s", self._name, running)
+        self._connection.take_nothing_new()
+        self._show_presence("beat", self._connection)
+        self._leave_if_done()
 
     def stop(self) -> None:
-        """Leave now: cancel what runs, and report it as failed, so that somebody else does it."""
+        """Leave now. The running tasks are cancelled and reported as failed, so that another worker does them."""
         if self._stopping:
             return
         self._stopping = True
         self.drain()
-        if self.ready.is_set():
-            _log.warning("%s: stopping, %s cancelled", self._name, _counted(self._executor.running, "running task"))
-            self._executor.give_up_all(failed("worker_stopped", "the worker was stopped"))
-            asyncio.get_running_loop().call_later(LEAVE_WITHIN, self._left.set)
+        if self.ready.is_set() and self._connection is not None:
+            executor = self._connection.executor
+            _log.warning("%s: stopping, %s cancelled", self._name, _counted(executor.running, "running task"))
+            executor.give_up_all(failed("worker_stopped", "the worker was stopped"))
+            asyncio.get_running_loop().call_later(STOP_TIMEOUT_SECONDS, self._left.set)
             self._leave_if_done()
 
     # -- arriving and leaving --------------------------------------------------------------------------------------
 
     async def _connect(self, spool: Spool, stack: AsyncExitStack) -> None:
-        """Connect and set everything up, however long RabbitMQ is away. The link is closed with the stack."""
-        pauses, tell_at = RETRY.pauses(), 0.0
+        """Connect and start to consume, however long RabbitMQ is away. The stack closes the connection."""
+        pauses, next_log_at = RETRY.pauses(), 0.0
+        interval = self._options.heartbeat_interval
         while True:
             try:
                 async with AsyncExitStack() as opening:
                     link = RobustConnection(
-                        self._url,
+                        self._options.url,
                         name=f"fluffle worker {self._name}",
-                        max_body=self._settings.max_body,
-                        heartbeat=round(min(max(self._settings.beat, LEAST_HEARTBEAT), MOST_HEARTBEAT)),
-                        longest_pause=min(self._settings.beat, RETRY.maximum),
+                        max_body=self._options.max_body,
+                        heartbeat=round(min(max(interval, MIN_HEARTBEAT_SECONDS), MAX_HEARTBEAT_SECONDS)),
+                        longest_pause=min(interval, RETRY.maximum),
                         on_state=self._on_link_state,
                     )
-                    self._link = await opening.enter_async_context(link)
-                    await self._set_up(spool)
+                    await opening.enter_async_context(link)
+                    await self._start(link, spool)
                     stack.push_async_exit(opening.pop_all())
                 return
             except AccessRefused:
                 raise
             except BrokerError as error:
-                if time.monotonic() >= tell_at:
+                self._connection = None
+                if time.monotonic() >= next_log_at:
                     _log.warning("%s: waiting for RabbitMQ: %s", self._name, error)
-                    tell_at = time.monotonic() + _TELL_EVERY
+                    next_log_at = time.monotonic() + _LOG_INTERVAL_SECONDS
                 await asyncio.sleep(next(pauses))
 
-    async def _set_up(self, spool: Spool) -> None:
-        has_only_rights_of_an_llm = not await may_declare(self._url, SHARED, name=f"fluffle worker {self._name}")
-        if has_only_rights_of_an_llm:  # whoever granted them has declared the queues
-            await self._link.declare(memberships(llm_address(self._name), self._groups))
-        else:
-            await self._link.declare(SHARED)
-            await self._link.declare(llm_topology(self._name, self._groups))
-        own = instance_topology(self._name, self.instance, is_bound=not has_only_rights_of_an_llm)
-        await self._link.declare(own)
-        self._reporter = Reporter(self._link, spool, name=self._name, instance=self.instance)
-        self._chat_client = ChatClient(
-            self._link,
-            control_address(self._name, self.instance),
-            require_identity=self._settings.require_identity,
-        )
-        self._coordinator_client = CoordinatorClient(
-            self._link,
-            control_address(self._name, self.instance),
-            as_llm=self._name if has_only_rights_of_an_llm else None,
-        )
-        self._executor = Executor(
+    async def _start(self, link: RobustConnection, spool: Spool) -> None:
+        has_only_rights_of_an_llm = await declare_queues(link, self._options)
+        connection = self._connection = WorkerConnection(
+            link,
+            spool,
+            self._options,
             self._llm,
-            self._reporter,
-            ToolServices(self._name, self._tools, self._coordinator_client, self._chat_client),
-            slots=self._presence.slots,
-            instructions=self._instructions,
-            timeout=self._timeout,
+            has_only_rights_of_an_llm=has_only_rights_of_an_llm,
             on_change=self._leave_if_done,
             runs=self._runs,
-            tracing=self._worker_tracing(),
+            tracing=self._tracing,
         )
-        self._mailbox = ChatResponder(
-            self._llm,
-            self._link,
-            self._chat_client,
-            self._reporter,
-            name=self._name,
-            instructions=self._instructions,
-            timeout=self._timeout,
-            max_body=self._settings.max_body,
-            require_identity=self._settings.require_identity,
-            on_change=self._leave_if_done,
-        )
-        for result in self._reporter.spooled_results(self._leave_if_done):
-            self._executor.remember((result.task_id, result.attempt))
-        self._show_presence("hello")
-        await self._link.consume(control_address(self._name, self.instance), self._on_control, auto_ack=True)
-        self._messages = await self._link.consume(llm_address(self._name), self._mailbox.take, prefetch=PREFETCH)
-        self._assignments = await self._link.consume(
-            work_queue(self._name), self._executor.take, prefetch=self._presence.slots
-        )
+        self._show_presence("hello", connection)
+        await connection.consume(self._on_control)
         self.ready.set()
-        _log.info(self._introduction())
+        _log.info(self._introduction(link))
 
-    def _introduction(self) -> str:
+    def _introduction(self, link: RobustConnection) -> str:
         it = self._presence
         slots, skills = _counted(it.slots, "slot"), skills_in_text(it.skills) or "none"
-        return f"{it.name}: ready, {slots}, model {it.model}, skills {skills}, RabbitMQ {self._link.where}"
-
-    def _take_nothing_new(self) -> None:
-        self._assignments.cancel()
-        self._messages.cancel()
-        self._mailbox.close()
-        self._executor.close()
-        self._show_presence("beat")
-        self._leave_if_done()
+        return f"{it.name}: ready, {slots}, model {it.model}, skills {skills}, RabbitMQ {link.where}"
 
     def _leave_if_done(self) -> None:
-        if self._draining:
-            reported = self._executor.empty and not self._reporter.unconfirmed_results
-            on_disk = self._stopping and not self._executor.running and not self._link.connected
-            if (reported and (self._mailbox.idle or self._stopping)) or on_disk:
+        if self._draining and (connection := self._connection) is not None:
+            executor = connection.executor
+            is_reported = executor.empty and not connection.reporter.unconfirmed_results
+            is_on_disk = self._stopping and not executor.running and not connection.link.connected
+            if (is_reported and (connection.responder.idle or self._stopping)) or is_on_disk:
                 self._left.set()
 
-    async def _say_goodbye(self) -> None:
-        if self._executor.empty and self._link.connected:
+    async def _say_goodbye(self, connection: WorkerConnection) -> None:
+        if connection.executor.empty and connection.link.connected:
             with suppress(BrokerError, TimeoutError):
-                async with asyncio.timeout(_GOODBYE_WITHIN):
-                    await self._reporter.goodbye()
+                async with asyncio.timeout(_GOODBYE_TIMEOUT_SECONDS):
+                    await connection.reporter.goodbye()
         _log.info("%s: left", self._name)
 
-    # -- for those who watch over it -------------------------------------------------------------------------------
+    # -- metrics and health ----------------------------------------------------------------------------------------
 
     def _watched(self) -> AbstractAsyncContextManager[None]:
-        """Metrics and health are served meanwhile, where that is wanted. Only then are their libraries imported."""
-        host, port = self._settings.metrics_host, self._settings.metrics_port
-        if self._runs is None or port is None:
+        """Serve metrics and health while the worker runs, if they are turned on. Only then, import their libraries."""
+        if self._runs is None or self._options.metrics_address is None:
             return nullcontext()
         from broker.telemetry.http_server import watched
         from workers.telemetry.metrics import WorkerMetrics
 
-        return watched(
-            host, port, collector=WorkerMetrics(self._name, self._runs, self._standing), problems=self._problems
-        )
+        host, port = self._options.metrics_address
+        metrics = WorkerMetrics(self._name, self._runs, self._snapshot)
+        return watched(host, port, collector=metrics, problems=self._problems)
 
-    def _worker_tracing(self) -> "WorkerTracing | None":
-        if self._tracing is None:
-            return None
-        from workers.telemetry.tracing import WorkerTracing
-
-        return WorkerTracing(self._tracing, self._name, self._llm.model)
-
-    async def _standing(self) -> "WorkerSnapshot":
+    async def _snapshot(self) -> "WorkerSnapshot":
         from workers.telemetry.metrics import WorkerSnapshot
 
-        slots = self._presence.slots
-        if not self.ready.is_set():
+        slots, connection = self._presence.slots, self._connection
+        if not self.ready.is_set() or connection is None:
             return WorkerSnapshot(None, slots)
-        in_hand = len(self._executor.in_hand)
-        return WorkerSnapshot(self._link, slots, in_hand, self._executor.running, self._reporter.unconfirmed_results)
+        executor, unconfirmed = connection.executor, connection.reporter.unconfirmed_results
+        return WorkerSnapshot(connection.link, slots, len(executor.held_tasks), executor.running, unconfirmed)
 
     async def _problems(self) -> Sequence[str]:
-        """Why it takes no work at the moment."""
-        if not self.ready.is_set():
+        """Return why the worker takes no tasks at the moment."""
+        if not self.ready.is_set() or self._connection is None:
             return ["no connection to RabbitMQ"]
-        if self._link.obstacle:
-            return [self._link.obstacle]
+        if obstacle := self._connection.link.obstacle:
+            return [obstacle]
         return ["it is leaving"] if self._draining else []
 
-    # -- what goes on meanwhile ------------------------------------------------------------------------------------
+    # -- while it works --------------------------------------------------------------------------------------------
 
     def _on_control(self, delivery: Delivery) -> None:
-        if CoordinatorClient.is_answer(delivery):
-            self._coordinator_client.take(delivery)
+        connection = self._connection
+        if connection is None or connection.coordinator_client.take(delivery):
             return
-        if delivery.properties.correlation_id is not None:  # orders answer nothing
-            self._chat_client.take(delivery)
+        if delivery.properties.correlation_id is not None:  # a control message replies to nothing
+            connection.chat_client.take(delivery)
             return
         if delivery.properties.type == "task.rejected":
             _log.warning("%s: the coordinator refuses a report: %r", self._name, delivery.body)
@@ -350,36 +248,37 @@ class Worker:
         try:
             order = decode(_ControlMessage, delivery.body).root
         except DecodeError as error:
-            _log.warning("%s: ignored a control message that cannot be read: %s", self._name, error)
+            _log.warning("%s: ignored a control message that cannot be decoded: %s", self._name, error)
             return
         match order:
             case Stop():
-                self._executor.stop(order)
+                connection.executor.stop(order)
             case Drain():
                 self.drain()
             case PersonAnswer():
-                self._executor.answered(order)
+                connection.executor.answered(order)
             case Notice():
                 _log.warning("%s: %s", self._name, on_one_line(order.text, 2000))
 
-    async def _beat(self) -> None:
+    async def _beat(self, connection: WorkerConnection) -> None:
         while True:
-            await asyncio.sleep(self._settings.beat)
-            told = self._last_presence is None or self._last_presence.done()
-            if told and self._link.can_publish:  # beats that pile up help nobody
-                self._show_presence("beat")
+            await asyncio.sleep(self._options.heartbeat_interval)
+            is_sent = self._last_presence is None or self._last_presence.done()
+            if is_sent and connection.link.can_publish:  # a queue of old reports would be of no use
+                self._show_presence("beat", connection)
 
     def _on_link_state(self, connected: bool) -> None:
-        if connected and self.ready.is_set():
-            self._show_presence("hello")
-            self._executor.ask_again()
-            self._coordinator_client.send_again()
+        connection = self._connection
+        if connected and self.ready.is_set() and connection is not None:
+            self._show_presence("hello", connection)
+            connection.executor.ask_again()
+            connection.coordinator_client.send_again()
         elif self._stopping:
             self._leave_if_done()
 
-    def _show_presence(self, what: str) -> None:
-        now = self._presence.model_copy(update={"draining": self._draining, "tasks": self._executor.in_hand})
-        self._last_presence = self._reporter.presence(what, now)
+    def _show_presence(self, what: str, connection: WorkerConnection) -> None:
+        update = {"draining": self._draining, "tasks": connection.executor.held_tasks}
+        self._last_presence = connection.reporter.presence(what, self._presence.model_copy(update=update))
 
 
 def _counted(number: int, what: str) -> str:

@@ -1,8 +1,8 @@
-"""The queue of rejected messages, read without losing any.
+"""The queue of rejected messages, and how to read it without losing a message.
 
-Two kinds of messages end there: what the coordinator rejected, with headers that say why, and dead letters, with
-RabbitMQ's header `x-death`; and whatever somebody publishes there. They are looked at unacknowledged, and RabbitMQ has
-them back at the end.
+The queue holds messages that the coordinator rejected, with the reasons in headers; dead letters, with the header
+`x-death` of RabbitMQ; and messages that a program published there. They are read without acknowledgement, and return
+to the queue when the connection closes.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from broker.mappings import without_none
 from broker.protocol.primitives import JSON_TYPE
 from broker.protocol.topology import COORDINATOR, REJECTED
 from broker.protocol.views import ErrorDetail
-from fluffle.client.connect import open_link
+from fluffle.client.requests import open_link
 
 _ERRORS = TypeAdapter(list[ErrorDetail])
-_SPEAKABLE = re.compile(r"[!-~]{1,128}")
+_TYPABLE = re.compile(r"[!-~]{1,128}")
 _ADDED = ("x-fluffle-", "x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 
 
@@ -37,8 +37,8 @@ _ADDED = ("x-fluffle-", "x-death", "x-first-death-", "x-last-death-", "x-deliver
 class RejectedMessage:
     """A rejected message.
 
-    `id` is its message_id where that can be typed, else 12 hexadecimal digits made of its body, origin and
-    addresses: the same at every look. `exchange` and `routing_key` are where it was published; `why` is one line.
+    `id` is the message_id if it is short printable ASCII, else 12 hexadecimal digits, a hash of the body, the origin
+    and the addresses. `exchange` and `routing_key` are those of the first publication; `why` is one line.
     """
 
     id: str
@@ -51,13 +51,13 @@ class RejectedMessage:
 
     @property
     def user(self) -> str | None:
-        """As whom RabbitMQ knew its sender. What the coordinator keeps is its own message, with that in a header."""
+        """The RabbitMQ user of the sender: from a header where the coordinator published the message again."""
         kept = "x-fluffle-origin-exchange" in self.delivery.headers
         user = self.delivery.headers.get("x-fluffle-user") if kept else self.delivery.properties.user_id
         return user if isinstance(user, str) else None
 
     def as_json(self) -> dict[str, Any]:
-        """The message as JSON-able data. A body that is not UTF-8 is in `body_base64`."""
+        """Return the message as data for JSON. A body that is not UTF-8 is in `body_base64`."""
         properties = self.delivery.properties
         shown = {
             "id": self.id,
@@ -83,25 +83,25 @@ class RejectedMessage:
 
 @asynccontextmanager
 async def opened(url: str, *, name: str) -> AsyncIterator["RejectedQueue"]:
-    """The queue at the broker of that URL. Raises BrokerUnreachable, AccessRefused."""
+    """Open the queue of rejected messages at this URL. Raises BrokerUnreachable and AccessRefused."""
     async with Browser(url, REJECTED, name=name) as browser:
         yield RejectedQueue(url, name, browser)
 
 
 class RejectedQueue:
-    """The messages of the queue, which nobody else gets as long as it is open.
+    """The messages of the queue. No other program receives them while it is open.
 
-    What is reported as done is what RabbitMQ has confirmed.
+    A method returns when RabbitMQ has confirmed its work.
     """
 
     def __init__(self, url: str, name: str, browser: Browser) -> None:
         self._url = url
         self._name = name
         self._browser = browser
-        self.withheld = 0  # messages of the queue that were not to be had: another program looks at them
+        self.withheld = 0  # messages that another program reads at the moment
 
     async def look(self, limit: int = MOST) -> list[RejectedMessage]:
-        """The oldest messages of the queue, at most `limit`. They stay in it unless they are dropped or requeued.
+        """Return the oldest messages of the queue, at most `limit`. They stay there until dropped or requeued.
 
         Raises Unreadable, BrokerError.
         """
@@ -116,16 +116,16 @@ class RejectedQueue:
         try:
             await self._browser.confirmed()
         except BrokerError as error:
-            raise BrokerError(f"RabbitMQ may not have deleted all of them, look again: {error}") from error
+            raise BrokerError(f"RabbitMQ may not have deleted all of them; list them again: {error}") from error
 
     async def drop_unseen(self) -> int:
-        """Delete all messages of the queue without looking at them; returns how many those were. Raises BrokerError."""
+        """Delete all messages of the queue unread, and return their number. Raises BrokerError."""
         return await self._browser.purge()
 
     async def requeue(self, messages: Sequence[RejectedMessage]) -> list[RequestError | BrokerError | None]:
-        """Publish messages where they were published first, and take them off the queue once RabbitMQ has them there.
+        """Publish messages to their first exchange again, and delete them here when RabbitMQ has confirmed that.
 
-        Returns for each of them why that was not possible, None where it was.
+        Returns an error for each message that could not be published, None for the others.
         """
         async with open_link(self._url, name=self._name) as link:
             told = await asyncio.gather(
@@ -141,20 +141,20 @@ class RejectedQueue:
         try:
             await self._browser.confirmed()
         except BrokerError as error:
-            left = BrokerError(f"it was sent back, and may be among the rejected all the same: {error}")
+            left = BrokerError(f"the message was published again, but may still be in the rejected queue: {error}")
             return [outcome or left for outcome in outcomes]
         return outcomes
 
 
 async def _publish_again(link: RobustConnection, message: RejectedMessage) -> None:
-    """Raises RequestError when that cannot be done, Unroutable, PublishRefused."""
+    """Publish a message again. Raises RequestError when that is impossible, Unroutable and PublishRefused."""
     properties, headers = message.delivery.properties, message.delivery.headers
     if UNTRANSLATABLE in headers:
-        raise RequestError("RabbitMQ cannot translate it to AMQP 0-9-1, so it cannot be published again")
+        raise RequestError("the message cannot be published again: RabbitMQ cannot translate it to AMQP 0-9-1")
     if properties.problems():
-        raise RequestError("its properties cannot be read, so it cannot be published again")
+        raise RequestError("the message cannot be published again: its properties cannot be decoded")
     if message.exchange == REJECTED:
-        raise RequestError("it was published to the rejected queue, so there is nowhere to send it back to")
+        raise RequestError("the message cannot be published again: its first exchange was that of the rejected queue")
     await link.publish(
         Outgoing(
             message.exchange,
@@ -172,7 +172,7 @@ async def _publish_again(link: RobustConnection, message: RejectedMessage) -> No
 
 
 def read(delivery: Delivery) -> RejectedMessage:
-    """What a delivery of the queue is, where it came from and why it is there. Reads whatever anybody put there."""
+    """Decode a delivery of the queue, with its origin and the reason. Accepts every message, also a malformed one."""
     headers = delivery.headers
     death = _death(headers)
     exchange, routing_key, at = delivery.exchange, delivery.routing_key, None
@@ -189,7 +189,7 @@ def read(delivery: Delivery) -> RejectedMessage:
     elif problems := delivery.properties.problems():
         why = "; ".join(map(str, problems))
     else:
-        why = "nobody says"
+        why = "no reason given"
     if UNTRANSLATABLE in headers:
         cannot = f"RabbitMQ cannot deliver it to clients of AMQP 0-9-1: {headers[UNTRANSLATABLE]}"
         why = f"{why}; {cannot}" if death else cannot
@@ -198,7 +198,7 @@ def read(delivery: Delivery) -> RejectedMessage:
 
 def _id(delivery: Delivery, exchange: str, routing_key: str) -> str:
     properties = delivery.properties
-    if properties.message_id and _SPEAKABLE.fullmatch(properties.message_id):
+    if properties.message_id and _TYPABLE.fullmatch(properties.message_id):
         return str(properties.message_id)
     parts = (exchange, routing_key, properties.message_id, properties.correlation_id, properties.reply_to)
     return hashlib.sha256(repr(parts).encode() + delivery.body).hexdigest()[:12]
@@ -223,7 +223,7 @@ def _errors(headers: Mapping[str, Any]) -> tuple[ErrorDetail, ...]:
 
 
 def _moment(value: object) -> datetime | None:
-    """A moment from a header: ISO 8601, or an AMQP timestamp, which has no offset and is UTC."""
+    """Return the time in a header: ISO 8601, or an AMQP timestamp, which is UTC without an offset."""
     try:
         at = datetime.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:

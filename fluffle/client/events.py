@@ -1,10 +1,11 @@
-"""Listening to what the coordinator and the workers tell everybody."""
+"""Subscriptions to the events of the coordinator and the progress of the workers."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Protocol
 
 from broker.access.roles import is_genuine
 from broker.amqp.envelope import Delivery
@@ -16,22 +17,24 @@ from broker.protocol.status import FINAL, Status
 from broker.protocol.topology import EVENTS, STATUS, WATCHERS, Binding, Queue, Topology
 from broker.protocol.views import TaskView, View
 from broker.protocol.worker_reports import Progress
+from fluffle.client.requests import CONCURRENT_QUERIES, batched
 
 TASK_EVENTS = tuple(Binding(EVENTS, f"task.{what}.*", "") for what in (*Status, "overdue"))
 ENDINGS = tuple(Binding(EVENTS, f"task.{status}.*", "") for status in FINAL)
 OVERDUE = "fluffle.task.overdue"
 PROGRESS = Binding(STATUS, "#.progress", "")
 
+_LIVE = [status for status in Status if status not in FINAL]
 _PREFETCH = 1000
 
 _log = logging.getLogger(__name__)
 
 
 class Event(View):
-    """A fact about a task: a CloudEvent 1.0.
+    """A change of a task: a CloudEvent 1.0.
 
-    `type` is `fluffle.task.<status>`, or `fluffle.task.overdue` once its due date has passed; `subject` is the task's
-    id, `data` the task as it stood then.
+    `type` is `fluffle.task.<status>`, or `fluffle.task.overdue` when the due date passes; `subject` is the id of the
+    task, `data` the task after the change.
     """
 
     id: str
@@ -42,12 +45,12 @@ class Event(View):
 
     @property
     def is_overdue(self) -> bool:
-        """Whether it tells that the due date has passed, and not that the task has changed."""
+        """Whether the event reports that the due date has passed, and no change of the status."""
         return self.type == OVERDUE
 
 
 class Gap:
-    """Stands in a subscription where something may have been missed, because RabbitMQ was away."""
+    """A place in a subscription where messages may be missing, because RabbitMQ was away."""
 
 
 MISSED = Gap()
@@ -58,11 +61,11 @@ Arrivals = asyncio.Queue[Delivery | Gap]
 async def subscription(
     url: str, name: str, sources: Sequence[Binding], *, require_identity: bool
 ) -> AsyncIterator[Arrivals]:
-    """What comes by `sources` (bindings whose queue is made here) from now on, as a queue.
+    """Yield a queue with all messages of `sources` from now on; the queue of these bindings is created here.
 
-    A delivery that was dealt with must be acked: no more than a thousand are under way. It has a link of its own,
-    so that closing it leaves no queue behind. With `require_identity`, status messages that are not from the LLM that
-    they name are dropped.
+    Acknowledge each delivery: at most a thousand are unacknowledged. The subscription has a separate connection, so
+    that RabbitMQ deletes its queue when it ends. With `require_identity`, status messages from another user than the
+    LLM that they name are dropped.
     """
     arrived: Arrivals = asyncio.Queue()
 
@@ -86,21 +89,21 @@ async def subscription(
 
 
 class EventReader:
-    """What a subscription tells, one after the other. Progress of a task counts only from the LLM that has it."""
+    """Reads a subscription one event at a time. Progress of a task counts only from the LLM that runs it."""
 
     def __init__(self, arrivals: Arrivals) -> None:
         self._arrivals = arrivals
-        self._llms: dict[str, str | None] = {}  # task -> who has it, of those that are known and not over
+        self._llms: dict[str, str | None] = {}  # the LLM of each known task that is not over
 
     def note(self, view: TaskView) -> None:
-        """This is how a task stands."""
+        """Note the state of a task, with its LLM."""
         if view.status.is_final:
             self._llms.pop(view.id, None)
         else:
             self._llms[view.id] = view.llm
 
     async def next(self) -> Event | Progress | None:
-        """The next thing; None where something may have been missed."""
+        """Return the next event; None where events may be missing."""
         while True:
             arrival = await self._arrivals.get()
             if isinstance(arrival, Gap):
@@ -108,24 +111,102 @@ class EventReader:
             arrival.ack()
             kind: type[Event | Progress] = Event if arrival.exchange == EVENTS else Progress
             try:
-                told = decode(kind, arrival.body, limit=len(arrival.body))
+                event = decode(kind, arrival.body, limit=len(arrival.body))
             except DecodeError as error:
-                _log.warning("ignored a message of %s that cannot be read: %s", arrival.exchange, error)
+                _log.warning("ignored a message of %s that cannot be decoded: %s", arrival.exchange, error)
                 continue
-            if isinstance(told, Event):
-                self.note(told.data)
-            elif self._llms.get(told.task_id) != sender(arrival.routing_key):
-                _log.warning("ignored what %s wrote to task %s of another", arrival.routing_key, told.task_id)
+            if isinstance(event, Event):
+                self.note(event.data)
+            elif self._llms.get(event.task_id) != sender(arrival.routing_key):
+                _log.warning(
+                    "ignored progress of %s for task %s, which another LLM runs", arrival.routing_key, event.task_id
+                )
                 continue
-            return told
+            return event
+
+
+class TaskQueries(Protocol):
+    """The queries that a watch makes: those of the client."""
+
+    async def task(self, task_id: str) -> TaskView:
+        """See `Client.task`."""
+        ...
+
+    def tasks(self, *, label: Collection[str] = (), status: Collection[Status] = ()) -> AsyncIterator[TaskView]:
+        """See `Client.tasks`."""
+        ...
+
+
+class TaskWatch:
+    """The events of some tasks, or of all, from a subscription.
+
+    `ids` names tasks, `label` those that have it. With `also_later`, tasks that get the label later are watched too.
+    """
+
+    def __init__(
+        self, queries: TaskQueries, arrivals: Arrivals, ids: Collection[str], label: str | None, *, also_later: bool
+    ) -> None:
+        self._queries = queries
+        self._reader = EventReader(arrivals)
+        self._ids = set(ids)
+        self._label = label
+        self._later_label = label if also_later else None
+        self._live: set[str] = set()
+
+    async def events(self) -> AsyncIterator[Event | Progress]:
+        """Find the tasks, and return an iterator over their events. Raises QueryRejected and NoAnswer."""
+        if not self._ids and self._label is None:
+            return self._all_events()
+        named = [view async for view in self._views(self._ids)]
+        labelled = [] if self._label is None else [view.id async for view in self._queries.tasks(label=[self._label])]
+        others = set(labelled) - self._ids
+        self._live = {view.id for view in named} | others
+        return self._chosen_events(named, others)
+
+    async def _all_events(self) -> AsyncIterator[Event | Progress]:
+        while True:
+            if (event := await self._reader.next()) is not None:
+                yield event
+
+    async def _chosen_events(
+        self, named: Sequence[TaskView], others: Collection[str]
+    ) -> AsyncIterator[Event | Progress]:
+        live, label = self._live, self._later_label
+        has_begun = bool(live)
+        for view in named:
+            yield self._state(view)
+        async for view in self._views(others):  # all of them at once could be too many
+            yield self._state(view)
+        while live or (label is not None and not has_begun):
+            event = await self._reader.next()
+            if event is None:
+                if label is not None:
+                    live |= {view.id async for view in self._queries.tasks(label=[label], status=_LIVE)}
+                async for view in self._views(list(live)):
+                    has_begun = True
+                    yield self._state(view)
+            elif isinstance(event, Progress):
+                if event.task_id in live:
+                    yield event
+            elif event.subject in live or (label in event.data.labels and not event.data.status.is_final):
+                has_begun = True
+                yield event
+                (live.discard if event.data.status.is_final else live.add)(event.subject)
+
+    async def _views(self, ids: Iterable[str]) -> AsyncIterator[TaskView]:
+        for some in batched(ids, CONCURRENT_QUERIES):
+            for view in await asyncio.gather(*(self._queries.task(task_id) for task_id in some)):
+                yield view
+
+    def _state(self, view: TaskView) -> Event:
+        """Return the state of a task as an event."""
+        self._reader.note(view)
+        if view.status.is_final:
+            self._live.discard(view.id)
+        now = datetime.now(UTC)
+        return Event(id=uuid7(), type=f"fluffle.task.{view.status}", subject=view.id, time=now, data=view)
 
 
 def sender(routing_key: str) -> str:
-    """The LLM that a status message names as its sender. See is_genuine."""
+    """Return the LLM that a status message names as its sender. See is_genuine."""
     return routing_key.rpartition(".")[0]
-
-
-def standing(view: TaskView) -> Event:
-    """How a task stands now, as an event."""
-    now = datetime.now(UTC)
-    return Event(id=uuid7(), type=f"fluffle.task.{view.status}", subject=view.id, time=now, data=view)

@@ -1,4 +1,4 @@
-"""A task that was submitted, as its submitter holds it."""
+"""The handle of a submitted task: `TaskHandle` as the submitter uses it, `Submitted` as the client updates it."""
 
 import asyncio
 from typing import Any
@@ -9,11 +9,11 @@ from broker.protocol.primitives import decode
 from broker.protocol.status import Status
 from broker.protocol.views import TaskView
 
-_KNOWN = b'"known":true'  # is in what tells that a task was there before, and perhaps in other views
+_KNOWN = b'"known":true'  # in every answer to a submission of a known task, and perhaps elsewhere in a view
 
 
 def outcome(view: TaskView) -> Any:
-    """The result of a task that is over. Raises TaskFailed or TaskCancelled when it has none, or ResultTooLarge."""
+    """Return the result of a finished task. Raises TaskFailed, TaskCancelled or ResultTooLarge when there is none."""
     match view.status:
         case Status.COMPLETED:
             if "result" in view.left_out:
@@ -25,22 +25,20 @@ def outcome(view: TaskView) -> Any:
         case Status.CANCELLED:
             raise TaskCancelled(f"task {view.id} was cancelled" + (f": {reason(view)}" if view.error else ""))
         case _:
-            raise ValueError(f"task {view.id} is {view.status}, not over")
+            raise ValueError(f"task {view.id} is {view.status}, not finished")
 
 
 def reason(view: TaskView) -> str:
-    """Why a task failed, as one line."""
+    """Return why a task failed, as one line."""
     if view.error is None:
         return "no reason was given"
     return f"{view.error.type}: {view.error.message}" if view.error.message else view.error.type
 
 
 class TaskHandle:
-    """A submitted task: `id`, `view` (how it stood when last heard of), and its result to wait for.
+    """A submitted task: its `id`, its last known state, and its result to wait for.
 
-    `body` is the submission as it was published.
-
-    A client listens for the end of a task for as long as somebody holds its handle.
+    The client receives the end of a task as long as the program keeps the handle.
     """
 
     __slots__ = (
@@ -59,11 +57,11 @@ class TaskHandle:
     def __init__(self, submission: Outgoing) -> None:
         loop = asyncio.get_running_loop()
         self.id = submission.message_id or ""
-        self.body = submission.body
+        self.body = submission.body  # as it was published
         self.is_confirmed = False  # whether RabbitMQ has the submission
         self._sent_again = self._known = False
-        self._submission: Outgoing | None = submission  # to send again after a reconnect, until the task is over
-        self._told: TaskView | bytes | None = None  # JSON until somebody looks at it
+        self._submission: Outgoing | None = submission  # to publish again after a reconnect, until the task is over
+        self._told: TaskView | bytes | None = None  # JSON until somebody reads it
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[TaskView] = loop.create_future()
 
@@ -72,26 +70,32 @@ class TaskHandle:
 
     @property
     def view(self) -> TaskView:
-        """The task as it stood when the coordinator last spoke of it to this client."""
-        assert self._told is not None, "a handle is given out once the task is accepted"
+        """The task as the coordinator last reported it to this client."""
+        assert self._told is not None, "a program gets the handle when the task is accepted"
         if isinstance(self._told, bytes):
             self._told = decode(TaskView, self._told, limit=len(self._told))
         return self._told
 
     @property
     def was_known(self) -> bool:
-        """Whether the task was there before it was submitted here: by somebody else, or in an earlier program."""
+        """Whether the task existed before this submission: from another program, or an earlier run of this one."""
         return self._known and not self._sent_again
 
-    async def result(self, timeout: float | None = None) -> Any:
-        """Wait for the end and return the result, any JSON. `timeout` in seconds; None waits for ever.
+    @property
+    def is_over(self) -> bool:
+        """Whether the task is over, or the client cannot receive its end any more."""
+        return self._ended.done()
 
-        Raises TaskFailed, TaskCancelled, ResultTooLarge, TimeoutError; ConnectionClosed when the client closes first.
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end and return the result, any JSON. `timeout` in seconds; None waits without limit.
+
+        Raises TaskFailed, TaskCancelled, ResultTooLarge, TimeoutError, and ConnectionClosed when the client closes
+        first.
         """
         return outcome(await self.end(timeout))
 
     async def end(self, timeout: float | None = None) -> TaskView:
-        """Wait for the end, whatever it is, and return the task. `timeout` in seconds; None waits for ever.
+        """Wait for the end, successful or not, and return the task. `timeout` in seconds; None waits without limit.
 
         Raises TimeoutError, and ConnectionClosed when the client closes first.
         """
@@ -103,35 +107,34 @@ class TaskHandle:
         except TimeoutError as error:
             raise TimeoutError(f"task {self.id} is {self.view.status} after {timeout:g} s") from error
 
-    # -- the client's side -----------------------------------------------------------------------------------------
+
+class Submitted(TaskHandle):
+    """A handle with the methods by which the client reports what the coordinator answers."""
+
+    __slots__ = ()
 
     @property
     def unanswered(self) -> Outgoing | None:
-        """The submission, while the coordinator has not answered it."""
+        """The submission, until the coordinator has answered it."""
         return None if self._accepted.done() else self._submission
 
     @property
     def submission(self) -> Outgoing | None:
-        """The submission, until the task is over. Whoever publishes it again hears of the end at its `reply_to`."""
+        """The submission, until the task is over. The end goes to the `reply_to` of the last publication."""
         return self._submission
 
     def sending_again(self) -> None:
-        """The submission is published once more: it may be known by then, because of the first time."""
+        """Note that the submission is published again: the coordinator may know it from the first time."""
         self._sent_again = True
 
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more is expected."""
-        return self._ended.done()
-
     async def accepted(self) -> None:
-        """Wait for the coordinator's word. Raises TaskRejected, or why the submission could not be published."""
+        """Wait for the answer to the submission. Raises TaskRejected, or why it could not be published."""
         if self._accepted.done():
             return self._accepted.result()
         return await asyncio.shield(self._accepted)
 
     def accept(self, told: TaskView | bytes) -> None:
-        """The coordinator has the task, which stands as it tells: a TaskView, or one as JSON."""
+        """Note that the coordinator has accepted the task. `told` is the task, a TaskView or its JSON."""
         if isinstance(told, bytes) and _KNOWN in told:
             told = decode(TaskView, told, limit=len(told))
             self._known = bool(told.known)
@@ -140,14 +143,14 @@ class TaskHandle:
             self._accepted.set_result(None)
 
     def update(self, view: TaskView) -> None:
-        """The coordinator says how the task stands, perhaps that it is over."""
+        """Note the state of the task, which may be its end."""
         self.accept(view)
         if view.status.is_final and not self._ended.done():
             self._ended.set_result(view)
             self._submission = None
 
     def fail(self, error: FluffleError) -> None:
-        """The submission is refused, or nothing more will be heard."""
+        """End all waiting with an error: the submission is refused, or the client is closed."""
         self._submission = None
         for future in (self._accepted, self._ended):
             if not future.done():

@@ -1,4 +1,4 @@
-"""What can be said of tasks and LLMs as keyword arguments. None, where it is allowed, takes something away."""
+"""The keyword arguments of the client for tasks, LLMs and reports. None, where allowed, removes a value."""
 
 from datetime import datetime
 from typing import Any, Literal, TypedDict
@@ -7,9 +7,7 @@ from broker.protocol.task_requests import Vote
 
 
 class TaskFields(TypedDict, total=False):
-    """What can be said of a task besides its description: the fields of a `Submission`, but for `answers`, all of which
-    a client needs.
-    """
+    """The fields of a new task: those of `Submission` except `description` and `answers`."""
 
     id: str
     inputs: Any
@@ -37,7 +35,7 @@ class TaskFields(TypedDict, total=False):
 
 
 class TaskChanges(TypedDict, total=False):
-    """What can be changed of a live task: the fields of an `Update`."""
+    """The changes of a live task."""
 
     priority: int
     due: datetime | None
@@ -46,7 +44,7 @@ class TaskChanges(TypedDict, total=False):
 
 
 class RetryChanges(TypedDict, total=False):
-    """What can be different when a task is tried again: the fields of `task_requests.RetryPatch`."""
+    """The changes of a finished task that runs again."""
 
     description: str
     inputs: Any
@@ -61,8 +59,8 @@ class RetryChanges(TypedDict, total=False):
     metadata: dict[str, Any]
 
 
-class Management(TypedDict, total=False):
-    """What can be set of an LLM by hand: the fields of a `Manage`."""
+class LLMChanges(TypedDict, total=False):
+    """The changes of an LLM by hand."""
 
     paused: bool
     drain: bool
@@ -72,7 +70,7 @@ class Management(TypedDict, total=False):
 
 
 class ReportDefinition(TypedDict, total=False):
-    """What can be said of a report: the fields of `queries.ReportFields`."""
+    """The definition of a report that can be saved."""
 
     group_by: list[str]
     metrics: list[str]
@@ -83,7 +81,7 @@ class ReportDefinition(TypedDict, total=False):
 
 
 class ReportFields(ReportDefinition, total=False):
-    """The same with the span that it is about."""
+    """The definition of a report, with its period."""
 
     since: datetime | None
     until: datetime | None

@@ -1,39 +1,37 @@
-"""What the client does about reports."""
+"""The part of the client for reports."""
 
 from typing import Unpack
 
 from broker.errors import QueryRejected, TaskRejected
 from broker.protocol.queries import ReportQuery, ReportsQuery, SaveReport
 from broker.protocol.views import NamedReport, ReportList, ReportView
-from fluffle.client.conversion import made, read
+from fluffle.client.connection import ConnectedClient
 from fluffle.client.kwargs import ReportDefinition, ReportFields
-from fluffle.client.requests import RequestClient
+from fluffle.client.requests import made, read
 
 
-class Reporting:
-    """A client's way to figures, and to reports under names."""
-
-    _request_client: RequestClient
+class ReportMethods(ConnectedClient):
+    """The methods of `Client` for reports."""
 
     async def report(self, name: str | None = None, **fields: Unpack[ReportFields]) -> ReportView:
-        """A report by its name, with these fields in place of its own; `where` comes to its filters.
+        """Compute a report and return it. `fields` replace fields of the named report; `where` adds to its filters.
 
             await client.report("timing", since=yesterday)
             await client.report(group_by=["llm"], metrics=["completed", "run_time_p95"], where={"label": ["nightly"]})
 
-        Without a name it is `summary`, or a report of one's own. The report catalogue (broker.protocol) describes
-        all dimensions and metrics. Durations are seconds. Raises QueryRejected and NoAnswer.
+        Without a name, the report is the fields' own, or `summary` when there are none. docs/reports.md describes all
+        dimensions and metrics. Durations are seconds. Raises QueryRejected and NoAnswer.
         """
         return read(ReportView, await self._request_client.ask(made(ReportQuery, QueryRejected, name=name, **fields)))
 
     async def reports(self) -> list[NamedReport]:
-        """The reports that there are: the predefined ones, then those that somebody has saved. Raises NoAnswer."""
+        """Return all named reports: the predefined ones, then the saved ones. Raises NoAnswer."""
         return read(ReportList, await self._request_client.ask(ReportsQuery())).reports
 
     async def save_report(self, name: str, **fields: Unpack[ReportDefinition]) -> None:
-        """Keep a report under a name, for everybody, in place of what was kept there. Raises TaskRejected, NoAnswer."""
+        """Save a report under a name, for everybody; replaces an earlier one. Raises TaskRejected and NoAnswer."""
         await self._request_client.command(made(SaveReport, TaskRejected, name=name, report=fields))
 
     async def drop_report(self, name: str) -> None:
-        """Drop what is kept under that name, if there is anything. Raises TaskRejected and NoAnswer."""
+        """Delete the saved report of that name, if there is one. Raises TaskRejected and NoAnswer."""
         await self._request_client.command(made(SaveReport, TaskRejected, name=name))

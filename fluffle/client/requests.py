@@ -1,15 +1,19 @@
-"""Requests to the coordinator and its answers, over one link and one reply queue, also across reconnects."""
+"""Submissions, queries and commands of a client, with their answers, over one connection and one reply queue.
+
+A reply queue lives as long as its connection. So after a reconnect, unfinished submissions and queries are published
+again.
+"""
 
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakValueDictionary
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from broker.amqp.envelope import Delivery, Outgoing
@@ -27,7 +31,7 @@ from broker.errors import (
 )
 from broker.fault_injection import crash_point_soon
 from broker.ids import uuid7
-from broker.protocol.primitives import decode, problems
+from broker.protocol.primitives import WireModel, decode, problems
 from broker.protocol.queries import (
     ConversationsQuery,
     LLMsQuery,
@@ -40,10 +44,10 @@ from broker.protocol.queries import (
     TasksQuery,
 )
 from broker.protocol.task_requests import AnswerQuestion, AssignTask, Cancel, ManageLLM, Retry, Submission, Update
-from broker.protocol.topology import COORDINATOR, MESSAGES, QUERIES, REPLIES, TASKS, Queue, Topology
-from broker.protocol.views import Rejection, TaskView
-from fluffle.client.connect import open_link
-from fluffle.client.handle import TaskHandle
+from broker.protocol.topology import COORDINATOR, MESSAGES, QUERIES, REPLIES, SHARED, TASKS, Queue, Topology
+from broker.protocol.views import LLMList, LLMView, Rejection, TaskView
+from broker.rpc import RequestTimeout, RpcClient
+from fluffle.client.handle import Submitted
 
 if TYPE_CHECKING:
     from fluffle.client.tracing import ClientTracing
@@ -61,50 +65,88 @@ Query = (
 Command = Cancel | Retry | AssignTask | Update | AnswerQuestion | ManageLLM | SaveReport
 
 T = TypeVar("T")
+W = TypeVar("W", bound=WireModel)
+M = TypeVar("M", bound=BaseModel)
 
-AT_ONCE = 100  # queries under way when there are many to make
-_ASK_AGAIN = 2.0  # seconds between two queries about a task
-_QUERY_LIFE = 30.0  # seconds after which RabbitMQ drops a query that no coordinator has taken
+CONCURRENT_QUERIES = 100  # at most, where one call makes many
+_FOLLOW_INTERVAL_SECONDS = 2.0  # between two queries about a task
+_QUERY_EXPIRATION_SECONDS = 30.0  # after which RabbitMQ drops a query that no coordinator has taken
+_CONSUMER_CHECK_SECONDS = 2.0  # at most, to find out whether a coordinator runs
 
-_LOOK_WITHIN = 2.0  # seconds to find out whether a coordinator runs
 _LATER = {
     TASKS: ". The command may still be carried out later",
     MESSAGES: ". The message may still be sent later",
 }
-"""What may happen yet to what RabbitMQ has not confirmed."""
+"""What can still happen to a message that RabbitMQ has not confirmed, by exchange."""
 _CONSUMED = {TASKS: COORDINATOR, QUERIES: QUERIES}  # the coordinator's queue of an exchange
 
 _log = logging.getLogger(__name__)
 
 
-class RequestClient:
-    """What was sent and not yet answered.
+@asynccontextmanager
+async def open_link(url: str, *, name: str) -> AsyncIterator[RobustConnection]:
+    """Connect, and declare the shared topology if it is missing. Raises BrokerUnreachable and AccessRefused."""
+    async with RobustConnection(url, name=name) as link:
+        await _declare_shared(link)
+        yield link
 
-    The reply queue lives as long as its connection, so answers are lost with it, and the next one has another name.
-    After a reconnect, submissions of tasks whose end is awaited are published again, which says where answers are to
-    go from then on, and so are queries. A command is not: done twice it would be refused.
+
+async def _declare_shared(link: RobustConnection) -> None:
+    """Declare the shared topology unless it exists: not every user has the permission to declare it."""
+    if await link.depth(COORDINATOR) is None:
+        await link.declare(SHARED)
+
+
+def made(kind: type[W], refusal: type[TaskRejected] | type[QueryRejected], **values: Any) -> W:
+    """Return a message with these fields. Raises `refusal` where the coordinator would reject it."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise refusal(problems(error)) from error
+
+
+def read(kind: type[M], body: bytes) -> M:
+    """Decode an answer of the coordinator. Raises DecodeError."""
+    return decode(kind, body, limit=len(body))
+
+
+async def every_llm(request_client: "RequestClient") -> AsyncIterator[LLMView]:
+    """Yield every LLM that has ever reported, by name, page by page. Raises NoAnswer."""
+    after: str | None = None
+    while True:
+        page = read(LLMList, await request_client.ask(LLMsQuery(after=after)))
+        for view in page.llms:
+            yield view
+        if (after := page.next) is None:
+            return
+
+
+class RequestClient:
+    """Publishes submissions, queries and commands, and passes the answers to those who wait for them.
+
+    After a reconnect, the reply queue has another name. Submissions of unfinished tasks are published again, and tell
+    the coordinator the new name; queries are published again too. A command is not: the coordinator would reject the
+    second one.
     """
 
     def __init__(self, url: str, name: str, answer_timeout: float, tracing: "ClientTracing | None" = None) -> None:
         self._tracing = tracing
-        self._url = url
-        self._name = name
         self._answer_timeout = answer_timeout
         self._reply_to = f"{REPLIES}.{uuid7()}"
-        self._tasks: WeakValueDictionary[str, TaskHandle] = WeakValueDictionary()
-        # Further submissions with the id of one of these, by their correlation ids. They may be the same, or mistakes.
-        self._others: WeakValueDictionary[str, TaskHandle] = WeakValueDictionary()
-        self._requests: dict[str, tuple[Outgoing, asyncio.Future[bytes]]] = {}
-        self._numbers = itertools.count()
+        self._tasks: WeakValueDictionary[str, Submitted] = WeakValueDictionary()
+        # Other submissions with the id of a task above, by correlation id. They may be the same task, or mistakes.
+        self._others: WeakValueDictionary[str, Submitted] = WeakValueDictionary()
+        self._numbers = itertools.count(1)
         self._catching_up: asyncio.Task[None] | None = None
         self._following: set[asyncio.Task[None]] = set()
         self._opened = AsyncExitStack()
-        self._link: RobustConnection
+        self._link = RobustConnection(url, name=name, on_state=self._on_state)
+        self._rpc = RpcClient(self._link, self._reply_to, prefix="#")  # which no id of a task contains
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
-            link = open_link(self._url, name=self._name, on_state=self._on_state)
-            self._link = await opening.enter_async_context(link)
+            await opening.enter_async_context(self._link)
+            await _declare_shared(self._link)
             await self._link.declare(Topology(queues=(Queue(self._reply_to, exclusive=True),)))
             await self._link.consume(self._reply_to, self._on_answer, auto_ack=True)
             self._opened = opening.pop_all()
@@ -118,30 +160,28 @@ class RequestClient:
         closed = ConnectionClosed("the client was closed")
         for handle in self._handles():
             handle.fail(closed)
-        for _, answer in self._requests.values():
-            if not answer.done():
-                answer.set_exception(closed)
+        self._rpc.fail(closed)
 
     @property
     def connected(self) -> bool:
-        """Whether the link is up."""
+        """Whether the connection is up."""
         return self._link.connected
 
     @property
     def link(self) -> RobustConnection:
-        """The link that carries all of it."""
+        """The connection that carries all requests."""
         return self._link
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     async def room(self) -> None:
-        """Wait until the link takes another message without piling up."""
+        """Wait until fewer messages await their confirm than the limit of the connection."""
         await self._link.room()
 
-    def send(self, submission: Submission) -> TaskHandle:
-        """Publish a submission that has its id, without waiting for anything.
+    def send(self, submission: Submission) -> Submitted:
+        """Publish a submission that has an id, without waiting.
 
-        Raises TaskRejected when it cannot be sent: what is in it was changed after it was checked.
+        Raises TaskRejected when it cannot be encoded, because it was changed after its validation.
         """
         task_id = submission.id
         assert task_id is not None
@@ -160,19 +200,19 @@ class RequestClient:
                 self._tracing.submitting(message)
         handle = self._tasks.get(task_id)
         if handle is None or handle.is_over:
-            handle = self._tasks[task_id] = TaskHandle(message)
-        elif handle.body != message.body:  # the coordinator finds out whether it is the same task
-            number = message.correlation_id = f"{task_id}{self._number()}"
-            handle = self._others[number] = TaskHandle(message)
+            handle = self._tasks[task_id] = Submitted(message)
+        elif handle.body != message.body:  # the coordinator decides whether it is the same task
+            number = message.correlation_id = f"{task_id}#{next(self._numbers)}"
+            handle = self._others[number] = Submitted(message)
         self._publish(handle, message)
         return handle
 
-    def _publish(self, handle: TaskHandle, message: Outgoing) -> None:
+    def _publish(self, handle: Submitted, message: Outgoing) -> None:
         self._link.send(message, partial(_on_published, handle))
         crash_point_soon("task-published")
 
-    async def accepted(self, handle: TaskHandle) -> None:
-        """Wait for the answer to a submission. Raises TaskRejected, NoAnswer, or why it could not be published."""
+    async def accepted(self, handle: Submitted) -> None:
+        """Wait for the answer to a submission. Raises TaskRejected, NoAnswer, or the error of its publication."""
         if handle.unanswered is None:
             return await handle.accepted()
         try:
@@ -184,52 +224,25 @@ class RequestClient:
     # -- queries and commands --------------------------------------------------------------------------------------
 
     async def ask(self, query: Query) -> bytes:
-        """The JSON body of the answer to a query. Raises QueryRejected and NoAnswer."""
-        return await self._request(
-            Outgoing(
-                QUERIES,
-                query.routing_key,
-                query.encode(),
-                correlation_id=self._number(),
-                reply_to=self._reply_to,
-                expiration=_QUERY_LIFE,
-                persistent=False,
-            )
+        """Return the JSON body of the answer to a query. Raises QueryRejected and NoAnswer."""
+        request = self._rpc.request(
+            QUERIES, query.routing_key, query.encode(), expiration=_QUERY_EXPIRATION_SECONDS, persistent=False
         )
+        return await self._answer(request, is_repeatable=True)
 
     async def command(self, command: Command) -> bytes:
-        """The JSON body of the answer to a command. Raises TaskRejected and NoAnswer."""
-        return await self._request(
-            Outgoing(
-                TASKS,
-                command.routing_key,
-                command.encode(),
-                message_id=uuid7(),
-                correlation_id=self._number(),
-                reply_to=self._reply_to,
-            )
-        )
+        """Return the JSON body of the answer to a command. Raises TaskRejected and NoAnswer."""
+        request = self._rpc.request(TASKS, command.routing_key, command.encode(), message_id=uuid7())
+        return await self._answer(request, is_repeatable=False)
 
-    def _number(self) -> str:
-        return f"#{next(self._numbers)}"  # no id of a task has this sign
-
-    async def _request(self, message: Outgoing) -> bytes:
-        assert message.correlation_id is not None
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._requests[message.correlation_id] = message, answer
-        confirmed = False
+    async def _answer(self, request: Outgoing, *, is_repeatable: bool) -> bytes:
         try:
-            async with asyncio.timeout(self._answer_timeout):
-                await self._link.publish(message)
-                confirmed = True
-                return await answer
-        except TimeoutError as error:
-            raise await self.no_answer(message.exchange, confirmed=confirmed) from error
-        finally:
-            del self._requests[message.correlation_id]
+            return await self._rpc.call(request, timeout_seconds=self._answer_timeout, is_repeatable=is_repeatable)
+        except RequestTimeout as error:
+            raise await self.no_answer(request.exchange, confirmed=error.is_confirmed) from error
 
     async def no_answer(self, exchange: str, *, confirmed: bool, task: str | None = None) -> NoAnswer:
-        """Why a request has no answer, and where the task is that it submits."""
+        """Return why a request has no answer, and where the submitted task is, if it was a submission."""
         where, within = self._link.where, f"within {self._answer_timeout:g} s"
         if task is None:
             then = "" if confirmed else _LATER.get(exchange, "")
@@ -251,43 +264,36 @@ class RequestClient:
         return NoAnswer(f"no coordinator answered {within}{start} one with `fluffle coordinator`")
 
     async def _coordinator_runs(self, exchange: str) -> bool:
-        """Whether somebody takes what is published to that exchange."""
+        """Return whether a coordinator consumes the queue of that exchange."""
         with suppress(TimeoutError, BrokerError):
-            async with asyncio.timeout(_LOOK_WITHIN):
+            async with asyncio.timeout(_CONSUMER_CHECK_SECONDS):
                 return await self._link.has_consumers(_CONSUMED[exchange])
         return False
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
     def _on_answer(self, delivery: Delivery) -> None:
+        if self._rpc.take(delivery):
+            return
         key, kind, body = delivery.properties.correlation_id or "", delivery.properties.type, delivery.body
+        if (handle := self._tasks.get(key) or self._others.get(key)) is None:
+            return
         try:
-            if (handle := self._tasks.get(key) or self._others.get(key)) is not None:
-                if kind == "task.rejected" and handle.unanswered is None:
-                    self._follow(handle)
-                elif kind == "task.rejected":
-                    handle.fail(TaskRejected(_reasons(body)))
-                elif kind == "task.accepted":
-                    handle.accept(body)
-                else:
-                    if self._tracing is not None:
-                        self._tracing.ended(delivery)
-                    self._on_end(handle, decode(TaskView, body, limit=len(body)))
-            elif key in self._requests:
-                answer = self._requests[key][1]
-                if answer.done():
-                    return
-                if kind == "task.rejected":
-                    answer.set_exception(TaskRejected(_reasons(body)))
-                elif kind == "query.rejected":
-                    answer.set_exception(QueryRejected(_reasons(body)))
-                else:
-                    answer.set_result(body)
+            if kind == "task.rejected" and handle.unanswered is None:
+                self._follow(handle)
+            elif kind == "task.rejected":
+                handle.fail(TaskRejected(_reasons(body)))
+            elif kind == "task.accepted":
+                handle.accept(body)
+            else:
+                if self._tracing is not None:
+                    self._tracing.ended(delivery)
+                self._on_end(handle, decode(TaskView, body, limit=len(body)))
         except DecodeError as error:
             _log.warning("ignored an answer of type %s that cannot be read: %s", kind, error)
 
-    def _on_end(self, handle: TaskHandle, view: TaskView) -> None:
-        """A task has ended. The coordinator tells it once, at the newest of the correlation ids."""
+    def _on_end(self, handle: Submitted, view: TaskView) -> None:
+        """Update all handles of a task that is over. The coordinator reports it once, under the last correlation id."""
         handle.update(view)
         if first := self._tasks.get(view.id):
             first.update(view)
@@ -295,7 +301,7 @@ class RequestClient:
             if other.id == view.id and other.unanswered is None:
                 other.update(view)
 
-    def _handles(self) -> list[TaskHandle]:
+    def _handles(self) -> list[Submitted]:
         return [*self._tasks.values(), *self._others.values()]
 
     # -- reconnects ------------------------------------------------------------------------------------------------
@@ -308,33 +314,31 @@ class RequestClient:
             self._catching_up = asyncio.create_task(self._catch_up())
 
     async def _catch_up(self) -> None:
-        queries = [message for message, _ in self._requests.values() if message.exchange == QUERIES]
-        for message in queries:
-            self._link.publish_soon(message).add_done_callback(_log_failure)
+        self._rpc.send_again()
         for handle in self._handles():
             if (submission := handle.submission) is not None:
                 await self._link.room()
                 handle.sending_again()
                 self._publish(handle, submission)
 
-    def _follow(self, handle: TaskHandle) -> None:
-        """Ask for a task whose submission is refused when it comes again, as the task was changed meanwhile."""
+    def _follow(self, handle: Submitted) -> None:
+        """Query a task until it is over: its submission is rejected after a reconnect, as the task was changed."""
         following = asyncio.create_task(self._until_over(handle))
         self._following.add(following)
         following.add_done_callback(self._following.discard)
 
-    async def _until_over(self, handle: TaskHandle) -> None:
+    async def _until_over(self, handle: Submitted) -> None:
         while not handle.is_over:
             try:
                 answer = await self.ask(TaskQuery(id=handle.id))
                 handle.update(decode(TaskView, answer, limit=len(answer)))
             except NoAnswer as error:
                 _log.warning("task %s: %s; asking for its state again", handle.id, error)
-            await asyncio.sleep(_ASK_AGAIN)
+            await asyncio.sleep(_FOLLOW_INTERVAL_SECONDS)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items in lists of at most `size`."""
+    """Yield the items in lists of at most `size`."""
     left = iter(list(items))
     while some := list(itertools.islice(left, size)):
         yield some
@@ -351,16 +355,11 @@ def _encoded(submission: Submission) -> bytes:
         raise TaskRejected([Problem("", str(error))]) from error
 
 
-def _on_published(handle: TaskHandle, _: Outgoing, error: BrokerError | None) -> None:
+def _on_published(handle: Submitted, _: Outgoing, error: BrokerError | None) -> None:
     if error is None:
         handle.is_confirmed = True
     else:
         handle.fail(error)
-
-
-def _log_failure(published: asyncio.Future[None]) -> None:
-    if (error := published.exception()) is not None:
-        _log.warning("a request could not be sent again: %s", error)
 
 
 def _reasons(body: bytes) -> list[Problem]:

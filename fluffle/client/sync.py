@@ -93,7 +93,7 @@ def _iterating(
 
 
 class SyncTask(_Face[TaskHandle]):
-    """A submitted task: a `TaskHandle` whose methods wait."""
+    """A submitted task, for programs without asyncio: a `TaskHandle` whose methods wait."""
 
     @property
     def id(self) -> str:
@@ -102,7 +102,7 @@ class SyncTask(_Face[TaskHandle]):
 
     @property
     def view(self) -> TaskView:
-        """The task as it stood when the coordinator last spoke of it to this client."""
+        """The task as the coordinator last reported it to this client."""
         return self._inner.view
 
     result = _blocking(TaskHandle.result)
@@ -110,10 +110,12 @@ class SyncTask(_Face[TaskHandle]):
 
 
 class SyncClient(_Face[Client]):
-    """A `Client` whose methods wait, for programs without asyncio. Threads may share it.
+    """A `Client` for programs without asyncio: the same methods, each of which waits for its end.
 
-    with SyncClient() as client:
-        print(client.submit("Summarise the incident log", inputs={"text": log}).result())
+        with SyncClient() as client:
+            print(client.submit("Summarise the incident log", inputs={"text": log}).result())
+
+    Several threads may share a client. `submit`, `submit_many` and `submit_plan` return `SyncTask`s.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The spans of a client: of each submission, and of each result that comes."""
+"""The spans of a client: one for each submission, and one for each result that arrives."""
 
 from opentelemetry.trace import SpanKind
 
@@ -9,13 +9,13 @@ from broker.telemetry.tracing import Tracing, about, header_of
 
 
 class ClientTracing:
-    """Below the present span of the program that uses the client, if it has one."""
+    """Creates spans below the current span of the program that uses the client, if it has one."""
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
 
     def submitting(self, message: Outgoing) -> None:
-        """A submission is about to be published: its task is in this trace."""
+        """Create the span of a submission, and put its trace into the headers of the message."""
         key = message.routing_key
         attributes = about(SpanKind.PRODUCER, f"{message.exchange}:{key}", "publish", key)
         attributes["fluffle.task.id"] = message.message_id or ""
@@ -24,8 +24,8 @@ class ClientTracing:
         span.end()
 
     def ended(self, delivery: Delivery) -> None:
-        """A task of this client is over."""
-        attributes = about(SpanKind.CONSUMER, REPLIES, "process", REPLIES)  # its own name is another for every client
+        """Create the span of a result."""
+        attributes = about(SpanKind.CONSUMER, REPLIES, "process", REPLIES)  # without the id of the client
         attributes["fluffle.task.id"] = delivery.properties.correlation_id or ""
         attributes["fluffle.outcome"] = delivery.properties.type or ""
         self._tracing.span(f"process {REPLIES}", SpanKind.CONSUMER, attributes, parent=trace_of(delivery.headers)).end()

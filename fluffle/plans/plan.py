@@ -1,4 +1,4 @@
-"""Plans: files of tasks that depend on each other, with templates, for work that is done again and again.
+"""Plans: files of tasks that depend on each other, with templates, for work that is repeated.
 
 [task.read]
 for_each = "texts/*.md"
@@ -9,9 +9,9 @@ inputs = { text = "{{ item.text }}" }
 depends_on = ["read"]
 description = "Put the summaries together to a page about {{ topic }}"
 
-`planned` makes submissions of a file, in a helper process: a plan may come from somebody else, and its templates can
-take all time and all memory. There, `load` reads it and `Plan.tasks` fills it in. Nothing that a variable or a file
-holds is a template itself.
+`planned` turns a file into submissions, in a separate process: a plan may come from a stranger, and its templates can
+use up all time and memory. In that process, `load` reads the file and `Plan.tasks` fills in the templates. The value of
+a variable and the text of a file are never templates themselves.
 """
 
 import os
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from fluffle.client.handle import TaskHandle
 
 SUFFIXES = (".toml", ".yaml", ".yml")
-LONGEST_NAME = 24  # characters, of a plan and of a task: ids are made of both
-MOST_ITEMS = 1000  # as many tasks may one depend on
-MOST_VALUES = 100_000  # in a plan, each where an alias stands for it
-SECONDS = 10.0  # of CPU that a plan may take
+MAX_NAME_LENGTH = 24  # characters, of a plan and of a task: the ids of tasks contain both
+MAX_ITEMS = 1000  # the number of tasks on which one task may depend
+MAX_VALUES = 100_000  # in a plan; an alias counts as all values of its target
+CPU_SECONDS = 10.0  # that a plan may use
 
-_NAME = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{LONGEST_NAME - 1}}}")
+_NAME = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{MAX_NAME_LENGTH - 1}}}")
 _ALONE = re.compile(r"\{\{((?:(?!\}\}|\{\{).)+)\}\}", re.DOTALL)
-_OWN = ("for_each",)  # keys of a task that are no field of a submission
+_OWN = ("for_each",)  # keys of a task that are not fields of a submission
 _NOT_IN_PLANS = ("id", "parent_id", "conversation_id")
 
 
@@ -61,11 +61,11 @@ class _File(BaseModel):
 
 
 class _Unreadable(ConfigurationError):
-    """A file that a template is to have cannot be read."""
+    """A file that a template uses cannot be read."""
 
 
 class PlannedTask(NamedTuple):
-    """A task of a plan, ready to be submitted. `name` is the one in the plan, with a number where there are several."""
+    """A task of a plan, ready to be submitted. `name` is its name in the plan, with a number for each item."""
 
     name: str
     submission: Submission
@@ -74,7 +74,7 @@ class PlannedTask(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A plan as it was read: nothing in it is filled in yet."""
+    """A plan whose templates are not filled in yet."""
 
     path: Path
     name: str
@@ -84,10 +84,10 @@ class Plan:
     def tasks(
         self, run: str, given: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None
     ) -> list[PlannedTask]:
-        """The tasks, each after those that it depends on; their ids begin with `run`.
+        """Return the tasks, each after its dependencies; their ids begin with `run`.
 
-        `given` are values of variables, `defaults` are fields for tasks that do not have them. Raises
-        ConfigurationError that names the file, the task, and what is wrong.
+        `given` holds values of variables, `defaults` holds fields for the tasks without them. Raises
+        ConfigurationError that names the file, the task, and the mistake.
         """
         values = self._values(given or {})
         items = {name: self._items(name, values) for name in self.templates}
@@ -112,7 +112,7 @@ class Plan:
         return {"read": self._read, **self.variables, **given}
 
     def _items(self, name: str, values: Mapping[str, Any]) -> list[Any]:
-        """What there is to be a task for each of; nothing for a task that is only one."""
+        """Return the items of `for_each`, one for each task; nothing for a single task."""
         over = self.templates[name].get("for_each")
         if over is None:
             return []
@@ -120,18 +120,18 @@ class Plan:
         if isinstance(found, str):
             found = [_as_item(path) for path in self._files(name, found)]
         if not isinstance(found, list) or not found:
-            what = "no file fits" if isinstance(found, list) else "it is neither a pattern of file names nor a list:"
+            what = "no file matches" if isinstance(found, list) else "must be a pattern of file names or a list, got"
             raise self._wrong(name, f"for_each: {what} {over!r}")
-        if len(found) > MOST_ITEMS:
-            raise self._wrong(name, f"for_each: {len(found):,} are too many; the limit is {MOST_ITEMS:,}")
+        if len(found) > MAX_ITEMS:
+            raise self._wrong(name, f"for_each: {len(found):,} items; the limit is {MAX_ITEMS:,}")
         return found
 
     def _read(self, name: str) -> str:
-        """The text of a file, for templates; its name is relative to the plan's folder."""
+        """Return the text of a file, for templates. The name is relative to the folder of the plan."""
         return _as_item(self.path.parent / name)["text"]
 
     def _files(self, name: str, pattern: str) -> list[Path]:
-        """The files that fit a pattern, which is relative to the plan's folder."""
+        """Return the files that match a pattern, relative to the folder of the plan."""
         try:
             return sorted(path for path in self.path.parent.glob(pattern) if path.is_file())
         except (NotImplementedError, ValueError, IndexError) as error:
@@ -159,7 +159,7 @@ class Plan:
         return {key: self._rendered(name, key, value, values) for key, value in template.items() if key not in own}
 
     def _rendered(self, name: str, where: str, value: Any, values: Mapping[str, Any]) -> Any:
-        """A value with its templates filled in, however deep they are."""
+        """Return a value with its templates filled in, at any depth."""
         match value:
             case str():
                 try:
@@ -181,14 +181,14 @@ class Plan:
         except ValidationError as error:
             raise self._wrong(name, "; ".join(map(str, problems(error)))) from error
         except (PydanticSerializationError, ValueError) as error:
-            raise self._wrong(name, f"a value has no form in JSON: {_line(error)}") from error
+            raise self._wrong(name, f"a value cannot be written as JSON: {_line(error)}") from error
 
     def _wrong(self, name: str, told: str) -> ConfigurationError:
         return ConfigurationError(f"{self.path}: task {name}: {told}")
 
 
 def load(path: Path) -> Plan:
-    """Read a plan from a TOML or YAML file. Raises ConfigurationError that names what is wrong."""
+    """Read a plan from a TOML or YAML file. Raises ConfigurationError that names the mistake."""
     try:
         text = _text_of(path)
         content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
@@ -200,7 +200,7 @@ def load(path: Path) -> Plan:
     except _Unreadable as error:
         raise ConfigurationError(str(error)) from error
     except RecursionError as error:
-        raise ConfigurationError(f"{path}: it is nested too deeply") from error
+        raise ConfigurationError(f"{path}: the values are nested too deeply") from error
     except (tomllib.TOMLDecodeError, yaml.YAMLError, ValueError) as error:
         raise ConfigurationError(f"{path}: {_line(error)}") from error
     try:
@@ -208,12 +208,12 @@ def load(path: Path) -> Plan:
     except ValidationError as error:
         raise ConfigurationError(f"{path}: " + "; ".join(map(str, problems(error)))) from error
     if not file.task:
-        raise ConfigurationError(f"{path}: there is no task in it")
-    name = file.name or re.sub(r"[^a-z0-9-]+", "-", path.stem.lower()).strip("-")[:LONGEST_NAME] or "plan"
+        raise ConfigurationError(f"{path}: the plan has no task")
+    name = file.name or re.sub(r"[^a-z0-9-]+", "-", path.stem.lower()).strip("-")[:MAX_NAME_LENGTH] or "plan"
     for found in (name, *file.task):
         if not _NAME.fullmatch(found):
             raise ConfigurationError(
-                f"{path}: the name {found!r} is not made of a-z, 0-9 and -, at most {LONGEST_NAME}"
+                f"{path}: the name {found!r} must be 1-{MAX_NAME_LENGTH} characters: a-z, 0-9 or '-'"
             )
     plan = Plan(path, name, file.variables, file.task)
     for task, template in plan.templates.items():
@@ -224,21 +224,21 @@ def load(path: Path) -> Plan:
 async def planned(
     path: Path, run: str | None, given: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None
 ) -> tuple[str, list[PlannedTask]]:
-    """The run, which is new if none is named, and the tasks of a plan (see Plan.tasks).
+    """Return the run, a new one by default, and the tasks of a plan (see Plan.tasks).
 
-    Raises ConfigurationError that names what is wrong with the plan, also when it takes too much time or memory.
+    Raises ConfigurationError that names the mistake, also when the plan uses too much time or memory.
     """
     try:
         values = [to_jsonable_python(values or {}) for values in (given, defaults)]
     except PydanticSerializationError as error:
-        raise ConfigurationError(f"{path}: a variable has no form in JSON: {_line(error)}") from error
+        raise ConfigurationError(f"{path}: a variable cannot be written as JSON: {_line(error)}") from error
     helpers = ProcessPool(1, folder=os.getcwd())
     try:
-        answer = await helpers.call("fluffle.plans.plan:fill_in", str(path), run, *values, seconds=SECONDS)
+        answer = await helpers.call("fluffle.plans.plan:fill_in", str(path), run, *values, seconds=CPU_SECONDS)
     except HelperTimeout as error:
         raise ConfigurationError(f"{path}: {error}") from error
     except HelperFailed as error:
-        told = "it needs too much memory" if "MemoryError" in str(error) else str(error)
+        told = "the plan needs too much memory" if "MemoryError" in str(error) else str(error)
         raise ConfigurationError(f"{path}: {told}") from error
     finally:
         helpers.close()
@@ -251,7 +251,7 @@ async def planned(
 
 
 def fill_in(path: str, run: str | None, given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """What `planned` asks a helper process for."""
+    """Do the work of `planned`, in the separate process."""
     try:
         plan = load(Path(path))
         run = run or new_run(plan)
@@ -265,7 +265,7 @@ def fill_in(path: str, run: str | None, given: dict[str, Any], defaults: dict[st
 
 
 def new_run(plan: Plan) -> str:
-    """The beginning of the ids of one run of a plan."""
+    """Return the beginning of the ids of a new run."""
     return f"{plan.name}-{uuid7()[-8:]}"
 
 
@@ -282,16 +282,16 @@ def _must_be_known(plan: Plan, task: str, template: Mapping[str, Any]) -> None:
 
 
 async def submit(client: "Client", tasks: Sequence[PlannedTask]) -> "dict[str, TaskHandle]":
-    """Submit the tasks of a plan; returns their handles by name.
+    """Submit the tasks of a plan, and return their handles by name.
 
-    When one is rejected, those that came with it are cancelled, and those that were there before go on.
-    Raises TaskRejected, NoAnswer, PublishRefused, MessageTooLarge.
+    When one is rejected, the others are cancelled, except those that existed before. Raises TaskRejected, NoAnswer,
+    PublishRefused and MessageTooLarge.
     """
     handles: dict[str, TaskHandle] = {}
     wrong: list[Problem] = []
-    fates = client.submit_many(task.submission for task in tasks)
+    answers = client.submit_many(task.submission for task in tasks)
     for task in tasks:
-        match await anext(fates):
+        match await anext(answers):
             case TaskRejected() as rejected:
                 wrong += [Problem(f"{task.name}.{path}".removesuffix("."), told) for path, told in rejected.problems]
             case handle:
@@ -299,7 +299,7 @@ async def submit(client: "Client", tasks: Sequence[PlannedTask]) -> "dict[str, T
     for handle in reversed(handles.values()) if wrong else ():
         if handle.was_known:
             continue
-        with suppress(TaskRejected):  # it is over already
+        with suppress(TaskRejected):  # it may be over
             await client.cancel(handle.id, "another task of its plan was rejected")
     if wrong:
         raise TaskRejected(wrong)
@@ -307,16 +307,16 @@ async def submit(client: "Client", tasks: Sequence[PlannedTask]) -> "dict[str, T
 
 
 def _hinted(error: Exception, names: Iterable[str]) -> str:
-    """What is wrong with a template; of a variable that there is not, also which one may have been meant."""
+    """Return the mistake in a template; for an unknown variable, with the name that may be meant."""
     if isinstance(error, MemoryError):
-        return "it needs too much memory"
+        return "the template needs too much memory"
     told = (error.message if isinstance(error, TemplateError) else None) or _line(error)
     undefined = re.fullmatch(r"'(\w+)' is undefined", told)
     return f"{told}{did_you_mean(undefined[1], names) if undefined else ''}"
 
 
 def _as_item(path: Path) -> dict[str, str]:
-    """What a template knows of a file. Raises _Unreadable."""
+    """Return the fields of a file for templates. Raises _Unreadable."""
     try:
         return {"name": path.name, "stem": path.stem, "path": str(path), "text": _text_of(path)}
     except UnicodeDecodeError as error:
@@ -326,7 +326,7 @@ def _as_item(path: Path) -> dict[str, str]:
 
 
 def _text_of(path: Path) -> str:
-    """Raises OSError, UnicodeDecodeError, and _Unreadable for what is no file, or is too large for a task."""
+    """Return the text of a file. Raises OSError, UnicodeDecodeError, and _Unreadable for a folder or a large file."""
     if path.exists() and not path.is_file():
         raise _Unreadable(f"{path} is not a file")
     with path.open("rb") as file:
@@ -337,12 +337,12 @@ def _text_of(path: Path) -> str:
 
 
 def _must_be_small(path: Path, content: Any) -> None:
-    """Aliases of YAML make much of little, or something that never ends."""
-    waiting, left = [content], MOST_VALUES
+    """Raise ConfigurationError for a plan with too many values: a small file with aliases of YAML can have them."""
+    waiting, left = [content], MAX_VALUES
     while waiting:
         left -= 1
         if left < 0:
-            raise ConfigurationError(f"{path}: it has more than {MOST_VALUES:,} values")
+            raise ConfigurationError(f"{path}: the plan has more than {MAX_VALUES:,} values")
         match waiting.pop():
             case dict() as inner:
                 waiting += inner.values()
@@ -360,22 +360,22 @@ def _numbered(name: str, items: Sequence[Any]) -> list[str]:
 
 # -- templates -------------------------------------------------------------------------------------------------------
 
-# A plan may come from somebody else: its templates see their variables and nothing of Python.
+# A plan may come from a stranger: its templates have access to their variables, and to nothing of Python.
 _environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
 
 
 def _filled(template: str, values: Mapping[str, Any]) -> Any:
-    """The text of a template. One that is nothing but `{{ … }}` gives the value itself, be it a list or a number."""
+    """Return the text of a template, or the value itself, such as a list, when the template is only `{{ … }}`."""
     if alone := _ALONE.fullmatch(template.strip()):
         value = _environment.compile_expression(alone[1].strip(), undefined_to_none=False)(**values)
         if isinstance(value, StrictUndefined):
-            str(value)  # raises, and says what is undefined
+            str(value)  # raises, and names the variable
         return value
     return _environment.from_string(template).render(**values)
 
 
 def _variables_in(plan: Plan) -> set[str]:
-    """The variables that the templates of a plan use."""
+    """Return the variables that the templates of a plan use."""
     found: set[str] = set()
     for text in _texts(list(plan.templates.values())):
         found |= _variables_of(text)
@@ -383,7 +383,7 @@ def _variables_in(plan: Plan) -> set[str]:
 
 
 def _variables_of(text: str) -> set[str]:
-    """The variables that a template uses. Raises TemplateError when it is none, or has a filter that does not exist."""
+    """Return the variables that a template uses. Raises TemplateError for a wrong template or an unknown filter."""
     return meta.find_undeclared_variables(_environment.parse(text))
 
 

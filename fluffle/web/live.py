@@ -17,8 +17,8 @@ from broker.errors import FluffleError, NoAnswer
 from broker.protocol.status import Status
 from broker.protocol.topology import EVENTS, Binding
 from broker.protocol.views import ConversationView, LLMView, MessageView, Placement, ReportView, TaskPage, TaskView
-from fluffle.client.chat import is_identity_required
 from fluffle.client.client import Client
+from fluffle.client.connection import is_identity_required
 from fluffle.client.events import PROGRESS, Gap, sender, subscription
 from fluffle.client.kwargs import ReportFields, TaskFields
 

@@ -345,7 +345,7 @@ async def test_the_tools_have_a_socket_however_long_the_path_of_the_temporary_fo
 async def test_a_command_without_a_place_for_a_socket_runs_without_tools_and_that_is_logged_at_its_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("workers.tools.socket.MOST_BYTES", 10)
+    monkeypatch.setattr("workers.tools.socket.MAX_PATH_BYTES", 10)
     llm = python(PRINT_SOCKET)
     assert "cannot use `fluffle tool`: set TMPDIR to a folder with a short path" in caplog.text
     assert await with_tools(llm) == "None"

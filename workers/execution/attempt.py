@@ -1,4 +1,4 @@
-"""One attempt of a task, from its assignment to the result that is reported."""
+"""One attempt of a task, from its assignment to its result."""
 
 import asyncio
 import logging
@@ -29,14 +29,14 @@ from workers.tools.toolbox import Toolbox, ToolServices
 if TYPE_CHECKING:
     from workers.telemetry.tracing import AttemptSpan, WorkerTracing
 
-CANCEL_WITHIN = 5.0
-"""Seconds that a cancelled call gets to end. After that its attempt is over all the same."""
+CANCEL_TIMEOUT_SECONDS = 5.0
+"""A cancelled call has this time to end. After that, its attempt is over in any case."""
 
 _log = logging.getLogger(__name__)
 
 
 class AttemptOutcome(NamedTuple):
-    """How an attempt ended. A failed one has a failure; what was used may be known in every case."""
+    """How an attempt ended. A failed attempt has a failure; the usage can be known in every case."""
 
     outcome: Literal["completed", "failed", "cancelled"]
     result: Any = None
@@ -44,20 +44,20 @@ class AttemptOutcome(NamedTuple):
     usage: Usage | None = None
 
 
-CALLED_OFF = AttemptOutcome("cancelled")
+CANCELLED = AttemptOutcome("cancelled")
 
 
 def failed(kind: str, message: str, *, retryable: bool = True, usage: Usage | None = None) -> AttemptOutcome:
-    """The ending of an attempt that could not be done; `kind` is the type of the failure, a name for machines."""
+    """Return the outcome of a failed attempt. `kind` is the type of the failure, a short name for programs."""
     error = ModelError(printed(kind)[:200] or "error", printed(message), retryable=bool(retryable))
     failure = Failure(type=error.type, message=error.message, retryable=error.retryable)
     return AttemptOutcome("failed", failure=failure, usage=usage)
 
 
 class RunningAttempt:
-    """An attempt that a worker holds. `on_over` is called once, with how it ended; `on_asks` when it asks a person.
+    """An attempt that a worker holds. `on_over` is called once, with the outcome; `on_asks` when it asks a person.
 
-    It ends whatever the LLM does: its end depends on nothing that can raise.
+    The attempt ends whatever the LLM does: no error of the LLM prevents the report.
     """
 
     def __init__(
@@ -90,43 +90,43 @@ class RunningAttempt:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, and its result is on its way."""
+        """Whether the attempt has ended."""
         return self._over
 
     @property
     def was_delivered_before(self) -> bool:
-        """Whether RabbitMQ has delivered the assignment once already, to a connection that is lost."""
+        """Whether RabbitMQ delivered the assignment before, on a connection that is lost."""
         return self._deliveries[0].redelivered
 
     @property
     def names(self) -> dict[str, str | int]:
-        """What a line in the log says about which attempt it is."""
+        """The fields that name the attempt in the log."""
         return {"task": self.key[0], "attempt": self.key[1]}
 
     @property
     def duration(self) -> float | None:
-        """For how many seconds it has run, without the time that it waited; None before it runs."""
+        """The seconds that the attempt has run, without its waits; None before it runs."""
         if self._started_at is None:
             return None
         return max(0.0, time.monotonic() - self._clock - self.suspensions.total)
 
     # -- the assignment --------------------------------------------------------------------------------------------
 
-    def came_again(self, delivery: Delivery) -> None:
-        """The same assignment once more, from RabbitMQ or from the coordinator."""
+    def add_delivery(self, delivery: Delivery) -> None:
+        """Take a second delivery of the same assignment, from RabbitMQ or from the coordinator."""
         if self._acknowledged:
             delivery.ack()
         else:
             self._deliveries.append(delivery)
 
     def acknowledge(self) -> None:
-        """The assignment is ours: RabbitMQ can forget it."""
+        """Acknowledge the assignment: the claim is confirmed."""
         self._acknowledged = True
         for delivery in self._deliveries:
             delivery.ack()
 
     def give_back(self) -> None:
-        """The assignment is for somebody else."""
+        """Return the assignment to RabbitMQ, for another instance."""
         for delivery in self._deliveries:
             delivery.requeue()
 
@@ -141,7 +141,7 @@ class RunningAttempt:
         timeout: float | None,
         tracing: "WorkerTracing | None",
     ) -> None:
-        """Call the LLM, unless the attempt was given up before. `timeout`, in seconds, is for a task that has none."""
+        """Call the LLM, unless the attempt was given up before. `timeout`, in seconds, is for tasks without one."""
         if self._given_up is not None:
             self._end(self._given_up)
             return
@@ -168,28 +168,28 @@ class RunningAttempt:
             self._timer = loop.call_later(job.timeout, self._on_late)
 
     def give_up(self, ending: AttemptOutcome) -> None:
-        """Cancel the call, or do not even start it. The attempt ends as `ending`, unless the answer is there first."""
+        """Cancel the call, or never start it. The outcome is `ending`, unless the answer arrives first."""
         if self._given_up is None and not self._over:
             self._given_up = ending
             self.suspensions.give_up()
             if self._call is not None:
                 self._call.cancel()
                 self._stop_timer()
-                self._timer = asyncio.get_running_loop().call_later(CANCEL_WITHIN, self._end, ending)
+                self._timer = asyncio.get_running_loop().call_later(CANCEL_TIMEOUT_SECONDS, self._end, ending)
 
     async def abandon(self) -> None:
-        """Cancel the call and wait for its end; nobody is told how the attempt ended."""
+        """Cancel the call and wait for its end, without a report."""
         self._over = True
         self.suspensions.give_up()
         self._stop_timer()
         if self._call is not None and not self._call.done():
             self._call.cancel()
-            await asyncio.wait([self._call], timeout=CANCEL_WITHIN)
+            await asyncio.wait([self._call], timeout=CANCEL_TIMEOUT_SECONDS)
 
     def result(self, ending: AttemptOutcome, *, instance: str) -> tuple[AttemptOutcome, bytes]:
-        """How it ended, and the Result to report, as JSON. Never raises.
+        """Return the outcome, and the Result to report, as JSON. Never raises.
 
-        An answer that is none becomes a failure that says so. Usage that makes no sense is left out.
+        An answer that is not JSON becomes a failure. Impossible usage is left out.
         """
         finished_at, duration = datetime.now(UTC), self.duration
 
@@ -208,7 +208,7 @@ class RunningAttempt:
             )
             return ending, result.encode()
 
-        with suppress(Exception):  # almost every answer is as it should be
+        with suppress(Exception):  # almost every answer is valid
             return encoded(ending)
         usage = ending.usage if isinstance(ending.usage, Usage) else None
         try:
@@ -241,7 +241,7 @@ class RunningAttempt:
     def _on_call_done(self, call: asyncio.Task[Answer]) -> None:
         try:
             ending = self._ending_of(call)
-        except Exception as error:  # what was returned is no Answer, or what was raised is no proper ModelError
+        except Exception as error:  # the LLM returned no Answer, or raised a malformed ModelError
             ending = self._failure(error)
         self._end(ending)
 
@@ -273,7 +273,7 @@ class RunningAttempt:
         self.give_up(failed("timeout", f"no answer within {self._timeout:g} s"))
 
     def _on_person(self, asks: bool) -> None:
-        """The time that people take is not the LLM's: the timeout stands still meanwhile."""
+        """Stop the timeout while a person is asked, and continue it after the answer."""
         if self._timer is not None and self._given_up is None:
             loop = asyncio.get_running_loop()
             if asks:

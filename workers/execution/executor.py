@@ -1,4 +1,4 @@
-"""The attempts that an instance holds: which wait for a slot, which run, which are reported but not confirmed."""
+"""The attempts that an instance holds: waiting for a slot, running, or reported and not confirmed."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from broker.protocol.portable_text import on_one_line
 from broker.protocol.primitives import MAX_ASSIGNMENT_BYTES, decode
 from broker.protocol.worker_reports import RunningTask
 from broker.telemetry.counters import Runs
-from workers.execution.attempt import CALLED_OFF, AttemptOutcome, RunningAttempt, failed
+from workers.execution.attempt import CANCELLED, AttemptOutcome, RunningAttempt, failed
 from workers.execution.reporter import Reporter
 from workers.execution.suspensions import Slots
 from workers.models.base import LLM
@@ -26,27 +26,26 @@ from workers.tools.toolbox import ToolServices
 if TYPE_CHECKING:
     from workers.telemetry.tracing import WorkerTracing
 
-REMEMBERED = 10_000
-"""Finished attempts that are remembered, to know an assignment that comes again."""
+MAX_FINISHED = 10_000
+"""Finished attempts that are remembered, to recognise an assignment that is delivered again."""
 
-STOP_WITHIN = 0.5
-"""Seconds that the coordinator gets to stop an attempt that was delivered before, and may be out of date."""
+STALE_CHECK_SECONDS = 0.5
+"""The coordinator has this time to stop an attempt that was delivered before and may be out of date."""
 
 LEFT_ASKING = failed("worker_stopped", "the worker left before a person had answered")
 
 Key = tuple[str, int]
-"""Task id and attempt."""
+"""The id of the task, and the number of the attempt."""
 
 _log = logging.getLogger(__name__)
 
 
 class Executor:
-    """Takes assignments and sees each through: claim, acknowledge, call the LLM, report.
+    """Executes assignments: claim, acknowledge, call the LLM, report.
 
-    At most `slots` attempts work at any time; further assignments wait, unacknowledged. An attempt that waits for a
-    person or for another task does not count meanwhile.
-    `timeout` is for attempts of tasks that have none, in seconds. `on_change` is called when an attempt is over and
-    when its result is confirmed. Attempts that are over are counted in `runs`, where that is wanted.
+    At most `slots` attempts run at a time; further assignments wait, unacknowledged. An attempt that waits for a
+    person or for another task holds no slot. `timeout`, in seconds, is for attempts of tasks without a timeout.
+    `on_change` is called when an attempt is over and when its result is confirmed. `runs` counts finished attempts.
     """
 
     def __init__(
@@ -72,38 +71,38 @@ class Executor:
         self._runs = runs
         self._tracing = tracing
         self._closed = False
-        self._waiting: dict[Key, RunningAttempt] = {}  # for a slot; not claimed
-        self._in_hand: dict[Key, RunningAttempt] = {}  # claimed, until RabbitMQ has the result
-        self._finished: BoundedSet[Key] = BoundedSet(limit=REMEMBERED)
+        self._waiting: dict[Key, RunningAttempt] = {}  # not claimed: they wait for a slot
+        self._claimed: dict[Key, RunningAttempt] = {}  # claimed, until RabbitMQ has confirmed the result
+        self._finished: BoundedSet[Key] = BoundedSet(limit=MAX_FINISHED)
 
     @property
-    def in_hand(self) -> list[RunningTask]:
-        """What was claimed and whose result RabbitMQ does not have yet, and what waits for a slot."""
-        return [RunningTask(task_id=task_id, attempt=attempt) for task_id, attempt in (*self._in_hand, *self._waiting)]
+    def held_tasks(self) -> list[RunningTask]:
+        """The claimed attempts without a confirmed result, then the attempts that wait for a slot."""
+        return [RunningTask(task_id=task_id, attempt=attempt) for task_id, attempt in (*self._claimed, *self._waiting)]
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is in hand."""
-        return not self._in_hand
+        """Whether no attempt is claimed."""
+        return not self._claimed
 
     @property
     def running(self) -> int:
-        """How many attempts were claimed and are not over."""
-        return sum(not attempt.is_over for attempt in self._in_hand.values())
+        """The number of claimed attempts that are not over."""
+        return sum(not attempt.is_over for attempt in self._claimed.values())
 
     def take(self, delivery: Delivery) -> None:
-        """An assignment has arrived. One that cannot be read is rejected, one that came before is not done twice."""
+        """Take an assignment. An assignment that cannot be decoded is rejected; a repeated one is not done twice."""
         try:
             assignment = decode(Assignment, delivery.body, limit=MAX_ASSIGNMENT_BYTES)
         except DecodeError as error:
-            _log.warning("rejected an assignment that cannot be read: %s", error)
+            _log.warning("rejected an assignment that cannot be decoded: %s", error)
             delivery.reject()
             return
         key = (assignment.task_id, assignment.attempt)
         if key in self._finished:
             delivery.ack()
-        elif known := self._waiting.get(key) or self._in_hand.get(key):
-            known.came_again(delivery)
+        elif known := self._waiting.get(key) or self._claimed.get(key):
+            known.add_delivery(delivery)
         elif self._closed:
             delivery.requeue()
         else:
@@ -122,31 +121,32 @@ class Executor:
                 self._waiting[key] = attempt
 
     def stop(self, order: Stop) -> None:
-        """Give an attempt up, whether it runs or waits. One that is not held, or over, is none of our business."""
+        """Cancel an attempt, running or waiting. An attempt that is over or unknown is ignored."""
         key = (order.task_id, order.attempt)
         if waiting := self._waiting.pop(key, None):
-            waiting.give_up(CALLED_OFF)
+            waiting.give_up(CANCELLED)
             self._claim(waiting)
-        elif attempt := self._in_hand.get(key):
-            attempt.give_up(CALLED_OFF)
+        elif attempt := self._claimed.get(key):
+            attempt.give_up(CANCELLED)
 
     def answered(self, order: PersonAnswer) -> None:
-        """A person has answered what an attempt asks."""
-        if attempt := self._in_hand.get((order.task_id, order.attempt)):
+        """Pass the answer of a person to the attempt that asks."""
+        if attempt := self._claimed.get((order.task_id, order.attempt)):
             attempt.suspensions.answered(order.question, order.answer)
 
     def ask_again(self) -> None:
-        """After a reconnect: tell once more what people are asked."""
-        for attempt in self._in_hand.values():
+        """Report the open questions again, after a reconnect."""
+        for attempt in self._claimed.values():
             attempt.suspensions.ask_again()
 
     def close(self) -> None:
-        """Take nothing new: what waits is given back, and so is what still arrives.
+        """Start no more attempts: waiting and arriving assignments are returned to RabbitMQ.
 
-        What asks a person, now or later, is given up: people take their time, and the question stays without us.
+        An attempt that asks a person, now or later, is given up: the answer can take long, and the question stays
+        open without this worker.
         """
         self._closed = True
-        for attempt in list(self._in_hand.values()):
+        for attempt in list(self._claimed.values()):
             if attempt.suspensions.asks:
                 attempt.give_up(LEFT_ASKING)
         for attempt in self._waiting.values():
@@ -154,27 +154,27 @@ class Executor:
         self._waiting.clear()
 
     def give_up_all(self, ending: AttemptOutcome) -> None:
-        """Cancel every call; the attempts end as `ending`, and are reported so."""
-        for attempt in list(self._in_hand.values()):
+        """Cancel every call, and report `ending` as the outcome of the attempts."""
+        for attempt in list(self._claimed.values()):
             attempt.give_up(ending)
 
     async def abandon(self) -> None:
-        """Cancel every call, and report nothing any more."""
-        await asyncio.gather(*(attempt.abandon() for attempt in self._in_hand.values()))
+        """Cancel every call, without a report."""
+        await asyncio.gather(*(attempt.abandon() for attempt in self._claimed.values()))
 
     def remember(self, key: Key) -> None:
-        """This attempt has its result: an assignment of it that comes again is not done again."""
+        """Note that an attempt has its result: a repeated assignment of it is not done again."""
         self._finished.add(key)
 
     def _claim(self, attempt: RunningAttempt) -> None:
-        self._in_hand[attempt.key] = attempt
+        self._claimed[attempt.key] = attempt
         self._reporter.claim(*attempt.key, then=partial(self._start, attempt))
 
     def _start(self, attempt: RunningAttempt) -> None:
         crash_point("claim-confirmed")
         attempt.acknowledge()
-        if attempt.was_delivered_before:  # meanwhile somebody else may have done it: then a stop follows the claim
-            asyncio.get_running_loop().call_later(STOP_WITHIN, self._call, attempt)
+        if attempt.was_delivered_before:  # another instance may have done it: then a stop follows the claim
+            asyncio.get_running_loop().call_later(STALE_CHECK_SECONDS, self._call, attempt)
         else:
             self._call(attempt)
 
@@ -188,7 +188,7 @@ class Executor:
 
     def _on_over(self, attempt: RunningAttempt, ending: AttemptOutcome) -> None:
         ending, body = attempt.result(ending, instance=self._reporter.instance)
-        with best_effort("keeping a record of an attempt"):
+        with best_effort("the record of an attempt"):
             self._record(attempt, ending)
         trace = None if attempt.span is None else attempt.span.traceparent
         about = assignment_id(*attempt.key)
@@ -196,7 +196,7 @@ class Executor:
         self._on_change()
 
     def _record(self, attempt: RunningAttempt, ending: AttemptOutcome) -> None:
-        """Log, count and trace how it ended."""
+        """Log, count and trace the outcome."""
         failure = ending.failure
         why = "" if failure is None else f": {on_one_line(f'{failure.type}: {failure.message}')}"
         _log.info("task %s%s", ending.outcome, why, extra=attempt.names)
@@ -216,6 +216,6 @@ class Executor:
             attempt.give_up(LEFT_ASKING)
 
     def _on_confirmed(self, key: Key) -> None:
-        del self._in_hand[key]
+        del self._claimed[key]
         self.remember(key)
         self._on_change()

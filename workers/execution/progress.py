@@ -1,4 +1,4 @@
-"""The text of an answer as it comes, in messages that are worth sending."""
+"""The text of an unfinished answer, joined into few messages."""
 
 import asyncio
 import logging
@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 from broker.protocol.portable_text import ends_within_a_character, portable
 
-INTERVAL = 0.1
-"""Seconds between two messages about one attempt."""
+INTERVAL_SECONDS = 0.1
+"""Between two messages about one attempt."""
 
 _log = logging.getLogger(__name__)
 
 
 class ProgressStream:
-    """Joins pieces of text into at most ten messages a second.
+    """Joins pieces of text into at most ten messages per second.
 
-    An answer that is there within the first tenth of a second sends none: its result says it all. While the message
-    before is not confirmed, nothing is sent and the text is kept.
+    An answer within the first tenth of a second sends no message: its result has the text. While the previous message
+    is not confirmed, the text is kept.
 
-    Progress is for show. Whatever goes wrong with it is logged once, and no more of it is sent: nothing here raises.
+    Progress is not essential. An error is logged once and ends the progress of the answer; no method raises.
     """
 
     __slots__ = ("_closed", "_last", "_pieces", "_publish", "_timer")
@@ -35,10 +35,10 @@ class ProgressStream:
         if text and not self._closed:
             self._pieces.append(text)
             if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._on_time)
+                self._timer = asyncio.get_running_loop().call_later(INTERVAL_SECONDS, self._on_time)
 
     def close(self) -> None:
-        """Send what is left if something was sent before, and take no more."""
+        """Send the rest if a message was sent before, and take no more."""
         if self._closed:
             return
         self._closed = True
@@ -49,7 +49,7 @@ class ProgressStream:
 
     def _on_time(self) -> None:
         if self._last is not None and not self._last.done():
-            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._on_time)
+            self._timer = asyncio.get_running_loop().call_later(INTERVAL_SECONDS, self._on_time)
         else:
             self._timer = None
             self._send()
@@ -57,11 +57,11 @@ class ProgressStream:
     def _send(self) -> None:
         try:
             text, self._pieces = "".join(self._pieces), []
-            if ends_within_a_character(text) and not self._closed:  # the next piece brings the other half
+            if ends_within_a_character(text) and not self._closed:  # the next piece has the other half
                 self._pieces.append(text[-1])
                 text = text[:-1]
             if text:
                 self._last = self._publish(portable(text))
         except Exception:
             self._closed = True
-            _log.exception("progress cannot be sent: the rest of this answer comes with its end")
+            _log.exception("progress cannot be sent; the result will have the text")

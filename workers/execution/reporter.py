@@ -1,4 +1,4 @@
-"""What an instance of an LLM says on `fluffle.status`: that it is there, what it takes on, how that ended."""
+"""The reports of an instance on `fluffle.status`: presence, claims, waits, progress and results."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Report:
-    """What is published until RabbitMQ has it. A result has the ticket that the spool gave for it."""
+    """A message that is published until RabbitMQ confirms it. A result has its ticket of the spool."""
 
     what: str
     about: str  # see assignment_id
@@ -51,7 +51,7 @@ class _Report:
 
 
 class Reporter:
-    """Publishes the messages of one instance."""
+    """Publishes the reports of one instance."""
 
     def __init__(self, link: RobustConnection, spool: Spool, *, name: str, instance: str) -> None:
         self._link = link
@@ -62,48 +62,48 @@ class Reporter:
 
     @property
     def unconfirmed_results(self) -> int:
-        """How many results RabbitMQ does not have yet."""
+        """The number of results that RabbitMQ has not confirmed."""
         return len(self._spool)
 
     def presence(self, what: str, presence: Presence) -> asyncio.Future[None]:
-        """Say `hello` or `beat`, once, and to which queue orders are to go. Nobody has to await the future."""
+        """Publish a `hello` or `beat`, once, with the control queue as `reply_to`. The future may be ignored."""
         return self._say_once(what, presence, reply_to=self._control)
 
     def progress(self, task_id: str, attempt: int, text: str) -> asyncio.Future[None]:
-        """Pass on a piece of an answer, once. Nobody has to await the future."""
+        """Publish a piece of the answer to a task, once. The future may be ignored."""
         message = Progress(task_id=task_id, attempt=attempt, instance=self.instance, text=text)
         return self._say_once("progress", message, persistent=False)
 
     def message_progress(self, question: Message, text: str) -> asyncio.Future[None]:
-        """Pass on a piece of the answer to a message, once. Nobody has to await the future."""
+        """Publish a piece of the answer to a message, once. The future may be ignored."""
         message = MessageProgress(
             message_id=question.id, conversation_id=question.conversation_id, instance=self.instance, text=text
         )
         return self._say_once("progress", message, persistent=False)
 
     async def goodbye(self) -> None:
-        """Say that this instance leaves, with nothing in hand. Raises BrokerError when RabbitMQ does not take it."""
+        """Report that this instance leaves, without tasks. Raises BrokerError when RabbitMQ does not confirm it."""
         await self._publish("goodbye", Goodbye(name=self._name, instance=self.instance).encode())
 
     def claim(self, task_id: str, attempt: int, then: Callable[[], None]) -> None:
-        """Claim an attempt; call `then` when RabbitMQ has the claim."""
+        """Claim an attempt; call `then` when RabbitMQ has confirmed the claim."""
         claim = Claim(task_id=task_id, attempt=attempt, instance=self.instance, at=datetime.now(UTC))
         self._send(_Report("claim", assignment_id(task_id, attempt), claim.encode(), then))
         crash_point_soon("claim-published")
 
     def wait(self, task_id: str, attempt: int, question: Question | None) -> asyncio.Future[None]:
-        """Tell that an attempt waits; the future ends when RabbitMQ has it."""
+        """Report that an attempt waits; the future ends with the confirm."""
         waits = WaitReport(task_id=task_id, attempt=attempt, instance=self.instance, question=question)
         return self._tell("wait", waits)
 
     def resume(self, task_id: str, attempt: int) -> asyncio.Future[None]:
-        """Tell that an attempt goes on; the future ends when RabbitMQ has it."""
+        """Report that an attempt continues; the future ends with the confirm."""
         return self._tell("resume", ResumeReport(task_id=task_id, attempt=attempt, instance=self.instance))
 
     def result(self, about: str, body: bytes, then: Callable[[], None], trace: str | None = None) -> None:
-        """Spool a Result, given as JSON with its assignment_id, and publish it in its trace.
+        """Spool a Result, and publish it in its trace; call `then` when RabbitMQ has confirmed it.
 
-        Calls `then` when RabbitMQ has it.
+        `body` is the Result as JSON, `about` its assignment_id.
         """
         ticket = self._spool.add(body)
         crash_point("result-spooled")
@@ -111,7 +111,7 @@ class Reporter:
         crash_point_soon("result-published")
 
     def spooled_results(self, then: Callable[[], None]) -> list[Result]:
-        """Publish the results that the spool holds, and return them; call `then` as RabbitMQ has each of them."""
+        """Publish the results of the spool, and return them; call `then` for each confirm."""
         results = []
         for ticket, body in self._spool.waiting.items():
             result = decode(Result, body, limit=len(body))
@@ -129,7 +129,7 @@ class Reporter:
         self, what: str, message: WireModel, *, persistent: bool = True, reply_to: str | None = None
     ) -> asyncio.Future[None]:
         sent = self._publish(what, message.encode(), persistent=persistent, reply_to=reply_to)
-        sent.add_done_callback(asyncio.Future.exception)  # it may fail, and nobody needs to know
+        sent.add_done_callback(asyncio.Future.exception)  # its failure is harmless
         return sent
 
     def _publish(
@@ -156,7 +156,7 @@ class Reporter:
                     self._spool.confirmed(report.ticket)
                 report.then()
             case ConnectionClosed():
-                pass  # a result is in the spool; an assignment that is not claimed goes to somebody else
+                pass  # a result is in the spool; an unclaimed assignment goes to another instance
             case MessageTooLarge() if report.ticket is not None:
                 self._spool.confirmed(report.ticket)
                 self.result(report.about, _too_large(report.body, error), report.then)

@@ -1,11 +1,11 @@
-"""Finished answers that RabbitMQ has not confirmed yet, on disk.
+"""Results on disk that RabbitMQ has not confirmed.
 
-An answer costs money. So it is written down before it is sent, and forgotten when RabbitMQ has it. Every instance of
-a worker has a file, one Result as JSON on each line, locked as long as its process lives; whoever starts under the
-same name takes over the files of the dead.
+An answer costs money. So a result is written to disk before it is published, and deleted when RabbitMQ confirms it.
+Every instance of a worker has a file with one Result as JSON on each line, locked while its process runs. An instance
+takes over the files of dead instances of the same name.
 
-What is written survives the end of the process from that moment on, and a power cut from the next fsync on. RabbitMQ
-confirms within milliseconds, so only answers that wait longer are worth an fsync, and all of them share one.
+A written result survives the end of the process, and after the next fsync also a power cut. RabbitMQ confirms within
+milliseconds, so only results that wait longer need an fsync, and they share one.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from broker.protocol.worker_reports import Result
 from broker.secure_files import make_private_folder
 
 SYNC_AFTER = 0.05
-"""Seconds that an answer may wait for its confirm before it is worth an fsync."""
+"""Seconds that a result may wait for its confirm before an fsync."""
 
 REWRITE_OVER = 4 * 1024 * 1024
-"""Bytes from which on a file that holds mostly confirmed answers is written anew."""
+"""A larger file, in bytes, that holds mostly confirmed results is written again without them."""
 
 _log = logging.getLogger(__name__)
 
 
 class Spool:
-    """The answers of one instance. Used on one event loop; `aclose` it at the end."""
+    """The unconfirmed results of one instance. Use it on one event loop, and `aclose` it."""
 
     def __init__(self, folder: Path, instance: str) -> None:
-        """Take over what dead instances left in `folder`, and open a file of our own there.
+        """Take over the results of dead instances in `folder`, and open a new file there.
 
         Raises ConfigurationError when the folder cannot be used.
         """
@@ -61,18 +61,18 @@ class Spool:
             raise ConfigurationError(f"the spool folder {folder} cannot be used: {error.strerror}") from error
 
     def __len__(self) -> int:
-        """How many answers are not confirmed."""
+        """Return the number of unconfirmed results."""
         return len(self._waiting)
 
     @property
     def waiting(self) -> dict[int, bytes]:
-        """The answers that are not confirmed, by their tickets, oldest first."""
+        """The unconfirmed results by ticket, oldest first."""
         return dict(self._waiting)
 
     def add(self, body: bytes) -> int:
-        """Write an answer down, and return the ticket that `confirmed` wants.
+        """Write a result to disk, and return its ticket for `confirmed`.
 
-        A disk that does not take it is told in the log: the answer is then in memory only.
+        If the disk refuses it, that is logged, and the result is in memory only.
         """
         ticket = self._take(body)
         try:
@@ -80,19 +80,19 @@ class Spool:
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._file, self._size)  # half a line would spoil the next one too
-            _log.error("an answer could not be written to the spool %s: %s", self._path, error.strerror)
+            _log.error("a result could not be written to the spool %s: %s", self._path, error.strerror)
         else:
             self._size += len(body) + 1
             self._sync_later()
         return ticket
 
     def confirmed(self, ticket: int) -> None:
-        """Forget an answer: RabbitMQ has it."""
+        """Delete a result that RabbitMQ has confirmed."""
         del self._waiting[ticket]
         self._tidy()
 
     async def aclose(self) -> None:
-        """Close the file; delete it unless it holds answers that are not confirmed."""
+        """Close the file, and delete it unless it holds unconfirmed results."""
         if self._syncing is not None:
             await asyncio.wait([self._syncing])
         if self._sync_due is not None:
@@ -102,7 +102,7 @@ class Spool:
         else:
             self._path.unlink(missing_ok=True)
         os.close(self._file)
-        self._file = -1  # the number will soon be another file's
+        self._file = -1  # the system gives the number to another file
 
     def _take(self, body: bytes) -> int:
         self._last_ticket += 1
@@ -112,7 +112,7 @@ class Spool:
     # -- the file --------------------------------------------------------------------------------------------------
 
     def _open_file(self) -> None:
-        """A new file with everything that waits. The folder is locked, so nobody takes it before we have locked it."""
+        """Create a file with all unconfirmed results. The folder is locked, so no other instance can lock it first."""
         path = self._folder / f"{self._instance}-{self._files_opened + 1}.jsonl"
         data = b"".join(body + b"\n" for body in self._waiting.values())
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
@@ -130,7 +130,7 @@ class Spool:
         self._synced_ticket = self._last_ticket
 
     def _tidy(self) -> None:
-        """Get rid of confirmed answers in the file, when that is cheap or worth it."""
+        """Remove confirmed results from the file when that is cheap, or saves much space."""
         if self._syncing is not None:
             return
         try:
@@ -154,7 +154,7 @@ class Spool:
             self._sync_due = loop.call_later(SYNC_AFTER, self._sync_if_any_waits, self._last_ticket)
 
     def _sync_if_any_waits(self, up_to: int) -> None:
-        """Sync when an answer that was there SYNC_AFTER ago, with a ticket up to `up_to`, still waits."""
+        """Sync if a result with a ticket up to `up_to`, at least SYNC_AFTER old, still waits."""
         self._sync_due = None
         unsynced = [ticket for ticket in self._waiting if ticket > self._synced_ticket]
         if not unsynced:
@@ -183,7 +183,7 @@ def _write(file: int, data: bytes) -> None:
 
 @contextmanager
 def _locked_folder(folder: Path) -> Iterator[None]:
-    """Nobody else begins or takes over a file in the folder meanwhile."""
+    """Lock the folder, so that no other instance creates or takes over a file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -194,19 +194,19 @@ def _locked_folder(folder: Path) -> Iterator[None]:
 
 
 def _left_behind(folder: Path) -> list[tuple[Path, list[bytes]]]:
-    """The files of dead instances, and the answers in each."""
+    """Return the files of dead instances, each with its results."""
     found = []
     for path in sorted(folder.glob("*.jsonl")):
-        with open(path, "r+b") as file:  # some file systems lock only what may be written
+        with open(path, "r+b") as file:  # some file systems lock only writable files
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            found.append((path, list(_answers(path, file.read()))))
+            found.append((path, list(_results(path, file.read()))))
     return found
 
 
-def _answers(path: Path, content: bytes) -> Iterator[bytes]:
+def _results(path: Path, content: bytes) -> Iterator[bytes]:
     for number, line in enumerate(content.splitlines(), 1):
         try:
             decode(Result, line, limit=len(line))

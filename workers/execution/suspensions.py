@@ -1,4 +1,4 @@
-"""Waiting without a slot: an attempt that waits for a task it has delegated, or for a person, lets others work."""
+"""Waits without a slot: an attempt that waits for a delegated task or a person frees its slot for others."""
 
 import asyncio
 from collections import deque
@@ -12,10 +12,10 @@ from workers.execution.reporter import Reporter
 
 
 class Slots:
-    """The slots of an instance. An attempt that has waited gets one before those that have not begun."""
+    """The slots of an instance. An attempt that has waited gets a slot before new attempts."""
 
     def __init__(self, count: int, on_free: Callable[[], None]) -> None:
-        """`on_free` is called when a slot is free and nobody stands in line for it."""
+        """`on_free` is called when a slot is free and no attempt waits for it."""
         self._free = count
         self._line: deque[asyncio.Future[None]] = deque()
         self._on_free = on_free
@@ -36,12 +36,12 @@ class Slots:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it came in the same moment
+            if not turn.cancelled():  # the slot arrived at the same moment
                 self.give_back()
             raise
 
     def give_back(self) -> None:
-        """A slot is not needed any more."""
+        """Return a slot."""
         while self._line:
             turn = self._line.popleft()
             if not turn.done():
@@ -52,10 +52,10 @@ class Slots:
 
 
 class Suspensions:
-    """What one attempt waits for, and the slot that it has while it does not wait.
+    """The waits of one attempt, and the slot that it holds while it does not wait.
 
-    It may wait for several things at once; it needs a slot again when the last of them has come. The coordinator is
-    told of every step, one after the other, so that it never knows of a later one before an earlier one.
+    An attempt can wait for several results at once; it needs a slot again when the last one arrives. Each step is
+    reported to the coordinator before the next one begins.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Suspensions:
         *,
         on_person: Callable[[bool], None],
     ) -> None:
-        """`on_person` is called with True when it begins to wait for people, and with False when it does no longer."""
+        """`on_person` is called with True when the attempt begins to wait for people, and with False afterwards."""
         self._key = key
         self._slots = slots
         self._reporter = reporter
@@ -81,22 +81,22 @@ class Suspensions:
         self._since = self._total = 0.0
 
     def begin(self) -> None:
-        """The attempt begins. A slot was taken for it."""
+        """Begin the attempt, with a slot that was taken for it."""
         self._has_slot = True
 
     @property
     def total(self) -> float:
-        """For how many seconds it has waited."""
+        """The seconds that the attempt has waited."""
         return self._total + (monotonic() - self._since if self._since else 0.0)
 
     @property
     def asks(self) -> bool:
-        """Whether it waits for a person."""
+        """Whether the attempt waits for a person."""
         return self._asking > 0
 
     @asynccontextmanager
     async def parked(self, question: Question | None = None) -> AsyncIterator[None]:
-        """Wait for something inside. Entering gives the slot back, leaving takes one again."""
+        """Return the slot while the block waits, and take one again at its end."""
         await self._begin(question)
         try:
             yield
@@ -117,21 +117,21 @@ class Suspensions:
             del self._questions[question.id]
 
     def answered(self, question: str, answer: str) -> None:
-        """A person has answered. An answer that comes again changes nothing."""
+        """Take the answer of a person. A repeated answer is ignored."""
         if question in self._questions:
             resolve(self._questions[question][1], answer)
 
     def ask_again(self) -> None:
-        """After a reconnect: an answer may have been lost with the control queue."""
+        """Report the open questions again: an answer may have been lost with the control queue."""
         for question, _ in self._questions.values():
             self._reporter.wait(*self._key, question)
 
     def give_up(self) -> None:
-        """The attempt is being stopped: it is not to go on, so it takes no slot again."""
+        """Take no slot again, because the attempt is being stopped."""
         self._is_over = True
 
     def close(self) -> None:
-        """The attempt is over, and its slot is free."""
+        """End the attempt, and return its slot."""
         self._is_over = self._is_closed = True
         if self._has_slot:
             self._give_back()

@@ -1,4 +1,4 @@
-"""What a worker and a way to be an LLM agree on: a Job goes in, an Answer comes out, or a ModelError."""
+"""The interface between a worker and a kind of LLM: a Job goes in, an Answer or a ModelError comes out."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,27 +15,30 @@ if TYPE_CHECKING:
 
 __all__ = ["LLM", "Answer", "AnsweredQuestion", "Dependency", "Job", "Message", "ModelError", "Progress", "Usage"]
 
-MAX_MESSAGE = 2000
+MAX_MESSAGE = 2000  # characters of an error message
 
 Progress = Callable[[str], None]
-"""Takes the text of an answer piece by piece, as it comes. Called on the event loop; does not block."""
+"""Receives the text of an answer piece by piece. Called on the event loop; it does not block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One attempt of one task, or one message to answer, as an LLM gets it.
+    """One attempt of a task, or one message to answer, as the LLM receives it.
 
-    description   what to do, in words
-    inputs        any JSON that came with the task, or None
-    context       the outcomes of the tasks that this one builds on
-    instructions  how this LLM is to work, or None; for a model, the system prompt
-    output_schema the JSON Schema that the result must satisfy, or None
-    timeout       seconds that the attempt may take, or None; the worker enforces it
-    metadata      whatever the submitter attached
-    skills        the skills that the task asks for
-    answers       what people have answered to questions of earlier attempts
-    message       the message that is to be answered, if this is no task: the description is its content
-    conversation  the messages before it in its conversation, oldest first, those of this LLM among them
+    Attributes:
+        task_id: the id of the task or of the message
+        attempt: the number of the attempt, from 1
+        description: what to do, in words
+        inputs: any JSON that came with the task, or None
+        context: the outcomes of the tasks that this task builds on
+        instructions: how this LLM has to work, or None; the system prompt of a model
+        output_schema: the JSON Schema that the result must satisfy, or None
+        timeout: seconds that the attempt may take, or None; the worker enforces the limit
+        metadata: JSON that the submitter attached
+        skills: the skills that the task requires
+        answers: the answers of people to questions of earlier attempts
+        message: the message to answer, or None for a task; its content is the description
+        conversation: the earlier messages of the conversation, oldest first, with those of this LLM
     """
 
     task_id: str
@@ -55,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished attempt: `result` is any JSON value, `usage` is None where nothing is known of it."""
+    """The result of an attempt, any JSON value, with the tokens that it used, or None if they are unknown."""
 
     result: Any
     usage: Usage | None = None
@@ -65,9 +68,9 @@ class ModelError(FluffleError):
     """The LLM could not do the task"""
 
     def __init__(self, kind: str, message: str, *, retryable: bool, usage: Usage | None = None) -> None:
-        """`kind` becomes the type: a short name for machines. `retryable` tells whether another attempt may help.
+        """`kind` is a short name for programs. `retryable` is true when another attempt may succeed.
 
-        `usage` is what was used all the same, as far as known.
+        `usage` holds the tokens that the failed attempt used, if known.
         """
         message = printed(message)
         self.type = printed(kind)
@@ -78,25 +81,25 @@ class ModelError(FluffleError):
 
 
 class LLM(Protocol):
-    """A way to be an LLM. One instance serves all slots of a worker at the same time."""
+    """A kind of LLM. One object serves all slots of a worker at the same time."""
 
     @property
     def model(self) -> str:
-        """The name shown in books and lists, such as `ollama:llama3.2`. Never holds a secret."""
+        """The name shown in reports and lists, such as `ollama:llama3.2`. It never contains a secret."""
         ...
 
     async def run(self, job: Job, progress: Progress, toolbox: "Toolbox | None" = None) -> Answer:
-        """Do the job, with what the toolbox offers if there is one. Raises ModelError when it cannot be done.
+        """Do the job, with the tools of the toolbox if there is one. Raises ModelError when that fails.
 
-        To stop it (a timeout, a `stop`), cancel it: run() ends what it started and raises CancelledError.
+        To stop the job, cancel this call: it ends everything it has started and raises CancelledError.
         """
         ...
 
 
 @runtime_checkable
 class Checkable(Protocol):
-    """An LLM that can tell before the first job whether it would answer."""
+    """An LLM that can check before the first job whether it would answer."""
 
     async def trouble(self) -> str | None:
-        """Why it would not answer now, with what to do; None if nothing is known to be wrong. Costs no tokens."""
+        """Return why it would not answer now and what to do, or None. The check costs no tokens."""
         ...

@@ -1,4 +1,4 @@
-"""A command line agent as an LLM: the prompt on its standard input, the answer on its standard output."""
+"""A command as an LLM: the prompt on its standard input, the answer on its standard output."""
 
 import asyncio
 import codecs
@@ -22,7 +22,7 @@ from workers.tools.socket import folder_for_sockets, tool_socket
 from workers.tools.toolbox import Toolbox
 
 MAX_OUTPUT = 1_000_000
-"""Bytes of standard output that are taken as an answer."""
+"""Bytes of standard output that are accepted as an answer."""
 
 GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -30,29 +30,29 @@ GRACE = 2.0
 _log = logging.getLogger(__name__)
 
 BASIC_VARIABLES = frozenset(("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TMPDIR", "TZ", "LANG"))
-"""Variables that every command gets, besides those that begin with LC_. Most programs do not work without them."""
+"""Variables that every command gets, besides those that begin with LC_. Most programs need them."""
 
 _TAIL = 1500
 _POLL = 0.02
 
 
 class CommandLLM:
-    """Runs a command once per job, without a shell, in a session and process group of its own.
+    """Runs a command once per job, without a shell, in a separate session and process group.
 
-    It gets the instructions and the prompt on standard input as UTF-8. Its environment is the worker's without
-    Fluffle's settings, some of which are secret; with `env`, only BASIC_VARIABLES and those named. FLUFFLE_TASK_ID,
-    FLUFFLE_ATTEMPT and, for `fluffle tool`, FLUFFLE_TOOLS are added; for a message, FLUFFLE_MESSAGE_ID and
-    FLUFFLE_CONVERSATION_ID. Exit code 0 means that standard output is the answer: its text as `terminal_text` leaves
-    it, without the newlines at its end, or JSON where the task has an output schema. Any other code is a failure that
-    another attempt may mend. When the command ends or is stopped, whatever it left in its process group gets SIGTERM
-    and, GRACE seconds later, SIGKILL.
+    The command gets the instructions and the prompt on standard input as UTF-8. Its environment is that of the worker
+    without the settings of Fluffle, some of which are secret; with `env`, only BASIC_VARIABLES and the named ones. For
+    a task, FLUFFLE_TASK_ID, FLUFFLE_ATTEMPT and, for `fluffle tool`, FLUFFLE_TOOLS are added; for a message,
+    FLUFFLE_MESSAGE_ID and FLUFFLE_CONVERSATION_ID.
+
+    With exit code 0, standard output is the answer: the result of `terminal_text` without trailing newlines, or JSON
+    if the task has an output schema. Any other code is a retryable failure. When the command ends or is stopped, the
+    other processes of its group get SIGTERM and, GRACE seconds later, SIGKILL.
     """
 
     def __init__(self, command: str, *, env: Collection[str] | None = None) -> None:
-        """`env` names the variables of the worker that the command gets; None: all but Fluffle's own.
+        """`env` names the variables of the worker that the command gets; None: all except those of Fluffle.
 
-        Raises ConfigurationError if the command line cannot be split or names no program on this machine, and if
-        `env` names a variable of Fluffle's own.
+        Raises ConfigurationError for a wrong command line, a missing program, and a variable of Fluffle in `env`.
         """
         if own := sorted(name for name in env or () if name.startswith(PREFIX)):
             raise ConfigurationError(f"--env: a command never gets Fluffle's own variables: {', '.join(own)}")
@@ -71,11 +71,11 @@ class CommandLLM:
 
     @property
     def model(self) -> str:
-        """`exec:` and the program. Its arguments may hold a secret and stay out of the books."""
+        """`exec:` and the program, without its arguments, which can contain a secret."""
         return f"exec:{self._name}"
 
     async def run(self, job: Job, progress: Progress, toolbox: Toolbox | None = None) -> Answer:
-        """The command's answer.
+        """Run the command, and return its answer.
 
         Raises ModelError `command_failed`, `output_too_large`, `output_encoding`, `output_schema` or `not_json`.
         """
@@ -100,7 +100,7 @@ class CommandLLM:
         finally:
             try:
                 await _end_group(transport.get_pid())
-                # A process that has left the group may hold the pipes for as long as it likes.
+                # A process that has left the group can keep the pipes open without limit.
                 await asyncio.wait([running.closed], timeout=GRACE)
             finally:
                 transport.close()
@@ -138,10 +138,10 @@ class CommandLLM:
 
 
 class _Running(asyncio.SubprocessProtocol):
-    """Collects what the command writes.
+    """Collects the output of the command.
 
-    `ended` is set when it has exited or written too much, `closed` when nobody can write any more. (asyncio's
-    streams know only the latter, and a child that the command leaves behind can put it off for ever.)
+    `ended` is set when the command exits or writes too much, `closed` when no process can write any more. (The
+    streams of asyncio offer only the latter, which a child process that the command leaves behind can delay for ever.)
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -183,9 +183,9 @@ class _Running(asyncio.SubprocessProtocol):
 
 
 def environment_of_command(environment: Mapping[str, str], names: Collection[str] | None) -> dict[str, str]:
-    """The variables of the worker that its command gets: the basic ones and those in `names`; None: all.
+    """Return the variables of the worker that its command gets: the basic ones and those in `names`; None: all.
 
-    Fluffle's own are never among them: they hold passwords, or name the files that do.
+    The variables of Fluffle are excluded: they contain passwords, or names of files with passwords.
     """
     return {
         name: value
@@ -196,7 +196,7 @@ def environment_of_command(environment: Mapping[str, str], names: Collection[str
 
 
 def _identity(job: Job) -> dict[str, str]:
-    """What the command finds in its environment about its job."""
+    """Return the variables that name the job."""
     if job.message is not None:
         return {"FLUFFLE_MESSAGE_ID": job.message.id, "FLUFFLE_CONVERSATION_ID": job.message.conversation_id}
     return {"FLUFFLE_TASK_ID": job.task_id, "FLUFFLE_ATTEMPT": str(job.attempt)}
@@ -207,7 +207,7 @@ def _prompt(job: Job) -> str:
 
 
 async def _end_group(group: int) -> None:
-    """Stops every process in the group; returns at once when there is none."""
+    """Stop every process in the group; return at once when there is none."""
     with suppress(ProcessLookupError, PermissionError):  # PermissionError: only zombies left, on macOS
         os.killpg(group, signal.SIGTERM)
         try:

@@ -1,7 +1,6 @@
-"""From the options of a worker to the LLM that it runs."""
+"""Build the LLM of a worker from its options."""
 
 import logging
-import os
 from collections.abc import Collection
 
 from broker.errors import ConfigurationError
@@ -10,10 +9,10 @@ from workers.models.base import LLM, Checkable
 DEMO = "demo"
 
 STALL_TIMEOUT = 120.0
-"""Seconds without a byte after which a model's answer is given up, unless an option or setting says otherwise."""
+"""Seconds without a byte after which the answer of a model is given up, by default."""
 
 MODEL_TIMEOUT = 1800.0
-"""Seconds that an attempt of a model may take where neither its task nor its worker says."""
+"""Seconds that an attempt of a model may take if neither its task nor its worker has a timeout."""
 
 _log = logging.getLogger(__name__)
 
@@ -27,11 +26,11 @@ def build_llm(
     env: Collection[str] | None = None,
     stall_timeout: float = STALL_TIMEOUT,
 ) -> LLM:
-    """The LLM for exactly one of `model` (`demo`, or as pydantic-ai names it), `exec_command` and `handler`.
+    """Return the LLM for exactly one of `model` (`demo`, or a name of pydantic-ai), `exec_command` and `handler`.
 
     `base_url` and `stall_timeout`, in seconds, are for a model only; `env`, the names of the variables that it gets,
-    for a command only. Whatever can be found wrong before the first task raises ConfigurationError here. Only the
-    chosen way's libraries are imported.
+    is for a command only. Raises ConfigurationError for every mistake that can be found before the first task. Only
+    the libraries of this kind of LLM are imported.
     """
     given = [
         option for option, value in (("--model", model), ("--exec", exec_command), ("--handler", handler)) if value
@@ -61,20 +60,19 @@ def build_llm(
 
 
 async def warn_of_trouble(name: str, llm: LLM) -> None:
-    """Log why the LLM `name` would not answer now, if that can be found out at once and at no cost."""
+    """Log why the LLM `name` would not answer now, if that can be checked at once and without cost."""
     if not isinstance(llm, Checkable):
         return
     try:
         trouble = await llm.trouble()
-    except Exception:  # it is only a look ahead: the tasks will tell
-        _log.debug("%s: cannot check its model", name, exc_info=True)
+    except Exception:  # the check is optional: the tasks will show the error
+        _log.debug("%s: the model cannot be checked", name, exc_info=True)
         return
     if trouble is not None:
         _log.warning("%s: %s", name, trouble)
 
 
 def _provider_llm(model: str, base_url: str | None, stall_timeout: float) -> LLM:
-    os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
     try:
         import pydantic_ai  # noqa: F401
     except ImportError as error:

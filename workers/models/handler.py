@@ -25,13 +25,13 @@ _log = logging.getLogger(__name__)
 class HandlerLLM:
     """Calls `function(job)` once per job, or `function(job, tools)` when it has a parameter named `tools`.
 
-    The function takes a Job, and a Desk (a BlockingDesk if it is not async), and returns what JSON has a form for, or
-    an Answer when it knows its usage. It says that another attempt cannot help by raising ModelError with
-    retryable=False; any other exception is logged and is a failure, named by its class, that another attempt may mend.
+    `tools` is a Toolbox, or a SyncToolbox if the function is not async. The function returns a value for JSON, or an
+    Answer if it knows its usage. If another attempt cannot succeed, it raises ModelError with retryable=False. Every
+    other exception is logged and becomes a retryable failure with the name of its class.
 
-    An async function runs on the worker's event loop and is cancelled when the job is stopped. Any other runs in
-    a thread. Python cannot stop a thread: when the job is stopped, the function goes on in the background until
-    it returns, and what it returns is dropped. It does not hold up the end of the worker.
+    An async function runs on the event loop of the worker and is cancelled when the job is stopped. Another function
+    runs in a thread. Python cannot stop a thread: after a stop, the function runs on until it returns, and its result
+    is dropped. It does not delay the end of the worker.
     """
 
     def __init__(self, spec: str) -> None:
@@ -46,13 +46,13 @@ class HandlerLLM:
 
     @property
     def model(self) -> str:
-        """`handler:` and the function's place."""
+        """`handler:` and the name of the function."""
         return f"handler:{self._spec}"
 
     async def run(self, job: Job, progress: Progress, toolbox: Toolbox | None = None) -> Answer:
-        """The function's answer, checked against the output schema.
+        """Call the function, and check its result against the output schema.
 
-        Raises ModelError: the function's own, one named after the exception it raised, `not_json` or
+        Raises ModelError: that of the function, or one with the name of another exception, `not_json` or
         `output_schema`.
         """
         check_schema(job.output_schema)
@@ -76,7 +76,7 @@ class HandlerLLM:
 
 
 async def _in_thread(function: Callable[[Job], Any], job: Job) -> Any:
-    """Like asyncio.to_thread, but a call that never returns keeps neither a pool's thread nor the process."""
+    """Call the function in a thread that, unlike those of asyncio.to_thread, does not keep the process alive."""
     outcome: Future[Any] = Future()
     outcome.set_running_or_notify_cancel()
 
@@ -86,7 +86,7 @@ async def _in_thread(function: Callable[[Job], Any], job: Job) -> Any:
         except ModelError as error:
             outcome.set_exception(error)
         except BaseException as error:
-            # Mapped here because asyncio cannot carry every exception, StopIteration for one.
+            # Converted here, because asyncio cannot transfer every exception, such as StopIteration.
             failure = _failure(error, job)
             failure.__cause__ = error
             outcome.set_exception(failure)
@@ -122,7 +122,7 @@ def _load(spec: str) -> Callable[..., Any]:
             f"--handler: {spec} must take one argument, the job, and may take another one named tools: {error}"
         ) from error
     except ValueError:
-        pass  # some callables written in C do not tell their signature
+        pass  # some callables written in C have no signature
     function: Callable[..., Any] = found
     return function
 
@@ -131,7 +131,7 @@ def _takes_tools(function: Callable[..., Any]) -> bool:
     try:
         tools = inspect.signature(function).parameters.get("tools")
     except ValueError:
-        return False  # some callables written in C do not tell their signature
+        return False  # some callables written in C have no signature
     return tools is not None and tools.kind in (tools.POSITIONAL_OR_KEYWORD, tools.KEYWORD_ONLY)
 
 

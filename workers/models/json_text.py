@@ -1,4 +1,4 @@
-"""The JSON that stands in a text: an LLM that was asked for nothing but JSON writes more than that all the same."""
+"""The JSON in a text: an LLM that was asked for JSON alone often writes more."""
 
 import json
 import re
@@ -12,10 +12,10 @@ _AFTER_WORDS = re.compile(r"[^{}\[\]]*\n[ \t]*([{\[].*)", re.DOTALL)
 
 
 def json_values(text: str) -> Iterator[Any]:
-    """What the text may be meant to say, the likeliest first.
+    """Yield the JSON values that the text may mean, the likeliest first.
 
-    That is the text itself; without the reasoning before it; what its only code fence holds; and an object or a list
-    that follows a few words and ends the text.
+    The candidates are the text itself; the text without the reasoning before it; the content of its only code fence;
+    and an object or a list at its end, after a few words.
     """
     for candidate in _candidates(text.removeprefix("\ufeff")):
         try:
@@ -37,7 +37,7 @@ def _candidates(text: str) -> Iterator[str]:
 
 
 def _fenced(text: str) -> Iterator[str]:
-    """What stands in each code fence. The closing fence may end the last line of what it holds."""
+    """Yield the content of each code fence. The closing fence may be at the end of the last line."""
     fence, lines = "", list[str]()
     for line in text.split("\n"):
         if not fence:

@@ -1,4 +1,4 @@
-"""What an LLM answered, checked: it must be JSON, and satisfy the task's output schema where there is one."""
+"""Checks of the answer of an LLM: it must be JSON, and satisfy the output schema of the task if there is one."""
 
 import json
 from typing import Any
@@ -15,9 +15,9 @@ _helpers = ProcessPool()
 
 
 def as_json(value: Any) -> Any:
-    """A copy of `value` as JSON sees it (tuples are lists, keys are strings), with text that UTF-8 can carry.
+    """Return `value` converted to JSON and back (tuples become lists, keys strings), with text valid in UTF-8.
 
-    Raises ModelError `not_json` for a value that JSON has no form for, NaN included.
+    Raises ModelError `not_json` for a value that JSON cannot express, such as NaN.
     """
     try:
         return json.loads(portable(json.dumps(value, allow_nan=False, ensure_ascii=False)))
@@ -26,16 +26,16 @@ def as_json(value: Any) -> Any:
 
 
 def check_schema(schema: dict[str, Any] | None) -> None:
-    """Raises ModelError `output_schema` (not retryable) if `schema` is neither None nor a JSON Schema."""
+    """Raise ModelError `output_schema` (not retryable) if `schema` is neither None nor a JSON Schema."""
     if schema is not None and (why := why_no_schema(schema)):
         raise _mismatch(f"output_schema {why}", retryable=False)
 
 
 async def validate_output(result: Any, schema: dict[str, Any] | None) -> Any:
-    """`result` as JSON, if it satisfies `schema` (None: anything does).
+    """Return `result` as JSON, if it satisfies `schema` or there is none.
 
-    Raises ModelError: `not_json`, or `output_schema` with what is wrong by its path. The latter is retryable
-    unless the schema itself is at fault, or takes too long to be checked.
+    Raises ModelError: `not_json`, or `output_schema` with the path of each mistake. The latter is retryable unless
+    the schema itself is wrong, or takes too long to check.
     """
     result = as_json(result)
     if failure := await _failure(result, schema):
@@ -44,10 +44,10 @@ async def validate_output(result: Any, schema: dict[str, Any] | None) -> Any:
 
 
 async def parse_output(text: str, schema: dict[str, Any] | None) -> Any:
-    """The answer in a text: the text itself without a schema, else the JSON in it that satisfies the schema.
+    """Return the answer in a text: the text itself without a schema, else the JSON in it that satisfies the schema.
 
-    `json_values` says where the JSON may stand. A text that satisfies the schema as it is, as for `{"type": "string"}`,
-    is an answer too. Raises ModelError as `validate_output` does.
+    `json_values` finds the JSON. A text that itself satisfies the schema, as for `{"type": "string"}`, is an answer
+    too. Raises ModelError as `validate_output` does.
     """
     if schema is None:
         return as_json(text)
@@ -57,7 +57,7 @@ async def parse_output(text: str, schema: dict[str, Any] | None) -> Any:
         failure = await _failure(value, schema)
         if failure is None:
             return as_json(value)
-        if not failure.retryable:  # the schema is at fault, whatever the answer
+        if not failure.retryable:  # the schema is wrong, whatever the answer
             raise _error(failure)
         failures.append(failure)
     if not values:

@@ -1,4 +1,4 @@
-"""The task as one text, for ways to be an LLM that read a prompt."""
+"""The prompt: the task as one text, for the kinds of LLM that read a prompt."""
 
 import json
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from workers.models.base import AnsweredQuestion, Dependency, Job
 
 
 def render_prompt(job: Job) -> str:
-    """The job's task, inputs, results it builds on, answers of people and expected output, each in its section.
+    """Return the task, the inputs, the results of dependencies, the answers of people and the output schema.
 
-    A job that has nothing but a description is its description; a message comes with its conversation. Instructions are
-    not part of the prompt. The texts are copied as they are: nothing in them is a template or is expanded.
+    Each has a section. The prompt of a job with only a description is the description; a message comes with its
+    conversation. Instructions are not part of the prompt. Texts are copied unchanged, never filled in as templates.
     """
     sections = [
         _inputs(job.inputs),
@@ -64,5 +64,5 @@ def _tagged(tag: str, content: str, **attributes: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """A string as it is, so that its lines stay lines; anything else as JSON."""
+    """Return a string unchanged, so that its lines stay lines; another value as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)

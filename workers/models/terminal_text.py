@@ -1,6 +1,6 @@
-"""What a command writes for a terminal, as plain text: without colours, titles, cursor moves and progress bars.
+"""Converts terminal output to plain text, without colours, titles, cursor moves and progress bars.
 
-The sequences are those of ECMA-48 (control sequences, and strings such as the window's title) and of ISO 2022.
+The sequences are those of ECMA-48 (control sequences, and strings such as the title of the window) and ISO 2022.
 """
 
 import re
@@ -11,22 +11,22 @@ _SEQUENCE = re.compile(
     rf"|(?:\x1b[\]PX^_]|\x9d){_STRING}(?:\x07|\x1b\\|\x9c)"  # strings: titles, hyperlinks
     r"|\x1b[ -/]{1,8}[0-~]"  # character sets
     r"|\x1b[0-OQ-WYZ\\`-~]"  # the rest: keypad, saved cursor, …
-    r"|\x1b[\[\]PX^_]?"  # begun, and never ended
+    r"|\x1b[\[\]PX^_]?"  # incomplete
 )
 _BEGUN = re.compile(
     rf"(?:(?:\x1b\[|\x9b)[0-?]{{0,64}}[ -/]{{0,8}}|(?:\x1b[\]PX^_]|\x9d){_STRING}\x1b?|\x1b[ -/]{{0,8}})\Z"
 )
-_CONTROL = re.compile(r"[\x00-\x07\x0e-\x1f\x7f\x9b\x9d]")  # but for backspaces, line ends and tabs
+_CONTROL = re.compile(r"[\x00-\x07\x0e-\x1f\x7f\x9b\x9d]")  # except backspaces, line ends and tabs
 _RETURNS = re.compile(r"\r+\n")
 _SPECIAL = re.compile(r"[\x00-\x08\x0d-\x1f\x7f\x9b\x9d]")
 _BOM = "\ufeff"
 
 
 def terminal_text(text: str) -> str:
-    """The text that is left on a terminal. A text without control characters stays as it is, but for a BOM before it.
+    """Return the text as a terminal shows it in the end. Without control characters, only a BOM is removed.
 
-    A backspace removes the character before it. A carriage return begins the line again: what the line held is
-    replaced. Line ends are newlines.
+    A backspace removes the character before it. A carriage return replaces the text of its line. Line ends become
+    newlines.
     """
     if not _SPECIAL.search(text):
         return text.removeprefix(_BOM)
@@ -35,18 +35,18 @@ def terminal_text(text: str) -> str:
 
 
 class TerminalFilter:
-    """The same for text that is shown while it comes. How it is cut into pieces does not matter.
+    """Converts terminal output piece by piece. The result does not depend on where the pieces begin.
 
-    What has been shown stays: a line that begins again is another line, and a backspace removes nothing.
+    Text that was returned stays: a carriage return begins a new line, and a backspace removes nothing.
     """
 
     def __init__(self) -> None:
-        self._held = ""  # a sequence, as far as it has come
+        self._held = ""  # the beginning of a sequence
         self._returned = False  # after a carriage return, which a newline makes part of a line end
         self._begins = True
 
     def feed(self, piece: str) -> str:
-        """The next piece; returns the plain text that is complete with it."""
+        """Take the next piece, and return the plain text that it completes."""
         text = self._held + piece
         begun = _BEGUN.search(text)
         end = len(text) if begun is None else begun.start()
@@ -54,7 +54,7 @@ class TerminalFilter:
         return self._plain(text[:end])
 
     def close(self) -> str:
-        """There is nothing more; returns the rest."""
+        """End the text, and return the rest."""
         rest, self._held = self._held, ""
         return self._plain(rest)
 
@@ -72,7 +72,7 @@ class TerminalFilter:
 
 
 def _last_state(line: str) -> str:
-    """What a line shows in the end."""
+    """Return the final text of a line."""
     shown = [state for state in line.split("\r") if state]
     line = shown[-1] if shown else ""
     if "\b" not in line:

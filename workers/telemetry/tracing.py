@@ -1,4 +1,4 @@
-"""The spans of a worker: of each attempt, and in it of the call of the LLM."""
+"""The spans of a worker: one for each attempt, and within it one for the call of the LLM."""
 
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
@@ -11,7 +11,7 @@ from broker.telemetry.tracing import Tracing, about, header_of, within
 
 
 class WorkerTracing:
-    """Of one LLM, whose model is named as in lists: `provider:model`, or otherwise where no provider has it."""
+    """Creates the spans of one LLM. `model` is the name shown in lists: `provider:model`, or another one."""
 
     def __init__(self, tracing: Tracing, llm: str, model: str) -> None:
         self._tracing = tracing
@@ -25,14 +25,18 @@ class WorkerTracing:
         }
 
     def begin(self, assignment: Assignment, delivery: Delivery) -> "AttemptSpan":
-        """The LLM is about to be called for this assignment."""
+        """Begin the span of an attempt, before the LLM is called."""
         return AttemptSpan(self._tracing, self._llm, self._model, assignment, delivery)
+
+    def close(self) -> None:
+        """Send the spans that are left. Blocks until then."""
+        self._tracing.close()
 
 
 class AttemptSpan:
-    """One attempt. `context` is what the LLM is to be called in, so that its own spans are below.
+    """The span of one attempt. The LLM is called in `context`, so that its own spans are below this one.
 
-    `traceparent` goes with its result, `call_traceparent` with what the LLM hands on.
+    `traceparent` is for the result of the attempt, `call_traceparent` for tasks that the LLM delegates.
     """
 
     def __init__(
@@ -50,7 +54,7 @@ class AttemptSpan:
         self.context = within(self._call)
 
     def end(self, outcome: str, failure: Failure | None, usage: Usage | None) -> None:
-        """The attempt is over."""
+        """End the span with the outcome of the attempt."""
         used = {} if usage is None else {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
         for name, count in used.items():
             if count is not None:

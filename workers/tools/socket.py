@@ -1,11 +1,11 @@
-"""The tools of one attempt for a command that the worker runs: a Unix socket that only its user can open.
+"""Serves the tools of one attempt to a command of the worker, on a Unix socket that only its user can open.
 
 One request per connection, a line of JSON each way:
 
     {"tool": "delegate", "arguments": {"description": "Count the words", "assignee": "atlas"}}
     {"result": 117}    or    {"error": "there is no LLM named atlas; there are: boreas (review)"}
 
-A client that closes the connection gives up what it has asked for.
+A client that closes the connection cancels its request.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from broker.protocol.task_requests import TOOLS
 from workers.tools.toolbox import Toolbox, ToolError
 
 SOCKET = "tools"
-MOST_BYTES = 103
-"""Of the path of a Unix socket, on the system that allows least (macOS); Linux allows 107."""
+MAX_PATH_BYTES = 103
+"""Of a Unix socket, on macOS; Linux allows 107."""
 
 _PREFIX = "fluffle-"
 _ADDED = len(f"/{_PREFIX}12345678/{SOCKET}")  # bytes of a path after the folder for temporary files
@@ -39,22 +39,22 @@ class _Request(BaseModel):
 
 
 def folder_for_sockets() -> str | None:
-    """Where a socket can be: the folder for temporary files, or another one where the path of that is too long.
+    """Return a writable folder with a short path: the folder for temporary files if possible, else another one.
 
-    None when there is no folder with a short path that may be written to.
+    None when there is no such folder.
     """
     places = (gettempdir(), os.environ.get("XDG_RUNTIME_DIR"), "/tmp", "/var/tmp")  # noqa: S108 - in it, a private folder
     for place in places:
-        if place and len(os.fsencode(place)) + _ADDED <= MOST_BYTES and os.access(place, os.W_OK | os.X_OK):
+        if place and len(os.fsencode(place)) + _ADDED <= MAX_PATH_BYTES and os.access(place, os.W_OK | os.X_OK):
             return place
     return None
 
 
 @asynccontextmanager
 async def tool_socket(toolbox: Toolbox) -> AsyncIterator[Path | None]:
-    """Serve the toolbox; gives the path of the socket. What is under way at the end is cancelled.
+    """Serve the toolbox, and yield the path of the socket. Calls that run at the end are cancelled.
 
-    None where no folder can have a socket, see `folder_for_sockets`.
+    Yields None when no folder can hold a socket, see `folder_for_sockets`.
     """
     if (place := folder_for_sockets()) is None:
         yield None
@@ -66,7 +66,7 @@ async def tool_socket(toolbox: Toolbox) -> AsyncIterator[Path | None]:
         under_way.add(task)
         task.add_done_callback(under_way.discard)
 
-    with TemporaryDirectory(prefix=_PREFIX, dir=place) as folder:  # nobody else may look into it
+    with TemporaryDirectory(prefix=_PREFIX, dir=place) as folder:  # only this user can open it
         path = Path(folder) / SOCKET
         server = await asyncio.start_unix_server(on_connection, path, limit=2 * MAX_BODY_BYTES)
         path.chmod(0o600)
@@ -105,7 +105,7 @@ async def _answer(toolbox: Toolbox, reader: asyncio.StreamReader) -> dict[str, A
 
 
 async def _unless_gone(call: "asyncio.Future[Any]", reader: asyncio.StreamReader) -> Any:
-    """The outcome of the call, which is cancelled when the other side closes the connection."""
+    """Return the result of the call, which is cancelled when the other side closes the connection."""
     gone = asyncio.ensure_future(reader.read())
     try:
         await asyncio.wait((call, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""What an LLM may do while it works: send, ask, delegate, ask_person, share, read."""
+"""The tools of an LLM while it works: send, ask, delegate, ask_person, share, read."""
 
 import asyncio
 import hashlib
@@ -34,12 +34,12 @@ T = TypeVar("T")
 
 
 class ToolError(FluffleError):
-    """A tool could not do what it was asked"""
+    """The tool could not do what was asked"""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolServices:
-    """What all attempts of a worker share to reach others. `tools` are those that its LLM may use."""
+    """The clients that all attempts of a worker share. `tools` names the tools that its LLM may use."""
 
     name: str
     tools: frozenset[Tool]
@@ -53,7 +53,7 @@ class ToolServices:
 
 
 class Toolbox:
-    """The tools of one attempt. What they cannot do raises ToolError with a reason that the LLM can act on."""
+    """The tools of one attempt. A tool that fails raises ToolError with a reason on which the LLM can act."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Toolbox:
         priority: int | None,
         trace: str | None = None,
     ) -> None:
-        """`priority` is that of the task, `trace` the traceparent of what is delegated."""
+        """`priority` is that of the task, `trace` the traceparent for delegated tasks."""
         self._services = services
         self._assignment = assignment
         self._suspensions = suspensions
@@ -72,7 +72,7 @@ class Toolbox:
         self._trace = trace
         self._board = board_of(assignment.task_id, assignment.conversation_id)
         self._answers = list(assignment.answers)
-        self._told: Counter[str] = Counter()  # what was asked and said, to tell what is the same once more
+        self._occurrences: Counter[str] = Counter()  # how often each message and request occurred
 
     @property
     def tools(self) -> frozenset[Tool]:
@@ -81,12 +81,12 @@ class Toolbox:
 
     @contextmanager
     def blocking(self) -> "Iterator[SyncToolbox]":
-        """The same tools for another thread. Whoever still waits when the block ends gets a ToolError."""
-        toolbox = SyncToolbox(self, asyncio.get_running_loop())
+        """Yield the same tools for other threads. A call that still waits when the block ends raises ToolError."""
+        toolbox = SyncToolbox(self)
         try:
             yield toolbox
         finally:
-            toolbox.close()
+            toolbox._cancel_calls()
 
     async def send(self, to: str, text: str) -> None:
         """Send a message, without waiting for an answer.
@@ -201,22 +201,22 @@ class Toolbox:
             raise ToolError(f"{self._services.name} may not use {tool}")
 
     def _letter(self, to: str, text: str) -> Message:
-        """The message to send. Its id follows from what it says: what another attempt sends again is read once."""
+        """Return the message. Its id is derived from its text, so that a repetition by another attempt is read once."""
         address = _address(to)
-        number = self._once_more(f"{address} {text}")
+        number = self._times_before(f"{address} {text}")
         message_id = made_from(self._assignment.task_id, address, text, str(number))
         return new_message(self._services.address, address, text, id=message_id, conversation_id=self._board)
 
-    def _once_more(self, said: str) -> int:
-        """How often this was said before in this attempt."""
-        self._told[said] += 1
-        return self._told[said] - 1
+    def _times_before(self, said: str) -> int:
+        """Return how often this text occurred before in this attempt."""
+        self._occurrences[said] += 1
+        return self._occurrences[said] - 1
 
     def _child(self, given: dict[str, Any]) -> Submission:
-        """The task to hand on. Its id follows from what is asked, so that another attempt finds it again."""
+        """Return the delegated task. Its id is derived from the request, so that another attempt finds it again."""
         it = self._assignment
         request = hashlib.sha256(to_json((it.task_id, given))).hexdigest()[:12]
-        if number := self._once_more(request):
+        if number := self._times_before(request):
             request = f"{request}.{number + 1}"
         return Submission(
             **without_none(given),
@@ -228,7 +228,7 @@ class Toolbox:
         )
 
     async def _must_be_possible(self, task: Submission) -> None:
-        """A name or a skill that nobody has would be waited for without end."""
+        """Raise ToolError for an LLM or a skill that does not exist: the task would wait without end."""
         if not task.skills and not task.assignee:
             return
         known = await self._services.coordinator_client.llms()
@@ -241,11 +241,12 @@ class Toolbox:
 
 
 class SyncToolbox:
-    """The tools of one attempt for a thread: every call waits for its end. See Desk."""
+    """A `Toolbox` for functions that are not async: the same methods, each of which waits for its end."""
 
-    def __init__(self, toolbox: Toolbox, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, toolbox: Toolbox) -> None:
+        """Create it on the event loop of the toolbox; call its methods in other threads."""
         self._toolbox = toolbox
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._calls: set[Future[Any]] = set()
 
     @property
@@ -261,9 +262,26 @@ class SyncToolbox:
         """`Toolbox.ask`."""
         return self._wait(self._toolbox.ask(to, question, timeout))
 
-    def delegate(self, description: str, **given: Any) -> Any:
+    def delegate(
+        self,
+        description: str,
+        *,
+        skills: Sequence[str] = (),
+        assignee: str | None = None,
+        inputs: Any = None,
+        output_schema: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
         """`Toolbox.delegate`."""
-        return self._wait(self._toolbox.delegate(description, **given))
+        call = self._toolbox.delegate(
+            description,
+            skills=skills,
+            assignee=assignee,
+            inputs=inputs,
+            output_schema=output_schema,
+            timeout=timeout,
+        )
+        return self._wait(call)
 
     def ask_person(self, question: str, choices: Sequence[str] = ()) -> str:
         """`Toolbox.ask_person`."""
@@ -277,8 +295,8 @@ class SyncToolbox:
         """`Toolbox.read`."""
         return self._wait(self._toolbox.read(name))
 
-    def close(self) -> None:
-        """The attempt is over: whoever still waits gets a ToolError."""
+    def _cancel_calls(self) -> None:
+        """Raise ToolError in the threads that still wait, because the attempt is over."""
         for call in list(self._calls):
             call.cancel()
 
@@ -295,19 +313,19 @@ class SyncToolbox:
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """Whatever can go wrong, as a ToolError that tells it."""
+    """Convert every expected error to a ToolError with its text."""
     try:
         yield
     except ValidationError as error:
         raise ToolError("; ".join(map(str, problems(error)))) from error
     except ModelError as error:  # of as_json
-        raise ToolError(f"what is handed on must be JSON: {error}") from error
+        raise ToolError(f"the arguments must be JSON: {error}") from error
     except (RequestError, BrokerError, TimeoutError) as error:
         raise ToolError(str(error)) from error
 
 
 def _portable(text: str) -> str:
-    """What UTF-8 can carry. What is no text is told by whoever checks it."""
+    """Return a text that is valid in UTF-8. A value of another type is left to validation."""
     return portable(text) if isinstance(text, str) else text
 
 

@@ -56,7 +56,7 @@ async def _play(url: str, scenes: "list[Scene]", screen: "Screen", children: "Ch
 
     from fluffle.cli.processes.demo_screen import print_ending
     from fluffle.client.client import Client
-    from fluffle.client.connect import open_link
+    from fluffle.client.requests import open_link
     from fluffle.local.demo_scenario import Performance
 
     async with open_link(url, name="fluffle demo") as link:

@@ -79,6 +79,7 @@ def worker(
     by the next worker of that NAME.
     """
     import asyncio
+    import os
     import signal
 
     from broker.errors import ConfigurationError
@@ -88,11 +89,12 @@ def worker(
     from broker.telemetry.log_config import configure_logging
     from fluffle.cli.python_tuning import set_up_for_long
     from fluffle.presentation.output import complain
+    from workers.app import build_worker
     from workers.models.factory import MODEL_TIMEOUT, build_llm, warn_of_trouble
-    from workers.worker import Worker
 
     settings = load_settings()
     guidance = _read(instructions) if instructions else None
+    os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
     try:
         llm = build_llm(
             model=way["model"],
@@ -110,11 +112,11 @@ def worker(
     set_up_for_long()
 
     async def serve() -> int:
-        worker = Worker(
-            settings,
+        worker = build_worker(
             url=url,
             name=name,
             llm=llm,
+            spool_dir=settings.state_dir / "spool" / name,
             slots=slots,
             skills={tag: level for given in skills for tag, level in given.items()},
             labels=flat(labels),
@@ -123,6 +125,11 @@ def worker(
             instructions=guidance,
             timeout=MODEL_TIMEOUT if timeout is None and way["model"] else timeout,
             tools=tools if tools is not None else () if way["model"] else TOOLS,
+            heartbeat_interval=settings.beat,
+            max_body=settings.max_body,
+            require_identity=settings.require_identity,
+            metrics_address=None if settings.metrics_port is None else (settings.metrics_host, settings.metrics_port),
+            traces=settings.traces,
         )
         signals = 0
 

@@ -68,7 +68,7 @@ def test_a_task_for_each_item_of_a_list(tmp_path: Path) -> None:
     assert [task.submission.assignee for task in made.values()] == ["ada", "bob"]
 
 
-def test_yaml_says_the_same(tmp_path: Path) -> None:
+def test_a_plan_in_yaml_gives_the_same_tasks(tmp_path: Path) -> None:
     text = "task:\n  one:\n    description: About {{ topic }}\n    due: 2026-12-01T09:00:00Z\n    labels: [x]\n"
     [task] = plan(tmp_path, text, "plan.yaml").tasks("run", {"topic": "rabbits"})
     assert (task.submission.description, task.submission.labels) == ("About rabbits", ["x"])
@@ -121,22 +121,24 @@ ONE = '[task.one]\ndescription = "About {{ topic }}"\n'
         ("[task.one]\nskills = []", {}, "task one: description: Field required"),
         ("[task.one]\ndescription = 'x'\nskils = []", {}, "task one: unknown field skils; did you mean skills?"),
         ("[task.one]\ndescription = 'x'\nid = 'y'", {}, "task one: unknown field id"),
-        ("[task.One]\ndescription = 'x'", {}, "the name 'One' is not made of a-z, 0-9 and -, at most 24"),
+        ("[task.One]\ndescription = 'x'", {}, "the name 'One' must be 1-24 characters: a-z, 0-9 or '-'"),
         ("[tasks.one]\ndescription = 'x'", {}, "task: Field required; tasks: unknown field"),
-        ("task = {}", {}, "there is no task in it"),
+        ("task = {}", {}, "the plan has no task"),
         ("[task.one]\ndescription = 'x'\ndepends_on = ['tow']\n[task.two]\ndescription = 'y'", {},
          "task one: depends_on: the plan has no task tow; did you mean two?"),
         ("[task.a]\ndescription='x'\ndepends_on=['b']\n[task.b]\ndescription='y'\ndepends_on=['a']", {},
          "the tasks depend on each other in a cycle: "),
-        ("[task.one]\ndescription = 'x'\nfor_each = '*.nothing'", {}, "task one: for_each: no file fits '*.nothing'"),
-        ("[task.one]\ndescription = 'x'\nfor_each = '{{ y }}'", {"y": "*.no"}, "one: for_each: no file fits '*.no'"),
+        ("[task.one]\ndescription = 'x'\nfor_each = '*.nothing'", {},
+         "task one: for_each: no file matches '*.nothing'"),
+        ("[task.one]\ndescription = 'x'\nfor_each = '{{ y }}'", {"y": "*.no"}, "one: for_each: no file matches '*.no'"),
         ("[task.one]\ndescription = 'x'\nfor_each = '/etc/*'", {}, "task one: for_each: '/etc/*': "),
-        ("[task.one]\ndescription = 'x'\nfor_each = 7", {}, "task one: for_each: it is neither a pattern"),
+        ("[task.one]\ndescription = 'x'\nfor_each = 7", {},
+         "task one: for_each: must be a pattern of file names or a list, got 7"),
         ("[task.one]\ndescription = 'x'\nmode = 'all'", {}, "task one: mode: all needs assignees"),
         ("description = ", {}, "Invalid value (at end of document)"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_with_file_task_and_name(
+def test_an_error_names_the_file_the_task_and_the_field(
     tmp_path: Path, text: str, variables: dict[str, Any], told: str
 ) -> None:
     assert told in wrong(tmp_path, text, **variables)
@@ -151,12 +153,12 @@ def test_what_is_wrong_is_said_with_file_task_and_name(
         "{{ read('/no/such/file') }}",
     ],
 )
-def test_a_plan_of_a_stranger_gets_at_nothing(tmp_path: Path, text: str) -> None:
+def test_a_template_has_no_access_to_python_or_to_other_folders(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigurationError):
         plan(tmp_path, f'[task.one]\ndescription = "{text}"').tasks("run")
 
 
-def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_binary_file_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no file"):
         load(tmp_path / "nothing.toml")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe")
@@ -165,7 +167,7 @@ def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*/*.toml")), ids=lambda path: path.name)
-def test_the_plans_of_the_examples_make_sense(path: Path) -> None:
+def test_the_plans_of_the_examples_are_valid(path: Path) -> None:
     if path.name != "fluffle.toml":
         assert load(path).tasks("run")
 
@@ -176,12 +178,15 @@ ALIASES = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join(9 * [f'*a{n - 1}
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("task = " + "[" * 100_000, "it is nested too deeply"),
+        ("task = " + "[" * 100_000, "the values are nested too deeply"),
         ("task = 1  # " + "x" * 1_048_576, "is larger than 1,048,576 bytes"),
-        ("[task.one]\ndescription = \"{{ 'a' * 10 ** 10 }}\"", "task one: description: it needs too much memory"),
+        (
+            "[task.one]\ndescription = \"{{ 'a' * 10 ** 10 }}\"",
+            "task one: description: the template needs too much memory",
+        ),
         (
             "[task.one]\ndescription = \"{{ 'a' | center(10 ** 10) }}\"",
-            "task one: description: it needs too much memory",
+            "task one: description: the template needs too much memory",
         ),
         ("[task.one]\ndescription = \"{{ [1] | map(attribute='__class__') | list }}\"", "task one: "),
         ("[task.one]\ndescription = \"{{ '' | xmlattr }}\"", "task one: description: 'str' object has no attribute"),
@@ -192,7 +197,7 @@ ALIASES = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join(9 * [f'*a{n - 1}
     ],
     ids=lambda value: value[:40],
 )
-async def test_what_a_plan_does_wrong_is_one_line(tmp_path: Path, text: str, told: str) -> None:
+async def test_an_error_of_a_plan_is_one_line(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "plan.toml").write_text(text)
     with pytest.raises(ConfigurationError) as caught:
         await planned(tmp_path / "plan.toml", "run")
@@ -204,14 +209,14 @@ async def test_what_a_plan_does_wrong_is_one_line(tmp_path: Path, text: str, tol
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("task: " + "[" * 5_000, "it is nested too deeply"),
-        (f"{ALIASES}\ntask: {{}}", "it has more than 100,000 values"),
-        ("task: &a {one: *a}", "it has more than 100,000 values"),
+        ("task: " + "[" * 5_000, "the values are nested too deeply"),
+        (f"{ALIASES}\ntask: {{}}", "the plan has more than 100,000 values"),
+        ("task: &a {one: *a}", "the plan has more than 100,000 values"),
         ("task: [", "while parsing a flow node"),
     ],
     ids=lambda value: value[:40],
 )
-async def test_what_a_plan_in_yaml_does_wrong_is_one_line(tmp_path: Path, text: str, told: str) -> None:
+async def test_an_error_of_a_plan_in_yaml_is_one_line(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "plan.yaml").write_text(text)
     with pytest.raises(ConfigurationError) as caught:
         await planned(tmp_path / "plan.yaml", "run")
@@ -220,15 +225,15 @@ async def test_what_a_plan_in_yaml_does_wrong_is_one_line(tmp_path: Path, text: 
     assert "\n" not in str(caught.value)
 
 
-async def test_a_plan_that_never_ends_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "SECONDS", 0.5)
+async def test_a_plan_that_runs_for_ever_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "CPU_SECONDS", 0.5)
     loops = "".join(f"{{% for a{n} in range(99999) %}}" for n in range(4)) + 4 * "{% endfor %}"
     (tmp_path / "plan.toml").write_text(f'[task.one]\ndescription = "{loops}"')
     with pytest.raises(ConfigurationError, match=r"plan\.toml: it took longer than 0\.5 s"):
         await planned(tmp_path / "plan.toml", "run")
 
 
-async def test_a_plan_is_filled_in_apart_as_it_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_separate_process_fills_in_the_same_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "plan.toml").write_text(MAP)
     monkeypatch.chdir(tmp_path)

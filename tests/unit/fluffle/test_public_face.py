@@ -2,10 +2,12 @@
 
 import ast
 import asyncio
-import inspect
+import builtins
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +20,16 @@ from broker.protocol.status import Status
 from broker.protocol.task_requests import Submission
 from broker.protocol.views import TaskView
 from broker.protocol.worker_reports import Failure
+from fluffle import reference
 from fluffle.client.client import Client
-from fluffle.client.handle import TaskHandle, outcome
-from fluffle.client.kwargs import Management, RetryChanges, TaskChanges, TaskFields
+from fluffle.client.handle import Submitted, outcome
+from fluffle.client.kwargs import LLMChanges, RetryChanges, TaskChanges, TaskFields
 from fluffle.client.sync import SyncClient
 from tests.support.processes import ROOT
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
+NAMES_OF_OTHERS = {"AbstractAsyncContextManager", "AsyncIterator", "AwareDatetime", "CloudEvent", "JsonValue"}
+"""Words of docs/python.md that look like the name of an error and are not from Fluffle."""
 
 
 def view(status: Status, **fields: Any) -> TaskView:
@@ -38,22 +43,36 @@ def test_a_star_gives_all_public_names() -> None:
     assert names["Client"] is Client
 
 
-def test_every_public_name_is_there_for_programs_and_for_type_checkers() -> None:
-    module = ast.parse(inspect.getsource(fluffle))
-    typed = {
-        (node.module, alias.name)
-        for statement in module.body
-        if isinstance(statement, ast.If)
-        for node in statement.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert {name for _, name in typed} == set(dir(fluffle))
-    for module_name, name in typed:
-        found = getattr(fluffle, name)
-        assert (found.__module__, found.__name__) == (module_name, name)
+def test_every_line_of_the_stub_gives_a_public_name_from_the_module_that_defines_it() -> None:
+    stub = ast.parse(Path(fluffle.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    listed = []
+    for statement in stub.body:
+        assert isinstance(statement, ast.ImportFrom)
+        for alias in statement.names:
+            found = getattr(fluffle, alias.name)
+            assert alias.asname == alias.name == found.__name__
+            assert statement.module == found.__module__
+            listed.append(alias.name)
+    assert sorted(listed) == dir(fluffle)
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
-        _ = fluffle.Nothing
+        _ = fluffle.Nothing  # type: ignore[attr-defined] # there is none
+
+
+def test_the_packages_that_define_public_names_are_typed() -> None:
+    packages = {getattr(fluffle, name).__module__.partition(".")[0] for name in dir(fluffle)}
+    assert [package for package in sorted(packages) if not (ROOT / package / "py.typed").exists()] == []
+
+
+def test_every_error_that_a_public_docstring_names_is_public() -> None:
+    page = reference.page()
+    named = set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", page))
+    unknown = {name for name in named if name not in dir(fluffle) and not hasattr(builtins, name)}
+    assert unknown <= NAMES_OF_OTHERS
+
+
+def test_the_page_about_python_is_made_from_the_docstrings() -> None:
+    written = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    assert written == reference.page(), "make it again: python -m fluffle.reference > docs/python.md"
 
 
 def test_importing_the_package_imports_none_of_its_parts() -> None:
@@ -65,7 +84,7 @@ def test_the_arguments_of_the_client_are_the_fields_of_the_messages() -> None:
     assert TaskFields.__annotations__.keys() | {"description", "answers"} == Submission.model_fields.keys()
     assert TaskChanges.__annotations__.keys() | {"id"} == task_requests.Update.model_fields.keys()
     assert RetryChanges.__annotations__.keys() == task_requests.RetryPatch.model_fields.keys()
-    assert Management.__annotations__.keys() | {"llm"} == task_requests.ManageLLM.model_fields.keys()
+    assert LLMChanges.__annotations__.keys() | {"llm"} == task_requests.ManageLLM.model_fields.keys()
 
 
 def test_the_synchronous_client_has_every_method_of_the_client() -> None:
@@ -82,12 +101,12 @@ def test_the_outcome_of_a_task_is_its_result_or_why_it_has_none() -> None:
         outcome(view(Status.FAILED, error=failure))
     with pytest.raises(TaskCancelled, match=r"^task t-1 was cancelled$"):
         outcome(view(Status.CANCELLED))
-    with pytest.raises(ValueError, match="not over"):
+    with pytest.raises(ValueError, match="not finished"):
         outcome(view(Status.PENDING))
 
 
 async def test_a_handle_that_is_accepted_waits_for_the_end() -> None:
-    handle = TaskHandle(Outgoing("x", "y", b"", message_id="t-1"))
+    handle = Submitted(Outgoing("x", "y", b"", message_id="t-1"))
     waiting = asyncio.create_task(handle.result())
     handle.update(view(Status.PENDING))
     await handle.accepted()
@@ -97,14 +116,14 @@ async def test_a_handle_that_is_accepted_waits_for_the_end() -> None:
 
 
 async def test_an_end_that_is_told_twice_is_one_end() -> None:
-    handle = TaskHandle(Outgoing("x", "y", b"", message_id="t-1"))
+    handle = Submitted(Outgoing("x", "y", b"", message_id="t-1"))
     handle.update(view(Status.COMPLETED, result="first"))
     handle.update(view(Status.COMPLETED, result="second"))
     assert await handle.result() == "first"
 
 
 async def test_giving_up_the_wait_leaves_the_handle_as_it_was() -> None:
-    handle = TaskHandle(Outgoing("x", "y", b"", message_id="t-1"))
+    handle = Submitted(Outgoing("x", "y", b"", message_id="t-1"))
     handle.update(view(Status.PENDING))
     with pytest.raises(TimeoutError, match=r"task t-1 is pending after 0\.001 s"):
         await handle.end(0.001)
@@ -114,7 +133,7 @@ async def test_giving_up_the_wait_leaves_the_handle_as_it_was() -> None:
 
 @pytest.mark.parametrize("error", [TaskRejected([]), ConnectionClosed()])
 async def test_a_handle_that_failed_raises_why_wherever_it_is_waited_for(error: Any) -> None:
-    handle = TaskHandle(Outgoing("x", "y", b"", message_id="t-1"))
+    handle = Submitted(Outgoing("x", "y", b"", message_id="t-1"))
     handle.fail(error)
     for waiting in (handle.accepted(), handle.end()):
         with pytest.raises(type(error)):

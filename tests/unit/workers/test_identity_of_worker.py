@@ -1,13 +1,13 @@
 """As whom a worker may report."""
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import pytest
 
 from broker.errors import ConfigurationError
-from broker.settings import Settings
+from workers.app import build_worker
 from workers.models.factory import build_llm
-from workers.worker import Worker
 
 REFUSED = pytest.raises(ConfigurationError, match="the user of the AMQP URL is ana, not atlas")
 
@@ -21,12 +21,13 @@ REFUSED = pytest.raises(ConfigurationError, match="the user of the AMQP URL is a
     ],
 )
 async def test_a_worker_whose_reports_would_be_refused_says_so(
-    require_identity: bool, user: str, outcome: AbstractContextManager[object]
+    require_identity: bool, user: str, outcome: AbstractContextManager[object], tmp_path: Path
 ) -> None:
     with outcome:
-        Worker(
-            Settings(require_identity=require_identity),
+        build_worker(
             url=f"amqp://{user}h",
             name="atlas",
             llm=build_llm(model="demo", base_url=None, exec_command=None, handler=None),
+            spool_dir=tmp_path,
+            require_identity=require_identity,
         )

@@ -77,7 +77,7 @@ async def test_surrogates_in_what_is_handed_to_tools_are_joined_or_replaced(
 
 
 async def test_what_has_no_form_in_json_is_told_to_the_llm(toolbox: Toolbox) -> None:
-    with pytest.raises(ToolError, match="what is handed on must be JSON"):
+    with pytest.raises(ToolError, match="the arguments must be JSON"):
         await toolbox.delegate("x", inputs=object())
     with pytest.raises(ToolError, match="content: "):
         await toolbox.share("name", cast(str, 5))

@@ -1,8 +1,8 @@
-"""Finding what matters in a text by counting words: no model, no network, the same answer every time.
+"""Finds the important sentences and terms of a text by counting words: no model, no network, always the same result.
 
-A sentence is a vector of its terms weighted by tf-idf, with sentences in the place of documents. Those closest to the
-centroid of all matter most (Radev et al., "Centroid-based summarization of multiple documents", 2004); a sentence that
-repeats a chosen one is put back (maximal marginal relevance, Carbonell and Goldstein, 1998).
+A sentence is a vector of its terms weighted by tf-idf, with sentences in the place of documents. The sentences closest
+to the centroid are the most important (Radev et al., "Centroid-based summarization of multiple documents", 2004); the
+score of a sentence that repeats a chosen one is lowered (maximal marginal relevance, Carbonell and Goldstein, 1998).
 """
 
 import math
@@ -17,7 +17,7 @@ from markdown_it.token import Token
 Vector = dict[str, float]
 
 SAME = 0.8
-"""Two sentences that share this part of their terms say the same."""
+"""Two sentences that share this part of their terms count as repetitions."""
 
 _WORD = re.compile(r"[^\W\d_](?:[\w'\u2019-]*\w)?")
 _APOSTROPHE = re.compile(r"['\u2019]")
@@ -40,10 +40,10 @@ _COMMON = frozenset(_COMMON_WORDS.split())
 
 
 def read_prose(text: str) -> tuple[list[str], list[str]]:
-    """The sentences and the headings of a Markdown or plain text, in order.
+    """Return the sentences and the headings of a Markdown or plain text, in order.
 
-    Code, tables, HTML and images are left out; of a link its words stay. A text that is nothing but code or tables
-    is read line by line.
+    Code, tables, HTML and images are left out; the words of a link stay. A text of only code or tables is read line by
+    line.
     """
     sentences: list[str] = []
     headings: list[str] = []
@@ -56,9 +56,9 @@ def read_prose(text: str) -> tuple[list[str], list[str]]:
 
 
 def split_sentences(block: str) -> list[str]:
-    """The sentences of a paragraph. A full stop after an abbreviation or an initial ends none.
+    """Return the sentences of a paragraph. A full stop after an abbreviation or an initial ends no sentence.
 
-    What is too long for a sentence and does not end like one, such as a log, is taken line by line.
+    A text that is too long for a sentence and does not end like one, such as a log, is split into lines.
     """
     pieces: list[str] = []
     start = 0
@@ -75,7 +75,7 @@ def split_sentences(block: str) -> list[str]:
 
 
 def best_sentences(sentences: Sequence[str], headings: Sequence[str], count: int) -> list[str]:
-    """The `count` sentences that say most about the whole, in their order in the text."""
+    """Return the `count` most important sentences, in their order in the text."""
     vectors = _vectors(sentences)
     centroid = _centroid(vectors, headings)
     scores = [_dot(vector, centroid) * _form(text) for vector, text in zip(vectors, sentences, strict=True)]
@@ -90,7 +90,7 @@ def best_sentences(sentences: Sequence[str], headings: Sequence[str], count: int
 
 
 def key_terms(sentences: Sequence[str], headings: Sequence[str], count: int) -> list[str]:
-    """The `count` words that weigh most, heaviest first; fewer if there are fewer."""
+    """Return the `count` words with the highest weights, highest first; fewer if there are fewer."""
     centroid = _centroid(_vectors(sentences), headings)
     spellings: dict[str, Counter[str]] = {}
     for word in _words_of(" ".join(sentences)):
@@ -100,24 +100,24 @@ def key_terms(sentences: Sequence[str], headings: Sequence[str], count: int) -> 
 
 
 def terms(text: str) -> list[str]:
-    """The words of a text that carry meaning, in lower case and without a plural s."""
+    """Return the words of a text without common words, in lower case and without a plural s."""
     return [_stem(word) for word in _words_of(text)]
 
 
 def repetitions(sentences: Sequence[str]) -> list[bool]:
-    """For each sentence, whether an earlier one says the same: they share SAME of their terms."""
+    """Return for each sentence whether it repeats an earlier one: they share SAME of their terms."""
     repeated: list[bool] = []
-    told: list[set[str]] = []
+    earlier: list[set[str]] = []
     for sentence in sentences:
         mine = set(terms(sentence)) or {plain(sentence)}
-        repeated.append(any(_is_same(mine, other) for other in told))
+        repeated.append(any(_is_same(mine, other) for other in earlier))
         if not repeated[-1]:
-            told.append(mine)
+            earlier.append(mine)
     return repeated
 
 
 def plain(text: str) -> str:
-    """`text` for comparing: lower case, one space between words, no punctuation."""
+    """Return `text` for comparison: lower case, one space between words, no punctuation."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
@@ -127,7 +127,7 @@ def _parser() -> MarkdownIt:
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """("heading" or "text", words) for every block of prose."""
+    """Yield ("heading" or "text", words) for every block of prose."""
     kind = "text"
     tables = 0
     for token in _parser().parse(text):
@@ -203,7 +203,7 @@ def _dot(one: Vector, other: Vector) -> float:
 
 
 def _form(sentence: str) -> float:
-    """How well a sentence stands alone, 0 to 1, by its length and its end."""
+    """Return how well a sentence can be read alone, 0 to 1, by its length and its end."""
     length = len(sentence.split())
     factor = min(1.0, length / 8) * min(1.0, 40 / length)
     if sentence.endswith(":"):

@@ -1,4 +1,4 @@
-"""The offline demo model: an extractive summariser. It copies sentences and counts words; it writes nothing itself."""
+"""The offline demo model: an extractive summariser, which copies sentences and counts words."""
 
 import asyncio
 import re
@@ -16,7 +16,7 @@ from workers.tools.toolbox import Toolbox
 NAME = "demo (offline extractive summariser)"
 FOOTER = f"— {NAME}"
 KEY_TERMS = 8
-ENOUGH = 0.5  # share of sentences and key terms of a draft that a review has to find
+ENOUGH = 0.5  # the share of sentences and key terms of a draft with which a review passes
 
 NOTHING_TO_COPY = (
     "I copy sentences and cannot answer questions of my own knowledge. Send me a text and I pick its most important "
@@ -24,44 +24,44 @@ NOTHING_TO_COPY = (
 )
 
 _SHOWN = 3
-_TEXT = 4  # sentences from which on a message is a text to be summarised
+_TEXT = 4  # a message with this many sentences is summarised
 _TEXT_KEYS = ("text", "texts", "sources")
 _TERMS = re.compile("term|tag|topic|keyword", re.IGNORECASE)
 
 
 class DemoLLM:
-    """Works on the texts in a job's inputs, else in the results it builds on; on its description if it has neither.
+    """Summarises the texts in the inputs of a job, else those in the results of its dependencies, else its description.
 
-    Skill `review`  measures a text against its sources: length, sentences found word for word, key terms missed.
-                    The text is the last result, else the first of the inputs; every other text is a source.
-    Skill `edit`,   or several results and no text in the inputs: puts the sentences of all texts together, each
-                    text under its title, without those that say the same as an earlier one.
-    Anything else   picks the sentences that say most about the whole.
+    Skill `review`  measures a text against its sources: length, sentences found word for word, missing key terms.
+                    The text is the last result, else the first input; all other texts are sources.
+    Skill `edit`,   or several results without inputs: merges the sentences of all texts, each text under its title,
+                    without repetitions.
+    Otherwise       selects the most important sentences.
 
-    A message that is a text is treated so, too. A shorter one is a question: the answer are the sentences of earlier
-    messages of others that have words of it, or that there are none.
+    A long message is summarised too. A short one is a question: the answer consists of sentences with the same words
+    from earlier messages of others, or says that there are none.
 
-    The answer is Markdown that ends by saying what made it. With an output schema the properties of type string hold
-    that Markdown, those of type array the sentences, or the key terms if they are named so. Of a list of values the one
-    is taken whose words are found most often in the texts. A review gives the share of what it looks for that it finds
-    as a number, and whether that is enough as true or false; a text that there is nothing to compare with passes.
+    The answer is Markdown and ends with the name of the model. With an output schema, properties of type string hold
+    the Markdown; arrays hold the sentences, or the key terms, depending on their names; an enum gets the value whose
+    words are most frequent in the texts. For a review, a number holds the share of sentences and key terms that were
+    found, and a boolean whether the share is high enough; a text without sources passes.
     """
 
     @property
     def model(self) -> str:
-        """What it is."""
+        """The name of the demo model."""
         return NAME
 
     async def run(self, job: Job, progress: Progress, toolbox: Toolbox | None = None) -> Answer:
-        """The extract. Raises ModelError `no_text` or `output_schema`; another attempt helps with neither."""
+        """Return the extract. Raises ModelError `no_text` or `output_schema`, which are not retryable."""
         check_schema(job.output_schema)
-        # A large text takes a while; in a thread, so that the worker's heartbeats go on.
+        # A large text takes time: a thread leaves the event loop free for heartbeats.
         extract = await asyncio.to_thread(_work, job)
         if job.output_schema is not None:
             return Answer(await _fill(job.output_schema, extract))
         for line in extract.lines:
             progress(line + "\n")
-            await asyncio.sleep(0)  # a chance to be stopped
+            await asyncio.sleep(0)  # allows a cancellation
         progress(f"\n{FOOTER}")
         return Answer("\n".join([*extract.lines, "", FOOTER]))
 
@@ -75,9 +75,9 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Extract:
-    """Lines of Markdown, and the sentences and key terms that they are about.
+    """Lines of Markdown, with their sentences and key terms.
 
-    `words` are all that was read. `score` is what a review found, from 0 to 1; None where there is nothing to compare.
+    `words` counts the words of all texts. `score` is the result of a review, from 0 to 1; None without sources.
     """
 
     lines: list[str]
@@ -112,7 +112,7 @@ def _as_asked(skills: Sequence[str], given: Sequence[_Text], results: Sequence[_
 
 
 def _reply(message: Message, conversation: Sequence[Message]) -> _Extract:
-    """An extract of the text that the message is, or of what was said before about its question."""
+    """Summarise a long message, or find sentences of earlier messages for a short one."""
     texts = list(_texts_in(message.content, "message"))
     if len(_together(texts)[0]) >= _TEXT:
         return _summarise(texts)
@@ -126,7 +126,7 @@ def _reply(message: Message, conversation: Sequence[Message]) -> _Extract:
 
 
 def _texts_in(value: Any, title: str) -> Iterator[_Text]:
-    """The texts in a JSON value: of an object, those under `text`, `texts` and `sources` if it has them, else all."""
+    """Yield the texts in a JSON value. In an object, `text`, `texts` and `sources` come before all other keys."""
     match value:
         case str():
             sentences, headings = read_prose("\n".join(it for it in value.splitlines() if it.strip() != FOOTER))
@@ -142,7 +142,7 @@ def _texts_in(value: Any, title: str) -> Iterator[_Text]:
 
 
 def _together(texts: Sequence[_Text]) -> tuple[list[str], list[str]]:
-    """All sentences and all headings."""
+    """Return all sentences and all headings."""
     return [it for text in texts for it in text.sentences], [it for text in texts for it in text.headings]
 
 

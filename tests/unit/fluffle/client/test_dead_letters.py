@@ -17,7 +17,7 @@ def rejected(
     return read(Delivery(exchange, key, body, False, props, 1, SimpleNamespace(is_open=False)))
 
 
-def test_what_the_coordinator_rejected_says_from_where_when_and_why() -> None:
+def test_a_message_rejected_by_the_coordinator_has_its_origin_time_and_reason() -> None:
     message = rejected(
         headers={
             "x-fluffle-origin-exchange": "fluffle.tasks",
@@ -31,7 +31,7 @@ def test_what_the_coordinator_rejected_says_from_where_when_and_why() -> None:
     assert message.why == "priority: too high; odd"
 
 
-def test_a_dead_letter_says_where_it_was_published_and_why_it_died() -> None:
+def test_a_dead_letter_has_its_first_exchange_and_its_reason() -> None:
     death = {
         "count": 1,
         "reason": "delivery_limit",
@@ -46,18 +46,18 @@ def test_a_dead_letter_says_where_it_was_published_and_why_it_died() -> None:
     assert message.at == datetime(2026, 12, 1, 9, tzinfo=UTC)
 
 
-def test_what_says_nothing_of_itself_keeps_its_exchange_and_key() -> None:
+def test_a_message_without_headers_keeps_its_exchange_and_routing_key() -> None:
     message = rejected(exchange="fluffle.tasks", key="sumbit")
     assert (message.exchange, message.routing_key, message.at, message.errors) == ("fluffle.tasks", "sumbit", None, ())
 
 
-def test_a_message_is_named_by_its_message_id_where_that_can_be_typed() -> None:
+def test_the_id_of_a_message_is_its_message_id_if_it_can_be_typed() -> None:
     assert rejected(message_id="task/1").id == "task/1"
     for untypable in (None, "", "with space", "\x1b[31m", "x" * 129):
         assert len(rejected(message_id=untypable).id) == 12
 
 
-def test_the_name_of_a_message_without_an_id_is_the_same_at_every_look() -> None:
+def test_the_id_of_a_message_without_message_id_is_stable() -> None:
     first = rejected(b"abc", correlation_id="c", headers={"x-delivery-count": 1})
     again = rejected(b"abc", correlation_id="c", headers={"x-delivery-count": 2})
     other = rejected(b"abd", correlation_id="c")
@@ -76,6 +76,6 @@ def test_the_name_of_a_message_without_an_id_is_the_same_at_every_look() -> None
         {"x-death": None, "timestamp": None},
     ],
 )
-def test_no_header_can_keep_a_message_from_being_shown(headers: dict[str, Any]) -> None:
+def test_a_malformed_header_does_not_hide_a_message(headers: dict[str, Any]) -> None:
     message = rejected(b"\xff", headers=headers)
     assert message.as_json()["body_base64"] == "/w=="

@@ -17,15 +17,14 @@ from broker.protocol.chat import Message, new_message
 from broker.protocol.primitives import MAX_BODY_BYTES
 from broker.protocol.topology import SHARED, mailbox
 from broker.protocol.worker_reports import Usage
-from broker.settings import Settings
 from tests.support.fake_coordinator import WITHIN, StandIn, stand_in
 from tests.support.openai_server import OpenAIServer, Paused, Stalled, Text
+from workers.app import build_worker
 from workers.chat import ChatResponder
 from workers.execution.reporter import Reporter
 from workers.models.base import LLM, Answer, Job, ModelError, Progress
 from workers.models.factory import build_llm
 from workers.tools.toolbox import Toolbox
-from workers.worker import Worker
 
 GRIN = "\N{GRINNING FACE}"
 
@@ -70,7 +69,7 @@ class AtWork:
     """A worker with one slot, from `async with` on; `leave` drains it."""
 
     def __init__(self, url: str, name: str, llm: LLM, state: Path, **settings: Any) -> None:
-        self.worker = Worker(Settings(state_dir=state, **settings), url=url, name=name, llm=llm, slots=1)
+        self.worker = build_worker(url=url, name=name, llm=llm, slots=1, spool_dir=state / "spool" / name, **settings)
 
     async def __aenter__(self) -> "AtWork":
         self._running = asyncio.create_task(self.worker.run())
@@ -231,9 +230,10 @@ async def test_metrics_and_spans_that_fail_do_not_keep_an_attempt_from_its_end(
 ) -> None:
     class Broken:
         add = begin = Mock(side_effect=RuntimeError("nothing is counted today"))
+        close = Mock()
 
-    monkeypatch.setattr(Worker, "_spans", lambda _: Broken())
     at_work = AtWork(amqp_url, name, Scripted(), tmp_path)
+    monkeypatch.setattr(at_work.worker, "_tracing", Broken())
     monkeypatch.setattr(at_work.worker, "_runs", Broken())
     async with at_work:
         await coordinator.assign("t-1", "one")
