@@ -1,6 +1,7 @@
 """Who publishes more than anybody can take is stopped and told so; and what is secret stays so."""
 
 import json
+import stat
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -75,3 +76,12 @@ def test_no_password_is_printed_logged_or_given_on_a_command_line(site: Site, tm
         assert password not in text
     for process in (coordinator, worker):
         assert not any(password in part for part in psutil.Process(process.pid).cmdline())
+
+
+def test_the_database_is_for_its_owner_alone_where_others_may_look_into_its_folder(site: Site) -> None:
+    site.state.chmod(0o755)
+    site.coordinator()
+    Shell(site.url, site.state)("task", "submit", "a secret", "--assignee", "nobody", "--force")
+    files = list(site.sqlite.parent.glob(f"{site.sqlite.name}*"))
+    assert {file.name for file in files} >= {"fluffle.db", "fluffle.db-wal", "fluffle.db-shm"}
+    assert [file.name for file in files if stat.S_IMODE(file.stat().st_mode) != 0o600] == []

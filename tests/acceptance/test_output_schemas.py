@@ -4,12 +4,14 @@ import json
 import os
 import signal
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.amqp import Amqp, Message
+from tests.support.bad_messages import doubling
 from tests.support.processes import helpers_of, is_gone, until
 from tests.support.site import Site
 
@@ -112,6 +114,28 @@ def test_an_endless_check_fails_its_task_while_other_slots_go_on_and_sigterm_is_
     worker.terminate()
     assert worker.wait(within=60) == 0
     assert attempts(site, "evil-2") == [("failed", "output_schema")]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {f"property-{n}": {} for n in range(33_000)}},
+        doubling(18),
+    ],
+    ids=["33,000 properties", "18 levels that double"],
+)
+def test_a_task_after_one_with_a_costly_schema_is_taken_at_once(
+    site: Site, watching: Amqp, schema: dict[str, Any]
+) -> None:
+    """The coordinator refuses the schema before anything compiles it."""
+    site.coordinator()
+    submit(watching, "warm", assignee="nobody")
+    assert watching.take(ANSWERS).type == "task.accepted"
+    began = time.monotonic()
+    submit(watching, "costly", schema, assignee="nobody")
+    submit(watching, "plain", assignee="nobody")
+    assert [watching.take(ANSWERS).type for _ in range(2)] == ["task.rejected", "task.accepted"]
+    assert time.monotonic() - began < 5
 
 
 def test_an_attempt_whose_time_is_over_stops_its_check(site: Site, watching: Amqp, command: str) -> None:

@@ -4,24 +4,29 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pika
 import pytest
 from pika.exceptions import AMQPError, ChannelClosedByBroker
+from playwright.sync_api import expect
 
-from broker.access.roles import Role
+from broker.access.roles import MOST_CONNECTIONS, Permissions, Role, TopicPermission, permissions
 from broker.protocol.topology import LLM_REQUESTS, TASK_KEYS
 from broker.protocol.worker_reports import Progress
 from fluffle.client.client import Client
 from tests.support.amqp import Amqp, Message, amqp
-from tests.support.processes import until
+from tests.support.browser import WITHIN, addresses, browser, chromium, visit
+from tests.support.processes import fluffle, until
 from tests.support.rabbitmq import NodeInfo
 from tests.support.role_users import Rights
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
+
+expect.set_options(timeout=WITHIN)
 
 REFUSED = 403  # AMQP reply code: access refused
 NOBODY = {"assignee": "nobody", "force": True}
@@ -29,9 +34,10 @@ NOBODY = {"assignee": "nobody", "force": True}
 
 @pytest.fixture(scope="module")
 def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Rights:
-    """Users for a coordinator, the LLMs atlas, vega and luna, and the people ana and bo."""
+    """Users for a coordinator, the web page, the LLMs atlas, vega and luna, and the people ana and bo."""
     rights = Rights(rabbitmq, tmp_path_factory.mktemp("users"))
     rights.grant(Role.COORDINATOR)
+    rights.grant(Role.WEB)
     for name in ("atlas", "vega", "luna"):
         rights.grant(Role.LLM, name)
     for name in ("ana", "bo"):
@@ -45,7 +51,7 @@ def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFa
     with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_REQUIRE_IDENTITY="true") as site:
         asyncio.run(rights.declare())
         names = ("atlas", "vega", "luna")
-        site.queues.update({"fluffle.undelivered", "user.ana", "user.bo"})
+        site.queues.update({"fluffle.undelivered", "user.ana", "user.bo", "user.web"})
         site.queues.update(f"llm.{name}{kind}" for name in names for kind in ("", ".work"))
         site.coordinator(url=rights.url_of["coordinator"])
         for name in ("atlas", "vega"):
@@ -263,6 +269,7 @@ async def test_a_message_that_a_queue_has_published_again_is_read_by_nobody(
         for stolen in (
             {"sender": "user.ana", "content": "a question for atlas"},
             {"sender": "user.ana", "receiver": "llm.atlas", "content": "an answer for atlas", "in_reply_to": "m-1"},
+            {"sender": "user.ana", "receiver": "llm.atlas", "content": "more for atlas"},
         ):
             ana.publish("fluffle.messages", "llm.atlas", stolen, user_id="ana", reply_to=answers)
             until(lambda: operator.depth("user.bo") > 0, "the dead letter is in the mailbox")
@@ -274,9 +281,87 @@ async def test_a_message_that_a_queue_has_published_again_is_read_by_nobody(
     assert ana.depth(answers) == 0
 
 
+@pytest.mark.parametrize("count", [3, 5])
+def test_the_queues_of_an_llm_multiply_no_message_to_everybody(
+    site: Site, ana: Amqp, connect: Callable[[str], Amqp], count: int
+) -> None:
+    """Queues that publish to `all` again what they get from there would make 16 messages of one, or 326."""
+    dead = {"x-message-ttl": 0, "x-dead-letter-exchange": "fluffle.messages", "x-dead-letter-routing-key": "all"}
+    for number in range(count):
+        atlas = connect("atlas")
+        atlas.declare(f"llm.atlas.amplifier-{number}", dead)
+        with pytest.raises(ChannelClosedByBroker) as refused:
+            atlas.bind(f"llm.atlas.amplifier-{number}", ("fluffle.mailboxes", "all"))
+        assert refused.value.reply_code == REFUSED
+    with amqp(site.url) as operator:
+        operator.take_all("user.bo")
+        for content in ("hello", "the last"):
+            ana.publish("fluffle.messages", "all", {"sender": "user.ana", "content": content}, user_id="ana")
+        assert [operator.take("user.bo").json()["content"] for _ in range(2)] == ["hello", "the last"]
+        assert operator.depth("user.bo") == 0
+        for name in ("llm.atlas", "llm.vega", "llm.luna", "user.ana"):
+            operator.take_all(name)
+        operator.delete(*(f"llm.atlas.amplifier-{number}" for number in range(count)))
+
+
+async def test_an_answer_that_a_queue_of_an_llm_has_published_again_is_read_by_nobody(
+    site: Site, rights: Rights, ana: Amqp, connect: Callable[[str], Amqp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An LLM names a queue of its own for the answer to a question, and has it publish to others what comes there."""
+    monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
+    dead = {"x-message-ttl": 0, "x-dead-letter-exchange": "fluffle.messages", "x-dead-letter-routing-key": "user.bo"}
+    connect("atlas").declare("llm.atlas.answers-2", dead)
+    answers = ana.queue()
+    answer = {"sender": "user.ana", "receiver": "llm.atlas", "content": "for atlas", "in_reply_to": "q-2"}
+    ana.publish("fluffle.messages", "llm.atlas.answers-2", answer, user_id="ana", reply_to=answers)
+    with amqp(site.url) as operator:
+        until(lambda: operator.depth("user.bo") > 0, "the dead letter is in the mailbox")
+        async with Client(rights.url_of["bo"]) as bo:
+            assert [it async for it in bo.inbox(wait=False)] == []
+        until(lambda: was_dead_letter(operator.take_all("fluffle.rejected")), "the coordinator has refused it")
+        operator.delete("llm.atlas.answers-2")
+    assert ana.depth(answers) == 0
+
+
 def was_dead_letter(rejected: list[Message]) -> bool:
     """Whether one of these was refused because it was a dead letter."""
     return any("headers.x-death" in it.headers["x-fluffle-errors"] for it in rejected)
+
+
+def test_the_page_shows_only_what_the_llm_of_the_task_itself_publishes(
+    site: Site, rights: Rights, ana: Amqp, connect: Callable[[str], Amqp]
+) -> None:
+    chromium()
+    for name in ("atlas", "vega"):
+        hello = {"name": name, "instance": "i", "slots": 99}
+        connect(name).publish("fluffle.status", f"{name}.hello", hello, user_id=name)
+    waiting, theirs = submitted(ana, **NOBODY), submitted(ana, assignee="vega")
+    atlas, vega = connect("atlas"), connect("vega")
+    until(lambda: vega.take("llm.vega.work").json()["task_id"] == theirs, "vega has the task")
+    vega.publish("fluffle.status", "vega.claim", {"task_id": theirs, "attempt": 1, "instance": "i"}, user_id="vega")
+
+    def wrote(task_id: str, text: str) -> dict[str, Any]:
+        return {"task_id": task_id, "attempt": 1, "instance": "i", "text": text}
+
+    identity = {"FLUFFLE_REQUIRE_IDENTITY": "true"}
+    with (
+        fluffle("web", "--port", "0", url=rights.url_of["web"], state=site.state, until="to look", env=identity) as web,
+        amqp(site.url) as operator,
+        browser() as running,
+    ):
+        base, _, to_look = addresses(web)
+        with visit(running, base, to_look) as one, visit(running, base, to_look) as other:
+            one.go(f"/tasks/{waiting}")
+            page = other.go(f"/tasks/{theirs}")
+            expect(page.locator(".streaming")).to_be_attached()
+            forge_by_dead_letter(operator, wrote(theirs, "EVIL dead letter"))
+            forge_by_binding(operator, wrote(theirs, "EVIL binding"))
+            for task_id in (theirs, waiting):
+                atlas.publish("fluffle.status", "atlas.progress", wrote(task_id, "EVIL own name"), user_id="atlas")
+            vega.publish("fluffle.status", "vega.progress", wrote(theirs, "genuine"), user_id="vega")
+            expect(page.locator(".streaming")).to_have_text("genuine")
+            for text in (page.content(), one.page.content()):
+                assert "EVIL" not in text
 
 
 # -- what is left --------------------------------------------------------------------------------------------------
@@ -293,6 +378,52 @@ def test_the_queues_of_an_llm_are_bounded_and_so_are_its_connections(
     limits = {it["name"]: it["limits"] for it in found["users"]}
     assert limits["luna"] == {"max-connections": 200, "max-channels": 400}
     assert limits["ana"] == {}
+
+
+def test_a_queue_of_an_llm_takes_no_more_than_its_bounds(site: Site, connect: Callable[[str], Amqp]) -> None:
+    connect("luna").declare("llm.luna.flood", {})
+    with amqp(site.url) as operator:
+        for _ in range(80):
+            operator.publish("", "llm.luna.flood", b"x" * 1_000_000)
+        assert operator.depth("llm.luna.flood") <= 67  # of 1 MB, in 64 MiB
+        operator.delete("llm.luna.flood")
+
+
+def test_an_llm_has_no_more_connections_than_its_limit(site: Site, rights: Rights) -> None:
+    taken = 0
+    with ExitStack() as open_ones, suppress(AMQPError):
+        while taken <= MOST_CONNECTIONS:
+            open_ones.enter_context(amqp(rights.url_of["luna"]))
+            taken += 1
+    assert 0 < taken <= MOST_CONNECTIONS
+
+
+def test_rabbitmq_has_the_permissions_that_are_described_for_every_role_and_no_others(
+    site: Site, rights: Rights, rabbitmq: NodeInfo
+) -> None:
+    """What is described is compared with `permissions` in tests/unit/test_docs.py."""
+    found = json.loads(rabbitmq.control("export_definitions", "-", "--silent"))
+    roles = {role.tag: role for role in Role}
+    users = {it["name"]: roles[tag] for it in found["users"] for tag in tags(it) if tag in roles}
+    assert set(users.values()) == set(Role)
+    for name, role in users.items():
+        granted = permissions(role, name)
+        assert [
+            Permissions(it["configure"], it["write"], it["read"]) for it in of_user(found["permissions"], name)
+        ] == [replace(granted, topics=())]
+        topics = {
+            TopicPermission(it["exchange"], it["write"], it["read"]) for it in of_user(found["topic_permissions"], name)
+        }
+        assert topics == set(granted.topics)
+
+
+def tags(user: dict[str, Any]) -> list[str]:
+    """Of a user in exported definitions: a list, and text where RabbitMQ is old."""
+    return user["tags"].split(",") if isinstance(user["tags"], str) else list(user["tags"])
+
+
+def of_user(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["user"] == name]
 
 
 def test_revoke_leaves_nothing_behind(site: Site, rights: Rights, rabbitmq: NodeInfo, tmp_path: Path) -> None:

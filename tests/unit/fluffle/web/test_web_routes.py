@@ -7,8 +7,11 @@ from unittest.mock import MagicMock
 
 import httpx
 import pytest
+from fluffle.web.door import Door
+from fluffle.web.gate import Gate
+from starlette.responses import PlainTextResponse
 
-from fluffle.web.access.auth import Authenticator, Tokens
+from fluffle.web.access.auth import COOKIE, Authenticator, Role, Tokens
 from fluffle.web.app import build
 from fluffle.web.page_context import SharedServices
 from tests.support.processes import ROOT
@@ -66,3 +69,15 @@ async def test_without_a_login_nothing_else_answers(application: Any, route: tup
         answer = await stranger.request(method, address, headers={"origin": "http://fluffle.test"})
     is_refused = answer.status_code == 401 and answer.text == "Log in first."
     assert is_refused is (described()[route] != "everybody")
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("route", described(), ids=lambda route: " ".join(route))
+async def test_operators_and_viewers_get_to_every_route(route: tuple[str, str], role: Role) -> None:
+    """What only operators may do are no routes but events of a page, which it refuses to viewers."""
+    method, path = route
+    door = Door(Tokens(TOKEN), secret=TOKEN)
+    transport = httpx.ASGITransport(app=Gate(PlainTextResponse("here it is"), door))
+    own = {"origin": "http://fluffle.test", "cookie": f"{COOKIE}={door.enter('', Tokens(TOKEN).token(role))}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://fluffle.test", headers=own) as visitor:
+        assert (await visitor.request(method, re.sub(r"<\w+>", "x", path))).text == "here it is"
