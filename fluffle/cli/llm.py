@@ -61,7 +61,7 @@ def list_(*, as_json: bool) -> None:
 def show(*, name: str, as_json: bool) -> None:
     """Show an LLM and the tasks that it has in hand."""
     from broker.protocol.messages import skills_in_text
-    from fluffle.cli.task.show import since
+    from fluffle.presentation.durations import time_since
     from fluffle.presentation.output import heading, print_fields, print_json, print_table
 
     async def fetch() -> "LLMView":
@@ -94,7 +94,7 @@ def show(*, name: str, as_json: bool) -> None:
         heading("Tasks in hand")
         for task_id in view.tasks:
             quiet = view.quiet.get(task_id)
-            click.echo(task_id + (f"  no text for {since(quiet)}" if quiet else ""))
+            click.echo(task_id + (f"  no text for {time_since(quiet)}" if quiet else ""))
     if view.by_instance:
         heading("Its instances differ")
         print_table(

@@ -6,11 +6,10 @@ from typing import NoReturn
 import click
 
 from broker.errors import BrokerBlocked, BrokerUnreachable, FluffleError, TaskCancelled, TaskFailed
+from fluffle.cli.exit_codes import BLOCKED, ERROR, INTERRUPTED, MEANINGS, OK, TASK_FAILED
 from fluffle.cli.lazy import LazyCommand, LazyGroup
 
 START_IT = ". Start it, or name another one in FLUFFLE_AMQP_URL"
-
-OK, ERROR, USAGE, TASK_FAILED, TIMED_OUT, BLOCKED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 COMMANDS = (
     LazyCommand("demo", "fluffle.cli.processes.demo:demo", "Show all of it in one go, on real text."),
@@ -34,17 +33,11 @@ COMMANDS = (
     ),
 )
 
-EPILOG = """\b
+EPILOG = f"""\b
 Exit codes:
-    0   done
-    1   an error, told in one line
-    2   wrong usage
-    3   a task failed or was cancelled
-    4   the time to wait ran out
-    5   RabbitMQ takes no messages: it is low on disk or memory
-  130   interrupted with Ctrl-C
+{chr(10).join(f"  {code:>3}   {meaning}" for code, meaning in MEANINGS.items())}
 
-RabbitMQ is taken from FLUFFLE_AMQP_URL, else it is the private node that `fluffle broker start` runs.
+Commands use the RabbitMQ of FLUFFLE_AMQP_URL, or else the private node that `fluffle broker start` runs.
 """
 
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fluffle.cli.exit_codes import OK, TASK_FAILED, TIMED_OUT
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.main import OK, TASK_FAILED, TIMED_OUT
 from fluffle.cli.options import Duration, Name, Whole
 from fluffle.cli.session import client, json_option, run
 

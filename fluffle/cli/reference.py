@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import click
 
+from fluffle.cli.exit_codes import MEANINGS
 from fluffle.cli.lazy import LazyCommand
 from fluffle.cli.main import cli
 
@@ -25,13 +26,7 @@ without control characters.
 
 | code | meaning |
 |---|---|
-| 0 | done |
-| 1 | an error, told in one line |
-| 2 | wrong usage |
-| 3 | a task failed or was cancelled |
-| 4 | the time to wait ran out |
-| 5 | RabbitMQ takes no messages: it is low on disk or memory |
-| 130 | interrupted with Ctrl-C |
+{exit_codes}
 
 **Moments and lengths.** A moment is ISO 8601, `2026-12-01T09:00` or `20261201`, in local time unless it has an offset;
 or a length of time from now with its unit, `90s`, `5m`, `2h`, `1d` or `1w` (before now for `--since` and `--until`).
@@ -53,7 +48,8 @@ _FLUFFLE_COMPLETE=fish_source fluffle | source              # ~/.config/fish/con
 def page() -> str:
     """The whole page, Markdown."""
     root = cli.make_context("fluffle", [], resilient_parsing=True)
-    return HEAD + "".join(f"\n{section}" for section in _sections(root))
+    exit_codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in MEANINGS.items())
+    return HEAD.format(exit_codes=exit_codes) + "".join(f"\n{section}" for section in _sections(root))
 
 
 def _sections(context: click.Context) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fluffle.cli.main import ERROR, OK
+from fluffle.cli.exit_codes import ERROR, OK
 
 if TYPE_CHECKING:
     from fluffle.client.client import Client

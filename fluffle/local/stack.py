@@ -4,7 +4,6 @@ import asyncio
 import fcntl
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
@@ -23,9 +22,7 @@ from broker.secure_files import make_private_folder
 from broker.settings import PREFIX
 from fluffle.client.client import Client
 from fluffle.local.config import Configuration
-from fluffle.local.supervisor import Program
-
-INTERRUPTED = 130  # exit code after a second Ctrl-C
+from fluffle.local.supervisor import Program, fluffle_command
 
 _RECORD_WITHIN = 5.0  # seconds; more do not help: the LLMs may have workers elsewhere, or the coordinator is gone
 _LOOK_EVERY = 5.0  # seconds between two looks at the private node
@@ -42,10 +39,11 @@ class Stack:
         self._signals = 0
         self._llms: list[Program] = []
 
-    async def run(self) -> int:
-        """Run everything; returns the exit code.
+    async def run(self) -> bool:
+        """Run everything until a signal. Returns whether the LLMs were left to finish their tasks.
 
-        Raises ConfigurationError and NodeError when it cannot start, also because another one runs in the same folder.
+        Raises ConfigurationError or NodeError when the stack cannot start, for example because another one runs with
+        the same state folder.
         """
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup has it, for those that end with a terminal
@@ -54,7 +52,7 @@ class Stack:
         with only_one_in(state_dir), TemporaryDirectory(prefix="fluffle-up-") as folder:
             async with self._broker() as url:
                 await self._run_programs(url, Path(folder))
-        return 0 if self._signals == 1 else INTERRUPTED
+        return self._signals == 1
 
     def _on_signal(self) -> None:
         self._signals += 1
@@ -68,16 +66,16 @@ class Stack:
 
     async def _run_programs(self, url: str, folder: Path) -> None:
         environment = self._settings(url)
-        coordinator = Program("coordinator", _fluffle("coordinator"), environment, self._say)
+        coordinator = Program("coordinator", fluffle_command("coordinator"), environment, self._say)
         for name, table in self._configuration.llms.items():
             options = table.options(self._instructions(name, folder))
-            command = _fluffle("worker", name, *options)
+            command = fluffle_command("worker", name, *options)
             self._llms.append(
                 Program(name, command, own_environment(environment, table.env), self._say, may_leave=True)
             )
         if not self._llms:
             self._say("up", "the file has no LLM: a table such as [llm.atlas] adds one")
-        page = Program("web", _fluffle("web"), environment, self._say)
+        page = Program("web", fluffle_command("web"), environment, self._say)
         async with asyncio.TaskGroup() as programs:
             programs.create_task(coordinator.run())
             if self._has_page():
@@ -200,7 +198,3 @@ def own_environment(shared: Mapping[str, str], own: Mapping[str, str]) -> dict[s
     """The variables of one LLM's program. With a file for its AMQP URL it is a user of its own."""
     in_file = f"{PREFIX}AMQP_URL_FILE" in own
     return {**shared, **({f"{PREFIX}AMQP_URL": ""} if in_file else {}), **own}
-
-
-def _fluffle(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "fluffle", *arguments]

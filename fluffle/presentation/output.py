@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluffle.presentation.durations import duration, iso
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,7 +34,6 @@ _COLOURS = {
 }
 _GAP = 2  # characters between two columns
 _LAST_COLUMN = 20  # characters of the last column that are worth more than a spare column
-_UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))  # a unit, and the part of it shown
 
 
 def on_terminal() -> bool:
@@ -168,25 +169,6 @@ def moment(at: datetime) -> str:
 def clock(at: datetime) -> str:
     """A moment to the millisecond: local time on a terminal, else as ISO 8601 in UTC."""
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] if on_terminal() else iso(at)
-
-
-def iso(at: datetime) -> str:
-    """A moment as ISO 8601 in UTC, to the millisecond."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def duration(seconds: float) -> str:
-    """A length of time in its largest units: `250 ms`, `4.2 s`, `42 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h`."""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s".replace(".0 s", " s")
-    rest = round(seconds)
-    for size, unit, part_size, part_unit in _UNITS:
-        if rest >= size:
-            part = rest % size // part_size
-            return f"{rest // size} {unit} {part} {part_unit}" if part else f"{rest // size} {unit}"
-    return f"{rest} s"
 
 
 def in_colour() -> bool:

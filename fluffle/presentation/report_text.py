@@ -6,6 +6,7 @@ from typing import Any
 
 from broker.protocol.report_catalog import DIMENSIONS, Value
 from broker.protocol.views import ReportView
+from fluffle.presentation.durations import duration
 
 _SUMMARY = {
     "total_tasks": ("Tasks", "count"),
@@ -73,8 +74,6 @@ def _cell(value: Any) -> Any:
 
 def figure(value: Any, unit: str | None) -> str:
     """A figure for people, with its unit; `-` where there is nothing to measure."""
-    from fluffle.presentation.output import duration
-
     if value is None:
         return "-"
     match unit:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fluffle.cli.exit_codes import ERROR, OK
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.main import ERROR, OK
 from fluffle.cli.options import Whole
 from fluffle.cli.session import json_option, run
 

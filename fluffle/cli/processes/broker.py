@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import click
 
 from fluffle.cli.admin.users import grant, list_users, revoke
+from fluffle.cli.exit_codes import BLOCKED, ERROR, OK
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.main import BLOCKED, ERROR, OK
 from fluffle.cli.session import json_option
 from fluffle.presentation.output import print_fields, print_json
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from fluffle.local.demo_scenario import FOOTNOTE, Scene
-from fluffle.presentation.output import console, duration, heading, on_terminal, plain, styled
+from fluffle.presentation.durations import duration
+from fluffle.presentation.output import console, heading, on_terminal, plain, styled
 
 if TYPE_CHECKING:
     from broker.protocol.views import ReportView

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from fluffle.cli.exit_codes import INTERRUPTED, OK
+
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue")
 _TOLD_OTHERWISE = ("event", "level", "timestamp", "logger")
 
@@ -42,7 +44,7 @@ def up(*, path: Path) -> int:
 
     configuration = load(path)
     say = _printer(("up", "coordinator", "web", *configuration.llms))
-    return asyncio.run(Stack(configuration, say).run())
+    return OK if asyncio.run(Stack(configuration, say).run()) else INTERRUPTED
 
 
 def _printer(names: Sequence[str]) -> Callable[[str, str], None]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fluffle.cli.main import INTERRUPTED, OK, USAGE
+from fluffle.cli.exit_codes import INTERRUPTED, OK, USAGE
 from fluffle.cli.options import Duration, Name, Names, Skills, Tools, Whole, flat
 
 

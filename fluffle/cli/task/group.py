@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from broker.protocol.report_catalog import STATUSES
+from fluffle.cli.exit_codes import ERROR, OK, TASK_FAILED, TIMED_OUT
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.main import ERROR, OK, TASK_FAILED, TIMED_OUT
 from fluffle.cli.options import Duration, Names, Whole, flat
 from fluffle.cli.session import client, json_option, run
 from fluffle.cli.task.show import show
@@ -15,17 +16,6 @@ from fluffle.cli.task.watch import watch
 
 if TYPE_CHECKING:
     from broker.protocol.views import TaskView
-
-STATUSES = (
-    "blocked",
-    "pending",
-    "assigned",
-    "in_progress",
-    "input_required",
-    "completed",
-    "failed",
-    "cancelled",
-)
 
 
 @click.group(cls=OrderedGroup)
@@ -108,8 +98,8 @@ def wait(*, ids: tuple[str, ...], label: str | None, timeout: float | None, as_j
     """
     import asyncio
 
+    from fluffle.cli.task.printing import print_end
     from fluffle.presentation.output import complain
-    from fluffle.presentation.task_text import print_end
 
     if not ids and label is None:
         raise click.UsageError("Give the ids of tasks, or --label.")

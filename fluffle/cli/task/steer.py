@@ -126,9 +126,9 @@ def cancel(*, ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
 
     A line tells for each what was ended: id, status, where it was waiting or running.
     """
-    from fluffle.presentation.task_text import what_was_cancelled
+    from fluffle.presentation.task_text import cancelled_text
 
-    return _each(ids, lambda client, task_id: client.cancel(task_id, reason), what_was_cancelled, as_json=as_json)
+    return _each(ids, lambda client, task_id: client.cancel(task_id, reason), cancelled_text, as_json=as_json)
 
 
 @click.command()
@@ -180,6 +180,7 @@ def _each(
     as_json: bool,
 ) -> int:
     """Change one task after the other and tell how each stands, or what `told` says. Returns the exit code."""
-    from fluffle.presentation.task_text import print_state, where
+    from fluffle.cli.task.printing import print_state
+    from fluffle.presentation.task_text import where
 
     return change_each(ids, change, lambda view: print_state(view, told or where, as_json=as_json))

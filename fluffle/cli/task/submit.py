@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fluffle.cli.main import OK, TASK_FAILED
+from fluffle.cli.exit_codes import OK, TASK_FAILED
 from fluffle.cli.options import JSON, Duration, Moment, Names, Weights, Whole, flat, pairs, schema_of, text_of
 from fluffle.cli.session import client, json_option, run
 
@@ -134,14 +134,14 @@ async def _place(fields: dict[str, Any], *, as_json: bool) -> int:
 
 
 async def _submit_one(fields: dict[str, Any], *, wait: bool, as_json: bool) -> int:
+    from fluffle.cli.task.printing import print_already_known, print_outcome, print_view
     from fluffle.cli.task.wait_hints import nobody_is_there, shown_while_it_lasts
     from fluffle.client.handle import outcome
-    from fluffle.presentation.task_text import print_outcome, print_view, say_known
 
     async with client() as submitting:
         handle = await submitting.submit(fields.pop("description"), **fields)
         if not as_json:
-            say_known(handle)
+            print_already_known(handle)
         if wait:
             async with shown_while_it_lasts(submitting, handle.id):
                 view = await handle.end()

@@ -14,11 +14,11 @@ from broker.errors import DecodeError, TaskRejected
 from broker.ids import uuid7
 from broker.protocol.messages import Status, Submission
 from broker.protocol.primitives import decode, problems
-from fluffle.cli.main import ERROR, OK, TASK_FAILED
+from fluffle.cli.exit_codes import ERROR, OK, TASK_FAILED
 from fluffle.cli.session import client
+from fluffle.cli.task.printing import print_end, print_view
 from fluffle.client.handle import TaskHandle
 from fluffle.presentation.output import complain, console, on_terminal, say
-from fluffle.presentation.task_text import print_end, print_view
 
 _FEW = 20  # tasks whose ids still make a readable line
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from broker.protocol.messages import Status
-from fluffle.cli.main import OK, TASK_FAILED
+from fluffle.cli.exit_codes import OK, TASK_FAILED
 from fluffle.cli.session import client
+from fluffle.cli.task.printing import print_already_known, print_end, print_outcome, print_result, print_view
 from fluffle.cli.task.submit_many import bar
 from fluffle.client.handle import TaskHandle, reason
 from fluffle.plans.plan import PlannedTask, planned, submit
 from fluffle.presentation.output import complain, print_json, print_table
-from fluffle.presentation.task_text import print_end, print_outcome, print_result, print_view, say_known
 
 if TYPE_CHECKING:
     from broker.protocol.views import TaskView
@@ -36,7 +36,7 @@ async def submit_plan(
         return OK
     async with client() as submitting:
         handles = await submit(submitting, tasks)
-        say_known(*handles.values())
+        print_already_known(*handles.values())
         if not wait:
             for name, handle in handles.items():
                 print_view(handle.view) if as_json else click.echo(f"{handle.id}\t{name}")

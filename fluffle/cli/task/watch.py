@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fluffle.cli.main import OK, TASK_FAILED
+from fluffle.cli.exit_codes import OK, TASK_FAILED
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:

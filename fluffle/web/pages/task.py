@@ -8,18 +8,19 @@ from typing import Any
 from nicegui import ui
 
 from broker.errors import QueryRejected
-from broker.protocol.messages import Status, Usage
+from broker.protocol.messages import Status
 from broker.protocol.views import AttemptView, QuestionView, TaskView
 from fluffle.client.client import Client
 from fluffle.client.handle import reason
-from fluffle.presentation.output import duration
-from fluffle.presentation.task_text import left_out, waiting_for
+from fluffle.presentation.durations import duration
+from fluffle.presentation.task_text import attempts_text, left_out, usage_text, waiting_for
+from fluffle.presentation.timeline import timeline
 from fluffle.web.components import HtmlElement, Pairs, ago, button, empty, form, options, rendered, status
 from fluffle.web.layout import frame
 from fluffle.web.live import Paced, Update
 from fluffle.web.markdown import content, markdown, preformatted, prepared, rendered_apart
 from fluffle.web.page_context import PageContext, SharedServices
-from fluffle.web.pages.task_phases import Phase, begin_of, phases
+from fluffle.web.pages.task_phases import Phase, phases
 
 MOST_PARTS = 100  # of a task, that are shown
 MOST_WRITERS = 8  # LLMs whose text is kept until it is known which of them has the task
@@ -224,7 +225,7 @@ class _Task:
                     status(attempt.outcome)
                 if attempt.duration is not None:
                     HtmlElement("span", duration(attempt.duration), "muted")
-                HtmlElement("span", usage(attempt.usage), "muted")
+                HtmlElement("span", usage_text(attempt.usage), "muted")
             if attempt.why:
                 HtmlElement("p", f"Why this LLM: {attempt.why}", "muted")
             if attempt.error:
@@ -265,8 +266,8 @@ class _Task:
             _fact("Submitted by", view.submitted_by)
             _moment("Submitted", view.submitted_at)
             _moment("Finished", view.finished_at)
-            _fact("Attempts", f"{len(view.attempts)} of at most {view.max_attempts}")
-            _fact("Usage", usage(view.usage))
+            _fact("Attempts", attempts_text(view))
+            _fact("Usage", usage_text(view.usage))
             _fact("Left out, as too large", left_out(view))
             for name, ids in (("Builds on", view.depends_on), ("Part of", [view.parent_id] if view.parent_id else [])):
                 if ids:
@@ -279,7 +280,7 @@ class _Task:
         with HtmlElement("section", None, "card"):
             HtmlElement("h2", "Timeline")
             with HtmlElement("ol", None, "timeline"):
-                for at, what in timeline(view):
+                for at, what in reversed(timeline(view)):
                     with HtmlElement("li"):
                         HtmlElement("span", what)
                         ago(at)
@@ -309,40 +310,6 @@ def build_question(context: PageContext, view: TaskView, question: QuestionView)
                 with form(lambda pairs: answer(dict(pairs).get("answer", "")), "reply"):
                     HtmlElement("textarea", name="answer", rows="2", aria_label="Your answer", required=True)
                     HtmlElement("button", "Answer", "button primary")
-
-
-def timeline(view: TaskView) -> list[tuple[datetime, str]]:
-    """What happened when, latest first."""
-    lines = [(change.at, change.told) for change in view.history]
-    if view.ready_at:
-        lines.append((view.ready_at, "ready"))
-    for attempt in view.attempts:
-        name = f"attempt {attempt.attempt}"
-        if attempt.assigned_at:
-            lines.append((attempt.assigned_at, f"{name} assigned to {attempt.llm}"))
-        if began := begin_of(attempt):
-            lines.append((began, f"{name} started"))
-        if attempt.finished_at:
-            lines.append((attempt.finished_at, f"{name} {attempt.outcome}"))
-    for question in view.questions:
-        lines.append((question.asked_at, "asked a person"))
-        if question.answered_at:
-            lines.append((question.answered_at, "answered"))
-    if view.finished_at and view.status.is_final:
-        lines.append((view.finished_at, view.status.value))
-    return sorted(lines, key=lambda line: line[0])[::-1]
-
-
-def usage(used: Usage | None) -> str:
-    """What was used, in words; empty where it is not known."""
-    if used is None:
-        return ""
-    parts = [
-        f"{used.input_tokens:,} tokens in" if used.input_tokens is not None else "",
-        f"{used.output_tokens:,} tokens out" if used.output_tokens is not None else "",
-        f"{used.cost_usd:.4f} USD" if used.cost_usd is not None else "",
-    ]
-    return ", ".join(part for part in parts if part)
 
 
 def _told(part: Phase) -> str:

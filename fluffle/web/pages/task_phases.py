@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
 from broker.protocol.messages import Status
 from broker.protocol.views import AttemptView, TaskView
+from fluffle.presentation.timeline import began_at
 
 Kind = Literal["waited", "ran", "asked"]
 
@@ -47,7 +48,7 @@ def _busy(view: TaskView, last: datetime) -> Iterator[tuple[Kind, datetime, date
     """When attempts ran and when people were asked, in pieces that do not overlap."""
     asked = sorted((question.asked_at, question.answered_at or last) for question in view.questions)
     for attempt in view.attempts:
-        at = begin_of(attempt)
+        at = began_at(attempt)
         if at is None:
             continue
         end = attempt.finished_at or (last if _is_running(view, attempt) else None)
@@ -60,16 +61,6 @@ def _busy(view: TaskView, last: datetime) -> Iterator[tuple[Kind, datetime, date
             yield "asked", max(at, begin), min(answered, end)
             at = min(answered, end)
         yield "ran", at, end
-
-
-def begin_of(attempt: AttemptView) -> datetime | None:
-    """When an attempt began. Of one that is over, its length by the worker's clock before its end.
-
-    `started_at` is when the coordinator heard of it: of quick attempts, together with the end.
-    """
-    if attempt.finished_at is None or attempt.duration is None or attempt.started_at is None:
-        return attempt.started_at
-    return min(attempt.started_at, attempt.finished_at - timedelta(seconds=attempt.duration))
 
 
 def _is_running(view: TaskView, attempt: AttemptView) -> bool:

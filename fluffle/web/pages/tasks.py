@@ -11,7 +11,7 @@ from broker.errors import RequestError
 from broker.protocol.messages import Status
 from broker.protocol.views import TaskView
 from fluffle.client.client import Client
-from fluffle.presentation.output import duration
+from fluffle.presentation.durations import duration
 from fluffle.presentation.task_text import waiting_for
 from fluffle.web.components import Grid, HtmlElement, Pairs, button, empty, form, icon, on_entry, options
 from fluffle.web.layout import frame

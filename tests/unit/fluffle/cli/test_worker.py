@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from broker.errors import ConfigurationError
-from fluffle.cli.main import ERROR, OK, USAGE, run
+from fluffle.cli.exit_codes import ERROR, OK, USAGE
+from fluffle.cli.main import run
 from workers import worker as runner
 from workers.models import factory
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fluffle.presentation import output
+from fluffle.presentation.durations import duration
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_length_of_time_is_told_in_its_largest_units(seconds: float, told: str) -> None:
-    assert output.duration(seconds) == told
+    assert duration(seconds) == told
 
 
 def test_a_moment_in_a_pipe_is_iso_8601_in_utc() -> None:
