@@ -15,7 +15,8 @@ from time import perf_counter, process_time
 from benchmarks.support.command import command
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import Bar, print_bars, print_table, write_json
-from broker.protocol.messages import Claim, Presence, Result, Submission
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import Claim, Presence, Result
 from broker.timestamps import Instant, seconds
 from coordinator.core.commands import SendAssignment
 from coordinator.core.events import Claimed, Heartbeat, Reported, Submitted

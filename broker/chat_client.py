@@ -24,10 +24,10 @@ from broker.protocol.chat import (
     made_from,
     owner_of,
 )
-from broker.protocol.messages import Rejection
 from broker.protocol.primitives import MAX_BODY_BYTES, decode, problems
+from broker.protocol.queries import MessagesQuery
 from broker.protocol.topology import MESSAGES, QUERIES, STATUS, Binding, Topology, llm_address, user_address
-from broker.protocol.views import MessagesQuery
+from broker.protocol.views import Rejection
 
 HISTORY_WITHIN = 5.0
 """Seconds that the coordinator may take to tell the history of a conversation."""
@@ -136,7 +136,8 @@ class ChatClient:
     async def send(self, message: Message) -> None:
         """Send a message; when this returns it is in the mailbox.
 
-        Raises UnknownAddress for an LLM or a person without a mailbox, PublishRefused, MessageTooLarge, LinkClosed.
+        Raises UnknownAddress for an LLM or a person without a mailbox, PublishRefused, MessageTooLarge and
+        ConnectionClosed.
         """
         await self._must_have_a_mailbox(message.receiver)
         await self._link.publish(to_publish(message))

@@ -14,9 +14,9 @@ from broker.amqp.pika_connection import Delivery, Outgoing
 from broker.best_effort import best_effort
 from broker.errors import NotTheLeader, Problem, StoreUnavailable
 from broker.fault_injection import crash_point
-from broker.protocol.messages import Failure, Result
 from broker.protocol.primitives import MAX_ANSWER_BYTES, MAX_ASSIGNMENT_BYTES
 from broker.protocol.topology import WORK, llm_address
+from broker.protocol.worker_reports import Failure, Result
 from broker.timestamps import EPOCH, Instant, Micros, seconds
 from coordinator.core.commands import Refuse, SendAssignment, SendNotice
 from coordinator.core.events import (

@@ -30,9 +30,9 @@ from broker.errors import (
 )
 from broker.fault_injection import crash_point
 from broker.protocol.primitives import MAX_ANSWER_BYTES
+from broker.protocol.queries import TaskQuery
 from broker.protocol.topology import COORDINATOR, QUERIES, SHARED, UNDELIVERED
 from broker.protocol.traceparent import tracing_for
-from broker.protocol.views import TaskQuery
 from broker.settings import Settings
 from broker.timestamps import Instant, seconds
 from coordinator.batch import BatchProcessor, OutgoingBatch

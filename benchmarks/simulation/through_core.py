@@ -5,7 +5,8 @@ from typing import Any
 
 from benchmarks.simulation.outcome import Ran
 from benchmarks.simulation.scenarios import NEVER, Case, Job, Worker
-from broker.protocol.messages import Claim, Presence, Result, RunningTask, Submission
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import Claim, Presence, Result, RunningTask
 from broker.timestamps import Instant, seconds, to_datetime
 from coordinator.core.commands import SendAssignment, SendStop
 from coordinator.core.events import Claimed, Event, Heartbeat, Reported, Submitted, Tick

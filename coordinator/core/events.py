@@ -5,17 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from broker.protocol.chat import Message
-from broker.protocol.messages import (
-    Claim,
-    Goodbye,
-    ManageLLM,
-    Presence,
-    Progress,
-    Result,
-    ResumeReport,
-    Submission,
-    WaitReport,
-)
+from broker.protocol.task_requests import ManageLLM, Submission
+from broker.protocol.worker_reports import Claim, Goodbye, Presence, Progress, Result, ResumeReport, WaitReport
 from broker.timestamps import Instant, Micros
 
 

@@ -8,7 +8,7 @@ memory. A machine whose changes could not be stored is thrown away and built ane
 from collections.abc import Iterable
 from typing import assert_never
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.protocol.topology import control_address
 from broker.timestamps import EPOCH, Instant, Micros
 from coordinator.core.authorization import Restricted, objection

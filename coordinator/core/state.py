@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from broker.errors import Problem
 from broker.protocol.chat import Message
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.timestamps import Instant, Micros
 from coordinator.core.commands import (
     AnnounceLLM,

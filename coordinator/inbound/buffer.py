@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from broker.amqp.pika_connection import Delivery
-from broker.protocol.messages import Submission
+from broker.protocol.task_requests import Submission
 from broker.protocol.topology import MESSAGES, STATUS, TASKS
 from coordinator.inbound.liveness import is_echo
 

@@ -14,29 +14,23 @@ from broker.errors import DecodeError, Problem
 from broker.ids import uuid7
 from broker.protocol import topology
 from broker.protocol.chat import MessageProgress, is_address
-from broker.protocol.messages import (
+from broker.protocol.primitives import NAME_PATTERN, OnIgnored, decode
+from broker.protocol.queries import SaveReport
+from broker.protocol.report_catalog import PREDEFINED, Report
+from broker.protocol.report_catalog import problems_of as problems_of_report
+from broker.protocol.task_requests import (
     AnswerQuestion,
     AssignTask,
     Cancel,
-    Claim,
-    Goodbye,
     ManageLLM,
-    Presence,
-    Progress,
     ReadNote,
-    Result,
-    ResumeReport,
     Retry,
     ShareNote,
     Submission,
     Update,
-    WaitReport,
 )
-from broker.protocol.primitives import NAME_PATTERN, OnIgnored, decode
-from broker.protocol.report_catalog import PREDEFINED, Report
-from broker.protocol.report_catalog import problems_of as problems_of_report
 from broker.protocol.traceparent import trace_of
-from broker.protocol.views import SaveReport
+from broker.protocol.worker_reports import Claim, Goodbye, Presence, Progress, Result, ResumeReport, WaitReport
 from broker.timestamps import EPOCH, Instant
 from broker.untrusted.json_schema import why_no_schema
 from coordinator.core.commands import Refuse, RejectionType

@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 from broker.errors import Problem
 from broker.ids import uuid7
 from broker.protocol.chat import Message
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.timestamps import Instant
 from coordinator.core.commands import (
     AnnounceLLM,

@@ -5,7 +5,9 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from broker.errors import QueryRejected, did_you_mean
-from broker.protocol.messages import LOCAL, LOCAL_ONLY, Status, Submission
+from broker.protocol.primitives import LOCAL, LOCAL_ONLY
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
 from broker.timestamps import Instant, to_iso
 from coordinator.core.commands import Refuse
 from coordinator.core.events import Submitted

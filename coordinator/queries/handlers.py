@@ -23,9 +23,8 @@ from sqlalchemy import (
 )
 
 from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable, did_you_mean
-from broker.protocol.messages import ErrorDetail, Rejection, Status
 from broker.protocol.primitives import MAX_ANSWER_BYTES, decode
-from broker.protocol.views import (
+from broker.protocol.queries import (
     ConversationsQuery,
     LLMsQuery,
     MessagesQuery,
@@ -35,6 +34,8 @@ from broker.protocol.views import (
     TaskQuery,
     TasksQuery,
 )
+from broker.protocol.status import Status
+from broker.protocol.views import ErrorDetail, Rejection
 from broker.timestamps import Instant, Micros, in_seconds, to_iso
 from coordinator.core.llms.llm import llm_view
 from coordinator.core.llms.skill_match import Expertise

@@ -23,9 +23,9 @@ from broker.amqp.queue_browser import MOST, Browser
 from broker.amqp.robust_connection import RobustConnection
 from broker.amqp10.messages import UNTRANSLATABLE
 from broker.errors import BrokerError, RequestError
-from broker.protocol.messages import ErrorDetail
 from broker.protocol.primitives import JSON_TYPE
 from broker.protocol.topology import COORDINATOR, REJECTED
+from broker.protocol.views import ErrorDetail
 from fluffle.client.connect import open_link
 
 _ERRORS = TypeAdapter(list[ErrorDetail])

@@ -1,7 +1,8 @@
 """The state of a task as text: where it is, what it waits for, how it was cancelled, what it used."""
 
-from broker.protocol.messages import Status, Usage
+from broker.protocol.status import Status
 from broker.protocol.views import TaskView
+from broker.protocol.worker_reports import Usage
 from fluffle.presentation.output import cell, moment
 
 _MAX_TASKS_NAMED = 3  # dependencies that were not submitted

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from broker.errors import TaskRejected
-from broker.protocol import messages, views
+from broker.protocol import queries, task_requests, worker_reports
 from fluffle.client.client import Client
 from tests.support.amqp import Amqp, amqp, raw_properties
 from tests.support.processes import until
@@ -101,7 +101,7 @@ FAILED: dict[str, Any] = {"outcome": "failed", "error": {"type": "broken", "retr
 QUESTION: dict[str, Any] = {"id": "q", "text": "?"}
 
 
-@pytest.mark.parametrize("name", optional(messages.Submission))
+@pytest.mark.parametrize("name", optional(task_requests.Submission))
 def test_every_optional_field_of_a_task_may_be_null(client: Amqp, name: str) -> None:
     task = {**TASK, "skills": ["nobody-has-it"], "not_before": "2099-01-01T00:00:00Z"}
     left_out = submitted(client, {key: value for key, value in task.items() if key != name})
@@ -113,18 +113,25 @@ def test_every_optional_field_of_a_task_may_be_null(client: Amqp, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    "kind", [messages.Retry, messages.AssignTask, messages.ManageLLM, messages.Cancel, messages.Update]
+    "kind",
+    [
+        task_requests.Retry,
+        task_requests.AssignTask,
+        task_requests.ManageLLM,
+        task_requests.Cancel,
+        task_requests.Update,
+    ],
 )
 def test_every_optional_field_of_a_request_may_be_null(client: Amqp, kind: type[Any]) -> None:
     """Null takes something away there, or is as good as nothing; only what a task must have cannot be taken away."""
     for name in optional(kind):
         task_id = submitted(client, TASK | {"assignee": "nora", "not_before": "2099-01-01T00:00:00Z"})["id"]
-        if kind is messages.Retry:
+        if kind is task_requests.Retry:
             client.publish(TASKS, "cancel", {"id": task_id})
-        about = {"llm": "nora"} if kind is messages.ManageLLM else {"id": task_id}
+        about = {"llm": "nora"} if kind is task_requests.ManageLLM else {"id": task_id}
         client.take_all(ANSWERS)
         client.publish(TASKS, kind.routing_key, {**about, name: None}, reply_to=ANSWERS)
-        if kind is messages.Update and name != "due":
+        if kind is task_requests.Update and name != "due":
             assert errors(client) == {"": f"{name}: cannot be null"}
         else:
             until(lambda: client.depth(ANSWERS), "it is answered")
@@ -132,7 +139,8 @@ def test_every_optional_field_of_a_request_may_be_null(client: Amqp, kind: type[
 
 
 @pytest.mark.parametrize(
-    "kind", [views.TasksQuery, views.LLMsQuery, views.MessagesQuery, views.ConversationsQuery, views.ReportQuery]
+    "kind",
+    [queries.TasksQuery, queries.LLMsQuery, queries.MessagesQuery, queries.ConversationsQuery, queries.ReportQuery],
 )
 def test_every_optional_field_of_a_query_may_be_null(client: Amqp, kind: type[Any]) -> None:
     for name in optional(kind):
@@ -142,7 +150,7 @@ def test_every_optional_field_of_a_query_may_be_null(client: Amqp, kind: type[An
 
 @pytest.mark.parametrize("report", ["hello", "beat"])
 def test_a_worker_whose_optional_fields_are_all_null_is_online(client: Amqp, report: str) -> None:
-    for name in optional(messages.Presence):
+    for name in optional(worker_reports.Presence):
         llm = f"null-{report}-{name.replace('_', '-')}"
         client.publish(STATUS, f"{llm}.{report}", {"name": llm, "instance": "i", name: None}, reply_to=ANSWERS)
         until(lambda llm=llm: is_online(client, llm), f"{llm} is online")
@@ -155,14 +163,14 @@ def is_online(client: Amqp, llm: str) -> bool:
 
 
 NULLS = [
-    *[("claim", {name: None}) for name in optional(messages.Claim)],
-    *[("progress", {name: None}) for name in optional(messages.Progress)],
-    *[("wait", {name: None}) for name in optional(messages.WaitReport)],
-    *[("wait", {"question": {**QUESTION, name: None}}) for name in optional(messages.Question)],
-    *[("resume", {name: None}) for name in optional(messages.ResumeReport)],
-    *[("result", {**COMPLETED, name: None}) for name in optional(messages.Result)],
-    *[("result", {**FAILED, "error": {**FAILED["error"], name: None}}) for name in optional(messages.Failure)],
-    *[("result", {**COMPLETED, "usage": {name: None}}) for name in optional(messages.Usage)],
+    *[("claim", {name: None}) for name in optional(worker_reports.Claim)],
+    *[("progress", {name: None}) for name in optional(worker_reports.Progress)],
+    *[("wait", {name: None}) for name in optional(worker_reports.WaitReport)],
+    *[("wait", {"question": {**QUESTION, name: None}}) for name in optional(worker_reports.Question)],
+    *[("resume", {name: None}) for name in optional(worker_reports.ResumeReport)],
+    *[("result", {**COMPLETED, name: None}) for name in optional(worker_reports.Result)],
+    *[("result", {**FAILED, "error": {**FAILED["error"], name: None}}) for name in optional(worker_reports.Failure)],
+    *[("result", {**COMPLETED, "usage": {name: None}}) for name in optional(worker_reports.Usage)],
 ]
 
 

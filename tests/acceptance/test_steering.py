@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from broker.ids import uuid7
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.protocol.views import TaskView
 from fluffle.client.events import Event
 from fluffle.client.sync import SyncClient

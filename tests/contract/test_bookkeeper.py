@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 
 from broker.amqp.pika_connection import Delivery, Outgoing
 from broker.errors import NotTheLeader, StoreUnavailable
-from broker.protocol.messages import Status
 from broker.protocol.primitives import MAX_BODY_BYTES
+from broker.protocol.status import Status
 from broker.protocol.topology import EVENTS, MESSAGES, REJECTED, STATUS, TASKS, WORK
 from broker.timestamps import Instant, seconds
 from coordinator import batch as batch_processor

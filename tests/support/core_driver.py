@@ -8,7 +8,9 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from broker.protocol.messages import (
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import (
     Claim,
     Failure,
     Goodbye,
@@ -18,8 +20,6 @@ from broker.protocol.messages import (
     Result,
     ResumeReport,
     RunningTask,
-    Status,
-    Submission,
     Usage,
     WaitReport,
 )

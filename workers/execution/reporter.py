@@ -13,7 +13,10 @@ from broker.errors import BrokerError, ConnectionClosed, MessageTooLarge
 from broker.fault_injection import crash_point, crash_point_soon
 from broker.ids import assignment_id
 from broker.protocol.chat import Message, MessageProgress
-from broker.protocol.messages import (
+from broker.protocol.primitives import WireModel, decode
+from broker.protocol.topology import STATUS, control_address
+from broker.protocol.traceparent import in_trace
+from broker.protocol.worker_reports import (
     Claim,
     Failure,
     Goodbye,
@@ -24,9 +27,6 @@ from broker.protocol.messages import (
     ResumeReport,
     WaitReport,
 )
-from broker.protocol.primitives import WireModel, decode
-from broker.protocol.topology import STATUS, control_address
-from broker.protocol.traceparent import in_trace
 from workers.execution.spool import Spool
 
 RETRY_FIRST, RETRY_MOST = 0.2, 5.0

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
 from broker.amqp.pika_connection import resolve
-from broker.protocol.messages import Question
+from broker.protocol.worker_reports import Question
 from workers.execution.reporter import Reporter
 
 

@@ -8,8 +8,10 @@ from pydantic import JsonValue, ValidationError
 from pydantic_core import to_json
 
 from broker.errors import Problem
-from broker.protocol.messages import Failure, Status, Submission
 from broker.protocol.primitives import MAX_GROUP_RESULT_BYTES, problems
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import Failure
 from broker.timestamps import Instant, Micros, seconds
 from coordinator.core.events import GroupChanged
 from coordinator.core.groups.steps import AskPerson, CreatePart, Fail, Finding, Finish, KeepWaiting, failure

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from broker.protocol.messages import LOCAL, Presence, skills_in_text
+from broker.protocol.primitives import LOCAL
 from broker.protocol.topology import control_address
+from broker.protocol.worker_reports import Presence, skills_in_text
 from broker.timestamps import EPOCH, Instant, Micros, to_iso
 from coordinator.core.llms.duration_estimates import DurationEstimates
 

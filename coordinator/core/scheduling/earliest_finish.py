@@ -8,7 +8,7 @@ is not the better way; it stays free only when there is none. docs/assignment.md
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from broker.protocol.messages import LOCAL
+from broker.protocol.primitives import LOCAL
 from broker.timestamps import Instant, seconds
 from coordinator.core.llms.duration_estimates import BASE_LENGTH
 from coordinator.core.llms.llm import LLM

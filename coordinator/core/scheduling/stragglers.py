@@ -6,7 +6,7 @@ ends long after all the rest. Such a run is stopped and begins anew at the quick
 
 from math import exp
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.timestamps import Instant, Micros, seconds
 from coordinator.core.llms.llm import LLM, OVERDUE, HeldTask
 from coordinator.core.scheduling.earliest_finish import HANDOVER, failed_at

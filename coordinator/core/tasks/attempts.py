@@ -3,7 +3,8 @@
 from itertools import takewhile
 
 from broker.errors import Problem
-from broker.protocol.messages import Failure, Result, Status
+from broker.protocol.status import Status
+from broker.protocol.worker_reports import Failure, Result
 from broker.timestamps import NO_TIME, Instant, Micros, seconds
 from coordinator.core.commands import SendNotice
 from coordinator.core.events import BeingChecked, Claimed, Heartbeat, InstanceLeft, Progressed, Reported, Sender

@@ -1,7 +1,7 @@
 """What running attempts wait for without a slot: a task that they have delegated, or a person who is asked."""
 
 from broker.errors import Problem
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.timestamps import Instant
 from coordinator.core.commands import SendPersonAnswer
 from coordinator.core.events import AnswerGiven, WaitBegan, WaitEnded

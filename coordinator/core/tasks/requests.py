@@ -8,7 +8,9 @@ from typing import Any, assert_never
 from pydantic_core import to_json
 
 from broker.errors import Problem, did_you_mean
-from broker.protocol.messages import Failure, Status, Submission
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import Failure
 from broker.timestamps import NO_TIME, Instant, from_datetime, to_iso
 from coordinator.core.commands import AnswerRequest, SendDrain
 from coordinator.core.events import (

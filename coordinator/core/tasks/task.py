@@ -7,8 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, JsonValue
 
-from broker.protocol.messages import LOCAL, LOCAL_ONLY, Failure, Status, Submission, Usage
-from broker.protocol.primitives import shortened
+from broker.protocol.primitives import LOCAL, LOCAL_ONLY, shortened
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import EPOCH, NO_TIME, Instant, Micros, from_datetime, in_seconds, seconds, to_iso
 from coordinator.core.llms.duration_estimates import BASE_LENGTH, text_length
 from coordinator.core.tasks.transitions import Trigger, after

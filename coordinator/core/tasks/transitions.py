@@ -3,7 +3,7 @@
 from enum import Enum, auto
 
 from broker.errors import IllegalTransition
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 
 
 class Trigger(Enum):

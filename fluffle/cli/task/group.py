@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from broker.protocol.report_catalog import STATUSES
+from broker.protocol.status import Status
 from fluffle.cli.exit_codes import ERROR, OK, TASK_FAILED, TIMED_OUT
 from fluffle.cli.lazy import OrderedGroup
 from fluffle.cli.options import Duration, Names, Whole, flat
@@ -28,7 +28,11 @@ task.add_command(submit)
 
 @task.command(name="list")
 @click.option(
-    "--status", "-s", multiple=True, type=click.Choice(STATUSES), help="In this state. Repeat for any of several."
+    "--status",
+    "-s",
+    multiple=True,
+    type=click.Choice([status.value for status in Status]),
+    help="In this state. Repeat for any of several.",
 )
 @click.option("--llm", metavar="NAME", help="Assigned to, or done by, this LLM.")
 @click.option(
@@ -53,7 +57,6 @@ def list_(
     A remark tells what a task waits for, and that its due date has passed: on a terminal before the description, in a
     pipe as a column of its own.
     """
-    from broker.protocol.messages import Status
     from fluffle.presentation.output import on_terminal, print_json, print_table
     from fluffle.presentation.task_text import remark
 

@@ -44,7 +44,7 @@ def show(*, task_id: str, as_json: bool) -> None:
 
 async def waits_for(asking: "Client", view: "TaskView") -> str | None:
     """What a task waits for. Who could do it and why they do not is asked of the coordinator."""
-    from broker.protocol.messages import Status
+    from broker.protocol.status import Status
     from fluffle.presentation.task_text import waiting_for
 
     if view.status is Status.PENDING:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 
-from broker.protocol.messages import ManageLLM, Status, Submission
+from broker.protocol.status import Status
+from broker.protocol.task_requests import ManageLLM, Submission
 from broker.timestamps import seconds
 from coordinator.core.authorization import MAY_STEER, Restricted, objection
 from coordinator.core.commands import AnswerSubmitter, Refuse

@@ -3,7 +3,8 @@
 import pytest
 
 from broker.errors import Problem
-from broker.protocol.messages import Failure, Status, Usage
+from broker.protocol.status import Status
+from broker.protocol.worker_reports import Failure, Usage
 from coordinator.core.commands import AnswerSubmitter, Refuse
 from coordinator.core.events import BeingChecked, Sender, Submitted, UpdateRequested
 from coordinator.core.llms.skill_match import Expertise

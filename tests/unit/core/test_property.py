@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker.protocol.messages import FINAL, ManageLLM, Status, Vote
+from broker.protocol.status import FINAL, Status
+from broker.protocol.task_requests import ManageLLM, Vote
 from broker.timestamps import to_datetime
 from coordinator.core.commands import AnnounceTask, Command, SendAssignment
 from coordinator.core.events import AssignRequested, Event, ManageRequested, RetryRequested, UpdateRequested

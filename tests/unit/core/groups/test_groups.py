@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from broker.errors import Problem
-from broker.protocol.messages import Status, Vote
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Vote
 from coordinator.core.commands import AnswerSubmitter, Command, Refuse
 from coordinator.core.events import AssignRequested, RetryRequested
 from tests.support.core_driver import (

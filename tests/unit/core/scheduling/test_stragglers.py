@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.protocol.messages import ManageLLM
+from broker.protocol.task_requests import ManageLLM
 from coordinator.core.commands import Command
 from coordinator.core.events import Event, ManageRequested
 from coordinator.core.scheduling.policies import load_policy

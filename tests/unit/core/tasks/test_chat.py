@@ -6,7 +6,7 @@ import pytest
 
 from broker.errors import Problem
 from broker.protocol.chat import COORDINATOR, Message, new_message
-from broker.protocol.messages import Presence
+from broker.protocol.worker_reports import Presence
 from coordinator.core.commands import AnnounceMessage, Command, DeliverMessage, Refuse
 from coordinator.core.events import Heartbeat, MessageSent, MessageUndelivered, Sender
 from coordinator.core.tasks.chat import ANSWERED

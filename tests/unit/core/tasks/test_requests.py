@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from broker.errors import Problem
-from broker.protocol.messages import ManageLLM
+from broker.protocol.task_requests import ManageLLM
 from broker.timestamps import to_datetime
 from coordinator.core.commands import AnnounceTask, AnswerRequest, Command, Refuse, SendDrain
 from coordinator.core.events import AssignRequested, ManageRequested, ReportSaved, RetryRequested, UpdateRequested

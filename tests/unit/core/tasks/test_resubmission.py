@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from broker.protocol.messages import Submission, Vote
 from broker.protocol.primitives import decode
+from broker.protocol.task_requests import Submission, Vote
 from broker.timestamps import from_datetime
 from coordinator.core.commands import Refuse
 from coordinator.core.events import AssignRequested, RetryRequested, Sender, Submitted, UpdateRequested

@@ -3,7 +3,8 @@ from itertools import product
 import pytest
 
 from broker.errors import IllegalTransition
-from broker.protocol.messages import FINAL, Status, Submission
+from broker.protocol.status import FINAL, Status
+from broker.protocol.task_requests import Submission
 from coordinator.core.tasks.task import Task
 from coordinator.core.tasks.transitions import TRANSITIONS, Trigger, after
 from tests.support.core_driver import T0
