@@ -21,9 +21,7 @@ COMMANDS = (
     LazyCommand("llm", "fluffle.cli.llm:llm", "List the LLMs and what they are doing, and steer them."),
     LazyCommand("report", "fluffle.cli.report:report", "Print figures about the tasks."),
     LazyCommand("web", "fluffle.cli.processes.web:web", "Serve the web page."),
-    LazyCommand(
-        "rejected", "fluffle.cli.admin.dead_letters:rejected", "Look at rejected messages, requeue or drop them."
-    ),
+    LazyCommand("rejected", "fluffle.cli.admin.rejected:rejected", "Look at rejected messages, requeue or drop them."),
     LazyCommand("worker", "fluffle.cli.processes.worker:worker", "Run an LLM as a worker."),
     LazyCommand("tool", "fluffle.cli.tool:tool", "For a command that a worker runs: send, ask, delegate, …"),
     LazyCommand("coordinator", "fluffle.cli.processes.coordinator:coordinator", "Run the coordinator."),

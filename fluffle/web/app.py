@@ -31,8 +31,7 @@ from fluffle.web.layout import RABBIT, STATIC, head
 from fluffle.web.live import Live
 from fluffle.web.notifications import Notifications
 from fluffle.web.page_context import SharedServices
-from fluffle.web.pages import chat, llms, questions, reports, submit, task, tasks
-from fluffle.web.pages import dead_letters as rejected
+from fluffle.web.pages import chat, llms, questions, rejected, reports, submit, task, tasks
 
 PAGES = (tasks, task, submit, llms, chat, questions, reports, rejected)
 

@@ -8,7 +8,7 @@ from nicegui import ui
 
 from broker.errors import RequestError
 from fluffle.client.client import Client
-from fluffle.client.dead_letters import RejectedMessage, RejectedQueue, opened
+from fluffle.client.rejected_queue import RejectedMessage, RejectedQueue, opened
 from fluffle.web.components import HtmlElement, ago, button, empty, rendered
 from fluffle.web.layout import frame
 from fluffle.web.markdown import preformatted
@@ -26,7 +26,7 @@ def add(site: SharedServices) -> None:
     @ui.page("/rejected")
     async def rejected() -> None:
         context = PageContext(site)
-        with frame(context, "rejected", "RejectedMessage") as actions:
+        with frame(context, "rejected", "Rejected") as actions:
             await _Rejected(context, looking, actions).build()
 
 

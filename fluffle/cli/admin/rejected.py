@@ -13,7 +13,7 @@ from fluffle.cli.session import json_option, run
 
 if TYPE_CHECKING:
     from broker.errors import BrokerError, RequestError
-    from fluffle.client.dead_letters import RejectedMessage, RejectedQueue
+    from fluffle.client.rejected_queue import RejectedMessage, RejectedQueue
 
     Outcomes = list[RequestError | BrokerError | None]
 
@@ -178,6 +178,6 @@ def _with_complaints(problems: list[str]) -> int:
 def _queue() -> "AbstractAsyncContextManager[RejectedQueue]":
     from broker.node.locate import amqp_url
     from broker.settings import load_settings
-    from fluffle.client.dead_letters import opened
+    from fluffle.client.rejected_queue import opened
 
     return opened(amqp_url(load_settings()), name="fluffle rejected")
