@@ -10,7 +10,7 @@ import click
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)?")
-_MOST = 100 * 365 * 86_400.0  # seconds
+_MAX_SECONDS = 100 * 365 * 86_400.0  # seconds
 
 
 class Whole(click.IntRange):
@@ -35,7 +35,7 @@ class Duration(click.ParamType[float]):
 
 def _seconds(found: "re.Match[str]", ctx: click.Context | None, param: click.Parameter | None) -> float:
     length = float(found[1]) * _UNITS[found[2] or "s"]
-    if length > _MOST:
+    if length > _MAX_SECONDS:
         raise click.BadParameter(f"{found[0]!r} is longer than 100 years", ctx, param)
     return length
 

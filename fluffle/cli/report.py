@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from broker.protocol.views import ReportView
     from fluffle.client.kwargs import ReportDefinition, ReportFields
 
-KEPT = ("group_by", "metrics", "where", "moment", "sort", "limit")  # of a report under a name
+SAVED_FIELDS = ("group_by", "metrics", "where", "moment", "sort", "limit")  # of a report under a name
 FORMATS = ("table", "json", "csv", "html")
 
 

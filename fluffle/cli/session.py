@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ANSWER_TIMEOUT = 10.0  # seconds: somebody is waiting
+ANSWER_TIMEOUT_SECONDS = 10.0  # seconds: somebody is waiting
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -22,7 +22,7 @@ def client(user: str | None = None) -> "Client":
     """A client of the broker that the settings name, for one command; of messages as that user."""
     from fluffle.client.client import Client
 
-    return Client(name="fluffle command", answer_timeout=ANSWER_TIMEOUT, user=user)
+    return Client(name="fluffle command", answer_timeout=ANSWER_TIMEOUT_SECONDS, user=user)
 
 
 def run(command: Coroutine[Any, Any, T]) -> T:

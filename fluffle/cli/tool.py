@@ -10,7 +10,7 @@ import click
 from fluffle.cli.lazy import OrderedGroup
 from fluffle.cli.options import JSON, Duration, Name, Names, flat, text_of
 
-SOCKET = "FLUFFLE_TOOLS"
+SOCKET_VARIABLE = "FLUFFLE_TOOLS"
 
 
 @click.group(cls=OrderedGroup)
@@ -104,7 +104,7 @@ def _given(text: str) -> str:
 
 def _call(tool: str, /, **arguments: Any) -> Any:
     """What the tool answers. Raises ClickException with its reason when it cannot."""
-    path = os.environ.get(SOCKET)
+    path = os.environ.get(SOCKET_VARIABLE)
     if not path:
         raise click.ClickException(_why_there_is_none())
     given = {key: value for key, value in arguments.items() if value is not None}
@@ -130,7 +130,7 @@ def _why_there_is_none() -> str:
         return "tools are for tasks; a command that answers a message has none"
     if "FLUFFLE_TASK_ID" in os.environ:
         return "this LLM may use no tools: `fluffle worker --tools` gives them to it"
-    return f"{SOCKET} is not set: this works in a command that `fluffle worker --exec` runs"
+    return f"{SOCKET_VARIABLE} is not set: this works in a command that `fluffle worker --exec` runs"
 
 
 def _print(result: Any) -> None:

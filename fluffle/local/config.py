@@ -14,8 +14,6 @@ from broker.protocol.task_requests import TOOLS, Tool
 from broker.protocol.worker_reports import skills_in_text
 from broker.settings import Settings, load_settings
 
-FILE = "fluffle.toml"
-
 
 def _in_a_word(tools: Any) -> Any:
     """`all` and `none` as lists."""

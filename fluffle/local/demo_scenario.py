@@ -23,7 +23,7 @@ CAST = {
     "ben": {"summarise": 0.8, "edit": 1.0},
     "cleo": {"review": 1.0},
 }
-MOST_BYTES = 200_000  # of one file
+MAX_FILE_BYTES = 200_000  # of one file
 FOOTNOTE = """
 The model `demo` is an offline extractive summariser: it picks sentences and writes none. To see a real LLM do it:
     fluffle demo --model ollama:llama3.2
@@ -77,7 +77,7 @@ def _title(path: Path) -> str:
 
 def _summary(path: Path) -> Submission:
     try:
-        text = path.read_bytes()[:MOST_BYTES].decode(errors="replace").replace("\x00", "")
+        text = path.read_bytes()[:MAX_FILE_BYTES].decode(errors="replace").replace("\x00", "")
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
     if not text.strip():

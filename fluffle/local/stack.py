@@ -24,8 +24,9 @@ from fluffle.client.client import Client
 from fluffle.local.config import Configuration
 from fluffle.local.supervisor import Program, fluffle_command
 
-_RECORD_WITHIN = 5.0  # seconds; more do not help: the LLMs may have workers elsewhere, or the coordinator is gone
-_LOOK_EVERY = 5.0  # seconds between two looks at the private node
+# A longer wait does not help: the LLMs may have workers elsewhere, or the coordinator may be gone.
+_RECORD_TIMEOUT_SECONDS = 5.0
+_NODE_CHECK_INTERVAL_SECONDS = 5.0
 
 
 class Stack:
@@ -92,7 +93,7 @@ class Stack:
     async def _recorded(self, url: str) -> None:
         """Wait until the coordinator knows that the LLMs have left, and so how their last tasks ended."""
         with suppress(TimeoutError, FluffleError):
-            async with asyncio.timeout(_RECORD_WITHIN), Client(url, name="fluffle up") as client:
+            async with asyncio.timeout(_RECORD_TIMEOUT_SECONDS), Client(url, name="fluffle up") as client:
                 while await self._are_known(client):  # noqa: ASYNC110 - that an LLM has left is asked, not told
                     await asyncio.sleep(0.05)
 
@@ -159,7 +160,7 @@ class Stack:
     async def _keep(self, node: PrivateNode) -> None:
         """Start the node again when it crashes."""
         while True:
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(_NODE_CHECK_INTERVAL_SECONDS)
             if (await asyncio.to_thread(node.status)).state != "crashed":
                 continue
             self._say("up", "the private RabbitMQ node crashed; starting it again")

@@ -8,7 +8,7 @@ from broker.protocol.report_catalog import METRICS
 from broker.protocol.views import ReportColumn, ReportView
 from fluffle.presentation.report_text import figure, group
 
-MOST_BARS = 60  # in a chart; the table has all
+MAX_BARS = 60  # in a chart; the table has all
 COLOURS = 6  # classes c0 … c5 of the page
 
 _LABELS, _BARS, _FIGURES = 190, 480, 110  # widths
@@ -47,7 +47,7 @@ def _bars_of(view: ReportView, columns: Sequence[ReportColumn]) -> list[Bar]:
             if (value := row[column.name]) is not None:
                 name = (label if place == 0 else "") if view.group_by else column.title
                 found.append(Bar(name, value, figure(value, column.unit), place if view.group_by else 0))
-    return found[:MOST_BARS] if any(bar.value for bar in found) else []
+    return found[:MAX_BARS] if any(bar.value for bar in found) else []
 
 
 def bars(drawn: Sequence[Bar], legend: Sequence[str] = ()) -> str:

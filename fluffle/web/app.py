@@ -23,9 +23,9 @@ from broker.settings import Settings
 from broker.timestamps import now, to_datetime
 from fluffle.web.access import login
 from fluffle.web.access.auth import Authenticator, Credentials, NoLogin, Passwords, Role, Tokens, kept_secret
-from fluffle.web.access.connections import BoundedBodies, FirstOfMany, uvicorn_settings
+from fluffle.web.access.connections import BoundedBodies, RepeatFilter, uvicorn_settings
 from fluffle.web.access.middleware import VISITOR, AccessMiddleware
-from fluffle.web.access.revocation import close_pages_of_strangers
+from fluffle.web.access.revocation import close_revoked_pages
 from fluffle.web.access.sessions import EndedSessions
 from fluffle.web.layout import RABBIT, STATIC, head
 from fluffle.web.live import Live
@@ -36,8 +36,8 @@ from fluffle.web.pages import chat, llms, questions, rejected, reports, submit, 
 PAGES = (tasks, task, submit, llms, chat, questions, reports, rejected)
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_STOP_WITHIN = 2  # seconds for open requests
-_RECONNECT_WITHIN = 20.0  # seconds that a page is kept for a browser that is cut off
+_STOP_TIMEOUT_SECONDS = 2  # seconds for open requests
+_RECONNECT_TIMEOUT_SECONDS = 20.0  # seconds that a page is kept for a browser that is cut off
 _MESSAGES_KEPT = 200  # of each page, for the same
 
 _log = logging.getLogger(__name__)
@@ -60,11 +60,11 @@ async def serve(settings: Settings, url: str, say: Callable[[str], None]) -> Non
             uvicorn.Config(build(SharedServices(live, auth, notices, prefix)), log_config=None, **_UVICORN)
         )
         for noisy in ("asyncio", "uvicorn.error"):
-            logging.getLogger(noisy).addFilter(FirstOfMany())
+            logging.getLogger(noisy).addFilter(RepeatFilter())
         for signum in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(signum, server.stop)
         host, port = listening.getsockname()[:2]
-        watching = asyncio.create_task(close_pages_of_strangers(auth, prefix))
+        watching = asyncio.create_task(close_revoked_pages(auth, prefix))
         _introduce(say, f"http://{f'[{host}]' if ':' in host else host}:{port}{prefix}", keys)
         try:
             await server.serve(sockets=[listening])
@@ -77,7 +77,7 @@ _UVICORN: dict[str, Any] = {
     "lifespan": "on",
     "access_log": False,
     "server_header": False,
-    "timeout_graceful_shutdown": _STOP_WITHIN,
+    "timeout_graceful_shutdown": _STOP_TIMEOUT_SECONDS,
     **uvicorn_settings(),
 }
 
@@ -100,7 +100,7 @@ def build(site: SharedServices) -> GZipMiddleware:
         dark=None,
         tailwind=False,
         binding_refresh_interval=None,
-        reconnect_timeout=_RECONNECT_WITHIN,
+        reconnect_timeout=_RECONNECT_TIMEOUT_SECONDS,
         message_history_length=_MESSAGES_KEPT,
         gzip_middleware_factory=None,  # the nonce goes into the page before it is compressed
         show_welcome_message=False,

@@ -6,7 +6,7 @@ from broker.protocol.report_catalog import DIMENSIONS
 from broker.protocol.views import ReportColumn, ReportView
 from fluffle.presentation.report_text import group
 
-MOST_BARS = 24  # the table has them all
+MAX_BARS = 24  # the table has them all
 
 _COLOURS = [f"var(--{name})" for name in ("accent", "blue", "amber", "violet", "red", "green", "grey")]
 _STATES = {
@@ -32,7 +32,7 @@ def chart(view: ReportView) -> dict[str, Any] | None:
         return None
     columns = [column for column in view.columns if column.name in view.metrics and column.unit == units[0]]
     is_time = DIMENSIONS[groups[0]].kind == "time" if groups[0] in DIMENSIONS else False
-    rows = view.rows if is_time else view.rows[:MOST_BARS]
+    rows = view.rows if is_time else view.rows[:MAX_BARS]
     labels = [" · ".join(group(row[name]) for name in groups) for row in rows]
     series = [_series(column, [row[column.name] for row in rows], is_time) for column in columns]
     if groups == ["status"] and len(series) == 1:

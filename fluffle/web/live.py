@@ -22,13 +22,13 @@ from fluffle.client.client import Client
 from fluffle.client.events import PROGRESS, Gap, sender, subscription
 from fluffle.client.kwargs import ReportFields, TaskFields
 
-ANSWER_TIMEOUT = 10.0  # seconds: somebody is waiting
+ANSWER_TIMEOUT_SECONDS = 10.0  # seconds: somebody is waiting
 
-_LOOK_EVERY = 2.0  # seconds between two looks at the LLMs, by which the coordinator's absence is noticed too
-_ABSENT_AFTER = 3.0  # seconds without an answer
+_POLL_INTERVAL_SECONDS = 2.0  # seconds between two looks at the LLMs, by which the coordinator's absence is noticed too
+_ABSENT_AFTER_SECONDS = 3.0  # seconds without an answer
 _SOURCES = (*(Binding(EVENTS, key, "") for key in ("task.#", "llm.#", "message.#")), PROGRESS)
 
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+DECODE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Live:
     _running: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     def __post_init__(self) -> None:
-        self._client = Client(self.url, name="fluffle web", answer_timeout=ANSWER_TIMEOUT)
+        self._client = Client(self.url, name="fluffle web", answer_timeout=ANSWER_TIMEOUT_SECONDS)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
@@ -146,7 +146,7 @@ class Live:
             arrival.ack()
             try:
                 told = read(arrival.exchange, arrival.routing_key, arrival.body)
-            except UNREADABLE as error:
+            except DECODE_ERRORS as error:
                 _log.warning("ignored a message of %s that cannot be read: %s", arrival.exchange, error)
             else:
                 self._tell(told)
@@ -158,14 +158,14 @@ class Live:
 
     async def _keep_looking(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(_POLL_INTERVAL_SECONDS)
             await self._look()
 
     async def _look(self) -> None:
         """See how the LLMs are, and so whether anybody answers."""
         llms, trouble = self.llms, None
         try:
-            async with asyncio.timeout(_ABSENT_AFTER):
+            async with asyncio.timeout(_ABSENT_AFTER_SECONDS):
                 llms = await self._client.llms()
         except (TimeoutError, NoAnswer):
             trouble = "coordinator" if self._client.connected else "RabbitMQ"
@@ -182,7 +182,7 @@ class Live:
 
 
 def read(exchange: str, routing_key: str, body: bytes) -> Update:
-    """What a message of the subscription tells. Another one raises one of UNREADABLE."""
+    """What a message of the subscription tells. Another one raises one of DECODE_ERRORS."""
     content = from_json(body)
     if exchange != EVENTS:
         about, key = ("writing", "message_id") if "message_id" in content else ("progress", "task_id")

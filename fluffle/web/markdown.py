@@ -18,12 +18,13 @@ from markdown_it.token import Token
 from broker.errors import HelperError
 from broker.untrusted.process_pool import ProcessPool
 
-LONGEST = 200_000  # characters that are shown; the rest is in `fluffle task show`
-LONGEST_MARKDOWN = 20_000  # characters that are rendered; the rest is shown as it is
-SECONDS = 1.0  # of CPU that a text may take
-PATIENCE = 2.0  # seconds that a page waits for its texts
-_PLAIN, _MARKS, _MOST_MARKS = 2_000, "[]*_~`|<&!\\", 50  # characters of a short text, and how many may mean something
-_KEPT = 100  # texts
+MAX_CHARACTERS_SHOWN = 200_000  # `fluffle task show` prints the whole text
+MAX_CHARACTERS_RENDERED = 20_000  # the rest of a text is shown unrendered
+CPU_SECONDS = 1.0  # for rendering one text
+RENDER_TIMEOUT_SECONDS = 2.0  # that a page waits for its texts
+_MARKS = "[]*_~`|<&!\\"  # characters that have a meaning in Markdown
+_MAX_SIMPLE_CHARACTERS, _MAX_SIMPLE_MARKS = 2_000, 50  # of a text that is rendered in this process
+_MAX_TEXTS_KEPT = 100
 
 _TAGS = {
     *("a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre"),
@@ -54,7 +55,7 @@ def markdown(text: str) -> str:
     """
     if _is_plain(text):
         return render(text)
-    return _rendered.get(_digest(text)) or _as_it_is(text[:LONGEST])
+    return _rendered.get(_digest(text)) or _as_it_is(text[:MAX_CHARACTERS_SHOWN])
 
 
 async def prepared(*values: Any) -> None:
@@ -64,7 +65,7 @@ async def prepared(*values: Any) -> None:
     for digest in missing - _rendering.keys():
         _rendering[digest] = asyncio.create_task(_prepare(digest, texts[digest]))
     if missing:
-        await asyncio.wait([_rendering[digest] for digest in missing], timeout=PATIENCE)
+        await asyncio.wait([_rendering[digest] for digest in missing], timeout=RENDER_TIMEOUT_SECONDS)
 
 
 async def rendered_apart(text: str) -> str:
@@ -72,10 +73,11 @@ async def rendered_apart(text: str) -> str:
     if _is_plain(text):
         return render(text)
     try:
-        begun: str = await _helpers.call("fluffle.web.markdown:render", text[:LONGEST_MARKDOWN], seconds=SECONDS)
+        beginning = text[:MAX_CHARACTERS_RENDERED]
+        begun: str = await _helpers.call("fluffle.web.markdown:render", beginning, seconds=CPU_SECONDS)
     except (HelperError, OSError):
-        return _as_it_is(text[:LONGEST])
-    return begun + _as_it_is(text[LONGEST_MARKDOWN:LONGEST])
+        return _as_it_is(text[:MAX_CHARACTERS_SHOWN])
+    return begun + _as_it_is(text[MAX_CHARACTERS_RENDERED:MAX_CHARACTERS_SHOWN])
 
 
 def render(text: str) -> str:
@@ -94,7 +96,7 @@ def render(text: str) -> str:
 def preformatted(value: Any) -> str:
     """A value as it is, JSON but for text, as HTML."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
-    return _as_it_is(text[:LONGEST])
+    return _as_it_is(text[:MAX_CHARACTERS_SHOWN])
 
 
 def content(value: Any) -> str:
@@ -107,13 +109,13 @@ async def _prepare(digest: bytes, text: str) -> None:
         _rendered[digest] = await rendered_apart(text)
     finally:
         del _rendering[digest]
-    while len(_rendered) > _KEPT:
+    while len(_rendered) > _MAX_TEXTS_KEPT:
         del _rendered[next(iter(_rendered))]
 
 
 def _is_plain(text: str) -> bool:
     """Whether rendering takes no time to speak of."""
-    return len(text) <= _PLAIN and sum(map(text.count, _MARKS)) <= _MOST_MARKS
+    return len(text) <= _MAX_SIMPLE_CHARACTERS and sum(map(text.count, _MARKS)) <= _MAX_SIMPLE_MARKS
 
 
 def _as_it_is(text: str) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 
 from fluffle.web.live import Update
 
-KEPT = 50  # notices
-_TOGETHER = timedelta(seconds=10)  # between two tasks of one notice
-_REMEMBERED = 10_000  # events
-_WORDS = {"failed": "failed", "overdue": "overdue", "completed": "finished"}
+MAX_KEPT = 50  # notices
+_MERGE_WITHIN = timedelta(seconds=10)  # between two tasks of one notice
+_MAX_EVENTS_REMEMBERED = 10_000  # events
+_KINDS = {"failed": "failed", "overdue": "overdue", "completed": "finished"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Notifications:
     """The latest notices, newest first, and who is told of new ones."""
 
     clock: Callable[[], datetime]
-    latest: deque[Notification] = field(default_factory=lambda: deque(maxlen=KEPT))
+    latest: deque[Notification] = field(default_factory=lambda: deque(maxlen=MAX_KEPT))
     listeners: set[Callable[[Notification], None]] = field(default_factory=set)
     _seen: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _owners: OrderedDict[str, str] = field(default_factory=OrderedDict)
@@ -62,7 +62,7 @@ class Notifications:
 
     def hear(self, told: Update) -> None:
         """An event of a task."""
-        kind = _WORDS.get(told.what)
+        kind = _KINDS.get(told.what)
         if kind is None or told.about != "task" or told.event_id in self._seen:
             return
         self._seen[told.event_id] = None
@@ -79,7 +79,7 @@ class Notifications:
         description = str(data.get("description", "")) if isinstance(data, dict) else ""
         mine = frozenset([owner] if owner else [])
         for place, notice in enumerate(self.latest):
-            if notice.kind == kind and notice.mine == mine and now - notice.at < _TOGETHER:
+            if notice.kind == kind and notice.mine == mine and now - notice.at < _MERGE_WITHIN:
                 del self.latest[place]
                 merged = replace(notice, count=notice.count + 1, task_id=task_id, description=description, at=now)
                 break
@@ -91,5 +91,5 @@ class Notifications:
 
 
 def _bound(remembered: "OrderedDict[str, Any]") -> None:
-    if len(remembered) > _REMEMBERED:
+    if len(remembered) > _MAX_EVENTS_REMEMBERED:
         remembered.popitem(last=False)

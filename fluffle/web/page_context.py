@@ -19,9 +19,9 @@ from fluffle.web.notifications import Notifications
 
 T = TypeVar("T")
 
-TOAST_LASTS = 8.0  # seconds
+TOAST_SECONDS = 8.0  # seconds
 
-_FIRST_LOOK = 1.5  # seconds that the first paint waits for the coordinator
+_FIRST_PAINT_TIMEOUT_SECONDS = 1.5  # seconds that the first paint waits for the coordinator
 _FORBIDDEN = "You may look, but not change anything"
 
 _log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class PageContext:
         assert self.toasts is not None, "the page has its frame"
         with self.toasts:
             made = HtmlElement("div", None, "toast", data_kind=kind)
-        asyncio.get_running_loop().call_later(TOAST_LASTS, _remove, made)
+        asyncio.get_running_loop().call_later(TOAST_SECONDS, _remove, made)
         return made
 
     def go(self, path: str) -> None:
@@ -142,7 +142,7 @@ class PageContext:
 
         first = asyncio.ensure_future(look()) if self.site.live.trouble is None else None
         if first is not None:
-            await asyncio.wait([first], timeout=_FIRST_LOOK)
+            await asyncio.wait([first], timeout=_FIRST_PAINT_TIMEOUT_SECONDS)
         self.hear({*about, "state"}, hear)
         self.client.on_connect(paced.nudge)
         self.keep(paced.run())

@@ -14,7 +14,7 @@ from fluffle.presentation.output import console, heading, on_terminal, plain, st
 if TYPE_CHECKING:
     from broker.protocol.views import ReportView
 
-WIDTH, _LEAST_WIDTH = 44, 12  # characters of the timeline: where the terminal has so many, and in any case
+_MIN_TIMELINE_WIDTH, _MAX_TIMELINE_WIDTH = 12, 44  # characters
 COLUMNS = ("TASK", "STATUS", "LLM", "WAITED", "RAN")
 
 
@@ -106,7 +106,7 @@ def _timeline(scenes: list[Scene]) -> list[str]:
     whole = max((end - start) / timedelta(seconds=1), 0.001)
 
     title = max((len(scene.title) for scene in scenes), default=0)
-    width = max(_LEAST_WIDTH, min(WIDTH, shutil.get_terminal_size().columns - title - 12))
+    width = max(_MIN_TIMELINE_WIDTH, min(_MAX_TIMELINE_WIDTH, shutil.get_terminal_size().columns - title - 12))
 
     def place(moment: datetime | None) -> int:
         return round(((moment or end) - start).total_seconds() / whole * width)

@@ -21,7 +21,7 @@ from fluffle.cli.task.printing import print_end, print_view
 from fluffle.client.handle import TaskHandle
 from fluffle.presentation.output import complain, console, on_terminal, say
 
-_FEW = 20  # tasks whose ids still make a readable line
+_MAX_IDS_IN_A_LINE = 20  # tasks whose ids still make a readable line
 
 Line = tuple[int, bytes]  # with its number, counted from 1
 
@@ -125,7 +125,7 @@ def _tell_of_rest(handles: list[TaskHandle]) -> None:
     shared = set[str].intersection(*(set(handle.view.labels) for handle in left)) if left else set()
     if shared:
         how = f"To wait for them again: fluffle task wait --label {min(shared)}"
-    elif len(left) <= _FEW:
+    elif len(left) <= _MAX_IDS_IN_A_LINE:
         how = f"To wait for them again: fluffle task wait {' '.join(handle.id for handle in left)}"
     else:
         how = "To see them: fluffle task list"

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from broker.protocol.views import TaskView
     from fluffle.client.client import Client
 
-MOST = 200  # parts that are shown
+MAX_PARTS_SHOWN = 200  # parts that are shown
 
 
 async def parts_of(asking: "Client", task_id: str) -> list["TaskView"]:
     """The parts of a task and theirs, with their results, the oldest first."""
-    found = [view.id async for view in asking.tasks(within=task_id, limit=MOST)]
+    found = [view.id async for view in asking.tasks(within=task_id, limit=MAX_PARTS_SHOWN)]
     return await asyncio.gather(*(asking.task(id_) for id_ in reversed(found)))
 
 
@@ -27,8 +27,8 @@ def tree(parts: Sequence["TaskView"], task_id: str) -> Iterator[str]:
     for part in parts:
         below.setdefault(part.parent_id or "", []).append(part)
     yield from _branch(below, task_id, "")
-    if len(parts) == MOST:
-        yield f"… only the newest {MOST} are shown"
+    if len(parts) == MAX_PARTS_SHOWN:
+        yield f"… only the newest {MAX_PARTS_SHOWN} are shown"
 
 
 def _branch(below: Mapping[str, list["TaskView"]], task_id: str, indent: str) -> Iterator[str]:

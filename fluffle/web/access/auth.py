@@ -22,7 +22,7 @@ from broker.secure_files import make_private_folder
 from fluffle.web.access.sessions import EndedSessions
 
 COOKIE, DEVICE_COOKIE = "fluffle_session", "fluffle_device"
-SESSION_LASTS, DEVICE_LASTS = 30 * 86_400, 365 * 86_400  # seconds
+SESSION_SECONDS, DEVICE_SECONDS = 30 * 86_400, 365 * 86_400  # seconds
 
 _SCRYPT = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}
 _DUMMY = "0" * 32
@@ -172,7 +172,7 @@ class Authenticator:
         if self.is_open:
             return Visitor(Role.OPERATOR.value, Role.OPERATOR, "open")
         try:
-            name, role, session, proof = self._signer.loads(cookie or "", max_age=SESSION_LASTS)
+            name, role, session, proof = self._signer.loads(cookie or "", max_age=SESSION_SECONDS)
             if proof is None or self._keys.proof(name, Role(role)) != proof:
                 return None
         except (BadSignature, ValueError, TypeError, ConfigurationError):  # the last: no password file at the moment
@@ -182,7 +182,7 @@ class Authenticator:
     def leave(self, visitor: Visitor, now: float) -> None:
         """End the session of a visitor, on every device that has its cookie. Raises OSError."""
         if not self.is_open:
-            self._ended.add(visitor.session, now=now, lasts=SESSION_LASTS)
+            self._ended.add(visitor.session, now=now, lasts=SESSION_SECONDS)
 
     def known_device(self) -> str:
         """A cookie by which a browser is known again, for one from which somebody has logged in."""
@@ -191,7 +191,7 @@ class Authenticator:
     def device(self, cookie: str | None) -> str | None:
         """The id of a browser from which somebody has logged in before; None for any other."""
         try:
-            return str(self._devices.loads(cookie or "", max_age=DEVICE_LASTS))
+            return str(self._devices.loads(cookie or "", max_age=DEVICE_SECONDS))
         except BadSignature:
             return None
 

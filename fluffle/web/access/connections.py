@@ -11,12 +11,12 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADERS_WITHIN = 10.0  # seconds
-BODY_WITHIN = 30.0  # seconds between two pieces of a body
-MOST_CONNECTIONS = 1000
-MOST_BODY = 2 * 1024**2  # bytes
-SAID_AGAIN_AFTER = 10.0  # seconds
-MOST_MESSAGES = 1000
+HEADERS_TIMEOUT_SECONDS = 10.0  # seconds
+BODY_TIMEOUT_SECONDS = 30.0  # seconds between two pieces of a body
+MAX_CONNECTIONS = 1000
+MAX_BODY_BYTES = 2 * 1024**2  # bytes
+LOG_AGAIN_AFTER_SECONDS = 10.0  # seconds
+MAX_MESSAGES_REMEMBERED = 1000
 
 _numbers = itertools.count()
 
@@ -27,12 +27,12 @@ def _share(part: int) -> int:
     return max(16, most // part)
 
 
-def most_connections() -> int:
+def max_connections() -> int:
     """How many connections are served at a time: at most a quarter of the file descriptors of this process.
 
     While some are being closed, others are accepted already.
     """
-    return min(MOST_CONNECTIONS, _share(4))
+    return min(MAX_CONNECTIONS, _share(4))
 
 
 class BoundedProtocol(H11Protocol):
@@ -47,7 +47,7 @@ class BoundedProtocol(H11Protocol):
         self._number = next(_numbers)
         self._deadline: asyncio.TimerHandle | None = None
         self._expect_headers()
-        if len(self.connections) > most_connections():
+        if len(self.connections) > max_connections():
             idle = [it for it in self.connections if isinstance(it, BoundedProtocol) and it.is_idle]
             min(idle, key=lambda it: it._number).transport.abort()
 
@@ -70,7 +70,7 @@ class BoundedProtocol(H11Protocol):
         return (self.cycle is None or self.cycle.response_complete) and self.transport.get_protocol() is self
 
     def _expect_headers(self) -> None:
-        self._deadline = self.loop.call_later(HEADERS_WITHIN, self._on_deadline)
+        self._deadline = self.loop.call_later(HEADERS_TIMEOUT_SECONDS, self._on_deadline)
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
@@ -125,13 +125,13 @@ class _Body:
         if self._is_complete:
             return await self._receive()
         try:
-            async with asyncio.timeout(BODY_WITHIN):
+            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
                 message = await self._receive()
         except TimeoutError as error:
             self.refused = _Refused(408, b"This request did not arrive in time.")
             raise self.refused from error
         self._size += len(message.get("body", b""))
-        if self._size > MOST_BODY:
+        if self._size > MAX_BODY_BYTES:
             self.refused = _Refused(413, b"This request is too large.")
             raise self.refused
         self._is_complete = not message.get("more_body", False)
@@ -145,7 +145,7 @@ class _Refused(Exception):
         super().__init__(status)
 
 
-class FirstOfMany(logging.Filter):
+class RepeatFilter(logging.Filter):
     """Lets a message through at most every ten seconds, for a logger that says the same thousands of times."""
 
     def __init__(self) -> None:
@@ -155,9 +155,9 @@ class FirstOfMany(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is logged."""
         message = str(record.msg)[:40]
-        if record.created - self._said.get(message, -math.inf) < SAID_AGAIN_AFTER:
+        if record.created - self._said.get(message, -math.inf) < LOG_AGAIN_AFTER_SECONDS:
             return False
-        if len(self._said) > MOST_MESSAGES:
+        if len(self._said) > MAX_MESSAGES_REMEMBERED:
             self._said.clear()
         self._said[message] = record.created
         return True

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.requests import ClientDisconnect
 
-from fluffle.web.access.auth import COOKIE, DEVICE_COOKIE, DEVICE_LASTS, SESSION_LASTS, Authenticator
+from fluffle.web.access.auth import COOKIE, DEVICE_COOKIE, DEVICE_SECONDS, SESSION_SECONDS, Authenticator
 from fluffle.web.access.middleware import VISITOR
 from fluffle.web.access.throttle import LoginAttempt, Throttle
 from fluffle.web.layout import RABBIT, head
@@ -78,8 +78,8 @@ def add(app: FastAPI, auth: Authenticator, prefix: str) -> None:
         answer = RedirectResponse(prefix + _ours(wanted), 303)
         secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
         for cookie, value, lasts in (
-            (COOKIE, session, SESSION_LASTS),
-            (DEVICE_COOKIE, auth.known_device(), DEVICE_LASTS),
+            (COOKIE, session, SESSION_SECONDS),
+            (DEVICE_COOKIE, auth.known_device(), DEVICE_SECONDS),
         ):
             answer.set_cookie(cookie, value, lasts, path=prefix or "/", secure=secure, httponly=True, samesite="lax")
         return answer

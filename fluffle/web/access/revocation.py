@@ -9,15 +9,15 @@ from nicegui.client import Client as Page
 from fluffle.web.access.auth import Authenticator, session_cookie
 from fluffle.web.access.middleware import VISITOR
 
-LOOK_EVERY = 0.5  # seconds
+CHECK_INTERVAL_SECONDS = 0.5  # seconds
 
 _log = logging.getLogger(__name__)
 
 
-async def close_pages_of_strangers(auth: Authenticator, prefix: str) -> None:
+async def close_revoked_pages(auth: Authenticator, prefix: str) -> None:
     """Look after all open pages, without end."""
     while True:
-        await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(CHECK_INTERVAL_SECONDS)
         for page in list(Page.instances.values()):
             if may_stay(page, auth):
                 continue

@@ -3,8 +3,8 @@
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
-MINUTE = 60.0  # seconds
-MOST_KEYS = 10_000  # accounts, addresses and browsers that are counted; the one that tried first is forgotten first
+WINDOW_SECONDS = 60.0  # seconds
+MAX_KEYS = 10_000  # accounts, addresses and browsers that are counted; the one that tried first is forgotten first
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class _Counter:
 
     def admit(self, key: str, now: float) -> bool:
         tries = self._tries.setdefault(key, deque())
-        while tries and now - tries[0] >= MINUTE:
+        while tries and now - tries[0] >= WINDOW_SECONDS:
             tries.popleft()
-        if len(self._tries) > MOST_KEYS:
+        if len(self._tries) > MAX_KEYS:
             self._tries.popitem(last=False)
         if len(tries) >= self._most:
             return False

@@ -14,11 +14,11 @@ from fluffle.web.live import Paced, Update
 from fluffle.web.markdown import markdown, prepared, rendered_apart
 from fluffle.web.page_context import PageContext, SharedServices
 
-MOST = 500  # messages of a conversation that are shown
-ANSWER_WITHIN = 600.0  # seconds; an answer that takes longer is in the mailbox of who runs the page
+MAX_MESSAGES_SHOWN = 500  # messages of a conversation that are shown
+ANSWER_TIMEOUT_SECONDS = 600.0  # seconds; an answer that takes longer is in the mailbox of who runs the page
 
-_CONVERSATIONS = 30
-_STREAM_EVERY = 0.1  # seconds
+_MAX_CONVERSATIONS_SHOWN = 30
+_STREAM_INTERVAL_SECONDS = 0.1  # seconds
 
 
 def add(site: SharedServices) -> None:
@@ -55,7 +55,7 @@ class _Conversations:
         await self._context.follow(self._refresh, {"message", "llm"}, every=1.0)
 
     async def _refresh(self) -> None:
-        found = [view async for view in self._context.books.conversations(limit=_CONVERSATIONS)]
+        found = [view async for view in self._context.books.conversations(limit=_MAX_CONVERSATIONS_SHOWN)]
         self._place.clear()
         with self._place:
             HtmlElement("h2", "New conversation")
@@ -92,7 +92,7 @@ class _Conversation:
         self._shown: dict[str, HtmlElement] = {}
         self._writing = ""
         self._streamed: HtmlElement | None = None
-        self._stream = Paced(self._show_stream, _STREAM_EVERY)
+        self._stream = Paced(self._show_stream, _STREAM_INTERVAL_SECONDS)
 
     async def build(self) -> None:
         """Show what was said, a place to write, and follow what is said."""
@@ -129,14 +129,15 @@ class _Conversation:
         conversation, said_by = self._conversation, {"visitor": self._context.visitor.name}
         await self._context.act(
             lambda client: client.ask(
-                self._llm, content, ANSWER_WITHIN, conversation_id=conversation, metadata=dict(said_by)
+                self._llm, content, ANSWER_TIMEOUT_SECONDS, conversation_id=conversation, metadata=dict(said_by)
             )
         )
 
     async def _refresh(self) -> None:
         if not self._begun:
             return
-        found = [view async for view in self._context.books.messages(conversation_id=self._conversation, limit=MOST)]
+        reader, limit = self._context.books, MAX_MESSAGES_SHOWN
+        found = [view async for view in reader.messages(conversation_id=self._conversation, limit=limit)]
         await prepared(*(view.content for view in found))
         new = [view for view in reversed(found) if view.id not in self._shown]
         if any(view.sender == llm_address(self._llm) for view in new):

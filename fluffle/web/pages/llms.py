@@ -13,9 +13,9 @@ from fluffle.web.components import HtmlElement, ago, button, empty, status
 from fluffle.web.layout import frame
 from fluffle.web.page_context import PageContext, SharedServices
 
-_AT_WORK = (Status.ASSIGNED, Status.IN_PROGRESS, Status.INPUT_REQUIRED)
-_MOST_SHOWN = 4  # tasks of one LLM
-_MOST_TASKS = 200  # of all
+_RUNNING = (Status.ASSIGNED, Status.IN_PROGRESS, Status.INPUT_REQUIRED)
+_MAX_TASKS_SHOWN = 4  # tasks of one LLM
+_MAX_TASKS_ASKED = 200  # of all
 
 
 def add(site: SharedServices) -> None:
@@ -42,7 +42,7 @@ class _LLMs:
 
     async def _refresh(self) -> None:
         llms = self._context.site.live.llms
-        at_work = [view async for view in self._context.books.tasks(status=_AT_WORK, limit=_MOST_TASKS)]
+        at_work = [view async for view in self._context.books.tasks(status=_RUNNING, limit=_MAX_TASKS_ASKED)]
         self._nothing.clear()
         if not llms:
             with self._nothing:
@@ -87,7 +87,7 @@ class _LLMs:
                     HtmlElement("i", None, style=f"--level:{level:.2f}", aria_hidden="true")
         if tasks:
             with HtmlElement("ul", None, "doing", aria_label="At work on"):
-                for view in tasks[:_MOST_SHOWN]:
+                for view in tasks[:_MAX_TASKS_SHOWN]:
                     with HtmlElement("li"):
                         status(view.status.value)
                         HtmlElement("a", view.description, href=self._context.task_url(view.id))

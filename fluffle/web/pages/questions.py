@@ -10,7 +10,7 @@ from fluffle.web.markdown import prepared
 from fluffle.web.page_context import PageContext, SharedServices
 from fluffle.web.pages.task import build_question
 
-MOST = 100  # tasks
+MAX_TASKS_SHOWN = 100  # tasks
 
 
 def add(site: SharedServices) -> None:
@@ -37,7 +37,8 @@ class _Questions:
         await self._context.follow(self._refresh, {"task"})
 
     async def _refresh(self) -> None:
-        found = [view async for view in self._context.books.tasks(status=[Status.INPUT_REQUIRED], limit=MOST)]
+        reader, asks = self._context.books, [Status.INPUT_REQUIRED]
+        found = [view async for view in reader.tasks(status=asks, limit=MAX_TASKS_SHOWN)]
         asking = {_key(view): view for view in reversed(found)}
         await prepared(*(question.text for view in found for question in view.questions))
         for key in self._shown.keys() - asking.keys():

@@ -14,9 +14,9 @@ from fluffle.web.layout import frame
 from fluffle.web.markdown import preformatted
 from fluffle.web.page_context import PageContext, SharedServices
 
-MOST = 100  # messages
+MAX_MESSAGES_SHOWN = 100  # messages
 
-_SHOWN = 20_000  # characters of a body
+_MAX_BODY_CHARACTERS = 20_000  # characters of a body
 
 
 def add(site: SharedServices) -> None:
@@ -46,7 +46,7 @@ class _Rejected:
 
     async def _refresh(self) -> None:
         async with self._looking, self._queue() as queue:
-            messages = await queue.look(MOST)
+            messages = await queue.look(MAX_MESSAGES_SHOWN)
         ids = [message.id for message in messages]
         if ids == self._shown:
             return
@@ -71,7 +71,7 @@ class _Rejected:
                     HtmlElement("li", why)
             with HtmlElement("details"):
                 HtmlElement("summary", f"Body ({len(message.delivery.body):,} bytes)")
-                rendered(preformatted(message.delivery.body.decode(errors="backslashreplace")[:_SHOWN]))
+                rendered(preformatted(message.delivery.body.decode(errors="backslashreplace")[:_MAX_BODY_CHARACTERS]))
             if self._context.visitor.may_change:
                 with HtmlElement("div", None, "reject-actions"):
                     button("Send back", lambda: self._settle(message.id, _requeue, "Sent back"), "primary")

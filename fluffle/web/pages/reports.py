@@ -15,7 +15,7 @@ from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED
 from broker.protocol.views import ReportView
 from fluffle.client.kwargs import ReportFields
 from fluffle.presentation.report_text import as_csv, figure, group, summary_figures, summary_workload
-from fluffle.web.charts import MOST_BARS, chart, distribution
+from fluffle.web.charts import MAX_BARS, chart, distribution
 from fluffle.web.components import HtmlElement, Pairs, empty, field, form, options
 from fluffle.web.layout import frame
 from fluffle.web.page_context import PageContext, SharedServices
@@ -206,7 +206,7 @@ def _build_summary(values: dict[str, Any]) -> None:
 
 def _draw(drawn: dict[str, Any], label: str, rows: int) -> None:
     bars = 1 if any("stack" in series for series in drawn["series"]) else len(drawn["series"])
-    height = 280 if drawn["xAxis"]["type"] == "category" else 80 + min(rows, MOST_BARS) * (16 + 14 * bars)
+    height = 280 if drawn["xAxis"]["type"] == "category" else 80 + min(rows, MAX_BARS) * (16 + 14 * bars)
     made = ui.echart(drawn, renderer="svg").classes("chart").style(f"height:{height}px")
     made.props["role"], made.props["aria-label"] = "img", label
 

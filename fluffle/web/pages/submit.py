@@ -12,7 +12,7 @@ from fluffle.web.components import HtmlElement, Pairs, field, form, on_entry, op
 from fluffle.web.layout import frame
 from fluffle.web.page_context import PageContext, SharedServices
 
-_PREVIEW_EVERY = 0.5  # seconds
+_PREVIEW_INTERVAL_SECONDS = 0.5  # seconds
 
 
 def add(site: SharedServices) -> None:
@@ -67,7 +67,7 @@ def _build(context: PageContext) -> None:
         with HtmlElement("div", None, "entry-end"):
             HtmlElement("button", "Submit", "button primary")
             preview = HtmlElement("p", "", "muted", role="status", data_preview="")
-    on_entry(made, look, pause=_PREVIEW_EVERY)
+    on_entry(made, look, pause=_PREVIEW_INTERVAL_SECONDS)
 
 
 _PRIORITIES = {9: "9, first", 4: "4, as usual", 0: "0, last"}

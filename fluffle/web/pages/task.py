@@ -22,11 +22,11 @@ from fluffle.web.markdown import content, markdown, preformatted, prepared, rend
 from fluffle.web.page_context import PageContext, SharedServices
 from fluffle.web.pages.task_phases import Phase, phases
 
-MOST_PARTS = 100  # of a task, that are shown
-MOST_WRITERS = 8  # LLMs whose text is kept until it is known which of them has the task
+MAX_PARTS_SHOWN = 100  # of a task, that are shown
+MAX_STREAMS = 8  # LLMs whose text is kept until it is known which of them has the task
 
 _PHASES = {"waited": "waited", "ran": "ran", "asked": "waited for a person"}
-_STREAM_EVERY = 0.1  # seconds
+_STREAM_INTERVAL_SECONDS = 0.1  # seconds
 
 
 def add(site: SharedServices) -> None:
@@ -50,7 +50,7 @@ class _Task:
         self._stream: Any = None
         self._quiet: HtmlElement | None = None  # where it is said that no text comes
         self._quiet_since: datetime | None = None
-        self._streaming = Paced(self._show_stream, _STREAM_EVERY)
+        self._streaming = Paced(self._show_stream, _STREAM_INTERVAL_SECONDS)
 
     async def build(self) -> None:
         """Show the task, and follow what becomes of it."""
@@ -67,7 +67,7 @@ class _Task:
     async def _refresh(self) -> None:
         try:
             view = await self._context.books.task(self._id)
-            parts = [part async for part in self._context.books.tasks(within=self._id, limit=MOST_PARTS)]
+            parts = [part async for part in self._context.books.tasks(within=self._id, limit=MAX_PARTS_SHOWN)]
         except QueryRejected:
             self._body.clear()
             with self._body:
@@ -94,7 +94,7 @@ class _Task:
     def _hear_progress(self, told: Update) -> None:
         if told.subject != self._id or self._view is None or self._view.status.is_final:
             return
-        if told.what not in self._streamed and len(self._streamed) >= MOST_WRITERS:
+        if told.what not in self._streamed and len(self._streamed) >= MAX_STREAMS:
             return
         self._streamed[told.what] = self._streamed.get(told.what, "") + str(told.data.get("text") or "")
         self._streaming.nudge()

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from broker.protocol.status import Status
 
-PAGE = 50  # tasks
+PAGE_SIZE = 50  # tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class TaskFilter:
             "label": self.labels,
             "text": self.text or None,
             "before": self.before,
-            "limit": PAGE,
+            "limit": PAGE_SIZE,
         }
 
     @property

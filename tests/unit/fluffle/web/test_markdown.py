@@ -74,14 +74,14 @@ def test_a_text_that_takes_long_is_never_rendered_by_the_page_itself(monkeypatch
 
 
 async def test_a_text_that_takes_too_long_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(markup, "SECONDS", 0.01)
+    monkeypatch.setattr(markup, "CPU_SECONDS", 0.01)
     assert await rendered_apart(BRACKETS) == f"<pre>{BRACKETS}</pre>"
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is, the page waits for its texts."""
-    monkeypatch.setattr(markup, "PATIENCE", 60)
+    monkeypatch.setattr(markup, "RENDER_TIMEOUT_SECONDS", 60)
 
 
 @pytest.mark.usefixtures("patient")

@@ -9,7 +9,7 @@ import pytest
 from broker.protocol.status import Status
 from broker.protocol.views import AttemptView, QuestionView, ReportColumn, ReportView, TaskView
 from fluffle.web.charts import chart
-from fluffle.web.live import UNREADABLE, Paced, Update, read
+from fluffle.web.live import DECODE_ERRORS, Paced, Update, read
 from fluffle.web.notifications import Notifications
 from fluffle.web.pages.reports import Choice
 from fluffle.web.pages.submit import asked
@@ -170,7 +170,7 @@ def test_an_event_is_read_by_its_routing_key_and_its_head() -> None:
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"7", b"{}"])
 def test_what_cannot_be_read_is_an_error_that_is_expected(body: bytes) -> None:
-    with pytest.raises(UNREADABLE):
+    with pytest.raises(DECODE_ERRORS):
         read("fluffle.status", "ada.progress", body)
 
 
