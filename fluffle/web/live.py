@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Protocol, Self, Unpack
 
 from pydantic_core import from_json
@@ -17,7 +17,6 @@ from broker.errors import FluffleError, NoAnswer
 from broker.protocol.status import Status
 from broker.protocol.topology import EVENTS, Binding
 from broker.protocol.views import ConversationView, LLMView, MessageView, Placement, ReportView, TaskPage, TaskView
-from fluffle.client.chat import is_identity_required
 from fluffle.client.client import Client
 from fluffle.client.events import PROGRESS, Gap, sender, subscription
 from fluffle.client.kwargs import ReportFields, TaskFields
@@ -88,6 +87,8 @@ class Live:
     """One client, one subscription, and whoever listens. Entering raises ConfigurationError, BrokerUnreachable."""
 
     url: str
+    _: KW_ONLY
+    require_identity: bool = False
     llms: list[LLMView] = field(default_factory=list)
     trouble: str | None = None
     _client: Client = field(init=False)
@@ -100,9 +101,7 @@ class Live:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
             await opening.enter_async_context(self._client)
-            listening = subscription(
-                self.url, "fluffle web (events)", _SOURCES, require_identity=is_identity_required()
-            )
+            listening = subscription(self.url, "fluffle web (events)", _SOURCES, require_identity=self.require_identity)
             arrivals = await opening.enter_async_context(listening)
             await self._look()
             for work in (self._hear(arrivals), self._keep_looking()):

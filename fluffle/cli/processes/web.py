@@ -41,29 +41,29 @@ def web(
         return
     _must_be_installed()
     import asyncio
-    import os
 
     from broker.log_config import configure_logging
     from broker.node.locate import amqp_url
-    from broker.settings import PREFIX, load_settings
-    from fluffle.cli.options import given
+    from broker.settings import load_settings
 
-    options = {
-        "HOST": host,
-        "PORT": port,
-        "PREFIX": prefix,
-        "PASSWORD_FILE": password_file,
-        "LOGIN": False if no_login else None,
-    }
-    # In place of the variables, so that they are checked and told of like these.
-    os.environ.update({f"{PREFIX}WEB_{name}": str(value) for name, value in given(options).items()})
     settings = load_settings()
     url = amqp_url(settings)
     configure_logging(settings.log_level)
 
-    from fluffle.web.app import serve
+    from fluffle.web.app import build_web  # a slow import, after the checks above
 
-    asyncio.run(serve(settings, url, click.echo))
+    server = build_web(
+        url,
+        state_dir=settings.state_dir,
+        host=host or settings.web_host,
+        port=settings.web_port if port is None else port,
+        prefix=(settings.web_prefix or "") if prefix is None else prefix,
+        token=None if settings.web_token is None else settings.web_token.get_secret_value(),
+        password_file=password_file or settings.web_password_file,
+        require_login=settings.web_login and not no_login,
+        require_identity=settings.require_identity,
+    )
+    asyncio.run(server.serve(click.echo))
 
 
 @web.command()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from fluffle.web.access.auth import Authenticator, Tokens
-from fluffle.web.app import build
+from fluffle.web.app import build_application
 from fluffle.web.page_context import SharedServices
 from tests.unit.docs.test_docs import ROOT, code, table_after
 
@@ -19,7 +19,7 @@ TOKEN = "0123456789abcdef"
 @pytest.fixture(scope="module")
 def application() -> Any:
     """The page as it is served, on a coordinator that nobody asks."""
-    return build(SharedServices(MagicMock(), Authenticator(Tokens(TOKEN), secret=TOKEN), MagicMock()))
+    return build_application(SharedServices(MagicMock(), Authenticator(Tokens(TOKEN), secret=TOKEN), MagicMock()))
 
 
 def routes(application: Any) -> set[tuple[str, str]]:
