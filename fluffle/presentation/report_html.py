@@ -68,7 +68,7 @@ def _summary(values: dict[str, Any]) -> Iterable[str]:
 def _rows(view: ReportView) -> Iterable[str]:
     yield "<h2>Figures</h2>"
     if not view.rows:
-        yield "<p>Nothing has happened that this report counts.</p>"
+        yield "<p>No data for this report.</p>"
         return
     heads = [(column.title, column.unit is not None) for column in view.columns]
     cells = [
@@ -76,7 +76,7 @@ def _rows(view: ReportView) -> Iterable[str]:
     ]
     yield _table(heads, cells)
     if view.left_out:
-        yield f"<p>{view.left_out:,} more rows are left out.</p>"
+        yield f"<p>{view.left_out:,} more rows are not shown.</p>"
 
 
 def _table(heads: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> str:

@@ -119,15 +119,15 @@ def test_the_text_of_a_file_becomes_inputs(shell: Shell, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["task", "submit"], "Say what to do"),
+        (["task", "submit"], "No task given"),
         (["task", "submit", "x", "--priority", "10"], "Invalid value for '--priority'"),
-        (["task", "submit", "x", "--due", "soon"], "'soon' is neither a moment"),
+        (["task", "submit", "x", "--due", "soon"], "'soon' must be a time"),
         (["task", "submit", "x", "--input", "{"], "not JSON"),
-        (["task", "submit", "x", "--metadata", "novalue"], "'novalue' is not KEY=VALUE"),
-        (["task", "submit", "x", "--json-lines", "-"], "descriptions and ids are in the lines"),
+        (["task", "submit", "x", "--metadata", "novalue"], "'novalue' must be KEY=VALUE"),
+        (["task", "submit", "x", "--json-lines", "-"], "give descriptions and IDs in the lines"),
         (["task", "submit", "x", "--input-file", "/nowhere"], "does not exist"),
-        (["task", "wait"], "Give the ids of tasks, or --label."),
-        (["rejected", "drop"], "Give the ids of messages, or --all."),
+        (["task", "wait"], "Give the IDs of tasks, or --label."),
+        (["rejected", "drop"], "Give the IDs of messages, or --all."),
     ],
 )
 def test_wrong_usage_is_said_before_anything_happens(shell: Shell, arguments: list[str], said: str) -> None:
@@ -335,7 +335,7 @@ def test_one_who_breaks_off_is_told_how_to_come_back(shell: Shell) -> None:
 
     task_id = f"left-{uuid7()}"
     printed = shell.on_terminal("task", "submit", "x", "-k", "nobody-can", "--id", task_id, "--wait", seeing=on_sight)
-    assert printed.rstrip().endswith(f"The task goes on. To wait for it again: fluffle task wait {task_id}")
+    assert printed.rstrip().endswith(f"The task continues. To wait for it again: fluffle task wait {task_id}")
 
 
 def test_one_who_breaks_off_a_plan_is_told_how_to_come_back(shell: Shell, tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_one_who_breaks_off_a_plan_is_told_how_to_come_back(shell: Shell, tmp_pa
     file, run = tmp_path / "plan.toml", f"left-{uuid7()[-8:]}"
     file.write_text('[task.one]\nfor_each = ["a", "b"]\ndescription = "{{ item }}"\nskills = ["nobody-can"]')
     printed = shell.on_terminal("task", "submit", str(file), "--id", run, "--wait", seeing=on_sight)
-    told = f"The tasks go on. To wait for them again: the same command with --id {run}"
+    told = f"The tasks continue. To wait for them again, run the same command with --id {run}"
     assert printed.rstrip().endswith(told)
 
 
@@ -368,7 +368,7 @@ def test_one_who_breaks_off_many_is_told_how_to_come_back(shell: Shell, tmp_path
     printed = shell.on_terminal("task", "submit", str(lines), "--wait", *options, seeing=on_sight)
     again = f"--label {label}" if labelled else " ".join(ids)
     told = " ".join(printed.split())
-    assert told.endswith(f"Broken off. 2 of 2 tasks go on. To wait for them again: fluffle task wait {again}")
+    assert told.endswith(f"Interrupted. 2 of 2 tasks continue. To wait for them again: fluffle task wait {again}")
 
 
 def test_one_who_breaks_off_submitting_is_told_what_was_sent(place: Site, shell: Shell, tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_one_who_breaks_off_submitting_is_told_what_was_sent(place: Site, shell:
         coordinator.resume()
     *_, one, two, told = printed.rstrip().split("\n")
     assert [one[-len(ids[0]) :], two] == ids
-    assert told == "Broken off. Sent: 2 of 2 tasks, which go on if they were accepted; of the last 2 it is not known"
+    assert told == "Interrupted. Sent: 2 of 2 tasks; accepted tasks continue; no answer yet for the last 2"
 
 
 def test_show_tells_the_timeline(shell: Shell) -> None:
@@ -442,10 +442,10 @@ def test_wait_ends_with_the_tasks(shell: Shell, place: Site, gate: Path) -> None
         fluffle("task", "wait", *ids, url=place.url, state=place.state) as one,
         fluffle("task", "wait", "--label", label, url=place.url, state=place.state) as other,
     ):
-        soon, late = ("--timeout", "0.2"), "over after 0.2 s"
-        assert shell.error("task", "wait", ids[0], *soon, code=4) == f"the task is not {late}"
-        assert shell.error("task", "wait", *ids, *soon, code=4) == f"2 of 2 tasks are not {late}"
-        assert shell.error("task", "wait", "--label", label, *soon, code=4) == f"not all of the tasks are {late}"
+        soon, late = ("--timeout", "0.2"), "ended after 0.2 s"
+        assert shell.error("task", "wait", ids[0], *soon, code=4) == f"the task has not {late}"
+        assert shell.error("task", "wait", *ids, *soon, code=4) == f"2 of 2 tasks have not {late}"
+        assert shell.error("task", "wait", "--label", label, *soon, code=4) == f"some of the tasks have not {late}"
         assert one.alive
         assert other.alive
         gate.touch()
@@ -522,7 +522,7 @@ def test_the_llms_are_listed_and_shown(shell: Shell, gate: Path) -> None:
     assert (row[1], row[2].split("/")[1], row[6]) == ("online", "20", "obey=0.9,summarise")
     shown = shell("llm", "show", "obi")
     assert re.search(r"^Description: obeys$", shown, re.MULTILINE)
-    assert f"\n{task_id}\n" in shown.split("Tasks in hand")[1]
+    assert f"\n{task_id}\n" in shown.split("Current tasks")[1]
     assert task_id in shell.json("llm", "show", "obi")["tasks"]
     assert shell.error("llm", "show", "nobody") == "name: there is no LLM nobody"
     gate.touch()
@@ -536,7 +536,7 @@ def test_workers_of_one_name_that_differ_say_so_and_are_shown_one_by_one(shell: 
     second.wait_for("twin: another worker of this name")
     assert "has model exec:tee, skills copy; this one" in first.output
     assert "has model exec:cat, skills copy; this one" in second.output
-    shown = shell("llm", "show", "twin").split("Its instances differ")[1]
+    shown = shell("llm", "show", "twin").split("Instances with different settings")[1]
     rows = [line.split() for line in shown.strip().splitlines()]
     assert [(row[1], row[2]) for row in rows[-2:]] == [("exec:cat", "1"), ("exec:tee", "2")]
     first.terminate()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def show(*, task_id: str, as_json: bool) -> None:
     """Show a task with its timeline.
 
-    What was asked, how it stands, what happened when, every attempt, the result. With --json, just what the
-    coordinator answers.
+    Prints the fields of the task, its timeline, its attempts and its result. With --json, prints the answer of the
+    coordinator.
     """
     from broker.protocol.views import TaskView
     from fluffle.cli.task.tree import parts_of
@@ -43,7 +43,7 @@ def show(*, task_id: str, as_json: bool) -> None:
 
 
 async def waits_for(asking: "Client", view: "TaskView") -> str | None:
-    """What a task waits for. Who could do it and why they do not is asked of the coordinator."""
+    """Return what a task waits for. For a pending task, ask the coordinator why no LLM gets it."""
     from broker.protocol.status import Status
     from fluffle.presentation.task_text import waiting_for
 
@@ -60,7 +60,7 @@ async def waits_for(asking: "Client", view: "TaskView") -> str | None:
 
 
 def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskView"] = ()) -> None:
-    """Print a task for people; `waits` tells what for, `parts` are its parts and theirs."""
+    """Print a task for people. `waits` is what it waits for, `parts` are its parts at any depth."""
     from fluffle.cli.task.tree import tree
     from fluffle.client.handle import reason
     from fluffle.presentation.durations import duration, time_since
@@ -94,9 +94,9 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
             ("Timeout", view.timeout and f"{view.timeout:g} s"),
             ("Attempts", attempts_text(view) if view.attempts or not parts else None),
             ("Submitted by", view.submitted_by),
-            ("Asked people", None if view.person_wait is None else f"for {duration(view.person_wait)}"),
+            ("Waited for people", None if view.person_wait is None else duration(view.person_wait)),
             ("Usage", usage_text(view.usage) or None),
-            ("Left out", view.left_out and f"{left_out(view)}: too large for an answer"),
+            ("Left out", view.left_out and f"{left_out(view)}: too large for the answer"),
         ]
     )
     for attempt in view.attempts:
@@ -129,19 +129,19 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
 
 
 def _rules(vote: dict[str, Any]) -> str:
-    """How a vote is taken, on one line."""
+    """Return the rules of a vote on one line."""
     weights = ", ".join(f"{llm} {weight:g}" for llm, weight in vote.get("weights", {}).items())
-    told = {
+    rules = {
         "for": " | ".join(vote.get("choices", ())),
         "judge": vote.get("judge"),
         "quorum": vote.get("quorum"),
         "weights": weights,
     }
-    return "; ".join(f"{name} {value}" for name, value in told.items() if value)
+    return "; ".join(f"{name} {value}" for name, value in rules.items() if value)
 
 
 def _with_steps(lines: "list[Entry]") -> Iterator[str]:
-    """The lines with their moments, and the time since the line before."""
+    """Yield the entries with their times, and the time since the entry before."""
     from fluffle.presentation.durations import duration
     from fluffle.presentation.output import cell, clock
 

@@ -60,7 +60,7 @@ def test_an_error_is_one_line(failing: list[BaseException], capsys: pytest.Captu
     assert main.run(["fail"]) == exit_codes.ERROR
     captured = capsys.readouterr()
     assert captured.err == (
-        "Error: RabbitMQ at 127.0.0.1:5672 cannot be reached. Start it, or name another one in FLUFFLE_AMQP_URL\n"
+        "Error: RabbitMQ at 127.0.0.1:5672 cannot be reached. Start RabbitMQ, or set FLUFFLE_AMQP_URL to another one\n"
     )
     assert captured.out == ""
 
