@@ -100,7 +100,7 @@ class WebServer:
         """
         async with self._live as live:
             notices = Notifications(lambda: to_datetime(now()))
-            live.listen({"task"}, notices.hear)
+            live.listen({"task"}, notices.on_update)
             application = build_application(SharedServices(live, self._auth, notices, self._prefix))
             server = _Server(uvicorn.Config(application, log_config=None, **_UVICORN))
             for logger in ("asyncio", "uvicorn.error"):

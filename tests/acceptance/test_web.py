@@ -123,8 +123,8 @@ def test_a_text_that_takes_long_to_render_is_rendered_by_another_process_than_th
 def test_a_task_is_submitted_and_finishes_before_ones_eyes(place: Place, operator: Visit) -> None:
     gate = place.gate("submitted")
     page = operator.go("/new")
-    page.get_by_label("What is to be done").fill("Write a limerick")
-    page.get_by_label("Text or JSON").fill(json.dumps({"until": str(gate), "answer": "There **was** a rabbit"}))
+    page.get_by_label("Description").fill("Write a limerick")
+    page.get_by_label("Input: text or JSON").fill(json.dumps({"until": str(gate), "answer": "There **was** a rabbit"}))
     page.get_by_label("Skills").fill("obey")
     expect(page.locator("[data-preview]")).to_contain_text("obi")
     page.get_by_role("button", name="Submit").click()
@@ -143,7 +143,7 @@ def test_a_task_is_submitted_and_finishes_before_ones_eyes(place: Place, operato
 def test_a_list_follows_what_happens(place: Place, operator: Visit) -> None:
     gate = place.gate("followed")
     page = operator.go("/?label=follow")
-    expect(page.get_by_text("No task fits")).to_be_visible()
+    expect(page.get_by_text("No tasks match")).to_be_visible()
     mark(page)
     task_id = place.submit("Wait a while", "follow", until=str(gate))
     expect(row(page, task_id)).to_contain_text("in progress")
@@ -166,7 +166,7 @@ def test_two_selected_tasks_are_assigned_to_an_llm(place: Place, operator: Visit
         expect(row(page, task_id)).to_contain_text("completed")
         expect(row(page, task_id)).to_contain_text("ada")
     expect(row(page, other)).to_contain_text("pending")
-    expect(page.locator(".toast", has_text="2 tasks given to ada")).to_be_visible()
+    expect(page.locator(".toast", has_text="2 tasks assigned to ada")).to_be_visible()
     place.client.cancel(other)
 
 
@@ -211,7 +211,7 @@ def test_the_earlier_result_of_a_retried_task_is_shown_with_its_attempt(place: P
     page = operator.go(f"/tasks/{task_id}")
     attempts = page.locator(".attempts > li")
     expect(attempts).to_have_count(2)
-    attempts.last.get_by_text("Its result, before the task was retried").click()
+    attempts.last.get_by_text("Result before the task was retried").click()
     expect(attempts.last).to_contain_text("the first answer")
     expect(page.locator(".answer")).to_have_text("the second answer")
 
@@ -338,8 +338,8 @@ def test_rejected_input_is_shown_with_its_errors_and_sent_back_or_dropped(place:
         client.publish("fluffle.tasks", "submit", b'{"description": "x", "priority": 77}', message_id="bad-1")
     entry = page.locator("[data-id=bad-1]")
     expect(entry).to_contain_text("priority")
-    entry.get_by_role("button", name="Send back").click()
-    expect(page.locator(".toast", has_text="Sent back")).to_be_visible()
+    entry.get_by_role("button", name="Requeue").click()
+    expect(page.locator(".toast", has_text="Requeued")).to_be_visible()
     expect(entry).to_be_visible()  # what is still wrong with it brings it back
     entry.get_by_role("button", name="Drop").click()
     expect(entry).to_have_count(0)
@@ -444,7 +444,7 @@ def test_an_operator_who_becomes_a_viewer_is_sent_to_the_login_and_changes_nothi
             page.get_by_label("Name").fill("ana")
             page.get_by_label("Password").fill("carots")
             page.get_by_role("button", name="Log in").click()
-            expect(page.get_by_role("alert")).to_contain_text("not right")
+            expect(page.get_by_role("alert")).to_contain_text("is wrong")
             page.get_by_label("Name").fill("ana")
             page.get_by_label("Password").fill("carrots")
             page.get_by_role("button", name="Log in").click()
@@ -481,7 +481,7 @@ def test_a_rabbitmq_that_is_away_is_missed_and_welcomed_back(place: Place, opera
     expect(banner).not_to_be_visible()
     node.stop()
     try:
-        expect(banner).to_contain_text("RabbitMQ is away")
+        expect(banner).to_contain_text("RabbitMQ is unavailable")
     finally:
         node.start()
     expect(banner).not_to_be_visible()

@@ -1,4 +1,4 @@
-"""Where the time of a task went."""
+"""The phases of a task: when it waited, ran, or asked a person."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Kind = Literal["waited", "ran", "asked"]
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of time: the task waited, ran, or asked a person."""
+    """A period in which the task waited, ran, or asked a person."""
 
     kind: Kind
     begin: datetime
@@ -22,12 +22,12 @@ class Phase:
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """The length of the phase."""
         return (self.end - self.begin).total_seconds()
 
 
 def phases(view: TaskView, now: datetime) -> list[Phase]:
-    """What a task did from its submission to its end, or to `now`, without gaps and in order."""
+    """Return the phases of a task from its submission to its end, or to `now`, in order and without gaps."""
     last = (view.finished_at or now) if view.status.is_final else now
     found: list[Phase] = []
     at = view.submitted_at
@@ -45,7 +45,7 @@ def phases(view: TaskView, now: datetime) -> list[Phase]:
 
 
 def _busy(view: TaskView, last: datetime) -> Iterator[tuple[Kind, datetime, datetime]]:
-    """When attempts ran and when people were asked, in pieces that do not overlap."""
+    """Yield when attempts ran and when people were asked, without overlaps."""
     asked = sorted((question.asked_at, question.answered_at or last) for question in view.questions)
     for attempt in view.attempts:
         at = began_at(attempt)

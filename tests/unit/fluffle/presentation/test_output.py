@@ -116,8 +116,8 @@ def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 @pytest.mark.usefixtures("terminal")
 def test_an_empty_table_on_a_terminal_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_table(("ID",), [], empty="No task fits.")
-    assert capsys.readouterr().out == "No task fits.\n"
+    output.print_table(("ID",), [], empty="No tasks match.")
+    assert capsys.readouterr().out == "No tasks match.\n"
 
 
 def test_fields_without_a_value_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
