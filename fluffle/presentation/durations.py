@@ -2,11 +2,15 @@
 
 from datetime import UTC, datetime
 
-_UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))  # a unit, and the part of it shown
+_UNITS = (
+    (86_400, "d", 3_600, "h"),
+    (3_600, "h", 60, "min"),
+    (60, "min", 1, "s"),
+)  # each unit with the next smaller one
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its largest units: `250 ms`, `4.2 s`, `42 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h`."""
+    """Return a duration in its largest units: `250 ms`, `4.2 s`, `42 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h`."""
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 9.95:
@@ -25,5 +29,5 @@ def time_since(at: datetime) -> str:
 
 
 def iso(at: datetime) -> str:
-    """A moment as ISO 8601 in UTC, to the millisecond."""
+    """Return a time as ISO 8601 in UTC, to the millisecond."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

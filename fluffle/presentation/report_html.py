@@ -1,4 +1,4 @@
-"""A report as one HTML file: figures, charts and table, light and dark, that loads nothing from anywhere."""
+"""A report as one HTML file with figures, charts and table, in light and dark mode, without external content."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -32,12 +32,12 @@ svg text{fill:var(--ink)}svg .n{fill:var(--dim)}
 
 
 def as_html(view: ReportView) -> str:
-    """The whole file."""
+    """Return the HTML file."""
     meaning = PREDEFINED[view.name].meaning if view.name in PREDEFINED else ""
-    told = [text for text in (meaning[:1].upper() + meaning[1:], filters(view)) if text]
+    subtitles = [text for text in (meaning[:1].upper() + meaning[1:], filters(view)) if text]
     body = [
         f"<h1>Report: {escape(view.name)}</h1>",
-        *(f"<p>{escape(text)}</p>" for text in told),
+        *(f"<p>{escape(text)}</p>" for text in subtitles),
         f"<p>Made {view.generated_at:%Y-%m-%d %H:%M:%S} UTC</p>",
         *_summary(view.values),
         *(f'<h2>{escape(title)}</h2><div class="card">{drawing}</div>' for title, drawing in charts(view)),
