@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import PROBE, RobustConnection
 from broker.errors import (
     AccessRefused,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import RootModel, ValidationError
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection, may_declare
 from broker.amqp.url import user_of
 from broker.chat_client import ChatClient

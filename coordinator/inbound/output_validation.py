@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.protocol.worker_reports import Failure, Result
 from broker.untrusted.output_check import OUTPUT_SCHEMA, check_apart, quick_check
 from broker.untrusted.process_pool import ProcessPool

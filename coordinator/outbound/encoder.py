@@ -6,7 +6,7 @@ from typing import assert_never
 
 from pydantic_core import to_json
 
-from broker.amqp.pika_connection import Outgoing
+from broker.amqp.envelope import Outgoing
 from broker.chat_client import to_publish
 from broker.ids import assignment_id
 from broker.protocol.assignments import Dependency, Drain, Notice, PersonAnswer, Stop

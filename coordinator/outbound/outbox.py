@@ -41,7 +41,7 @@ class RejectedMessage:
     exchange: str
     routing_key: str
     body: bytes
-    properties: Mapping[str, Any]  # of broker.amqp.pika_connection.Outgoing, by name
+    properties: Mapping[str, Any]  # of broker.amqp.envelope.Outgoing, by name
     problems: tuple[Problem, ...]
     at: Instant
     event_id: str = field(default_factory=uuid7)

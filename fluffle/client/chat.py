@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection
 from broker.amqp.url import user_of
 from broker.chat_client import ChatClient, is_unnamed, read_message

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from broker.access.roles import is_genuine
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import DecodeError
 from broker.ids import uuid7

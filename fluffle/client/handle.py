@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from broker.amqp.pika_connection import Outgoing
+from broker.amqp.envelope import Outgoing
 from broker.errors import FluffleError, ResultTooLarge, TaskCancelled, TaskFailed
 from broker.protocol.primitives import decode
 from broker.protocol.status import Status

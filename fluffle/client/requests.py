@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.best_effort import best_effort
 from broker.errors import (

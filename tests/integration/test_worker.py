@@ -13,7 +13,7 @@ from typing import Any
 import pika
 import pytest
 
-from broker.amqp.pika_connection import Outgoing
+from broker.amqp.envelope import Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import AccessRefused, ConfigurationError
 from broker.protocol.primitives import MAX_BODY_BYTES

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection
 from broker.chat_client import read_message, to_publish
 from broker.protocol.chat import Message, new_message

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from broker.amqp.pika_connection import Delivery, Outgoing, Properties
+from broker.amqp.envelope import Delivery, Outgoing, Properties
 from broker.timestamps import Instant, Micros, seconds
 from coordinator.batch import BatchProcessor, OutgoingBatch
 from coordinator.core.tasks.task import view

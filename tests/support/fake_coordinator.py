@@ -8,7 +8,7 @@ from typing import Any
 import pika
 from pika.exceptions import NackError
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.protocol.assignments import Assignment, Drain, Stop
 from broker.protocol.chat import MessageProgress

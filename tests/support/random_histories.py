@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Of
 from broker.protocol.status import Outcome, Status
 from broker.protocol.topology import EVENTS, STATUS, TASKS

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.best_effort import best_effort
 from broker.fault_injection import crash_point_soon
 from broker.protocol.assignments import Assignment

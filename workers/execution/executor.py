@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.best_effort import best_effort
 from broker.errors import DecodeError
 from broker.fault_injection import crash_point

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from broker.amqp.pika_connection import Outgoing, resolve
+from broker.amqp.envelope import Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import BrokerError, ConnectionClosed, MessageTooLarge
 from broker.fault_injection import crash_point, crash_point_soon
+from broker.futures import resolve
 from broker.ids import assignment_id
 from broker.protocol.chat import Message, MessageProgress
 from broker.protocol.primitives import WireModel, decode

@@ -2,7 +2,7 @@
 
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.protocol.assignments import Assignment
 from broker.protocol.topology import work_queue
 from broker.protocol.traceparent import trace_of

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import AccessRefused, BrokerError, Problem, QueryRejected, TaskRejected
 from broker.protocol.primitives import WireModel, decode

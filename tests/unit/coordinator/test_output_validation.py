@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.protocol.status import Status
 from broker.protocol.task_requests import Submission
 from broker.protocol.worker_reports import Failure, Goodbye, Result

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import fluffle
-from broker.amqp.pika_connection import Outgoing
+from broker.amqp.envelope import Outgoing
 from broker.errors import ConnectionClosed, TaskCancelled, TaskFailed, TaskRejected
 from broker.protocol import task_requests
 from broker.protocol.status import Status

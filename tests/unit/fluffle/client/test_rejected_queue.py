@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.amqp.pika_connection import Delivery, Properties
+from broker.amqp.envelope import Delivery, Properties
 from fluffle.client.rejected_queue import RejectedMessage, read
 
 

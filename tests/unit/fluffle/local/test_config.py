@@ -121,7 +121,9 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_said_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"there is no file .*fluffle\.toml: create one .* or name another with -c"):
+    with pytest.raises(
+        ConfigurationError, match=r"there is no file .*fluffle\.toml: create one .* or name another with -c"
+    ):
         load(tmp_path / "fluffle.toml")
 
 
