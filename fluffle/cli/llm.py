@@ -1,4 +1,4 @@
-"""`fluffle llm`: the LLMs, what they are doing, and what they may do."""
+"""`fluffle llm`: the LLMs, their tasks and their settings."""
 
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,13 @@ names_argument = click.argument("names", metavar="NAME...", nargs=-1, required=T
 
 @click.group(cls=OrderedGroup)
 def llm() -> None:
-    """List the LLMs and what they are doing, and steer them."""
+    """List the LLMs and their tasks; pause, drain or change them."""
 
 
 @llm.command(name="list")
 @json_option
 def list_(*, as_json: bool) -> None:
-    """List the LLMs that have ever said hello."""
+    """List the LLMs that have ever connected."""
     from broker.protocol.worker_reports import skills_in_text
     from fluffle.presentation.output import print_json, print_table
 
@@ -37,7 +37,7 @@ def list_(*, as_json: bool) -> None:
         print_json([view.model_dump(mode="json", exclude_none=True) for view in llms])
         return
     print_table(
-        ("NAME", "STATE", "IN HAND", "LAST SEEN", "MODEL", "LABELS", "SKILLS"),
+        ("NAME", "STATE", "TASKS", "LAST SEEN", "MODEL", "LABELS", "SKILLS"),
         [
             (
                 view.name,
@@ -51,7 +51,7 @@ def list_(*, as_json: bool) -> None:
             for view in llms
         ],
         spare=("LABELS", "LAST SEEN", "MODEL"),
-        empty="No LLM has said hello yet. Start one with `fluffle worker`.",
+        empty="No LLM has connected yet. Start one with `fluffle worker`.",
     )
 
 
@@ -59,9 +59,9 @@ def list_(*, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def show(*, name: str, as_json: bool) -> None:
-    """Show an LLM and the tasks that it has in hand."""
+    """Show an LLM and its current tasks."""
     from broker.protocol.worker_reports import skills_in_text
-    from fluffle.cli.task.show import since
+    from fluffle.presentation.durations import time_since
     from fluffle.presentation.output import heading, print_fields, print_json, print_table
 
     async def fetch() -> "LLMView":
@@ -83,7 +83,7 @@ def show(*, name: str, as_json: bool) -> None:
             ("Quality", ", ".join(f"{skill} times {factor:g}" for skill, factor in view.quality.items()) or None),
             ("Labels", view.labels or None),
             ("Slots", f"{view.slots}{at_most}"),
-            ("In hand", view.in_hand),
+            ("Current tasks", view.in_hand),
             ("Parked", view.parked or None),
             ("Instances", view.instances or None),
             ("Last seen", view.last_seen),
@@ -91,12 +91,12 @@ def show(*, name: str, as_json: bool) -> None:
         ]
     )
     if view.tasks:
-        heading("Tasks in hand")
+        heading("Current tasks")
         for task_id in view.tasks:
             quiet = view.quiet.get(task_id)
-            click.echo(task_id + (f"  no text for {since(quiet)}" if quiet else ""))
+            click.echo(task_id + (f"  no text for {time_since(quiet)}" if quiet else ""))
     if view.by_instance:
-        heading("Its instances differ")
+        heading("Instances with different settings")
         print_table(
             ("INSTANCE", "MODEL", "SLOTS", "LABELS", "SKILLS"),
             [(it.id, it.model, it.slots, ",".join(it.labels), skills_in_text(it.skills)) for it in view.by_instance],
@@ -107,9 +107,9 @@ def show(*, name: str, as_json: bool) -> None:
 @names_argument
 @json_option
 def pause(*, names: tuple[str, ...], as_json: bool) -> int:
-    """Give LLMs nothing new until they are resumed.
+    """Assign no new tasks to LLMs until they are resumed.
 
-    They finish what they have.
+    They finish their current tasks.
     """
     return _each(names, lambda client, name: client.pause(name), as_json=as_json)
 
@@ -118,7 +118,7 @@ def pause(*, names: tuple[str, ...], as_json: bool) -> int:
 @names_argument
 @json_option
 def resume(*, names: tuple[str, ...], as_json: bool) -> int:
-    """Give paused LLMs work again."""
+    """Assign tasks to paused LLMs again."""
     return _each(names, lambda client, name: client.resume(name), as_json=as_json)
 
 
@@ -126,7 +126,7 @@ def resume(*, names: tuple[str, ...], as_json: bool) -> int:
 @names_argument
 @json_option
 def drain(*, names: tuple[str, ...], as_json: bool) -> int:
-    """Have all workers of LLMs finish what they have, and end."""
+    """Stop all workers of LLMs after their current tasks."""
     return _each(names, lambda client, name: client.drain(name), as_json=as_json)
 
 
@@ -134,10 +134,10 @@ def drain(*, names: tuple[str, ...], as_json: bool) -> int:
 @names_argument
 @json_option
 def forget(*, names: tuple[str, ...], as_json: bool) -> int:
-    """Take LLMs that are offline out of the list.
+    """Remove offline LLMs from the list.
 
-    What was set by hand and learned of them goes with them; what they have done stays. One that has tasks is not
-    forgotten, and one that comes back is a new one. Its queues stay in RabbitMQ.
+    Deletes their settings and all that was learned about them; their finished tasks stay. An LLM that still has tasks
+    cannot be removed. If the LLM connects again, it is a new LLM. Its queues stay in RabbitMQ.
     """
     return _each(names, lambda client, name: client.forget(name), as_json=as_json)
 
@@ -148,44 +148,44 @@ def forget(*, names: tuple[str, ...], as_json: bool) -> int:
     "--slots",
     type=OrNothing(Whole(0, 10_000), "auto"),
     metavar="N|auto",
-    help="The most tasks that all its workers get together; auto: as they say.",
+    help="Maximum number of tasks for all its workers together; auto: the sum of their own values.",
 )
 @click.option(
     "--skills",
     "-k",
     type=OrNothing(Skills(), "auto"),
     metavar="SKILLS|auto",
-    help="What it can do, and how well: python=0.9,review; auto: as its workers say.",
+    help="Skills with levels: python=0.9,review; auto: the skills that its workers report.",
 )
 @json_option
 def set_(*, name: str, slots: int | Nothing | None, skills: dict[str, float] | Nothing | None, as_json: bool) -> int:
-    """Set the slots and skills of an LLM by hand.
+    """Set the slots and skills of an LLM.
 
-    They hold until they are set again, whatever its workers say. What it has in hand stays there.
+    The values override those of its workers until they are set again. Its current tasks stay assigned.
     """
     settings = given({"slots": slots, "skills": skills})
     if not settings:
-        raise click.UsageError("Say what to set: --slots, --skills.")
+        raise click.UsageError("Give at least one of --slots and --skills.")
     return _each((name,), lambda client, name: client.manage(name, **settings), as_json=as_json)
 
 
 def state(view: "LLMView") -> str:
-    """The state of an LLM; also that it is paused while it is draining or offline."""
+    """Return the state of an LLM, with "paused" for one that is paused and draining or offline."""
     return f"{view.state}, paused" if view.paused and view.state != "paused" else view.state
 
 
 def _each(
     names: tuple[str, ...], change: "Callable[[Client, str], Coroutine[Any, Any, LLMView]]", *, as_json: bool
 ) -> int:
-    """Change one LLM after the other and tell how each stands. Returns the exit code."""
+    """Change one LLM after the other and print its new state. Returns the exit code."""
     from broker.protocol.worker_reports import skills_in_text
     from fluffle.presentation.output import print_json, styled
 
-    def tell(view: "LLMView") -> None:
+    def show(view: "LLMView") -> None:
         if as_json:
             print_json(view.model_dump_json(exclude_none=True).encode())
         else:
             skills = skills_in_text(view.skills)
             click.echo(f"{view.name}\t{styled(state(view))}\t{view.in_hand}/{view.slots}\t{skills}")
 
-    return change_each(names, change, tell)
+    return change_each(names, change, show)

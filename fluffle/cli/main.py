@@ -1,4 +1,4 @@
-"""The command `fluffle`: its sub-commands by name, and how errors and interrupts end it."""
+"""The command `fluffle`: its sub-commands, and the exit codes for errors and interrupts."""
 
 import sys
 from typing import NoReturn
@@ -6,45 +6,38 @@ from typing import NoReturn
 import click
 
 from broker.errors import BrokerBlocked, BrokerUnreachable, FluffleError, TaskCancelled, TaskFailed
+from fluffle.cli.exit_codes import BLOCKED, ERROR, INTERRUPTED, MEANINGS, OK, TASK_FAILED
 from fluffle.cli.lazy import LazyCommand, LazyGroup
 
-START_IT = ". Start it, or name another one in FLUFFLE_AMQP_URL"
-
-OK, ERROR, USAGE, TASK_FAILED, TIMED_OUT, BLOCKED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+_REMEDY = ". Start RabbitMQ, or set FLUFFLE_AMQP_URL to another one"
 
 COMMANDS = (
-    LazyCommand("demo", "fluffle.cli.processes.demo:demo", "Show all of it in one go, on real text."),
+    LazyCommand("demo", "fluffle.cli.processes.demo:demo", "Run a complete example on text files."),
     LazyCommand(
         "up", "fluffle.cli.processes.up:up", "Run everything in fluffle.toml: RabbitMQ, coordinator, web page, LLMs."
     ),
-    LazyCommand("task", "fluffle.cli.task.group:task", "Submit tasks, follow them, steer them, get their results."),
-    LazyCommand("message", "fluffle.cli.message:message", "Write to LLMs and people, ask them, read what has come."),
-    LazyCommand("llm", "fluffle.cli.llm:llm", "List the LLMs and what they are doing, and steer them."),
-    LazyCommand("report", "fluffle.cli.report:report", "Print figures about the tasks."),
-    LazyCommand("web", "fluffle.cli.processes.web:web", "Serve the web page."),
+    LazyCommand("task", "fluffle.cli.task.group:task", "Submit tasks, watch and change them, get their results."),
     LazyCommand(
-        "rejected", "fluffle.cli.admin.dead_letters:rejected", "Look at rejected messages, requeue or drop them."
+        "message", "fluffle.cli.message:message", "Send messages to LLMs and people, ask them, read your inbox."
     ),
+    LazyCommand("llm", "fluffle.cli.llm:llm", "List the LLMs and their tasks; pause, drain or change them."),
+    LazyCommand("report", "fluffle.cli.report:report", "Print statistics about tasks."),
+    LazyCommand("web", "fluffle.cli.processes.web:web", "Serve the web page."),
+    LazyCommand("rejected", "fluffle.cli.admin.rejected:rejected", "List rejected messages, requeue or drop them."),
     LazyCommand("worker", "fluffle.cli.processes.worker:worker", "Run an LLM as a worker."),
-    LazyCommand("tool", "fluffle.cli.tool:tool", "For a command that a worker runs: send, ask, delegate, …"),
+    LazyCommand("tool", "fluffle.cli.tool:tool", "Tools for a command that a worker runs: send, ask, delegate, …"),
     LazyCommand("coordinator", "fluffle.cli.processes.coordinator:coordinator", "Run the coordinator."),
     LazyCommand("database", "fluffle.cli.admin.database:database", "Back up and restore the coordinator's database."),
     LazyCommand(
-        "broker", "fluffle.cli.processes.broker:broker", "Manage the private RabbitMQ node, and prepare any other."
+        "broker", "fluffle.cli.processes.broker:broker", "Manage the private RabbitMQ node; set up any other RabbitMQ."
     ),
 )
 
-EPILOG = """\b
+EPILOG = f"""\b
 Exit codes:
-    0   done
-    1   an error, told in one line
-    2   wrong usage
-    3   a task failed or was cancelled
-    4   the time to wait ran out
-    5   RabbitMQ takes no messages: it is low on disk or memory
-  130   interrupted with Ctrl-C
+{chr(10).join(f"  {code:>3}   {meaning}" for code, meaning in MEANINGS.items())}
 
-RabbitMQ is taken from FLUFFLE_AMQP_URL, else it is the private node that `fluffle broker start` runs.
+Commands use the RabbitMQ of FLUFFLE_AMQP_URL, or else the private node that `fluffle broker start` runs.
 """
 
 
@@ -60,7 +53,7 @@ def cli() -> None:
 
 
 def run(args: list[str] | None = None) -> int:
-    """Run the command line `args` (else the process's own). Returns the exit code."""
+    """Run the command line `args`, by default the arguments of the process. Returns the exit code."""
     try:
         code = cli.main(args, prog_name="fluffle", standalone_mode=False)
     except click.ClickException as error:
@@ -69,12 +62,12 @@ def run(args: list[str] | None = None) -> int:
     except click.Abort:
         return INTERRUPTED
     except FluffleError as error:
-        remedy = START_IT if isinstance(error, BrokerUnreachable) else ""
+        remedy = _REMEDY if isinstance(error, BrokerUnreachable) else ""
         click.echo(f"Error: {error}{remedy}", err=True)
         if isinstance(error, BrokerBlocked):
             return BLOCKED
         return TASK_FAILED if isinstance(error, TaskFailed | TaskCancelled) else ERROR
-    except OSError as error:  # such as a full disk that the output goes to
+    except OSError as error:  # for example the output goes to a full disk
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"Error: {where}{error.strerror or error}", err=True)
         return ERROR

@@ -1,12 +1,12 @@
-"""`fluffle message`: write to LLMs and people, ask them, read what has come and what was said."""
+"""`fluffle message`: send messages to LLMs and people, ask them, read the inbox and the history."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
+from fluffle.cli.exit_codes import OK, TASK_FAILED, TIMED_OUT
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.main import OK, TASK_FAILED, TIMED_OUT
 from fluffle.cli.options import Duration, Name, Whole
 from fluffle.cli.session import client, json_option, run
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from broker.protocol.views import ConversationView, MessageView
 
 as_option = click.option(
-    "--as", "user", type=Name(), metavar="NAME", help="Who you are; else FLUFFLE_USER, else your login name."
+    "--as", "user", type=Name(), metavar="NAME", help="Your name. Default: FLUFFLE_USER, or else your login name."
 )
 to_argument = click.argument("to")
 text_argument = click.argument("text")
-conversation_option = click.option("--conversation", "-c", metavar="ID", help="Go on with this conversation.")
+conversation_option = click.option("--conversation", "-c", metavar="ID", help="Continue this conversation.")
 
-NOTHING_SAID = "Nobody has said anything yet."
+NOTHING_SAID = "No messages yet."
 
 
 @click.group(cls=OrderedGroup)
 def message() -> None:
-    """Write to LLMs and people, ask them, read what has come.
+    """Send messages to LLMs and people, ask them, read your inbox.
 
-    TO is an LLM (ada or llm.ada), a person (user.ana), a group (group.reviewers) or all. TEXT may be - for standard
-    input. Messages wait in the mailbox of whoever is away; the coordinator keeps the history.
+    TO is an LLM (ada or llm.ada), a person (user.ana), a group (group.reviewers) or all. TEXT `-` reads standard
+    input. Messages wait in the mailbox of the receiver; the coordinator keeps the history.
     """
 
 
@@ -40,10 +40,10 @@ def message() -> None:
 @as_option
 @json_option
 def send(*, to: str, text: str, conversation: str | None, user: str | None, as_json: bool) -> None:
-    """Send a message, and do not wait for an answer.
+    """Send a message without waiting for an answer.
 
-    An LLM answers all the same: see `fluffle message inbox`. It prints the ids of the message and its conversation.
-    If a group has no members, a notice comes to your inbox.
+    The answer of an LLM arrives in your inbox: see `fluffle message inbox`. Prints the ids of the message and its
+    conversation. If a group has no members, a notice arrives in your inbox.
     """
     from fluffle.presentation.output import print_json
 
@@ -67,7 +67,7 @@ def send(*, to: str, text: str, conversation: str | None, user: str | None, as_j
     type=Duration(),
     default=120.0,
     metavar="DURATION",
-    help="How long to wait; 2 minutes if not given.",
+    help="How long to wait for the answer. Default: 2 minutes.",
 )
 @conversation_option
 @as_option
@@ -75,8 +75,8 @@ def send(*, to: str, text: str, conversation: str | None, user: str | None, as_j
 def ask(*, to: str, text: str, timeout: float, conversation: str | None, user: str | None, as_json: bool) -> int:
     """Send a message and print its answer.
 
-    On a terminal the text of an LLM is shown as it writes, and then how to go on with the conversation. The exit code
-    is 3 when it could not answer, and 4 when the time ran out; the answer then comes to the inbox.
+    On a terminal, shows the text of an LLM while it writes, and then how to continue the conversation. The exit code
+    is 3 if the receiver could not answer, and 4 if the time ran out; a late answer arrives in your inbox.
     """
     from fluffle.presentation.output import complain, on_terminal, plain, print_json
 
@@ -103,24 +103,24 @@ def ask(*, to: str, text: str, timeout: float, conversation: str | None, user: s
     else:
         _print_rest(answer.content, "".join(shown))
         if on_terminal():
-            click.echo(f"Go on with --conversation {answer.conversation_id}", err=True)
+            click.echo(f"To continue: --conversation {answer.conversation_id}", err=True)
     return TASK_FAILED if "error" in answer.metadata else OK
 
 
 @message.command()
-@click.option("--keep", is_flag=True, help="Leave them in the mailbox.")
-@click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C, and print what comes.")
+@click.option("--keep", is_flag=True, help="Keep the messages in the mailbox.")
+@click.option("--follow", "-f", is_flag=True, help="Print new messages as they arrive, until Ctrl-C.")
 @as_option
 @json_option
 def inbox(*, keep: bool, follow: bool, user: str | None, as_json: bool) -> None:
-    """Print the messages that have come for you, each once.
+    """Print the messages in your mailbox, each once.
 
-    They are taken from your mailbox as they are printed, and stay in the history: see `fluffle message history`.
+    Removes them from the mailbox as they are printed. They stay in the history: see `fluffle message history`.
     """
     from fluffle.presentation.output import on_terminal
 
     if keep and follow:
-        raise click.UsageError("--keep does not go with --follow: what is looked at and kept would come again.")
+        raise click.UsageError("Give --keep or --follow, not both: kept messages would be printed again.")
 
     async def take() -> int:
         count = 0
@@ -135,12 +135,12 @@ def inbox(*, keep: bool, follow: bool, user: str | None, as_json: bool) -> None:
 
 
 @message.command()
-@click.option("--with", "participant", metavar="ADDRESS", help="Only what this LLM, person or group sends or gets.")
+@click.option("--with", "participant", metavar="ADDRESS", help="Only messages from or to this LLM, person or group.")
 @json_option
 def tail(*, participant: str | None, as_json: bool) -> None:
-    """Print what everybody says from now on, until Ctrl-C.
+    """Print all messages from now on, until Ctrl-C.
 
-    It takes nothing from anybody's mailbox.
+    Removes nothing from any mailbox.
     """
 
     async def follow() -> None:
@@ -158,14 +158,21 @@ def tail(*, participant: str | None, as_json: bool) -> None:
 
 @message.command()
 @click.option("--conversation", "-c", metavar="ID", help="Only this conversation.")
-@click.option("--with", "participant", metavar="ADDRESS", help="Only what this LLM, person or group sent or got.")
-@click.option("--search", metavar="TEXT", help="Only what has this text in it, in upper or lower case.")
-@click.option("--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="The newest so many.")
+@click.option("--with", "participant", metavar="ADDRESS", help="Only messages from or to this LLM, person or group.")
+@click.option("--search", metavar="TEXT", help="Only messages that contain this text, in upper or lower case.")
+@click.option(
+    "--limit",
+    "-n",
+    type=Whole(min=1),
+    default=50,
+    show_default=True,
+    help="Maximum number; the newest ones.",
+)
 @json_option
 def history(
     *, conversation: str | None, participant: str | None, search: str | None, limit: int, as_json: bool
 ) -> None:
-    """Print what was said, the newest last."""
+    """Print past messages, the newest last."""
     from fluffle.presentation.output import on_terminal, print_json
 
     async def fetch() -> "list[MessageView]":
@@ -183,15 +190,17 @@ def history(
     for view in found:
         _print_message(view, as_json=False)
     if not found and on_terminal():
-        click.echo("There are no such messages." if conversation or participant or search else NOTHING_SAID)
+        click.echo("No messages match." if conversation or participant or search else NOTHING_SAID)
 
 
 @message.command()
-@click.option("--with", "participant", metavar="ADDRESS", help="Only those in which this address takes part.")
-@click.option("--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--with", "participant", metavar="ADDRESS", help="Only conversations with this address.")
+@click.option(
+    "--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="Maximum number; the newest ones."
+)
 @json_option
 def conversations(*, participant: str | None, limit: int, as_json: bool) -> None:
-    """List conversations, that with the newest message first."""
+    """List conversations, sorted by their newest message."""
     from fluffle.presentation.output import print_json, print_table
 
     async def fetch() -> "list[ConversationView]":
@@ -209,7 +218,7 @@ def conversations(*, participant: str | None, limit: int, as_json: bool) -> None
         ("CONVERSATION", "MESSAGES", "LAST", "FROM", "TO", "TEXT"),
         [(it.id, it.count, it.last.sent_at, it.last.sender, it.last.receiver, it.last.content) for it in found],
         spare=("MESSAGES", "TO", "LAST"),
-        empty="There are no such conversations." if participant else NOTHING_SAID,
+        empty="No conversations match." if participant else NOTHING_SAID,
     )
 
 
@@ -217,13 +226,13 @@ def conversations(*, participant: str | None, limit: int, as_json: bool) -> None
 @click.argument("groups", metavar="GROUP...", nargs=-1, required=True)
 @as_option
 def join(*, groups: Sequence[str], user: str | None) -> None:
-    """Get the messages to groups from now on."""
+    """Receive the messages to groups from now on."""
 
     async def join_all() -> None:
         async with client(user) as joining:
             for group in groups:
                 await joining.join(group)
-                click.echo(f"{joining.address} gets the messages to group.{group.removeprefix('group.')}")
+                click.echo(f"{joining.address} receives the messages to group.{group.removeprefix('group.')}")
 
     run(join_all())
 
@@ -232,13 +241,13 @@ def join(*, groups: Sequence[str], user: str | None) -> None:
 @click.argument("groups", metavar="GROUP...", nargs=-1, required=True)
 @as_option
 def leave(*, groups: Sequence[str], user: str | None) -> None:
-    """Get the messages to groups no longer."""
+    """Stop receiving the messages to groups."""
 
     async def leave_all() -> None:
         async with client(user) as leaving:
             for group in groups:
                 await leaving.leave(group)
-                click.echo(f"{leaving.address} no longer gets the messages to group.{group.removeprefix('group.')}")
+                click.echo(f"{leaving.address} no longer receives the messages to group.{group.removeprefix('group.')}")
 
     run(leave_all())
 
@@ -250,7 +259,7 @@ def _text(given: str) -> str:
 
 
 def _print_rest(content: str, shown: str) -> None:
-    """The answer, or what of it was not shown while it was written."""
+    """Print the part of the answer that was not shown while it was written."""
     from fluffle.presentation.output import on_terminal, plain
 
     text = plain(content) if on_terminal() else content
@@ -264,7 +273,7 @@ def _print_rest(content: str, shown: str) -> None:
 
 
 def _print_message(it: "Message | MessageView", *, as_json: bool) -> None:
-    """A message: when, from whom, to whom, and what; in a pipe on one line, with its ids first."""
+    """Print a message: time, sender, receiver and text; in a pipe on one line that starts with its ids."""
     from fluffle.presentation.output import cell, clock, heading, in_colour, on_terminal, plain, print_json
 
     if as_json:
@@ -273,7 +282,7 @@ def _print_message(it: "Message | MessageView", *, as_json: bool) -> None:
         undelivered = "" if getattr(it, "delivered", True) else "  (not delivered)"
         heading(f"{clock(it.sent_at)}  {it.sender} → {it.receiver}{undelivered}")
         click.echo(plain(it.content))
-        told = f"conversation {it.conversation_id}"
-        click.echo(click.style(told, dim=True) if in_colour() else told)
+        footer = f"conversation {it.conversation_id}"
+        click.echo(click.style(footer, dim=True) if in_colour() else footer)
     else:
         click.echo("\t".join(map(cell, (it.id, it.conversation_id, it.sent_at, it.sender, it.receiver, it.content))))

@@ -1,4 +1,4 @@
-"""Kinds of values that options take."""
+"""Types of command-line values: durations, times, names, skills, JSON, …"""
 
 import json
 import re
@@ -10,40 +10,40 @@ import click
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)?")
-_MOST = 100 * 365 * 86_400.0  # seconds
+_MAX_SECONDS = 100 * 365 * 86_400.0
 
 
 class Whole(click.IntRange):
-    """A whole number in a range, called so to people."""
+    """A whole number in a range."""
 
     name = "integer"
 
 
 class Duration(click.ParamType[float]):
-    """A length of time in seconds: `90`, `90s`, `5m`, `2h`, `1d`, `1w`."""
+    """A duration in seconds: `90`, `90s`, `5m`, `2h`, `1d`, `1w`."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds."""
+        """Return the seconds."""
         if isinstance(value, int | float):
             return float(value)
         if found := _LENGTH.fullmatch(value.strip()):
             return _seconds(found, ctx, param)
-        raise click.BadParameter(f"{value!r} is not a length of time such as 90s, 5m, 2h or 1d", ctx, param)
+        raise click.BadParameter(f"{value!r} must be a duration such as 90s, 5m, 2h or 1d", ctx, param)
 
 
 def _seconds(found: "re.Match[str]", ctx: click.Context | None, param: click.Parameter | None) -> float:
     length = float(found[1]) * _UNITS[found[2] or "s"]
-    if length > _MOST:
+    if length > _MAX_SECONDS:
         raise click.BadParameter(f"{found[0]!r} is longer than 100 years", ctx, param)
     return length
 
 
 class Moment(click.ParamType[datetime]):
-    """A moment: ISO 8601, in local time unless it has an offset; or a length of time from now, or before now.
+    """A time: ISO 8601, in local time unless it has an offset; or a duration from now, or before now.
 
-    A length needs its unit: `20261201` is a date.
+    A duration needs its unit: `20261201` is a date.
     """
 
     name = "moment"
@@ -52,7 +52,7 @@ class Moment(click.ParamType[datetime]):
         self._direction = -1 if past else 1
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """The moment, in UTC."""
+        """Return the time in UTC."""
         if isinstance(value, datetime):
             return value
         value = value.strip()
@@ -62,19 +62,19 @@ class Moment(click.ParamType[datetime]):
         try:
             return datetime.fromisoformat(value).astimezone(UTC)
         except (ValueError, OverflowError) as error:
-            problem = f"{value!r} is neither a moment such as 2026-12-01T09:00 nor a length of time such as 2h"
+            problem = f"{value!r} must be a time such as 2026-12-01T09:00, or a duration such as 2h"
             if found:
-                problem = f"{value!r} has no unit: {value}s are seconds, {value}h hours"
+                problem = f"{value!r} needs a unit: {value}s is seconds, {value}h is hours"
             raise click.BadParameter(problem, ctx, param) from error
 
 
 class Names(click.ParamType[list[str]]):
-    """Names with commas between them."""
+    """Comma-separated names."""
 
     name = "names"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        """The names, without those that are empty."""
+        """Return the names, without empty ones."""
         return value if isinstance(value, list) else [name.strip() for name in value.split(",") if name.strip()]
 
 
@@ -84,7 +84,7 @@ class JSON(click.ParamType[Any]):
     name = "json"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value."""
+        """Return the value."""
         if not isinstance(value, str):
             return value
         try:
@@ -96,7 +96,7 @@ class JSON(click.ParamType[Any]):
 
 
 def schema_of(path: str) -> Any:
-    """The JSON Schema in a file, or on standard input for `-`."""
+    """Return the JSON Schema in a file, or on standard input for `-`."""
     from workers.models.base import ModelError
     from workers.models.output import check_schema
 
@@ -114,57 +114,57 @@ class Name(click.ParamType[str]):
     name = "name"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name as it is."""
+        """Return the name."""
         from broker.protocol.primitives import NAME_PATTERN
 
         if re.search(NAME_PATTERN, value):
             return str(value)
-        raise click.BadParameter(f"{value!r} is not made of a-z, 0-9 and -, at most 63 of them", ctx, param)
+        raise click.BadParameter(f"{value!r} must be 1-63 characters: a-z, 0-9 or '-'", ctx, param)
 
 
 class Skills(click.ParamType[dict[str, float]]):
-    """Skills with commas between them, each with its level or without: `python=0.9,review`."""
+    """Comma-separated skills, each with an optional level: `python=0.9,review`."""
 
     name = "skills"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
-        """Levels by tag; 1.0 where none is given."""
+        """Return levels by tag; the default level is 1.0."""
         if isinstance(value, dict):
             return value
         skills = {}
         for skill in filter(None, (part.strip() for part in value.split(","))):
             tag, given, level = skill.partition("=")
             if not re.fullmatch(r"[a-z0-9][a-z0-9._:+/-]{0,62}", tag):
-                raise click.BadParameter(f"{tag!r} is not a tag in lower case, such as python", ctx, param)
+                raise click.BadParameter(f"{tag!r} must be a skill in lower case, such as python", ctx, param)
             if (given and not re.fullmatch(r"0|1|[01]?\.\d+", level)) or float(level or 1) > 1:
-                raise click.BadParameter(f"the level of {tag} is a number from 0 to 1, not {level!r}", ctx, param)
+                raise click.BadParameter(f"the level of {tag} must be a number from 0 to 1, not {level!r}", ctx, param)
             skills[tag] = float(level or 1)
         return skills
 
 
 class Weights(click.ParamType[dict[str, float]]):
-    """Numbers by name, with commas between them: `ada=2,bob=0.5`."""
+    """Comma-separated numbers by name: `ada=2,bob=0.5`."""
 
     name = "weights"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
-        """The numbers by name."""
+        """Return the numbers by name."""
         if isinstance(value, dict):
             return value
         found = re.fullmatch(r"(?:[a-z0-9][a-z0-9-]*=\d+(?:\.\d+)?(?:,|$))+", value)
         if not found:
-            raise click.BadParameter(f"{value!r} is not made of names and numbers such as ada=2,bob=0.5", ctx, param)
+            raise click.BadParameter(f"{value!r} must be names and numbers such as ada=2,bob=0.5", ctx, param)
         split = (part.partition("=") for part in value.split(",") if part)
         return {name: float(number) for name, _, number in split}
 
 
 class Tools(click.ParamType[list[str]]):
-    """Tools of an LLM with commas between them, or `all`, or `none`."""
+    """Comma-separated tools of an LLM, or `all`, or `none`."""
 
     name = "tools"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        """The names of the tools."""
+        """Return the names of the tools."""
         from broker.protocol.task_requests import TOOLS
 
         if isinstance(value, list):
@@ -173,18 +173,18 @@ class Tools(click.ParamType[list[str]]):
             return list(TOOLS) if value == "all" else []
         tools = [name.strip().replace("-", "_") for name in value.split(",") if name.strip()]
         if unknown := [name for name in tools if name not in TOOLS]:
-            raise click.BadParameter(f"{unknown[0]!r} is none of all, none, {', '.join(TOOLS)}", ctx, param)
+            raise click.BadParameter(f"{unknown[0]!r} must be one of all, none, {', '.join(TOOLS)}", ctx, param)
         return tools
 
 
 class Nothing(Enum):
-    """What `OrNothing` gives for its word: None would mean that the option was not given."""
+    """The value of `OrNothing` for its word. None would mean that the option was not given."""
 
     NOTHING = auto()
 
 
 class OrNothing(click.ParamType[Any]):
-    """A value of another kind, or a word that takes the present one away."""
+    """A value of another type, or a word that removes the current value."""
 
     def __init__(self, kind: click.ParamType[Any], word: str = "none") -> None:
         self.name = f"{kind.name}|{word}"
@@ -192,25 +192,25 @@ class OrNothing(click.ParamType[Any]):
         self._word = word
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value, or NOTHING."""
+        """Return the value, or NOTHING."""
         return Nothing.NOTHING if value == self._word else self._kind.convert(value, param, ctx)
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, with None for those that take something away."""
+    """Return the options that were given, with None for those that remove a value."""
     return {name: None if value is Nothing.NOTHING else value for name, value in options.items() if value is not None}
 
 
 def pairs(texts: tuple[str, ...], option: str = "--metadata") -> dict[str, str]:
-    """The pairs of an option that takes KEY=VALUE."""
+    """Return the pairs of an option that takes KEY=VALUE."""
     split = [text.partition("=") for text in texts]
     if wrong := [key for key, equals, _ in split if not equals]:
-        raise click.BadParameter(f"{wrong[0]!r} is not KEY=VALUE", param_hint=option)
+        raise click.BadParameter(f"{wrong[0]!r} must be KEY=VALUE", param_hint=option)
     return {key: value for key, _, value in split}
 
 
 def text_of(path: str) -> str:
-    """The text of a file, or of standard input for `-`, without a byte order mark."""
+    """Return the text of a file, or of standard input for `-`, without a byte order mark."""
     with click.open_file(path, "rb") as file:
         content: bytes = file.read()
     try:
@@ -221,5 +221,5 @@ def text_of(path: str) -> str:
 
 
 def flat(lists: tuple[list[str], ...]) -> list[str]:
-    """The names of an option that was given several times."""
+    """Return the names of an option that may be repeated, as one list."""
     return [name for names in lists for name in names]

@@ -1,14 +1,14 @@
-"""How Python is set up in a process that runs for days and carries thousands of messages a second."""
+"""Settings of the Python runtime for a process that runs for days and handles thousands of messages a second."""
 
 import gc
 import sys
 
-YOUNG = 50_000  # objects; by default 700, fewer than a single batch of messages makes and drops again
-SWITCH = 0.001  # seconds
+GENERATION_0_OBJECTS = 50_000  # by default 700, fewer than one batch of messages allocates
+SWITCH_INTERVAL_SECONDS = 0.001
 
 
 def set_up_for_long() -> None:
-    """Call this once everything is imported."""
-    gc.freeze()  # modules stay: nobody has to look through them for garbage again
-    gc.set_threshold(YOUNG, 20, 20)
-    sys.setswitchinterval(SWITCH)  # messages come in and go out while another thread works
+    """Tune garbage collection and thread switching. Call this after all imports."""
+    gc.freeze()  # the collector need not scan the imported modules again
+    gc.set_threshold(GENERATION_0_OBJECTS, 20, 20)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)  # the thread of the connection gets its turn sooner

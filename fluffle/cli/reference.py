@@ -1,46 +1,43 @@
-"""The page docs/cli.md, made from the commands themselves: `python -m fluffle.cli.reference > docs/cli.md`."""
+"""The page docs/cli.md, generated from the commands: `python -m fluffle.cli.reference > docs/cli.md`."""
 
 from collections.abc import Iterator
+from inspect import cleandoc
+from textwrap import dedent
 
 import click
 
+from fluffle.cli.exit_codes import MEANINGS
 from fluffle.cli.lazy import LazyCommand
 from fluffle.cli.main import cli
 
 HEAD = """\
 # Commands
 
-This page is made by `python -m fluffle.cli.reference` from what the commands say with `--help`.
+This page is generated from `--help` of the commands by `python -m fluffle.cli.reference`.
 
-## For all commands
+## All commands
 
-**Output.** On a terminal, lists are tables with colours and times such as `3 min ago`; where it is narrow, the last
-column is shortened and others are left out. In a pipe they are lines of tab-separated values without headings, with
-times in ISO 8601; long descriptions of tasks end with `…` after 500 characters. `NO_COLOR` turns colours off. `--json`
-prints JSON: a list as one array, and what comes bit by bit as an object a line. Results and lists go to standard
-output; errors, logs and progress bars to standard error. On a terminal, text that LLMs or strangers wrote is printed
-without control characters.
+**Output.** On a terminal, lists are tables with colours and relative times such as `3 min ago`. On a narrow terminal,
+the last column is shortened and some columns are left out. In a pipe, lists are lines of tab-separated values without
+headings, with times in ISO 8601; long descriptions of tasks end with `…` after 500 characters. `NO_COLOR` turns
+colours off. `--json` prints JSON: a list as one array, a stream as one object per line. Results and lists go to
+standard output; errors, logs and progress bars go to standard error. On a terminal, texts from LLMs and other senders
+are printed without control characters.
 
 **Exit codes.**
 
 | code | meaning |
 |---|---|
-| 0 | done |
-| 1 | an error, told in one line |
-| 2 | wrong usage |
-| 3 | a task failed or was cancelled |
-| 4 | the time to wait ran out |
-| 5 | RabbitMQ takes no messages: it is low on disk or memory |
-| 130 | interrupted with Ctrl-C |
+{exit_codes}
 
-**Moments and lengths.** A moment is ISO 8601, `2026-12-01T09:00` or `20261201`, in local time unless it has an offset;
-or a length of time from now with its unit, `90s`, `5m`, `2h`, `1d` or `1w` (before now for `--since` and `--until`).
-Where a length alone is wanted, a number without a unit is seconds. The longest is 100 years.
+**Times and durations.** A TIME is ISO 8601, `2026-12-01T09:00` or `20261201`, in local time unless it has an offset; or
+a duration from now with its unit, `90s`, `5m`, `2h`, `1d` or `1w` (before now for `--since` and `--until`). A DURATION
+without a unit is in seconds. The longest duration is 100 years.
 
-**Which RabbitMQ.** The one of `FLUFFLE_AMQP_URL`, else the private node that `fluffle broker start` runs.
-[Settings](settings.md) lists all variables.
+**RabbitMQ.** Commands use the RabbitMQ of `FLUFFLE_AMQP_URL`, or else the private node that `fluffle broker start`
+runs. [Settings](settings.md) lists all variables.
 
-**Completion.** The shell completes commands and options after one of these:
+**Completion.** To complete commands and options in the shell, run one of these:
 
 ```sh
 eval "$(_FLUFFLE_COMPLETE=bash_source fluffle)"             # ~/.bashrc
@@ -51,13 +48,14 @@ _FLUFFLE_COMPLETE=fish_source fluffle | source              # ~/.config/fish/con
 
 
 def page() -> str:
-    """The whole page, Markdown."""
+    """Return the page as Markdown."""
     root = cli.make_context("fluffle", [], resilient_parsing=True)
-    return HEAD + "".join(f"\n{section}" for section in _sections(root))
+    exit_codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in MEANINGS.items())
+    return HEAD.format(exit_codes=exit_codes) + "".join(f"\n{section}" for section in _sections(root))
 
 
 def _sections(context: click.Context) -> Iterator[str]:
-    """A section for every command below this one."""
+    """Yield a section for each command below this one."""
     group = context.command
     assert isinstance(group, click.Group)
     for name in group.list_commands(context):
@@ -76,7 +74,14 @@ def _sections(context: click.Context) -> Iterator[str]:
 
 
 def _prose(group: click.Group) -> str:
-    return "\n\n".join(" ".join(part.split()) for part in (group.help or "").split("\n\n"))
+    return "\n\n".join(map(_paragraph, cleandoc(group.help or "").split("\n\n")))
+
+
+def _paragraph(text: str) -> str:
+    """Return a paragraph on one line; one that click does not wrap, as a block of code."""
+    if text.startswith("\b"):
+        return f"```text\n{dedent(text.removeprefix(chr(8)).strip(chr(10)))}\n```"
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":

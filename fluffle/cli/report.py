@@ -1,4 +1,4 @@
-"""`fluffle report`: figures about the tasks, as a table, JSON, CSV or a page."""
+"""`fluffle report`: statistics about tasks, as a table, JSON, CSV or HTML."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from broker.protocol.views import ReportView
     from fluffle.client.kwargs import ReportDefinition, ReportFields
 
-KEPT = ("group_by", "metrics", "where", "moment", "sort", "limit")  # of a report under a name
+SAVED_FIELDS = ("group_by", "metrics", "where", "moment", "sort", "limit")  # of a report that is saved under a name
 FORMATS = ("table", "json", "csv", "html")
 
 
 class Known(Names):
-    """Names with commas between them, all of which are known."""
+    """Comma-separated names of dimensions or metrics."""
 
     def __init__(self, kind: str, known: tuple[str, ...]) -> None:
         self._kind = kind
         self._known = known
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        """The names."""
+        """Return the names."""
         names = super().convert(value, param, ctx)
         for name in names:
             if name not in self._known:
@@ -35,26 +35,26 @@ class Known(Names):
 
 
 class Filter(click.ParamType[tuple[str, list[Value]]]):
-    """A dimension and the values of which a task has to have one: `llm=ada,bela`; `llm=` is having none."""
+    """A dimension and its allowed values: `llm=ada,bela`; `llm=` matches tasks without an LLM."""
 
     name = "filter"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, list[Value]]:
-        """The name and the values."""
+        """Return the name and the values."""
         if isinstance(value, tuple):
             return value
         name, equals, rest = value.partition("=")
         if name not in DIMENSIONS:
             raise click.BadParameter(unknown("dimension", name, DIMENSIONS), ctx, param)
         if not equals:
-            raise click.BadParameter(f"{value!r} is not DIMENSION=VALUE,…", ctx, param)
+            raise click.BadParameter(f"{value!r} must be DIMENSION=VALUE,…", ctx, param)
         dimension = DIMENSIONS[name]
         texts = [text.strip() for text in rest.split(",")]
         for text in filter(None, texts):
             if dimension.values and text not in dimension.values:
                 raise click.BadParameter(unknown(name.replace("_", " "), text, dimension.values), ctx, param)
             if dimension.kind == "number" and not text.isdecimal():
-                raise click.BadParameter(f"{name} is a number, not {text!r}", ctx, param)
+                raise click.BadParameter(f"{name} must be a number, not {text!r}", ctx, param)
         return name, [_value(dimension.kind, text) for text in texts]
 
 
@@ -78,7 +78,7 @@ Dimensions: {", ".join(DIMENSIONS)}.
 
 Metrics: {", ".join(METRICS)}.
 
-docs/reports.md tells what each of them means.
+docs/reports.md explains each of them.
 """
 
 
@@ -91,7 +91,7 @@ docs/reports.md tells what each of them means.
     multiple=True,
     type=Known("dimension", tuple(DIMENSIONS)),
     metavar="DIMENSION,…",
-    help="A row for each value of these.",
+    help="One row for each value of these dimensions.",
 )
 @click.option(
     "--metrics",
@@ -99,7 +99,7 @@ docs/reports.md tells what each of them means.
     multiple=True,
     type=Known("metric", tuple(METRICS)),
     metavar="METRIC,…",
-    help="The figures of every row.",
+    help="The columns of each row.",
 )
 @click.option(
     "--where",
@@ -107,28 +107,30 @@ docs/reports.md tells what each of them means.
     multiple=True,
     type=Filter(),
     metavar="DIMENSION=VALUE,…",
-    help="Only what has one of these values. Repeat for other dimensions.",
+    help="Only tasks with one of these values. Repeat the option for other dimensions.",
 )
-@click.option("--since", type=Moment(past=True), metavar="MOMENT", help="Only what happened from then on.")
-@click.option("--until", type=Moment(past=True), metavar="MOMENT", help="Only what happened before then.")
+@click.option("--since", type=Moment(past=True), metavar="TIME", help="Only tasks at or after this time.")
+@click.option("--until", type=Moment(past=True), metavar="TIME", help="Only tasks before this time.")
 @click.option(
     "--moment",
     type=click.Choice(("submitted", "finished")),
-    help="What --since, --until, day and the like are about.",
+    help="Which time of a task --since, --until, day and similar dimensions use.",
 )
-@click.option("--sort", metavar="NAME", help="The order of the rows: a dimension, or a metric, the largest first.")
-@click.option("--limit", "-n", type=Whole(1, 10_000), help="At most so many rows.")
-@click.option("--format", "-f", "as_", type=click.Choice(FORMATS), default="table", show_default=True, help="As what.")
+@click.option("--sort", metavar="NAME", help="Sort the rows by a dimension, or by a metric with the largest first.")
+@click.option("--limit", "-n", type=Whole(1, 10_000), help="Maximum number of rows.")
+@click.option(
+    "--format", "-f", "as_", type=click.Choice(FORMATS), default="table", show_default=True, help="The output format."
+)
 @click.option(
     "--output",
     "-o",
     type=click.Path(dir_okay=False, writable=True),
     metavar="FILE",
-    help="Write to this file; its ending tells the format.",
+    help="Write to this file; its ending decides the format.",
 )
-@click.option("--save", "save_as", metavar="NAME", help="Keep this report under a name, for everybody.")
-@click.option("--drop", metavar="NAME", help="Drop the report that is kept under this name.")
-@click.option("--list", "listed", is_flag=True, help="List the reports that there are.")
+@click.option("--save", "save_as", metavar="NAME", help="Save this report under a name, for all users.")
+@click.option("--drop", metavar="NAME", help="Delete the saved report with this name.")
+@click.option("--list", "listed", is_flag=True, help="List all reports.")
 @json_option
 def report(
     *,
@@ -146,11 +148,10 @@ def report(
     until: datetime | None,
     **others: Any,
 ) -> None:
-    """Print figures about the tasks.
+    """Print statistics about tasks.
 
-    NAME is a report, `summary` unless you say otherwise; options change it. Without a name, --group-by and --metrics
-    make a report of your own. A MOMENT is ISO 8601, in local time unless it has an offset, or a length of time before
-    now: 90s, 5m, 24h, 7d.
+    NAME is a report, by default `summary`; options change it. Without a name, --group-by and --metrics define a custom
+    report. A TIME is ISO 8601, in local time unless it has an offset, or a duration before now: 90s, 5m, 24h, 7d.
     """
     if listed or drop:
         run(_dropped(drop) if drop else _listed(as_json=as_json))
@@ -171,7 +172,7 @@ def report(
     ending = output.rpartition(".")[2]
     chosen = "json" if as_json else as_ if as_ != "table" else ending if ending in FORMATS else "table"
     if chosen == "table":
-        raise click.UsageError("The file ends neither in .json nor .csv nor .html: give --format.")
+        raise click.UsageError("The file name must end in .json, .csv or .html; or give --format.")
     _write(output, _text(view, chosen))
 
 
@@ -179,9 +180,7 @@ async def _fetched(name: str | None, save_as: str | None, fields: "ReportFields"
     async with client() as asking:
         view = await asking.report(name, **fields)
         if save_as is not None:
-            kept = view.model_dump(
-                include={"group_by", "metrics", "where", "moment", "sort", "limit"}, exclude_none=True
-            )
+            kept = view.model_dump(include={*SAVED_FIELDS}, exclude_none=True)
             await asking.save_report(save_as, **cast("ReportDefinition", kept))
         return view
 
@@ -248,7 +247,7 @@ def _text(view: "ReportView", chosen: str) -> str:
 
 
 def print_report(view: "ReportView") -> None:
-    """A summary as figures one a line, then the tables among them; any other report as a table."""
+    """Print a summary as one figure a line and its tables; any other report as a table."""
     from fluffle.presentation.output import heading, on_terminal, print_fields, print_table
     from fluffle.presentation.report_text import figure, filters, group
 
@@ -266,14 +265,14 @@ def print_report(view: "ReportView") -> None:
             [_cell(row[it.name], it.unit) if it.unit else group(row[it.name]) for it in view.columns]
             for row in view.rows
         ],
-        empty="Nothing has happened that this report counts.",
+        empty="No data for this report.",
     )
     if view.left_out:
-        click.echo(f"{view.left_out:,} more rows are left out: --limit", err=True)
+        click.echo(f"{view.left_out:,} more rows are not shown: raise --limit", err=True)
 
 
 def _cell(value: Any, unit: str | None) -> str:
-    """A figure on a terminal for people, in a pipe as it is."""
+    """Return a figure: with its unit on a terminal, as it is in a pipe."""
     from fluffle.presentation.output import on_terminal
     from fluffle.presentation.report_text import figure
 

@@ -14,16 +14,14 @@ from broker.protocol.task_requests import TOOLS, Tool
 from broker.protocol.worker_reports import skills_in_text
 from broker.settings import Settings, load_settings
 
-FILE = "fluffle.toml"
 
-
-def _in_a_word(tools: Any) -> Any:
-    """`all` and `none` as lists."""
+def _expand_tools(tools: Any) -> Any:
+    """Return `all` and `none` as lists."""
     return {"all": list(TOOLS), "none": []}.get(tools, tools) if isinstance(tools, str) else tools
 
 
 class LLMTable(BaseModel):
-    """A table `[llm.NAME]`. Exactly one of `model`, `exec` and `handler` says what the LLM is."""
+    """A table `[llm.NAME]`. Exactly one of `model`, `exec` and `handler` is required."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -37,7 +35,7 @@ class LLMTable(BaseModel):
     skills: dict[Tag, Level] = Field({}, description="a table of levels from 0 to 1, or a list of tags with level 1")
     labels: list[Tag] = Field([], description="what it is, as a list of tags: `local`, if nothing leaves its computer")
     groups: list[Name] = Field([], description="groups whose messages it gets")
-    tools: Annotated[list[Tool], BeforeValidator(_in_a_word)] | None = Field(
+    tools: Annotated[list[Tool], BeforeValidator(_expand_tools)] | None = Field(
         None,
         description="what it may do while it works: `all`, `none`, or a list of `send`, `ask`, `delegate`, "
         "`ask_person`, `share` and `read`; without it `all` for `exec` and `handler`, `none` for `model`",
@@ -64,21 +62,21 @@ class LLMTable(BaseModel):
         return dict.fromkeys(value, 1.0) if isinstance(value, list) else value
 
     @model_validator(mode="after")
-    def _must_make_sense(self) -> Self:
-        if sum(way is not None for way in (self.model, self.exec, self.handler)) != 1:
+    def _check_combinations(self) -> Self:
+        if sum(kind is not None for kind in (self.model, self.exec, self.handler)) != 1:
             raise ValueError("needs exactly one of model, exec and handler")
         if self.base_url is not None and self.model is None:
-            raise ValueError("base_url goes with model")
+            raise ValueError("base_url needs model")
         if self.command_env is not None and self.exec is None:
-            raise ValueError("command_env goes with exec")
+            raise ValueError("command_env needs exec")
         if self.stall_timeout is not None and self.model is None:
-            raise ValueError("stall_timeout goes with model")
+            raise ValueError("stall_timeout needs model")
         if self.instructions is not None and self.instructions_file is not None:
-            raise ValueError("has both instructions and instructions_file")
+            raise ValueError("has both instructions and instructions_file: give one of them")
         return self
 
     def options(self, instructions: Path | None) -> list[str]:
-        """The options of `fluffle worker` for this LLM, with its instructions in that file."""
+        """Return the options of `fluffle worker` for this LLM, with the file of its instructions."""
         values = {
             "--model": self.model,
             "--base-url": self.base_url,
@@ -108,7 +106,7 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What a `fluffle.toml` says. `given` names the settings that it has; `folder` is where it lies."""
+    """The content of a `fluffle.toml`. `given` are the names of its settings; `folder` is the folder of the file."""
 
     settings: Settings
     given: frozenset[str]
@@ -117,12 +115,12 @@ class Configuration:
 
 
 def load(path: Path) -> Configuration:
-    """Read the file. Raises ConfigurationError that names everything that is wrong with it by its path."""
+    """Read the file. Raises ConfigurationError with the path of each problem in it."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigurationError(
-            f'there is no {path}: write one with a table such as [llm.atlas] and model = "demo" in it, '
+            f'there is no file {path}: create one with a table such as [llm.atlas] and model = "demo" in it, '
             "or name another with -c"
         ) from error
     except OSError as error:
@@ -135,13 +133,13 @@ def load(path: Path) -> Configuration:
     try:
         content = _File.model_validate(tables)
     except ValidationError as error:
-        raise ConfigurationError(_told(path, map(_with_suggestion, problems(error)))) from error
+        raise ConfigurationError(_joined(path, map(_with_suggestion, problems(error)))) from error
     if unknown := [key for key in content.fluffle if key not in Settings.model_fields]:
-        raise ConfigurationError(_told(path, (_unknown(f"fluffle.{key}", Settings.model_fields) for key in unknown)))
+        raise ConfigurationError(_joined(path, (_unknown(f"fluffle.{key}", Settings.model_fields) for key in unknown)))
     settings = load_settings(content.fluffle, path)
     folder = path.absolute().parent
     if missing := [*_missing_files(content.llm, folder)]:
-        raise ConfigurationError(_told(path, missing))
+        raise ConfigurationError(_joined(path, missing))
     return Configuration(settings, frozenset(content.fluffle), content.llm, folder)
 
 
@@ -152,7 +150,7 @@ def _missing_files(llms: dict[str, LLMTable], folder: Path) -> Iterator[Problem]
 
 
 def _fill_in_model(tables: dict[str, Any]) -> None:
-    """The model above all tables is that of every LLM that does not say what it is."""
+    """Copy the top-level model into each LLM table without model, exec and handler."""
     llms = tables.get("llm")
     if tables.get("model") is None or not isinstance(llms, dict):
         return
@@ -161,14 +159,14 @@ def _fill_in_model(tables: dict[str, Any]) -> None:
             table["model"] = tables["model"]
 
 
-def _told(path: Path, found: Iterable[Problem]) -> str:
+def _joined(path: Path, found: Iterable[Problem]) -> str:
     return f"{path}: " + "; ".join(map(str, found))
 
 
 def _with_suggestion(problem: Problem) -> Problem:
-    """An unknown key, with what may have been meant; a value in place of a table; every other problem as it is."""
+    """Return the problem, with a suggestion for an unknown key and a hint for a value instead of a table."""
     if problem.message.startswith("Input should be a valid dictionary"):
-        return problem._replace(message="is no table, which begins with a line such as [llm.atlas]")
+        return problem._replace(message="must be a table, which begins with a line such as [llm.atlas]")
     if problem.message != "unknown field":
         return problem
     return _unknown(problem.path, LLMTable.model_fields if problem.path.startswith("llm.") else _File.model_fields)

@@ -1,6 +1,6 @@
-"""The demo's cast and plan: three LLMs, a task for each file, one that merges the answers, one that reviews the whole.
+"""The demo's LLMs and tasks: a task for each file, one that merges the answers, one that reviews the result.
 
-The tasks go in as any AMQP client would send them: JSON published to `fluffle.tasks`, answers to `reply_to`.
+The tasks are submitted as any AMQP client would do it: JSON published to `fluffle.tasks`, answers to `reply_to`.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ CAST = {
     "ben": {"summarise": 0.8, "edit": 1.0},
     "cleo": {"review": 1.0},
 }
-MOST_BYTES = 200_000  # of one file
+MAX_FILE_BYTES = 200_000
 FOOTNOTE = """
-The model `demo` is an offline extractive summariser: it picks sentences and writes none. To see a real LLM do it:
+The model `demo` is an offline summariser: it selects sentences and writes none. To run the demo with a real LLM:
     fluffle demo --model ollama:llama3.2
     fluffle demo --model openai:gpt-6-luna      with OPENAI_API_KEY set
     fluffle demo --exec 'llm -m …'              any command that reads a prompt and prints an answer"""
@@ -33,7 +33,7 @@ The model `demo` is an offline extractive summariser: it picks sentences and wri
 
 @dataclass(slots=True)
 class Scene:
-    """One task of the demo as it stands."""
+    """One task of the demo with its current state."""
 
     title: str
     submission: Submission
@@ -42,17 +42,17 @@ class Scene:
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether the task has ended."""
         return self.error is not None or (self.view is not None and self.view.status.is_final)
 
     @property
     def completed(self) -> bool:
-        """Whether it has a result."""
+        """Whether the task was completed."""
         return self.view is not None and self.view.status is Status.COMPLETED
 
 
 def plan(files: Sequence[Path]) -> list[Scene]:
-    """A scene for each file, then the editor's and the reviewer's. Raises ConfigurationError for an unreadable file."""
+    """Return a scene for each file, one to edit and one to review. Raises ConfigurationError for an unreadable file."""
     scenes = [Scene(_title(path), _summary(path)) for path in files]
     summaries = [scene.submission.id or "" for scene in scenes]
     edit = Submission(
@@ -71,17 +71,17 @@ def plan(files: Sequence[Path]) -> list[Scene]:
 
 
 def _title(path: Path) -> str:
-    """The path as people know it: relative to the current folder where it is inside it."""
+    """Return the path relative to the current folder if the file is in it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _summary(path: Path) -> Submission:
     try:
-        text = path.read_bytes()[:MOST_BYTES].decode(errors="replace").replace("\x00", "")
+        text = path.read_bytes()[:MAX_FILE_BYTES].decode(errors="replace").replace("\x00", "")
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
     if not text.strip():
-        raise ConfigurationError(f"{path} holds no text")
+        raise ConfigurationError(f"{path} contains no text")
     return Submission(
         id=str(uuid7()),
         description=f"Summarise {_title(path)}",
@@ -93,7 +93,7 @@ def _summary(path: Path) -> Submission:
 
 @dataclass(slots=True)
 class Performance:
-    """The scenes being played: publishes the tasks, follows the events, collects the answers."""
+    """Runs the scenes: publishes the tasks, follows the events, collects the answers."""
 
     link: RobustConnection
     scenes: list[Scene]
@@ -129,7 +129,7 @@ class Performance:
             rejection = Rejection.model_validate_json(delivery.body)
             scene.error = "; ".join(f"{wrong.path}: {wrong.message}" for wrong in rejection.errors)
             self._changed(scene)
-        elif scene.view is None or delivery.properties.type != "task.accepted":  # an event may have been quicker
+        elif scene.view is None or delivery.properties.type != "task.accepted":  # an event may have arrived earlier
             self._update(scene, TaskView.model_validate_json(delivery.body))
 
     def _on_event(self, delivery: Delivery) -> None:

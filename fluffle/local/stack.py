@@ -1,10 +1,9 @@
-"""RabbitMQ, the coordinator, the web page and the LLMs of a `fluffle.toml`, run as programs of their own."""
+"""RabbitMQ, the coordinator, the web page and the LLMs of a `fluffle.toml`, as supervised programs."""
 
 import asyncio
 import fcntl
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
@@ -23,61 +22,61 @@ from broker.secure_files import make_private_folder
 from broker.settings import PREFIX
 from fluffle.client.client import Client
 from fluffle.local.config import Configuration
-from fluffle.local.supervisor import Program
+from fluffle.local.supervisor import Program, fluffle_command
 
-INTERRUPTED = 130  # exit code after a second Ctrl-C
-
-_RECORD_WITHIN = 5.0  # seconds; more do not help: the LLMs may have workers elsewhere, or the coordinator is gone
-_LOOK_EVERY = 5.0  # seconds between two looks at the private node
+# A longer wait does not help: the LLMs may have workers elsewhere, or the coordinator may be gone.
+_RECORD_TIMEOUT_SECONDS = 5.0
+_NODE_CHECK_INTERVAL_SECONDS = 5.0
 
 
 class Stack:
-    """All of it, until SIGINT or SIGTERM. The first of them lets the LLMs finish, the second stops them at once."""
+    """Runs all programs until SIGINT or SIGTERM. The first lets the LLMs finish, the second stops them at once."""
 
     def __init__(self, configuration: Configuration, say: Callable[[str, str], None]) -> None:
-        """`say(name, line)` is called with what the programs print and what becomes of them."""
+        """`say(name, line)` receives the output of the programs and lines about their restarts."""
         self._configuration = configuration
         self._say = say
         self._stop = asyncio.Event()
         self._signals = 0
         self._llms: list[Program] = []
 
-    async def run(self) -> int:
-        """Run everything; returns the exit code.
+    async def run(self) -> bool:
+        """Run everything until a signal. Returns whether the LLMs were left to finish their tasks.
 
-        Raises ConfigurationError and NodeError when it cannot start, also because another one runs in the same folder.
+        Raises ConfigurationError or NodeError when the stack cannot start, for example because another one runs with
+        the same state folder.
         """
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup has it, for those that end with a terminal
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup ignores SIGHUP
                 asyncio.get_running_loop().add_signal_handler(signum, self._on_signal)
         state_dir = self._configuration.settings.state_dir
-        with only_one_in(state_dir), TemporaryDirectory(prefix="fluffle-up-") as folder:
+        with lock_state_dir(state_dir), TemporaryDirectory(prefix="fluffle-up-") as folder:
             async with self._broker() as url:
                 await self._run_programs(url, Path(folder))
-        return 0 if self._signals == 1 else INTERRUPTED
+        return self._signals == 1
 
     def _on_signal(self) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._say("up", "stopping; the LLMs finish what they have, Ctrl-C again stops them at once")
+            self._say("up", "stopping; the LLMs finish their tasks, Ctrl-C again stops them at once")
             self._stop.set()
         else:
-            # Not SIGTERM again: a signal that comes while the same one is still pending is lost.
+            # Not SIGTERM again: a signal is lost while the same one is still pending.
             for llm in self._llms:
                 llm.stop(signal.SIGINT if self._signals == 2 else signal.SIGKILL)
 
     async def _run_programs(self, url: str, folder: Path) -> None:
         environment = self._settings(url)
-        coordinator = Program("coordinator", _fluffle("coordinator"), environment, self._say)
+        coordinator = Program("coordinator", fluffle_command("coordinator"), environment, self._say)
         for name, table in self._configuration.llms.items():
             options = table.options(self._instructions(name, folder))
-            command = _fluffle("worker", name, *options)
+            command = fluffle_command("worker", name, *options)
             self._llms.append(
                 Program(name, command, own_environment(environment, table.env), self._say, may_leave=True)
             )
         if not self._llms:
-            self._say("up", "the file has no LLM: a table such as [llm.atlas] adds one")
-        page = Program("web", _fluffle("web"), environment, self._say)
+            self._say("up", "the file has no LLM: add one with a table such as [llm.atlas]")
+        page = Program("web", fluffle_command("web"), environment, self._say)
         async with asyncio.TaskGroup() as programs:
             programs.create_task(coordinator.run())
             if self._has_page():
@@ -87,30 +86,30 @@ class Stack:
             for llm in self._llms:
                 llm.stop()
             await asyncio.gather(*llms)
-            await self._recorded(url)
+            await self._wait_until_recorded(url)
             page.stop()
             coordinator.stop()
 
-    async def _recorded(self, url: str) -> None:
-        """Wait until the coordinator knows that the LLMs have left, and so how their last tasks ended."""
+    async def _wait_until_recorded(self, url: str) -> None:
+        """Wait until the coordinator has recorded that the LLMs have left, and how their last tasks ended."""
         with suppress(TimeoutError, FluffleError):
-            async with asyncio.timeout(_RECORD_WITHIN), Client(url, name="fluffle up") as client:
-                while await self._are_known(client):  # noqa: ASYNC110 - that an LLM has left is asked, not told
+            async with asyncio.timeout(_RECORD_TIMEOUT_SECONDS), Client(url, name="fluffle up") as client:
+                while await self._any_connected(client):  # noqa: ASYNC110 - no event to wait for
                     await asyncio.sleep(0.05)
 
-    async def _are_known(self, client: Client) -> bool:
+    async def _any_connected(self, client: Client) -> bool:
         return any(llm.instances for llm in await client.llms() if llm.name in self._configuration.llms)
 
     def _has_page(self) -> bool:
-        """Whether to run the web page, and can."""
+        """Return whether to run the web page: it is enabled and installed."""
         wanted = self._configuration.settings.web
         if wanted and find_spec("nicegui") is None:
-            self._say("up", "no web page: it needs `pip install 'fluffle[web]'`; `web = false` leaves it out")
+            self._say("up", "no web page: it needs `pip install 'fluffle[web]'`; `web = false` turns it off")
             return False
         return wanted
 
     def _settings(self, url: str) -> dict[str, str]:
-        """The settings that the file has, as variables for the programs."""
+        """Return the settings of the file as environment variables for the programs."""
         variables = {}
         for field in self._configuration.given:
             value = getattr(self._configuration.settings, field)
@@ -119,7 +118,7 @@ class Stack:
         return variables | {f"{PREFIX}AMQP_URL": url}
 
     def _instructions(self, name: str, folder: Path) -> Path | None:
-        """The file with the instructions of an LLM."""
+        """Return the file with the instructions of an LLM."""
         table = self._configuration.llms[name]
         if table.instructions_file is not None:
             return self._configuration.folder / table.instructions_file
@@ -133,11 +132,11 @@ class Stack:
 
     @asynccontextmanager
     async def _broker(self) -> AsyncIterator[str]:
-        """The URL of RabbitMQ; of the private node when no other is set, started here and then stopped again."""
+        """Yield the URL of RabbitMQ. Without one in the settings, run the private node during the block."""
         settings = self._configuration.settings
         if settings.amqp_url is not None:
             url = settings.amqp_url.get_secret_value()
-            parameters(url, name="fluffle up")  # a URL that is none is said now, and not by every program in turn
+            parameters(url, name="fluffle up")  # report an invalid URL once, not from each program
             yield url
             return
         node = PrivateNode(settings.state_dir)
@@ -148,7 +147,7 @@ class Stack:
         if alarm := await asyncio.to_thread(alarm_of_node, url, node.folder):
             self._say("up", alarm)
         async with RobustConnection(url, name="fluffle up") as link:
-            await link.declare(SHARED)  # so that no LLM comes before what it connects to
+            await link.declare(SHARED)  # before the first program needs them
         keeping = asyncio.create_task(self._keep(node))
         try:
             yield url
@@ -161,7 +160,7 @@ class Stack:
     async def _keep(self, node: PrivateNode) -> None:
         """Start the node again when it crashes."""
         while True:
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(_NODE_CHECK_INTERVAL_SECONDS)
             if (await asyncio.to_thread(node.status)).state != "crashed":
                 continue
             self._say("up", "the private RabbitMQ node crashed; starting it again")
@@ -172,10 +171,10 @@ class Stack:
 
 
 @contextmanager
-def only_one_in(state_dir: Path) -> Iterator[None]:
-    """Keep other `fluffle up` from this state folder during the block. Raises ConfigurationError when one is there.
+def lock_state_dir(state_dir: Path) -> Iterator[None]:
+    """Lock the state folder during the block. Raises ConfigurationError if another `fluffle up` uses it.
 
-    Two of them would double the team, and the first to end would stop RabbitMQ for the other.
+    Two of them would run each LLM twice, and the first to end would stop RabbitMQ for the other.
     """
     file = state_dir / "up.lock"
     try:
@@ -185,8 +184,8 @@ def only_one_in(state_dir: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ConfigurationError(
-                    f"another `fluffle up` runs with the state folder {state_dir} (process {lock.read().strip()}): "
-                    "stop it first, or give this one another folder with FLUFFLE_STATE_DIR"
+                    f"another `fluffle up` uses the state folder {state_dir} (process {lock.read().strip()}): "
+                    "stop it first, or set FLUFFLE_STATE_DIR to another folder"
                 ) from error
             lock.truncate()
             lock.write(f"{os.getpid()}\n")
@@ -197,10 +196,6 @@ def only_one_in(state_dir: Path) -> Iterator[None]:
 
 
 def own_environment(shared: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """The variables of one LLM's program. With a file for its AMQP URL it is a user of its own."""
+    """Return the environment variables of one LLM. With a file for its AMQP URL, it is a separate RabbitMQ user."""
     in_file = f"{PREFIX}AMQP_URL_FILE" in own
     return {**shared, **({f"{PREFIX}AMQP_URL": ""} if in_file else {}), **own}
-
-
-def _fluffle(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "fluffle", *arguments]

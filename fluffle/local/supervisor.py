@@ -1,15 +1,16 @@
-"""Programs that are kept running: their lines printed with their names, started again when they end."""
+"""A supervised program: its output is passed on line by line, and it is started again when it ends."""
 
 import asyncio
 import os
 import signal
+import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-PAUSE_FIRST, PAUSE_MOST = 1.0, 30.0  # seconds before a program that ended is started again
-_WRONG_USAGE = 2  # exit code
-_STEADY = 60.0  # seconds after which a program counts as running well
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 30.0  # before a program that ended is started again
+_USAGE_EXIT_CODE = 2
+_STEADY_SECONDS = 60.0  # a program that ran longer starts again with the first pause
 
 
 class Program:
@@ -24,10 +25,11 @@ class Program:
         *,
         may_leave: bool = False,
     ) -> None:
-        """`say(name, line)` is called with every line that it prints and with what becomes of it.
+        """Describe a program; `run` or `run_once` starts it.
 
-        One that `may_leave` is not started again after exit code 0: somebody has told it to end. Nor after exit code
-        2, wrong usage: it would end in the same way again.
+        `say(name, line)` receives every line of its output, and lines about its restarts. A program that `may_leave`
+        is not started again after exit code 0 (it was told to end), nor after exit code 2, wrong usage (it would fail
+        in the same way again).
         """
         self.name = name
         self._may_leave = may_leave
@@ -38,36 +40,37 @@ class Program:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Start it, again whenever it ends, until it has left or is stopped and has ended."""
-        pause = PAUSE_FIRST
+        """Start the program, and start it again whenever it ends, until it may not be started again or is stopped."""
+        pause = FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
             began = time.monotonic()
-            code = await self._run_once()
+            code = await self.run_once()
             if self._stopping.is_set():
                 return
             if self._may_leave and code == 0:
-                self._say(self.name, "was told to leave; it is not started again")
+                self._say(self.name, "left as requested; it is not started again")
                 return
-            if self._may_leave and code == _WRONG_USAGE:
-                self._say(self.name, "is not started again: mend that first, and begin anew")
+            if self._may_leave and code == _USAGE_EXIT_CODE:
+                self._say(self.name, "is not started again: fix the error above, then run `fluffle up` again")
                 return
-            if time.monotonic() - began > _STEADY:
-                pause = PAUSE_FIRST
+            if time.monotonic() - began > _STEADY_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
             self._say(self.name, f"ended with {_in_words(code)}; starting again in {pause:g} s")
             try:
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()
             except TimeoutError:
-                pause = min(pause * 2, PAUSE_MOST)
+                pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     def stop(self, signum: int = signal.SIGTERM) -> None:
-        """Send it a signal to end; it is not started again."""
+        """Send the program a signal to end. It is not started again."""
         self._stopping.set()
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signum)
 
-    async def _run_once(self) -> int:
-        # Its own session: Ctrl-C in the terminal reaches us alone, and we decide who ends in which order.
+    async def run_once(self) -> int:
+        """Start the program and return its exit code, or minus the number of the signal that ended it."""
+        # A separate session: Ctrl-C in the terminal reaches only this process, which decides who ends in which order.
         process = self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=DEVNULL,
@@ -88,8 +91,13 @@ class Program:
                 process.kill()
 
 
+def fluffle_command(*arguments: str) -> list[str]:
+    """Return the command line that runs this installation of `fluffle`."""
+    return [sys.executable, "-m", "fluffle", *arguments]
+
+
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
-    """The lines of a stream, however long they are."""
+    """Yield the lines of a stream, of any length."""
     rest = b""
     while chunk := await stream.read(65_536):
         *lines, rest = (rest + chunk).split(b"\n")

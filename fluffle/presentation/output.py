@@ -1,7 +1,7 @@
-"""How the commands speak: tables for people, tab-separated lines for pipes, JSON when asked.
+"""Printing: tables on a terminal, tab-separated lines in a pipe, JSON on request.
 
-Colour, headings, shortened cells and times such as "3 min ago" are for a terminal alone. Text that an LLM or a
-stranger wrote is printed without its control characters, so that it cannot move the cursor or recolour the screen.
+Colours, headings, shortened cells and relative times such as "3 min ago" appear only on a terminal. Texts from LLMs and
+other senders are printed without control characters, so that they cannot move the cursor or change colours.
 """
 
 import json
@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from fluffle.presentation.durations import duration, iso
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,29 +33,28 @@ _COLOURS = {
     "input_required": "magenta",
 }
 _GAP = 2  # characters between two columns
-_LAST_COLUMN = 20  # characters of the last column that are worth more than a spare column
-_UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))  # a unit, and the part of it shown
+_LAST_COLUMN = 20  # characters; the last column keeps this width before a spare column is shown
 
 
 def on_terminal() -> bool:
-    """Whether standard output is a terminal."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """A console of rich that prints text as it is. It heeds NO_COLOR."""
+    """Return a rich console without markup. It respects NO_COLOR."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:
-    """A line on standard output; above the progress bar, where there is one."""
-    click.echo(text, file=sys.stdout)  # which rich puts another file for while it shows a bar; click would not see it
+    """Print a line on standard output, above the progress bar if there is one."""
+    click.echo(text, file=sys.stdout)  # rich replaces it during a progress bar; click would not notice
 
 
 def print_json(value: Any) -> None:
-    """A value as JSON, indented on a terminal. Bytes are JSON already and are printed as they are."""
+    """Print a value as JSON, indented on a terminal. Bytes are printed as they are: they are JSON already."""
     if isinstance(value, bytes):
         say(value.decode())
     else:
@@ -63,11 +64,11 @@ def print_json(value: Any) -> None:
 def print_table(
     headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "", spare: Sequence[str] = ()
 ) -> None:
-    """Rows under headings on a terminal, tab-separated lines in a pipe. Cells are shown by `cell`.
+    """Print rows under headings on a terminal, tab-separated lines in a pipe. `cell` formats the cells.
 
-    On a terminal the last column is shortened to the room that is left. Where that is too little, the columns named in
-    `spare` are left out, the first of them first. No other cell is shortened: half an id is none. `empty` is said when
-    there are no rows.
+    On a terminal, the last column is shortened to the remaining width. If that is too small, the columns in `spare` are
+    left out, in their order. Other cells are never shortened: a part of an id is useless. Without rows, `empty` is
+    printed.
     """
     if not on_terminal():
         for row in rows:
@@ -94,7 +95,7 @@ def print_table(
 
 
 def _fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], room: int) -> dict[int, int]:
-    """The columns that there is room for, with the characters that each needs; all that are not spare in any case."""
+    """Return the columns that fit, with their widths. Columns that are not spare are always included."""
     from rich.cells import cell_len
 
     widths = {place: max(map(cell_len, column)) for place, column in enumerate(zip(headings, *rows, strict=True))}
@@ -108,7 +109,7 @@ def _fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequ
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
-    """Names and values, one pair a line; values of None are left out. Lines of a value after the first are indented."""
+    """Print names and values, one pair a line, without values of None. Further lines of a value are indented."""
     shown = [(name, cell(value, lines=True)) for name, value in fields if value is not None]
     width = max((len(name) for name, _ in shown), default=0) + 2
     for name, text in shown:
@@ -117,23 +118,23 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
 
 
 def heading(text: str) -> None:
-    """A line over what follows."""
+    """Print a heading."""
     click.echo()
     click.echo(_bold(text))
 
 
 def styled(status: str) -> str:
-    """A status in its colour, on a terminal."""
+    """Return a status, in its colour on a terminal."""
     return click.style(status, fg=_COLOURS.get(status)) if in_colour() else str(status)
 
 
 def complain(text: str) -> None:
-    """An error that does not end the command."""
+    """Print an error that does not end the command."""
     click.echo(f"Error: {plain(text)}", err=True)
 
 
 def cell(value: object, *, lines: bool = False) -> str:
-    """A value as text; on one line unless `lines`. None is empty on a terminal's table and in a pipe alike."""
+    """Return a value as text, on one line unless `lines`. None becomes an empty text."""
     match value:
         case None:
             return ""
@@ -152,12 +153,12 @@ def cell(value: object, *, lines: bool = False) -> str:
 
 
 def plain(text: str) -> str:
-    """Text without control characters, except line ends and tabs."""
+    """Return text without control characters, except line ends and tabs."""
     return _CONTROL.sub("", text.replace("\r\n", "\n"))
 
 
 def moment(at: datetime) -> str:
-    """A moment on a terminal as the time since or until it, in its largest unit; else as ISO 8601 in UTC."""
+    """Return a time: on a terminal, the time since or until it in the largest unit; in a pipe, ISO 8601 in UTC."""
     if not on_terminal():
         return iso(at)
     seconds = round((datetime.now(UTC) - at).total_seconds())
@@ -166,31 +167,12 @@ def moment(at: datetime) -> str:
 
 
 def clock(at: datetime) -> str:
-    """A moment to the millisecond: local time on a terminal, else as ISO 8601 in UTC."""
+    """Return a time to the millisecond: on a terminal, local time; in a pipe, ISO 8601 in UTC."""
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] if on_terminal() else iso(at)
 
 
-def iso(at: datetime) -> str:
-    """A moment as ISO 8601 in UTC, to the millisecond."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def duration(seconds: float) -> str:
-    """A length of time in its largest units: `250 ms`, `4.2 s`, `42 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h`."""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s".replace(".0 s", " s")
-    rest = round(seconds)
-    for size, unit, part_size, part_unit in _UNITS:
-        if rest >= size:
-            part = rest % size // part_size
-            return f"{rest // size} {unit} {part} {part_unit}" if part else f"{rest // size} {unit}"
-    return f"{rest} s"
-
-
 def in_colour() -> bool:
-    """Whether to use colours: on a terminal without NO_COLOR."""
+    """Return whether to use colours: on a terminal without NO_COLOR."""
     return on_terminal() and not os.environ.get("NO_COLOR")
 
 

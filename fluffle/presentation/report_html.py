@@ -1,4 +1,4 @@
-"""A report as one HTML file: figures, charts and table, light and dark, that loads nothing from anywhere."""
+"""A report as one HTML file with figures, charts and table, in light and dark mode, without external content."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -32,12 +32,12 @@ svg text{fill:var(--ink)}svg .n{fill:var(--dim)}
 
 
 def as_html(view: ReportView) -> str:
-    """The whole file."""
+    """Return the HTML file."""
     meaning = PREDEFINED[view.name].meaning if view.name in PREDEFINED else ""
-    told = [text for text in (meaning[:1].upper() + meaning[1:], filters(view)) if text]
+    subtitles = [text for text in (meaning[:1].upper() + meaning[1:], filters(view)) if text]
     body = [
         f"<h1>Report: {escape(view.name)}</h1>",
-        *(f"<p>{escape(text)}</p>" for text in told),
+        *(f"<p>{escape(text)}</p>" for text in subtitles),
         f"<p>Made {view.generated_at:%Y-%m-%d %H:%M:%S} UTC</p>",
         *_summary(view.values),
         *(f'<h2>{escape(title)}</h2><div class="card">{drawing}</div>' for title, drawing in charts(view)),
@@ -68,7 +68,7 @@ def _summary(values: dict[str, Any]) -> Iterable[str]:
 def _rows(view: ReportView) -> Iterable[str]:
     yield "<h2>Figures</h2>"
     if not view.rows:
-        yield "<p>Nothing has happened that this report counts.</p>"
+        yield "<p>No data for this report.</p>"
         return
     heads = [(column.title, column.unit is not None) for column in view.columns]
     cells = [
@@ -76,7 +76,7 @@ def _rows(view: ReportView) -> Iterable[str]:
     ]
     yield _table(heads, cells)
     if view.left_out:
-        yield f"<p>{view.left_out:,} more rows are left out.</p>"
+        yield f"<p>{view.left_out:,} more rows are not shown.</p>"
 
 
 def _table(heads: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Bars of a report as SVG that loads nothing; its colours are those of the page around it."""
+"""Bar charts of a report as SVG without external content; the page around it defines the colours."""
 
 from collections.abc import Sequence
 from html import escape
@@ -8,7 +8,7 @@ from broker.protocol.report_catalog import METRICS
 from broker.protocol.views import ReportColumn, ReportView
 from fluffle.presentation.report_text import figure, group
 
-MOST_BARS = 60  # in a chart; the table has all
+MAX_BARS = 60  # in a chart; the table has all rows
 COLOURS = 6  # classes c0 … c5 of the page
 
 _LABELS, _BARS, _FIGURES = 190, 480, 110  # widths
@@ -20,12 +20,12 @@ class Bar(NamedTuple):
 
     label: str
     value: float
-    told: str
+    text: str
     colour: int
 
 
 def charts(view: ReportView) -> list[tuple[str, str]]:
-    """A title and an SVG for all metrics of the same unit, where there is something to draw."""
+    """Return a title and an SVG for each unit of the metrics, if there is something to draw."""
     units: dict[str, list[ReportColumn]] = {}
     for column in view.columns:
         if column.name in METRICS and column.unit is not None:
@@ -47,11 +47,11 @@ def _bars_of(view: ReportView, columns: Sequence[ReportColumn]) -> list[Bar]:
             if (value := row[column.name]) is not None:
                 name = (label if place == 0 else "") if view.group_by else column.title
                 found.append(Bar(name, value, figure(value, column.unit), place if view.group_by else 0))
-    return found[:MOST_BARS] if any(bar.value for bar in found) else []
+    return found[:MAX_BARS] if any(bar.value for bar in found) else []
 
 
 def bars(drawn: Sequence[Bar], legend: Sequence[str] = ()) -> str:
-    """Lying bars, one under the other; their names on the left, their figures on the right."""
+    """Return horizontal bars with names on the left and figures on the right."""
     largest = max(bar.value for bar in drawn) or 1
     top = 28 if legend else 4
     height = top + len(drawn) * (_BAR + _GAP)
@@ -66,7 +66,7 @@ def bars(drawn: Sequence[Bar], legend: Sequence[str] = ()) -> str:
         length = max(1.0, _BARS * bar.value / largest) if bar.value else 0.0
         parts.append(f'<text x="{_LABELS - 8}" y="{y + 12}" text-anchor="end">{_short(bar.label, 28)}</text>')
         parts.append(f'<rect class="c{bar.colour}" x="{_LABELS}" y="{y}" width="{length:.1f}" height="{_BAR}" rx="3"/>')
-        parts.append(f'<text class="n" x="{_LABELS + length + 6:.1f}" y="{y + 12}">{escape(bar.told)}</text>')
+        parts.append(f'<text class="n" x="{_LABELS + length + 6:.1f}" y="{y + 12}">{escape(bar.text)}</text>')
     return "".join([*parts, "</svg>"])
 
 
@@ -75,9 +75,9 @@ def _short(text: str, size: int) -> str:
 
 
 def _spoken(drawn: Sequence[Bar]) -> str:
-    return "; ".join(f"{bar.label} {bar.told}".strip() for bar in drawn)
+    return "; ".join(f"{bar.label} {bar.text}".strip() for bar in drawn)
 
 
 def summary_bars(rows: Sequence[dict[str, Any]], label: str, value: str, unit: str | None) -> str:
-    """A bar for each row of a table of a summary."""
+    """Return a bar for each row of a table of a summary."""
     return bars([Bar(group(row[label]), row[value], figure(row[value], unit), 0) for row in rows])

@@ -1,4 +1,4 @@
-"""Reports as text: figures for people, CSV for spreadsheets."""
+"""Reports as text: figures with units, and CSV."""
 
 from csv import writer
 from io import StringIO
@@ -6,6 +6,7 @@ from typing import Any
 
 from broker.protocol.report_catalog import DIMENSIONS, Value
 from broker.protocol.views import ReportView
+from fluffle.presentation.durations import duration
 
 _SUMMARY = {
     "total_tasks": ("Tasks", "count"),
@@ -21,7 +22,7 @@ _SUMMARY = {
     "output_tokens": ("Output tokens", "tokens"),
     "cost_usd": ("Cost in USD", "USD"),
 }
-_FORMULA = ("=", "+", "-", "@", "\t", "\n")  # what a formula begins with, perhaps after what is skipped
+_FORMULA = ("=", "+", "-", "@", "\t", "\n")  # a cell that starts with one of these may be a formula
 _WORKLOAD = {
     "llm": ("LLM", None),
     "attempts": ("Attempts", "count"),
@@ -33,7 +34,7 @@ _WORKLOAD = {
 
 
 def summary_figures(values: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """The figures of a summary for people: name -> title and text. Tokens and cost only where LLMs told them."""
+    """Return the figures of a summary: name -> title and text. Tokens and cost only if LLMs reported them."""
     return {
         name: (title, figure(values.get(name), unit))
         for name, (title, unit) in _SUMMARY.items()
@@ -42,7 +43,7 @@ def summary_figures(values: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def summary_workload(values: dict[str, Any]) -> tuple[list[tuple[str, bool]], list[list[str]]]:
-    """The attempts by LLM of a summary for people: titles, and whether figures are under them; and the rows."""
+    """Return the attempts by LLM of a summary: titles, each with whether its column has figures; and the rows."""
     heads = [(title, unit is not None) for title, unit in _WORKLOAD.values()]
     rows = values.get("workload_distribution", [])
     return heads, [
@@ -52,9 +53,9 @@ def summary_workload(values: dict[str, Any]) -> tuple[list[tuple[str, bool]], li
 
 
 def as_csv(view: ReportView) -> str:
-    """The rows of a report under the names of its columns, values as they are: seconds, shares, dollars.
+    """Return the rows of a report as CSV, with unformatted values: seconds, shares, dollars.
 
-    Text that a spreadsheet would run as a formula gets a `'` before it: some of it comes from LLMs and workers.
+    Texts that a spreadsheet would run as a formula get a `'` before them: they may come from LLMs and workers.
     """
     text = StringIO()
     lines = writer(text, lineterminator="\n")
@@ -67,14 +68,12 @@ def as_csv(view: ReportView) -> str:
 def _cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    text = value.replace("\r\n", "\n").replace("\r", "\n")  # a bare "\r" would not be quoted and begin a row
+    text = value.replace("\r\n", "\n").replace("\r", "\n")  # a bare "\r" is not quoted and would begin a row
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def figure(value: Any, unit: str | None) -> str:
-    """A figure for people, with its unit; `-` where there is nothing to measure."""
-    from fluffle.presentation.output import duration
-
+    """Return a figure with its unit; `-` for None."""
     if value is None:
         return "-"
     match unit:
@@ -91,7 +90,7 @@ def figure(value: Any, unit: str | None) -> str:
 
 
 def group(value: Value) -> str:
-    """A value of a dimension for people."""
+    """Return a value of a dimension as text."""
     match value:
         case None:
             return "none"
@@ -102,13 +101,13 @@ def group(value: Value) -> str:
 
 
 def filters(view: ReportView) -> str:
-    """What a report is about, in words: its filters and its span."""
-    told = [
+    """Return the filters and the time span of a report as text."""
+    texts = [
         f"{DIMENSIONS[name].title if name in DIMENSIONS else name} {' or '.join(map(group, values))}"
         for name, values in view.where.items()
     ]
     if view.since is not None:
-        told.append(f"{view.moment} since {view.since:%Y-%m-%d %H:%M} UTC")
+        texts.append(f"{view.moment} since {view.since:%Y-%m-%d %H:%M} UTC")
     if view.until is not None:
-        told.append(f"{view.moment} before {view.until:%Y-%m-%d %H:%M} UTC")
-    return ", ".join(told)
+        texts.append(f"{view.moment} before {view.until:%Y-%m-%d %H:%M} UTC")
+    return ", ".join(texts)

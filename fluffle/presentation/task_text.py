@@ -1,54 +1,25 @@
-"""How a task stands and how it ended, as the commands tell it."""
-
-from collections.abc import Callable
-from typing import Any
-
-import click
+"""The state of a task as text: where it is, what it waits for, how it was cancelled, what it used."""
 
 from broker.protocol.status import Status
 from broker.protocol.views import TaskView
-from fluffle.client.handle import TaskHandle, reason
-from fluffle.presentation.output import cell, duration, heading, moment, on_terminal, plain, print_json, say, styled
-from fluffle.presentation.team_text import is_joined, sections
+from broker.protocol.worker_reports import Usage
+from fluffle.presentation.output import cell, moment
 
-_NAMED = 3  # tasks that nobody has submitted, of those that a task waits for
-
-
-def print_view(view: TaskView) -> None:
-    """A task as JSON on one line."""
-    print_json(view.model_dump_json(exclude_none=True).encode())
-
-
-def say_known(*handles: TaskHandle) -> None:
-    """Tell, on standard error, which of these tasks were there before they were submitted here."""
-    known = [handle for handle in handles if handle.was_known]
-    if len(known) > 1:
-        click.echo(f"{len(known):,} of {len(handles):,} tasks were already known and stay as they are", err=True)
-    elif known:
-        click.echo(f"task {known[0].id} was already known and stays as it is: {known[0].view.status}", err=True)
-
-
-def print_state(view: TaskView, told: Callable[[TaskView], str], *, as_json: bool) -> None:
-    """A task and its status on one line, and what is `told` of it."""
-    if as_json:
-        print_view(view)
-    else:
-        more = told(view)
-        click.echo(f"{view.id}\t{styled(view.status)}" + (f"\t{more}" if more else ""))
+_MAX_TASKS_NAMED = 3  # dependencies that were not submitted
 
 
 def where(view: TaskView) -> str:
-    """Who has a task, or what it waits for."""
+    """Return which LLM has the task, or what it waits for."""
     return f"at {view.llm}" if view.llm and view.status in (Status.ASSIGNED, Status.IN_PROGRESS) else waiting_for(view)
 
 
 def remark(view: TaskView) -> str:
-    """That a task is overdue, and what it waits for."""
+    """Return whether the task is overdue and what it waits for."""
     return ", ".join(part for part in ("overdue" if view.overdue else "", waiting_for(view)) if part)
 
 
 def waiting_for(view: TaskView) -> str:
-    """What a task waits for, as far as it tells itself; nothing when it does not wait."""
+    """Return what the task waits for, as far as the view says; an empty text when it does not wait."""
     if view.status is Status.PENDING:
         skills = f" with {', '.join(view.skills)}" if view.skills else ""
         return f"waiting for {view.assignee or ' or '.join(view.assignees) or f'an LLM{skills}'}"
@@ -58,64 +29,55 @@ def waiting_for(view: TaskView) -> str:
         return ""
     if view.waiting_on:
         return _waiting_for_tasks(view)
-    return "waiting to be tried again" if view.attempt or not view.not_before else f"starts {moment(view.not_before)}"
+    return (
+        "waiting for the next attempt" if view.attempt or not view.not_before else f"starts {moment(view.not_before)}"
+    )
 
 
 def _waiting_for_tasks(view: TaskView) -> str:
-    """How many tasks it waits for, and which of them nobody has submitted."""
+    """Return the number of dependencies, and those that were not submitted."""
     number, missing = view.waiting_on, view.not_submitted
     if number == 1 and missing:
         return f"waiting for task {missing[0]}, not submitted"
-    told = f"waiting for {number} task{'s' if number > 1 else ''}"
+    text = f"waiting for {number} task{'s' if number > 1 else ''}"
     if not missing:
-        return told
-    more = f" and {len(missing) - _NAMED} others" if len(missing) > _NAMED else ""
-    return f"{told}; nobody has submitted {', '.join(missing[:_NAMED])}{more}"
+        return text
+    more = f" and {len(missing) - _MAX_TASKS_NAMED} others" if len(missing) > _MAX_TASKS_NAMED else ""
+    return f"{text}; not submitted: {', '.join(missing[:_MAX_TASKS_NAMED])}{more}"
 
 
 def left_out(view: TaskView) -> str:
-    """What of a task is left out because it is too large."""
+    """Return the fields that the coordinator left out of its answer because they are too large."""
     return ", ".join(f"{name} ({size:,} bytes)" for name, size in view.left_out.items())
 
 
-def what_was_cancelled(view: TaskView) -> str:
-    """What the cancelling of a task has ended: the call of an LLM, or mere waiting."""
+def cancelled_text(view: TaskView) -> str:
+    """Return what a cancel ended: a running attempt, an assignment, or waiting."""
     last = view.attempts[-1] if view.attempts else None
     if last is None or last.finished_at != view.finished_at:
-        return "was waiting" + (f" after {_attempts(len(view.attempts))}" if view.attempts else "")
+        return "was waiting" + (f" after {_counted(len(view.attempts))}" if view.attempts else "")
     if last.started_at is None:
-        return f"taken back from {last.llm} before word came that attempt {last.attempt} began"
+        return f"taken back from {last.llm} before attempt {last.attempt} was reported as started"
     return f"stopped at {last.llm} in attempt {last.attempt}"
 
 
-def _attempts(number: int) -> str:
-    return f"{number} attempt{'' if number == 1 else 's'}"
+def _counted(attempts: int) -> str:
+    return f"{attempts} attempt{'' if attempts == 1 else 's'}"
 
 
-def print_end(view: TaskView, *, as_json: bool) -> None:
-    """A task that is over on one line: its status, the time from submission to end, why it failed."""
-    if as_json:
-        print_view(view)
-        return
-    took = (view.finished_at - view.submitted_at).total_seconds() if view.finished_at else 0.0
-    length = duration(took) if on_terminal() else f"{took:.3f}"
-    why = "" if view.status is Status.COMPLETED or view.error is None else f"\t{cell(reason(view))}"
-    say(f"{view.id}\t{styled(view.status)}\t{length}{why}")
+def attempts_text(view: TaskView) -> str:
+    """Return the number of attempts and their limit. Attempts that moved to another LLM do not count towards it."""
+    moved = sum(attempt.outcome == "moved" for attempt in view.attempts)
+    return f"{len(view.attempts)}{f' ({moved} moved)' if moved else ''}, at most {view.max_attempts}"
 
 
-def print_outcome(view: TaskView) -> None:
-    """The result of a completed task; that of several LLMs on a terminal with headings, for people."""
-    if not (on_terminal() and is_joined(view)):
-        print_result(view.result)
-        return
-    for title, content in sections(view.result):
-        heading(title)
-        click.echo(plain(content))
-
-
-def print_result(result: Any) -> None:
-    """A result: text as it is, anything else as JSON."""
-    if not isinstance(result, str):
-        print_json(result)
-    else:
-        click.echo(plain(result) if on_terminal() else result)
+def usage_text(usage: Usage | None) -> str:
+    """Return tokens and cost as text; empty where the LLM reported none."""
+    if usage is None:
+        return ""
+    parts = [
+        "" if usage.input_tokens is None else f"{usage.input_tokens:,} tokens in",
+        "" if usage.output_tokens is None else f"{usage.output_tokens:,} tokens out",
+        "" if usage.cost_usd is None else f"{usage.cost_usd:.4f} USD",
+    ]
+    return ", ".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""The result of a task for several LLMs, for people: what came out of it, and who said what on the way there."""
+"""The result of a task for several LLMs as text: the outcome, and the contribution of each LLM."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,12 +12,12 @@ MAIN = ("result", "decision", "choice")
 
 
 def is_joined(view: "TaskView") -> bool:
-    """Whether the result of a task is made of those of several LLMs."""
+    """Return whether the result of a task combines the results of several LLMs."""
     return isinstance(view.result, dict) and (view.reviewer is not None or view.mode in ("all", "vote", "relay"))
 
 
 def sections(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Headings and what stands under them, what matters most first."""
+    """Yield headings with their texts, the most important first."""
     for llm, answer in result.get("results", {}).items():
         yield f"Result of {llm}", _text(answer)
     for name in MAIN:
@@ -33,7 +33,7 @@ def sections(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if rounds := result.get("rounds"):
         yield "Rounds", "\n".join(_round(number, it) for number, it in enumerate(rounds, 1))
     if failed := result.get("failed"):
-        yield "Nothing from", "\n".join(_said(llm, why) for llm, why in failed.items())
+        yield "No result from", "\n".join(_said(llm, why) for llm, why in failed.items())
 
 
 def _ballot(ballot: Mapping[str, Any]) -> str:
@@ -44,16 +44,16 @@ def _ballot(ballot: Mapping[str, Any]) -> str:
 
 
 def _round(number: int, it: Mapping[str, Any]) -> str:
-    said = {True: "approved", False: "sent back", None: "no verdict"}[it.get("approved")]
+    verdict = {True: "approved", False: "sent back", None: "no verdict"}[it.get("approved")]
     score = "" if it.get("score") is None else f" ({it['score']:g})"
-    return _said(f"{number}. of {it['author']}, {said} by {it['reviewer']}{score}", it.get("remarks") or "")
+    return _said(f"{number}. of {it['author']}, {verdict} by {it['reviewer']}{score}", it.get("remarks") or "")
 
 
-def _said(who: str, text: str) -> str:
-    """What somebody said after who it was; text of several lines below it, indented."""
+def _said(llm: str, text: str) -> str:
+    """Return a name with its text; a text of several lines is indented below the name."""
     if "\n" in text.strip():
-        return f"{who}:\n{indent(text.strip(), '  ')}"
-    return f"{who}: {text.strip()}" if text.strip() else who
+        return f"{llm}:\n{indent(text.strip(), '  ')}"
+    return f"{llm}: {text.strip()}" if text.strip() else llm
 
 
 def _text(content: Any) -> str:

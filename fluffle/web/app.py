@@ -2,96 +2,136 @@
 
 import asyncio
 import logging
+import re
 import signal
 import socket
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import uvicorn
 from fastapi import FastAPI
 from nicegui import core, ui
-from nicegui.client import Client as Page
-from socketio import exceptions
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
 
 from broker.errors import ConfigurationError
-from broker.settings import Settings
 from broker.timestamps import now, to_datetime
 from fluffle.web.access import login
 from fluffle.web.access.auth import Authenticator, Credentials, NoLogin, Passwords, Role, Tokens, kept_secret
-from fluffle.web.access.connections import BoundedBodies, FirstOfMany, uvicorn_settings
-from fluffle.web.access.middleware import VISITOR, AccessMiddleware
-from fluffle.web.access.revocation import close_pages_of_strangers
+from fluffle.web.access.connections import BoundedBodies, RepeatFilter, uvicorn_settings
+from fluffle.web.access.middleware import AccessMiddleware
+from fluffle.web.access.revocation import close_revoked_pages
 from fluffle.web.access.sessions import EndedSessions
+from fluffle.web.access.sockets import guard_sockets
 from fluffle.web.layout import RABBIT, STATIC, head
 from fluffle.web.live import Live
 from fluffle.web.notifications import Notifications
 from fluffle.web.page_context import SharedServices
-from fluffle.web.pages import chat, llms, questions, reports, submit, task, tasks
-from fluffle.web.pages import dead_letters as rejected
+from fluffle.web.pages import chat, llms, questions, rejected, reports, submit, task, tasks
 
 PAGES = (tasks, task, submit, llms, chat, questions, reports, rejected)
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_STOP_WITHIN = 2  # seconds for open requests
-_RECONNECT_WITHIN = 20.0  # seconds that a page is kept for a browser that is cut off
-_MESSAGES_KEPT = 200  # of each page, for the same
-
-_log = logging.getLogger(__name__)
-
-
-async def serve(settings: Settings, url: str, say: Callable[[str], None]) -> None:
-    """Serve the page until SIGINT or SIGTERM. `say` is told where it is, as soon as it is there.
-
-    Raises ConfigurationError when it must not or cannot listen there, BrokerUnreachable, AccessRefused.
-    """
-    secret = _secret(settings)
-    keys = _keys(settings, secret)
-    listening = _listen(settings)
-    prefix = (settings.web_prefix or "").rstrip("/")
-    auth = Authenticator(keys, secret=secret, ended=EndedSessions(settings.state_dir / "web.ended"))
-    async with Live(url) as live:
-        notices = Notifications(lambda: to_datetime(now()))
-        live.listen({"task"}, notices.hear)
-        server = _Server(
-            uvicorn.Config(build(SharedServices(live, auth, notices, prefix)), log_config=None, **_UVICORN)
-        )
-        for noisy in ("asyncio", "uvicorn.error"):
-            logging.getLogger(noisy).addFilter(FirstOfMany())
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(signum, server.stop)
-        host, port = listening.getsockname()[:2]
-        watching = asyncio.create_task(close_pages_of_strangers(auth, prefix))
-        _introduce(say, f"http://{f'[{host}]' if ':' in host else host}:{port}{prefix}", keys)
-        try:
-            await server.serve(sockets=[listening])
-        finally:
-            watching.cancel()
-
+_STOP_TIMEOUT_SECONDS = 2  # for open requests
+_RECONNECT_TIMEOUT_SECONDS = 20.0  # that a page is kept for a browser that lost its connection
+_MAX_MESSAGES_KEPT = 200  # of each page, for the same purpose
 
 _UVICORN: dict[str, Any] = {
     "loop": "none",
     "lifespan": "on",
     "access_log": False,
     "server_header": False,
-    "timeout_graceful_shutdown": _STOP_WITHIN,
+    "timeout_graceful_shutdown": _STOP_TIMEOUT_SECONDS,
     **uvicorn_settings(),
 }
 
 
-def build(site: SharedServices) -> GZipMiddleware:
-    """The application with all pages. NiceGUI knows one per process."""
+def build_web(
+    url: str,
+    *,
+    state_dir: Path,
+    host: str = "127.0.0.1",
+    port: int = 8480,
+    prefix: str = "",
+    token: str | None = None,
+    password_file: Path | None = None,
+    require_login: bool = True,
+    require_identity: bool = False,
+) -> "WebServer":
+    """Build the web page for the RabbitMQ at `url`, with its socket already listening at `host` and `port`.
+
+    `port` 0 takes any free port. `prefix` is the path under which a proxy shows the page. People log in by
+    `password_file`, or else by `token`; without a token, one is kept in `state_dir`. `require_identity` accepts
+    messages of LLMs only from their own RabbitMQ users.
+
+    Raises ConfigurationError when an argument is wrong or the address cannot be listened at.
+    """
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", prefix):
+        raise ConfigurationError(f"the prefix of the web page must be a path such as /fluffle, not {prefix!r}")
+    secret = token if token is not None else kept_secret(state_dir / "web.token")
+    credentials = _credentials(secret, password_file, host, require_login=require_login)
+    return WebServer(
+        _listen(host, port),
+        Live(url, require_identity=require_identity),
+        Authenticator(credentials, secret=secret, ended=EndedSessions(state_dir / "web.ended")),
+        credentials,
+        prefix.rstrip("/"),
+    )
+
+
+class WebServer:
+    """The web page, ready to serve. One process can run one, because NiceGUI has one application per process."""
+
+    def __init__(
+        self, listening: socket.socket, live: Live, auth: Authenticator, credentials: Credentials, prefix: str
+    ) -> None:
+        self._listening = listening
+        self._live = live
+        self._auth = auth
+        self._credentials = credentials
+        self._prefix = prefix
+
+    async def serve(self, say: Callable[[str], None]) -> None:
+        """Serve the page until SIGINT or SIGTERM. `say` receives the addresses as soon as the page is ready.
+
+        Raises BrokerUnreachable or AccessRefused.
+        """
+        async with self._live as live:
+            notices = Notifications(lambda: to_datetime(now()))
+            live.listen({"task"}, notices.on_update)
+            application = build_application(SharedServices(live, self._auth, notices, self._prefix))
+            server = _Server(uvicorn.Config(application, log_config=None, **_UVICORN))
+            for logger in ("asyncio", "uvicorn.error"):
+                logging.getLogger(logger).addFilter(RepeatFilter())
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(signum, server.stop)
+            closing = asyncio.create_task(close_revoked_pages(self._auth, self._prefix))
+            self._introduce(say)
+            try:
+                await server.serve(sockets=[self._listening])
+            finally:
+                closing.cancel()
+
+    def _introduce(self, say: Callable[[str], None]) -> None:
+        host, port = self._listening.getsockname()[:2]
+        base = f"http://{f'[{host}]' if ':' in host else host}:{port}{self._prefix}"
+        say(f"web: ready at {base}/")
+        if isinstance(self._credentials, Tokens):
+            for role, purpose in ((Role.OPERATOR, "to work"), (Role.VIEWER, "to look")):
+                say(f"web: {purpose}: {login.login_url(base, self._credentials.token(role))}")
+
+
+def build_application(site: SharedServices) -> GZipMiddleware:
+    """Build the ASGI application with all pages."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=STATIC))
     login.add(app, site.auth, site.prefix)
     for page in PAGES:
         page.add(site)
     reports.add_downloads(app, site)
-    _keep_sessions_apart()
+    guard_sockets()
     ui.add_head_html(head(site.prefix), shared=True)
     ui.run_with(
         app,
@@ -101,106 +141,46 @@ def build(site: SharedServices) -> GZipMiddleware:
         dark=None,
         tailwind=False,
         binding_refresh_interval=None,
-        reconnect_timeout=_RECONNECT_WITHIN,
-        message_history_length=_MESSAGES_KEPT,
+        reconnect_timeout=_RECONNECT_TIMEOUT_SECONDS,
+        message_history_length=_MAX_MESSAGES_KEPT,
         gzip_middleware_factory=None,  # the nonce goes into the page before it is compressed
         show_welcome_message=False,
     )
-    core.sio.eio.cors_allowed_origins = []  # NiceGUI allows every origin; the gate allows ours
+    core.sio.eio.cors_allowed_origins = []  # NiceGUI allows every origin; AccessMiddleware allows this site's
     return GZipMiddleware(BoundedBodies(AccessMiddleware(app, site.auth, prefix=site.prefix)))
 
 
-def _keep_sessions_apart() -> None:
-    """A socket speaks for the pages of its own session only, whatever page it names.
-
-    NiceGUI takes whoever knows the id of a page for its browser.
-    """
-    handlers = core.sio.handlers["/"]
-    connect = handlers["connect"]
-
-    async def connect_own(sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
-        page_id = parse_qs(environ.get("QUERY_STRING", "")).get("client_id", [""])[0]
-        if page_id and not _is_own(page_id, environ["asgi.scope"]):
-            raise exceptions.ConnectionRefusedError("not a page of this session")
-        return await connect(sid, environ, auth)
-
-    def guarded(handle: Callable[..., Any]) -> Callable[..., Any]:
-        async def handle_own(sid: str, message: Any = None, *rest: Any) -> Any:
-            page_id = message.get("client_id") if isinstance(message, dict) else None
-            if not _is_own(page_id, core.sio.get_environ(sid)["asgi.scope"]):
-                return False
-            try:
-                outcome = handle(sid, message, *rest)
-                return await outcome if asyncio.iscoroutine(outcome) else outcome
-            except (LookupError, TypeError, ValueError, AttributeError) as error:  # NiceGUI trusts what a browser sends
-                _log.debug("ignored a malformed message of a browser: %s", type(error).__name__)
-                return False
-
-        return handle_own
-
-    handlers["connect"] = connect_own
-    for name in ("handshake", "event", "javascript_response", "ack"):
-        handlers[name] = guarded(handlers[name])
-    handlers["log"] = lambda sid, message=None: None  # what a visitor writes does not get into our log
-
-
-def _is_own(page_id: Any, scope: Scope) -> bool:
-    """Whether a page belongs to the session that a socket was opened with."""
-    page = Page.instances.get(page_id) if isinstance(page_id, str) else None
-    if page is None:
-        return False
-    owner, visitor = (it.get(VISITOR) for it in (page.request.scope, scope))
-    return owner is not None and visitor is not None and owner.session == visitor.session
-
-
 class _Server(uvicorn.Server):
-    """Uvicorn that leaves the signals to us."""
+    """Uvicorn without its own signal handlers."""
 
     @contextmanager
     def capture_signals(self) -> Any:
         yield
 
     def stop(self) -> None:
-        """End; a second time: without waiting for open requests."""
+        """Stop the server; at the second call, without waiting for open requests."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
-def _secret(settings: Settings) -> str:
-    if settings.web_token is not None:
-        return settings.web_token.get_secret_value()
-    return kept_secret(settings.state_dir / "web.token")
-
-
-def _keys(settings: Settings, secret: str) -> Credentials:
-    if settings.web_password_file is not None:
-        return Passwords(settings.web_password_file)
-    if settings.web_login:
+def _credentials(secret: str, password_file: Path | None, host: str, *, require_login: bool) -> Credentials:
+    if password_file is not None:
+        return Passwords(password_file)
+    if require_login:
         return Tokens(secret)
-    if settings.web_host not in _LOOPBACK:
+    if host not in _LOOPBACK:
         raise ConfigurationError(
-            f"without a login the page is for this computer alone, and not for {settings.web_host}: "
-            "leave the login on, or listen at 127.0.0.1"
+            f"without a login the web page listens only on this computer, not at {host}: "
+            "require a login, or listen at 127.0.0.1"
         )
     return NoLogin()
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     try:
-        return socket.create_server(
-            (settings.web_host, settings.web_port),
-            family=socket.AF_INET6 if ":" in settings.web_host else socket.AF_INET,
-        )
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        reason = str(error.strerror or error).partition(" (while ")[0]  # after which Python names the address again
+        reason = str(error.strerror or error).partition(" (while ")[0]  # Python repeats the address after it
         raise ConfigurationError(
-            f"cannot listen at {settings.web_host}:{settings.web_port}: {reason}. "
-            "Take another port with --port, 0 for any that is free"
+            f"cannot listen at {host}:{port}: {reason}. Choose another port with --port; 0 takes any free port"
         ) from error
-
-
-def _introduce(say: Callable[[str], None], base: str, keys: Credentials) -> None:
-    say(f"web: ready at {base}/")
-    if isinstance(keys, Tokens):
-        for role, purpose in ((Role.OPERATOR, "to work"), (Role.VIEWER, "to look")):
-            say(f"web: {purpose}: {login.login_url(base, keys.token(role))}")

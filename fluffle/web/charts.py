@@ -1,4 +1,4 @@
-"""Reports as charts: options of ECharts, in the colours of the style sheet, so that they follow light and dark."""
+"""Reports as charts: options for ECharts, with the colours of the style sheet for light and dark mode."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from broker.protocol.report_catalog import DIMENSIONS
 from broker.protocol.views import ReportColumn, ReportView
 from fluffle.presentation.report_text import group
 
-MOST_BARS = 24  # the table has them all
+MAX_BARS = 24  # the table has all rows
 
 _COLOURS = [f"var(--{name})" for name in ("accent", "blue", "amber", "violet", "red", "green", "grey")]
 _STATES = {
@@ -19,20 +19,25 @@ _STATES = {
     "failed": "var(--red)",
     "cancelled": "var(--line-strong)",
 }
-_ENDS = {"completed": "green", "failed": "red", "lost": "amber", "cancelled": "line-strong"}  # last words of metrics
+_OUTCOMES = {
+    "completed": "green",
+    "failed": "red",
+    "lost": "amber",
+    "cancelled": "line-strong",
+}  # by the last word of a metric
 _TEXT = {"color": "var(--muted)", "fontFamily": "system-ui, sans-serif", "fontSize": 12}
 _LINES = {"lineStyle": {"color": "var(--line)"}}
 
 
 def chart(view: ReportView) -> dict[str, Any] | None:
-    """The figures of a report that are of one unit, by its first dimension; None when there is nothing to draw."""
+    """Return a chart of the metrics with the same unit as the first one; None if there is nothing to draw."""
     groups = view.group_by
     units = [column.unit for column in view.columns if column.name in view.metrics]
     if not groups or not view.rows or not units:
         return None
     columns = [column for column in view.columns if column.name in view.metrics and column.unit == units[0]]
     is_time = DIMENSIONS[groups[0]].kind == "time" if groups[0] in DIMENSIONS else False
-    rows = view.rows if is_time else view.rows[:MOST_BARS]
+    rows = view.rows if is_time else view.rows[:MAX_BARS]
     labels = [" · ".join(group(row[name]) for name in groups) for row in rows]
     series = [_series(column, [row[column.name] for row in rows], is_time) for column in columns]
     if groups == ["status"] and len(series) == 1:
@@ -45,7 +50,7 @@ def chart(view: ReportView) -> dict[str, Any] | None:
 
 
 def distribution(rows: list[dict[str, Any]], label: str, names: list[str]) -> dict[str, Any]:
-    """Rows of a summary as bars, one on the other."""
+    """Return rows of a summary as stacked bars."""
     columns = [ReportColumn(name=name, title=name.capitalize()) for name in names]
     series = [_series(column, [row[column.name] for row in rows], False) | {"stack": "all"} for column in columns]
     return _axes([group(row[label]) for row in rows], series, False)
@@ -57,12 +62,12 @@ def _series(column: ReportColumn, values: list[Any], is_time: bool) -> dict[str,
         if is_time and len(values) > 2
         else {"type": "bar", "barMaxWidth": 34, "itemStyle": {"borderRadius": 3}}
     )
-    colour = _ENDS.get(column.name.split("_")[-1])
+    colour = _OUTCOMES.get(column.name.split("_")[-1])
     return {"name": column.title, "data": values, **shape, **({"color": f"var(--{colour})"} if colour else {})}
 
 
 def _axes(labels: list[str], series: list[dict[str, Any]], is_time: bool) -> dict[str, Any]:
-    """Bars lie, so that long names can be read; time goes from left to right."""
+    """Return horizontal bars, for long names; with time, from left to right."""
     names = {
         "type": "category",
         "data": labels,

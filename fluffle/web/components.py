@@ -1,4 +1,4 @@
-"""Elements of a page: plain HTML, so that keyboard, focus and forms are the browser's, and the look our own."""
+"""Elements of a page: plain HTML, so that the browser handles keyboard, focus and forms."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from nicegui.events import GenericEventArguments
 
 Pairs = list[tuple[str, str]]
 
-# What a form holds, as pairs of name and value; a local date and time becomes a moment with its offset.
+# Sends the fields of a form as pairs of name and value; a local date and time gets its offset.
 _EMIT_FORM = "(event) => { event.preventDefault(); emit(fluffle.pairs(event.currentTarget)) }"
 
 _STROKES = {
@@ -44,8 +44,8 @@ class HtmlElement(TextElement):
 class Grid(Element, component="static/grid.js"):
     """A table of rows that keeps its selection while the rows change.
 
-    `columns` are pairs of name and heading, with a kind that tells how cells look: `task`, `status`, `llm`, `tags`,
-    `ago`, `code`, `number` or `text`. `rows` are dicts with an `id` and a value for each column.
+    `columns` are names, headings and kinds. The kind decides how cells look: `task`, `status`, `llm`, `tags`, `ago`,
+    `code`, `number` or `text`. Rows are dicts with an `id` and a value for each column.
     """
 
     def __init__(
@@ -64,66 +64,66 @@ class Grid(Element, component="static/grid.js"):
             self.on("pick", lambda event: on_pick(strings(event.args)))
 
     def show(self, rows: list[dict[str, Any]]) -> None:
-        """Show these rows in place of the present ones."""
+        """Replace the rows."""
         if rows != self._props["rows"]:
             self._props["rows"] = rows
             self.update()
 
     def unpick(self) -> None:
-        """Select nothing."""
+        """Clear the selection."""
         self.run_method("unpick")
 
 
 def icon(name: str) -> ui.html:
-    """A drawing, for the eye alone."""
+    """Add a decorative icon."""
     drawing = f'<svg viewBox="0 0 24 24" class="icon" aria-hidden="true"><path d="{_STROKES[name]}"/></svg>'
     return ui.html(drawing, sanitize=False, tag="span")
 
 
 def rendered(html: str, classes: str = "") -> ui.html:
-    """HTML that markup.py has made."""
+    """Add HTML that markdown.py has rendered."""
     return ui.html(html, sanitize=False).classes(classes)
 
 
 def button(text: str, on_click: Callable[[], Any], classes: str = "", **props: Any) -> HtmlElement:
-    """A button."""
+    """Add a button."""
     made = HtmlElement("button", text, f"button {classes}", type="button", **props)
     made.on("click", lambda _: on_click(), args=[])
     return made
 
 
 def status(value: str, words: str | None = None) -> HtmlElement:
-    """The state of a task or an LLM, as a dot in its colour and a word."""
+    """Add the state of a task or an LLM: a coloured dot and a word."""
     return HtmlElement("span", words or value.replace("_", " "), "status", data_status=value)
 
 
 def ago(at: datetime | None) -> HtmlElement:
-    """How long ago a moment was or when it will be; the browser counts on."""
+    """Add the time since or until `at`; the browser keeps it up to date."""
     return HtmlElement("time", None, "ago", datetime=at.isoformat() if at else None)
 
 
 def options(values: Iterable[tuple[str, str]], chosen: str = "") -> None:
-    """The options of a select: value and text."""
+    """Add the options of a select: value and text."""
     for value, text in values:
         HtmlElement("option", text or " ", value=value, selected=value == chosen)
 
 
 def field(label: str, tag: str = "input", *, classes: str = "", **props: Any) -> HtmlElement:
-    """An entry of a form with its label; returns the entry."""
+    """Add a form field with its label. Returns the field."""
     with HtmlElement("label", None, f"field {classes}"):
         HtmlElement("span", label)
         return HtmlElement(tag, None, **props)
 
 
 def form(on_submit: Callable[[Pairs], Any], classes: str = "", **props: Any) -> HtmlElement:
-    """A form that hands over what it holds."""
+    """Add a form that calls `on_submit` with its fields."""
     made = HtmlElement("form", None, classes, **props)
     made.on("submit", lambda event: on_submit(pairs(event)), js_handler=_EMIT_FORM)
     return made
 
 
 def on_entry(made: HtmlElement, handle: Callable[[Pairs], Any], pause: float) -> None:
-    """Hand over what a form holds while it is filled in, `pause` seconds after the last entry at the latest."""
+    """Call `handle` with the fields of a form while the user types, `pause` seconds after a change at the latest."""
     made.on(
         "input",
         lambda event: handle(pairs(event)),
@@ -134,7 +134,7 @@ def on_entry(made: HtmlElement, handle: Callable[[Pairs], Any], pause: float) ->
 
 
 def empty(title: str, advice: str, *, link: tuple[str, str] | None = None) -> None:
-    """Says that there is nothing, and what to do next; `link` is its text and where it goes."""
+    """Add a text for an empty list: what is missing and what to do next. `link` is its text and address."""
     with HtmlElement("div", None, "empty"):
         HtmlElement("strong", title)
         HtmlElement("p", advice)
@@ -143,7 +143,7 @@ def empty(title: str, advice: str, *, link: tuple[str, str] | None = None) -> No
 
 
 def pairs(event: GenericEventArguments) -> Pairs:
-    """What a form holds, as the browser says; anything else is dropped."""
+    """Return the fields of a form that a browser sent; ignore anything else."""
     given = event.args if isinstance(event.args, list) else []
     return [
         (pair[0], pair[1])
@@ -153,5 +153,5 @@ def pairs(event: GenericEventArguments) -> Pairs:
 
 
 def strings(given: Any) -> list[str]:
-    """A list of strings from a browser; anything else is dropped."""
+    """Return the strings that a browser sent; ignore anything else."""
     return [item for item in given if isinstance(item, str)] if isinstance(given, list) else []

@@ -1,4 +1,4 @@
-"""The frame around every page: where one is, where one can go, what is wrong, what is new."""
+"""The frame around every page: navigation, warnings and notices."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +21,12 @@ PAGES = (
     ("reports", "Reports", "/reports"),
     ("rejected", "Rejected", "/rejected"),
 )
-_AWAY = {
-    "coordinator": "No coordinator answers. What is shown may be old; new tasks wait in RabbitMQ. "
-    "Start one with `fluffle coordinator`: this page goes on by itself.",
-    "RabbitMQ": "RabbitMQ is away. What is shown may be old. This page goes on by itself when it is back.",
+_WARNINGS = {
+    "coordinator": "No coordinator answers. This page may be out of date; new tasks wait in RabbitMQ. "
+    "Start a coordinator with `fluffle coordinator`: this page then updates by itself.",
+    "RabbitMQ": "RabbitMQ is unavailable. This page may be out of date, and updates by itself when RabbitMQ is back.",
 }
+_NO_NOTICES = "No notices yet. This list shows tasks that failed or are overdue, and your tasks when they finish."
 RABBIT = (
     '<svg viewBox="0 0 32 32" class="rabbit" aria-hidden="true"><path d="M11 15C7 10 7 3 10 2c3 0 4 6 4 11M21 15c4-5 '
     '4-12 1-13c-3 0-4 6-4 11M7 22a9 8 0 1 1 18 0c0 5-4 8-9 8s-9-3-9-8Z"/><circle cx="12.5" cy="21" r="1.4"/>'
@@ -34,7 +35,7 @@ RABBIT = (
 
 
 def head(prefix: str) -> str:
-    """What every page loads, for its `<head>`. The names change with the content, so that browsers may keep it."""
+    """Return the tags for `<head>`. The addresses change with the content, so that browsers may cache it."""
     return "".join(
         tag.format(url=f"{prefix}/static/{name}?{sha256((STATIC / name).read_bytes()).hexdigest()[:12]}")
         for name, tag in (
@@ -46,11 +47,11 @@ def head(prefix: str) -> str:
 
 @contextmanager
 def frame(context: PageContext, current: str, title: str) -> Iterator[HtmlElement]:
-    """The frame, with the content of the page inside. Yields the place for what can be done, beside the title."""
+    """Build the frame; the block builds the content. Yields the element for actions beside the title."""
     ui.page_title(f"{title} · Fluffle")
     layout = context.client.content.parent_slot
     assert layout is not None
-    layout.parent.props["role"] = "none"  # it would be a `main` around the navigation
+    layout.parent.props["role"] = "none"  # NiceGUI would make it a `main` around the navigation
     HtmlElement("a", "Skip to content", "skip", href="#content")
     with HtmlElement("div", None, "shell"):
         _navigation(context, current)
@@ -83,11 +84,11 @@ def _navigation(context: PageContext, current: str) -> None:
             icon("theme")
             HtmlElement("span", "Light or dark", "nav-label")
         if not context.site.auth.is_open:
-            _leave(context)
+            _logout(context)
 
 
-def _leave(context: PageContext) -> None:
-    """Who is logged in, and the way out: a form, as a link must change nothing."""
+def _logout(context: PageContext) -> None:
+    """Add the name of the visitor and the logout: a form, because links must not change anything."""
     with (
         HtmlElement("form", None, "leave", method="post", action=context.url("/logout")),
         HtmlElement("button", None, "nav-item", title=f"Log out {context.visitor.name}", aria_label="Log out"),
@@ -99,20 +100,20 @@ def _leave(context: PageContext) -> None:
 
 
 def _banner(context: PageContext) -> None:
-    """Says that the coordinator or RabbitMQ is away, as long as it is."""
+    """Add a warning that is shown while the coordinator or RabbitMQ is unavailable."""
     banner = HtmlElement("div", None, "banner", role="alert")
 
     def show(_: Update | None = None) -> None:
         trouble = context.site.live.trouble
-        banner.set_text(_AWAY.get(trouble, trouble) if trouble else "")
+        banner.set_text(_WARNINGS.get(trouble, trouble) if trouble else "")
         banner.classes(add="shown" if trouble else "", remove="" if trouble else "shown")
 
     show()
-    context.hear({"state"}, show)
+    context.listen({"state"}, show)
 
 
 def _bell(context: PageContext) -> None:
-    """The notices: how many came since the page was opened, a list of the latest, and each new one for a moment."""
+    """Add the notices: the number of unread ones, a list of the latest, and each new one as a toast."""
     notices, session = context.site.notices, context.visitor.session
     with HtmlElement(
         "button", None, "nav-item bell", type="button", popovertarget="notices", aria_label="Notices"
@@ -121,7 +122,7 @@ def _bell(context: PageContext) -> None:
         HtmlElement("span", "Notices", "nav-label")
         count = HtmlElement("span", None, "count")
     panel = HtmlElement("div", None, "notices", id="notices", popover="auto")
-    fresh: set[int] = set()
+    unread: set[int] = set()
     shown: dict[int, HtmlElement] = {}
 
     def fill() -> None:
@@ -135,18 +136,16 @@ def _bell(context: PageContext) -> None:
                     HtmlElement("span", notice.description)
                     ago(notice.at)
             if not mine:
-                HtmlElement(
-                    "p", "Nothing yet. Tasks that fail or are overdue are told here, and yours when they are done."
-                )
+                HtmlElement("p", _NO_NOTICES)
 
-    def told(notice: Notification) -> None:
+    def on_notice(notice: Notification) -> None:
         if not notice.is_for(session) or context.toasts is None:
             return
-        fresh.add(notice.number)
-        count.set_text(str(len(fresh)))
+        unread.add(notice.number)
+        count.set_text(str(len(unread)))
         fill()
         toast = shown.get(notice.number)
-        if toast is None or toast.is_deleted:  # else it is still to be seen, and counts on
+        if toast is None or toast.is_deleted:  # otherwise the toast is still visible and is updated
             toast = context.toast(notice.kind)
             shown.clear()
             shown[notice.number] = toast
@@ -155,14 +154,14 @@ def _bell(context: PageContext) -> None:
             HtmlElement("strong", notice.title)
             HtmlElement("span", notice.description)
 
-    def seen() -> None:
-        fresh.clear()
+    def mark_read() -> None:
+        unread.clear()
         count.set_text("")
 
-    bell.on("click", seen, args=[])
+    bell.on("click", mark_read, args=[])
     fill()
-    notices.listeners.add(told)
-    context.client.on_delete(lambda: notices.listeners.discard(told))
+    notices.listeners.add(on_notice)
+    context.client.on_delete(lambda: notices.listeners.discard(on_notice))
 
 
 def _target(context: PageContext, notice: Notification) -> str:

@@ -1,14 +1,14 @@
-"""What is known at this moment: one client and one subscription, which all open pages share.
+"""The current state for all open pages: one shared client and one shared subscription.
 
-Events only say that something has changed; what it is now is asked of the coordinator, and not more often than a
-page can show it. So a page costs the same however much is going on.
+An event says only that something has changed. A page then asks the coordinator for the new state, at most as often as
+the page can show it. So the cost of a page does not depend on the number of events.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Protocol, Self, Unpack
 
 from pydantic_core import from_json
@@ -18,23 +18,22 @@ from broker.protocol.status import Status
 from broker.protocol.topology import EVENTS, Binding
 from broker.protocol.views import ConversationView, LLMView, MessageView, Placement, ReportView, TaskPage, TaskView
 from fluffle.client.client import Client
-from fluffle.client.connection import is_identity_required
 from fluffle.client.events import PROGRESS, Gap, sender, subscription
 from fluffle.client.kwargs import ReportFields, TaskFields
 
-ANSWER_TIMEOUT = 10.0  # seconds: somebody is waiting
+ANSWER_TIMEOUT_SECONDS = 10.0  # a person waits for the answer
 
-_LOOK_EVERY = 2.0  # seconds between two looks at the LLMs, by which the coordinator's absence is noticed too
-_ABSENT_AFTER = 3.0  # seconds without an answer
+_POLL_INTERVAL_SECONDS = 2.0  # between two queries for the LLMs, which also show whether a coordinator answers
+_ABSENT_AFTER_SECONDS = 3.0  # without an answer
 _SOURCES = (*(Binding(EVENTS, key, "") for key in ("task.#", "llm.#", "message.#")), PROGRESS)
 
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+DECODE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)
 
 _log = logging.getLogger(__name__)
 
 
 class Reader(Protocol):
-    """The part of the client that only reads."""
+    """The methods of the client that only read."""
 
     async def task(self, task_id: str) -> TaskView: ...
     def tasks(
@@ -60,11 +59,12 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Something that was told: `about` is what, and `what` the rest of its kind.
+    """A change that pages can listen for.
 
-    `task`, `llm` and `message` are events; `progress` is text of a task, `writing` of the answer to a message, and
-    `what` is then the LLM that it comes from; `state` is told by us: what is known of the LLMs, or who is away, has
-    changed. `subject` is the id of the task or message, or the name of the LLM; `data` is what came with it.
+    `about` is its kind. `task`, `llm` and `message` are events, and `what` is the rest of the event's type. `progress`
+    is new text of a task and `writing` of the answer to a message; `what` is the LLM that wrote it. `state` comes from
+    `Live` itself: the LLMs, or the availability of coordinator and RabbitMQ, have changed. `subject` is the id of the
+    task or message, or the name of the LLM. `data` is the content of the event.
     """
 
     about: str
@@ -74,38 +74,41 @@ class Update:
     data: Any = None
 
 
-Hear = Callable[[Update], None]
+Listener = Callable[[Update], None]
 
 
 @dataclass(eq=False, slots=True)
-class _Listener:
-    hear: Hear
+class _Subscription:
+    on_update: Listener
     about: frozenset[str]
 
 
 @dataclass(slots=True)
 class Live:
-    """One client, one subscription, and whoever listens. Entering raises ConfigurationError, BrokerUnreachable."""
+    """The shared client, its subscription and the listeners of the pages.
+
+    Use it as a context manager. Entering raises ConfigurationError or BrokerUnreachable.
+    """
 
     url: str
+    _: KW_ONLY
+    require_identity: bool = False
     llms: list[LLMView] = field(default_factory=list)
     trouble: str | None = None
     _client: Client = field(init=False)
-    _listeners: set[_Listener] = field(default_factory=set)
+    _subscriptions: set[_Subscription] = field(default_factory=set)
     _running: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     def __post_init__(self) -> None:
-        self._client = Client(self.url, name="fluffle web", answer_timeout=ANSWER_TIMEOUT)
+        self._client = Client(self.url, name="fluffle web", answer_timeout=ANSWER_TIMEOUT_SECONDS)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
             await opening.enter_async_context(self._client)
-            listening = subscription(
-                self.url, "fluffle web (events)", _SOURCES, require_identity=is_identity_required()
-            )
+            listening = subscription(self.url, "fluffle web (events)", _SOURCES, require_identity=self.require_identity)
             arrivals = await opening.enter_async_context(listening)
-            await self._look()
-            for work in (self._hear(arrivals), self._keep_looking()):
+            await self._poll()
+            for work in (self._receive(arrivals), self._keep_polling()):
                 await opening.enter_async_context(_in_background(work))
             self._running = opening.pop_all()
         return self
@@ -113,76 +116,76 @@ class Live:
     async def __aexit__(self, *reason: object) -> None:
         await self._running.aclose()
 
-    # -- what pages use --------------------------------------------------------------------------------------------
+    # -- for pages -------------------------------------------------------------------------------------------------
 
     @property
-    def books(self) -> Reader:
-        """The client, to read with."""
+    def reader(self) -> Reader:
+        """The client, for reading."""
         return self._client
 
     @property
-    def hands(self) -> Client:
-        """The client, to change with. Only `Desk.act` takes it, which asks first who wants to."""
+    def client(self) -> Client:
+        """The client, for changes. Only `PageContext.act` uses it, which checks the visitor's role first."""
         return self._client
 
     def llm(self, name: str) -> LLMView | None:
-        """An LLM as it was at the last look."""
+        """Return an LLM as of the last poll."""
         return next((llm for llm in self.llms if llm.name == name), None)
 
-    def listen(self, about: Collection[str], hear: Hear) -> Callable[[], None]:
-        """Call `hear` with all that is told about these. Returns what ends it. `hear` must not block."""
-        listener = _Listener(hear, frozenset(about))
-        self._listeners.add(listener)
-        return lambda: self._listeners.discard(listener)
+    def listen(self, about: Collection[str], on_update: Listener) -> Callable[[], None]:
+        """Call `on_update`, which must not block, with each update of these kinds. Returns a function that ends it."""
+        added = _Subscription(on_update, frozenset(about))
+        self._subscriptions.add(added)
+        return lambda: self._subscriptions.discard(added)
 
-    # -- what comes in ---------------------------------------------------------------------------------------------
+    # -- updates --------------------------------------------------------------------------------------------------
 
-    async def _hear(self, arrivals: "asyncio.Queue[Any]") -> None:
+    async def _receive(self, arrivals: "asyncio.Queue[Any]") -> None:
         while True:
             arrival = await arrivals.get()
             if isinstance(arrival, Gap):
-                self._tell(Update("state", "missed"))
+                self._publish(Update("state", "missed"))
                 continue
             arrival.ack()
             try:
-                told = read(arrival.exchange, arrival.routing_key, arrival.body)
-            except UNREADABLE as error:
-                _log.warning("ignored a message of %s that cannot be read: %s", arrival.exchange, error)
+                update = read(arrival.exchange, arrival.routing_key, arrival.body)
+            except DECODE_ERRORS as error:
+                _log.warning("ignored an invalid message of %s: %s", arrival.exchange, error)
             else:
-                self._tell(told)
+                self._publish(update)
 
-    def _tell(self, told: Update) -> None:
-        for listener in list(self._listeners):
-            if told.about in listener.about:
-                listener.hear(told)
+    def _publish(self, update: Update) -> None:
+        for listener in list(self._subscriptions):
+            if update.about in listener.about:
+                listener.on_update(update)
 
-    async def _keep_looking(self) -> None:
+    async def _keep_polling(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_EVERY)
-            await self._look()
+            await asyncio.sleep(_POLL_INTERVAL_SECONDS)
+            await self._poll()
 
-    async def _look(self) -> None:
-        """See how the LLMs are, and so whether anybody answers."""
+    async def _poll(self) -> None:
+        """Ask for the LLMs, and so find out whether a coordinator answers."""
         llms, trouble = self.llms, None
         try:
-            async with asyncio.timeout(_ABSENT_AFTER):
+            async with asyncio.timeout(_ABSENT_AFTER_SECONDS):
                 llms = await self._client.llms()
         except (TimeoutError, NoAnswer):
             trouble = "coordinator" if self._client.connected else "RabbitMQ"
             if blocked := self._client.blocked:
-                trouble = f"RabbitMQ takes no messages: {blocked}. What you submit or change waits."
+                trouble = f"RabbitMQ takes no messages: {blocked}. New tasks and changes wait."
         except FluffleError as error:
-            _log.warning("the LLMs cannot be asked for: %s", error)
+            _log.warning("the query for the LLMs failed: %s", error)
             trouble = "coordinator"
         back = self.trouble is not None and trouble is None
         changed = llms != self.llms or trouble != self.trouble
         self.llms, self.trouble = llms, trouble
         if changed:
-            self._tell(Update("state", "missed" if back else "looked"))
+            self._publish(Update("state", "missed" if back else "polled"))
 
 
 def read(exchange: str, routing_key: str, body: bytes) -> Update:
-    """What a message of the subscription tells. Another one raises one of UNREADABLE."""
+    """Return the update in a message of the subscription. An invalid message raises one of DECODE_ERRORS."""
     content = from_json(body)
     if exchange != EVENTS:
         about, key = ("writing", "message_id") if "message_id" in content else ("progress", "task_id")
@@ -192,10 +195,10 @@ def read(exchange: str, routing_key: str, body: bytes) -> Update:
     return Update(about, rest.partition(".")[0], subject, str(content.get("id") or ""), content.get("data"))
 
 
-class Paced:
-    """Calls `refresh` after a nudge: at once, but `every` seconds after the last time, and never twice at a time.
+class RateLimitedRefresh:
+    """Calls `refresh` after a nudge: at once, or `every` seconds after the last refresh; never twice at the same time.
 
-    However many nudges come, the last one is always followed by a refresh that begins after it.
+    After the last nudge, there is always one more refresh.
     """
 
     def __init__(self, refresh: Callable[[], Awaitable[None]], every: float) -> None:
@@ -204,11 +207,11 @@ class Paced:
         self._nudged = asyncio.Event()
 
     def nudge(self) -> None:
-        """Something has changed."""
+        """Ask for a refresh."""
         self._nudged.set()
 
     async def run(self) -> None:
-        """Refresh after nudges, without end."""
+        """Refresh after nudges until cancelled."""
         while True:
             await self._nudged.wait()
             self._nudged.clear()

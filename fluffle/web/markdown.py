@@ -1,7 +1,7 @@
-"""What people and LLMs wrote, as HTML that does nothing and loads nothing.
+"""Markdown of people and LLMs as HTML without scripts, styles and external content.
 
-Markdown can be made to take seconds: `[` a hundred thousand times. So only short and plain texts are rendered at once;
-any other is rendered by a helper process, and until it is, or where that takes too long, shown as the text that it is.
+Hostile Markdown can take seconds to render: `[` a hundred thousand times. So only short and simple texts are rendered
+in this process. A helper process renders the others. Until it has, or if it takes too long, the plain text is shown.
 """
 
 import asyncio
@@ -18,12 +18,13 @@ from markdown_it.token import Token
 from broker.errors import HelperError
 from broker.untrusted.process_pool import ProcessPool
 
-LONGEST = 200_000  # characters that are shown; the rest is in `fluffle task show`
-LONGEST_MARKDOWN = 20_000  # characters that are rendered; the rest is shown as it is
-SECONDS = 1.0  # of CPU that a text may take
-PATIENCE = 2.0  # seconds that a page waits for its texts
-_PLAIN, _MARKS, _MOST_MARKS = 2_000, "[]*_~`|<&!\\", 50  # characters of a short text, and how many may mean something
-_KEPT = 100  # texts
+MAX_CHARACTERS_SHOWN = 200_000  # `fluffle task show` prints the whole text
+MAX_CHARACTERS_RENDERED = 20_000  # the rest of a text is shown unrendered
+CPU_SECONDS = 1.0  # for rendering one text
+RENDER_TIMEOUT_SECONDS = 2.0  # that a page waits for its texts
+_MARKS = "[]*_~`|<&!\\"  # characters that have a meaning in Markdown
+_MAX_SIMPLE_CHARACTERS, _MAX_SIMPLE_MARKS = 2_000, 50  # of a text that is rendered in this process
+_MAX_TEXTS_KEPT = 100
 
 _TAGS = {
     *("a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre"),
@@ -33,7 +34,7 @@ _SCHEMES = {"http", "https", "mailto"}
 
 
 def _image_as_link(self: RendererHTML, tokens: list[Token], index: int, options: Any, env: Any) -> str:
-    """An image is loaded from somewhere, and that tells somebody who reads: a link in its place."""
+    """Render a link instead of an image: loading the image would tell its server who reads the page."""
     image = tokens[index]
     text = escape(image.content or str(image.attrs.get("src", "")))
     return f'<a href="{escape(str(image.attrs.get("src", "")))}">image: {text}</a>'
@@ -48,38 +49,39 @@ _rendering: dict[bytes, asyncio.Task[None]] = {}
 
 
 def markdown(text: str) -> str:
-    """Markdown as HTML of the tags above: no images, no styles, links to http, https and mailto alone.
+    """Return Markdown as HTML of the tags above: no images, no styles, only links to http, https and mailto.
 
-    A text that is neither short nor `prepared` is shown as it is.
+    A text that is not simple and was not `prepared` is returned as plain text.
     """
-    if _is_plain(text):
+    if _is_simple(text):
         return render(text)
-    return _rendered.get(_digest(text)) or _as_it_is(text[:LONGEST])
+    return _rendered.get(_digest(text)) or _plain(text[:MAX_CHARACTERS_SHOWN])
 
 
 async def prepared(*values: Any) -> None:
-    """Let these texts be rendered, for `markdown` and `content`. It takes two seconds at most."""
-    texts = {_digest(text): text for text in values if isinstance(text, str) and not _is_plain(text)}
+    """Render texts for `markdown` and `content`, in at most RENDER_TIMEOUT_SECONDS."""
+    texts = {_digest(text): text for text in values if isinstance(text, str) and not _is_simple(text)}
     missing = texts.keys() - _rendered.keys()
     for digest in missing - _rendering.keys():
         _rendering[digest] = asyncio.create_task(_prepare(digest, texts[digest]))
     if missing:
-        await asyncio.wait([_rendering[digest] for digest in missing], timeout=PATIENCE)
+        await asyncio.wait([_rendering[digest] for digest in missing], timeout=RENDER_TIMEOUT_SECONDS)
 
 
-async def rendered_apart(text: str) -> str:
-    """Markdown that is shown only once, as what is still being written."""
-    if _is_plain(text):
+async def render_uncached(text: str) -> str:
+    """Return Markdown as HTML without keeping it, for a text that is still being written."""
+    if _is_simple(text):
         return render(text)
     try:
-        begun: str = await _helpers.call("fluffle.web.markdown:render", text[:LONGEST_MARKDOWN], seconds=SECONDS)
+        beginning = text[:MAX_CHARACTERS_RENDERED]
+        begun: str = await _helpers.call("fluffle.web.markdown:render", beginning, seconds=CPU_SECONDS)
     except (HelperError, OSError):
-        return _as_it_is(text[:LONGEST])
-    return begun + _as_it_is(text[LONGEST_MARKDOWN:LONGEST])
+        return _plain(text[:MAX_CHARACTERS_SHOWN])
+    return begun + _plain(text[MAX_CHARACTERS_RENDERED:MAX_CHARACTERS_SHOWN])
 
 
 def render(text: str) -> str:
-    """Markdown as HTML. It may take long: for a helper process."""
+    """Return Markdown as HTML. This may take long: call it in a helper process."""
     return nh3.clean(
         _MARKDOWN.render(text),
         tags=_TAGS,
@@ -92,31 +94,31 @@ def render(text: str) -> str:
 
 
 def preformatted(value: Any) -> str:
-    """A value as it is, JSON but for text, as HTML."""
+    """Return a value as preformatted HTML: text as it is, anything else as JSON."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
-    return _as_it_is(text[:LONGEST])
+    return _plain(text[:MAX_CHARACTERS_SHOWN])
 
 
 def content(value: Any) -> str:
-    """A result or an input as HTML: text as Markdown, anything else as JSON."""
+    """Return a result or an input as HTML: text as Markdown, anything else as JSON."""
     return markdown(value) if isinstance(value, str) else preformatted(value)
 
 
 async def _prepare(digest: bytes, text: str) -> None:
     try:
-        _rendered[digest] = await rendered_apart(text)
+        _rendered[digest] = await render_uncached(text)
     finally:
         del _rendering[digest]
-    while len(_rendered) > _KEPT:
+    while len(_rendered) > _MAX_TEXTS_KEPT:
         del _rendered[next(iter(_rendered))]
 
 
-def _is_plain(text: str) -> bool:
-    """Whether rendering takes no time to speak of."""
-    return len(text) <= _PLAIN and sum(map(text.count, _MARKS)) <= _MOST_MARKS
+def _is_simple(text: str) -> bool:
+    """Return whether a text renders in negligible time."""
+    return len(text) <= _MAX_SIMPLE_CHARACTERS and sum(map(text.count, _MARKS)) <= _MAX_SIMPLE_MARKS
 
 
-def _as_it_is(text: str) -> str:
+def _plain(text: str) -> str:
     return f"<pre>{escape(text)}</pre>" if text else ""
 
 

@@ -1,4 +1,4 @@
-"""What a page works with: who looks at it, what it hears, what it may do, and how it says so."""
+"""The services of one open page: its visitor, updates, changes on behalf of the visitor, and short notices."""
 
 import asyncio
 import logging
@@ -14,22 +14,22 @@ from broker.errors import FluffleError
 from fluffle.client.client import Client
 from fluffle.web.access.auth import Authenticator, Visitor, session_cookie
 from fluffle.web.components import HtmlElement
-from fluffle.web.live import Live, Paced, Reader, Update
+from fluffle.web.live import Live, RateLimitedRefresh, Reader, Update
 from fluffle.web.notifications import Notifications
 
 T = TypeVar("T")
 
-TOAST_LASTS = 8.0  # seconds
+TOAST_SECONDS = 8.0
 
-_FIRST_LOOK = 1.5  # seconds that the first paint waits for the coordinator
-_FORBIDDEN = "You may look, but not change anything"
+_FIRST_PAINT_TIMEOUT_SECONDS = 1.5  # that a new page waits for the coordinator before it is shown
+_FORBIDDEN = "You are a viewer and may not change anything"
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SharedServices:
-    """What all pages share."""
+    """The services that all pages share."""
 
     live: Live
     auth: Authenticator
@@ -37,12 +37,12 @@ class SharedServices:
     prefix: str = ""
 
     def url(self, path: str) -> str:
-        """A path of ours as the browser asks for it."""
+        """Return a path of this site as the browser requests it."""
         return self.prefix + path
 
 
 class PageContext:
-    """One open page of one visitor. It is made inside the function of the page."""
+    """One open page of one visitor. Create it inside the function of the page."""
 
     def __init__(self, site: SharedServices) -> None:
         self.site = site
@@ -50,66 +50,65 @@ class PageContext:
         self.toasts: Element | None = None
         self._cookies = self.client.request.headers.get("cookie", "")
         visitor = self._visitor()
-        assert visitor is not None, "the gate lets nobody through without a session"
+        assert visitor is not None, "AccessMiddleware refuses requests without a session"
         self.visitor = visitor
 
     @property
-    def books(self) -> Reader:
-        """What the coordinator knows, to read."""
-        return self.site.live.books
+    def reader(self) -> Reader:
+        """The client, for reading."""
+        return self.site.live.reader
 
     def url(self, path: str) -> str:
-        """A path of ours as the browser asks for it."""
+        """Return a path of this site as the browser requests it."""
         return self.site.url(path)
 
     def task_url(self, task_id: str) -> str:
-        """Where a task is shown."""
+        """Return the address of the page of a task."""
         return self.site.url(f"/tasks/{quote(task_id, safe='')}")
 
-    # -- doing -----------------------------------------------------------------------------------------------------
+    # -- changes ---------------------------------------------------------------------------------------------------
 
     async def act(self, do: Callable[[Client], Awaitable[T]], done: str | Callable[[T], str] = "") -> T | None:
-        """Do something on behalf of the visitor and say how it went. None when it was refused or failed.
+        """Make a change on behalf of the visitor and show the outcome. Returns None if it was refused or failed.
 
-        It is asked again who the visitor is: a page may have been open for long, and whatever a browser sends, it may
-        have been written by hand.
+        Checks the visitor's role again: the page may have been open for a long time, and a browser may send anything.
         """
         visitor = self._visitor()
         if visitor is None or not visitor.may_change:
             self.say(_FORBIDDEN, "error")
             return None
         try:
-            result = await do(self.site.live.hands)
+            result = await do(self.site.live.client)
         except FluffleError as error:
             self.say(str(error), "error")
             return None
-        if said := done if isinstance(done, str) else done(result):
-            self.say(said)
+        if text := done if isinstance(done, str) else done(result):
+            self.say(text)
         return result
 
     def _visitor(self) -> Visitor | None:
         return self.site.auth.visitor(session_cookie(self._cookies))
 
     def say(self, text: str, kind: str = "done", link: str | None = None) -> None:
-        """Tell the visitor something, for a moment."""
+        """Show the visitor a notice for a few seconds."""
         if self.toasts is None or self.client.is_deleted:
             return
         with self.toast(kind):
             HtmlElement("a", text, href=link) if link else HtmlElement("span", text)
 
     def toast(self, kind: str) -> HtmlElement:
-        """A place for something to tell, which goes away by itself."""
-        assert self.toasts is not None, "the page has its frame"
+        """Add an empty notice that disappears by itself."""
+        assert self.toasts is not None, "the page has a frame"
         with self.toasts:
             made = HtmlElement("div", None, "toast", data_kind=kind)
-        asyncio.get_running_loop().call_later(TOAST_LASTS, _remove, made)
+        asyncio.get_running_loop().call_later(TOAST_SECONDS, _remove, made)
         return made
 
     def go(self, path: str) -> None:
-        """Show another page."""
+        """Open another page."""
         self.client.open(path)
 
-    # -- hearing ---------------------------------------------------------------------------------------------------
+    # -- updates ---------------------------------------------------------------------------------------------------
 
     async def follow(
         self,
@@ -117,42 +116,42 @@ class PageContext:
         about: Collection[str],
         *,
         every: float = 0.5,
-        fits: Callable[[Update], bool] = lambda told: True,
+        matches: Callable[[Update], bool] = lambda update: True,
     ) -> None:
-        """Refresh now, and as long as the page is open after what is told about these and `fits`.
+        """Refresh now, and while the page is open after each update of these kinds that `matches`.
 
-        What the coordinator does not answer now is shown when it is back. Not more often than each `every` seconds.
+        Refreshes at most once every `every` seconds, and again when the coordinator is back.
         """
 
-        async def look() -> None:
+        async def refresh_safely() -> None:
             if self._visitor() is None:
-                return  # this page is about to be closed
+                return  # the session has ended; this page will be closed
             try:
                 await refresh()
             except FluffleError as error:
-                _log.debug("a page cannot be refreshed: %s", error)
+                _log.debug("cannot refresh a page: %s", error)
             except Exception:
-                _log.exception("a page cannot be refreshed")
+                _log.exception("cannot refresh a page")
 
-        paced = Paced(look, every)
+        refreshing = RateLimitedRefresh(refresh_safely, every)
 
-        def hear(told: Update) -> None:
-            if told.what == "missed" or (told.about in about and fits(told)):
-                paced.nudge()
+        def on_update(update: Update) -> None:
+            if update.what == "missed" or (update.about in about and matches(update)):
+                refreshing.nudge()
 
-        first = asyncio.ensure_future(look()) if self.site.live.trouble is None else None
+        first = asyncio.ensure_future(refresh_safely()) if self.site.live.trouble is None else None
         if first is not None:
-            await asyncio.wait([first], timeout=_FIRST_LOOK)
-        self.hear({*about, "state"}, hear)
-        self.client.on_connect(paced.nudge)
-        self.keep(paced.run())
+            await asyncio.wait([first], timeout=_FIRST_PAINT_TIMEOUT_SECONDS)
+        self.listen({*about, "state"}, on_update)
+        self.client.on_connect(refreshing.nudge)
+        self.run_while_open(refreshing.run())
 
-    def hear(self, about: Collection[str], hear: Callable[[Update], None]) -> None:
-        """Call `hear` with what is told about these, as long as the page is open."""
-        self.client.on_delete(self.site.live.listen(about, hear))
+    def listen(self, about: Collection[str], on_update: Callable[[Update], None]) -> None:
+        """Call `on_update` with each update of these kinds while the page is open."""
+        self.client.on_delete(self.site.live.listen(about, on_update))
 
-    def keep(self, work: Awaitable[None]) -> None:
-        """Run this as long as the page is open."""
+    def run_while_open(self, work: Awaitable[None]) -> None:
+        """Run `work` while the page is open."""
         running = asyncio.ensure_future(work)
         self.client.on_delete(lambda: running.cancel())
 

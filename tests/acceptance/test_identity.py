@@ -450,7 +450,7 @@ def test_permissions_that_somebody_has_changed_are_seen_and_repaired(rabbitmq: N
     assert all(as_granted.values())
     rabbitmq.control("set_topic_permissions", "cleo", "fluffle.work", ".*", ".*")
     rabbitmq.control("set_permissions", "cleo", ".*", ".*", ".*")
-    assert "cleo\tclient\tpassword\tchanged: grant it again" in rights.operator("broker", "users")
+    assert "cleo\tclient\tpassword\tchanged: run grant again" in rights.operator("broker", "users")
     rights.operator("broker", "grant", "client", "cleo")
     assert "cleo\tclient\tpassword\tas granted" in rights.operator("broker", "users")
     with amqp(rights.url_of["cleo"]) as cleo, pytest.raises(ChannelClosedByBroker):

@@ -112,4 +112,4 @@ def test_a_dependency_that_nobody_has_submitted_is_named(coordinator: Process, s
     assert "task typo, not submitted" in shell("task", "show", "b")
     assert "waiting for task typo, not submitted" in shell("task", "list")
     shell("task", "submit", "there it is", "--id", "typo", "--assignee", "ada", "--force")
-    assert "nobody has submitted" not in shell("task", "show", "b")
+    assert "not submitted" not in shell("task", "show", "b")

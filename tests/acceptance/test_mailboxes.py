@@ -350,9 +350,9 @@ def test_what_the_history_does_not_take_no_llm_answers(client: Amqp, ada: str, c
 
 
 def test_a_history_without_what_is_looked_for_says_so(shell: Shell) -> None:
-    assert shell.on_terminal("message", "history", "--search", "never said") == "There are no such messages.\n"
+    assert shell.on_terminal("message", "history", "--search", "never said") == "No messages match.\n"
     told = shell.on_terminal("message", "conversations", "--with", "user.never-here")
-    assert told == "There are no such conversations.\n"
+    assert told == "No conversations match.\n"
 
 
 def test_an_unknown_address_is_answered_to_any_client(client: Amqp, site: Site) -> None:

@@ -159,7 +159,7 @@ class Everywhere:
         """The rows that the page shows; none when it says that there is nothing."""
         page = self._visitor.go("/reports" + choice.query())
         expect(page.locator(".report > *").first).to_be_visible()
-        assert not page.get_by_text("This report cannot be told").count()
+        assert not page.get_by_text("This report is not possible").count()
         rows = page.locator(".report .figures tbody tr")
         return [row.locator("td").all_inner_texts() for row in rows.all()]
 

@@ -444,6 +444,6 @@ def test_a_user_with_earlier_rights_is_named_and_repaired(rabbitmq: NodeInfo, ri
     shell = Shell(rights.operator.environment["FLUFFLE_AMQP_URL"], tmp_path)
     shell.environment.update(rabbitmq.settings)
     rabbitmq.control("set_permissions", "luna", ".*", ".*", ".*")
-    assert "luna\tllm\tpassword\tchanged: grant it again" in shell("broker", "users")
+    assert "luna\tllm\tpassword\tchanged: run grant again" in shell("broker", "users")
     shell("broker", "grant", "llm", "luna")
     assert "luna\tllm\tpassword\tas granted" in shell("broker", "users")

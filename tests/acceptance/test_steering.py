@@ -275,7 +275,7 @@ def test_cancel_says_what_it_has_ended(place: Place, shell: Shell, gate: Path, t
         f"{running}\tcancelled\tstopped at ana in attempt 1",
         f"{pending}\tcancelled\twas waiting",
         f"{blocked}\tcancelled\twas waiting",
-        f"{assigned}\tcancelled\ttaken back from cea before word came that attempt 1 began",
+        f"{assigned}\tcancelled\ttaken back from cea before attempt 1 was reported as started",
     ]
     until(stopped.exists, "the function of ana is cancelled")
     assert "cancelled while in progress at ana" in shell("task", "show", running)

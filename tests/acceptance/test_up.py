@@ -140,7 +140,7 @@ def test_the_first_signal_lets_the_llms_finish(place: Site) -> None:
         with fluffle(*waiting, url=place.url, state=place.state) as submitting:
             process.wait_for("task started")
             process.terminate()
-            process.wait_for("stopping; the LLMs finish what they have")
+            process.wait_for("stopping; the LLMs finish their tasks")
             process.wait_for("tia: left")
             until(lambda: programs(process).keys() == {"coordinator", "obi"}, "tia has ended")
             gate.touch()
@@ -158,7 +158,7 @@ def test_a_second_signal_stops_the_llms_at_once(place: Site) -> None:
         process.wait_for("task started")
         running = programs(process)
         os.kill(process.pid, signal.SIGINT)
-        process.wait_for("stopping; the LLMs finish what they have")
+        process.wait_for("stopping; the LLMs finish their tasks")
         os.kill(process.pid, signal.SIGINT)
         assert process.wait() == 130
     assert not any(child.is_running() for child in running.values())
@@ -219,7 +219,7 @@ def test_a_second_one_in_the_same_folder_says_so_and_stops(tmp_path: Path) -> No
             first.wait_for("obi: ready", within=60)
             with fluffle("up", "-c", str(tmp_path / "fluffle.toml"), url="", state=tmp_path) as second:
                 assert second.wait() == 1
-                assert f"Error: another `fluffle up` runs with the state folder {tmp_path} " in second.output
+                assert f"Error: another `fluffle up` uses the state folder {tmp_path} " in second.output
                 assert f"(process {first.pid}): stop it first" in second.output
             assert node.status().state == "running"
             assert programs(first).keys() == {"coordinator", "obi", "tia"}

@@ -9,7 +9,7 @@ from broker.amqp.envelope import Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import BrokerError
 from broker.protocol.topology import REJECTED, SHARED, Queue, Topology
-from fluffle.client.dead_letters import opened
+from fluffle.client.rejected_queue import opened
 from tests.support.rabbitmq import NodeInfo
 
 IDS = [f"m-{number}" for number in range(5)]

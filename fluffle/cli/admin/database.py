@@ -1,4 +1,4 @@
-"""`fluffle database`: copies of the coordinator's database."""
+"""`fluffle database`: backup and restore of the coordinator's database."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from fluffle.cli.lazy import OrderedGroup
 
 @click.group(cls=OrderedGroup)
 def database() -> None:
-    """Back up and restore the coordinator's SQLite database (FLUFFLE_DATABASE_URL, else that of the state folder)."""
+    """Back up and restore the coordinator's SQLite database (FLUFFLE_DATABASE_URL, or the one in the state folder)."""
 
 
 @database.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def backup(*, file: Path) -> None:
-    """Copy the database, as it is at this moment, into the new FILE. The coordinator works on."""
+    """Copy the database to the new FILE while the coordinator runs."""
     from broker.settings import load_settings
     from coordinator.storage.backup import back_up
 
@@ -24,17 +24,17 @@ def backup(*, file: Path) -> None:
 
 @database.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--yes", is_flag=True, help="Do not ask before what is in the database now is replaced.")
+@click.option("--yes", is_flag=True, help="Replace the current database without asking.")
 def restore(*, file: Path, yes: bool) -> None:
-    """Put the copy in FILE in place of the database. All coordinators must be stopped.
+    """Replace the database with the backup in FILE. All coordinators must be stopped.
 
-    What happened after the copy was taken is forgotten. Start the workers anew as well.
+    The restored database reflects the time of the backup: later changes are lost. Restart the workers, too.
     """
     from broker.settings import load_settings
-    from coordinator.storage.backup import restore as put_back
+    from coordinator.storage.backup import restore as restore_backup
 
     def agreed() -> None:
         if not yes:
-            click.confirm("Replace all that is in the database now?", abort=True)
+            click.confirm("Replace the current database?", abort=True)
 
-    click.echo(f"restored {put_back(load_settings().database, file, agreed=agreed):,} tasks")
+    click.echo(f"restored {restore_backup(load_settings().database, file, agreed=agreed):,} tasks")

@@ -1,4 +1,4 @@
-"""`fluffle broker grant|revoke|users`: a RabbitMQ user for each LLM and person, with the rights of its role."""
+"""`fluffle broker grant|revoke|users`: RabbitMQ users with the permissions of a role."""
 
 from pathlib import Path
 
@@ -22,24 +22,24 @@ _USES = {
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Where to write the user's AMQP URL. Default: users/NAME.url in the state folder.",
+    help="The file for the user's AMQP URL. Default: users/NAME.url in the state folder.",
 )
-@click.option("--new-password", is_flag=True, help="Give a user that exists another password.")
-@click.option("--certificate", is_flag=True, help="No password: the user logs in with its TLS certificate alone.")
+@click.option("--new-password", is_flag=True, help="Give an existing user a new password.")
+@click.option("--certificate", is_flag=True, help="No password: the user logs in with its TLS certificate.")
 def grant(*, role: str, name: str | None, out: Path | None, new_password: bool, certificate: bool) -> None:
-    """Make a RabbitMQ user with exactly the permissions of its role.
+    """Create a RabbitMQ user with the permissions of a role.
 
     \b
-      fluffle broker grant llm atlas      # an LLM: its own queues, and reports in its own name
+      fluffle broker grant llm atlas      # an LLM: its own queues, reports under its own name
       fluffle broker grant client ana     # a person or a program: tasks, queries, events
-      fluffle broker grant web            # a client that may read the rejected messages, too
-      fluffle broker grant coordinator    # everything of Fluffle
+      fluffle broker grant web            # a client that may also read rejected messages
+      fluffle broker grant coordinator    # everything in Fluffle
 
-    Its AMQP URL, with the password, is written to a file that only you can read, for FLUFFLE_AMQP_URL_FILE. Granting
-    again repairs the permissions and the queues, and leaves the password.
+    Writes the user's AMQP URL, with the password, to a file that only you can read, for FLUFFLE_AMQP_URL_FILE. If the
+    user exists, repairs its permissions and queues and keeps its password.
 
-    The user is made on the private node, or through RabbitMQ's management API (FLUFFLE_MANAGEMENT_URL) as the user of
-    FLUFFLE_AMQP_URL, who has to be an administrator.
+    Creates the user on the private node, or through RabbitMQ's management API (FLUFFLE_MANAGEMENT_URL) as the user of
+    FLUFFLE_AMQP_URL, which must be an administrator.
     """
     import asyncio
 
@@ -52,37 +52,37 @@ def grant(*, role: str, name: str | None, out: Path | None, new_password: bool, 
     from broker.protocol.topology import SHARED
     from broker.settings import load_settings
 
-    kind = Role(role)
-    user = user_name(kind, name)
+    granted = Role(role)
+    user = user_name(granted, name)
     settings = load_settings()
     url = amqp_url(settings)
 
     async def declare() -> str:
         async with RobustConnection(url, name="fluffle broker grant") as link:
             await link.declare(SHARED)
-            await link.declare(owned(kind, user))
+            await link.declare(owned(granted, user))
             return link.where
 
     where = asyncio.run(declare())
     password = users.grant(
-        administration(settings), vhost(url), kind, user, with_password=not certificate, renew=new_password
+        administration(settings), vhost(url), granted, user, with_password=not certificate, renew=new_password
     )
-    click.echo(f"{user} may use RabbitMQ at {where} as {kind.label}.")
+    click.echo(f"{user} may use RabbitMQ at {where} as {granted.label}.")
     if certificate:
-        click.echo(f"It logs in with a client certificate whose common name is {user}, and FLUFFLE_TLS_LOGIN=true.")
+        click.echo(f"It logs in with FLUFFLE_TLS_LOGIN=true and a client certificate with the common name {user}.")
     elif password is None:
-        click.echo("Its password is as it was; --new-password gives it another one.")
+        click.echo("Its password is unchanged; --new-password sets a new one.")
     else:
         file = (out or settings.state_dir / "users" / f"{user}.url").absolute()
         _write(file, of_user(url, user, password))
-        click.echo(f"Its AMQP URL, with the password, is in {file}, which only you can read. To be {user}:")
+        click.echo(f"Its AMQP URL, with the password, is in {file}, which only you can read. To run as {user}:")
         click.echo(f"  FLUFFLE_AMQP_URL_FILE={file} {_USES[role].format(name=user)}")
 
 
 @click.command()
 @click.argument("name")
 def revoke(*, name: str) -> None:
-    """Remove the user NAME that `grant` has made. Its connections are closed, its queues and their messages deleted."""
+    """Remove a user that `grant` created: close its connections, delete its queues and their messages."""
     import asyncio
 
     from broker.access import users
@@ -102,7 +102,7 @@ def revoke(*, name: str) -> None:
             await link.delete(queues=revoked.queues, exchanges=revoked.exchanges)
 
     asyncio.run(delete())
-    click.echo(f"{name}, {revoked.role.label}, may not use RabbitMQ any more.")
+    click.echo(f"{name}, {revoked.role.label}, may no longer use RabbitMQ.")
     if deleted := [*revoked.queues, *revoked.exchanges]:
         click.echo(f"Deleted: {', '.join(deleted)}")
 
@@ -110,7 +110,7 @@ def revoke(*, name: str) -> None:
 @click.command("users")
 @json_option
 def list_users(*, as_json: bool) -> None:
-    """List the users that `grant` has made, and whether their permissions are still those of their role."""
+    """List the users that `grant` created, and whether they still have the permissions of their role."""
     from broker.access import users
     from broker.access.admin_api import administration
     from broker.amqp.url import vhost
@@ -129,11 +129,15 @@ def list_users(*, as_json: bool) -> None:
             user.name,
             user.role.value,
             "password" if user.has_password else "certificate",
-            "as granted" if user.as_granted else "changed: grant it again",
+            "as granted" if user.as_granted else "changed: run grant again",
         )
         for user in found
     ]
-    print_table(("NAME", "ROLE", "LOGS IN WITH", "PERMISSIONS"), rows, empty="No users yet: fluffle broker grant")
+    print_table(
+        ("NAME", "ROLE", "LOGS IN WITH", "PERMISSIONS"),
+        rows,
+        empty="No users yet: create one with `fluffle broker grant`.",
+    )
 
 
 def _write(file: Path, url: str) -> None:
@@ -145,6 +149,6 @@ def _write(file: Path, url: str) -> None:
         write_private(file, f"{url}\n")
     except OSError as error:
         raise ConfigurationError(
-            f"cannot write {file}: {error.strerror}. The user is there; for a password that you can have, say "
+            f"cannot write {file}: {error.strerror}. The user exists; to get a password, give "
             "--new-password and another --out"
         ) from error

@@ -1,12 +1,12 @@
-"""`fluffle broker`: the private RabbitMQ node, and what Fluffle declares on any RabbitMQ."""
+"""`fluffle broker`: the private RabbitMQ node, and Fluffle's exchanges and queues on any RabbitMQ."""
 
 from typing import TYPE_CHECKING
 
 import click
 
 from fluffle.cli.admin.users import grant, list_users, revoke
+from fluffle.cli.exit_codes import BLOCKED, ERROR, OK
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.main import BLOCKED, ERROR, OK
 from fluffle.cli.session import json_option
 from fluffle.presentation.output import print_fields, print_json
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 @click.group(cls=OrderedGroup)
 def broker() -> None:
-    """Manage the private RabbitMQ node, and prepare any other.
+    """Manage the private RabbitMQ node; set up any other RabbitMQ.
 
-    The private node is a RabbitMQ of your own. It listens on 127.0.0.1 only, keeps its data in the folder `broker`
-    of the state folder (FLUFFLE_STATE_DIR), and leaves a RabbitMQ that the system runs alone.
+    The private node is a separate RabbitMQ for you. It listens only on 127.0.0.1, and keeps its data in the folder
+    `broker` of the state folder (FLUFFLE_STATE_DIR). It does not affect other RabbitMQ servers on this computer.
     """
 
 
 @broker.command()
-@click.option("--install", is_flag=True, help="Install RabbitMQ first if there is none on this computer.")
+@click.option("--install", is_flag=True, help="Install RabbitMQ first if this computer has none.")
 @click.pass_context
 def start(context: click.Context, *, install: bool) -> None:
     """Start the private node and wait until it accepts clients.
 
-    Does nothing when it runs already. FLUFFLE_RABBITMQ_SERVER names the rabbitmq-server script to run, or `docker`
-    for a container. The exit code is 5 when it runs and takes no messages, because it is low on disk or memory.
+    Does nothing if the node is already running. FLUFFLE_RABBITMQ_SERVER names the rabbitmq-server script to run, or
+    `docker` for a container. The exit code is 5 if the node runs but accepts no messages: it is low on disk or memory.
     """
     if install:
         from broker.node.install import ensure_rabbitmq
@@ -47,22 +47,22 @@ def start(context: click.Context, *, install: bool) -> None:
 
 @broker.command()
 def stop() -> None:
-    """Stop the private node. Its data stays; `start` takes it up again."""
+    """Stop the private node. Its data stays; `start` uses it again."""
     if _private_node().stop():
-        click.echo("The private RabbitMQ node is stopped.")
+        click.echo("Stopped the private RabbitMQ node.")
     else:
         click.echo("The private RabbitMQ node was not running.")
 
 
 @broker.command()
 @json_option
-@click.option("--url", "only_url", is_flag=True, help="Print only the AMQP URL, with its password, for other clients.")
+@click.option("--url", "only_url", is_flag=True, help="Print only the AMQP URL with its password, for other clients.")
 @click.pass_context
 def status(context: click.Context, *, as_json: bool, only_url: bool) -> None:
-    """Show how the private node is: running, starting, stopping, crashed or stopped.
+    """Show the state of the private node: running, starting, stopping, crashed or stopped.
 
-    The exit code is 0 when it is running, 5 when it is running and takes no messages, because it is low on disk or
-    memory, else 1.
+    The exit code is 0 if the node is running, 5 if it is running but accepts no messages (it is low on disk or memory),
+    and 1 otherwise.
     """
     node = _private_node()
     now = node.status()
@@ -84,7 +84,7 @@ def status(context: click.Context, *, as_json: bool, only_url: bool) -> None:
 def init() -> None:
     """Declare Fluffle's exchanges, queues and bindings on RabbitMQ.
 
-    On that of FLUFFLE_AMQP_URL, else on the private node. Declaring again changes nothing.
+    Uses the RabbitMQ of FLUFFLE_AMQP_URL, or else the private node. Running it again changes nothing.
     """
     import asyncio
 
@@ -115,7 +115,7 @@ def _private_node() -> "PrivateNode":
 
 
 def _alarm(url: str, node: "PrivateNode") -> str | None:
-    """Why the running node takes no messages; None when it takes them, or ends at this moment."""
+    """Return why the running node accepts no messages; None if it accepts them, or has just ended."""
     from broker.amqp.alarms import alarm_of_node
     from broker.errors import BrokerError
 
@@ -130,7 +130,7 @@ def _print_status(now: "NodeStatus", alarm: str | None) -> None:
         [
             ("state", now.state),
             ("alarm", alarm),
-            ("hint", "the next command starts it again" if now.state == "crashed" else None),
+            ("hint", "the next command starts the node again" if now.state == "crashed" else None),
             ("url", now.url),
             ("version", now.version),
             ("runs as", now.runs_as),

@@ -1,13 +1,13 @@
-"""`fluffle coordinator`: the daemon."""
+"""`fluffle coordinator`: runs the coordinator."""
 
 import click
 
 
 @click.command()
 def coordinator() -> None:
-    """Run the coordinator: assigns tasks to LLMs and keeps the books.
+    """Run the coordinator: it assigns tasks to LLMs and stores their state.
 
-    Start a second one, and it stands by until the first one is gone. Ctrl-C and SIGTERM stop it; nothing is lost.
+    A second coordinator stands by until the first one ends. Ctrl-C or SIGTERM stops the coordinator; no task is lost.
     """
     import asyncio
     import signal

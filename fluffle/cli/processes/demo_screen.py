@@ -1,4 +1,4 @@
-"""What the demo shows: a live table while it runs, then the answers, the timeline and the report."""
+"""The output of the demo: a live table while it runs, then the answers, the timeline and the report."""
 
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from fluffle.local.demo_scenario import FOOTNOTE, Scene
-from fluffle.presentation.output import console, duration, heading, on_terminal, plain, styled
+from fluffle.presentation.durations import duration
+from fluffle.presentation.output import console, heading, on_terminal, plain, styled
 
 if TYPE_CHECKING:
     from broker.protocol.views import ReportView
 
-WIDTH, _LEAST_WIDTH = 44, 12  # characters of the timeline: where the terminal has so many, and in any case
+_MIN_TIMELINE_WIDTH, _MAX_TIMELINE_WIDTH = 12, 44  # characters
 COLUMNS = ("TASK", "STATUS", "LLM", "WAITED", "RAN")
 
 
 class Screen:
-    """The tasks as they go: a table that renews itself on a terminal, a line for each change elsewhere."""
+    """Shows the tasks while they run: a live table on a terminal, a line for each change elsewhere."""
 
     def __init__(self, scenes: list[Scene]) -> None:
         self._scenes = scenes
@@ -39,7 +40,7 @@ class Screen:
             self._live.__exit__(kind, error, trace)
 
     def changed(self, scene: Scene) -> None:
-        """A task has gone on."""
+        """Show a change of a task."""
         if self._live is None:
             click.echo("  ".join(part for part in _cells(scene) if part))
 
@@ -76,11 +77,11 @@ def _cells(scene: Scene) -> list[str]:
 
 
 def print_ending(scenes: list[Scene], report: "ReportView") -> None:
-    """The answers, the timeline and the report."""
+    """Print the answers, the timeline and the report."""
     from fluffle.cli.report import print_report
 
     for scene in scenes:
-        heading(plain(f"{scene.title} — {scene.view.llm or 'nobody'}" if scene.view else scene.title))
+        heading(plain(f"{scene.title} — {scene.view.llm or 'no LLM'}" if scene.view else scene.title))
         click.echo(_outcome(scene))
     heading("Timeline  (· waited, █ ran)")
     for line in _timeline([scene for scene in scenes if scene.view is not None]):
@@ -105,7 +106,7 @@ def _timeline(scenes: list[Scene]) -> list[str]:
     whole = max((end - start) / timedelta(seconds=1), 0.001)
 
     title = max((len(scene.title) for scene in scenes), default=0)
-    width = max(_LEAST_WIDTH, min(WIDTH, shutil.get_terminal_size().columns - title - 12))
+    width = max(_MIN_TIMELINE_WIDTH, min(_MAX_TIMELINE_WIDTH, shutil.get_terminal_size().columns - title - 12))
 
     def place(moment: datetime | None) -> int:
         return round(((moment or end) - start).total_seconds() / whole * width)

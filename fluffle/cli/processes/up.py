@@ -1,4 +1,4 @@
-"""`fluffle up`: everything in fluffle.toml, as one command."""
+"""`fluffle up`: runs everything in fluffle.toml."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from fluffle.cli.exit_codes import INTERRUPTED, OK
+
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue")
-_TOLD_OTHERWISE = ("event", "level", "timestamp", "logger")
+_SHOWN_SEPARATELY = ("event", "level", "timestamp", "logger")
 
 
 @click.command()
@@ -19,7 +21,7 @@ _TOLD_OTHERWISE = ("event", "level", "timestamp", "logger")
     type=click.Path(path_type=Path),
     default="fluffle.toml",
     show_default=True,
-    help="The file to run.",
+    help="The configuration file.",
 )
 def up(*, path: Path) -> int:
     """Run everything in fluffle.toml: RabbitMQ, the coordinator, the web page and the LLMs.
@@ -30,10 +32,10 @@ def up(*, path: Path) -> int:
       skills = { summarise = 0.9, review = 0.6 }
       slots = 2
 
-    RabbitMQ is the private node, unless the file or FLUFFLE_AMQP_URL names another one. What the programs print is
-    shown with their names. One that ends is started again, but not an LLM that was told to leave (`fluffle llm
-    drain`). Ctrl-C or SIGTERM: the LLMs finish what they have, then the rest stops; a private node that ran before
-    stays. A second one: the LLMs stop at once.
+    RabbitMQ is the private node, unless the file or FLUFFLE_AMQP_URL names another one. The output of each program is
+    shown after its name. A program that ends is started again, except an LLM that was stopped with `fluffle llm drain`.
+    Ctrl-C or SIGTERM: the LLMs finish their tasks, then everything stops; a private node that was already running keeps
+    running. Ctrl-C again: the LLMs stop at once.
     """
     import asyncio
 
@@ -42,11 +44,11 @@ def up(*, path: Path) -> int:
 
     configuration = load(path)
     say = _printer(("up", "coordinator", "web", *configuration.llms))
-    return asyncio.run(Stack(configuration, say).run())
+    return OK if asyncio.run(Stack(configuration, say).run()) else INTERRUPTED
 
 
 def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
-    """Prints lines behind the names of the programs that they come from."""
+    """Return a function that prints lines of programs, each after the program's name."""
     from fluffle.presentation.output import in_colour, on_terminal, plain
 
     width = max(map(len, names))
@@ -55,17 +57,17 @@ def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
     def say(name: str, line: str) -> None:
         head = f"{name:<{width}} │ "
         text = plain(_readable(line) if on_terminal() else line)
-        with suppress(OSError):  # the terminal is closed, or the disk full: no reason to stop the LLMs
+        with suppress(OSError):  # the terminal is closed or the disk is full; the LLMs keep running
             click.echo((click.style(head, fg=colours[name]) if in_colour() else head) + text)
 
     return say
 
 
 def _readable(line: str) -> str:
-    """A line of a log in JSON as the event and what belongs to it; any other line as it is."""
+    """Return a log line in JSON as level, event and fields; any other line as it is."""
     try:
         entry = json.loads(line)
-        rest = " ".join(f"{key}={value}" for key, value in entry.items() if key not in _TOLD_OTHERWISE)
+        rest = " ".join(f"{key}={value}" for key, value in entry.items() if key not in _SHOWN_SEPARATELY)
         level = "" if entry["level"] == "info" else f"{entry['level']}: "
         return f"{level}{entry['event']}  {rest}".rstrip()
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -1,4 +1,4 @@
-"""`fluffle web`: the web page, and the passwords of its users."""
+"""`fluffle web`: runs the web page, and sets the passwords of its users."""
 
 from pathlib import Path
 
@@ -7,20 +7,20 @@ import click
 from fluffle.cli.lazy import OrderedGroup
 from fluffle.cli.options import Name, Whole
 
-INSTALL = "the web page needs NiceGUI: install Fluffle with its extra, `pip install 'fluffle[web]'`"
+INSTALL = "the web page needs NiceGUI: install it with `pip install 'fluffle[web]'`"
 
 
 @click.group(cls=OrderedGroup, invoke_without_command=True)
-@click.option("--host", metavar="ADDRESS", help="Where it listens; 127.0.0.1 unless set.")
-@click.option("--port", type=Whole(0, 65_535), help="Its port, 8480 unless set; 0: any that is free.")
-@click.option("--prefix", metavar="PATH", help="The path under which a proxy shows it, such as /fluffle.")
+@click.option("--host", metavar="ADDRESS", help="The address to listen at.  [default: 127.0.0.1]")
+@click.option("--port", type=Whole(0, 65_535), help="The port; 0: any free port.  [default: 8480]")
+@click.option("--prefix", metavar="PATH", help="The path under which a proxy shows the page, such as /fluffle.")
 @click.option(
     "--password-file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The people who may log in, as `fluffle web passwd` writes them. Without it, tokens let people in.",
+    help="The users who may log in, as `fluffle web passwd` writes them. Without the file, users log in with a token.",
 )
-@click.option("--no-login", is_flag=True, help="Ask nobody for a login. Only on 127.0.0.1.")
+@click.option("--no-login", is_flag=True, help="No login. Only on 127.0.0.1.")
 @click.pass_context
 def web(
     context: click.Context,
@@ -34,36 +34,36 @@ def web(
 ) -> None:
     """Serve the web page: tasks, LLMs, chat, questions, reports, rejected messages.
 
-    It prints two addresses: one to work with, one to look only. It is an AMQP client like any other, and needs no
-    database. Every option is a setting as well, FLUFFLE_WEB_HOST and so on. Ctrl-C and SIGTERM stop it.
+    Prints two addresses: one for operators, one for viewers. The web page is an AMQP client and needs no database. Each
+    option is also a setting, such as FLUFFLE_WEB_HOST. Ctrl-C or SIGTERM stops the web page.
     """
     if context.invoked_subcommand is not None:
         return
     _must_be_installed()
     import asyncio
-    import os
 
     from broker.node.locate import amqp_url
-    from broker.settings import PREFIX, load_settings
+    from broker.settings import load_settings
     from broker.telemetry.log_config import configure_logging
-    from fluffle.cli.options import given
 
-    options = {
-        "HOST": host,
-        "PORT": port,
-        "PREFIX": prefix,
-        "PASSWORD_FILE": password_file,
-        "LOGIN": False if no_login else None,
-    }
-    # In place of the variables, so that they are checked and told of like these.
-    os.environ.update({f"{PREFIX}WEB_{name}": str(value) for name, value in given(options).items()})
     settings = load_settings()
     url = amqp_url(settings)
     configure_logging(settings.log_level)
 
-    from fluffle.web.app import serve
+    from fluffle.web.app import build_web  # a slow import, after the checks above
 
-    asyncio.run(serve(settings, url, click.echo))
+    server = build_web(
+        url,
+        state_dir=settings.state_dir,
+        host=host or settings.web_host,
+        port=settings.web_port if port is None else port,
+        prefix=(settings.web_prefix or "") if prefix is None else prefix,
+        token=None if settings.web_token is None else settings.web_token.get_secret_value(),
+        password_file=password_file or settings.web_password_file,
+        require_login=settings.web_login and not no_login,
+        require_identity=settings.require_identity,
+    )
+    asyncio.run(server.serve(click.echo))
 
 
 @web.command()
@@ -78,8 +78,8 @@ def passwd(*, file: Path, name: str, role: str) -> None:
       fluffle web passwd people ben --role viewer
       fluffle web --password-file people
 
-    It is asked for, or taken from standard input in a pipe. An operator may do everything, a viewer only look. A line
-    that is taken out of the file or changed ends the logins that it has given.
+    Asks for the password, or reads it from standard input in a pipe. An operator may do everything, a viewer may only
+    look. Removing or changing a line of the file ends the sessions of that user.
     """
     _must_be_installed()
     import sys
@@ -96,7 +96,7 @@ def passwd(*, file: Path, name: str, role: str) -> None:
 
 
 def _must_be_installed() -> None:
-    """Raises ConfigurationError, which says what to install, where the extra is missing."""
+    """Raise ConfigurationError if the optional packages for the web page are missing."""
     from importlib.util import find_spec
 
     from broker.errors import ConfigurationError

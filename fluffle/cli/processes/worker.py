@@ -1,56 +1,67 @@
-"""`fluffle worker`: one LLM, at work."""
+"""`fluffle worker`: runs one LLM."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fluffle.cli.main import INTERRUPTED, OK, USAGE
+from fluffle.cli.exit_codes import INTERRUPTED, OK, USAGE
 from fluffle.cli.options import Duration, Name, Names, Skills, Tools, Whole, flat
 
 
 @click.command()
 @click.argument("name", type=Name())
 @click.option("--model", "-m", metavar="MODEL", help="A model: openai:gpt-6-luna, ollama:llama3.2, demo, …")
-@click.option("--base-url", metavar="URL", help="The model's server, if it is not the provider's own.")
-@click.option("--exec", "exec_command", metavar="COMMAND", help="A command: prompt on its input, answer on its output.")
-@click.option("--handler", metavar="MODULE:FUNCTION", help="A Python function that takes a job and returns the result.")
+@click.option("--base-url", metavar="URL", help="The URL of the model's server. Default: the provider's.")
+@click.option(
+    "--exec",
+    "exec_command",
+    metavar="COMMAND",
+    help="A command: prompt on its input, answer on its output.",
+)
+@click.option(
+    "--handler", metavar="MODULE:FUNCTION", help="A Python function that receives a job and returns the result."
+)
 @click.option(
     "--env",
     multiple=True,
     type=Names(),
-    help="Environment variables that the command of --exec gets, besides PATH, HOME and the like: "
-    "OPENAI_API_KEY,HTTPS_PROXY. Repeat it.  [default: all but Fluffle's own]",
+    help="Environment variables that --exec passes to its command, in addition to PATH, HOME and similar ones: "
+    "OPENAI_API_KEY,HTTPS_PROXY. Repeatable.  [default: all except Fluffle's]",
 )
-@click.option("--skills", "-k", multiple=True, type=Skills(), help="What it can do, and how well: python=0.9,review.")
-@click.option("--labels", "-l", multiple=True, type=Names(), help="What it is: local, if nothing leaves its computer.")
-@click.option("--group", "-g", "groups", multiple=True, type=Name(), help="Get the messages to this group. Repeat it.")
+@click.option("--skills", "-k", multiple=True, type=Skills(), help="Skills with levels from 0 to 1: python=0.9,review.")
+@click.option("--labels", "-l", multiple=True, type=Names(), help="Labels, such as local: no data leaves its host.")
+@click.option(
+    "--group", "-g", "groups", multiple=True, type=Name(), help="Receive the messages to this group. Repeatable."
+)
 @click.option(
     "--tools",
     type=Tools(),
-    help="What it may do while it works: all, none, or some of send, ask, delegate, ask_person, "
+    help="Tools that it may use: all, none, or some of send, ask, delegate, ask_person, "
     "share, read.  [default: all for --exec and --handler, none for --model]",
 )
-@click.option("--slots", type=Whole(1, 10_000), default=1, show_default=True, help="Tasks at the same time.")
+@click.option(
+    "--slots", type=Whole(1, 10_000), default=1, show_default=True, help="Maximum number of tasks at the same time."
+)
 @click.option(
     "--instructions",
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
     metavar="FILE",
-    help="How it is to work: the system prompt of a model, the first lines for a command.",
+    help="A file with instructions: the system prompt of a model, the first lines of the prompt for a command.",
 )
 @click.option(
     "--timeout",
     type=Duration(),
     metavar="DURATION",
-    help="How long a task may take that does not say.  [default: 30m for --model]",
+    help="Maximum duration of tasks without a timeout.  [default: 30m for --model]",
 )
 @click.option(
     "--stall-timeout",
     type=Duration(),
     metavar="DURATION",
-    help="How long a --model may send nothing at all.  [default: FLUFFLE_STALL_TIMEOUT, 2m]",
+    help="Maximum time without data from --model.  [default: FLUFFLE_STALL_TIMEOUT, 2m]",
 )
-@click.option("--description", default="", metavar="TEXT", help="What it is, for people who look at the list of LLMs.")
+@click.option("--description", default="", metavar="TEXT", help="A description for the list of LLMs.")
 def worker(
     *,
     name: str,
@@ -73,10 +84,10 @@ def worker(
       fluffle worker vega --exec "llm -m gpt-6-luna" --slots 4
       fluffle worker iris --handler mymodule:answer
 
-    It waits for RabbitMQ if that is away. Start it again under the same NAME, here or on another machine, and both
-    share the work. Ctrl-C or SIGTERM: it takes nothing new, finishes what it has, and leaves. A second one: it stops
-    at once, and its tasks go to others. Answers that RabbitMQ did not confirm are kept in the state folder and sent
-    by the next worker of that NAME.
+    While RabbitMQ is down, the worker waits. Several workers with the same NAME, on any machine, share the work. Ctrl-C
+    or SIGTERM: the worker takes no new tasks, finishes its current ones, and ends. Ctrl-C again: it stops at once, and
+    its tasks go to other workers. Results that RabbitMQ did not confirm are kept in the state folder; the next worker
+    with this NAME sends them.
     """
     import asyncio
     import os
@@ -93,7 +104,7 @@ def worker(
     from workers.models.factory import MODEL_TIMEOUT, build_llm, warn_of_trouble
 
     settings = load_settings()
-    guidance = _read(instructions) if instructions else None
+    system_prompt = _read(instructions) if instructions else None
     os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
     try:
         llm = build_llm(
@@ -122,7 +133,7 @@ def worker(
             labels=flat(labels),
             groups=groups,
             description=description,
-            instructions=guidance,
+            instructions=system_prompt,
             timeout=MODEL_TIMEOUT if timeout is None and way["model"] else timeout,
             tools=tools if tools is not None else () if way["model"] else TOOLS,
             heartbeat_interval=settings.beat,

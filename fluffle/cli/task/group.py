@@ -1,11 +1,12 @@
-"""`fluffle task`: submit tasks, follow them, steer them, get their results."""
+"""`fluffle task`: submit tasks, watch and change them, get their results."""
 
 from typing import TYPE_CHECKING
 
 import click
 
+from broker.protocol.status import Status
+from fluffle.cli.exit_codes import ERROR, OK, TASK_FAILED, TIMED_OUT
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.main import ERROR, OK, TASK_FAILED, TIMED_OUT
 from fluffle.cli.options import Duration, Names, Whole, flat
 from fluffle.cli.session import client, json_option, run
 from fluffle.cli.task.show import show
@@ -16,21 +17,10 @@ from fluffle.cli.task.watch import watch
 if TYPE_CHECKING:
     from broker.protocol.views import TaskView
 
-STATUSES = (
-    "blocked",
-    "pending",
-    "assigned",
-    "in_progress",
-    "input_required",
-    "completed",
-    "failed",
-    "cancelled",
-)
-
 
 @click.group(cls=OrderedGroup)
 def task() -> None:
-    """Submit tasks, follow them, steer them, get their results."""
+    """Submit tasks, watch and change them, get their results."""
 
 
 task.add_command(submit)
@@ -38,15 +28,24 @@ task.add_command(submit)
 
 @task.command(name="list")
 @click.option(
-    "--status", "-s", multiple=True, type=click.Choice(STATUSES), help="In this state. Repeat for any of several."
+    "--status",
+    "-s",
+    multiple=True,
+    type=click.Choice([status.value for status in Status]),
+    help="With this status. Repeat the option for several: any of them matches.",
 )
-@click.option("--llm", metavar="NAME", help="Assigned to, or done by, this LLM.")
+@click.option("--llm", metavar="NAME", help="Assigned to this LLM, or finished by it.")
 @click.option(
-    "--label", "-l", "labels", multiple=True, type=Names(), help="With this label. Repeat for all of several."
+    "--label",
+    "-l",
+    "labels",
+    multiple=True,
+    type=Names(),
+    help="With this label. Repeat the option for several: all of them must match.",
 )
 @click.option("--text", help="With this text in the description.")
-@click.option("--within", metavar="ID", help="Part of this task, or of its parts.")
-@click.option("--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--within", metavar="ID", help="Parts of this task, at any depth.")
+@click.option("--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="Maximum number of tasks.")
 @json_option
 def list_(
     *,
@@ -60,10 +59,9 @@ def list_(
 ) -> None:
     """List tasks, newest first.
 
-    A remark tells what a task waits for, and that its due date has passed: on a terminal before the description, in a
-    pipe as a column of its own.
+    A remark says what a task waits for and whether it is overdue: on a terminal before the description, in a pipe in a
+    separate column.
     """
-    from broker.protocol.status import Status
     from fluffle.presentation.output import on_terminal, print_json, print_table
     from fluffle.presentation.task_text import remark
 
@@ -74,10 +72,10 @@ def list_(
             return [view async for view in found]
 
     def described(view: "TaskView") -> tuple[str, ...]:
-        told = remark(view)
+        text = remark(view)
         if not on_terminal():
-            return told, view.description
-        return (f"[{told}] {view.description}" if told else view.description,)
+            return text, view.description
+        return (f"[{text}] {view.description}" if text else view.description,)
 
     tasks = run(fetch())
     if as_json:
@@ -87,7 +85,7 @@ def list_(
         ("ID", "STATUS", "PRIORITY", "LLM", "SUBMITTED", "DESCRIPTION"),
         [(view.id, view.status, view.priority, view.llm, view.submitted_at, *described(view)) for view in tasks],
         spare=("PRIORITY", "SUBMITTED", "LLM"),
-        empty="No task fits.",
+        empty="No tasks match.",
     )
 
 
@@ -97,22 +95,24 @@ task.add_command(watch)
 
 @task.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1)
-@click.option("--label", "-l", metavar="LABEL", help="All tasks that have this label.")
-@click.option("--timeout", "-t", type=Duration(), metavar="DURATION", help="Give up after this long, with exit code 4.")
+@click.option("--label", "-l", metavar="LABEL", help="All tasks with this label.")
+@click.option(
+    "--timeout", "-t", type=Duration(), metavar="DURATION", help="Stop waiting after this time, with exit code 4."
+)
 @json_option
 def wait(*, ids: tuple[str, ...], label: str | None, timeout: float | None, as_json: bool) -> int:
-    """Wait until tasks are over.
+    """Wait until tasks have ended.
 
-    Whoever submitted them. A line tells of each when it ends: id, status, the time since its submission, why it
-    failed. The exit code is 0 when all were completed, 3 when one failed or was cancelled, 4 when the time ran out.
+    Prints one line for each task when it ends: ID, status, time since its submission, why it failed. The exit code is 0
+    if all tasks were completed, 3 if a task failed or was cancelled, 4 if the time ran out.
     """
     import asyncio
 
+    from fluffle.cli.task.printing import print_end
     from fluffle.presentation.output import complain
-    from fluffle.presentation.task_text import print_end
 
     if not ids and label is None:
-        raise click.UsageError("Give the ids of tasks, or --label.")
+        raise click.UsageError("Give the IDs of tasks, or --label.")
 
     statuses: list[str] = []
 
@@ -126,8 +126,8 @@ def wait(*, ids: tuple[str, ...], label: str | None, timeout: float | None, as_j
         run(ends())
     except TimeoutError:
         wanted = len(set(ids))
-        left = f"{wanted - len(statuses)} of {wanted} tasks are not" if wanted > 1 else "the task is not"
-        complain(f"{'not all of the tasks are' if label else left} over after {timeout:g} s")
+        left = f"{wanted - len(statuses)} of {wanted} tasks have not" if wanted > 1 else "the task has not"
+        complain(f"{'some of the tasks have not' if label else left} ended after {timeout:g} s")
         return TIMED_OUT
     if not statuses:
         complain(f"no task has the label {label!r}")
@@ -135,5 +135,5 @@ def wait(*, ids: tuple[str, ...], label: str | None, timeout: float | None, as_j
     return OK if set(statuses) == {"completed"} else TASK_FAILED
 
 
-for steering in (assign, unassign, update, answer, cancel, retry):
-    task.add_command(steering)
+for command in (assign, unassign, update, answer, cancel, retry):
+    task.add_command(command)

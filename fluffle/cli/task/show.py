@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,12 +10,10 @@ import click
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.protocol.views import AttemptView, TaskView
-    from broker.protocol.worker_reports import Usage
+    from broker.protocol.views import TaskView
     from fluffle.client.client import Client
     from fluffle.client.kwargs import TaskFields
-
-Line = tuple[datetime, str]  # when, what
+    from fluffle.presentation.timeline import Entry
 
 
 @click.command()
@@ -24,8 +22,8 @@ Line = tuple[datetime, str]  # when, what
 def show(*, task_id: str, as_json: bool) -> None:
     """Show a task with its timeline.
 
-    What was asked, how it stands, what happened when, every attempt, the result. With --json, just what the
-    coordinator answers.
+    Prints the fields of the task, its timeline, its attempts and its result. With --json, prints the answer of the
+    coordinator.
     """
     from broker.protocol.views import TaskView
     from fluffle.cli.task.tree import parts_of
@@ -45,7 +43,7 @@ def show(*, task_id: str, as_json: bool) -> None:
 
 
 async def waits_for(asking: "Client", view: "TaskView") -> str | None:
-    """What a task waits for. Who could do it and why they do not is asked of the coordinator."""
+    """Return what a task waits for. For a pending task, ask the coordinator why no LLM gets it."""
     from broker.protocol.status import Status
     from fluffle.presentation.task_text import waiting_for
 
@@ -62,12 +60,14 @@ async def waits_for(asking: "Client", view: "TaskView") -> str | None:
 
 
 def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskView"] = ()) -> None:
-    """Print a task for people; `waits` tells what for, `parts` are its parts and theirs."""
+    """Print a task for people. `waits` is what it waits for, `parts` are its parts at any depth."""
     from fluffle.cli.task.tree import tree
     from fluffle.client.handle import reason
-    from fluffle.presentation.output import duration, heading, print_fields
-    from fluffle.presentation.task_text import left_out
+    from fluffle.presentation.durations import duration, time_since
+    from fluffle.presentation.output import heading, print_fields
+    from fluffle.presentation.task_text import attempts_text, left_out, usage_text
     from fluffle.presentation.team_text import is_joined, sections
+    from fluffle.presentation.timeline import timeline
 
     print_fields(
         [
@@ -92,16 +92,16 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
             ("Parent", view.parent_id),
             ("Conversation", view.conversation_id),
             ("Timeout", view.timeout and f"{view.timeout:g} s"),
-            ("Attempts", _attempts(view) if view.attempts or not parts else None),
+            ("Attempts", attempts_text(view) if view.attempts or not parts else None),
             ("Submitted by", view.submitted_by),
-            ("Asked people", None if view.person_wait is None else f"for {duration(view.person_wait)}"),
-            ("Usage", _usage(view.usage)),
-            ("Left out", view.left_out and f"{left_out(view)}: too large for an answer"),
+            ("Waited for people", None if view.person_wait is None else duration(view.person_wait)),
+            ("Usage", usage_text(view.usage) or None),
+            ("Left out", view.left_out and f"{left_out(view)}: too large for the answer"),
         ]
     )
     for attempt in view.attempts:
         if attempt.quiet_since is not None:
-            click.echo(f"Attempt {attempt.attempt} has sent no text for {since(attempt.quiet_since)}.")
+            click.echo(f"Attempt {attempt.attempt} has sent no text for {time_since(attempt.quiet_since)}.")
     heading("Timeline")
     for line in _with_steps(timeline(view)):
         click.echo(line)
@@ -128,80 +128,28 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
             click.echo(_text(content))
 
 
-def _attempts(view: "TaskView") -> str:
-    """How many there were, and are granted: those that were moved to another LLM are not counted."""
-    moved = sum(attempt.outcome == "moved" for attempt in view.attempts)
-    return f"{len(view.attempts)}{f' ({moved} moved)' if moved else ''}, at most {view.max_attempts}"
-
-
 def _rules(vote: dict[str, Any]) -> str:
-    """How a vote is taken, on one line."""
+    """Return the rules of a vote on one line."""
     weights = ", ".join(f"{llm} {weight:g}" for llm, weight in vote.get("weights", {}).items())
-    told = {
+    rules = {
         "for": " | ".join(vote.get("choices", ())),
         "judge": vote.get("judge"),
         "quorum": vote.get("quorum"),
         "weights": weights,
     }
-    return "; ".join(f"{name} {value}" for name, value in told.items() if value)
+    return "; ".join(f"{name} {value}" for name, value in rules.items() if value)
 
 
-def timeline(view: "TaskView") -> list[Line]:
-    """What happened to a task, in order: its own moments, those of its attempts, and what was done to it."""
-    lines = [(view.submitted_at, "submitted" + (f" by {view.submitted_by}" if view.submitted_by else ""))]
-    lines += [(change.at, change.summary) for change in view.history]
-    if view.ready_at:
-        lines.append((view.ready_at, "ready"))
-    for attempt in view.attempts:
-        lines += _of_attempt(attempt)
-    if view.finished_at and view.status.is_final:
-        lines.append((view.finished_at, str(view.status)))
-    return sorted(lines, key=lambda line: line[0])
-
-
-def _of_attempt(attempt: "AttemptView") -> Iterator[Line]:
-    from fluffle.presentation.output import duration
-
-    name = f"attempt {attempt.attempt}"
-    if attempt.assigned_at:
-        yield attempt.assigned_at, f"{name} assigned to {attempt.llm}" + (f": {attempt.why}" if attempt.why else "")
-    if attempt.started_at:
-        where = f" at {attempt.instance}" if attempt.instance else ""
-        yield attempt.started_at, f"{name} started{where}" + (f" ({attempt.model})" if attempt.model else "")
-    if attempt.finished_at:
-        length = f" after {duration(attempt.duration)}" if attempt.duration is not None else ""
-        used = f", {usage}" if (usage := _usage(attempt.usage)) else ""
-        why = f": {attempt.error.type}: {attempt.error.message}" if attempt.error else ""
-        yield attempt.finished_at, f"{name} {attempt.outcome}{length}{used}{why}"
-
-
-def since(moment: datetime) -> str:
-    """How long ago that was."""
-    from fluffle.presentation.output import duration
-
-    return duration(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
-
-
-def _with_steps(lines: list[Line]) -> Iterator[str]:
-    """The lines with their moments, and the time since the line before."""
-    from fluffle.presentation.output import cell, clock, duration
+def _with_steps(lines: "list[Entry]") -> Iterator[str]:
+    """Yield the entries with their times, and the time since the entry before."""
+    from fluffle.presentation.durations import duration
+    from fluffle.presentation.output import cell, clock
 
     before: datetime | None = None
     for at, what in lines:
         step = "" if before is None else "+" + duration((at - before).total_seconds())
         yield f"{clock(at)}  {step:>12}  {cell(what)}"
         before = at
-
-
-def _usage(usage: "Usage | None") -> str | None:
-    if usage is None:
-        return None
-    parts = [
-        None if usage.input_tokens is None else f"{usage.input_tokens:,} tokens in",
-        None if usage.output_tokens is None else f"{usage.output_tokens:,} tokens out",
-        None if usage.cost_usd is None else f"{usage.cost_usd:.4f} USD",
-    ]
-    return ", ".join(part for part in parts if part) or None
 
 
 def _text(content: Any) -> str:

@@ -1,4 +1,4 @@
-"""`fluffle task assign|unassign|update|answer|cancel|retry`: what people do to tasks by hand."""
+"""`fluffle task assign|unassign|update|answer|cancel|retry`: changes to submitted tasks."""
 
 from collections.abc import Callable, Coroutine
 from datetime import datetime
@@ -27,42 +27,42 @@ if TYPE_CHECKING:
     from fluffle.client.client import Client
 
 ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)
-priority_option = click.option("--priority", "-p", type=Whole(0, 9), metavar="N", help="Higher goes first.")
+priority_option = click.option("--priority", "-p", type=Whole(0, 9), metavar="N", help="Higher numbers first.")
 due_option = click.option(
-    "--due", type=OrNothing(Moment(past=False)), metavar="MOMENT|none", help="Wanted by then; none: at any time."
+    "--due", type=OrNothing(Moment(past=False)), metavar="TIME|none", help="The due time; none: no due time."
 )
 label_option = click.option(
-    "--label", "-l", "labels", multiple=True, type=Names(), help="A label. They replace the present ones."
+    "--label", "-l", "labels", multiple=True, type=Names(), help="A label. The given labels replace the current ones."
 )
 metadata_option = click.option(
-    "--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Something to carry along. It replaces what there is."
+    "--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Metadata. The given pairs replace the current ones."
 )
 
 
 @click.command()
 @ids_argument
 @click.argument("llm", type=Name())
-@click.option("--now", is_flag=True, help="Stop tasks that run at another LLM, and move them.")
-@click.option("--force", is_flag=True, help="Take an LLM that has never said hello, and wait for it.")
+@click.option("--now", is_flag=True, help="Move tasks that are running at another LLM.")
+@click.option("--force", is_flag=True, help="Accept an LLM that has never connected, and wait for it.")
 @json_option
 def assign(*, ids: tuple[str, ...], llm: str, now: bool, force: bool, as_json: bool) -> int:
-    """Give tasks to the LLM of that name.
+    """Assign tasks to an LLM.
 
-    They may be blocked, pending or assigned to another LLM. One that is running elsewhere is moved only with --now:
-    its call is stopped, and begins again at the new LLM. While the LLM is offline, they wait for it.
+    The tasks may be blocked, pending or assigned to another LLM. A task that is running at another LLM moves only with
+    --now: its call is stopped, and the new LLM starts it again. While the LLM is offline, the tasks wait for it.
     """
     return _each(ids, lambda client, task_id: client.assign(task_id, llm, now=now, force=force), as_json=as_json)
 
 
 @click.command()
 @ids_argument
-@click.option("--now", is_flag=True, help="Stop tasks where they run, and assign them anew.")
+@click.option("--now", is_flag=True, help="Stop running tasks, and assign them again.")
 @json_option
 def unassign(*, ids: tuple[str, ...], now: bool, as_json: bool) -> int:
-    """Leave tasks that were given to an LLM by hand to the coordinator.
+    """Undo `assign`: let the coordinator choose the LLM.
 
-    One that the LLM has already stays there, unless --now is given: its call is stopped, and begins again at the LLM
-    that is chosen.
+    A task that the LLM already has stays there, unless --now is given: then its call is stopped, and the LLM that the
+    coordinator chooses starts it again.
     """
     return _each(ids, lambda client, task_id: client.unassign(task_id, now=now), as_json=as_json)
 
@@ -72,7 +72,7 @@ def unassign(*, ids: tuple[str, ...], now: bool, as_json: bool) -> int:
 @priority_option
 @due_option
 @label_option
-@click.option("--no-labels", is_flag=True, help="Take all labels away.")
+@click.option("--no-labels", is_flag=True, help="Remove all labels.")
 @metadata_option
 @json_option
 def update(
@@ -85,9 +85,9 @@ def update(
     metadata: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Change tasks that are not over. What is not given stays as it is.
+    """Change tasks that have not ended. Fields that are not given stay as they are.
 
-    A MOMENT is ISO 8601, in local time unless it has an offset, or a length of time from now: 90s, 5m, 2h, 1d.
+    A TIME is ISO 8601, in local time unless it has an offset, or a duration from now: 90s, 5m, 2h, 1d.
     """
     if labels and no_labels:
         raise click.UsageError("Give --label or --no-labels, not both.")
@@ -95,23 +95,23 @@ def update(
     if labels or no_labels:
         changes["labels"] = flat(labels)
     if not changes:
-        raise click.UsageError("Say what to change: --priority, --due, --label, --no-labels, --metadata.")
+        raise click.UsageError("Give at least one of --priority, --due, --label, --no-labels and --metadata.")
     return _each(ids, lambda client, task_id: client.update(task_id, **changes), as_json=as_json)
 
 
 @click.command()
 @click.argument("task_id", metavar="ID")
 @click.argument("text")
-@click.option("--question", "-q", metavar="ID", help="Which of its questions; needed when it asks several.")
+@click.option("--question", "-q", metavar="ID", help="The ID of the question. Needed if the task asks several.")
 @json_option
 def answer(*, task_id: str, text: str, question: str | None, as_json: bool) -> int:
-    """Answer what a task asks a person. The LLM that asked goes on with the answer.
+    """Answer the question of a task. The LLM continues with the answer.
 
     \b
       fluffle task list --status input_required
       fluffle task answer 7f3a "The blue one"
 
-    TEXT `-` takes the answer from standard input. `fluffle task show` tells what is asked.
+    TEXT `-` reads standard input. `fluffle task show` prints the question.
     """
     given = text_of("-").rstrip("\n") if text == "-" else text
     return _each((task_id,), lambda client, task_id: client.answer(task_id, given, question=question), as_json=as_json)
@@ -119,30 +119,34 @@ def answer(*, task_id: str, text: str, question: str | None, as_json: bool) -> i
 
 @click.command()
 @ids_argument
-@click.option("--reason", "-r", help="Why; it is kept in the task's history.")
+@click.option("--reason", "-r", help="The reason, for the task's history.")
 @json_option
 def cancel(*, ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
-    """Cancel tasks. A call that is running is stopped.
+    """Cancel tasks. Running calls are stopped.
 
-    A line tells for each what was ended: id, status, where it was waiting or running.
+    Prints one line for each task: ID, status, and where it was waiting or running.
     """
-    from fluffle.presentation.task_text import what_was_cancelled
+    from fluffle.presentation.task_text import cancelled_text
 
-    return _each(ids, lambda client, task_id: client.cancel(task_id, reason), what_was_cancelled, as_json=as_json)
+    return _each(ids, lambda client, task_id: client.cancel(task_id, reason), cancelled_text, as_json=as_json)
 
 
 @click.command()
 @ids_argument
-@click.option("--description", metavar="TEXT", help="What to do this time; `-` takes it from standard input.")
-@click.option("--input", "inputs", type=JSON(), metavar="JSON", help="What the LLM gets besides, as JSON.")
-@click.option("--skills", "-k", multiple=True, type=Names(), help="What the LLM must be able to do: python,review.")
+@click.option("--description", metavar="TEXT", help="A new description; `-` reads standard input.")
+@click.option("--input", "inputs", type=JSON(), metavar="JSON", help="Additional input for the LLM, as JSON.")
+@click.option("--skills", "-k", multiple=True, type=Names(), help="Skills that the LLM must have: python,review.")
 @click.option(
-    "--assignee", "-a", type=OrNothing(Name()), metavar="LLM|none", help="The LLM that does it; none: one is chosen."
+    "--assignee",
+    "-a",
+    type=OrNothing(Name()),
+    metavar="LLM|none",
+    help="The LLM for this task; none: the coordinator chooses one.",
 )
 @priority_option
 @due_option
-@click.option("--timeout", type=OrNothing(Duration()), metavar="DURATION|none", help="How long one attempt may take.")
-@click.option("--max-attempts", type=Whole(1, 100), metavar="N", help="How often it is tried.")
+@click.option("--timeout", type=OrNothing(Duration()), metavar="DURATION|none", help="Maximum duration of one attempt.")
+@click.option("--max-attempts", type=Whole(1, 100), metavar="N", help="Maximum number of attempts.")
 @label_option
 @metadata_option
 @json_option
@@ -156,9 +160,9 @@ def retry(
     as_json: bool,
     **plain: Any,
 ) -> int:
-    """Run tasks that are over once more, as they were or with other fields.
+    """Run ended tasks again, unchanged or with other fields.
 
-    They have all their attempts again.
+    The number of their attempts starts again.
     """
     changes = given(
         {
@@ -175,11 +179,12 @@ def retry(
 def _each(
     ids: tuple[str, ...],
     change: "Callable[[Client, str], Coroutine[Any, Any, TaskView]]",
-    told: "Callable[[TaskView], str] | None" = None,
+    remark: "Callable[[TaskView], str] | None" = None,
     *,
     as_json: bool,
 ) -> int:
-    """Change one task after the other and tell how each stands, or what `told` says. Returns the exit code."""
-    from fluffle.presentation.task_text import print_state, where
+    """Change one task after the other and print its new state with a remark. Returns the exit code."""
+    from fluffle.cli.task.printing import print_state
+    from fluffle.presentation.task_text import where
 
-    return change_each(ids, change, lambda view: print_state(view, told or where, as_json=as_json))
+    return change_each(ids, change, lambda view: print_state(view, remark or where, as_json=as_json))

@@ -1,4 +1,4 @@
-"""`fluffle task submit`: one task from the command line, or many from JSON lines."""
+"""`fluffle task submit`: one task from options, many from JSON lines, or a plan."""
 
 import re
 import sys
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from broker.mappings import without_none
-from fluffle.cli.main import OK, TASK_FAILED
+from fluffle.cli.exit_codes import OK, TASK_FAILED
 from fluffle.cli.options import JSON, Duration, Moment, Names, Weights, Whole, flat, pairs, schema_of, text_of
 from fluffle.cli.session import client, json_option, run
 
@@ -19,44 +19,53 @@ file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
 
 @click.command()
 @click.argument("description", required=False)
-@click.option("--file", "-f", "description_file", type=file, metavar="FILE", help="Take the description from a file.")
-@click.option("--input", "inputs", type=JSON(), metavar="JSON", help="What the LLM gets besides, as JSON.")
-@click.option("--input-file", type=file, metavar="FILE", help='Give the LLM the text of a file, as {"text": …}.')
-@click.option("--json-lines", type=file, metavar="FILE", help="Submit many: one task a line, as a JSON object.")
+@click.option("--file", "-f", "description_file", type=file, metavar="FILE", help="Read the description from a file.")
+@click.option("--input", "inputs", type=JSON(), metavar="JSON", help="Additional input for the LLM, as JSON.")
+@click.option("--input-file", type=file, metavar="FILE", help='The text of a file as additional input, {"text": …}.')
+@click.option("--json-lines", type=file, metavar="FILE", help="Submit many tasks: one JSON object per line.")
 @click.option(
-    "--id", "task_id", metavar="ID", help="The id. The same task again changes nothing; another one is rejected."
+    "--id",
+    "task_id",
+    metavar="ID",
+    help="The task's ID. Submitting the same task again changes nothing; a different task with this ID is rejected.",
 )
-@click.option("--skills", "-k", multiple=True, type=Names(), help="What the LLM must be able to do: python,review.")
-@click.option("--assignee", "-a", metavar="LLM", help="The LLM that does it; else one is chosen.")
-@click.option("--assignees", multiple=True, type=Names(), help="Several LLMs that work on it together: ada,bob.")
-@click.option("--mode", type=click.Choice(["any", "all", "vote", "relay"]), help="How they work together.")
-@click.option("--choice", "choices", multiple=True, metavar="TEXT", help="What they vote for. Repeat for each.")
-@click.option("--judge", metavar="LLM", help="Who decides about their answers, instead of choices.")
-@click.option("--quorum", type=Whole(1), metavar="N", help="Votes that are needed.  [default: more than half]")
-@click.option("--weights", type=Weights(), help="What their votes count, where it is not 1: ada=2,bob=0.5.")
-@click.option("--reviewer", "-r", metavar="LLM", help="The LLM that must approve of the result.")
-@click.option("--max-rounds", type=Whole(1, 10), metavar="N", help="How often it looks at it.  [default: 3]")
-@click.option("--exclude", "excluded", multiple=True, type=Names(), help="LLMs that do not get it.")
+@click.option("--skills", "-k", multiple=True, type=Names(), help="Skills that the LLM must have: python,review.")
+@click.option("--assignee", "-a", metavar="LLM", help="The LLM for this task. Default: the coordinator chooses one.")
+@click.option("--assignees", multiple=True, type=Names(), help="Several LLMs that share the task: ada,bob.")
+@click.option("--mode", type=click.Choice(["any", "all", "vote", "relay"]), help="How the assignees share the task.")
+@click.option("--choice", "choices", multiple=True, metavar="TEXT", help="An option of the vote. Repeat for each.")
+@click.option("--judge", metavar="LLM", help="The LLM that chooses among their answers, instead of --choice.")
+@click.option("--quorum", type=Whole(1), metavar="N", help="Votes needed.  [default: more than half]")
+@click.option("--weights", type=Weights(), help="Weights of votes, where not 1: ada=2,bob=0.5.")
+@click.option("--reviewer", "-r", metavar="LLM", help="The LLM that must approve the result.")
+@click.option("--max-rounds", type=Whole(1, 10), metavar="N", help="Maximum number of reviews.  [default: 3]")
+@click.option("--exclude", "excluded", multiple=True, type=Names(), help="LLMs that must not get the task.")
 @click.option(
-    "--force", is_flag=True, default=None, help="Take an assignee that has never said hello, and wait for it."
+    "--force", is_flag=True, default=None, help="Accept an assignee that has never connected, and wait for it."
 )
-@click.option("--priority", "-p", type=Whole(0, 9), metavar="N", help="Higher goes first.  [default: 4]")
-@click.option("--due", type=Moment(past=False), metavar="MOMENT", help="Wanted by then.")
-@click.option("--not-before", type=Moment(past=False), metavar="MOMENT", help="Not to be done earlier.")
+@click.option("--priority", "-p", type=Whole(0, 9), metavar="N", help="Higher numbers first.  [default: 4]")
+@click.option("--due", type=Moment(past=False), metavar="TIME", help="The due time.")
+@click.option("--not-before", type=Moment(past=False), metavar="TIME", help="The earliest start.")
 @click.option(
-    "--depends-on", "-d", multiple=True, type=Names(), help="Ids of tasks that come first; it gets their results."
+    "--depends-on",
+    "-d",
+    multiple=True,
+    type=Names(),
+    help="IDs of tasks that must end first; the LLM receives their results.",
 )
 @click.option(
-    "--on-dependency-failure", type=click.Choice(["fail", "run"]), help="What it does when one fails.  [default: fail]"
+    "--on-dependency-failure",
+    type=click.Choice(["fail", "run"]),
+    help="What to do if a dependency fails.  [default: fail]",
 )
-@click.option("--timeout", type=Duration(), metavar="DURATION", help="How long one attempt may take.")
-@click.option("--max-attempts", type=Whole(1, 100), metavar="N", help="How often it is tried.  [default: 3]")
-@click.option("--output-schema", type=file, metavar="FILE", help="JSON Schema that the result has to satisfy.")
+@click.option("--timeout", type=Duration(), metavar="DURATION", help="Maximum duration of one attempt.")
+@click.option("--max-attempts", type=Whole(1, 100), metavar="N", help="Maximum number of attempts.  [default: 3]")
+@click.option("--output-schema", type=file, metavar="FILE", help="A JSON Schema for the result.")
 @click.option("--label", "-l", "labels", multiple=True, type=Names(), help="A label, for filters and reports.")
-@click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Something to carry along.")
+@click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Metadata of the task.")
 @click.option("--set", "variables", multiple=True, metavar="NAME=VALUE", help="A variable of a plan.")
-@click.option("--wait", "-w", is_flag=True, help="Wait for the end and print the result.")
-@click.option("--dry-run", "-n", is_flag=True, help="Submit nothing; tell who would get the task, and why.")
+@click.option("--wait", "-w", is_flag=True, help="Wait until the task ends, and print the result.")
+@click.option("--dry-run", "-n", is_flag=True, help="Submit nothing; print which LLM would get the task, and why.")
 @json_option
 def submit(
     *,
@@ -69,10 +78,10 @@ def submit(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Submit a task and print its id.
+    """Submit a task and print its ID.
 
-    DESCRIPTION says what to do. `-`, or none when standard input is piped, takes it from standard input; every FILE
-    may be `-` too.
+    DESCRIPTION is the instruction for the LLM. `-`, or no description with a pipe, reads standard input. FILE may be
+    `-`, too.
 
     \b
       fluffle task submit "Summarise the report" --input-file report.txt --wait
@@ -81,23 +90,23 @@ def submit(
       fluffle task submit tasks.jsonl --label nightly
       fluffle task submit plan.toml --set topic=rabbits --wait
 
-    With --json-lines, every line is checked before the first task is submitted; the other options hold for lines
-    that do not say otherwise; the ids are printed one a line, in their order.
+    With --json-lines, all lines are checked before the first task is submitted. The other options are defaults for
+    lines without these fields. The IDs are printed one per line, in the order of the lines.
 
-    A DESCRIPTION that is the name of a .jsonl file is the same as --json-lines with it. One that is the name of a .toml
-    or .yaml file is a plan: tasks that depend on each other. Their ids begin
-    with --id or a name that is made, and the other options hold for tasks that do not say otherwise. With --wait, the
-    results of those that no other builds on are printed; with --dry-run, what would be submitted.
+    If DESCRIPTION is the name of a .jsonl file, it is read as with --json-lines. If DESCRIPTION is the name of a .toml
+    or .yaml file, it is a plan: tasks that depend on each other. The IDs of its tasks begin with --id or a generated
+    name. The other options are defaults for tasks without these fields. With --wait, prints the results of the tasks
+    that no other task depends on; with --dry-run, prints the tasks.
 
-    A MOMENT is ISO 8601, in local time unless it has an offset, or a DURATION from now: 90s, 5m, 2h, 1d.
+    A TIME is ISO 8601, in local time unless it has an offset, or a DURATION from now: 90s, 5m, 2h, 1d.
 
-    With --wait, the exit code is 3 when a task fails or is cancelled. With --dry-run, an LLM and why it would get the
-    task are printed, or the state that the task would wait in and for what.
+    With --wait, the exit code is 3 if a task fails or is cancelled. With --dry-run, prints the LLM that would get the
+    task and why, or the status of the task and what it would wait for.
     """
     fields = _fields(**options)
     if description is not None and re.fullmatch(r"\S+\.(toml|ya?ml)", description):
         if json_lines is not None or description_file is not None:
-            raise click.UsageError("With a plan, the tasks are in the plan.")
+            raise click.UsageError("A plan contains its tasks: do not give --file or --json-lines.")
         from fluffle.cli.task.submit_plan import submit_plan
 
         given = pairs(variables, "--set")
@@ -107,12 +116,12 @@ def submit(
         json_lines = str(file.convert(description, None, click.get_current_context()))
         description = None
     if variables:
-        raise click.UsageError("--set is for a plan: the name of a .toml or .yaml file.")
+        raise click.UsageError("--set needs a plan: a .toml or .yaml file as DESCRIPTION.")
     if dry_run and (wait or json_lines is not None):
-        raise click.UsageError("--dry-run is for one task, and nothing to wait for.")
+        raise click.UsageError("--dry-run works with one task or a plan, and without --wait.")
     if json_lines is not None:
         if description is not None or description_file is not None or "id" in fields:
-            raise click.UsageError("With --json-lines, descriptions and ids are in the lines.")
+            raise click.UsageError("With --json-lines, give descriptions and IDs in the lines.")
         from fluffle.cli.task.submit_many import submit_lines
 
         return run(submit_lines(json_lines, fields, wait=wait, as_json=as_json))
@@ -135,16 +144,16 @@ async def _place(fields: dict[str, Any], *, as_json: bool) -> int:
 
 
 async def _submit_one(fields: dict[str, Any], *, wait: bool, as_json: bool) -> int:
-    from fluffle.cli.task.wait_hints import nobody_is_there, shown_while_it_lasts
+    from fluffle.cli.task.printing import print_already_known, print_outcome, print_view
+    from fluffle.cli.task.wait_hints import print_why_it_waits, shown_while_waiting
     from fluffle.client.handle import outcome
-    from fluffle.presentation.task_text import print_outcome, print_view, say_known
 
     async with client() as submitting:
         handle = await submitting.submit(fields.pop("description"), **fields)
         if not as_json:
-            say_known(handle)
+            print_already_known(handle)
         if wait:
-            async with shown_while_it_lasts(submitting, handle.id):
+            async with shown_while_waiting(submitting, handle.id):
                 view = await handle.end()
         else:
             view = handle.view
@@ -152,7 +161,7 @@ async def _submit_one(fields: dict[str, Any], *, wait: bool, as_json: bool) -> i
             print_view(view)
         elif not wait:
             click.echo(handle.id)
-            await nobody_is_there(submitting, view)
+            await print_why_it_waits(submitting, view)
         else:
             outcome(view)
             print_outcome(view)
@@ -160,7 +169,7 @@ async def _submit_one(fields: dict[str, Any], *, wait: bool, as_json: bool) -> i
 
 
 def _description(argument: str | None, path: str | None) -> str:
-    """What is to be done, from the argument, the file or standard input."""
+    """Return the description from the argument, the file or standard input."""
     if argument is not None and path is not None:
         raise click.UsageError("Give DESCRIPTION or --file, not both.")
     if path is not None:
@@ -170,7 +179,7 @@ def _description(argument: str | None, path: str | None) -> str:
     else:
         text = argument or ""
     if not text.strip():
-        raise click.UsageError("Say what to do: DESCRIPTION, --file, --json-lines, or standard input.")
+        raise click.UsageError("No task given: use DESCRIPTION, --file, --json-lines, or standard input.")
     return text.rstrip("\n")
 
 
@@ -192,7 +201,7 @@ def _fields(
     weights: dict[str, float] | None,
     **plain: Any,
 ) -> dict[str, Any]:
-    """The fields of a submission that the options give; `plain` are those that are named alike."""
+    """Return the fields of a submission. `plain` are the options with the name of their field."""
     if inputs is not None and input_file is not None:
         raise click.UsageError("Give --input or --input-file, not both.")
     given = {
@@ -212,7 +221,7 @@ def _fields(
 
 
 def _vote(rules: dict[str, Any]) -> "Vote | None":
-    """How the assignees vote, where an option says something about it."""
+    """Return the rules of a vote, or None without options about it."""
     from pydantic import ValidationError
 
     from broker.errors import Problem, TaskRejected
@@ -224,5 +233,5 @@ def _vote(rules: dict[str, Any]) -> "Vote | None":
         return Vote(**given) if given else None
     except ValidationError as error:
         raise TaskRejected(
-            [Problem(f"vote.{path}".removesuffix("."), told) for path, told in problems(error)]
+            [Problem(f"vote.{path}".removesuffix("."), message) for path, message in problems(error)]
         ) from error

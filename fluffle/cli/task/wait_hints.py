@@ -1,4 +1,4 @@
-"""What people who have submitted a task are told while nothing has come of it yet: on standard error, on a terminal."""
+"""Hints on a terminal, on standard error, while a submitted task has not ended."""
 
 import asyncio
 import sys
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def shown_while_it_lasts(asking: "Client", task_id: str) -> AsyncIterator[None]:
-    """Show how a task stands, as long as the body lasts. One who breaks off is told how to come back to the task."""
+async def shown_while_waiting(asking: "Client", task_id: str) -> AsyncIterator[None]:
+    """Show the state of a task during the block. Ctrl-C prints how to wait for the task again."""
     try:
         if not sys.stderr.isatty():
             yield
@@ -37,7 +37,7 @@ async def shown_while_it_lasts(asking: "Client", task_id: str) -> AsyncIterator[
                 showing.cancel()
                 await asyncio.gather(showing, return_exceptions=True)
     except asyncio.CancelledError:
-        click.echo(f"The task goes on. To wait for it again: fluffle task wait {task_id}", err=True)
+        click.echo(f"The task continues. To wait for it again: fluffle task wait {task_id}", err=True)
         raise
 
 
@@ -46,19 +46,19 @@ async def _show(asking: "Client", task_id: str, spinner: "Spinner") -> None:
 
     async with asking.watch(task_id) as events:
         async for event in events:
-            assert isinstance(event, Event)  # progress was not asked for
+            assert isinstance(event, Event)  # the watch did not ask for progress
             view = event.data
-            told = await waits_for(asking, view) if view.status is Status.PENDING else where(view)
-            spinner.update(Text(cell(plain(f"{view.status} {told}"))))  # a Text: an LLM may have written it
+            text = await waits_for(asking, view) if view.status is Status.PENDING else where(view)
+            spinner.update(Text(cell(plain(f"{view.status} {text}"))))  # a Text: markup from an LLM has no effect
 
 
-async def nobody_is_there(asking: "Client", view: TaskView) -> None:
-    """Say so when no LLM that is online can do a task that has just been submitted."""
+async def print_why_it_waits(asking: "Client", view: TaskView) -> None:
+    """Print why a task that was just submitted waits, unless it waits only for a free slot."""
     if view.status is not Status.PENDING or not sys.stderr.isatty():
         return
     try:
-        told = await waits_for(asking, view) or ""
+        reason = await waits_for(asking, view) or ""
     except FluffleError:
-        return  # it is submitted all the same
-    if not told.startswith("for a free slot"):
-        click.echo(f"It waits: {told}", err=True)
+        return  # the task is submitted; the hint is not essential
+    if not reason.startswith("for a free slot"):
+        click.echo(f"The task waits: {reason}", err=True)

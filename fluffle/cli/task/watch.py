@@ -1,10 +1,10 @@
-"""`fluffle task watch`: what happens to tasks, as it happens."""
+"""`fluffle task watch`: the events of tasks as they happen."""
 
 from typing import TYPE_CHECKING
 
 import click
 
-from fluffle.cli.main import OK, TASK_FAILED
+from fluffle.cli.exit_codes import OK, TASK_FAILED
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1)
-@click.option("--label", "-l", metavar="LABEL", help="Tasks that have this label.")
+@click.option("--label", "-l", metavar="LABEL", help="Tasks with this label.")
 @json_option
 def watch(*, ids: tuple[str, ...], label: str | None, as_json: bool) -> int:
-    """Print what happens to tasks, as it happens.
+    """Print the events of tasks as they happen.
 
-    Also the text that their LLMs write, as it comes. With ids or a label, it ends when all of these tasks are over,
-    with exit code 3 when one was not completed. Without, it shows all tasks until Ctrl-C.
+    Also prints the text of their LLMs while they write. With IDs or a label, the command ends when all of these tasks
+    have ended, with exit code 3 if a task was not completed. Without, it shows all tasks until Ctrl-C.
     """
     return run(_watch(ids, label, as_json=as_json))
 
@@ -46,18 +46,18 @@ async def _watch(ids: tuple[str, ...], label: str | None, *, as_json: bool) -> i
 
 
 class Printer:
-    """Lines about tasks, and between them the text of each as it streams in.
+    """Prints lines about tasks, and the text of their LLMs as it arrives.
 
-    With `several` tasks every line begins with the task's id, and text is held back until its line is complete.
+    With `several` tasks, each line begins with the task's id, and text is printed only as complete lines.
     """
 
     def __init__(self, *, several: bool) -> None:
         self._several = several
-        self._begun: dict[str, str] = {}  # by task: the text of a line that is not complete
-        self._last: dict[str, str] = {}  # by task: its status when last told
+        self._begun: dict[str, str] = {}  # by task: the incomplete last line
+        self._last: dict[str, str] = {}  # by task: the status printed last
 
     def event(self, event: "Event") -> None:
-        """Something has become of a task."""
+        """Print an event of a task."""
         if event.is_overdue:
             from fluffle.presentation.output import clock
 
@@ -66,7 +66,7 @@ class Printer:
         self.state(event.data)
 
     def state(self, view: "TaskView") -> None:
-        """A task has another status than before."""
+        """Print the status of a task if it changed."""
         from fluffle.client.handle import reason
         from fluffle.presentation.output import cell, clock, styled
 
@@ -76,14 +76,14 @@ class Printer:
         self._end_line(view.id)
         moments = (view.finished_at, view.started_at, view.assigned_at, view.ready_at, view.submitted_at)
         at = next(moment for moment in moments if moment is not None)
-        who = f" at {view.llm}" if view.llm else ""
+        llm = f" at {view.llm}" if view.llm else ""
         why = f": {cell(reason(view))}" if view.error else ""
-        click.echo(f"{clock(at)}  {view.id}  {styled(view.status)}{who}{why}")
+        click.echo(f"{clock(at)}  {view.id}  {styled(view.status)}{llm}{why}")
         if view.status.is_final:
             del self._last[view.id]
 
     def progress(self, progress: "Progress") -> None:
-        """An LLM tells how far it is."""
+        """Print text, note and fraction of a progress report."""
         from fluffle.presentation.output import plain
 
         if progress.text:

@@ -1,7 +1,7 @@
-"""Who may come in, and as what: tokens as Jupyter prints them, or a file of passwords.
+"""Authentication: tokens, as Jupyter prints them, or a password file; and sessions.
 
-A session is a signed cookie. It proves the credential that it was given for, so it ends when the token changes, or
-when the line of the password file does.
+A session is a signed cookie. It contains a proof of the credential, so it ends when the token or the line of the
+password file changes.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from broker.secure_files import make_private_folder
 from fluffle.web.access.sessions import EndedSessions
 
 COOKIE, DEVICE_COOKIE = "fluffle_session", "fluffle_device"
-SESSION_LASTS, DEVICE_LASTS = 30 * 86_400, 365 * 86_400  # seconds
+SESSION_SECONDS, DEVICE_SECONDS = 30 * 86_400, 365 * 86_400  # seconds
 
 _SCRYPT = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}
 _DUMMY = "0" * 32
 
 
 class Role(StrEnum):
-    """What a visitor may do: an operator everything, a viewer only look."""
+    """The permissions of a visitor: an operator may do everything, a viewer may only look."""
 
     OPERATOR = "operator"
     VIEWER = "viewer"
@@ -37,7 +37,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Somebody who came in. `session` is the id of the login: the same for all pages of one browser."""
+    """A visitor with a session. `session` is the id of the login, the same for all pages of one browser."""
 
     name: str
     role: Role
@@ -45,59 +45,59 @@ class Visitor:
 
     @property
     def may_change(self) -> bool:
-        """Whether this visitor may do more than look."""
+        """Whether this visitor may change anything."""
         return self.role is Role.OPERATOR
 
 
 class Credentials(Protocol):
-    """What lets people in."""
+    """The credentials that the web page accepts."""
 
     def entry(self, name: str, secret: str) -> tuple[str, Role] | None:
-        """The name and role of who knows the secret; None for anybody else."""
+        """Return the name and role for a secret; None if it is wrong."""
 
     def proof(self, name: str, role: Role) -> str | None:
-        """What changes as soon as that name no longer comes in as that role by the same secret; None: it does not."""
+        """Return a value that changes when the secret of the name changes; None if the name no longer has the role."""
 
 
 class Tokens:
-    """One token for each role. The viewer's is made of the operator's, so there is one secret to keep."""
+    """One token for each role. The viewer's is derived from the operator's, so there is one secret to keep."""
 
     def __init__(self, token: str) -> None:
         self._tokens = {Role.OPERATOR: token, Role.VIEWER: derived(token, "viewer")}
 
     def token(self, role: Role) -> str:
-        """The token of that role."""
+        """Return the token of a role."""
         return self._tokens[role]
 
     def entry(self, name: str, secret: str) -> tuple[str, Role] | None:
-        """See Keys; the name does not matter."""
+        """See Credentials; the name does not matter."""
         for role, token in self._tokens.items():
             if hmac.compare_digest(token.encode(), secret.encode()):
                 return role.value, role
         return None
 
     def proof(self, name: str, role: Role) -> str | None:
-        """See Keys."""
+        """See Credentials."""
         return derived(self._tokens[role], "proof") if name == role.value else None
 
 
 class Passwords:
-    """A file with a line `NAME:ROLE:HASH` for each person; it is read at every look, so a change counts at once."""
+    """A file with a line `NAME:ROLE:HASH` for each person. A change of the file takes effect at once."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigurationError when the file cannot be read or a line is wrong."""
+        """Read the file. Raises ConfigurationError if it cannot be read or a line is invalid."""
         self._path = path
         self._known: dict[str, tuple[Role, str]] = {}
         self._read_at: tuple[int, int, int] | None = None  # modification time, size and inode of what was read
         self._lines()
 
     def entry(self, name: str, secret: str) -> tuple[str, Role] | None:
-        """See Keys. It takes as long for a name that nobody has."""
+        """See Credentials. An unknown name takes as long as a known one."""
         role, hashed = self._lines().get(name, (Role.VIEWER, f"{_DUMMY}${_DUMMY}"))
-        return (name, role) if _fits(secret, hashed) else None
+        return (name, role) if _matches(secret, hashed) else None
 
     def proof(self, name: str, role: Role) -> str | None:
-        """See Keys."""
+        """See Credentials."""
         known = self._lines().get(name)
         return derived(known[1], "proof") if known and known[0] is role else None
 
@@ -127,82 +127,87 @@ class Passwords:
 
 
 class NoLogin:
-    """No login: whoever reaches the page is the operator."""
+    """No login: every visitor is the operator."""
 
     def entry(self, name: str, secret: str) -> tuple[str, Role] | None:
-        """See Keys."""
+        """See Credentials."""
         return Role.OPERATOR.value, Role.OPERATOR
 
     def proof(self, name: str, role: Role) -> str | None:
-        """See Keys."""
+        """See Credentials."""
         return "open"
 
 
 class Authenticator:
-    """Gives sessions to those who have a key, and knows them again."""
+    """Creates sessions for valid credentials, and verifies them."""
 
-    def __init__(self, keys: Credentials, *, secret: str, ended: EndedSessions | None = None) -> None:
-        """`secret` signs the sessions; `ended` are those that were ended by a logout."""
-        self._keys = keys
+    def __init__(self, credentials: Credentials, *, secret: str, ended: EndedSessions | None = None) -> None:
+        """`secret` signs the sessions; `ended` are the sessions that a logout ended."""
+        self._credentials = credentials
         self._signer = URLSafeTimedSerializer(derived(secret, "session"), salt="fluffle")
         self._devices = URLSafeTimedSerializer(derived(secret, "device"), salt="fluffle")
         self._ended = ended or EndedSessions()
 
     @property
     def asks_for_name(self) -> bool:
-        """Whether people come in by name and password, not by a token."""
-        return isinstance(self._keys, Passwords)
+        """Whether the login asks for name and password, not for a token."""
+        return isinstance(self._credentials, Passwords)
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody is asked for anything."""
-        return isinstance(self._keys, NoLogin)
+        """Whether no login is needed."""
+        return isinstance(self._credentials, NoLogin)
 
     def enter(self, name: str, secret: str) -> str | None:
-        """A session for who knows the secret, as a cookie; None for anybody else. May take 50 ms of computing."""
-        entry = self._keys.entry(name, secret)
+        """Return a session cookie for a right secret; None for a wrong one. May take 50 ms of CPU."""
+        entry = self._credentials.entry(name, secret)
         if entry is None:
             return None
         known, role = entry
-        claims = [known, role.value, secrets.token_urlsafe(12), self._keys.proof(known, role)]
+        claims = [known, role.value, secrets.token_urlsafe(12), self._credentials.proof(known, role)]
         return str(self._signer.dumps(claims))
 
     def visitor(self, cookie: str | None) -> Visitor | None:
-        """Whose session the cookie is; None when it is nobody's, or no longer."""
+        """Return the visitor of a session cookie; None if the session is invalid or has ended."""
         if self.is_open:
             return Visitor(Role.OPERATOR.value, Role.OPERATOR, "open")
         try:
-            name, role, session, proof = self._signer.loads(cookie or "", max_age=SESSION_LASTS)
-            if proof is None or self._keys.proof(name, Role(role)) != proof:
+            name, role, session, proof = self._signer.loads(cookie or "", max_age=SESSION_SECONDS)
+            if proof is None or self._credentials.proof(name, Role(role)) != proof:
                 return None
-        except (BadSignature, ValueError, TypeError, ConfigurationError):  # the last: no password file at the moment
+        except (
+            BadSignature,
+            ValueError,
+            TypeError,
+            ConfigurationError,
+        ):  # the last: no password file
             return None
         return None if session in self._ended else Visitor(name, Role(role), session)
 
     def leave(self, visitor: Visitor, now: float) -> None:
-        """End the session of a visitor, on every device that has its cookie. Raises OSError."""
+        """End the session of a visitor, on every device with its cookie. Raises OSError."""
         if not self.is_open:
-            self._ended.add(visitor.session, now=now, lasts=SESSION_LASTS)
+            self._ended.add(visitor.session, now=now, lasts=SESSION_SECONDS)
 
     def known_device(self) -> str:
-        """A cookie by which a browser is known again, for one from which somebody has logged in."""
+        """Return a new cookie that marks a browser after a successful login."""
         return str(self._devices.dumps(secrets.token_urlsafe(12)))
 
     def device(self, cookie: str | None) -> str | None:
-        """The id of a browser from which somebody has logged in before; None for any other."""
+        """Return the id of a browser with a cookie of `known_device`; None for any other."""
         try:
-            return str(self._devices.loads(cookie or "", max_age=DEVICE_LASTS))
+            return str(self._devices.loads(cookie or "", max_age=DEVICE_SECONDS))
         except BadSignature:
             return None
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:
-    """The reason alone, where a file is named already."""
+    """Return the reason without the file name."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def session_cookie(header: str) -> str | None:
-    """The session among the cookies of a request."""
+    """Return the session cookie of a request."""
     try:
         morsel = SimpleCookie(header).get(COOKIE)
     except CookieError:
@@ -211,12 +216,15 @@ def session_cookie(header: str) -> str | None:
 
 
 def derived(secret: str, purpose: str) -> str:
-    """Another secret made of this one, from which this one cannot be found: 32 hexadecimal digits."""
+    """Derive another secret for `purpose`, 32 hexadecimal digits. The original secret cannot be computed from it."""
     return hmac.new(secret.encode(), purpose.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def kept_secret(path: Path) -> str:
-    """The secret in that file, made at the first look; only its owner may read it. Raises ConfigurationError."""
+    """Return the secret in a file, created at the first call and readable only by its owner.
+
+    Raises ConfigurationError when the file cannot be read or written.
+    """
     try:
         make_private_folder(path.parent)
         try:
@@ -228,13 +236,13 @@ def kept_secret(path: Path) -> str:
             return secret
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"cannot keep the web page's secret in {path}: {_reason(error)}") from error
-    raise ConfigurationError(f"{path} is empty: remove it, and a new secret is made")
+    raise ConfigurationError(f"{path} is empty: remove the file to create a new secret")
 
 
 def set_password(path: Path, name: str, role: Role, password: str) -> None:
-    """Add a person to a password file, or replace the line that they have. Raises ConfigurationError."""
+    """Add a person to a password file, or replace their line. Raises ConfigurationError."""
     if path.exists():
-        Passwords(path)  # one that is wrong is not written over
+        Passwords(path)  # an invalid file is not overwritten
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     else:
         lines = []
@@ -255,7 +263,7 @@ def _for_owner(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _fits(password: str, hashed: str) -> bool:
+def _matches(password: str, hashed: str) -> bool:
     salt, _, digest = hashed.partition("$")
     try:
         return hmac.compare_digest(_scrypt(password, b64decode(salt)), b64decode(digest))

@@ -1,4 +1,4 @@
-"""Bounds for those who connect: how many at a time, how long a request may take to arrive, how large it may be."""
+"""Limits for connections: their number, the time and the size of a request."""
 
 import asyncio
 import itertools
@@ -11,43 +11,46 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADERS_WITHIN = 10.0  # seconds
-BODY_WITHIN = 30.0  # seconds between two pieces of a body
-MOST_CONNECTIONS = 1000
-MOST_BODY = 2 * 1024**2  # bytes
-SAID_AGAIN_AFTER = 10.0  # seconds
-MOST_MESSAGES = 1000
+HEADERS_TIMEOUT_SECONDS = 10.0
+BODY_TIMEOUT_SECONDS = 30.0  # between two pieces of a body
+MAX_CONNECTIONS = 1000
+MAX_BODY_BYTES = 2 * 1024**2
+LOG_AGAIN_AFTER_SECONDS = 10.0
+MAX_MESSAGES_REMEMBERED = 1000
 
 _numbers = itertools.count()
 
 
 def _share(part: int) -> int:
-    """One part of so many of the file descriptors that this process may have."""
+    """Return the file descriptors of this process divided by `part`."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(16, most // part)
 
 
-def most_connections() -> int:
-    """How many connections are served at a time: at most a quarter of the file descriptors of this process.
+def max_connections() -> int:
+    """Return the maximum number of connections: at most a quarter of the file descriptors of this process.
 
-    While some are being closed, others are accepted already.
+    New connections are accepted while old ones are still being closed.
     """
-    return min(MOST_CONNECTIONS, _share(4))
+    return min(MAX_CONNECTIONS, _share(4))
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection that is closed when the headers of a request do not arrive in time.
+    """A connection that is closed if the headers of a request do not arrive in time.
 
-    When there are too many connections, the oldest one that has no request under way makes room for the new one.
+    With too many connections, the oldest one without a request in progress is closed for the new one.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._number = next(_numbers)
+        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        self._number = next(_numbers)
-        self._deadline: asyncio.TimerHandle | None = None
         self._expect_headers()
-        if len(self.connections) > most_connections():
+        if len(self.connections) > max_connections():
             idle = [it for it in self.connections if isinstance(it, BoundedProtocol) and it.is_idle]
             min(idle, key=lambda it: it._number).transport.abort()
 
@@ -66,11 +69,11 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way, and the connection has not become a WebSocket."""
+        """Whether no request is in progress and the connection is not a WebSocket."""
         return (self.cycle is None or self.cycle.response_complete) and self.transport.get_protocol() is self
 
     def _expect_headers(self) -> None:
-        self._deadline = self.loop.call_later(HEADERS_WITHIN, self._on_deadline)
+        self._deadline = self.loop.call_later(HEADERS_TIMEOUT_SECONDS, self._on_deadline)
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
@@ -84,7 +87,7 @@ class BoundedProtocol(H11Protocol):
 
 
 class BoundedBodies:
-    """Answers 413 to a body that is too large, and 408 to one that does not arrive."""
+    """Answers 413 to a body that is too large, and 408 to a body that does not arrive in time."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -99,7 +102,7 @@ class BoundedBodies:
 
         async def answer(message: Message) -> None:
             nonlocal has_answered
-            if body.refused is None or has_answered:  # else the application answers that it could not read the body
+            if body.refused is None or has_answered:  # else the application answers that it cannot read
                 has_answered = True
                 await send(message)
 
@@ -108,11 +111,11 @@ class BoundedBodies:
         if body.refused is not None and not has_answered:
             headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
             await send({"type": "http.response.start", "status": body.refused.status, "headers": headers})
-            await send({"type": "http.response.body", "body": body.refused.told})
+            await send({"type": "http.response.body", "body": body.refused.text})
 
 
 class _Body:
-    """The body of a request, as far as it is taken."""
+    """The body of a request, with limits for size and time."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -121,17 +124,17 @@ class _Body:
         self.refused: _Refused | None = None
 
     async def receive(self) -> Message:
-        """The next piece. Raises _Refused."""
+        """Return the next piece. Raises _Refused."""
         if self._is_complete:
             return await self._receive()
         try:
-            async with asyncio.timeout(BODY_WITHIN):
+            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
                 message = await self._receive()
         except TimeoutError as error:
             self.refused = _Refused(408, b"This request did not arrive in time.")
             raise self.refused from error
         self._size += len(message.get("body", b""))
-        if self._size > MOST_BODY:
+        if self._size > MAX_BODY_BYTES:
             self.refused = _Refused(413, b"This request is too large.")
             raise self.refused
         self._is_complete = not message.get("more_body", False)
@@ -139,35 +142,35 @@ class _Body:
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, told: bytes) -> None:
+    def __init__(self, status: int, text: bytes) -> None:
         self.status = status
-        self.told = told
+        self.text = text
         super().__init__(status)
 
 
-class FirstOfMany(logging.Filter):
-    """Lets a message through at most every ten seconds, for a logger that says the same thousands of times."""
+class RepeatFilter(logging.Filter):
+    """Lets the same message through at most every ten seconds, for loggers that may repeat it thousands of times."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[str, float] = {}  # when each message was let through, by its beginning
+        self._logged_at: dict[str, float] = {}  # by the beginning of the message
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is logged."""
+        """Return whether to log the record."""
         message = str(record.msg)[:40]
-        if record.created - self._said.get(message, -math.inf) < SAID_AGAIN_AFTER:
+        if record.created - self._logged_at.get(message, -math.inf) < LOG_AGAIN_AFTER_SECONDS:
             return False
-        if len(self._said) > MOST_MESSAGES:
-            self._said.clear()
-        self._said[message] = record.created
+        if len(self._logged_at) > MAX_MESSAGES_REMEMBERED:
+            self._logged_at.clear()
+        self._logged_at[message] = record.created
         return True
 
 
 def uvicorn_settings() -> dict[str, Any]:
-    """How uvicorn is to take connections."""
+    """Return the settings of uvicorn for connections."""
     return {
         "http": BoundedProtocol,
         "h11_max_incomplete_event_size": 32 * 1024,
         "timeout_keep_alive": 20,
-        "backlog": min(128, _share(16)),  # so many are accepted several times before one of them can make room
+        "backlog": min(128, _share(16)),  # uvicorn accepts this many at once before old connections can be closed
     }

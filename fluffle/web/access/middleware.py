@@ -1,6 +1,6 @@
-"""What every request passes before NiceGUI sees it: the prefix, the origin, the session, and the headers of the answer.
+"""The checks of every request before NiceGUI: prefix, origin and session; and the headers of the answers.
 
-It is plain ASGI, so that WebSockets pass through it as well.
+Plain ASGI, so that WebSockets pass through it, too.
 """
 
 import re
@@ -14,7 +14,7 @@ from fluffle.web.access.auth import Authenticator, session_cookie
 
 VISITOR = "fluffle.visitor"  # key of the scope
 
-# NiceGUI compiles its templates in the browser, which is eval; scripts run only with the nonce of their page.
+# NiceGUI compiles templates in the browser, which needs eval. Scripts run only with the nonce of their page.
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -34,17 +34,17 @@ _ALWAYS = (
     (b"x-frame-options", b"DENY"),
     (b"cross-origin-opener-policy", b"same-origin"),
 )
-_FOR_EVERYBODY = re.compile(r"/(login|static/.*|favicon\.ico|_nicegui/[^/]+/(static|libraries|components|esm)/.*)")
-_POLLING = "/_nicegui_ws/"  # what a browser does that has no WebSocket: its GET opens a session, too
+_PUBLIC = re.compile(r"/(login|static/.*|favicon\.ico|_nicegui/[^/]+/(static|libraries|components|esm)/.*)")
+_POLLING = "/_nicegui_ws/"  # transport of browsers without WebSocket: its GET opens a session, too
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class AccessMiddleware:
-    """Lets a request through to `app` or answers it.
+    """Passes a request on to `app`, or refuses it.
 
-    `prefix` is the path under which a proxy shows the page, such as `/fluffle`; whether the proxy takes it off makes
-    no difference. Whoever has no session is sent to the login. What could change anything must come from a page of
-    our own: a WebSocket, and every method but GET and HEAD.
+    `prefix` is the path under which a proxy shows the page, such as `/fluffle`; the proxy may remove it or not.
+    Requests without a session go to the login. Requests that could change something must come from a page of this
+    site: WebSockets, and all methods except GET and HEAD.
     """
 
     def __init__(self, app: ASGIApp, auth: Authenticator, *, prefix: str = "") -> None:
@@ -64,10 +64,10 @@ class AccessMiddleware:
         is_socket = scope["type"] == "websocket"
         changes = is_socket or scope["method"] not in ("GET", "HEAD") or path.startswith(_POLLING)
         if self._auth.is_open and not _is_local(headers):
-            await _refuse(scope, send, 403, "Without a login the page answers only to localhost.")
+            await _refuse(scope, send, 403, "Without a login, the page is available only as localhost.")
         elif changes and not is_same_origin(headers, is_socket):
-            await _refuse(scope, send, 403, "This came from another site.")
-        elif scope[VISITOR] is None and not _FOR_EVERYBODY.fullmatch(path):
+            await _refuse(scope, send, 403, "This request came from another site.")
+        elif scope[VISITOR] is None and not _PUBLIC.fullmatch(path):
             await self._to_login(scope, send, path)
         else:
             await self.app(scope, receive, _SecuredResponse(send) if scope["type"] == "http" else send)
@@ -76,7 +76,7 @@ class AccessMiddleware:
         path = scope["path"]
         if self._prefix and (path == self._prefix or path.startswith(self._prefix + "/")):
             path = path[len(self._prefix) :] or "/"
-        # A prefix that the request claims would be written into the page: ours is the only one.
+        # NiceGUI would write the prefix of this header into the page; only the configured prefix is valid.
         headers = [(name, value) for name, value in scope["headers"] if name != b"x-forwarded-prefix"]
         return {**scope, "path": self._prefix + path, "root_path": self._prefix, "headers": headers}
 
@@ -93,7 +93,7 @@ class AccessMiddleware:
 
 
 class _SecuredResponse:
-    """Sends an answer on with our headers, and a page with the nonce in its scripts."""
+    """Adds security headers to an answer, and the nonce to the scripts of a page."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -102,7 +102,7 @@ class _SecuredResponse:
         self._page: list[bytes] | None = None
 
     async def __call__(self, message: Message) -> None:
-        """One part of the answer."""
+        """Send one part of the answer."""
         if message["type"] == "http.response.start":
             policy = _POLICY.format(nonce=self._nonce).encode()
             headers = [*message["headers"], *_ALWAYS, (b"content-security-policy", policy)]
@@ -119,7 +119,7 @@ class _SecuredResponse:
                 await self._send_page(b"".join(self._page))
 
     async def _send_page(self, page: bytes) -> None:
-        # Whatever people or LLMs wrote is escaped in the page, so that every `<script` is one of its own.
+        # Texts of people and LLMs are escaped, so that each `<script` in the page belongs to the page itself.
         page = page.replace(b"<script", f'<script nonce="{self._nonce}"'.encode())
         headers = [(name, value) for name, value in self._start["headers"] if name != b"content-length"]
         await self._send({**self._start, "headers": [*headers, (b"content-length", str(len(page)).encode())]})
@@ -127,7 +127,7 @@ class _SecuredResponse:
 
 
 def is_same_origin(headers: dict[bytes, bytes], must_say: bool) -> bool:
-    """Whether a request comes from a page of the host that it goes to. A proxy tells the host that it was sent to."""
+    """Return whether a request comes from a page of the same host. A proxy passes the original host on."""
     origin = headers.get(b"origin")
     if origin is None:
         return not must_say and headers.get(b"sec-fetch-site", b"none") in (b"same-origin", b"none")
@@ -136,7 +136,7 @@ def is_same_origin(headers: dict[bytes, bytes], must_say: bool) -> bool:
 
 
 def _is_local(headers: dict[bytes, bytes]) -> bool:
-    # A foreign name that leads to 127.0.0.1 is how a site reaches what listens there.
+    # DNS rebinding: another site's name may resolve to 127.0.0.1.
     return urlsplit(b"//" + headers.get(b"host", b"")).hostname in {name.encode() for name in _LOCAL_NAMES}
 
 

@@ -1,4 +1,4 @@
-"""Closing the open pages of visitors who may not look at them any more, or whose role has changed."""
+"""Closing of open pages whose visitor has lost the session or has a new role."""
 
 import asyncio
 import logging
@@ -9,19 +9,19 @@ from nicegui.client import Client as Page
 from fluffle.web.access.auth import Authenticator, session_cookie
 from fluffle.web.access.middleware import VISITOR
 
-LOOK_EVERY = 0.5  # seconds
+CHECK_INTERVAL_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
 
-async def close_pages_of_strangers(auth: Authenticator, prefix: str) -> None:
-    """Look after all open pages, without end."""
+async def close_revoked_pages(auth: Authenticator, prefix: str) -> None:
+    """Check all open pages until cancelled."""
     while True:
-        await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(CHECK_INTERVAL_SECONDS)
         for page in list(Page.instances.values()):
             if may_stay(page, auth):
                 continue
-            _log.info("closed a page whose visitor may not look at it any more")
+            _log.info("closed a page: its visitor has lost access")
             message = {"path": f"{prefix}/login", "new_tab": False, "_id": page.outbox.next_message_id}
             await core.sio.emit("open", message, room=page.id)
             if page.id in Page.instances:
@@ -29,10 +29,10 @@ async def close_pages_of_strangers(auth: Authenticator, prefix: str) -> None:
 
 
 def may_stay(page: Page, auth: Authenticator) -> bool:
-    """Whether the session of a page is still good, and of the role that the page was made for."""
+    """Return whether the session of a page is valid and has the role for which the page was built."""
     try:
         request = page.request
     except RuntimeError:
-        return True  # a page that NiceGUI keeps for itself
+        return True  # an internal page of NiceGUI
     then, now = request.scope.get(VISITOR), auth.visitor(session_cookie(request.headers.get("cookie", "")))
     return then is not None and now is not None and now.role is then.role

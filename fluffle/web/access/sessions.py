@@ -1,4 +1,4 @@
-"""Sessions that were ended by a logout, kept in a file until their cookies would have expired."""
+"""Sessions that a logout ended, kept in a file until their cookies expire."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -8,26 +8,26 @@ from broker.secure_files import make_private_folder, write_private
 
 
 class EndedSessions:
-    """The ids of sessions that are over. Several pages of one state folder share the file."""
+    """The ids of ended sessions. Several web pages with one state folder share the file."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Without a path, sessions are remembered in this process only. Raises ConfigurationError for a bad file."""
+        """Read the file. Without a path, sessions stay in memory. Raises ConfigurationError for an invalid file."""
         self._path = path
         self._expiry: dict[str, float] = {}
         self._read_at: tuple[int, int] | None = None  # modification time and size of the file when it was read
         try:
             self._read()
         except (OSError, ValueError) as error:
-            told = f"cannot read the sessions that have ended from {path}: {error}"
-            raise ConfigurationError(f"{told}. Without that file they are good again") from error
+            problem = f"cannot read the ended sessions from {path}: {error}"
+            raise ConfigurationError(f"{problem}. If you remove the file, these sessions are valid again") from error
 
     def __contains__(self, session: str) -> bool:
-        with suppress(OSError, ValueError):  # what is known is enough
+        with suppress(OSError, ValueError):  # the sessions read before are enough
             self._read()
         return session in self._expiry
 
     def add(self, session: str, *, now: float, lasts: float) -> None:
-        """End a session, whose cookie is good for at most `lasts` seconds more. Raises OSError."""
+        """End a session whose cookie is valid for at most `lasts` more seconds. Raises OSError."""
         self._expiry = {known: expiry for known, expiry in self._expiry.items() if expiry > now}
         self._expiry[session] = now + lasts
         if self._path is not None:

@@ -1,15 +1,15 @@
-"""How often a login may be tried. A try is counted before the secret is checked, so that many at once gain nothing."""
+"""Limits for login attempts. An attempt counts before its secret is checked, also with parallel attempts."""
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
-MINUTE = 60.0  # seconds
-MOST_KEYS = 10_000  # accounts, addresses and browsers that are counted; the one that tried first is forgotten first
+WINDOW_SECONDS = 60.0
+MAX_KEYS = 10_000  # counted accounts, addresses and browsers; the oldest is forgotten first
 
 
 @dataclass(frozen=True, slots=True)
 class LoginAttempt:
-    """A login attempt: for which account, from which address, from which known browser (see Door.device)."""
+    """A login attempt: its account, its address, and its browser if known (see Authenticator.device)."""
 
     account: str
     address: str
@@ -17,25 +17,25 @@ class LoginAttempt:
 
 
 class Throttle:
-    """Counts attempts in the last minute, for all together and by account and address.
+    """Counts the attempts of the last minute: in total, by account and by address.
 
-    A browser that has logged in before is counted apart. So strangers who use up all the other attempts do not lock
-    the owner out.
+    Browsers that have logged in before are counted separately. So strangers who use up all attempts do not lock out
+    the owner.
     """
 
     def __init__(self, *, by_address: int = 10, by_account: int = 20, together: int = 100, by_device: int = 10) -> None:
-        """The most attempts a minute."""
+        """Set the maximum numbers of attempts per minute."""
         self._by_device = _Counter(by_device)
         self._by_address = _Counter(by_address)
         self._by_account = _Counter(by_account)
         self._together = _Counter(together)
 
     def admit(self, attempt: LoginAttempt, now: float) -> bool:
-        """Count an attempt at that time, in seconds. Returns whether its secret may be checked."""
+        """Count an attempt at time `now`, in seconds. Returns whether its secret may be checked."""
         return all(counter.admit(key, now) for counter, key in self._counted(attempt))
 
     def forgive(self, attempt: LoginAttempt) -> None:
-        """The secret was right: the last attempt of that kind does not count."""
+        """Uncount the last such attempt: its secret was right."""
         for counter, key in self._counted(attempt):
             counter.forgive(key)
 
@@ -46,19 +46,19 @@ class Throttle:
 
 
 class _Counter:
-    """Attempts in the last minute, by key."""
+    """The attempts of the last minute, by key."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._tries: OrderedDict[str, deque[float]] = OrderedDict()
 
     def admit(self, key: str, now: float) -> bool:
         tries = self._tries.setdefault(key, deque())
-        while tries and now - tries[0] >= MINUTE:
+        while tries and now - tries[0] >= WINDOW_SECONDS:
             tries.popleft()
-        if len(self._tries) > MOST_KEYS:
+        if len(self._tries) > MAX_KEYS:
             self._tries.popitem(last=False)
-        if len(tries) >= self._most:
+        if len(tries) >= self._limit:
             return False
         tries.append(now)
         return True

@@ -1,4 +1,4 @@
-"""Conversations with LLMs. What an LLM writes appears while it writes."""
+"""Conversations with LLMs. The text of an LLM appears while it writes."""
 
 from urllib.parse import urlencode
 
@@ -10,52 +10,52 @@ from broker.protocol.topology import llm_address
 from broker.protocol.views import ConversationView, MessageView
 from fluffle.web.components import HtmlElement, Pairs, ago, empty, form, rendered, status
 from fluffle.web.layout import frame
-from fluffle.web.live import Paced, Update
-from fluffle.web.markdown import markdown, prepared, rendered_apart
+from fluffle.web.live import RateLimitedRefresh, Update
+from fluffle.web.markdown import markdown, prepared, render_uncached
 from fluffle.web.page_context import PageContext, SharedServices
 
-MOST = 500  # messages of a conversation that are shown
-ANSWER_WITHIN = 600.0  # seconds; an answer that takes longer is in the mailbox of who runs the page
+MAX_MESSAGES_SHOWN = 500  # of a conversation
+ANSWER_TIMEOUT_SECONDS = 600.0  # a later answer arrives in the mailbox of the user who runs the web page
 
-_CONVERSATIONS = 30
-_STREAM_EVERY = 0.1  # seconds
+_MAX_CONVERSATIONS_SHOWN = 30
+_STREAM_INTERVAL_SECONDS = 0.1
 
 
 def add(site: SharedServices) -> None:
-    """Add the pages: who to talk to, and a conversation."""
+    """Add the pages: the list of LLMs, and a conversation."""
 
     @ui.page("/chat")
     async def chat() -> None:
         context = PageContext(site)
         with frame(context, "chat", "Chat"), HtmlElement("div", None, "chat"):
-            await _Conversations(context).build()
+            await _Conversations(context).follow()
             with HtmlElement("div", None, "talk"):
-                empty("Nobody to talk to yet" if not site.live.llms else "Choose an LLM", "Its conversations are kept.")
+                empty("No LLMs yet" if not site.live.llms else "Choose an LLM", "Conversations are kept.")
 
     @ui.page("/chat/{llm}")
     async def talk(llm: str) -> None:
         context = PageContext(site)
         with frame(context, "chat", f"Chat with {llm}"), HtmlElement("div", None, "chat"):
             if not is_address(llm_address(llm)):
-                empty("There is no such LLM", "A name is made of a-z, 0-9 and -.")
+                empty("No such LLM", "A name must be 1-63 characters: a-z, 0-9 or -.")
                 return
-            await _Conversations(context).build()
-            await _Conversation(context, llm).build()
+            await _Conversations(context).follow()
+            await _Conversation(context, llm).follow()
 
 
 class _Conversations:
-    """The LLMs, and what was said last."""
+    """The list of LLMs and of past conversations."""
 
     def __init__(self, context: PageContext) -> None:
         self._context = context
-
-    async def build(self) -> None:
-        """Show them, and follow what is said."""
         self._place = HtmlElement("nav", None, "conversations", aria_label="Conversations")
+
+    async def follow(self) -> None:
+        """Fill the lists, and update them while the page is open."""
         await self._context.follow(self._refresh, {"message", "llm"}, every=1.0)
 
     async def _refresh(self) -> None:
-        found = [view async for view in self._context.books.conversations(limit=_CONVERSATIONS)]
+        found = [view async for view in self._context.reader.conversations(limit=_MAX_CONVERSATIONS_SHOWN)]
         self._place.clear()
         with self._place:
             HtmlElement("h2", "New conversation")
@@ -81,7 +81,7 @@ class _Conversations:
 
 
 class _Conversation:
-    """One conversation."""
+    """One conversation with an LLM, and a form to write to it."""
 
     def __init__(self, context: PageContext, llm: str) -> None:
         self._context = context
@@ -92,16 +92,15 @@ class _Conversation:
         self._shown: dict[str, HtmlElement] = {}
         self._writing = ""
         self._streamed: HtmlElement | None = None
-        self._stream = Paced(self._show_stream, _STREAM_EVERY)
-
-    async def build(self) -> None:
-        """Show what was said, a place to write, and follow what is said."""
+        self._streamed_text: ui.html | None = None
+        self._stream = RateLimitedRefresh(self._show_stream, _STREAM_INTERVAL_SECONDS)
+        self._form: HtmlElement | None = None
         with HtmlElement("div", None, "talk"):
             self._messages = HtmlElement(
                 "div", None, "messages", data_follow="", tabindex="0", role="log", aria_label="Messages"
             )
             self._nothing = HtmlElement(
-                "p", f"Write something to {self._llm}. It knows what was said before in this conversation."
+                "p", f"Write a message to {self._llm}. The LLM knows the earlier messages of this conversation."
             )
             self._nothing.classes("muted nothing")
             if self._context.visitor.may_change:
@@ -110,33 +109,37 @@ class _Conversation:
                         "textarea", name="content", rows="2", required=True, autofocus=True, aria_label="Message"
                     )
                     HtmlElement("button", "Send", "button primary")
-        fits = self._fits
-        await self._context.follow(self._refresh, {"message"}, every=0.1, fits=fits)
-        self._context.hear({"writing"}, self._hear_writing)
-        self._context.keep(self._stream.run())
 
-    def _fits(self, told: Update) -> bool:
-        return isinstance(told.data, dict) and told.data.get("conversation_id") == self._conversation
+    async def follow(self) -> None:
+        """Show the messages, and update them while the page is open."""
+        await self._context.follow(self._refresh, {"message"}, every=0.1, matches=self._is_here)
+        self._context.listen({"writing"}, self._on_writing)
+        self._context.run_while_open(self._stream.run())
+
+    def _is_here(self, update: Update) -> bool:
+        return isinstance(update.data, dict) and update.data.get("conversation_id") == self._conversation
 
     async def _send(self, pairs: Pairs) -> None:
         content = dict(pairs).get("content", "").strip()
         if not content:
             return
-        self._form.run_method("reset")
+        if self._form is not None:
+            self._form.run_method("reset")
         if not self._begun:
             self._begun = True
             ui.run_javascript(f"fluffle.remember('?conversation={self._conversation}')")
-        conversation, said_by = self._conversation, {"visitor": self._context.visitor.name}
+        conversation, metadata = self._conversation, {"visitor": self._context.visitor.name}
         await self._context.act(
             lambda client: client.ask(
-                self._llm, content, ANSWER_WITHIN, conversation_id=conversation, metadata=dict(said_by)
+                self._llm, content, ANSWER_TIMEOUT_SECONDS, conversation_id=conversation, metadata=dict(metadata)
             )
         )
 
     async def _refresh(self) -> None:
         if not self._begun:
             return
-        found = [view async for view in self._context.books.messages(conversation_id=self._conversation, limit=MOST)]
+        reader, limit = self._context.reader, MAX_MESSAGES_SHOWN
+        found = [view async for view in reader.messages(conversation_id=self._conversation, limit=limit)]
         await prepared(*(view.content for view in found))
         new = [view for view in reversed(found) if view.id not in self._shown]
         if any(view.sender == llm_address(self._llm) for view in new):
@@ -157,14 +160,14 @@ class _Conversation:
             failed = bool(view.metadata.get("error")) or not view.delivered
             rendered(markdown(view.content), "prose error" if failed else "prose")
             if not view.delivered:
-                HtmlElement("small", "not delivered: nobody has this address")
+                HtmlElement("small", "not delivered: no LLM or person has this address")
         return made
 
-    # -- as it comes -----------------------------------------------------------------------------------------------
+    # -- streaming ------------------------------------------------------------------------------------------------
 
-    def _hear_writing(self, told: Update) -> None:
-        if self._fits(told) and told.what == self._llm:
-            self._writing += str(told.data.get("text") or "")
+    def _on_writing(self, update: Update) -> None:
+        if self._is_here(update) and update.what == self._llm:
+            self._writing += str(update.data.get("text") or "")
             self._stream.nudge()
 
     async def _show_stream(self) -> None:
@@ -174,11 +177,11 @@ class _Conversation:
             with self._messages, HtmlElement("article", None, "message writing", data_from="llm") as self._streamed:
                 with HtmlElement("header", None, "said-by"):
                     HtmlElement("strong", self._llm)
-                    HtmlElement("span", "writes", "muted")
-                self._text = rendered("", "prose")
-        html = await rendered_apart(self._writing)
-        if self._streamed is not None:  # it has not ended meanwhile
-            self._text.set_content(html)
+                    HtmlElement("span", "is writing", "muted")
+                self._streamed_text = rendered("", "prose")
+        html = await render_uncached(self._writing)
+        if self._streamed is not None and self._streamed_text is not None:  # the answer has not ended meanwhile
+            self._streamed_text.set_content(html)
 
     def _end_stream(self) -> None:
         self._writing = ""
@@ -188,7 +191,7 @@ class _Conversation:
 
 
 def _partner(last: MessageView) -> str | None:
-    """The LLM of a conversation with a person; None for what LLMs say among themselves."""
+    """Return the LLM of a conversation with a person; None for a conversation between LLMs."""
     ends = [address.partition(".") for address in (last.sender, last.receiver)]
     llms = [name for kind, _, name in ends if kind == "llm"]
     return llms[0] if len(llms) == 1 else None

@@ -1,4 +1,4 @@
-"""The LLMs: who is there, what they can do, what they do now."""
+"""The LLMs: their state, skills and current tasks."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,9 +13,9 @@ from fluffle.web.components import HtmlElement, ago, button, empty, status
 from fluffle.web.layout import frame
 from fluffle.web.page_context import PageContext, SharedServices
 
-_AT_WORK = (Status.ASSIGNED, Status.IN_PROGRESS, Status.INPUT_REQUIRED)
-_MOST_SHOWN = 4  # tasks of one LLM
-_MOST_TASKS = 200  # of all
+_RUNNING = (Status.ASSIGNED, Status.IN_PROGRESS, Status.INPUT_REQUIRED)
+_MAX_TASKS_SHOWN = 4  # of one LLM
+_MAX_TASKS_ASKED = 200  # of all LLMs
 
 
 def add(site: SharedServices) -> None:
@@ -25,7 +25,7 @@ def add(site: SharedServices) -> None:
     async def llms() -> None:
         context = PageContext(site)
         with frame(context, "llms", "LLMs"):
-            await _LLMs(context).build()
+            await _LLMs(context).follow()
 
 
 class _LLMs:
@@ -33,28 +33,28 @@ class _LLMs:
         self._context = context
         self._cards: dict[str, tuple[HtmlElement, Any]] = {}
         self._seen: dict[str, HtmlElement] = {}
-
-    async def build(self) -> None:
-        """Show them, and follow what they do."""
         self._place = HtmlElement("div", None, "llms")
         self._nothing = HtmlElement("div")
+
+    async def follow(self) -> None:
+        """Show the LLMs, and update them while the page is open."""
         await self._context.follow(self._refresh, {"task", "llm", "state"}, every=1.0)
 
     async def _refresh(self) -> None:
         llms = self._context.site.live.llms
-        at_work = [view async for view in self._context.books.tasks(status=_AT_WORK, limit=_MOST_TASKS)]
+        running = [view async for view in self._context.reader.tasks(status=_RUNNING, limit=_MAX_TASKS_ASKED)]
         self._nothing.clear()
         if not llms:
             with self._nothing:
-                empty("No LLM has come yet", "Start one: `fluffle worker ada --model demo --skills summarise`.")
+                empty("No LLMs yet", "Start one with `fluffle worker ada --model demo --skills summarise`.")
         for name in self._cards.keys() - {llm.name for llm in llms}:
             self._cards.pop(name)[0].delete()
         for llm in llms:
-            tasks = [view for view in at_work if view.llm == llm.name]
+            tasks = [view for view in running if view.llm == llm.name]
             self._show(llm, tasks)
 
     def _show(self, llm: LLMView, tasks: list[TaskView]) -> None:
-        """Make its card anew, but only when something has changed: what has the focus keeps it."""
+        """Rebuild the card of an LLM only if it has changed: its buttons keep the focus."""
         content = (llm.model_copy(update={"last_seen": None}), [(view.id, view.status) for view in tasks])
         card, shown = self._cards.get(llm.name, (None, None))
         if shown == content:
@@ -77,8 +77,8 @@ class _LLMs:
                 self._seen[llm.name] = ago(llm.last_seen)
         HtmlElement("p", " · ".join(part for part in (llm.model, llm.description) if part), "muted model")
         for it in llm.by_instance:
-            told = f"{it.id}: {it.model or 'no model'}, {skills_in_text(it.skills) or 'no skills'}, slots {it.slots}"
-            HtmlElement("p", told, "muted differs")
+            text = f"{it.id}: {it.model or 'no model'}, {skills_in_text(it.skills) or 'no skills'}, slots {it.slots}"
+            HtmlElement("p", text, "muted differs")
         self._build_load(llm)
         with HtmlElement("ul", None, "skills", aria_label="Skills"):
             for skill, level in sorted(llm.skills.items(), key=lambda pair: (-pair[1], pair[0])):
@@ -86,8 +86,8 @@ class _LLMs:
                     HtmlElement("span", skill)
                     HtmlElement("i", None, style=f"--level:{level:.2f}", aria_hidden="true")
         if tasks:
-            with HtmlElement("ul", None, "doing", aria_label="At work on"):
-                for view in tasks[:_MOST_SHOWN]:
+            with HtmlElement("ul", None, "doing", aria_label="Current tasks"):
+                for view in tasks[:_MAX_TASKS_SHOWN]:
                     with HtmlElement("li"):
                         status(view.status.value)
                         HtmlElement("a", view.description, href=self._context.task_url(view.id))
@@ -95,7 +95,7 @@ class _LLMs:
                             with HtmlElement("span", "no text since ", "muted quiet-since"):
                                 ago(since)
         elif llm.state == "online":
-            HtmlElement("p", "Waiting for work", "muted doing")
+            HtmlElement("p", "No tasks", "muted doing")
         with HtmlElement("div", None, "llm-actions"):
             HtmlElement("a", "Its tasks", "button quiet", href=self._context.url(f"/?llm={llm.name}"))
             HtmlElement("a", "Chat", "button quiet", href=self._context.url(f"/chat/{llm.name}"))
@@ -113,16 +113,16 @@ class _LLMs:
     def _build_actions(self, llm: LLMView) -> None:
         name = llm.name
         if llm.paused:
-            button("Resume", lambda: self._do(lambda client: client.resume(name), f"{name} works again"), "primary")
+            button("Resume", lambda: self._do(lambda client: client.resume(name), f"{name} resumed"), "primary")
         else:
-            button("Pause", lambda: self._do(lambda client: client.pause(name), f"{name} gets nothing new"))
+            button("Pause", lambda: self._do(lambda client: client.pause(name), f"{name} gets no new tasks"))
         if llm.instances and llm.state != "draining":
-            button("Drain", lambda: self._do(lambda client: client.drain(name), f"{name} finishes and leaves"))
+            button("Drain", lambda: self._do(lambda client: client.drain(name), f"{name} finishes its tasks and ends"))
         if llm.state == "offline" and not llm.tasks:
             button("Forget", lambda: self._forget(name), "quiet")
 
     async def _forget(self, name: str) -> None:
-        if await self._context.act(lambda client: client.forget(name), f"{name} is forgotten") is not None:
+        if await self._context.act(lambda client: client.forget(name), f"{name} removed") is not None:
             live = self._context.site.live
             live.llms = [llm for llm in live.llms if llm.name != name]
             await self._refresh()

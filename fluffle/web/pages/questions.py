@@ -1,4 +1,4 @@
-"""What LLMs ask people while they work."""
+"""Open questions of LLMs to people."""
 
 from nicegui import ui
 
@@ -8,9 +8,9 @@ from fluffle.web.components import HtmlElement, ago, empty
 from fluffle.web.layout import frame
 from fluffle.web.markdown import prepared
 from fluffle.web.page_context import PageContext, SharedServices
-from fluffle.web.pages.task import build_question
+from fluffle.web.pages.question import build_question
 
-MOST = 100  # tasks
+MAX_TASKS_SHOWN = 100
 
 
 def add(site: SharedServices) -> None:
@@ -20,30 +20,31 @@ def add(site: SharedServices) -> None:
     async def questions() -> None:
         context = PageContext(site)
         with frame(context, "questions", "Questions"):
-            await _Questions(context).build()
+            await _Questions(context).follow()
 
 
 class _Questions:
     def __init__(self, context: PageContext) -> None:
         self._context = context
         self._shown: dict[str, HtmlElement] = {}
-
-    async def build(self) -> None:
-        """Show what is open, oldest first, and follow what is asked and answered."""
         self._place = HtmlElement("div", None, "questions")
         self._nothing = HtmlElement("div")
         with self._nothing:
-            empty("No LLM asks anything", "When one needs a person while it works, its question appears here.")
+            empty("No open questions", "When an LLM needs a person, its question appears here.")
+
+    async def follow(self) -> None:
+        """Show the open questions, oldest first, and update them while the page is open."""
         await self._context.follow(self._refresh, {"task"})
 
     async def _refresh(self) -> None:
-        found = [view async for view in self._context.books.tasks(status=[Status.INPUT_REQUIRED], limit=MOST)]
+        reader, asks = self._context.reader, [Status.INPUT_REQUIRED]
+        found = [view async for view in reader.tasks(status=asks, limit=MAX_TASKS_SHOWN)]
         asking = {_key(view): view for view in reversed(found)}
         await prepared(*(question.text for view in found for question in view.questions))
         for key in self._shown.keys() - asking.keys():
             self._shown.pop(key).delete()
         for key, view in asking.items():
-            if key not in self._shown:  # what somebody is writing into stays as it is
+            if key not in self._shown:  # a form that a person is filling in stays as it is
                 with self._place:
                     self._shown[key] = self._build(view)
         self._nothing.set_visibility(not asking)
@@ -63,5 +64,5 @@ class _Questions:
 
 
 def _key(view: TaskView) -> str:
-    """The task with what it asks now: another question is another entry."""
+    """Return a key for the task and its open questions: a new question makes a new entry."""
     return " ".join([view.id, *(question.id for question in view.questions if question.answer is None)])

@@ -1,4 +1,4 @@
-"""Reports: what there is to choose, a chart, the figures, and the same as CSV."""
+"""Reports: a form, a chart, a table, and a download as CSV."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED
 from broker.protocol.views import ReportView
 from fluffle.client.kwargs import ReportFields
 from fluffle.presentation.report_text import as_csv, figure, group, summary_figures, summary_workload
-from fluffle.web.charts import MOST_BARS, chart, distribution
+from fluffle.web.charts import MAX_BARS, chart, distribution
 from fluffle.web.components import HtmlElement, Pairs, empty, field, form, options
 from fluffle.web.layout import frame
 from fluffle.web.page_context import PageContext, SharedServices
@@ -28,7 +28,7 @@ _HOURS = {"1h": 1, "24h": 24, "7d": 7 * 24, "30d": 30 * 24}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A report as it stands in the URL: a predefined one, or one of one's own; what it is about, and when."""
+    """The report in the URL: a predefined or custom one, with its filters and its time span."""
 
     name: str = "summary"
     group_by: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Choice:
 
     @classmethod
     def read(cls, pairs: Iterable[tuple[str, str]]) -> "Choice":
-        """From a query or a form. What it does not know is left out."""
+        """Return the choice in a query or a form. Unknown values are ignored."""
         given: dict[str, list[str]] = {}
         for name, value in pairs:
             if value.strip():
@@ -55,14 +55,14 @@ class Choice:
         )
 
     def query(self) -> str:
-        """As the query of a URL, which `read` reads."""
+        """Return the query of a URL, which `read` reads."""
         own = [("group_by", word) for word in self.group_by] + [("metrics", word) for word in self.metrics]
         pairs = [("name", self.name), *(own if self.name == CUSTOM else [])]
         pairs += [(name, value) for name, value in (("llm", self.llm), ("label", self.label)) if value]
         return "?" + urlencode([*pairs, *([("since", self.span)] if self.span else [])])
 
     def asked(self, now: datetime) -> tuple[str | None, ReportFields]:
-        """As the arguments of `Client.report`."""
+        """Return the arguments of `Client.report`."""
         fields: ReportFields = {}
         if self.name == CUSTOM:
             fields["group_by"] = list(self.group_by or ("llm",))
@@ -89,18 +89,18 @@ def add(site: SharedServices) -> None:
         with frame(context, "reports", "Reports") as actions:
             with actions:
                 HtmlElement("a", "CSV", "button", href=context.url(f"/reports.csv{choice.query()}"), download=True)
-            await _Reports(context, choice).build()
+            await _Reports(context, choice).follow()
 
 
 def add_downloads(app: FastAPI, site: SharedServices) -> None:
-    """Add the report as CSV."""
+    """Add the download as CSV."""
 
     @app.get("/reports.csv")
     async def csv(request: Request) -> Response:
         choice = Choice.read(request.query_params.multi_items())
         name, fields = choice.asked(datetime.now(UTC))
         try:
-            view = await site.live.books.report(name, **fields)
+            view = await site.live.reader.report(name, **fields)
         except QueryRejected as error:
             return PlainTextResponse(str(error), 400)
         except FluffleError as error:
@@ -114,23 +114,23 @@ class _Reports:
         self._context = context
         self._choice = choice
         self._shown: ReportView | None = None
-
-    async def build(self) -> None:
-        """Show the choice and its report, and keep it up to date."""
         with HtmlElement("nav", None, "tabs", aria_label="Reports"):
             for name in (*PREDEFINED, CUSTOM):
                 href = self._context.url("/reports" + Choice(name, span=self._choice.span).query())
                 current = "page" if name == self._choice.name else None
                 HtmlElement("a", name.capitalize(), "tab", href=href, aria_current=current)
-        meaning = PREDEFINED[self._choice.name].meaning if self._choice.name in PREDEFINED else "a report of your own"
+        meaning = PREDEFINED[self._choice.name].meaning if self._choice.name in PREDEFINED else "a custom report"
         HtmlElement("p", meaning[0].upper() + meaning[1:] + ".", "muted meaning")
         self._build_choice()
         self._place = HtmlElement("div", None, "report")
+
+    async def follow(self) -> None:
+        """Show the report, and update it while the page is open."""
         await self._context.follow(self._refresh, {"task"}, every=3.0)
 
     def _build_choice(self) -> None:
         choice = self._choice
-        with form(self._choose, "card choice", aria_label="What the report is about"):
+        with form(self._choose, "card choice", aria_label="Filters of the report"):
             HtmlElement("input", type="hidden", name="name", value=choice.name)
             with HtmlElement("div", None, "columns"):
                 with field("Time", "select", name="since"):
@@ -152,11 +152,11 @@ class _Reports:
     async def _refresh(self) -> None:
         name, fields = self._choice.asked(datetime.now(UTC))
         try:
-            view = await self._context.books.report(name, **fields)
+            view = await self._context.reader.report(name, **fields)
         except QueryRejected as error:
             self._place.clear()
             with self._place:
-                empty("This report cannot be told", str(error))
+                empty("This report is not possible", str(error))
             return
         if self._shown and view.rows == self._shown.rows and view.values == self._shown.values:
             return
@@ -170,7 +170,7 @@ class _Reports:
             _build_summary(view.values)
             return
         if not view.rows:
-            empty("Nothing to tell", "No task fits what you chose. Take a longer time, or another LLM or label.")
+            empty("No data", "No tasks match. Choose a longer time, or another LLM or label.")
             return
         if (drawn := chart(view)) is not None:
             _draw(drawn, f"{view.name} as a chart", len(view.rows))
@@ -182,7 +182,7 @@ class _Reports:
             ],
         )
         if view.left_out:
-            HtmlElement("p", f"{view.left_out:,} more rows are left out.", "muted")
+            HtmlElement("p", f"{view.left_out:,} more rows are not shown.", "muted")
 
 
 def _several(known: Iterable[tuple[str, str, str]], chosen: tuple[str, ...]) -> None:
@@ -206,7 +206,7 @@ def _build_summary(values: dict[str, Any]) -> None:
 
 def _draw(drawn: dict[str, Any], label: str, rows: int) -> None:
     bars = 1 if any("stack" in series for series in drawn["series"]) else len(drawn["series"])
-    height = 280 if drawn["xAxis"]["type"] == "category" else 80 + min(rows, MOST_BARS) * (16 + 14 * bars)
+    height = 280 if drawn["xAxis"]["type"] == "category" else 80 + min(rows, MAX_BARS) * (16 + 14 * bars)
     made = ui.echart(drawn, renderer="svg").classes("chart").style(f"height:{height}px")
     made.props["role"], made.props["aria-label"] = "img", label
 

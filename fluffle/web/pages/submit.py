@@ -1,4 +1,4 @@
-"""A new task."""
+"""The form for a new task."""
 
 import json
 from datetime import datetime
@@ -12,7 +12,7 @@ from fluffle.web.components import HtmlElement, Pairs, field, form, on_entry, op
 from fluffle.web.layout import frame
 from fluffle.web.page_context import PageContext, SharedServices
 
-_PREVIEW_EVERY = 0.5  # seconds
+_PREVIEW_INTERVAL_SECONDS = 0.5
 
 
 def add(site: SharedServices) -> None:
@@ -23,7 +23,7 @@ def add(site: SharedServices) -> None:
         context = PageContext(site)
         with frame(context, "tasks", "New task"):
             if not context.visitor.may_change:
-                HtmlElement("p", "You may look, but not submit tasks.", "muted")
+                HtmlElement("p", "You are a viewer and may not submit tasks.", "muted")
                 return
             _build(context)
 
@@ -32,26 +32,26 @@ def _build(context: PageContext) -> None:
     async def submit(pairs: Pairs) -> None:
         description, fields = asked(pairs)
         if not description:
-            context.say("Say what to do", "error")
+            context.say("Enter a description", "error")
             return
         task = await context.act(lambda client: client.submit(description, **fields))
         if task is not None:
             context.site.notices.own(task.id, context.visitor.session)
             context.go(f"/tasks/{task.id}")
 
-    async def look(pairs: Pairs) -> None:
+    async def preview_assignment(pairs: Pairs) -> None:
         description, fields = asked(pairs)
         try:
-            place = await context.books.placement(description, **fields) if description else None
+            place = await context.reader.placement(description, **fields) if description else None
         except FluffleError as error:
             preview.set_text(str(error))
         else:
-            preview.set_text(f"{place.llm or 'Nobody yet'}: {place.why}" if place else "")
+            preview.set_text(f"{place.llm or 'No LLM yet'}: {place.why}" if place else "")
 
     skills = sorted({skill for llm in context.site.live.llms for skill in llm.skills})
     with form(submit, "card entry") as made:
-        field("What is to be done", "textarea", name="description", rows="3", required=True, autofocus=True)
-        field("Text or JSON that it is about", "textarea", name="inputs", rows="6", classes="raw")
+        field("Description", "textarea", name="description", rows="3", required=True, autofocus=True)
+        field("Input: text or JSON", "textarea", name="inputs", rows="6", classes="raw")
         with HtmlElement("div", None, "columns"):
             field("Skills", name="skills", list="skills", placeholder="summarise, review")
             with field("LLM", "select", name="assignee"):
@@ -60,21 +60,21 @@ def _build(context: PageContext) -> None:
                 options(((str(n), _PRIORITIES.get(n, str(n))) for n in range(9, -1, -1)), "4")
             field("Due", name="due", type="datetime-local")
             field("Labels", name="labels", placeholder="nightly, report")
-            field("Attempts at most", name="max_attempts", type="number", min="1", max="100", placeholder="3")
+            field("Maximum attempts", name="max_attempts", type="number", min="1", max="100", placeholder="3")
         with HtmlElement("datalist", id="skills"):
             for skill in skills:
                 HtmlElement("option", value=skill)
         with HtmlElement("div", None, "entry-end"):
             HtmlElement("button", "Submit", "button primary")
             preview = HtmlElement("p", "", "muted", role="status", data_preview="")
-    on_entry(made, look, pause=_PREVIEW_EVERY)
+    on_entry(made, preview_assignment, pause=_PREVIEW_INTERVAL_SECONDS)
 
 
-_PRIORITIES = {9: "9, first", 4: "4, as usual", 0: "0, last"}
+_PRIORITIES = {9: "9, first", 4: "4, normal", 0: "0, last"}
 
 
 def asked(pairs: Pairs) -> tuple[str, TaskFields]:
-    """The description and the other fields of a task, out of a form, without those that are empty or impossible."""
+    """Return the description and the other fields of a task from a form. Empty and invalid fields are left out."""
     given = {name: value.strip() for name, value in pairs if value.strip()}
     fields: TaskFields = {}
     if "inputs" in given:
@@ -95,7 +95,7 @@ def asked(pairs: Pairs) -> tuple[str, TaskFields]:
 
 
 def _value(text: str) -> Any:
-    """JSON where it is an object or a list; anything else is a text."""
+    """Return a JSON object or list; anything else as a text."""
     try:
         value = json.loads(text)
     except ValueError:

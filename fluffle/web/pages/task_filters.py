@@ -1,4 +1,4 @@
-"""Which tasks a list shows, as it stands in the URL."""
+"""The filter of the task list, as it is in the URL."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from urllib.parse import urlencode
 
 from broker.protocol.status import Status
 
-PAGE = 50  # tasks
+PAGE_SIZE = 50
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFilter:
-    """Tasks in any of these states, of that LLM, with all labels and that text; the newest, or those `before`."""
+    """Tasks with any of these statuses, of this LLM, with all labels and this text; the newest, or those `before`."""
 
     status: tuple[Status, ...] = ()
     llm: str = ""
@@ -22,7 +22,7 @@ class TaskFilter:
 
     @classmethod
     def read(cls, pairs: Iterable[tuple[str, str]]) -> "TaskFilter":
-        """From a query or a form. What it does not understand is left out."""
+        """Return the filter in a query or a form. Invalid values are ignored."""
         given: dict[str, list[str]] = {}
         for name, value in pairs:
             if value.strip():
@@ -38,7 +38,7 @@ class TaskFilter:
         )
 
     def query(self) -> str:
-        """As the query of a URL, which `read` reads; empty when all tasks are shown."""
+        """Return the query of a URL, which `read` reads; empty if all tasks are shown."""
         pairs = [
             *(("status", status.value) for status in self.status),
             *([("llm", self.llm)] if self.llm else []),
@@ -49,14 +49,14 @@ class TaskFilter:
         return f"?{urlencode(pairs)}" if pairs else ""
 
     def asked(self) -> dict[str, Any]:
-        """As the arguments of `Client.task_page`."""
+        """Return the arguments of `Client.task_page`."""
         return {
             "status": self.status,
             "llm": self.llm or None,
             "label": self.labels,
             "text": self.text or None,
             "before": self.before,
-            "limit": PAGE,
+            "limit": PAGE_SIZE,
         }
 
     @property

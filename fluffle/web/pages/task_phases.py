@@ -1,19 +1,20 @@
-"""Where the time of a task went."""
+"""The phases of a task: when it waited, ran, or asked a person."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
 from broker.protocol.status import Status
 from broker.protocol.views import AttemptView, TaskView
+from fluffle.presentation.timeline import began_at
 
 Kind = Literal["waited", "ran", "asked"]
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of time: the task waited, ran, or asked a person."""
+    """A period in which the task waited, ran, or asked a person."""
 
     kind: Kind
     begin: datetime
@@ -21,12 +22,12 @@ class Phase:
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """The length of the phase."""
         return (self.end - self.begin).total_seconds()
 
 
 def phases(view: TaskView, now: datetime) -> list[Phase]:
-    """What a task did from its submission to its end, or to `now`, without gaps and in order."""
+    """Return the phases of a task from its submission to its end, or to `now`, in order and without gaps."""
     last = (view.finished_at or now) if view.status.is_final else now
     found: list[Phase] = []
     at = view.submitted_at
@@ -44,10 +45,10 @@ def phases(view: TaskView, now: datetime) -> list[Phase]:
 
 
 def _busy(view: TaskView, last: datetime) -> Iterator[tuple[Kind, datetime, datetime]]:
-    """When attempts ran and when people were asked, in pieces that do not overlap."""
+    """Yield when attempts ran and when people were asked, without overlaps."""
     asked = sorted((question.asked_at, question.answered_at or last) for question in view.questions)
     for attempt in view.attempts:
-        at = begin_of(attempt)
+        at = began_at(attempt)
         if at is None:
             continue
         end = attempt.finished_at or (last if _is_running(view, attempt) else None)
@@ -60,16 +61,6 @@ def _busy(view: TaskView, last: datetime) -> Iterator[tuple[Kind, datetime, date
             yield "asked", max(at, begin), min(answered, end)
             at = min(answered, end)
         yield "ran", at, end
-
-
-def begin_of(attempt: AttemptView) -> datetime | None:
-    """When an attempt began. Of one that is over, its length by the worker's clock before its end.
-
-    `started_at` is when the coordinator heard of it: of quick attempts, together with the end.
-    """
-    if attempt.finished_at is None or attempt.duration is None or attempt.started_at is None:
-        return attempt.started_at
-    return min(attempt.started_at, attempt.finished_at - timedelta(seconds=attempt.duration))
 
 
 def _is_running(view: TaskView, attempt: AttemptView) -> bool:

@@ -1,4 +1,4 @@
-"""The list of tasks: filtered, page by page, and what can be done to several at once."""
+"""The list of tasks: filters, pages, and actions for several tasks at once."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -11,7 +11,7 @@ from broker.errors import RequestError
 from broker.protocol.status import Status
 from broker.protocol.views import TaskView
 from fluffle.client.client import Client
-from fluffle.presentation.output import duration
+from fluffle.presentation.durations import duration
 from fluffle.presentation.task_text import waiting_for
 from fluffle.web.components import Grid, HtmlElement, Pairs, button, empty, form, icon, on_entry, options
 from fluffle.web.layout import frame
@@ -39,30 +39,29 @@ def add(site: SharedServices) -> None:
                 with actions, HtmlElement("a", None, "button primary", href=context.url("/new"), accesskey="n"):
                     icon("new")
                     HtmlElement("span", "New task")
-            await _List(context).build()
+            await _List(context).follow()
 
 
 class _List:
     def __init__(self, context: PageContext) -> None:
         self._context = context
         self._filter = TaskFilter.read(context.client.request.query_params.multi_items())
-        self._picked: list[str] = []
+        self._selected: list[str] = []
         self._next: int | None = None
-
-    async def build(self) -> None:
-        """Make the list, and follow what happens."""
         self._build_filter()
-        may_change = self._context.visitor.may_change
-        if may_change:
-            self._build_actions()
-        self._grid = Grid(COLUMNS, label="Tasks", on_pick=self._pick if may_change else None)
+        may_change = context.visitor.may_change
+        self._actions = self._build_actions() if may_change else None
+        self._grid = Grid(COLUMNS, label="Tasks", on_pick=self._select if may_change else None)
         self._nothing = HtmlElement("div")
         with HtmlElement("div", None, "pager"):
             self._newest = button("Newest", self._show_newest)
             self._older = button("Older", self._show_older)
+
+    async def follow(self) -> None:
+        """Show the tasks, and update them while the page is open."""
         await self._context.follow(self._refresh, {"task"})
 
-    # -- which -----------------------------------------------------------------------------------------------------
+    # -- filter ----------------------------------------------------------------------------------------------------
 
     def _build_filter(self) -> None:
         chosen = self._filter
@@ -112,8 +111,8 @@ class _List:
 
     async def _refresh(self) -> None:
         wanted = self._filter
-        page = await self._context.books.task_page(**wanted.asked())
-        if wanted != self._filter:  # somebody has typed on meanwhile
+        page = await self._context.reader.task_page(**wanted.asked())
+        if wanted != self._filter:  # the filter has changed meanwhile
             return
         self._next = page.next
         self._grid.show([self._row(view) for view in page.tasks])
@@ -128,15 +127,15 @@ class _List:
     def _say_nothing(self) -> None:
         if not self._filter.is_empty or self._filter.before is not None:
             empty(
-                "No task fits",
-                "Take a state, the LLM or a word out of the filter.",
+                "No tasks match",
+                "Remove a status, the LLM or a word from the filter.",
                 link=("Show all", self._context.url("/")),
             )
         elif self._context.visitor.may_change:
-            advice = "Write the first one here, or with `fluffle task submit` on the command line."
+            advice = "Submit the first one here, or with `fluffle task submit` on the command line."
             empty("No tasks yet", advice, link=("New task", self._context.url("/new")))
         else:
-            empty("No tasks yet", "They appear here as soon as somebody submits one.")
+            empty("No tasks yet", "Tasks appear here as soon as they are submitted.")
 
     def _row(self, view: TaskView) -> dict[str, Any]:
         return {
@@ -153,37 +152,41 @@ class _List:
             "took": took(view),
         }
 
-    # -- what to do ------------------------------------------------------------------------------------------------
+    # -- actions ---------------------------------------------------------------------------------------------------
 
-    def _build_actions(self) -> None:
-        with form(self._assign, "bulk", aria_label="Selected tasks") as self._bulk:
-            self._count = HtmlElement("strong", "")
+    def _build_actions(self) -> tuple[HtmlElement, HtmlElement]:
+        """Build the form for the selected tasks. Returns the form and the element for their number."""
+        with form(self._assign, "bulk", aria_label="Selected tasks") as made:
+            count = HtmlElement("strong", "")
             with HtmlElement("select", name="llm", aria_label="LLM to assign to"):
                 options((llm.name, f"{llm.name} ({llm.state})") for llm in self._context.site.live.llms)
             HtmlElement("button", "Assign", "button primary")
             with HtmlElement(
-                "label", None, "check", title="Stop the ones that run elsewhere, and begin them again there"
+                "label", None, "check", title="Stop tasks that run at other LLMs and start them again at this one"
             ):
                 HtmlElement("input", type="checkbox", name="now", value="yes")
                 HtmlElement("span", "move running ones")
             HtmlElement("span", None, "stretch")
             button("Retry", self._retry)
             button("Cancel", self._cancel, "danger")
-            button("Clear", self._grid_unpick, "quiet")
-        self._bulk.set_visibility(False)
+            button("Clear", self._clear_selection, "quiet")
+        made.set_visibility(False)
+        return made, count
 
-    def _grid_unpick(self) -> None:
+    def _clear_selection(self) -> None:
         self._grid.unpick()
 
-    def _pick(self, ids: list[str]) -> None:
-        self._picked = ids
-        self._count.set_text(f"{len(ids):,} selected")
-        self._bulk.set_visibility(bool(ids))
+    def _select(self, ids: list[str]) -> None:
+        self._selected = ids
+        if self._actions is not None:
+            actions, count = self._actions
+            count.set_text(f"{len(ids):,} selected")
+            actions.set_visibility(bool(ids))
 
     async def _assign(self, pairs: Pairs) -> None:
         wanted = dict(pairs)
         llm = wanted.get("llm", "")
-        await self._each(lambda client, id_: client.assign(id_, llm, now="now" in wanted), f"given to {llm}")
+        await self._each(lambda client, id_: client.assign(id_, llm, now="now" in wanted), f"assigned to {llm}")
 
     async def _retry(self) -> None:
         await self._each(lambda client, id_: client.retry(id_), "started again")
@@ -192,8 +195,8 @@ class _List:
         await self._each(lambda client, id_: client.cancel(id_), "cancelled")
 
     async def _each(self, do: "Callable[[Client, str], Coroutine[Any, Any, TaskView]]", done: str) -> None:
-        """Do it to every selected task, and say what became of them all."""
-        ids, site, session = list(self._picked), self._context.site, self._context.visitor.session
+        """Apply an action to each selected task, and show the outcome."""
+        ids, site, session = list(self._selected), self._context.site, self._context.visitor.session
 
         async def all_of_them(client: Client) -> list[TaskView | BaseException]:
             return list(await asyncio.gather(*(do(client, id_) for id_ in ids), return_exceptions=True))
@@ -214,6 +217,6 @@ class _List:
 
 
 def took(view: TaskView) -> str:
-    """How long the LLM took for the latest attempt, where it has ended."""
+    """Return the duration of the last attempt if it has ended."""
     last = view.attempts[-1] if view.attempts else None
     return duration(last.duration) if last and last.duration is not None else ""

@@ -1,4 +1,4 @@
-// What the browser does by itself: the theme, moments that count on, forms as pairs, a few keys.
+// Work of the browser: the theme, relative times, form fields as pairs, keyboard shortcuts.
 "use strict";
 
 const fluffle = (() => {

@@ -1,4 +1,4 @@
-// A table whose rows change while people read and select. See Grid in parts.py.
+// A table whose rows change while people read and select. See Grid in components.py.
 export default {
   template: `
     <div class="grid-frame">
@@ -62,17 +62,17 @@ export default {
       const range = from < 0 ? [id] : ids.slice(Math.min(from, to), Math.max(from, to) + 1);
       for (const one of range) event.target.checked ? this.picked.add(one) : this.picked.delete(one);
       this.last = id;
-      this.tell();
+      this.emitPicked();
     },
     pickAll(checked) {
       for (const { id } of this.rows) checked ? this.picked.add(id) : this.picked.delete(id);
-      this.tell();
+      this.emitPicked();
     },
     unpick() {
       this.picked.clear();
-      this.tell();
+      this.emitPicked();
     },
-    tell() {
+    emitPicked() {
       this.$emit("pick", [...this.picked]);
     },
   },

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from broker.errors import BrokerUnreachable, TaskCancelled, TaskFailed
-from fluffle.cli import main
+from fluffle.cli import exit_codes, main
 from fluffle.cli.lazy import LazyCommand
 from tests.support.processes import ROOT
 
@@ -51,24 +51,24 @@ def test_every_command_of_the_list_can_be_loaded(stand_in: LazyCommand) -> None:
 
 @pytest.mark.parametrize(("typed", "meant"), [(["tsk"], "task"), (["task", "sbmit"], "submit")])
 def test_a_typo_gets_a_suggestion(typed: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(typed) == main.USAGE
+    assert main.run(typed) == exit_codes.USAGE
     assert f"Did you mean '{meant}'?" in capsys.readouterr().err
 
 
 def test_an_error_is_one_line(failing: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
     failing.append(BrokerUnreachable("RabbitMQ at 127.0.0.1:5672 cannot be reached"))
-    assert main.run(["fail"]) == main.ERROR
+    assert main.run(["fail"]) == exit_codes.ERROR
     captured = capsys.readouterr()
     assert captured.err == (
-        "Error: RabbitMQ at 127.0.0.1:5672 cannot be reached. Start it, or name another one in FLUFFLE_AMQP_URL\n"
+        "Error: RabbitMQ at 127.0.0.1:5672 cannot be reached. Start RabbitMQ, or set FLUFFLE_AMQP_URL to another one\n"
     )
     assert captured.out == ""
 
 
 def test_a_full_disk_is_one_line(failing: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
     failing += [OSError(28, "No space left on device"), PermissionError(13, "Permission denied", "/etc/shadow")]
-    assert main.run(["fail"]) == main.ERROR
-    assert main.run(["fail"]) == main.ERROR
+    assert main.run(["fail"]) == exit_codes.ERROR
+    assert main.run(["fail"]) == exit_codes.ERROR
     assert capsys.readouterr().err.splitlines() == [
         "Error: No space left on device",
         "Error: /etc/shadow: Permission denied",
@@ -78,14 +78,14 @@ def test_a_full_disk_is_one_line(failing: list[BaseException], capsys: pytest.Ca
 @pytest.mark.parametrize("error", [TaskFailed("task t failed: broken"), TaskCancelled("task t was cancelled")])
 def test_a_task_that_was_not_completed_has_its_own_exit_code(failing: list[BaseException], error: Exception) -> None:
     failing.append(error)
-    assert main.run(["fail"]) == main.TASK_FAILED
+    assert main.run(["fail"]) == exit_codes.TASK_FAILED
 
 
 def test_an_interrupt_has_its_own_exit_code_and_no_traceback(
     failing: list[BaseException], capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing.append(KeyboardInterrupt())
-    assert main.run(["fail"]) == main.INTERRUPTED
+    assert main.run(["fail"]) == exit_codes.INTERRUPTED
     assert "Traceback" not in capsys.readouterr().err
 
 

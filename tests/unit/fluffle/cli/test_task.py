@@ -9,10 +9,12 @@ from broker.protocol.status import Status
 from broker.protocol.views import AttemptView, ChangeView, ReportView, TaskView
 from broker.protocol.worker_reports import Failure, Progress
 from fluffle.cli.report import print_report
-from fluffle.cli.task.show import describe, timeline
+from fluffle.cli.task.printing import print_end
+from fluffle.cli.task.show import describe
 from fluffle.cli.task.watch import Printer
 from fluffle.client.events import Event
-from fluffle.presentation.task_text import print_end, remark, what_was_cancelled, where
+from fluffle.presentation.task_text import cancelled_text, remark, where
+from fluffle.presentation.timeline import timeline
 
 START = datetime(2026, 12, 1, 9, tzinfo=UTC)
 
@@ -166,7 +168,7 @@ def test_figures_have_their_units_and_missing_ones_a_dash(capsys: pytest.Capture
         (view(Status.BLOCKED, waiting_on=1, assignee="atlas"), "waiting for 1 task"),
         (view(Status.BLOCKED, waiting_on=2), "waiting for 2 tasks"),
         (view(Status.BLOCKED, not_before=after(60)), "starts 2026-12-01T09:01:00.000Z"),
-        (view(Status.BLOCKED, attempt=1, not_before=after(60)), "waiting to be tried again"),
+        (view(Status.BLOCKED, attempt=1, not_before=after(60)), "waiting for the next attempt"),
         (view(Status.IN_PROGRESS, llm="atlas", assignee="atlas"), ""),
         (view(Status.COMPLETED, llm="atlas", overdue=True), "overdue"),
     ],
@@ -185,13 +187,13 @@ def test_a_task_in_hand_is_told_with_its_llm() -> None:
     [
         ([], "was waiting"),
         ([{"attempt": 1, "finished_at": after(5)}], "was waiting after 1 attempt"),
-        ([{"attempt": 1, "finished_at": after(9)}], "taken back from atlas before word came that attempt 1 began"),
+        ([{"attempt": 1, "finished_at": after(9)}], "taken back from atlas before attempt 1 was reported as started"),
         ([{"attempt": 2, "started_at": after(6), "finished_at": after(9)}], "stopped at atlas in attempt 2"),
     ],
 )
 def test_cancelling_is_told_as_what_it_has_ended(attempts: list[dict[str, Any]], told: str) -> None:
     tried = [AttemptView(llm="atlas", **fields) for fields in attempts]
-    assert what_was_cancelled(view(Status.CANCELLED, finished_at=after(9), attempts=tried)) == told
+    assert cancelled_text(view(Status.CANCELLED, finished_at=after(9), attempts=tried)) == told
 
 
 def test_an_overdue_task_is_told_and_its_state_only_if_it_is_another(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,9 @@ from fluffle.cli.tool import tool
 @pytest.mark.parametrize(
     ("identity", "told"),
     [
-        ({}, "FLUFFLE_TOOLS is not set: this works in a command that `fluffle worker --exec` runs"),
-        ({"FLUFFLE_MESSAGE_ID": "m-1"}, "tools are for tasks; a command that answers a message has none"),
-        ({"FLUFFLE_TASK_ID": "t-1"}, "this LLM may use no tools: `fluffle worker --tools` gives them to it"),
+        ({}, "FLUFFLE_TOOLS is not set: `fluffle tool` works only in a command that `fluffle worker --exec` runs"),
+        ({"FLUFFLE_MESSAGE_ID": "m-1"}, "a command that answers a message has no tools; tools are for tasks"),
+        ({"FLUFFLE_TASK_ID": "t-1"}, "this LLM may not use tools: allow them with `fluffle worker --tools`"),
     ],
 )
 def test_a_command_without_tools_is_told_why(identity: dict[str, str], told: str) -> None:

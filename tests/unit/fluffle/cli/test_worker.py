@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from broker.errors import ConfigurationError
-from fluffle.cli.main import ERROR, OK, USAGE, run
+from fluffle.cli.exit_codes import ERROR, OK, USAGE
+from fluffle.cli.main import run
 from workers import worker as runner
 from workers.models import factory
 
@@ -20,13 +21,21 @@ def _no_rabbitmq(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["Atlas", "--model", "demo"], USAGE, "'Atlas' is not made of a-z, 0-9 and -"),
-        (["a" * 64, "--model", "demo"], USAGE, "at most 63"),
-        (["atlas", "--model", "demo", "--skills", "Python"], USAGE, "'Python' is not a tag in lower case"),
-        (["atlas", "--model", "demo", "--skills", "python=1.5"], USAGE, "the level of python is a number from 0 to 1"),
-        (["atlas", "--model", "demo", "--skills", "python=nan"], USAGE, "the level of python is a number from 0 to 1"),
+        (["Atlas", "--model", "demo"], USAGE, "'Atlas' must be 1-63 characters: a-z, 0-9 or '-'"),
+        (["a" * 64, "--model", "demo"], USAGE, "must be 1-63 characters"),
+        (["atlas", "--model", "demo", "--skills", "Python"], USAGE, "'Python' must be a skill in lower case"),
+        (
+            ["atlas", "--model", "demo", "--skills", "python=1.5"],
+            USAGE,
+            "level of python must be a number from 0 to 1",
+        ),
+        (
+            ["atlas", "--model", "demo", "--skills", "python=nan"],
+            USAGE,
+            "level of python must be a number from 0 to 1",
+        ),
         (["atlas", "--model", "demo", "--slots", "0"], USAGE, "0 is not in the range"),
-        (["atlas", "--model", "demo", "--timeout", "soon"], USAGE, "'soon' is not a length of time"),
+        (["atlas", "--model", "demo", "--timeout", "soon"], USAGE, "'soon' must be a duration"),
         (["atlas", "--model", "demo", "--instructions", "/nowhere"], USAGE, "'/nowhere' does not exist"),
         (["atlas"], USAGE, "exactly one of --model, --exec and --handler"),
         (["atlas", "--model", "demo", "--exec", "cat"], USAGE, "exactly one of --model, --exec and --handler"),

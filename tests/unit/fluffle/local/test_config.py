@@ -92,8 +92,8 @@ def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         ("[lm.atlas]", "lm: unknown key; did you mean llm?"),
         ("[llm.atlas]", "llm.atlas: needs exactly one of model, exec and handler"),
         ('[llm.atlas]\nmodel = "demo"\nexec = "x"', "llm.atlas: needs exactly one of model, exec and handler"),
-        ('[llm.atlas]\nexec = "x"\nbase_url = "http://x"', "llm.atlas: base_url goes with model"),
-        ('[llm.atlas]\nmodel = "demo"\ncommand_env = ["X"]', "llm.atlas: command_env goes with exec"),
+        ('[llm.atlas]\nexec = "x"\nbase_url = "http://x"', "llm.atlas: base_url needs model"),
+        ('[llm.atlas]\nmodel = "demo"\ncommand_env = ["X"]', "llm.atlas: command_env needs exec"),
         (
             '[llm.atlas]\nmodel = "demo"\ninstructions = "a"\ninstructions_file = "b"',
             "llm.atlas: has both instructions and instructions_file",
@@ -109,7 +109,7 @@ def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         ("[fluffle]\nlease = 0", "fluffle.lease: Input should be greater than or equal to 1"),
         ('[llm.atlas]\nmodel = "demo"\ntools = ["snd"]', "llm.atlas.tools.0: Input should be 'send', 'ask', "),
         ('[llm.atlas]\nmodel = "demo"\ntools = "some"', "llm.atlas.tools: Input should be a valid list"),
-        ('[llm]\natlas = "demo"', "llm.atlas: is no table"),
+        ('[llm]\natlas = "demo"', "llm.atlas: must be a table"),
         ("[fluffle\n", "Expected ']'"),
     ],
 )
@@ -124,7 +124,9 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_said_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"there is no .*fluffle\.toml: write one .* or name another with -c"):
+    with pytest.raises(
+        ConfigurationError, match=r"there is no file .*fluffle\.toml: create one .* or name another with -c"
+    ):
         load(tmp_path / "fluffle.toml")
 
 

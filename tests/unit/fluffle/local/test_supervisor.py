@@ -36,7 +36,7 @@ def python(code: str) -> list[str]:
 
 
 async def test_a_program_that_ends_is_started_again_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "PAUSE_FIRST", 0.01)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.01)
     said = Said()
     program = Program("p", python("import os; print(os.environ['X']); exit(3)"), {"X": "here"}, said)
     running = asyncio.create_task(program.run())
@@ -51,7 +51,10 @@ async def test_a_program_that_was_called_wrongly_is_not_started_again() -> None:
     said = Said()
     program = Program("p", python("print('Error: --model x'); exit(2)"), {}, said, may_leave=True)
     await asyncio.wait_for(program.run(), WITHIN)
-    assert said.lines == ["p: Error: --model x", "p: is not started again: mend that first, and begin anew"]
+    assert said.lines == [
+        "p: Error: --model x",
+        "p: is not started again: fix the error above, then run `fluffle up` again",
+    ]
 
 
 async def test_a_stopped_program_ends_in_its_own_time_and_is_not_started_again() -> None:
@@ -68,11 +71,11 @@ async def test_a_stopped_program_ends_in_its_own_time_and_is_not_started_again()
 async def test_a_program_that_may_leave_and_ends_well_is_not_started_again() -> None:
     said = Said()
     await asyncio.wait_for(Program("p", python("print('bye')"), {}, said, may_leave=True).run(), WITHIN)
-    assert said.lines == ["p: bye", "p: was told to leave; it is not started again"]
+    assert said.lines == ["p: bye", "p: left as requested; it is not started again"]
 
 
 async def test_a_program_that_may_leave_and_fails_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "PAUSE_FIRST", 0.01)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.01)
     said = Said()
     program = Program("p", python("exit(1)"), {}, said, may_leave=True)
     running = asyncio.create_task(program.run())

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fluffle.presentation import output
+from fluffle.presentation.durations import duration
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_length_of_time_is_told_in_its_largest_units(seconds: float, told: str) -> None:
-    assert output.duration(seconds) == told
+    assert duration(seconds) == told
 
 
 def test_a_moment_in_a_pipe_is_iso_8601_in_utc() -> None:
@@ -115,8 +116,8 @@ def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 @pytest.mark.usefixtures("terminal")
 def test_an_empty_table_on_a_terminal_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_table(("ID",), [], empty="No task fits.")
-    assert capsys.readouterr().out == "No task fits.\n"
+    output.print_table(("ID",), [], empty="No tasks match.")
+    assert capsys.readouterr().out == "No tasks match.\n"
 
 
 def test_fields_without_a_value_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,14 +71,14 @@ def test_a_page_shows_what_workers_wrote_as_text() -> None:
     assert "script" not in page.tags
     assert EVIL in page.text
     assert {"svg", "table", "style"} <= set(page.tags)
-    assert "3 more rows are left out." in page.text
+    assert "3 more rows are not shown." in page.text
     assert "Outcome failed or none" in page.text
 
 
 def test_a_page_about_nothing_says_so() -> None:
     page = Tags(as_html(view([])))
     assert "svg" not in page.tags
-    assert "Nothing has happened that this report counts." in page.text
+    assert "No data for this report." in page.text
 
 
 def test_there_is_a_chart_for_each_unit_and_its_bars_are_as_long_as_the_values() -> None:

@@ -96,5 +96,5 @@ def test_without_its_libraries_the_page_says_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main.run(command) == main.ERROR
     assert capsys.readouterr().err == (
-        "Error: the web page needs NiceGUI: install Fluffle with its extra, `pip install 'fluffle[web]'`\n"
+        "Error: the web page needs NiceGUI: install it with `pip install 'fluffle[web]'`\n"
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fluffle.web.access import connections
-from fluffle.web.access.connections import BoundedBodies, most_connections
+from fluffle.web.access.connections import BoundedBodies, max_connections
 
 
 async def answer_to(*pieces: bytes, gives_up: bool = False) -> tuple[int, bytes]:
@@ -45,22 +45,22 @@ async def test_a_body_that_is_too_large_is_refused() -> None:
 
 
 async def test_a_body_that_does_not_arrive_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "BODY_WITHIN", 0.05)
+    monkeypatch.setattr(connections, "BODY_TIMEOUT_SECONDS", 0.05)
     status, told = await answer_to(b"a", gives_up=True)
     assert (status, told) == (408, b"This request did not arrive in time.")
 
 
 def test_connections_leave_descriptors_for_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    for most, expected in ((256, 64), (1024, 256), (1_000_000, connections.MOST_CONNECTIONS)):
+    for most, expected in ((256, 64), (1024, 256), (1_000_000, connections.MAX_CONNECTIONS)):
         monkeypatch.setattr(connections.resource, "getrlimit", lambda kind, most=most: (most, most))
-        assert most_connections() == expected
+        assert max_connections() == expected
 
 
 def test_what_is_logged_thousands_of_times_is_logged_once_in_ten_seconds() -> None:
     records = [logging.makeLogRecord({"msg": f"accept() failed, out of file descriptors: {n}"}) for n in range(1000)]
     other = logging.makeLogRecord({"msg": "something else"})
     late = logging.makeLogRecord({"msg": records[0].msg, "created": records[-1].created + 11})
-    sparing = connections.FirstOfMany()
+    sparing = connections.RepeatFilter()
     assert [sparing.filter(record) for record in records].count(True) == 1
     assert sparing.filter(other)
     assert sparing.filter(late)

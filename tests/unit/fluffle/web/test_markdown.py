@@ -5,7 +5,7 @@ import re
 import pytest
 
 from fluffle.web import markdown as markup
-from fluffle.web.markdown import content, markdown, preformatted, prepared, rendered_apart
+from fluffle.web.markdown import content, markdown, preformatted, prepared, render_uncached
 
 
 @pytest.mark.parametrize(
@@ -74,18 +74,18 @@ def test_a_text_that_takes_long_is_never_rendered_by_the_page_itself(monkeypatch
 
 
 async def test_a_text_that_takes_too_long_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(markup, "SECONDS", 0.01)
-    assert await rendered_apart(BRACKETS) == f"<pre>{BRACKETS}</pre>"
+    monkeypatch.setattr(markup, "CPU_SECONDS", 0.01)
+    assert await render_uncached(BRACKETS) == f"<pre>{BRACKETS}</pre>"
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is, the page waits for its texts."""
-    monkeypatch.setattr(markup, "PATIENCE", 60)
+    monkeypatch.setattr(markup, "RENDER_TIMEOUT_SECONDS", 60)
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_long_text_is_rendered_apart_and_then_shown_as_markup() -> None:
+async def test_a_long_text_is_render_uncached_and_then_shown_as_markup() -> None:
     text = "# Title\n\n" + "a **word** " * 500
     assert markdown(text).startswith("<pre># Title")
     await prepared(text, None, {"a": 1})
@@ -93,13 +93,13 @@ async def test_a_long_text_is_rendered_apart_and_then_shown_as_markup() -> None:
     assert "<strong>word</strong>" in markdown(text)
 
 
-async def test_html_is_text_where_it_is_rendered_apart_too() -> None:
-    html = await rendered_apart("<script>alert(1)</script> " * 200 + "x" * 20_000 + "<script>alert(2)</script>")
+async def test_html_is_text_where_it_is_render_uncached_too() -> None:
+    html = await render_uncached("<script>alert(1)</script> " * 200 + "x" * 20_000 + "<script>alert(2)</script>")
     assert not re.search(r"<(?!/?p>|/?pre>)", html)
 
 
 async def test_what_is_behind_the_first_20_000_characters_is_shown_as_it_is() -> None:
-    html = await rendered_apart("*a* " * 5_000 + "*b*")
+    html = await render_uncached("*a* " * 5_000 + "*b*")
     assert html.endswith("<em>a</em></p>\n<pre>*b*</pre>")
 
 

@@ -67,7 +67,7 @@ async def test_a_wrong_token_is_told_and_many_of_them_have_to_wait(visitor: http
     for _ in range(10):
         answer = await visitor.post("/login", data={"secret": "wrong"}, headers={"origin": "http://fluffle.test"})
         assert answer.status_code == 401
-        assert "That token is not right" in answer.text
+        assert "This token is wrong" in answer.text
     answer = await visitor.post("/login", data={"secret": TOKEN}, headers={"origin": "http://fluffle.test"})
     assert answer.status_code == 429
 

@@ -9,7 +9,7 @@ import pytest
 from broker.protocol.status import Status
 from broker.protocol.views import AttemptView, QuestionView, ReportColumn, ReportView, TaskView
 from fluffle.web.charts import chart
-from fluffle.web.live import UNREADABLE, Paced, Update, read
+from fluffle.web.live import DECODE_ERRORS, RateLimitedRefresh, Update, read
 from fluffle.web.notifications import Notifications
 from fluffle.web.pages.reports import Choice
 from fluffle.web.pages.submit import asked
@@ -103,7 +103,7 @@ class Bell:
 
     def hear(self, what: str, task_id: str = "t-1", event: str | None = None) -> None:
         event_id = event or f"{task_id}/{what}/{self.now}"
-        self.notices.hear(Update("task", what, task_id, event_id, {"description": f"do {task_id}"}))
+        self.notices.on_update(Update("task", what, task_id, event_id, {"description": f"do {task_id}"}))
 
 
 def test_a_failure_is_told_once_however_often_its_event_comes() -> None:
@@ -170,7 +170,7 @@ def test_an_event_is_read_by_its_routing_key_and_its_head() -> None:
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"7", b"{}"])
 def test_what_cannot_be_read_is_an_error_that_is_expected(body: bytes) -> None:
-    with pytest.raises(UNREADABLE):
+    with pytest.raises(DECODE_ERRORS):
         read("fluffle.status", "ada.progress", body)
 
 
@@ -181,7 +181,7 @@ async def test_many_nudges_are_few_refreshes_and_the_last_one_counts() -> None:
     async def refresh() -> None:
         seen.append(state)
 
-    paced = Paced(refresh, 0.2)
+    paced = RateLimitedRefresh(refresh, 0.2)
     running = asyncio.create_task(paced.run())
     for state in range(1, 101):  # noqa: B007 - refresh sees it
         paced.nudge()

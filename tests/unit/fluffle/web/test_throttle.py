@@ -1,6 +1,6 @@
 """How often a login may be tried."""
 
-from fluffle.web.access.throttle import MINUTE, MOST_KEYS, LoginAttempt, Throttle
+from fluffle.web.access.throttle import MAX_KEYS, WINDOW_SECONDS, LoginAttempt, Throttle
 
 
 def stranger(address: str = "10.0.0.1", account: str = "ana") -> LoginAttempt:
@@ -15,8 +15,8 @@ def test_attempts_count_before_they_are_known_to_be_wrong() -> None:
 def test_an_attempt_counts_for_a_minute() -> None:
     throttle = Throttle(by_address=1)
     assert throttle.admit(stranger(), 0.0)
-    assert not throttle.admit(stranger(), MINUTE - 1)
-    assert throttle.admit(stranger(), MINUTE)
+    assert not throttle.admit(stranger(), WINDOW_SECONDS - 1)
+    assert throttle.admit(stranger(), WINDOW_SECONDS)
 
 
 def test_a_right_secret_does_not_count() -> None:
@@ -55,7 +55,7 @@ def test_the_browser_of_the_owner_is_counted_apart() -> None:
 
 def test_what_is_counted_stays_bounded() -> None:
     throttle = Throttle(together=10**9)
-    for number in range(MOST_KEYS + 10):
+    for number in range(MAX_KEYS + 10):
         throttle.admit(stranger(str(number), str(number)), 0.0)
     counters = (throttle._by_address, throttle._by_account)
-    assert [len(counter._tries) for counter in counters] == [MOST_KEYS, MOST_KEYS]
+    assert [len(counter._tries) for counter in counters] == [MAX_KEYS, MAX_KEYS]

@@ -7,12 +7,11 @@ from unittest.mock import MagicMock
 
 import httpx
 import pytest
-from fluffle.web.door import Door
-from fluffle.web.gate import Gate
 from starlette.responses import PlainTextResponse
 
 from fluffle.web.access.auth import COOKIE, Authenticator, Role, Tokens
-from fluffle.web.app import build
+from fluffle.web.access.middleware import AccessMiddleware
+from fluffle.web.app import build_application
 from fluffle.web.page_context import SharedServices
 from tests.support.processes import ROOT
 from tests.unit.docs.test_docs import code, table_after
@@ -23,7 +22,7 @@ TOKEN = "0123456789abcdef"
 @pytest.fixture(scope="module")
 def application() -> Any:
     """The page as it is served, on a coordinator that nobody asks."""
-    return build(SharedServices(MagicMock(), Authenticator(Tokens(TOKEN), secret=TOKEN), MagicMock()))
+    return build_application(SharedServices(MagicMock(), Authenticator(Tokens(TOKEN), secret=TOKEN), MagicMock()))
 
 
 def routes(application: Any) -> set[tuple[str, str]]:
@@ -76,8 +75,8 @@ async def test_without_a_login_nothing_else_answers(application: Any, route: tup
 async def test_operators_and_viewers_get_to_every_route(route: tuple[str, str], role: Role) -> None:
     """What only operators may do are no routes but events of a page, which it refuses to viewers."""
     method, path = route
-    door = Door(Tokens(TOKEN), secret=TOKEN)
-    transport = httpx.ASGITransport(app=Gate(PlainTextResponse("here it is"), door))
-    own = {"origin": "http://fluffle.test", "cookie": f"{COOKIE}={door.enter('', Tokens(TOKEN).token(role))}"}
+    auth = Authenticator(Tokens(TOKEN), secret=TOKEN)
+    transport = httpx.ASGITransport(app=AccessMiddleware(PlainTextResponse("here it is"), auth))
+    own = {"origin": "http://fluffle.test", "cookie": f"{COOKIE}={auth.enter('', Tokens(TOKEN).token(role))}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://fluffle.test", headers=own) as visitor:
         assert (await visitor.request(method, re.sub(r"<\w+>", "x", path))).text == "here it is"

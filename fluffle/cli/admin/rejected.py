@@ -1,4 +1,4 @@
-"""`fluffle rejected`: look at rejected messages, send them back or drop them."""
+"""`fluffle rejected`: list rejected messages, requeue or drop them."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -6,38 +6,38 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fluffle.cli.exit_codes import ERROR, OK
 from fluffle.cli.lazy import OrderedGroup
-from fluffle.cli.main import ERROR, OK
 from fluffle.cli.options import Whole
 from fluffle.cli.session import json_option, run
 
 if TYPE_CHECKING:
     from broker.errors import BrokerError, RequestError
-    from fluffle.client.dead_letters import RejectedMessage, RejectedQueue
+    from fluffle.client.rejected_queue import RejectedMessage, RejectedQueue
 
     Outcomes = list[RequestError | BrokerError | None]
 
-all_option = click.option("--all", "everything", is_flag=True, help="All of them.")
+all_option = click.option("--all", "everything", is_flag=True, help="All rejected messages.")
 
 
 @click.group(cls=OrderedGroup)
 def rejected() -> None:
-    """Look at rejected messages, requeue or drop them.
+    """List rejected messages, requeue or drop them.
 
-    Messages that break the protocol, that were delivered too often, or that no queue takes are kept in the queue
-    fluffle.rejected. Looking at them leaves them there. A message is named by its message_id, or by 12 hexadecimal
-    digits made of its body, origin and addresses where it has none; several that are alike share their name.
+    The queue fluffle.rejected keeps messages that break the protocol, that were delivered too often, or that have no
+    queue. Listing leaves them there. The ID of a message is its message_id. Without one, the ID is 12 hexadecimal
+    digits computed from body, origin and addresses; equal messages share one ID.
     """
 
 
 @rejected.command(name="list")
-@click.option("--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="Maximum number of messages.")
 @json_option
 def list_(*, limit: int, as_json: bool) -> int:
     """List rejected messages, oldest first.
 
-    Those that RabbitMQ cannot deliver to clients of AMQP 0-9-1 come last. The exit code is 1 when some of the messages
-    could not be read.
+    Messages that RabbitMQ cannot deliver to AMQP 0-9-1 clients come last. The exit code is 1 if some messages could not
+    be read.
     """
     from fluffle.presentation.output import print_json, print_table
 
@@ -48,14 +48,14 @@ def list_(*, limit: int, as_json: bool) -> int:
     messages, withheld = run(fetch())
     if as_json:
         print_json([message.as_json() for message in messages])
-        return _with_complaints(_unread(withheld))
+        return _with_errors(_unread(withheld))
     print_table(
         ("ID", "EXCHANGE", "ROUTING KEY", "WHEN", "BYTES", "WHY"),
         [(m.id, m.exchange, m.routing_key, m.at, len(m.delivery.body), m.why) for m in messages],
         spare=("BYTES", "EXCHANGE", "WHEN", "ROUTING KEY"),
-        empty="Nothing was rejected.",
+        empty="No rejected messages.",
     )
-    return _with_complaints(_unread(withheld))
+    return _with_errors(_unread(withheld))
 
 
 @rejected.command()
@@ -71,7 +71,7 @@ def show(*, message_id: str, as_json: bool) -> int:
 
     messages, withheld = run(fetch())
     if not messages:
-        return _with_complaints([f"there is no rejected message {message_id}", *_unread(withheld)])
+        return _with_errors([f"there is no rejected message {message_id}", *_unread(withheld)])
     if as_json:
         print_json([message.as_json() for message in messages])
         return OK
@@ -101,9 +101,9 @@ def show(*, message_id: str, as_json: bool) -> int:
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @all_option
 def requeue(*, ids: tuple[str, ...], everything: bool) -> int:
-    """Send rejected messages back where they were published.
+    """Publish rejected messages again, to their original exchange.
 
-    Each is taken off the queue only once RabbitMQ has it again. What is still wrong with it brings it back.
+    A message leaves the queue only after RabbitMQ confirmed its copy. A message that is still wrong is rejected again.
     """
 
     async def send_back(queue: "RejectedQueue", messages: "list[RejectedMessage]") -> "Outcomes":
@@ -118,7 +118,7 @@ def requeue(*, ids: tuple[str, ...], everything: bool) -> int:
 def drop(*, ids: tuple[str, ...], everything: bool) -> int:
     """Delete rejected messages.
 
-    The number printed is that of the messages that RabbitMQ has deleted.
+    Prints the number of messages that RabbitMQ deleted.
     """
     from broker.amqp.queue_browser import Unreadable
 
@@ -145,9 +145,9 @@ async def _settle(
     settle: "Callable[[RejectedQueue, list[RejectedMessage]], Awaitable[Outcomes]]",
     done: str,
 ) -> int:
-    """Do something with the messages of these ids, or with all. Returns the exit code."""
+    """Requeue or drop the messages with these ids, or all. Returns the exit code."""
     if everything == bool(ids):
-        raise click.UsageError("Give the ids of messages, or --all.")
+        raise click.UsageError("Give the IDs of messages, or --all.")
     async with _queue() as queue:
         messages = [message for message in await queue.look() if everything or message.id in ids]
         problems = _unread(queue.withheld)
@@ -155,19 +155,19 @@ async def _settle(
     problems += [f"there is no rejected message {name}" for name in ids if name not in {m.id for m in messages}]
     problems += [f"{message.id}: {why}" for message, why in zip(messages, outcomes, strict=True) if why is not None]
     click.echo(f"{outcomes.count(None)} {done}")
-    return _with_complaints(problems)
+    return _with_errors(problems)
 
 
 def _unread(withheld: int) -> list[str]:
-    """What is to be said about messages of the queue that were not to be had."""
+    """Return an error for messages that RabbitMQ did not deliver to this command."""
     if withheld <= 0:
         return []
     which = "1 message was" if withheld == 1 else f"{withheld:,} messages were"
-    return [f"{which} not delivered: another program is looking at the rejected messages"]
+    return [f"{which} not delivered: another program reads the rejected messages"]
 
 
-def _with_complaints(problems: list[str]) -> int:
-    """Says what is wrong, and returns the exit code."""
+def _with_errors(problems: list[str]) -> int:
+    """Print the problems and return the exit code."""
     from fluffle.presentation.output import complain
 
     for problem in problems:
@@ -178,6 +178,6 @@ def _with_complaints(problems: list[str]) -> int:
 def _queue() -> "AbstractAsyncContextManager[RejectedQueue]":
     from broker.node.locate import amqp_url
     from broker.settings import load_settings
-    from fluffle.client.dead_letters import opened
+    from fluffle.client.rejected_queue import opened
 
     return opened(amqp_url(load_settings()), name="fluffle rejected")

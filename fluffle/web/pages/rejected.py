@@ -1,4 +1,4 @@
-"""Messages that were rejected: why, what they said, and the way back."""
+"""Rejected messages: the reason, the body, and buttons to requeue or drop them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,45 +8,44 @@ from nicegui import ui
 
 from broker.errors import RequestError
 from fluffle.client.client import Client
-from fluffle.client.dead_letters import RejectedMessage, RejectedQueue, opened
+from fluffle.client.rejected_queue import RejectedMessage, RejectedQueue, opened
 from fluffle.web.components import HtmlElement, ago, button, empty, rendered
 from fluffle.web.layout import frame
 from fluffle.web.markdown import preformatted
 from fluffle.web.page_context import PageContext, SharedServices
 
-MOST = 100  # messages
+MAX_MESSAGES_SHOWN = 100
 
-_SHOWN = 20_000  # characters of a body
+_MAX_BODY_CHARACTERS = 20_000
 
 
 def add(site: SharedServices) -> None:
     """Add the page."""
-    looking = asyncio.Lock()  # who looks at the queue has its messages for that moment
+    reading = asyncio.Lock()  # while one page reads the queue, RabbitMQ gives its messages to no other
 
     @ui.page("/rejected")
     async def rejected() -> None:
         context = PageContext(site)
-        with frame(context, "rejected", "RejectedMessage") as actions:
-            await _Rejected(context, looking, actions).build()
+        with frame(context, "rejected", "Rejected") as actions:
+            await _Rejected(context, reading, actions).follow()
 
 
 class _Rejected:
-    def __init__(self, context: PageContext, looking: asyncio.Lock, actions: HtmlElement) -> None:
+    def __init__(self, context: PageContext, reading: asyncio.Lock, actions: HtmlElement) -> None:
         self._context = context
-        self._looking = looking
-        self._actions = actions
+        self._reading = reading
         self._shown: list[str] | None = None
-
-    async def build(self) -> None:
-        """Show the messages, and follow what is rejected."""
-        with self._actions:
-            button("Look again", self._refresh)
+        with actions:
+            button("Refresh", self._refresh)
         self._place = HtmlElement("div", None, "rejected")
-        await self._context.follow(self._refresh, {"task"}, every=2.0, fits=lambda told: told.what == "rejected")
+
+    async def follow(self) -> None:
+        """Show the messages, and update them while the page is open."""
+        await self._context.follow(self._refresh, {"task"}, every=2.0, matches=lambda update: update.what == "rejected")
 
     async def _refresh(self) -> None:
-        async with self._looking, self._queue() as queue:
-            messages = await queue.look(MOST)
+        async with self._reading, self._queue() as queue:
+            messages = await queue.look(MAX_MESSAGES_SHOWN)
         ids = [message.id for message in messages]
         if ids == self._shown:
             return
@@ -54,8 +53,8 @@ class _Rejected:
         self._place.clear()
         with self._place:
             if not messages:
-                advice = "Messages that break the protocol, or that nobody takes, are kept here instead of being lost."
-                empty("Nothing was rejected", advice)
+                advice = "Messages that break the protocol, or that have no queue, are kept here."
+                empty("No rejected messages", advice)
             for message in messages:
                 self._build(message)
 
@@ -71,22 +70,22 @@ class _Rejected:
                     HtmlElement("li", why)
             with HtmlElement("details"):
                 HtmlElement("summary", f"Body ({len(message.delivery.body):,} bytes)")
-                rendered(preformatted(message.delivery.body.decode(errors="backslashreplace")[:_SHOWN]))
+                rendered(preformatted(message.delivery.body.decode(errors="backslashreplace")[:_MAX_BODY_CHARACTERS]))
             if self._context.visitor.may_change:
                 with HtmlElement("div", None, "reject-actions"):
-                    button("Send back", lambda: self._settle(message.id, _requeue, "Sent back"), "primary")
+                    button("Requeue", lambda: self._settle(message.id, _requeue, "Requeued"), "primary")
                     button("Drop", lambda: self._settle(message.id, _drop, "Dropped"), "danger")
 
     async def _settle(
         self, id_: str, settle: Callable[[RejectedQueue, RejectedMessage], Awaitable[None]], done: str
     ) -> None:
-        """Take the message off the queue in that way."""
+        """Requeue or drop the message."""
 
         async def find_and_settle(_: Client) -> int:
-            async with self._looking, self._queue() as queue:
+            async with self._reading, self._queue() as queue:
                 found = [message for message in await queue.look() if message.id == id_]
                 if not found:
-                    raise RequestError(f"there is no rejected message {id_} any more")
+                    raise RequestError(f"the rejected message {id_} is no longer in the queue")
                 await settle(queue, found[0])
                 return 1
 

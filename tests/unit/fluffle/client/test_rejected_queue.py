@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.amqp.envelope import Delivery, Properties
-from fluffle.client.dead_letters import RejectedMessage, read
+from fluffle.client.rejected_queue import RejectedMessage, read
 
 
 def rejected(

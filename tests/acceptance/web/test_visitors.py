@@ -17,7 +17,7 @@ import websockets
 from playwright.sync_api import Browser, expect
 
 from fluffle.web.access.auth import Role, set_password
-from fluffle.web.access.connections import HEADERS_WITHIN
+from fluffle.web.access.connections import HEADERS_TIMEOUT_SECONDS
 from tests.support.browser import WITHIN, Visit, browser, chromium
 from tests.support.processes import Process, fluffle, until
 from tests.support.rabbitmq import NodeInfo
@@ -178,7 +178,7 @@ def test_the_transport_without_sockets_answers_our_own_pages_only(place: Place) 
 def half_open(base: str) -> socket.socket:
     """A connection with half of a request."""
     parts = urlsplit(base)
-    made = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=2 * HEADERS_WITHIN)
+    made = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=2 * HEADERS_TIMEOUT_SECONDS)
     made.sendall(b"GET /login HTTP/1.1\r\nHost: x\r\nX-Half:")
     return made
 
@@ -202,7 +202,7 @@ def test_half_open_requests_keep_nobody_out_and_are_closed_in_time(place: Place)
         base = base_of(web)
         halves = [open_ones.enter_context(half_open(base)) for _ in range(300)]
         assert httpx.get(f"{base}/login", timeout=30).status_code == 200
-        until(lambda: all(is_closed(half) for half in halves), "all are closed", within=3 * HEADERS_WITHIN)
+        until(lambda: all(is_closed(half) for half in halves), "all are closed", within=3 * HEADERS_TIMEOUT_SECONDS)
         assert len(web.output) < 10_000
 
 
