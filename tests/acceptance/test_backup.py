@@ -37,7 +37,7 @@ def test_a_copy_taken_under_load_is_whole_and_brings_everything_back_that_was_in
     site: Site, client: Amqp, tmp_path: Path
 ) -> None:
     database, ledger, coordinator = site.sqlite, Ledger(site), site.coordinator()
-    worker = site.worker("ada", *WORKER, **ledger.env)
+    worker = site.worker("ada", *WORKER, env=ledger.env)
     submit(client, ledger, "before", 100)
     until(lambda: completed(site) > 10, "some are done, and some are not")
     taken = fluffle(site, "database", "backup", str(tmp_path / "copy.db"))
@@ -57,7 +57,7 @@ def test_a_copy_taken_under_load_is_whole_and_brings_everything_back_that_was_in
     assert known > 10
     assert back.stdout == f"restored {known} tasks\n"
     again = site.coordinator()
-    site.worker("ada", *WORKER, **ledger.env)
+    site.worker("ada", *WORKER, env=ledger.env)
     until(lambda: completed(site) == known, "all that it knows is done", within=90)
     assert again.alive
 
@@ -82,7 +82,7 @@ def test_a_database_that_a_coordinator_leads_on_is_not_replaced(site: Site, tmp_
 @pytest.mark.usefixtures("in_sqlite")
 def test_a_restored_database_begins_with_a_new_term(site: Site, client: Amqp, tmp_path: Path) -> None:
     ledger, leader = Ledger(site), site.coordinator()
-    site.worker("ada", *WORKER, **ledger.env)
+    site.worker("ada", *WORKER, env=ledger.env)
     submit(client, ledger, "first", 5)
     until(lambda: completed(site) == 5, "they are done")
     copy = tmp_path / "copy.db"
@@ -135,7 +135,7 @@ def test_postgresql_is_copied_under_load_and_restored_by_its_own_tools(rabbitmq:
         dump = tmp_path / "copy.dump"
         with site_on(rabbitmq, tmp_path / "first", FLUFFLE_DATABASE_URL=first) as site, amqp(site.url) as client:
             ledger, coordinator = Ledger(site), site.coordinator()
-            worker = site.worker("ada", *WORKER, **ledger.env)
+            worker = site.worker("ada", *WORKER, env=ledger.env)
             submit(client, ledger, "before", 100)
             until(lambda: completed(site) > 10, "some are done, and some are not")
             run(server, "pg_dump", "--format=custom", f"--file={dump}", plain(first))
@@ -146,7 +146,7 @@ def test_postgresql_is_copied_under_load_and_restored_by_its_own_tools(rabbitmq:
         run(server, "pg_restore", "--clean", "--if-exists", f"--dbname={plain(second)}", str(dump))
         with site_on(rabbitmq, tmp_path / "second", FLUFFLE_DATABASE_URL=second) as site:
             site.coordinator()
-            site.worker("ada", *WORKER, **Ledger(site).env)
+            site.worker("ada", *WORKER, env=Ledger(site).env)
             known = site.select("select count(*) from tasks")[0][0]
             assert known > 10
             until(lambda: completed(site) == known, "all that it knows is done", within=90)

@@ -23,7 +23,7 @@ def site(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with site_on(rabbitmq, tmp_path_factory.mktemp("site")) as site:
         site.coordinator()
         ledger = Ledger(site)
-        site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "10", **ledger.env)
+        site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "10", env=ledger.env)
         yield site
 
 

@@ -24,7 +24,7 @@ def site(request: pytest.FixtureRequest, rabbitmq: NodeInfo, tmp_path: Path) -> 
     env = {}
     if request.param == "postgresql":
         env["FLUFFLE_DATABASE_URL"] = request.getfixturevalue("postgres_url")
-    with site_on(rabbitmq, tmp_path, **env) as site:
+    with site_on(rabbitmq, tmp_path, env=env) as site:
         yield site
 
 
@@ -36,7 +36,7 @@ def test_a_storm_of_bad_messages_among_good_ones_is_accounted_for_to_the_last(si
     with amqp(site.url) as client:
         client.queue(name=ANSWERS)
         told = client.queue(("fluffle.events", "task.rejected.none"))
-        site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "10", **ledger.env)
+        site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "10", env=ledger.env)
         site.coordinator()
         client.submit(task(id="known"))
         ledger.note("known", *(one["id"] for one in good))

@@ -12,7 +12,7 @@ from broker.errors import BrokerBlocked, NoAnswer
 from fluffle.client.client import Client
 from fluffle.web.live import Live
 from tests.support.alarms import low_on_disk
-from tests.support.http_probe import health, scrape
+from tests.support.http_probe import health, scrape, wait_for_readiness
 from tests.support.processes import until
 from tests.support.proxy import proxy_to
 from tests.support.rabbitmq import NodeInfo
@@ -74,7 +74,7 @@ def test_coordinator_and_worker_log_that_rabbitmq_takes_no_messages_and_when_it_
             assert scrape(program)["fluffle_blocked"] == 1
     for program in programs:
         program.wait_for("takes messages again")
-        until(lambda program=program: health(program, "/readyz")[0] == 200, "it works again")
+        wait_for_readiness(program, 200)
         assert scrape(program)["fluffle_blocked"] == 0
 
 

@@ -33,7 +33,7 @@ def submit_one(client: Amqp, ledger: Ledger, gate: Path) -> str:
 
 
 def test_a_message_that_nobody_settles_ends_among_the_rejected(site: Site, ledger: Ledger, client: Amqp) -> None:
-    site.worker("ann", *WORK, **ledger.env).terminate()
+    site.worker("ann", *WORK, env=ledger.env).terminate()
     until(lambda: not site.workers[0].alive, "the worker has declared its queue and left")
     client.publish("fluffle.work", "llm.ann", {"task_id": "t-1"})
     with pika.BlockingConnection(pika.URLParameters(site.url)) as connection:
@@ -62,7 +62,7 @@ def test_a_memory_alarm_holds_results_up_and_loses_none(
     rabbitmq: NodeInfo, site: Site, ledger: Ledger, client: Amqp, tmp_path: Path
 ) -> None:
     site.coordinator()
-    worker = site.worker("ann", *WAIT, **ledger.env)
+    worker = site.worker("ann", *WAIT, env=ledger.env)
     task_id = submit_one(client, ledger, tmp_path / "gate")
     rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
     until(lambda: json.loads(rabbitmq.control("status", "--formatter", "json"))["alarms"], "the alarm is raised")
@@ -105,7 +105,7 @@ def test_a_task_may_take_longer_than_rabbitmq_waits_for_an_acknowledgement(
     site: Site, ledger: Ledger, client: Amqp, tmp_path: Path
 ) -> None:
     site.coordinator()
-    worker = site.worker("ann", *WAIT, **ledger.env)
+    worker = site.worker("ann", *WAIT, env=ledger.env)
     task_id = submit_one(client, ledger, tmp_path / "gate")
     queue = client.queue(name="hoarder", durable=True)
     site.queues.add(queue)
@@ -128,7 +128,7 @@ def test_a_restart_with_a_full_backlog_loses_none_of_it(rabbitmq: NodeInfo, site
         for task_id in ids:
             client.submit({"id": task_id, "description": "-"}, delivery_mode=2)
     ledger.note(*ids)
-    worker = site.worker("ann", *WORK, **ledger.env)
+    worker = site.worker("ann", *WORK, env=ledger.env)
     rabbitmq.control("stop_app")
     until(lambda: "lost the connection" in worker.output, "the worker notices")
     rabbitmq.control("start_app")

@@ -37,7 +37,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def site(three: Cluster, tmp_path: Path) -> Iterator[Site]:
-    with site_on(NodeInfo(three.members[0].url, None), tmp_path, **SETTINGS) as site:
+    with site_on(NodeInfo(three.members[0].url, None), tmp_path, env=SETTINGS) as site:
         yield site
 
 
@@ -69,7 +69,7 @@ def under_load(three: Cluster, site: Site, ledger: Ledger, trouble: Callable[[],
     for url in urls[:2]:
         site.coordinator(url=url)
     for name, url in zip(LLMS, urls, strict=True):
-        site.worker(name, *WORK, url=url, **ledger.env)
+        site.worker(name, *WORK, url=url, env=ledger.env)
     asyncio.run(_submit_during(trouble, urls[2], ledger))
     with amqp(urls[2]) as client:
 

@@ -26,7 +26,7 @@ PATIENCE = 60.0  # seconds
 @pytest.fixture
 def site(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
     """A place where silence is noticed soon, and batches are small, so that there are many moments to die in."""
-    with site_on(rabbitmq, tmp_path, **EAGER) as site:
+    with site_on(rabbitmq, tmp_path, env=EAGER) as site:
         yield site
 
 
@@ -79,11 +79,11 @@ def test_a_task_whose_worker_is_killed_is_finished_by_another(
     site: Site, ledger: Ledger, client: Amqp, gate: Path
 ) -> None:
     site.coordinator()
-    first = site.worker("first", *WAIT, **ledger.env)
+    first = site.worker("first", *WAIT, env=ledger.env)
     client.submit(behind(gate, "t"))
     ledger.note("t")
     until(lambda: ledger.effects("started"), "the task is started")
-    second = site.worker("second", *WAIT, **ledger.env)
+    second = site.worker("second", *WAIT, env=ledger.env)
     first.kill()
     gate.touch()
     until(lambda: ledger.effects(), "the task is done")
@@ -100,13 +100,13 @@ def test_a_task_whose_worker_is_killed_is_finished_by_that_worker_started_again(
     site: Site, ledger: Ledger, client: Amqp, gate: Path
 ) -> None:
     site.coordinator()
-    worker = site.worker("only", *WAIT, **ledger.env)
+    worker = site.worker("only", *WAIT, env=ledger.env)
     client.submit(behind(gate, "t"))
     ledger.note("t")
     until(lambda: ledger.effects("started"), "the task is started")
     worker.kill()
     gate.touch()
-    site.worker("only", *WAIT, **ledger.env)
+    site.worker("only", *WAIT, env=ledger.env)
     until(lambda: ledger.effects(), "the task is done")
     assert_all_is_well(site, ledger)
     assert site.select("select outcome from attempts order by attempt") == [("lost",), ("completed",)]
@@ -114,13 +114,13 @@ def test_a_task_whose_worker_is_killed_is_finished_by_that_worker_started_again(
 
 def test_workers_that_are_killed_under_load_lose_nothing(site: Site, ledger: Ledger) -> None:
     site.coordinator()
-    workers = [site.worker(name, *WORK, **ledger.env) for name in ("ann", "ben", "cid")]
+    workers = [site.worker(name, *WORK, env=ledger.env) for name in ("ann", "ben", "cid")]
 
     def kill_and_restart() -> None:
         for _ in some_moments(ledger, 500, 4):
             place = random.randrange(3)
             workers[place].kill()
-            workers[place] = site.worker(("ann", "ben", "cid")[place], *WORK, **ledger.env)
+            workers[place] = site.worker(("ann", "ben", "cid")[place], *WORK, env=ledger.env)
 
     run_load(site, ledger, 500, kill_and_restart)
     assert_all_is_well(site, ledger)
@@ -130,10 +130,10 @@ def test_a_worker_that_was_suspended_past_its_lease_changes_nothing(
     site: Site, ledger: Ledger, client: Amqp, gate: Path
 ) -> None:
     site.coordinator()
-    sleepy = site.worker("sleepy", *WAIT, **ledger.env)
+    sleepy = site.worker("sleepy", *WAIT, env=ledger.env)
     client.submit(behind(gate, "t"))
     until(lambda: ledger.effects("started"), "the task is started")
-    site.worker("awake", *WAIT, **ledger.env)
+    site.worker("awake", *WAIT, env=ledger.env)
     sleepy.suspend()
     until(lambda: len(ledger.effects("started")) == 2, "the task is started again")
     gate.touch()
@@ -153,7 +153,7 @@ def test_an_answer_outlives_its_worker_and_the_connection(rabbitmq: NodeInfo, tm
     with site_on(rabbitmq, tmp_path) as site, amqp(site.url) as client, proxy_before(site.url) as proxy:
         ledger = Ledger(site)
         site.coordinator()
-        worker = site.worker("only", *WAIT, url=proxy.url, **ledger.env)
+        worker = site.worker("only", *WAIT, url=proxy.url, env=ledger.env)
         client.submit(behind(gate, "t"))
         until(lambda: ledger.effects("started"), "the task is started")
         proxy.cut()
@@ -161,7 +161,7 @@ def test_an_answer_outlives_its_worker_and_the_connection(rabbitmq: NodeInfo, tm
         until(lambda: ledger.effects(), "the task is done")
         worker.wait_for("task completed")
         worker.kill()
-        site.worker("only", *WAIT, **ledger.env)
+        site.worker("only", *WAIT, env=ledger.env)
         until(lambda: site.select("select 1 from tasks where status = 'completed'"), "the answer is there")
         assert ledger.done() == 1
         assert site.select("select attempt, outcome from attempts") == [(1, "completed")]
@@ -172,8 +172,8 @@ def test_an_answer_outlives_its_worker_and_the_connection(rabbitmq: NodeInfo, tm
 
 def kill_coordinators_under_load(site: Site, ledger: Ledger) -> None:
     coordinator = site.coordinator()
-    site.worker("ann", *WORK, **ledger.env)
-    site.worker("ben", *WORK, **ledger.env)
+    site.worker("ann", *WORK, env=ledger.env)
+    site.worker("ben", *WORK, env=ledger.env)
 
     def kill_and_restart(coordinator: Process) -> None:
         for _ in some_moments(ledger, 600, 3):
@@ -191,14 +191,14 @@ def test_a_coordinator_that_is_killed_under_load_loses_nothing(site: Site, ledge
 def test_a_coordinator_that_is_killed_under_load_loses_nothing_of_postgresql(
     rabbitmq: NodeInfo, tmp_path: Path, postgres_url: str
 ) -> None:
-    with site_on(rabbitmq, tmp_path, **EAGER, FLUFFLE_DATABASE_URL=postgres_url) as site:
+    with site_on(rabbitmq, tmp_path, env={**EAGER, "FLUFFLE_DATABASE_URL": postgres_url}) as site:
         kill_coordinators_under_load(site, Ledger(site))
 
 
 def test_a_standby_takes_over_from_a_leader_that_is_killed(site: Site, ledger: Ledger) -> None:
     leader = site.coordinator(until="leading")
     standby = site.coordinator(until="standing by")
-    site.worker("ann", *WORK, **ledger.env)
+    site.worker("ann", *WORK, env=ledger.env)
 
     def kill() -> None:
         for _ in some_moments(ledger, 500, 1):
@@ -212,7 +212,7 @@ def test_a_standby_takes_over_from_a_leader_that_is_killed(site: Site, ledger: L
 def test_a_leader_that_was_suspended_past_its_lease_stands_down(site: Site, ledger: Ledger) -> None:
     leader = site.coordinator(until="leading")
     standby = site.coordinator(until="standing by")
-    site.worker("ann", *WORK, **ledger.env)
+    site.worker("ann", *WORK, env=ledger.env)
 
     def suspend_and_resume() -> None:
         for _ in some_moments(ledger, 500, 1):
@@ -232,7 +232,7 @@ def test_a_standby_takes_over_from_a_leader_that_is_cut_off_from_rabbitmq(
     with proxy_before(site.url) as proxy:
         leader = site.coordinator(until="leading", url=proxy.url)
         site.coordinator(until="standing by")
-        site.worker("ann", *WAIT, **ledger.env)
+        site.worker("ann", *WAIT, env=ledger.env)
         client.submit(behind(gate, "t"))
         ledger.note("t")
         until(lambda: ledger.effects("started"), "the task is started")
@@ -252,7 +252,7 @@ def test_coordinators_that_lose_rabbitmq_and_their_leader_at_once_go_on_when_it_
     with proxy_before(site.url) as proxy:
         leader = site.coordinator(until="leading", url=proxy.url)
         standby = site.coordinator(until="standing by", url=proxy.url)
-        site.worker("ann", *WAIT, **ledger.env)
+        site.worker("ann", *WAIT, env=ledger.env)
         client.submit(behind(gate, "t"))
         ledger.note("t")
         until(lambda: ledger.effects("started"), "the task is started")
@@ -315,8 +315,8 @@ def test_a_node_that_is_killed_under_load_loses_nothing(site: Site, ledger: Ledg
     if site.rabbitmq.node is None:
         pytest.skip("this broker is not ours to kill")
     site.coordinator()
-    site.worker("ann", *WORK, **ledger.env)
-    site.worker("ben", *WORK, **ledger.env)
+    site.worker("ann", *WORK, env=ledger.env)
+    site.worker("ben", *WORK, env=ledger.env)
 
     def kill_and_restart() -> None:
         for _ in some_moments(ledger, 600, 1):

@@ -145,7 +145,11 @@ def test_a_worker_whose_optional_fields_are_all_null_is_online(client: Amqp, rep
     for name in optional(messages.Presence):
         llm = f"null-{report}-{name.replace('_', '-')}"
         client.publish(STATUS, f"{llm}.{report}", {"name": llm, "instance": "i", name: None}, reply_to=ANSWERS)
-        until(lambda llm=llm: is_online(client, llm), f"{llm} is online")
+        until_online(client, llm)
+
+
+def until_online(client: Amqp, llm: str) -> None:
+    until(lambda: is_online(client, llm), f"{llm} is online")
 
 
 def is_online(client: Amqp, llm: str) -> bool:

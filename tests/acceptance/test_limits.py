@@ -53,7 +53,7 @@ def test_a_flood_is_stopped_and_told_and_what_was_taken_is_done(
     finally:
         rabbitmq.control("clear_policy", "small")
     site.coordinator()
-    site.worker("llm", "--handler", "tests.support.recording_llms:work", "--slots", "10", **ledger.env)
+    site.worker("llm", "--handler", "tests.support.recording_llms:work", "--slots", "10", env=ledger.env)
     shell("task", "submit", "one more", "--id", "late", "--assignee", "llm", "--wait")
     until(lambda: ledger.done() == taken + 1, "everything that was taken is done")
 

@@ -36,7 +36,7 @@ def site(site: Site, ledger: Ledger) -> Site:
 @pytest.fixture
 def ada(site: Site, ledger: Ledger) -> str:
     """An LLM that tells what was said before, with one slot."""
-    site.worker("ada", *CONVERSE, **ledger.env)
+    site.worker("ada", *CONVERSE, env=ledger.env)
     return "ada"
 
 
@@ -186,7 +186,7 @@ def test_what_was_said_to_an_earlier_worker_is_answered_once_more_when_it_is_sai
     [worker] = site.workers
     worker.terminate()
     worker.wait()
-    site.worker("ada", *CONVERSE, **ledger.env)
+    site.worker("ada", *CONVERSE, env=ledger.env)
     said_plainly(client, "continue", "continue")
     told = until_recorded(ana, 6, conversation_id="walk")
     assert len({view.in_reply_to for view in told if view.in_reply_to}) == 3
@@ -202,7 +202,7 @@ def test_a_message_without_an_id_that_comes_again_to_a_new_worker_is_answered_on
     until_recorded(ana, 2, conversation_id="walk")
     site.workers[0].kill()
     gate.touch()
-    site.worker("ada", *CONVERSE, **ledger.env)
+    site.worker("ada", *CONVERSE, env=ledger.env)
     told = until_recorded(ana, 4, conversation_id="walk")
     assert len({view.in_reply_to for view in told if view.in_reply_to}) == 2
 
@@ -228,11 +228,11 @@ def test_a_worker_that_is_killed_while_it_answers_leaves_one_answer(
     site: Site, ana: SyncClient, tmp_path: Path, ledger: Ledger
 ) -> None:
     gate = tmp_path / "gate"
-    first = site.worker("ada", *CONVERSE, **ledger.env)
+    first = site.worker("ada", *CONVERSE, env=ledger.env)
     question = ana.send("ada", "one", metadata={"gate": str(gate)})
     until(lambda: len(ledger.effects("asked")) == 1, "the first worker has begun to answer")
     first.kill()
-    site.worker("ada", *CONVERSE, **ledger.env)
+    site.worker("ada", *CONVERSE, env=ledger.env)
     until(lambda: len(ledger.effects("asked")) == 2, "the second worker has begun to answer")
     gate.touch()
     inbox = ana.inbox()
@@ -251,7 +251,7 @@ def test_an_answer_that_was_given_before_the_worker_died_is_not_given_again(
     question = {"sender": "user.ana", "content": "one", "id": answered.in_reply_to}
     client.publish("fluffle.messages", "llm.ada", question)
     client.give_back("llm.ada")  # as when the worker dies before it has acknowledged the question
-    site.worker("ada", *CONVERSE, **ledger.env)
+    site.worker("ada", *CONVERSE, env=ledger.env)
     assert ana.ask(ada, "two").content == "answering two"
     site.workers[-1].wait_for("answered already")
     assert len(ledger.effects("asked")) == 2
@@ -304,7 +304,7 @@ def test_people_answer_each_other(ana: SyncClient, bo: SyncClient) -> None:
 def test_a_group_and_everybody_get_what_is_for_them(
     ana: SyncClient, bo: SyncClient, site: Site, ledger: Ledger
 ) -> None:
-    site.worker("ada", *CONVERSE, "--group", "readers", **ledger.env)
+    site.worker("ada", *CONVERSE, "--group", "readers", env=ledger.env)
     assert list(ana.inbox(wait=False)) == list(bo.inbox(wait=False)) == []
     bo.join("readers")
     ana.send("group.readers", "to the readers")

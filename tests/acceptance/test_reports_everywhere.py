@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -150,7 +150,9 @@ class Everywhere:
 
     def asked(self, query: dict[str, Any]) -> ReportView:
         """What the client gets, which is what SQL says."""
-        moments = {name: datetime.fromisoformat(query[name]) for name in ("since", "until") if name in query}
+        moments: dict[str, Any] = {
+            name: datetime.fromisoformat(query[name]) for name in ("since", "until") if name in query
+        }
         view = self._client.report(**{**query, **moments})
         answering = QueryHandlers(self._reader, clock=lambda: self.now, policy="earliest-finish", lease=LEAD)
         _, body = answering.answer("report", json.dumps(query).encode())
@@ -205,7 +207,7 @@ def test_a_report_is_the_same_everywhere(everywhere: Everywhere) -> None:
     @settings(max_examples=HISTORIES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(st.data())
     def agree(data: st.DataObject) -> None:
-        log = everywhere.live(data.draw)
+        log = everywhere.live(cast(st.DrawFn, data.draw))
         for _ in range(REPORTS):
             query = data.draw(queries(everywhere.now))
             view = everywhere.asked(query)

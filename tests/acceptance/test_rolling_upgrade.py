@@ -29,7 +29,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(rabbitmq: NodeInfo, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     """A site on each kind of database."""
     url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
-    with site_on(rabbitmq, tmp_path, **({"FLUFFLE_DATABASE_URL": url} if url else {})) as site:
+    with site_on(rabbitmq, tmp_path, env={"FLUFFLE_DATABASE_URL": url} if url else {}) as site:
         yield site
 
 
@@ -53,7 +53,7 @@ def test_a_running_leader_of_the_version_before_works_on_while_the_new_one_upgra
     ledger, old = Ledger(site), site.coordinator(version=before)
     first = schema_of(site)
     assert first < HEAD, "the old one has made the database as it knows it"
-    site.worker("ada", *WORKER, **ledger.env)
+    site.worker("ada", *WORKER, env=ledger.env)
     with amqp(site.url) as client:
         submit(client, ledger, *(f"before-{n}" for n in range(20)))
         new = site.coordinator(until="standing by")
@@ -72,7 +72,7 @@ def test_a_running_leader_of_the_version_before_works_on_while_the_new_one_upgra
 
 def test_a_leader_of_the_version_before_that_is_killed_leaves_nothing_undone(site: Site, before: Path) -> None:
     ledger, old = Ledger(site), site.coordinator(version=before)
-    site.worker("ada", *WORKER, **ledger.env)
+    site.worker("ada", *WORKER, env=ledger.env)
     new = site.coordinator(until="standing by")
     with amqp(site.url) as client:
         submit(client, ledger, *(f"t-{n}" for n in range(40)))

@@ -34,7 +34,7 @@ class Running:
 
     def __init__(self, site: Site, ledger: Ledger, client: Amqp, *, url: str | None = None) -> None:
         self._site, self._ledger, self._gate = site, ledger, site.state / "gate"
-        self.worker = site.worker("ann", *WAIT, url=url, **ledger.env)
+        self.worker = site.worker("ann", *WAIT, url=url, env=ledger.env)
         client.submit({"id": "t", "description": "wait", "inputs": {"gate": str(self._gate)}, "max_attempts": 1})
         ledger.note("t")
         until(lambda: ledger.effects("started"), "the task runs")
@@ -127,7 +127,7 @@ def test_a_pause_before_the_next_attempt_is_as_long_when_the_clock_is_set(
 ) -> None:
     clock = Clock(site.state / "clock")
     site.coordinator(altered=[clock.change])
-    site.worker("ann", "--handler", "tests.support.recording_llms:fail_twice", **ledger.env)
+    site.worker("ann", "--handler", "tests.support.recording_llms:fail_twice", env=ledger.env)
     client.submit({"id": "t", "description": "work"})
     ledger.note("t")
     until(lambda: site.select("select 1 from tasks where status = 'blocked' and attempt = 2"), "it pauses for 2 s")

@@ -8,6 +8,7 @@ import pytest
 from broker.ids import uuid7
 from broker.protocol.messages import Vote
 from broker.protocol.views import TaskView
+from fluffle.client.kwargs import TaskFields
 from fluffle.client.sync import SyncClient
 from tests.support.processes import Process, until
 from tests.support.rabbitmq import NodeInfo
@@ -67,15 +68,22 @@ def client(place: Site) -> Iterator[SyncClient]:
         yield client
 
 
+def until_running(client: SyncClient, task_id: str) -> None:
+    until(lambda: client.task(task_id).status == "in_progress", f"{task_id} runs")
+
+
 def test_five_running_descendants_are_stopped_with_the_task_that_is_cancelled(
     client: SyncClient, tmp_path: Path
 ) -> None:
-    run, parents = uuid7(), {"a": None, "a1": "a", "a2": "a", "a11": "a1", "a12": "a1", "a111": "a11"}
+    run = uuid7()
+    parents: dict[str, str | None] = {"a": None, "a1": "a", "a2": "a", "a11": "a1", "a12": "a1", "a111": "a11"}
     for name, parent in parents.items():
         inputs = {"until": str(tmp_path / "never"), "stopped": str(tmp_path / f"{name}-stopped")}
-        above = {} if parent is None else {"parent_id": f"{run}-{parent}"}
-        task = client.submit(f"part {name}", id=f"{run}-{name}", inputs=inputs, skills=["obey"], **above)
-        until(lambda task=task: client.task(task.id).status == "in_progress", f"{name} runs")
+        fields: TaskFields = {"id": f"{run}-{name}", "inputs": inputs, "skills": ["obey"]}
+        if parent is not None:
+            fields["parent_id"] = f"{run}-{parent}"
+        client.submit(f"part {name}", **fields)
+        until_running(client, f"{run}-{name}")
     client.cancel(f"{run}-a", "no longer needed")
     ends = {
         view.id.removeprefix(f"{run}-"): view

@@ -45,7 +45,7 @@ def test_three_llms_with_one_slot_each_delegate_in_a_ring(site: Site, person: Sy
 
 
 def test_a_question_is_answered_while_its_llm_does_other_work(site: Site, person: SyncClient, ledger: Ledger) -> None:
-    site.worker("ada", "--handler", f"{HERE}:ask", **ledger.env)
+    site.worker("ada", "--handler", f"{HERE}:ask", env=ledger.env)
     task = person.submit(
         "paint", assignee="ada", inputs={"questions": ["Which colour?", "Which size?"]}, timeout=TIMEOUT
     )
@@ -70,7 +70,7 @@ def test_a_question_is_answered_while_its_llm_does_other_work(site: Site, person
 
 def test_a_question_outlives_the_worker_that_asked(site: Site, person: SyncClient, ledger: Ledger) -> None:
     env = {**ledger.env, "FLUFFLE_LEASE": "2"}
-    worker = site.worker("ada", "--handler", f"{HERE}:ask", **env)
+    worker = site.worker("ada", "--handler", f"{HERE}:ask", env=env)
     task = person.submit("paint", inputs={"questions": ["Which colour?", "Which size?"]}, max_attempts=1)
     until(lambda: person.task(task.id).status is Status.INPUT_REQUIRED, "it asks")
     person.answer(task.id, "blue")
@@ -78,7 +78,7 @@ def test_a_question_outlives_the_worker_that_asked(site: Site, person: SyncClien
     worker.kill()
     until(lambda: person.task(task.id).attempts[0].outcome == "lost", "the worker is missed")
     assert person.task(task.id).status is Status.INPUT_REQUIRED
-    site.worker("ada", "--handler", f"{HERE}:ask", **env)
+    site.worker("ada", "--handler", f"{HERE}:ask", env=env)
     assert [effect["attempt"] for effect in ledger.effects("started")] == [1]
     person.answer(task.id, "small")
     assert task.result(20) == {"Which colour?": "blue", "Which size?": "small"}
@@ -194,7 +194,7 @@ def test_a_command_uses_the_tools_of_its_worker(site: Site, person: SyncClient) 
 def test_a_task_that_is_cancelled_takes_five_running_parts_with_it(
     site: Site, person: SyncClient, ledger: Ledger
 ) -> None:
-    site.worker("ada", "--handler", f"{HERE}:spread", "--slots", "5", **ledger.env)
+    site.worker("ada", "--handler", f"{HERE}:spread", "--slots", "5", env=ledger.env)
     task = person.submit("the whole", inputs=[2, 1])  # two parts, and one part of each, which wait for ever
     more = person.submit("another", parent_id=task.id)
     until(lambda: len(ledger.effects("started")) == 6, "the whole and its five descendants have begun")

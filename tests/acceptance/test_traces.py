@@ -59,8 +59,8 @@ def only(spans: list[Span]) -> Span:
 
 
 def test_the_spans_of_a_task_share_one_trace_from_its_submission_to_its_result(site: Site, collector: Receiver) -> None:
-    site.coordinator(**collector.env)
-    site.worker("ada", *PAID, **collector.env)
+    site.coordinator(env=collector.env)
+    site.worker("ada", *PAID, env=collector.env)
     command = ("task", "submit", "Go", "--id", "seen", "--input", '"well"', "--wait")
     with fluffle(*command, url=site.url, state=site.state, env=collector.env) as submitting:
         assert submitting.wait() == 0
@@ -100,8 +100,8 @@ def test_the_spans_of_a_task_share_one_trace_from_its_submission_to_its_result(s
 def test_a_failed_attempt_is_told_and_the_trace_is_that_of_a_submitter_who_has_one(
     site: Site, client: Amqp, collector: Receiver
 ) -> None:
-    site.coordinator(**collector.env)
-    site.worker("ada", *PAID, **collector.env)
+    site.coordinator(env=collector.env)
+    site.worker("ada", *PAID, env=collector.env)
     answers = client.queue()
     task = {"description": "Go", "inputs": "badly", "max_attempts": 1}
     client.submit(task, reply_to=answers, headers={"traceparent": TRACE})
@@ -119,9 +119,9 @@ HANDS_ON = ("--handler", "tests.support.tool_llms:hand_on")
 
 
 def test_what_is_delegated_is_below_the_call_that_did_it(site: Site, client: Amqp, collector: Receiver) -> None:
-    site.coordinator(**collector.env)
+    site.coordinator(env=collector.env)
     for name in ("ada", "bob"):
-        site.worker(name, *HANDS_ON, **collector.env)
+        site.worker(name, *HANDS_ON, env=collector.env)
     answers = client.queue()
     task = {"description": "Go", "assignee": "ada", "inputs": {"way": ["bob"]}}
     client.submit(task, reply_to=answers, headers={"traceparent": TRACE})
@@ -149,9 +149,9 @@ def test_what_is_delegated_belongs_to_the_trace_although_the_worker_tells_no_spa
 
 
 def test_what_a_submitter_has_not_sampled_is_sent_by_nobody(site: Site, client: Amqp, collector: Receiver) -> None:
-    coordinator = site.coordinator(**collector.env)
+    coordinator = site.coordinator(env=collector.env)
     answers = client.queue()
-    worker = site.worker("ada", *PAID, **collector.env)
+    worker = site.worker("ada", *PAID, env=collector.env)
     task = {"description": "Go", "inputs": "well"}
     client.submit(task, reply_to=answers, headers={"traceparent": TRACE.removesuffix("01") + "00"})
     until(lambda: client.depth(answers) == 2, "it is done")

@@ -61,7 +61,7 @@ def test_the_tasks_around_a_submission_that_cannot_be_delivered_are_done(
     publish_untranslatable(site.url, "fluffle.tasks/submit", body=b'{"description": "bad"}')
     ids += submit_ten(client, ledger, answers, "after")
     coordinator = site.coordinator()
-    site.worker("ann", *WORK, **ledger.env)
+    site.worker("ann", *WORK, env=ledger.env)
     assert endings(client, answers, ids) == dict.fromkeys(ids, "task.completed")
     until(lambda: client.depth(REJECTED) == 1, "the bad one is a dead letter, and no other is")
     assert f"{FAILED_DELIVERIES} {COORDINATOR}" in coordinator.output
@@ -74,7 +74,7 @@ def test_the_tasks_around_a_submission_that_cannot_be_delivered_are_done(
 
 def test_the_assignments_around_one_that_cannot_be_delivered_are_done(site: Site, ledger: Ledger, client: Amqp) -> None:
     site.coordinator()
-    worker = site.worker("ann", *WORK, **ledger.env)
+    worker = site.worker("ann", *WORK, env=ledger.env)
     answers = client.queue()
     ids = submit_ten(client, ledger, answers, "before", assignee="ann")
     publish_untranslatable(site.url, "llm.ann.work")
@@ -91,7 +91,7 @@ def test_an_llm_answers_the_messages_around_one_that_cannot_be_delivered(
     site: Site, ledger: Ledger, client: Amqp
 ) -> None:
     site.coordinator()
-    worker = site.worker("ada", *CONVERSE, **ledger.env)
+    worker = site.worker("ada", *CONVERSE, env=ledger.env)
     answers, questions = client.queue(), [f"question-{number}" for number in range(6)]
     for place, question in enumerate(questions):
         if place == 3:

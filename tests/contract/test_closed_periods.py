@@ -9,7 +9,7 @@ from sqlalchemy import Engine, select
 from broker.errors import NotTheLeader
 from broker.protocol.report_catalog import PREDEFINED
 from broker.protocol.topology import STATUS, TASKS
-from broker.timestamps import to_iso
+from broker.timestamps import Micros, to_iso
 from coordinator import batch as batch_processor
 from coordinator.queries.handlers import QueryHandlers
 from coordinator.queries.reports import closing
@@ -54,7 +54,7 @@ def closed(engine: Engine) -> list[tuple[float, float]]:
 
 def told(harness: BatchHarness, **span: Any) -> list[Any]:
     """Every predefined report."""
-    queries = QueryHandlers(harness.store.engine, clock=harness.now, policy="earliest-finish", lease=int(LEASE))
+    queries = QueryHandlers(harness.store.engine, clock=harness.now, policy="earliest-finish", lease=Micros(int(LEASE)))
     answers = [queries.answer("report", json.dumps({"name": name, **span}).encode()) for name in PREDEFINED]
     return [json.loads(body) | {"generated_at": None} for kind, body in answers if kind == "query.answer"]
 

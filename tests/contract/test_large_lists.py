@@ -97,7 +97,8 @@ def test_a_list_has_the_beginnings_of_long_texts_and_tells_what_is_left_out(
 def test_a_page_of_large_tasks_ends_early_and_the_next_one_goes_on(queries: QueryHandlers, store: Store) -> None:
     ids = [f"{number:0>63}" for number in range(1000)]
     stored(store, *(a_task(number, depends_on=ids) for number in range(1, 101)))
-    seen, pages, before = [], 0, None
+    seen: list[str] = []
+    pages, before = 0, None
     while pages == 0 or before is not None:
         page = ask(queries, TasksQuery(limit=1000, before=before), TaskPage)
         seen += [view.id for view in page.tasks]
@@ -107,7 +108,7 @@ def test_a_page_of_large_tasks_ends_early_and_the_next_one_goes_on(queries: Quer
 
 
 def test_a_list_of_large_tasks_takes_little_memory(queries: QueryHandlers, store: Store) -> None:
-    large = {"description": "d" * LARGE, "metadata": {"m": "m" * LARGE}}
+    large: dict[str, Any] = {"description": "d" * LARGE, "metadata": {"m": "m" * LARGE}}
     for start in range(1, 101, 10):
         stored(store, *(a_task(number, **large) for number in range(start, start + 10)))
     tracemalloc.start()
@@ -129,7 +130,8 @@ def test_a_task_whose_view_is_too_large_is_shown_with_what_fits(queries: QueryHa
 def test_messages_come_whole_and_page_by_page(queries: QueryHandlers, store: Store) -> None:
     said = [_said(number, "w" * LARGE) for number in range(10)]
     commit(store, StateChanges(messages={message.id: (message, NOW) for message in said}))
-    seen, before = [], None
+    seen: list[str] = []
+    before = None
     while not seen or before is not None:
         page = ask(queries, MessagesQuery(limit=50, before=before), MessagePage)
         assert all(len(message.content) == LARGE for message in page.messages)

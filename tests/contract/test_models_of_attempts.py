@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from broker.protocol.topology import STATUS, TASKS, control_address
+from broker.timestamps import Micros
 from coordinator import batch as batch_processor
 from coordinator.queries.handlers import QueryHandlers
 from coordinator.queries.reports import closing
@@ -44,7 +45,7 @@ def submit(harness: BatchHarness, *ids: str) -> None:
 
 
 def ask(harness: BatchHarness, query: str, **fields: Any) -> Any:
-    queries = QueryHandlers(harness.store.engine, clock=harness.now, policy="earliest-finish", lease=int(LEASE))
+    queries = QueryHandlers(harness.store.engine, clock=harness.now, policy="earliest-finish", lease=Micros(int(LEASE)))
     kind, body = queries.answer(query, json.dumps(fields).encode())
     assert kind == "query.answer", body
     return json.loads(body)
@@ -150,7 +151,7 @@ def test_the_text_of_a_running_attempt_that_stops_coming_is_told(harness: BatchH
         harness.store.engine,
         clock=harness.now,
         policy="earliest-finish",
-        lease=int(LEASE),
+        lease=Micros(int(LEASE)),
         quiet_since=harness.books.quiet_since,
     )
 

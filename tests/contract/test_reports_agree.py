@@ -1,6 +1,7 @@
 """The numbers of a report are the same from SQL and from a naive count over the events, whatever has happened."""
 
 import json
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -44,7 +45,7 @@ def test_the_books_and_the_events_tell_the_same(
                 connection.execute(table.delete())
         store = Store(engine)
         assert store.take_lead("leader", T0, LEAD)
-        world = lived(store, data.draw)
+        world = lived(store, cast(st.DrawFn, data.draw))
         now = world.harness.now()
         store.close()
         answering = QueryHandlers(reader, clock=world.harness.now, policy="earliest-finish", lease=LEAD)

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import string
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -307,7 +308,11 @@ def test_pauses_that_are_too_long_are_shortened(store: Store) -> None:
 def test_a_coordinator_that_leads_no_more_moves_no_pauses(store: Store) -> None:
     stored(store, *waiting_tasks())
     store.epoch -= 1
-    for move in (lambda: store.move_pauses(Micros(9), NOW, LEAD), lambda: store.shorten_pauses(T0, NOW, LEAD)):
+    moves: tuple[Callable[[], None], ...] = (
+        lambda: store.move_pauses(Micros(9), NOW, LEAD),
+        lambda: store.shorten_pauses(T0, NOW, LEAD),
+    )
+    for move in moves:
         with pytest.raises(NotTheLeader):
             move()
 

@@ -108,7 +108,7 @@ async def post(site: Site, ledger: Ledger, messages: int) -> Post:
     it = Post(each=-(-messages // OF_EACH))
     site.coordinator()
     for name in LLMS:
-        site.worker(name, "--handler", "tests.support.recording_llms:echo", **ledger.env)
+        site.worker(name, "--handler", "tests.support.recording_llms:echo", env=ledger.env)
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
         people = {name: await stack.enter_async_context(Client(site.url, user=site.person(name))) for name in PEOPLE}
@@ -139,8 +139,8 @@ async def post(site: Site, ledger: Ledger, messages: int) -> Post:
     it.seconds = time.monotonic() - begun
     it.heard = [effect["task"] for effect in ledger.effects("asked")]
     site.drain(within=WITHIN)
-    with amqp(site.url) as client:
-        it.left = {queue: client.depth(queue) for queue in site.queues}
+    with amqp(site.url) as plain:
+        it.left = {queue: plain.depth(queue) for queue in site.queues}
     return it
 
 

@@ -114,7 +114,7 @@ def publish_in_bulk(site: Site, ledger: Ledger, count: int, seed: int) -> Surviv
 
 
 def _worker(site: Site, ledger: Ledger) -> Process:
-    return site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "20", **ledger.env)
+    return site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "20", env=ledger.env)
 
 
 def _malformed(seed: int) -> Iterator[Raw]:

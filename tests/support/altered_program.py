@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 def no_outbox() -> None:
@@ -173,8 +173,8 @@ def _alter_clock(ahead: Callable[[], int]) -> None:
 
     class Wrong(datetime):
         @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:
-            return datetime.fromtimestamp(time.time(), tz)
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(time.time(), tz)
 
     for module in (mail, chat_client, attempt, reporter):
         _replace(module, "datetime", Wrong)

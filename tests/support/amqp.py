@@ -147,7 +147,7 @@ class Amqp:
 
         It may still be on its way back from a consumer that has just died.
         """
-        method = None
+        method: Any = None
 
         def got() -> bool:
             nonlocal method

@@ -8,7 +8,7 @@ from urllib.error import HTTPError
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.processes import Process
+from tests.support.processes import Process, until
 
 ON = {"FLUFFLE_METRICS_PORT": "0"}
 """Settings of a program that is to be looked at."""
@@ -55,3 +55,8 @@ def health(process: Process, page: str) -> tuple[int, Any]:
             return answer.status, json.load(answer)
     except HTTPError as error:
         return error.code, json.load(error)
+
+
+def wait_for_readiness(process: Process, status: int) -> None:
+    """Wait until `/readyz` answers with that status."""
+    until(lambda: health(process, "/readyz")[0] == status, f"/readyz answers {status}")

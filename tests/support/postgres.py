@@ -71,7 +71,8 @@ class Postgres:
         self._execute(sql.SQL("CREATE DATABASE {}"), name)
         if place is not None:
             place.chmod(0o700)
-            shutil.chown(place, self._account)
+            if self._account is not None:
+                shutil.chown(place, self._account)
             with self._connect() as connection:
                 where = sql.Literal(str(place))
                 connection.execute(sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(sql.Identifier(name), where))

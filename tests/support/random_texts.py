@@ -6,13 +6,27 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
+from pydantic import JsonValue
+
 from fluffle.web.markdown import _TAGS, render
 
 _NAMES = ("a", "b", "", "a/b", "~", "$id", "x" * 100, "\u2028", "constructor")
 _REFS = ("#", "#/$defs/a", "#/$defs/b", "#/properties/a", "#missing", "http://evil.example/s", "#/%", "../x", "a#b", "")
 _PATTERNS = ("^(a+)+$", "(", "[", "a{999999999}", "\\p{L}", "(?P<x>a)(?P=x)", "x" * 2000, "", "^a*$")
 _NUMBERS = (0, 1, -1, 1.5, 2**70, True, None, "1")
-_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null", "any", ["string", "null"], [], 5)
+_TYPES: tuple[JsonValue, ...] = (
+    "object",
+    "array",
+    "string",
+    "integer",
+    "number",
+    "boolean",
+    "null",
+    "any",
+    ["string", "null"],
+    [],
+    5,
+)
 _PIECES = (
     *(
         "[",

@@ -6,7 +6,7 @@ import secrets
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from pathlib import Path
@@ -37,25 +37,31 @@ class Site:
     """Coordinators and workers on one broker, with one database."""
 
     def __init__(
-        self, rabbitmq: NodeInfo, state: Path, *, server: Postgres | None = None, disk: Path | None = None, **env: str
+        self,
+        rabbitmq: NodeInfo,
+        state: Path,
+        *,
+        server: Postgres | None = None,
+        disk: Path | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
-        """`env` are settings of all its processes.
+        """Settings of all its processes are in `env`.
 
         The database is a new one of `server`, or else a SQLite file. It lies in the folder `disk` if one is given.
         """
+        self.env = {**(env or {})}
         self._name = f"books_{secrets.token_hex(4)}"
         if server is not None:
-            env["FLUFFLE_DATABASE_URL"] = server.create(self._name, disk)
+            self.env["FLUFFLE_DATABASE_URL"] = server.create(self._name, disk)
         elif disk is not None:
-            env["FLUFFLE_DATABASE_URL"] = f"sqlite:///{disk / 'fluffle.db'}"
+            self.env["FLUFFLE_DATABASE_URL"] = f"sqlite:///{disk / 'fluffle.db'}"
         self.server = server
         self.rabbitmq = rabbitmq
         self.url = rabbitmq.url
         self.state = state
-        self.env = env
         self._sqlite = (disk or state) / "fluffle.db"
         reading = f"sqlite:///file:{self._sqlite}?mode=ro&uri=true"
-        self._database = env.get("FLUFFLE_DATABASE_URL", reading) if disk is None or server else reading
+        self._database = self.env.get("FLUFFLE_DATABASE_URL", reading) if disk is None or server else reading
         self.coordinators: list[Process] = []
         self.workers: list[Process] = []
         self.queues = {REJECTED, COORDINATOR, QUERIES, UNDELIVERED}
@@ -69,12 +75,21 @@ class Site:
         altered: Sequence[str] = (),
         version: Path | None = None,
         inside: Sequence[str] = (),
-        **env: str,
+        env: Mapping[str, str] | None = None,
+        **settings: str,
     ) -> Process:
         """Start a coordinator, on another `url` of the broker if need be, and wait until it has printed `until`."""
-        place = {"url": url or self.url, "state": self.state, "env": {**self.env, **env}}
         process = self._running.enter_context(
-            fluffle("coordinator", **place, until=until, altered=altered, version=version, inside=inside)
+            fluffle(
+                "coordinator",
+                url=url or self.url,
+                state=self.state,
+                until=until,
+                env={**self.env, **(env or {}), **settings},
+                altered=altered,
+                version=version,
+                inside=inside,
+            )
         )
         self.coordinators.append(process)
         return process
@@ -87,13 +102,23 @@ class Site:
         url: str | None = None,
         altered: Sequence[str] = (),
         inside: Sequence[str] = (),
-        **env: str,
+        env: Mapping[str, str] | None = None,
+        **settings: str,
     ) -> Process:
         """Start a worker, on another `url` of the broker if need be, and wait until it has printed `until`."""
         self.queues |= {work_queue(name), llm_address(name)}
-        where = {"url": url or self.url, "state": self.state, "env": {**self.env, **env}}
         process = self._running.enter_context(
-            fluffle("worker", name, *options, **where, until=until, altered=altered, inside=inside)
+            fluffle(
+                "worker",
+                name,
+                *options,
+                url=url or self.url,
+                state=self.state,
+                until=until,
+                env={**self.env, **(env or {}), **settings},
+                altered=altered,
+                inside=inside,
+            )
         )
         self.workers.append(process)
         return process
@@ -232,15 +257,22 @@ def _end(processes: list[Process]) -> None:
 
 @contextmanager
 def site_on(
-    rabbitmq: NodeInfo, state: Path, *, server: Postgres | None = None, disk: Path | None = None, **env: str
+    rabbitmq: NodeInfo,
+    state: Path,
+    *,
+    server: Postgres | None = None,
+    disk: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    **settings: str,
 ) -> Iterator[Site]:
     """A site, see there; its exchanges and queues are there, and empty.
 
     Its database is in PostgreSQL also where FLUFFLE_TEST_DATABASE=postgresql says so for all.
     """
+    env = {**(env or {}), **settings}
     if ON_POSTGRESQL and disk is None and "FLUFFLE_DATABASE_URL" not in env:
         server = server or shared()
-    site = Site(rabbitmq, state, server=server, disk=disk, **env)
+    site = Site(rabbitmq, state, server=server, disk=disk, env=env)
     with amqp(site.url) as client:
         client.delete(*site.queues)
     asyncio.run(_declare(site.url))

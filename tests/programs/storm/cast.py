@@ -87,9 +87,9 @@ class Cast:
         inside, url = host.prefix if host else (), proxy.url if proxy else None
         if name in self.coordinators:
             database = {"FLUFFLE_DATABASE_URL": self.ways.database.url} if self.ways.database else {}
-            return self.site.coordinator(altered=altered, inside=inside, url=url, **database)
+            return self.site.coordinator(altered=altered, inside=inside, url=url, env=database)
         handler = ("--handler", "tests.support.recording_llms:work_for_a_while", "--slots", str(SLOTS))
-        return self.site.worker(name, *handler, altered=altered, inside=inside, url=url, **self.ledger.env)
+        return self.site.worker(name, *handler, altered=altered, inside=inside, url=url, env=self.ledger.env)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class Place:
         """Start a worker, which may be to die or to stand still somewhere."""
         handler = ("--handler", "tests.support.recording_llms:work", "--slots", str(slots))
         crash = {} if crash_at is None else {"FLUFFLE_CRASH_AT": crash_at}
-        return self.site.worker(name, *handler, url=url, **self.ledger.env, **crash)
+        return self.site.worker(name, *handler, url=url, env={**self.ledger.env, **crash})
 
     def all_completed(self) -> None:
         """Wait until every task that was submitted is completed."""
@@ -386,7 +386,7 @@ def play(row: Row, rabbitmq: NodeInfo, server: Postgres | None) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="matrix-")))
         disk = stack.enter_context(disks.small_disk()) if row.on_small_disk else None
         settings = {"FLUFFLE_LEASE": f"{row.lease:g}", "FLUFFLE_LEADER_LEASE": "1", "FLUFFLE_BATCH": "50"}
-        site = stack.enter_context(site_on(rabbitmq, folder, server=server, disk=disk, **settings))
+        site = stack.enter_context(site_on(rabbitmq, folder, server=server, disk=disk, env=settings))
         place = Place(site, disk)
         row.play(place)
         place.judge()

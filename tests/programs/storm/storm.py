@@ -74,7 +74,7 @@ def rage(rabbitmq: NodeInfo, plan: Plan, *, server: Postgres | None = None) -> O
     """One storm in a place of its own, with the books in a new database of `server`, or in SQLite."""
     with (
         tempfile.TemporaryDirectory(prefix="storm-") as folder,
-        site_on(rabbitmq, Path(folder), server=server, **settings(plan.lease)) as site,
+        site_on(rabbitmq, Path(folder), server=server, env=settings(plan.lease)) as site,
     ):
         ledger = Ledger(site)
         with cast_on(site, ledger, plan.altered) as cast:

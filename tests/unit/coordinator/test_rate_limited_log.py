@@ -32,9 +32,9 @@ def test_a_flood_is_counted_in_one_line_once_its_second_is_over() -> None:
     assert len(lines.all) == MOST_A_SECOND + 1
     now[0] = 8.0
     log.flush()
-    assert lines.all[-1] == ("refused: more of this kind", {"not_logged": 10_000 - MOST_A_SECOND})
+    assert lines.all[-1:] == [("refused: more of this kind", {"not_logged": 10_000 - MOST_A_SECOND})]
     log.warning("refused", id="later")
-    assert lines.all[-1] == ("refused", {"id": "later"})
+    assert lines.all[-1:] == [("refused", {"id": "later"})]
 
 
 def test_values_are_short_and_cannot_change_a_screen() -> None:
