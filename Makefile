@@ -14,7 +14,7 @@ help:
 	@echo 'make demo     RabbitMQ, a coordinator and three LLMs at work on a few files, then the report'
 	@echo 'make test     the whole suite; PYTEST_ARGS="-k lease -x" is passed on to pytest'
 	@echo 'make test-rabbitmq4   the tests with a broker once more, on RabbitMQ 4 in a container'
-	@echo 'make check    lint, format, types and import contracts'
+	@echo 'make check    lint, format, types, import contracts, and the structure of the files'
 	@echo 'make audit    known vulnerabilities of the libraries, where an index that knows them can be reached'
 	@echo 'make bench    the benchmarks, as tables'
 	@echo 'make chaos    a storm of faults, judged from outside; CHAOS_ARGS="--tasks 100000 --faults 500" for a long one'
@@ -45,6 +45,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_structure.py
 
 $(AUDITOR): | $(INSTALLED)
 	@$(BIN)/python -m venv .venv/audit
