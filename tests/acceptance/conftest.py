@@ -1,6 +1,6 @@
 """What the acceptance tests share: a RabbitMQ, and a site of real processes on it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from tests.support.amqp import Amqp, amqp
 from tests.support.postgres import postgres
 from tests.support.rabbitmq import NodeInfo, private_node
+from tests.support.role_users import Rights
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
 
@@ -53,3 +54,16 @@ def client(site: Site) -> Iterator[Amqp]:
     """A plain AMQP client of that site's broker."""
     with amqp(site.url) as client:
         yield client
+
+
+@pytest.fixture
+def connect(site: Site, rights: Rights) -> Iterator[Callable[[str], Amqp]]:
+    """A plain AMQP client for any of the users of the fixture `rights`, which the module defines."""
+    with rights.clients() as connect:
+        yield connect
+
+
+@pytest.fixture
+def ana(connect: Callable[[str], Amqp]) -> Amqp:
+    """A plain AMQP client of the user ana."""
+    return connect("ana")

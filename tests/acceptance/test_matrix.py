@@ -1,10 +1,10 @@
-"""Every row of the crash matrix once, those about the books on PostgreSQL: `make matrix` does all ten times on both."""
+"""Each row of the crash matrix once, those about the database on PostgreSQL. `make matrix` runs all ten times."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.programs.storm.matrix import ROWS, Row, play
+from tests.programs.storm.rows import ROWS, Row, play
 from tests.support.postgres import Postgres, postgres
 from tests.support.rabbitmq import NodeInfo
 
@@ -19,12 +19,12 @@ def server() -> Iterator[Postgres]:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if not row.is_about_books], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.depends_on_database], ids=lambda row: row.name)
 def test_a_row_of_the_crash_matrix_holds(row: Row, rabbitmq: NodeInfo) -> None:
     _play(row, rabbitmq, None)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.is_about_books], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.depends_on_database], ids=lambda row: row.name)
 def test_a_row_of_the_crash_matrix_holds_on_postgresql(row: Row, rabbitmq: NodeInfo, server: Postgres) -> None:
     _play(row, rabbitmq, server)
 

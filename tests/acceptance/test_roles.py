@@ -4,13 +4,12 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pika
 import pytest
-from pika.exceptions import AMQPError, ChannelClosedByBroker
+from pika.exceptions import ChannelClosedByBroker
 
 from broker.access.roles import Role
 from broker.protocol.messages import Progress
@@ -55,26 +54,6 @@ def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFa
                 )
         until(lambda: len(site.select("select 1 from llms")) == 2, "both are known")
         yield site
-
-
-@pytest.fixture
-def connect(site: Site, rights: Rights) -> Iterator[Callable[[str], Amqp]]:
-    """A plain AMQP client for any of the users."""
-    clients: list[Amqp] = []
-
-    def connect(user: str) -> Amqp:
-        clients.append(Amqp(rights.url_of[user]))
-        return clients[-1]
-
-    yield connect
-    for client in clients:
-        with suppress(AMQPError):
-            client.close()
-
-
-@pytest.fixture
-def ana(connect: Callable[[str], Amqp]) -> Amqp:
-    return connect("ana")
 
 
 def submitted(ana: Amqp, **task: Any) -> str:

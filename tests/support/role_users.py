@@ -1,9 +1,12 @@
 """RabbitMQ users with no more than the rights of their roles."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from pika.exceptions import AMQPError
 
 from broker.access import users
 from broker.access.admin_api import administration
@@ -12,6 +15,7 @@ from broker.amqp.robust_connection import RobustConnection
 from broker.amqp.url import of_user, vhost
 from broker.protocol.topology import SHARED
 from broker.settings import load_settings
+from tests.support.amqp import Amqp
 from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 
@@ -49,3 +53,19 @@ class Rights:
         password = urlsplit(self.url_of[user]).password
         assert password is not None
         return password
+
+    @contextmanager
+    def clients(self) -> Iterator[Callable[[str], Amqp]]:
+        """Return a function that connects a plain AMQP client for any of the users; the block ends the connections."""
+        connected: list[Amqp] = []
+
+        def connect(user: str) -> Amqp:
+            connected.append(Amqp(self.url_of[user]))
+            return connected[-1]
+
+        try:
+            yield connect
+        finally:
+            for client in connected:
+                with suppress(AMQPError):
+                    client.close()

@@ -1,91 +1,17 @@
-"""What people do by hand to tasks and LLMs: real commands on real processes."""
+"""People change tasks by hand: real commands on real processes."""
 
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from broker.ids import uuid7
-from broker.protocol.messages import Status
-from broker.protocol.views import TaskView
 from fluffle.client.events import Event
-from fluffle.client.sync import SyncClient
-from tests.support.processes import Process, fluffle, until
-from tests.support.rabbitmq import NodeInfo
+from tests.support.processes import fluffle, until
 from tests.support.shell import Shell
-from tests.support.site import Site, site_on
+from tests.support.steered_site import Place
 
-OBEY = ("--handler", "tests.support.scripted_llm:obey")
 LONG_AGO = "2020-01-01T00:00Z"
-
-
-class Place:
-    """A site with a coordinator and the LLMs ana and bea, both with one slot and the skill steer."""
-
-    def __init__(self, site: Site, client: SyncClient) -> None:
-        self.site = site
-        self.client = client
-        self.shell = Shell(site.url, site.state)
-
-    def worker(self, name: str, *options: str) -> AbstractContextManager[Process]:
-        """Another LLM, which obeys unless it is told otherwise, for the length of a block."""
-        way = () if "--exec" in options else OBEY
-        return fluffle("worker", name, *way, *options, url=self.site.url, state=self.site.state, until="ready")
-
-    def submit(self, **fields: Any) -> str:
-        """The id of a new task."""
-        return self.client.submit("anything", **fields).id
-
-    def is_(self, task_id: str, status: str) -> TaskView:
-        """Wait until a task has a status; it is returned."""
-        until(lambda: self.client.task(task_id).status == status, f"{task_id} is {status}")
-        return self.client.task(task_id)
-
-    def llm_is(self, name: str, state: str) -> None:
-        """Wait until an LLM is known and has a state."""
-        until(lambda: (name, state) in [(llm.name, llm.state) for llm in self.client.llms()], f"{name} is {state}")
-
-    def completed(self, task_id: str) -> TaskView:
-        """Wait until a task is completed; it is returned."""
-        [view] = self.client.wait(task_id, timeout=30)
-        assert view.status == "completed", view
-        return view
-
-    def listed(self, task_id: str) -> dict[str, str]:
-        """What `task list` tells of a task."""
-        columns = ("status", "priority", "llm", "submitted", "remark")
-        for line in self.shell("task", "list").splitlines():
-            found, *cells = line.split("\t")
-            if found == task_id:
-                return dict(zip(columns, cells, strict=False))
-        raise AssertionError(f"{task_id} is not listed")
-
-
-@pytest.fixture(scope="module")
-def place(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with site_on(rabbitmq, tmp_path_factory.mktemp("steering")) as site:
-        site.coordinator()
-        for name in ("ana", "bea"):
-            site.worker(name, *OBEY, "--skills", "steer")
-        with SyncClient(site.url) as client:
-            yield Place(site, client)
-
-
-@pytest.fixture(scope="module")
-def shell(place: Place) -> Shell:
-    return place.shell
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A file that does not exist yet, for tasks that wait for it."""
-    return tmp_path / "gate"
 
 
 # -- task assign, unassign -----------------------------------------------------------------------------------------
@@ -339,91 +265,3 @@ def test_a_dry_run_tells_who_would_get_a_task_and_why(place: Place, shell: Shell
     assert "no LLM named nobody" in shell.error("task", "submit", "x", "--dry-run", "--assignee", "nobody")
     assert "for one task" in shell.error("task", "submit", "x", "--dry-run", "--wait", code=2)
     assert list(place.client.tasks(label=[label])) == []
-
-
-# -- llm pause, resume, drain, set ---------------------------------------------------------------------------------
-
-
-def test_a_paused_llm_finishes_what_it_has_and_gets_nothing_new(place: Place, shell: Shell, gate: Path) -> None:
-    with place.worker("pia", "--skills", "pia", "--slots", "2"):
-        running = place.submit(skills=["pia"], inputs={"until": str(gate)})
-        place.is_(running, "in_progress")
-        assert shell("llm", "pause", "pia") == "pia\tpaused\t1/2\tpia\n"
-        waiting = place.submit(skills=["pia"])
-        gate.touch()
-        place.completed(running)
-        assert place.client.task(waiting).status == "pending"
-        assert re.search(r"^Waits: +for pia, which is paused$", shell("task", "show", waiting), re.MULTILINE)
-        [row] = [line.split("\t") for line in shell("llm", "list").splitlines() if line.startswith("pia\t")]
-        assert row[1] == "paused"
-        assert shell("llm", "resume", "pia").startswith("pia\tonline\t")
-        assert place.completed(waiting).llm == "pia"
-        shell("llm", "pause", "pia")
-    place.llm_is("pia", "offline")
-    assert shell.json("llm", "show", "pia")["paused"]
-    assert re.search(r"^State: +offline, paused$", shell("llm", "show", "pia"), re.MULTILINE)
-
-
-def test_a_drained_llm_finishes_what_it_has_and_ends(place: Place, shell: Shell, gate: Path) -> None:
-    with place.worker("dan", "--skills", "dan", "--slots", "2") as dan:
-        running = place.submit(skills=["dan"], inputs={"until": str(gate)})
-        place.is_(running, "in_progress")
-        assert shell("llm", "drain", "dan").startswith("dan\tdraining\t1/")
-        left = place.submit(skills=["dan"])
-        dan.wait_for("draining")
-        gate.touch()
-        assert dan.wait() == 0
-    assert place.completed(running).llm == "dan"
-    place.llm_is("dan", "offline")
-    assert place.client.task(left).status == "pending"
-
-
-def test_of_several_llms_those_that_are_known_are_changed(place: Place, shell: Shell) -> None:
-    done = shell.run("llm", "resume", "ana", "nobody", "bea")
-    assert done.returncode == 1
-    assert done.stderr.decode().startswith("Error: nobody: llm: no LLM named nobody has ever said hello")
-    assert [line.split("\t")[0] for line in done.stdout.decode().splitlines()] == ["ana", "bea"]
-
-
-def test_an_llm_has_no_more_slots_than_are_set_by_hand(place: Place, shell: Shell) -> None:
-    with place.worker("sam", "--skills", "sam", "--slots", "5"):
-        assert shell("llm", "set", "sam", "--slots", "1") == "sam\tonline\t0/1\tsam\n"
-        assert re.search(r"^Slots: +1, at most 1 \(set by hand\)$", shell("llm", "show", "sam"), re.MULTILINE)
-        ids = [place.submit(skills=["sam"]) for _ in range(10)]
-        runs = [place.completed(task_id).attempts[0] for task_id in ids]
-        moments = [(run.assigned_at, run.finished_at) for run in runs if run.assigned_at and run.finished_at]
-        moments.sort()
-        assert len(moments) == 10
-        assert all(end <= begin for (_, end), (begin, _) in pairwise(moments))
-        assert shell("llm", "set", "sam", "--slots", "auto") == "sam\tonline\t0/5\tsam\n"
-
-
-def test_the_skills_that_are_set_by_hand_count(place: Place, shell: Shell) -> None:
-    with place.worker("kai", "--skills", "kai=0.5"):
-        assert shell("llm", "set", "kai", "--skills", "dance=0.9,sing").split("\t")[3] == "dance=0.9,sing\n"
-        assert place.completed(place.submit(skills=["dance", "sing"])).llm == "kai"
-        lost = place.submit(skills=["kai"])
-        assert place.client.task(lost).status == "pending"
-        shown = shell("llm", "show", "kai")
-        assert re.search(r"^Skills: +dance=0.9,sing \(set by hand\)$", shown, re.MULTILINE)
-        assert shell("llm", "set", "kai", "--skills", "auto").split("\t")[3] == "kai=0.5\n"
-        assert place.completed(lost).llm == "kai"
-
-
-# -- labels of LLMs ------------------------------------------------------------------------------------------------
-
-
-def test_what_is_to_stay_here_never_goes_to_an_llm_that_is_not_local(place: Place, shell: Shell) -> None:
-    with place.worker("far", "--skills", "read", "--slots", "5", "--labels", "gpu,remote"):
-        private = place.submit(skills=["read"], labels=["local-only"])
-        assert place.completed(place.submit(skills=["read"])).llm == "far"
-        assert place.client.task(private).status is Status.PENDING
-        shell("task", "assign", private, "far")
-        assert place.completed(place.submit(skills=["read"])).llm == "far"
-        assert place.client.task(private).status is Status.PENDING
-        shell("task", "unassign", private)
-        with place.worker("near", "--skills", "read", "--labels", "local"):
-            assert place.completed(private).llm == "near"
-            rows = [line.split("\t") for line in shell("llm", "list").splitlines()]
-            labels = {row[0]: row[5] for row in rows}
-            assert (labels["far"], labels["near"]) == ("gpu,remote", "local")

@@ -1,235 +1,30 @@
-"""Clients and workers of other languages, which nobody here has written: what decides nothing costs them nothing."""
+"""Properties, addresses, answers and ids of the messages of clients that are written in other languages."""
 
 import json
 import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from broker.errors import TaskRejected
-from broker.protocol import messages, views
 from fluffle.client.client import Client
-from tests.support.amqp import Amqp, amqp, raw_properties
+from tests.support.amqp import Amqp, raw_properties
+from tests.support.foreign_requests import (
+    ANSWERS,
+    COMPLETED,
+    DOABLE,
+    QUERIES,
+    STATUS,
+    TASK,
+    TASKS,
+    errors,
+    is_online,
+    stands,
+    submitted,
+)
 from tests.support.processes import until
-from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
-from tests.support.site import Site, site_on
-
-ANSWERS = "foreign.answers"
-TASKS, STATUS, QUERIES = "fluffle.tasks", "fluffle.status", "fluffle.queries"
-TASK: dict[str, Any] = {"description": "anything"}
-DOABLE = TASK | {"assignee": "worker"}
-NORA: dict[str, Any] = {"name": "nora", "instance": "n1", "slots": 1000}
-
-
-@pytest.fixture(scope="module")
-def site(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A coordinator, a worker, and nora, whose instance is whatever a test makes of it."""
-    with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_LEASE="600") as site:
-        site.queues.add("llm.nora.work")
-        site.coordinator()
-        site.worker("worker", "--handler", "tests.support.scripted_llm:obey", "--slots", "10")
-        yield site
-
-
-@pytest.fixture(scope="module")
-def connected(site: Site) -> Iterator[Amqp]:
-    with amqp(site.url) as client:
-        client.queue(name=ANSWERS)
-        client.queue(("fluffle.work", "llm.nora"), name="llm.nora.assignments")
-        client.publish(STATUS, "nora.hello", NORA)
-        yield client
-
-
-@pytest.fixture
-def client(connected: Amqp) -> Iterator[Amqp]:
-    """A plain AMQP client with the queue ANSWERS. In the end nothing was rejected, unless the test has looked."""
-    connected.take_all(ANSWERS)
-    connected.take_all("fluffle.rejected")
-    yield connected
-    assert [message.headers["x-fluffle-errors"] for message in connected.take_all("fluffle.rejected")] == []
-
-
-@pytest.fixture
-def shell(site: Site) -> Shell:
-    return Shell(site.url, site.state)
-
-
-def submitted(client: Amqp, task: dict[str, Any], **properties: Any) -> dict[str, Any]:
-    """A task as it was accepted."""
-    client.submit(task, **{"reply_to": ANSWERS, **properties})
-    answer = client.take(ANSWERS)
-    assert answer.type == "task.accepted", answer.body
-    return answer.json()  # type: ignore[no-any-return]
-
-
-def at_nora(client: Amqp, **fields: Any) -> dict[str, Any]:
-    """A task that nora has, as far as it is in each of her reports."""
-    task = submitted(client, {**TASK, "assignee": "nora", "max_attempts": 1, **fields})
-    until(lambda: stands(client, task["id"])["status"] == "assigned", "nora has it")
-    return {"task_id": task["id"], "attempt": 1, "instance": "n1"}
-
-
-def stands(client: Amqp, task_id: str) -> dict[str, Any]:
-    """How a task stands."""
-    asked = client.queue()
-    client.publish(QUERIES, "task", {"id": task_id}, reply_to=asked)
-    answer: dict[str, Any] = client.take(asked).json()
-    client.delete(asked)
-    return answer
-
-
-def errors(client: Amqp, kind: str = "task.rejected") -> dict[str, str]:
-    """What the next answer, a rejection, says by path; it is taken off the rejected queue too."""
-    answer = client.take(ANSWERS)
-    assert answer.type == kind, answer.body
-    client.take("fluffle.rejected")
-    return {error["path"]: error["message"] for error in answer.json()["errors"]}
-
-
-def optional(kind: type[BaseModel]) -> list[str]:
-    return [name for name, field in kind.model_fields.items() if not field.is_required()]
-
-
-# -- null, 7.0, and what nobody asked for --------------------------------------------------------------------------
-
-COMPLETED: dict[str, Any] = {"outcome": "completed", "result": "done"}
-FAILED: dict[str, Any] = {"outcome": "failed", "error": {"type": "broken", "retryable": False}}
-QUESTION: dict[str, Any] = {"id": "q", "text": "?"}
-
-
-@pytest.mark.parametrize("name", optional(messages.Submission))
-def test_every_optional_field_of_a_task_may_be_null(client: Amqp, name: str) -> None:
-    task = {**TASK, "skills": ["nobody-has-it"], "not_before": "2099-01-01T00:00:00Z"}
-    left_out = submitted(client, {key: value for key, value in task.items() if key != name})
-    null = submitted(client, {**task, name: None})
-    different = ("id", "submitted_at", "ready_at", "history")
-    assert [{**shown, **dict.fromkeys(different)} for shown in (left_out, null)] == [
-        {**left_out, **dict.fromkeys(different)}
-    ] * 2
-
-
-@pytest.mark.parametrize(
-    "kind", [messages.Retry, messages.AssignTask, messages.ManageLLM, messages.Cancel, messages.Update]
-)
-def test_every_optional_field_of_a_request_may_be_null(client: Amqp, kind: type[Any]) -> None:
-    """Null takes something away there, or is as good as nothing; only what a task must have cannot be taken away."""
-    for name in optional(kind):
-        task_id = submitted(client, TASK | {"assignee": "nora", "not_before": "2099-01-01T00:00:00Z"})["id"]
-        if kind is messages.Retry:
-            client.publish(TASKS, "cancel", {"id": task_id})
-        about = {"llm": "nora"} if kind is messages.ManageLLM else {"id": task_id}
-        client.take_all(ANSWERS)
-        client.publish(TASKS, kind.routing_key, {**about, name: None}, reply_to=ANSWERS)
-        if kind is messages.Update and name != "due":
-            assert errors(client) == {"": f"{name}: cannot be null"}
-        else:
-            until(lambda: client.depth(ANSWERS), "it is answered")
-            assert not client.take(ANSWERS).type.endswith("rejected")
-
-
-@pytest.mark.parametrize(
-    "kind", [views.TasksQuery, views.LLMsQuery, views.MessagesQuery, views.ConversationsQuery, views.ReportQuery]
-)
-def test_every_optional_field_of_a_query_may_be_null(client: Amqp, kind: type[Any]) -> None:
-    for name in optional(kind):
-        client.publish(QUERIES, kind.routing_key, {name: None}, reply_to=ANSWERS)
-        assert client.take(ANSWERS).type == "query.answer", name
-
-
-@pytest.mark.parametrize("report", ["hello", "beat"])
-def test_a_worker_whose_optional_fields_are_all_null_is_online(client: Amqp, report: str) -> None:
-    for name in optional(messages.Presence):
-        llm = f"null-{report}-{name.replace('_', '-')}"
-        client.publish(STATUS, f"{llm}.{report}", {"name": llm, "instance": "i", name: None}, reply_to=ANSWERS)
-        until_online(client, llm)
-
-
-def until_online(client: Amqp, llm: str) -> None:
-    until(lambda: is_online(client, llm), f"{llm} is online")
-
-
-def is_online(client: Amqp, llm: str) -> bool:
-    client.publish(QUERIES, "llms", {"name": llm}, reply_to=ANSWERS)
-    answer = client.take(ANSWERS)
-    return answer.type == "query.answer" and answer.json()["llms"][0]["state"] == "online"
-
-
-NULLS = [
-    *[("claim", {name: None}) for name in optional(messages.Claim)],
-    *[("progress", {name: None}) for name in optional(messages.Progress)],
-    *[("wait", {name: None}) for name in optional(messages.WaitReport)],
-    *[("wait", {"question": {**QUESTION, name: None}}) for name in optional(messages.Question)],
-    *[("resume", {name: None}) for name in optional(messages.ResumeReport)],
-    *[("result", {**COMPLETED, name: None}) for name in optional(messages.Result)],
-    *[("result", {**FAILED, "error": {**FAILED["error"], name: None}}) for name in optional(messages.Failure)],
-    *[("result", {**COMPLETED, "usage": {name: None}}) for name in optional(messages.Usage)],
-]
-
-
-@pytest.mark.parametrize(("report", "body"), NULLS, ids=json.dumps)
-def test_every_optional_field_of_a_report_may_be_null(client: Amqp, report: str, body: dict[str, Any]) -> None:
-    attempt = at_nora(client)
-    if report != "claim":
-        client.publish(STATUS, "nora.claim", attempt)
-    client.publish(STATUS, f"nora.{report}", {**attempt, **body}, reply_to=ANSWERS)
-    if report != "result":
-        client.publish(STATUS, "nora.resume", attempt)
-        client.publish(STATUS, "nora.result", {**attempt, **COMPLETED})
-    last = client.take(ANSWERS)
-    assert last.type == ("task.failed" if body.get("outcome") == "failed" else "task.completed")
-    if last.type == "task.failed":
-        assert last.json()["error"]["retryable"] is (body["error"]["retryable"] is None)
-
-
-def test_an_integer_may_be_written_as_a_float_everywhere(client: Amqp) -> None:
-    task = submitted(client, {**TASK, "assignee": "nora", "priority": 7.0, "max_attempts": 2.0})
-    assert (task["priority"], task["max_attempts"]) == (7, 2)
-    client.publish(STATUS, "nora.beat", {**NORA, "slots": 1e3, "tasks": [{"task_id": task["id"], "attempt": 1.0}]})
-    attempt = {"task_id": task["id"], "attempt": 1.0, "instance": "n1"}
-    client.publish(STATUS, "nora.claim", attempt)
-    usage = {"input_tokens": 12.0, "output_tokens": 3}
-    client.publish(STATUS, "nora.result", {**attempt, **COMPLETED, "usage": usage})
-    assert client.take(ANSWERS).json()["usage"] == {"input_tokens": 12, "output_tokens": 3}
-
-
-@pytest.mark.parametrize(
-    ("more", "kept"),
-    [
-        ({"usage": {"input_tokens": 5, "total_tokens": 9}}, {"usage": {"input_tokens": 5}}),
-        ({"usage": {"input_tokens": -1, "output_tokens": 10**15}}, {}),
-        ({"usage": {"input_tokens": "12", "output_tokens": 7.5, "cost_usd": 0.5}}, {"usage": {"cost_usd": 0.5}}),
-        ({"usage": {"cost_usd": -1}}, {}),
-        ({"usage": [1, 2]}, {}),
-        ({"duration": -1}, {}),
-        ({"duration": "1.5 s"}, {}),
-        ({"duration": 1.5, "started_at": "yesterday", "finished_at": 0}, {"duration": 1.5}),
-        ({"model": "gpt", "trace": {"a": [1]}}, {}),
-    ],
-)
-def test_what_makes_no_sense_in_a_result_is_left_out_and_the_answer_stays(
-    client: Amqp, more: dict[str, Any], kept: dict[str, Any]
-) -> None:
-    attempt = at_nora(client)
-    client.publish(STATUS, "nora.claim", {**attempt, "at": "soon", "pid": 7})
-    client.publish(STATUS, "nora.result", {**attempt, **COMPLETED, **more})
-    done = client.take(ANSWERS)
-    assert (done.type, done.json()["result"]) == ("task.completed", "done")
-    told = {name: value for name, value in done.json().items() if name in ("usage", "duration") and value != {}}
-    assert told == kept
-
-
-def test_what_decides_is_exact(client: Amqp) -> None:
-    attempt = at_nora(client)
-    for wrong, path in [({"outcome": "done"}, "outcome"), ({**COMPLETED, "attempt": 1.5}, "attempt")]:
-        client.publish(STATUS, "nora.result", {**attempt, **wrong}, reply_to=ANSWERS)
-        assert list(errors(client)) == [path]
-    client.submit({**TASK, "priority": 7.5, "colour": "red", "skills": None, "labels": [None]}, reply_to=ANSWERS)
-    assert sorted(errors(client)) == ["colour", "labels.0", "priority"]
-
+from tests.support.site import Site
 
 # -- properties ----------------------------------------------------------------------------------------------------
 
