@@ -3,16 +3,17 @@
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers/installed
-# Two files of tests at a time: most of them wait for processes.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Four files of tests at a time, also on two cores: they mostly wait for processes and for RabbitMQ.
+PYTEST := $(BIN)/python -m pytest --numprocesses 4 --dist loadfile
 
 AUDITOR := .venv/audit/installed
 
-.PHONY: help demo test test-rabbitmq4 check audit bench chaos matrix mutations fuzz mail screenshots clean
+.PHONY: help demo test test-all test-rabbitmq4 check audit bench chaos matrix mutations fuzz mail screenshots clean
 
 help:
 	@echo 'make demo     RabbitMQ, a coordinator and three LLMs at work on a few files, then the report'
-	@echo 'make test     the whole suite; PYTEST_ARGS="-k lease -x" is passed on to pytest'
+	@echo 'make test     the tests without the slow ones; PYTEST_ARGS="-k lease -x" is passed on to pytest'
+	@echo 'make test-all   all tests: every row of the crash matrix, clusters, more random examples'
 	@echo 'make test-rabbitmq4   the tests with a broker once more, on RabbitMQ 4 in a container'
 	@echo 'make check    lint, format, types, import contracts, and the structure of the files'
 	@echo 'make audit    known vulnerabilities of the libraries, where an index that knows them can be reached'
@@ -35,6 +36,10 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	@$(BIN)/python scripts/test_tools.py
 	@$(PYTEST) $(PYTEST_ARGS)
+
+test-all: $(INSTALLED)
+	@$(BIN)/python scripts/test_tools.py
+	@FLUFFLE_TEST_ALL=1 $(PYTEST) $(PYTEST_ARGS)
 
 # Private nodes, which the tests of the node and of its death need, stay what they are.
 test-rabbitmq4: $(INSTALLED)

@@ -14,11 +14,12 @@ from tests.support.processes import until
 from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
+from tests.support.thoroughness import slow
 
 REJECTIONS = {"fluffle.messages": "message.rejected", "fluffle.queries": "query.rejected"}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=slow)])
 def site(request: pytest.FixtureRequest, rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
     """A site with a database of each kind."""
     env = {}

@@ -12,7 +12,7 @@ from tests.support.rabbitmq import NodeInfo
 from tests.support.site import site_on
 
 SMALL = {
-    "backlog": ("--backlog", 30000, "--tasks", 1000, "--rounds", 1),
+    "backlog": ("--backlog", 3000, "--tasks", 300, "--rounds", 1),
     "chat": ("--conversations", 1, "--turns", 2, "--warm-up", 0),
     "floor": ("--samples", 20),
     "footprint": ("--runs", 1, "--starts", 1, "--idle", 0.5),

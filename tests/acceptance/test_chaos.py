@@ -6,8 +6,9 @@ import pytest
 
 from tests.programs.storm.storm import Plan, rage
 from tests.support.rabbitmq import NodeInfo
+from tests.support.thoroughness import THOROUGH, slow
 
-SECONDS = 15.0
+SECONDS = 15.0 if THOROUGH else 8.0
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def test_a_storm_loses_nothing_and_records_nothing_twice(mortal: NodeInfo, seed:
     assert outcome.faults.total()
 
 
+@slow
 def test_a_storm_sees_that_leases_are_switched_off(mortal: NodeInfo, seed: int) -> None:
     """One of the mechanisms stands for all: the others take longer to be missed, see `make mutations`."""
     plan = Plan(tasks=0, faults=10**9, seconds=SECONDS, patience=10, seed=seed, only=["kill_worker"], altered=["lease"])

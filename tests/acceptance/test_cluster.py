@@ -16,6 +16,9 @@ from tests.support.processes import until
 from tests.support.rabbitmq import ON_RABBITMQ_4, NodeInfo
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
+from tests.support.thoroughness import slow
+
+pytestmark = slow
 
 AT_ONCE = 50  # tasks
 LLMS = ("ann", "ben", "cid")

@@ -16,6 +16,7 @@ from tests.support.proxy import proxy_before
 from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
+from tests.support.thoroughness import slow
 
 WORK = ("--handler", "tests.support.recording_llms:work", "--slots", "10")
 WAIT = ("--handler", "tests.support.recording_llms:wait_for_gate")
@@ -188,6 +189,7 @@ def test_a_coordinator_that_is_killed_under_load_loses_nothing(site: Site, ledge
     kill_coordinators_under_load(site, ledger)
 
 
+@slow
 def test_a_coordinator_that_is_killed_under_load_loses_nothing_of_postgresql(
     rabbitmq: NodeInfo, tmp_path: Path, postgres_url: str
 ) -> None:

@@ -197,13 +197,13 @@ def test_who_leaves_right_after_an_answer_has_given_it(site: Site, watching: Amq
 def test_an_answer_that_was_being_checked_when_the_coordinator_died_is_checked_by_the_next(
     site: Site, watching: Amqp
 ) -> None:
-    first = site.coordinator()
+    first = site.coordinator(FLUFFLE_LEADER_LEASE="1")
     worker = PlainWorker(site, watching, "any")
     submit(watching, "evil", ENDLESS, assignee="any")
     worker.report(worker.take(), NEVER_MATCHED)
     until(lambda: helpers_of(first), "the answer is being checked")
     first.kill()
-    site.coordinator()
+    site.coordinator(FLUFFLE_LEADER_LEASE="1")
     assert TOO_LONG in ends(watching, 1)["evil"].json()["error"]["message"]
     assert attempts(site, "evil") == [("failed", "output_schema")]
     site.drain()

@@ -43,6 +43,7 @@ from tests.support.random_histories import LABELS, LLMS, lived, queries
 from tests.support.report_reference import Log, micros
 from tests.support.site import site_on
 from tests.support.stored_tasks import LEAD
+from tests.support.thoroughness import slow
 
 HISTORIES = 4  # on each database
 REPORTS = 4  # of each history for the client, and as many on the page
@@ -60,7 +61,7 @@ TILES = {
 expect.set_options(timeout=WITHIN)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=slow)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty one."""
     if request.param == "sqlite":

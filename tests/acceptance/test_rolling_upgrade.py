@@ -12,6 +12,7 @@ from tests.support.processes import Process, until
 from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
+from tests.support.thoroughness import slow
 
 WORKER = ("--handler", "tests.support.recording_llms:work", "--slots", "4")
 
@@ -25,7 +26,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=slow)])
 def site(rabbitmq: NodeInfo, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     """A site on each kind of database."""
     url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""

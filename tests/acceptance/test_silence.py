@@ -14,6 +14,7 @@ from tests.support.proxy import proxy_before
 from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
+from tests.support.thoroughness import slow
 
 LEASE = 3.0  # seconds
 LONG = 2.5 * LEASE
@@ -112,7 +113,7 @@ def test_a_rabbitmq_that_takes_nothing_for_longer_than_a_lease_costs_no_attempt(
     task.must_end_at_the_first_attempt()
 
 
-@pytest.mark.parametrize("ahead", [60, -3600])
+@pytest.mark.parametrize("ahead", [pytest.param(60, marks=slow), -3600])
 def test_a_clock_that_is_set_costs_no_attempt(site: Site, run: Callable[..., Running], ahead: int) -> None:
     clock = Clock(site.state / "clock")
     site.coordinator(altered=[clock.change])
@@ -121,7 +122,7 @@ def test_a_clock_that_is_set_costs_no_attempt(site: Site, run: Callable[..., Run
     task.must_end_at_the_first_attempt()
 
 
-@pytest.mark.parametrize("ahead", [60, -3600])
+@pytest.mark.parametrize("ahead", [60, pytest.param(-3600, marks=slow)])
 def test_a_pause_before_the_next_attempt_is_as_long_when_the_clock_is_set(
     site: Site, ledger: Ledger, client: Amqp, ahead: int
 ) -> None:

@@ -14,6 +14,7 @@ from tests.support.openai_server import Dropped, OpenAIServer, Refusal, Text, To
 from tests.support.processes import COMMAND, until
 from tests.support.site import Site
 from tests.support.task_audit import Ledger
+from tests.support.thoroughness import slow
 
 HERE = "tests.support.tool_llms"
 RING = ["ada", "bea", "cleo"]
@@ -28,7 +29,7 @@ def person(site: Site) -> Iterator[SyncClient]:
         yield client
 
 
-@pytest.mark.parametrize("handler", ["hand_on", "hand_on_in_thread", "hand_on_as_model"])
+@pytest.mark.parametrize("handler", ["hand_on", pytest.param("hand_on_in_thread", marks=slow), "hand_on_as_model"])
 def test_three_llms_with_one_slot_each_delegate_in_a_ring(site: Site, person: SyncClient, handler: str) -> None:
     for name in RING:
         site.worker(name, "--handler", f"{HERE}:{handler}")

@@ -213,7 +213,7 @@ def test_the_private_node_stays_only_if_it_ran_before(ran_before: bool, tmp_path
 
 def test_a_second_one_in_the_same_folder_says_so_and_stops(tmp_path: Path) -> None:
     node = PrivateNode(tmp_path)
-    (tmp_path / "fluffle.toml").write_text(FILE)
+    (tmp_path / "fluffle.toml").write_text(FILE.replace("[fluffle]", "[fluffle]\nleader_lease = 1"))
     try:
         with up_without_url(tmp_path) as first:
             first.wait_for("obi: ready", within=60)

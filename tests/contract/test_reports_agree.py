@@ -20,6 +20,7 @@ from tests.support.core_driver import T0
 from tests.support.random_histories import VALUES, lived, queries
 from tests.support.report_reference import Log, micros
 from tests.support.stored_tasks import LEAD
+from tests.support.thoroughness import examples
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,9 @@ def test_the_books_and_the_events_tell_the_same(
 
     reader = open_engine(database, read_only=True)
 
-    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @settings(
+        max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+    )
     @given(st.data())
     def agree(data: st.DataObject) -> None:
         with engine.begin() as connection:
