@@ -29,7 +29,7 @@ def site(request: pytest.FixtureRequest, rabbitmq: NodeInfo, tmp_path: Path) -> 
         yield site
 
 
-def test_a_storm_of_bad_messages_among_good_ones_is_accounted_for_to_the_last(site: Site, ledger: Ledger) -> None:
+def test_every_message_of_a_mix_of_valid_and_bad_ones_is_accounted_for(site: Site, ledger: Ledger) -> None:
     bad = [message for name, message in BAD.items() if name != "17 MiB"] * 2
     good = [task(id=f"good-{n}") for n in range(len(bad))]
     published = [*bad, *good]
@@ -67,7 +67,7 @@ def test_a_storm_of_bad_messages_among_good_ones_is_accounted_for_to_the_last(si
     assert len(events) == len(bad)
 
 
-def test_a_smaller_limit_is_kept_to(rabbitmq: NodeInfo, tmp_path: Path) -> None:
+def test_a_smaller_body_limit_is_enforced(rabbitmq: NodeInfo, tmp_path: Path) -> None:
     with site_on(rabbitmq, tmp_path, FLUFFLE_MAX_BODY="2000") as site, amqp(site.url) as client:
         client.queue(name=ANSWERS)
         site.coordinator()

@@ -23,7 +23,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_benchmark_tells_what_it_has_measured(rabbitmq: NodeInfo, tmp_path: Path, name: str) -> None:
+def test_a_benchmark_writes_its_measurements_to_a_file(rabbitmq: NodeInfo, tmp_path: Path, name: str) -> None:
     file = tmp_path / "figures.json"
     with site_on(rabbitmq, tmp_path) as site:  # which removes the queues
         sizes = [str(size) for size in SMALL[name]]

@@ -34,7 +34,7 @@ def complaint(done: "subprocess.CompletedProcess[bytes]") -> str:
     return next(line for line in done.stderr.decode().splitlines() if line.startswith("Error: "))
 
 
-def test_a_command_says_that_rabbitmq_takes_no_messages_and_that_it_does_not_have_the_task(
+def test_a_command_reports_that_rabbitmq_blocks_publishing_and_has_not_received_the_task(
     rabbitmq: NodeInfo, site: Site, shell: Shell
 ) -> None:
     site.coordinator()
@@ -59,7 +59,7 @@ def test_a_command_says_that_rabbitmq_takes_no_messages_and_that_it_does_not_hav
     assert site.select("select status from tasks where id = 'during'") == [("completed",)]
 
 
-def test_coordinator_and_worker_log_that_rabbitmq_takes_no_messages_and_when_it_takes_them_again(
+def test_coordinator_and_worker_log_when_rabbitmq_blocks_and_unblocks_publishing(
     rabbitmq: NodeInfo, site: Site
 ) -> None:
     programs = (
@@ -91,7 +91,7 @@ async def happens(condition: Callable[[], object], what: str) -> None:
     await asyncio.to_thread(until, condition, what)
 
 
-async def test_the_web_page_says_that_rabbitmq_takes_no_messages(rabbitmq: NodeInfo, site: Site) -> None:
+async def test_the_web_page_shows_that_rabbitmq_blocks_publishing(rabbitmq: NodeInfo, site: Site) -> None:
     site.coordinator()
     async with Live(site.url) as live:
         async with low(rabbitmq):
@@ -101,7 +101,9 @@ async def test_the_web_page_says_that_rabbitmq_takes_no_messages(rabbitmq: NodeI
         await happens(lambda: live.trouble is None, "the page notices that it is over")
 
 
-async def test_a_client_tells_blocked_from_away_and_from_no_coordinator(rabbitmq: NodeInfo, site: Site) -> None:
+async def test_a_client_distinguishes_blocked_from_unreachable_and_from_no_coordinator(
+    rabbitmq: NodeInfo, site: Site
+) -> None:
     async with proxy_to(site.url) as proxy, Client(proxy.url, answer_timeout=0.5) as client:
         with pytest.raises(NoAnswer, match=r"no coordinator answered within 0.5 s. Task t-1 is in RabbitMQ and will"):
             await client.submit("anything", id="t-1")
@@ -123,7 +125,7 @@ async def test_a_client_tells_blocked_from_away_and_from_no_coordinator(rabbitmq
             await client.llms()
 
 
-async def test_a_coordinator_that_runs_and_does_not_answer_is_not_said_to_be_missing(site: Site) -> None:
+async def test_a_coordinator_that_does_not_answer_is_not_reported_as_missing(site: Site) -> None:
     coordinator = site.coordinator()
     async with Client(site.url, answer_timeout=0.5) as client:
         coordinator.suspend()

@@ -32,7 +32,7 @@ def submit_one(client: Amqp, ledger: Ledger, gate: Path) -> str:
     return task_id
 
 
-def test_a_message_that_nobody_settles_ends_among_the_rejected(site: Site, ledger: Ledger, client: Amqp) -> None:
+def test_a_message_that_is_never_acknowledged_is_dead_lettered(site: Site, ledger: Ledger, client: Amqp) -> None:
     site.worker("ann", *WORK, env=ledger.env).terminate()
     until(lambda: not site.workers[0].alive, "the worker has declared its queue and left")
     client.publish("fluffle.work", "llm.ann", {"task_id": "t-1"})
@@ -58,7 +58,7 @@ def alarm(rabbitmq: NodeInfo) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("alarm")
-def test_a_memory_alarm_holds_results_up_and_loses_none(
+def test_a_memory_alarm_delays_results_and_loses_none(
     rabbitmq: NodeInfo, site: Site, ledger: Ledger, client: Amqp, tmp_path: Path
 ) -> None:
     site.coordinator()
@@ -122,7 +122,7 @@ def test_a_task_may_take_longer_than_rabbitmq_waits_for_an_acknowledgement(
     assert site.select(f"select attempt from tasks where id = '{task_id}'") == [(1,)]
 
 
-def test_a_restart_with_a_full_backlog_loses_none_of_it(rabbitmq: NodeInfo, site: Site, ledger: Ledger) -> None:
+def test_a_restart_with_a_full_backlog_loses_no_task(rabbitmq: NodeInfo, site: Site, ledger: Ledger) -> None:
     ids = [f"backlog-{number}" for number in range(BACKLOG)]
     with amqp(site.url) as client:
         for task_id in ids:

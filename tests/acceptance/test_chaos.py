@@ -35,7 +35,7 @@ def test_a_storm_loses_nothing_and_records_nothing_twice(mortal: NodeInfo, seed:
 
 
 @slow
-def test_a_storm_sees_that_leases_are_switched_off(mortal: NodeInfo, seed: int) -> None:
+def test_a_storm_without_leases_finds_a_violation(mortal: NodeInfo, seed: int) -> None:
     """One of the mechanisms stands for all: the others take longer to be missed, see `make mutations`."""
     plan = Plan(tasks=0, faults=10**9, seconds=SECONDS, patience=10, seed=seed, only=["kill_worker"], altered=["lease"])
     assert "after 10 s" in rage(mortal, plan).violations[0]

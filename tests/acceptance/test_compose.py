@@ -73,7 +73,7 @@ def compose() -> Iterator[Compose]:
         subprocess.run(["docker", "image", "rm", services.project], capture_output=True, check=False)
 
 
-def test_a_task_submitted_inside_is_completed(compose: Compose) -> None:
+def test_a_task_submitted_inside_the_containers_is_completed(compose: Compose) -> None:
     assert "demo (offline extractive summariser)" in compose.fluffle(*TASK, "--wait")
 
 

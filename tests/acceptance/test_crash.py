@@ -97,7 +97,7 @@ def test_a_task_whose_worker_is_killed_is_finished_by_another(
     ]
 
 
-def test_a_task_whose_worker_is_killed_is_finished_by_that_worker_started_again(
+def test_a_task_whose_worker_is_killed_is_finished_by_the_restarted_worker(
     site: Site, ledger: Ledger, client: Amqp, gate: Path
 ) -> None:
     site.coordinator()
@@ -150,7 +150,9 @@ def test_a_worker_that_was_suspended_past_its_lease_changes_nothing(
     assert recorded == [("t", "sleepy", "lost"), ("t", "awake", "completed"), ("t2", "sleepy", "completed")]
 
 
-def test_an_answer_outlives_its_worker_and_the_connection(rabbitmq: NodeInfo, tmp_path: Path, gate: Path) -> None:
+def test_a_result_survives_the_loss_of_its_worker_and_of_the_connection(
+    rabbitmq: NodeInfo, tmp_path: Path, gate: Path
+) -> None:
     with site_on(rabbitmq, tmp_path) as site, amqp(site.url) as client, proxy_before(site.url) as proxy:
         ledger = Ledger(site)
         site.coordinator()
@@ -190,7 +192,7 @@ def test_a_coordinator_that_is_killed_under_load_loses_nothing(site: Site, ledge
 
 
 @slow
-def test_a_coordinator_that_is_killed_under_load_loses_nothing_of_postgresql(
+def test_a_coordinator_that_is_killed_under_load_loses_nothing_on_postgresql(
     rabbitmq: NodeInfo, tmp_path: Path, postgres_url: str
 ) -> None:
     with site_on(rabbitmq, tmp_path, env={**EAGER, "FLUFFLE_DATABASE_URL": postgres_url}) as site:
@@ -211,7 +213,7 @@ def test_a_standby_takes_over_from_a_leader_that_is_killed(site: Site, ledger: L
     assert_all_is_well(site, ledger)
 
 
-def test_a_leader_that_was_suspended_past_its_lease_stands_down(site: Site, ledger: Ledger) -> None:
+def test_a_leader_that_was_suspended_past_its_lease_steps_down(site: Site, ledger: Ledger) -> None:
     leader = site.coordinator(until="leading")
     standby = site.coordinator(until="standing by")
     site.worker("ann", *WORK, env=ledger.env)
@@ -248,7 +250,7 @@ def test_a_standby_takes_over_from_a_leader_that_is_cut_off_from_rabbitmq(
         assert_all_is_well(site, ledger)
 
 
-def test_coordinators_that_lose_rabbitmq_and_their_leader_at_once_go_on_when_it_is_back(
+def test_coordinators_that_lose_rabbitmq_and_their_leader_at_once_recover_when_it_returns(
     site: Site, ledger: Ledger, client: Amqp, gate: Path
 ) -> None:
     with proxy_before(site.url) as proxy:
@@ -270,9 +272,7 @@ def test_coordinators_that_lose_rabbitmq_and_their_leader_at_once_go_on_when_it_
         assert ledger.done() == 1
 
 
-def test_a_coordinator_ends_when_it_is_asked_to_though_rabbitmq_is_away(
-    site: Site, ledger: Ledger, client: Amqp
-) -> None:
+def test_a_coordinator_stops_on_request_while_rabbitmq_is_unreachable(site: Site, ledger: Ledger, client: Amqp) -> None:
     """What it could not publish, the next one does: here that a due date has passed."""
     told = client.queue(("fluffle.events", "task.overdue.*"))
     with proxy_before(site.url) as proxy:
@@ -291,7 +291,7 @@ def test_a_coordinator_ends_when_it_is_asked_to_though_rabbitmq_is_away(
     until(lambda: site.select("select 1 from tasks where status = 'cancelled'"), "the task is over")
 
 
-def test_a_coordinator_does_not_do_again_what_comes_again_after_a_broken_connection(
+def test_a_coordinator_processes_redelivered_messages_once_after_a_lost_connection(
     site: Site, ledger: Ledger, client: Amqp
 ) -> None:
     with proxy_before(site.url) as proxy:

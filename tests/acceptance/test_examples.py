@@ -109,7 +109,7 @@ def test_the_commands_of_the_quickstart_give_the_llm_work(environment: dict[str,
     ("name", "parts", "heading"),
     [("digest", 2, "Rounds"), ("debate", 4, "Decision by judy")],
 )
-def test_a_team_of_the_examples_does_its_plan(tmp_path: Path, name: str, parts: int, heading: str) -> None:
+def test_an_example_team_completes_its_plan(tmp_path: Path, name: str, parts: int, heading: str) -> None:
     """The commands of the page, while `fluffle up` runs the team of the example."""
     folder = EXAMPLES / name
     with (

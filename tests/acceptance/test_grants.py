@@ -25,9 +25,7 @@ def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Righ
     return rights
 
 
-def test_a_granted_user_has_its_url_in_a_file_for_its_owner_alone_and_nothing_secret_is_printed(
-    rights: Rights, tmp_path: Path
-) -> None:
+def test_grant_writes_the_url_to_a_private_file_and_prints_no_secret(rights: Rights, tmp_path: Path) -> None:
     file = tmp_path / "deep" / "iris.url"
     printed = rights.operator("broker", "grant", "llm", "iris", "--out", str(file))
     url = file.read_text().strip()
@@ -48,7 +46,7 @@ def test_a_granted_user_has_its_url_in_a_file_for_its_owner_alone_and_nothing_se
     assert "there is no user iris" in rights.operator.error("broker", "revoke", "iris")
 
 
-def test_whoever_may_not_declare_what_a_user_needs_makes_none(
+def test_a_grant_without_the_right_to_declare_queues_creates_no_user(
     rights: Rights, rabbitmq: NodeInfo, tmp_path: Path
 ) -> None:
     ana = Shell(rights.url_of["ana"], tmp_path)
@@ -60,7 +58,7 @@ def test_whoever_may_not_declare_what_a_user_needs_makes_none(
     assert "nova" not in rights.operator("broker", "users")
 
 
-def test_permissions_that_somebody_has_changed_are_seen_and_repaired(rabbitmq: NodeInfo, rights: Rights) -> None:
+def test_changed_permissions_are_reported_and_grant_repairs_them(rabbitmq: NodeInfo, rights: Rights) -> None:
     rights.grant(Role.CLIENT, "cleo")
     as_granted = {user["name"]: user["as_granted"] for user in rights.operator.json("broker", "users")}
     assert as_granted.pop("cleo") is True
@@ -86,5 +84,5 @@ def test_permissions_that_somebody_has_changed_are_seen_and_repaired(rabbitmq: N
         (("llm", "fluffle"), "that Fluffle has not made"),
     ],
 )
-def test_a_grant_that_makes_no_sense_says_why(rights: Rights, arguments: tuple[str, ...], told: str) -> None:
+def test_an_invalid_grant_is_refused_with_the_reason(rights: Rights, arguments: tuple[str, ...], told: str) -> None:
     assert told in rights.operator.error("broker", "grant", *arguments)

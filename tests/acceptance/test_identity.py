@@ -90,9 +90,7 @@ def status_of(site: Site, task_id: str) -> str:
 # -- what everybody may do -----------------------------------------------------------------------------------------
 
 
-def test_a_client_gets_its_task_done_by_an_llm_that_has_no_other_rights_than_its_own(
-    site: Site, rights: Rights
-) -> None:
+def test_a_task_is_completed_with_the_rights_of_its_roles_alone(site: Site, rights: Rights) -> None:
     shell = Shell(rights.url_of["ana"], site.state)
     done = json.loads(shell("task", "submit", "anything", "--assignee", "atlas", "--wait", "--json"))
     assert (done["status"], done["llm"], done["submitted_by"]) == ("completed", "atlas", "ana")
@@ -101,7 +99,7 @@ def test_a_client_gets_its_task_done_by_an_llm_that_has_no_other_rights_than_its
     assert '"level": "warning"' not in worker.output
 
 
-def test_who_did_something_is_told_by_the_user(site: Site, rights: Rights) -> None:
+def test_the_history_names_the_rabbitmq_user(site: Site, rights: Rights) -> None:
     ana, bo = (Shell(rights.url_of[name], site.state) for name in ("ana", "bo"))
     task_id = ana.json("task", "submit", "anything", "--assignee", "nobody", "--force")["id"]
     bo("task", "cancel", task_id)
@@ -109,7 +107,7 @@ def test_who_did_something_is_told_by_the_user(site: Site, rights: Rights) -> No
     assert change["by"] == "bo"
 
 
-def test_the_web_page_may_look_at_what_was_rejected_and_whose_it_was(
+def test_the_web_page_may_read_rejected_messages_and_their_users(
     site: Site, rights: Rights, ana: Amqp, rejected: Callable[[], Message]
 ) -> None:
     web = Shell(rights.url_of["web"], site.state)
@@ -204,7 +202,9 @@ BY_A_CLIENT: dict[str, Callable[[Channel], object]] = {
         *(pytest.param("ana", operation, id=f"a client: {what}") for what, operation in BY_A_CLIENT.items()),
     ],
 )
-def test_rabbitmq_refuses_it(rights: Rights, site: Site, user: str, operation: Callable[[Channel], object]) -> None:
+def test_rabbitmq_refuses_operations_outside_the_role(
+    rights: Rights, site: Site, user: str, operation: Callable[[Channel], object]
+) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(rights.url_of[user]))
     channel = connection.channel()
     channel.confirm_delivery()
@@ -215,7 +215,7 @@ def test_rabbitmq_refuses_it(rights: Rights, site: Site, user: str, operation: C
 
 
 @pytest.mark.parametrize(("exchange", "key"), [(REQUESTS, "vega.submit"), (STATUS, "vega.hello")])
-def test_rabbitmq_refuses_a_message_in_the_name_of_another_user(vega: Amqp, exchange: str, key: str) -> None:
+def test_rabbitmq_refuses_a_message_with_the_user_id_of_another_user(vega: Amqp, exchange: str, key: str) -> None:
     with pytest.raises(ChannelClosedByBroker) as refused:
         vega.publish(exchange, key, HELLO, user_id="atlas")
     assert refused.value.reply_code == FORGED
@@ -224,7 +224,9 @@ def test_rabbitmq_refuses_a_message_in_the_name_of_another_user(vega: Amqp, exch
 # -- what the coordinator refuses ----------------------------------------------------------------------------------
 
 
-def test_a_task_from_nobody_is_refused_and_its_sender_told(ana: Amqp, rejected: Callable[[], Message]) -> None:
+def test_a_task_without_a_user_is_rejected_and_its_sender_is_answered(
+    ana: Amqp, rejected: Callable[[], Message]
+) -> None:
     answers = ana.queue()
     ana.submit({"description": "anything"}, reply_to=answers)
     refusal = ana.take(answers)
@@ -234,7 +236,7 @@ def test_a_task_from_nobody_is_refused_and_its_sender_told(ana: Amqp, rejected: 
 
 
 @pytest.mark.parametrize("user", [None, "fluffle"])
-def test_a_report_counts_only_from_the_user_of_its_llm(
+def test_a_report_is_accepted_only_from_the_user_of_its_llm(
     site: Site, rejected: Callable[[], Message], user: str | None
 ) -> None:
     with amqp(site.url) as operator:  # who may publish everything
@@ -243,7 +245,7 @@ def test_a_report_counts_only_from_the_user_of_its_llm(
     assert site.select("select name from llms where name = 'nova'") == []
 
 
-def test_another_llm_can_neither_claim_nor_complete_what_an_llm_has_in_hand(
+def test_an_llm_can_neither_claim_nor_complete_the_task_of_another(
     site: Site, ana: Amqp, vega: Amqp, rejected: Callable[[], Message], tmp_path: Path
 ) -> None:
     held = {"until": str(tmp_path / "never")}
@@ -263,7 +265,7 @@ def message(sender: str, receiver: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("sender", ["llm.atlas", "user.ana", "user.bo"])
-def test_a_message_counts_only_from_the_user_that_it_is_from(
+def test_a_message_is_accepted_only_from_the_user_of_its_sender(
     vega: Amqp,
     ana: Amqp,
     rights: Rights,
@@ -285,7 +287,7 @@ async def inbox(url: str) -> list[Mail]:
         return [it async for it in client.inbox(wait=False)]
 
 
-async def test_people_write_to_each_other_in_their_own_names(
+async def test_people_send_messages_under_their_own_names(
     rights: Rights, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
@@ -298,7 +300,7 @@ async def test_people_write_to_each_other_in_their_own_names(
 @pytest.mark.parametrize(
     "hidden", [b"", b"\x01aT" + (2**62).to_bytes(8, "big")], ids=["", "beside what nobody can read"]
 )
-def test_a_dead_letter_of_another_queue_says_nothing_in_the_name_of_its_sender(
+def test_a_dead_letter_from_another_queue_does_not_act_for_its_sender(
     site: Site, ana: Amqp, rejected: Callable[[], Message], hidden: bytes
 ) -> None:
     arguments = {"x-dead-letter-exchange": TASKS, "x-dead-letter-routing-key": "submit", "x-message-ttl": 0}
@@ -324,7 +326,7 @@ def user_and_headers(user: bytes, table: bytes) -> bytes:
     ("header", "told"),
     [("CC", {"headers.CC": "is refused: publish once for each receiver"}), ("BCC", {"name": "is 'atlas', but"})],
 )
-def test_copies_by_header_do_not_let_an_llm_speak_for_another(
+def test_cc_and_bcc_headers_do_not_let_an_llm_act_for_another(
     site: Site, vega: Amqp, rejected: Callable[[], Message], header: str, told: dict[str, str]
 ) -> None:
     goodbye = {"name": "atlas", "instance": "whichever"}
@@ -369,7 +371,7 @@ def test_an_llm_cancels_only_tasks_that_it_has_submitted(site: Site, ana: Amqp, 
     assert status_of(site, theirs) == "pending"
 
 
-def test_nobody_takes_over_the_answers_to_another_ones_task(
+def test_nobody_receives_the_answers_to_the_task_of_another_user(
     ana: Amqp, connect: Callable[[str], Amqp], rejected: Callable[[], Message]
 ) -> None:
     task_id = submitted(ana, "ana", {"description": "anything", "assignee": "nobody", "force": True})

@@ -37,7 +37,7 @@ def flood(client: Amqp, count: int) -> int:
     return taken
 
 
-def test_a_flood_is_stopped_and_told_and_what_was_taken_is_done(
+def test_a_flood_is_refused_with_a_reason_and_accepted_tasks_are_completed(
     rabbitmq: NodeInfo, small_inbox: Site, ledger: Ledger
 ) -> None:
     site, shell = small_inbox, Shell(small_inbox.url, small_inbox.state)

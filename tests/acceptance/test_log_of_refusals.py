@@ -34,7 +34,7 @@ def one_line(coordinator: Process, event: str) -> dict[str, Any]:
     return line
 
 
-def test_a_hello_that_is_refused_is_logged_and_answered(coordinator: Process, client: Amqp) -> None:
+def test_a_refused_hello_is_logged_and_answered(coordinator: Process, client: Amqp) -> None:
     answers = client.queue()
     hello = {"name": "ada", "instance": "one", "slots": "many"}
     client.publish("fluffle.status", "ada.hello", hello, reply_to=answers, correlation_id="c-1", message_id="h-1")
@@ -46,15 +46,13 @@ def test_a_hello_that_is_refused_is_logged_and_answered(coordinator: Process, cl
     assert line["errors"].startswith("slots: ")
 
 
-def test_a_request_that_is_refused_is_logged(coordinator: Process, client: Amqp) -> None:
+def test_a_refused_request_is_logged(coordinator: Process, client: Amqp) -> None:
     client.publish("fluffle.tasks", "cancel", {"id": "t-404"})
     line = one_line(coordinator, "refused a request")
     assert (line["about"], line["errors"]) == ("t-404", "id: there is no such task")
 
 
-def test_attempts_that_nobody_claims_or_that_are_lost_are_logged(
-    coordinator: Process, site: Site, client: Amqp
-) -> None:
+def test_unclaimed_and_lost_attempts_are_logged(coordinator: Process, site: Site, client: Amqp) -> None:
     ForeignLLMs(site, client, "ada")
     client.submit({"id": "t-1", "description": "-", "assignee": "ada"})
     line = one_line(coordinator, "an attempt is unclaimed")
@@ -69,7 +67,7 @@ def test_attempts_that_nobody_claims_or_that_are_lost_are_logged(
     assert line["reason"].startswith("the instance fell silent")
 
 
-def test_a_flood_of_bad_messages_is_a_few_lines(coordinator: Process, site: Site, client: Amqp) -> None:
+def test_a_flood_of_bad_messages_is_logged_in_a_few_lines(coordinator: Process, site: Site, client: Amqp) -> None:
     asyncio.run(_flood(site.url, 3000))
 
     def counted() -> int:
@@ -87,7 +85,7 @@ async def _flood(url: str, count: int) -> None:
         await asyncio.gather(*(link.publish_soon(bad) for _ in range(count)))
 
 
-def test_llms_that_were_seen_once_can_be_forgotten(site: Site, client: Amqp) -> None:
+def test_an_offline_llm_can_be_forgotten(site: Site, client: Amqp) -> None:
     site.coordinator()
     shell = Shell(site.url, site.state)
     client.publish("fluffle.status", "stays.hello", {"name": "stays", "instance": "one"})
@@ -106,7 +104,7 @@ def test_llms_that_were_seen_once_can_be_forgotten(site: Site, client: Amqp) -> 
     until(lambda: "fake-1" in shell("llm", "list"), "one that comes back is known again")
 
 
-def test_a_dependency_that_nobody_has_submitted_is_named(coordinator: Process, site: Site, client: Amqp) -> None:
+def test_a_dependency_that_was_never_submitted_is_named(coordinator: Process, site: Site, client: Amqp) -> None:
     shell = Shell(site.url, site.state)
     shell("task", "submit", "build", "--id", "b", "--depends-on", "typo", "--assignee", "ada", "--force")
     assert "task typo, not submitted" in shell("task", "show", "b")

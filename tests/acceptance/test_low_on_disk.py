@@ -48,7 +48,7 @@ def test_up_says_that_the_disk_is_nearly_full(state: Path, tmp_path: Path) -> No
         up.wait_for('coordinator │ {"event": "RabbitMQ at', within=60)
 
 
-def test_the_demo_ends_with_the_reason_where_the_disk_is_nearly_full(tmp_path: Path) -> None:
+def test_the_demo_ends_with_the_reason_when_the_disk_is_nearly_full(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("A rabbit.\n" * 100)
     command = ("demo", "--model", "demo", str(tmp_path / "text.txt"))
     with (

@@ -17,7 +17,7 @@ from tests.support.site import Site
 PAID = ("--handler", "tests.support.recording_llms:paid")
 
 
-def test_the_work_of_a_coordinator_and_a_worker_is_counted_the_same_by_both(site: Site, client: Amqp) -> None:
+def test_coordinator_and_worker_count_the_same_work(site: Site, client: Amqp) -> None:
     coordinator = site.coordinator(env=ON)
     worker = site.worker("ada", *PAID, "--slots", "4", env=ON)
     answers = client.queue()
@@ -56,7 +56,7 @@ def test_the_work_of_a_coordinator_and_a_worker_is_counted_the_same_by_both(site
         assert 0 < figures[f"{prefix}_attempt_seconds_sum{{llm=ada}}"] < 30
 
 
-def test_every_metric_is_described_and_nothing_else(site: Site, client: Amqp) -> None:
+def test_the_docs_describe_exactly_the_existing_metrics(site: Site, client: Amqp) -> None:
     coordinator, worker = site.coordinator(env=ON), site.worker("ada", *PAID, env=ON)
     answers = client.queue()
     client.submit({"description": "Go", "inputs": "well"}, reply_to=answers)
@@ -77,7 +77,7 @@ def families(process: Process) -> set[str]:
     return {re.sub(r"_(bucket|count|sum)$", "", name) for name in scrape(process).names}
 
 
-def test_what_waits_and_what_is_in_hand_is_told_with_its_age(site: Site, client: Amqp) -> None:
+def test_pending_and_running_tasks_are_counted_with_their_age(site: Site, client: Amqp) -> None:
     coordinator = site.coordinator(env=ON)
     gate = site.state / "gate"
     waits = ("--handler", "tests.support.recording_llms:wait_for_gate")
@@ -95,7 +95,7 @@ def test_what_waits_and_what_is_in_hand_is_told_with_its_age(site: Site, client:
     assert scrape(coordinator)["fluffle_oldest_pending_seconds"] == 0
 
 
-def test_nothing_is_told_any_more_of_an_llm_that_has_left(site: Site, client: Amqp) -> None:
+def test_metrics_of_an_llm_end_when_it_leaves(site: Site, client: Amqp) -> None:
     coordinator = site.coordinator(env=ON)
     site.worker("ada", *PAID)
     bela = site.worker("bela", *PAID)
@@ -115,7 +115,7 @@ def labelled(process: Process) -> set[str]:
     return {name for key in scrape(process) for name in re.findall(r"llm=([a-z]+)", key)}
 
 
-def test_a_standby_tells_of_itself_only(site: Site) -> None:
+def test_a_standby_reports_only_its_own_metrics(site: Site) -> None:
     leader = site.coordinator(env=ON)
     standby = site.coordinator(until="standing by", env=ON)
     assert scrape(leader)["fluffle_leading"] == 1
@@ -128,7 +128,7 @@ def test_a_standby_tells_of_itself_only(site: Site) -> None:
     assert set(scrape(standby).of("fluffle_tasks").values()) == {0}
 
 
-def test_programs_with_the_same_port_share_the_ports_that_follow(site: Site) -> None:
+def test_programs_with_the_same_metrics_port_take_the_following_ports(site: Site) -> None:
     first = site.coordinator(env=ON)
     port = int(address(first).rpartition(":")[2])
     worker = site.worker("ada", "--model", "demo", FLUFFLE_METRICS_PORT=str(port))
@@ -137,14 +137,14 @@ def test_programs_with_the_same_port_share_the_ports_that_follow(site: Site) -> 
     assert "fluffle_worker_slots{llm=ada}" in scrape(worker)
 
 
-def test_only_this_computer_is_served_unless_another_address_is_set(site: Site) -> None:
+def test_metrics_are_served_on_loopback_unless_another_address_is_set(site: Site) -> None:
     assert address(site.coordinator(env=ON)).startswith("http://127.0.0.1:")
     worker = site.worker("ada", "--model", "demo", FLUFFLE_METRICS_HOST="127.0.0.2", env=ON)
     assert address(worker).startswith("http://127.0.0.2:")
     assert health(worker, "/healthz") == (200, {"ok": True, "problems": []})
 
 
-def test_readiness_goes_with_rabbitmq_and_comes_back_with_it(site: Site) -> None:
+def test_readiness_follows_the_connection_to_rabbitmq(site: Site) -> None:
     with proxy_before(site.url) as proxy:
         coordinator = site.coordinator(url=proxy.url, env=ON)
         worker = site.worker("ada", "--model", "demo", url=proxy.url, env=ON)
@@ -165,7 +165,7 @@ def test_readiness_goes_with_rabbitmq_and_comes_back_with_it(site: Site) -> None
             assert scrape(process)["fluffle_reconnects_total"] >= 2, "two connections of a link"
 
 
-def test_a_worker_that_drains_is_well_and_not_ready(site: Site, client: Amqp) -> None:
+def test_a_draining_worker_is_healthy_and_not_ready(site: Site, client: Amqp) -> None:
     site.coordinator()
     gate = site.state / "gate"
     waits = ("--handler", "tests.support.recording_llms:wait_for_gate")
@@ -179,7 +179,7 @@ def test_a_worker_that_drains_is_well_and_not_ready(site: Site, client: Amqp) ->
     assert worker.wait() == 0
 
 
-def test_a_coordinator_whose_database_is_away_is_not_ready(site: Site) -> None:
+def test_a_coordinator_without_its_database_is_not_ready(site: Site) -> None:
     database, coordinator = site.sqlite, site.coordinator(env=ON)
     hidden = site.state / "hidden"
     hidden.mkdir()
@@ -191,7 +191,7 @@ def test_a_coordinator_whose_database_is_away_is_not_ready(site: Site) -> None:
     coordinator.kill()
 
 
-def test_an_unknown_page_says_which_there_are(site: Site) -> None:
+def test_an_unknown_page_lists_the_known_pages(site: Site) -> None:
     coordinator = site.coordinator(env=ON)
     with pytest.raises(urllib.request.HTTPError) as refused:
         urllib.request.urlopen(f"{address(coordinator)}/", timeout=10)
@@ -199,7 +199,7 @@ def test_an_unknown_page_says_which_there_are(site: Site) -> None:
     assert refused.value.read() == b"There are /metrics, /healthz and /readyz.\n"
 
 
-def test_every_line_of_a_log_that_is_no_terminal_is_json_with_its_fields(site: Site, client: Amqp) -> None:
+def test_every_log_line_outside_a_terminal_is_json(site: Site, client: Amqp) -> None:
     coordinator = site.coordinator(env=ON)
     worker = site.worker("ada", *PAID)
     answers = client.queue()

@@ -88,7 +88,7 @@ def command(tmp_path: Path) -> str:
     return str(script)
 
 
-def test_an_endless_check_fails_its_task_while_other_slots_go_on_and_sigterm_is_obeyed(
+def test_an_endless_schema_check_fails_its_task_and_delays_neither_other_slots_nor_sigterm(
     site: Site, watching: Amqp, command: str, tmp_path: Path
 ) -> None:
     site.coordinator()
@@ -114,7 +114,7 @@ def test_an_endless_check_fails_its_task_while_other_slots_go_on_and_sigterm_is_
     assert attempts(site, "evil-2") == [("failed", "output_schema")]
 
 
-def test_an_attempt_whose_time_is_over_stops_its_check(site: Site, watching: Amqp, command: str) -> None:
+def test_an_attempt_that_times_out_stops_its_schema_check(site: Site, watching: Amqp, command: str) -> None:
     site.coordinator()
     worker = site.worker("rd", "--exec", command, "--slots", "1")
     submit(watching, "good", WITH_PATTERN | {"properties": {"n": {"pattern": "x"}}}, assignee="rd")
@@ -126,7 +126,7 @@ def test_an_attempt_whose_time_is_over_stops_its_check(site: Site, watching: Amq
     assert ends(watching, 1)["next"].type == "task.completed"
 
 
-def test_a_helper_does_not_outlive_a_worker_that_is_killed(site: Site, watching: Amqp, command: str) -> None:
+def test_a_helper_process_ends_when_its_worker_is_killed(site: Site, watching: Amqp, command: str) -> None:
     site.coordinator()
     worker = site.worker("rd", "--exec", command)
     submit(watching, "evil", ENDLESS, assignee="rd")
@@ -136,7 +136,7 @@ def test_a_helper_does_not_outlive_a_worker_that_is_killed(site: Site, watching:
     until(lambda: is_gone(helper.pid), "the helper has ended")
 
 
-def test_a_result_of_any_worker_is_held_against_the_schema_of_its_task(site: Site, watching: Amqp) -> None:
+def test_the_result_of_any_worker_is_checked_against_the_schema_of_its_task(site: Site, watching: Amqp) -> None:
     site.coordinator()
     worker = PlainWorker(site, watching, "any")
     for schema in (PLAIN, WITH_PATTERN):
@@ -155,7 +155,7 @@ def test_a_result_of_any_worker_is_held_against_the_schema_of_its_task(site: Sit
         assert not site.select(f"select 1 from tasks where id = 'wrong-{kind}' and result is not null")
 
 
-def test_a_late_result_is_held_against_the_schema_too(site: Site, watching: Amqp) -> None:
+def test_a_late_result_is_checked_against_the_schema_too(site: Site, watching: Amqp) -> None:
     site.coordinator(FLUFFLE_LEASE="2")
     worker = PlainWorker(site, watching, "late")
     submit(watching, "t", PLAIN, assignee="late", max_attempts=2)
@@ -167,7 +167,7 @@ def test_a_late_result_is_held_against_the_schema_too(site: Site, watching: Amqp
     assert ends(watching, 1)["t"].json()["result"] == {"n": 1}
 
 
-def test_other_tasks_go_on_while_an_endless_check_runs(site: Site, watching: Amqp) -> None:
+def test_other_tasks_continue_during_an_endless_schema_check(site: Site, watching: Amqp) -> None:
     coordinator = site.coordinator()
     evil, good = PlainWorker(site, watching, "evil"), PlainWorker(site, watching, "good")
     for number in range(3):
@@ -183,7 +183,7 @@ def test_other_tasks_go_on_while_an_endless_check_runs(site: Site, watching: Amq
     assert all(TOO_LONG in ended[f"evil-{n}"].json()["error"]["message"] for n in range(3))
 
 
-def test_who_leaves_right_after_an_answer_has_given_it(site: Site, watching: Amqp) -> None:
+def test_a_worker_that_leaves_right_after_its_result_has_delivered_it(site: Site, watching: Amqp) -> None:
     site.coordinator()
     worker = PlainWorker(site, watching, "brief")
     submit(watching, "t", WITH_PATTERN, assignee="brief", max_attempts=3)
@@ -194,9 +194,7 @@ def test_who_leaves_right_after_an_answer_has_given_it(site: Site, watching: Amq
     until(lambda: not site.select("select 1 from llms where instances != '{}'"), "it has left")
 
 
-def test_an_answer_that_was_being_checked_when_the_coordinator_died_is_checked_by_the_next(
-    site: Site, watching: Amqp
-) -> None:
+def test_a_result_that_a_killed_coordinator_was_checking_is_checked_by_the_next(site: Site, watching: Amqp) -> None:
     first = site.coordinator(FLUFFLE_LEADER_LEASE="1")
     worker = PlainWorker(site, watching, "any")
     submit(watching, "evil", ENDLESS, assignee="any")
@@ -210,7 +208,7 @@ def test_an_answer_that_was_being_checked_when_the_coordinator_died_is_checked_b
     assert watching.depth("fluffle.coordinator") == 0
 
 
-def test_a_coordinator_that_stops_gives_back_what_it_checks(site: Site, watching: Amqp) -> None:
+def test_a_coordinator_that_stops_returns_unchecked_results_to_the_queue(site: Site, watching: Amqp) -> None:
     first = site.coordinator()
     worker = PlainWorker(site, watching, "any")
     submit(watching, "evil", ENDLESS, assignee="any")

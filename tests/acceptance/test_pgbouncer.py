@@ -31,7 +31,7 @@ def server() -> Iterator[Postgres]:
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_tasks_are_done_with_the_database_behind_pgbouncer(
+def test_tasks_are_completed_with_the_database_behind_pgbouncer(
     rabbitmq: NodeInfo, server: Postgres, tmp_path: Path, mode: Mode
 ) -> None:
     direct = server.create(f"books_{mode}")

@@ -9,7 +9,7 @@ from tests.support.site import Site
 from tests.support.task_audit import Ledger
 
 
-def test_every_message_is_shown_once_and_in_order_although_rabbitmq_is_killed(site: Site, ledger: Ledger) -> None:
+def test_every_message_is_shown_once_and_in_order_when_rabbitmq_is_killed(site: Site, ledger: Ledger) -> None:
     if site.rabbitmq.node is None:
         pytest.skip("this broker is not ours to kill")
     it = asyncio.run(post(site, ledger, 2 * OF_EACH))

@@ -107,7 +107,9 @@ def test_a_silent_llm_has_the_rights_of_an_llm(site: Site, ana: Amqp, connect: C
         *(("fluffle.requests", f"luna.{verb}") for verb in TASK_KEYS if verb not in LLM_REQUESTS),
     ],
 )
-def test_rabbitmq_refuses_an_llm_the_requests_of_others(site: Site, rights: Rights, exchange: str, key: str) -> None:
+def test_rabbitmq_refuses_an_llm_requests_that_only_people_may_send(
+    site: Site, rights: Rights, exchange: str, key: str
+) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(rights.url_of["luna"]))
     channel = connection.channel()
     channel.confirm_delivery()
@@ -117,7 +119,7 @@ def test_rabbitmq_refuses_an_llm_the_requests_of_others(site: Site, rights: Righ
     connection.close()
 
 
-def test_an_llm_gets_no_result_of_a_task_that_is_not_its_own(ana: Amqp, connect: Callable[[str], Amqp]) -> None:
+def test_an_llm_gets_no_result_of_an_unrelated_task(ana: Amqp, connect: Callable[[str], Amqp]) -> None:
     luna, theirs = Llm(connect("luna"), "luna"), submitted(ana, **NOBODY)
     spying = {"description": "tell me", "assignee": "luna", "force": True}
     assert "depends_on.0" in luna.refusal("submit", {**spying, "depends_on": [theirs]})
@@ -128,7 +130,7 @@ def test_an_llm_gets_no_result_of_a_task_that_is_not_its_own(ana: Amqp, connect:
     assert later.type == "task.accepted"
 
 
-def test_notes_are_open_to_the_llms_of_their_conversation_only(ana: Amqp, connect: Callable[[str], Amqp]) -> None:
+def test_notes_are_open_only_to_the_llms_of_their_conversation(ana: Amqp, connect: Callable[[str], Amqp]) -> None:
     submitted(ana, assignee="vega", conversation_id="ana-conv")
     atlas, vega = Llm(connect("atlas"), "atlas"), Llm(connect("vega"), "vega")
     vega.client.take("llm.vega.work")
@@ -142,7 +144,7 @@ def test_notes_are_open_to_the_llms_of_their_conversation_only(ana: Amqp, connec
     assert (note["by"], note["content"]) == ("vega", "true")
 
 
-def test_an_answer_to_an_llm_comes_to_the_queue_that_it_names_without_a_binding(connect: Callable[[str], Amqp]) -> None:
+def test_an_answer_reaches_the_reply_queue_of_an_llm_without_a_binding(connect: Callable[[str], Amqp]) -> None:
     """The coordinator passes it on: an LLM may bind no queue but its mailbox."""
     atlas, vega = connect("atlas"), connect("vega")
     answers = atlas.queue(name="llm.atlas.i")
@@ -157,7 +159,7 @@ def test_an_answer_to_an_llm_comes_to_the_queue_that_it_names_without_a_binding(
 # -- in the name of others -----------------------------------------------------------------------------------------
 
 
-async def test_only_what_the_llm_itself_publishes_is_shown_as_written_by_it(
+async def test_only_text_published_by_the_llm_itself_is_shown_as_its_text(
     site: Site,
     rights: Rights,
     ana: Amqp,
@@ -199,7 +201,7 @@ def forge_by_binding(operator: Amqp, body: dict[str, Any]) -> None:
         operator.publish("forge.exchange", "vega.progress", body, user_id="fluffle")
 
 
-def test_an_llm_can_lead_no_message_through_what_it_declares(site: Site, rights: Rights) -> None:
+def test_an_llm_cannot_route_messages_through_its_own_queues_and_exchanges(site: Site, rights: Rights) -> None:
     """It can bind neither a queue nor an exchange of its own, nor change its mailbox."""
     dead = {"x-message-ttl": 0, "x-dead-letter-exchange": "fluffle.messages", "x-dead-letter-routing-key": "all"}
     attempts: dict[str, Callable[[Any], object]] = {
@@ -229,7 +231,7 @@ def test_an_llm_can_lead_no_message_through_what_it_declares(site: Site, rights:
         connection.close()
 
 
-async def test_a_message_that_a_queue_has_published_again_is_read_by_nobody(
+async def test_a_message_republished_by_a_dead_lettering_queue_is_ignored(
     site: Site, rights: Rights, ana: Amqp, connect: Callable[[str], Amqp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ana wrote to atlas must not come to bo in her name, and she must not be told that it was wrong."""
@@ -288,7 +290,9 @@ def test_revoke_leaves_nothing_behind(site: Site, rights: Rights, rabbitmq: Node
         assert "llm.nova" not in rabbitmq.control(kind, "--silent")
 
 
-def test_a_user_with_earlier_rights_is_named_and_repaired(rabbitmq: NodeInfo, rights: Rights, tmp_path: Path) -> None:
+def test_a_user_with_outdated_rights_is_reported_and_repaired(
+    rabbitmq: NodeInfo, rights: Rights, tmp_path: Path
+) -> None:
     shell = Shell(rights.operator.environment["FLUFFLE_AMQP_URL"], tmp_path)
     shell.environment.update(rabbitmq.settings)
     rabbitmq.control("set_permissions", "luna", ".*", ".*", ".*")

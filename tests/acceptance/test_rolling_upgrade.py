@@ -48,9 +48,7 @@ def all_done(site: Site, count: int) -> bool:
     return bool(site.select("select count(*) from tasks where status = 'completed'")[0][0] == count)
 
 
-def test_a_running_leader_of_the_version_before_works_on_while_the_new_one_upgrades_and_takes_over(
-    site: Site, before: Path
-) -> None:
+def test_a_leader_of_the_previous_version_works_until_the_new_version_takes_over(site: Site, before: Path) -> None:
     ledger, old = Ledger(site), site.coordinator(version=before)
     first = schema_of(site)
     assert first < HEAD, "the old one has made the database as it knows it"
@@ -71,7 +69,7 @@ def test_a_running_leader_of_the_version_before_works_on_while_the_new_one_upgra
     assert ledger.problems() == []
 
 
-def test_a_leader_of_the_version_before_that_is_killed_leaves_nothing_undone(site: Site, before: Path) -> None:
+def test_a_killed_leader_of_the_previous_version_leaves_no_task_unfinished(site: Site, before: Path) -> None:
     ledger, old = Ledger(site), site.coordinator(version=before)
     site.worker("ada", *WORKER, env=ledger.env)
     new = site.coordinator(until="standing by")
@@ -84,9 +82,7 @@ def test_a_leader_of_the_version_before_that_is_killed_leaves_nothing_undone(sit
     assert ledger.problems() == []
 
 
-def test_the_version_before_is_refused_with_a_clear_word_once_the_database_is_upgraded(
-    site: Site, before: Path
-) -> None:
+def test_the_previous_version_is_refused_with_a_clear_error_after_the_upgrade(site: Site, before: Path) -> None:
     site.coordinator()
     late: Process = site.coordinator(until=None, version=before)
     assert late.wait() == 1

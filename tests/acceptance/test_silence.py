@@ -102,7 +102,7 @@ def alarm(rabbitmq: NodeInfo) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("alarm")
-def test_a_rabbitmq_that_takes_nothing_for_longer_than_a_lease_costs_no_attempt(
+def test_a_rabbitmq_that_blocks_for_longer_than_a_lease_costs_no_attempt(
     rabbitmq: NodeInfo, site: Site, run: Callable[..., Running]
 ) -> None:
     site.coordinator()
@@ -114,7 +114,7 @@ def test_a_rabbitmq_that_takes_nothing_for_longer_than_a_lease_costs_no_attempt(
 
 
 @pytest.mark.parametrize("ahead", [pytest.param(60, marks=slow), -3600])
-def test_a_clock_that_is_set_costs_no_attempt(site: Site, run: Callable[..., Running], ahead: int) -> None:
+def test_a_clock_change_costs_no_attempt(site: Site, run: Callable[..., Running], ahead: int) -> None:
     clock = Clock(site.state / "clock")
     site.coordinator(altered=[clock.change])
     task = run()
@@ -123,7 +123,7 @@ def test_a_clock_that_is_set_costs_no_attempt(site: Site, run: Callable[..., Run
 
 
 @pytest.mark.parametrize("ahead", [60, pytest.param(-3600, marks=slow)])
-def test_a_pause_before_the_next_attempt_is_as_long_when_the_clock_is_set(
+def test_a_clock_change_does_not_change_the_pause_before_the_next_attempt(
     site: Site, ledger: Ledger, client: Amqp, ahead: int
 ) -> None:
     clock = Clock(site.state / "clock")
@@ -139,7 +139,7 @@ def test_a_pause_before_the_next_attempt_is_as_long_when_the_clock_is_set(
     until(lambda: site.select("select 1 from tasks where status = 'completed'"), "it is completed")
 
 
-def test_a_worker_that_is_killed_goes_offline_after_its_lease_when_the_clock_is_set_back(
+def test_a_killed_worker_goes_offline_after_its_lease_although_the_clock_was_set_back(
     site: Site, run: Callable[..., Running]
 ) -> None:
     clock = Clock(site.state / "clock")
@@ -150,7 +150,7 @@ def test_a_worker_that_is_killed_goes_offline_after_its_lease_when_the_clock_is_
     until(lambda: site.select("select 1 from llms where state = 'offline'"), "it is offline", within=4 * LEASE)
 
 
-def test_an_attempt_whose_worker_ignores_its_timeout_is_ended_by_the_coordinator(site: Site, client: Amqp) -> None:
+def test_the_coordinator_ends_an_attempt_whose_worker_ignores_its_timeout(site: Site, client: Amqp) -> None:
     site.coordinator()
     site.queues |= {"llm.stranger.work"}
     work = client.queue(("fluffle.work", "llm.stranger"), name="llm.stranger.work", durable=True)
@@ -181,9 +181,7 @@ def test_an_attempt_whose_worker_ignores_its_timeout_is_ended_by_the_coordinator
     assert [client.take(answers).type for _ in range(2)] == ["task.accepted", "task.failed"]
 
 
-def test_a_connection_that_only_the_worker_knows_to_be_lost_is_no_silence(
-    site: Site, run: Callable[..., Running]
-) -> None:
+def test_a_half_open_connection_of_a_worker_is_not_silence(site: Site, run: Callable[..., Running]) -> None:
     site.coordinator()
     with proxy_before(site.url) as proxy:
         task = run(url=proxy.url)

@@ -74,7 +74,7 @@ def handed_on(description: str, llm: str) -> ToolCall:
     return ToolCall(arguments[:20], arguments[20:], name="delegate")
 
 
-def test_a_debate_is_decided_by_a_judge_whatever_troubles_the_provider(team: Team, client: SyncClient) -> None:
+def test_a_judge_decides_a_debate_although_the_provider_fails_now_and_then(team: Team, client: SyncClient) -> None:
     ana, bea, cem, judy = (team.servers[name] for name in NAMES)
     ana.script(Refusal(429, "slow down", {"Retry-After": "0.2"}), Text("Yes, ", "it is time."))
     bea.script(Refusal(500, "out of memory", {"Retry-After": "0.01"}), Text("No."))
@@ -99,7 +99,7 @@ def test_a_debate_is_decided_by_a_judge_whatever_troubles_the_provider(team: Tea
     ]
 
 
-def test_a_review_of_two_rounds_brings_the_remarks_to_the_author(team: Team, client: SyncClient) -> None:
+def test_a_review_of_two_rounds_passes_the_remarks_to_the_author(team: Team, client: SyncClient) -> None:
     author, reviewer = team.servers["bea"], team.servers["cem"]
     author.script(Text("a rabbit"), Text("a rabbit ", "with carrots"))
     reviewer.script(
@@ -119,7 +119,7 @@ def test_a_review_of_two_rounds_brings_the_remarks_to_the_author(team: Team, cli
     ]
 
 
-def test_a_vote_is_taken_without_the_member_that_is_killed(team: Team, client: SyncClient) -> None:
+def test_a_vote_completes_without_the_killed_member(team: Team, client: SyncClient) -> None:
     stalled = Stalled("I think")
     for name in ("ana", "bea"):
         team.servers[name].script(answered('{"choice": "white", ', '"reason": "it shows the dirt"}'))
@@ -138,7 +138,7 @@ def test_a_vote_is_taken_without_the_member_that_is_killed(team: Team, client: S
     team.members["cem"] = team.begin("cem")
 
 
-def test_five_running_descendants_are_stopped_with_the_task_that_is_cancelled(team: Team, client: SyncClient) -> None:
+def test_cancelling_a_task_stops_its_five_running_descendants(team: Team, client: SyncClient) -> None:
     leaves = [Stalled("Once upon") for _ in range(3)]
     team.servers["judy"].script(ToolCalls(handed_on("the first half", "ana"), handed_on("the second half", "bea")))
     team.servers["ana"].script(ToolCalls(handed_on("a quarter", "cem"), handed_on("another quarter", "cem")))

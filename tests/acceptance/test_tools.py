@@ -69,7 +69,7 @@ def test_a_question_is_answered_while_its_llm_does_other_work(site: Site, person
     assert view.attempts[0].duration < TIMEOUT
 
 
-def test_a_question_outlives_the_worker_that_asked(site: Site, person: SyncClient, ledger: Ledger) -> None:
+def test_a_question_survives_the_worker_that_asked_it(site: Site, person: SyncClient, ledger: Ledger) -> None:
     env = {**ledger.env, "FLUFFLE_LEASE": "2"}
     worker = site.worker("ada", "--handler", f"{HERE}:ask", env=env)
     task = person.submit("paint", inputs={"questions": ["Which colour?", "Which size?"]}, max_attempts=1)
@@ -87,7 +87,7 @@ def test_a_question_outlives_the_worker_that_asked(site: Site, person: SyncClien
     assert len(person.task(task.id).questions) == 2
 
 
-def test_what_cannot_be_done_is_told_to_the_llm(site: Site, person: SyncClient) -> None:
+def test_a_failed_tool_call_is_reported_to_the_llm(site: Site, person: SyncClient) -> None:
     site.worker("ada", "--handler", f"{HERE}:consult", "--tools", "delegate,send", "--skills", "talk")
     site.worker("gone", "--model", "demo").end()
     tries = [
@@ -110,7 +110,7 @@ def test_what_cannot_be_done_is_told_to_the_llm(site: Site, person: SyncClient) 
     assert denied == "ToolError: ada may not use ask_person"
 
 
-def test_all_that_work_on_a_task_share_notes(site: Site, person: SyncClient) -> None:
+def test_llms_of_a_conversation_share_notes(site: Site, person: SyncClient) -> None:
     for name in ("ada", "bea"):
         site.worker(name, "--handler", f"{HERE}:consult")
     part = [["read", {"name": "plan"}], ["share", {"name": "facts", "content": "two"}], ["read", {"name": "none"}]]
@@ -192,9 +192,7 @@ def test_a_command_uses_the_tools_of_its_worker(site: Site, person: SyncClient) 
     assert task.result(60) == "[null] 7 blue\nnot sent"
 
 
-def test_a_task_that_is_cancelled_takes_five_running_parts_with_it(
-    site: Site, person: SyncClient, ledger: Ledger
-) -> None:
+def test_cancelling_a_task_cancels_its_five_running_parts(site: Site, person: SyncClient, ledger: Ledger) -> None:
     site.worker("ada", "--handler", f"{HERE}:spread", "--slots", "5", env=ledger.env)
     task = person.submit("the whole", inputs=[2, 1])  # two parts, and one part of each, which wait for ever
     more = person.submit("another", parent_id=task.id)

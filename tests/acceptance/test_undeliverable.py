@@ -53,9 +53,7 @@ def endings(client: Amqp, answers: str, ids: list[str]) -> dict[str, str]:
     return told
 
 
-def test_the_tasks_around_a_submission_that_cannot_be_delivered_are_done(
-    site: Site, ledger: Ledger, client: Amqp
-) -> None:
+def test_tasks_around_an_undeliverable_submission_are_completed(site: Site, ledger: Ledger, client: Amqp) -> None:
     answers = client.queue()
     ids = submit_ten(client, ledger, answers, "before")
     publish_untranslatable(site.url, "fluffle.tasks/submit", body=b'{"description": "bad"}')
@@ -72,7 +70,7 @@ def test_the_tasks_around_a_submission_that_cannot_be_delivered_are_done(
     assert ledger.problems(rejected=1) == []
 
 
-def test_the_assignments_around_one_that_cannot_be_delivered_are_done(site: Site, ledger: Ledger, client: Amqp) -> None:
+def test_assignments_around_an_undeliverable_one_are_completed(site: Site, ledger: Ledger, client: Amqp) -> None:
     site.coordinator()
     worker = site.worker("ann", *WORK, env=ledger.env)
     answers = client.queue()
@@ -87,9 +85,7 @@ def test_the_assignments_around_one_that_cannot_be_delivered_are_done(site: Site
     assert set(site.select("select attempt from attempts")) == {(1,)}, "no attempt was lost"
 
 
-def test_an_llm_answers_the_messages_around_one_that_cannot_be_delivered(
-    site: Site, ledger: Ledger, client: Amqp
-) -> None:
+def test_an_llm_answers_the_messages_around_an_undeliverable_one(site: Site, ledger: Ledger, client: Amqp) -> None:
     site.coordinator()
     worker = site.worker("ada", *CONVERSE, env=ledger.env)
     answers, questions = client.queue(), [f"question-{number}" for number in range(6)]
@@ -104,7 +100,7 @@ def test_an_llm_answers_the_messages_around_one_that_cannot_be_delivered(
 
 
 @pytest.mark.parametrize("queue", [QUERIES, UNDELIVERED])
-def test_a_coordinator_goes_on_with_what_lies_behind_a_message_that_cannot_be_delivered(
+def test_a_coordinator_continues_behind_an_undeliverable_message(
     site: Site, client: Amqp, shell: Shell, queue: str
 ) -> None:
     publish_untranslatable(site.url, queue, queue)
@@ -127,9 +123,7 @@ def write_four_and_a_bad_one(client: Amqp, site: Site) -> list[str]:
     return texts
 
 
-def test_a_person_reads_the_messages_around_one_that_cannot_be_delivered(
-    site: Site, client: Amqp, shell: Shell
-) -> None:
+def test_a_person_reads_the_messages_around_an_undeliverable_one(site: Site, client: Amqp, shell: Shell) -> None:
     assert shell("message", "inbox") == ""
     texts = write_four_and_a_bad_one(client, site)
     for keep, outcome in ((True, "passed over"), (False, "put among the rejected")):
@@ -141,7 +135,7 @@ def test_a_person_reads_the_messages_around_one_that_cannot_be_delivered(
     assert bad["id"] == "bad"
 
 
-def test_a_person_who_waits_for_messages_gets_those_around_one_that_cannot_be_delivered(
+def test_following_an_inbox_shows_the_messages_around_an_undeliverable_one(
     site: Site, client: Amqp, shell: Shell
 ) -> None:
     assert shell("message", "inbox") == ""
@@ -165,7 +159,7 @@ def reject_five_and_a_bad_one(client: Amqp, site: Site) -> list[str]:
     return ids
 
 
-def test_rejected_messages_are_listed_once_each_with_the_one_that_cannot_be_delivered(
+def test_rejected_list_shows_each_message_once_and_the_undeliverable_one(
     site: Site, client: Amqp, shell: Shell
 ) -> None:
     good = reject_five_and_a_bad_one(client, site)
@@ -179,9 +173,7 @@ def test_rejected_messages_are_listed_once_each_with_the_one_that_cannot_be_deli
     until(lambda: client.depth(REJECTED) == 6, "all of them are still there")
 
 
-def test_a_rejected_message_is_dropped_by_its_name_although_it_cannot_be_delivered(
-    site: Site, client: Amqp, shell: Shell
-) -> None:
+def test_an_undeliverable_rejected_message_is_dropped_by_its_id(site: Site, client: Amqp, shell: Shell) -> None:
     good = reject_five_and_a_bad_one(client, site)
     assert shell("rejected", "drop", "good-1", "bad") == "2 dropped\n"
     until(lambda: client.depth(REJECTED) == 4, "the others are there")
@@ -190,9 +182,7 @@ def test_a_rejected_message_is_dropped_by_its_name_although_it_cannot_be_deliver
     ]
 
 
-def test_all_rejected_messages_are_dropped_with_those_that_cannot_be_delivered(
-    site: Site, client: Amqp, shell: Shell
-) -> None:
+def test_drop_all_removes_undeliverable_rejected_messages_too(site: Site, client: Amqp, shell: Shell) -> None:
     reject_five_and_a_bad_one(client, site)
     publish_untranslatable(site.url, REJECTED, REJECTED)
     assert shell("rejected", "drop", "--all") == "8 dropped\n"
@@ -200,7 +190,7 @@ def test_all_rejected_messages_are_dropped_with_those_that_cannot_be_delivered(
     assert client.depth(REJECTED) == 0
 
 
-def test_good_messages_are_requeued_past_one_that_cannot_be_delivered(
+def test_deliverable_messages_are_requeued_past_an_undeliverable_one(
     site: Site, client: Amqp, shell: Shell, ledger: Ledger
 ) -> None:
     coordinator = site.coordinator()

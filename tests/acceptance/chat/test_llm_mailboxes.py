@@ -37,7 +37,7 @@ def test_the_demo_model_answers_with_sentences_that_were_said_to_it(site: Site, 
     assert "demo (offline extractive summariser)" in asked
 
 
-def test_no_question_is_overlooked_however_quickly_it_follows_the_answer_before(ana: SyncClient, ada: str) -> None:
+def test_a_question_right_after_an_answer_is_not_missed(ana: SyncClient, ada: str) -> None:
     for _ in range(15):
         conversation = ana.ask(ada, "0").conversation_id
         for number in range(1, 8):
@@ -45,7 +45,7 @@ def test_no_question_is_overlooked_however_quickly_it_follows_the_answer_before(
             assert answer.content.endswith(f"answering {number}")
 
 
-def test_a_command_gets_the_conversation_on_its_standard_input(site: Site, ana: SyncClient) -> None:
+def test_a_command_receives_the_conversation_on_standard_input(site: Site, ana: SyncClient) -> None:
     site.worker("cat", "--exec", "cat")
     first = ana.ask("cat", "one")
     assert first.content == "one"
@@ -64,9 +64,7 @@ def test_a_mailbox_does_not_wait_behind_a_long_task(ana: SyncClient, ada: str, t
     task.result(30)
 
 
-def test_one_conversation_does_not_wait_for_another_and_keeps_its_own_order(
-    ana: SyncClient, ada: str, tmp_path: Path
-) -> None:
+def test_conversations_run_in_parallel_and_each_keeps_its_order(ana: SyncClient, ada: str, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     slow = ana.send(ada, "slow", metadata={"gate": str(gate)})
     behind = ana.send(ada, "behind", conversation_id=slow.conversation_id)
@@ -78,13 +76,13 @@ def test_one_conversation_does_not_wait_for_another_and_keeps_its_own_order(
     assert answers[1].content == "user.ana: slow | llm.ada: answering slow | answering behind"
 
 
-def test_an_llm_that_cannot_answer_says_why(ana: SyncClient, ada: str, shell: Shell) -> None:
+def test_an_llm_that_cannot_answer_sends_the_reason(ana: SyncClient, ada: str, shell: Shell) -> None:
     answer = ana.ask(ada, "fail")
     assert (answer.content, answer.metadata) == ("I cannot answer: no ink", {"error": "ValueError"})
     assert "no ink" in shell("message", "ask", ada, "fail", code=3)
 
 
-def test_the_answer_of_an_llm_is_not_answered_by_another(ana: SyncClient, client: Amqp, ada: str) -> None:
+def test_an_llm_does_not_answer_the_answer_of_another_llm(ana: SyncClient, client: Amqp, ada: str) -> None:
     answer = {"sender": "llm.bela", "content": "42", "in_reply_to": "m-1", "id": "a-1"}
     begin = {"sender": "llm.bela", "content": "a question", "id": "q-1"}
     for body in (answer, begin):
@@ -93,7 +91,7 @@ def test_the_answer_of_an_llm_is_not_answered_by_another(ana: SyncClient, client
     assert [view.id for view in recorded] == ["a-1", "q-1", made_from("q-1", "llm.ada")]
 
 
-def test_a_message_that_comes_twice_is_answered_once(ana: SyncClient, client: Amqp, ada: str, ledger: Ledger) -> None:
+def test_a_message_delivered_twice_is_answered_once(ana: SyncClient, client: Amqp, ada: str, ledger: Ledger) -> None:
     assert list(ana.inbox(wait=False)) == []  # now there is a mailbox for the answer
     for _ in range(3):
         client.publish("fluffle.messages", "llm.ada", {"sender": "user.ana", "content": "hello", "id": "m-1"})
@@ -109,7 +107,7 @@ def said_plainly(client: Amqp, *contents: str, key: str = "llm.ada", **propertie
         client.publish("fluffle.messages", key, body, **properties)
 
 
-def test_what_is_said_twice_without_an_id_is_two_messages(ana: SyncClient, client: Amqp, ada: str) -> None:
+def test_the_same_text_sent_twice_without_an_id_is_two_messages(ana: SyncClient, client: Amqp, ada: str) -> None:
     said_plainly(client, "start", "continue", "continue", "stop")
     told = until_recorded(ana, 8, conversation_id="walk")
     questions = [view for view in told if view.in_reply_to is None]
@@ -119,7 +117,7 @@ def test_what_is_said_twice_without_an_id_is_two_messages(ana: SyncClient, clien
     assert last.content.count("user.ana: continue") == 1
 
 
-def test_what_was_said_to_an_earlier_worker_is_answered_once_more_when_it_is_said_again(
+def test_a_text_sent_again_to_a_new_worker_is_answered_again(
     site: Site, ana: SyncClient, client: Amqp, ada: str, ledger: Ledger
 ) -> None:
     said_plainly(client, "continue")
@@ -133,7 +131,7 @@ def test_what_was_said_to_an_earlier_worker_is_answered_once_more_when_it_is_sai
     assert len({view.in_reply_to for view in told if view.in_reply_to}) == 3
 
 
-def test_a_message_without_an_id_that_comes_again_to_a_new_worker_is_answered_once(
+def test_a_redelivered_message_without_an_id_is_answered_once_by_a_new_worker(
     site: Site, ana: SyncClient, client: Amqp, ada: str, ledger: Ledger, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -148,7 +146,7 @@ def test_a_message_without_an_id_that_comes_again_to_a_new_worker_is_answered_on
     assert len({view.in_reply_to for view in told if view.in_reply_to}) == 2
 
 
-def test_people_see_what_is_said_to_them_twice(bo: SyncClient, client: Amqp) -> None:
+def test_the_same_text_sent_twice_is_shown_twice(bo: SyncClient, client: Amqp) -> None:
     assert list(bo.inbox(wait=False)) == []
     said_plainly(client, "hop", "hop", key="user.bo")
     assert [it.content for it in bo.inbox(wait=False, keep=True)] == ["hop", "hop"]
@@ -183,7 +181,7 @@ def test_a_worker_that_is_killed_while_it_answers_leaves_one_answer(
     assert list(ana.inbox(wait=False)) == []
 
 
-def test_an_answer_that_was_given_before_the_worker_died_is_not_given_again(
+def test_an_answer_sent_before_the_worker_died_is_not_sent_again(
     site: Site, ana: SyncClient, client: Amqp, ada: str, ledger: Ledger
 ) -> None:
     answered = ana.ask(ada, "one")
@@ -199,7 +197,7 @@ def test_an_answer_that_was_given_before_the_worker_died_is_not_given_again(
     assert list(ana.inbox(wait=False)) == []
 
 
-def test_an_llm_answers_also_while_no_coordinator_runs(ana: SyncClient, site: Site, ada: str) -> None:
+def test_an_llm_answers_messages_without_a_coordinator(ana: SyncClient, site: Site, ada: str) -> None:
     begun = ana.ask(ada, "one")
     site.coordinators[-1].terminate()
     site.coordinators[-1].wait()

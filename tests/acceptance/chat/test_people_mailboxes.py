@@ -21,7 +21,7 @@ from tests.support.task_audit import Ledger
 # -- people --------------------------------------------------------------------------------------------------------
 
 
-def test_somebody_who_is_away_finds_what_was_sent_meanwhile(shell: Shell, site: Site) -> None:
+def test_messages_wait_in_the_inbox_of_a_person_who_is_away(shell: Shell, site: Site) -> None:
     bo = site.person("bo")
     assert shell("message", "inbox", "--as", bo) == ""
     for text in ("one", "two"):
@@ -32,7 +32,7 @@ def test_somebody_who_is_away_finds_what_was_sent_meanwhile(shell: Shell, site: 
     assert shell.run("message", "inbox", "--as", bo).stdout == b""
 
 
-def test_what_comes_again_is_shown_once_however_often_one_looks(bo: SyncClient, client: Amqp) -> None:
+def test_a_redelivered_message_is_shown_once(bo: SyncClient, client: Amqp) -> None:
     def shown(*, keep: bool = False) -> list[str]:
         return [message.id for message in bo.inbox(wait=False, keep=keep)]
 
@@ -52,7 +52,7 @@ def test_people_answer_each_other(ana: SyncClient, bo: SyncClient) -> None:
     assert (answer.content, answer.conversation_id) == ("yes", question.id)
 
 
-def test_a_group_and_everybody_get_what_is_for_them(
+def test_messages_to_a_group_and_to_everybody_reach_their_members(
     ana: SyncClient, bo: SyncClient, site: Site, ledger: Ledger
 ) -> None:
     site.worker("ada", *CONVERSE, "--group", "readers", env=ledger.env)
@@ -73,21 +73,21 @@ def test_a_group_and_everybody_get_what_is_for_them(
 # -- addresses -----------------------------------------------------------------------------------------------------
 
 
-def test_an_address_that_nobody_has_is_an_error_at_once_with_a_suggestion(shell: Shell, ada: str) -> None:
+def test_an_unknown_address_is_an_immediate_error_with_a_suggestion(shell: Shell, ada: str) -> None:
     assert shell.error("message", "send", "adda", "hi") == "nobody has the address llm.adda; did you mean llm.ada?"
     assert shell.error("message", "ask", "user.ada", "hi").endswith("did you mean llm.ada?")
     assert "fluffle message inbox" in shell.error("message", "send", "user.nobody", "hi")
     assert "is no address" in shell.error("message", "send", "Ada Lovelace", "hi")
 
 
-def test_what_the_history_would_not_take_is_not_sent(shell: Shell, ada: str) -> None:
+def test_a_message_that_the_history_would_refuse_is_not_sent(shell: Shell, ada: str) -> None:
     told = shell.error("message", "send", ada, "-", given="x" * 1_048_576)
     assert re.fullmatch(r"the message has 1,048,\d{3} bytes; the limit is 1,048,576", told)
     assert [shell.error("message", "send", ada, blank) for blank in ("", " \n")] == ["content: is empty"] * 2
 
 
 @pytest.mark.parametrize(("content", "why"), [(" \n", "is empty"), ("x" * 1_048_576, "1,048,576")])
-def test_what_the_history_does_not_take_no_llm_answers(client: Amqp, ada: str, content: str, why: str) -> None:
+def test_no_llm_answers_a_message_that_the_history_refuses(client: Amqp, ada: str, content: str, why: str) -> None:
     answers = client.queue()
     for number, text in enumerate((content, "hello")):
         said = {"sender": "user.ana", "content": text, "id": f"m-{number}"}
@@ -100,13 +100,13 @@ def test_what_the_history_does_not_take_no_llm_answers(client: Amqp, ada: str, c
     assert client.depth(answers) == 0
 
 
-def test_a_history_without_what_is_looked_for_says_so(shell: Shell) -> None:
+def test_a_search_without_matches_says_so(shell: Shell) -> None:
     assert shell.on_terminal("message", "history", "--search", "never said") == "There are no such messages.\n"
     told = shell.on_terminal("message", "conversations", "--with", "user.never-here")
     assert told == "There are no such conversations.\n"
 
 
-def test_an_unknown_address_is_answered_to_any_client(client: Amqp, site: Site) -> None:
+def test_any_client_is_told_that_an_address_is_unknown(client: Amqp, site: Site) -> None:
     answers = client.queue()
     hello = {"sender": "user.ana", "content": "hello", "id": "m-1"}
     client.publish("fluffle.messages", "llm.nobody", hello, reply_to=answers, correlation_id="mine")
@@ -118,7 +118,7 @@ def test_an_unknown_address_is_answered_to_any_client(client: Amqp, site: Site) 
     assert client.take("fluffle.rejected").json() == hello
 
 
-def test_a_message_to_an_empty_group_brings_a_notice(ana: SyncClient) -> None:
+def test_a_message_to_an_empty_group_returns_a_notice(ana: SyncClient) -> None:
     sent = ana.send("group.nobody", "hello")
     notice = next_of(ana.inbox())
     assert (notice.sender, notice.in_reply_to) == ("coordinator", sent.id)
@@ -130,9 +130,7 @@ def test_a_message_to_an_empty_group_brings_a_notice(ana: SyncClient) -> None:
 # -- asking and waiting --------------------------------------------------------------------------------------------
 
 
-def test_who_asks_and_gives_up_finds_the_answer_in_the_inbox(
-    shell: Shell, ana: SyncClient, tmp_path: Path, ada: str
-) -> None:
+def test_a_late_answer_is_in_the_inbox(shell: Shell, ana: SyncClient, tmp_path: Path, ada: str) -> None:
     gate = tmp_path / "gate"
     with pytest.raises(TimeoutError, match=r"llm\.ada has not answered within 0\.5 s.*inbox of user\.ana"):
         ana.ask(ada, "slowly", timeout=0.5, metadata={"gate": str(gate)})
@@ -144,13 +142,13 @@ def test_who_asks_and_gives_up_finds_the_answer_in_the_inbox(
     assert answer.content == "answering more slowly"
 
 
-def test_the_time_that_runs_out_is_an_exit_code(site: Site, shell: Shell) -> None:
+def test_a_timeout_of_ask_has_its_own_exit_code(site: Site, shell: Shell) -> None:
     with SyncClient(site.url, user=site.person("bo")) as bo:
         assert list(bo.inbox(wait=False)) == []
     assert "has not answered within 0.2 s" in shell.error("message", "ask", "user.bo", "hi", "-t", "0.2s", code=4)
 
 
-def test_a_client_that_asks_for_an_unknown_address_is_told(ana: SyncClient) -> None:
+def test_asking_an_unknown_address_raises_an_error(ana: SyncClient) -> None:
     with pytest.raises(UnknownAddress, match=r"llm\.nobody"):
         ana.ask("nobody", "hello")
 
@@ -171,7 +169,7 @@ def test_history_is_kept_and_searched_across_a_restart(site: Site, shell: Shell,
     assert conversation["last"]["content"] == "answering What does RAFT do?"
 
 
-def test_whoever_listens_hears_what_others_say(ana: SyncClient, bo: SyncClient, ada: str) -> None:
+def test_a_listener_receives_the_messages_of_others(ana: SyncClient, bo: SyncClient, ada: str) -> None:
     with bo.listen(participant="llm.ada") as said:
         ana.send("all", "not for ada alone")
         ana.ask(ada, "hello")
@@ -182,9 +180,7 @@ def test_whoever_listens_hears_what_others_say(ana: SyncClient, bo: SyncClient, 
     ]
 
 
-def test_the_text_of_a_model_streams_to_who_asks_and_to_who_listens(
-    site: Site, ana: SyncClient, bo: SyncClient
-) -> None:
+def test_the_text_of_a_model_streams_to_the_asker_and_to_listeners(site: Site, ana: SyncClient, bo: SyncClient) -> None:
     reply = Paused("Queues ", "hold messages.")
     with OpenAIServer() as server:
         server.script(Text("One."), reply)

@@ -32,7 +32,7 @@ MILLISECONDS = b"\x01aT" + struct.pack(">Q", 1_790_000_000_000)
 TRACE = b"\x0btraceparentS\0\0\0\x37" + b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
 
 
-def test_a_header_that_nobody_can_read_costs_neither_the_task_nor_the_headers_beside(client: Amqp) -> None:
+def test_an_undecodable_header_loses_neither_the_task_nor_other_headers(client: Amqp) -> None:
     client.submit(
         TASK | {"assignee": "nora"}, raw=raw_properties(headers=MILLISECONDS + TRACE, reply_to=b"%b" % ANSWERS.encode())
     )
@@ -41,7 +41,7 @@ def test_a_header_that_nobody_can_read_costs_neither_the_task_nor_the_headers_be
     assert accepted.headers["traceparent"].startswith("00-aaaa")
 
 
-def test_a_correlation_id_of_bytes_is_refused_at_its_path_and_comes_back(client: Amqp) -> None:
+def test_a_correlation_id_of_bytes_is_rejected_with_its_path_and_returned(client: Amqp) -> None:
     client.submit(TASK, raw=raw_properties(correlation_id=b"\xff\0\xfe", reply_to=ANSWERS.encode()))
     until(lambda: client.depth(ANSWERS), "it is answered")
     answer = client.take(ANSWERS)
@@ -51,29 +51,29 @@ def test_a_correlation_id_of_bytes_is_refused_at_its_path_and_comes_back(client:
 
 
 @pytest.mark.parametrize("name", ["message_id", "correlation_id"])
-def test_a_property_that_is_not_text_is_named(client: Amqp, name: str) -> None:
+def test_a_property_that_is_not_text_is_named_in_the_error(client: Amqp, name: str) -> None:
     client.submit(TASK, raw=raw_properties(reply_to=ANSWERS.encode(), **{name: b"\xff"}))
     assert errors(client) == {name: "is not text in UTF-8"}
 
 
 @pytest.mark.parametrize("encoding", ["binary", "8bit", "US-ASCII", "us-ascii", "UTF-8", "Utf8", "7BIT", "identity"])
-def test_an_encoding_that_changes_nothing_is_fine(client: Amqp, encoding: str) -> None:
+def test_an_identity_content_encoding_is_accepted(client: Amqp, encoding: str) -> None:
     submitted(client, TASK | {"assignee": "nora"}, content_encoding=encoding)
 
 
-def test_a_value_of_amqp_1_is_refused_with_what_to_do(client: Amqp) -> None:
+def test_a_value_of_amqp_1_is_rejected_with_a_hint(client: Amqp) -> None:
     client.submit(b"\0Sw\xa1\x05hello", type="amqp-1.0", reply_to=ANSWERS)
     assert "one data section" in errors(client)[""]
 
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00+00:00"])
-def test_the_zero_time_of_go_is_no_moment(client: Amqp, moment: str) -> None:
+def test_the_zero_time_of_go_counts_as_no_time(client: Amqp, moment: str) -> None:
     task = submitted(client, TASK | {"assignee": "nora", "due": moment, "not_before": moment})
     assert task.keys().isdisjoint(("due", "not_before", "overdue"))
 
 
 @pytest.mark.parametrize("field", ["due", "not_before"])
-def test_a_moment_before_1970_is_refused(client: Amqp, field: str) -> None:
+def test_a_time_before_1970_is_rejected(client: Amqp, field: str) -> None:
     client.submit(TASK | {field: "1969-12-31T23:59:59Z"}, reply_to=ANSWERS)
     assert errors(client) == {field: "is before 1970: leave it out where there is no such moment"}
 
@@ -99,9 +99,7 @@ def test_an_unknown_query_is_a_rejected_query(client: Amqp) -> None:
     assert "unknown routing key 'weather'" in errors(client, "query.rejected")[""]
 
 
-def test_a_message_that_comes_by_an_exchange_of_somebody_else_is_what_its_routing_key_says(
-    client: Amqp, site: Site
-) -> None:
+def test_the_routing_key_decides_what_a_message_from_another_exchange_is(client: Amqp, site: Site) -> None:
     channel = client.channel
     channel.exchange_declare("foreign", "topic")
     channel.exchange_bind(TASKS, "foreign", "submit")
@@ -125,7 +123,7 @@ def test_a_message_that_comes_by_an_exchange_of_somebody_else_is_what_its_routin
         channel.exchange_delete("foreign")
 
 
-def test_a_message_straight_to_the_queue_is_what_its_type_says(client: Amqp) -> None:
+def test_the_type_decides_what_a_message_published_to_the_queue_is(client: Amqp) -> None:
     client.publish(
         "", "fluffle.coordinator", TASK | {"id": "straight", "assignee": "nora"}, type="submit", reply_to=ANSWERS
     )
@@ -140,7 +138,7 @@ def test_a_message_straight_to_the_queue_is_what_its_type_says(client: Amqp) -> 
     assert "unknown routing key" in errors(client)[""]
 
 
-def test_a_submission_that_expires_unread_is_named_among_the_rejected(client: Amqp, site: Site, shell: Shell) -> None:
+def test_an_expired_submission_is_listed_among_the_rejected(client: Amqp, site: Site, shell: Shell) -> None:
     coordinator = site.coordinators[-1]
     coordinator.terminate()
     coordinator.wait()
@@ -166,7 +164,7 @@ def test_an_rpc_helper_that_takes_the_first_answer_gets_the_result(client: Amqp)
     assert [answer.type for answer in both] == ["task.accepted", "task.completed"]
 
 
-def test_no_second_answer_comes_to_whoever_wants_the_final_one(client: Amqp) -> None:
+def test_a_submitter_that_wants_the_final_answer_gets_one_answer(client: Amqp) -> None:
     client.submit({**DOABLE, "id": "once", "answers": "final"}, reply_to=ANSWERS)
     client.submit({**DOABLE, "id": "once", "answers": "final"}, reply_to=ANSWERS)
     until(lambda: stands(client, "once")["status"] == "completed", "it is done")
@@ -181,7 +179,7 @@ def test_no_second_answer_comes_to_whoever_wants_the_final_one(client: Amqp) -> 
 # -- a known id ----------------------------------------------------------------------------------------------------
 
 
-def test_the_same_task_again_is_known_and_another_one_is_refused(client: Amqp) -> None:
+def test_the_same_task_again_is_accepted_and_a_different_one_is_rejected(client: Amqp) -> None:
     task = {**TASK, "id": "twice", "assignee": "nora", "inputs": {"a": 1, "b": None}, "priority": 7}
     assert "known" not in submitted(client, task)
     again = {"inputs": {"b": None, "a": 1}, "assignee": "nora", "labels": None, "description": "anything"}
@@ -195,7 +193,7 @@ def test_the_same_task_again_is_known_and_another_one_is_refused(client: Amqp) -
     assert told["inputs"] == "differs from that of task twice, which is there already"
 
 
-def test_the_commands_tell_a_known_task_from_another_one(client: Amqp, shell: Shell) -> None:
+def test_the_command_line_distinguishes_a_known_task_from_a_different_one(client: Amqp, shell: Shell) -> None:
     submit = ("task", "submit", "anything", "--id", "typed", "--assignee", "nora")
     assert shell(*submit) == "typed\n"
     again = shell.run(*submit)
@@ -207,7 +205,7 @@ def test_the_commands_tell_a_known_task_from_another_one(client: Amqp, shell: Sh
     client.take("fluffle.rejected")
 
 
-def test_json_lines_tell_known_tasks_from_others(client: Amqp, shell: Shell) -> None:
+def test_json_lines_mark_known_tasks(client: Amqp, shell: Shell) -> None:
     known, other, fresh = (
         json.dumps({**TASK, "assignee": "nora", "id": name, "inputs": inputs})
         for name, inputs in (("line-1", 1), ("line-1", 2), ("line-2", 1))
@@ -222,7 +220,7 @@ def test_json_lines_tell_known_tasks_from_others(client: Amqp, shell: Shell) -> 
     client.take("fluffle.rejected")
 
 
-async def test_a_client_hears_of_both_tasks_what_became_of_them(client: Amqp, site: Site) -> None:
+async def test_a_client_receives_the_ends_of_both_tasks(client: Amqp, site: Site) -> None:
     async with Client(site.url) as submitting:
         first = await submitting.submit("anything", id="py", assignee="nora")
         with pytest.raises(TaskRejected, match="description: differs from that of task py"):
@@ -235,7 +233,7 @@ async def test_a_client_hears_of_both_tasks_what_became_of_them(client: Amqp, si
     client.take("fluffle.rejected")
 
 
-def test_a_plan_that_is_refused_leaves_the_tasks_that_were_there(client: Amqp, shell: Shell, tmp_path: Path) -> None:
+def test_a_rejected_plan_leaves_existing_tasks_unchanged(client: Amqp, shell: Shell, tmp_path: Path) -> None:
     plan = tmp_path / "plan.toml"
     text = '[task.one]\ndescription = "one"\nassignee = "nora"\n[task.two]\ndescription = "{0}"\nassignee = "nora"\n'
     plan.write_text(text.format("two"))

@@ -131,7 +131,7 @@ def test_an_integer_may_be_written_as_a_float_everywhere(client: Amqp) -> None:
         ({"model": "gpt", "trace": {"a": [1]}}, {}),
     ],
 )
-def test_what_makes_no_sense_in_a_result_is_left_out_and_the_answer_stays(
+def test_invalid_details_of_a_result_are_dropped_and_the_answer_is_kept(
     client: Amqp, more: dict[str, Any], kept: dict[str, Any]
 ) -> None:
     attempt = at_nora(client)
@@ -143,7 +143,7 @@ def test_what_makes_no_sense_in_a_result_is_left_out_and_the_answer_stays(
     assert told == kept
 
 
-def test_what_decides_is_exact(client: Amqp) -> None:
+def test_fields_that_decide_are_validated_strictly(client: Amqp) -> None:
     attempt = at_nora(client)
     for wrong, path in [({"outcome": "done"}, "outcome"), ({**COMPLETED, "attempt": 1.5}, "attempt")]:
         client.publish(STATUS, "nora.result", {**attempt, **wrong}, reply_to=ANSWERS)

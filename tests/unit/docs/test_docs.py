@@ -146,7 +146,7 @@ def test_every_header_of_a_rejected_message_is_described() -> None:
     assert [code(row[0])[0] for row in table_after("rejected headers")] == list(rejected.headers or {})
 
 
-def test_every_figure_of_the_summary_is_described(tmp_path: Path) -> None:
+def test_every_value_of_the_summary_is_described(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'books.db'}")
     upgrade(engine)
     with engine.begin() as connection:
@@ -197,7 +197,7 @@ def names_in(expression: str) -> set[str]:
 
 
 @pytest.mark.parametrize("role", Role)
-def test_what_a_role_may_do_is_described(role: Role) -> None:
+def test_the_permissions_of_every_role_are_described(role: Role) -> None:
     page = (ROOT / "docs/howto-identity.md").read_text(encoding="utf-8")
     [cells] = [cells for cells in table_after("roles", page) if code(cells[0]) == [role.value]]
     granted = permissions(role, "NAME")
@@ -208,11 +208,11 @@ def test_what_a_role_may_do_is_described(role: Role) -> None:
     assert topics == list(granted.topics)
 
 
-def test_the_team_of_the_examples_can_be_read() -> None:
+def test_the_example_team_is_a_valid_file() -> None:
     assert set(load(ROOT / "examples/fluffle.toml").llms) == {"ada", "bela", "cleo"}
 
 
-def test_the_glossary_is_in_order_and_every_word_of_it_is_used_elsewhere() -> None:
+def test_the_glossary_is_sorted_and_every_term_is_used_elsewhere() -> None:
     glossary = ROOT / "docs/glossary.md"
     words = re.findall(r"^- \*\*(.+?)\*\*: ", glossary.read_text(encoding="utf-8"), re.MULTILINE)
     assert words == sorted(words, key=str.lower)
@@ -220,7 +220,7 @@ def test_the_glossary_is_in_order_and_every_word_of_it_is_used_elsewhere() -> No
     assert [word for word in words if word.lower() not in others] == []
 
 
-def test_every_state_has_its_place_in_the_glossary() -> None:
+def test_every_state_is_in_the_glossary() -> None:
     entry = (ROOT / "docs/glossary.md").read_text(encoding="utf-8").split("**state**", 1)[1].split("\n- ", 1)[0]
     assert set(code(entry)) == {str(state) for state, _ in TRANSITIONS}
 
@@ -241,7 +241,7 @@ def commands(page: Path) -> list[tuple[str, bool]]:
         if not re.search(r"[\[|…]", line)  # a synopsis, not a command
     ],
 )
-def test_every_command_is_one_that_the_program_takes(
+def test_every_command_in_the_docs_exists(
     page: Path, line: str, in_block: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(page.parent if page.parent.name == "examples" else ROOT)
@@ -260,7 +260,7 @@ def test_every_command_is_one_that_the_program_takes(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if target.startswith(("https://", "http://", "mailto:")):
             continue

@@ -61,7 +61,7 @@ def test_a_folder_of_13_files_is_too_full(tree: Tree, folder: str) -> None:
     ]
 
 
-def test_migrations_may_be_many_and_are_no_package(tree: Tree) -> None:
+def test_migrations_may_exceed_the_limit_and_need_no_package(tree: Tree) -> None:
     for number in range(20):
         tree.write(f"coordinator/storage/migrations/versions/{number:04}.py")
     (tree.root / "coordinator/storage/migrations/versions/__init__.py").unlink()
