@@ -13,16 +13,16 @@ CONVERSE = ("--handler", "tests.support.recording_llms:converse")
 
 
 def contents(client: SyncClient, **filters: Any) -> list[str]:
-    """What the history tells, oldest first."""
+    """Return the texts of the history, oldest first."""
     return [view.content for view in reversed(list(client.messages(**filters)))]
 
 
 def until_recorded(client: SyncClient, count: int, **filters: Any) -> list[MessageView]:
-    """So many messages of the history, oldest first; waits until the coordinator has them."""
+    """Wait until the history has this many messages, and return them, oldest first."""
     until(lambda: len(list(client.messages(**filters))) >= count, f"{count} messages are in the history")
     return list(reversed(list(client.messages(**filters))))
 
 
 def next_of(messages: Iterator[Message]) -> Message:
-    """The next message; the test's own timeout ends a wait in vain."""
+    """Return the next message."""
     return next(messages)

@@ -18,7 +18,7 @@ QUESTION: dict[str, Any] = {"id": "q", "text": "?"}
 
 
 def submitted(client: Amqp, task: dict[str, Any], **properties: Any) -> dict[str, Any]:
-    """A task as it was accepted."""
+    """Submit a task and return it as it was accepted."""
     client.submit(task, **{"reply_to": ANSWERS, **properties})
     answer = client.take(ANSWERS)
     assert answer.type == "task.accepted", answer.body
@@ -26,14 +26,14 @@ def submitted(client: Amqp, task: dict[str, Any], **properties: Any) -> dict[str
 
 
 def at_nora(client: Amqp, **fields: Any) -> dict[str, Any]:
-    """A task that nora has, as far as it is in each of her reports."""
+    """Submit a task to nora and return the fields that identify it in her reports."""
     task = submitted(client, {**TASK, "assignee": "nora", "max_attempts": 1, **fields})
     until(lambda: stands(client, task["id"])["status"] == "assigned", "nora has it")
     return {"task_id": task["id"], "attempt": 1, "instance": "n1"}
 
 
 def stands(client: Amqp, task_id: str) -> dict[str, Any]:
-    """How a task stands."""
+    """Return the view of a task."""
     asked = client.queue()
     client.publish(QUERIES, "task", {"id": task_id}, reply_to=asked)
     answer: dict[str, Any] = client.take(asked).json()
@@ -42,7 +42,7 @@ def stands(client: Amqp, task_id: str) -> dict[str, Any]:
 
 
 def errors(client: Amqp, kind: str = "task.rejected") -> dict[str, str]:
-    """What the next answer, a rejection, says by path; it is taken off the rejected queue too."""
+    """Return the errors of the next answer by path; take the message off the rejected queue too."""
     answer = client.take(ANSWERS)
     assert answer.type == kind, answer.body
     client.take("fluffle.rejected")

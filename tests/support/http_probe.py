@@ -1,4 +1,4 @@
-"""Looking at a program as Prometheus does, and as whoever asks for its health."""
+"""The metrics and health pages of a program, read over HTTP."""
 
 import json
 import re
@@ -15,7 +15,7 @@ ON = {"FLUFFLE_METRICS_PORT": "0"}
 
 
 def address(process: Process) -> str:
-    """Where a running program serves its metrics, as it has logged it: `http://host:port`."""
+    """Return the address from the log of a program where it serves its metrics: `http://host:port`."""
     process.wait_for("/metrics")
     found = re.search(r"metrics at (http://\S+)/metrics", process.output)
     assert found, process.output
@@ -23,21 +23,21 @@ def address(process: Process) -> str:
 
 
 class Scrape(dict[str, float]):
-    """What was told at one moment: values by name, with labels as `name{label=value,…}` in alphabetical order."""
+    """The metrics at one time: values by name, with labels as `name{label=value,…}` in alphabetical order."""
 
     def of(self, name: str) -> dict[str, float]:
-        """The values of one name by what is between the braces."""
+        """Return the values of one name by their labels."""
         begin = f"{name}{{"
         return {key[len(begin) : -1]: value for key, value in self.items() if key.startswith(begin)}
 
     @property
     def names(self) -> set[str]:
-        """Every name, without labels."""
+        """Return all names without labels."""
         return {key.partition("{")[0] for key in self}
 
 
 def scrape(process: Process) -> Scrape:
-    """The metrics of a program now."""
+    """Return the current metrics of a program."""
     with urllib.request.urlopen(f"{address(process)}/metrics", timeout=20) as answer:
         text = answer.read().decode()
     told = Scrape()
@@ -49,7 +49,7 @@ def scrape(process: Process) -> Scrape:
 
 
 def health(process: Process, page: str) -> tuple[int, Any]:
-    """The status and the JSON of `/healthz` or `/readyz`."""
+    """Return the status and the JSON of `/healthz` or `/readyz`."""
     try:
         with urllib.request.urlopen(address(process) + page, timeout=20) as answer:
             return answer.status, json.load(answer)

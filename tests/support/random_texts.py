@@ -1,4 +1,4 @@
-"""Schemas and Markdown by chance, most of them wrong, without end; the same for the same seed."""
+"""Endless random schemas and Markdown, most of them invalid; the same seed gives the same ones."""
 
 import random
 import re
@@ -78,19 +78,19 @@ _HARMLESS = {"href", "rel", "start", "target", "title", "style"}
 
 
 class Odd:
-    """What is made by chance."""
+    """Creates random schemas and Markdown."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
 
     def schema(self, levels: int = 4) -> Any:
-        """A JSON Schema, or something like one."""
+        """Return a JSON Schema, or something similar."""
         if levels == 0 or self._chance.random() < 0.1:
             return self._chance.choice((True, False, {}, {"$ref": self._chance.choice(_REFS)}, None, 5, "x", []))
         return dict(self._keyword(levels - 1) for _ in range(self._chance.randint(0, 4)))
 
     def markdown(self) -> str:
-        """A text of up to some hundred pieces."""
+        """Return a text of up to some hundred pieces."""
         repeated = self._chance.choices((1, 30), (9, 1))[0]
         return "".join(self._chance.choices(_PIECES, k=self._chance.randint(1, 60))) * repeated
 
@@ -128,7 +128,7 @@ class _Seen(HTMLParser):
         self.wrong: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Look at a tag."""
+        """Check a tag."""
         if tag not in _TAGS:
             self.wrong.append(f"<{tag}>")
         for name, value in attrs:
@@ -138,7 +138,7 @@ class _Seen(HTMLParser):
 
 
 def rendered_in_bulk(count: int, seed: int) -> int:
-    """Render so many texts; returns their characters. Raises AssertionError for HTML that does something."""
+    """Render this many texts and return their length. Raises AssertionError for active HTML."""
     odd, characters = Odd(seed), 0
     for _ in range(count):
         text = odd.markdown()
@@ -150,7 +150,7 @@ def rendered_in_bulk(count: int, seed: int) -> int:
 
 
 def schemas(seed: int) -> Iterator[Any]:
-    """Schemas without end."""
+    """Yield schemas endlessly."""
     odd = Odd(seed)
     while True:
         yield odd.schema()

@@ -1,4 +1,4 @@
-"""RabbitMQ users with no more than the rights of their roles."""
+"""RabbitMQ users with exactly the rights of their roles."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +21,7 @@ from tests.support.shell import Shell
 
 
 class Rights:
-    """Grants on a broker. `operator` runs commands as its administrator, `url_of` has everybody's AMQP URL."""
+    """Grants on a broker. `operator` runs commands as its administrator; `url_of` maps users to their AMQP URLs."""
 
     def __init__(self, rabbitmq: NodeInfo, folder: Path) -> None:
         if not rabbitmq.settings:
@@ -35,14 +35,14 @@ class Rights:
         self._users = administration(load_settings(given))
 
     def grant(self, role: Role, name: str | None = None) -> None:
-        """Make a user, or give it another password."""
+        """Create a user, or change its password."""
         user = user_name(role, name)
         password = users.grant(self._users, vhost(self._url), role, user, with_password=True, renew=True)
         assert password is not None
         self.url_of[user] = of_user(self._url, user, password)
 
     async def declare(self) -> None:
-        """Declare what the users may not declare themselves."""
+        """Declare the queues that the users may not declare themselves."""
         async with RobustConnection(self._url, name="test") as link:
             await link.declare(SHARED)
             for user in users.users(self._users, vhost(self._url)):

@@ -21,16 +21,16 @@ class Place:
         self.shell = Shell(site.url, site.state)
 
     def worker(self, name: str, *options: str) -> AbstractContextManager[Process]:
-        """Another LLM, which obeys unless it is told otherwise, for the length of a block."""
+        """Run another LLM during the block, by default with the handler obey."""
         way = () if "--exec" in options else OBEY
         return fluffle("worker", name, *way, *options, url=self.site.url, state=self.site.state, until="ready")
 
     def submit(self, **fields: Any) -> str:
-        """The id of a new task."""
+        """Submit a task and return its id."""
         return self.client.submit("anything", **fields).id
 
     def is_(self, task_id: str, status: str) -> TaskView:
-        """Wait until a task has a status; it is returned."""
+        """Wait until a task has a status, and return its view."""
         until(lambda: self.client.task(task_id).status == status, f"{task_id} is {status}")
         return self.client.task(task_id)
 
@@ -39,13 +39,13 @@ class Place:
         until(lambda: (name, state) in [(llm.name, llm.state) for llm in self.client.llms()], f"{name} is {state}")
 
     def completed(self, task_id: str) -> TaskView:
-        """Wait until a task is completed; it is returned."""
+        """Wait until a task is completed, and return its view."""
         [view] = self.client.wait(task_id, timeout=30)
         assert view.status == "completed", view
         return view
 
     def listed(self, task_id: str) -> dict[str, str]:
-        """What `task list` tells of a task."""
+        """Return the columns of a task in `task list`."""
         columns = ("status", "priority", "llm", "submitted", "remark")
         for line in self.shell("task", "list").splitlines():
             found, *cells = line.split("\t")

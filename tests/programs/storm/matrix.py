@@ -1,4 +1,4 @@
-"""Every row of the crash matrix, hit exactly: python -m tests.programs.storm.matrix --times 10
+"""Run every row of the crash matrix: python -m tests.programs.storm.matrix --times 10
 
 Each row runs on SQLite and on PostgreSQL, on a separate site, and the ledger judges the outcome. Prints one table and
 ends with exit code 1 when a row did not hold.
@@ -23,7 +23,7 @@ DATABASES = ("SQLite", "PostgreSQL")
 
 
 def main() -> None:
-    """Parse the options, play, tell."""
+    """Parse the options, run the rows, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--times", type=int, default=10, help="on each database (%(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name has this in it")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _many_times(row: Row, rabbitmq: NodeInfo, server: Postgres | None, times: int, console: Console) -> str:
-    """The cell of the table: how often it held."""
+    """Return the cell of the table: how often the row held."""
     if why := row.why_not(rabbitmq, server):
         return why
     held = 0

@@ -1,7 +1,7 @@
-"""Switch off each mechanism that keeps the books right in turn: python -m tests.programs.storm.mutations [MECHANISM…]
+"""Switch off each safety mechanism in turn: python -m tests.programs.storm.mutations [MECHANISM…]
 
-The storm must then find something. Prints one table; exit code 1 when a mechanism was not missed: what does not see
-that it is off does not prove that it works.
+The storm must then find a violation. Prints one table; the exit code is 1 when a storm without a mechanism finds
+nothing, because such a storm does not prove that the mechanism works.
 """
 
 import argparse
@@ -36,7 +36,7 @@ PATIENT_LEASE = 12.0  # seconds, where a fault has to be over long before the le
 
 
 def plan_for(mechanism: str, *, seed: int, faults: int, seconds: float) -> Plan:
-    """A storm of the faults that this mechanism is for, until it has found something or there were so many."""
+    """Return a storm of the faults that this mechanism handles."""
     lease = {"lease": PATIENT_LEASE} if mechanism in ("spool", "mandatory") else {}
     return Plan(
         tasks=0,
@@ -58,7 +58,7 @@ def row(mechanism: str, outcome: Outcome) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Parse the options, switch off, tell."""
+    """Parse the options, run the storms, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("mechanisms", nargs="*", metavar="MECHANISM", help=f"{', '.join(MECHANISMS)}; all of them")
     parser.add_argument("--faults", type=int, default=60, help="give up after so many (%(default)s)")

@@ -24,7 +24,7 @@ WAITING = "waiting for the database"
 
 
 class Place:
-    """A site with its ledger, where a row is played."""
+    """A site with its ledger, where a row runs."""
 
     def __init__(self, site: Site, disk: Path | None) -> None:
         self.site = site
@@ -33,7 +33,7 @@ class Place:
         self.rejected = 0
 
     def submit(self, *task_ids: str, reply_to: str | None = None) -> None:
-        """Submit tasks whose effect comes at once."""
+        """Submit tasks that finish at once."""
         with amqp(self.site.url) as client:
             for task_id in task_ids:
                 task = {"id": task_id, "description": "work", "max_attempts": 20}
@@ -41,19 +41,19 @@ class Place:
         self.ledger.note(*task_ids)
 
     def worker(self, name: str, *, url: str | None = None, crash_at: str | None = None, slots: int = 10) -> Process:
-        """Start a worker, which may be to die or to stand still somewhere."""
+        """Start a worker, which may die or stop at a named point."""
         handler = ("--handler", "tests.support.recording_llms:work", "--slots", str(slots))
         crash = {} if crash_at is None else {"FLUFFLE_CRASH_AT": crash_at}
         return self.site.worker(name, *handler, url=url, env={**self.ledger.env, **crash})
 
     def all_completed(self) -> None:
-        """Wait until every task that was submitted is completed."""
+        """Wait until all submitted tasks are completed."""
         query = "select count(*) from tasks where status = 'completed'"
         wanted = len(self.ledger.submitted)
         until(lambda: self.site.select(query) == [(wanted,)], f"{wanted} tasks are completed", within=60)
 
     def judge(self) -> None:
-        """Fail unless everything that was accepted is completed, recorded once, and nothing is left lying."""
+        """Fail unless every accepted task is completed and recorded once, and no message is left."""
         self.all_completed()
         self.site.drain()
         problems = self.ledger.problems(rejected=self.rejected)
@@ -65,7 +65,7 @@ Play = Callable[[Place], None]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the matrix, with the lease that it needs, in seconds."""
+    """A row of the matrix, with its lease in seconds."""
 
     who: str
     when: str
@@ -76,16 +76,16 @@ class Row:
 
     @property
     def depends_on_database(self) -> bool:
-        """Whether the row has to be run on each kind of database."""
+        """Return whether the kind of database matters to the row."""
         return self.who in ("coordinator", "database")
 
     @property
     def name(self) -> str:
-        """Both, for people."""
+        """Return the name of the row."""
         return f"{self.who}: {self.when}"
 
     def why_not(self, rabbitmq: NodeInfo, server: Postgres | None) -> str:
-        """Why it cannot be played here; empty when it can."""
+        """Return why the row cannot run here, or an empty text."""
         if self.troubles_node and rabbitmq.node is None:
             return "this broker is not ours to trouble"
         if self.on_small_disk:
@@ -99,7 +99,7 @@ class Row:
 
 
 def publisher_dies_before_the_confirm(place: Place) -> None:
-    """It submits, dies, and submits the same again: a no-op."""
+    """The publisher submits, dies, and submits the same task again, which is a no-op."""
     site = place.site
     site.coordinator()
     place.worker("ann")
@@ -112,7 +112,7 @@ def publisher_dies_before_the_confirm(place: Place) -> None:
 
 
 def nobody_takes_what_is_published(place: Place) -> None:
-    """An unknown routing key ends among the rejected, an address that nobody has is an error."""
+    """A message with an unknown routing key is rejected; a message to an unknown address is an error."""
     place.site.coordinator()
     place.worker("ann")
     with amqp(place.site.url) as client:
@@ -131,7 +131,7 @@ def nobody_takes_what_is_published(place: Place) -> None:
 
 
 def coordinator_dies(point: str) -> Play:
-    """It dies at that point while it takes in tasks, and again while results come in."""
+    """The coordinator dies at that point while it accepts tasks, and again while it receives results."""
 
     def play(place: Place) -> None:
         place.worker("ann")
@@ -150,7 +150,7 @@ def coordinator_dies(point: str) -> Play:
 
 
 def leader_stands_still_past_its_lease(place: Place) -> None:
-    """It stops right before a commit, another one takes over, and it wakes up."""
+    """The leader is suspended right before a commit, a standby takes over, and the leader resumes."""
     leader = place.site.coordinator(until="leading", FLUFFLE_CRASH_AT="before-commit:8:STOP")
     standby = place.site.coordinator(until="standing by")
     place.worker("ann")
@@ -165,7 +165,7 @@ def leader_stands_still_past_its_lease(place: Place) -> None:
 
 
 def worker_dies(point: str) -> Play:
-    """It dies there, and another one does the task."""
+    """The worker dies there, and another worker does the task."""
 
     def play(place: Place) -> None:
         place.site.coordinator()
@@ -174,13 +174,13 @@ def worker_dies(point: str) -> Play:
         assert doomed.wait() == -9
         place.worker("ben")
         place.all_completed()
-        place.worker("ann")  # finds what was meant for the one that died
+        place.worker("ann")  # receives the messages for the one that died
 
     return play
 
 
 def worker_dies_with_an_answer(point: str) -> Play:
-    """It dies there and is started again, within its lease: its answer is the result."""
+    """The worker dies there and restarts within its lease: its answer is the result."""
 
     def play(place: Place) -> None:
         place.site.coordinator()
@@ -197,7 +197,7 @@ def worker_dies_with_an_answer(point: str) -> Play:
 
 
 def worker_stands_still(point: str) -> Play:
-    """It stops there past its lease, another one does the task, and it wakes up: nothing changes."""
+    """The worker is suspended there past its lease, another one does the task, and it resumes: nothing changes."""
 
     def play(place: Place) -> None:
         place.site.coordinator()
@@ -217,7 +217,7 @@ def worker_stands_still(point: str) -> Play:
 
 
 def worker_is_cut_off(place: Place) -> None:
-    """Nothing comes through to it any more, and neither side is told."""
+    """The network drops all traffic of the worker without an error on either side."""
     with proxy_before(place.site.url) as proxy:
         place.site.coordinator()
         cut_off = place.worker("ann", url=proxy.url, crash_at="call-started:1:STOP")
@@ -236,7 +236,7 @@ def worker_is_cut_off(place: Place) -> None:
 
 
 def under_load(trouble: Play) -> Play:
-    """The trouble comes while tasks are taken in and done."""
+    """The fault happens while tasks are accepted and completed."""
 
     def play(place: Place) -> None:
         place.site.coordinator()
@@ -297,14 +297,14 @@ def database_is_full(place: Place) -> None:
     assert place.disk is not None
     coordinator, number = place.site.coordinators[-1], 0
     with disks.full(place.disk):
-        while WAITING not in coordinator.output:  # what is there already may have room for some
+        while WAITING not in coordinator.output:  # allocated pages may have room for some
             place.submit(f"meanwhile-{number}")
             number += 1
 
 
 def database_is_down(place: Place) -> None:
     server = place.site.server
-    if server is None:  # SQLite is never down; its lock can be kept, until a coordinator gives up waiting
+    if server is None:  # SQLite is never down; its lock can be held until a coordinator stops waiting
         database_is_locked(place)
         return
     server.stop()
@@ -314,7 +314,7 @@ def database_is_down(place: Place) -> None:
 
 
 def reply_to_commit_is_lost(place: Place) -> None:
-    """What is committed is not known to be: the connection breaks between COMMIT and its reply."""
+    """The outcome of a commit is unknown: the connection breaks between COMMIT and its reply."""
     place.worker("ann")
     if place.site.server is None:  # it has no connection: the coordinator gets an error once it has committed
         place.site.coordinator(altered=["lost-replies=3"])
@@ -369,7 +369,7 @@ ROWS: tuple[Row, ...] = (
 
 
 def play(row: Row, rabbitmq: NodeInfo, server: Postgres | None) -> None:
-    """Play a row once, with the books in a new database of `server`, or in SQLite. Fails when it does not hold."""
+    """Run a row once, on a new database of `server` or on SQLite. Fails when the row does not hold."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="matrix-")))
         disk = stack.enter_context(disks.small_disk()) if row.on_small_disk else None

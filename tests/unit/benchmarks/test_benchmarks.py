@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, and that they leave nothing running."""
+"""The arithmetic of the benchmarks, and the end of their processes."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ PROGRAMS = Path("/programs")
 
 
 def measured(name: str, seconds: list[float], latencies: list[float]) -> Measured:
-    """A system that took so long for 1,000 tasks in each round."""
+    """Return the measurements of a system that took this long for 1,000 tasks in each round."""
     [system] = [system for system in (fluffle(PROGRAMS), *peers(PROGRAMS)) if system.name == name]
     found = Measured(system)
     for taken in seconds:

@@ -1,4 +1,4 @@
-"""The benchmark of the assignment on a small scale: the model is right, and the default policy comes out ahead."""
+"""The assignment benchmark on a small scale: the model is right, and the default policy is the best one."""
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -80,7 +80,7 @@ def test_requests_come_from_the_trace_in_its_order() -> None:
 
 
 def test_a_backlog_is_done_within_five_percent_of_the_bound_at_speeds_20_times_apart() -> None:
-    """Without the rare very long runs of the trace, which make the makespan of few tasks a matter of luck."""
+    """The rare very long runs of the trace are left out: they make the makespan of few tasks random."""
     random = Random(1)
     works = [random.uniform(0.5, 2.5) for _ in range(600)]
     backlog = tuple(Job(f"t{n}", 0.0, round(work * 8000), work) for n, work in enumerate(works))

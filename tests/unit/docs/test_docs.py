@@ -1,4 +1,4 @@
-"""The reference pages say what the code says."""
+"""The reference pages agree with the code."""
 
 import re
 import shlex
@@ -46,7 +46,7 @@ MODELS = {
 
 
 def table_after(marker: str, page: str = PROTOCOL) -> list[list[str]]:
-    """The rows, cell by cell, of the table that follows the comment `<!-- marker -->`, without its head."""
+    """Return the cells of the table that follows the comment `<!-- marker -->`, without its head."""
     _, found, rest = page.partition(f"<!-- {marker} -->\n")
     assert found, f"no table is marked {marker!r}"
     rows = rest.split("\n\n", 1)[0].splitlines()[2:]
@@ -54,7 +54,7 @@ def table_after(marker: str, page: str = PROTOCOL) -> list[list[str]]:
 
 
 def code(cell: str) -> list[str]:
-    """The words of a cell that are set as code."""
+    """Return the words of a cell that are set as code."""
     return re.findall(r"`([^`]*)`", cell)
 
 
@@ -187,7 +187,7 @@ def test_every_setting_is_described_with_its_default() -> None:
 
 
 def names_in(expression: str) -> set[str]:
-    """The names that a permission stands for; those that end in `*` for all that begin so."""
+    """Return the names that a permission matches; a name that ends in `*` matches a prefix."""
     inner = expression.removeprefix("^(").removesuffix(")$")
     if r"\.(?!work$)" in inner:  # all but one
         inner = "|".join(
@@ -226,7 +226,7 @@ def test_every_state_is_in_the_glossary() -> None:
 
 
 def commands(page: Path) -> list[tuple[str, bool]]:
-    """Every command line of the program on a page; with it, whether it is to be run as it stands, in a block."""
+    """Yield every command line on a page, and whether it is in a block, and so complete."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     found = re.findall(r"^(?: {4})?(fluffle .+)$|`(fluffle [^`]+)`", text, re.MULTILINE)
     return [(line or inline, bool(line)) for line, inline in found]
@@ -245,7 +245,7 @@ def test_every_command_in_the_docs_exists(
     page: Path, line: str, in_block: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(page.parent if page.parent.name == "examples" else ROOT)
-    for kind in (click.Path, click.File):  # on some pages the file is one of the reader's
+    for kind in (click.Path, click.File):  # on some pages the file is the reader's
         monkeypatch.setattr(kind, "convert", lambda self, value, param, ctx: value)
     command: click.Command = cli
     context = click.Context(command)
@@ -255,7 +255,7 @@ def test_every_command_in_the_docs_exists(
         assert found is not None
         command, context = found, click.Context(found, parent=context, info_name=name)
     if words or not isinstance(command, click.Group):
-        with nullcontext() if in_block else suppress(click.MissingParameter):  # a mention may leave the arguments out
+        with nullcontext() if in_block else suppress(click.MissingParameter):  # a mention may omit the arguments
             command.make_context(context.info_name, words, parent=context.parent)
 
 

@@ -1,4 +1,4 @@
-"""Dashboards, alarms and the pages about operations and security name what there is."""
+"""Dashboards, alarms and the pages about operations and security name existing metrics and tests."""
 
 import ast
 import json
@@ -17,7 +17,7 @@ THREATS = table_after("threats", (ROOT / "docs/security.md").read_text(encoding=
 
 
 def described() -> set[str]:
-    """Every metric, as the page tells; that these are those which programs serve is tested with real programs."""
+    """Return the documented metrics; other tests compare them with those of real programs."""
     return {
         metric
         for name in ("coordinator", "worker")
@@ -27,7 +27,7 @@ def described() -> set[str]:
 
 
 def metrics_in(expression: str) -> set[str]:
-    """The metrics that an expression is about; of a histogram without what is added for its parts."""
+    """Return the metrics in an expression; of a histogram without the suffixes of its parts."""
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bfluffle_\w+", expression)}
 
 
