@@ -1,4 +1,4 @@
-"""A copy of the database, taken while the coordinator works, and put back after a disaster."""
+"""Backup of the database of a running coordinator, and restore after a disaster."""
 
 import os
 import subprocess
@@ -153,7 +153,7 @@ def test_postgresql_is_backed_up_under_load_and_restored_with_its_own_tools(rabb
 
 
 def plain(url: str) -> str:
-    """A database URL as PostgreSQL's own tools read it."""
+    """Return a database URL for PostgreSQL's own tools."""
     return url.replace("postgresql+psycopg://", "postgresql://")
 
 
@@ -163,7 +163,7 @@ def run(server: Postgres, program: str, *args: str) -> None:
 
 @contextmanager
 def postgres_or_skip() -> Iterator[Postgres]:
-    """A PostgreSQL of its own."""
+    """Run a separate PostgreSQL."""
     try:
         with postgres() as server:
             yield server

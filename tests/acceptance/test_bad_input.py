@@ -1,4 +1,4 @@
-"""Bad input over the wire: each is refused once and clearly, nothing else is lost, and the queue keeps moving."""
+"""Bad input over the wire: each message is rejected once and clearly, no other is lost, and the queue keeps moving."""
 
 import json
 import struct
@@ -19,7 +19,7 @@ from tests.support.task_audit import Ledger
 
 @pytest.fixture(scope="module")
 def site(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A coordinator and a worker, and the task `known`, which is done."""
+    """A site with a coordinator, a worker, and the completed task `known`."""
     with site_on(rabbitmq, tmp_path_factory.mktemp("site")) as site:
         site.coordinator()
         ledger = Ledger(site)
@@ -38,7 +38,7 @@ def connected(site: Site) -> Iterator[Amqp]:
 
 @pytest.fixture
 def client(connected: Amqp) -> Amqp:
-    """A client with the queue ANSWERS; it and the rejected queue are empty, whatever the test before has left."""
+    """A client with the queue ANSWERS; it and the rejected queue are emptied first."""
     until(lambda: not connected.depth("fluffle.coordinator"), "the coordinator's inbox is empty")
     connected.take_all(ANSWERS)
     connected.take_all("fluffle.rejected")
@@ -47,7 +47,7 @@ def client(connected: Amqp) -> Amqp:
 
 @pytest.fixture
 def told(client: Amqp) -> str:
-    """A queue of the events about rejections."""
+    """Return a queue of the events about rejections."""
     return client.queue(("fluffle.events", "task.rejected.none"))
 
 
@@ -56,7 +56,7 @@ def submit_good(client: Amqp) -> None:
 
 
 def answers(client: Amqp, good: int, bad: int) -> list[Message]:
-    """The refusals, after checking that as many good tasks were done as there should be."""
+    """Return the rejections, after checking that the expected number of valid tasks was completed."""
     found = [client.take(ANSWERS) for _ in range(2 * good + bad)]
     kinds = Counter((answer.properties.correlation_id, answer.type) for answer in found)
     assert kinds["good", "task.accepted"] == kinds["good", "task.completed"] == good

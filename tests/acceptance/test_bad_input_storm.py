@@ -1,4 +1,4 @@
-"""Bad input in bulk, and with another limit: on sites of their own."""
+"""Bad input in bulk, and with another limit, on separate sites."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Each benchmark on a small scale: it runs, and what it measured is in its file. Its bars are no matter here."""
+"""Each benchmark runs on a small scale and writes its measurements to its file. Its targets are not checked here."""
 
 import json
 import subprocess

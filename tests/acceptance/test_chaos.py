@@ -1,4 +1,4 @@
-"""A short storm, and one that has to find something; `make chaos` and `make mutations` make long ones."""
+"""A short storm, and one that has to find a violation; `make chaos` and `make mutations` run long ones."""
 
 import random
 
@@ -13,7 +13,7 @@ SECONDS = 15.0 if THOROUGH else 8.0
 
 @pytest.fixture
 def seed() -> int:
-    """Of the choice of faults; printed when a test fails."""
+    """Return the seed of the random faults, which is printed when the test fails."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     return seed
@@ -21,7 +21,7 @@ def seed() -> int:
 
 @pytest.fixture
 def mortal(rabbitmq: NodeInfo) -> NodeInfo:
-    """A RabbitMQ that may be killed."""
+    """Return a RabbitMQ that may be killed."""
     if rabbitmq.node is None:
         pytest.skip("this broker is not ours to kill")
     return rabbitmq
@@ -36,6 +36,6 @@ def test_a_storm_loses_nothing_and_records_nothing_twice(mortal: NodeInfo, seed:
 
 @slow
 def test_a_storm_without_leases_finds_a_violation(mortal: NodeInfo, seed: int) -> None:
-    """One of the mechanisms stands for all: the others take longer to be missed, see `make mutations`."""
+    """One mechanism represents all: storms need longer to miss the others, see `make mutations`."""
     plan = Plan(tasks=0, faults=10**9, seconds=SECONDS, patience=10, seed=seed, only=["kill_worker"], altered=["lease"])
     assert "after 10 s" in rage(mortal, plan).violations[0]

@@ -50,7 +50,7 @@ def test_a_rolling_restart_loses_nothing(three: Cluster, site: Site, ledger: Led
             member.stop()
             member.start()
             three.wait_until_whole()
-            three.wait_until_replicated()  # or the next one may be the majority of a queue
+            three.wait_until_replicated()  # or the next one may hold the majority of a queue
 
     under_load(three, site, ledger, restart_one_by_one)
 
@@ -67,7 +67,7 @@ def test_a_killed_leader_of_the_inbox_loses_nothing(three: Cluster, site: Site, 
 
 
 def under_load(three: Cluster, site: Site, ledger: Ledger, trouble: Callable[[], None]) -> None:
-    """Somebody is connected to every node; tasks come until the trouble is over, and the books are right then."""
+    """Connect processes to every node and submit tasks until the fault is over; then check the database."""
     urls = [member.url for member in three.members]
     for url in urls[:2]:
         site.coordinator(url=url)

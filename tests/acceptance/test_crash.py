@@ -1,4 +1,4 @@
-"""Whoever dies, and whenever: what was accepted is completed, and recorded once. With real processes and kill -9."""
+"""Every accepted task is completed and recorded once, whichever process dies. With real processes and kill -9."""
 
 import asyncio
 import random
@@ -26,7 +26,7 @@ PATIENCE = 60.0  # seconds
 
 @pytest.fixture
 def site(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
-    """A place where silence is noticed soon, and batches are small, so that there are many moments to die in."""
+    """A site with short leases and small batches, so that there are many points to die at."""
     with site_on(rabbitmq, tmp_path, env=EAGER) as site:
         yield site
 
@@ -42,7 +42,7 @@ def behind(gate: Path, task_id: str) -> dict[str, object]:
 
 
 def run_load(site: Site, ledger: Ledger, count: int, trouble: Callable[[], None]) -> None:
-    """Submit tasks and see that all complete, with `trouble` going on meanwhile, from before the first of them."""
+    """Submit tasks and wait until all complete, while `trouble` runs."""
 
     async def submit_and_wait() -> None:
         tasks = [Submission(description="work", id=f"load-{n}", max_attempts=50) for n in range(count)]
@@ -62,7 +62,7 @@ def run_load(site: Site, ledger: Ledger, count: int, trouble: Callable[[], None]
 
 
 def some_moments(ledger: Ledger, load: int, times: int) -> Iterator[None]:
-    """Yields when chance wants it, that many times, always while some of the load is done and some is not."""
+    """Yield this many times at random moments while the load is partly done."""
     for moment in sorted(random.sample(range(load * 3 // 4), times)):
         until(lambda: ledger.done() > moment, f"more than {moment} tasks are done", within=PATIENCE)  # noqa: B023
         yield
@@ -273,10 +273,10 @@ def test_coordinators_that_lose_rabbitmq_and_their_leader_at_once_recover_when_i
 
 
 def test_a_coordinator_stops_on_request_while_rabbitmq_is_unreachable(site: Site, ledger: Ledger, client: Amqp) -> None:
-    """What it could not publish, the next one does: here that a due date has passed."""
+    """The next coordinator publishes the rest: here the event of a passed due date."""
     told = client.queue(("fluffle.events", "task.overdue.*"))
     with proxy_before(site.url) as proxy:
-        coordinator = site.coordinator(url=proxy.url, FLUFFLE_LEADER_LEASE="60")  # it gives the lead up after that
+        coordinator = site.coordinator(url=proxy.url, FLUFFLE_LEADER_LEASE="60")  # it gives up its lead after that
         due = (datetime.now(UTC) + timedelta(seconds=4)).isoformat()
         client.submit({"id": "t", "description": "-", "assignee": "nobody", "force": True, "due": due})
         until(lambda: site.select("select 1 from tasks"), "the task is accepted")

@@ -1,4 +1,4 @@
-"""The main job with real processes: a task goes in from any AMQP client, an LLM does it, the answer comes out."""
+"""The main path with real processes: any AMQP client submits a task, an LLM does it, the client gets the answer."""
 
 import json
 import re
@@ -20,7 +20,7 @@ TEXT = "A fluffle is a group of rabbits. Rabbits dig warrens. A warren has many 
 
 @pytest.fixture(scope="module")
 def site(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A coordinator, and one LLM of every kind that needs no network."""
+    """A site with a coordinator and one LLM of every kind that needs no network."""
     with site_on(rabbitmq, tmp_path_factory.mktemp("site")) as site:
         site.coordinator()
         site.worker("demo", "--model", "demo")
@@ -33,7 +33,7 @@ def site(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def ended(client: Amqp, queue: str) -> dict[str, Any]:
-    """The task in the last of its two answers."""
+    """Return the task in the last of its two answers."""
     accepted, completed = client.take(queue), client.take(queue)
     assert [accepted.type, completed.type] == ["task.accepted", "task.completed"], completed.body
     view = completed.json()
@@ -154,7 +154,7 @@ def test_events_are_cloudevents_on_the_documented_routing_keys(client: Amqp) -> 
     events = [client.take(everything)]
     while not events[-1].routing_key.startswith("task.completed."):
         events.append(client.take(everything))
-    # A state that was followed by another one in the same transaction was never a fact.
+    # A state that another one replaced in the same transaction was never visible.
     statuses = [event.json()["data"]["status"] for event in events]
     assert [status for status in ("assigned", "in_progress", "completed") if status in statuses] == statuses
     llms = ["async"] * len(events)

@@ -1,4 +1,4 @@
-"""A slice of `make fuzz`: malformed messages by the thousand are refused with a reason, and harm nothing."""
+"""A slice of `make fuzz`: thousands of malformed messages are rejected with a reason and affect no other."""
 
 from tests.programs.fuzz import decode_in_bulk, publish_in_bulk
 from tests.support.random_texts import rendered_in_bulk

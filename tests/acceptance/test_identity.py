@@ -1,6 +1,6 @@
-"""Who does not belong is kept out: real users with the rights of their roles, on a real broker, try what is not theirs.
+"""Real users with the rights of their roles try forbidden operations on a real broker.
 
-RabbitMQ refuses most of it; what its permissions cannot tell apart, a coordinator that requires identity refuses.
+RabbitMQ refuses most of them; a coordinator that requires identity refuses the rest.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Righ
 
 @pytest.fixture(scope="module")
 def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A coordinator that requires identity, and atlas at work. Vega is whoever a test makes of it."""
+    """A site with a coordinator that requires identity, and the worker atlas. Each test plays vega."""
     with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_REQUIRE_IDENTITY="true") as site:
         asyncio.run(rights.declare())
         mailboxes = ("llm.atlas", "llm.vega", "user.ana", "user.bo", "user.web")
@@ -62,7 +62,7 @@ def vega(connect: Callable[[str], Amqp]) -> Amqp:
 
 @pytest.fixture
 def rejected(site: Site) -> Iterator[Callable[[], Message]]:
-    """The next message in the queue of rejected ones, which is empty at first and in the end."""
+    """Return a function that takes the next rejected message; the queue is empty before and after the test."""
     with amqp(site.url) as operator:
         operator.take_all("fluffle.rejected")
         yield lambda: operator.take("fluffle.rejected")
@@ -70,7 +70,7 @@ def rejected(site: Site) -> Iterator[Callable[[], Message]]:
 
 
 def submitted(client: Amqp, user: str, task: dict[str, Any]) -> str:
-    """The id of a task that this user has submitted, once it is accepted."""
+    """Submit a task as this user and return its id once it is accepted."""
     answers = client.queue()
     client.submit(task, reply_to=answers, user_id=user)
     accepted = client.take(answers)
@@ -126,7 +126,7 @@ def publish(exchange: str, key: str, **properties: Any) -> Callable[[Channel], o
 
 
 def bind_own(exchange: str, key: str) -> Callable[[Channel], object]:
-    """Listen to what is published there with a queue of one's own."""
+    """Bind an own queue to an exchange."""
 
     def bind(channel: Channel) -> object:
         return channel.queue_bind(channel.queue_declare("", exclusive=True).method.queue, exchange, key)
@@ -139,7 +139,7 @@ def bind_llm_queue(exchange: str, key: str) -> Callable[[Channel], object]:
 
 
 def own_queue_with_dead_letters_to(exchange: str, key: str) -> Callable[[Channel], object]:
-    """What expires in a queue is published by RabbitMQ itself, where its arguments say."""
+    """Declare a queue whose expired messages RabbitMQ publishes elsewhere."""
     arguments = {"x-message-ttl": 0, "x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": key}
     return lambda channel: channel.queue_declare("llm.vega.trap", exclusive=True, arguments=arguments)
 
@@ -239,7 +239,7 @@ def test_a_task_without_a_user_is_rejected_and_its_sender_is_answered(
 def test_a_report_is_accepted_only_from_the_user_of_its_llm(
     site: Site, rejected: Callable[[], Message], user: str | None
 ) -> None:
-    with amqp(site.url) as operator:  # who may publish everything
+    with amqp(site.url) as operator:  # may publish everything
         operator.publish(STATUS, "nova.hello", {"name": "nova", "instance": "n1"}, user_id=user)
     assert list(problems(rejected())) == ["user_id"]
     assert site.select("select name from llms where name = 'nova'") == []
@@ -282,7 +282,7 @@ def test_a_message_is_accepted_only_from_the_user_of_its_sender(
 
 
 async def inbox(url: str) -> list[Mail]:
-    """What is in the mailbox of the user of that URL, taken out of it."""
+    """Take all messages out of the mailbox of the user of that URL."""
     async with Client(url) as client:
         return [it async for it in client.inbox(wait=False)]
 
@@ -318,7 +318,7 @@ def test_a_dead_letter_from_another_queue_does_not_act_for_its_sender(
 
 
 def user_and_headers(user: bytes, table: bytes) -> bytes:
-    """Properties with these alone, as bytes."""
+    """Return the bytes of properties with a user and headers alone."""
     return b"\x20\x10" + len(table).to_bytes(4, "big") + table + bytes([len(user)]) + user
 
 
@@ -335,7 +335,7 @@ def test_cc_and_bcc_headers_do_not_let_an_llm_act_for_another(
         vega.publish(STATUS, "vega.goodbye", goodbye, user_id="vega", headers={header: ["atlas.goodbye"]})
     except ChannelClosedByBroker as error:
         refusal = error.reply_code
-    if refusal is not None:  # RabbitMQ 4 looks at these keys, too
+    if refusal is not None:  # RabbitMQ 4 checks these keys, too
         assert refusal == REFUSED
     else:
         found = problems(rejected())

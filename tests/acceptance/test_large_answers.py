@@ -1,4 +1,4 @@
-"""However large descriptions, results, messages and errors are, whoever asks is answered."""
+"""Queries are answered, however large descriptions, results, messages and errors are."""
 
 import json
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ MUCH = "word " * 72_000  # 360 kB
 
 
 def set_limit(rabbitmq: NodeInfo, size: int) -> None:
-    """RabbitMQ takes no larger messages on connections that are opened from now on."""
-    rabbitmq.control("eval", f"application:set_env(rabbit, max_message_size, {size}).")  # RabbitMQ 3.10 asks this
-    rabbitmq.control("eval", f"persistent_term:put(max_message_size, {size}).")  # and RabbitMQ 4 that
+    """Limit the size of messages on connections that are opened from now on."""
+    rabbitmq.control("eval", f"application:set_env(rabbit, max_message_size, {size}).")  # setting of RabbitMQ 3.10
+    rabbitmq.control("eval", f"persistent_term:put(max_message_size, {size}).")  # setting of RabbitMQ 4
 
 
 @pytest.fixture
 def limited(rabbitmq: NodeInfo) -> Iterator[None]:
-    """RabbitMQ takes messages of 16 MiB at most, as RabbitMQ 4 does unless it is told otherwise."""
+    """Limit messages to 16 MiB, the default of RabbitMQ 4."""
     if not ON_RABBITMQ_4:
         set_limit(rabbitmq, LIMIT)
     yield

@@ -1,4 +1,4 @@
-"""Who publishes more than anybody can take is stopped and told so; and what is secret stays so."""
+"""Floods are refused with a reason, and no secret is shown."""
 
 import json
 from contextlib import suppress
@@ -16,19 +16,19 @@ from tests.support.shell import Shell
 from tests.support.site import Site
 from tests.support.task_audit import Ledger
 
-MOST = 50  # messages that the inbox takes in these tests; the declared limit is a million
+MOST = 50  # limit of the inbox in these tests; the declared one is a million messages
 
 
 @pytest.fixture
 def small_inbox(rabbitmq: NodeInfo, site: Site) -> Site:
-    """A site whose inbox is soon full."""
+    """A site with a small inbox."""
     policy = ("--apply-to", "queues", "small", "^fluffle.coordinator$", json.dumps({"max-length": MOST}))
     rabbitmq.control("set_policy", *policy)
     return site
 
 
 def flood(client: Amqp, count: int) -> int:
-    """Publish tasks until RabbitMQ refuses one; returns how many it has taken."""
+    """Publish tasks until RabbitMQ refuses one; return how many it accepted."""
     taken = 0
     with suppress(NackError):
         for number in range(count):

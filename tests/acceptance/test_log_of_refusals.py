@@ -1,4 +1,4 @@
-"""Whatever is refused or lost is a line of the coordinator's log, and answered where there is somebody."""
+"""Every rejection and loss is a log line of the coordinator, and is answered if possible."""
 
 import asyncio
 import json
@@ -18,12 +18,12 @@ from tests.support.site import Site
 
 @pytest.fixture
 def coordinator(site: Site) -> Process:
-    """A coordinator that soon takes back what nobody works on."""
+    """A coordinator that takes unclaimed tasks back soon."""
     return site.coordinator(FLUFFLE_LEASE="2")
 
 
 def lines(coordinator: Process, event: str) -> list[dict[str, Any]]:
-    """What the coordinator has logged of that kind."""
+    """Return the log lines of the coordinator of that kind."""
     logged = [json.loads(line) for line in coordinator.output.splitlines() if line.startswith("{")]
     return [line for line in logged if line["event"] == event and line["level"] == "warning"]
 

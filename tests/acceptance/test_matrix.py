@@ -1,6 +1,6 @@
 """Rows of the crash matrix, those about the database on PostgreSQL. `make matrix` runs each ten times on both.
 
-`make test` leaves out rows that much resemble others, or tests in test_crash.py.
+`make test` leaves out rows that resemble other rows, or tests in test_crash.py.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ SLOW = {
 
 
 def rows(*, on_database: bool) -> list[object]:
-    """The rows that have to run on each kind of database, or the others."""
+    """Return the rows for which the kind of database matters, or the others."""
     return [
         pytest.param(row, id=row.name, marks=[slow] if row.name in SLOW else [])
         for row in ROWS
@@ -44,7 +44,7 @@ def test_each_slow_row_is_in_the_matrix() -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    """A PostgreSQL of its own."""
+    """Run a separate PostgreSQL."""
     try:
         with postgres() as server:
             yield server

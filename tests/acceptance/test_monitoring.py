@@ -1,4 +1,4 @@
-"""What coordinator and worker tell to those who watch over them: metrics, health, a log for machines."""
+"""Metrics, health pages and machine-readable logs of coordinator and worker."""
 
 import json
 import re
@@ -66,14 +66,14 @@ def test_the_docs_describe_exactly_the_existing_metrics(site: Site, client: Amqp
 
 
 def described(program: str) -> set[str]:
-    """The metrics in the table of the page about operations."""
+    """Return the metrics in the table of the page about operations."""
     page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     table = page.partition(f"<!-- metrics: {program} -->")[2].partition("\n\n")[0]
     return set(re.findall(r"`(fluffle_\w+)`", "\n".join(line.split("|")[1] for line in table.strip().splitlines())))
 
 
 def families(process: Process) -> set[str]:
-    """The names of what a program tells; of a histogram without what is added for its parts."""
+    """Return the names of a program's metrics; of a histogram without the suffixes of its parts."""
     return {re.sub(r"_(bucket|count|sum)$", "", name) for name in scrape(process).names}
 
 
@@ -111,7 +111,7 @@ def test_metrics_of_an_llm_end_when_it_leaves(site: Site, client: Amqp) -> None:
 
 
 def labelled(process: Process) -> set[str]:
-    """The LLMs that labels name."""
+    """Return the LLMs that labels name."""
     return {name for key in scrape(process) for name in re.findall(r"llm=([a-z]+)", key)}
 
 
@@ -216,5 +216,5 @@ def test_every_log_line_outside_a_terminal_is_json(site: Site, client: Amqp) -> 
 
 
 def whole_lines(process: Process) -> list[str]:
-    """What it has printed, without a line that is not all there yet."""
+    """Return the complete lines of its output."""
     return [line for line in process.output.splitlines(keepends=True) if line.endswith("\n")]

@@ -1,4 +1,4 @@
-"""Output schemas hold for every worker, and what is in them stops nobody."""
+"""Output schemas are enforced for every worker, and no schema blocks the coordinator."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.support.site import Site
 
 ANSWERS = "output-schemas.answers"
 ENDLESS = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}, "required": ["a"]}
-NEVER_MATCHED = {"a": "a" * 44 + "!"}  # trying takes longer than the sun will shine
+NEVER_MATCHED = {"a": "a" * 44 + "!"}  # a match would take longer than the sun will shine
 TOO_LONG = "it took longer than 2 s"
 WITH_PATTERN = {"type": "object", "properties": {"n": {"type": "string", "pattern": "^[0-9]+$"}}, "required": ["n"]}
 PLAIN = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -23,13 +23,13 @@ PLAIN = {"type": "object", "properties": {"n": {"type": "integer"}}, "required":
 
 @pytest.fixture
 def watching(client: Amqp) -> Amqp:
-    """A plain client with a queue of answers."""
+    """Return a plain client with a queue of answers."""
     client.queue(name=ANSWERS)
     return client
 
 
 class PlainWorker:
-    """A worker in a few lines, which takes whatever it likes for an answer."""
+    """A worker in a few lines, which reports any answer."""
 
     def __init__(self, site: Site, client: Amqp, name: str) -> None:
         self._client, self._name = client, name
@@ -41,7 +41,7 @@ class PlainWorker:
         self._client.publish("fluffle.status", f"{self._name}.{what}", {"instance": "i", **body})
 
     def take(self) -> dict[str, Any]:
-        """Take the next task, and begin."""
+        """Take the next task and claim it."""
         task: dict[str, Any] = self._client.take(self._work).json()
         self.say("claim", task_id=task["task_id"], attempt=task["attempt"])
         return task
@@ -54,13 +54,13 @@ class PlainWorker:
 
 
 def submit(client: Amqp, task_id: str, schema: Any = None, **fields: Any) -> None:
-    """Submit a task; its answers come into ANSWERS."""
+    """Submit a task with ANSWERS as its reply queue."""
     task = {"id": task_id, "description": task_id, "max_attempts": 1, "force": True, **fields}
     client.submit({**task, **({"output_schema": schema} if schema else {})}, reply_to=ANSWERS)
 
 
 def ends(client: Amqp, count: int) -> dict[str, Message]:
-    """The last answers about so many tasks, by the order in which they come."""
+    """Return the last answers about this many tasks, in the order of their arrival."""
     found: dict[str, Message] = {}
     while len(found) < count:
         answer = client.take(ANSWERS, within=60)
@@ -70,7 +70,7 @@ def ends(client: Amqp, count: int) -> dict[str, Message]:
 
 
 def attempts(site: Site, task_id: str) -> list[tuple[str, str | None]]:
-    """How every attempt of a task ended, and the type of its error."""
+    """Return the outcome and the error type of every attempt of a task."""
     query = "select attempts.outcome, attempts.error_type from attempts join tasks on tasks.seq = attempts.task_seq"
     query += f" where tasks.id = '{task_id}' order by attempts.attempt"
     return [tuple(row) for row in site.select(query)]
@@ -78,7 +78,7 @@ def attempts(site: Site, task_id: str) -> list[tuple[str, str | None]]:
 
 @pytest.fixture
 def command(tmp_path: Path) -> str:
-    """A command that answers with what the task is about; `evil`: what the endless pattern never gets done with."""
+    """Return a command that answers with the description, and `evil` with a text for the endless pattern."""
     script = tmp_path / "answer.sh"
     script.write_text(
         f"#!/bin/sh\ntouch {tmp_path}/$FLUFFLE_TASK_ID\n"

@@ -1,4 +1,4 @@
-"""The database behind PgBouncer, which lends its clients the same few sessions of PostgreSQL."""
+"""The database behind PgBouncer, whose clients share a few sessions of PostgreSQL."""
 
 import asyncio
 from collections.abc import Iterator

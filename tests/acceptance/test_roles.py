@@ -1,4 +1,4 @@
-"""The role of a user comes from its grant. Users with the rights of an LLM try what only people, or other LLMs, may."""
+"""The role of a user comes from its grant. LLM users try operations of people and of other LLMs."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Righ
 
 @pytest.fixture(scope="module")
 def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A coordinator that requires identity. Atlas and vega have said hello; luna stays silent."""
+    """A site with a coordinator that requires identity. Atlas and vega have sent hello; luna stays silent."""
     with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_REQUIRE_IDENTITY="true") as site:
         asyncio.run(rights.declare())
         names = ("atlas", "vega", "luna")
@@ -57,7 +57,7 @@ def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFa
 
 
 def submitted(ana: Amqp, **task: Any) -> str:
-    """The id of a task of ana, once it is accepted."""
+    """Submit a task as ana and return its id once it is accepted."""
     answers = ana.queue()
     ana.submit({"description": "ana's secret", **task}, reply_to=answers, user_id="ana")
     accepted = ana.take(answers)
@@ -66,7 +66,7 @@ def submitted(ana: Amqp, **task: Any) -> str:
 
 
 class Llm:
-    """A user with the rights of an LLM, that asks the coordinator."""
+    """A user with the rights of an LLM that sends requests to the coordinator."""
 
     def __init__(self, client: Amqp, name: str) -> None:
         self.client = client
@@ -74,14 +74,14 @@ class Llm:
         self._answers = client.queue(name=f"llm.{name}.answers")
 
     def ask(self, verb: str, body: Any, **properties: Any) -> Message:
-        """The answer to a request."""
+        """Send a request and return its answer."""
         self.client.publish(
             "fluffle.requests", f"{self.name}.{verb}", body, reply_to=self._answers, user_id=self.name, **properties
         )
         return self.client.take(self._answers)
 
     def refusal(self, verb: str, body: Any) -> dict[str, str]:
-        """Why a request is refused, by path."""
+        """Send a request and return its errors by path."""
         answer = self.ask(verb, body)
         assert answer.type == "task.rejected", answer.body
         return {error["path"]: error["message"] for error in answer.json()["errors"]}
@@ -145,7 +145,7 @@ def test_notes_are_open_only_to_the_llms_of_their_conversation(ana: Amqp, connec
 
 
 def test_an_answer_reaches_the_reply_queue_of_an_llm_without_a_binding(connect: Callable[[str], Amqp]) -> None:
-    """The coordinator passes it on: an LLM may bind no queue but its mailbox."""
+    """The coordinator forwards the answer: an LLM may bind only its mailbox."""
     atlas, vega = connect("atlas"), connect("vega")
     answers = atlas.queue(name="llm.atlas.i")
     question = {"id": "q-1", "sender": "llm.atlas", "content": "tea?"}
@@ -166,7 +166,7 @@ async def test_only_text_published_by_the_llm_itself_is_shown_as_its_text(
     connect: Callable[[str], Amqp],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Dead letters and bindings are made by the operator here: an LLM cannot make them."""
+    """The operator creates the dead letters and bindings here: an LLM cannot."""
     monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
     waiting, theirs = submitted(ana, **NOBODY), submitted(ana, assignee="vega")
     atlas, vega = connect("atlas"), connect("vega")
@@ -202,7 +202,7 @@ def forge_by_binding(operator: Amqp, body: dict[str, Any]) -> None:
 
 
 def test_an_llm_cannot_route_messages_through_its_own_queues_and_exchanges(site: Site, rights: Rights) -> None:
-    """It can bind neither a queue nor an exchange of its own, nor change its mailbox."""
+    """An LLM can bind neither an own queue nor an own exchange, nor change its mailbox."""
     dead = {"x-message-ttl": 0, "x-dead-letter-exchange": "fluffle.messages", "x-dead-letter-routing-key": "all"}
     attempts: dict[str, Callable[[Any], object]] = {
         "bind a queue": lambda ch: ch.queue_bind(
@@ -234,7 +234,7 @@ def test_an_llm_cannot_route_messages_through_its_own_queues_and_exchanges(site:
 async def test_a_message_republished_by_a_dead_lettering_queue_is_ignored(
     site: Site, rights: Rights, ana: Amqp, connect: Callable[[str], Amqp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ana wrote to atlas must not come to bo in her name, and she must not be told that it was wrong."""
+    """A message of ana to atlas must not reach bo in her name, and she must not get an error for it."""
     monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
     answers = ana.queue()
     dead = {"x-message-ttl": 0, "x-dead-letter-exchange": "fluffle.messages", "x-dead-letter-routing-key": "user.bo"}
@@ -256,7 +256,7 @@ async def test_a_message_republished_by_a_dead_lettering_queue_is_ignored(
 
 
 def was_dead_letter(rejected: list[Message]) -> bool:
-    """Whether one of these was refused because it was a dead letter."""
+    """Return whether one of these was rejected because it was a dead letter."""
     return any("headers.x-death" in it.headers["x-fluffle-errors"] for it in rejected)
 
 

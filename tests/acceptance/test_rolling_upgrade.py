@@ -1,4 +1,4 @@
-"""The version before, out of this repository's history, and the present one on the same database at the same time."""
+"""The previous version, from this repository's history, and the current one on the same database at the same time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ WORKER = ("--handler", "tests.support.recording_llms:work", "--slots", "4")
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The modules of the version before."""
+    """Return the folder with the modules of the previous version."""
     try:
         return version_before(tmp_path_factory.mktemp("version"))
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""A worker that never stops beating keeps its task, whoever else is deaf, suspended, cut off or has its clock set."""
+"""A worker that sends heartbeats keeps its task, whatever happens to RabbitMQ, the coordinator or the clock."""
 
 import itertools
 import time
@@ -20,18 +20,18 @@ LEASE = 3.0  # seconds
 LONG = 2.5 * LEASE
 MICROS = 1_000_000
 WAIT = ("--handler", "tests.support.recording_llms:wait_for_gate")
-ENOUGH = 4  # beats, after which a lease that was not extended would be over
+ENOUGH = 4  # heartbeats, after which a lease without extension would be over
 
 
 @pytest.fixture
 def site(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
-    """A place where silence is noticed soon."""
+    """A site with a short lease."""
     with site_on(rabbitmq, tmp_path, FLUFFLE_LEASE=f"{LEASE:g}") as site:
         yield site
 
 
 class Running:
-    """A task that runs at a worker until it may end."""
+    """A task that runs at a worker until the test lets it end."""
 
     def __init__(self, site: Site, ledger: Ledger, client: Amqp, *, url: str | None = None) -> None:
         self._site, self._ledger, self._gate = site, ledger, site.state / "gate"
@@ -42,7 +42,7 @@ class Running:
         self.hear_beats(1)
 
     def hear_beats(self, count: int) -> list[int]:
-        """Wait until the coordinator has heard so many beats; returns when that was, in microseconds by its clock."""
+        """Wait for this many heartbeats; return their times in microseconds by the coordinator's clock."""
         heard = [self._last_seen()]
         for _ in range(count):
             until(lambda: self._last_seen() != heard[-1], "a beat is heard", within=60)
@@ -54,7 +54,7 @@ class Running:
         return int(at)
 
     def must_end_at_the_first_attempt(self) -> None:
-        """The task must run once, and be completed by the attempt that ran when all began."""
+        """Check that the task is completed by its first attempt."""
         self.hear_beats(ENOUGH)
         self._gate.touch()
         over = "select status from tasks where finished_at is not null"
@@ -68,7 +68,7 @@ class Running:
 
 @pytest.fixture
 def run(site: Site, ledger: Ledger, client: Amqp) -> Callable[..., Running]:
-    """Starts the worker and its task."""
+    """Return a function that starts the worker and its task."""
     return lambda **options: Running(site, ledger, client, **options)
 
 
@@ -96,7 +96,7 @@ def test_a_coordinator_that_is_suspended_for_longer_than_a_lease_costs_no_attemp
 
 @pytest.fixture
 def alarm(rabbitmq: NodeInfo) -> Iterator[None]:
-    """RabbitMQ has too little memory, by its own judgement, when the test says so."""
+    """Clear the memory alarm that the test raises."""
     yield
     rabbitmq.control("set_vm_memory_high_watermark", "0.25")
 

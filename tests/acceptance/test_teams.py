@@ -21,7 +21,7 @@ LEASE = "2"  # seconds
 
 
 class Team:
-    """A site with a coordinator; LLMs that obey, and a team of which each knows its own name."""
+    """A site with a coordinator, LLMs that obey, and a team whose members know their names."""
 
     def __init__(self, site: Site, folder: Path) -> None:
         self.site = site
@@ -143,7 +143,7 @@ def test_a_relay_passes_each_result_to_the_next_llm(client: SyncClient, shell: S
 
 
 def vote(shell: Shell, inputs: str, *options: str) -> str:
-    """The id of a vote of three for brown or white."""
+    """Submit a vote of three for brown or white and return its id."""
     who = ("--assignees", "ana,bea,cem", "--mode", "vote", "--choice", "brown", "--choice", "white")
     return shell("task", "submit", "Which colour?", *who, "--input", inputs, *options).strip()
 

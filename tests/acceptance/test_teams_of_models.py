@@ -1,4 +1,4 @@
-"""Several models of a provider on one task: real processes, the provider's wire format, and its troubles."""
+"""Several models of a provider on one task: real processes, the provider's wire format, and its errors."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ VOTE_WITHIN = 8.0  # seconds
 
 
 class Team:
-    """A site with a coordinator and four LLMs, each a model of a provider of its own."""
+    """A site with a coordinator and four LLMs, each with a model of a separate provider."""
 
     def __init__(self, site: Site, servers: dict[str, OpenAIServer]) -> None:
         self.site = site
@@ -45,7 +45,7 @@ def whole(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def team(whole: Team) -> Iterator[Team]:
-    """The team; at the end every model has said all that it was to say."""
+    """Start the team; at the end, every scripted reply must have been used."""
     for server in whole.servers.values():
         server.requests.clear()
     yield whole
@@ -59,13 +59,13 @@ def client(team: Team) -> Iterator[SyncClient]:
 
 
 def prompt(server: OpenAIServer, request: int) -> str:
-    """What the model was asked."""
+    """Return the prompt of the model."""
     [asked] = [message["content"] for message in server.requests[request].body["messages"] if message["role"] == "user"]
     return str(asked)
 
 
 def answered(*pieces: str) -> ToolCall:
-    """An answer that has to satisfy a schema: pydantic-ai makes a tool of it."""
+    """Return an answer with a schema: pydantic-ai turns it into a tool call."""
     return ToolCall(*pieces, name="final_result")
 
 
@@ -104,7 +104,7 @@ def test_a_review_of_two_rounds_passes_the_remarks_to_the_author(team: Team, cli
     author.script(Text("a rabbit"), Text("a rabbit ", "with carrots"))
     reviewer.script(
         answered('{"approved": fal', 'se, "remarks": "say carrots", "score": 0.2}'),
-        answered('{"approved": tr'),  # it is told that this is no JSON, and mends it
+        answered('{"approved": tr'),  # it is told that this is not JSON, and corrects it
         answered('{"approved": true, "remarks": ""}'),
     )
     task = client.submit("Write", assignee="bea", reviewer="cem")
@@ -126,7 +126,7 @@ def test_a_vote_completes_without_the_killed_member(team: Team, client: SyncClie
     team.servers["cem"].script(stalled)
     vote = Vote(
         choices=["brown", "white"], quorum=2, weights={"cem": 5}
-    )  # cem could decide it alone, so it is waited for
+    )  # cem could decide the vote alone, so the group waits for cem
     task = client.submit("Which colour?", assignees=["ana", "bea", "cem"], mode="vote", vote=vote, timeout=VOTE_WITHIN)
     until(lambda: team.servers["cem"].requests, "cem is at work")
     team.members["cem"].kill()

@@ -1,4 +1,4 @@
-"""What LLMs do while they work, with real processes: delegate, ask people, and be stopped meanwhile."""
+"""The tools of LLMs with real processes: delegate, ask people, and be cancelled meanwhile."""
 
 import json
 import shlex
@@ -23,7 +23,7 @@ TIMEOUT = 3.0  # seconds
 
 @pytest.fixture
 def person(site: Site) -> Iterator[SyncClient]:
-    """Somebody with a client."""
+    """Return the client of a person."""
     site.coordinator()
     with SyncClient(site.url) as client:
         yield client
@@ -128,7 +128,7 @@ def test_llms_of_a_conversation_share_notes(site: Site, person: SyncClient) -> N
 
 
 def told_by_tools(server: OpenAIServer, request: int) -> list[str]:
-    """What the tools have answered so far, in a request that a model has got."""
+    """Return the answers of the tools so far in a request to a model."""
     return [message["content"] for message in server.requests[request].body["messages"] if message["role"] == "tool"]
 
 

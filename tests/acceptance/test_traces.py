@@ -1,4 +1,4 @@
-"""A task's trace, from whoever submits it to the result."""
+"""The trace of a task, from its submission to its result."""
 
 from collections.abc import Iterator
 
@@ -46,7 +46,7 @@ PAID = ("--handler", "tests.support.recording_llms:paid")
 
 @pytest.fixture
 def collector() -> Iterator[Receiver]:
-    """A collector of spans."""
+    """Run a collector of spans."""
     with receiver() as collector:
         yield collector
 
@@ -155,5 +155,5 @@ def test_spans_of_an_unsampled_trace_are_not_exported(site: Site, client: Amqp, 
     until(lambda: client.depth(answers) == 2, "it is done")
     for process in (worker, coordinator):
         process.terminate()
-        assert process.wait() == 0  # and has sent what it had to send
+        assert process.wait() == 0  # and has exported its spans
     assert collector.spans == []

@@ -1,4 +1,4 @@
-"""Workers of models whose servers are away, silent or less able than others: real processes and RabbitMQ."""
+"""Workers of models whose servers are unreachable, silent or limited: real processes and RabbitMQ."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A message that RabbitMQ takes from an AMQP 1.0 client and cannot deliver to others harms only itself.
+"""A message of an AMQP 1.0 client that RabbitMQ cannot deliver to other clients affects no other message.
 
 RabbitMQ closes the connection to which it delivers such a message, on 3.10 and on 4.0 alike.
 """
@@ -23,7 +23,7 @@ FAILED_DELIVERIES = "cannot deliver a message of the queue"
 
 @pytest.fixture(autouse=True)
 def amqp10(rabbitmq: NodeInfo) -> None:
-    """The broker speaks AMQP 1.0."""
+    """Enable AMQP 1.0 on the broker."""
     enable_amqp10(rabbitmq)
 
 
@@ -44,7 +44,7 @@ def submit_ten(client: Amqp, ledger: Ledger, answers: str, name: str, **task: An
 
 
 def endings(client: Amqp, answers: str, ids: list[str]) -> dict[str, str]:
-    """How each of the tasks has ended, as its submitter hears it."""
+    """Return how each of the tasks has ended, according to its answers."""
     told: dict[str, str] = {}
     while set(ids) - told.keys():
         answer = client.take(answers)
@@ -114,7 +114,7 @@ def test_a_coordinator_continues_behind_an_undeliverable_message(
 
 
 def write_four_and_a_bad_one(client: Amqp, site: Site) -> list[str]:
-    """Two messages in the mailbox of Ana, a bad one, and two messages. Returns what the good ones say."""
+    """Send two messages to Ana, an undeliverable one, and two more; return the texts of the deliverable ones."""
     texts = ["one", "two", "three", "four"]
     for text in texts:
         if text == "three":
@@ -149,7 +149,7 @@ def test_following_an_inbox_shows_the_messages_around_an_undeliverable_one(
 
 
 def reject_five_and_a_bad_one(client: Amqp, site: Site) -> list[str]:
-    """Three good messages in the rejected queue, a bad one, and two good ones. Returns the ids of the good ones."""
+    """Reject three messages, an undeliverable one, and two more; return the ids of the deliverable ones."""
     ids = [f"good-{number}" for number in range(5)]
     for name in ids[:3]:
         client.publish("", REJECTED, b"{}", message_id=name)

@@ -1,4 +1,4 @@
-"""`fluffle up`: everything in a file, as real processes."""
+"""`fluffle up`: all programs of a file, as real processes."""
 
 import json
 import os
@@ -37,7 +37,7 @@ env = { COLOUR = "blue" }
 
 @pytest.fixture
 def place(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
-    """A site with a file for `fluffle up` and nothing that runs."""
+    """A site with a file for `fluffle up` and no running program."""
     with site_on(rabbitmq, tmp_path) as site:
         site.queues |= {"llm.obi.work", "llm.tia.work"}
         (tmp_path / "fluffle.toml").write_text(FILE)
@@ -46,7 +46,7 @@ def place(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
 
 @contextmanager
 def up(site: Site) -> Iterator[Process]:
-    """`fluffle up` with that file, all of whose programs are ready."""
+    """Run `fluffle up` with that file, and wait until all programs are ready."""
     with fluffle("up", "-c", str(site.state / "fluffle.toml"), url=site.url, state=site.state) as process:
         for program in ("coordinator", "obi", "tia"):
             process.wait_for(f"{program}: ready")
@@ -62,7 +62,7 @@ def up(site: Site) -> Iterator[Process]:
 
 @contextmanager
 def up_without_url(state: Path) -> Iterator[Process]:
-    """`fluffle up` with the file in that state folder, for a user who has set no other variable."""
+    """Run `fluffle up` with the file in that state folder, without other environment variables."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FLUFFLE_")}
     log = state / "up.log"
     with log.open("wb") as out:
@@ -78,14 +78,14 @@ def up_without_url(state: Path) -> Iterator[Process]:
 
 
 def result_of(site: Site, *arguments: str) -> str:
-    """What `fluffle task submit --wait` prints."""
+    """Return the output of `fluffle task submit --wait`."""
     with fluffle("task", "submit", *arguments, "--wait", url=site.url, state=site.state) as submitting:
         assert submitting.wait() == 0, submitting.output
         return submitting.output
 
 
 def programs(process: Process) -> dict[str, psutil.Process]:
-    """The programs that `fluffle up` runs, by the names that it shows."""
+    """Return the programs that `fluffle up` runs, by the names that it shows."""
     found = {}
     for child in psutil.Process(process.pid).children():
         with suppress(psutil.NoSuchProcess):
@@ -170,7 +170,7 @@ def test_up_stops_when_its_terminal_closes(place: Site) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever these tests have inherited
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # regardless of what these tests have inherited
         os.execve(command[0], command, environment)
     try:
         printed = b""
@@ -225,7 +225,7 @@ def test_a_second_up_in_the_same_folder_stops_with_an_error(tmp_path: Path) -> N
             assert programs(first).keys() == {"coordinator", "obi", "tia"}
             left = programs(first).values()
             first.kill()
-            for program in left:  # which go on without it
+            for program in left:  # they continue without it
                 program.kill()
             with fluffle("up", "-c", str(tmp_path / "fluffle.toml"), url="", state=tmp_path) as third:
                 third.wait_for("coordinator: ready", within=60)

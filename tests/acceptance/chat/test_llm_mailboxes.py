@@ -1,4 +1,4 @@
-"""People and any AMQP client write to LLMs, and LLMs to each other: real processes, a real broker."""
+"""People and any AMQP client send messages to LLMs, and LLMs to each other: real processes, a real broker."""
 
 import json
 import shutil
@@ -101,7 +101,7 @@ def test_a_message_delivered_twice_is_answered_once(ana: SyncClient, client: Amq
 
 
 def said_plainly(client: Amqp, *contents: str, key: str = "llm.ada", **properties: Any) -> None:
-    """Messages of one conversation as `amqp-publish` sends them, without ids: some are the same, byte by byte."""
+    """Send messages of one conversation like `amqp-publish`, without ids; some are equal byte by byte."""
     for content in contents:
         body = {"sender": "user.ana", "content": content, "conversation_id": "walk"}
         client.publish("fluffle.messages", key, body, **properties)

@@ -1,4 +1,4 @@
-"""People write to each other, to groups and to LLMs, and read the history: real processes, a real broker."""
+"""People send messages to each other, to groups and to LLMs, and read the history: real processes, a real broker."""
 
 import re
 import threading

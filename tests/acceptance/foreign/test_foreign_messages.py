@@ -1,4 +1,4 @@
-"""Properties, addresses, answers and ids of the messages of clients that are written in other languages."""
+"""Properties, addresses, answers and ids in messages of clients that are written in other languages."""
 
 import json
 import struct
@@ -78,7 +78,7 @@ def test_a_time_before_1970_is_rejected(client: Amqp, field: str) -> None:
     assert errors(client) == {field: "is before 1970: leave it out where there is no such moment"}
 
 
-# -- where messages come from, and where answers go -----------------------------------------------------------------
+# -- origins of messages and destinations of answers ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["foreign.answers.1", "foreign/ans wers%2"])
@@ -154,7 +154,7 @@ def test_an_expired_submission_is_listed_among_the_rejected(client: Amqp, site: 
 
 
 def test_an_rpc_helper_that_takes_the_first_answer_gets_the_result(client: Amqp) -> None:
-    """Such a helper waits for one answer to its correlation id, and looks at no type."""
+    """Such a helper waits for one answer with its correlation id, of any type."""
     [answer] = client.ask_directly(TASKS, "submit", DOABLE | {"answers": "final"}, 1)
     assert (answer.type, answer.json()["status"]) == ("task.completed", "completed")
     [refusal] = client.ask_directly(TASKS, "submit", {"answers": "final"}, 1)

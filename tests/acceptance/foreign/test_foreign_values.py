@@ -1,4 +1,4 @@
-"""Clients and workers of other languages, which nobody here has written: what decides nothing costs them nothing."""
+"""Unusual values in messages of clients and workers in other languages are accepted where they decide nothing."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ from tests.support.foreign_requests import (
 )
 from tests.support.processes import until
 
-# -- null, 7.0, and what nobody asked for --------------------------------------------------------------------------
+# -- null, 7.0 and unknown values ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", optional(messages.Submission))
@@ -43,7 +43,7 @@ def test_every_optional_field_of_a_task_may_be_null(client: Amqp, name: str) -> 
     "kind", [messages.Retry, messages.AssignTask, messages.ManageLLM, messages.Cancel, messages.Update]
 )
 def test_every_optional_field_of_a_request_may_be_null(client: Amqp, kind: type[Any]) -> None:
-    """Null takes something away there, or is as good as nothing; only what a task must have cannot be taken away."""
+    """Null removes a value or equals no value; only required values cannot be removed."""
     for name in optional(kind):
         task_id = submitted(client, TASK | {"assignee": "nora", "not_before": "2099-01-01T00:00:00Z"})["id"]
         if kind is messages.Retry:

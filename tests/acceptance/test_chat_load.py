@@ -1,4 +1,4 @@
-"""A slice of `make mail`: everybody writes to everybody while RabbitMQ is killed."""
+"""A slice of `make mail`: chat between all addresses while RabbitMQ is killed."""
 
 import asyncio
 

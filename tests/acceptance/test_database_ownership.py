@@ -1,4 +1,4 @@
-"""One RabbitMQ has one database: a coordinator with another one, or with a copy, does not join in."""
+"""One RabbitMQ has one database: a coordinator with another database, or with a copy, is refused."""
 
 import shutil
 import sqlite3

@@ -1,4 +1,4 @@
-"""A model that stops in the middle of its answer: since when no text has come is shown wherever people look."""
+"""A model that stops in the middle of its answer: every view shows since when no text has arrived."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""RabbitMQ takes no messages, RabbitMQ is away, no coordinator runs: every program says which of them it is."""
+"""RabbitMQ blocks publishing, RabbitMQ is unreachable, no coordinator runs: every program reports which one it is."""
 
 import asyncio
 import subprocess
@@ -30,7 +30,7 @@ def shell(site: Site) -> Shell:
 
 
 def complaint(done: "subprocess.CompletedProcess[bytes]") -> str:
-    """The error that a command ends with."""
+    """Return the error of a command."""
     return next(line for line in done.stderr.decode().splitlines() if line.startswith("Error: "))
 
 
@@ -80,7 +80,7 @@ def test_coordinator_and_worker_log_when_rabbitmq_blocks_and_unblocks_publishing
 
 @asynccontextmanager
 async def low(rabbitmq: NodeInfo) -> AsyncIterator[None]:
-    """RabbitMQ is low on disk during the block, for a test with an event loop."""
+    """Raise the disk alarm of RabbitMQ during the block, for a test with an event loop."""
     with ExitStack() as block:
         await asyncio.to_thread(block.enter_context, low_on_disk(rabbitmq))
         yield
