@@ -8,7 +8,7 @@ import pytest
 from tests.support.amqp import Amqp, amqp
 from tests.support.postgres import postgres
 from tests.support.rabbitmq import NodeInfo, private_node
-from tests.support.role_users import Rights
+from tests.support.role_users import RoleUsers
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
 
@@ -57,7 +57,7 @@ def client(site: Site) -> Iterator[Amqp]:
 
 
 @pytest.fixture
-def connect(site: Site, rights: Rights) -> Iterator[Callable[[str], Amqp]]:
+def connect(site: Site, rights: RoleUsers) -> Iterator[Callable[[str], Amqp]]:
     """A plain AMQP client for any of the users of the fixture `rights`, which the module defines."""
     with rights.clients() as connect:
         yield connect

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.programs.storm.storm import Plan, rage
+from tests.programs.storm.storm import Plan, run_storm
 from tests.support.rabbitmq import NodeInfo
 from tests.support.thoroughness import THOROUGH, slow
 
@@ -28,7 +28,7 @@ def mortal(rabbitmq: NodeInfo) -> NodeInfo:
 
 
 def test_a_storm_loses_nothing_and_records_nothing_twice(mortal: NodeInfo, seed: int) -> None:
-    outcome = rage(mortal, Plan(tasks=10**9, faults=10**9, seconds=SECONDS, patience=120, seed=seed))
+    outcome = run_storm(mortal, Plan(tasks=10**9, faults=10**9, seconds=SECONDS, patience=120, seed=seed))
     assert outcome.violations == []
     assert outcome.tasks
     assert outcome.faults.total()
@@ -38,4 +38,4 @@ def test_a_storm_loses_nothing_and_records_nothing_twice(mortal: NodeInfo, seed:
 def test_a_storm_without_leases_finds_a_violation(mortal: NodeInfo, seed: int) -> None:
     """One mechanism represents all: storms need longer to miss the others, see `make mutations`."""
     plan = Plan(tasks=0, faults=10**9, seconds=SECONDS, patience=10, seed=seed, only=["kill_worker"], altered=["lease"])
-    assert "after 10 s" in rage(mortal, plan).violations[0]
+    assert "after 10 s" in run_storm(mortal, plan).violations[0]

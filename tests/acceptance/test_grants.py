@@ -11,21 +11,21 @@ from broker.access.roles import Role
 from tests.support.amqp import Amqp, amqp
 from tests.support.processes import until
 from tests.support.rabbitmq import NodeInfo
-from tests.support.role_users import Rights
+from tests.support.role_users import RoleUsers
 from tests.support.shell import Shell
 
 
 @pytest.fixture(scope="module")
-def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Rights:
+def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> RoleUsers:
     """Users for the LLM atlas and the person ana."""
-    rights = Rights(rabbitmq, tmp_path_factory.mktemp("users"))
+    rights = RoleUsers(rabbitmq, tmp_path_factory.mktemp("users"))
     rights.grant(Role.LLM, "atlas")
     rights.grant(Role.CLIENT, "ana")
     asyncio.run(rights.declare())
     return rights
 
 
-def test_grant_writes_the_url_to_a_private_file_and_prints_no_secret(rights: Rights, tmp_path: Path) -> None:
+def test_grant_writes_the_url_to_a_private_file_and_prints_no_secret(rights: RoleUsers, tmp_path: Path) -> None:
     file = tmp_path / "deep" / "iris.url"
     printed = rights.operator("broker", "grant", "llm", "iris", "--out", str(file))
     url = file.read_text().strip()
@@ -47,7 +47,7 @@ def test_grant_writes_the_url_to_a_private_file_and_prints_no_secret(rights: Rig
 
 
 def test_a_grant_without_the_right_to_declare_queues_creates_no_user(
-    rights: Rights, rabbitmq: NodeInfo, tmp_path: Path
+    rights: RoleUsers, rabbitmq: NodeInfo, tmp_path: Path
 ) -> None:
     ana = Shell(rights.url_of["ana"], tmp_path)
     ana.environment.update(rabbitmq.settings)
@@ -58,7 +58,7 @@ def test_a_grant_without_the_right_to_declare_queues_creates_no_user(
     assert "nova" not in rights.operator("broker", "users")
 
 
-def test_changed_permissions_are_reported_and_grant_repairs_them(rabbitmq: NodeInfo, rights: Rights) -> None:
+def test_changed_permissions_are_reported_and_grant_repairs_them(rabbitmq: NodeInfo, rights: RoleUsers) -> None:
     rights.grant(Role.CLIENT, "cleo")
     as_granted = {user["name"]: user["as_granted"] for user in rights.operator.json("broker", "users")}
     assert as_granted.pop("cleo") is True
@@ -84,5 +84,5 @@ def test_changed_permissions_are_reported_and_grant_repairs_them(rabbitmq: NodeI
         (("llm", "fluffle"), "that Fluffle has not made"),
     ],
 )
-def test_an_invalid_grant_is_refused_with_the_reason(rights: Rights, arguments: tuple[str, ...], told: str) -> None:
+def test_an_invalid_grant_is_refused_with_the_reason(rights: RoleUsers, arguments: tuple[str, ...], told: str) -> None:
     assert told in rights.operator.error("broker", "grant", *arguments)

@@ -19,7 +19,7 @@ from fluffle.client.client import Client
 from tests.support.amqp import Amqp, Message, amqp
 from tests.support.processes import until
 from tests.support.rabbitmq import NodeInfo
-from tests.support.role_users import Rights
+from tests.support.role_users import RoleUsers
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 
@@ -31,9 +31,9 @@ Channel = Any  # of pika, which has no type information
 
 
 @pytest.fixture(scope="module")
-def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Rights:
+def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> RoleUsers:
     """Users for a coordinator, the LLMs atlas and vega, the people ana and bo, and the web page."""
-    rights = Rights(rabbitmq, tmp_path_factory.mktemp("users"))
+    rights = RoleUsers(rabbitmq, tmp_path_factory.mktemp("users"))
     rights.grant(Role.COORDINATOR)
     rights.grant(Role.WEB)
     for name in ("atlas", "vega"):
@@ -44,7 +44,7 @@ def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Righ
 
 
 @pytest.fixture(scope="module")
-def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(rabbitmq: NodeInfo, rights: RoleUsers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site with a coordinator that requires identity, and the worker atlas. Each test plays vega."""
     with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_REQUIRE_IDENTITY="true") as site:
         asyncio.run(rights.declare())
@@ -90,7 +90,7 @@ def status_of(site: Site, task_id: str) -> str:
 # -- what everybody may do -----------------------------------------------------------------------------------------
 
 
-def test_a_task_is_completed_with_the_rights_of_its_roles_alone(site: Site, rights: Rights) -> None:
+def test_a_task_is_completed_with_the_rights_of_its_roles_alone(site: Site, rights: RoleUsers) -> None:
     shell = Shell(rights.url_of["ana"], site.state)
     done = json.loads(shell("task", "submit", "anything", "--assignee", "atlas", "--wait", "--json"))
     assert (done["status"], done["llm"], done["submitted_by"]) == ("completed", "atlas", "ana")
@@ -99,7 +99,7 @@ def test_a_task_is_completed_with_the_rights_of_its_roles_alone(site: Site, righ
     assert '"level": "warning"' not in worker.output
 
 
-def test_the_history_names_the_rabbitmq_user(site: Site, rights: Rights) -> None:
+def test_the_history_names_the_rabbitmq_user(site: Site, rights: RoleUsers) -> None:
     ana, bo = (Shell(rights.url_of[name], site.state) for name in ("ana", "bo"))
     task_id = ana.json("task", "submit", "anything", "--assignee", "nobody", "--force")["id"]
     bo("task", "cancel", task_id)
@@ -108,7 +108,7 @@ def test_the_history_names_the_rabbitmq_user(site: Site, rights: Rights) -> None
 
 
 def test_the_web_page_may_read_rejected_messages_and_their_users(
-    site: Site, rights: Rights, ana: Amqp, rejected: Callable[[], Message]
+    site: Site, rights: RoleUsers, ana: Amqp, rejected: Callable[[], Message]
 ) -> None:
     web = Shell(rights.url_of["web"], site.state)
     ana.submit(b"no JSON", user_id="ana")
@@ -203,7 +203,7 @@ BY_A_CLIENT: dict[str, Callable[[Channel], object]] = {
     ],
 )
 def test_rabbitmq_refuses_operations_outside_the_role(
-    rights: Rights, site: Site, user: str, operation: Callable[[Channel], object]
+    rights: RoleUsers, site: Site, user: str, operation: Callable[[Channel], object]
 ) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(rights.url_of[user]))
     channel = connection.channel()
@@ -268,7 +268,7 @@ def message(sender: str, receiver: str) -> dict[str, str]:
 def test_a_message_is_accepted_only_from_the_user_of_its_sender(
     vega: Amqp,
     ana: Amqp,
-    rights: Rights,
+    rights: RoleUsers,
     rejected: Callable[[], Message],
     monkeypatch: pytest.MonkeyPatch,
     sender: str,
@@ -288,7 +288,7 @@ async def inbox(url: str) -> list[Mail]:
 
 
 async def test_people_send_messages_under_their_own_names(
-    rights: Rights, site: Site, monkeypatch: pytest.MonkeyPatch
+    rights: RoleUsers, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
     async with Client(rights.url_of["ana"]) as ana:

@@ -8,7 +8,7 @@ import pytest
 
 from broker.protocol.topology import COORDINATOR, REJECTED
 from tests.support.amqp import Amqp
-from tests.support.http_probe import ON, address, health, scrape, wait_for_readiness
+from tests.support.http_probe import METRICS_ON, address, health, scrape, wait_for_readiness
 from tests.support.processes import ROOT, Process, until
 from tests.support.proxy import proxy_before
 from tests.support.recording_llms import COST, TOKENS
@@ -18,8 +18,8 @@ PAID = ("--handler", "tests.support.recording_llms:paid")
 
 
 def test_coordinator_and_worker_count_the_same_work(site: Site, client: Amqp) -> None:
-    coordinator = site.coordinator(env=ON)
-    worker = site.worker("ada", *PAID, "--slots", "4", env=ON)
+    coordinator = site.coordinator(env=METRICS_ON)
+    worker = site.worker("ada", *PAID, "--slots", "4", env=METRICS_ON)
     answers = client.queue()
     for inputs in ("well", "well", "badly"):
         client.submit({"description": "Go", "inputs": inputs, "max_attempts": 1}, reply_to=answers)
@@ -57,7 +57,7 @@ def test_coordinator_and_worker_count_the_same_work(site: Site, client: Amqp) ->
 
 
 def test_the_docs_describe_exactly_the_existing_metrics(site: Site, client: Amqp) -> None:
-    coordinator, worker = site.coordinator(env=ON), site.worker("ada", *PAID, env=ON)
+    coordinator, worker = site.coordinator(env=METRICS_ON), site.worker("ada", *PAID, env=METRICS_ON)
     answers = client.queue()
     client.submit({"description": "Go", "inputs": "well"}, reply_to=answers)
     until(lambda: client.depth(answers) == 2, "a task is done")
@@ -78,10 +78,10 @@ def families(process: Process) -> set[str]:
 
 
 def test_pending_and_running_tasks_are_counted_with_their_age(site: Site, client: Amqp) -> None:
-    coordinator = site.coordinator(env=ON)
+    coordinator = site.coordinator(env=METRICS_ON)
     gate = site.state / "gate"
     waits = ("--handler", "tests.support.recording_llms:wait_for_gate")
-    worker = site.worker("ada", *waits, EFFECTS=str(site.state / "effects"), env=ON)
+    worker = site.worker("ada", *waits, EFFECTS=str(site.state / "effects"), env=METRICS_ON)
     for number in range(3):
         client.submit({"id": f"t{number}", "description": "Go", "inputs": {"gate": str(gate)}})
     until(lambda: scrape(worker)["fluffle_worker_running{llm=ada}"] == 1, "one task runs")
@@ -96,7 +96,7 @@ def test_pending_and_running_tasks_are_counted_with_their_age(site: Site, client
 
 
 def test_metrics_of_an_llm_end_when_it_leaves(site: Site, client: Amqp) -> None:
-    coordinator = site.coordinator(env=ON)
+    coordinator = site.coordinator(env=METRICS_ON)
     site.worker("ada", *PAID)
     bela = site.worker("bela", *PAID)
     answers = client.queue()
@@ -116,8 +116,8 @@ def labelled(process: Process) -> set[str]:
 
 
 def test_a_standby_reports_only_its_own_metrics(site: Site) -> None:
-    leader = site.coordinator(env=ON)
-    standby = site.coordinator(until="standing by", env=ON)
+    leader = site.coordinator(env=METRICS_ON)
+    standby = site.coordinator(until="standing by", env=METRICS_ON)
     assert scrape(leader)["fluffle_leading"] == 1
     told = scrape(standby)
     assert told["fluffle_leading"] == 0
@@ -129,7 +129,7 @@ def test_a_standby_reports_only_its_own_metrics(site: Site) -> None:
 
 
 def test_programs_with_the_same_metrics_port_take_the_following_ports(site: Site) -> None:
-    first = site.coordinator(env=ON)
+    first = site.coordinator(env=METRICS_ON)
     port = int(address(first).rpartition(":")[2])
     worker = site.worker("ada", "--model", "demo", FLUFFLE_METRICS_PORT=str(port))
     assert port < int(address(worker).rpartition(":")[2]) <= port + 99
@@ -138,16 +138,16 @@ def test_programs_with_the_same_metrics_port_take_the_following_ports(site: Site
 
 
 def test_metrics_are_served_on_loopback_unless_another_address_is_set(site: Site) -> None:
-    assert address(site.coordinator(env=ON)).startswith("http://127.0.0.1:")
-    worker = site.worker("ada", "--model", "demo", FLUFFLE_METRICS_HOST="127.0.0.2", env=ON)
+    assert address(site.coordinator(env=METRICS_ON)).startswith("http://127.0.0.1:")
+    worker = site.worker("ada", "--model", "demo", FLUFFLE_METRICS_HOST="127.0.0.2", env=METRICS_ON)
     assert address(worker).startswith("http://127.0.0.2:")
     assert health(worker, "/healthz") == (200, {"ok": True, "problems": []})
 
 
 def test_readiness_follows_the_connection_to_rabbitmq(site: Site) -> None:
     with proxy_before(site.url) as proxy:
-        coordinator = site.coordinator(url=proxy.url, env=ON)
-        worker = site.worker("ada", "--model", "demo", url=proxy.url, env=ON)
+        coordinator = site.coordinator(url=proxy.url, env=METRICS_ON)
+        worker = site.worker("ada", "--model", "demo", url=proxy.url, env=METRICS_ON)
         for process in (coordinator, worker):
             assert health(process, "/readyz") == (200, {"ok": True, "problems": []})
         proxy.cut()
@@ -169,7 +169,7 @@ def test_a_draining_worker_is_healthy_and_not_ready(site: Site, client: Amqp) ->
     site.coordinator()
     gate = site.state / "gate"
     waits = ("--handler", "tests.support.recording_llms:wait_for_gate")
-    worker = site.worker("ada", *waits, EFFECTS=str(site.state / "effects"), env=ON)
+    worker = site.worker("ada", *waits, EFFECTS=str(site.state / "effects"), env=METRICS_ON)
     client.submit({"description": "Go", "inputs": {"gate": str(gate)}})
     until(lambda: scrape(worker)["fluffle_worker_running{llm=ada}"] == 1, "the task runs")
     worker.terminate()
@@ -180,7 +180,7 @@ def test_a_draining_worker_is_healthy_and_not_ready(site: Site, client: Amqp) ->
 
 
 def test_a_coordinator_without_its_database_is_not_ready(site: Site) -> None:
-    database, coordinator = site.sqlite, site.coordinator(env=ON)
+    database, coordinator = site.sqlite, site.coordinator(env=METRICS_ON)
     hidden = site.state / "hidden"
     hidden.mkdir()
     for file in database.parent.glob(f"{database.name}*"):
@@ -192,7 +192,7 @@ def test_a_coordinator_without_its_database_is_not_ready(site: Site) -> None:
 
 
 def test_an_unknown_page_lists_the_known_pages(site: Site) -> None:
-    coordinator = site.coordinator(env=ON)
+    coordinator = site.coordinator(env=METRICS_ON)
     with pytest.raises(urllib.request.HTTPError) as refused:
         urllib.request.urlopen(f"{address(coordinator)}/", timeout=10)
     assert refused.value.code == 404
@@ -200,7 +200,7 @@ def test_an_unknown_page_lists_the_known_pages(site: Site) -> None:
 
 
 def test_every_log_line_outside_a_terminal_is_json(site: Site, client: Amqp) -> None:
-    coordinator = site.coordinator(env=ON)
+    coordinator = site.coordinator(env=METRICS_ON)
     worker = site.worker("ada", *PAID)
     answers = client.queue()
     client.submit({"id": "logged", "description": "Go", "inputs": "badly", "max_attempts": 1}, reply_to=answers)

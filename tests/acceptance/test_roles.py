@@ -18,7 +18,7 @@ from fluffle.client.client import Client
 from tests.support.amqp import Amqp, Message, amqp
 from tests.support.processes import until
 from tests.support.rabbitmq import NodeInfo
-from tests.support.role_users import Rights
+from tests.support.role_users import RoleUsers
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 
@@ -27,9 +27,9 @@ NOBODY = {"assignee": "nobody", "force": True}
 
 
 @pytest.fixture(scope="module")
-def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Rights:
+def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> RoleUsers:
     """Users for a coordinator, the LLMs atlas, vega and luna, and the people ana and bo."""
-    rights = Rights(rabbitmq, tmp_path_factory.mktemp("users"))
+    rights = RoleUsers(rabbitmq, tmp_path_factory.mktemp("users"))
     rights.grant(Role.COORDINATOR)
     for name in ("atlas", "vega", "luna"):
         rights.grant(Role.LLM, name)
@@ -39,7 +39,7 @@ def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Righ
 
 
 @pytest.fixture(scope="module")
-def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(rabbitmq: NodeInfo, rights: RoleUsers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site with a coordinator that requires identity. Atlas and vega have sent hello; luna stays silent."""
     with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_REQUIRE_IDENTITY="true") as site:
         asyncio.run(rights.declare())
@@ -108,7 +108,7 @@ def test_a_silent_llm_has_the_rights_of_an_llm(site: Site, ana: Amqp, connect: C
     ],
 )
 def test_rabbitmq_refuses_an_llm_requests_that_only_people_may_send(
-    site: Site, rights: Rights, exchange: str, key: str
+    site: Site, rights: RoleUsers, exchange: str, key: str
 ) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(rights.url_of["luna"]))
     channel = connection.channel()
@@ -161,7 +161,7 @@ def test_an_answer_reaches_the_reply_queue_of_an_llm_without_a_binding(connect: 
 
 async def test_only_text_published_by_the_llm_itself_is_shown_as_its_text(
     site: Site,
-    rights: Rights,
+    rights: RoleUsers,
     ana: Amqp,
     connect: Callable[[str], Amqp],
     monkeypatch: pytest.MonkeyPatch,
@@ -201,7 +201,7 @@ def forge_by_binding(operator: Amqp, body: dict[str, Any]) -> None:
         operator.publish("forge.exchange", "vega.progress", body, user_id="fluffle")
 
 
-def test_an_llm_cannot_route_messages_through_its_own_queues_and_exchanges(site: Site, rights: Rights) -> None:
+def test_an_llm_cannot_route_messages_through_its_own_queues_and_exchanges(site: Site, rights: RoleUsers) -> None:
     """An LLM can bind neither an own queue nor an own exchange, nor change its mailbox."""
     dead = {"x-message-ttl": 0, "x-dead-letter-exchange": "fluffle.messages", "x-dead-letter-routing-key": "all"}
     attempts: dict[str, Callable[[Any], object]] = {
@@ -232,7 +232,7 @@ def test_an_llm_cannot_route_messages_through_its_own_queues_and_exchanges(site:
 
 
 async def test_a_message_republished_by_a_dead_lettering_queue_is_ignored(
-    site: Site, rights: Rights, ana: Amqp, connect: Callable[[str], Amqp], monkeypatch: pytest.MonkeyPatch
+    site: Site, rights: RoleUsers, ana: Amqp, connect: Callable[[str], Amqp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message of ana to atlas must not reach bo in her name, and she must not get an error for it."""
     monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
@@ -264,7 +264,7 @@ def was_dead_letter(rejected: list[Message]) -> bool:
 
 
 def test_the_queues_of_an_llm_are_bounded_and_so_are_its_connections(
-    site: Site, rights: Rights, rabbitmq: NodeInfo
+    site: Site, rights: RoleUsers, rabbitmq: NodeInfo
 ) -> None:
     found = json.loads(rabbitmq.control("export_definitions", "-", "--silent"))
     [policy] = [it["value"] for it in found["parameters"] if it["component"] == "operator_policy"]
@@ -276,7 +276,7 @@ def test_the_queues_of_an_llm_are_bounded_and_so_are_its_connections(
     assert limits["ana"] == {}
 
 
-def test_revoke_leaves_nothing_behind(site: Site, rights: Rights, rabbitmq: NodeInfo, tmp_path: Path) -> None:
+def test_revoke_leaves_nothing_behind(site: Site, rights: RoleUsers, rabbitmq: NodeInfo, tmp_path: Path) -> None:
     rights.operator("broker", "grant", "llm", "nova", "--out", str(tmp_path / "nova.url"))
     with amqp((tmp_path / "nova.url").read_text().strip()) as nova:
         nova.declare("llm.nova.keep", {})
@@ -291,7 +291,7 @@ def test_revoke_leaves_nothing_behind(site: Site, rights: Rights, rabbitmq: Node
 
 
 def test_a_user_with_outdated_rights_is_reported_and_repaired(
-    rabbitmq: NodeInfo, rights: Rights, tmp_path: Path
+    rabbitmq: NodeInfo, rights: RoleUsers, tmp_path: Path
 ) -> None:
     shell = Shell(rights.operator.environment["FLUFFLE_AMQP_URL"], tmp_path)
     shell.environment.update(rabbitmq.settings)

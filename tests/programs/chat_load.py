@@ -40,7 +40,7 @@ Line = tuple[str, str]
 
 
 @dataclass
-class Post:
+class ChatLoad:
     """Sent and shown messages, and the duration. `problems` lists everything that is wrong."""
 
     each: int  # messages from everybody to everybody
@@ -103,9 +103,9 @@ def _some(what: str, found: Iterable[str]) -> list[str]:
     return [f"{len(those)} {what}: {', '.join(those[:5])}"] if those else []
 
 
-async def post(site: Site, ledger: Ledger, messages: int) -> Post:
+async def run_chat_load(site: Site, ledger: Ledger, messages: int) -> ChatLoad:
     """Exchange at least this many messages while all addresses are connected; kill the broker halfway."""
-    it = Post(each=-(-messages // OF_EACH))
+    it = ChatLoad(each=-(-messages // OF_EACH))
     site.coordinator()
     for name in LLMS:
         site.worker(name, "--handler", "tests.support.recording_llms:echo", env=ledger.env)
@@ -156,7 +156,7 @@ async def _everybody_reads(site: Site, people: Iterable[Client]) -> None:
                 await asyncio.sleep(0.02)
 
 
-async def _write(it: Post, client: Client, name: str, other: str, half: asyncio.Event) -> None:
+async def _write(it: ChatLoad, client: Client, name: str, other: str, half: asyncio.Event) -> None:
     """Write one side of a conversation; set `half` after half of all messages."""
     to = f"user.{other}" if other in PEOPLE else f"llm.{other}"
     talk = ".".join(sorted((name, other)))
@@ -171,7 +171,7 @@ async def _write(it: Post, client: Client, name: str, other: str, half: asyncio.
             it.sent.setdefault((talk, to), []).append(made_from(message.id, to))
 
 
-async def _until_nothing_comes(it: Post, site: Site) -> None:
+async def _until_nothing_comes(it: ChatLoad, site: Site) -> None:
     """Wait until all messages are shown and in the history, or none has arrived for WITHIN seconds."""
 
     def came() -> int:
@@ -199,7 +199,7 @@ def main() -> int:
         redirect_stdout(io.StringIO()),  # output of the processes
         site_on(rabbitmq, Path(folder) / "site") as site,
     ):
-        it = asyncio.run(post(site, Ledger(site), given.messages))
+        it = asyncio.run(run_chat_load(site, Ledger(site), given.messages))
     problems = it.problems()
     print_table(
         "Messages",

@@ -22,7 +22,7 @@ from benchmarks.support.report import print_table
 from tests.support.amqp import Message, RawProperties, amqp
 from tests.support.processes import Process, until
 from tests.support.rabbitmq import private_node
-from tests.support.random_messages import Malformer, Raw
+from tests.support.random_messages import MalformedMessages, Raw
 from tests.support.random_texts import rendered_in_bulk
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
@@ -63,7 +63,7 @@ def decode_in_bulk(count: int, seed: int) -> Decoded:
     process, begun = psutil.Process(), time.monotonic()
     made = refused = 0
     before = process.memory_info().rss
-    for message in Malformer(seed).messages():
+    for message in MalformedMessages(seed).messages():
         if refused == count:
             break
         made += 1
@@ -119,7 +119,9 @@ def _worker(site: Site, ledger: Ledger) -> Process:
 
 def _malformed(seed: int) -> Iterator[Raw]:
     """Yield messages that RabbitMQ accepts and the coordinator has to reject."""
-    return (message for message in Malformer(seed, reply_to=ANSWERS.encode()).messages() if message.is_refused())
+    return (
+        message for message in MalformedMessages(seed, reply_to=ANSWERS.encode()).messages() if message.is_refused()
+    )
 
 
 def _publish(url: str, batch: list[Raw], good: list[str]) -> None:

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.processes import Process, until
 
-ON = {"FLUFFLE_METRICS_PORT": "0"}
+METRICS_ON = {"FLUFFLE_METRICS_PORT": "0"}
 """Settings of a program that is to be looked at."""
 
 

@@ -68,7 +68,7 @@ class Raw:
                 return False
 
 
-class Malformer:
+class MalformedMessages:
     """Creates messages; the same seed gives the same messages."""
 
     def __init__(self, seed: int, *, reply_to: bytes | None = None) -> None:

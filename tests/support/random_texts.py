@@ -77,7 +77,7 @@ _PIECES = (
 _HARMLESS = {"href", "rel", "start", "target", "title", "style"}
 
 
-class Odd:
+class RandomTexts:
     """Creates random schemas and Markdown."""
 
     def __init__(self, seed: int) -> None:
@@ -139,7 +139,7 @@ class _Seen(HTMLParser):
 
 def rendered_in_bulk(count: int, seed: int) -> int:
     """Render this many texts and return their length. Raises AssertionError for active HTML."""
-    odd, characters = Odd(seed), 0
+    odd, characters = RandomTexts(seed), 0
     for _ in range(count):
         text = odd.markdown()
         seen = _Seen()
@@ -151,6 +151,6 @@ def rendered_in_bulk(count: int, seed: int) -> int:
 
 def schemas(seed: int) -> Iterator[Any]:
     """Yield schemas endlessly."""
-    odd = Odd(seed)
+    odd = RandomTexts(seed)
     while True:
         yield odd.schema()

@@ -20,7 +20,7 @@ from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 
 
-class Rights:
+class RoleUsers:
     """Grants on a broker. `operator` runs commands as its administrator; `url_of` maps users to their AMQP URLs."""
 
     def __init__(self, rabbitmq: NodeInfo, folder: Path) -> None:

@@ -12,7 +12,7 @@ from tests.support.site import Site
 OBEY = ("--handler", "tests.support.scripted_llm:obey")
 
 
-class Place:
+class SteeredSite:
     """A site with a coordinator and the LLMs ana and bea, both with one slot and the skill steer."""
 
     def __init__(self, site: Site, client: SyncClient) -> None:

@@ -9,21 +9,21 @@ from fluffle.client.sync import SyncClient
 from tests.support.rabbitmq import NodeInfo
 from tests.support.shell import Shell
 from tests.support.site import site_on
-from tests.support.steered_site import OBEY, Place
+from tests.support.steered_site import OBEY, SteeredSite
 
 
 @pytest.fixture(scope="module")
-def place(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SteeredSite]:
     with site_on(rabbitmq, tmp_path_factory.mktemp("steering")) as site:
         site.coordinator()
         for name in ("ana", "bea"):
             site.worker(name, *OBEY, "--skills", "steer")
         with SyncClient(site.url) as client:
-            yield Place(site, client)
+            yield SteeredSite(site, client)
 
 
 @pytest.fixture(scope="module")
-def shell(place: Place) -> Shell:
+def shell(place: SteeredSite) -> Shell:
     return place.shell
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from broker.protocol.messages import Status
 from tests.support.shell import Shell
-from tests.support.steered_site import Place
+from tests.support.steered_site import SteeredSite
 
 # -- llm pause, resume, drain, set ---------------------------------------------------------------------------------
 
 
-def test_a_paused_llm_finishes_its_tasks_and_gets_no_new_ones(place: Place, shell: Shell, gate: Path) -> None:
+def test_a_paused_llm_finishes_its_tasks_and_gets_no_new_ones(place: SteeredSite, shell: Shell, gate: Path) -> None:
     with place.worker("pia", "--skills", "pia", "--slots", "2"):
         running = place.submit(skills=["pia"], inputs={"until": str(gate)})
         place.is_(running, "in_progress")
@@ -31,7 +31,7 @@ def test_a_paused_llm_finishes_its_tasks_and_gets_no_new_ones(place: Place, shel
     assert re.search(r"^State: +offline, paused$", shell("llm", "show", "pia"), re.MULTILINE)
 
 
-def test_a_drained_llm_finishes_its_tasks_and_ends(place: Place, shell: Shell, gate: Path) -> None:
+def test_a_drained_llm_finishes_its_tasks_and_ends(place: SteeredSite, shell: Shell, gate: Path) -> None:
     with place.worker("dan", "--skills", "dan", "--slots", "2") as dan:
         running = place.submit(skills=["dan"], inputs={"until": str(gate)})
         place.is_(running, "in_progress")
@@ -45,14 +45,14 @@ def test_a_drained_llm_finishes_its_tasks_and_ends(place: Place, shell: Shell, g
     assert place.client.task(left).status == "pending"
 
 
-def test_a_command_for_several_llms_changes_the_known_ones(place: Place, shell: Shell) -> None:
+def test_a_command_for_several_llms_changes_the_known_ones(place: SteeredSite, shell: Shell) -> None:
     done = shell.run("llm", "resume", "ana", "nobody", "bea")
     assert done.returncode == 1
     assert done.stderr.decode().startswith("Error: nobody: llm: no LLM named nobody has ever said hello")
     assert [line.split("\t")[0] for line in done.stdout.decode().splitlines()] == ["ana", "bea"]
 
 
-def test_an_llm_has_no_more_slots_than_are_set_by_hand(place: Place, shell: Shell) -> None:
+def test_an_llm_has_no_more_slots_than_are_set_by_hand(place: SteeredSite, shell: Shell) -> None:
     with place.worker("sam", "--skills", "sam", "--slots", "5"):
         assert shell("llm", "set", "sam", "--slots", "1") == "sam\tonline\t0/1\tsam\n"
         assert re.search(r"^Slots: +1, at most 1 \(set by hand\)$", shell("llm", "show", "sam"), re.MULTILINE)
@@ -65,7 +65,7 @@ def test_an_llm_has_no_more_slots_than_are_set_by_hand(place: Place, shell: Shel
         assert shell("llm", "set", "sam", "--slots", "auto") == "sam\tonline\t0/5\tsam\n"
 
 
-def test_skills_set_by_hand_decide_the_assignment(place: Place, shell: Shell) -> None:
+def test_skills_set_by_hand_decide_the_assignment(place: SteeredSite, shell: Shell) -> None:
     with place.worker("kai", "--skills", "kai=0.5"):
         assert shell("llm", "set", "kai", "--skills", "dance=0.9,sing").split("\t")[3] == "dance=0.9,sing\n"
         assert place.completed(place.submit(skills=["dance", "sing"])).llm == "kai"
@@ -80,7 +80,7 @@ def test_skills_set_by_hand_decide_the_assignment(place: Place, shell: Shell) ->
 # -- labels of LLMs ------------------------------------------------------------------------------------------------
 
 
-def test_a_task_for_local_llms_is_never_assigned_to_a_remote_one(place: Place, shell: Shell) -> None:
+def test_a_task_for_local_llms_is_never_assigned_to_a_remote_one(place: SteeredSite, shell: Shell) -> None:
     with place.worker("far", "--skills", "read", "--slots", "5", "--labels", "gpu,remote"):
         private = place.submit(skills=["read"], labels=["local-only"])
         assert place.completed(place.submit(skills=["read"])).llm == "far"

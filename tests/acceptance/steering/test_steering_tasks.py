@@ -9,7 +9,7 @@ from broker.ids import uuid7
 from fluffle.client.events import Event
 from tests.support.processes import fluffle, until
 from tests.support.shell import Shell
-from tests.support.steered_site import Place
+from tests.support.steered_site import SteeredSite
 
 LONG_AGO = "2020-01-01T00:00Z"
 
@@ -17,7 +17,7 @@ LONG_AGO = "2020-01-01T00:00Z"
 # -- task assign, unassign -----------------------------------------------------------------------------------------
 
 
-def test_pending_and_blocked_tasks_are_done_by_the_llm_they_are_assigned_to(place: Place, shell: Shell) -> None:
+def test_pending_and_blocked_tasks_are_done_by_the_llm_they_are_assigned_to(place: SteeredSite, shell: Shell) -> None:
     first = f"first-{uuid7()}"
     pending, blocked = place.submit(skills=["unheard-of"]), place.submit(skills=["steer"], depends_on=[first])
     told = shell("task", "assign", pending, blocked, "bea").splitlines()
@@ -29,7 +29,7 @@ def test_pending_and_blocked_tasks_are_done_by_the_llm_they_are_assigned_to(plac
     assert any("assigned to bea" in change.what for change in place.client.task(blocked).history)
 
 
-def test_an_unclaimed_task_is_reassigned_at_once(place: Place, shell: Shell) -> None:
+def test_an_unclaimed_task_is_reassigned_at_once(place: SteeredSite, shell: Shell) -> None:
     with place.worker("sly", "--skills", "sly") as sly:
         sly.suspend()
         task_id = place.submit(skills=["sly"])
@@ -45,7 +45,7 @@ def test_an_unclaimed_task_is_reassigned_at_once(place: Place, shell: Shell) -> 
 
 
 def test_a_running_task_is_reassigned_only_on_request_and_its_call_stops(
-    place: Place, shell: Shell, gate: Path, tmp_path: Path
+    place: SteeredSite, shell: Shell, gate: Path, tmp_path: Path
 ) -> None:
     stopped = tmp_path / "stopped"
     task_id = place.submit(assignee="ana", inputs={"until": str(gate), "stopped": str(stopped)})
@@ -62,7 +62,7 @@ def test_a_running_task_is_reassigned_only_on_request_and_its_call_stops(
     assert re.search(r"attempt 1 moved.*\n.*attempt 2 assigned to bea", shell("task", "show", task_id))
 
 
-def test_reassigning_a_task_ends_its_command(place: Place, shell: Shell, tmp_path: Path) -> None:
+def test_reassigning_a_task_ends_its_command(place: SteeredSite, shell: Shell, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     script = f"echo $$ > {pid}.new; mv {pid}.new {pid}; cat > /dev/null; while :; do sleep 0.05; done"
     with place.worker("exa", "--exec", f"sh -c '{script}'"):
@@ -82,7 +82,7 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def test_an_unknown_llm_is_rejected_unless_forced(place: Place, shell: Shell) -> None:
+def test_an_unknown_llm_is_rejected_unless_forced(place: SteeredSite, shell: Shell) -> None:
     task_id, ghost = place.submit(skills=["unheard-of"]), f"ghost-{uuid7()}"
     said = shell.error("task", "assign", task_id, ghost)
     assert said.startswith(f"{task_id}: assignee: no LLM named {ghost} has ever said hello")
@@ -93,7 +93,7 @@ def test_an_unknown_llm_is_rejected_unless_forced(place: Place, shell: Shell) ->
         assert [place.completed(id_).llm for id_ in (task_id, submitted)] == [ghost, ghost]
 
 
-def test_a_task_for_an_offline_llm_waits_and_is_done_when_it_connects(place: Place, shell: Shell) -> None:
+def test_a_task_for_an_offline_llm_waits_and_is_done_when_it_connects(place: SteeredSite, shell: Shell) -> None:
     with place.worker("oda"):
         place.llm_is("oda", "online")
     place.llm_is("oda", "offline")
@@ -104,7 +104,7 @@ def test_a_task_for_an_offline_llm_waits_and_is_done_when_it_connects(place: Pla
         assert place.completed(task_id).llm == "oda"
 
 
-def test_an_unassigned_task_is_assigned_automatically(place: Place, shell: Shell) -> None:
+def test_an_unassigned_task_is_assigned_automatically(place: SteeredSite, shell: Shell) -> None:
     with place.worker("una"):
         place.llm_is("una", "online")
     task_id = place.submit(assignee="una", skills=["steer"])
@@ -113,7 +113,7 @@ def test_an_unassigned_task_is_assigned_automatically(place: Place, shell: Shell
     assert place.completed(task_id).llm in ("ana", "bea")
 
 
-def test_a_command_for_several_tasks_changes_what_it_can_and_names_the_others(place: Place, shell: Shell) -> None:
+def test_a_command_for_several_tasks_changes_what_it_can_and_names_the_others(place: SteeredSite, shell: Shell) -> None:
     first, last = place.submit(skills=["unheard-of"]), place.submit(skills=["unheard-of"])
     done = shell.run("task", "assign", first, "nope", last, "bea")
     assert done.returncode == 1
@@ -125,7 +125,7 @@ def test_a_command_for_several_tasks_changes_what_it_can_and_names_the_others(pl
 # -- task update ---------------------------------------------------------------------------------------------------
 
 
-def test_a_task_with_a_higher_priority_overtakes_waiting_tasks(place: Place, shell: Shell, gate: Path) -> None:
+def test_a_task_with_a_higher_priority_overtakes_waiting_tasks(place: SteeredSite, shell: Shell, gate: Path) -> None:
     running = place.submit(assignee="ana", inputs={"until": str(gate)})
     place.is_(running, "in_progress")
     early, late = (place.submit(assignee="ana") for _ in range(2))
@@ -138,7 +138,7 @@ def test_a_task_with_a_higher_priority_overtakes_waiting_tasks(place: Place, she
     assert first < second
 
 
-def test_update_changes_only_the_given_fields(place: Place, shell: Shell) -> None:
+def test_update_changes_only_the_given_fields(place: SteeredSite, shell: Shell) -> None:
     task_id = place.submit(skills=["unheard-of"], priority=2, labels=["old"], metadata={"a": 1})
     options = ("--due", "2030-01-01T00:00Z", "--label", "new,newer", "--metadata", "b=2")
     changed = json.loads(shell("task", "update", task_id, *options, "--json"))
@@ -153,7 +153,7 @@ def test_update_changes_only_the_given_fields(place: Place, shell: Shell) -> Non
     assert "over already" in shell.error("task", "update", task_id, "--priority", "1")
 
 
-def test_an_overdue_task_is_flagged_and_announced_once(place: Place, shell: Shell, gate: Path) -> None:
+def test_an_overdue_task_is_flagged_and_announced_once(place: SteeredSite, shell: Shell, gate: Path) -> None:
     task_id = place.submit(assignee="ana", inputs={"until": str(gate)})
     site = place.site
     with (
@@ -172,7 +172,7 @@ def test_an_overdue_task_is_flagged_and_announced_once(place: Place, shell: Shel
     assert place.completed(task_id).overdue
 
 
-def test_a_task_submitted_after_its_due_time_is_overdue_at_once(place: Place, shell: Shell, gate: Path) -> None:
+def test_a_task_submitted_after_its_due_time_is_overdue_at_once(place: SteeredSite, shell: Shell, gate: Path) -> None:
     label = f"late-{uuid7()}"
     inputs = json.dumps({"until": str(gate)})
     with place.client.watch(label=label) as events:
@@ -187,7 +187,9 @@ def test_a_task_submitted_after_its_due_time_is_overdue_at_once(place: Place, sh
 # -- task cancel, retry, wait --------------------------------------------------------------------------------------
 
 
-def test_cancel_reports_the_attempts_that_it_stopped(place: Place, shell: Shell, gate: Path, tmp_path: Path) -> None:
+def test_cancel_reports_the_attempts_that_it_stopped(
+    place: SteeredSite, shell: Shell, gate: Path, tmp_path: Path
+) -> None:
     stopped = tmp_path / "stopped"
     running = place.submit(assignee="ana", inputs={"until": str(gate), "stopped": str(stopped)})
     pending, blocked = place.submit(skills=["unheard-of"]), place.submit(depends_on=["never"])
@@ -207,7 +209,7 @@ def test_cancel_reports_the_attempts_that_it_stopped(place: Place, shell: Shell,
     assert "cancelled while in progress at ana" in shell("task", "show", running)
 
 
-def test_retry_can_change_the_fields_of_a_task(place: Place, shell: Shell) -> None:
+def test_retry_can_change_the_fields_of_a_task(place: SteeredSite, shell: Shell) -> None:
     task_id = place.submit(assignee="ana", inputs={"fail": "no ink"}, timeout=60)
     assert [view.status for view in place.client.wait(task_id, timeout=30)] == ["failed"]
     options = {
@@ -227,7 +229,7 @@ def test_retry_can_change_the_fields_of_a_task(place: Place, shell: Shell) -> No
     assert "retried after it failed, with changed assignee, description" in shell("task", "show", task_id)
 
 
-def test_wait_accepts_all_tasks_with_a_label(place: Place, shell: Shell) -> None:
+def test_wait_accepts_all_tasks_with_a_label(place: SteeredSite, shell: Shell) -> None:
     label = f"batch-{uuid7()}"
     ids = {place.submit(skills=["steer"], labels=[label]) for _ in range(3)}
     ends = shell("task", "wait", "--label", label).splitlines()
@@ -237,7 +239,7 @@ def test_wait_accepts_all_tasks_with_a_label(place: Place, shell: Shell) -> None
 # -- task submit --dry-run -----------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_shows_the_llm_and_the_reason(place: Place, shell: Shell, gate: Path) -> None:
+def test_a_dry_run_shows_the_llm_and_the_reason(place: SteeredSite, shell: Shell, gate: Path) -> None:
     label = f"dry-{uuid7()}"
 
     def dry(*options: str) -> str:

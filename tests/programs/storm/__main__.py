@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.programs.storm.faults import FAULTS
-from tests.programs.storm.storm import Outcome, Plan, rage
+from tests.programs.storm.storm import Outcome, Plan, run_storm
 from tests.support.postgres import postgres
 from tests.support.rabbitmq import private_node
 
@@ -86,7 +86,7 @@ def main() -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="storm-node-"))
         node = stack.enter_context(private_node(Path(folder)))
         server = stack.enter_context(postgres()) if options.postgresql else None
-        outcome = rage(node, plan, server=server)
+        outcome = run_storm(node, plan, server=server)
     console.print(table(outcome))
     for why in outcome.left_out:
         console.print(f"left out: {why}")

@@ -296,7 +296,7 @@ BESIDES: dict[Fault, tuple[Fault, ...]] = {
 """What may happen while something else happens: to other processes, and without the one waiting for the other."""
 
 
-def why_never(fault: Fault, cast: Cast) -> str:
+def why_impossible(fault: Fault, cast: Cast) -> str:
     """Return why this fault cannot be injected here, or an empty text."""
     match fault.__name__:
         case "cut_host":

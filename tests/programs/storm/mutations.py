@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.programs.storm.storm import Outcome, Plan, rage
+from tests.programs.storm.storm import Outcome, Plan, run_storm
 from tests.support.altered_program import MECHANISMS
 from tests.support.rabbitmq import private_node
 
@@ -78,7 +78,7 @@ def main() -> None:
     ):
         for mechanism in options.mechanisms or REVEALING:
             plan = plan_for(mechanism, seed=options.seed, faults=options.faults, seconds=options.seconds)
-            outcome = rage(node, plan)
+            outcome = run_storm(node, plan)
             shown.add_row(*row(mechanism, outcome))
             console.print(*row(mechanism, outcome), sep=" | ")
             missed = missed and bool(outcome.violations)

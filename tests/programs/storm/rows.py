@@ -23,7 +23,7 @@ MANY = 200  # tasks of a row that needs several batches
 WAITING = "waiting for the database"
 
 
-class Place:
+class CrashSite:
     """A site with its ledger, where a row runs."""
 
     def __init__(self, site: Site, disk: Path | None) -> None:
@@ -60,7 +60,7 @@ class Place:
         assert problems == [], problems
 
 
-Play = Callable[[Place], None]
+Scenario = Callable[[CrashSite], None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Row:
 
     who: str
     when: str
-    play: Play
+    play: Scenario
     lease: float = SHORT
     on_small_disk: bool = False
     troubles_node: bool = False
@@ -98,7 +98,7 @@ class Row:
 # -- who publishes -----------------------------------------------------------------------------------------------------
 
 
-def publisher_dies_before_the_confirm(place: Place) -> None:
+def publisher_dies_before_the_confirm(place: CrashSite) -> None:
     """The publisher submits, dies, and submits the same task again, which is a no-op."""
     site = place.site
     site.coordinator()
@@ -111,7 +111,7 @@ def publisher_dies_before_the_confirm(place: Place) -> None:
         assert again.wait() == 0
 
 
-def nobody_takes_what_is_published(place: Place) -> None:
+def nobody_takes_what_is_published(place: CrashSite) -> None:
     """A message with an unknown routing key is rejected; a message to an unknown address is an error."""
     place.site.coordinator()
     place.worker("ann")
@@ -130,10 +130,10 @@ def nobody_takes_what_is_published(place: Place) -> None:
 # -- coordinators ------------------------------------------------------------------------------------------------------
 
 
-def coordinator_dies(point: str) -> Play:
+def coordinator_dies(point: str) -> Scenario:
     """The coordinator dies at that point while it accepts tasks, and again while it receives results."""
 
-    def play(place: Place) -> None:
+    def play(place: CrashSite) -> None:
         place.worker("ann")
         with amqp(place.site.url) as client:
             answers = client.queue()
@@ -149,7 +149,7 @@ def coordinator_dies(point: str) -> Play:
     return play
 
 
-def leader_stands_still_past_its_lease(place: Place) -> None:
+def leader_stands_still_past_its_lease(place: CrashSite) -> None:
     """The leader is suspended right before a commit, a standby takes over, and the leader resumes."""
     leader = place.site.coordinator(until="leading", FLUFFLE_CRASH_AT="before-commit:8:STOP")
     standby = place.site.coordinator(until="standing by")
@@ -164,10 +164,10 @@ def leader_stands_still_past_its_lease(place: Place) -> None:
 # -- workers -----------------------------------------------------------------------------------------------------------
 
 
-def worker_dies(point: str) -> Play:
+def worker_dies(point: str) -> Scenario:
     """The worker dies there, and another worker does the task."""
 
-    def play(place: Place) -> None:
+    def play(place: CrashSite) -> None:
         place.site.coordinator()
         doomed = place.worker("ann", crash_at=point)
         place.submit("t")
@@ -179,10 +179,10 @@ def worker_dies(point: str) -> Play:
     return play
 
 
-def worker_dies_with_an_answer(point: str) -> Play:
+def worker_dies_with_an_answer(point: str) -> Scenario:
     """The worker dies there and restarts within its lease: its answer is the result."""
 
-    def play(place: Place) -> None:
+    def play(place: CrashSite) -> None:
         place.site.coordinator()
         doomed = place.worker("ann", crash_at=point)
         place.submit("t")
@@ -196,10 +196,10 @@ def worker_dies_with_an_answer(point: str) -> Play:
     return play
 
 
-def worker_stands_still(point: str) -> Play:
+def worker_stands_still(point: str) -> Scenario:
     """The worker is suspended there past its lease, another one does the task, and it resumes: nothing changes."""
 
-    def play(place: Place) -> None:
+    def play(place: CrashSite) -> None:
         place.site.coordinator()
         sleepy = place.worker("ann", crash_at=f"{point}:1:STOP")
         place.submit("t")
@@ -216,7 +216,7 @@ def worker_stands_still(point: str) -> Play:
     return play
 
 
-def worker_is_cut_off(place: Place) -> None:
+def worker_is_cut_off(place: CrashSite) -> None:
     """The network drops all traffic of the worker without an error on either side."""
     with proxy_before(place.site.url) as proxy:
         place.site.coordinator()
@@ -235,10 +235,10 @@ def worker_is_cut_off(place: Place) -> None:
 # -- RabbitMQ ----------------------------------------------------------------------------------------------------------
 
 
-def under_load(trouble: Play) -> Play:
+def under_load(trouble: Scenario) -> Scenario:
     """The fault happens while tasks are accepted and completed."""
 
-    def play(place: Place) -> None:
+    def play(place: CrashSite) -> None:
         place.site.coordinator()
         place.worker("ann")
         place.worker("ben")
@@ -250,31 +250,31 @@ def under_load(trouble: Play) -> Play:
     return play
 
 
-def node_is_killed(place: Place) -> None:
+def node_is_killed(place: CrashSite) -> None:
     place.site.kill_and_restart_rabbitmq()
 
 
-def node_is_restarted(place: Place) -> None:
+def node_is_restarted(place: CrashSite) -> None:
     node = place.site.rabbitmq.node
     assert node is not None
     node.stop()
     node.start()
 
 
-def alarm_is_raised(place: Place) -> None:
+def alarm_is_raised(place: CrashSite) -> None:
     node = place.site.rabbitmq.node
     assert node is not None
     rabbitmqctl(node, "set_vm_memory_high_watermark", "0.000001")
     rabbitmqctl(node, "set_vm_memory_high_watermark", "0.4")
 
 
-def connections_are_closed(place: Place) -> None:
+def connections_are_closed(place: CrashSite) -> None:
     node = place.site.rabbitmq.node
     assert node is not None
     rabbitmqctl(node, "close_all_connections", "matrix")
 
 
-def consumers_are_cancelled(place: Place) -> None:
+def consumers_are_cancelled(place: CrashSite) -> None:
     with amqp(place.site.url) as client:
         client.delete("llm.ann.work")
 
@@ -282,18 +282,18 @@ def consumers_are_cancelled(place: Place) -> None:
 # -- databases ---------------------------------------------------------------------------------------------------------
 
 
-def database_is_locked(place: Place) -> None:
+def database_is_locked(place: CrashSite) -> None:
     with place.site.locked_database():
         place.submit(*(f"meanwhile-{n}" for n in range(10)))
 
 
-def database_is_read_only(place: Place) -> None:
+def database_is_read_only(place: CrashSite) -> None:
     with place.site.read_only_database():
         place.submit(*(f"meanwhile-{n}" for n in range(10)))
         place.site.coordinators[-1].wait_for(WAITING)
 
 
-def database_is_full(place: Place) -> None:
+def database_is_full(place: CrashSite) -> None:
     assert place.disk is not None
     coordinator, number = place.site.coordinators[-1], 0
     with disks.full(place.disk):
@@ -302,7 +302,7 @@ def database_is_full(place: Place) -> None:
             number += 1
 
 
-def database_is_down(place: Place) -> None:
+def database_is_down(place: CrashSite) -> None:
     server = place.site.server
     if server is None:  # SQLite is never down; its lock can be held until a coordinator stops waiting
         database_is_locked(place)
@@ -313,7 +313,7 @@ def database_is_down(place: Place) -> None:
     server.start()
 
 
-def reply_to_commit_is_lost(place: Place) -> None:
+def reply_to_commit_is_lost(place: CrashSite) -> None:
     """The outcome of a commit is unknown: the connection breaks between COMMIT and its reply."""
     place.worker("ann")
     if place.site.server is None:  # it has no connection: the coordinator gets an error once it has committed
@@ -375,6 +375,6 @@ def play(row: Row, rabbitmq: NodeInfo, server: Postgres | None) -> None:
         disk = stack.enter_context(disks.small_disk()) if row.on_small_disk else None
         settings = {"FLUFFLE_LEASE": f"{row.lease:g}", "FLUFFLE_LEADER_LEASE": "1", "FLUFFLE_BATCH": "50"}
         site = stack.enter_context(site_on(rabbitmq, folder, server=server, disk=disk, env=settings))
-        place = Place(site, disk)
+        place = CrashSite(site, disk)
         row.play(place)
         place.judge()

@@ -15,7 +15,7 @@ from broker.errors import NoAnswer
 from broker.protocol.messages import Status, Submission
 from fluffle import Client, TaskHandle, TaskRejected
 from tests.programs.storm.cast import LEASE, Cast, cast_on, settings
-from tests.programs.storm.faults import BESIDES, FAULTS, Fault, why_never
+from tests.programs.storm.faults import BESIDES, FAULTS, Fault, why_impossible
 from tests.support.postgres import Postgres
 from tests.support.rabbitmq import NodeInfo
 from tests.support.site import site_on
@@ -70,7 +70,7 @@ class Plan:
     lease: float = LEASE
 
 
-def rage(rabbitmq: NodeInfo, plan: Plan, *, server: Postgres | None = None) -> Outcome:
+def run_storm(rabbitmq: NodeInfo, plan: Plan, *, server: Postgres | None = None) -> Outcome:
     """Run one storm on a separate site, with a new database of `server` or with SQLite."""
     with (
         tempfile.TemporaryDirectory(prefix="storm-") as folder,
@@ -90,11 +90,11 @@ class Storm:
         self._ledger = ledger
         self._chance = random.Random(seed)
         self._patience = patience
-        self._faults = {fault: weight for fault, weight in faults.items() if not why_never(fault, cast)}
+        self._faults = {fault: weight for fault, weight in faults.items() if not why_impossible(fault, cast)}
         self._open: dict[str, asyncio.Task[None]] = {}
         self._over = False
         self.outcome = Outcome(
-            cast.lease, left_out=[f"{it.__name__}, {why}" for it in faults if (why := why_never(it, cast))]
+            cast.lease, left_out=[f"{it.__name__}, {why}" for it in faults if (why := why_impossible(it, cast))]
         )
 
     async def run(self, *, tasks: int, faults: int, seconds: float) -> Outcome:
