@@ -22,7 +22,7 @@ from benchmarks.support.place import Pace, Place, Read, ReadTime, Takeover
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
 from benchmarks.support.waiting import LEASE, Amount, fill
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.timestamps import now
 from coordinator.storage.engine import open_engine
 from coordinator.storage.store import Store

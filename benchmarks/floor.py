@@ -22,7 +22,7 @@ from benchmarks.support.broker import broker
 from benchmarks.support.command import command
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import console, print_table, write_json
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.protocol.topology import COORDINATOR, SHARED, Queue, Topology
 

@@ -26,7 +26,8 @@ from benchmarks.support.command import command
 from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes, run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
 from benchmarks.support.waiting import LEASE, Amount, fill
-from broker.protocol.messages import Status, Submission
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
 from broker.timestamps import now
 from coordinator.storage.engine import open_engine
 from coordinator.storage.store import Store

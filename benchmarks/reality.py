@@ -21,7 +21,7 @@ from benchmarks.support.broker import broker
 from benchmarks.support.command import command
 from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes, run_program
 from benchmarks.support.report import Bar, console, print_bars, print_table, write_json
-from broker.protocol.messages import Submission
+from broker.protocol.task_requests import Submission
 from broker.protocol.views import TaskView
 from coordinator.core.scheduling.policies import DEFAULT, NAMES
 from fluffle import Client, TaskHandle

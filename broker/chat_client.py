@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from broker.access.roles import is_genuine, speaks_for, was_dead_lettered
-from broker.amqp.lenient_properties import problems_of
-from broker.amqp.pika_connection import Delivery, Outgoing, resolve
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import AccessRefused, BrokerUnreachable, DecodeError, NoAnswer, Problem, UnknownAddress
+from broker.futures import resolve
 from broker.protocol.chat import (
     ADDRESSES,
     COORDINATOR,
@@ -24,10 +24,10 @@ from broker.protocol.chat import (
     made_from,
     owner_of,
 )
-from broker.protocol.messages import Rejection
 from broker.protocol.primitives import MAX_BODY_BYTES, decode, problems
+from broker.protocol.queries import MessagesQuery
 from broker.protocol.topology import MESSAGES, QUERIES, STATUS, Binding, Topology, llm_address, user_address
-from broker.protocol.views import MessagesQuery
+from broker.protocol.views import Rejection
 
 HISTORY_WITHIN = 5.0
 """Seconds that the coordinator may take to tell the history of a conversation."""
@@ -58,7 +58,7 @@ def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_ide
     With `require_identity` also for one whose sender is not the user that it is from.
     The id of one that has none is its AMQP message_id, else it is made from its body and routing key.
     """
-    if unreadable := problems_of(delivery.properties.unreadable):
+    if unreadable := delivery.properties.problems():
         raise DecodeError(unreadable)
     if require_identity and was_dead_lettered(delivery.headers):
         raise DecodeError([Problem("headers.x-death", "is refused: it is a dead letter of another queue")])
@@ -136,7 +136,8 @@ class ChatClient:
     async def send(self, message: Message) -> None:
         """Send a message; when this returns it is in the mailbox.
 
-        Raises UnknownAddress for an LLM or a person without a mailbox, PublishRefused, MessageTooLarge, LinkClosed.
+        Raises UnknownAddress for an LLM or a person without a mailbox, PublishRefused, MessageTooLarge and
+        ConnectionClosed.
         """
         await self._must_have_a_mailbox(message.receiver)
         await self._link.publish(to_publish(message))

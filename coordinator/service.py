@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import PROBE, RobustConnection
 from broker.errors import (
     AccessRefused,
@@ -30,9 +30,9 @@ from broker.errors import (
 )
 from broker.fault_injection import crash_point
 from broker.protocol.primitives import MAX_ANSWER_BYTES
+from broker.protocol.queries import TaskQuery
 from broker.protocol.topology import COORDINATOR, QUERIES, SHARED, UNDELIVERED
 from broker.protocol.traceparent import tracing_for
-from broker.protocol.views import TaskQuery
 from broker.settings import Settings
 from broker.timestamps import Instant, seconds
 from coordinator.batch import BatchProcessor, OutgoingBatch

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from broker.errors import TaskCancelled as TaskCancelled
     from broker.errors import TaskFailed as TaskFailed
     from broker.errors import TaskRejected as TaskRejected
-    from broker.protocol.messages import Progress as Progress
-    from broker.protocol.messages import Status as Status
-    from broker.protocol.messages import Submission as Submission
-    from broker.protocol.messages import Vote as Vote
+    from broker.protocol.status import Status as Status
+    from broker.protocol.task_requests import Submission as Submission
+    from broker.protocol.task_requests import Vote as Vote
     from broker.protocol.views import LLMView as LLMView
     from broker.protocol.views import Placement as Placement
     from broker.protocol.views import ReportView as ReportView
     from broker.protocol.views import TaskView as TaskView
+    from broker.protocol.worker_reports import Progress as Progress
     from fluffle.client.client import Client as Client
     from fluffle.client.events import Event as Event
     from fluffle.client.handle import TaskHandle as TaskHandle
@@ -39,8 +39,10 @@ _HOMES = {
         "TaskFailed",
         "TaskRejected",
     ),
-    "broker.protocol.messages": ("Progress", "Status", "Submission", "Vote"),
+    "broker.protocol.status": ("Status",),
+    "broker.protocol.task_requests": ("Submission", "Vote"),
     "broker.protocol.views": ("LLMView", "Placement", "ReportView", "TaskView"),
+    "broker.protocol.worker_reports": ("Progress",),
     "fluffle.client.client": ("Client",),
     "fluffle.client.handle": ("TaskHandle",),
     "fluffle.client.sync": ("SyncClient", "SyncTask"),

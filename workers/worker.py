@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import RootModel, ValidationError
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection, may_declare
 from broker.amqp.url import user_of
 from broker.chat_client import ChatClient
 from broker.errors import AccessRefused, BrokerError, ConfigurationError, DecodeError
-from broker.protocol.messages import Control, Drain, Notice, PersonAnswer, Presence, Stop, Tool, skills_in_text
+from broker.protocol.assignments import Control, Drain, Notice, PersonAnswer, Stop
 from broker.protocol.portable_text import on_one_line
 from broker.protocol.primitives import decode, problems
+from broker.protocol.task_requests import Tool
 from broker.protocol.topology import (
     SHARED,
     control_address,
@@ -36,6 +37,7 @@ from broker.protocol.topology import (
     work_queue,
 )
 from broker.protocol.traceparent import tracing_for
+from broker.protocol.worker_reports import Presence, skills_in_text
 from broker.settings import Settings
 from broker.telemetry.counters import Runs
 from workers.chat import PREFETCH, ChatResponder

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from broker.protocol.messages import Failure, Status, Submission, Usage
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import Instant, now, seconds, to_datetime
 from coordinator.core.llms.llm import LLM
 from coordinator.core.state import StateChanges

@@ -4,7 +4,7 @@ import asyncio
 from typing import Self
 
 from benchmarks.systems.measure import main
-from broker.protocol.messages import Submission
+from broker.protocol.task_requests import Submission
 from fluffle.client.client import Client
 from fluffle.client.handle import TaskHandle
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.errors import ConfigurationError
 from broker.protocol.primitives import NAME_PATTERN
 from broker.protocol.topology import (

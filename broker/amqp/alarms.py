@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 from shutil import disk_usage
 
-from broker.amqp.pika_connection import resolve
 from broker.amqp.robust_connection import PROBE
 from broker.amqp.session import Session
 from broker.errors import BrokerUnreachable
+from broker.futures import resolve
 
 _WITHIN = 10.0  # seconds
 _LITTLE = 1_000  # MB; where more is free, the alarm is about another disk
@@ -22,7 +22,7 @@ async def alarm_at(url: str) -> str | None:
     half = Session(url, "fluffle alarm", lambda: None, on_blocked=lambda reason: resolve(told, reason))
     await half.open()
     try:
-        half.confirm(lambda confirms, refused: resolve(told, None), lambda method, body: None)
+        half.confirm(lambda confirms, refused: resolve(told, None), lambda exchange, routing_key, body: None)
         half.publish(PROBE)
         async with asyncio.timeout(_WITHIN):
             return await told

@@ -5,9 +5,13 @@ pika knows them all. These go by a thousand times a second, and it makes several
 
 import re
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+
+from broker.amqp.envelope import UNREADABLE_REST
 
 METHOD, HEADER, BODY = 1, 2, 3  # kinds of frames
 DELIVER, ACK, NACK = 0x003C003C, 0x003C0050, 0x003C0078  # methods: class and number
@@ -30,6 +34,13 @@ PROPERTIES = (
     (1 << 4, "user_id", TEXT),
     (1 << 3, "app_id", TEXT),
 )
+_FLAGS = {name: flag for flag, name, _ in PROPERTIES}
+_HEADERS, _CORRELATION_ID, _REPLY_TO = _FLAGS["headers"], _FLAGS["correlation_id"], _FLAGS["reply_to"]
+_EXPIRATION, _MESSAGE_ID = _FLAGS["expiration"], _FLAGS["message_id"]
+
+_KIND_SIZES = {**dict.fromkeys(b"tbB", 1), **dict.fromkeys(b"suU", 2), **dict.fromkeys(b"Iif", 4)}
+_KIND_SIZES |= {**dict.fromkeys(b"lLdT", 8), ord("D"): 5, ord("V"): 0}  # bytes of a header value, by its kind
+_SIZED_KINDS = frozenset(b"SxAF")  # kinds whose values begin with their size in 4 bytes
 
 _BYTES = "\0x:"  # begins a text that stands for bytes which are none, in hexadecimal
 
@@ -136,12 +147,35 @@ def read_header(data: bytes, at: int, end: int) -> tuple[int, bytes]:
 
 
 def read_properties(encoded: bytes) -> dict[str, Any]:
-    """The properties of a message by name, as they are in a content header; headers are an encoded table.
+    """Decode the properties of a message: the payload of a content header after the body size.
 
-    Raises ValueError for text that is not UTF-8, IndexError or struct.error for what is cut off.
+    Returns the properties by name; `headers` is an encoded table with its size. Raises ValueError for text that is not
+    UTF-8, IndexError or struct.error for a payload that is cut off.
     """
+    found: dict[str, Any] = {}
+    _read_properties(encoded, found, None)
+    return found
+
+
+def read_properties_leniently(encoded: bytes) -> tuple[dict[str, Any], list[str]]:
+    """Decode the properties of a message as far as possible. Never raises.
+
+    Returns the readable properties by name, and the names of the unreadable ones. UNREADABLE_REST among these: the
+    payload is cut off. A correlation_id that is not UTF-8 is in both, by `as_text`, for the answer to the message.
+    """
+    found: dict[str, Any] = {}
+    unreadable: list[str] = []
+    try:
+        _read_properties(encoded, found, unreadable)
+    except (struct.error, IndexError):
+        unreadable.append(UNREADABLE_REST)
+    return {name: value for name, value in found.items() if value is not None}, unreadable
+
+
+def _read_properties(encoded: bytes, found: dict[str, Any], unreadable: list[str] | None) -> None:
+    """Decode properties into `found`. With `unreadable`, text that is not UTF-8 is named there and not raised."""
     (flags,) = _flags.unpack_from(encoded)
-    at, name, found = 2, "", {}
+    at, length = 2, len(encoded)
     value: Any
     for name, kind in _layout(flags):
         if kind == TEXT:
@@ -149,7 +183,10 @@ def read_properties(encoded: bytes) -> dict[str, Any]:
             try:
                 value = encoded[at + 1 : at + size].decode()
             except UnicodeDecodeError as error:
-                raise ValueError(f"{name} is not UTF-8") from error
+                if unreadable is None:
+                    raise ValueError(f"{name} is not UTF-8") from error
+                unreadable.append(name)
+                value = as_text(encoded[at + 1 : at + size]) if name == "correlation_id" else None
         elif kind == OCTET:
             value, size = encoded[at], 1
         elif kind == TABLE:
@@ -157,17 +194,57 @@ def read_properties(encoded: bytes) -> dict[str, Any]:
             value = encoded[at : at + size]
         else:
             (value,), size = _timestamp.unpack_from(encoded, at), _timestamp.size
-        found[name] = value
         at += size
-    if at > len(encoded):
-        raise IndexError(f"{name} is cut off")
-    return found
+        if at > length:
+            raise IndexError(f"{name} is cut off")
+        found[name] = value
 
 
 @lru_cache
 def _layout(flags: int) -> tuple[tuple[str, int], ...]:
     """Which properties there are, with their kinds."""
     return tuple((name, kind) for flag, name, kind in PROPERTIES if flags & flag)
+
+
+def header_values(table: bytes) -> Iterator[tuple[str, bytes]]:
+    """Split an encoded table, without its size, into names and encoded values: the kind and the bytes after it.
+
+    Raises ValueError for bytes that are not a table.
+    """
+    at = 0
+    try:
+        while at < len(table):
+            name = table[at + 1 : at + 1 + table[at]].decode(errors="replace")
+            at += 1 + table[at]
+            kind = table[at]
+            size = 4 + int(_table_size.unpack_from(table, at + 1)[0]) if kind in _SIZED_KINDS else _KIND_SIZES[kind]
+            end = at + 1 + size
+            if end > len(table):
+                raise IndexError
+            yield name, table[at:end]
+            at = end
+    except (struct.error, IndexError, KeyError) as error:
+        raise ValueError("not an AMQP table") from error
+
+
+@dataclass(slots=True)
+class PartialMessage:
+    """A delivery whose frames arrive one by one."""
+
+    begin: Deliver
+    properties: bytes = b""
+    missing: int = 0  # bytes of the body
+    parts: list[bytes] = field(default_factory=list)
+
+    def add(self, data: bytes, at: int, end: int) -> bool:
+        """Add the header frame or body frame at `at`. Returns whether the message is complete."""
+        if data[at] == HEADER:
+            self.missing, self.properties = read_header(data, at, end)
+        else:
+            part = payload(data, at, end)
+            self.missing -= len(part)
+            self.parts.append(part)
+        return not self.missing
 
 
 def payload(data: bytes, at: int, end: int) -> bytes:
@@ -222,18 +299,18 @@ def properties(
     flags, content, how, last = _lasting(content_type, persistent, priority, kind, user_id)
     parts = [b"", content, headers, how]
     if headers:
-        flags |= 0x2000
+        flags |= _HEADERS
     if correlation_id is not None:
-        flags |= 0x0400
+        flags |= _CORRELATION_ID
         parts.append(_short(correlation_id))
     if reply_to is not None:
-        flags |= 0x0200
+        flags |= _REPLY_TO
         parts.append(_short(reply_to))
     if expiration is not None:
-        flags |= 0x0100
+        flags |= _EXPIRATION
         parts.append(_short(expiration))
     if message_id is not None:
-        flags |= 0x0080
+        flags |= _MESSAGE_ID
         parts.append(_short(message_id))
     parts.append(last)
     parts[0] = _flags.pack(flags)
@@ -245,15 +322,15 @@ def _lasting(
     content_type: str, persistent: bool, priority: int | None, kind: str | None, user_id: str | None
 ) -> tuple[int, bytes, bytes, bytes]:
     """The properties that many messages have in common: their flags, and the bytes of them in three places."""
-    flags, how, last = 0x9000, b"\2" if persistent else b"\1", b""
+    flags, how, last = _FLAGS["content_type"] | _FLAGS["delivery_mode"], b"\2" if persistent else b"\1", b""
     if priority is not None:
-        flags |= 0x0800
+        flags |= _FLAGS["priority"]
         how += bytes([priority])
     if kind is not None:
-        flags |= 0x0020
+        flags |= _FLAGS["type"]
         last += _short(kind)
     if user_id is not None:
-        flags |= 0x0010
+        flags |= _FLAGS["user_id"]
         last += _short(user_id)
     return flags, _short(content_type), how, last
 

@@ -1,13 +1,15 @@
-"""Connections to RabbitMQ. The only module that knows pika."""
+"""Connections and channels of RabbitMQ, made with pika. No other module uses pika.
+
+The connection overrides private methods of pika, so pyproject.toml pins pika to one minor version, and
+tests/unit/broker/amqp/test_pika_connection.py compares the methods with pika's.
+"""
 
 import asyncio
 import logging
-import re
-import ssl
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from asyncio import Future
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import pika
@@ -23,232 +25,71 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 
-from broker.amqp import codec as frames
-from broker.amqp.lenient_properties import header_values, readable_properties
-from broker.amqp.url import AMQP_FORM, completed, split_off_tls, split_url, tls_context
-from broker.errors import (
-    AccessRefused,
-    BrokerError,
-    BrokerUnreachable,
-    CertificateRefused,
-    ConfigurationError,
-)
+from broker.amqp import codec
+from broker.amqp.ack_batcher import AckBatcher
+from broker.amqp.channel import Channel, Connection, Consumer, OnConfirms, OnReturn, QueueState, Refusal
+from broker.amqp.envelope import Delivery, Outgoing, Properties
+from broker.amqp.url import AMQP_FORM, certificate_error, completed, split_off_tls, split_url, tls_context
+from broker.errors import AccessRefused, BrokerError, BrokerUnreachable, ConfigurationError
+from broker.futures import resolve
 
-_CERTIFICATE_ALERT = re.compile(r"\[SSL: \w+_ALERT_(\w*(?:CERTIFICATE|UNKNOWN_CA)\w*)\]")  # of OpenSSL
+QUEUES = "/queues/"  # the prefix of a queue's address in AMQP 1.0 on RabbitMQ 4; the name is percent-encoded
 
-QUEUES = "/queues/"  # how RabbitMQ 4 addresses a queue in AMQP 1.0, with its name percent-encoded
+_INTERNAL_ERROR = (541, "INTERNAL_ERROR")  # RabbitMQ's reply when it gives no reason
+
+_READ_BYTES = 65_536  # of one read from the socket; pika's 4,096 would mean many more system calls
 
 T = TypeVar("T")
 
-OnConfirms = Callable[[list[tuple[int, int]], bool], None]
-"""Is called with delivery tags, each with whether it is about all before it too, and whether they are refused."""
 
-_BROKEN = "INTERNAL_ERROR"  # what RabbitMQ says when it knows no reason
+class _PikaConnection(AsyncioConnection):
+    """pika's connection, with fast paths for messages, acknowledgements and confirms.
 
-_READ_BYTES = 65_536  # at a time; pika's 4,096 means many more system calls
-
-logging.getLogger("pika").setLevel(logging.CRITICAL)  # its tracebacks are told as one sentence here
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """A message to publish. `mandatory`: fail with Unroutable when no queue takes it."""
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    type: str | None = None
-    content_type: str = "application/json"
-    message_id: str | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    priority: int | None = None
-    headers: Mapping[str, Any] | None = None
-    expiration: float | None = None  # seconds
-    persistent: bool = True
-    mandatory: bool = True
-
-
-@dataclass(slots=True)
-class Properties:
-    """What AMQP tells of a message besides its body. None: the sender has not said, or it cannot be read.
-
-    `unreadable` names those that cannot be read (see lenient_properties): text that is not UTF-8, headers that
-    are no table. A header whose value cannot be read is None.
-    """
-
-    content_type: str | None = None
-    content_encoding: str | None = None
-    headers: dict[str, Any] | None = None
-    delivery_mode: int | None = None
-    priority: int | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    expiration: str | None = None
-    message_id: str | None = None
-    timestamp: int | None = None
-    type: str | None = None
-    user_id: str | None = None
-    app_id: str | None = None
-    unreadable: tuple[str, ...] = ()
-
-
-@dataclass(slots=True, eq=False)
-class Delivery:
-    """A message that arrived. `ack` and `reject` do nothing once the channel it came by is gone."""
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    redelivered: bool
-    properties: Properties
-    _tag: int
-    _ack_batcher: "AckBatcher"
-    queue: str = ""
-
-    @property
-    def headers(self) -> dict[str, Any]:
-        """The AMQP headers, an empty dict when there are none."""
-        return self.properties.headers or {}
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the channel it came by is gone: the message comes again by another one, or to somebody else."""
-        return not self._ack_batcher.is_open
-
-    def ack(self) -> None:
-        """Settle the message: it is done with."""
-        self._ack_batcher.ack(self._tag)
-
-    def reject(self) -> None:
-        """Settle the message as bad: RabbitMQ moves it to the rejected queue."""
-        self._ack_batcher.reject(self._tag, requeue=False)
-
-    def requeue(self) -> None:
-        """Give the message back for somebody else."""
-        self._ack_batcher.reject(self._tag, requeue=True)
-
-
-class AckBatcher:
-    """What came by one channel and is not settled.
-
-    All that is acknowledged in a turn of the loop goes in as few frames as possible: one, as long as nothing older is
-    unsettled.
-    """
-
-    def __init__(self, connection: "Connection", channel: Any, on_settled: Callable[[], None] | None = None) -> None:
-        """`on_settled` is called with every delivery that is acknowledged or rejected."""
-        self._connection = connection
-        self._channel = channel
-        self._on_settled = on_settled
-        self._unsettled: dict[int, None] = {}  # delivery tags, oldest first
-        self._acked: list[int] = []  # and not told yet
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the channel is still there."""
-        return bool(self._channel.is_open)
-
-    def expect(self, tag: int) -> None:
-        """This delivery is to be settled."""
-        self._unsettled[tag] = None
-
-    def ack(self, tag: int) -> None:
-        """Settle a delivery, soon. One that is settled stays as it is."""
-        if self._settle(tag):
-            if not self._acked:
-                asyncio.get_running_loop().call_soon(self.send_acks)
-            self._acked.append(tag)
-
-    def reject(self, tag: int, *, requeue: bool) -> None:
-        """Settle a delivery as not done. One that is settled stays as it is."""
-        if self._settle(tag) and self.is_open:
-            self._channel.basic_reject(tag, requeue=requeue)
-
-    def send_acks(self) -> None:
-        """Tell what is acknowledged."""
-        acked, self._acked = self._acked, []
-        if acked and self.is_open:
-            oldest = next(iter(self._unsettled), max(acked) + 1)
-            self._connection.send_acks(
-                self._channel.channel_number,
-                up_to=max((tag for tag in acked if tag < oldest), default=None),
-                besides=[tag for tag in acked if tag > oldest],
-            )
-
-    def _settle(self, tag: int) -> bool:
-        """Whether the delivery was unsettled until now."""
-        was_unsettled = self._unsettled.pop(tag, False) is None
-        if was_unsettled and self._on_settled is not None:
-            self._on_settled()
-        return was_unsettled
-
-
-@dataclass(slots=True)
-class _Arrival:
-    """A delivery whose frames come in one by one."""
-
-    begin: frames.Deliver
-    properties: bytes = b""
-    missing: int = 0  # bytes of the body
-    parts: list[bytes] = field(default_factory=list)
-
-
-class Connection(AsyncioConnection):
-    """pika's connection, with short cuts for what happens a thousand times a second, able to survive bad headers.
-
-    Messages and confirms are read and written here, as bytes; all the rest is pika's. What is sent in a turn of the
-    loop goes in one write.
+    Messages and confirms are decoded and encoded by codec.py; pika handles all other frames. The frames of one turn of
+    the event loop go into one write.
     """
 
     on_confirms: OnConfirms | None = None
-    user: str | None = None  # whom RabbitMQ knows this connection's messages to be from
+    user: str | None = None  # the user_id property of published messages
     _frame_buffer: bytes
     _unsent: list[bytes] | None = None
-    _arriving: _Arrival | None = None
+    _arriving: codec.PartialMessage | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._consumers: dict[bytes, tuple[Consumer, AckBatcher]] = {}
         super().__init__(*args, **kwargs)
 
-    def publish(self, channel: int, message: "Outgoing") -> None:
-        """Send a message, as Channel.basic_publish does."""
-        expiration = message.expiration
-        properties = frames.properties(
-            content_type=message.content_type,
-            headers=_table(message.headers) if message.headers else b"",
-            persistent=message.persistent,
-            priority=message.priority,
-            correlation_id=message.correlation_id,
-            reply_to=message.reply_to,
-            expiration=None if expiration is None else str(round(expiration * 1000)),
-            message_id=message.message_id,
-            kind=message.type,
-            user_id=self.user,
-        )
-        begin = frames.publish(channel, message.exchange, message.routing_key, message.mandatory)
-        self._output_marshaled_frames((begin, frames.content(channel, properties, message.body, self._body_max_length)))
+    def open_channel(
+        self,
+        on_closed: Callable[[Channel, BaseException], None],
+        on_consumer_ended: Callable[[], None] = lambda: None,
+    ) -> Future[Channel]:
+        """Open a channel. `on_consumer_ended` is called when RabbitMQ ends one of its consumers."""
+        opened: Future[Channel] = asyncio.get_running_loop().create_future()
+        pika_channel = self.channel(on_open_callback=lambda _: resolve(opened, channel))
+        channel: Channel = _PikaChannel(self, pika_channel, on_closed, on_consumer_ended)
+        return opened
 
-    def send_acks(self, channel: int, *, up_to: int | None, besides: list[int]) -> None:
-        """Acknowledge all deliveries up to one, and some besides."""
-        acks = [] if up_to is None else [frames.ack(channel, up_to, multiple=True)]
-        self._output_marshaled_frames(acks + [frames.ack(channel, tag, multiple=False) for tag in besides])
+    def discard(self) -> None:
+        """Begin to close the connection, unless it is closing or closed."""
+        if not self.is_closing and not self.is_closed:
+            self.close()
 
-    def deliver_to(self, tag: str, consumer: "Consumer", ack_batcher: AckBatcher) -> None:
-        """Give the consumer with that tag its deliveries, here and not by pika."""
+    def deliver_to(self, tag: str, consumer: Consumer, ack_batcher: AckBatcher) -> None:
+        """Pass the deliveries of a consumer tag to a consumer, without pika."""
         self._consumers[tag.encode()] = consumer, ack_batcher
 
     def _on_data_available(self, data_in: bytes) -> None:
         self.bytes_received += len(data_in)
         data, at = self._frame_buffer + data_in, 0
         while True:
-            if (message := frames.read_message(data, at)) is not None:
+            if (message := codec.read_message(data, at)) is not None:
                 at, begin, properties, body = message
                 self._deliver(begin, properties, body)
-            elif self.on_confirms is not None and (confirms := frames.read_confirms(data, at)) is not None:
+            elif self.on_confirms is not None and (confirms := codec.read_confirms(data, at)) is not None:
                 at, told = confirms
                 self.on_confirms(told, False)
-            elif end := frames.end_of_frame(data, at):
+            elif end := codec.end_of_frame(data, at):
                 self._on_frame(data, at, end)
                 at = end
             else:
@@ -257,34 +98,28 @@ class Connection(AsyncioConnection):
 
     def _on_frame(self, data: bytes, at: int, end: int) -> None:
         kind, arriving = data[at], self._arriving
-        if kind == frames.METHOD:
-            method = frames.method_of(data, at)
-            if method == frames.DELIVER:
-                self._arriving = _Arrival(frames.read_deliver(data, at, end))
+        if kind == codec.METHOD:
+            method = codec.method_of(data, at)
+            if method == codec.DELIVER:
+                self._arriving = codec.PartialMessage(codec.read_deliver(data, at, end))
                 return
-            if self.on_confirms is not None and method == frames.NACK:
-                self.on_confirms([frames.read_confirm(data, at)], True)
+            if self.on_confirms is not None and method == codec.NACK:
+                self.on_confirms([codec.read_confirm(data, at)], True)
                 return
-        elif arriving is not None and kind in (frames.HEADER, frames.BODY):
-            if kind == frames.HEADER:
-                arriving.missing, arriving.properties = frames.read_header(data, at, end)
-            else:
-                part = frames.payload(data, at, end)
-                arriving.missing -= len(part)
-                arriving.parts.append(part)
-            if not arriving.missing:
+        elif arriving is not None and kind in (codec.HEADER, codec.BODY):
+            if arriving.add(data, at, end):
                 self._arriving = None
                 self._deliver(arriving.begin, arriving.properties, b"".join(arriving.parts))
             return
         self._process_frame(frame.decode_frame(data[at:end])[1])
 
-    def _deliver(self, begin: frames.Deliver, properties: bytes, body: bytes) -> None:
+    def _deliver(self, begin: codec.Deliver, properties: bytes, body: bytes) -> None:
         name, tag, redelivered, exchange, routing_key = begin
         consumer, ack_batcher = self._consumers[name]
         if not consumer.auto_ack:
             ack_batcher.expect(tag)
         delivery = Delivery(
-            exchange, routing_key, body, redelivered, _properties(properties), tag, ack_batcher, consumer.queue
+            exchange, routing_key, body, redelivered, decode_properties(properties), tag, ack_batcher, consumer.queue
         )
         if consumer.cancelled:
             delivery.requeue()
@@ -314,26 +149,171 @@ class Connection(AsyncioConnection):
         super()._on_connection_workflow_done(conn_or_exc() if isinstance(conn_or_exc, type) else conn_or_exc)
 
     def drop(self) -> None:
-        """End the connection without a word to the broker."""
+        """End the connection without a message to RabbitMQ."""
         self._adapter_disconnect_stream()
 
 
-@lru_cache(maxsize=64)  # those without an id are the same again and again
-def _properties(encoded: bytes) -> Properties:
-    """The properties of a message that has arrived.
+class _PikaChannel:
+    """A channel of pika's connection: broker.amqp.channel.Channel."""
 
-    A header table may hold what Python cannot (a timestamp past year 9999, a thousand levels), and text may not be
-    UTF-8. An error would kill the connection, and the message would be redelivered and kill the next one: what can be
-    read is read.
+    def __init__(
+        self,
+        connection: _PikaConnection,
+        channel: Any,
+        on_closed: Callable[[Channel, BaseException], None],
+        on_consumer_ended: Callable[[], None],
+    ) -> None:
+        self._connection, self._channel, self._number = connection, channel, int(channel.channel_number)
+        channel.add_on_close_callback(lambda _, error: on_closed(self, error))
+        channel.add_on_cancel_callback(lambda _: on_consumer_ended())
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._channel.is_open)
+
+    def publish(self, message: Outgoing) -> None:
+        connection, expiration = self._connection, message.expiration
+        properties = codec.properties(
+            content_type=message.content_type,
+            headers=_table(message.headers) if message.headers else b"",
+            persistent=message.persistent,
+            priority=message.priority,
+            correlation_id=message.correlation_id,
+            reply_to=message.reply_to,
+            expiration=None if expiration is None else str(round(expiration * 1000)),
+            message_id=message.message_id,
+            kind=message.type,
+            user_id=connection.user,
+        )
+        begin = codec.publish(self._number, message.exchange, message.routing_key, message.mandatory)
+        content = codec.content(self._number, properties, message.body, connection._body_max_length)
+        connection._output_marshaled_frames((begin, content))
+
+    def confirm(self, on_confirms: OnConfirms, on_return: OnReturn) -> None:
+        self._channel.add_on_return_callback(
+            lambda _, method, properties, body: on_return(method.exchange, method.routing_key, body)
+        )
+        self._channel.confirm_delivery(_ignore)
+        self._connection.on_confirms = on_confirms
+
+    def send_acks(self, *, up_to: int | None, besides: Sequence[int]) -> None:
+        acks = [] if up_to is None else [codec.ack(self._number, up_to, multiple=True)]
+        acks += [codec.ack(self._number, tag, multiple=False) for tag in besides]
+        self._connection._output_marshaled_frames(acks)
+
+    def reject(self, tag: int, *, requeue: bool) -> None:
+        self._channel.basic_reject(tag, requeue=requeue)
+
+    def set_prefetch(self, count: int) -> Future[None]:
+        return _call(self._channel.basic_qos, _nothing, prefetch_count=count)
+
+    def consume(self, queue: str, tag: str, consumer: Consumer, ack_batcher: AckBatcher) -> Future[None]:
+        self._connection.deliver_to(tag, consumer, ack_batcher)
+        consume = self._channel.basic_consume
+        return _call(consume, _nothing, queue, _ignore, auto_ack=consumer.auto_ack, consumer_tag=tag)
+
+    def cancel(self, tag: str) -> None:
+        self._channel.basic_cancel(tag)
+
+    def declare_exchange(self, name: str, kind: str, arguments: Mapping[str, object]) -> Future[None]:
+        declare = self._channel.exchange_declare
+        return _call(declare, _nothing, name, exchange_type=kind, durable=True, arguments=dict(arguments))
+
+    def bind_exchange(self, destination: str, source: str) -> Future[None]:
+        return _call(self._channel.exchange_bind, _nothing, destination, source, routing_key="#")
+
+    def declare_queue(self, name: str, *, exclusive: bool, arguments: Mapping[str, object]) -> Future[None]:
+        kind = {"durable": not exclusive, "exclusive": exclusive}
+        return _call(self._channel.queue_declare, _nothing, name, **kind, arguments=dict(arguments))
+
+    def bind_queue(self, queue: str, exchange: str, routing_key: str) -> Future[None]:
+        return _call(self._channel.queue_bind, _nothing, queue, exchange, routing_key=routing_key)
+
+    def unbind_queue(self, queue: str, exchange: str, routing_key: str) -> Future[None]:
+        return _call(self._channel.queue_unbind, _nothing, queue, exchange, routing_key=routing_key)
+
+    def queue_state(self, queue: str) -> Future[QueueState]:
+        return _call(self._channel.queue_declare, _queue_state, queue, passive=True)
+
+    def purge_queue(self, queue: str) -> Future[int]:
+        return _call(self._channel.queue_purge, lambda answer: int(answer.method.message_count), queue)
+
+    def delete_queue(self, queue: str) -> Future[None]:
+        return _call(self._channel.queue_delete, _nothing, queue)
+
+    def delete_exchange(self, exchange: str) -> Future[None]:
+        return _call(self._channel.exchange_delete, _nothing, exchange)
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def _call(method: Callable[..., Any], read: Callable[[Any], T], *args: Any, **kwargs: Any) -> Future[T]:
+    """Call a method of pika's channel. The future ends with what `read` makes of RabbitMQ's answer."""
+    answered: Future[T] = asyncio.get_running_loop().create_future()
+    method(*args, callback=lambda answer: resolve(answered, read(answer)), **kwargs)
+    return answered
+
+
+def _nothing(_: Any) -> None:
+    """Ignore the answer: it only says that RabbitMQ did what was asked."""
+
+
+def _queue_state(answer: Any) -> QueueState:
+    return QueueState(int(answer.method.message_count), int(answer.method.consumer_count))
+
+
+def _ignore(*_: Any) -> None:
+    """A callback that pika requires: deliveries and confirms do not pass through it."""
+
+
+def connect(
+    params: pika.URLParameters,
+    *,
+    user: str | None,
+    on_open: Callable[[], None],
+    on_open_error: Callable[[BaseException], None],
+    on_closed: Callable[[Connection, BaseException], None],
+    on_blocked: Callable[[str | None], None],
+) -> Connection:
+    """Begin to connect to RabbitMQ.
+
+    `user` is the user_id property of published messages. `on_blocked` is called with the reason when RabbitMQ stops
+    taking messages, and with None when RabbitMQ takes messages again.
+    """
+    if (log := logging.getLogger("pika")).level == logging.NOTSET:
+        log.setLevel(logging.CRITICAL)  # the errors are raised and logged here, as one sentence without a traceback
+    connection: Any = _PikaConnection(
+        params,
+        on_open_callback=lambda _: on_open(),
+        on_open_error_callback=lambda _, error: on_open_error(error),
+        on_close_callback=lambda _, error: on_closed(connection, error),
+        custom_ioloop=asyncio.get_running_loop(),
+    )
+    connection.user = user
+    connection.add_on_connection_blocked_callback(
+        lambda _, blocked: on_blocked(blocked.method.reason or "a resource alarm")
+    )
+    connection.add_on_connection_unblocked_callback(lambda *_: on_blocked(None))
+    opening: Connection = connection
+    return opening
+
+
+@lru_cache(maxsize=64)  # messages without an id often have equal properties
+def decode_properties(encoded: bytes) -> Properties:
+    """Decode the properties of a delivery as far as possible. Never raises.
+
+    A header may hold values that Python lacks (a timestamp past year 9999, a thousand levels), and text may not be
+    UTF-8. An error would end the connection; RabbitMQ would deliver the message again, and end the next one.
     """
     try:
-        found = frames.read_properties(encoded)
+        found = codec.read_properties(encoded)
         if table := found.get("headers"):
             found["headers"], _ = decode_table(table, 0)
     except Exception:
-        found, unreadable = readable_properties(encoded)
+        found, unreadable = codec.read_properties_leniently(encoded)
         if (table := found.pop("headers", None)) is not None:
-            found["headers"] = _readable_headers(table, unreadable)
+            found["headers"] = _readable_headers(table[4:], unreadable)
         found["unreadable"] = tuple(unreadable)
     if (reply_to := found.get("reply_to")) and reply_to.startswith(QUEUES):
         found["reply_to"] = unquote(reply_to.removeprefix(QUEUES))
@@ -343,7 +323,7 @@ def _properties(encoded: bytes) -> Properties:
 def _readable_headers(table: bytes, unreadable: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
-        for name, value in header_values(table):
+        for name, value in codec.header_values(table):
             try:
                 found[name], _ = decode_value(value, 0)
             except Exception:
@@ -357,16 +337,6 @@ def _table(headers: Mapping[str, Any]) -> bytes:
     pieces: list[bytes] = []
     encode_table(pieces, dict(headers))
     return b"".join(pieces)
-
-
-@dataclass(slots=True)
-class Consumer:
-    queue: str
-    on_delivery: Callable[[Delivery], object]
-    prefetch: int
-    auto_ack: bool
-    tag: str | None = None
-    cancelled: bool = False
 
 
 def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameters:
@@ -394,24 +364,14 @@ def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameter
     return params
 
 
-class Refusal(NamedTuple):
-    """Why RabbitMQ has closed a channel."""
-
-    code: int
-    text: str
-
-
 def refusal_of(error: BaseException) -> Refusal | None:
     """Why RabbitMQ has closed the channel; None when the channel went for another reason."""
     return Refusal(error.reply_code, error.reply_text) if isinstance(error, ChannelClosedByBroker) else None
 
 
 def failed_to_deliver(error: BaseException) -> bool:
-    """Whether RabbitMQ has closed the connection because something in it broke.
-
-    That happens when it cannot translate a message for this client. Where it knows a reason, it says more than that.
-    """
-    return isinstance(error, ConnectionClosedByBroker) and (error.reply_code, error.reply_text) == (541, _BROKEN)
+    """Whether RabbitMQ closed the connection without a reason: it cannot translate a message to AMQP 0-9-1."""
+    return isinstance(error, ConnectionClosedByBroker) and (error.reply_code, error.reply_text) == _INTERNAL_ERROR
 
 
 def was_wanted(error: BaseException) -> bool:
@@ -432,22 +392,7 @@ def translated(error: BaseException, where: object) -> BrokerError:
         case _:
             while causes := getattr(error, "exceptions", None) or getattr(error, "exception", None):
                 error = causes[-1] if isinstance(causes, tuple) else causes
-            if isinstance(error, ssl.SSLCertVerificationError):
-                return CertificateRefused(
-                    f"the certificate of RabbitMQ at {where} is not accepted: {error.verify_message}"
-                )
-            if alert := _CERTIFICATE_ALERT.search(str(error)):
-                why = alert[1].replace("_", " ").lower()
-                return CertificateRefused(f"RabbitMQ at {where} does not accept the client certificate: {why}")
             detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            return BrokerUnreachable(f"RabbitMQ at {where} cannot be reached ({detail})")
-
-
-def resolve(future: asyncio.Future[T], value: T) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def fail(future: asyncio.Future[T], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+            return certificate_error(error, where) or BrokerUnreachable(
+                f"RabbitMQ at {where} cannot be reached ({detail})"
+            )

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from broker.amqp.pika_connection import Consumer
+from broker.amqp.channel import Consumer
 from broker.amqp.session import Session, Subscription
 from broker.errors import BrokerError
 from broker.protocol.topology import DELIVERY_LIMIT

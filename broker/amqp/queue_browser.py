@@ -7,7 +7,8 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Self
 
-from broker.amqp.pika_connection import Consumer, Delivery
+from broker.amqp.channel import Consumer
+from broker.amqp.envelope import Delivery
 from broker.amqp.session import Session
 from broker.amqp10.client import Receiver
 from broker.amqp10.messages import UNTRANSLATABLE
@@ -82,13 +83,13 @@ class Browser:
         if self._half.lost.is_set() or self._half.ack_batcher is None:
             raise self._half.error or BrokerError("the connection to RabbitMQ was lost")
         self._half.ack_batcher.send_acks()
-        await self._half.rpc("queue_declare", self._queue, passive=True)
+        await self._half.synchronize(self._queue)
         for receiver in self._receivers:
             await receiver.confirmed()
 
     async def purge(self) -> int:
         """Delete all messages that no program has; returns how many those were."""
-        return int((await self._half.rpc("queue_purge", self._queue)).method.message_count)
+        return await self._half.purge_queue(self._queue)
 
     async def _depth(self) -> int:
         state = await self._half.queue_state(self._queue)

@@ -11,15 +11,17 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
-from broker.amqp.pika_connection import Consumer, Delivery, Outgoing, fail, resolve
+from broker.amqp.channel import Consumer
+from broker.amqp.confirms import OnPublished, PendingPublish, PublisherConfirms
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.quarantine import Quarantine
 from broker.amqp.session import Session, Subscription, fault_of
 from broker.amqp10.client import expel
-from broker.errors import AccessRefused, BrokerError, ConnectionClosed, MessageTooLarge, PublishRefused, Unroutable
+from broker.errors import AccessRefused, BrokerError, ConnectionClosed, MessageTooLarge
 from broker.protocol.topology import MESSAGES, Binding, Topology
 
 _log = logging.getLogger(__name__)
@@ -31,44 +33,6 @@ Only a connection that publishes is told of an alarm, and only when it publishes
 """
 
 _RETRY_FIRST = 0.1  # seconds before the first attempt to connect again; then it is twice as long every time
-
-
-Answered = Callable[[Outgoing, BrokerError | None], None]
-"""Is called when RabbitMQ has a message, with it and None, or else with the reason why not."""
-
-
-@dataclass(slots=True)
-class _Pending:
-    message: Outgoing
-    answered: Answered
-    returned: bool = False
-    wanted: bool = True  # False once nobody waits for it any more: it is not published again
-
-    def forget_if_cancelled(self, done: asyncio.Future[None]) -> None:
-        """Whoever waited does so no longer."""
-        self.wanted = not done.cancelled()
-
-    def end(self, error: BrokerError | None) -> None:
-        """Tell whoever waits. What they make of it is no business of the connection that brought the news."""
-        try:
-            self.answered(self.message, error)
-        except Exception:
-            _log.exception("what follows from the answer to a message failed")
-
-
-@dataclass(slots=True)
-class _Confirms:
-    """What was published on the present channel and awaits the broker's word, by delivery tag."""
-
-    next_tag: int = 1
-    waiting: dict[int, _Pending] = field(default_factory=dict)
-
-    def take(self, last: int, multiple: int) -> list[_Pending]:
-        """What the broker speaks of when it names a tag, and all before it too."""
-        if not multiple:
-            return [self.waiting.pop(last)] if last in self.waiting else []
-        oldest = next(iter(self.waiting), self.next_tag)
-        return [self.waiting.pop(tag) for tag in range(oldest, last + 1) if tag in self.waiting]
 
 
 class RobustConnection:
@@ -99,8 +63,8 @@ class RobustConnection:
         self._window = window
         self._max_body = max_body
         self._on_state = on_state
-        self._confirms = _Confirms()
-        self._queued: list[_Pending] = []  # accepted while the connection was away
+        self._confirms = PublisherConfirms()
+        self._queued: list[PendingPublish] = []  # accepted while the connection was away
         self._room = asyncio.Event()
         self._up = asyncio.Event()
         self._closing = False
@@ -168,7 +132,7 @@ class RobustConnection:
         apart = [quarantine.close() for quarantine in self._apart.values()]
         await asyncio.gather(self._publisher.close(), self._consumer.close(), *apart)
         left = [*self._confirms.waiting.values(), *self._queued]
-        self._confirms, self._queued = _Confirms(), []
+        self._confirms, self._queued = PublisherConfirms(), []
         for pending in left:
             pending.end(ConnectionClosed())
 
@@ -268,24 +232,22 @@ class RobustConnection:
     def publish_soon(self, message: Outgoing) -> asyncio.Future[None]:
         """Publish without waiting. The future ends when the broker has the message; see `publish` for its errors."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        pending = _Pending(message, partial(_settle, done))
-        done.add_done_callback(pending.forget_if_cancelled)
-        self._take(pending)
+        self._take(PendingPublish.of_future(message, done))
         return done
 
-    def send(self, message: Outgoing, answered: Answered) -> None:
+    def send(self, message: Outgoing, answered: OnPublished) -> None:
         """Publish without waiting, for many messages: `answered` is called with it and None or the error of `publish`.
 
         That may be at once, and it must not block.
         """
-        self._take(_Pending(message, answered))
+        self._take(PendingPublish(message, answered))
 
     def forget_unconfirmed(self) -> None:
         """What RabbitMQ may not have is not published again: after a reconnect, whoever waits gets ConnectionClosed."""
         for pending in (*self._confirms.waiting.values(), *self._queued):
             pending.wanted = False
 
-    def _take(self, pending: _Pending) -> None:
+    def _take(self, pending: PendingPublish) -> None:
         size, limit = len(pending.message.body), self._max_body
         if size > limit:
             pending.end(MessageTooLarge(f"the message has {size:,} bytes; the limit is {limit:,}", limit=limit))
@@ -301,7 +263,7 @@ class RobustConnection:
         channel = self._publisher.channel
         return channel is not None and channel.is_open and not self._publisher.lost.is_set()
 
-    def _send(self, pending: _Pending) -> None:
+    def _send(self, pending: PendingPublish) -> None:
         pending.returned = False
         message = pending.message
         if message.reply_to in (renamed := self._consumer.renamed) and message.exchange != MESSAGES:
@@ -314,8 +276,7 @@ class RobustConnection:
             failure.__cause__ = error
             pending.end(failure)
         else:
-            self._confirms.waiting[self._confirms.next_tag] = pending
-            self._confirms.next_tag += 1
+            self._confirms.expect(pending)
 
     def _publish_again(self) -> None:
         """A new channel: whatever the old one left unconfirmed is unknown, so it is published again, in order.
@@ -323,8 +284,8 @@ class RobustConnection:
         Not so what the broker closed the old channel for: it would close this one too.
         """
         unknown = [*self._confirms.waiting.values(), *self._queued]
-        self._confirms, self._queued = _Confirms(), []
-        self._publisher.confirm(partial(self._on_confirms, self._confirms), self._on_return)
+        self._confirms, self._queued = PublisherConfirms(), []
+        self._publisher.confirm(partial(self._on_confirms, self._confirms), self._confirms.mark_returned)
         refusal, self._publisher.refusal = self._publisher.refusal, None
         for pending in unknown:
             if refusal is not None and (error := fault_of(pending.message, refusal)):
@@ -334,29 +295,8 @@ class RobustConnection:
             else:
                 pending.end(ConnectionClosed())
 
-    def _on_return(self, method: Any, body: bytes) -> None:
-        # A return comes before its confirm and carries no tag. Messages that look the same are interchangeable.
-        for pending in self._confirms.waiting.values():
-            message = pending.message
-            if (
-                not pending.returned
-                and message.routing_key == method.routing_key
-                and message.exchange == method.exchange
-                and message.body == body
-            ):
-                pending.returned = True
-                return
-
-    def _on_confirms(self, confirms: _Confirms, told: list[tuple[int, int]], refused: bool) -> None:
-        for last, multiple in told:
-            for pending in confirms.take(last, multiple):
-                if refused:
-                    pending.end(PublishRefused())
-                elif pending.returned:
-                    to = pending.message
-                    pending.end(Unroutable(f"no queue takes {to.routing_key!r} of exchange {to.exchange!r}"))
-                else:
-                    pending.end(None)
+    def _on_confirms(self, confirms: PublisherConfirms, tags: list[tuple[int, int]], refused: bool) -> None:
+        confirms.end(tags, refused=refused)
         if self.has_room:
             self._room.set()
 
@@ -373,9 +313,9 @@ class RobustConnection:
     async def delete(self, *, queues: Iterable[str] = (), exchanges: Iterable[str] = ()) -> None:
         """Delete queues, with what is in them, and exchanges, as far as they exist. Raises BrokerError."""
         for queue in queues:
-            await self._consumer.rpc("queue_delete", queue)
+            await self._consumer.delete_queue(queue)
         for exchange in exchanges:
-            await self._consumer.rpc("exchange_delete", exchange)
+            await self._consumer.delete_exchange(exchange)
 
     async def consume(
         self,
@@ -416,13 +356,6 @@ class RobustConnection:
 
 def _nothing() -> None:
     """When it is connected: nothing is published on it."""
-
-
-def _settle(done: asyncio.Future[None], _: Outgoing, error: BrokerError | None) -> None:
-    if error is None:
-        resolve(done, None)
-    else:
-        fail(done, error)
 
 
 async def may_declare(url: str, topology: Topology, *, name: str) -> bool:

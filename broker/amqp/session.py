@@ -5,26 +5,15 @@ import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from broker.amqp.pika_connection import (
-    AckBatcher,
-    Connection,
-    Consumer,
-    OnConfirms,
-    Outgoing,
-    Refusal,
-    fail,
-    failed_to_deliver,
-    parameters,
-    refusal_of,
-    resolve,
-    translated,
-    was_wanted,
-)
+from broker.amqp.ack_batcher import AckBatcher
+from broker.amqp.channel import Channel, Connection, Consumer, OnConfirms, OnReturn, QueueState, Refusal
+from broker.amqp.envelope import Outgoing
+from broker.amqp.pika_connection import connect, failed_to_deliver, parameters, refusal_of, translated, was_wanted
 from broker.amqp.url import split_url, user_of
 from broker.errors import AccessRefused, BrokerError, BrokerUnreachable, MessageTooLarge, Unroutable
+from broker.futures import fail, resolve
 from broker.protocol.topology import Binding, Topology
 
 T = TypeVar("T")
@@ -55,13 +44,6 @@ class _Where:
         return f"{parts.hostname}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
 
 
-class QueueState(NamedTuple):
-    """How many messages of a queue wait for a consumer, and how many consumers it has."""
-
-    messages: int
-    consumers: int
-
-
 class Session:
     """One connection with one channel: opened, rebuilt after failures, closed."""
 
@@ -83,7 +65,7 @@ class Session:
         self._topology: list[Topology] = []
         self._subscriptions: list[Subscription] = []
         self.connection: Connection | None = None
-        self.channel: Any = None  # None while it is being rebuilt
+        self.channel: Channel | None = None  # None while it is being rebuilt
         self.ack_batcher: AckBatcher | None = None
         self._numbers = itertools.count(1)  # of consumers
         self._generation = 1  # of the names of exclusive queues
@@ -100,31 +82,25 @@ class Session:
     async def open(self) -> None:
         """Connect once and set everything up. Raises BrokerUnreachable or AccessRefused."""
         self.lost, self.error, self.failed_to_deliver = asyncio.Event(), None, False
-        loop = asyncio.get_running_loop()
-        opened: asyncio.Future[Connection] = loop.create_future()
-        connection: Connection = Connection(
+        opened: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        connection: Connection = connect(
             self._parameters,
-            on_open_callback=lambda _: resolve(opened, connection),
-            on_open_error_callback=lambda _, error: fail(opened, translated(error, self.where)),
-            on_close_callback=lambda _, error: self._on_connection_closed(connection, error),
-            custom_ioloop=loop,
+            user=self._user,
+            on_open=lambda: resolve(opened, connection),
+            on_open_error=lambda error: fail(opened, translated(error, self.where)),
+            on_closed=self._on_connection_closed,
+            on_blocked=self._tell_blocked,
         )
-        connection.user = self._user
-        connection.add_on_connection_blocked_callback(
-            lambda _, blocked: self._tell_blocked(blocked.method.reason or "a resource alarm")
-        )
-        connection.add_on_connection_unblocked_callback(lambda *_: self._tell_blocked(None))
         try:
             self.connection = await opened
             self.channel = await self._open_channel()
-            self.ack_batcher = AckBatcher(self.connection, self.channel, self.on_settled)
+            self.ack_batcher = AckBatcher(self.channel, self.on_settled)
             for topology in self._topology:
                 await self._declare_now(topology)
             for subscription in list(self._subscriptions):
                 await self._consume_now(subscription.consumer)
         except BaseException:
-            if not connection.is_closing and not connection.is_closed:
-                connection.close()
+            connection.discard()
             raise
         self.whole = True
         self._on_ready()
@@ -171,32 +147,29 @@ class Session:
 
     # -- channel ---------------------------------------------------------------------------------------------------
 
-    async def _open_channel(self) -> Any:
+    async def _open_channel(self) -> Channel:
         assert self.connection is not None
-        opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        channel = self.connection.channel(on_open_callback=lambda ch: resolve(opened, ch))
-        channel.add_on_close_callback(self._on_channel_closed)
-        channel.add_on_cancel_callback(lambda _: self._rebuild(self._ended_consumer()))
-        return await self._or_lost(opened)
+        return await self._or_lost(
+            self.connection.open_channel(self._on_channel_closed, lambda: self._rebuild(self._ended_consumer()))
+        )
 
     def _ended_consumer(self) -> BrokerError:
         return BrokerError(f"RabbitMQ at {self.where} ended a subscription: its queue was deleted or moved")
 
-    def _on_channel_closed(self, channel: Any, error: Exception) -> None:
+    def _on_channel_closed(self, channel: Channel, error: BaseException) -> None:
         if (refusal := refusal_of(error)) and (channel is self.channel or self.channel is None):
             self.refusal = refusal
             self._rebuild(translated(error, self.where))
 
-    async def rpc(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """One AMQP method and its answer. Raises BrokerError when the channel or connection goes instead."""
+    @property
+    def _open_one(self) -> Channel:
+        """The open channel. Raises BrokerError when there is none."""
         if self.channel is None or not self.channel.is_open:
             raise self.error or BrokerUnreachable()
-        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        call = getattr(self.channel, method)
-        call(*args, callback=lambda answer: resolve(answered, answer), **kwargs)
-        return await self._or_lost(answered)
+        return self.channel
 
     async def _or_lost(self, future: asyncio.Future[T]) -> T:
+        """Wait for RabbitMQ's answer. Raises BrokerError when the channel or the connection closes first."""
         lost = asyncio.ensure_future(self.lost.wait())
         either: set[asyncio.Future[Any]] = {future, lost}
         try:
@@ -207,17 +180,15 @@ class Session:
             return future.result()
         raise self.error or BrokerUnreachable()
 
-    def confirm(self, on_confirms: OnConfirms, on_return: Callable[[Any, bytes], None]) -> None:
-        """From now on the broker tells what it has taken, and gives back what no queue takes."""
-        assert self.connection is not None
-        self.channel.add_on_return_callback(lambda _, method, properties, body: on_return(method, body))
-        self.channel.confirm_delivery(_ignore)
-        self.connection.on_confirms = on_confirms
+    def confirm(self, on_confirms: OnConfirms, on_return: OnReturn) -> None:
+        """Ask RabbitMQ to confirm published messages, and to return messages that no queue takes."""
+        assert self.channel is not None
+        self.channel.confirm(on_confirms, on_return)
 
     def publish(self, message: Outgoing) -> None:
         """Send a message. Raises whatever pika does when a value does not fit into its field; nothing is sent then."""
-        assert self.connection is not None
-        self.connection.publish(self.channel.channel_number, message)
+        assert self.channel is not None
+        self.channel.publish(message)
 
     async def queue_state(self, queue: str) -> QueueState | None:
         """What is in a queue now, by a channel of its own: RabbitMQ closes the one that asks in vain."""
@@ -225,9 +196,10 @@ class Session:
             raise self.error or BrokerUnreachable()
         answered: asyncio.Future[QueueState | None] = asyncio.get_running_loop().create_future()
 
-        def on_state(channel: Any, ok: Any) -> None:
-            resolve(answered, QueueState(int(ok.method.message_count), int(ok.method.consumer_count)))
-            channel.close()
+        def on_state(state: asyncio.Future[QueueState]) -> None:
+            resolve(answered, state.result())
+            if channel.is_open:
+                channel.close()
 
         def on_closed(error: BaseException) -> None:
             if (refusal := refusal_of(error)) and refusal.code == 404:
@@ -235,12 +207,25 @@ class Session:
             else:
                 fail(answered, translated(error, self.where))
 
-        def on_open(channel: Any) -> None:
-            channel.add_on_close_callback(lambda _, error: on_closed(error))
-            channel.queue_declare(queue, passive=True, callback=partial(on_state, channel))
-
-        self.connection.channel(on_open_callback=on_open)
+        channel = await self._or_lost(self.connection.open_channel(lambda _, error: on_closed(error)))
+        channel.queue_state(queue).add_done_callback(on_state)
         return await self._or_lost(answered)
+
+    async def synchronize(self, queue: str) -> None:
+        """Wait until RabbitMQ has handled everything sent before. The queue must exist. Raises BrokerError."""
+        await self._or_lost(self._open_one.queue_state(queue))
+
+    async def purge_queue(self, queue: str) -> int:
+        """Delete the messages of a queue that wait for a consumer. Returns their number."""
+        return await self._or_lost(self._open_one.purge_queue(queue))
+
+    async def delete_queue(self, queue: str) -> None:
+        """Delete a queue with its messages, if it exists."""
+        await self._or_lost(self._open_one.delete_queue(queue))
+
+    async def delete_exchange(self, exchange: str) -> None:
+        """Delete an exchange, if it exists."""
+        await self._or_lost(self._open_one.delete_exchange(exchange))
 
     # -- declarations and consumers --------------------------------------------------------------------------------
 
@@ -251,30 +236,22 @@ class Session:
 
     async def _declare_now(self, topology: Topology) -> None:
         for exchange in topology.exchanges:
-            await self.rpc(
-                "exchange_declare",
-                exchange.name,
-                exchange_type=exchange.type,
-                durable=True,
-                arguments=dict(exchange.arguments),
-            )
+            await self._or_lost(self._open_one.declare_exchange(exchange.name, exchange.type, exchange.arguments))
         for relay in topology.relays:
-            await self.rpc("exchange_bind", relay.to, relay.exchange, routing_key="#")
+            await self._or_lost(self._open_one.bind_exchange(relay.to, relay.exchange))
         for queue in topology.queues:
-            await self.rpc(
-                "queue_declare",
-                self._called(queue.name),
-                durable=not queue.exclusive,
-                exclusive=queue.exclusive,
-                arguments=dict(queue.arguments),
+            queue_name = self._called(queue.name)
+            await self._or_lost(
+                self._open_one.declare_queue(queue_name, exclusive=queue.exclusive, arguments=queue.arguments)
             )
         for binding in topology.bindings:
             queue_name = self._called(binding.queue)
-            await self.rpc("queue_bind", queue_name, binding.exchange, routing_key=binding.routing_key)
+            await self._or_lost(self._open_one.bind_queue(queue_name, binding.exchange, binding.routing_key))
 
     async def unbind(self, binding: Binding) -> None:
         """Take a binding away. One that is not there is no error."""
-        await self.rpc("queue_unbind", self._called(binding.queue), binding.exchange, routing_key=binding.routing_key)
+        queue_name = self._called(binding.queue)
+        await self._or_lost(self._open_one.unbind_queue(queue_name, binding.exchange, binding.routing_key))
 
     async def consume(self, consumer: Consumer) -> Subscription:
         """Consume now, and again after every reconnect until the subscription is cancelled.
@@ -317,15 +294,13 @@ class Session:
 
     async def _consume_now(self, consumer: Consumer) -> None:
         if not consumer.auto_ack:
-            await self.rpc("basic_qos", prefetch_count=consumer.prefetch)
-        assert self.connection is not None
+            await self._or_lost(self._open_one.set_prefetch(consumer.prefetch))
+        channel, consumer.tag = self._open_one, f"consumer {next(self._numbers)}"
         assert self.ack_batcher is not None
-        channel, consumer.tag = self.channel, f"consumer {next(self._numbers)}"
-        self.connection.deliver_to(consumer.tag, consumer, self.ack_batcher)
         queue = self._called(consumer.queue)
-        await self.rpc("basic_consume", queue, _ignore, auto_ack=consumer.auto_ack, consumer_tag=consumer.tag)
+        await self._or_lost(channel.consume(queue, consumer.tag, consumer, self.ack_batcher))
         if consumer.cancelled:
-            channel.basic_cancel(consumer.tag)
+            channel.cancel(consumer.tag)
 
     def cancel(self, subscription: Subscription) -> None:
         """Consume no more of it."""
@@ -337,7 +312,7 @@ class Session:
 
     def _stop(self, consumer: Consumer) -> None:
         if self.channel is not None and self.channel.is_open and consumer.tag:
-            self.channel.basic_cancel(consumer.tag)
+            self.channel.cancel(consumer.tag)
 
 
 def fault_of(message: Outgoing, refusal: Refusal) -> BrokerError | None:
@@ -350,7 +325,3 @@ def fault_of(message: Outgoing, refusal: Refusal) -> BrokerError | None:
     if (limit := re.search(r"max size (\d+)", said)) and len(message.body) > int(limit[1]):
         return MessageTooLarge(f"RabbitMQ said: {said}", limit=int(limit[1]))
     return None
-
-
-def _ignore(*_: Any) -> None:
-    """For pika, which wants callbacks: deliveries and confirms do not pass through it."""

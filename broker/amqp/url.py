@@ -10,10 +10,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
-from broker.errors import ConfigurationError
+from broker.errors import CertificateRefused, ConfigurationError
 
 AMQP_FORM = "amqp://user:password@host:port/vhost"
 _WRITTEN = {"#": "%23", "/": "%2F", "?": "%3F", "[": "%5B", "]": "%5D", "@": "%40"}
+_CERTIFICATE_ALERT = re.compile(r"\[SSL: \w+_ALERT_(\w*(?:CERTIFICATE|UNKNOWN_CA)\w*)\]")  # an error text of OpenSSL
 _TLS = ("cacertfile", "certfile", "keyfile", "server_name_indication", "auth_mechanism")
 
 
@@ -130,3 +131,13 @@ def user_of(url: str) -> str | None:
 
 def _why(error: OSError) -> str:
     return error.strerror or str(error)
+
+
+def certificate_error(error: BaseException, where: object) -> CertificateRefused | None:
+    """Return the error to raise when one side did not accept the other's certificate; None for other errors."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return CertificateRefused(f"the certificate of RabbitMQ at {where} is not accepted: {error.verify_message}")
+    if alert := _CERTIFICATE_ALERT.search(str(error)):
+        why = alert[1].replace("_", " ").lower()
+        return CertificateRefused(f"RabbitMQ at {where} does not accept the client certificate: {why}")
+    return None

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Self
 from urllib.parse import quote, unquote, urlsplit
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.amqp.url import Tls, split_off_tls, tls_context, vhost
 from broker.amqp10.messages import UNTRANSLATABLE, read_delivery
 from broker.amqp10.types import Described, Symbol, decode, encode

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from broker.amqp.pika_connection import Delivery, Properties
+from broker.amqp.envelope import Delivery, Properties
 from broker.amqp10.types import Alien, decode
 
 UNTRANSLATABLE = "fluffle-untranslatable"  # header that says why RabbitMQ cannot deliver a message by AMQP 0-9-1

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Literal
 
 from broker.errors import Problem
+from broker.protocol.status import Outcome, Status
 
 Value = str | int | bool | None  # of a dimension; None where a task has none
 Filters = Mapping[str, tuple[Value, ...]]  # by dimension, any of these values
@@ -83,14 +84,12 @@ class Report:
     meaning: str = ""
 
 
-STATUSES = ("blocked", "pending", "assigned", "in_progress", "input_required", "completed", "failed", "cancelled")
-OUTCOMES = ("completed", "failed", "cancelled", "lost", "unclaimed", "moved")
 BANDS = {"low": (0, 3), "normal": (4, 6), "high": (7, 9)}  # priorities, from and to
 
 DIMENSIONS = {
     dimension.name: dimension
     for dimension in (
-        Dimension("status", "Status", "the state of the task now", values=STATUSES),
+        Dimension("status", "Status", "the state of the task now", values=tuple(status.value for status in Status)),
         Dimension("llm", "LLM", "who has the task or had it last; of an attempt: who made it", of=frozenset(Of)),
         Dimension("model", "Model", "the model of the worker that did it, else the one that this LLM has now"),
         Dimension("assignee", "Assignee", "the LLM that the task was assigned to by hand"),
@@ -108,7 +107,13 @@ DIMENSIONS = {
             "yes or no",
             values=("yes", "no"),
         ),
-        Dimension("outcome", "Outcome", "how the attempt ended", of=frozenset({Of.ATTEMPTS}), values=OUTCOMES),
+        Dimension(
+            "outcome",
+            "Outcome",
+            "how the attempt ended",
+            of=frozenset({Of.ATTEMPTS}),
+            values=tuple(outcome.value for outcome in Outcome),
+        ),
         Dimension("hour", "Hour", "the hour of the moment, UTC, such as 2026-12-01T09:00Z", "time"),
         Dimension("day", "Day", "its day, UTC, such as 2026-12-01", "time"),
         Dimension("week", "Week", "the Monday of its week, UTC", "time"),

@@ -1,19 +1,17 @@
-"""What the coordinator shows, and the queries that ask it: how tasks, LLMs and reports stand.
+"""The coordinator's answers: views of tasks, LLMs, messages and reports, and rejections.
 
-Version 1 of the protocol, as in broker/protocol/messages.py. docs/protocol.md describes every field for people.
+docs/protocol.md describes every field for users.
 """
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from broker.protocol.chat import COORDINATOR, Address
-from broker.protocol.messages import Failure, Status, Submission, Usage
-from broker.protocol.primitives import Count, Moment, Name, Tag, TaskId, WireModel
-from broker.protocol.report_catalog import METRICS, MOST_DIMENSIONS, MOST_ROWS
-
-ReportWord = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+from broker.protocol.chat import COORDINATOR
+from broker.protocol.primitives import WireModel
+from broker.protocol.status import Status
+from broker.protocol.worker_reports import Failure, Usage
 
 
 class View(BaseModel):
@@ -167,31 +165,6 @@ class LLMView(View):
     left_out: dict[str, int] = Field(default_factory=dict)
 
 
-# --- fluffle.queries: what anyone may ask, answered to reply_to with the type `query.answer` --------------------------
-
-
-class TaskQuery(WireModel):
-    """Routing key `task`: one task. The answer is a TaskView."""
-
-    routing_key: ClassVar[str] = "task"
-
-    id: TaskId
-
-
-class TasksQuery(WireModel):
-    """Routing key `tasks`: a page of tasks, newest first. The answer is a TaskPage. Filters narrow, lists widen."""
-
-    routing_key: ClassVar[str] = "tasks"
-
-    status: list[Status] = Field(default_factory=list)
-    llm: Name | None = None
-    label: list[Tag] = Field(default_factory=list)
-    text: Annotated[str, Field(max_length=200)] | None = None
-    within: TaskId | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 50
-    before: Count | None = None
-
-
 class TaskPage(View):
     """Tasks without their inputs and results, and with the beginnings of long texts.
 
@@ -200,23 +173,6 @@ class TaskPage(View):
 
     tasks: list[TaskView]
     next: int | None = None
-
-
-class LLMsQuery(WireModel):
-    """Routing key `llms`: a page of the LLMs that have ever said hello, by name, or the one with that name.
-
-    The answer is an LLMList.
-    """
-
-    routing_key: ClassVar[str] = "llms"
-
-    name: Name | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 1000
-    after: Name | None = None
-
-    def encode(self) -> bytes:
-        """The body as JSON: what is given. A coordinator of an earlier version knows nothing but `name`."""
-        return self.model_dump_json(exclude_unset=True, exclude_none=True).encode()
 
 
 class LLMList(View):
@@ -241,19 +197,6 @@ class NoteList(View):
     notes: list[NoteView]
 
 
-class MessagesQuery(WireModel):
-    """Routing key `messages`: a page of messages, newest first. The answer is a MessagePage. Filters narrow."""
-
-    routing_key: ClassVar[str] = "messages"
-
-    conversation_id: TaskId | None = None
-    participant: Address | None = None
-    in_reply_to: TaskId | None = None
-    text: Annotated[str, Field(max_length=200)] | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 50
-    before: Count | None = None
-
-
 class MessageView(View):
     """A message of the history. `delivered` is false when no mailbox was found for it."""
 
@@ -275,19 +218,6 @@ class MessagePage(View):
     next: int | None = None
 
 
-class ConversationsQuery(WireModel):
-    """Routing key `conversations`: a page of conversations, that with the newest message first.
-
-    The answer is a ConversationPage.
-    """
-
-    routing_key: ClassVar[str] = "conversations"
-
-    participant: Address | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 50
-    before: Count | None = None
-
-
 class ConversationView(View):
     """A conversation: how many messages it has, and the last of them. `left_out` of that as in a TaskView."""
 
@@ -304,57 +234,12 @@ class ConversationPage(View):
     next: int | None = None
 
 
-class PlacementQuery(Submission):
-    """Routing key `placement`: who would get this task if it were submitted now. The answer is a Placement."""
-
-    routing_key: ClassVar[str] = "placement"
-
-
 class Placement(View):
     """Who would get a task: its status at once, the LLM if one has a slot for it, and why, or why not yet."""
 
     status: Status
     llm: str | None = None
     why: str = ""
-
-
-class ReportFields(WireModel):
-    """What a report tells; the names are those of broker/protocol/report_catalog.py. What is not given is as it was."""
-
-    group_by: Annotated[list[ReportWord], Field(max_length=MOST_DIMENSIONS)] | None = None
-    metrics: Annotated[list[ReportWord], Field(max_length=len(METRICS))] | None = None
-    where: dict[ReportWord, list[ReportWord | int | bool | None]] | None = None
-    moment: Literal["submitted", "finished"] | None = None
-    sort: ReportWord | None = None
-    limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] | None = None
-
-
-class SaveReport(WireModel):
-    """Routing key `save_report` of `fluffle.tasks`: keep a report under a name, for everybody. None drops it."""
-
-    routing_key: ClassVar[str] = "save_report"
-
-    name: Name
-    report: ReportFields | None = None
-
-
-class ReportsQuery(WireModel):
-    """Routing key `reports`: all reports that there are. The answer is a ReportList."""
-
-    routing_key: ClassVar[str] = "reports"
-
-
-class ReportQuery(ReportFields):
-    """Routing key `report`: figures on what happened in [since, until). The answer is a ReportView.
-
-    Without a name it is `summary`, or a report of one's own when `group_by` or `metrics` are given.
-    """
-
-    routing_key: ClassVar[str] = "report"
-
-    name: ReportWord | None = None
-    since: Moment | None = None
-    until: Moment | None = None
 
 
 class NamedReport(View):
@@ -406,3 +291,17 @@ class ReportView(View):
     rows: list[dict[str, Any]] = Field(default_factory=list)
     left_out: int = 0
     values: dict[str, Any] = Field(default_factory=dict)
+
+
+class ErrorDetail(WireModel):
+    """One error in a rejected message: its path and what is wrong."""
+
+    path: str
+    message: str
+
+
+class Rejection(WireModel):
+    """Type `task.rejected` or `query.rejected`."""
+
+    id: str | None = None
+    errors: list[ErrorDetail]

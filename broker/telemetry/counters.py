@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 
-from broker.protocol.messages import Usage
+from broker.protocol.worker_reports import Usage
 
 RUNS = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 """Bounds in seconds for calls of LLMs."""

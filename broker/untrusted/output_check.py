@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from broker.errors import HelperError
-from broker.protocol.messages import Failure
+from broker.protocol.worker_reports import Failure
 from broker.untrusted.json_schema import inspect_schema
 from broker.untrusted.process_pool import ProcessPool
 

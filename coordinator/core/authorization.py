@@ -10,7 +10,7 @@ from enum import Flag, auto
 
 from broker.access.roles import speaks_for
 from broker.errors import Problem
-from broker.protocol.messages import board_of
+from broker.protocol.task_requests import board_of
 from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,

@@ -1,21 +1,16 @@
-"""What goes into the machine: facts that have arrived, in the past tense, and the moments when time has passed."""
+"""What goes into the machine: facts that have arrived, in the past tense, and the moments when time has passed.
+
+`origin` is the number that the shell gave the delivery of an event. The core returns the number when it refuses an
+event whose delivery is to be kept as a rejected message; None: the event came by no delivery.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from broker.protocol.chat import Message
-from broker.protocol.messages import (
-    Claim,
-    Goodbye,
-    ManageLLM,
-    Presence,
-    Progress,
-    Result,
-    ResumeReport,
-    Submission,
-    WaitReport,
-)
+from broker.protocol.task_requests import ManageLLM, Submission
+from broker.protocol.worker_reports import Claim, Goodbye, Presence, Progress, Result, ResumeReport, WaitReport
 from broker.timestamps import Instant, Micros
 
 
@@ -46,6 +41,7 @@ class Submitted:
     priority: int
     sender: Sender = Sender()
     ancestry: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    origin: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +186,7 @@ class Reported:
 
     llm: str
     result: Result
+    origin: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +222,7 @@ class MessageUndelivered:
     sender: Sender = Sender()
     unnamed: bool = False
     known: int = 0
+    origin: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.protocol.topology import ECHO, STATUS
 from broker.timestamps import Micros
 

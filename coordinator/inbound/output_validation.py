@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from broker.amqp.pika_connection import Delivery
-from broker.protocol.messages import Failure, Result
+from broker.amqp.envelope import Delivery
+from broker.protocol.worker_reports import Failure, Result
 from broker.untrusted.output_check import OUTPUT_SCHEMA, check_apart, quick_check
 from broker.untrusted.process_pool import ProcessPool
 from coordinator.core.events import BeingChecked, Event, InstanceLeft, Reported

@@ -6,14 +6,15 @@ from typing import assert_never
 
 from pydantic_core import to_json
 
-from broker.amqp.pika_connection import Outgoing
+from broker.amqp.envelope import Outgoing
 from broker.chat_client import to_publish
 from broker.ids import assignment_id
+from broker.protocol.assignments import Dependency, Drain, Notice, PersonAnswer, Stop
 from broker.protocol.chat import Message, is_address
-from broker.protocol.messages import Dependency, Drain, ErrorDetail, Notice, PersonAnswer, Rejection, Stop
 from broker.protocol.primitives import EVENT_TYPE, MAX_ANSWER_BYTES, WireModel
 from broker.protocol.topology import EVENTS, REJECTED, WORK, control_address, llm_address
 from broker.protocol.traceparent import in_trace
+from broker.protocol.views import ErrorDetail, Rejection
 from broker.timestamps import Instant, to_iso
 from coordinator.core.commands import (
     AnnounceLLM,

@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 from broker.errors import Problem
 from broker.ids import uuid7
 from broker.protocol.chat import Message
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.timestamps import Instant
 from coordinator.core.commands import (
     AnnounceLLM,
@@ -41,7 +41,7 @@ class RejectedMessage:
     exchange: str
     routing_key: str
     body: bytes
-    properties: Mapping[str, Any]  # of broker.amqp.pika_connection.Outgoing, by name
+    properties: Mapping[str, Any]  # of broker.amqp.envelope.Outgoing, by name
     problems: tuple[Problem, ...]
     at: Instant
     event_id: str = field(default_factory=uuid7)

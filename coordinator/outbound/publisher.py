@@ -8,7 +8,7 @@ from functools import partial
 
 import structlog
 
-from broker.amqp.pika_connection import Outgoing
+from broker.amqp.envelope import Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import BrokerError, ConnectionClosed, MessageTooLarge, PublishRefused, Unroutable
 from broker.fault_injection import crash_point, crash_point_soon

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, exists, func, or_, select
 
-from broker.protocol.views import ConversationsQuery, MessagesQuery
+from broker.protocol.queries import ConversationsQuery, MessagesQuery
 from coordinator.outbound.size_limits import MOST_SHOWN, Page, fitted
 from coordinator.storage import schema
 from coordinator.storage.rows import Row, message_view

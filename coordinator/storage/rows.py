@@ -8,7 +8,9 @@ from pydantic_core import from_json, to_json
 from sqlalchemy import RowMapping
 
 from broker.protocol.chat import Message
-from broker.protocol.messages import Failure, Status, Submission, Usage
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import EPOCH, Instant, from_datetime, to_iso
 from coordinator.core.llms.duration_estimates import DurationEstimates
 from coordinator.core.llms.llm import LLM, Instance, InstanceProfile

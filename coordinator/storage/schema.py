@@ -249,7 +249,7 @@ reports = Table(  # that people have saved
     "reports",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("definition", Text, nullable=False),  # JSON: views.ReportFields
+    Column("definition", Text, nullable=False),  # JSON: queries.ReportFields
     Column("saved_by", Text, nullable=False),
     Column("saved_at", BigInteger, nullable=False),
 )

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from broker.errors import NotTheLeader, StoreError, StoreUnavailable
 from broker.protocol.chat import in_order, numbered
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.timestamps import EPOCH, Instant, Micros
 from coordinator.core.events import NEVER, SubmitterNote
 from coordinator.core.llms.llm import LLM

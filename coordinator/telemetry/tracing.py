@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from opentelemetry.trace import Span, SpanKind
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.protocol.topology import COORDINATOR
 from broker.protocol.traceparent import in_trace, trace_of
 from broker.telemetry.tracing import Tracing, about, header_of

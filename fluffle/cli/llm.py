@@ -25,7 +25,7 @@ def llm() -> None:
 @json_option
 def list_(*, as_json: bool) -> None:
     """List the LLMs that have ever said hello."""
-    from broker.protocol.messages import skills_in_text
+    from broker.protocol.worker_reports import skills_in_text
     from fluffle.presentation.output import print_json, print_table
 
     async def fetch() -> "list[LLMView]":
@@ -60,7 +60,7 @@ def list_(*, as_json: bool) -> None:
 @json_option
 def show(*, name: str, as_json: bool) -> None:
     """Show an LLM and the tasks that it has in hand."""
-    from broker.protocol.messages import skills_in_text
+    from broker.protocol.worker_reports import skills_in_text
     from fluffle.cli.task.show import since
     from fluffle.presentation.output import heading, print_fields, print_json, print_table
 
@@ -178,7 +178,7 @@ def _each(
     names: tuple[str, ...], change: "Callable[[Client, str], Coroutine[Any, Any, LLMView]]", *, as_json: bool
 ) -> int:
     """Change one LLM after the other and tell how each stands. Returns the exit code."""
-    from broker.protocol.messages import skills_in_text
+    from broker.protocol.worker_reports import skills_in_text
     from fluffle.presentation.output import print_json, styled
 
     def tell(view: "LLMView") -> None:

@@ -165,7 +165,7 @@ class Tools(click.ParamType[list[str]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         """The names of the tools."""
-        from broker.protocol.messages import TOOLS
+        from broker.protocol.task_requests import TOOLS
 
         if isinstance(value, list):
             return value

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection
 from broker.amqp.url import user_of
 from broker.chat_client import ChatClient, is_unnamed, read_message
@@ -27,6 +27,7 @@ from broker.errors import (
 from broker.ids import uuid7
 from broker.protocol.chat import Message, MessageProgress, RecentIds, RepeatedTexts, is_address, new_message
 from broker.protocol.primitives import JsonObject, decode, problems
+from broker.protocol.queries import ConversationsQuery, MessagesQuery
 from broker.protocol.topology import (
     EVENTS,
     MAILBOXES,
@@ -40,15 +41,7 @@ from broker.protocol.topology import (
     membership,
     user_address,
 )
-from broker.protocol.views import (
-    ConversationPage,
-    ConversationsQuery,
-    ConversationView,
-    MessagePage,
-    MessagesQuery,
-    MessageView,
-    View,
-)
+from broker.protocol.views import ConversationPage, ConversationView, MessagePage, MessageView, View
 from fluffle.client.conversion import made, read
 from fluffle.client.events import PROGRESS, Arrivals, Gap, subscription
 from fluffle.client.mailbox import arriving, waiting

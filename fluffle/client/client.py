@@ -10,31 +10,13 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from broker.errors import QueryRejected, TaskRejected
 from broker.ids import uuid7
 from broker.protocol.chat import RecentIds, RepeatedTexts
-from broker.protocol.messages import (
-    FINAL,
-    AnswerQuestion,
-    AssignTask,
-    Cancel,
-    ManageLLM,
-    Progress,
-    Retry,
-    Status,
-    Submission,
-    Update,
-)
+from broker.protocol.queries import LLMsQuery, PlacementQuery, TaskQuery, TasksQuery
+from broker.protocol.status import FINAL, Status
+from broker.protocol.task_requests import AnswerQuestion, AssignTask, Cancel, ManageLLM, Retry, Submission, Update
 from broker.protocol.topology import Binding
 from broker.protocol.traceparent import tracing_for
-from broker.protocol.views import (
-    LLMList,
-    LLMsQuery,
-    LLMView,
-    Placement,
-    PlacementQuery,
-    TaskPage,
-    TaskQuery,
-    TasksQuery,
-    TaskView,
-)
+from broker.protocol.views import LLMList, LLMView, Placement, TaskPage, TaskView
+from broker.protocol.worker_reports import Progress
 from fluffle.client.chat import Messaging, is_identity_required
 from fluffle.client.conversion import made as _made
 from fluffle.client.conversion import read as _read

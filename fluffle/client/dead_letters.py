@@ -17,15 +17,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from broker.amqp.lenient_properties import problems_of
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.queue_browser import MOST, Browser
 from broker.amqp.robust_connection import RobustConnection
 from broker.amqp10.messages import UNTRANSLATABLE
 from broker.errors import BrokerError, RequestError
-from broker.protocol.messages import ErrorDetail
 from broker.protocol.primitives import JSON_TYPE
 from broker.protocol.topology import COORDINATOR, REJECTED
+from broker.protocol.views import ErrorDetail
 from fluffle.client.connect import open_link
 
 _ERRORS = TypeAdapter(list[ErrorDetail])
@@ -151,7 +150,7 @@ async def _publish_again(link: RobustConnection, message: RejectedMessage) -> No
     properties, headers = message.delivery.properties, message.delivery.headers
     if UNTRANSLATABLE in headers:
         raise RequestError("RabbitMQ cannot translate it to AMQP 0-9-1, so it cannot be published again")
-    if problems_of(properties.unreadable):
+    if properties.problems():
         raise RequestError("its properties cannot be read, so it cannot be published again")
     if message.exchange == REJECTED:
         raise RequestError("it was published to the rejected queue, so there is nowhere to send it back to")
@@ -186,7 +185,7 @@ def read(delivery: Delivery) -> RejectedMessage:
         exchange, routing_key = str(death.get("exchange", "")), str(keys[0]) if isinstance(keys, list) and keys else ""
         at = _moment(death.get("time"))
         why = _why_dead(str(death.get("queue")), str(death.get("reason")))
-    elif problems := problems_of(delivery.properties.unreadable):
+    elif problems := delivery.properties.problems():
         why = "; ".join(map(str, problems))
     else:
         why = "nobody says"

@@ -7,14 +7,15 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from broker.access.roles import is_genuine
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import DecodeError
 from broker.ids import uuid7
-from broker.protocol.messages import FINAL, Progress, Status
 from broker.protocol.primitives import decode
+from broker.protocol.status import FINAL, Status
 from broker.protocol.topology import EVENTS, STATUS, WATCHERS, Binding, Queue, Topology
 from broker.protocol.views import TaskView, View
+from broker.protocol.worker_reports import Progress
 
 TASK_EVENTS = tuple(Binding(EVENTS, f"task.{what}.*", "") for what in (*Status, "overdue"))
 ENDINGS = tuple(Binding(EVENTS, f"task.{status}.*", "") for status in FINAL)

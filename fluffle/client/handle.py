@@ -3,10 +3,10 @@
 import asyncio
 from typing import Any
 
-from broker.amqp.pika_connection import Outgoing
+from broker.amqp.envelope import Outgoing
 from broker.errors import FluffleError, ResultTooLarge, TaskCancelled, TaskFailed
-from broker.protocol.messages import Status
 from broker.protocol.primitives import decode
+from broker.protocol.status import Status
 from broker.protocol.views import TaskView
 
 _KNOWN = b'"known":true'  # is in what tells that a task was there before, and perhaps in other views
@@ -86,14 +86,14 @@ class TaskHandle:
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the end and return the result, any JSON. `timeout` in seconds; None waits for ever.
 
-        Raises TaskFailed, TaskCancelled, ResultTooLarge, TimeoutError, and LinkClosed when the client closes first.
+        Raises TaskFailed, TaskCancelled, ResultTooLarge, TimeoutError; ConnectionClosed when the client closes first.
         """
         return outcome(await self.end(timeout))
 
     async def end(self, timeout: float | None = None) -> TaskView:
         """Wait for the end, whatever it is, and return the task. `timeout` in seconds; None waits for ever.
 
-        Raises TimeoutError, and LinkClosed when the client closes first.
+        Raises TimeoutError, and ConnectionClosed when the client closes first.
         """
         if self._ended.done():
             return self._ended.result()

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 
-from broker.protocol.messages import Vote
+from broker.protocol.task_requests import Vote
 
 
 class TaskFields(TypedDict, total=False):
@@ -46,7 +46,7 @@ class TaskChanges(TypedDict, total=False):
 
 
 class RetryChanges(TypedDict, total=False):
-    """What can be different when a task is tried again: the fields of `messages.RetryChanges`."""
+    """What can be different when a task is tried again: the fields of `task_requests.RetryPatch`."""
 
     description: str
     inputs: Any
@@ -72,7 +72,7 @@ class Management(TypedDict, total=False):
 
 
 class ReportDefinition(TypedDict, total=False):
-    """What can be said of a report: the fields of `views.ReportFields`."""
+    """What can be said of a report: the fields of `queries.ReportFields`."""
 
     group_by: list[str]
     metrics: list[str]

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.amqp.queue_browser import Browser
 from broker.amqp.robust_connection import RobustConnection
 from broker.amqp10.messages import UNTRANSLATABLE

@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator
 
-from broker.protocol.views import LLMList, LLMsQuery, LLMView
+from broker.protocol.queries import LLMsQuery
+from broker.protocol.views import LLMList, LLMView
 from fluffle.client.conversion import read
 from fluffle.client.requests import RequestClient
 

@@ -3,7 +3,8 @@
 from typing import Unpack
 
 from broker.errors import QueryRejected, TaskRejected
-from broker.protocol.views import NamedReport, ReportList, ReportQuery, ReportsQuery, ReportView, SaveReport
+from broker.protocol.queries import ReportQuery, ReportsQuery, SaveReport
+from broker.protocol.views import NamedReport, ReportList, ReportView
 from fluffle.client.conversion import made, read
 from fluffle.client.kwargs import ReportDefinition, ReportFields
 from fluffle.client.requests import RequestClient

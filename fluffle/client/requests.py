@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.best_effort import best_effort
 from broker.errors import (
@@ -27,10 +27,8 @@ from broker.errors import (
 )
 from broker.fault_injection import crash_point_soon
 from broker.ids import uuid7
-from broker.protocol.messages import AnswerQuestion, AssignTask, Cancel, ManageLLM, Rejection, Retry, Submission, Update
 from broker.protocol.primitives import decode, problems
-from broker.protocol.topology import COORDINATOR, MESSAGES, QUERIES, REPLIES, TASKS, Queue, Topology
-from broker.protocol.views import (
+from broker.protocol.queries import (
     ConversationsQuery,
     LLMsQuery,
     MessagesQuery,
@@ -40,8 +38,10 @@ from broker.protocol.views import (
     SaveReport,
     TaskQuery,
     TasksQuery,
-    TaskView,
 )
+from broker.protocol.task_requests import AnswerQuestion, AssignTask, Cancel, ManageLLM, Retry, Submission, Update
+from broker.protocol.topology import COORDINATOR, MESSAGES, QUERIES, REPLIES, TASKS, Queue, Topology
+from broker.protocol.views import Rejection, TaskView
 from fluffle.client.connect import open_link
 from fluffle.client.handle import TaskHandle
 

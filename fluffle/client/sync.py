@@ -10,8 +10,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from broker.errors import TaskRejected
 from broker.protocol.chat import MessageProgress
-from broker.protocol.messages import Progress, Submission
+from broker.protocol.task_requests import Submission
 from broker.protocol.views import MessageView, TaskView
+from broker.protocol.worker_reports import Progress
 from fluffle.client.client import Client
 from fluffle.client.events import Event
 from fluffle.client.handle import TaskHandle

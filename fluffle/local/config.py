@@ -9,8 +9,9 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from broker.errors import ConfigurationError, Problem, did_you_mean
-from broker.protocol.messages import TOOLS, Tool, skills_in_text
 from broker.protocol.primitives import Level, Name, Seconds, Tag, problems
+from broker.protocol.task_requests import TOOLS, Tool
+from broker.protocol.worker_reports import skills_in_text
 from broker.settings import Settings, load_settings
 
 FILE = "fluffle.toml"

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import ConfigurationError
 from broker.ids import uuid7
-from broker.protocol.messages import Rejection, Status, Submission
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
 from broker.protocol.topology import EVENTS, TASKS, Binding, Queue, Topology
-from broker.protocol.views import TaskView
+from broker.protocol.views import Rejection, TaskView
 from fluffle.client.events import TASK_EVENTS, Event
 
 CAST = {

@@ -32,8 +32,8 @@ from pydantic_core import PydanticSerializationError, to_json, to_jsonable_pytho
 
 from broker.errors import ConfigurationError, HelperFailed, HelperTimeout, Problem, TaskRejected, did_you_mean
 from broker.ids import uuid7
-from broker.protocol.messages import Submission
 from broker.protocol.primitives import MAX_BODY_BYTES, problems
+from broker.protocol.task_requests import Submission
 from broker.untrusted.process_pool import ProcessPool
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.protocol.views import TaskView
 from fluffle.client.handle import TaskHandle, reason
 from fluffle.presentation.output import cell, duration, heading, moment, on_terminal, plain, print_json, say, styled

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, Unpack
 from pydantic_core import from_json
 
 from broker.errors import FluffleError, NoAnswer
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.protocol.topology import EVENTS, Binding
 from broker.protocol.views import ConversationView, LLMView, MessageView, Placement, ReportView, TaskPage, TaskView
 from fluffle.client.chat import is_identity_required

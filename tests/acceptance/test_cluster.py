@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from broker.node.server import RabbitMQNotFound, find_server
-from broker.protocol.messages import Status, Submission
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
 from broker.protocol.topology import COORDINATOR, work_queue
 from fluffle import Client, TaskHandle
 from tests.support.amqp import amqp

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.protocol.messages import Status, Submission
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
 from fluffle import Client, TaskRejected
 from tests.support.amqp import Amqp, amqp
 from tests.support.processes import Process, until

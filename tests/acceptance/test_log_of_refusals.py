@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from broker.amqp.pika_connection import Outgoing
+from broker.amqp.envelope import Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from tests.support.amqp import Amqp
 from tests.support.foreign_llm import ForeignLLMs

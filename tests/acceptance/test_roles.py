@@ -12,8 +12,8 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker
 
 from broker.access.roles import Role
-from broker.protocol.messages import Progress
 from broker.protocol.topology import LLM_REQUESTS, TASK_KEYS
+from broker.protocol.worker_reports import Progress
 from fluffle.client.client import Client
 from tests.support.amqp import Amqp, Message, amqp
 from tests.support.processes import until

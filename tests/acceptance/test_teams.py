@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.ids import uuid7
-from broker.protocol.messages import Vote
+from broker.protocol.task_requests import Vote
 from broker.protocol.views import TaskView
 from fluffle.client.kwargs import TaskFields
 from fluffle.client.sync import SyncClient

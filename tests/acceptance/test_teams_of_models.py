@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from broker.protocol.messages import Vote
+from broker.protocol.task_requests import Vote
 from fluffle.client.sync import SyncClient
 from tests.support.openai_server import Dropped, OpenAIServer, Refusal, Stalled, Text, ToolCall, ToolCalls
 from tests.support.processes import Process, until

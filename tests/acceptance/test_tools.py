@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from fluffle import SyncClient, TaskRejected
 from tests.support.openai_server import Dropped, OpenAIServer, Refusal, Text, ToolCall
 from tests.support.processes import COMMAND, until

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.errors import TaskFailed
-from broker.protocol.messages import Vote
+from broker.protocol.task_requests import Vote
 from fluffle.client.sync import SyncClient
 from tests.support.openai_server import OpenAIServer, Refusal, Silence, Stalled, Text
 from tests.support.site import Site

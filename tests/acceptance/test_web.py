@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from playwright.sync_api import Error as PlaywrightError
 
-from broker.protocol.messages import Submission
+from broker.protocol.task_requests import Submission
 from fluffle import SyncClient
 from fluffle.web.access.auth import Role, set_password
 from tests.support.amqp import amqp

@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.errors import NotTheLeader, StoreUnavailable
-from broker.protocol.messages import Status
 from broker.protocol.primitives import MAX_BODY_BYTES
+from broker.protocol.status import Status
 from broker.protocol.topology import EVENTS, MESSAGES, REJECTED, STATUS, TASKS, WORK
 from broker.timestamps import Instant, seconds
 from coordinator import batch as batch_processor
@@ -653,7 +653,7 @@ class Here:
 
 
 def here(delivery: Delivery) -> Delivery:
-    delivery._ack_batcher = Here()  # type: ignore[assignment]
+    delivery._settler = Here()  # type: ignore[assignment]
     return delivery
 
 
@@ -728,8 +728,8 @@ def test_what_is_counted_for_show_does_not_keep_a_result_from_being_recorded(
     harness = BatchHarness(store)
     counters = Mock(count=broken)
     tracing = Mock(take_in=broken, committed=broken, assigned=broken)
-    monkeypatch.setattr(harness.books, "_tally", counters)
-    monkeypatch.setattr(harness.books, "_spans", tracing)
+    monkeypatch.setattr(harness.books, "_counters", counters)
+    monkeypatch.setattr(harness.books, "_tracing", tracing)
     monkeypatch.setattr(store, "close_period", broken)
     said = harness.process(hello(), submit("t1"))
     assert assigned(said) == ["t1"]

@@ -8,7 +8,8 @@ from sqlalchemy import Engine, delete, func, select
 
 from broker.protocol.chat import Message, new_message
 from broker.protocol.primitives import WireModel
-from broker.protocol.views import ConversationPage, ConversationsQuery, MessagePage, MessagesQuery
+from broker.protocol.queries import ConversationsQuery, MessagesQuery
+from broker.protocol.views import ConversationPage, MessagePage
 from broker.timestamps import Instant, Micros
 from coordinator.core.state import StateChanges
 from coordinator.queries.handlers import QueryHandlers

@@ -9,20 +9,11 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from broker.protocol.chat import Message
-from broker.protocol.messages import Failure, Status
 from broker.protocol.primitives import MAX_PAGE_BYTES
-from broker.protocol.views import (
-    ConversationPage,
-    ConversationsQuery,
-    LLMList,
-    LLMsQuery,
-    MessagePage,
-    MessagesQuery,
-    TaskPage,
-    TaskQuery,
-    TasksQuery,
-    TaskView,
-)
+from broker.protocol.queries import ConversationsQuery, LLMsQuery, MessagesQuery, TaskQuery, TasksQuery
+from broker.protocol.status import Status
+from broker.protocol.views import ConversationPage, LLMList, MessagePage, TaskPage, TaskView
+from broker.protocol.worker_reports import Failure
 from broker.timestamps import Instant, seconds, to_datetime
 from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.state import StateChanges

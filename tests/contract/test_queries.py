@@ -10,19 +10,11 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 from structlog.testing import capture_logs
 
-from broker.protocol.messages import FINAL, Rejection, Status, Usage
+from broker.protocol.queries import LLMsQuery, ReportQuery, TaskQuery, TasksQuery
 from broker.protocol.report_catalog import PREDEFINED
-from broker.protocol.views import (
-    LLMList,
-    LLMsQuery,
-    LLMView,
-    ReportQuery,
-    ReportView,
-    TaskPage,
-    TaskQuery,
-    TasksQuery,
-    TaskView,
-)
+from broker.protocol.status import FINAL, Status
+from broker.protocol.views import LLMList, LLMView, Rejection, ReportView, TaskPage, TaskView
+from broker.protocol.worker_reports import Usage
 from broker.timestamps import Instant, Micros, seconds, to_datetime
 from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.state import StateChanges

@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
+from broker.protocol.queries import ReportQuery
 from broker.protocol.report_catalog import DIMENSIONS, Report, problems_of
-from broker.protocol.views import ReportQuery, ReportView
+from broker.protocol.views import ReportView
 from coordinator import batch as batch_processor
 from coordinator.queries.handlers import QueryHandlers
 from coordinator.queries.reports import closing, percentiles, ranking

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.protocol.topology import ECHO, STATUS, TASKS
 from broker.timestamps import seconds
 from coordinator.inbound.liveness import LivenessProbe

@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import select
 
 from broker.errors import DecodeError, NotTheLeader
-from broker.protocol.messages import Status, Submission
 from broker.protocol.primitives import decode
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
 from broker.timestamps import Instant, Micros, from_datetime, seconds
 from coordinator.core.events import NEVER
 from coordinator.core.llms.llm import LLM, Instance

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from broker.errors import NotTheLeader, StoreError, StoreUnavailable
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.timestamps import Instant
 from coordinator.core.llms.llm import LLM
 from coordinator.core.state import StateChanges

@@ -20,7 +20,9 @@ from broker.errors import (
     TaskRejected,
 )
 from broker.ids import uuid7
-from broker.protocol.messages import Progress, Status, Submission
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import Progress
 from fluffle.client.client import Client
 from fluffle.client.events import Event
 from fluffle.client.handle import TaskHandle

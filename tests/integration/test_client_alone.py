@@ -8,7 +8,7 @@ import pytest
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import NoAnswer
 from broker.ids import uuid7
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.protocol.topology import COORDINATOR, QUERIES, SHARED
 from fluffle.client.client import Client
 from tests.support.processes import fluffle

@@ -11,7 +11,7 @@ import pika
 import pytest
 from pika import spec
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import (
     AccessRefused,

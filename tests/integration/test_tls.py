@@ -11,7 +11,7 @@ import pytest
 from broker.access import users
 from broker.access.admin_api import NodeControl
 from broker.access.roles import Role
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.amqp.url import completed
 from broker.errors import AccessRefused, BrokerError, CertificateRefused

@@ -13,12 +13,12 @@ from typing import Any
 import pika
 import pytest
 
-from broker.amqp.pika_connection import Outgoing
+from broker.amqp.envelope import Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import AccessRefused, ConfigurationError
-from broker.protocol.messages import Result, RunningTask, Usage
 from broker.protocol.primitives import MAX_BODY_BYTES
 from broker.protocol.topology import REJECTED, SHARED, TASKS, work_queue
+from broker.protocol.worker_reports import Result, RunningTask, Usage
 from broker.settings import Settings
 from tests.support.fake_coordinator import WITHIN, StandIn, stand_in
 from tests.support.processes import Process, fluffle

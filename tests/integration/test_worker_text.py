@@ -10,13 +10,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection
 from broker.chat_client import read_message, to_publish
 from broker.protocol.chat import Message, new_message
-from broker.protocol.messages import Usage
 from broker.protocol.primitives import MAX_BODY_BYTES
 from broker.protocol.topology import SHARED, mailbox
+from broker.protocol.worker_reports import Usage
 from broker.settings import Settings
 from tests.support.fake_coordinator import WITHIN, StandIn, stand_in
 from tests.support.openai_server import OpenAIServer, Paused, Stalled, Text

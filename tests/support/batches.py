@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from sqlalchemy import text
 
-from broker.amqp.pika_connection import AckBatcher, Delivery, Outgoing, Properties
+from broker.amqp.envelope import Delivery, Outgoing, Properties, Settler
 from broker.timestamps import Instant, Micros, seconds
 from coordinator.batch import BatchProcessor, OutgoingBatch
 from coordinator.core.tasks.task import view
@@ -81,4 +81,4 @@ class BatchHarness:
 def delivery(exchange: str, routing_key: str, body: bytes | dict[str, Any], **properties: Any) -> Delivery:
     """A message as it arrives."""
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Delivery(exchange, routing_key, encoded, False, Properties(**properties), 0, cast(AckBatcher, None))
+    return Delivery(exchange, routing_key, encoded, False, Properties(**properties), 0, cast(Settler, None))

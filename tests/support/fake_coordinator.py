@@ -8,12 +8,13 @@ from typing import Any
 import pika
 from pika.exceptions import NackError
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
+from broker.protocol.assignments import Assignment, Drain, Stop
 from broker.protocol.chat import MessageProgress
-from broker.protocol.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop
 from broker.protocol.primitives import WireModel, decode
 from broker.protocol.topology import COORDINATOR, REJECTED, SHARED, STATUS, WORK, llm_address, work_queue
+from broker.protocol.worker_reports import Claim, Goodbye, Presence, Progress, Result
 
 WITHIN = 20.0
 """Seconds that a test waits for something before it fails."""

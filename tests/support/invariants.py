@@ -1,6 +1,6 @@
 """What is true of a machine at any time between two calls. For tests: looks at everything, on every call."""
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from coordinator.core.llms.llm import LLM
 from coordinator.core.machine import Machine
 from coordinator.core.scheduling.aging import early

@@ -6,8 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from broker.amqp.pika_connection import Delivery
-from broker.protocol.report_catalog import DIMENSIONS, METRICS, OUTCOMES, PREDEFINED, STATUSES, Of
+from broker.amqp.envelope import Delivery
+from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Of
+from broker.protocol.status import Outcome, Status
 from broker.protocol.topology import EVENTS, STATUS, TASKS
 from broker.timestamps import Instant, to_datetime
 from coordinator.storage.store import Store
@@ -16,7 +17,7 @@ from tests.support.core_driver import T0
 
 LLMS, LABELS, SKILLS = ["atlas", "boreas"], ["red", "blue"], ["python", "review"]
 VALUES: dict[str, list[Any]] = {
-    "status": list(STATUSES),
+    "status": [status.value for status in Status],
     "llm": [*LLMS, None],
     "model": ["big", "small", "", None],
     "assignee": [*LLMS, None],
@@ -28,7 +29,7 @@ VALUES: dict[str, list[Any]] = {
     "conversation": ["c1", None],
     "error": ["broken", "lost", "stopped", None],
     "overdue": [True, False],
-    "outcome": list(OUTCOMES),
+    "outcome": [outcome.value for outcome in Outcome],
 }
 
 maybe = st.sampled_from([False, False, True])

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from broker.amqp.pika_connection import Delivery, _properties
+from broker.amqp.envelope import Delivery
+from broker.amqp.pika_connection import decode_properties
 from broker.protocol.primitives import MAX_BODY_BYTES
 from coordinator.inbound.decoder import RejectedDelivery, read
 from tests.support.random_texts import schemas
@@ -56,7 +57,7 @@ class Raw:
     def delivery(self) -> Delivery:
         """Return the message as the coordinator receives it. Decoding properties never raises."""
         nowhere: Any = SimpleNamespace(is_open=False)
-        return Delivery(self.exchange, self.key, self.body, False, _properties(self.properties), 1, nowhere)
+        return Delivery(self.exchange, self.key, self.body, False, decode_properties(self.properties), 1, nowhere)
 
     def is_refused(self) -> bool:
         """Return whether the message is malformed: rejected with a reason in any state of the coordinator."""

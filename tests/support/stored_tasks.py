@@ -3,7 +3,9 @@
 from datetime import datetime
 from typing import Any
 
-from broker.protocol.messages import Failure, Status, Submission, Usage
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import Instant, Micros, seconds
 from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import Attempt, Task

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.best_effort import best_effort
 from broker.fault_injection import crash_point_soon
-from broker.protocol.messages import Assignment, Failure, Result, Usage
+from broker.protocol.assignments import Assignment
 from broker.protocol.portable_text import printed
 from broker.protocol.primitives import problems
 from broker.protocol.traceparent import trace_of
+from broker.protocol.worker_reports import Failure, Result, Usage
 from workers.execution.progress import ProgressStream
 from workers.execution.reporter import Reporter
 from workers.execution.suspensions import Slots, Suspensions

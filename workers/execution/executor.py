@@ -6,14 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from broker.amqp.pika_connection import Delivery
+from broker.amqp.envelope import Delivery
 from broker.best_effort import best_effort
 from broker.errors import DecodeError
 from broker.fault_injection import crash_point
 from broker.ids import assignment_id
-from broker.protocol.messages import Assignment, PersonAnswer, RunningTask, Stop
+from broker.protocol.assignments import Assignment, PersonAnswer, Stop
 from broker.protocol.portable_text import on_one_line
 from broker.protocol.primitives import MAX_ASSIGNMENT_BYTES, decode
+from broker.protocol.worker_reports import RunningTask
 from broker.telemetry.counters import Runs
 from workers.execution.attempt import CALLED_OFF, AttemptOutcome, RunningAttempt, failed
 from workers.execution.reporter import Reporter

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from broker.amqp.pika_connection import Outgoing, resolve
+from broker.amqp.envelope import Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import BrokerError, ConnectionClosed, MessageTooLarge
 from broker.fault_injection import crash_point, crash_point_soon
+from broker.futures import resolve
 from broker.ids import assignment_id
 from broker.protocol.chat import Message, MessageProgress
-from broker.protocol.messages import (
+from broker.protocol.primitives import WireModel, decode
+from broker.protocol.topology import STATUS, control_address
+from broker.protocol.traceparent import in_trace
+from broker.protocol.worker_reports import (
     Claim,
     Failure,
     Goodbye,
@@ -24,9 +28,6 @@ from broker.protocol.messages import (
     ResumeReport,
     WaitReport,
 )
-from broker.protocol.primitives import WireModel, decode
-from broker.protocol.topology import STATUS, control_address
-from broker.protocol.traceparent import in_trace
 from workers.execution.spool import Spool
 
 RETRY_FIRST, RETRY_MOST = 0.2, 5.0

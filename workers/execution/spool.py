@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from broker.errors import ConfigurationError, DecodeError
-from broker.protocol.messages import Result
 from broker.protocol.primitives import decode
+from broker.protocol.worker_reports import Result
 from broker.secure_files import make_private_folder
 
 SYNC_AFTER = 0.05

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
-from broker.amqp.pika_connection import resolve
-from broker.protocol.messages import Question
+from broker.futures import resolve
+from broker.protocol.worker_reports import Question
 from workers.execution.reporter import Reporter
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from broker.errors import FluffleError
+from broker.protocol.assignments import AnsweredQuestion, Dependency
 from broker.protocol.chat import Message
-from broker.protocol.messages import AnsweredQuestion, Dependency, Usage
 from broker.protocol.portable_text import printed
+from broker.protocol.worker_reports import Usage
 
 if TYPE_CHECKING:
     from workers.tools.toolbox import Toolbox

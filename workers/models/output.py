@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from broker.protocol.messages import Failure
 from broker.protocol.portable_text import portable
+from broker.protocol.worker_reports import Failure
 from broker.untrusted import output_check
 from broker.untrusted.json_schema import why_no_schema
 from broker.untrusted.process_pool import ProcessPool

@@ -13,14 +13,16 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from broker.amqp.pika_connection import Delivery, Outgoing
+from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import AccessRefused, BrokerError, Problem, QueryRejected, TaskRejected
-from broker.protocol.messages import ReadNote, Rejection, Retry, ShareNote, Status, Submission
 from broker.protocol.primitives import WireModel, decode
+from broker.protocol.queries import LLMsQuery
+from broker.protocol.status import Status
+from broker.protocol.task_requests import ReadNote, Retry, ShareNote, Submission
 from broker.protocol.topology import QUERIES, REQUESTS, TASKS
 from broker.protocol.traceparent import in_trace
-from broker.protocol.views import LLMList, LLMsQuery, LLMView, NoteList, NoteView, TaskView
+from broker.protocol.views import LLMList, LLMView, NoteList, NoteView, Rejection, TaskView
 
 COORDINATOR = "coordinator"  # who has ended a task, in its history, when its parent was over
 

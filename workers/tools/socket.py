@@ -19,8 +19,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
 from pydantic_core import to_json
 
-from broker.protocol.messages import TOOLS
 from broker.protocol.primitives import MAX_BODY_BYTES, problems
+from broker.protocol.task_requests import TOOLS
 from workers.tools.toolbox import Toolbox, ToolError
 
 SOCKET = "tools"

@@ -14,10 +14,12 @@ from pydantic_core import to_json
 
 from broker.chat_client import ChatClient
 from broker.errors import BrokerError, FluffleError, RequestError
+from broker.protocol.assignments import Assignment
 from broker.protocol.chat import Message, is_address, made_from, new_message
-from broker.protocol.messages import LOCAL_ONLY, Assignment, ReadNote, ShareNote, Status, Submission, Tool, board_of
 from broker.protocol.portable_text import portable
-from broker.protocol.primitives import problems
+from broker.protocol.primitives import LOCAL_ONLY, problems
+from broker.protocol.status import Status
+from broker.protocol.task_requests import ReadNote, ShareNote, Submission, Tool, board_of
 from broker.protocol.topology import llm_address
 from broker.protocol.views import LLMView, TaskView
 from workers.execution.suspensions import Suspensions

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from broker.protocol.messages import Submission
+from broker.protocol.task_requests import Submission
 from coordinator.core.groups.steps import (
     CreatePart,
     Fail,

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from broker.protocol.messages import Failure, Status, Submission
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import Failure
 from coordinator.core.tasks.task import Task
 
 

@@ -8,7 +8,7 @@ coordinator dies in between.
 
 from collections.abc import Sequence
 
-from broker.protocol.messages import Submission
+from broker.protocol.task_requests import Submission
 from coordinator.core.groups.relay_review import take_turns
 from coordinator.core.groups.steps import (
     CreatePart,

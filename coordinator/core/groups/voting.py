@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from broker.protocol.messages import Submission, Vote
+from broker.protocol.task_requests import Submission, Vote
 from coordinator.core.groups.steps import (
     AskPerson,
     CreatePart,

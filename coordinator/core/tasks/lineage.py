@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from broker.errors import Problem
-from broker.protocol.messages import Submission
+from broker.protocol.task_requests import Submission
 from coordinator.core.tasks.task import Task, lane_of
 
 MOST_ANCESTORS = 8

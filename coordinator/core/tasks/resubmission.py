@@ -7,7 +7,7 @@ submission with the same id is a mistake, and its sender must not take the old r
 from typing import Any
 
 from broker.errors import Problem
-from broker.protocol.messages import Submission
+from broker.protocol.task_requests import Submission
 from coordinator.core.tasks.task import Task, plain
 
 _NOT_CONTENT = {"id", "force", "answers"}  # how it is taken and answered

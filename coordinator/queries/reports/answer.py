@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from broker.errors import Problem, QueryRejected
+from broker.protocol.queries import ReportFields, ReportQuery
 from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Report, problems_of, unknown
-from broker.protocol.views import ReportFields, ReportQuery
 from broker.timestamps import Instant, from_datetime, to_iso
 from coordinator.queries.reports.definition import CUSTOM, SUMMARY, with_fields
 from coordinator.queries.reports.engine import tell

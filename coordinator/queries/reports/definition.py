@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+from broker.protocol.queries import ReportFields
 from broker.protocol.report_catalog import Moment, Report
-from broker.protocol.views import ReportFields
 
 SUMMARY, CUSTOM = "summary", "custom"
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, Select, Table, case, exists, func, null, select
 
-from broker.protocol.messages import FINAL, Status
 from broker.protocol.report_catalog import BANDS, MEASURES, Moment, Report, Value
+from broker.protocol.status import FINAL, Status
 from broker.timestamps import EPOCH, Instant
 from coordinator.storage import schema
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from broker.protocol.messages import Status
 from broker.protocol.report_catalog import Filters, Report
+from broker.protocol.status import Status
 from coordinator.queries.reports.engine import ReportResult, Row, tell
 from coordinator.queries.reports.facts import Span
 from coordinator.queries.reports.figures import FORMULAS

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, FromClause, Row, func, literal_column, select
 
-from broker.protocol.messages import Status
 from broker.protocol.report_catalog import MEASURES, Moment, Report
+from broker.protocol.status import Status
 from broker.timestamps import EPOCH
 from coordinator.queries.reports.facts import ALWAYS, HOUR, Column, Fact, Range, Span, model_in, times, within
 from coordinator.storage import schema

@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, case, func, select
 
-from broker.protocol.messages import Status
 from broker.protocol.report_catalog import Report
+from broker.protocol.status import Status
 from broker.timestamps import Instant
 from coordinator.queries.reports import sums
 from coordinator.queries.reports.facts import Span, within

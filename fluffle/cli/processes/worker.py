@@ -84,7 +84,7 @@ def worker(
     from broker.errors import ConfigurationError
     from broker.log_config import configure_logging
     from broker.node.locate import amqp_url
-    from broker.protocol.messages import TOOLS
+    from broker.protocol.task_requests import TOOLS
     from broker.settings import load_settings
     from fluffle.cli.python_tuning import set_up_for_long
     from fluffle.presentation.output import complain

@@ -63,7 +63,7 @@ def list_(
     A remark tells what a task waits for, and that its due date has passed: on a terminal before the description, in a
     pipe as a column of its own.
     """
-    from broker.protocol.messages import Status
+    from broker.protocol.status import Status
     from fluffle.presentation.output import on_terminal, print_json, print_table
     from fluffle.presentation.task_text import remark
 

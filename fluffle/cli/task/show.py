@@ -10,8 +10,8 @@ import click
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.protocol.messages import Usage
     from broker.protocol.views import AttemptView, TaskView
+    from broker.protocol.worker_reports import Usage
     from fluffle.client.client import Client
     from fluffle.client.kwargs import TaskFields
 
@@ -46,7 +46,7 @@ def show(*, task_id: str, as_json: bool) -> None:
 
 async def waits_for(asking: "Client", view: "TaskView") -> str | None:
     """What a task waits for. Who could do it and why they do not is asked of the coordinator."""
-    from broker.protocol.messages import Status
+    from broker.protocol.status import Status
     from fluffle.presentation.task_text import waiting_for
 
     if view.status is Status.PENDING:

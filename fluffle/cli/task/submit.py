@@ -11,7 +11,7 @@ from fluffle.cli.options import JSON, Duration, Moment, Names, Weights, Whole, f
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.protocol.messages import Vote
+    from broker.protocol.task_requests import Vote
 
 file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
 
@@ -215,8 +215,8 @@ def _vote(rules: dict[str, Any]) -> "Vote | None":
     from pydantic import ValidationError
 
     from broker.errors import Problem, TaskRejected
-    from broker.protocol.messages import Vote
     from broker.protocol.primitives import problems
+    from broker.protocol.task_requests import Vote
 
     given = {name: value for name, value in rules.items() if value is not None}
     try:

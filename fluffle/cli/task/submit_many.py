@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from broker.errors import DecodeError, TaskRejected
 from broker.ids import uuid7
-from broker.protocol.messages import Status, Submission
 from broker.protocol.primitives import decode, problems
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
 from fluffle.cli.main import ERROR, OK, TASK_FAILED
 from fluffle.cli.session import client
 from fluffle.client.handle import TaskHandle

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from fluffle.cli.main import OK, TASK_FAILED
 from fluffle.cli.session import client
 from fluffle.cli.task.submit_many import bar

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from fluffle.client.handle import reason
 from fluffle.presentation.output import cell, styled
 

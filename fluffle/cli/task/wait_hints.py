@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from broker.errors import FluffleError
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.protocol.views import TaskView
 from fluffle.cli.task.show import waits_for
 from fluffle.client.events import Event

@@ -8,8 +8,8 @@ from fluffle.cli.main import OK, TASK_FAILED
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.protocol.messages import Progress
     from broker.protocol.views import TaskView
+    from broker.protocol.worker_reports import Progress
     from fluffle.client.events import Event
 
 
@@ -27,7 +27,7 @@ def watch(*, ids: tuple[str, ...], label: str | None, as_json: bool) -> int:
 
 
 async def _watch(ids: tuple[str, ...], label: str | None, *, as_json: bool) -> int:
-    from broker.protocol.messages import Progress
+    from broker.protocol.worker_reports import Progress
     from fluffle.presentation.output import print_json
 
     printer = Printer(several=len(ids) != 1)

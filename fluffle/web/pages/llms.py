@@ -5,8 +5,9 @@ from typing import Any
 
 from nicegui import ui
 
-from broker.protocol.messages import Status, skills_in_text
+from broker.protocol.status import Status
 from broker.protocol.views import LLMView, TaskView
+from broker.protocol.worker_reports import skills_in_text
 from fluffle.client.client import Client
 from fluffle.web.components import HtmlElement, ago, button, empty, status
 from fluffle.web.layout import frame

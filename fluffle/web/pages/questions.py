@@ -2,7 +2,7 @@
 
 from nicegui import ui
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.protocol.views import TaskView
 from fluffle.web.components import HtmlElement, ago, empty
 from fluffle.web.layout import frame

@@ -8,8 +8,9 @@ from typing import Any
 from nicegui import ui
 
 from broker.errors import QueryRejected
-from broker.protocol.messages import Status, Usage
+from broker.protocol.status import Status
 from broker.protocol.views import AttemptView, QuestionView, TaskView
+from broker.protocol.worker_reports import Usage
 from fluffle.client.client import Client
 from fluffle.client.handle import reason
 from fluffle.presentation.output import duration

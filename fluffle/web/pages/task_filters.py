@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 
 PAGE = 50  # tasks
 

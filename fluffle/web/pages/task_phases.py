@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.protocol.views import AttemptView, TaskView
 
 Kind = Literal["waited", "ran", "asked"]

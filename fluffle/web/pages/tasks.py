@@ -8,7 +8,7 @@ from typing import Any
 from nicegui import ui
 
 from broker.errors import RequestError
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.protocol.views import TaskView
 from fluffle.client.client import Client
 from fluffle.presentation.output import duration

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from broker.protocol import messages, views
+from broker.protocol import queries, task_requests, worker_reports
 from tests.support.amqp import Amqp
 from tests.support.foreign_requests import (
     ANSWERS,
@@ -28,7 +28,7 @@ from tests.support.processes import until
 # -- null, 7.0 and unknown values ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", optional(messages.Submission))
+@pytest.mark.parametrize("name", optional(task_requests.Submission))
 def test_every_optional_field_of_a_task_may_be_null(client: Amqp, name: str) -> None:
     task = {**TASK, "skills": ["nobody-has-it"], "not_before": "2099-01-01T00:00:00Z"}
     left_out = submitted(client, {key: value for key, value in task.items() if key != name})
@@ -40,18 +40,25 @@ def test_every_optional_field_of_a_task_may_be_null(client: Amqp, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    "kind", [messages.Retry, messages.AssignTask, messages.ManageLLM, messages.Cancel, messages.Update]
+    "kind",
+    [
+        task_requests.Retry,
+        task_requests.AssignTask,
+        task_requests.ManageLLM,
+        task_requests.Cancel,
+        task_requests.Update,
+    ],
 )
 def test_every_optional_field_of_a_request_may_be_null(client: Amqp, kind: type[Any]) -> None:
     """Null removes a value or equals no value; only required values cannot be removed."""
     for name in optional(kind):
         task_id = submitted(client, TASK | {"assignee": "nora", "not_before": "2099-01-01T00:00:00Z"})["id"]
-        if kind is messages.Retry:
+        if kind is task_requests.Retry:
             client.publish(TASKS, "cancel", {"id": task_id})
-        about = {"llm": "nora"} if kind is messages.ManageLLM else {"id": task_id}
+        about = {"llm": "nora"} if kind is task_requests.ManageLLM else {"id": task_id}
         client.take_all(ANSWERS)
         client.publish(TASKS, kind.routing_key, {**about, name: None}, reply_to=ANSWERS)
-        if kind is messages.Update and name != "due":
+        if kind is task_requests.Update and name != "due":
             assert errors(client) == {"": f"{name}: cannot be null"}
         else:
             until(lambda: client.depth(ANSWERS), "it is answered")
@@ -59,7 +66,8 @@ def test_every_optional_field_of_a_request_may_be_null(client: Amqp, kind: type[
 
 
 @pytest.mark.parametrize(
-    "kind", [views.TasksQuery, views.LLMsQuery, views.MessagesQuery, views.ConversationsQuery, views.ReportQuery]
+    "kind",
+    [queries.TasksQuery, queries.LLMsQuery, queries.MessagesQuery, queries.ConversationsQuery, queries.ReportQuery],
 )
 def test_every_optional_field_of_a_query_may_be_null(client: Amqp, kind: type[Any]) -> None:
     for name in optional(kind):
@@ -69,7 +77,7 @@ def test_every_optional_field_of_a_query_may_be_null(client: Amqp, kind: type[An
 
 @pytest.mark.parametrize("report", ["hello", "beat"])
 def test_a_worker_whose_optional_fields_are_all_null_is_online(client: Amqp, report: str) -> None:
-    for name in optional(messages.Presence):
+    for name in optional(worker_reports.Presence):
         llm = f"null-{report}-{name.replace('_', '-')}"
         client.publish(STATUS, f"{llm}.{report}", {"name": llm, "instance": "i", name: None}, reply_to=ANSWERS)
         until_online(client, llm)
@@ -80,14 +88,14 @@ def until_online(client: Amqp, llm: str) -> None:
 
 
 NULLS = [
-    *[("claim", {name: None}) for name in optional(messages.Claim)],
-    *[("progress", {name: None}) for name in optional(messages.Progress)],
-    *[("wait", {name: None}) for name in optional(messages.WaitReport)],
-    *[("wait", {"question": {**QUESTION, name: None}}) for name in optional(messages.Question)],
-    *[("resume", {name: None}) for name in optional(messages.ResumeReport)],
-    *[("result", {**COMPLETED, name: None}) for name in optional(messages.Result)],
-    *[("result", {**FAILED, "error": {**FAILED["error"], name: None}}) for name in optional(messages.Failure)],
-    *[("result", {**COMPLETED, "usage": {name: None}}) for name in optional(messages.Usage)],
+    *[("claim", {name: None}) for name in optional(worker_reports.Claim)],
+    *[("progress", {name: None}) for name in optional(worker_reports.Progress)],
+    *[("wait", {name: None}) for name in optional(worker_reports.WaitReport)],
+    *[("wait", {"question": {**QUESTION, name: None}}) for name in optional(worker_reports.Question)],
+    *[("resume", {name: None}) for name in optional(worker_reports.ResumeReport)],
+    *[("result", {**COMPLETED, name: None}) for name in optional(worker_reports.Result)],
+    *[("result", {**FAILED, "error": {**FAILED["error"], name: None}}) for name in optional(worker_reports.Failure)],
+    *[("result", {**COMPLETED, "usage": {name: None}}) for name in optional(worker_reports.Usage)],
 ]
 
 

@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from tests.support.shell import Shell
 from tests.support.steered_site import SteeredSite
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import quantiles
 
 from broker.errors import NoAnswer
-from broker.protocol.messages import Status, Submission
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
 from fluffle import Client, TaskHandle, TaskRejected
 from tests.programs.storm.cast import LEASE, Cast, cast_on, settings
 from tests.programs.storm.faults import BESIDES, FAULTS, Fault, why_impossible

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from broker.amqp.pika_connection import AckBatcher, Delivery, Properties
+from broker.amqp.ack_batcher import AckBatcher
+from broker.amqp.envelope import Delivery, Properties
 from broker.protocol.topology import ECHO, STATUS, TASKS
 from coordinator.inbound.buffer import InboxBuffer
 

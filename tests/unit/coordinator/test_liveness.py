@@ -1,6 +1,7 @@
 """What a coordinator knows to have heard."""
 
-from broker.amqp.pika_connection import AckBatcher, Delivery, Outgoing, Properties
+from broker.amqp.ack_batcher import AckBatcher
+from broker.amqp.envelope import Delivery, Outgoing, Properties
 from broker.protocol.topology import ECHO, STATUS
 from broker.timestamps import Micros, seconds
 from coordinator.inbound.liveness import LivenessProbe, is_echo

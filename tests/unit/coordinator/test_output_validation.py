@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
-from broker.amqp.pika_connection import Delivery
-from broker.protocol.messages import Failure, Goodbye, Result, Status, Submission
+from broker.amqp.envelope import Delivery
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import Failure, Goodbye, Result
 from broker.timestamps import EPOCH
 from coordinator.core.events import Event, InstanceLeft, Reported
 from coordinator.core.tasks.task import Task

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from broker.protocol.messages import MOST_ERROR_MESSAGE, MOST_ERROR_TYPE, Failure
+from broker.protocol.worker_reports import MOST_ERROR_MESSAGE, MOST_ERROR_TYPE, Failure
 from coordinator.outbound.size_limits import Page, fitted, fitted_body
 
 TASK = {"id": "t", "status": "completed", "description": "do it", "priority": 4, "submitted_at": "2026"}

@@ -13,8 +13,8 @@ from pydantic_core import PydanticUndefined
 
 from broker.access.roles import Role, TopicPermission, permissions
 from broker.errors import Problem
+from broker.protocol import assignments, queries, task_requests, topology, views, worker_reports
 from broker.protocol import chat as mail
-from broker.protocol import messages, topology, views
 from broker.protocol import primitives as wire
 from broker.protocol.primitives import WireModel
 from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Of
@@ -37,10 +37,17 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "examples
 PROTOCOL = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
 MODELS = {
     name: model
-    for name, model in {**vars(messages), **vars(mail), **vars(views)}.items()
+    for name, model in {
+        **vars(assignments),
+        **vars(mail),
+        **vars(queries),
+        **vars(task_requests),
+        **vars(views),
+        **vars(worker_reports),
+    }.items()
     if isinstance(model, type)
     and issubclass(model, WireModel | View)
-    and model not in (WireModel, View, views.ReportFields)
+    and model not in (WireModel, View, queries.ReportFields)
     and set(model.model_fields) != set(getattr(model.__base__, "model_fields", ()))
 }
 

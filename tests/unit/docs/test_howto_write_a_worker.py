@@ -2,8 +2,9 @@
 
 import re
 
-from broker.protocol.messages import Assignment, Claim, Drain, Goodbye, Presence, Progress, Result, Stop
+from broker.protocol.assignments import Assignment, Drain, Stop
 from broker.protocol.primitives import WireModel, decode
+from broker.protocol.worker_reports import Claim, Goodbye, Presence, Progress, Result
 from tests.support.processes import ROOT
 
 PAGE = ROOT / "docs" / "howto-write-a-worker.md"

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 import fluffle
-from broker.amqp.pika_connection import Outgoing
+from broker.amqp.envelope import Outgoing
 from broker.errors import ConnectionClosed, TaskCancelled, TaskFailed, TaskRejected
-from broker.protocol import messages
-from broker.protocol.messages import Failure, Status, Submission
+from broker.protocol import task_requests
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
 from broker.protocol.views import TaskView
+from broker.protocol.worker_reports import Failure
 from fluffle.client.client import Client
 from fluffle.client.handle import TaskHandle, outcome
 from fluffle.client.kwargs import Management, RetryChanges, TaskChanges, TaskFields
@@ -61,9 +63,9 @@ def test_importing_the_package_imports_none_of_its_parts() -> None:
 
 def test_the_arguments_of_the_client_are_the_fields_of_the_messages() -> None:
     assert TaskFields.__annotations__.keys() | {"description", "answers"} == Submission.model_fields.keys()
-    assert TaskChanges.__annotations__.keys() | {"id"} == messages.Update.model_fields.keys()
-    assert RetryChanges.__annotations__.keys() == messages.RetryPatch.model_fields.keys()
-    assert Management.__annotations__.keys() | {"llm"} == messages.ManageLLM.model_fields.keys()
+    assert TaskChanges.__annotations__.keys() | {"id"} == task_requests.Update.model_fields.keys()
+    assert RetryChanges.__annotations__.keys() == task_requests.RetryPatch.model_fields.keys()
+    assert Management.__annotations__.keys() | {"llm"} == task_requests.ManageLLM.model_fields.keys()
 
 
 def test_the_synchronous_client_has_every_method_of_the_client() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ConfigurationError
-from broker.protocol.messages import Result
+from broker.protocol.worker_reports import Result
 from workers.execution import spool as spool_module
 from workers.execution.spool import Spool
 

@@ -6,8 +6,10 @@ from typing import Any, cast
 
 import pytest
 
+from broker.protocol.assignments import Assignment
 from broker.protocol.chat import Message
-from broker.protocol.messages import TOOLS, Assignment, ReadNote, ShareNote, Status, Submission
+from broker.protocol.status import Status
+from broker.protocol.task_requests import TOOLS, ReadNote, ShareNote, Submission
 from broker.protocol.views import NoteView, TaskView
 from broker.timestamps import EPOCH
 from workers.tools.toolbox import Toolbox, ToolError, ToolServices

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.amqp.pika_connection import Delivery, Properties
+from broker.amqp.envelope import Delivery, Properties
 from broker.chat_client import read_message, to_publish
 from broker.errors import DecodeError
 from broker.protocol.chat import Message, RecentIds, in_order, is_address, made_from, new_message, owner_of

@@ -8,9 +8,12 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from broker.errors import DecodeError
-from broker.protocol.messages import Assignment, ManageLLM, Result, Retry, RetryPatch, Submission, Update
+from broker.protocol.assignments import Assignment
 from broker.protocol.primitives import MAX_LEVELS, WireModel, decode
-from broker.protocol.views import LLMsQuery, TaskPage
+from broker.protocol.queries import LLMsQuery
+from broker.protocol.task_requests import ManageLLM, Retry, RetryPatch, Submission, Update
+from broker.protocol.views import TaskPage
+from broker.protocol.worker_reports import Result
 
 
 def nested(levels: int) -> bytes:

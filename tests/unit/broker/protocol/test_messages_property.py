@@ -8,14 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.errors import DecodeError
-from broker.protocol import messages
-from broker.protocol.messages import Patch
+from broker.protocol import assignments, task_requests, views, worker_reports
 from broker.protocol.primitives import WireModel, decode
+from broker.protocol.task_requests import Patch
 
 KINDS = [
     kind
-    for kind in vars(messages).values()
-    if isinstance(kind, type) and issubclass(kind, WireModel) and kind not in (WireModel, Patch) and kind.model_fields
+    for module in (assignments, task_requests, views, worker_reports)
+    for kind in vars(module).values()
+    if isinstance(kind, type)
+    and issubclass(kind, WireModel)
+    and kind is not Patch
+    and kind.__module__ == module.__name__
+    and kind.model_fields
 ]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["ada", "t-1", "completed"]),

@@ -7,10 +7,11 @@ import pytest
 from pydantic import BaseModel
 
 from broker.errors import DecodeError, Problem
+from broker.protocol import assignments, queries, task_requests, views, worker_reports
 from broker.protocol import chat as mail
-from broker.protocol import messages, views
-from broker.protocol.messages import Presence, Result, Submission, Update
 from broker.protocol.primitives import WireModel, decode
+from broker.protocol.task_requests import Submission, Update
+from broker.protocol.worker_reports import Presence, Result
 
 EXAMPLES: dict[str, Any] = {
     "id": "t-1",
@@ -40,11 +41,11 @@ EXAMPLES: dict[str, Any] = {
 OTHER: dict[str, dict[str, Any]] = {"Answered": {"question": "x", "answer": "x"}, "Vote": {"choices": ["a", "b"]}}
 KINDS = {
     name: kind
-    for module in (messages, mail, views)
+    for module in (assignments, mail, queries, task_requests, views, worker_reports)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, WireModel) and kind.__module__ == module.__name__
 }
-TAKE_AWAY = (messages.Patch,)  # null means something there
+TAKE_AWAY = (task_requests.Patch,)  # null means something there
 
 
 def least(kind: type[BaseModel]) -> dict[str, Any]:
@@ -78,11 +79,11 @@ def test_null_is_the_same_as_left_out_for_every_optional_field(kind: type[Any], 
 )
 def test_null_is_kept_where_it_takes_something_away(kind: type[Any], name: str) -> None:
     body = json.dumps({**least(kind), name: None}).encode()
-    if issubclass(kind, messages.TaskPatch) and name in messages.NEVER_NULL:
+    if issubclass(kind, task_requests.TaskPatch) and name in task_requests.NEVER_NULL:
         with pytest.raises(DecodeError, match=f"^{name}: cannot be null$"):
             decode(kind, body)
     else:
-        assert getattr(decode(kind, body), name) in (None, False, messages.RetryPatch())
+        assert getattr(decode(kind, body), name) in (None, False, task_requests.RetryPatch())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_null_is_kept_where_it_takes_something_away(kind: type[Any], name: str) 
     [(kind, name) for kind in KINDS.values() for name, field in kind.model_fields.items() if field.is_required()],
 )
 def test_null_is_nothing_where_something_is_required(kind: type[Any], name: str) -> None:
-    if kind.__name__ in OTHER or issubclass(kind, messages.Patch):
+    if kind.__name__ in OTHER or issubclass(kind, task_requests.Patch):
         return
     with pytest.raises(DecodeError) as refused:
         decode(kind, json.dumps({**least(kind), name: None}).encode())
@@ -109,7 +110,7 @@ def decoded(**more: Any) -> tuple[Result, list[str]]:
 def test_what_is_left_out_is_told_by_its_path() -> None:
     usage = {"input_tokens": 1e15, "output_tokens": 3.0, "cost_usd": "much", "total_tokens": {"a": 1}}
     result, ignored = decoded(usage=usage, duration=-1, pid=7)
-    assert result.usage == messages.Usage(output_tokens=3)
+    assert result.usage == worker_reports.Usage(output_tokens=3)
     assert sorted(ignored) == ["duration", "pid", "usage.cost_usd", "usage.input_tokens", "usage.total_tokens"]
 
 

@@ -2,18 +2,13 @@
 
 import pytest
 
-from broker.protocol.messages import Status
-from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, STATUSES, Filters, Of, Report, problems_of
+from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Filters, Of, Report, problems_of
 from coordinator.queries.reports.figures import FORMULAS
 
 
 def wrong(report: Report) -> list[tuple[str, str]]:
     """The problems of a report."""
     return [(problem.path, problem.message) for problem in problems_of(report)]
-
-
-def test_the_states_are_those_of_a_task() -> None:
-    assert tuple(Status) == STATUSES
 
 
 def test_every_metric_has_a_formula() -> None:

@@ -117,7 +117,7 @@ async def test_no_secret_of_this_process_is_handed_on(monkeypatch: pytest.Monkey
 
 def test_a_busy_process_does_not_outlive_its_parent() -> None:
     code = (
-        "import asyncio; from broker.untrusted.process_pool import Helpers; h = Helpers()\n"
+        "import asyncio; from broker.untrusted.process_pool import ProcessPool; h = ProcessPool()\n"
         "async def main():\n"
         "    print(await h.call('os:getpid', seconds=1), flush=True)\n"
         "    await h.call('re:fullmatch', '(a+)+', 'a' * 44 + '!', seconds=1)\n"

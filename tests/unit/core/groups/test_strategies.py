@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.protocol.messages import Failure, Status, Submission
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
+from broker.protocol.worker_reports import Failure
 from coordinator.core.groups.steps import AskPerson, CreatePart, Fail, Finish, KeepWaiting, Step
 from coordinator.core.groups.strategies import step
 from coordinator.core.tasks.task import Task

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.protocol.messages import ManageLLM
+from broker.protocol.task_requests import ManageLLM
 from broker.timestamps import seconds
 from coordinator.core.commands import SendDrain
 from coordinator.core.events import Claimed, ClockSet, Heartbeat, ManageRequested, Outage

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.protocol.messages import Presence
+from broker.protocol.worker_reports import Presence
 from coordinator.core.events import Heartbeat
 from tests.support.core_driver import Core, assignments, claimed, completed, failed, left, seen, submitted
 

@@ -4,7 +4,8 @@ from math import log
 
 import pytest
 
-from broker.protocol.messages import Status, Submission
+from broker.protocol.status import Status
+from broker.protocol.task_requests import Submission
 from broker.timestamps import EPOCH, Instant, seconds
 from coordinator.core.llms.duration_estimates import BASE_LENGTH, FIRST_GUESS, HALF_LIFE, DurationEstimates, text_length
 from coordinator.core.tasks.task import Task

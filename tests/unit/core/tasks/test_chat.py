@@ -6,7 +6,7 @@ import pytest
 
 from broker.errors import Problem
 from broker.protocol.chat import COORDINATOR, Message, new_message
-from broker.protocol.messages import Presence
+from broker.protocol.worker_reports import Presence
 from coordinator.core.commands import AnnounceMessage, Command, DeliverMessage, Refuse
 from coordinator.core.events import Heartbeat, MessageSent, MessageUndelivered, Sender
 from coordinator.core.tasks.chat import ANSWERED
@@ -84,13 +84,13 @@ def test_a_message_that_found_no_mailbox_is_announced_once_whatever_comes_first(
 
 def test_whoever_waits_for_an_answer_of_nobody_is_told_so() -> None:
     message = said()
-    event = MessageUndelivered(message, message.receiver, Sender("ana", "replies", "c-1"))
+    event = MessageUndelivered(message, message.receiver, Sender("ana", "replies", "c-1"), origin=3)
     commands, changes = handle(event)
     problem = Problem(
         "receiver",
         "nobody has the address llm.ada: no worker of that name has ever run; start one with `fluffle worker ada`",
     )
-    assert commands[1:] == [Refuse(message.id, (problem,), "replies", "c-1", event)]
+    assert commands[1:] == [Refuse(message.id, (problem,), "replies", "c-1", 3)]
     assert changes.undelivered == [message.id]
 
 

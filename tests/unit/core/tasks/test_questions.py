@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from coordinator.core.commands import Refuse
 from coordinator.core.events import AssignRequested, RetryRequested
 from coordinator.core.tasks.task import view

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from broker.protocol.messages import Failure, Progress, Status
+from broker.protocol.status import Status
 from broker.protocol.views import AttemptView, ChangeView, ReportView, TaskView
+from broker.protocol.worker_reports import Failure, Progress
 from fluffle.cli.report import print_report
 from fluffle.cli.task.show import describe, timeline
 from fluffle.cli.task.watch import Printer

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from broker.amqp.pika_connection import AckBatcher, Delivery, Properties
+from broker.amqp.envelope import Delivery, Properties, Settler
 from fluffle.client.dead_letters import RejectedMessage, read
 
 
@@ -14,7 +14,7 @@ def rejected(
     body: bytes = b"{}", *, exchange: str = "fluffle.rejected", key: str = "x", headers: Any = None, **properties: Any
 ) -> RejectedMessage:
     props = Properties(headers=headers, **properties)
-    return read(Delivery(exchange, key, body, False, props, 1, cast(AckBatcher, SimpleNamespace(is_open=False))))
+    return read(Delivery(exchange, key, body, False, props, 1, cast(Settler, SimpleNamespace(is_open=False))))
 
 
 def test_what_the_coordinator_rejected_says_from_where_when_and_why() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.protocol.messages import Status
+from broker.protocol.status import Status
 from broker.protocol.views import AttemptView, QuestionView, ReportColumn, ReportView, TaskView
 from fluffle.web.charts import chart
 from fluffle.web.live import UNREADABLE, Paced, Update, read

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from broker.protocol.messages import Dependency, Status
+from broker.protocol.assignments import Dependency
+from broker.protocol.status import Status
 from workers.models.base import Answer, Job, ModelError
 from workers.models.demo.extract import best_sentences, key_terms, read_prose, repetitions, split_sentences
 from workers.models.demo.llm import FOOTER, DemoLLM

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from broker.errors import ConfigurationError
-from broker.protocol.messages import Usage
+from broker.protocol.worker_reports import Usage
 from workers.models.base import Answer, Job, ModelError
 from workers.models.handler import HandlerLLM
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.protocol.messages import Failure
+from broker.protocol.worker_reports import Failure
 from broker.untrusted.output_check import check_apart, quick_check
 from broker.untrusted.process_pool import ProcessPool
 from workers.models.base import ModelError

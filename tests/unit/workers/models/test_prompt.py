@@ -1,6 +1,7 @@
 """What an LLM reads: the task, its inputs, the results it builds on and the output that is expected."""
 
-from broker.protocol.messages import Dependency, Status
+from broker.protocol.assignments import Dependency
+from broker.protocol.status import Status
 from workers.models.base import Job
 from workers.models.prompt import render_prompt
 

@@ -7,7 +7,8 @@ import pytest
 from pydantic_ai import ModelMessage
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
-from broker.protocol.messages import AnsweredQuestion, Assignment, Tool
+from broker.protocol.assignments import AnsweredQuestion, Assignment
+from broker.protocol.task_requests import Tool
 from workers.execution.suspensions import Suspensions
 from workers.models.base import Job, ModelError
 from workers.models.provider.llm import LIMITS, PydanticAILLM

@@ -1,4 +1,4 @@
-"""What is read of properties whose headers cannot be."""
+"""Lenient decoding of properties of which a part is unreadable."""
 
 import struct
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ import pytest
 from pika.data import decode_value
 
 from broker.amqp import codec as frames
-from broker.amqp.lenient_properties import header_values, readable_properties
+from broker.amqp.codec import header_values, read_properties_leniently
 
 ALL = {
     "content_type": "application/json",
@@ -31,28 +31,28 @@ def encoded(**properties: object) -> bytes:
     return b"".join(pika.BasicProperties(**properties).encode())
 
 
-def test_everything_but_the_timestamp_is_read_as_pika_wrote_it() -> None:
-    found, unreadable = readable_properties(
+def test_every_property_is_read_as_pika_wrote_it() -> None:
+    found, unreadable = read_properties_leniently(
         encoded(**ALL, headers={"a": {"b": [1, 2]}}, timestamp=2**40, cluster_id="x")
     )
-    assert [name for name, _ in header_values(found.pop("headers"))] == ["a"]
-    assert (found, unreadable) == (ALL, [])
+    assert [name for name, _ in header_values(found.pop("headers")[4:])] == ["a"]
+    assert (found, unreadable) == ({**ALL, "timestamp": 2**40}, [])
 
 
 def test_what_is_not_there_is_not_found() -> None:
-    assert readable_properties(encoded()) == ({}, [])
-    assert readable_properties(encoded(reply_to="answers")) == ({"reply_to": "answers"}, [])
+    assert read_properties_leniently(encoded()) == ({}, [])
+    assert read_properties_leniently(encoded(reply_to="answers")) == ({"reply_to": "answers"}, [])
 
 
 def test_text_that_is_not_utf_8_is_named_and_the_rest_is_read() -> None:
-    assert readable_properties(encoded(message_id=b"\xff", reply_to="answers")) == (
+    assert read_properties_leniently(encoded(message_id=b"\xff", reply_to="answers")) == (
         {"reply_to": "answers"},
         ["message_id"],
     )
 
 
 def test_a_correlation_id_that_is_not_text_becomes_the_same_bytes_again() -> None:
-    found, unreadable = readable_properties(encoded(correlation_id=b"\xff\0\xfe"))
+    found, unreadable = read_properties_leniently(encoded(correlation_id=b"\xff\0\xfe"))
     assert unreadable == ["correlation_id"]
     assert b"\x03\xff\0\xfe" in properties_of(found["correlation_id"])
 
@@ -70,10 +70,10 @@ def properties_of(correlation_id: str) -> bytes:
 
 def test_bytes_that_end_too_early_give_what_came_before() -> None:
     whole = encoded(content_type="text/plain", headers={"a": 1}, reply_to="answers")
-    assert readable_properties(b"") == ({}, [""])
-    assert readable_properties(whole[:2]) == ({}, [""])
-    assert readable_properties(whole[:14]) == ({"content_type": "text/plain"}, [""])
-    assert readable_properties(struct.pack(">H", 0xFFFE)) == ({}, [""])
+    assert read_properties_leniently(b"") == ({}, [""])
+    assert read_properties_leniently(whole[:2]) == ({}, [""])
+    assert read_properties_leniently(whole[:14]) == ({"content_type": "text/plain"}, [""])
+    assert read_properties_leniently(struct.pack(">H", 0xFFFE)) == ({}, [""])
 
 
 def test_a_header_of_every_kind_is_found_with_its_value() -> None:
@@ -89,10 +89,10 @@ def test_a_header_of_every_kind_is_found_with_its_value() -> None:
         "moment": datetime(2026, 1, 1, tzinfo=UTC),
         "decimal": Decimal("1.5"),
     }
-    found, _ = readable_properties(encoded(headers=headers))
-    names = [name for name, _ in header_values(found["headers"])]
+    found, _ = read_properties_leniently(encoded(headers=headers))
+    names = [name for name, _ in header_values(found["headers"][4:])]
     assert names == list(headers)
-    assert {name: decode_value(value, 0)[0] for name, value in header_values(found["headers"])} == headers
+    assert {name: decode_value(value, 0)[0] for name, value in header_values(found["headers"][4:])} == headers
 
 
 @pytest.mark.parametrize(
@@ -106,5 +106,5 @@ def test_the_header_behind_one_of_any_size_is_found(kind: bytes) -> None:
 
 @pytest.mark.parametrize("table", [b"\1", b"\1a", b"\1a?", b"\1aI\0", b"\1aS\0\0\0\5abc", b"\5ab"])
 def test_what_is_no_table_is_an_error(table: bytes) -> None:
-    with pytest.raises(ValueError, match="not a table"):
+    with pytest.raises(ValueError, match="not an AMQP table"):
         list(header_values(table))

@@ -1,67 +1,35 @@
-"""Everything that travels, as frozen models; primitives.decode turns bytes into one of them or says what is wrong.
+"""The requests that clients and workers send to the coordinator on the exchange `fluffle.tasks`.
 
-Version 1 of the protocol. docs/protocol.md describes every field for people.
+Each class names its routing key. docs/protocol.md describes every field for users.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from enum import StrEnum
-from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import AfterValidator, AwareDatetime, Field, JsonValue, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
-from broker.protocol.group_rules import ROUNDS, what_is_wrong
 from broker.protocol.primitives import (
+    MAX_TEXT,
     Json,
     JsonObject,
     Level,
     Name,
     NoteName,
     Seconds,
-    Storable,
     Tag,
     TaskId,
     Text,
-    Tokens,
     WireModel,
     in_the_calendar,
-    shortened,
 )
 
-LOCAL, LOCAL_ONLY = "local", "local-only"  # labels: of an LLM that nothing leaves; of a task for such LLMs alone
-
-MAX_TEXT = 20_000  # characters of a question or an answer
 Tool = Literal["send", "ask", "delegate", "ask_person", "share", "read"]
-TOOLS: tuple[Tool, ...] = get_args(Tool)  # what LLMs may do while they work
+TOOLS: tuple[Tool, ...] = get_args(Tool)  # the tools that a model may call while it works
 MAX_NOTE = 100_000  # characters
-MOST_ERROR_TYPE, MOST_ERROR_MESSAGE = 200, 2_000  # characters that are kept
-
-
-class Status(StrEnum):
-    """The states of a task."""
-
-    BLOCKED = "blocked"
-    PENDING = "pending"
-    ASSIGNED = "assigned"
-    IN_PROGRESS = "in_progress"
-    INPUT_REQUIRED = "input_required"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def is_final(self) -> bool:
-        """Whether a task in this state is over."""
-        return self in FINAL
-
-
-FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
-
-
-# --- fluffle.tasks: what anyone may ask of the coordinator -------------------------------------------------------
-
 MOST_ASSIGNEES = 32  # their names are a key of an index
+ROUNDS = 3  # the default number of review rounds
+MOST_DEPENDENCIES = 900  # of a group task: its parts depend on these and on each other
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)  # how Go, C# and others write that there is no moment
@@ -150,6 +118,59 @@ class Submission(WireModel):
     def is_group(self) -> bool:
         """Whether several LLMs work on it, each on a part of its own: no LLM gets the task itself."""
         return self.reviewer is not None or self.mode in ("all", "vote", "relay")
+
+
+def what_is_wrong(task: Submission) -> str | None:
+    """What contradicts itself in the task, with the name of the field; None where all is well."""
+    return next(_contradictions(task), None)
+
+
+def _contradictions(task: Submission) -> Iterator[str]:
+    if task.assignee and task.assignees:
+        yield "assignees: give assignee or assignees, not both"
+    if task.mode and not task.assignees:
+        yield f"mode: {task.mode} needs assignees"
+    if task.assignees and not task.mode:
+        yield "mode: say how the assignees work together: any, all, vote or relay"
+    if twice := [name for name in task.assignees if task.assignees.count(name) > 1]:
+        yield f"assignees: {twice[0]} is there twice"
+    if both := [name for name in (task.assignee, *task.assignees, task.reviewer) if name in task.excluded]:
+        yield f"excluded: {both[0]} is to work on it"
+    if task.is_group and len(task.depends_on) > MOST_DEPENDENCIES:
+        yield f"depends_on: a task for several LLMs may depend on {MOST_DEPENDENCIES}"
+    yield from _of_the_vote(task)
+    yield from _of_the_review(task)
+
+
+def _of_the_vote(task: Submission) -> Iterator[str]:
+    vote = task.vote
+    if vote is None:
+        if task.mode == "vote":
+            yield "mode: vote needs vote.choices or vote.judge"
+        return
+    if task.mode != "vote":
+        yield "vote: goes with the mode vote"
+    if unknown := [name for name in vote.weights if name not in task.assignees]:
+        yield f"vote.weights: {unknown[0]} is not among the assignees"
+    if vote.judge in task.assignees:
+        yield f"vote.judge: {vote.judge} has a vote already"
+    if vote.judge in task.excluded:
+        yield f"excluded: {vote.judge} is to work on it"
+    if vote.quorum and vote.quorum > len(task.assignees):
+        yield f"vote.quorum: there are {len(task.assignees)} assignees"
+    if vote.choices and task.output_schema is not None:
+        yield "output_schema: a vote for choices has one of its own"
+
+
+def _of_the_review(task: Submission) -> Iterator[str]:
+    if task.reviewer is None:
+        if task.max_rounds != ROUNDS:
+            yield "max_rounds: goes with a reviewer"
+        return
+    if task.reviewer == task.assignee or task.reviewer in task.assignees:
+        yield f"reviewer: {task.reviewer} would review its own work"
+    if task.mode in ("all", "vote"):
+        yield f"reviewer: the mode {task.mode} has no one result to review"
 
 
 class Cancel(WireModel):
@@ -288,239 +309,3 @@ class ManageLLM(Patch):
     forget: bool = False
     slots: Annotated[int, Field(ge=0, le=10_000)] | None = None
     skills: dict[Tag, Level] | None = None
-
-
-# --- fluffle.status: what workers report -------------------------------------------------------------------------
-
-
-class WorkerReport(WireModel):
-    """What a worker says, and what that is made of. A newer worker, or another's, may say more than is known here."""
-
-    ignores_unknown: ClassVar[bool] = True
-
-
-class RunningTask(WorkerReport):
-    """A task that an instance has in hand."""
-
-    task_id: TaskId
-    attempt: Annotated[int, Field(ge=1)]
-
-
-class Presence(WorkerReport):
-    """Routing keys `<name>.hello` and `<name>.beat`: who is there, what it can do, what it has in hand."""
-
-    dispensable: ClassVar[frozenset[str]] = frozenset({"model", "description"})
-
-    name: Name
-    instance: Name
-    model: Annotated[Storable, Field(max_length=200)] = ""
-    skills: dict[Tag, Level] = Field(default_factory=dict)
-    labels: Annotated[list[Tag], Field(max_length=64)] = Field(default_factory=list)
-    slots: Annotated[int, Field(ge=1, le=10_000)] = 1
-    description: Annotated[Storable, Field(max_length=2000)] = ""
-    draining: bool = False
-    tasks: list[RunningTask] = Field(default_factory=list)
-
-
-class Goodbye(WorkerReport):
-    """Routing key `<name>.goodbye`: this instance leaves; it has nothing in hand."""
-
-    name: Name
-    instance: Name
-
-
-class Claim(WorkerReport):
-    """Routing key `<name>.claim`: the instance takes this attempt. Confirmed before the assignment is acked."""
-
-    dispensable: ClassVar[frozenset[str]] = frozenset({"at"})
-
-    task_id: TaskId
-    attempt: Annotated[int, Field(ge=1)]
-    instance: Name
-    at: AwareDatetime | None = None
-
-
-class Progress(WorkerReport):
-    """Routing key `<name>.progress`: text as it comes, a fraction done, or a note."""
-
-    dispensable: ClassVar[frozenset[str]] = frozenset({"fraction", "note"})
-
-    task_id: TaskId
-    attempt: Annotated[int, Field(ge=1)]
-    instance: Name
-    text: str | None = None
-    fraction: Level | None = None
-    note: Annotated[str, Field(max_length=2000)] | None = None
-
-
-class Question(WorkerReport):
-    """What an LLM asks a person while it works. `id` is unique in its task; an answer is one of `choices`, if given."""
-
-    id: TaskId
-    text: Annotated[Text, Field(max_length=MAX_TEXT)]
-    choices: Annotated[list[Annotated[Text, Field(max_length=500)]], Field(max_length=50)] = Field(default_factory=list)
-
-
-class WaitReport(WorkerReport):
-    """Routing key `<name>.wait`: the attempt waits and needs no slot, for a person if it brings a question."""
-
-    task_id: TaskId
-    attempt: Annotated[int, Field(ge=1)]
-    instance: Name
-    question: Question | None = None
-
-
-class ResumeReport(WorkerReport):
-    """Routing key `<name>.resume`: the attempt goes on as soon as the instance has a slot, and asks nobody any more."""
-
-    task_id: TaskId
-    attempt: Annotated[int, Field(ge=1)]
-    instance: Name
-
-
-class Failure(WorkerReport):
-    """Why an attempt or a task failed. `retryable` tells whether another attempt may help. Long texts are cut."""
-
-    dispensable: ClassVar[frozenset[str]] = frozenset({"message"})
-
-    type: Annotated[str, Field(min_length=1), AfterValidator(partial(shortened, most=MOST_ERROR_TYPE))]
-    message: Annotated[str, AfterValidator(partial(shortened, most=MOST_ERROR_MESSAGE))] = ""
-    retryable: bool = True
-
-
-class Usage(WorkerReport):
-    """What an attempt used; None where unknown."""
-
-    dispensable: ClassVar[frozenset[str]] = frozenset({"input_tokens", "output_tokens", "cost_usd"})
-
-    input_tokens: Tokens | None = None
-    output_tokens: Tokens | None = None
-    cost_usd: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
-
-
-class Result(WorkerReport):
-    """Routing key `<name>.result`: how an attempt ended. `duration` in seconds by the worker's monotonic clock."""
-
-    dispensable: ClassVar[frozenset[str]] = frozenset({"started_at", "finished_at", "duration", "usage"})
-
-    task_id: TaskId
-    attempt: Annotated[int, Field(ge=1)]
-    instance: Name
-    outcome: Literal["completed", "failed", "cancelled"]
-    result: Json = None
-    error: Failure | None = None
-    started_at: AwareDatetime | None = None
-    finished_at: AwareDatetime | None = None
-    duration: Annotated[float, Field(ge=0)] | None = None
-    usage: Usage | None = None
-
-    @model_validator(mode="after")
-    def _failures_have_a_reason(self) -> Self:
-        if self.outcome == "failed" and self.error is None:
-            raise ValueError("error: a failed result needs an error")
-        return self
-
-
-# --- fluffle.work: what the coordinator tells workers ------------------------------------------------------------
-
-
-class ToWorker(WireModel):
-    """What workers get, and what that is made of. A newer coordinator may say more than is known here."""
-
-    ignores_unknown: ClassVar[bool] = True
-
-
-class Dependency(ToWorker):
-    """The outcome of a task that this one builds on."""
-
-    id: TaskId
-    description: str
-    status: Status
-    result: JsonValue = None
-
-
-class AnsweredQuestion(ToWorker):
-    """A question that a person has answered in an earlier attempt."""
-
-    question: str
-    answer: str
-
-
-class Assignment(ToWorker):
-    """To `llm.<name>.work`: do this."""
-
-    task_id: TaskId
-    attempt: Annotated[int, Field(ge=1)]
-    description: str
-    inputs: JsonValue = None
-    skills: list[str] = Field(default_factory=list)
-    context: list[Dependency] = Field(default_factory=list)
-    timeout: float | None = None
-    output_schema: dict[str, JsonValue] | None = None
-    labels: list[str] = Field(default_factory=list)
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
-    parent_id: TaskId | None = None
-    conversation_id: TaskId | None = None
-    answers: list[AnsweredQuestion] = Field(default_factory=list)
-
-
-class Stop(ToWorker):
-    """To an instance's control queue: give this attempt up."""
-
-    type: Literal["stop"] = "stop"
-    task_id: TaskId
-    attempt: Annotated[int, Field(ge=1)]
-    reason: str = ""
-
-
-class Drain(ToWorker):
-    """To an instance's control queue: take nothing new, finish what is in hand, leave."""
-
-    type: Literal["drain"] = "drain"
-
-
-class PersonAnswer(ToWorker):
-    """To an instance's control queue: a person's answer to the question that the attempt waits for."""
-
-    type: Literal["answer"] = "answer"
-    task_id: TaskId
-    attempt: Annotated[int, Field(ge=1)]
-    question: TaskId
-    answer: str
-
-
-class Notice(WireModel):
-    """To an instance's control queue: something for its log. Nothing is to be done about it.
-
-    It names a task that nobody has, for workers that take whatever is no `drain` for a `stop`.
-    """
-
-    type: Literal["notice"] = "notice"
-    task_id: Literal["-"] = "-"
-    attempt: Literal[1] = 1
-    text: str
-
-
-Control = Annotated[Stop | Drain | PersonAnswer | Notice, Field(discriminator="type")]
-
-
-# --- what the coordinator answers --------------------------------------------------------------------------------
-
-
-class ErrorDetail(WireModel):
-    """One error in a rejected message: its path and what is wrong."""
-
-    path: str
-    message: str
-
-
-class Rejection(WireModel):
-    """Type `task.rejected` or `query.rejected`."""
-
-    id: str | None = None
-    errors: list[ErrorDetail]
-
-
-def skills_in_text(levels: Mapping[str, float]) -> str:
-    """Skills as `fluffle worker --skills` takes them, such as `python=0.9,review`: a level of 1 is left out."""
-    return ",".join(tag if level == 1 else f"{tag}={level:g}" for tag, level in sorted(levels.items()))
