@@ -1,29 +1,30 @@
-# Everything here works on a fresh machine with Python 3.11 or later, git and make.
+# All targets work on a fresh machine with Python 3.11 or later, git and make.
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers/installed
-# Two files of tests at a time: most of them wait for processes.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Four files of tests at a time, also on two cores: they mostly wait for processes and for RabbitMQ.
+PYTEST := $(BIN)/python -m pytest --numprocesses 4 --dist loadfile
 
 AUDITOR := .venv/audit/installed
 
-.PHONY: help demo test test-rabbitmq4 check audit bench chaos matrix mutations fuzz mail screenshots clean
+.PHONY: help demo test test-all test-rabbitmq4 check audit bench chaos matrix mutations fuzz mail screenshots clean
 
 help:
-	@echo 'make demo     RabbitMQ, a coordinator and three LLMs at work on a few files, then the report'
-	@echo 'make test     the whole suite; PYTEST_ARGS="-k lease -x" is passed on to pytest'
-	@echo 'make test-rabbitmq4   the tests with a broker once more, on RabbitMQ 4 in a container'
-	@echo 'make check    lint, format, types and import contracts'
-	@echo 'make audit    known vulnerabilities of the libraries, where an index that knows them can be reached'
-	@echo 'make bench    the benchmarks, as tables'
-	@echo 'make chaos    a storm of faults, judged from outside; CHAOS_ARGS="--tasks 100000 --faults 500" for a long one'
-	@echo 'make matrix   every row of the crash matrix, ten times on each database'
-	@echo 'make mutations   a storm without each mechanism that keeps the books right: it has to find something'
-	@echo 'make fuzz     malformed messages by the million, counted; FUZZ_ARGS="--decode 10000 --wire 1000" for a short one'
-	@echo 'make mail     10,000 messages between 20 addresses while RabbitMQ is killed, each of them accounted for'
-	@echo 'make screenshots   docs/screenshots anew, from the running program'
-	@echo 'make clean    remove everything that these commands made here'
+	@echo 'make demo     run RabbitMQ, a coordinator and three LLMs on a few files, then print the report'
+	@echo 'make test     run the tests except the slow ones; PYTEST_ARGS="-k lease -x" is passed to pytest'
+	@echo 'make test-all   run all tests: every row of the crash matrix, clusters, more random examples'
+	@echo 'make test-rabbitmq4   run the tests that use a broker on RabbitMQ 4 in a container'
+	@echo 'make check    check lint, format, types, import contracts and the structure of the files'
+	@echo 'make audit    report known vulnerabilities of the libraries, if an index that lists them can be reached'
+	@echo 'make bench    run the benchmarks and print tables'
+	@echo 'make chaos    run a storm of faults and check it from outside; CHAOS_ARGS="--tasks 100000 --faults 500" for a long one'
+	@echo 'make matrix   run every row of the crash matrix ten times on each database'
+	@echo 'make mutations   run a storm without each safety mechanism, which must find a violation'
+	@echo 'make fuzz     send malformed messages by the million; FUZZ_ARGS="--decode 10000 --wire 1000" for a short run'
+	@echo 'make mail     send 10,000 messages between 20 addresses while RabbitMQ is killed, and account for each'
+	@echo 'make screenshots   take docs/screenshots again from the running program'
+	@echo 'make clean    remove everything that these commands created here'
 
 $(INSTALLED): pyproject.toml constraints.txt scripts/install
 	@scripts/install
@@ -36,7 +37,11 @@ test: $(INSTALLED)
 	@$(BIN)/python scripts/test_tools.py
 	@$(PYTEST) $(PYTEST_ARGS)
 
-# Private nodes, which the tests of the node and of its death need, stay what they are.
+test-all: $(INSTALLED)
+	@$(BIN)/python scripts/test_tools.py
+	@FLUFFLE_TEST_ALL=1 $(PYTEST) $(PYTEST_ARGS)
+
+# Tests of private nodes, and of their death, use private nodes here, too.
 test-rabbitmq4: $(INSTALLED)
 	@FLUFFLE_TEST_BROKER=rabbitmq4 $(PYTEST) tests/integration tests/acceptance $(PYTEST_ARGS)
 
@@ -45,6 +50,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_structure.py
 
 $(AUDITOR): | $(INSTALLED)
 	@$(BIN)/python -m venv .venv/audit
@@ -54,7 +60,7 @@ $(AUDITOR): | $(INSTALLED)
 audit: $(AUDITOR)
 	@.venv/audit/bin/python scripts/audit.py
 
-# The systems that Fluffle is compared with.
+# The systems that the benchmarks compare with Fluffle.
 $(PEERS): benchmarks/requirements.txt | $(INSTALLED)
 	@$(BIN)/python -m venv .venv/peers
 	@.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt

@@ -1,4 +1,4 @@
-"""What a million waiting tasks cost: memory, throughput beside an empty database, taking over, lists and reports.
+"""The cost of a million waiting tasks: memory, throughput (also of an empty database), takeovers, lists and reports.
 
     .venv/bin/python benchmarks/backlog.py --backlog 1000000 --tasks 20000 --rounds 3
 
@@ -29,7 +29,7 @@ from coordinator.storage.store import Store
 from coordinator.storage.upgrade import upgrade
 from fluffle import Client
 
-LEAST_TASKS = 1000  # fewer are done in a few batches, which makes no rate
+LEAST_TASKS = 1000  # fewer tasks fit into a few batches, which gives no rate
 
 
 async def _newest(client: Client) -> None:
@@ -52,7 +52,7 @@ READS = (Read(LIST, _newest), Read((*LIST, "--status", "failed"), _failed), Read
 
 @dataclass(slots=True)
 class Figures:
-    """All that was measured: a Pace a round of each, takeovers, reads."""
+    """All measurements: one Pace per round and database, takeovers, reads."""
 
     empty: list[Pace] = field(default_factory=list)
     full: list[Pace] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Figures:
     memory: int = 0  # most resident bytes of a coordinator on the full database
 
     def bars(self) -> list[Bar]:
-        """The figures and what they have to be. Of ratios and reads the median counts, of takeovers the slowest."""
+        """Return the figures with their targets: the median of ratios and reads, the slowest takeover."""
         bars = [Bar("coordinator, most resident memory", self.memory / 1e6, "MB", at_most=300)]
         for name, what in PACES:
             ratio = median(f / e for f, e in zip(_paces(self.full, name), _paces(self.empty, name), strict=True))
@@ -104,7 +104,7 @@ def measure(sizes: argparse.Namespace, url: str, full: Place, folder: Path) -> F
 
 
 def fill_with_progress(database: Path, amount: Amount) -> None:
-    """Make the full database and show how that goes."""
+    """Create the full database and show the progress."""
     store = Store(open_engine(f"sqlite:///{database}"))
     upgrade(store.engine)
     store.take_lead("benchmark", now(), LEASE)
@@ -116,7 +116,7 @@ def fill_with_progress(database: Path, amount: Amount) -> None:
 
 
 def print_figures(figures: Figures, title: str) -> None:
-    """The tables, with the range of every figure."""
+    """Print the tables, with the range of every figure."""
     rows: list[tuple[str, ...]] = [
         (what, *(_spread(_paces(paces, name), "{:,.0f}") for paces in (figures.empty, figures.full)))
         for name, what in PACES
@@ -141,7 +141,7 @@ def _spread(values: Sequence[float], form: str = "{:.2f}") -> str:
 
 
 def arguments() -> argparse.Namespace:
-    """The sizes, from the command line."""
+    """Return the sizes given on the command line."""
     parser = command(__doc__)
     parser.add_argument("--backlog", type=int, default=1_000_000, help="tasks that wait (1000000)")
     parser.add_argument("--tasks", type=int, default=20_000, help="tasks of each measurement of a pace (20000)")

@@ -1,9 +1,9 @@
-"""What Fluffle adds to a chat: a person asks the demo LLM, and has its answer, while nothing else goes on.
+"""The time that Fluffle adds to a chat: a person asks the demo LLM and waits for its answer, without other load.
 
     .venv/bin/python benchmarks/chat.py --conversations 40 --turns 10
 
-One coordinator with SQLite, one worker and one client, on a private RabbitMQ. The answers that came are worked out once
-more in this process: what a round trip takes beyond that is what Fluffle adds.
+One coordinator with SQLite, one worker and one client, on a private RabbitMQ. This process computes the same answers
+once more without Fluffle; the rest of the round trip is what Fluffle adds.
 """
 
 import argparse
@@ -39,7 +39,7 @@ QUESTION = "What do consumers do with what they have taken?"
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A question and its answer, in milliseconds: all of it, and what the LLM itself took. `turn` counts from 1."""
+    """The duration of a question and its answer in milliseconds, in total and of the LLM alone. `turn` begins at 1."""
 
     turn: int
     total: float
@@ -47,12 +47,12 @@ class Exchange:
 
     @property
     def added(self) -> float:
-        """What Fluffle took of it."""
+        """Return the part that Fluffle took."""
         return self.total - self.llm
 
 
 async def chat(url: str, sizes: argparse.Namespace) -> list[Exchange]:
-    """All exchanges, one after the other. Raises BenchmarkFailed when an answer is late, or not the one to expect."""
+    """Run all exchanges in sequence. Raises BenchmarkFailed when an answer is late or unexpected."""
     exchanges = []
     async with Client(url, user=PERSON) as client:
         for number in range(sizes.warm_up + sizes.conversations):
@@ -86,7 +86,7 @@ async def _conversation(client: Client, turns: int) -> list[Exchange]:
 
 
 async def _alone(question: Message, said: Sequence[Message]) -> tuple[object, float]:
-    """What the LLM answers without Fluffle around it, and the seconds that it takes."""
+    """Return the answer of the LLM without Fluffle, and how many seconds it took."""
     job = Job(question.id, 1, question.content, message=question, conversation=tuple(said))
     start = time.perf_counter()
     answer = await DemoLLM().run(job, lambda text: None)
@@ -94,7 +94,7 @@ async def _alone(question: Message, said: Sequence[Message]) -> tuple[object, fl
 
 
 def measure(url: str, folder: Path, sizes: argparse.Namespace) -> list[Exchange]:
-    """All exchanges, with processes of their own. Raises BenchmarkFailed."""
+    """Run all exchanges with separate processes. Raises BenchmarkFailed."""
     environment = {"FLUFFLE_AMQP_URL": url, "FLUFFLE_STATE_DIR": str(folder)}
     with Processes(folder, environment) as processes:
         processes.start_until((FLUFFLE, "coordinator"), READY, timeout=PATIENCE)
@@ -103,7 +103,7 @@ def measure(url: str, folder: Path, sizes: argparse.Namespace) -> list[Exchange]
 
 
 def arguments() -> argparse.Namespace:
-    """The sizes, from the command line."""
+    """Return the sizes given on the command line."""
     parser = command(__doc__)
     parser.add_argument("--conversations", type=int, default=40, help="one after the other (40)")
     parser.add_argument("--turns", type=int, default=10, help="questions in each conversation, 1 to 20 (10)")
@@ -117,7 +117,7 @@ def arguments() -> argparse.Namespace:
 
 
 def rows(exchanges: Sequence[Exchange]) -> list[tuple[str, ...]]:
-    """The table: first questions, which need no history, then the others, then all."""
+    """Return the rows of the table: first questions, which need no history, then the others, then all."""
     kinds = {
         "first question": [it for it in exchanges if it.turn == 1],
         "further questions": [it for it in exchanges if it.turn > 1],

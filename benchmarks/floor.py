@@ -1,4 +1,4 @@
-"""What the round trip of a task takes with nothing in it but what the rules of docs/reliability.md have it wait for.
+"""The lower bound for the round trip of a task: only the waits that docs/reliability.md requires.
 
     .venv/bin/python benchmarks/floor.py --samples 500
 
@@ -36,7 +36,7 @@ Samples = list[float]  # milliseconds
 
 
 class Books:
-    """A database whose commits are on the disk when they return."""
+    """A database that returns from a commit when the data is on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.connection = sqlite3.connect(folder / "floor.db", isolation_level=None)
@@ -52,7 +52,7 @@ class Books:
 
 
 class Floor:
-    """A client, a coordinator and a worker that do nothing."""
+    """A client, a coordinator and a worker that do nothing but wait."""
 
     def __init__(
         self, client: RobustConnection, coordinator: RobustConnection, worker: RobustConnection, books: Books
@@ -89,13 +89,13 @@ class Floor:
         self._worker.publish_soon(Outgoing("", INBOX.name, b"result"))
 
     async def round_trip(self) -> None:
-        """A task: its submission until its result."""
+        """Run a task from its submission to its result."""
         self._replied.clear()
         self._client.publish_soon(Outgoing("", INBOX.name, b"submission"))
         await self._reply()
 
     async def confirmed(self) -> None:
-        """A message to a quorum queue, until its confirm."""
+        """Publish a message to a quorum queue and wait for its confirm."""
         await self._worker.publish_soon(Outgoing("", INBOX.name, b"claim"))
 
     async def committed(self) -> None:
@@ -103,7 +103,7 @@ class Floor:
         self._books.commit()
 
     async def replied(self) -> None:
-        """A message through the queue of replies, which is not written to disk."""
+        """Send a message through the reply queue, which is not written to disk."""
         self._replied.clear()
         self._coordinator.publish_soon(Outgoing("", REPLIES.name, b"completed", persistent=False))
         await self._reply()
@@ -114,7 +114,7 @@ class Floor:
 
 
 async def timed(what: Callable[[], Awaitable[None]], samples: int) -> Samples:
-    """So many of them, one after the other."""
+    """Time `count` calls, one after the other."""
     taken = []
     for _ in range(samples):
         start = time.perf_counter()
@@ -124,7 +124,7 @@ async def timed(what: Callable[[], Awaitable[None]], samples: int) -> Samples:
 
 
 async def measure(url: str, samples: int, folder: Path) -> dict[str, Samples]:
-    """The parts, and all of it."""
+    """Measure the parts and the whole round trip."""
     books = Books(folder)
     with closing(books.connection):
         async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What Fluffle asks of a computer: memory of an idle worker, time of `fluffle --help`, time to a ready coordinator.
+"""The footprint of Fluffle: memory of an idle worker, time of `fluffle --help`, time until a coordinator is ready.
 
 .venv/bin/python benchmarks/footprint.py --runs 20
 """
@@ -23,7 +23,7 @@ PATIENCE = 30.0  # seconds
 
 
 def help_time(folder: Path) -> float:
-    """Seconds that `fluffle --help` takes, from start to end."""
+    """Return how many seconds `fluffle --help` takes."""
     with Processes(folder, {}) as processes:
         start = time.perf_counter()
         processes.output_of((FLUFFLE, "--help"), timeout=PATIENCE)
@@ -31,7 +31,7 @@ def help_time(folder: Path) -> float:
 
 
 def ready_time(url: str, state: Path) -> float:
-    """Seconds from the start of a coordinator to its line that it is ready; it is stopped then."""
+    """Return the seconds from the start of a coordinator until it prints that it is ready, and stop it."""
     with Processes(state, environment(url, state)) as processes:
         start = time.perf_counter()
         processes.start_until(COORDINATOR, READY, timeout=PATIENCE)
@@ -39,7 +39,7 @@ def ready_time(url: str, state: Path) -> float:
 
 
 def idle_memory(url: str, state: Path, idle: float) -> int:
-    """Resident bytes of a worker with the demo model that has had nothing to do for `idle` seconds."""
+    """Return the resident bytes of a worker with the demo model after `idle` seconds without work."""
     with Processes(state, environment(url, state)) as processes:
         processes.start_until(COORDINATOR, READY, timeout=PATIENCE)
         worker = processes.start_until((FLUFFLE, "worker", "idle", "--model", "demo"), "idle: ready", timeout=PATIENCE)
@@ -49,12 +49,12 @@ def idle_memory(url: str, state: Path, idle: float) -> int:
 
 
 def environment(url: str, state: Path) -> dict[str, str]:
-    """What Fluffle's processes need to know."""
+    """Return the environment variables of Fluffle's processes."""
     return {"FLUFFLE_AMQP_URL": url, "FLUFFLE_STATE_DIR": str(state)}
 
 
 def measure(url: str, folder: Path, sizes: argparse.Namespace) -> list[Bar]:
-    """All figures. Raises BenchmarkFailed."""
+    """Measure all figures. Raises BenchmarkFailed."""
 
     def state(name: str) -> Path:
         path = folder / name
@@ -77,7 +77,7 @@ def measure(url: str, folder: Path, sizes: argparse.Namespace) -> list[Bar]:
 
 
 def arguments() -> argparse.Namespace:
-    """The sizes, from the command line."""
+    """Return the sizes given on the command line."""
     parser = command(__doc__)
     parser.add_argument("--runs", type=int, default=20, help="runs of `fluffle --help` (20)")
     parser.add_argument("--starts", type=int, default=5, help="starts of the coordinator on each database (5)")

@@ -1,8 +1,8 @@
-"""How near the assignment comes to the best possible: simulated pools through the real core, in virtual time.
+"""How close the assignment comes to the optimum: simulated pools with the real core, in virtual time.
 
     .venv/bin/python benchmarks/makespan.py --seeds 4 --tasks 1000 --scenario heterogeneous
 
-docs/assignment.md tells what is simulated and what the columns mean.
+docs/assignment.md describes the simulation and the columns.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ Simulated = dict[str, list[Outcome]]  # by policy, for each seed
 
 
 def simulate(scenario: str, tasks: int, seed: int, policy: str) -> Outcome:
-    """One run: the same case for every policy."""
+    """Simulate one case with every policy."""
     simulated = case(scenario, tasks, seed)
     if policy == CELERY:
         return outcome(simulated, celery.simulate(simulated, noticed_after=through_core.LEASE))
@@ -37,13 +37,13 @@ def simulate(scenario: str, tasks: int, seed: int, policy: str) -> Outcome:
 def simulate_all(
     scenario: str, tasks: int, seeds: Sequence[int], policies: Sequence[str], pool: ProcessPoolExecutor
 ) -> Simulated:
-    """Every policy with every seed."""
+    """Simulate every policy with every seed."""
     runs = {policy: [pool.submit(simulate, scenario, tasks, seed, policy) for seed in seeds] for policy in policies}
     return {policy: [run.result() for run in futures] for policy, futures in runs.items()}
 
 
 def bars(scenario: str, simulated: Simulated) -> list[Bar]:
-    """What the default policy has to reach in a scenario, beside the best of the others in each column."""
+    """Return the targets of the default policy in a scenario, compared with the best other policy in each column."""
     if DEFAULT not in simulated:
         return []
     ours = Outcome.mean(simulated[DEFAULT])
@@ -67,7 +67,7 @@ def _share(ours: float, best: float) -> float:
 
 
 def rows(simulated: Simulated) -> Iterable[tuple[str, ...]]:
-    """One for each policy, with the cells of COLUMNS."""
+    """Return one row for each policy, with the cells of COLUMNS."""
     for policy, outcomes in simulated.items():
         mean = Outcome.mean(outcomes)
         middle = median(one.ratio for one in outcomes)
@@ -82,7 +82,7 @@ def rows(simulated: Simulated) -> Iterable[tuple[str, ...]]:
 
 
 def figures(results: Mapping[str, Simulated]) -> dict[str, object]:
-    """Every run by scenario and policy."""
+    """Return every run by scenario and policy."""
     return {
         "runs": {
             scenario: {policy: [asdict(one) for one in outcomes] for policy, outcomes in simulated.items()}

@@ -1,4 +1,4 @@
-"""How soon the page is there with 100,000 tasks in the books, and whether a long stay makes it grow.
+"""How fast the page opens with 100,000 tasks in the database, and whether a long visit makes its memory grow.
 
     .venv/bin/python benchmarks/page.py --tasks 100000 --visits 20 --stay 400
 
@@ -36,7 +36,7 @@ from fluffle import SyncClient, TaskRejected
 
 FLUFFLE = str(PROGRAMS / "fluffle")
 PATIENCE = 60.0  # seconds
-SEEN = {  # path -> what is there as soon as there is something to read
+SEEN = {  # path -> the element that is present as soon as the content can be read
     "/": "tbody tr[data-id]",
     "/tasks/{task}": ".task-status .status",
     "/llms": "[data-llm]",
@@ -50,7 +50,7 @@ OPTIONS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-ba
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A page that was opened: milliseconds from the request until something was painted, and until it can be read."""
+    """The time to open a page: milliseconds until the first paint, and until the content can be read."""
 
     path: str
     painted: float
@@ -59,7 +59,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """What is kept in memory after so many visits: bytes of the server, bytes and nodes of the page that stays open."""
+    """The memory after some visits: bytes of the server, bytes and nodes of the page that stays open."""
 
     visits: int
     server: int
@@ -68,7 +68,7 @@ class Weight:
 
 
 def make(database: Path, tasks: int) -> None:
-    """A database with so many tasks, a hundredth of them waiting."""
+    """Create a database with this many tasks, 1% of them waiting."""
     store = Store(open_engine(f"sqlite:///{database}"))
     upgrade(store.engine)
     store.take_lead("benchmark", now(), LEASE)
@@ -82,7 +82,7 @@ def make(database: Path, tasks: int) -> None:
 
 @contextmanager
 def running(folder: Path, url: str) -> Iterator[tuple[str, int]]:
-    """Coordinator, LLM and page at work: the address to work with, and the process id of the page's server."""
+    """Run coordinator, LLM and page; yield the address with full access and the process id of the page's server."""
     with Processes(folder, {"FLUFFLE_AMQP_URL": url, "FLUFFLE_STATE_DIR": str(folder)}) as processes:
         processes.start_until((FLUFFLE, "coordinator"), "coordinator: ready, leading", PATIENCE)
         noop = ("--handler", "benchmarks.systems.fluffle_handler:noop", "--slots", "20")
@@ -95,7 +95,7 @@ def running(folder: Path, url: str) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser without a window. Raises BenchmarkFailed where there is none."""
+    """Start a headless browser. Raises BenchmarkFailed without one."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         raise BenchmarkFailed("there is no Chromium: on Debian it comes with `apt-get install chromium`")
@@ -109,7 +109,7 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def visit(browser: Browser, login: str) -> Iterator[Page]:
-    """Somebody who has just logged in, with nothing in the browser's cache."""
+    """Log in with an empty browser cache."""
     context = browser.new_context(viewport={"width": 1280, "height": 860})
     try:
         page = context.new_page()
@@ -120,7 +120,7 @@ def visit(browser: Browser, login: str) -> Iterator[Page]:
 
 
 def open_each(browser: Browser, login: str, task: str, times: int) -> Iterator[Opened]:
-    """Every page, so many times, by turns."""
+    """Open every page several times, in turn."""
     base = login.partition("/login")[0]
     for _ in range(times):
         for path, seen in SEEN.items():
@@ -134,7 +134,7 @@ def open_each(browser: Browser, login: str, task: str, times: int) -> Iterator[O
 
 
 def stay(browser: Browser, login: str, server: int, visits: int, client: SyncClient) -> Iterator[Weight]:
-    """Keep the list open while others come and go and tasks are done; the weights before and after each quarter."""
+    """Keep the list open while others visit and tasks complete; return the memory before and after each quarter."""
     base = login.partition("/login")[0]
     with visit(browser, login) as page:
         page.goto(base + "/")
@@ -160,7 +160,7 @@ def _weigh(visits: int, server: int, session: CDPSession) -> Weight:
 
 
 def do_some(client: SyncClient) -> str:
-    """Have a few tasks done; the id of the last of them. Raises BenchmarkFailed when one is not completed."""
+    """Run a few tasks and return the id of the last one. Raises BenchmarkFailed when one is not completed."""
     handles = list(client.submit_many(Submission(description="-") for _ in range(EACH)))
     views = client.wait(*(it.id for it in handles if not isinstance(it, TaskRejected)), timeout=PATIENCE)
     if len(views) != EACH or any(it.status is not Status.COMPLETED for it in views):
@@ -169,7 +169,7 @@ def do_some(client: SyncClient) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    """The sizes, from the command line."""
+    """Return the sizes given on the command line."""
     parser = command(__doc__)
     parser.add_argument("--tasks", type=int, default=100_000, help="tasks in the books (100000)")
     parser.add_argument("--visits", type=int, default=10, help="how often each page is opened (10)")

@@ -1,4 +1,4 @@
-"""Whether the simulation of benchmarks/makespan.py tells the truth: the same cases with real processes.
+"""A check of the simulation in benchmarks/makespan.py: the same cases with real processes.
 
     .venv/bin/python benchmarks/reality.py --tasks 300 --scenario heterogeneous --policies earliest-finish
 
@@ -33,7 +33,7 @@ READY_WITHIN = 30.0  # seconds
 
 
 def really(played: Case, policy: str, folder: Path, url: str) -> Outcome:
-    """One case with real processes. Raises BenchmarkFailed."""
+    """Run one case with real processes. Raises BenchmarkFailed."""
     common = {"FLUFFLE_AMQP_URL": url, "FLUFFLE_STATE_DIR": str(folder), "FLUFFLE_POLICY": policy}
     with Processes(folder, {**common, "FLUFFLE_LOG_LEVEL": "WARNING"}) as processes:
         processes.start_until([FLUFFLE, "coordinator"], "leading", READY_WITHIN)
@@ -45,7 +45,7 @@ def really(played: Case, policy: str, folder: Path, url: str) -> Outcome:
 
 
 def _worker(worker: Worker) -> list[str]:
-    """The command of a worker of that speed; `env` puts the speed where the handler looks for it."""
+    """Return the command of a worker with this speed; `env` passes the speed to the handler."""
     command = [FLUFFLE, "worker", worker.name, "--slots", str(worker.slots)]
     skills = ["--skills", ",".join(worker.skills)] if worker.skills else []
     handler = ["--handler", "benchmarks.systems.sleeper:work"]
@@ -60,7 +60,7 @@ def _runs(views: list[TaskView], start: float) -> Iterator[tuple[str, Ran]]:
 
 
 async def _play(played: Case, url: str) -> list[TaskView]:
-    """Submit every task when it comes, and wait for all ends."""
+    """Submit every task at its time, and wait until all have ended."""
     async with Client(url, name="reality") as client:
         await asyncio.wait_for(_all_online(client, {worker.name for worker in played.workers}), READY_WITHIN)
         loop = asyncio.get_running_loop()

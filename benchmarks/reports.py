@@ -1,4 +1,4 @@
-"""What reports cost on a million finished tasks: how long each takes, and what they take from the work meanwhile.
+"""The cost of reports on a million finished tasks: how long each takes, and how much it slows the work down.
 
     .venv/bin/python benchmarks/reports.py --finished 1000000 --tasks 5000 --rounds 10 --every 1
 
@@ -39,14 +39,14 @@ async def _one(name: str, client: Client) -> None:
 
 
 async def _one_after_the_other(names: Iterator[str], every: float, client: Client) -> None:
-    """As long as it is let."""
+    """Request reports until cancelled."""
     for name in names:
         await client.report(name)
         await asyncio.sleep(every)
 
 
 def make(database: Path, finished: int) -> None:
-    """A database of so many finished tasks, as a coordinator leaves it that had a moment without work."""
+    """Create a database with this many finished tasks, as an idle coordinator leaves it."""
     store = Store(open_engine(f"sqlite:///{database}"))
     upgrade(store.engine)
     store.take_lead("benchmark", now(), LEASE)
@@ -60,7 +60,7 @@ def make(database: Path, finished: int) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The sizes, from the command line."""
+    """Return the sizes given on the command line."""
     parser = command(__doc__)
     parser.add_argument("--finished", type=int, default=1_000_000, help="finished tasks (1000000)")
     parser.add_argument("--tasks", type=int, default=5_000, help="tasks of each measurement of a pace (5000)")

@@ -21,20 +21,20 @@ from benchmarks.systems.catalogue import System, fluffle, peers
 
 
 def in_turn(systems: Sequence[System], rounds: int) -> Iterator[System]:
-    """Every system once a round, every second round backwards, so that a busy moment does not always hit the same."""
+    """Yield every system once per round, every second round in reverse order, to spread busy moments."""
     for number in range(rounds):
         yield from reversed(systems) if number % 2 else systems
 
 
 def measure(system: System, sizes: argparse.Namespace, url: str, folder: Path) -> dict[str, Any]:
-    """One turn of one system, with processes and data of its own in `folder`: what its client printed.
+    """Run one system once, with separate processes and data in `folder`; return the output of its client.
 
     Raises BenchmarkFailed.
     """
     environment = {
         "FLUFFLE_AMQP_URL": url,
         "FLUFFLE_STATE_DIR": str(folder),
-        "FLUFFLE_LOG_LEVEL": "WARNING",  # as quiet as the others are set to be
+        "FLUFFLE_LOG_LEVEL": "WARNING",  # as few log lines as the other systems
         "BENCHMARK_AMQP_URL": url,
         "BENCHMARK_TALLY": str(folder / "tally"),
     }
@@ -48,7 +48,7 @@ def measure(system: System, sizes: argparse.Namespace, url: str, folder: Path) -
 
 
 def compare(sizes: argparse.Namespace, on: Broker, folder: Path) -> Comparison:
-    """All rounds of all systems; a peer that fails takes no further part. Raises BenchmarkFailed when Fluffle does."""
+    """Run all rounds of all systems; drop a peer that fails. Raises BenchmarkFailed when Fluffle fails."""
     ours = fluffle(PROGRAMS)
     systems = [ours, *(peer for peer in peers(sizes.peers_env / "bin") if peer.name in sizes.peers)]
     measured = {system: Measured(system) for system in systems}
@@ -70,7 +70,7 @@ def compare(sizes: argparse.Namespace, on: Broker, folder: Path) -> Comparison:
 
 
 def arguments() -> argparse.Namespace:
-    """The sizes, from the command line."""
+    """Return the sizes given on the command line."""
     names = [peer.name for peer in peers(Path())]
     parser = command(__doc__)
     parser.add_argument("--tasks", type=int, default=5_000, help="tasks of each system in a round (5000)")

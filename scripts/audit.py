@@ -1,4 +1,4 @@
-"""Look for known vulnerabilities in the libraries of constraints.txt, where an index answers that knows them."""
+"""Report known vulnerabilities of the libraries in constraints.txt, if an index that lists them can be reached."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ WITHIN = 300  # seconds
 
 
 def main() -> int:
-    """Returns the exit code: 1 when a library has a known vulnerability."""
+    """Return the exit code: 1 when a library has a known vulnerability."""
     options = ["--requirement", str(ROOT / "constraints.txt"), "--no-deps", "--disable-pip", "--timeout", "10"]
     command = [str(PIP_AUDIT), *options, "--format", "json", "--progress-spinner", "off"]
     try:

@@ -1,6 +1,6 @@
-"""Takes docs/screenshots: every page of the running program, in light, dark and at the width of a phone.
+"""Take docs/screenshots: every page of the running program, in light, in dark and at the width of a phone.
 
-A private RabbitMQ node, a coordinator and LLMs run in a temporary folder for it; nothing is left.
+A private RabbitMQ node, a coordinator and LLMs run in a temporary folder, which is removed at the end.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ LLMS = {
 
 
 async def translate(job: Job, tools: Toolbox) -> Answer:
-    """The LLM dora: asks, takes its time and fails as the inputs of its task say."""
+    """The LLM dora asks, waits and fails according to the inputs of its task."""
     orders = job.inputs if isinstance(job.inputs, dict) else {}
     if "ask" in orders:
         return Answer(await tools.ask_person(orders["ask"], orders.get("choices", ())))
@@ -65,7 +65,7 @@ async def translate(job: Job, tools: Toolbox) -> Answer:
 
 @contextmanager
 def running(environment: dict[str, str], *arguments: str, log: Path, until: str) -> Iterator[None]:
-    """`fluffle ARGUMENTS` until the end of the block, once it has printed `until`."""
+    """Run `fluffle ARGUMENTS` until the end of the block; wait until it has printed `until`."""
     with log.open("wb") as out:
         child = subprocess.Popen(  # noqa: S603 - the program under the camera
             [sys.executable, "-m", "fluffle", *arguments], cwd=ROOT, env=environment, stdout=out, stderr=out
@@ -80,13 +80,13 @@ def running(environment: dict[str, str], *arguments: str, log: Path, until: str)
         child.terminate()
         try:
             child.wait(_END_WITHIN)
-        except subprocess.TimeoutExpired:  # it has work for an hour, as the pictures show
+        except subprocess.TimeoutExpired:  # it works for an hour, as the screenshots show
             child.kill()
             child.wait()
 
 
 def give_work(client: SyncClient) -> dict[str, str]:
-    """Tasks of every kind; returns the ids of those that are shown by themselves."""
+    """Submit tasks of every kind; return the ids of those with a separate page."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))][:7]
     summaries = [
         client.submit(
@@ -138,7 +138,7 @@ def give_work(client: SyncClient) -> dict[str, str]:
 
 
 def reject_something(url: str) -> None:
-    """Messages that break the protocol."""
+    """Publish messages that violate the protocol."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
     for message_id, body in (
@@ -152,12 +152,12 @@ def reject_something(url: str) -> None:
 
 
 def shoot(browser: Browser, base: str, login: str, pages: dict[str, str]) -> None:
-    """Take all pictures."""
+    """Take all screenshots."""
     schemes: list[tuple[str, Literal["light", "dark"]]] = [("", "light"), ("-dark", "dark")]
     for suffix, scheme in schemes:
         for place, (width, height) in SIZES.items():
             if suffix and place:
-                continue  # a phone in the dark shows nothing new
+                continue  # a dark page at the width of a phone adds nothing
             context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
             page = context.new_page()
             take(page, f"{base}/login", f"login{suffix}{place}", ".login")
@@ -168,7 +168,7 @@ def shoot(browser: Browser, base: str, login: str, pages: dict[str, str]) -> Non
 
 
 def take(page: Page, url: str, name: str, ready: str) -> None:
-    """One picture, when what it shows is there and rests."""
+    """Take one screenshot when its content is present and stable."""
     page.goto(url)
     page.locator(ready).first.wait_for()
     page.wait_for_timeout(700)
@@ -177,7 +177,7 @@ def take(page: Page, url: str, name: str, ready: str) -> None:
 
 
 def main() -> None:
-    """Take docs/screenshots anew."""
+    """Take docs/screenshots again."""
     chromium = shutil.which("chromium")
     if chromium is None:
         sys.exit("there is no Chromium: on Debian it comes with `apt-get install chromium`")

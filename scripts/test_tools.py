@@ -1,4 +1,4 @@
-"""Gets what the tests need beside Python where it is missing: RabbitMQ, and PostgreSQL's programs."""
+"""Install the programs that the tests need, if they are missing: RabbitMQ and PostgreSQL."""
 
 import os
 import shutil
@@ -11,12 +11,12 @@ from broker.node.install import ensure_rabbitmq
 
 
 def has_postgresql() -> bool:
-    """Whether PostgreSQL's programs are on PATH or where Debian puts them."""
+    """Return whether PostgreSQL's programs are on PATH or in Debian's folder."""
     return shutil.which("initdb") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
 def main() -> None:
-    """Install what is missing, as far as this user may; the tests that still lack something say so."""
+    """Install missing programs as far as this user may; tests without their program are skipped with a reason."""
     try:
         ensure_rabbitmq(print)
     except NodeError as error:

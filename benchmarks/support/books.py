@@ -1,4 +1,4 @@
-"""What the coordinator has recorded, read from outside: its SQLite database, while it works."""
+"""The attempts that a running coordinator has recorded, read from its SQLite database."""
 
 import sqlite3
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.support.processes import BenchmarkFailed
 from broker.timestamps import Instant
 
-_LOOK = 0.005  # seconds between two looks
+_LOOK = 0.005  # seconds between two reads
 
 
 class Books:
@@ -21,12 +21,12 @@ class Books:
         self._connection.close()
 
     def ended(self) -> int:
-        """How many attempts have ended so far."""
+        """Return how many attempts have ended."""
         (last,) = self._connection.execute("SELECT coalesce(max(rowid), 0) FROM attempts").fetchone()
         return int(last)
 
     def wait_for(self, count: int, timeout: float) -> None:
-        """Return when so many attempts have ended. Raises BenchmarkFailed after `timeout` seconds."""
+        """Wait until this many attempts have ended. Raises BenchmarkFailed after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while (ended := self.ended()) < count:
             if time.monotonic() > deadline:
@@ -34,6 +34,6 @@ class Books:
             time.sleep(_LOOK)
 
     def completions(self, after: int) -> list[Instant]:
-        """When tasks were completed, in order, leaving out the first `after` attempts that ended."""
+        """Return the completion times in order, without the first `after` ended attempts."""
         query = "SELECT finished_at FROM attempts WHERE rowid > ? AND outcome = 'completed' ORDER BY finished_at"
         return [Instant(at) for (at,) in self._connection.execute(query, (after,))]

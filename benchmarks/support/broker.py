@@ -1,4 +1,4 @@
-"""The RabbitMQ that a benchmark runs on."""
+"""The RabbitMQ that a benchmark uses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from broker.node.private_node import PrivateNode
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Its AMQP URL, with password, and what to call it."""
+    """The AMQP URL of a broker, with password, and its description."""
 
     url: str
     name: str
@@ -18,7 +18,7 @@ class Broker:
 
 @contextmanager
 def broker(url: str | None, folder: Path) -> Iterator[Broker]:
-    """The broker at `url`; without one, a private node with its data in `folder`, stopped at the end."""
+    """Yield the broker at `url`, or a private node with its data in `folder`, which stops at the end."""
     if url is not None:
         yield Broker(url, "the given RabbitMQ")
         return

@@ -1,4 +1,4 @@
-"""The arithmetic of throughput.py: what was measured of each system, and how Fluffle compares."""
+"""The arithmetic of throughput.py: the measurements of each system, and the comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from benchmarks.systems.catalogue import System
 
 @dataclass(slots=True)
 class Measured:
-    """What was measured of one system: a rate in tasks/s for each round, and every idle round trip in seconds."""
+    """The measurements of one system: a rate in tasks/s for each round, and every idle round trip in seconds."""
 
     system: System
     version: str = ""
@@ -19,7 +19,7 @@ class Measured:
     latencies: list[float] = field(default_factory=list)
 
     def add(self, tasks: int, printed: dict[str, Any]) -> None:
-        """Take in what the client of the system printed after a round of `tasks` tasks."""
+        """Add the output of the system's client after a round of `tasks` tasks."""
         self.version = printed["version"]
         self.rates.append(tasks / printed["seconds"])
         if self.system.results:  # without results the client sees the end of a task, not its answer
@@ -27,17 +27,17 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """The median of the rounds, in tasks per second."""
+        """Return the median of the rounds, in tasks per second."""
         return median(self.rates)
 
     def latency(self, percent: int) -> float | None:
-        """A percentile of the round trips in seconds; None where there are none."""
+        """Return a percentile of the round trips in seconds, or None without round trips."""
         if len(self.latencies) < 2:
             return None
         return quantiles(self.latencies, n=100, method="inclusive")[percent - 1]
 
     def figures(self) -> dict[str, Any]:
-        """All of it by name."""
+        """Return all figures by name."""
         return {
             "version": self.version,
             "queues": self.system.queues,
@@ -51,13 +51,13 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Fluffle beside the others."""
+    """The measurements of Fluffle and of the other systems."""
 
     fluffle: Measured
     others: Sequence[Measured]
 
     def bars(self) -> list[Bar]:
-        """Fluffle's rate and round trip against the best of Celery's pools in each; none where not measured."""
+        """Return the targets: Fluffle's rate and round trip compared with the best Celery pool, if measured."""
         celery = [other for other in self.others if other.system.is_celery]
         rate = max((pool.rate for pool in celery), default=None)
         latency = min((p50 for pool in celery if (p50 := pool.latency(50))), default=None)
@@ -69,11 +69,11 @@ class Comparison:
         return bars
 
     def figures(self) -> dict[str, Any]:
-        """Everything that was measured, by the system's name."""
+        """Return all measurements by the name of the system."""
         return {one.system.name: one.figures() for one in (self.fluffle, *self.others)}
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One for each system, with the cells of COLUMNS."""
+        """Return one row for each system, with the cells of COLUMNS."""
         return [self._row(one) for one in (self.fluffle, *self.others)]
 
     def _row(self, one: Measured) -> tuple[str, ...]:

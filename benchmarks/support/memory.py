@@ -1,15 +1,15 @@
-"""The most memory that processes have had."""
+"""The peak memory of processes."""
 
 import threading
 from typing import Self
 
 import psutil
 
-_EVERY = 0.05  # seconds between two looks
+_EVERY = 0.05  # seconds between two reads
 
 
 class PeakMemory:
-    """Looks at processes again and again inside `with`. `most` is the most resident bytes that any one of them had."""
+    """Samples processes during the block. `most` is the highest resident size of any of them, in bytes."""
 
     def __init__(self) -> None:
         self.most = 0
@@ -26,7 +26,7 @@ class PeakMemory:
         self._thread.join()
 
     def watch(self, pid: int) -> None:
-        """Look at this process, too, until it ends."""
+        """Sample this process, too, until it ends."""
         self._watched.append(psutil.Process(pid))
 
     def _look(self) -> None:

@@ -1,4 +1,4 @@
-"""What is measured of one database: how fast its tasks are done, how soon somebody takes over, how long reads take."""
+"""The measurements of one database: the rate of tasks, the time of a takeover, the duration of reads."""
 
 import asyncio
 import subprocess
@@ -21,9 +21,9 @@ FLUFFLE = str(PROGRAMS / "fluffle")
 COORDINATOR = (FLUFFLE, "coordinator")
 NO_OP = ("--handler", "benchmarks.systems.fluffle_handler:noop", "--slots", "200")
 LEADS, STANDS_BY = "coordinator: ready, leading", "coordinator: ready, standing by"
-TOP = 9  # the priority of the tasks that are submitted here: they go before all that wait
-WARM = 500  # tasks that are done before a coordinator is killed
-PATIENCE = 60.0  # seconds for what takes a few at most
+TOP = 9  # priority of the tasks submitted here: above all waiting tasks
+WARM = 500  # tasks completed before a coordinator is killed
+PATIENCE = 60.0  # timeout in seconds
 
 Query = Callable[[Client], Awaitable[object]]
 Popen = subprocess.Popen[str]
@@ -31,9 +31,9 @@ Popen = subprocess.Popen[str]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Tasks per second: accepted while no LLM is there, worked off while none come in, done while others come in.
+    """Tasks per second: accepted without an LLM, completed without submissions, completed during submissions.
 
-    `processor` is the processor time of the coordinator for each task that it had done, in seconds.
+    `processor` is the processor time of the coordinator per completed task, in seconds.
     """
 
     accepted: float
@@ -44,9 +44,9 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """Seconds from a kill -9 until the next coordinator leads, and until it has completed a task.
+    """Seconds from a kill -9 until the next coordinator leads, and until a task completes.
 
-    `by` is who that was: a standby, or a coordinator that was started then.
+    `by` is the next leader: a standby, or a newly started coordinator.
     """
 
     by: str
@@ -56,7 +56,7 @@ class Takeover:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Something that people look at: the arguments of `fluffle`, and the same as a query of a client."""
+    """A read: the arguments of `fluffle`, and the equal query of a client."""
 
     arguments: tuple[str, ...]
     query: Query
@@ -64,7 +64,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class ReadTime:
-    """Seconds that a read took, as a command and as a query alone, and whether an LLM was at work meanwhile."""
+    """Seconds that a read took, as a command and as a query, with or without an LLM at work."""
 
     arguments: tuple[str, ...]
     busy: bool
@@ -74,9 +74,9 @@ class ReadTime:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A database in its folder, and the RabbitMQ to work on.
+    """A database in its folder, and the RabbitMQ to use.
 
-    `llm` is who works for it. RabbitMQ keeps the queues of an LLM, so that every place needs one of its own.
+    `llm` is the name of its LLM. RabbitMQ keeps the queues of an LLM, so that each place needs a separate one.
     """
 
     llm: str
@@ -89,7 +89,7 @@ class Place:
         return self.folder / "fluffle.db"
 
     def pace(self, tasks: int, peak: PeakMemory) -> Pace:
-        """Have so many tasks accepted, and worked off, and as many again done as they come. Raises BenchmarkFailed."""
+        """Measure this many tasks that are completed later, and as many on arrival. Raises BenchmarkFailed."""
         with self._coordinator(peak) as (processes, coordinator), closing(Books(self.database)) as books:
             idle = _processor_time(coordinator)
             accepted = asyncio.run(self._submit(tasks))
@@ -106,7 +106,7 @@ class Place:
         return Pace(tasks / accepted, worked_off, done / ((end - start) / 1e6), processor)
 
     def takeovers(self, rounds: int, peak: PeakMemory) -> Iterator[Takeover]:
-        """Kill the coordinator at work, twice a round. Raises BenchmarkFailed."""
+        """Kill the coordinator under load, twice a round. Raises BenchmarkFailed."""
         with (
             closing(Books(self.database)) as books,
             self._coordinator(peak) as (processes, leader),
@@ -130,7 +130,7 @@ class Place:
                 leader = following
 
     def reads(self, reads: Sequence[Read], times: int, peak: PeakMemory) -> Iterator[ReadTime]:
-        """Have each of these looked at so many times while nothing goes on, and again while an LLM works."""
+        """Time each read several times without load, and again while an LLM works."""
         with self._coordinator(peak) as (processes, _):
             yield from self._read_all(reads, times, processes, busy=False)
             with self._llm(processes):
@@ -145,7 +145,7 @@ class Place:
                 yield ReadTime(read.arguments, busy, command, asyncio.run(self._ask(read.query)))
 
     def beside(self, tasks: int, reading: Query, rounds: int, peak: PeakMemory) -> Iterator[tuple[float, float]]:
-        """Tasks per second done as they come: alone, and while a client reads, by turns."""
+        """Return tasks per second completed on arrival: alone and while a client reads, in turn."""
         with self._coordinator(peak) as (processes, _), self._llm(processes):
             asyncio.run(self._submit(WARM, wait=True))
             for number in range(rounds):
@@ -154,7 +154,7 @@ class Place:
                 yield rates[None], rates[reading]
 
     def queries(self, queries: Sequence[Query], times: int, peak: PeakMemory) -> list[list[float]]:
-        """The seconds that each of these takes while nothing goes on, so many times."""
+        """Return the seconds of each query without load."""
 
         async def ask() -> list[list[float]]:
             return [[await self._ask(query) for _ in range(times)] for query in queries]
@@ -166,7 +166,7 @@ class Place:
 
     @contextmanager
     def _coordinator(self, peak: PeakMemory) -> Iterator[tuple[Processes, Popen]]:
-        """A coordinator that leads, stopped at the end, as everything that was started besides."""
+        """Start a leading coordinator; stop it and all other processes at the end."""
         self.folder.mkdir(exist_ok=True)
         environment = {"FLUFFLE_AMQP_URL": self.url, "FLUFFLE_STATE_DIR": str(self.folder)}
         with Processes(self.folder, environment) as processes:
@@ -176,7 +176,7 @@ class Place:
 
     @contextmanager
     def _llm(self, processes: Processes) -> Iterator[None]:
-        """An LLM at work; in the end it leaves, and the coordinator knows: nothing of it is left in RabbitMQ."""
+        """Start an LLM; at the end it leaves, and nothing of it remains in RabbitMQ."""
         worker = processes.start_until((FLUFFLE, "worker", self.llm, *NO_OP), f"{self.llm}: ready", PATIENCE)
         yield
         worker.terminate()
@@ -189,7 +189,7 @@ class Place:
     # -- as a client -----------------------------------------------------------------------------------------------
 
     async def _submit(self, tasks: int, *, wait: bool = False) -> float:
-        """Submit so many tasks; returns the seconds until all are accepted, or until they are completed."""
+        """Submit this many tasks; return the seconds until all are accepted, or completed."""
         submissions = (everyday(number, priority=TOP) for number in range(tasks))  # as those that wait
         async with Client(self.url) as client:
             start = time.perf_counter()
@@ -201,7 +201,7 @@ class Place:
             return time.perf_counter() - start
 
     async def _submit_beside(self, tasks: int, reading: Query | None) -> float:
-        """The seconds until so many tasks are completed."""
+        """Return the seconds until this many tasks are completed."""
         async with Client(self.url) as client:
             beside = asyncio.ensure_future(reading(client)) if reading else None
             try:
@@ -211,7 +211,7 @@ class Place:
                     beside.cancel()
 
     async def _ask(self, query: Query) -> float:
-        """The seconds that a query takes."""
+        """Return the seconds of a query."""
         async with Client(self.url) as client:
             start = time.perf_counter()
             await query(client)
@@ -228,7 +228,7 @@ def _processor_time(process: Popen) -> float:
 
 
 def _rate(moments: Sequence[Instant]) -> float:
-    """Per second, from the first of these moments, at which some may have happened together, to the last."""
+    """Return the rate per second between the first and the last of these times."""
     first, last = moments[0], moments[-1]
     if first == last:
         raise BenchmarkFailed(f"{len(moments):,} tasks are too few: they were completed all at once")

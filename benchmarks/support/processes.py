@@ -18,7 +18,7 @@ _STOP_WITHIN = 10.0  # seconds
 
 
 class BenchmarkFailed(Exception):
-    """A process did not do its part; the message says which one and how its log ends."""
+    """A process failed; the message names the process and quotes the end of its log."""
 
 
 def run_program(main: Callable[[], None]) -> NoReturn:
@@ -36,7 +36,7 @@ def run_program(main: Callable[[], None]) -> NoReturn:
 
 def _interrupt(*_: object) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # a second one must not leave anything running
+        signal.signal(number, signal.SIG_IGN)  # a second signal must not leave a process running
     raise KeyboardInterrupt
 
 
@@ -107,7 +107,7 @@ class Processes:
         return self._folder / f"{number}.log"
 
     def _logs(self) -> str:
-        """How the log of every process ends."""
+        """Return the end of the log of every process."""
         return "\n".join(
             f"--- {_name(process.args)}\n{self._log(number).read_text(errors='replace')[-2000:]}"
             for number, process in enumerate(self._running)

@@ -1,4 +1,4 @@
-"""How benchmarks tell what they found: tables for people, a file for machines."""
+"""The output of benchmarks: tables for people, a file for machines."""
 
 import json
 import os
@@ -21,7 +21,7 @@ if console.width < _WIDTH:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A figure and what it has to be: `at_most` or `at_least`."""
+    """A figure and its target: `at_most` or `at_least`."""
 
     name: str
     value: float
@@ -31,13 +31,13 @@ class Bar:
 
     @property
     def reached(self) -> bool:
-        """Whether the figure is what it has to be."""
+        """Return whether the figure reaches its target."""
         return (self.at_most is None or self.value <= self.at_most) and (
             self.at_least is None or self.value >= self.at_least
         )
 
     def cells(self) -> tuple[str, ...]:
-        """A row of the table of bars."""
+        """Return the row of the table of targets."""
         wanted = f"at least {self.at_least:g}" if self.at_most is None else f"at most {self.at_most:g}"
         return (self.name, f"{self.value:.2f} {self.unit}", f"{wanted} {self.unit}", "yes" if self.reached else "NO")
 
@@ -53,12 +53,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def print_bars(title: str, bars: Sequence[Bar]) -> None:
-    """Print figures beside their bars."""
+    """Print figures with their targets."""
     print_table(title, ("", "measured", "bar", "reached"), [bar.cells() for bar in bars])
 
 
 def write_json(path: Path, program: str, figures: Mapping[str, Any], bars: Sequence[Bar]) -> None:
-    """Write the figures and the bars, with when and on what they were taken."""
+    """Write the figures and the targets, with the time and the machine of the measurement."""
     head = {
         "program": program,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""A database as a team leaves it whose work has piled up: tasks that wait for every reason, and finished ones."""
+"""A database with a large backlog: tasks that wait for every possible reason, and finished ones."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How many tasks wait, how many of these are ready for any LLM, and how many tasks are finished."""
+    """The numbers of waiting tasks, of ready ones among them, and of finished tasks."""
 
     waiting: int
     ready: int
@@ -43,7 +43,7 @@ class Amount:
 
 
 def fill(store: Store, amount: Amount, progress: Progress = lambda done: None) -> None:
-    """Put the tasks into an empty store that leads. `progress` is told how many it holds, after every transaction."""
+    """Insert the tasks into an empty store that leads. `progress` receives the count after every transaction."""
     changes = StateChanges(llms={name: LLM(name, model="demo") for name in (OFFLINE, *_LLMS)})
     for done, (task, open_dependencies) in enumerate(_tasks(amount, until=now()), start=1):
         changes.new.append(task)
@@ -57,7 +57,7 @@ def fill(store: Store, amount: Amount, progress: Progress = lambda done: None) -
 
 
 def _tasks(amount: Amount, until: Instant) -> Iterator[tuple[Task, frozenset[str]]]:
-    """Every task and its open dependencies, oldest first, ten a second up to `until`. The finished ones are oldest."""
+    """Yield every task and its open dependencies, oldest first, ten a second up to `until`, finished ones first."""
     chance = random.Random(amount.waiting)
     for seq in range(1, amount.tasks + 1):
         submitted = Instant(until - seconds(amount.tasks - seq) // 10)
@@ -68,7 +68,7 @@ def _tasks(amount: Amount, until: Instant) -> Iterator[tuple[Task, frozenset[str
 
 
 def _waiting(seq: int, submitted: Instant, amount: Amount, chance: random.Random) -> tuple[Task, frozenset[str]]:
-    """One that is ready for any LLM; or else it waits for absent skills, an absent LLM, a moment or other tasks."""
+    """Return a ready task, or one that waits for missing skills, a missing LLM, a time or other tasks."""
     if chance.random() * amount.waiting < amount.ready:
         return _task(seq, submitted, Status.PENDING, priority=chance.choice((HIGH, LOW))), frozenset()
     match chance.randrange(6):
@@ -91,7 +91,7 @@ def _waiting(seq: int, submitted: Instant, amount: Amount, chance: random.Random
 
 
 def _finished(seq: int, submitted: Instant, chance: random.Random) -> Task:
-    """Mostly completed, at the first attempt or the second; the others failed, or were cancelled before they began."""
+    """Return a finished task: mostly completed after one or two attempts, else failed or cancelled before its start."""
     share = chance.random()
     if share < 0.03:
         task = _task(seq, submitted, Status.CANCELLED)
@@ -112,7 +112,7 @@ def _finished(seq: int, submitted: Instant, chance: random.Random) -> Task:
 
 
 def _attempt(task: Task, outcome: str, chance: random.Random) -> None:
-    """One more attempt, after those that the task has had."""
+    """Add one more attempt to the task."""
     task.attempt, task.starts = task.attempt + 1, task.starts + 1
     task.llm, task.instance, task.why = chance.choice(_LLMS), "host-0", "least expected wait (1.0 s) of 4"
     task.ready_at = task.assigned_at = task.finished_at or task.submitted_at
@@ -138,7 +138,7 @@ def _task(seq: int, submitted: Instant, status: Status, *, priority: int = 4, **
 
 
 def everyday(number: int, **fields: Any) -> Submission:
-    """A task of everyday size: 300 characters of input, two labels."""
+    """Return a task of typical size: 300 characters of input, two labels."""
     return Submission(
         description=f"Summarise {_TOPICS[number % len(_TOPICS)]} {number} for the weekly report",
         inputs={"text": _TEXT, "number": number},
@@ -149,5 +149,5 @@ def everyday(number: int, **fields: Any) -> Submission:
 
 
 def _id(seq: int) -> str:
-    """The id of that task, as long as one that Fluffle makes."""
+    """Return the id of the task, as long as a generated one."""
     return f"00000000-0000-7000-8000-{seq:012d}"

@@ -1,4 +1,4 @@
-"""The systems that are compared: which processes each one needs, and how it is set up."""
+"""The compared systems: their processes and their setup."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 _SYSTEMS = "benchmarks.systems"
 _SLOTS = "1000"  # of Fluffle's worker
 _AT_ONCE = "500"  # tasks that taskiq's worker holds at a time
-_QUIET = "WARNING"  # no line in a log for a task that is done
+_QUIET = "WARNING"  # no log line for a completed task
 
 Command = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A system under test. `client` is started once its `processes` are; `queues` and `results` are for the table."""
+    """A system under test. `client` starts after its `processes`; `queues` and `results` are for the table."""
 
     name: str
     processes: tuple[Command, ...]
@@ -23,7 +23,7 @@ class System:
 
     @property
     def is_celery(self) -> bool:
-        """Whether this is Celery, with whichever pool."""
+        """Return whether this is Celery, with any pool."""
         return self.name.startswith("celery-")
 
 
@@ -44,7 +44,7 @@ def fluffle(programs: Path) -> System:
 
 def peers(programs: Path) -> list[System]:
     """Every system that Fluffle is compared with, as installed in the folder `programs`."""
-    # Not the threads pool: its threads share the connection that task events are confirmed on, and soon wait for ever.
+    # Not the threads pool: its threads share the connection that confirms task events, and soon deadlock.
     pools = {"prefork": "4", "gevent": "100", "eventlet": "100", "solo": "1"}
     return [*(_celery(programs, pool, size) for pool, size in pools.items()), _taskiq(programs), _dramatiq(programs)]
 

@@ -1,4 +1,4 @@
-"""Celery: the application that its workers load and, run as a program, the client that gives it tasks."""
+"""Celery: the application of its workers and, run as a program, the client."""
 
 # mypy: disable-error-code="import-not-found, untyped-decorator"
 # The library is installed apart from what mypy sees.

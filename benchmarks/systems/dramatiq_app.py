@@ -1,4 +1,4 @@
-"""dramatiq: the actor that its workers load and, run as a program, the client that gives it tasks."""
+"""dramatiq: the actor of its workers and, run as a program, the client."""
 
 # mypy: disable-error-code="import-not-found, untyped-decorator"
 # The library is installed apart from what mypy sees.
@@ -23,7 +23,7 @@ def noop(number: int) -> None:
 
 
 class DramatiqClient:
-    """Submits one task after the other, as dramatiq's client does; the tally tells when all is done."""
+    """Submits one task after the other, as dramatiq's client does; the tally counts completed tasks."""
 
     def run(self, count: int) -> None:
         """Submit `count` tasks and wait until all have run. Raises TimeoutError."""

@@ -1,4 +1,4 @@
-"""Fluffle: the client that gives it tasks."""
+"""The client of Fluffle."""
 
 import asyncio
 from typing import Self

@@ -1,4 +1,4 @@
-"""What every client process does: warm up, time single tasks, time many, print the figures as one line of JSON.
+"""The main function of every client process: warm up, time single tasks, time many, print one line of JSON.
 
 Needs the standard library only, because the peers' clients import it too, in an environment without Fluffle.
 """

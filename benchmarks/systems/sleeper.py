@@ -1,4 +1,4 @@
-"""The handler of a worker that takes as long for a task as its speed says."""
+"""The handler of a worker that sleeps according to its speed."""
 
 import asyncio
 import os

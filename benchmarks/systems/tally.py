@@ -1,4 +1,4 @@
-"""Counting finished tasks of systems that return no results: every task appends one byte to a file."""
+"""A counter of finished tasks for systems without results: every task appends one byte to a file."""
 
 import os
 import time
@@ -16,15 +16,15 @@ class Tally:
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def add(self) -> None:
-        """One more task is done. Atomic between processes, because the file is open for appending."""
+        """Count one more task. Atomic between processes, because the file is open for appending."""
         os.write(self._file, b".")
 
     def count(self) -> int:
-        """Tasks done so far."""
+        """Return how many tasks are done."""
         return self._path.stat().st_size
 
     def wait_for(self, count: int) -> None:
-        """Return when `count` tasks are done. Raises TimeoutError when nothing has moved for a minute."""
+        """Wait until `count` tasks are done. Raises TimeoutError after a minute without progress."""
         seen, since = self.count(), time.monotonic()
         while (now := self.count()) < count:
             if now != seen:

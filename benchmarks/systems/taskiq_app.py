@@ -1,4 +1,4 @@
-"""taskiq: the broker that its workers load and, run as a program, the client that gives it tasks."""
+"""taskiq: the broker of its workers and, run as a program, the client."""
 
 # mypy: disable-error-code="import-not-found, untyped-decorator"
 # The library is installed apart from what mypy sees.
@@ -24,7 +24,7 @@ async def noop(number: int) -> None:
 
 
 class TaskiqClient:
-    """Submits with many confirms under way; the tally tells when all is done."""
+    """Submits with many outstanding confirms; the tally counts completed tasks."""
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()

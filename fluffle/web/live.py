@@ -35,10 +35,14 @@ _log = logging.getLogger(__name__)
 class Reader(Protocol):
     """The methods of the client that only read."""
 
-    async def task(self, task_id: str) -> TaskView: ...
+    async def task(self, task_id: str) -> TaskView:
+        """Return a task."""
+
     def tasks(
         self, *, status: Collection[Status] = (), within: str | None = None, limit: int | None = None
-    ) -> AsyncIterator[TaskView]: ...
+    ) -> AsyncIterator[TaskView]:
+        """Yield tasks, the newest first."""
+
     async def task_page(
         self,
         *,
@@ -48,13 +52,20 @@ class Reader(Protocol):
         text: str | None = None,
         limit: int = 50,
         before: int | None = None,
-    ) -> TaskPage: ...
-    async def placement(self, description: str, /, **fields: Unpack[TaskFields]) -> Placement: ...
-    def messages(
-        self, *, conversation_id: str | None = None, limit: int | None = None
-    ) -> AsyncIterator[MessageView]: ...
-    def conversations(self, *, limit: int | None = None) -> AsyncIterator[ConversationView]: ...
-    async def report(self, name: str | None = None, **fields: Unpack[ReportFields]) -> ReportView: ...
+    ) -> TaskPage:
+        """Return one page of tasks."""
+
+    async def placement(self, description: str, /, **fields: Unpack[TaskFields]) -> Placement:
+        """Return the LLM that would get such a task now, and the reason."""
+
+    def messages(self, *, conversation_id: str | None = None, limit: int | None = None) -> AsyncIterator[MessageView]:
+        """Yield messages, the newest first."""
+
+    def conversations(self, *, limit: int | None = None) -> AsyncIterator[ConversationView]:
+        """Yield conversations, the newest first."""
+
+    async def report(self, name: str | None = None, **fields: Unpack[ReportFields]) -> ReportView:
+        """Return a report."""
 
 
 @dataclass(frozen=True, slots=True)

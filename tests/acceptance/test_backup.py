@@ -1,4 +1,4 @@
-"""A copy of the database, taken while the coordinator works, and put back after a disaster."""
+"""Backup of the database of a running coordinator, and restore after a disaster."""
 
 import os
 import subprocess
@@ -33,11 +33,11 @@ def submit(client: Amqp, ledger: Ledger, name: str, count: int) -> None:
         ledger.note(f"{name}-{number}")
 
 
-def test_a_copy_taken_under_load_is_whole_and_brings_everything_back_that_was_in_it(
+def test_a_backup_taken_under_load_is_complete_and_restores_its_content(
     site: Site, client: Amqp, tmp_path: Path
 ) -> None:
     database, ledger, coordinator = site.sqlite, Ledger(site), site.coordinator()
-    worker = site.worker("ada", *WORKER, **ledger.env)
+    worker = site.worker("ada", *WORKER, env=ledger.env)
     submit(client, ledger, "before", 100)
     until(lambda: completed(site) > 10, "some are done, and some are not")
     taken = fluffle(site, "database", "backup", str(tmp_path / "copy.db"))
@@ -57,13 +57,13 @@ def test_a_copy_taken_under_load_is_whole_and_brings_everything_back_that_was_in
     assert known > 10
     assert back.stdout == f"restored {known} tasks\n"
     again = site.coordinator()
-    site.worker("ada", *WORKER, **ledger.env)
+    site.worker("ada", *WORKER, env=ledger.env)
     until(lambda: completed(site) == known, "all that it knows is done", within=90)
     assert again.alive
 
 
 @pytest.mark.usefixtures("in_sqlite")
-def test_a_database_that_a_coordinator_leads_on_is_not_replaced(site: Site, tmp_path: Path) -> None:
+def test_restore_does_not_replace_the_database_of_a_running_leader(site: Site, tmp_path: Path) -> None:
     coordinator = site.coordinator()
     copy = tmp_path / "copy.db"
     assert fluffle(site, "database", "backup", str(copy)).returncode == 0
@@ -80,9 +80,9 @@ def test_a_database_that_a_coordinator_leads_on_is_not_replaced(site: Site, tmp_
 
 
 @pytest.mark.usefixtures("in_sqlite")
-def test_a_restored_database_begins_with_a_new_term(site: Site, client: Amqp, tmp_path: Path) -> None:
+def test_a_restored_database_starts_a_new_epoch(site: Site, client: Amqp, tmp_path: Path) -> None:
     ledger, leader = Ledger(site), site.coordinator()
-    site.worker("ada", *WORKER, **ledger.env)
+    site.worker("ada", *WORKER, env=ledger.env)
     submit(client, ledger, "first", 5)
     until(lambda: completed(site) == 5, "they are done")
     copy = tmp_path / "copy.db"
@@ -99,7 +99,7 @@ def test_a_restored_database_begins_with_a_new_term(site: Site, client: Amqp, tm
 
 
 @pytest.mark.parametrize("content", [b"", b"no database", b"SQLite format 3\0" + bytes(4096)])
-def test_what_is_no_copy_replaces_nothing(site: Site, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_backup_is_not_restored(site: Site, tmp_path: Path, content: bytes) -> None:
     database, coordinator = site.sqlite, site.coordinator()
     coordinator.terminate()
     assert coordinator.wait() == 0
@@ -113,7 +113,7 @@ def test_what_is_no_copy_replaces_nothing(site: Site, tmp_path: Path, content: b
 
 
 @pytest.mark.usefixtures("in_sqlite")
-def test_a_backup_writes_over_no_file_and_leaves_no_part_of_one(site: Site, tmp_path: Path) -> None:
+def test_a_backup_overwrites_no_file_and_leaves_no_partial_file(site: Site, tmp_path: Path) -> None:
     assert "there is no database" in fluffle(site, "database", "backup", str(tmp_path / "copy.db")).stderr
     site.coordinator()
     (tmp_path / "copy.db").write_text("mine")
@@ -122,20 +122,20 @@ def test_a_backup_writes_over_no_file_and_leaves_no_part_of_one(site: Site, tmp_
     assert [file.read_text() for file in tmp_path.glob("*copy*")] == ["mine"]
 
 
-def test_of_postgresql_the_tool_to_take_is_told(site: Site, tmp_path: Path) -> None:
+def test_backup_names_the_tool_to_use_for_postgresql(site: Site, tmp_path: Path) -> None:
     site.env["FLUFFLE_DATABASE_URL"] = "postgresql+psycopg://nobody@127.0.0.1:1/none"
     told = fluffle(site, "database", "backup", str(tmp_path / "copy.db"))
     assert (told.returncode, "pg_dump" in told.stderr) == (1, True)
     assert "pg_restore" in fluffle(site, "database", "restore", "--yes", str(tmp_path / "copy.db")).stderr
 
 
-def test_postgresql_is_copied_under_load_and_restored_by_its_own_tools(rabbitmq: NodeInfo, tmp_path: Path) -> None:
+def test_postgresql_is_backed_up_under_load_and_restored_with_its_own_tools(rabbitmq: NodeInfo, tmp_path: Path) -> None:
     with postgres_or_skip() as server:
         first, second = server.create("first"), server.create("second")
         dump = tmp_path / "copy.dump"
         with site_on(rabbitmq, tmp_path / "first", FLUFFLE_DATABASE_URL=first) as site, amqp(site.url) as client:
             ledger, coordinator = Ledger(site), site.coordinator()
-            worker = site.worker("ada", *WORKER, **ledger.env)
+            worker = site.worker("ada", *WORKER, env=ledger.env)
             submit(client, ledger, "before", 100)
             until(lambda: completed(site) > 10, "some are done, and some are not")
             run(server, "pg_dump", "--format=custom", f"--file={dump}", plain(first))
@@ -146,14 +146,14 @@ def test_postgresql_is_copied_under_load_and_restored_by_its_own_tools(rabbitmq:
         run(server, "pg_restore", "--clean", "--if-exists", f"--dbname={plain(second)}", str(dump))
         with site_on(rabbitmq, tmp_path / "second", FLUFFLE_DATABASE_URL=second) as site:
             site.coordinator()
-            site.worker("ada", *WORKER, **Ledger(site).env)
+            site.worker("ada", *WORKER, env=Ledger(site).env)
             known = site.select("select count(*) from tasks")[0][0]
             assert known > 10
             until(lambda: completed(site) == known, "all that it knows is done", within=90)
 
 
 def plain(url: str) -> str:
-    """A database URL as PostgreSQL's own tools read it."""
+    """Return a database URL for PostgreSQL's own tools."""
     return url.replace("postgresql+psycopg://", "postgresql://")
 
 
@@ -163,7 +163,7 @@ def run(server: Postgres, program: str, *args: str) -> None:
 
 @contextmanager
 def postgres_or_skip() -> Iterator[Postgres]:
-    """A PostgreSQL of its own."""
+    """Run a separate PostgreSQL."""
     try:
         with postgres() as server:
             yield server

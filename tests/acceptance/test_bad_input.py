@@ -1,4 +1,4 @@
-"""Bad input over the wire: each is refused once and clearly, nothing else is lost, and the queue keeps moving."""
+"""Bad input over the wire: each message is rejected once and clearly, no other is lost, and the queue keeps moving."""
 
 import json
 import struct
@@ -19,11 +19,11 @@ from tests.support.task_audit import Ledger
 
 @pytest.fixture(scope="module")
 def site(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A coordinator and a worker, and the task `known`, which is done."""
+    """A site with a coordinator, a worker, and the completed task `known`."""
     with site_on(rabbitmq, tmp_path_factory.mktemp("site")) as site:
         site.coordinator()
         ledger = Ledger(site)
-        site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "10", **ledger.env)
+        site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "10", env=ledger.env)
         yield site
 
 
@@ -38,7 +38,7 @@ def connected(site: Site) -> Iterator[Amqp]:
 
 @pytest.fixture
 def client(connected: Amqp) -> Amqp:
-    """A client with the queue ANSWERS; it and the rejected queue are empty, whatever the test before has left."""
+    """A client with the queue ANSWERS; it and the rejected queue are emptied first."""
     until(lambda: not connected.depth("fluffle.coordinator"), "the coordinator's inbox is empty")
     connected.take_all(ANSWERS)
     connected.take_all("fluffle.rejected")
@@ -47,7 +47,7 @@ def client(connected: Amqp) -> Amqp:
 
 @pytest.fixture
 def told(client: Amqp) -> str:
-    """A queue of the events about rejections."""
+    """Return a queue of the events about rejections."""
     return client.queue(("fluffle.events", "task.rejected.none"))
 
 
@@ -56,7 +56,7 @@ def submit_good(client: Amqp) -> None:
 
 
 def answers(client: Amqp, good: int, bad: int) -> list[Message]:
-    """The refusals, after checking that as many good tasks were done as there should be."""
+    """Return the rejections, after checking that the expected number of valid tasks was completed."""
     found = [client.take(ANSWERS) for _ in range(2 * good + bad)]
     kinds = Counter((answer.properties.correlation_id, answer.type) for answer in found)
     assert kinds["good", "task.accepted"] == kinds["good", "task.completed"] == good
@@ -72,7 +72,9 @@ def errors_of(rejected: Message) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-def test_a_bad_message_is_refused_once_and_the_good_ones_around_it_are_done(client: Amqp, told: str, bad: Bad) -> None:
+def test_a_bad_message_is_rejected_once_and_the_valid_ones_around_it_are_processed(
+    client: Amqp, told: str, bad: Bad
+) -> None:
     submit_good(client)
     bad.publish(client)
     submit_good(client)
@@ -93,7 +95,7 @@ def test_a_bad_message_is_refused_once_and_the_good_ones_around_it_are_done(clie
 
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
-def test_an_odd_message_is_a_good_task_all_the_same(client: Amqp, odd: dict[str, Any]) -> None:
+def test_an_unusual_message_is_still_a_valid_task(client: Amqp, odd: dict[str, Any]) -> None:
     client.submit(FINE, **{"reply_to": ANSWERS, **odd})
     accepted, completed = client.take(ANSWERS), client.take(ANSWERS)
     assert (accepted.type, completed.type) == ("task.accepted", "task.completed")
@@ -104,7 +106,7 @@ def test_an_odd_message_is_a_good_task_all_the_same(client: Amqp, odd: dict[str,
 
 
 @pytest.mark.parametrize("reply_to", ["", "no such queue", "fluffle.queries", "x" * 255])
-def test_an_answer_that_nobody_wants_holds_nothing_up(client: Amqp, site: Site, reply_to: str) -> None:
+def test_an_answer_without_a_reader_delays_nothing(client: Amqp, site: Site, reply_to: str) -> None:
     task_id = f"unwanted-{len(reply_to)}"
     client.submit(task(id=task_id), reply_to=reply_to)
     done = f"select 1 from tasks where id = '{task_id}' and status = 'completed'"
@@ -113,7 +115,7 @@ def test_an_answer_that_nobody_wants_holds_nothing_up(client: Amqp, site: Site, 
     answers(client, good=1, bad=0)
 
 
-def test_answers_to_the_coordinator_itself_do_not_go_round_in_circles(client: Amqp, told: str) -> None:
+def test_answers_sent_to_the_coordinator_itself_do_not_loop(client: Amqp, told: str) -> None:
     client.submit(task(id="selfish"), reply_to="fluffle.coordinator")
     rejected = [client.take("fluffle.rejected") for _ in range(2)]
     assert [message.json()["id"] for message in rejected] == ["selfish", "selfish"]
@@ -124,7 +126,9 @@ def test_answers_to_the_coordinator_itself_do_not_go_round_in_circles(client: Am
 
 
 @pytest.mark.parametrize("double", [float("nan"), float("inf")])
-def test_a_header_that_rabbitmq_cannot_read_harms_only_its_publisher(client: Amqp, site: Site, double: float) -> None:
+def test_a_header_that_rabbitmq_cannot_decode_affects_only_its_publisher(
+    client: Amqp, site: Site, double: float
+) -> None:
     with pytest.raises(AMQPError), amqp(site.url) as hostile:
         hostile.submit(FINE, raw=with_headers(b"\x01ad" + struct.pack(">d", double)))
     submit_good(client)
@@ -132,7 +136,7 @@ def test_a_header_that_rabbitmq_cannot_read_harms_only_its_publisher(client: Amq
     assert client.depth("fluffle.rejected") == 0
 
 
-def test_a_circle_is_refused_whichever_of_its_tasks_comes_last(client: Amqp, told: str) -> None:
+def test_a_dependency_cycle_is_rejected_whichever_task_arrives_last(client: Amqp, told: str) -> None:
     client.submit(task(id="egg", depends_on=["hen"]))
     client.submit(task(id="hen", depends_on=["egg"]), reply_to=ANSWERS)
     [refusal] = answers(client, good=0, bad=1)
@@ -143,7 +147,7 @@ def test_a_circle_is_refused_whichever_of_its_tasks_comes_last(client: Amqp, tol
     answers(client, good=1, bad=0)
 
 
-def test_an_id_that_comes_many_times_at_once_is_one_task(client: Amqp, site: Site) -> None:
+def test_an_id_submitted_many_times_at_once_is_one_task(client: Amqp, site: Site) -> None:
     for _ in range(50):
         client.submit(task(id="many"), reply_to=ANSWERS)
     types: Counter[str] = Counter()
@@ -175,7 +179,7 @@ def test_a_command_about_an_unknown_task_is_answered(client: Amqp, key: str) -> 
         ("report", {"since": "yesterday"}, "since"),
     ],
 )
-def test_a_bad_query_is_answered_and_the_next_one_too(client: Amqp, key: str, body: Any, path: str) -> None:
+def test_a_bad_query_gets_an_error_and_the_next_query_an_answer(client: Amqp, key: str, body: Any, path: str) -> None:
     client.publish("fluffle.queries", key, body)
     client.publish("fluffle.queries", key, body, reply_to=ANSWERS)
     refusal = client.take(ANSWERS)
@@ -185,7 +189,9 @@ def test_a_bad_query_is_answered_and_the_next_one_too(client: Amqp, key: str, bo
     assert client.take(ANSWERS).json()["id"] == "known"
 
 
-def test_what_the_database_refuses_is_refused_and_its_neighbours_are_done(client: Amqp, site: Site, told: str) -> None:
+def test_a_task_that_the_database_refuses_is_rejected_and_its_batch_is_processed(
+    client: Amqp, site: Site, told: str
+) -> None:
     refuse = (
         "create trigger poison before insert on tasks when new.id = 'poison'"
         " begin select raise(abort, 'this cannot be stored'); end"

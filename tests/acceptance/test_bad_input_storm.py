@@ -1,4 +1,4 @@
-"""Bad input in bulk, and with another limit: on sites of their own."""
+"""Bad input in bulk, and with another limit, on separate sites."""
 
 import json
 import random
@@ -14,21 +14,22 @@ from tests.support.processes import until
 from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
+from tests.support.thoroughness import slow
 
 REJECTIONS = {"fluffle.messages": "message.rejected", "fluffle.queries": "query.rejected"}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=slow)])
 def site(request: pytest.FixtureRequest, rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
     """A site with a database of each kind."""
     env = {}
     if request.param == "postgresql":
         env["FLUFFLE_DATABASE_URL"] = request.getfixturevalue("postgres_url")
-    with site_on(rabbitmq, tmp_path, **env) as site:
+    with site_on(rabbitmq, tmp_path, env=env) as site:
         yield site
 
 
-def test_a_storm_of_bad_messages_among_good_ones_is_accounted_for_to_the_last(site: Site, ledger: Ledger) -> None:
+def test_every_message_of_a_mix_of_valid_and_bad_ones_is_accounted_for(site: Site, ledger: Ledger) -> None:
     bad = [message for name, message in BAD.items() if name != "17 MiB"] * 2
     good = [task(id=f"good-{n}") for n in range(len(bad))]
     published = [*bad, *good]
@@ -36,7 +37,7 @@ def test_a_storm_of_bad_messages_among_good_ones_is_accounted_for_to_the_last(si
     with amqp(site.url) as client:
         client.queue(name=ANSWERS)
         told = client.queue(("fluffle.events", "task.rejected.none"))
-        site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "10", **ledger.env)
+        site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "10", env=ledger.env)
         site.coordinator()
         client.submit(task(id="known"))
         ledger.note("known", *(one["id"] for one in good))
@@ -66,7 +67,7 @@ def test_a_storm_of_bad_messages_among_good_ones_is_accounted_for_to_the_last(si
     assert len(events) == len(bad)
 
 
-def test_a_smaller_limit_is_kept_to(rabbitmq: NodeInfo, tmp_path: Path) -> None:
+def test_a_smaller_body_limit_is_enforced(rabbitmq: NodeInfo, tmp_path: Path) -> None:
     with site_on(rabbitmq, tmp_path, FLUFFLE_MAX_BODY="2000") as site, amqp(site.url) as client:
         client.queue(name=ANSWERS)
         site.coordinator()

@@ -1,4 +1,4 @@
-"""What RabbitMQ does by its own rules, the same on 3.10 and 4.x: limits, alarms, timeouts and restarts."""
+"""Limits, alarms, timeouts and restarts of RabbitMQ, the same on 3.10 and 4.x."""
 
 import json
 import os
@@ -23,7 +23,7 @@ WORK = ("--handler", "tests.support.recording_llms:work", "--slots", "20")
 
 
 def submit_one(client: Amqp, ledger: Ledger, gate: Path) -> str:
-    """A task that runs until its gate is opened; it runs when this returns."""
+    """Submit a task that runs until its gate is opened, and wait until it runs."""
     answers = client.queue()
     client.submit({"description": "-", "inputs": {"gate": str(gate)}}, reply_to=answers)
     task_id = str(client.take(answers).json()["id"])
@@ -32,8 +32,8 @@ def submit_one(client: Amqp, ledger: Ledger, gate: Path) -> str:
     return task_id
 
 
-def test_a_message_that_nobody_settles_ends_among_the_rejected(site: Site, ledger: Ledger, client: Amqp) -> None:
-    site.worker("ann", *WORK, **ledger.env).terminate()
+def test_a_message_that_is_never_acknowledged_is_dead_lettered(site: Site, ledger: Ledger, client: Amqp) -> None:
+    site.worker("ann", *WORK, env=ledger.env).terminate()
     until(lambda: not site.workers[0].alive, "the worker has declared its queue and left")
     client.publish("fluffle.work", "llm.ann", {"task_id": "t-1"})
     with pika.BlockingConnection(pika.URLParameters(site.url)) as connection:
@@ -52,17 +52,17 @@ def test_a_message_that_nobody_settles_ends_among_the_rejected(site: Site, ledge
 
 @pytest.fixture
 def alarm(rabbitmq: NodeInfo) -> Iterator[None]:
-    """RabbitMQ has too little memory, by its own judgement, when the test says so."""
+    """Clear the memory alarm that the test raises."""
     yield
     rabbitmq.control("set_vm_memory_high_watermark", "0.25")
 
 
 @pytest.mark.usefixtures("alarm")
-def test_a_memory_alarm_holds_results_up_and_loses_none(
+def test_a_memory_alarm_delays_results_and_loses_none(
     rabbitmq: NodeInfo, site: Site, ledger: Ledger, client: Amqp, tmp_path: Path
 ) -> None:
     site.coordinator()
-    worker = site.worker("ann", *WAIT, **ledger.env)
+    worker = site.worker("ann", *WAIT, env=ledger.env)
     task_id = submit_one(client, ledger, tmp_path / "gate")
     rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
     until(lambda: json.loads(rabbitmq.control("status", "--formatter", "json"))["alarms"], "the alarm is raised")
@@ -79,7 +79,7 @@ def test_a_memory_alarm_holds_results_up_and_loses_none(
 
 
 def hoard(channel: Any, queue: str, *, within: float) -> None:
-    """Take a delivery and keep it, for as long as RabbitMQ lets us."""
+    """Take a delivery and never acknowledge it."""
     for method, _, _ in channel.consume(queue, inactivity_timeout=within):
         if method is None:
             return
@@ -87,7 +87,7 @@ def hoard(channel: Any, queue: str, *, within: float) -> None:
 
 @pytest.fixture
 def short_consumer_timeout(rabbitmq: NodeInfo) -> Iterator[None]:
-    """RabbitMQ waits only seconds for an acknowledgement, and looks every second, on channels opened from now on."""
+    """Let RabbitMQ wait only seconds for an acknowledgement, on channels opened from now on."""
     names = ("consumer_timeout", "channel_tick_interval")
     before = {name: rabbitmq.control("eval", f"application:get_env(rabbit, {name}).").strip() for name in names}
     for name, seconds in zip(names, (CONSUMER_TIMEOUT, 1), strict=True):
@@ -105,12 +105,12 @@ def test_a_task_may_take_longer_than_rabbitmq_waits_for_an_acknowledgement(
     site: Site, ledger: Ledger, client: Amqp, tmp_path: Path
 ) -> None:
     site.coordinator()
-    worker = site.worker("ann", *WAIT, **ledger.env)
+    worker = site.worker("ann", *WAIT, env=ledger.env)
     task_id = submit_one(client, ledger, tmp_path / "gate")
     queue = client.queue(name="hoarder", durable=True)
     site.queues.add(queue)
     client.publish("", queue, {})
-    for _ in range(3):  # so that the task takes three times as long as RabbitMQ waits
+    for _ in range(3):  # three times as long as RabbitMQ waits
         with (
             pika.BlockingConnection(pika.URLParameters(site.url)) as connection,
             pytest.raises((ChannelClosedByBroker, ConsumerCancelled)),
@@ -122,13 +122,13 @@ def test_a_task_may_take_longer_than_rabbitmq_waits_for_an_acknowledgement(
     assert site.select(f"select attempt from tasks where id = '{task_id}'") == [(1,)]
 
 
-def test_a_restart_with_a_full_backlog_loses_none_of_it(rabbitmq: NodeInfo, site: Site, ledger: Ledger) -> None:
+def test_a_restart_with_a_full_backlog_loses_no_task(rabbitmq: NodeInfo, site: Site, ledger: Ledger) -> None:
     ids = [f"backlog-{number}" for number in range(BACKLOG)]
     with amqp(site.url) as client:
         for task_id in ids:
             client.submit({"id": task_id, "description": "-"}, delivery_mode=2)
     ledger.note(*ids)
-    worker = site.worker("ann", *WORK, **ledger.env)
+    worker = site.worker("ann", *WORK, env=ledger.env)
     rabbitmq.control("stop_app")
     until(lambda: "lost the connection" in worker.output, "the worker notices")
     rabbitmq.control("start_app")

@@ -17,6 +17,9 @@ from tests.support.processes import until
 from tests.support.rabbitmq import ON_RABBITMQ_4, NodeInfo
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
+from tests.support.thoroughness import slow
+
+pytestmark = slow
 
 AT_ONCE = 50  # tasks
 LLMS = ("ann", "ben", "cid")
@@ -38,7 +41,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def site(three: Cluster, tmp_path: Path) -> Iterator[Site]:
-    with site_on(NodeInfo(three.members[0].url, None), tmp_path, **SETTINGS) as site:
+    with site_on(NodeInfo(three.members[0].url, None), tmp_path, env=SETTINGS) as site:
         yield site
 
 
@@ -48,7 +51,7 @@ def test_a_rolling_restart_loses_nothing(three: Cluster, site: Site, ledger: Led
             member.stop()
             member.start()
             three.wait_until_whole()
-            three.wait_until_replicated()  # or the next one may be the majority of a queue
+            three.wait_until_replicated()  # or the next one may hold the majority of a queue
 
     under_load(three, site, ledger, restart_one_by_one)
 
@@ -65,12 +68,12 @@ def test_a_killed_leader_of_the_inbox_loses_nothing(three: Cluster, site: Site, 
 
 
 def under_load(three: Cluster, site: Site, ledger: Ledger, trouble: Callable[[], None]) -> None:
-    """Somebody is connected to every node; tasks come until the trouble is over, and the books are right then."""
+    """Connect processes to every node and submit tasks until the fault is over; then check the database."""
     urls = [member.url for member in three.members]
     for url in urls[:2]:
         site.coordinator(url=url)
     for name, url in zip(LLMS, urls, strict=True):
-        site.worker(name, *WORK, url=url, **ledger.env)
+        site.worker(name, *WORK, url=url, env=ledger.env)
     asyncio.run(_submit_during(trouble, urls[2], ledger))
     with amqp(urls[2]) as client:
 

@@ -16,7 +16,7 @@ TASK = ("task", "submit", "Summarise the text", "--input", '{"text": "A fluffle 
 
 
 class Compose:
-    """The services of compose.yaml as a project of their own, on free ports."""
+    """The services of compose.yaml as a separate project, on free ports."""
 
     def __init__(self) -> None:
         self.project = f"fluffle-test-{secrets.token_hex(4)}"
@@ -26,7 +26,7 @@ class Compose:
         self._environment = {**inherited, **ports}
 
     def __call__(self, *args: str, timeout: float = 60) -> str:
-        """What `docker compose ARGS` prints. Fails, with what it says, when it does."""
+        """Return the output of `docker compose ARGS`. Fails with its error."""
         done = subprocess.run(
             ["docker", "compose", "--project-name", self.project, *args],
             cwd=ROOT,
@@ -40,18 +40,18 @@ class Compose:
         return done.stdout
 
     def fluffle(self, *args: str) -> str:
-        """What `fluffle ARGS` prints in the coordinator's container."""
+        """Return the output of `fluffle ARGS` in the coordinator's container."""
         return self("exec", "--no-TTY", "coordinator", "fluffle", *args)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has at the moment."""
+    """Return a free port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 def needs_an_engine() -> None:
-    """Leave the test out where no container engine with compose can be used."""
+    """Skip the test without a container engine with compose."""
     if shutil.which("docker") is None:
         pytest.skip("docker is not installed")
     for command in (["docker", "version"], ["docker", "compose", "version"]):
@@ -62,7 +62,7 @@ def needs_an_engine() -> None:
 
 @pytest.fixture(scope="module")
 def compose() -> Iterator[Compose]:
-    """The services, up and healthy."""
+    """Start the services and wait until they are healthy."""
     needs_an_engine()
     services = Compose()
     try:
@@ -73,7 +73,7 @@ def compose() -> Iterator[Compose]:
         subprocess.run(["docker", "image", "rm", services.project], capture_output=True, check=False)
 
 
-def test_a_task_submitted_inside_is_completed(compose: Compose) -> None:
+def test_a_task_submitted_inside_the_containers_is_completed(compose: Compose) -> None:
     assert "demo (offline extractive summariser)" in compose.fluffle(*TASK, "--wait")
 
 

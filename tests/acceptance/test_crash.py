@@ -1,4 +1,4 @@
-"""Whoever dies, and whenever: what was accepted is completed, and recorded once. With real processes and kill -9."""
+"""Every accepted task is completed and recorded once, whichever process dies. With real processes and kill -9."""
 
 import asyncio
 import random
@@ -17,6 +17,7 @@ from tests.support.proxy import proxy_before
 from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
+from tests.support.thoroughness import slow
 
 WORK = ("--handler", "tests.support.recording_llms:work", "--slots", "10")
 WAIT = ("--handler", "tests.support.recording_llms:wait_for_gate")
@@ -26,8 +27,8 @@ PATIENCE = 60.0  # seconds
 
 @pytest.fixture
 def site(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
-    """A place where silence is noticed soon, and batches are small, so that there are many moments to die in."""
-    with site_on(rabbitmq, tmp_path, **EAGER) as site:
+    """A site with short leases and small batches, so that there are many points to die at."""
+    with site_on(rabbitmq, tmp_path, env=EAGER) as site:
         yield site
 
 
@@ -42,7 +43,7 @@ def behind(gate: Path, task_id: str) -> dict[str, object]:
 
 
 def run_load(site: Site, ledger: Ledger, count: int, trouble: Callable[[], None]) -> None:
-    """Submit tasks and see that all complete, with `trouble` going on meanwhile, from before the first of them."""
+    """Submit tasks and wait until all complete, while `trouble` runs."""
 
     async def submit_and_wait() -> None:
         tasks = [Submission(description="work", id=f"load-{n}", max_attempts=50) for n in range(count)]
@@ -62,7 +63,7 @@ def run_load(site: Site, ledger: Ledger, count: int, trouble: Callable[[], None]
 
 
 def some_moments(ledger: Ledger, load: int, times: int) -> Iterator[None]:
-    """Yields when chance wants it, that many times, always while some of the load is done and some is not."""
+    """Yield this many times at random moments while the load is partly done."""
     for moment in sorted(random.sample(range(load * 3 // 4), times)):
         until(lambda: ledger.done() > moment, f"more than {moment} tasks are done", within=PATIENCE)  # noqa: B023
         yield
@@ -80,11 +81,11 @@ def test_a_task_whose_worker_is_killed_is_finished_by_another(
     site: Site, ledger: Ledger, client: Amqp, gate: Path
 ) -> None:
     site.coordinator()
-    first = site.worker("first", *WAIT, **ledger.env)
+    first = site.worker("first", *WAIT, env=ledger.env)
     client.submit(behind(gate, "t"))
     ledger.note("t")
     until(lambda: ledger.effects("started"), "the task is started")
-    second = site.worker("second", *WAIT, **ledger.env)
+    second = site.worker("second", *WAIT, env=ledger.env)
     first.kill()
     gate.touch()
     until(lambda: ledger.effects(), "the task is done")
@@ -97,17 +98,17 @@ def test_a_task_whose_worker_is_killed_is_finished_by_another(
     ]
 
 
-def test_a_task_whose_worker_is_killed_is_finished_by_that_worker_started_again(
+def test_a_task_whose_worker_is_killed_is_finished_by_the_restarted_worker(
     site: Site, ledger: Ledger, client: Amqp, gate: Path
 ) -> None:
     site.coordinator()
-    worker = site.worker("only", *WAIT, **ledger.env)
+    worker = site.worker("only", *WAIT, env=ledger.env)
     client.submit(behind(gate, "t"))
     ledger.note("t")
     until(lambda: ledger.effects("started"), "the task is started")
     worker.kill()
     gate.touch()
-    site.worker("only", *WAIT, **ledger.env)
+    site.worker("only", *WAIT, env=ledger.env)
     until(lambda: ledger.effects(), "the task is done")
     assert_all_is_well(site, ledger)
     assert site.select("select outcome from attempts order by attempt") == [("lost",), ("completed",)]
@@ -115,13 +116,13 @@ def test_a_task_whose_worker_is_killed_is_finished_by_that_worker_started_again(
 
 def test_workers_that_are_killed_under_load_lose_nothing(site: Site, ledger: Ledger) -> None:
     site.coordinator()
-    workers = [site.worker(name, *WORK, **ledger.env) for name in ("ann", "ben", "cid")]
+    workers = [site.worker(name, *WORK, env=ledger.env) for name in ("ann", "ben", "cid")]
 
     def kill_and_restart() -> None:
         for _ in some_moments(ledger, 500, 4):
             place = random.randrange(3)
             workers[place].kill()
-            workers[place] = site.worker(("ann", "ben", "cid")[place], *WORK, **ledger.env)
+            workers[place] = site.worker(("ann", "ben", "cid")[place], *WORK, env=ledger.env)
 
     run_load(site, ledger, 500, kill_and_restart)
     assert_all_is_well(site, ledger)
@@ -131,10 +132,10 @@ def test_a_worker_that_was_suspended_past_its_lease_changes_nothing(
     site: Site, ledger: Ledger, client: Amqp, gate: Path
 ) -> None:
     site.coordinator()
-    sleepy = site.worker("sleepy", *WAIT, **ledger.env)
+    sleepy = site.worker("sleepy", *WAIT, env=ledger.env)
     client.submit(behind(gate, "t"))
     until(lambda: ledger.effects("started"), "the task is started")
-    site.worker("awake", *WAIT, **ledger.env)
+    site.worker("awake", *WAIT, env=ledger.env)
     sleepy.suspend()
     until(lambda: len(ledger.effects("started")) == 2, "the task is started again")
     gate.touch()
@@ -150,11 +151,13 @@ def test_a_worker_that_was_suspended_past_its_lease_changes_nothing(
     assert recorded == [("t", "sleepy", "lost"), ("t", "awake", "completed"), ("t2", "sleepy", "completed")]
 
 
-def test_an_answer_outlives_its_worker_and_the_connection(rabbitmq: NodeInfo, tmp_path: Path, gate: Path) -> None:
+def test_a_result_survives_the_loss_of_its_worker_and_of_the_connection(
+    rabbitmq: NodeInfo, tmp_path: Path, gate: Path
+) -> None:
     with site_on(rabbitmq, tmp_path) as site, amqp(site.url) as client, proxy_before(site.url) as proxy:
         ledger = Ledger(site)
         site.coordinator()
-        worker = site.worker("only", *WAIT, url=proxy.url, **ledger.env)
+        worker = site.worker("only", *WAIT, url=proxy.url, env=ledger.env)
         client.submit(behind(gate, "t"))
         until(lambda: ledger.effects("started"), "the task is started")
         proxy.cut()
@@ -162,7 +165,7 @@ def test_an_answer_outlives_its_worker_and_the_connection(rabbitmq: NodeInfo, tm
         until(lambda: ledger.effects(), "the task is done")
         worker.wait_for("task completed")
         worker.kill()
-        site.worker("only", *WAIT, **ledger.env)
+        site.worker("only", *WAIT, env=ledger.env)
         until(lambda: site.select("select 1 from tasks where status = 'completed'"), "the answer is there")
         assert ledger.done() == 1
         assert site.select("select attempt, outcome from attempts") == [(1, "completed")]
@@ -173,8 +176,8 @@ def test_an_answer_outlives_its_worker_and_the_connection(rabbitmq: NodeInfo, tm
 
 def kill_coordinators_under_load(site: Site, ledger: Ledger) -> None:
     coordinator = site.coordinator()
-    site.worker("ann", *WORK, **ledger.env)
-    site.worker("ben", *WORK, **ledger.env)
+    site.worker("ann", *WORK, env=ledger.env)
+    site.worker("ben", *WORK, env=ledger.env)
 
     def kill_and_restart(coordinator: Process) -> None:
         for _ in some_moments(ledger, 600, 3):
@@ -189,17 +192,18 @@ def test_a_coordinator_that_is_killed_under_load_loses_nothing(site: Site, ledge
     kill_coordinators_under_load(site, ledger)
 
 
-def test_a_coordinator_that_is_killed_under_load_loses_nothing_of_postgresql(
+@slow
+def test_a_coordinator_that_is_killed_under_load_loses_nothing_on_postgresql(
     rabbitmq: NodeInfo, tmp_path: Path, postgres_url: str
 ) -> None:
-    with site_on(rabbitmq, tmp_path, **EAGER, FLUFFLE_DATABASE_URL=postgres_url) as site:
+    with site_on(rabbitmq, tmp_path, env={**EAGER, "FLUFFLE_DATABASE_URL": postgres_url}) as site:
         kill_coordinators_under_load(site, Ledger(site))
 
 
 def test_a_standby_takes_over_from_a_leader_that_is_killed(site: Site, ledger: Ledger) -> None:
     leader = site.coordinator(until="leading")
     standby = site.coordinator(until="standing by")
-    site.worker("ann", *WORK, **ledger.env)
+    site.worker("ann", *WORK, env=ledger.env)
 
     def kill() -> None:
         for _ in some_moments(ledger, 500, 1):
@@ -210,10 +214,10 @@ def test_a_standby_takes_over_from_a_leader_that_is_killed(site: Site, ledger: L
     assert_all_is_well(site, ledger)
 
 
-def test_a_leader_that_was_suspended_past_its_lease_stands_down(site: Site, ledger: Ledger) -> None:
+def test_a_leader_that_was_suspended_past_its_lease_steps_down(site: Site, ledger: Ledger) -> None:
     leader = site.coordinator(until="leading")
     standby = site.coordinator(until="standing by")
-    site.worker("ann", *WORK, **ledger.env)
+    site.worker("ann", *WORK, env=ledger.env)
 
     def suspend_and_resume() -> None:
         for _ in some_moments(ledger, 500, 1):
@@ -233,7 +237,7 @@ def test_a_standby_takes_over_from_a_leader_that_is_cut_off_from_rabbitmq(
     with proxy_before(site.url) as proxy:
         leader = site.coordinator(until="leading", url=proxy.url)
         site.coordinator(until="standing by")
-        site.worker("ann", *WAIT, **ledger.env)
+        site.worker("ann", *WAIT, env=ledger.env)
         client.submit(behind(gate, "t"))
         ledger.note("t")
         until(lambda: ledger.effects("started"), "the task is started")
@@ -247,13 +251,13 @@ def test_a_standby_takes_over_from_a_leader_that_is_cut_off_from_rabbitmq(
         assert_all_is_well(site, ledger)
 
 
-def test_coordinators_that_lose_rabbitmq_and_their_leader_at_once_go_on_when_it_is_back(
+def test_coordinators_that_lose_rabbitmq_and_their_leader_at_once_recover_when_it_returns(
     site: Site, ledger: Ledger, client: Amqp, gate: Path
 ) -> None:
     with proxy_before(site.url) as proxy:
         leader = site.coordinator(until="leading", url=proxy.url)
         standby = site.coordinator(until="standing by", url=proxy.url)
-        site.worker("ann", *WAIT, **ledger.env)
+        site.worker("ann", *WAIT, env=ledger.env)
         client.submit(behind(gate, "t"))
         ledger.note("t")
         until(lambda: ledger.effects("started"), "the task is started")
@@ -269,13 +273,11 @@ def test_coordinators_that_lose_rabbitmq_and_their_leader_at_once_go_on_when_it_
         assert ledger.done() == 1
 
 
-def test_a_coordinator_ends_when_it_is_asked_to_though_rabbitmq_is_away(
-    site: Site, ledger: Ledger, client: Amqp
-) -> None:
-    """What it could not publish, the next one does: here that a due date has passed."""
+def test_a_coordinator_stops_on_request_while_rabbitmq_is_unreachable(site: Site, ledger: Ledger, client: Amqp) -> None:
+    """The next coordinator publishes the rest: here the event of a passed due date."""
     told = client.queue(("fluffle.events", "task.overdue.*"))
     with proxy_before(site.url) as proxy:
-        coordinator = site.coordinator(url=proxy.url, FLUFFLE_LEADER_LEASE="60")  # it gives the lead up after that
+        coordinator = site.coordinator(url=proxy.url, FLUFFLE_LEADER_LEASE="60")  # it gives up its lead after that
         due = (datetime.now(UTC) + timedelta(seconds=4)).isoformat()
         client.submit({"id": "t", "description": "-", "assignee": "nobody", "force": True, "due": due})
         until(lambda: site.select("select 1 from tasks"), "the task is accepted")
@@ -290,7 +292,7 @@ def test_a_coordinator_ends_when_it_is_asked_to_though_rabbitmq_is_away(
     until(lambda: site.select("select 1 from tasks where status = 'cancelled'"), "the task is over")
 
 
-def test_a_coordinator_does_not_do_again_what_comes_again_after_a_broken_connection(
+def test_a_coordinator_processes_redelivered_messages_once_after_a_lost_connection(
     site: Site, ledger: Ledger, client: Amqp
 ) -> None:
     with proxy_before(site.url) as proxy:
@@ -316,8 +318,8 @@ def test_a_node_that_is_killed_under_load_loses_nothing(site: Site, ledger: Ledg
     if site.rabbitmq.node is None:
         pytest.skip("this broker is not ours to kill")
     site.coordinator()
-    site.worker("ann", *WORK, **ledger.env)
-    site.worker("ben", *WORK, **ledger.env)
+    site.worker("ann", *WORK, env=ledger.env)
+    site.worker("ben", *WORK, env=ledger.env)
 
     def kill_and_restart() -> None:
         for _ in some_moments(ledger, 600, 1):

@@ -1,4 +1,4 @@
-"""The main job with real processes: a task goes in from any AMQP client, an LLM does it, the answer comes out."""
+"""The main path with real processes: any AMQP client submits a task, an LLM does it, the client gets the answer."""
 
 import json
 import re
@@ -20,7 +20,7 @@ TEXT = "A fluffle is a group of rabbits. Rabbits dig warrens. A warren has many 
 
 @pytest.fixture(scope="module")
 def site(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A coordinator, and one LLM of every kind that needs no network."""
+    """A site with a coordinator and one LLM of every kind that needs no network."""
     with site_on(rabbitmq, tmp_path_factory.mktemp("site")) as site:
         site.coordinator()
         site.worker("demo", "--model", "demo")
@@ -33,7 +33,7 @@ def site(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def ended(client: Amqp, queue: str) -> dict[str, Any]:
-    """The task in the last of its two answers."""
+    """Return the task in the last of its two answers."""
     accepted, completed = client.take(queue), client.take(queue)
     assert [accepted.type, completed.type] == ["task.accepted", "task.completed"], completed.body
     view = completed.json()
@@ -64,7 +64,7 @@ def test_direct_reply_to_brings_both_answers(client: Amqp) -> None:
 
 
 @pytest.mark.parametrize(("property_", "in_body", "settled"), [(7, {}, 7), (7, {"priority": 2}, 2), (None, {}, 4)])
-def test_the_priority_is_that_of_the_body_else_of_the_message(
+def test_the_priority_of_the_body_wins_over_that_of_the_message(
     client: Amqp, property_: int | None, in_body: dict[str, int], settled: int
 ) -> None:
     answers = client.queue()
@@ -72,7 +72,7 @@ def test_the_priority_is_that_of_the_body_else_of_the_message(
     assert ended(client, answers)["priority"] == settled
 
 
-def test_the_id_of_the_body_wins_and_one_is_made_where_there_is_none(client: Amqp) -> None:
+def test_the_id_of_the_body_wins_and_a_missing_id_is_generated(client: Amqp) -> None:
     answers = client.queue()
     client.submit({"description": "-", "assignee": "async", "id": "body-1"}, reply_to=answers, message_id="property-1")
     assert ended(client, answers)["id"] == "body-1"
@@ -100,7 +100,7 @@ def test_every_kind_of_llm_does_its_task(client: Amqp, llm: str, model: str, res
     assert (shown["state"], shown["model"].startswith(model)) == ("online", True)
 
 
-def test_a_result_is_what_the_function_did(client: Amqp, site: Site) -> None:
+def test_a_result_is_the_return_value_of_the_handler(client: Amqp, site: Site) -> None:
     answers = client.queue()
     client.submit({"description": "-", "assignee": "sync", "id": "did-it"}, reply_to=answers)
     result = ended(client, answers)["result"]
@@ -108,7 +108,7 @@ def test_a_result_is_what_the_function_did(client: Amqp, site: Site) -> None:
     assert [effect["token"] for effect in effects if effect["task"] == "did-it"] == [result]
 
 
-def test_a_task_goes_to_whoever_has_its_skills(client: Amqp) -> None:
+def test_a_task_is_assigned_to_an_llm_with_its_skills(client: Amqp) -> None:
     answers = client.queue()
     client.submit({"description": "-", "skills": ["show"]}, reply_to=answers)
     view = ended(client, answers)
@@ -132,7 +132,7 @@ def test_the_results_of_dependencies_reach_the_task_that_needs_them(client: Amqp
         assert part in context[part]["result"]
 
 
-def test_a_task_that_builds_on_more_than_can_be_sent_fails_with_the_reason(client: Amqp, site: Site) -> None:
+def test_a_task_whose_dependency_results_are_too_large_fails_with_the_reason(client: Amqp, site: Site) -> None:
     answers = client.queue()
     parts = [f"large-{n}" for n in range(17)]
     site.worker("filler", "--handler", "tests.support.recording_llms:fill")
@@ -148,13 +148,13 @@ def test_a_task_that_builds_on_more_than_can_be_sent_fails_with_the_reason(clien
     assert re.search(r"have 17,00\d,\d{3} bytes; the limit is 16,777,216$", error["message"])
 
 
-def test_events_are_cloudevents_on_the_keys_that_were_promised(client: Amqp) -> None:
+def test_events_are_cloudevents_on_the_documented_routing_keys(client: Amqp) -> None:
     everything = client.queue(("fluffle.events", "task.#"))
     client.submit({"id": "told", "description": "-", "assignee": "async"})
     events = [client.take(everything)]
     while not events[-1].routing_key.startswith("task.completed."):
         events.append(client.take(everything))
-    # A state that was followed by another one in the same transaction was never a fact.
+    # A state that another one replaced in the same transaction was never visible.
     statuses = [event.json()["data"]["status"] for event in events]
     assert [status for status in ("assigned", "in_progress", "completed") if status in statuses] == statuses
     llms = ["async"] * len(events)
@@ -171,7 +171,7 @@ def test_events_are_cloudevents_on_the_keys_that_were_promised(client: Amqp) -> 
     assert len({event.json()["id"] for event in events}) == len(events)
 
 
-def test_an_llm_that_comes_and_goes_is_an_event(client: Amqp, site: Site) -> None:
+def test_an_llm_that_connects_or_leaves_is_an_event(client: Amqp, site: Site) -> None:
     told = client.queue(("fluffle.events", "llm.#"))
     guest = site.worker("guest", "--model", "demo")
     guest.terminate()
@@ -219,7 +219,7 @@ def test_amqp_publish_submits_and_amqp_consume_prints_the_answer(client: Amqp, s
     assert "rabbits" in completed["result"]
 
 
-def test_nothing_of_all_that_was_rejected_or_left_behind(site: Site) -> None:
+def test_no_message_was_rejected_or_left_in_a_queue(site: Site) -> None:
     with amqp(site.url) as client:
         until(lambda: not client.depth("fluffle.coordinator"), "the coordinator's inbox is empty")
         assert client.depth("fluffle.rejected") == 0

@@ -1,4 +1,4 @@
-"""The commands of the pages, run as they stand there, against a real coordinator and a demo LLM."""
+"""The commands in the docs, run unchanged against a real coordinator and a demo LLM."""
 
 import os
 import re
@@ -20,7 +20,7 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Environment of a user on whose private node a coordinator and the LLM ada are at work."""
+    """Return the environment of a user whose private node has a coordinator and the LLM ada."""
     folder = tmp_path_factory.mktemp("examples")
     with (
         private_node(folder) as node,
@@ -31,20 +31,20 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 def user(url: str, state: Path) -> dict[str, str]:
-    """The environment of somebody who has this Fluffle on the path."""
+    """Return the environment of a user with this Fluffle on the path."""
     programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     return {**os.environ, "PATH": programs, "FLUFFLE_AMQP_URL": url, "FLUFFLE_STATE_DIR": str(state)}
 
 
 def blocks(page: Path, heading: str) -> str:
-    """The shell commands under a heading of a page."""
+    """Return the shell commands under a heading of a page."""
     _, found, rest = page.read_text(encoding="utf-8").partition(f"\n## {heading}\n")
     assert found, f"{page} has no heading {heading!r}"
     return "\n".join(re.findall(r"^```sh\n(.*?)^```", rest.split("\n## ", 1)[0], re.MULTILINE | re.DOTALL))
 
 
 def run(commands: str, *, folder: Path, environment: dict[str, str]) -> str:
-    """What the commands print, run by a shell in that folder. Fails when one of them does."""
+    """Return the output of the commands, run by a shell in that folder. Fails when one of them fails."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
         cwd=folder,
@@ -59,7 +59,7 @@ def run(commands: str, *, folder: Path, environment: dict[str, str]) -> str:
 
 
 def needs(program: str, package: str) -> None:
-    """Leave the test out where an external program is missing."""
+    """Skip the test if an external program is missing."""
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed; it is in the package {package}")
 
@@ -109,8 +109,8 @@ def test_the_commands_of_the_quickstart_give_the_llm_work(environment: dict[str,
     ("name", "parts", "heading"),
     [("digest", 2, "Rounds"), ("debate", 4, "Decision by judy")],
 )
-def test_a_team_of_the_examples_does_its_plan(tmp_path: Path, name: str, parts: int, heading: str) -> None:
-    """The commands of the page, while `fluffle up` runs the team of the example."""
+def test_an_example_team_completes_its_plan(tmp_path: Path, name: str, parts: int, heading: str) -> None:
+    """Run the commands of the page while `fluffle up` runs the example team."""
     folder = EXAMPLES / name
     with (
         private_node(tmp_path) as node,

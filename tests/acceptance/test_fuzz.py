@@ -1,4 +1,4 @@
-"""A slice of `make fuzz`: malformed messages by the thousand are refused with a reason, and harm nothing."""
+"""A slice of `make fuzz`: thousands of malformed messages are rejected with a reason and affect no other."""
 
 from tests.programs.fuzz import decode_in_bulk, publish_in_bulk
 from tests.support.random_texts import rendered_in_bulk
@@ -6,18 +6,18 @@ from tests.support.site import Site
 from tests.support.task_audit import Ledger
 
 
-def test_whatever_is_decoded_is_a_message_or_refused_with_a_reason() -> None:
+def test_any_body_is_decoded_or_rejected_with_a_reason() -> None:
     decoded = decode_in_bulk(10_000, seed=1)
     assert decoded.refused == 10_000
     assert decoded.made < 2 * decoded.refused
     assert decoded.grown < 50 * 2**20
 
 
-def test_whatever_markdown_is_rendered_does_nothing_and_loads_nothing() -> None:
+def test_rendered_markdown_runs_no_code_and_loads_nothing() -> None:
     assert rendered_in_bulk(2_000, seed=1) > 100_000
 
 
-def test_malformed_messages_among_good_tasks_are_all_accounted_for(site: Site, ledger: Ledger) -> None:
+def test_every_malformed_message_among_valid_tasks_is_accounted_for(site: Site, ledger: Ledger) -> None:
     survived = publish_in_bulk(site, ledger, 1_000, seed=2)
     assert survived.published == 1_000
     assert (survived.missing, survived.unasked, survived.restarts, survived.problems) == (0, 0, 0, [])

@@ -1,19 +1,17 @@
-"""Who does not belong is kept out: real users with the rights of their roles, on a real broker, try what is not theirs.
+"""Real users with the rights of their roles try forbidden operations on a real broker.
 
-RabbitMQ refuses most of it; what its permissions cannot tell apart, a coordinator that requires identity refuses.
+RabbitMQ refuses most of them; a coordinator that requires identity refuses the rest.
 """
 
 import asyncio
 import json
-import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pika
 import pytest
-from pika.exceptions import AMQPError, ChannelClosedByBroker
+from pika.exceptions import ChannelClosedByBroker
 
 from broker.access.roles import Role
 from broker.protocol.chat import Message as Mail
@@ -21,7 +19,7 @@ from fluffle.client.client import Client
 from tests.support.amqp import Amqp, Message, amqp
 from tests.support.processes import until
 from tests.support.rabbitmq import NodeInfo
-from tests.support.role_users import Rights
+from tests.support.role_users import RoleUsers
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 
@@ -33,9 +31,9 @@ Channel = Any  # of pika, which has no type information
 
 
 @pytest.fixture(scope="module")
-def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Rights:
+def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> RoleUsers:
     """Users for a coordinator, the LLMs atlas and vega, the people ana and bo, and the web page."""
-    rights = Rights(rabbitmq, tmp_path_factory.mktemp("users"))
+    rights = RoleUsers(rabbitmq, tmp_path_factory.mktemp("users"))
     rights.grant(Role.COORDINATOR)
     rights.grant(Role.WEB)
     for name in ("atlas", "vega"):
@@ -46,8 +44,8 @@ def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Righ
 
 
 @pytest.fixture(scope="module")
-def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A coordinator that requires identity, and atlas at work. Vega is whoever a test makes of it."""
+def site(rabbitmq: NodeInfo, rights: RoleUsers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site with a coordinator that requires identity, and the worker atlas. Each test plays vega."""
     with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_REQUIRE_IDENTITY="true") as site:
         asyncio.run(rights.declare())
         mailboxes = ("llm.atlas", "llm.vega", "user.ana", "user.bo", "user.web")
@@ -58,33 +56,13 @@ def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def connect(site: Site, rights: Rights) -> Iterator[Callable[[str], Amqp]]:
-    """A plain AMQP client for any of the users."""
-    clients: list[Amqp] = []
-
-    def connect(user: str) -> Amqp:
-        clients.append(Amqp(rights.url_of[user]))
-        return clients[-1]
-
-    yield connect
-    for client in clients:
-        with suppress(AMQPError):
-            client.close()
-
-
-@pytest.fixture
-def ana(connect: Callable[[str], Amqp]) -> Amqp:
-    return connect("ana")
-
-
-@pytest.fixture
 def vega(connect: Callable[[str], Amqp]) -> Amqp:
     return connect("vega")
 
 
 @pytest.fixture
 def rejected(site: Site) -> Iterator[Callable[[], Message]]:
-    """The next message in the queue of rejected ones, which is empty at first and in the end."""
+    """Return a function that takes the next rejected message; the queue is empty before and after the test."""
     with amqp(site.url) as operator:
         operator.take_all("fluffle.rejected")
         yield lambda: operator.take("fluffle.rejected")
@@ -92,7 +70,7 @@ def rejected(site: Site) -> Iterator[Callable[[], Message]]:
 
 
 def submitted(client: Amqp, user: str, task: dict[str, Any]) -> str:
-    """The id of a task that this user has submitted, once it is accepted."""
+    """Submit a task as this user and return its id once it is accepted."""
     answers = client.queue()
     client.submit(task, reply_to=answers, user_id=user)
     accepted = client.take(answers)
@@ -112,9 +90,7 @@ def status_of(site: Site, task_id: str) -> str:
 # -- what everybody may do -----------------------------------------------------------------------------------------
 
 
-def test_a_client_gets_its_task_done_by_an_llm_that_has_no_other_rights_than_its_own(
-    site: Site, rights: Rights
-) -> None:
+def test_a_task_is_completed_with_the_rights_of_its_roles_alone(site: Site, rights: RoleUsers) -> None:
     shell = Shell(rights.url_of["ana"], site.state)
     done = json.loads(shell("task", "submit", "anything", "--assignee", "atlas", "--wait", "--json"))
     assert (done["status"], done["llm"], done["submitted_by"]) == ("completed", "atlas", "ana")
@@ -123,7 +99,7 @@ def test_a_client_gets_its_task_done_by_an_llm_that_has_no_other_rights_than_its
     assert '"level": "warning"' not in worker.output
 
 
-def test_who_did_something_is_told_by_the_user(site: Site, rights: Rights) -> None:
+def test_the_history_names_the_rabbitmq_user(site: Site, rights: RoleUsers) -> None:
     ana, bo = (Shell(rights.url_of[name], site.state) for name in ("ana", "bo"))
     task_id = ana.json("task", "submit", "anything", "--assignee", "nobody", "--force")["id"]
     bo("task", "cancel", task_id)
@@ -131,8 +107,8 @@ def test_who_did_something_is_told_by_the_user(site: Site, rights: Rights) -> No
     assert change["by"] == "bo"
 
 
-def test_the_web_page_may_look_at_what_was_rejected_and_whose_it_was(
-    site: Site, rights: Rights, ana: Amqp, rejected: Callable[[], Message]
+def test_the_web_page_may_read_rejected_messages_and_their_users(
+    site: Site, rights: RoleUsers, ana: Amqp, rejected: Callable[[], Message]
 ) -> None:
     web = Shell(rights.url_of["web"], site.state)
     ana.submit(b"no JSON", user_id="ana")
@@ -150,7 +126,7 @@ def publish(exchange: str, key: str, **properties: Any) -> Callable[[Channel], o
 
 
 def bind_own(exchange: str, key: str) -> Callable[[Channel], object]:
-    """Listen to what is published there with a queue of one's own."""
+    """Bind an own queue to an exchange."""
 
     def bind(channel: Channel) -> object:
         return channel.queue_bind(channel.queue_declare("", exclusive=True).method.queue, exchange, key)
@@ -163,7 +139,7 @@ def bind_llm_queue(exchange: str, key: str) -> Callable[[Channel], object]:
 
 
 def own_queue_with_dead_letters_to(exchange: str, key: str) -> Callable[[Channel], object]:
-    """What expires in a queue is published by RabbitMQ itself, where its arguments say."""
+    """Declare a queue whose expired messages RabbitMQ publishes elsewhere."""
     arguments = {"x-message-ttl": 0, "x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": key}
     return lambda channel: channel.queue_declare("llm.vega.trap", exclusive=True, arguments=arguments)
 
@@ -226,7 +202,9 @@ BY_A_CLIENT: dict[str, Callable[[Channel], object]] = {
         *(pytest.param("ana", operation, id=f"a client: {what}") for what, operation in BY_A_CLIENT.items()),
     ],
 )
-def test_rabbitmq_refuses_it(rights: Rights, site: Site, user: str, operation: Callable[[Channel], object]) -> None:
+def test_rabbitmq_refuses_operations_outside_the_role(
+    rights: RoleUsers, site: Site, user: str, operation: Callable[[Channel], object]
+) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(rights.url_of[user]))
     channel = connection.channel()
     channel.confirm_delivery()
@@ -237,7 +215,7 @@ def test_rabbitmq_refuses_it(rights: Rights, site: Site, user: str, operation: C
 
 
 @pytest.mark.parametrize(("exchange", "key"), [(REQUESTS, "vega.submit"), (STATUS, "vega.hello")])
-def test_rabbitmq_refuses_a_message_in_the_name_of_another_user(vega: Amqp, exchange: str, key: str) -> None:
+def test_rabbitmq_refuses_a_message_with_the_user_id_of_another_user(vega: Amqp, exchange: str, key: str) -> None:
     with pytest.raises(ChannelClosedByBroker) as refused:
         vega.publish(exchange, key, HELLO, user_id="atlas")
     assert refused.value.reply_code == FORGED
@@ -246,7 +224,9 @@ def test_rabbitmq_refuses_a_message_in_the_name_of_another_user(vega: Amqp, exch
 # -- what the coordinator refuses ----------------------------------------------------------------------------------
 
 
-def test_a_task_from_nobody_is_refused_and_its_sender_told(ana: Amqp, rejected: Callable[[], Message]) -> None:
+def test_a_task_without_a_user_is_rejected_and_its_sender_is_answered(
+    ana: Amqp, rejected: Callable[[], Message]
+) -> None:
     answers = ana.queue()
     ana.submit({"description": "anything"}, reply_to=answers)
     refusal = ana.take(answers)
@@ -256,16 +236,16 @@ def test_a_task_from_nobody_is_refused_and_its_sender_told(ana: Amqp, rejected: 
 
 
 @pytest.mark.parametrize("user", [None, "fluffle"])
-def test_a_report_counts_only_from_the_user_of_its_llm(
+def test_a_report_is_accepted_only_from_the_user_of_its_llm(
     site: Site, rejected: Callable[[], Message], user: str | None
 ) -> None:
-    with amqp(site.url) as operator:  # who may publish everything
+    with amqp(site.url) as operator:  # may publish everything
         operator.publish(STATUS, "nova.hello", {"name": "nova", "instance": "n1"}, user_id=user)
     assert list(problems(rejected())) == ["user_id"]
     assert site.select("select name from llms where name = 'nova'") == []
 
 
-def test_another_llm_can_neither_claim_nor_complete_what_an_llm_has_in_hand(
+def test_an_llm_can_neither_claim_nor_complete_the_task_of_another(
     site: Site, ana: Amqp, vega: Amqp, rejected: Callable[[], Message], tmp_path: Path
 ) -> None:
     held = {"until": str(tmp_path / "never")}
@@ -285,10 +265,10 @@ def message(sender: str, receiver: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("sender", ["llm.atlas", "user.ana", "user.bo"])
-def test_a_message_counts_only_from_the_user_that_it_is_from(
+def test_a_message_is_accepted_only_from_the_user_of_its_sender(
     vega: Amqp,
     ana: Amqp,
-    rights: Rights,
+    rights: RoleUsers,
     rejected: Callable[[], Message],
     monkeypatch: pytest.MonkeyPatch,
     sender: str,
@@ -302,13 +282,13 @@ def test_a_message_counts_only_from_the_user_that_it_is_from(
 
 
 async def inbox(url: str) -> list[Mail]:
-    """What is in the mailbox of the user of that URL, taken out of it."""
+    """Take all messages out of the mailbox of the user of that URL."""
     async with Client(url) as client:
         return [it async for it in client.inbox(wait=False)]
 
 
-async def test_people_write_to_each_other_in_their_own_names(
-    rights: Rights, site: Site, monkeypatch: pytest.MonkeyPatch
+async def test_people_send_messages_under_their_own_names(
+    rights: RoleUsers, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
     async with Client(rights.url_of["ana"]) as ana:
@@ -320,7 +300,7 @@ async def test_people_write_to_each_other_in_their_own_names(
 @pytest.mark.parametrize(
     "hidden", [b"", b"\x01aT" + (2**62).to_bytes(8, "big")], ids=["", "beside what nobody can read"]
 )
-def test_a_dead_letter_of_another_queue_says_nothing_in_the_name_of_its_sender(
+def test_a_dead_letter_from_another_queue_does_not_act_for_its_sender(
     site: Site, ana: Amqp, rejected: Callable[[], Message], hidden: bytes
 ) -> None:
     arguments = {"x-dead-letter-exchange": TASKS, "x-dead-letter-routing-key": "submit", "x-message-ttl": 0}
@@ -338,7 +318,7 @@ def test_a_dead_letter_of_another_queue_says_nothing_in_the_name_of_its_sender(
 
 
 def user_and_headers(user: bytes, table: bytes) -> bytes:
-    """Properties with these alone, as bytes."""
+    """Return the bytes of properties with a user and headers alone."""
     return b"\x20\x10" + len(table).to_bytes(4, "big") + table + bytes([len(user)]) + user
 
 
@@ -349,7 +329,7 @@ def user_and_headers(user: bytes, table: bytes) -> bytes:
         ("BCC", {"name": "is 'atlas', but"}),
     ],
 )
-def test_copies_by_header_do_not_let_an_llm_speak_for_another(
+def test_cc_and_bcc_headers_do_not_let_an_llm_act_for_another(
     site: Site, vega: Amqp, rejected: Callable[[], Message], header: str, told: dict[str, str]
 ) -> None:
     goodbye = {"name": "atlas", "instance": "whichever"}
@@ -358,7 +338,7 @@ def test_copies_by_header_do_not_let_an_llm_speak_for_another(
         vega.publish(STATUS, "vega.goodbye", goodbye, user_id="vega", headers={header: ["atlas.goodbye"]})
     except ChannelClosedByBroker as error:
         refusal = error.reply_code
-    if refusal is not None:  # RabbitMQ 4 looks at these keys, too
+    if refusal is not None:  # RabbitMQ 4 checks these keys, too
         assert refusal == REFUSED
     else:
         found = problems(rejected())
@@ -394,7 +374,7 @@ def test_an_llm_cancels_only_tasks_that_it_has_submitted(site: Site, ana: Amqp, 
     assert status_of(site, theirs) == "pending"
 
 
-def test_nobody_takes_over_the_answers_to_another_ones_task(
+def test_nobody_receives_the_answers_to_the_task_of_another_user(
     ana: Amqp, connect: Callable[[str], Amqp], rejected: Callable[[], Message]
 ) -> None:
     task_id = submitted(ana, "ana", {"description": "anything", "assignee": "nobody", "force": True})
@@ -403,71 +383,3 @@ def test_nobody_takes_over_the_answers_to_another_ones_task(
     bo.submit({"id": task_id, "description": "anything"}, reply_to=answers, user_id="bo")
     assert bo.take(answers).type == "task.rejected"
     assert problems(rejected()) == {"id": "is the id of a task that somebody else has submitted"}
-
-
-# -- users as the operator sees them -------------------------------------------------------------------------------
-
-
-def test_a_granted_user_has_its_url_in_a_file_for_its_owner_alone_and_nothing_secret_is_printed(
-    rights: Rights, tmp_path: Path
-) -> None:
-    file = tmp_path / "deep" / "iris.url"
-    printed = rights.operator("broker", "grant", "llm", "iris", "--out", str(file))
-    url = file.read_text().strip()
-    password = url.partition("iris:")[2].partition("@")[0]
-    assert len(password) >= 24
-    assert password not in printed
-    assert str(file) in printed
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    again = rights.operator("broker", "grant", "llm", "iris", "--out", str(file))
-    assert "as it was" in again
-    iris = Amqp(url)
-    assert iris.depth("llm.iris.work") == 0
-    rights.operator("broker", "revoke", "iris")
-    with pytest.raises(AMQPError):
-        until(lambda: iris.depth("llm.iris.work"), "RabbitMQ closes the connection of a revoked user")
-    with pytest.raises(AMQPError):
-        Amqp(url)
-    assert "there is no user iris" in rights.operator.error("broker", "revoke", "iris")
-
-
-def test_whoever_may_not_declare_what_a_user_needs_makes_none(
-    rights: Rights, rabbitmq: NodeInfo, tmp_path: Path
-) -> None:
-    ana = Shell(rights.url_of["ana"], tmp_path)
-    ana.environment.update(rabbitmq.settings)
-    done = ana.run("broker", "grant", "llm", "nova", "--out", str(tmp_path / "nova.url"))
-    assert done.returncode == 1
-    assert b"refused for user 'ana'" in done.stderr
-    assert not (tmp_path / "nova.url").exists()
-    assert "nova" not in rights.operator("broker", "users")
-
-
-def test_permissions_that_somebody_has_changed_are_seen_and_repaired(rabbitmq: NodeInfo, rights: Rights) -> None:
-    rights.grant(Role.CLIENT, "cleo")
-    as_granted = {user["name"]: user["as_granted"] for user in rights.operator.json("broker", "users")}
-    assert as_granted.pop("cleo") is True
-    assert all(as_granted.values())
-    rabbitmq.control("set_topic_permissions", "cleo", "fluffle.work", ".*", ".*")
-    rabbitmq.control("set_permissions", "cleo", ".*", ".*", ".*")
-    assert "cleo\tclient\tpassword\tchanged: run grant again" in rights.operator("broker", "users")
-    rights.operator("broker", "grant", "client", "cleo")
-    assert "cleo\tclient\tpassword\tas granted" in rights.operator("broker", "users")
-    with amqp(rights.url_of["cleo"]) as cleo, pytest.raises(ChannelClosedByBroker):
-        cleo.publish("fluffle.work", "llm.atlas", {})
-    rights.operator("broker", "revoke", "cleo")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("llm",), "NAME is missing"),
-        (("web", "other"), "takes no NAME"),
-        (("llm", "Atlas"), "must be 1-63 characters"),
-        (("client", "coordinator"), "is reserved"),
-        (("client", "atlas"), "is the user of an LLM"),
-        (("llm", "fluffle"), "was not created by Fluffle"),
-    ],
-)
-def test_a_grant_that_makes_no_sense_says_why(rights: Rights, arguments: tuple[str, ...], told: str) -> None:
-    assert told in rights.operator.error("broker", "grant", *arguments)

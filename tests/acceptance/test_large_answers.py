@@ -1,4 +1,4 @@
-"""However large descriptions, results, messages and errors are, whoever asks is answered."""
+"""Queries are answered, however large descriptions, results, messages and errors are."""
 
 import json
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ MUCH = "word " * 72_000  # 360 kB
 
 
 def set_limit(rabbitmq: NodeInfo, size: int) -> None:
-    """RabbitMQ takes no larger messages on connections that are opened from now on."""
-    rabbitmq.control("eval", f"application:set_env(rabbit, max_message_size, {size}).")  # RabbitMQ 3.10 asks this
-    rabbitmq.control("eval", f"persistent_term:put(max_message_size, {size}).")  # and RabbitMQ 4 that
+    """Limit the size of messages on connections that are opened from now on."""
+    rabbitmq.control("eval", f"application:set_env(rabbit, max_message_size, {size}).")  # setting of RabbitMQ 3.10
+    rabbitmq.control("eval", f"persistent_term:put(max_message_size, {size}).")  # setting of RabbitMQ 4
 
 
 @pytest.fixture
 def limited(rabbitmq: NodeInfo) -> Iterator[None]:
-    """RabbitMQ takes messages of 16 MiB at most, as RabbitMQ 4 does unless it is told otherwise."""
+    """Limit messages to 16 MiB, the default of RabbitMQ 4."""
     if not ON_RABBITMQ_4:
         set_limit(rabbitmq, LIMIT)
     yield
@@ -48,7 +48,7 @@ def lines(tasks: list[dict[str, Any]]) -> str:
     return "".join(json.dumps({"assignee": "nobody", "force": True, **task}) + "\n" for task in tasks)
 
 
-def test_tasks_with_long_descriptions_are_listed_by_their_beginnings(shell: Shell) -> None:
+def test_task_list_shows_the_beginning_of_long_descriptions(shell: Shell) -> None:
     tasks = [{"id": f"big-{n}", "description": f"Summarise this: {MUCH}"} for n in range(50)]
     shell("task", "submit", "--json-lines", "-", given=lines(tasks))
     listed = shell("task", "list").splitlines()
@@ -60,7 +60,7 @@ def test_tasks_with_long_descriptions_are_listed_by_their_beginnings(shell: Shel
     assert shell.json("task", "show", "big-49")["description"] == tasks[0]["description"]
 
 
-def test_a_thousand_tasks_of_a_label_are_listed_and_waited_for(place: Site, client: Amqp, shell: Shell) -> None:
+def test_wait_and_list_handle_a_thousand_tasks_with_one_label(place: Site, client: Amqp, shell: Shell) -> None:
     tasks = [{"id": f"n-{n}", "description": f"{n} {'word ' * 3600}", "labels": ["nightly"]} for n in range(1000)]
     shell("task", "submit", "--json-lines", "-", given=lines(tasks))
     listed = shell("task", "list", "-l", "nightly", "-n", "1000").splitlines()
@@ -73,7 +73,7 @@ def test_a_thousand_tasks_of_a_label_are_listed_and_waited_for(place: Site, clie
     assert len(ended) == 1000
 
 
-def test_a_long_conversation_is_told_page_by_page(place: Site, client: Amqp, shell: Shell) -> None:
+def test_a_long_conversation_is_returned_page_by_page(place: Site, client: Amqp, shell: Shell) -> None:
     client.queue(("fluffle.mailboxes", "user.bob"))
     for number in range(50):
         message = {"sender": "user.ana", "content": f"{number} {'word ' * 80_000}", "conversation_id": "talk"}
@@ -89,7 +89,7 @@ def test_a_long_conversation_is_told_page_by_page(place: Site, client: Amqp, she
     assert len(json.dumps(conversation)) < 2000
 
 
-def test_a_group_whose_results_are_too_large_together_fails_and_tells_where_they_are(
+def test_a_group_whose_results_are_too_large_fails_and_names_their_tasks(
     place: Site, client: Amqp, shell: Shell
 ) -> None:
     names = [f"big{n}" for n in range(20)]
@@ -106,7 +106,7 @@ def test_a_group_whose_results_are_too_large_together_fails_and_tells_where_they
     assert shell.json("task", "show", "group.20")["result"] == "x" * 900_000
 
 
-def test_errors_are_cut_when_they_come_in_however_many_there_are(place: Site, client: Amqp, shell: Shell) -> None:
+def test_long_errors_are_truncated_on_arrival(place: Site, client: Amqp, shell: Shell) -> None:
     workers, answers = ForeignLLMs(place, client, "odd"), client.queue()
     client.submit({"id": "odd-1", "description": "-", "assignee": "odd", "max_attempts": 1}, reply_to=answers)
     error = {"type": "odd" * 100, "message": "m" * 1_000_000, "retryable": False}
@@ -124,7 +124,7 @@ def test_errors_are_cut_when_they_come_in_however_many_there_are(place: Site, cl
     assert len(json.dumps(shell.json("task", "list"))) < 10_000
 
 
-def test_what_rabbitmq_finds_too_large_is_told_without_what_is_large(
+def test_a_message_that_rabbitmq_finds_too_large_is_sent_without_its_large_fields(
     rabbitmq: NodeInfo, site: Site, client: Amqp
 ) -> None:
     set_limit(rabbitmq, 2_000_000)

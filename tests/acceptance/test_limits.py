@@ -1,4 +1,4 @@
-"""Who publishes more than anybody can take is stopped and told so; and what is secret stays so."""
+"""Floods are refused with a reason, and no secret is shown."""
 
 import json
 import stat
@@ -17,19 +17,19 @@ from tests.support.shell import Shell
 from tests.support.site import Site
 from tests.support.task_audit import Ledger
 
-MOST = 50  # messages that the inbox takes in these tests; the declared limit is a million
+MOST = 50  # limit of the inbox in these tests; the declared one is a million messages
 
 
 @pytest.fixture
 def small_inbox(rabbitmq: NodeInfo, site: Site) -> Site:
-    """A site whose inbox is soon full."""
+    """A site with a small inbox."""
     policy = ("--apply-to", "queues", "small", "^fluffle.coordinator$", json.dumps({"max-length": MOST}))
     rabbitmq.control("set_policy", *policy)
     return site
 
 
 def flood(client: Amqp, count: int) -> int:
-    """Publish tasks until RabbitMQ refuses one; returns how many it has taken."""
+    """Publish tasks until RabbitMQ refuses one; return how many it accepted."""
     taken = 0
     with suppress(NackError):
         for number in range(count):
@@ -38,7 +38,7 @@ def flood(client: Amqp, count: int) -> int:
     return taken
 
 
-def test_a_flood_is_stopped_and_told_and_what_was_taken_is_done(
+def test_a_flood_is_refused_with_a_reason_and_accepted_tasks_are_completed(
     rabbitmq: NodeInfo, small_inbox: Site, ledger: Ledger
 ) -> None:
     site, shell = small_inbox, Shell(small_inbox.url, small_inbox.state)
@@ -54,7 +54,7 @@ def test_a_flood_is_stopped_and_told_and_what_was_taken_is_done(
     finally:
         rabbitmq.control("clear_policy", "small")
     site.coordinator()
-    site.worker("llm", "--handler", "tests.support.recording_llms:work", "--slots", "10", **ledger.env)
+    site.worker("llm", "--handler", "tests.support.recording_llms:work", "--slots", "10", env=ledger.env)
     shell("task", "submit", "one more", "--id", "late", "--assignee", "llm", "--wait")
     until(lambda: ledger.done() == taken + 1, "everything that was taken is done")
 

@@ -1,4 +1,4 @@
-"""A private node whose disk is nearly full takes no messages: whatever starts it, or looks at it, says so."""
+"""A private node with a nearly full disk blocks publishing: all commands that start or show it report that."""
 
 import json
 import os
@@ -21,7 +21,7 @@ FILE = '[fluffle]\nweb = false\n[llm.obi]\nmodel = "demo"\n'
 
 @pytest.fixture
 def state() -> Iterator[Path]:
-    """A state folder on a disk of 24 MB, of which a private node wants 100."""
+    """A state folder on a disk of 24 MB, of which a private node wants 100 free."""
     with disk.small_disk() as folder:
         try:
             yield folder
@@ -48,7 +48,7 @@ def test_up_says_that_the_disk_is_nearly_full(state: Path, tmp_path: Path) -> No
         up.wait_for('coordinator │ {"event": "RabbitMQ at', within=60)
 
 
-def test_the_demo_ends_with_the_reason_where_the_disk_is_nearly_full(tmp_path: Path) -> None:
+def test_the_demo_ends_with_the_reason_when_the_disk_is_nearly_full(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("A rabbit.\n" * 100)
     command = ("demo", "--model", "demo", str(tmp_path / "text.txt"))
     with (

@@ -1,4 +1,4 @@
-"""What coordinator and worker tell to those who watch over them: metrics, health, a log for machines."""
+"""Metrics, health pages and machine-readable logs of coordinator and worker."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import pytest
 
 from broker.protocol.topology import COORDINATOR, REJECTED
 from tests.support.amqp import Amqp
-from tests.support.http_probe import ON, address, health, scrape
+from tests.support.http_probe import METRICS_ON, address, health, scrape, wait_for_readiness
 from tests.support.processes import ROOT, Process, until
 from tests.support.proxy import proxy_before
 from tests.support.recording_llms import COST, TOKENS
@@ -17,9 +17,9 @@ from tests.support.site import Site
 PAID = ("--handler", "tests.support.recording_llms:paid")
 
 
-def test_the_work_of_a_coordinator_and_a_worker_is_counted_the_same_by_both(site: Site, client: Amqp) -> None:
-    coordinator = site.coordinator(**ON)
-    worker = site.worker("ada", *PAID, "--slots", "4", **ON)
+def test_coordinator_and_worker_count_the_same_work(site: Site, client: Amqp) -> None:
+    coordinator = site.coordinator(env=METRICS_ON)
+    worker = site.worker("ada", *PAID, "--slots", "4", env=METRICS_ON)
     answers = client.queue()
     for inputs in ("well", "well", "badly"):
         client.submit({"description": "Go", "inputs": inputs, "max_attempts": 1}, reply_to=answers)
@@ -48,16 +48,16 @@ def test_the_work_of_a_coordinator_and_a_worker_is_counted_the_same_by_both(site
     for prefix, figures in (("fluffle", told), ("fluffle_worker", of_the_worker)):
         assert figures.of(f"{prefix}_attempts_total") == {"llm=ada,outcome=completed": 2, "llm=ada,outcome=failed": 1}
         assert figures.of(f"{prefix}_tokens_total") == {
-            "direction=input,llm=ada": 2 * TOKENS.input_tokens,
-            "direction=output,llm=ada": 2 * TOKENS.output_tokens,
+            "direction=input,llm=ada": 2 * (TOKENS.input_tokens or 0),
+            "direction=output,llm=ada": 2 * (TOKENS.output_tokens or 0),
         }
         assert figures[f"{prefix}_cost_usd_total{{llm=ada}}"] == pytest.approx(2 * COST)
         assert figures[f"{prefix}_attempt_seconds_count{{llm=ada}}"] == 3
         assert 0 < figures[f"{prefix}_attempt_seconds_sum{{llm=ada}}"] < 30
 
 
-def test_every_metric_is_described_and_nothing_else(site: Site, client: Amqp) -> None:
-    coordinator, worker = site.coordinator(**ON), site.worker("ada", *PAID, **ON)
+def test_the_docs_describe_exactly_the_existing_metrics(site: Site, client: Amqp) -> None:
+    coordinator, worker = site.coordinator(env=METRICS_ON), site.worker("ada", *PAID, env=METRICS_ON)
     answers = client.queue()
     client.submit({"description": "Go", "inputs": "well"}, reply_to=answers)
     until(lambda: client.depth(answers) == 2, "a task is done")
@@ -66,22 +66,22 @@ def test_every_metric_is_described_and_nothing_else(site: Site, client: Amqp) ->
 
 
 def described(program: str) -> set[str]:
-    """The metrics in the table of the page about operations."""
+    """Return the metrics in the table of the page about operations."""
     page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     table = page.partition(f"<!-- metrics: {program} -->")[2].partition("\n\n")[0]
     return set(re.findall(r"`(fluffle_\w+)`", "\n".join(line.split("|")[1] for line in table.strip().splitlines())))
 
 
 def families(process: Process) -> set[str]:
-    """The names of what a program tells; of a histogram without what is added for its parts."""
+    """Return the names of a program's metrics; of a histogram without the suffixes of its parts."""
     return {re.sub(r"_(bucket|count|sum)$", "", name) for name in scrape(process).names}
 
 
-def test_what_waits_and_what_is_in_hand_is_told_with_its_age(site: Site, client: Amqp) -> None:
-    coordinator = site.coordinator(**ON)
+def test_pending_and_running_tasks_are_counted_with_their_age(site: Site, client: Amqp) -> None:
+    coordinator = site.coordinator(env=METRICS_ON)
     gate = site.state / "gate"
     waits = ("--handler", "tests.support.recording_llms:wait_for_gate")
-    worker = site.worker("ada", *waits, EFFECTS=str(site.state / "effects"), **ON)
+    worker = site.worker("ada", *waits, EFFECTS=str(site.state / "effects"), env=METRICS_ON)
     for number in range(3):
         client.submit({"id": f"t{number}", "description": "Go", "inputs": {"gate": str(gate)}})
     until(lambda: scrape(worker)["fluffle_worker_running{llm=ada}"] == 1, "one task runs")
@@ -95,8 +95,8 @@ def test_what_waits_and_what_is_in_hand_is_told_with_its_age(site: Site, client:
     assert scrape(coordinator)["fluffle_oldest_pending_seconds"] == 0
 
 
-def test_nothing_is_told_any_more_of_an_llm_that_has_left(site: Site, client: Amqp) -> None:
-    coordinator = site.coordinator(**ON)
+def test_metrics_of_an_llm_end_when_it_leaves(site: Site, client: Amqp) -> None:
+    coordinator = site.coordinator(env=METRICS_ON)
     site.worker("ada", *PAID)
     bela = site.worker("bela", *PAID)
     answers = client.queue()
@@ -111,13 +111,13 @@ def test_nothing_is_told_any_more_of_an_llm_that_has_left(site: Site, client: Am
 
 
 def labelled(process: Process) -> set[str]:
-    """The LLMs that labels name."""
+    """Return the LLMs that labels name."""
     return {name for key in scrape(process) for name in re.findall(r"llm=([a-z]+)", key)}
 
 
-def test_a_standby_tells_of_itself_only(site: Site) -> None:
-    leader = site.coordinator(**ON)
-    standby = site.coordinator(until="standing by", **ON)
+def test_a_standby_reports_only_its_own_metrics(site: Site) -> None:
+    leader = site.coordinator(env=METRICS_ON)
+    standby = site.coordinator(until="standing by", env=METRICS_ON)
     assert scrape(leader)["fluffle_leading"] == 1
     told = scrape(standby)
     assert told["fluffle_leading"] == 0
@@ -128,8 +128,8 @@ def test_a_standby_tells_of_itself_only(site: Site) -> None:
     assert set(scrape(standby).of("fluffle_tasks").values()) == {0}
 
 
-def test_programs_with_the_same_port_share_the_ports_that_follow(site: Site) -> None:
-    first = site.coordinator(**ON)
+def test_programs_with_the_same_metrics_port_take_the_following_ports(site: Site) -> None:
+    first = site.coordinator(env=METRICS_ON)
     port = int(address(first).rpartition(":")[2])
     worker = site.worker("ada", "--model", "demo", FLUFFLE_METRICS_PORT=str(port))
     assert port < int(address(worker).rpartition(":")[2]) <= port + 99
@@ -137,22 +137,22 @@ def test_programs_with_the_same_port_share_the_ports_that_follow(site: Site) -> 
     assert "fluffle_worker_slots{llm=ada}" in scrape(worker)
 
 
-def test_only_this_computer_is_served_unless_another_address_is_set(site: Site) -> None:
-    assert address(site.coordinator(**ON)).startswith("http://127.0.0.1:")
-    worker = site.worker("ada", "--model", "demo", FLUFFLE_METRICS_HOST="127.0.0.2", **ON)
+def test_metrics_are_served_on_loopback_unless_another_address_is_set(site: Site) -> None:
+    assert address(site.coordinator(env=METRICS_ON)).startswith("http://127.0.0.1:")
+    worker = site.worker("ada", "--model", "demo", FLUFFLE_METRICS_HOST="127.0.0.2", env=METRICS_ON)
     assert address(worker).startswith("http://127.0.0.2:")
     assert health(worker, "/healthz") == (200, {"ok": True, "problems": []})
 
 
-def test_readiness_goes_with_rabbitmq_and_comes_back_with_it(site: Site) -> None:
+def test_readiness_follows_the_connection_to_rabbitmq(site: Site) -> None:
     with proxy_before(site.url) as proxy:
-        coordinator = site.coordinator(url=proxy.url, **ON)
-        worker = site.worker("ada", "--model", "demo", url=proxy.url, **ON)
+        coordinator = site.coordinator(url=proxy.url, env=METRICS_ON)
+        worker = site.worker("ada", "--model", "demo", url=proxy.url, env=METRICS_ON)
         for process in (coordinator, worker):
             assert health(process, "/readyz") == (200, {"ok": True, "problems": []})
         proxy.cut()
         for process in (coordinator, worker):
-            until(lambda process=process: health(process, "/readyz")[0] == 503, "it tells that it cannot work")
+            wait_for_readiness(process, 503)
             _, told = health(process, "/readyz")
             assert told["problems"]
             assert all("no connection to RabbitMQ" in problem for problem in told["problems"])
@@ -160,16 +160,16 @@ def test_readiness_goes_with_rabbitmq_and_comes_back_with_it(site: Site) -> None
             assert scrape(process)["fluffle_connected"] == 0
         proxy.open()
         for process in (coordinator, worker):
-            until(lambda process=process: health(process, "/readyz")[0] == 200, "it works again")
+            wait_for_readiness(process, 200)
             assert scrape(process)["fluffle_connected"] == 1
             assert scrape(process)["fluffle_reconnects_total"] >= 2, "two connections of a link"
 
 
-def test_a_worker_that_drains_is_well_and_not_ready(site: Site, client: Amqp) -> None:
+def test_a_draining_worker_is_healthy_and_not_ready(site: Site, client: Amqp) -> None:
     site.coordinator()
     gate = site.state / "gate"
     waits = ("--handler", "tests.support.recording_llms:wait_for_gate")
-    worker = site.worker("ada", *waits, EFFECTS=str(site.state / "effects"), **ON)
+    worker = site.worker("ada", *waits, EFFECTS=str(site.state / "effects"), env=METRICS_ON)
     client.submit({"description": "Go", "inputs": {"gate": str(gate)}})
     until(lambda: scrape(worker)["fluffle_worker_running{llm=ada}"] == 1, "the task runs")
     worker.terminate()
@@ -179,8 +179,8 @@ def test_a_worker_that_drains_is_well_and_not_ready(site: Site, client: Amqp) ->
     assert worker.wait() == 0
 
 
-def test_a_coordinator_whose_database_is_away_is_not_ready(site: Site) -> None:
-    database, coordinator = site.sqlite, site.coordinator(**ON)
+def test_a_coordinator_without_its_database_is_not_ready(site: Site) -> None:
+    database, coordinator = site.sqlite, site.coordinator(env=METRICS_ON)
     hidden = site.state / "hidden"
     hidden.mkdir()
     for file in database.parent.glob(f"{database.name}*"):
@@ -191,16 +191,16 @@ def test_a_coordinator_whose_database_is_away_is_not_ready(site: Site) -> None:
     coordinator.kill()
 
 
-def test_an_unknown_page_says_which_there_are(site: Site) -> None:
-    coordinator = site.coordinator(**ON)
+def test_an_unknown_page_lists_the_known_pages(site: Site) -> None:
+    coordinator = site.coordinator(env=METRICS_ON)
     with pytest.raises(urllib.request.HTTPError) as refused:
         urllib.request.urlopen(f"{address(coordinator)}/", timeout=10)
     assert refused.value.code == 404
     assert refused.value.read() == b"There are /metrics, /healthz and /readyz.\n"
 
 
-def test_every_line_of_a_log_that_is_no_terminal_is_json_with_its_fields(site: Site, client: Amqp) -> None:
-    coordinator = site.coordinator(**ON)
+def test_every_log_line_outside_a_terminal_is_json(site: Site, client: Amqp) -> None:
+    coordinator = site.coordinator(env=METRICS_ON)
     worker = site.worker("ada", *PAID)
     answers = client.queue()
     client.submit({"id": "logged", "description": "Go", "inputs": "badly", "max_attempts": 1}, reply_to=answers)
@@ -216,5 +216,5 @@ def test_every_line_of_a_log_that_is_no_terminal_is_json_with_its_fields(site: S
 
 
 def whole_lines(process: Process) -> list[str]:
-    """What it has printed, without a line that is not all there yet."""
+    """Return the complete lines of its output."""
     return [line for line in process.output.splitlines(keepends=True) if line.endswith("\n")]

@@ -1,4 +1,4 @@
-"""The database behind PgBouncer, which lends its clients the same few sessions of PostgreSQL."""
+"""The database behind PgBouncer, whose clients share a few sessions of PostgreSQL."""
 
 import asyncio
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def server() -> Iterator[Postgres]:
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_tasks_are_done_with_the_database_behind_pgbouncer(
+def test_tasks_are_completed_with_the_database_behind_pgbouncer(
     rabbitmq: NodeInfo, server: Postgres, tmp_path: Path, mode: Mode
 ) -> None:
     direct = server.create(f"books_{mode}")

@@ -1,7 +1,7 @@
-"""A report has the same numbers in SQL, for the client, on the page, in its CSV, and counted anew from the events.
+"""A report has the same numbers in SQL, in the client, on the page, in its CSV, and counted again from the events.
 
-The coordinator here is the real one, on a real RabbitMQ, but for its clock, which stands where a drawn history ends. It
-stands by, for the lead is taken, and answers.
+The coordinator is the real one on a real RabbitMQ, except for its clock, which is fixed at the end of a drawn history.
+It answers queries as a standby, because the lead is taken.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -44,6 +44,7 @@ from tests.support.random_histories import LABELS, LLMS, lived, queries
 from tests.support.report_reference import Log, micros
 from tests.support.site import site_on
 from tests.support.stored_tasks import LEAD
+from tests.support.thoroughness import slow
 
 HISTORIES = 4  # on each database
 REPORTS = 4  # of each history for the client, and as many on the page
@@ -61,9 +62,9 @@ TILES = {
 expect.set_options(timeout=WITHIN)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=slow)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty one."""
+    """Return the URL of an empty database."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'books.db'}"
         return
@@ -73,7 +74,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @contextmanager
 def standing_by(database: str, url: str, clock: Callable[[], Instant]) -> Iterator[None]:
-    """A coordinator that answers queries by that clock, and never leads."""
+    """Run a coordinator that answers queries by that clock, and never leads."""
     loop, ready = asyncio.new_event_loop(), threading.Event()
     made: list[Coordinator] = []
 
@@ -95,7 +96,7 @@ def standing_by(database: str, url: str, clock: Callable[[], Instant]) -> Iterat
 
 @st.composite
 def choices(draw: st.DrawFn) -> Choice:
-    """What somebody may choose on the page."""
+    """Draw a possible choice on the page."""
     name = draw(st.sampled_from(["summary", "timing", "workload", CUSTOM, CUSTOM, CUSTOM]))
     of = draw(st.sampled_from([{Of.TASKS}, {Of.ATTEMPTS}, {Of.TASKS, Of.ATTEMPTS}]))
     fitting = [name for name, dimension in DIMENSIONS.items() if of <= dimension.of]
@@ -113,7 +114,7 @@ def choices(draw: st.DrawFn) -> Choice:
 
 
 class Everywhere:
-    """One place with every way to a report."""
+    """One database with every way to read a report."""
 
     def __init__(self, engine: Engine, reader: Engine, client: SyncClient, visitor: Visit) -> None:
         self.now = T0
@@ -123,7 +124,7 @@ class Everywhere:
         self._visitor = visitor
 
     def live(self, draw: st.DrawFn) -> Log:
-        """Forget everything, let something else happen, and return the events."""
+        """Clear the database, let another history happen, and return its events."""
         with self._engine.begin() as connection:
             for table in metadata.sorted_tables:
                 if table.name != "leader":
@@ -135,7 +136,7 @@ class Everywhere:
         return Log(world.events)
 
     def recounted(self, log: Log, view: ReportView, query: dict[str, Any]) -> list[dict[str, Any]]:
-        """The rows of that report, counted from the events."""
+        """Return the rows of that report, counted from the events."""
         return log.rows(
             group_by=view.group_by,
             metrics=view.metrics,
@@ -147,8 +148,10 @@ class Everywhere:
         )
 
     def asked(self, query: dict[str, Any]) -> ReportView:
-        """What the client gets, which is what SQL says."""
-        moments = {name: datetime.fromisoformat(query[name]) for name in ("since", "until") if name in query}
+        """Return the report of the client, and check that it equals that of SQL."""
+        moments: dict[str, Any] = {
+            name: datetime.fromisoformat(query[name]) for name in ("since", "until") if name in query
+        }
         view = self._client.report(**{**query, **moments})
         answering = QueryHandlers(self._reader, clock=lambda: self.now, policy="earliest-finish", lease=LEAD)
         _, body = answering.answer("report", json.dumps(query).encode())
@@ -156,7 +159,7 @@ class Everywhere:
         return view
 
     def table(self, choice: Choice) -> list[list[str]]:
-        """The rows that the page shows; none when it says that there is nothing."""
+        """Return the rows on the page."""
         page = self._visitor.go("/reports" + choice.query())
         expect(page.locator(".report > *").first).to_be_visible()
         assert not page.get_by_text("This report is not possible").count()
@@ -164,12 +167,12 @@ class Everywhere:
         return [row.locator("td").all_inner_texts() for row in rows.all()]
 
     def tiles(self) -> dict[str, str]:
-        """The figures of the summary that the page shows now."""
+        """Return the values of the summary on the page."""
         tiles = self._visitor.page.locator(".report [data-figure]").all()
         return {str(tile.get_attribute("data-figure")): tile.locator("dd").inner_text() for tile in tiles}
 
     def csv(self, choice: Choice) -> list[list[str]]:
-        """The rows of the CSV that the page has to download, with its heads."""
+        """Return the rows of the page's CSV, with the headings."""
         answer = self._visitor.context.request.get(f"{self._visitor.base}/reports.csv{choice.query()}")
         assert answer.ok, answer.text()
         return list(csv.reader(StringIO(answer.text())))
@@ -177,7 +180,7 @@ class Everywhere:
 
 @pytest.fixture
 def everywhere(rabbitmq: NodeInfo, database: str, tmp_path: Path) -> Iterator[Everywhere]:
-    """Every way to the reports of one database."""
+    """Set up every way to read the reports of one database."""
     chromium()
     engine = open_engine(database)
     upgrade(engine)
@@ -203,7 +206,7 @@ def test_a_report_is_the_same_everywhere(everywhere: Everywhere) -> None:
     @settings(max_examples=HISTORIES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(st.data())
     def agree(data: st.DataObject) -> None:
-        log = everywhere.live(data.draw)
+        log = everywhere.live(cast(st.DrawFn, data.draw))
         for _ in range(REPORTS):
             query = data.draw(queries(everywhere.now))
             view = everywhere.asked(query)
@@ -224,7 +227,7 @@ def test_a_report_is_the_same_everywhere(everywhere: Everywhere) -> None:
 
 
 def _in_order(view: ReportView) -> list[dict[str, Any]]:
-    """The rows in the order of their groups."""
+    """Return the rows in the order of their groups."""
     return sorted(view.rows, key=lambda row: [(row[name] is None, row[name] or 0) for name in view.group_by])
 
 
@@ -240,7 +243,7 @@ def _as_cells(view: ReportView) -> list[list[str]]:
 
 
 def _compare_summary(everywhere: Everywhere, log: Log, view: ReportView, shown: list[list[str]]) -> None:
-    """The figures of the summary are those of other reports, counted from the events, and the page shows them."""
+    """Compare the values of the summary with other reports, with the events, and with the page."""
     one = view.model_copy(update={"group_by": [], "metrics": list(TILES.values())})
     [counted] = everywhere.recounted(log, one, {})
     assert {name: view.values[name] for name in TILES} == {name: counted[metric] for name, metric in TILES.items()}

@@ -1,4 +1,4 @@
-"""The role of a user comes from its grant. Users with the rights of an LLM try what only people, or other LLMs, may."""
+"""The role of a user comes from its grant. LLM users try operations of people and of other LLMs."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from tests.support.amqp import Amqp, Message, amqp
 from tests.support.browser import WITHIN, addresses, browser, chromium, visit
 from tests.support.processes import fluffle, until
 from tests.support.rabbitmq import NodeInfo
-from tests.support.role_users import Rights
+from tests.support.role_users import RoleUsers
 from tests.support.shell import Shell
 from tests.support.site import Site, site_on
 
@@ -33,9 +33,9 @@ NOBODY = {"assignee": "nobody", "force": True}
 
 
 @pytest.fixture(scope="module")
-def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Rights:
+def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> RoleUsers:
     """Users for a coordinator, the web page, the LLMs atlas, vega and luna, and the people ana and bo."""
-    rights = Rights(rabbitmq, tmp_path_factory.mktemp("users"))
+    rights = RoleUsers(rabbitmq, tmp_path_factory.mktemp("users"))
     rights.grant(Role.COORDINATOR)
     rights.grant(Role.WEB)
     for name in ("atlas", "vega", "luna"):
@@ -46,8 +46,8 @@ def rights(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Righ
 
 
 @pytest.fixture(scope="module")
-def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A coordinator that requires identity. Atlas and vega have said hello; luna stays silent."""
+def site(rabbitmq: NodeInfo, rights: RoleUsers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site with a coordinator that requires identity. Atlas and vega have sent hello; luna stays silent."""
     with site_on(rabbitmq, tmp_path_factory.mktemp("site"), FLUFFLE_REQUIRE_IDENTITY="true") as site:
         asyncio.run(rights.declare())
         names = ("atlas", "vega", "luna")
@@ -63,28 +63,8 @@ def site(rabbitmq: NodeInfo, rights: Rights, tmp_path_factory: pytest.TempPathFa
         yield site
 
 
-@pytest.fixture
-def connect(site: Site, rights: Rights) -> Iterator[Callable[[str], Amqp]]:
-    """A plain AMQP client for any of the users."""
-    clients: list[Amqp] = []
-
-    def connect(user: str) -> Amqp:
-        clients.append(Amqp(rights.url_of[user]))
-        return clients[-1]
-
-    yield connect
-    for client in clients:
-        with suppress(AMQPError):
-            client.close()
-
-
-@pytest.fixture
-def ana(connect: Callable[[str], Amqp]) -> Amqp:
-    return connect("ana")
-
-
 def submitted(ana: Amqp, **task: Any) -> str:
-    """The id of a task of ana, once it is accepted."""
+    """Submit a task as ana and return its id once it is accepted."""
     answers = ana.queue()
     ana.submit({"description": "ana's secret", **task}, reply_to=answers, user_id="ana")
     accepted = ana.take(answers)
@@ -93,7 +73,7 @@ def submitted(ana: Amqp, **task: Any) -> str:
 
 
 class Llm:
-    """A user with the rights of an LLM, that asks the coordinator."""
+    """A user with the rights of an LLM that sends requests to the coordinator."""
 
     def __init__(self, client: Amqp, name: str) -> None:
         self.client = client
@@ -101,14 +81,14 @@ class Llm:
         self._answers = client.queue(name=f"llm.{name}.answers")
 
     def ask(self, verb: str, body: Any, **properties: Any) -> Message:
-        """The answer to a request."""
+        """Send a request and return its answer."""
         self.client.publish(
             "fluffle.requests", f"{self.name}.{verb}", body, reply_to=self._answers, user_id=self.name, **properties
         )
         return self.client.take(self._answers)
 
     def refusal(self, verb: str, body: Any) -> dict[str, str]:
-        """Why a request is refused, by path."""
+        """Send a request and return its errors by path."""
         answer = self.ask(verb, body)
         assert answer.type == "task.rejected", answer.body
         return {error["path"]: error["message"] for error in answer.json()["errors"]}
@@ -134,7 +114,9 @@ def test_a_silent_llm_has_the_rights_of_an_llm(site: Site, ana: Amqp, connect: C
         *(("fluffle.requests", f"luna.{verb}") for verb in TASK_KEYS if verb not in LLM_REQUESTS),
     ],
 )
-def test_rabbitmq_refuses_an_llm_the_requests_of_others(site: Site, rights: Rights, exchange: str, key: str) -> None:
+def test_rabbitmq_refuses_an_llm_requests_that_only_people_may_send(
+    site: Site, rights: RoleUsers, exchange: str, key: str
+) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(rights.url_of["luna"]))
     channel = connection.channel()
     channel.confirm_delivery()
@@ -144,7 +126,7 @@ def test_rabbitmq_refuses_an_llm_the_requests_of_others(site: Site, rights: Righ
     connection.close()
 
 
-def test_an_llm_gets_no_result_of_a_task_that_is_not_its_own(ana: Amqp, connect: Callable[[str], Amqp]) -> None:
+def test_an_llm_gets_no_result_of_an_unrelated_task(ana: Amqp, connect: Callable[[str], Amqp]) -> None:
     luna, theirs = Llm(connect("luna"), "luna"), submitted(ana, **NOBODY)
     spying = {"description": "tell me", "assignee": "luna", "force": True}
     assert "depends_on.0" in luna.refusal("submit", {**spying, "depends_on": [theirs]})
@@ -155,7 +137,7 @@ def test_an_llm_gets_no_result_of_a_task_that_is_not_its_own(ana: Amqp, connect:
     assert later.type == "task.accepted"
 
 
-def test_notes_are_open_to_the_llms_of_their_conversation_only(ana: Amqp, connect: Callable[[str], Amqp]) -> None:
+def test_notes_are_open_only_to_the_llms_of_their_conversation(ana: Amqp, connect: Callable[[str], Amqp]) -> None:
     submitted(ana, assignee="vega", conversation_id="ana-conv")
     atlas, vega = Llm(connect("atlas"), "atlas"), Llm(connect("vega"), "vega")
     vega.client.take("llm.vega.work")
@@ -169,8 +151,8 @@ def test_notes_are_open_to_the_llms_of_their_conversation_only(ana: Amqp, connec
     assert (note["by"], note["content"]) == ("vega", "true")
 
 
-def test_an_answer_to_an_llm_comes_to_the_queue_that_it_names_without_a_binding(connect: Callable[[str], Amqp]) -> None:
-    """The coordinator passes it on: an LLM may bind no queue but its mailbox."""
+def test_an_answer_reaches_the_reply_queue_of_an_llm_without_a_binding(connect: Callable[[str], Amqp]) -> None:
+    """The coordinator forwards the answer: an LLM may bind only its mailbox."""
     atlas, vega = connect("atlas"), connect("vega")
     answers = atlas.queue(name="llm.atlas.i")
     question = {"id": "q-1", "sender": "llm.atlas", "content": "tea?"}
@@ -184,14 +166,14 @@ def test_an_answer_to_an_llm_comes_to_the_queue_that_it_names_without_a_binding(
 # -- in the name of others -----------------------------------------------------------------------------------------
 
 
-async def test_only_what_the_llm_itself_publishes_is_shown_as_written_by_it(
+async def test_only_text_published_by_the_llm_itself_is_shown_as_its_text(
     site: Site,
-    rights: Rights,
+    rights: RoleUsers,
     ana: Amqp,
     connect: Callable[[str], Amqp],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Dead letters and bindings are made by the operator here: an LLM cannot make them."""
+    """The operator creates the dead letters and bindings here: an LLM cannot."""
     monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
     waiting, theirs = submitted(ana, **NOBODY), submitted(ana, assignee="vega")
     atlas, vega = connect("atlas"), connect("vega")
@@ -226,8 +208,8 @@ def forge_by_binding(operator: Amqp, body: dict[str, Any]) -> None:
         operator.publish("forge.exchange", "vega.progress", body, user_id="fluffle")
 
 
-def test_an_llm_can_lead_no_message_through_what_it_declares(site: Site, rights: Rights) -> None:
-    """It can bind neither a queue nor an exchange of its own, nor change its mailbox."""
+def test_an_llm_cannot_route_messages_through_its_own_queues_and_exchanges(site: Site, rights: RoleUsers) -> None:
+    """An LLM can bind neither an own queue nor an own exchange, nor change its mailbox."""
     dead = {"x-message-ttl": 0, "x-dead-letter-exchange": "fluffle.messages", "x-dead-letter-routing-key": "all"}
     attempts: dict[str, Callable[[Any], object]] = {
         "bind a queue": lambda ch: ch.queue_bind(
@@ -256,10 +238,10 @@ def test_an_llm_can_lead_no_message_through_what_it_declares(site: Site, rights:
         connection.close()
 
 
-async def test_a_message_that_a_queue_has_published_again_is_read_by_nobody(
-    site: Site, rights: Rights, ana: Amqp, connect: Callable[[str], Amqp], monkeypatch: pytest.MonkeyPatch
+async def test_a_message_republished_by_a_dead_lettering_queue_is_ignored(
+    site: Site, rights: RoleUsers, ana: Amqp, connect: Callable[[str], Amqp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ana wrote to atlas must not come to bo in her name, and she must not be told that it was wrong."""
+    """A message of ana to atlas must not reach bo in her name, and she must not get an error for it."""
     monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
     answers = ana.queue()
     dead = {"x-message-ttl": 0, "x-dead-letter-exchange": "fluffle.messages", "x-dead-letter-routing-key": "user.bo"}
@@ -305,7 +287,7 @@ def test_the_queues_of_an_llm_multiply_no_message_to_everybody(
 
 
 async def test_an_answer_that_a_queue_of_an_llm_has_published_again_is_read_by_nobody(
-    site: Site, rights: Rights, ana: Amqp, connect: Callable[[str], Amqp], monkeypatch: pytest.MonkeyPatch
+    site: Site, rights: RoleUsers, ana: Amqp, connect: Callable[[str], Amqp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An LLM names a queue of its own for the answer to a question, and has it publish to others what comes there."""
     monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
@@ -324,12 +306,12 @@ async def test_an_answer_that_a_queue_of_an_llm_has_published_again_is_read_by_n
 
 
 def was_dead_letter(rejected: list[Message]) -> bool:
-    """Whether one of these was refused because it was a dead letter."""
+    """Return whether one of these was rejected because it was a dead letter."""
     return any("headers.x-death" in it.headers["x-fluffle-errors"] for it in rejected)
 
 
 def test_the_page_shows_only_what_the_llm_of_the_task_itself_publishes(
-    site: Site, rights: Rights, ana: Amqp, connect: Callable[[str], Amqp]
+    site: Site, rights: RoleUsers, ana: Amqp, connect: Callable[[str], Amqp]
 ) -> None:
     chromium()
     for name in ("atlas", "vega"):
@@ -368,7 +350,7 @@ def test_the_page_shows_only_what_the_llm_of_the_task_itself_publishes(
 
 
 def test_the_queues_of_an_llm_are_bounded_and_so_are_its_connections(
-    site: Site, rights: Rights, rabbitmq: NodeInfo
+    site: Site, rights: RoleUsers, rabbitmq: NodeInfo
 ) -> None:
     found = json.loads(rabbitmq.control("export_definitions", "-", "--silent"))
     [policy] = [it["value"] for it in found["parameters"] if it["component"] == "operator_policy"]
@@ -389,7 +371,7 @@ def test_a_queue_of_an_llm_takes_no_more_than_its_bounds(site: Site, connect: Ca
         operator.delete("llm.luna.flood")
 
 
-def test_an_llm_has_no_more_connections_than_its_limit(site: Site, rights: Rights) -> None:
+def test_an_llm_has_no_more_connections_than_its_limit(site: Site, rights: RoleUsers) -> None:
     taken = 0
     with ExitStack() as open_ones, suppress(AMQPError):
         while taken <= MOST_CONNECTIONS:
@@ -399,7 +381,7 @@ def test_an_llm_has_no_more_connections_than_its_limit(site: Site, rights: Right
 
 
 def test_rabbitmq_has_the_permissions_that_are_described_for_every_role_and_no_others(
-    site: Site, rights: Rights, rabbitmq: NodeInfo
+    site: Site, rights: RoleUsers, rabbitmq: NodeInfo
 ) -> None:
     """What is described is compared with `permissions` in tests/unit/test_docs.py."""
     found = json.loads(rabbitmq.control("export_definitions", "-", "--silent"))
@@ -426,7 +408,7 @@ def of_user(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["user"] == name]
 
 
-def test_revoke_leaves_nothing_behind(site: Site, rights: Rights, rabbitmq: NodeInfo, tmp_path: Path) -> None:
+def test_revoke_leaves_nothing_behind(site: Site, rights: RoleUsers, rabbitmq: NodeInfo, tmp_path: Path) -> None:
     rights.operator("broker", "grant", "llm", "nova", "--out", str(tmp_path / "nova.url"))
     with amqp((tmp_path / "nova.url").read_text().strip()) as nova:
         nova.declare("llm.nova.keep", {})
@@ -440,7 +422,9 @@ def test_revoke_leaves_nothing_behind(site: Site, rights: Rights, rabbitmq: Node
         assert "llm.nova" not in rabbitmq.control(kind, "--silent")
 
 
-def test_a_user_with_earlier_rights_is_named_and_repaired(rabbitmq: NodeInfo, rights: Rights, tmp_path: Path) -> None:
+def test_a_user_with_outdated_rights_is_reported_and_repaired(
+    rabbitmq: NodeInfo, rights: RoleUsers, tmp_path: Path
+) -> None:
     shell = Shell(rights.operator.environment["FLUFFLE_AMQP_URL"], tmp_path)
     shell.environment.update(rabbitmq.settings)
     rabbitmq.control("set_permissions", "luna", ".*", ".*", ".*")

@@ -1,4 +1,4 @@
-"""The version before, out of this repository's history, and the present one on the same database at the same time."""
+"""The previous version, from this repository's history, and the current one on the same database at the same time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,24 +12,25 @@ from tests.support.processes import Process, until
 from tests.support.rabbitmq import NodeInfo
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
+from tests.support.thoroughness import slow
 
 WORKER = ("--handler", "tests.support.recording_llms:work", "--slots", "4")
 
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The modules of the version before."""
+    """Return the folder with the modules of the previous version."""
     try:
         return version_before(tmp_path_factory.mktemp("version"))
     except FileNotFoundError as error:
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=slow)])
 def site(rabbitmq: NodeInfo, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     """A site on each kind of database."""
     url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
-    with site_on(rabbitmq, tmp_path, **({"FLUFFLE_DATABASE_URL": url} if url else {})) as site:
+    with site_on(rabbitmq, tmp_path, env={"FLUFFLE_DATABASE_URL": url} if url else {}) as site:
         yield site
 
 
@@ -47,13 +48,11 @@ def all_done(site: Site, count: int) -> bool:
     return bool(site.select("select count(*) from tasks where status = 'completed'")[0][0] == count)
 
 
-def test_a_running_leader_of_the_version_before_works_on_while_the_new_one_upgrades_and_takes_over(
-    site: Site, before: Path
-) -> None:
+def test_a_leader_of_the_previous_version_works_until_the_new_version_takes_over(site: Site, before: Path) -> None:
     ledger, old = Ledger(site), site.coordinator(version=before)
     first = schema_of(site)
     assert first < HEAD, "the old one has made the database as it knows it"
-    site.worker("ada", *WORKER, **ledger.env)
+    site.worker("ada", *WORKER, env=ledger.env)
     with amqp(site.url) as client:
         submit(client, ledger, *(f"before-{n}" for n in range(20)))
         new = site.coordinator(until="standing by")
@@ -70,9 +69,9 @@ def test_a_running_leader_of_the_version_before_works_on_while_the_new_one_upgra
     assert ledger.problems() == []
 
 
-def test_a_leader_of_the_version_before_that_is_killed_leaves_nothing_undone(site: Site, before: Path) -> None:
+def test_a_killed_leader_of_the_previous_version_leaves_no_task_unfinished(site: Site, before: Path) -> None:
     ledger, old = Ledger(site), site.coordinator(version=before)
-    site.worker("ada", *WORKER, **ledger.env)
+    site.worker("ada", *WORKER, env=ledger.env)
     new = site.coordinator(until="standing by")
     with amqp(site.url) as client:
         submit(client, ledger, *(f"t-{n}" for n in range(40)))
@@ -83,9 +82,7 @@ def test_a_leader_of_the_version_before_that_is_killed_leaves_nothing_undone(sit
     assert ledger.problems() == []
 
 
-def test_the_version_before_is_refused_with_a_clear_word_once_the_database_is_upgraded(
-    site: Site, before: Path
-) -> None:
+def test_the_previous_version_is_refused_with_a_clear_error_after_the_upgrade(site: Site, before: Path) -> None:
     site.coordinator()
     late: Process = site.coordinator(until=None, version=before)
     assert late.wait() == 1

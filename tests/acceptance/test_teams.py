@@ -8,6 +8,7 @@ import pytest
 from broker.ids import uuid7
 from broker.protocol.task_requests import Vote
 from broker.protocol.views import TaskView
+from fluffle.client.kwargs import TaskFields
 from fluffle.client.sync import SyncClient
 from tests.support.processes import Process, until
 from tests.support.rabbitmq import NodeInfo
@@ -20,7 +21,7 @@ LEASE = "2"  # seconds
 
 
 class Team:
-    """A site with a coordinator; LLMs that obey, and a team of which each knows its own name."""
+    """A site with a coordinator, LLMs that obey, and a team whose members know their names."""
 
     def __init__(self, site: Site, folder: Path) -> None:
         self.site = site
@@ -67,15 +68,20 @@ def client(place: Site) -> Iterator[SyncClient]:
         yield client
 
 
-def test_five_running_descendants_are_stopped_with_the_task_that_is_cancelled(
-    client: SyncClient, tmp_path: Path
-) -> None:
-    run, parents = uuid7(), {"a": None, "a1": "a", "a2": "a", "a11": "a1", "a12": "a1", "a111": "a11"}
+def until_running(client: SyncClient, task_id: str) -> None:
+    until(lambda: client.task(task_id).status == "in_progress", f"{task_id} runs")
+
+
+def test_cancelling_a_task_stops_its_five_running_descendants(client: SyncClient, tmp_path: Path) -> None:
+    run = uuid7()
+    parents: dict[str, str | None] = {"a": None, "a1": "a", "a2": "a", "a11": "a1", "a12": "a1", "a111": "a11"}
     for name, parent in parents.items():
         inputs = {"until": str(tmp_path / "never"), "stopped": str(tmp_path / f"{name}-stopped")}
-        above = {} if parent is None else {"parent_id": f"{run}-{parent}"}
-        task = client.submit(f"part {name}", id=f"{run}-{name}", inputs=inputs, skills=["obey"], **above)
-        until(lambda task=task: client.task(task.id).status == "in_progress", f"{name} runs")
+        fields: TaskFields = {"id": f"{run}-{name}", "inputs": inputs, "skills": ["obey"]}
+        if parent is not None:
+            fields["parent_id"] = f"{run}-{parent}"
+        client.submit(f"part {name}", **fields)
+        until_running(client, f"{run}-{name}")
     client.cancel(f"{run}-a", "no longer needed")
     ends = {
         view.id.removeprefix(f"{run}-"): view
@@ -88,7 +94,7 @@ def test_five_running_descendants_are_stopped_with_the_task_that_is_cancelled(
         assert ends[name].history[-1].what == f"cancelled while in progress at {ends[name].llm}: {why}"
 
 
-def test_a_debate_is_decided_by_a_judge(client: SyncClient, shell: Shell) -> None:
+def test_a_judge_decides_a_debate(client: SyncClient, shell: Shell) -> None:
     inputs = {"ana": "yes", "bea": "no", "cem": "perhaps", "judge": "judy"}
     task = client.submit(
         "Shall we?", inputs=inputs, assignees=["ana", "bea", "cem"], mode="vote", vote=Vote(judge="judy"), timeout=60
@@ -108,7 +114,7 @@ def test_a_debate_is_decided_by_a_judge(client: SyncClient, shell: Shell) -> Non
     assert "\nDecision by judy\n" in shown
 
 
-def test_a_review_of_two_rounds(client: SyncClient, shell: Shell) -> None:
+def test_a_review_takes_two_rounds(client: SyncClient, shell: Shell) -> None:
     inputs = dict.fromkeys(NAMES, "a rabbit") | {"cem": "carrots"}
     task = client.submit("Write", inputs=inputs, skills=["write"], reviewer="cem", timeout=60)
     view = ended(client, task.id)
@@ -128,7 +134,7 @@ def test_a_review_of_two_rounds(client: SyncClient, shell: Shell) -> None:
     assert "write times " in shell("llm", "show", author)
 
 
-def test_a_relay_goes_from_hand_to_hand(client: SyncClient, shell: Shell) -> None:
+def test_a_relay_passes_each_result_to_the_next_llm(client: SyncClient, shell: Shell) -> None:
     inputs = '{"ana": "one", "bea": "two", "cem": "three"}'
     options = ("--assignees", "ana,bea", "--assignees", "cem", "--mode", "relay", "--input", inputs)
     result = shell.json("task", "submit", "Improve", *options, "--wait")["result"]
@@ -137,12 +143,12 @@ def test_a_relay_goes_from_hand_to_hand(client: SyncClient, shell: Shell) -> Non
 
 
 def vote(shell: Shell, inputs: str, *options: str) -> str:
-    """The id of a vote of three for brown or white."""
+    """Submit a vote of three for brown or white and return its id."""
     who = ("--assignees", "ana,bea,cem", "--mode", "vote", "--choice", "brown", "--choice", "white")
     return shell("task", "submit", "Which colour?", *who, "--input", inputs, *options).strip()
 
 
-def test_a_vote_is_taken_although_one_member_is_killed(
+def test_a_vote_completes_although_one_member_is_killed(
     client: SyncClient, shell: Shell, team: Team, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -160,7 +166,7 @@ def test_a_vote_is_taken_although_one_member_is_killed(
     team.members["cem"] = team.begin("cem")
 
 
-def test_a_member_that_stays_dead_is_waited_for_no_longer_than_the_timeout(
+def test_a_group_waits_for_a_dead_member_no_longer_than_the_timeout(
     client: SyncClient, shell: Shell, team: Team, tmp_path: Path
 ) -> None:
     inputs = f'{{"ana": "white", "bea": "brown", "cem": "brown", "gates": {{"cem": "{tmp_path / "never"}"}}}}'
@@ -177,7 +183,7 @@ def test_a_member_that_stays_dead_is_waited_for_no_longer_than_the_timeout(
     team.members["cem"] = team.begin("cem")
 
 
-def test_a_tie_is_answered_by_a_person(client: SyncClient, shell: Shell) -> None:
+def test_a_person_decides_a_tie(client: SyncClient, shell: Shell) -> None:
     inputs = '{"ana": "white", "bea": "brown"}'
     who = ("--assignees", "ana,bea", "--mode", "vote", "--choice", "brown", "--choice", "white")
     task_id = shell("task", "submit", "Which colour?", *who, "--input", inputs).strip()
@@ -191,7 +197,9 @@ def test_a_tie_is_answered_by_a_person(client: SyncClient, shell: Shell) -> None
     assert (view.result["choice"], view.result["decided_by"]) == ("brown", "person")
 
 
-def test_a_group_survives_the_coordinator(client: SyncClient, shell: Shell, team: Team, tmp_path: Path) -> None:
+def test_a_group_survives_a_restart_of_the_coordinator(
+    client: SyncClient, shell: Shell, team: Team, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     gates = ", ".join(f'"{name}": "{gate}"' for name in ("bea", "cem"))
     task_id = vote(shell, f'{{"ana": "white", "bea": "brown", "cem": "brown", "gates": {{{gates}}}}}', "--quorum", "3")
@@ -204,7 +212,7 @@ def test_a_group_survives_the_coordinator(client: SyncClient, shell: Shell, team
     assert [part.id for part in client.tasks(within=task_id)] == [f"{task_id}.{number}" for number in (3, 2, 1)]
 
 
-def test_what_makes_no_team_is_told_by_its_path(shell: Shell) -> None:
+def test_an_invalid_team_is_rejected_with_the_path_of_each_error(shell: Shell) -> None:
     assert "mode: required with assignees" in shell.error("task", "submit", "x", "--assignees", "ana,bea")
     assert "vote.weights: dora is not one of the assignees" in shell.error(
         *("task", "submit", "x", "--assignees", "ana,bea", "--mode", "vote", "--choice", "a", "--choice", "b"),

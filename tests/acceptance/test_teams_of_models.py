@@ -1,4 +1,4 @@
-"""Several models of a provider on one task: real processes, the provider's wire format, and its troubles."""
+"""Several models of a provider on one task: real processes, the provider's wire format, and its errors."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ VOTE_WITHIN = 8.0  # seconds
 
 
 class Team:
-    """A site with a coordinator and four LLMs, each a model of a provider of its own."""
+    """A site with a coordinator and four LLMs, each with a model of a separate provider."""
 
     def __init__(self, site: Site, servers: dict[str, OpenAIServer]) -> None:
         self.site = site
@@ -45,7 +45,7 @@ def whole(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def team(whole: Team) -> Iterator[Team]:
-    """The team; at the end every model has said all that it was to say."""
+    """Start the team; at the end, every scripted reply must have been used."""
     for server in whole.servers.values():
         server.requests.clear()
     yield whole
@@ -59,13 +59,13 @@ def client(team: Team) -> Iterator[SyncClient]:
 
 
 def prompt(server: OpenAIServer, request: int) -> str:
-    """What the model was asked."""
+    """Return the prompt of the model."""
     [asked] = [message["content"] for message in server.requests[request].body["messages"] if message["role"] == "user"]
     return str(asked)
 
 
 def answered(*pieces: str) -> ToolCall:
-    """An answer that has to satisfy a schema: pydantic-ai makes a tool of it."""
+    """Return an answer with a schema: pydantic-ai turns it into a tool call."""
     return ToolCall(*pieces, name="final_result")
 
 
@@ -74,7 +74,7 @@ def handed_on(description: str, llm: str) -> ToolCall:
     return ToolCall(arguments[:20], arguments[20:], name="delegate")
 
 
-def test_a_debate_is_decided_by_a_judge_whatever_troubles_the_provider(team: Team, client: SyncClient) -> None:
+def test_a_judge_decides_a_debate_although_the_provider_fails_now_and_then(team: Team, client: SyncClient) -> None:
     ana, bea, cem, judy = (team.servers[name] for name in NAMES)
     ana.script(Refusal(429, "slow down", {"Retry-After": "0.2"}), Text("Yes, ", "it is time."))
     bea.script(Refusal(500, "out of memory", {"Retry-After": "0.01"}), Text("No."))
@@ -99,12 +99,12 @@ def test_a_debate_is_decided_by_a_judge_whatever_troubles_the_provider(team: Tea
     ]
 
 
-def test_a_review_of_two_rounds_brings_the_remarks_to_the_author(team: Team, client: SyncClient) -> None:
+def test_a_review_of_two_rounds_passes_the_remarks_to_the_author(team: Team, client: SyncClient) -> None:
     author, reviewer = team.servers["bea"], team.servers["cem"]
     author.script(Text("a rabbit"), Text("a rabbit ", "with carrots"))
     reviewer.script(
         answered('{"approved": fal', 'se, "remarks": "say carrots", "score": 0.2}'),
-        answered('{"approved": tr'),  # it is told that this is no JSON, and mends it
+        answered('{"approved": tr'),  # it is told that this is not JSON, and corrects it
         answered('{"approved": true, "remarks": ""}'),
     )
     task = client.submit("Write", assignee="bea", reviewer="cem")
@@ -119,14 +119,14 @@ def test_a_review_of_two_rounds_brings_the_remarks_to_the_author(team: Team, cli
     ]
 
 
-def test_a_vote_is_taken_without_the_member_that_is_killed(team: Team, client: SyncClient) -> None:
+def test_a_vote_completes_without_the_killed_member(team: Team, client: SyncClient) -> None:
     stalled = Stalled("I think")
     for name in ("ana", "bea"):
         team.servers[name].script(answered('{"choice": "white", ', '"reason": "it shows the dirt"}'))
     team.servers["cem"].script(stalled)
     vote = Vote(
         choices=["brown", "white"], quorum=2, weights={"cem": 5}
-    )  # cem could decide it alone, so it is waited for
+    )  # cem could decide the vote alone, so the group waits for cem
     task = client.submit("Which colour?", assignees=["ana", "bea", "cem"], mode="vote", vote=vote, timeout=VOTE_WITHIN)
     until(lambda: team.servers["cem"].requests, "cem is at work")
     team.members["cem"].kill()
@@ -138,7 +138,7 @@ def test_a_vote_is_taken_without_the_member_that_is_killed(team: Team, client: S
     team.members["cem"] = team.begin("cem")
 
 
-def test_five_running_descendants_are_stopped_with_the_task_that_is_cancelled(team: Team, client: SyncClient) -> None:
+def test_cancelling_a_task_stops_its_five_running_descendants(team: Team, client: SyncClient) -> None:
     leaves = [Stalled("Once upon") for _ in range(3)]
     team.servers["judy"].script(ToolCalls(handed_on("the first half", "ana"), handed_on("the second half", "bea")))
     team.servers["ana"].script(ToolCalls(handed_on("a quarter", "cem"), handed_on("another quarter", "cem")))

@@ -1,4 +1,4 @@
-"""What LLMs do while they work, with real processes: delegate, ask people, and be stopped meanwhile."""
+"""The tools of LLMs with real processes: delegate, ask people, and be cancelled meanwhile."""
 
 import json
 import shlex
@@ -14,6 +14,7 @@ from tests.support.openai_server import Dropped, OpenAIServer, Refusal, Text, To
 from tests.support.processes import COMMAND, until
 from tests.support.site import Site
 from tests.support.task_audit import Ledger
+from tests.support.thoroughness import slow
 
 HERE = "tests.support.tool_llms"
 RING = ["ada", "bea", "cleo"]
@@ -22,13 +23,13 @@ TIMEOUT = 3.0  # seconds
 
 @pytest.fixture
 def person(site: Site) -> Iterator[SyncClient]:
-    """Somebody with a client."""
+    """Return the client of a person."""
     site.coordinator()
     with SyncClient(site.url) as client:
         yield client
 
 
-@pytest.mark.parametrize("handler", ["hand_on", "hand_on_in_thread", "hand_on_as_model"])
+@pytest.mark.parametrize("handler", ["hand_on", pytest.param("hand_on_in_thread", marks=slow), "hand_on_as_model"])
 def test_three_llms_with_one_slot_each_delegate_in_a_ring(site: Site, person: SyncClient, handler: str) -> None:
     for name in RING:
         site.worker(name, "--handler", f"{HERE}:{handler}")
@@ -45,7 +46,7 @@ def test_three_llms_with_one_slot_each_delegate_in_a_ring(site: Site, person: Sy
 
 
 def test_a_question_is_answered_while_its_llm_does_other_work(site: Site, person: SyncClient, ledger: Ledger) -> None:
-    site.worker("ada", "--handler", f"{HERE}:ask", **ledger.env)
+    site.worker("ada", "--handler", f"{HERE}:ask", env=ledger.env)
     task = person.submit(
         "paint", assignee="ada", inputs={"questions": ["Which colour?", "Which size?"]}, timeout=TIMEOUT
     )
@@ -68,9 +69,9 @@ def test_a_question_is_answered_while_its_llm_does_other_work(site: Site, person
     assert view.attempts[0].duration < TIMEOUT
 
 
-def test_a_question_outlives_the_worker_that_asked(site: Site, person: SyncClient, ledger: Ledger) -> None:
+def test_a_question_survives_the_worker_that_asked_it(site: Site, person: SyncClient, ledger: Ledger) -> None:
     env = {**ledger.env, "FLUFFLE_LEASE": "2"}
-    worker = site.worker("ada", "--handler", f"{HERE}:ask", **env)
+    worker = site.worker("ada", "--handler", f"{HERE}:ask", env=env)
     task = person.submit("paint", inputs={"questions": ["Which colour?", "Which size?"]}, max_attempts=1)
     until(lambda: person.task(task.id).status is Status.INPUT_REQUIRED, "it asks")
     person.answer(task.id, "blue")
@@ -78,7 +79,7 @@ def test_a_question_outlives_the_worker_that_asked(site: Site, person: SyncClien
     worker.kill()
     until(lambda: person.task(task.id).attempts[0].outcome == "lost", "the worker is missed")
     assert person.task(task.id).status is Status.INPUT_REQUIRED
-    site.worker("ada", "--handler", f"{HERE}:ask", **env)
+    site.worker("ada", "--handler", f"{HERE}:ask", env=env)
     assert [effect["attempt"] for effect in ledger.effects("started")] == [1]
     person.answer(task.id, "small")
     assert task.result(20) == {"Which colour?": "blue", "Which size?": "small"}
@@ -86,7 +87,7 @@ def test_a_question_outlives_the_worker_that_asked(site: Site, person: SyncClien
     assert len(person.task(task.id).questions) == 2
 
 
-def test_what_cannot_be_done_is_told_to_the_llm(site: Site, person: SyncClient) -> None:
+def test_a_failed_tool_call_is_reported_to_the_llm(site: Site, person: SyncClient) -> None:
     site.worker("ada", "--handler", f"{HERE}:consult", "--tools", "delegate,send", "--skills", "talk")
     site.worker("gone", "--model", "demo").end()
     tries = [
@@ -109,7 +110,7 @@ def test_what_cannot_be_done_is_told_to_the_llm(site: Site, person: SyncClient) 
     assert denied == "ToolError: ada may not use ask_person"
 
 
-def test_all_that_work_on_a_task_share_notes(site: Site, person: SyncClient) -> None:
+def test_llms_of_a_conversation_share_notes(site: Site, person: SyncClient) -> None:
     for name in ("ada", "bea"):
         site.worker(name, "--handler", f"{HERE}:consult")
     part = [["read", {"name": "plan"}], ["share", {"name": "facts", "content": "two"}], ["read", {"name": "none"}]]
@@ -127,7 +128,7 @@ def test_all_that_work_on_a_task_share_notes(site: Site, person: SyncClient) -> 
 
 
 def told_by_tools(server: OpenAIServer, request: int) -> list[str]:
-    """What the tools have answered so far, in a request that a model has got."""
+    """Return the answers of the tools so far in a request to a model."""
     return [message["content"] for message in server.requests[request].body["messages"] if message["role"] == "tool"]
 
 
@@ -191,10 +192,8 @@ def test_a_command_uses_the_tools_of_its_worker(site: Site, person: SyncClient) 
     assert task.result(60) == "[null] 7 blue\nnot sent"
 
 
-def test_a_task_that_is_cancelled_takes_five_running_parts_with_it(
-    site: Site, person: SyncClient, ledger: Ledger
-) -> None:
-    site.worker("ada", "--handler", f"{HERE}:spread", "--slots", "5", **ledger.env)
+def test_cancelling_a_task_cancels_its_five_running_parts(site: Site, person: SyncClient, ledger: Ledger) -> None:
+    site.worker("ada", "--handler", f"{HERE}:spread", "--slots", "5", env=ledger.env)
     task = person.submit("the whole", inputs=[2, 1])  # two parts, and one part of each, which wait for ever
     more = person.submit("another", parent_id=task.id)
     until(lambda: len(ledger.effects("started")) == 6, "the whole and its five descendants have begun")

@@ -1,4 +1,4 @@
-"""A task's trace, from whoever submits it to the result."""
+"""The trace of a task, from its submission to its result."""
 
 from collections.abc import Iterator
 
@@ -14,9 +14,7 @@ from tests.support.site import Site
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def test_a_trace_is_passed_on_to_the_worker_and_to_the_answers_by_those_who_do_not_look_at_it(
-    site: Site, client: Amqp
-) -> None:
+def test_programs_without_tracing_pass_a_trace_on_to_worker_and_answers(site: Site, client: Amqp) -> None:
     site.coordinator()
     worker = site.worker("ada", "--model", "demo")
     until(lambda: site.select("select 1 from llms"), "the LLM is known")
@@ -35,7 +33,7 @@ def test_a_trace_is_passed_on_to_the_worker_and_to_the_answers_by_those_who_do_n
 
 
 @pytest.mark.parametrize("headers", [None, {"traceparent": "7"}, {"traceparent": 7}])
-def test_a_task_without_a_trace_brings_no_header(site: Site, client: Amqp, headers: dict[str, object] | None) -> None:
+def test_a_task_without_a_trace_adds_no_header(site: Site, client: Amqp, headers: dict[str, object] | None) -> None:
     site.coordinator()
     answers = client.queue()
     client.submit({"description": "Wait"}, reply_to=answers, headers=headers)
@@ -48,7 +46,7 @@ PAID = ("--handler", "tests.support.recording_llms:paid")
 
 @pytest.fixture
 def collector() -> Iterator[Receiver]:
-    """A collector of spans."""
+    """Run a collector of spans."""
     with receiver() as collector:
         yield collector
 
@@ -59,8 +57,8 @@ def only(spans: list[Span]) -> Span:
 
 
 def test_the_spans_of_a_task_share_one_trace_from_its_submission_to_its_result(site: Site, collector: Receiver) -> None:
-    site.coordinator(**collector.env)
-    site.worker("ada", *PAID, **collector.env)
+    site.coordinator(env=collector.env)
+    site.worker("ada", *PAID, env=collector.env)
     command = ("task", "submit", "Go", "--id", "seen", "--input", '"well"', "--wait")
     with fluffle(*command, url=site.url, state=site.state, env=collector.env) as submitting:
         assert submitting.wait() == 0
@@ -97,11 +95,11 @@ def test_the_spans_of_a_task_share_one_trace_from_its_submission_to_its_result(s
     assert worked.start <= called.start <= called.end <= worked.end
 
 
-def test_a_failed_attempt_is_told_and_the_trace_is_that_of_a_submitter_who_has_one(
+def test_a_failed_attempt_is_a_span_in_the_trace_of_its_submitter(
     site: Site, client: Amqp, collector: Receiver
 ) -> None:
-    site.coordinator(**collector.env)
-    site.worker("ada", *PAID, **collector.env)
+    site.coordinator(env=collector.env)
+    site.worker("ada", *PAID, env=collector.env)
     answers = client.queue()
     task = {"description": "Go", "inputs": "badly", "max_attempts": 1}
     client.submit(task, reply_to=answers, headers={"traceparent": TRACE})
@@ -118,10 +116,10 @@ def test_a_failed_attempt_is_told_and_the_trace_is_that_of_a_submitter_who_has_o
 HANDS_ON = ("--handler", "tests.support.tool_llms:hand_on")
 
 
-def test_what_is_delegated_is_below_the_call_that_did_it(site: Site, client: Amqp, collector: Receiver) -> None:
-    site.coordinator(**collector.env)
+def test_a_delegated_task_is_a_child_span_of_the_delegating_call(site: Site, client: Amqp, collector: Receiver) -> None:
+    site.coordinator(env=collector.env)
     for name in ("ada", "bob"):
-        site.worker(name, *HANDS_ON, **collector.env)
+        site.worker(name, *HANDS_ON, env=collector.env)
     answers = client.queue()
     task = {"description": "Go", "assignee": "ada", "inputs": {"way": ["bob"]}}
     client.submit(task, reply_to=answers, headers={"traceparent": TRACE})
@@ -138,7 +136,7 @@ def test_what_is_delegated_is_below_the_call_that_did_it(site: Site, client: Amq
     assert {span.trace for span in collector.spans} == {TRACE.split("-")[1]}
 
 
-def test_what_is_delegated_belongs_to_the_trace_although_the_worker_tells_no_spans(site: Site, client: Amqp) -> None:
+def test_a_delegated_task_stays_in_the_trace_of_a_worker_without_spans(site: Site, client: Amqp) -> None:
     site.coordinator()
     for name in ("ada", "bob"):
         site.worker(name, *HANDS_ON)
@@ -148,14 +146,14 @@ def test_what_is_delegated_belongs_to_the_trace_although_the_worker_tells_no_spa
     assert client.take(seen).headers["traceparent"] == TRACE
 
 
-def test_what_a_submitter_has_not_sampled_is_sent_by_nobody(site: Site, client: Amqp, collector: Receiver) -> None:
-    coordinator = site.coordinator(**collector.env)
+def test_spans_of_an_unsampled_trace_are_not_exported(site: Site, client: Amqp, collector: Receiver) -> None:
+    coordinator = site.coordinator(env=collector.env)
     answers = client.queue()
-    worker = site.worker("ada", *PAID, **collector.env)
+    worker = site.worker("ada", *PAID, env=collector.env)
     task = {"description": "Go", "inputs": "well"}
     client.submit(task, reply_to=answers, headers={"traceparent": TRACE.removesuffix("01") + "00"})
     until(lambda: client.depth(answers) == 2, "it is done")
     for process in (worker, coordinator):
         process.terminate()
-        assert process.wait() == 0  # and has sent what it had to send
+        assert process.wait() == 0  # and has exported its spans
     assert collector.spans == []

@@ -1,4 +1,4 @@
-"""Workers of models whose servers are away, silent or less able than others: real processes and RabbitMQ."""
+"""Workers of models whose servers are unreachable, silent or limited: real processes and RabbitMQ."""
 
 import json
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def test_models_that_cannot_call_tools_vote_and_fill_schemas(
 
 
 @pytest.mark.parametrize("reply", [Silence(), Stalled("Half an ans")])
-def test_a_server_that_falls_silent_does_not_keep_the_slot(
+def test_a_model_server_that_falls_silent_does_not_hold_the_slot(
     site: Site, client: SyncClient, server: OpenAIServer, reply: Silence | Stalled
 ) -> None:
     site.worker("ana", *options(server, "--stall-timeout", "1"))
@@ -69,7 +69,7 @@ def test_a_server_that_falls_silent_does_not_keep_the_slot(
     assert after.result(30) == "Hello"
 
 
-def test_a_worker_says_at_its_start_that_its_model_is_missing_and_starts(
+def test_a_worker_warns_at_start_that_its_model_is_missing(
     site: Site, client: SyncClient, server: OpenAIServer
 ) -> None:
     server.models = ["gemma3:4b"]
@@ -80,7 +80,7 @@ def test_a_worker_says_at_its_start_that_its_model_is_missing_and_starts(
     assert client.submit("Say hello.", assignee="ana").result(30) == "Hello"
 
 
-def test_a_worker_says_at_its_start_that_its_server_is_away_and_starts(site: Site) -> None:
+def test_a_worker_warns_at_start_that_its_model_server_is_unreachable(site: Site) -> None:
     with OpenAIServer() as server:
         url = server.url
     worker = site.worker("ana", "--model", "openai:gemma3", "--base-url", url)

@@ -1,4 +1,4 @@
-"""A message that RabbitMQ takes from an AMQP 1.0 client and cannot deliver to others harms only itself.
+"""A message of an AMQP 1.0 client that RabbitMQ cannot deliver to other clients affects no other message.
 
 RabbitMQ closes the connection to which it delivers such a message, on 3.10 and on 4.0 alike.
 """
@@ -23,7 +23,7 @@ FAILED_DELIVERIES = "cannot deliver a message of the queue"
 
 @pytest.fixture(autouse=True)
 def amqp10(rabbitmq: NodeInfo) -> None:
-    """The broker speaks AMQP 1.0."""
+    """Enable AMQP 1.0 on the broker."""
     enable_amqp10(rabbitmq)
 
 
@@ -44,7 +44,7 @@ def submit_ten(client: Amqp, ledger: Ledger, answers: str, name: str, **task: An
 
 
 def endings(client: Amqp, answers: str, ids: list[str]) -> dict[str, str]:
-    """How each of the tasks has ended, as its submitter hears it."""
+    """Return how each of the tasks has ended, according to its answers."""
     told: dict[str, str] = {}
     while set(ids) - told.keys():
         answer = client.take(answers)
@@ -53,15 +53,13 @@ def endings(client: Amqp, answers: str, ids: list[str]) -> dict[str, str]:
     return told
 
 
-def test_the_tasks_around_a_submission_that_cannot_be_delivered_are_done(
-    site: Site, ledger: Ledger, client: Amqp
-) -> None:
+def test_tasks_around_an_undeliverable_submission_are_completed(site: Site, ledger: Ledger, client: Amqp) -> None:
     answers = client.queue()
     ids = submit_ten(client, ledger, answers, "before")
     publish_untranslatable(site.url, "fluffle.tasks/submit", body=b'{"description": "bad"}')
     ids += submit_ten(client, ledger, answers, "after")
     coordinator = site.coordinator()
-    site.worker("ann", *WORK, **ledger.env)
+    site.worker("ann", *WORK, env=ledger.env)
     assert endings(client, answers, ids) == dict.fromkeys(ids, "task.completed")
     until(lambda: client.depth(REJECTED) == 1, "the bad one is a dead letter, and no other is")
     assert f"{FAILED_DELIVERIES} {COORDINATOR}" in coordinator.output
@@ -72,9 +70,9 @@ def test_the_tasks_around_a_submission_that_cannot_be_delivered_are_done(
     assert ledger.problems(rejected=1) == []
 
 
-def test_the_assignments_around_one_that_cannot_be_delivered_are_done(site: Site, ledger: Ledger, client: Amqp) -> None:
+def test_assignments_around_an_undeliverable_one_are_completed(site: Site, ledger: Ledger, client: Amqp) -> None:
     site.coordinator()
-    worker = site.worker("ann", *WORK, **ledger.env)
+    worker = site.worker("ann", *WORK, env=ledger.env)
     answers = client.queue()
     ids = submit_ten(client, ledger, answers, "before", assignee="ann")
     publish_untranslatable(site.url, "llm.ann.work")
@@ -87,11 +85,9 @@ def test_the_assignments_around_one_that_cannot_be_delivered_are_done(site: Site
     assert set(site.select("select attempt from attempts")) == {(1,)}, "no attempt was lost"
 
 
-def test_an_llm_answers_the_messages_around_one_that_cannot_be_delivered(
-    site: Site, ledger: Ledger, client: Amqp
-) -> None:
+def test_an_llm_answers_the_messages_around_an_undeliverable_one(site: Site, ledger: Ledger, client: Amqp) -> None:
     site.coordinator()
-    worker = site.worker("ada", *CONVERSE, **ledger.env)
+    worker = site.worker("ada", *CONVERSE, env=ledger.env)
     answers, questions = client.queue(), [f"question-{number}" for number in range(6)]
     for place, question in enumerate(questions):
         if place == 3:
@@ -104,7 +100,7 @@ def test_an_llm_answers_the_messages_around_one_that_cannot_be_delivered(
 
 
 @pytest.mark.parametrize("queue", [QUERIES, UNDELIVERED])
-def test_a_coordinator_goes_on_with_what_lies_behind_a_message_that_cannot_be_delivered(
+def test_a_coordinator_continues_behind_an_undeliverable_message(
     site: Site, client: Amqp, shell: Shell, queue: str
 ) -> None:
     publish_untranslatable(site.url, queue, queue)
@@ -118,7 +114,7 @@ def test_a_coordinator_goes_on_with_what_lies_behind_a_message_that_cannot_be_de
 
 
 def write_four_and_a_bad_one(client: Amqp, site: Site) -> list[str]:
-    """Two messages in the mailbox of Ana, a bad one, and two messages. Returns what the good ones say."""
+    """Send two messages to Ana, an undeliverable one, and two more; return the texts of the deliverable ones."""
     texts = ["one", "two", "three", "four"]
     for text in texts:
         if text == "three":
@@ -127,9 +123,7 @@ def write_four_and_a_bad_one(client: Amqp, site: Site) -> list[str]:
     return texts
 
 
-def test_a_person_reads_the_messages_around_one_that_cannot_be_delivered(
-    site: Site, client: Amqp, shell: Shell
-) -> None:
+def test_a_person_reads_the_messages_around_an_undeliverable_one(site: Site, client: Amqp, shell: Shell) -> None:
     assert shell("message", "inbox") == ""
     texts = write_four_and_a_bad_one(client, site)
     for keep, outcome in ((True, "skipped"), (False, "moved to the rejected messages")):
@@ -141,7 +135,7 @@ def test_a_person_reads_the_messages_around_one_that_cannot_be_delivered(
     assert bad["id"] == "bad"
 
 
-def test_a_person_who_waits_for_messages_gets_those_around_one_that_cannot_be_delivered(
+def test_following_an_inbox_shows_the_messages_around_an_undeliverable_one(
     site: Site, client: Amqp, shell: Shell
 ) -> None:
     assert shell("message", "inbox") == ""
@@ -155,7 +149,7 @@ def test_a_person_who_waits_for_messages_gets_those_around_one_that_cannot_be_de
 
 
 def reject_five_and_a_bad_one(client: Amqp, site: Site) -> list[str]:
-    """Three good messages in the rejected queue, a bad one, and two good ones. Returns the ids of the good ones."""
+    """Reject three messages, an undeliverable one, and two more; return the ids of the deliverable ones."""
     ids = [f"good-{number}" for number in range(5)]
     for name in ids[:3]:
         client.publish("", REJECTED, b"{}", message_id=name)
@@ -165,7 +159,7 @@ def reject_five_and_a_bad_one(client: Amqp, site: Site) -> list[str]:
     return ids
 
 
-def test_rejected_messages_are_listed_once_each_with_the_one_that_cannot_be_delivered(
+def test_rejected_list_shows_each_message_once_and_the_undeliverable_one(
     site: Site, client: Amqp, shell: Shell
 ) -> None:
     good = reject_five_and_a_bad_one(client, site)
@@ -179,9 +173,7 @@ def test_rejected_messages_are_listed_once_each_with_the_one_that_cannot_be_deli
     until(lambda: client.depth(REJECTED) == 6, "all of them are still there")
 
 
-def test_a_rejected_message_is_dropped_by_its_name_although_it_cannot_be_delivered(
-    site: Site, client: Amqp, shell: Shell
-) -> None:
+def test_an_undeliverable_rejected_message_is_dropped_by_its_id(site: Site, client: Amqp, shell: Shell) -> None:
     good = reject_five_and_a_bad_one(client, site)
     assert shell("rejected", "drop", "good-1", "bad") == "2 dropped\n"
     until(lambda: client.depth(REJECTED) == 4, "the others are there")
@@ -190,9 +182,7 @@ def test_a_rejected_message_is_dropped_by_its_name_although_it_cannot_be_deliver
     ]
 
 
-def test_all_rejected_messages_are_dropped_with_those_that_cannot_be_delivered(
-    site: Site, client: Amqp, shell: Shell
-) -> None:
+def test_drop_all_removes_undeliverable_rejected_messages_too(site: Site, client: Amqp, shell: Shell) -> None:
     reject_five_and_a_bad_one(client, site)
     publish_untranslatable(site.url, REJECTED, REJECTED)
     assert shell("rejected", "drop", "--all") == "8 dropped\n"
@@ -200,7 +190,7 @@ def test_all_rejected_messages_are_dropped_with_those_that_cannot_be_delivered(
     assert client.depth(REJECTED) == 0
 
 
-def test_good_messages_are_requeued_past_one_that_cannot_be_delivered(
+def test_deliverable_messages_are_requeued_past_an_undeliverable_one(
     site: Site, client: Amqp, shell: Shell, ledger: Ledger
 ) -> None:
     coordinator = site.coordinator()

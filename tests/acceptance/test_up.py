@@ -1,4 +1,4 @@
-"""`fluffle up`: everything in a file, as real processes."""
+"""`fluffle up`: all programs of a file, as real processes."""
 
 import json
 import os
@@ -37,7 +37,7 @@ env = { COLOUR = "blue" }
 
 @pytest.fixture
 def place(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
-    """A site with a file for `fluffle up` and nothing that runs."""
+    """A site with a file for `fluffle up` and no running program."""
     with site_on(rabbitmq, tmp_path) as site:
         site.queues |= {"llm.obi.work", "llm.tia.work"}
         (tmp_path / "fluffle.toml").write_text(FILE)
@@ -46,7 +46,7 @@ def place(rabbitmq: NodeInfo, tmp_path: Path) -> Iterator[Site]:
 
 @contextmanager
 def up(site: Site) -> Iterator[Process]:
-    """`fluffle up` with that file, all of whose programs are ready."""
+    """Run `fluffle up` with that file, and wait until all programs are ready."""
     with fluffle("up", "-c", str(site.state / "fluffle.toml"), url=site.url, state=site.state) as process:
         for program in ("coordinator", "obi", "tia"):
             process.wait_for(f"{program}: ready")
@@ -62,7 +62,7 @@ def up(site: Site) -> Iterator[Process]:
 
 @contextmanager
 def up_without_url(state: Path) -> Iterator[Process]:
-    """`fluffle up` with the file in that state folder, for a user who has set no other variable."""
+    """Run `fluffle up` with the file in that state folder, without other environment variables."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FLUFFLE_")}
     log = state / "up.log"
     with log.open("wb") as out:
@@ -78,14 +78,14 @@ def up_without_url(state: Path) -> Iterator[Process]:
 
 
 def result_of(site: Site, *arguments: str) -> str:
-    """What `fluffle task submit --wait` prints."""
+    """Return the output of `fluffle task submit --wait`."""
     with fluffle("task", "submit", *arguments, "--wait", url=site.url, state=site.state) as submitting:
         assert submitting.wait() == 0, submitting.output
         return submitting.output
 
 
 def programs(process: Process) -> dict[str, psutil.Process]:
-    """The programs that `fluffle up` runs, by the names that it shows."""
+    """Return the programs that `fluffle up` runs, by the names that it shows."""
     found = {}
     for child in psutil.Process(process.pid).children():
         with suppress(psutil.NoSuchProcess):
@@ -95,7 +95,7 @@ def programs(process: Process) -> dict[str, psutil.Process]:
     return found
 
 
-def test_everything_in_the_file_runs_and_stops_in_order(place: Site) -> None:
+def test_up_starts_and_stops_all_programs_in_order(place: Site) -> None:
     with up(place) as process:
         assert result_of(place, "anything", "-k", "obey") == "anything\n"
         said = result_of(place, "say", "-k", "talk")
@@ -112,7 +112,7 @@ def test_everything_in_the_file_runs_and_stops_in_order(place: Site) -> None:
     assert len(left) == 2
 
 
-def test_the_web_page_runs_too_unless_the_file_says_no(place: Site) -> None:
+def test_up_starts_the_web_page_unless_the_file_turns_it_off(place: Site) -> None:
     (place.state / "fluffle.toml").write_text(FILE.replace("web = false", "web_port = 0"))
     with up(place) as process:
         process.wait_for("web: ready at http://127.0.0.1:")
@@ -122,7 +122,7 @@ def test_the_web_page_runs_too_unless_the_file_says_no(place: Site) -> None:
         assert process.wait() == 0
 
 
-def test_a_program_that_ends_is_started_again(place: Site) -> None:
+def test_up_restarts_a_program_that_ends(place: Site) -> None:
     with up(place) as process:
         programs(process)["obi"].kill()
         process.wait_for("ended with signal SIGKILL; starting again in 1 s")
@@ -132,7 +132,7 @@ def test_a_program_that_ends_is_started_again(place: Site) -> None:
         assert result_of(place, "anything", "-k", "obey") == "anything\n"
 
 
-def test_the_first_signal_lets_the_llms_finish(place: Site) -> None:
+def test_the_first_signal_lets_the_llms_finish_their_tasks(place: Site) -> None:
     gate = place.state / "gate"
     with up(place) as process:
         inputs = json.dumps({"until": str(gate), "answer": "through"})
@@ -164,13 +164,13 @@ def test_a_second_signal_stops_the_llms_at_once(place: Site) -> None:
     assert not any(child.is_running() for child in running.values())
 
 
-def test_it_stops_with_its_terminal(place: Site) -> None:
+def test_up_stops_when_its_terminal_closes(place: Site) -> None:
     command = [str(COMMAND), "up", "-c", str(place.state / "fluffle.toml")]
     environment = {**os.environ, "FLUFFLE_AMQP_URL": place.url, "FLUFFLE_STATE_DIR": str(place.state)}
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever these tests have inherited
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # regardless of what these tests have inherited
         os.execve(command[0], command, environment)
     try:
         printed = b""
@@ -183,7 +183,7 @@ def test_it_stops_with_its_terminal(place: Site) -> None:
     assert not any(child.is_running() for child in running)
 
 
-def test_nohup_lets_it_go_on_without_a_terminal(place: Site) -> None:
+def test_up_continues_without_a_terminal_under_nohup(place: Site) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; children inherit it
     try:
         with up(place) as process:
@@ -195,7 +195,7 @@ def test_nohup_lets_it_go_on_without_a_terminal(place: Site) -> None:
 
 
 @pytest.mark.parametrize("ran_before", [False, True])
-def test_the_private_node_stays_only_if_it_ran_before(ran_before: bool, tmp_path: Path) -> None:
+def test_up_leaves_the_private_node_running_only_if_it_ran_before(ran_before: bool, tmp_path: Path) -> None:
     node = PrivateNode(tmp_path)
     (tmp_path / "fluffle.toml").write_text(FILE)
     try:
@@ -211,9 +211,9 @@ def test_the_private_node_stays_only_if_it_ran_before(ran_before: bool, tmp_path
         node.stop()
 
 
-def test_a_second_one_in_the_same_folder_says_so_and_stops(tmp_path: Path) -> None:
+def test_a_second_up_in_the_same_folder_stops_with_an_error(tmp_path: Path) -> None:
     node = PrivateNode(tmp_path)
-    (tmp_path / "fluffle.toml").write_text(FILE)
+    (tmp_path / "fluffle.toml").write_text(FILE.replace("[fluffle]", "[fluffle]\nleader_lease = 1"))
     try:
         with up_without_url(tmp_path) as first:
             first.wait_for("obi: ready", within=60)
@@ -225,7 +225,7 @@ def test_a_second_one_in_the_same_folder_says_so_and_stops(tmp_path: Path) -> No
             assert programs(first).keys() == {"coordinator", "obi", "tia"}
             left = programs(first).values()
             first.kill()
-            for program in left:  # which go on without it
+            for program in left:  # they continue without it
                 program.kill()
             with fluffle("up", "-c", str(tmp_path / "fluffle.toml"), url="", state=tmp_path) as third:
                 third.wait_for("coordinator: ready", within=60)
@@ -243,7 +243,7 @@ def test_a_second_one_in_the_same_folder_says_so_and_stops(tmp_path: Path) -> No
         ('[llm.obi]\nhandler = "x:y"', "Error: the AMQP URL must begin"),
     ],
 )
-def test_a_file_that_is_missing_or_wrong_is_one_line(file: str | None, said: str, tmp_path: Path) -> None:
+def test_a_missing_or_wrong_file_is_reported_in_one_line(file: str | None, said: str, tmp_path: Path) -> None:
     path = tmp_path / "fluffle.toml"
     if file is not None:
         path.write_text(file)

@@ -31,6 +31,7 @@ from tests.support.amqp import amqp
 from tests.support.processes import ROOT, fluffle
 from tests.support.proxy import proxy_to
 from tests.support.rabbitmq import NodeInfo
+from tests.support.site import site_on
 
 PAGE = ROOT / "docs/howto-client.md"
 WITHIN = 30.0  # seconds
@@ -39,13 +40,11 @@ WITHIN = 30.0  # seconds
 @pytest.fixture(scope="module")
 def url(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a broker with a coordinator and the LLM obi, which obeys."""
-    state = tmp_path_factory.mktemp("client")
     obey = ("--handler", "tests.support.scripted_llm:obey", "--slots", "50", "--skills", "obey,summarise")
-    with (
-        fluffle("coordinator", url=rabbitmq.url, state=state, until="ready"),
-        fluffle("worker", "obi", *obey, url=rabbitmq.url, state=state, until="ready"),
-    ):
-        yield rabbitmq.url
+    with site_on(rabbitmq, tmp_path_factory.mktemp("client")) as site:  # which removes its queues in the end
+        site.coordinator()
+        site.worker("obi", *obey)
+        yield site.url
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ async def test_an_error_in_a_stream_is_told_as_it_is(server: OpenAIServer) -> No
 
 
 def anthropic_events(*, ends: bool = True, reason: str = "end_turn") -> Events:
-    start = {
+    start: dict[str, Any] = {
         "id": "msg_1",
         "type": "message",
         "role": "assistant",

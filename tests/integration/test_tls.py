@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -149,11 +149,12 @@ async def test_a_client_certificate_opens_the_door_and_the_password_tells_who_it
 async def test_rabbitmq_refuses_a_wrong_client_certificate(
     node: PrivateNode, authority: Authority, stranger: Authority, wrong: str
 ) -> None:
-    shown = {
+    makers: dict[str, Callable[[], Certificate | None]] = {
         "none": lambda: None,
         "expired": lambda: authority.sign("expired", expired=True),
         "of another authority": lambda: stranger.sign("atlas"),
-    }[wrong]()
+    }
+    shown = makers[wrong]()
     with pytest.raises(CertificateRefused, match="does not accept the client certificate: "):
         async with RobustConnection(url_of(node, authority, shown), name="test"):
             pass

@@ -1,9 +1,9 @@
-"""Everybody writes to everybody, and RabbitMQ is killed in the middle: is every message shown once, and in order?
+"""Chat between all addresses while RabbitMQ is killed: is every message shown once, and in order?
 
 python -m tests.programs.chat_load --messages 10000
 
-Of 20 addresses 16 are people and 4 are LLMs, which answer. Everybody has one conversation with everybody else, and they
-write in all of them at the same time, each message as soon as the one before is safe.
+Of 20 addresses, 16 are people and 4 are LLMs, which answer. Each pair has one conversation. All conversations run at
+the same time; each message follows as soon as the one before is confirmed.
 """
 
 import argparse
@@ -32,16 +32,16 @@ from tests.support.task_audit import Ledger
 
 PEOPLE = tuple(f"person-{number}" for number in range(16))
 LLMS = tuple(f"llm-{number}" for number in range(4))
-OF_EACH = len(PEOPLE) * (len(PEOPLE) - 1 + 2 * len(LLMS))  # when everybody writes to everybody once; LLMs answer
-WITHIN = 120.0  # seconds in which something has to come, else it is lost
+OF_EACH = len(PEOPLE) * (len(PEOPLE) - 1 + 2 * len(LLMS))  # when all write to all once; LLMs answer
+WITHIN = 120.0  # seconds; a message that is later is lost
 
 Line = tuple[str, str]
 """A conversation, and one of the two who talk in it."""
 
 
 @dataclass
-class Post:
-    """What was sent and what was shown. `problems` are what is wrong with it, and how long it took."""
+class ChatLoad:
+    """Sent and shown messages, and the duration. `problems` lists everything that is wrong."""
 
     each: int  # messages from everybody to everybody
     sent: dict[Line, list[str]] = field(default_factory=dict)  # ids, in order; those of the answers, too
@@ -55,16 +55,16 @@ class Post:
 
     @property
     def messages(self) -> int:
-        """How many there have to be."""
+        """Return the expected number of messages."""
         return self.each * OF_EACH
 
     @property
     def to_write(self) -> int:
-        """How many people write, and as many are shown to them: for every message to an LLM there is its answer."""
+        """Return how many messages people write. People are shown as many: an LLM answers each of its messages."""
         return self.each * len(PEOPLE) * (len(PEOPLE) - 1 + len(LLMS))
 
     def problems(self) -> list[str]:
-        """Everything that is not as it must be."""
+        """Return all violations."""
         shown = Counter(message.id for messages in self.shown.values() for message in messages)
         shown.update(self.heard)
         sent = Counter(itertools.chain.from_iterable(self.sent.values()))
@@ -80,7 +80,7 @@ class Post:
         ]
 
     def _seen(self) -> dict[Line, list[str]]:
-        """What the other one has got, in order."""
+        """Return the messages that the other side received, in order."""
         seen: dict[Line, list[str]] = {}
         for message in itertools.chain.from_iterable(self.shown.values()):
             seen.setdefault((message.conversation_id, message.sender), []).append(message.id)
@@ -103,16 +103,16 @@ def _some(what: str, found: Iterable[str]) -> list[str]:
     return [f"{len(those)} {what}: {', '.join(those[:5])}"] if those else []
 
 
-async def post(site: Site, ledger: Ledger, messages: int) -> Post:
-    """At least so many messages, between addresses that are all there, with a broker that is killed in the middle."""
-    it = Post(each=-(-messages // OF_EACH))
+async def run_chat_load(site: Site, ledger: Ledger, messages: int) -> ChatLoad:
+    """Exchange at least this many messages while all addresses are connected; kill the broker halfway."""
+    it = ChatLoad(each=-(-messages // OF_EACH))
     site.coordinator()
     for name in LLMS:
-        site.worker(name, "--handler", "tests.support.recording_llms:echo", **ledger.env)
+        site.worker(name, "--handler", "tests.support.recording_llms:echo", env=ledger.env)
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
         people = {name: await stack.enter_async_context(Client(site.url, user=site.person(name))) for name in PEOPLE}
-        for name, client in people.items():  # everybody has a mailbox before somebody writes
+        for name, client in people.items():  # all mailboxes exist before the first message
             it.shown[name] = [message async for message in client.inbox(wait=False)]
         reading = [asyncio.create_task(_read(client, it.shown[name])) for name, client in people.items()]
         await _everybody_reads(site, people.values())
@@ -139,8 +139,8 @@ async def post(site: Site, ledger: Ledger, messages: int) -> Post:
     it.seconds = time.monotonic() - begun
     it.heard = [effect["task"] for effect in ledger.effects("asked")]
     site.drain(within=WITHIN)
-    with amqp(site.url) as client:
-        it.left = {queue: client.depth(queue) for queue in site.queues}
+    with amqp(site.url) as plain:
+        it.left = {queue: plain.depth(queue) for queue in site.queues}
     return it
 
 
@@ -156,8 +156,8 @@ async def _everybody_reads(site: Site, people: Iterable[Client]) -> None:
                 await asyncio.sleep(0.02)
 
 
-async def _write(it: Post, client: Client, name: str, other: str, half: asyncio.Event) -> None:
-    """One side of a conversation. Whoever writes the message in the middle says so."""
+async def _write(it: ChatLoad, client: Client, name: str, other: str, half: asyncio.Event) -> None:
+    """Write one side of a conversation; set `half` after half of all messages."""
     to = f"user.{other}" if other in PEOPLE else f"llm.{other}"
     talk = ".".join(sorted((name, other)))
     mine = it.sent.setdefault((talk, client.address), [])
@@ -171,8 +171,8 @@ async def _write(it: Post, client: Client, name: str, other: str, half: asyncio.
             it.sent.setdefault((talk, to), []).append(made_from(message.id, to))
 
 
-async def _until_nothing_comes(it: Post, site: Site) -> None:
-    """Wait until everything is shown and in the history, or nothing has come for WITHIN."""
+async def _until_nothing_comes(it: ChatLoad, site: Site) -> None:
+    """Wait until all messages are shown and in the history, or none has arrived for WITHIN seconds."""
 
     def came() -> int:
         [(recorded,)] = site.select("select count(*) from messages")
@@ -188,18 +188,18 @@ async def _until_nothing_comes(it: Post, site: Site) -> None:
 
 
 def main() -> int:
-    """Write, print a table, and say by the exit code whether all was well."""
+    """Run the load, print a table, and exit with 1 when there is a problem."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--messages", type=int, default=10_000, help="at least so many (%(default)s)")
     given = options.parse_args()
-    logging.disable()  # everybody tells that RabbitMQ is gone
+    logging.disable()  # every client logs that RabbitMQ is unreachable
     with (
         tempfile.TemporaryDirectory() as folder,
         private_node(Path(folder) / "node") as rabbitmq,
-        redirect_stdout(io.StringIO()),  # what the processes have printed
+        redirect_stdout(io.StringIO()),  # output of the processes
         site_on(rabbitmq, Path(folder) / "site") as site,
     ):
-        it = asyncio.run(post(site, Ledger(site), given.messages))
+        it = asyncio.run(run_chat_load(site, Ledger(site), given.messages))
     problems = it.problems()
     print_table(
         "Messages",

@@ -1,4 +1,4 @@
-"""Bad input in bulk: malformed messages against decoding alone, then against the running system among good work.
+"""Malformed messages in bulk: against the decoder alone, then against the running system among valid tasks.
 
 python -m tests.programs.fuzz --decode 1000000 --wire 50000 --seed 1
 """
@@ -22,20 +22,20 @@ from benchmarks.support.report import print_table
 from tests.support.amqp import Message, RawProperties, amqp
 from tests.support.processes import Process, until
 from tests.support.rabbitmq import private_node
-from tests.support.random_messages import Malformer, Raw
+from tests.support.random_messages import MalformedMessages, Raw
 from tests.support.random_texts import rendered_in_bulk
 from tests.support.site import Site, site_on
 from tests.support.task_audit import Ledger
 
 ANSWERS = "fuzz.answers"
-REJECTED_AT_ONCE = 20_000  # what the rejected queue is allowed to hold before it is read
-GOOD_EVERY = 10  # one good task for so many bad messages
-WITHIN = 600.0  # seconds for the system to come to rest
+REJECTED_AT_ONCE = 20_000  # length of the rejected queue at which it is read
+GOOD_EVERY = 10  # bad messages per valid task
+WITHIN = 600.0  # seconds until the system must be idle
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What came of messages that were only decoded."""
+    """The outcome of messages that were only decoded."""
 
     made: int
     refused: int
@@ -45,25 +45,25 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Survived:
-    """What came of messages that were published among good tasks."""
+    """The outcome of messages that were published among valid tasks."""
 
     published: int
     missing: int  # were not rejected
     unasked: int  # were rejected, and not published so often
     good: int
     good_done: int
-    problems: list[str]  # that the checker of the books has found: stuck messages, lost tasks, leases
-    restarts: int  # processes that did not live to the end
+    problems: list[str]  # found by the ledger: stuck messages, lost tasks, leases
+    restarts: int  # processes that did not survive
     grown: int  # bytes of the coordinator's memory, after the first tenth
     seconds: float
 
 
 def decode_in_bulk(count: int, seed: int) -> Decoded:
-    """Make messages until `count` of them were refused. Any exception is a bug, and ends it."""
+    """Create messages until `count` of them were rejected. Any exception is a bug and ends the run."""
     process, begun = psutil.Process(), time.monotonic()
     made = refused = 0
     before = process.memory_info().rss
-    for message in Malformer(seed).messages():
+    for message in MalformedMessages(seed).messages():
         if refused == count:
             break
         made += 1
@@ -74,7 +74,7 @@ def decode_in_bulk(count: int, seed: int) -> Decoded:
 
 
 def publish_in_bulk(site: Site, ledger: Ledger, count: int, seed: int) -> Survived:
-    """Publish `count` malformed messages and good tasks between them, and see what is left in the end."""
+    """Publish `count` malformed messages and valid tasks between them, and check the final state."""
     begun = time.monotonic()
     published: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
@@ -114,16 +114,18 @@ def publish_in_bulk(site: Site, ledger: Ledger, count: int, seed: int) -> Surviv
 
 
 def _worker(site: Site, ledger: Ledger) -> Process:
-    return site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "20", **ledger.env)
+    return site.worker("worker", "--handler", "tests.support.recording_llms:work", "--slots", "20", env=ledger.env)
 
 
 def _malformed(seed: int) -> Iterator[Raw]:
-    """Messages that RabbitMQ takes and the coordinator has to refuse."""
-    return (message for message in Malformer(seed, reply_to=ANSWERS.encode()).messages() if message.is_refused())
+    """Yield messages that RabbitMQ accepts and the coordinator has to reject."""
+    return (
+        message for message in MalformedMessages(seed, reply_to=ANSWERS.encode()).messages() if message.is_refused()
+    )
 
 
 def _publish(url: str, batch: list[Raw], good: list[str]) -> None:
-    """Publish them all without waiting for each; a good task after every tenth."""
+    """Publish all messages without waiting for each; a valid task follows every tenth."""
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         channel = connection.channel()
         for number, message in enumerate(batch):
@@ -144,7 +146,7 @@ def _key_of_rejected(message: Message) -> str:
 
 
 def main() -> int:
-    """Run both, print a table, and say by the exit code whether everything was accounted for."""
+    """Run both, print a table, and exit with 1 when a message is not accounted for."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--decode", type=int, default=1_000_000, help="malformed messages to decode")
     options.add_argument("--wire", type=int, default=50_000, help="malformed messages to publish")
@@ -156,7 +158,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory() as folder,
         private_node(Path(folder) / "node") as rabbitmq,
-        redirect_stdout(io.StringIO()),  # what the processes have printed
+        redirect_stdout(io.StringIO()),  # output of the processes
         site_on(rabbitmq, Path(folder) / "site") as site,
     ):
         survived = publish_in_bulk(site, Ledger(site), given.wire, given.seed)

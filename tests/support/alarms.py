@@ -1,4 +1,4 @@
-"""A RabbitMQ that is low on disk, by its own judgement: it takes no messages then."""
+"""A disk alarm of RabbitMQ, which blocks all publishers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tests.support.rabbitmq import NodeInfo
 
 @contextmanager
 def low_on_disk(rabbitmq: NodeInfo) -> Iterator[None]:
-    """RabbitMQ is low on disk during the block."""
+    """Raise the disk alarm of RabbitMQ during the block."""
     rabbitmq.control("set_disk_free_limit", "1000000GB")
     try:
         until(lambda: asyncio.run(alarm_at(rabbitmq.url)) == "low on disk", "the alarm is raised")

@@ -1,5 +1,8 @@
 """A contract of import-linter: a package imports what is on its list, and nothing else."""
 
+from collections.abc import Iterable
+from typing import cast
+
 from grimp import ImportGraph
 from importlinter import Contract, ContractCheck, fields, output
 
@@ -14,7 +17,8 @@ class AllowedImports(Contract):
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         """Find every direct import that is not allowed."""
-        allowed, sources = tuple(self.allowed_modules), tuple(self.source_modules)
+        allowed: tuple[str, ...] = tuple(map(str, cast(Iterable[str], self.allowed_modules)))
+        sources: tuple[str, ...] = tuple(map(str, cast(Iterable[str], self.source_modules)))
         broken = sorted(
             (module, imported)
             for module in graph.modules

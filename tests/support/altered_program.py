@@ -1,8 +1,8 @@
-"""`fluffle` with something about it altered: python -m tests.support.altered_program CHANGE… -- ARGUMENTS…
+"""`fluffle` with changes in its code: python -m tests.support.altered_program CHANGE… -- ARGUMENTS…
 
-A CHANGE is the name of a mechanism that keeps the books right, which is switched off; or `clock=SECONDS`, which makes
-the wall clock of the process wrong by that much; or `clock-file=PATH`, by which it can be set, see Clock; or
-`lost-replies=COUNT` or `quiet=SECONDS`, see below. A proof that finds nothing when a mechanism is off proves nothing.
+A CHANGE is the name of a safety mechanism, which is switched off; or `clock=SECONDS`, which makes the wall clock of the
+process wrong by that much; or `clock-file=PATH`, which makes the clock settable, see Clock; or `lost-replies=COUNT` or
+`quiet=SECONDS`, see below. A test that passes without the mechanism does not prove that the mechanism works.
 """
 
 import dataclasses
@@ -15,18 +15,18 @@ import time
 from collections.abc import Callable
 from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 def no_outbox() -> None:
-    """What was committed and not published before a crash is forgotten."""
+    """Forget messages that were committed and not published before a crash."""
     from coordinator.storage.store import Store
 
     _replace(Store, "unsent", lambda self: [])
 
 
 def no_manual_ack() -> None:
-    """A message counts as done as soon as it is delivered."""
+    """Acknowledge every message on delivery."""
     from broker.amqp.envelope import Delivery
     from broker.amqp.robust_connection import RobustConnection
 
@@ -41,7 +41,7 @@ def no_manual_ack() -> None:
 
 
 def no_attempt_fence() -> None:
-    """The result of any attempt counts as that of the present one."""
+    """Accept the result of any attempt as that of the current one."""
     from coordinator.core.tasks.attempts import AttemptReports
 
     reported = AttemptReports.reported
@@ -57,14 +57,14 @@ def no_attempt_fence() -> None:
 
 
 def no_epoch() -> None:
-    """A coordinator writes whether it still leads or not."""
+    """Let a coordinator write without checking its lead."""
     from coordinator.storage.store import Store
 
     _replace(Store, "_extend", lambda self, connection, now, lease: None)
 
 
 def no_dedupe() -> None:
-    """A task that is submitted again is a new one."""
+    """Treat a task that is submitted again as a new one."""
     from coordinator.core.tasks.submit import Submissions
 
     submitted = Submissions.submitted
@@ -77,21 +77,21 @@ def no_dedupe() -> None:
 
 
 def no_spool() -> None:
-    """A finished answer is nowhere but in memory until RabbitMQ has it."""
+    """Keep finished answers only in memory until RabbitMQ has them."""
     from workers.execution import spool
 
     _replace(spool, "_write", lambda file, data: None)
 
 
 def no_lease() -> None:
-    """Whoever has a task keeps it, however silent."""
+    """Let a silent instance keep its tasks."""
     from coordinator.core.tasks.attempts import AttemptReports
 
     _replace(AttemptReports, "tick", lambda self, now, heard_until: None)
 
 
 def no_mandatory() -> None:
-    """What no queue takes is gone without a word."""
+    """Drop unroutable messages silently."""
     from broker.amqp.session import Session
 
     publish = Session.publish
@@ -111,7 +111,7 @@ MECHANISMS: dict[str, Callable[[], None]] = {
 
 
 def lost_replies(count: str) -> None:
-    """So many commits, with some that work between them, end with an error although they were made."""
+    """Let this many commits, with successful ones between them, raise an error although they took effect."""
     from broker.errors import StoreUnavailable
     from coordinator.storage.store import Store
 
@@ -127,7 +127,7 @@ def lost_replies(count: str) -> None:
 
 
 class Clock:
-    """The wall clock of a process that was started with `clock-file=PATH`, which others can set while it runs."""
+    """The settable wall clock of a process that was started with `clock-file=PATH`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -137,21 +137,21 @@ class Clock:
 
     @property
     def change(self) -> str:
-        """What a process is started with that has this clock."""
+        """Return the change that gives this clock to a process."""
         return f"clock-file={self.path}"
 
     @property
     def ahead(self) -> int:
-        """How many seconds it is ahead of the right time."""
+        """Return how many seconds the clock is ahead of the right time."""
         return int(struct.unpack("q", self._ahead[:])[0])
 
     def set(self, ahead: int) -> None:
-        """Set it so many seconds ahead of the right time; negative: behind."""
+        """Set the clock this many seconds ahead of the right time; negative values set it back."""
         self._ahead[:] = struct.pack("q", ahead)
 
 
 def settable_clock(path: str) -> None:
-    """Let others set the wall clock of this process."""
+    """Make the wall clock of this process settable."""
     clock = Clock(Path(path))
     _alter_clock(lambda: clock.ahead)
 
@@ -173,15 +173,15 @@ def _alter_clock(ahead: Callable[[], int]) -> None:
 
     class Wrong(datetime):
         @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:
-            return datetime.fromtimestamp(time.time(), tz)
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(time.time(), tz)
 
     for module in (mail, chat_client, attempt, reporter):
         _replace(module, "datetime", Wrong)
 
 
 def soon_quiet(seconds: str) -> None:
-    """Attempts that have sent no text for so long are quiet."""
+    """Set after how many seconds without text an attempt is quiet."""
     from coordinator.core.tasks import task
 
     _replace(task, "QUIET_AFTER", int(seconds) * 1_000_000)
@@ -201,7 +201,7 @@ def _replace(owner: Any, name: str, value: Any) -> None:
 
 
 def main() -> None:
-    """Alter what is to be altered, then be `fluffle`."""
+    """Apply the changes, then run `fluffle`."""
     place = sys.argv.index("--")
     for change in sys.argv[1:place]:
         name, _, value = change.partition("=")

@@ -1,4 +1,4 @@
-"""A plain AMQP client, as anybody might write one with pika, that can also send what pika would not."""
+"""A plain AMQP client written with pika, which can also send properties that pika would refuse."""
 
 import json
 import struct
@@ -17,7 +17,7 @@ from tests.support.processes import until
 
 @dataclass(frozen=True)
 class Message:
-    """What was taken from a queue."""
+    """A message that was taken from a queue."""
 
     exchange: str
     routing_key: str
@@ -37,7 +37,7 @@ class Message:
 
 
 class RawProperties(BasicProperties):  # type: ignore[misc]  # pika has no type information
-    """AMQP properties as the bytes that they are on the wire: flags and values (AMQP 0-9-1, 2.3.5.2)."""
+    """AMQP properties as their bytes on the wire: flags and values (AMQP 0-9-1, 2.3.5.2)."""
 
     def __init__(self, encoded: bytes) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def raw_properties(
     reply_to: bytes | None = None,
     message_id: bytes | None = None,
 ) -> bytes:
-    """Properties of these values, for `publish(raw=…)`. `headers` is a table without its length."""
+    """Return properties with these values for `publish(raw=…)`. `headers` is a table without its length."""
     values = {13: headers, 10: correlation_id, 9: reply_to, 7: message_id}
     encoded = struct.pack(">H", sum(1 << flag for flag, value in values.items() if value is not None))
     for flag, value in values.items():
@@ -64,11 +64,11 @@ def raw_properties(
 
 
 class Amqp:
-    """One connection with one channel, publishing with confirms."""
+    """A connection with one channel that publishes with confirms."""
 
     def __init__(self, url: str) -> None:
         parameters = pika.URLParameters(url)
-        parameters.heartbeat = 0  # nobody answers while a test does something else
+        parameters.heartbeat = 0  # no heartbeats while a test does something else
         self._connection = pika.BlockingConnection(parameters)
         self._open_channel()
 
@@ -78,14 +78,14 @@ class Amqp:
 
     @property
     def channel(self) -> Any:
-        """pika's channel, for what is done once."""
+        """The channel of pika, for rare operations."""
         return self._channel
 
     def close(self) -> None:
         self._connection.close()
 
     def publish(self, exchange: str, key: str | bytes, body: Any, **properties: Any) -> None:
-        """Publish `body` (bytes as they are, anything else as JSON) and wait until the broker has it.
+        """Publish `body` (bytes unchanged, anything else as JSON) and wait for the confirm.
 
         `properties` are those of AMQP, or `raw` with their bytes.
         """
@@ -100,7 +100,7 @@ class Amqp:
         self.publish("fluffle.tasks", "submit", task, **properties)
 
     def queue(self, *bindings: tuple[str, str], name: str = "", durable: bool = False) -> str:
-        """A queue with these bindings (exchange, routing key): exclusive, or a quorum queue that survives a crash."""
+        """Declare a queue with these bindings (exchange, routing key): exclusive, or a durable quorum queue."""
         arguments = {"x-queue-type": "quorum"} if durable else None
         ok = self._channel.queue_declare(name, exclusive=not durable, durable=durable, arguments=arguments)
         queue = str(ok.method.queue)
@@ -108,7 +108,7 @@ class Amqp:
         return queue
 
     def take(self, queue: str, *, within: float = 30) -> Message:
-        """The next message of a queue; waits for it."""
+        """Wait for the next message of a queue and return it."""
         found: list[Message] = []
 
         def look() -> bool:
@@ -119,15 +119,15 @@ class Amqp:
         return found[0]
 
     def take_all(self, queue: str) -> list[Message]:
-        """Everything that waits in a queue, taken out of it."""
+        """Take all messages out of a queue."""
         found: list[Message] = []
-        while more := self._get(queue):  # the depth may be that of a moment ago; this is not
+        while more := self._get(queue):  # the depth may be outdated; this is not
             found += more
             found += self._consume(queue, self.depth(queue))
         return found
 
     def _consume(self, queue: str, count: int) -> list[Message]:
-        """Up to `count` messages, and fewer when no more come."""
+        """Take up to `count` messages, fewer when no more arrive."""
         found: list[Message] = []
         if count:
             tag = 0
@@ -138,16 +138,16 @@ class Amqp:
                 found.append(Message(method.exchange, _text(method.routing_key), properties, body))
                 if len(found) == count:
                     break
-            self._channel.basic_ack(tag, multiple=True)  # 0: of all, which are none then
+            self._channel.basic_ack(tag, multiple=True)  # 0 means all, which is none here
             self._channel.cancel()
         return found
 
     def give_back(self, queue: str) -> None:
-        """Take the next message of a queue and give it back: it comes again, and is marked so.
+        """Return the next message to its queue, so that it is redelivered.
 
-        It may still be on its way back from a consumer that has just died.
+        The message may still be returning from a consumer that has just died.
         """
-        method = None
+        method: Any = None
 
         def got() -> bool:
             nonlocal method
@@ -162,7 +162,7 @@ class Amqp:
         return [] if method is None else [Message(method.exchange, _text(method.routing_key), properties, body)]
 
     def depth(self, queue: str) -> int:
-        """How many messages wait in a queue, without those that a consumer has and has not settled; 0 without it."""
+        """Return how many messages are ready in a queue, without unacknowledged ones; 0 if there is no such queue."""
         try:
             return int(self._channel.queue_declare(queue, passive=True).method.message_count)
         except ChannelClosedByBroker:
@@ -170,16 +170,16 @@ class Amqp:
             return 0
 
     def declare(self, queue: str, arguments: dict[str, Any]) -> None:
-        """A durable classic queue with these arguments."""
+        """Declare a durable classic queue with these arguments."""
         self._channel.queue_declare(queue, durable=True, arguments=arguments)
 
     def declare_exchange(self, name: str) -> None:
-        """A durable topic exchange."""
+        """Declare a durable topic exchange."""
         self._channel.exchange_declare(name, "topic", durable=True)
 
     @contextmanager
     def exchange(self, name: str, *, bound_to: str) -> Iterator[None]:
-        """A topic exchange that passes everything on to another one."""
+        """Declare a topic exchange that routes everything to another one."""
         self.declare_exchange(name)
         self._channel.exchange_bind(bound_to, name, "#")
         try:
@@ -188,22 +188,22 @@ class Amqp:
             self._channel.exchange_delete(name)
 
     def bind(self, queue: str, *bindings: tuple[str, str]) -> None:
-        """Let messages of these exchanges with these routing keys go to a queue."""
+        """Bind a queue to these exchanges with these routing keys."""
         for exchange, key in bindings:
             self._channel.queue_bind(queue, exchange, key)
 
     def unbind(self, queue: str, *bindings: tuple[str, str]) -> None:
-        """Let them no longer."""
+        """Remove these bindings."""
         for exchange, key in bindings:
             self._channel.queue_unbind(queue, exchange, key)
 
     def delete(self, *queues: str) -> None:
-        """Delete queues, as far as they exist."""
+        """Delete queues if they exist."""
         for queue in queues:
             self._channel.queue_delete(queue)
 
     def ask_directly(self, exchange: str, key: str, body: Any, answers: int, *, within: float = 30) -> list[Message]:
-        """Publish with RabbitMQ's direct reply-to; returns that many answers."""
+        """Publish with RabbitMQ's direct reply-to and return this many answers."""
         found: list[Message] = []
 
         def on_answer(_: Any, method: Any, properties: BasicProperties, answer: bytes) -> None:
@@ -224,7 +224,7 @@ def _text(value: str | bytes) -> str:
 
 @contextmanager
 def amqp(url: str) -> Iterator[Amqp]:
-    """A client of the broker at `url`, closed at the end."""
+    """Connect a client to the broker at `url`; close it at the end of the block."""
     client = Amqp(url)
     try:
         yield client

@@ -1,4 +1,4 @@
-"""A client of AMQP 1.0 that publishes what RabbitMQ cannot translate to AMQP 0-9-1."""
+"""A client of AMQP 1.0 that publishes messages that RabbitMQ cannot translate to AMQP 0-9-1."""
 
 import asyncio
 import struct
@@ -16,7 +16,7 @@ PLUGIN = "rabbitmq_amqp1_0"  # part of RabbitMQ from 4.0 on
 
 
 def enable_amqp10(rabbitmq: NodeInfo) -> None:
-    """Let the broker speak AMQP 1.0. Skips the test where it cannot."""
+    """Enable AMQP 1.0 on the broker. Skips the test if that is impossible."""
     if (node := rabbitmq.node) is None:
         return
     plugins = Path(node.folder) / "enabled_plugins"
@@ -28,7 +28,7 @@ def enable_amqp10(rabbitmq: NodeInfo) -> None:
 
 
 def publish_untranslatable(url: str, *places: str, message_id: str | None = None, body: bytes = b"{}") -> None:
-    """Publish to each place a message that RabbitMQ takes and then cannot deliver to a client of AMQP 0-9-1.
+    """Publish to each place a message that RabbitMQ accepts and cannot deliver to a client of AMQP 0-9-1.
 
     A place is the name of a queue, or exchange/routing key. RabbitMQ 4.0 cannot translate a property of the type uuid,
     3.10 a correlation id that is a number.

@@ -1,4 +1,4 @@
-"""Bad messages of every kind, and odd ones that are good all the same."""
+"""Bad messages of every kind, and unusual ones that are valid."""
 
 import json
 import struct
@@ -9,7 +9,7 @@ from tests.support.amqp import Amqp, raw_properties
 from tests.support.rabbitmq import ON_RABBITMQ_4
 
 ANSWERS = "bad-input.answers"
-LARGE = 15 if ON_RABBITMQ_4 else 17  # MiB; RabbitMQ 4 itself takes nothing over 16
+LARGE = 15 if ON_RABBITMQ_4 else 17  # MiB; RabbitMQ 4 itself refuses more than 16
 TASKS, STATUS = "fluffle.tasks", "fluffle.status"
 FINE: dict[str, Any] = {"description": "this would be fine"}
 RESULT: dict[str, Any] = {"task_id": "never-was", "attempt": 1, "instance": "i", "outcome": "completed"}
@@ -17,9 +17,9 @@ RESULT: dict[str, Any] = {"task_id": "never-was", "attempt": 1, "instance": "i",
 
 @dataclass(frozen=True)
 class Bad:
-    """A bad message, and the path and some words of an error that tells what is bad about it.
+    """A bad message, with the path and some words of the expected error.
 
-    `answered` is false where nobody can be told. `raw` are the bytes of properties that pika could not make.
+    `answered` is false where no answer is possible. `raw` are bytes of properties that pika cannot encode.
     """
 
     body: Any = field(default_factory=lambda: FINE)
@@ -33,16 +33,16 @@ class Bad:
 
     @property
     def bytes(self) -> bytes:
-        """The body as it is published."""
+        """Return the body as bytes."""
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
 
     def publish(self, client: Amqp) -> None:
-        """Publish it, with the answer to go to ANSWERS."""
+        """Publish the message with ANSWERS as its reply queue."""
         given = {"reply_to": ANSWERS, "correlation_id": "bad", "delivery_mode": 2, **self.properties}
         client.publish(self.exchange, self.key, self.bytes, **({"raw": self.raw} if self.raw is not None else given))
 
     def is_told_by(self, errors: list[dict[str, str]]) -> bool:
-        """Whether one of the errors tells what is bad."""
+        """Return whether one of the errors is the expected one."""
         return any(error["path"] == self.path and self.says in error["message"] for error in errors)
 
 
@@ -55,7 +55,7 @@ def raw_task(inputs: bytes) -> bytes:
 
 
 def field_table(levels: int) -> bytes:
-    """An AMQP table with one entry, which is a table with one entry, and so on."""
+    """Return an AMQP table that holds one table, and so on."""
     value = b"I" + struct.pack(">i", 1)
     for _ in range(levels):
         table = b"\x01a" + value
@@ -142,18 +142,18 @@ FIELDS = {
 
 
 def doubling(levels: int) -> dict[str, Any]:
-    """A schema of a few lines in which every level applies the next one twice."""
+    """Return a short schema in which every level applies the next one twice."""
     defs: dict[str, Any] = {f"a{n}": {"allOf": 2 * [{"$ref": f"#/$defs/a{n + 1}"}]} for n in range(levels)}
     return {"$defs": {**defs, f"a{levels}": {}}, "$ref": "#/$defs/a0"}
 
 
 def nested(levels: int) -> dict[str, Any]:
-    """A schema of so many schemas, one within the other."""
+    """Return a schema with this many nested schemas."""
     return {"not": nested(levels - 1)} if levels else {}
 
 
 def schema(says: str, **schema: Any) -> Bad:
-    """A task with a schema that is refused, and words that say why."""
+    """Return a task with an invalid schema, and words of the expected error."""
     return Bad(task(output_schema=schema), path="output_schema", says=says)
 
 

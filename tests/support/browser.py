@@ -1,4 +1,4 @@
-"""A real browser on the web page: Debian's Chromium, driven by Playwright."""
+"""A real browser for the web page: Debian's Chromium, driven by Playwright."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 
 from tests.support.processes import Process
 
-WITHIN = 20_000  # ms that the browser waits for something before a test fails
+WITHIN = 20_000  # milliseconds after which a wait of the browser fails
 
 _OPTIONS = (
     "--no-sandbox",
@@ -23,11 +23,11 @@ _OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
-_EXPECTED = re.compile(r"WebSocket connection|ERR_|socket\.io|reload|status of 4\d\d")  # while the server is away
+_EXPECTED = re.compile(r"WebSocket connection|ERR_|socket\.io|reload|status of 4\d\d")  # of an unreachable server
 
 
 def chromium() -> str:
-    """The program. Skips the test where there is none."""
+    """Return the path of Chromium. Skips the test without it."""
     program = os.environ.get("FLUFFLE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         pytest.skip("there is no Chromium: on Debian it comes with `apt-get install chromium`")
@@ -36,7 +36,7 @@ def chromium() -> str:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A browser without a window."""
+    """Start a headless browser."""
     program = chromium()
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=program, args=list(_OPTIONS))
@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Visit:
-    """A visitor with cookies of its own, and what went wrong in its pages."""
+    """A visitor with separate cookies, and the errors of its pages."""
 
     def __init__(self, context: BrowserContext, base: str) -> None:
         self.base = base
@@ -75,7 +75,7 @@ class Visit:
         return [url for url in self.requests if urlsplit(url).netloc not in (own, "") and not url.startswith("data:")]
 
     def go(self, path: str) -> Page:
-        """Open a page of the site, and wait until it is alive."""
+        """Open a page of the site and wait until it is connected."""
         self.page.goto(self.base + path)
         self.page.wait_for_function("window.did_handshake === true")
         return self.page
@@ -83,7 +83,7 @@ class Visit:
 
 @contextmanager
 def visit(running: Browser, base: str, login: str, *, width: int = 1280, height: int = 860) -> Iterator[Visit]:
-    """Somebody who has logged in by that address. At the end no page has complained or asked anybody else."""
+    """Log in by that address. At the end, no page may have logged an error or requested another server."""
     context = running.new_context(viewport={"width": width, "height": height})
     visitor = Visit(context, base)
     try:
@@ -96,7 +96,7 @@ def visit(running: Browser, base: str, login: str, *, width: int = 1280, height:
 
 
 def addresses(web: Process) -> tuple[str, str, str]:
-    """Where a `fluffle web` is, the address to work with, and the one to look only."""
+    """Return the base URL of a `fluffle web`, the address with full access, and the read-only one."""
     found = re.findall(r"http://\S+", web.output)
     assert len(found) == 3, web.output
     return found[0].rstrip("/"), found[1], found[2]

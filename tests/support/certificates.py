@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority that signs them for whomever it is told, expired ones included."""
+"""Certificates for tests: an authority that signs them for any name, expired ones included."""
 
 import ipaddress
 import ssl
@@ -21,14 +21,14 @@ class Certificate(NamedTuple):
     key: Path
 
     def server_context(self) -> ssl.SSLContext:
-        """For a server that shows it."""
+        """Return the TLS context of a server with this certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self)
         return context
 
 
 class Authority:
-    """Signs certificates. `file` holds its own, for those who trust it."""
+    """Signs certificates. `file` holds the certificate of the authority, for those who trust it."""
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ class Authority:
         self.file.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     def sign(self, name: str, *, host: str = "127.0.0.1", expired: bool = False) -> Certificate:
-        """A certificate with that common name, for a host given by its address, valid until tomorrow or yesterday."""
+        """Return a certificate with that common name for a host address, valid until tomorrow, or expired yesterday."""
         key = ec.generate_private_key(ec.SECP256R1())
         until = datetime.now(UTC) + (-_DAY if expired else _DAY)
         builder = _builder(_name(name), self._name, key, until)

@@ -1,4 +1,4 @@
-"""A RabbitMQ cluster of private nodes on this computer: quorum queues with a replica on each of its members."""
+"""A RabbitMQ cluster of private nodes on this computer. Each member has a replica of each quorum queue."""
 
 import json
 from collections.abc import Iterator
@@ -52,31 +52,31 @@ class Member:
 
     @property
     def answers(self) -> bool:
-        """Whether it accepts clients."""
+        """Return whether the member accepts clients."""
         return version_that_answers(self._port) is not None
 
     def start(self) -> None:
-        """Start its process, which returns to the cluster by itself; does not wait for that."""
+        """Start the process of the member, which rejoins the cluster by itself; do not wait for that."""
         self._server.launch()
 
     def stop(self) -> None:
-        """Shut it down in good order, as for an upgrade."""
+        """Shut the member down cleanly, as for an upgrade."""
         self._server.terminate()
         until(lambda: not self._server.alive(), f"{self.name} has stopped", within=_GOES_DOWN)
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """End the process with `kill -9`."""
         self._server.kill()
         until(lambda: not self._server.alive(), f"{self.name} is dead", within=_GOES_DOWN)
 
     def clean_up(self) -> None:
-        """Kill it if it runs, and the port mapper with the last member."""
+        """Kill the member if it runs, and the port mapper with the last member."""
         if self._server.alive():
             self.kill()
         self._server.clean_up()
 
     def asked(self, *command: str) -> object:
-        """What `rabbitmqctl` on this member answers, from JSON; None while it cannot say."""
+        """Return the JSON answer of `rabbitmqctl` on this member, or None while there is none."""
         done = self._server.control("--formatter", "json", *command)
         try:
             return None if done.returncode else json.loads(done.stdout)
@@ -85,7 +85,7 @@ class Member:
 
 
 class Cluster:
-    """Members that know each other, all in one folder."""
+    """The members of a cluster, all in one folder."""
 
     def __init__(self, folder: Path, size: int) -> None:
         first = NodeRecord.new("process")
@@ -97,7 +97,7 @@ class Cluster:
         self.members = [Member(folder / record.name, record, names, first.password) for record in records]
 
     def start(self) -> None:
-        """Start all members, and wait until they are one cluster."""
+        """Start all members and wait until they form one cluster."""
         for member in self.members:
             member.start()
         self.wait_until_whole()
@@ -113,11 +113,11 @@ class Cluster:
         return isinstance(known, dict) and len(known["running_nodes"]) == len(self.members)
 
     def wait_until_replicated(self) -> None:
-        """Wait until every queue has a leader, and its replicas on all members are there."""
+        """Wait until every queue has a leader and an online replica on each member."""
         until(lambda: None not in map(self._leader, self._queues()), "every queue has a leader", within=_COMES_UP)
 
     def leader_of(self, queue: str) -> Member:
-        """The member that leads a queue."""
+        """Return the member that leads a queue."""
         self.wait_until_replicated()
         [row] = [row for row in self._queues() if row["name"] == queue]
         leader = self._leader(row)
@@ -125,9 +125,9 @@ class Cluster:
         return leader
 
     def _queues(self) -> list[dict[str, Any]]:
-        """Of each quorum queue: its name, its leader, its members, and those that are online."""
+        """Return name, leader, members and online members of each quorum queue."""
         asked = self.members[0].asked("list_queues", "name", "type", "leader", "members", "online")
-        rows = asked if isinstance(asked, list) else [{"type": "quorum", "members": []}]  # it cannot say at the moment
+        rows = asked if isinstance(asked, list) else [{"type": "quorum", "members": []}]  # no answer at the moment
         return [row for row in rows if row["type"] == "quorum"]
 
     def _leader(self, row: dict[str, Any]) -> Member | None:
@@ -138,7 +138,7 @@ class Cluster:
 
 @contextmanager
 def cluster(folder: Path, size: int = 3) -> Iterator[Cluster]:
-    """A cluster that runs until the end of the block."""
+    """Run a cluster until the end of the block."""
     made = Cluster(folder, size)
     try:
         made.start()

@@ -1,4 +1,4 @@
-"""Fluffle as it was before the newest schema of the database, out of the history of this repository."""
+"""The version of Fluffle before the newest database schema, from the history of this repository."""
 
 import io
 import subprocess
@@ -12,12 +12,12 @@ ROOMS = ("broker", "coordinator", "fluffle", "workers")
 
 
 def version_before(folder: Path) -> Path:
-    """Its modules, in that folder. Raises FileNotFoundError where there is no history, as in an archive."""
-    newest = f":(glob)coordinator/**/migrations/versions/{HEAD}_*.py"  # wherever the file was when it was added
+    """Extract its modules into that folder. Raises FileNotFoundError without a history, as in an archive."""
+    newest = f":(glob)coordinator/**/migrations/versions/{HEAD}_*.py"  # wherever the file was when a commit added it
     try:
-        looking = ("log", "--first-parent", "-m", "--diff-filter=A", "--format=%H")  # it may have come by a merge
+        looking = ("log", "--first-parent", "-m", "--diff-filter=A", "--format=%H")  # a merge may have added it
         added = _git(*looking, "--", newest).decode().split()
-        commit = f"{added[-1]}^" if added else "HEAD"  # one that is not committed yet came after HEAD
+        commit = f"{added[-1]}^" if added else "HEAD"  # an uncommitted one is newer than HEAD
         modules = _git("archive", commit, *ROOMS)
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         raise FileNotFoundError("the version before is not in the history of this checkout") from error

@@ -1,4 +1,4 @@
-"""The coordinator's side of the protocol, played by a test: assigns by hand, and hears everything workers report."""
+"""A fake coordinator: a test assigns tasks by hand and receives all reports of workers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -31,7 +31,7 @@ KINDS: dict[str, type[WireModel]] = {
 
 
 class StandIn:
-    """`heard` is everything that was reported, in order, as pairs of kind and message."""
+    """A fake coordinator. `heard` holds all reports in order, as pairs of kind and message."""
 
     def __init__(self, url: str, link: RobustConnection, llm: str) -> None:
         self.heard: list[tuple[str, Any]] = []
@@ -54,7 +54,7 @@ class StandIn:
             self._news.set()
 
     def all(self, kind: str, **fields: Any) -> list[Any]:
-        """What was heard of a kind, with these values in these fields."""
+        """Return the messages of a kind with these values in these fields."""
         return [
             message
             for heard, message in self.heard
@@ -62,12 +62,12 @@ class StandIn:
         ]
 
     async def next(self, kind: str, **fields: Any) -> Any:
-        """The first message of a kind, with these values in these fields; waits for it."""
+        """Wait for the first message of a kind with these values in these fields, and return it."""
         await self.until(lambda: bool(self.all(kind, **fields)))
         return self.all(kind, **fields)[0]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until what was heard makes the condition true."""
+        """Wait until the received messages make the condition true."""
         async with asyncio.timeout(WITHIN):
             while not condition():
                 self._news.clear()
@@ -91,7 +91,7 @@ class StandIn:
 
     @asynccontextmanager
     async def deaf(self) -> AsyncIterator[None]:
-        """Hear nothing for a while, and have RabbitMQ refuse what workers report: the inbox is full."""
+        """Receive nothing during the block, and let RabbitMQ refuse the reports of workers: the inbox is full."""
         self._inbox.cancel()
         await asyncio.to_thread(self._replace_inbox_by_a_full_one)
         yield
@@ -99,7 +99,7 @@ class StandIn:
         await self.listen()
 
     async def listen(self) -> None:
-        """Hear what is reported from now on."""
+        """Receive reports from now on."""
         await self._link.declare(SHARED)
         self._inbox = await self._link.consume(COORDINATOR, self._hear, prefetch=1000)
 
@@ -120,7 +120,7 @@ class StandIn:
             connection.channel().queue_delete(COORDINATOR)
 
     async def delivered(self) -> None:
-        """Wait until every assignment is on its way to a worker: what is sent to its instances now comes after it."""
+        """Wait until RabbitMQ has delivered all assignments, so that later messages arrive after them."""
         async with asyncio.timeout(WITHIN):
             while await self.depth(work_queue(self._llm)):  # noqa: ASYNC110 - RabbitMQ has no event for it
                 await asyncio.sleep(0.01)
@@ -131,7 +131,7 @@ class StandIn:
 
 @asynccontextmanager
 async def stand_in(url: str, llm: str) -> AsyncIterator[StandIn]:
-    """A coordinator for one LLM, on a broker that forgets what it was sent before."""
+    """Run a fake coordinator for one LLM, and discard earlier messages on the broker."""
     parameters = pika.URLParameters(url)
     with pika.BlockingConnection(parameters) as connection:
         for queue in (COORDINATOR, REJECTED):

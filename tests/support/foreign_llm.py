@@ -1,4 +1,4 @@
-"""LLMs of strangers: their worker is written from docs/protocol.md alone, and keeps to no limit but RabbitMQ's."""
+"""LLMs with a foreign worker, written from docs/protocol.md alone, without any limits but RabbitMQ's."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ Report = dict[str, Any]
 
 
 class ForeignLLMs:
-    """LLMs that one plain AMQP client plays. Tasks are done when `work` is called, and not before."""
+    """LLMs simulated by one plain AMQP client. They do their tasks when `work` is called."""
 
     def __init__(self, site: Site, client: Amqp, *names: str) -> None:
         self._client = client
@@ -25,7 +25,7 @@ class ForeignLLMs:
             client.publish("fluffle.status", f"{name}.hello", {"name": name, "instance": "one", "slots": 100})
 
     def work(self, count: int, report: Callable[[dict[str, Any]], Report]) -> None:
-        """Take so many assignments, claim each and report on it; `report` makes outcome and result of an assignment."""
+        """Take this many assignments, claim each and report on it; `report` returns the fields of a result."""
         for number in range(count):
             name = self._names[number % len(self._names)]
             assignment = json.loads(self._client.take(work_queue(name)).body)

@@ -1,4 +1,4 @@
-"""Looking at a program as Prometheus does, and as whoever asks for its health."""
+"""The metrics and health pages of a program, read over HTTP."""
 
 import json
 import re
@@ -8,14 +8,14 @@ from urllib.error import HTTPError
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.processes import Process
+from tests.support.processes import Process, until
 
-ON = {"FLUFFLE_METRICS_PORT": "0"}
+METRICS_ON = {"FLUFFLE_METRICS_PORT": "0"}
 """Settings of a program that is to be looked at."""
 
 
 def address(process: Process) -> str:
-    """Where a running program serves its metrics, as it has logged it: `http://host:port`."""
+    """Return the address from the log of a program where it serves its metrics: `http://host:port`."""
     process.wait_for("/metrics")
     found = re.search(r"metrics at (http://\S+)/metrics", process.output)
     assert found, process.output
@@ -23,21 +23,21 @@ def address(process: Process) -> str:
 
 
 class Scrape(dict[str, float]):
-    """What was told at one moment: values by name, with labels as `name{label=value,…}` in alphabetical order."""
+    """The metrics at one time: values by name, with labels as `name{label=value,…}` in alphabetical order."""
 
     def of(self, name: str) -> dict[str, float]:
-        """The values of one name by what is between the braces."""
+        """Return the values of one name by their labels."""
         begin = f"{name}{{"
         return {key[len(begin) : -1]: value for key, value in self.items() if key.startswith(begin)}
 
     @property
     def names(self) -> set[str]:
-        """Every name, without labels."""
+        """Return all names without labels."""
         return {key.partition("{")[0] for key in self}
 
 
 def scrape(process: Process) -> Scrape:
-    """The metrics of a program now."""
+    """Return the current metrics of a program."""
     with urllib.request.urlopen(f"{address(process)}/metrics", timeout=20) as answer:
         text = answer.read().decode()
     told = Scrape()
@@ -49,9 +49,14 @@ def scrape(process: Process) -> Scrape:
 
 
 def health(process: Process, page: str) -> tuple[int, Any]:
-    """The status and the JSON of `/healthz` or `/readyz`."""
+    """Return the status and the JSON of `/healthz` or `/readyz`."""
     try:
         with urllib.request.urlopen(address(process) + page, timeout=20) as answer:
             return answer.status, json.load(answer)
     except HTTPError as error:
         return error.code, json.load(error)
+
+
+def wait_for_readiness(process: Process, status: int) -> None:
+    """Wait until `/readyz` answers with that status."""
+    until(lambda: health(process, "/readyz")[0] == status, f"/readyz answers {status}")

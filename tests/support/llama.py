@@ -1,11 +1,11 @@
-"""llama.cpp's own server on 127.0.0.1, with a model that follows a script: real tokens, streams, errors and tool calls.
+"""The server of llama.cpp on 127.0.0.1 with a scripted model: real tokens, streams, errors and tool calls.
 
 with LlamaServer(folder, call=("lookup", {"name": "x"})) as server:
     ...  # a client at server.url
 
-The model is an automaton: every token has one that comes next. The chat template picks where it begins: a call of the
-tool where tools are offered and none has answered yet, endless words after the word LONG, else what it is to say. (The
-template ends in a plain character: the grammar of a forced tool call does not understand a control token there.)
+The model is an automaton: every token has one successor. The chat template picks the first token: a tool call if tools
+are offered and none has answered yet, endless words after the word LONG, else the scripted answer. (The template ends
+in a plain character, because the grammar of a forced tool call does not accept a control token there.)
 """
 
 import argparse
@@ -42,10 +42,10 @@ each function call, return a json object with function name and arguments within
 
 
 class LlamaServer:
-    """A server process with one model. `context` is how many tokens it can read; `weight` makes it slow to load.
+    """A server process with one model. `context` is its context length in tokens; `weight` makes it slow to load.
 
-    The block begins when it listens (status 503), or when it is `ready` (200).
-    Without `tools` it runs as llama.cpp does without --jinja, and refuses them.
+    The block begins when the server listens (status 503), or when it is `ready` (200).
+    Without `tools` the server runs like llama.cpp without --jinja, and refuses them.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class LlamaServer:
 
     @property
     def url(self) -> str:
-        """The base URL that a client is given."""
+        """Return the base URL for clients."""
         return f"http://127.0.0.1:{self._port}/v1"
 
     @property
     def status(self) -> int | None:
-        """What its health check says: 503 while it loads, then 200; None while nobody listens."""
+        """Return the status of the health check: 503 while the model loads, then 200; None without a listener."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/health", timeout=10) as answer:
                 return int(answer.status)
@@ -111,7 +111,7 @@ def _write(path: Path, *, tool: str, arguments: Mapping[str, Any], says: list[st
     tokens = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
     kinds = [2] + [3] * 4  # unknown, control
     tokens += [*_byte_tokens(), "th"]
-    kinds += [1] * 257  # normal; the merge of `th` is there because the format asks for one
+    kinds += [1] * 257  # normal; the format requires a merge, here of `th`
     after: dict[int, int] = {}
 
     def chain(start: str, pieces: list[str], *, loops: bool = False) -> None:
@@ -119,7 +119,7 @@ def _write(path: Path, *, tool: str, arguments: Mapping[str, Any], says: list[st
         for piece in pieces:
             after[last] = last = len(tokens)
             tokens.append(piece)
-            kinds.append(4)  # user defined: decoded as it stands
+            kinds.append(4)  # user defined: decoded unchanged
         after[last] = first if loops else tokens.index("<|im_end|>")
 
     chain(
@@ -127,7 +127,7 @@ def _write(path: Path, *, tool: str, arguments: Mapping[str, Any], says: list[st
         ["<tool", "_call>\n{", f'"name": "{tool}", ', '"arguments": ', json.dumps(arguments) + "}", "\n</tool_call>"],
     )
     chain(":", says)
-    after[tokens.index("\u010a")] = after[tokens.index(":")]  # a newline: so ends the template without --jinja
+    after[tokens.index("\u010a")] = after[tokens.index(":")]  # a newline ends the template without --jinja
     chain("?", ["on ", "and ", "on, "], loops=True)
     random = np.random.default_rng(1)
     embedding = random.standard_normal((len(tokens), width)).astype(np.float32)
@@ -182,7 +182,7 @@ def _free_port() -> int:
 
 
 def _byte_tokens() -> list[str]:
-    """The characters that stand for the 256 bytes in GPT-2's vocabulary."""
+    """Return the characters that represent the 256 bytes in GPT-2's vocabulary."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(others))]

@@ -1,6 +1,6 @@
-"""Hosts with a network of their own, to cut off: network namespaces, each with a cable to a switch on this machine.
+"""Hosts with separate networks that can be cut off: network namespaces, each connected to a bridge on this machine.
 
-Only root may make them; `why_not` says why there are none.
+Only root may create them; `why_not` returns why there are none.
 """
 
 import secrets
@@ -11,7 +11,7 @@ from functools import cache
 
 
 class Host:
-    """A host that reaches this machine at `gateway`, and nothing else."""
+    """A host that reaches only this machine, at `gateway`."""
 
     def __init__(self, name: str, cable: str, gateway: str) -> None:
         self.gateway = gateway
@@ -20,21 +20,21 @@ class Host:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """What comes before a command that is to run on the host; the process is that of the command."""
+        """Return the prefix of a command that runs on the host, with the same process id."""
         return ("ip", "netns", "exec", self._name)
 
     def cut(self) -> None:
-        """Pull the cable: whatever is sent to the host or by it is gone, and neither end is told."""
+        """Cut the network: traffic of the host is dropped without an error on either side."""
         _ip("link", "set", self._cable, "down")
 
     def mend(self) -> None:
-        """Plug the cable in again."""
+        """Restore the network."""
         _ip("link", "set", self._cable, "up")
 
 
 @cache
 def why_not() -> str:
-    """Why there can be no hosts here; empty when there can be."""
+    """Return why hosts cannot be created here, or an empty text."""
     probe = f"fl{secrets.token_hex(3)}"
     try:
         _ip("netns", "add", probe)
@@ -46,7 +46,7 @@ def why_not() -> str:
 
 @contextmanager
 def hosts(count: int) -> Iterator[list[Host]]:
-    """So many hosts on one switch, with a subnet of its own; gone at the end, with whatever runs on them."""
+    """Create this many hosts in one subnet; remove them and their processes at the end."""
     switch = f"fl{secrets.token_hex(3)}"
     subnet = f"10.{secrets.randbelow(100) + 100}.{secrets.randbelow(256)}"
     gateway = f"{subnet}.1"

@@ -1,4 +1,4 @@
-"""A server on 127.0.0.1 that speaks OpenAI's chat completions, streamed, as its script says.
+"""A scripted server on 127.0.0.1 for OpenAI's streamed chat completions.
 
 with OpenAIServer() as server:
     server.script(Refusal(429, "slow down", {"Retry-After": "1"}), Text("Hello", " there"))
@@ -21,10 +21,10 @@ from typing import Any, Self
 
 
 class Text:
-    """An answer in these pieces. `finish` is why it ends: `stop`, `length`, `content_filter`, or None.
+    """An answer in these pieces. `finish` is the finish reason: `stop`, `length`, `content_filter`, or None.
 
-    `usage` is (input tokens, output tokens), or None as from a server that does not tell. Without `done` the last event
-    is not `[DONE]`.
+    `usage` is (input tokens, output tokens), or None as from a server that does not report it. Without `done` the last
+    event is not `[DONE]`.
     """
 
     def __init__(
@@ -40,20 +40,20 @@ class Text:
         self.done = done
 
     def deltas(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """What the choices of each chunk say."""
+        """Yield the choices of each chunk."""
         for piece in self.pieces:
             yield {"content": piece}
 
 
 class Paused(Text):
-    """The first piece; the others when `go_on` is set."""
+    """An answer that pauses after its first piece until `go_on` is set."""
 
     def __init__(self, *pieces: str) -> None:
         super().__init__(*pieces)
         self.go_on = threading.Event()
 
     def deltas(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The first piece at once."""
+        """Yield the first piece at once."""
         first, *rest = super().deltas(request)
         yield first
         assert self.go_on.wait(150)
@@ -61,14 +61,14 @@ class Paused(Text):
 
 
 class ToolCall(Text):
-    """A call of a tool, without `name` the first one of the request, its arguments in pieces."""
+    """A tool call with its arguments in pieces; without `name`, of the first tool of the request."""
 
     def __init__(self, *arguments: str, name: str | None = None) -> None:
         super().__init__(*arguments, finish="tool_calls")
         self.name = name
 
     def deltas(self, request: Mapping[str, Any], index: int = 0) -> Iterator[dict[str, Any]]:
-        """The call's name first, then its arguments piece by piece."""
+        """Yield the name of the call, then its arguments piece by piece."""
         name = self.name or request["tools"][0]["function"]["name"]
         called = {"name": name, "arguments": ""}
         yield {"tool_calls": [{"index": index, "id": f"call_{index}", "type": "function", "function": called}]}
@@ -77,20 +77,20 @@ class ToolCall(Text):
 
 
 class ToolCalls(Text):
-    """Several calls of tools in one answer."""
+    """Several tool calls in one answer."""
 
     def __init__(self, *calls: ToolCall) -> None:
         super().__init__(finish="tool_calls")
         self.calls = calls
 
     def deltas(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """One call after the other."""
+        """Yield one call after the other."""
         for index, call in enumerate(self.calls):
             yield from call.deltas(request, index)
 
 
 class Events(Text):
-    """These events as they are: each one a JSON object, or its name and an object. Then the stream ends."""
+    """A stream of exactly these events: each a JSON object, or its name and an object."""
 
     def __init__(self, *events: Mapping[str, Any] | tuple[str, Mapping[str, Any]]) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Events(Text):
 
 
 class Silence(Text):
-    """Nothing at all; `left` is set when the client has closed the connection."""
+    """No answer; `left` is set when the client has closed the connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,11 +106,11 @@ class Silence(Text):
 
 
 class Dropped(Text):
-    """These pieces, then the connection breaks off."""
+    """An answer that ends after these pieces with a broken connection."""
 
 
 class Stalled(Text):
-    """These pieces, then nothing; `left` is set when the client has closed the connection."""
+    """An answer that stops after these pieces; `left` is set when the client has closed the connection."""
 
     def __init__(self, *pieces: str) -> None:
         super().__init__(*pieces)
@@ -119,7 +119,7 @@ class Stalled(Text):
 
 @dataclass
 class Refusal:
-    """An HTTP error with a body as OpenAI sends it."""
+    """An HTTP error with a body like OpenAI's."""
 
     status: int
     message: str
@@ -129,7 +129,7 @@ class Refusal:
 
 @dataclass
 class Document:
-    """Something else than an answer: a page of the web, say."""
+    """A document that is no answer, such as a web page."""
 
     body: str
     content_type: str = "text/html"
@@ -138,7 +138,7 @@ class Document:
 
 @dataclass
 class Request:
-    """What a client sent: path, headers in lower case, body."""
+    """A request of a client: path, headers in lower case, body."""
 
     path: str
     headers: dict[str, str]
@@ -149,7 +149,7 @@ Reply = Text | Refusal | Document
 
 
 class OpenAIServer:
-    """Serves its script in order, one entry per request, and keeps the requests."""
+    """Serves its script in order, one entry per request, and records the requests."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -172,16 +172,16 @@ class OpenAIServer:
 
     @property
     def url(self) -> str:
-        """The base URL that a client is given."""
+        """Return the base URL for clients."""
         return f"http://127.0.0.1:{self._http.server_port}/v1"
 
     def script(self, *replies: Reply) -> None:
-        """Adds what to reply to the next requests."""
+        """Append the replies to the next requests."""
         self._script.extend(replies)
 
     @property
     def replies_left(self) -> int:
-        """How much of the script is left."""
+        """Return how many replies are left."""
         return len(self._script)
 
     def __enter__(self) -> Self:
@@ -198,7 +198,7 @@ class OpenAIServer:
 
 class _Http(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing of a client that has gone: clients of tests are killed, and give up, on purpose."""
+        """Ignore closed connections: clients of tests are killed, or give up, on purpose."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -255,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _wait_for_the_end(self, left: threading.Event) -> None:
         self.close_connection = True
-        with suppress(ConnectionError):  # a client that is killed does not say goodbye
+        with suppress(ConnectionError):  # a killed client does not close its connection
             while self.connection.recv(1024):
                 pass
         left.set()

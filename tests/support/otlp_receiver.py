@@ -1,4 +1,4 @@
-"""A receiver of OpenTelemetry's spans, as a collector is one."""
+"""A receiver of OpenTelemetry's spans, like a collector."""
 
 import threading
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 @dataclass(frozen=True)
 class Span:
-    """A span that was received."""
+    """A received span."""
 
     service: str
     name: str
@@ -26,7 +26,7 @@ class Span:
 
 
 class Receiver:
-    """Keeps what it gets. `env` makes a program send it here at once."""
+    """Records spans. `env` makes a program send its spans here at once."""
 
     def __init__(self, port: int) -> None:
         self.spans: list[Span] = []
@@ -56,13 +56,13 @@ class Receiver:
                 ]
 
     def named(self, name: str) -> list[Span]:
-        """The spans of that name, in the order in which they began."""
+        """Return the spans of that name, in the order of their start."""
         return sorted((span for span in self.spans if span.name == name), key=lambda span: span.start)
 
 
 @contextmanager
 def receiver() -> Iterator[Receiver]:
-    """A receiver at a free port of 127.0.0.1."""
+    """Run a receiver at a free port of 127.0.0.1."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

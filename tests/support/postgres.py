@@ -1,4 +1,4 @@
-"""A private PostgreSQL for tests: a cluster of its own in a folder of its own, on a free port of 127.0.0.1.
+"""A private PostgreSQL for tests: a separate cluster in a separate folder, on a free port of 127.0.0.1.
 
 with postgres() as server:
     url = server.create("books")
@@ -30,7 +30,7 @@ _READY_WITHIN = 30.0  # seconds
 
 
 class Postgres:
-    """A cluster that can be stopped and started again. Databases are named by their URL for SQLAlchemy."""
+    """A cluster that can be stopped and restarted. Databases are named by their URL for SQLAlchemy."""
 
     def __init__(self, programs: Path, folder: Path, account: str | None) -> None:
         self.programs = programs
@@ -61,18 +61,19 @@ class Postgres:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stop the server, whoever is connected."""
+        """Stop the server, regardless of its connections."""
         if self._server is not None:
             self._server.send_signal(signal.SIGINT)
             self._server.wait()
             self._server = None
 
     def create(self, name: str, place: Path | None = None) -> str:
-        """Create an empty database, with its tables in that folder if one is given, and return its URL."""
+        """Create an empty database, in that folder if one is given, and return its URL."""
         self._execute(sql.SQL("CREATE DATABASE {}"), name)
         if place is not None:
             place.chmod(0o700)
-            shutil.chown(place, self._account)
+            if self._account is not None:
+                shutil.chown(place, self._account)
             with self._connect() as connection:
                 where = sql.Literal(str(place))
                 connection.execute(sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(sql.Identifier(name), where))
@@ -81,7 +82,7 @@ class Postgres:
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """Nobody can write during the block, whoever is connected."""
+        """Make all databases read-only during the block, also for existing connections."""
         self._configure("SET default_transaction_read_only = on")
         try:
             yield
@@ -94,7 +95,7 @@ class Postgres:
             connection.execute("SELECT pg_reload_conf()")
 
     def drop(self, name: str) -> None:
-        """Remove a database, whoever is connected to it."""
+        """Remove a database, regardless of its connections."""
         self._execute(sql.SQL("DROP DATABASE {} WITH (FORCE)"), name)
         self._execute(sql.SQL("DROP TABLESPACE IF EXISTS {}"), name)
 
@@ -131,7 +132,7 @@ def postgres_or_skip() -> Iterator["Postgres"]:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    """A running private cluster, removed at the end. Raises FileNotFoundError where PostgreSQL is not installed."""
+    """Run a private cluster; remove it at the end. Raises FileNotFoundError without PostgreSQL."""
     programs = _programs()
     folder = Path(tempfile.mkdtemp(prefix="fluffle-postgres-"))
     server = None
@@ -150,7 +151,7 @@ def postgres() -> Iterator[Postgres]:
 
 @contextmanager
 def pgbouncer(url: str, mode: Literal["session", "transaction"]) -> Iterator[str]:
-    """The same database behind PgBouncer, whose clients share four sessions. Raises FileNotFoundError without one."""
+    """Run PgBouncer with four sessions before the database. Raises FileNotFoundError without PgBouncer."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         raise FileNotFoundError("PgBouncer is not installed")
@@ -180,14 +181,14 @@ def pgbouncer(url: str, mode: Literal["session", "transaction"]) -> Iterator[str
 
 @cache
 def shared() -> Postgres:
-    """The one that every site of this process has its database in that asks for nothing else, if ON_POSTGRESQL."""
+    """Return the cluster that all sites of this process use by default, if ON_POSTGRESQL."""
     running = ExitStack()
     atexit.register(running.close)
     return running.enter_context(postgres())
 
 
 def _programs() -> Path:
-    """The folder of `initdb` and `postgres`: the newest of Debian's, else that of PATH."""
+    """Return the folder of `initdb` and `postgres`: the newest one of Debian, else the one on PATH."""
     installed = [path.parent for path in _INSTALLED.glob("*/bin/initdb")]
     if installed:
         return max(installed, key=lambda path: float(path.parent.name))
@@ -197,7 +198,7 @@ def _programs() -> Path:
 
 
 def _account() -> str | None:
-    """Whom to run as: None for ourselves, unless we are root."""
+    """Return the account to run as: None for the current user, unless that is root."""
     if os.geteuid() != 0:
         return None
     known = {account.pw_name for account in pwd.getpwall()}

@@ -1,4 +1,4 @@
-"""`fluffle` commands as processes of their own: started, watched, killed, and never left behind.
+"""`fluffle` commands as separate processes: started, watched, killed, and never left running.
 
 with fluffle("coordinator", url=url, state=folder, until="ready") as coordinator:
     coordinator.kill()
@@ -24,7 +24,7 @@ _END_WITHIN = 5.0  # seconds
 
 
 class Process:
-    """A running command and what it prints, standard output and standard error together."""
+    """A running command and its output, standard output and standard error together."""
 
     def __init__(self, name: str, popen: "subprocess.Popen[bytes]", log: Path) -> None:
         self.name = name
@@ -38,12 +38,12 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended."""
+        """Return whether the process runs."""
         return self._popen.poll() is None
 
     @property
     def output(self) -> str:
-        """All that it has printed so far."""
+        """Return its output so far."""
         return self._log.read_text(errors="replace")
 
     def wait_for(self, text: str, *, within: float = 30) -> None:
@@ -52,34 +52,34 @@ class Process:
         assert text in self.output, f"{self.name} ended with {self._popen.returncode}:\n{self.output}"
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """End the process with `kill -9`."""
         self._popen.kill()
         self._popen.wait()
 
     def suspend(self) -> None:
-        """Stop it in its tracks; it keeps its connections."""
+        """Suspend the process; it keeps its connections."""
         self._popen.send_signal(signal.SIGSTOP)
         os.waitpid(self.pid, os.WUNTRACED)
 
     @property
     def is_suspended(self) -> bool:
-        """Whether it stands still: `suspend`, or it has come to a point where it does so of itself."""
+        """Return whether the process is suspended, by `suspend` or by itself at a named point."""
         return self.alive and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume the process."""
         self._popen.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:
-        """Ask it to end, with SIGTERM."""
+        """Send SIGTERM."""
         self._popen.terminate()
 
     def wait(self, *, within: float = 30) -> int:
-        """Wait for its end and return its exit code, -9 after a kill."""
+        """Wait for its end and return the exit code, -9 after a kill."""
         return self._popen.wait(within)
 
     def end(self) -> None:
-        """End it, and what it has started, one way or the other."""
+        """End the process and its children, by SIGKILL if necessary."""
         if self.alive:
             self.resume()
             self.terminate()
@@ -91,7 +91,7 @@ class Process:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended, though its parent may not have noticed yet."""
+    """Return whether a process has ended, even if its parent has not reaped it."""
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -99,7 +99,7 @@ def is_gone(pid: int) -> bool:
 
 
 def helpers_of(process: Process) -> list[psutil.Process]:
-    """The running processes in which it applies schemas and renders texts. Any of them may end at any moment."""
+    """Return the running helper processes, which apply schemas and render texts. Any of them may end at any time."""
     helpers = []
     for child in psutil.Process(process.pid).children():
         with suppress(psutil.NoSuchProcess):  # a zombie, too
@@ -110,7 +110,7 @@ def helpers_of(process: Process) -> list[psutil.Process]:
 
 @contextmanager
 def with_children(process: Process) -> Iterator[None]:
-    """End the process and what it has started at the end of the block: `fluffle up` gives each program its session."""
+    """End the process and its children at the end of the block: `fluffle up` gives each program a session."""
     try:
         yield
     finally:
@@ -134,8 +134,8 @@ def fluffle(
 ) -> Iterator[Process]:
     """Run `fluffle ARGS` on the broker at `url`, with its state folder, until the end of the block.
 
-    `until` is what it prints when it is ready; `altered` names what is to be other than usual, see
-    tests/support/altered_program.py; `version` is a folder with the modules of another version; `inside` comes before
+    `until` is the text that it prints when ready; `altered` names changes of its code, see
+    tests/support/altered_program.py; `version` is a folder with the modules of another version; `inside` is a prefix of
     the command, see tests/support/network_hosts.py. Its last lines are printed at the end.
     """
     command = [sys.executable, "-m", "tests.support.altered_program", *altered, "--"] if altered else [COMMAND]
@@ -167,7 +167,7 @@ def fluffle(
 
 
 def until(condition: Callable[[], object], what: str, *, within: float = 30) -> None:
-    """Wait until the condition is true. Fails after `within` seconds, saying `what` was waited for."""
+    """Wait until the condition is true. Fails after `within` seconds; the error names `what` was expected."""
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"waited {within:g} s in vain: {what}"

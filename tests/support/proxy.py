@@ -1,4 +1,4 @@
-"""A TCP proxy before a broker, to break or stop its connections in a chosen moment."""
+"""A TCP proxy before a broker that breaks or stops connections at a chosen time."""
 
 import asyncio
 import ssl
@@ -13,7 +13,7 @@ PUBLISHER, CONSUMER = 0, 1
 
 
 class Pair:
-    """A client's connection and its other half, to the broker. What is held is passed on later, or never."""
+    """A connection of a client and the one to the broker. Held data is forwarded later, or never."""
 
     def __init__(self, writers: tuple[asyncio.StreamWriter, asyncio.StreamWriter]) -> None:
         self._writers = writers
@@ -24,11 +24,11 @@ class Pair:
         self.resume()
 
     def hold_what_is_sent(self) -> None:
-        """From now on the broker does not hear the client."""
+        """Stop forwarding data to the broker."""
         self._to_broker.clear()
 
     def hold_answers(self) -> None:
-        """From now on the client does not hear the broker."""
+        """Stop forwarding data to the client."""
         self._to_client.clear()
 
     def resume(self) -> None:
@@ -36,11 +36,11 @@ class Pair:
         self._to_client.set()
 
     def lose_the_reply_to(self, words: bytes) -> None:
-        """Break the connection once the client has said this and the broker has an answer, which is lost."""
+        """Break the connection after the client has sent this, when the broker answers; the answer is lost."""
         self._last_words = words
 
     def break_for_the_client(self) -> None:
-        """Break the client's connection, and keep that to the broker: it does not learn that the client is gone."""
+        """Break the connection of the client and keep that to the broker, which does not notice."""
         self.is_half_open = True
         self._writers[0].transport.abort()
 
@@ -79,14 +79,14 @@ class Pair:
 
 
 class Proxy:
-    """Passes bytes on until told otherwise. `url` is the broker's, by way of the proxy."""
+    """Forwards bytes until told otherwise. `url` is the address of the broker through the proxy."""
 
     def __init__(self, url: str, tls: ssl.SSLContext | None = None, *, listen: str = "127.0.0.1") -> None:
-        """With `tls`, clients talk TLS to the proxy, which passes on what they say in the clear."""
+        """With `tls`, clients use TLS to the proxy, which forwards plain text."""
         self.broker_url = url
         self._tls = tls
         self._listen = listen
-        self.pairs: list[Pair] = []  # those that are open, oldest first
+        self.pairs: list[Pair] = []  # open ones, oldest first
         self._parts = urlsplit(url)
         self._holding = False
         self._server: asyncio.Server | None = None
@@ -115,30 +115,30 @@ class Proxy:
             pair.abort()
 
     def break_for_clients(self) -> None:
-        """Every connection; see Pair."""
+        """Do so for every connection; see Pair."""
         for pair in self.pairs:
             pair.break_for_the_client()
 
     def break_for_the_broker(self) -> None:
-        """Let the broker learn which connections are gone."""
+        """Close the broker's side of broken connections."""
         for pair in self.pairs:
             if pair.is_half_open:
                 pair.abort()
 
     def lose_the_reply_to(self, words: bytes) -> None:
-        """Of every connection; see Pair."""
+        """Do so for every connection; see Pair."""
         for pair in self.pairs:
             pair.lose_the_reply_to(words)
 
     def hold(self) -> None:
-        """Pass nothing on, as a network that has lost its way; connections stay open, and new ones are accepted."""
+        """Forward nothing, like a broken network; connections stay open, and new ones are accepted."""
         self._holding = True
         for pair in self.pairs:
             pair.hold_what_is_sent()
             pair.hold_answers()
 
     def resume(self) -> None:
-        """Pass on what was held and all that follows."""
+        """Forward held data and everything that follows."""
         self._holding = False
         for pair in self.pairs:
             pair.resume()
@@ -160,7 +160,7 @@ class Proxy:
 
 @asynccontextmanager
 async def proxy_to(url: str, tls: ssl.SSLContext | None = None, *, listen: str = "127.0.0.1") -> AsyncIterator[Proxy]:
-    """A proxy before the broker at `url`, gone at the end."""
+    """Run a proxy before the broker at `url`; end it with the block."""
     proxy = Proxy(url, tls, listen=listen)
     await proxy.open()
     try:
@@ -171,7 +171,7 @@ async def proxy_to(url: str, tls: ssl.SSLContext | None = None, *, listen: str =
 
 
 class ProxyThread:
-    """A proxy for tests that are not async. `url` is the broker's, by way of the proxy."""
+    """A proxy for tests that are not async. `url` is the address of the broker through the proxy."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.url = proxy.url
@@ -192,33 +192,33 @@ class ProxyThread:
         self._loop.call_soon_threadsafe(self._proxy.break_connections)
 
     def break_for_clients(self) -> None:
-        """Break every connection for its client, while the broker believes that it is there; new ones are accepted."""
+        """Break every connection of a client and keep those to the broker; new ones are accepted."""
         self._loop.call_soon_threadsafe(self._proxy.break_for_clients)
 
     def break_for_the_broker(self) -> None:
-        """Let the broker learn which connections are gone."""
+        """Close the broker's side of broken connections."""
         self._loop.call_soon_threadsafe(self._proxy.break_for_the_broker)
 
     def lose_the_reply_to(self, words: bytes) -> None:
-        """Break every connection once its client has said this and the broker has an answer, which is lost."""
+        """Break every connection after its client has sent this, when the broker answers; the answer is lost."""
         self._loop.call_soon_threadsafe(self._proxy.lose_the_reply_to, words)
 
     def hold(self) -> None:
-        """Pass nothing on; connections stay open."""
+        """Forward nothing; connections stay open."""
         self._loop.call_soon_threadsafe(self._proxy.hold)
 
     def resume(self) -> None:
-        """Pass on what was held and all that follows."""
+        """Forward held data and everything that follows."""
         self._loop.call_soon_threadsafe(self._proxy.resume)
 
     def end(self) -> None:
-        """Let the thread end."""
+        """End the thread."""
         self._loop.call_soon_threadsafe(self.over.set)
 
 
 @contextmanager
 def proxy_before(url: str, *, listen: str = "127.0.0.1") -> Iterator[ProxyThread]:
-    """A proxy before the broker (or any server) at `url`, in a thread of its own, gone at the end."""
+    """Run a proxy before the broker (or any server) at `url` in a separate thread; end it with the block."""
     freed_llms: Future[ProxyThread] = Future()
 
     async def serve() -> None:

@@ -1,4 +1,4 @@
-"""A RabbitMQ for tests: a private node, or RabbitMQ 4 in a container if FLUFFLE_TEST_BROKER=rabbitmq4 asks for it."""
+"""A RabbitMQ for tests: a private node, or RabbitMQ 4 in a container with FLUFFLE_TEST_BROKER=rabbitmq4."""
 
 import os
 import secrets
@@ -25,10 +25,10 @@ def _no_control(*arguments: object) -> str:
 
 @dataclass(frozen=True)
 class NodeInfo:
-    """A broker to test with. `node` is None when the broker is not ours to stop or kill.
+    """A broker for tests. `node` is None when the tests may not stop or kill the broker.
 
-    `settings` are what `fluffle` needs to administrate it; `control` runs `rabbitmqctl` there; `suspend` stops all of
-    its processes in their tracks, and lets them go on when it is called with False.
+    `settings` are the settings with which `fluffle` administrates it; `control` runs `rabbitmqctl` on it; `suspend`
+    suspends its processes, and resumes them when called with False.
     """
 
     url: str
@@ -40,9 +40,9 @@ class NodeInfo:
 
 @contextmanager
 def private_node(folder: Path) -> Iterator[NodeInfo]:
-    """A broker that is stopped at the end, in `folder` if it is a private node.
+    """Run a broker, which stops at the end, in `folder` if it is a private node.
 
-    It is that of FLUFFLE_TEST_AMQP_URL where that is set, and left as it is.
+    With FLUFFLE_TEST_AMQP_URL it is the broker at that address, which keeps running.
     """
     if url := os.environ.get("FLUFFLE_TEST_AMQP_URL"):
         yield NodeInfo(url, None)
@@ -67,7 +67,7 @@ def _container() -> Iterator[NodeInfo]:
     from testcontainers.community.rabbitmq import RabbitMqContainer
     from testcontainers.core.config import testcontainers_config
 
-    testcontainers_config.ryuk_disabled = True  # it would be one more image to fetch
+    testcontainers_config.ryuk_disabled = True  # it would need one more image
     password = secrets.token_hex(12)
     container = RabbitMqContainer(IMAGE, username="fluffle", password=password)
     with container.with_exposed_ports(_AMQP, _MANAGEMENT) as running:

@@ -1,4 +1,4 @@
-"""Orders to a private node that AMQP has no words for: alarms, closed connections."""
+"""`rabbitmqctl` on a private node, for alarms and closed connections."""
 
 import os
 import subprocess

@@ -75,7 +75,9 @@ class World:
                 llm = draw(st.sampled_from(LLMS))
                 return delivery(STATUS, f"{llm}.goodbye", {"name": llm, "instance": "i1"})
             case "manage":
-                wish = draw(st.sampled_from([{"paused": True}, {"paused": False}, {"slots": 1}, {"slots": None}]))
+                wish: dict[str, Any] = draw(
+                    st.sampled_from([{"paused": True}, {"paused": False}, {"slots": 1}, {"slots": None}])
+                )
                 return delivery(TASKS, "manage", {"llm": draw(st.sampled_from(LLMS)), **wish})
             case _:
                 return self._request()
@@ -114,7 +116,9 @@ class World:
             case "assign":
                 return delivery(TASKS, "assign", {**about, "llm": draw(st.none() | st.sampled_from(LLMS)), "now": True})
             case "update":
-                changes = draw(st.sampled_from([{"priority": 9}, {"labels": ["blue"]}, {"due": self._later()}]))
+                changes: dict[str, Any] = draw(
+                    st.sampled_from([{"priority": 9}, {"labels": ["blue"]}, {"due": self._later()}])
+                )
                 return delivery(TASKS, "update", {**about, **changes})
             case "answer":
                 return delivery(TASKS, "answer", {**about, "answer": "yes"})

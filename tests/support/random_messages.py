@@ -1,4 +1,4 @@
-"""Malformed messages without end: bodies, headers and properties, made of good ones by chance."""
+"""An endless stream of malformed messages: random changes of valid bodies, headers and properties."""
 
 import copy
 import json
@@ -47,7 +47,7 @@ NO_JSON = (b"NaN", b"-Infinity", b"1e999", b"[" * 500 + b"]" * 500, b'{"a":' * 3
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A message as the bytes that travel. `properties` are flags and values."""
+    """A message as its bytes on the wire. `properties` are flags and values."""
 
     exchange: str
     key: str
@@ -55,12 +55,12 @@ class Raw:
     properties: bytes
 
     def delivery(self) -> Delivery:
-        """As the coordinator gets it. Whatever the properties are, decoding them raises nothing."""
+        """Return the message as the coordinator receives it. Decoding properties never raises."""
         nowhere: Any = SimpleNamespace(is_open=False)
         return Delivery(self.exchange, self.key, self.body, False, decode_properties(self.properties), 1, nowhere)
 
     def is_refused(self) -> bool:
-        """Whether it is malformed: refused whatever the coordinator knows, with a reason."""
+        """Return whether the message is malformed: rejected with a reason in any state of the coordinator."""
         match read(self.delivery(), limit=MAX_BODY_BYTES):
             case RejectedDelivery(problems=problems):
                 assert problems, f"refused without a reason: {self}"
@@ -69,17 +69,17 @@ class Raw:
                 return False
 
 
-class Malformer:
-    """The same messages for the same seed."""
+class MalformedMessages:
+    """Creates messages; the same seed gives the same messages."""
 
     def __init__(self, seed: int, *, reply_to: bytes | None = None) -> None:
-        """With `reply_to` the properties are such that RabbitMQ itself takes them."""
+        """With `reply_to`, RabbitMQ itself accepts the properties."""
         self._chance = random.Random(seed)
         self._schemas = schemas(seed)
         self._reply_to = reply_to
 
     def messages(self) -> Iterator[Raw]:
-        """Messages that are probably malformed, without end."""
+        """Yield messages that are probably malformed, endlessly."""
         while True:
             exchange, key, good = self._chance.choice(GOOD)
             body, properties = json.dumps(good).encode(), b"\0\0"
@@ -158,7 +158,7 @@ class Malformer:
         return _encoded(values)
 
     def _table(self, levels: int) -> bytes:
-        """A table of AMQP, well-formed, with what Python cannot have in it now and then."""
+        """Return a well-formed AMQP table, sometimes with values that Python cannot represent."""
         entries = b""
         for number in range(self._chance.randint(1, 3)):
             entries += b"\x02h" + bytes([97 + number]) + self._value(levels)
@@ -183,7 +183,7 @@ class Malformer:
 
 
 def _encoded(values: dict[int, bytes]) -> bytes:
-    """Properties by the numbers of their flags; 13 is a table, the others are short texts."""
+    """Encode properties by the numbers of their flags; 13 is a table, the others are short texts."""
     encoded = struct.pack(">H", sum(1 << flag for flag in values))
     for flag in sorted(values, reverse=True):
         encoded += struct.pack(">I" if flag == 13 else ">B", len(values[flag])) + values[flag]

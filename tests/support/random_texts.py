@@ -1,4 +1,4 @@
-"""Schemas and Markdown by chance, most of them wrong, without end; the same for the same seed."""
+"""Endless random schemas and Markdown, most of them invalid; the same seed gives the same ones."""
 
 import random
 import re
@@ -6,13 +6,27 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
+from pydantic import JsonValue
+
 from fluffle.web.markdown import _TAGS, render
 
 _NAMES = ("a", "b", "", "a/b", "~", "$id", "x" * 100, "\u2028", "constructor")
 _REFS = ("#", "#/$defs/a", "#/$defs/b", "#/properties/a", "#missing", "http://evil.example/s", "#/%", "../x", "a#b", "")
 _PATTERNS = ("^(a+)+$", "(", "[", "a{999999999}", "\\p{L}", "(?P<x>a)(?P=x)", "x" * 2000, "", "^a*$")
 _NUMBERS = (0, 1, -1, 1.5, 2**70, True, None, "1")
-_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null", "any", ["string", "null"], [], 5)
+_TYPES: tuple[JsonValue, ...] = (
+    "object",
+    "array",
+    "string",
+    "integer",
+    "number",
+    "boolean",
+    "null",
+    "any",
+    ["string", "null"],
+    [],
+    5,
+)
 _PIECES = (
     *(
         "[",
@@ -63,20 +77,20 @@ _PIECES = (
 _HARMLESS = {"href", "rel", "start", "target", "title", "style"}
 
 
-class Odd:
-    """What is made by chance."""
+class RandomTexts:
+    """Creates random schemas and Markdown."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
 
     def schema(self, levels: int = 4) -> Any:
-        """A JSON Schema, or something like one."""
+        """Return a JSON Schema, or something similar."""
         if levels == 0 or self._chance.random() < 0.1:
             return self._chance.choice((True, False, {}, {"$ref": self._chance.choice(_REFS)}, None, 5, "x", []))
         return dict(self._keyword(levels - 1) for _ in range(self._chance.randint(0, 4)))
 
     def markdown(self) -> str:
-        """A text of up to some hundred pieces."""
+        """Return a text of up to some hundred pieces."""
         repeated = self._chance.choices((1, 30), (9, 1))[0]
         return "".join(self._chance.choices(_PIECES, k=self._chance.randint(1, 60))) * repeated
 
@@ -114,7 +128,7 @@ class _Seen(HTMLParser):
         self.wrong: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Look at a tag."""
+        """Check a tag."""
         if tag not in _TAGS:
             self.wrong.append(f"<{tag}>")
         for name, value in attrs:
@@ -124,8 +138,8 @@ class _Seen(HTMLParser):
 
 
 def rendered_in_bulk(count: int, seed: int) -> int:
-    """Render so many texts; returns their characters. Raises AssertionError for HTML that does something."""
-    odd, characters = Odd(seed), 0
+    """Render this many texts and return their length. Raises AssertionError for active HTML."""
+    odd, characters = RandomTexts(seed), 0
     for _ in range(count):
         text = odd.markdown()
         seen = _Seen()
@@ -136,7 +150,7 @@ def rendered_in_bulk(count: int, seed: int) -> int:
 
 
 def schemas(seed: int) -> Iterator[Any]:
-    """Schemas without end."""
-    odd = Odd(seed)
+    """Yield schemas endlessly."""
+    odd = RandomTexts(seed)
     while True:
         yield odd.schema()

@@ -1,6 +1,6 @@
-"""LLMs for tests: functions that leave a trace outside the system for everything that they do.
+"""Handlers for tests that record each of their effects outside the system.
 
-The trace is a line in the file that EFFECTS names, see tests/support/task_audit.py.
+Each effect is a line in the file that EFFECTS names, see tests/support/task_audit.py.
 """
 
 import asyncio
@@ -16,35 +16,35 @@ from workers.models.base import Answer, Job, Usage
 
 
 def write_effect(job: Job, what: str) -> str:
-    """Log that this attempt did `what`; returns a token that no other line has."""
+    """Record that this attempt did `what`; return a unique token."""
     token = secrets.token_hex(8)
     line = {"task": job.task_id, "attempt": job.attempt, "what": what, "token": token, "pid": os.getpid()}
     file = os.open(os.environ["EFFECTS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        os.write(file, json.dumps(line).encode() + b"\n")  # one write is one line, whoever else writes
+        os.write(file, json.dumps(line).encode() + b"\n")  # one write is one line, also with several writers
     finally:
         os.close(file)
     return token
 
 
 async def work(job: Job) -> str:
-    """Done at once; the result is the token of its effect."""
+    """Finish at once with the token of the effect as the result."""
     return write_effect(job, "done")
 
 
 async def work_for_a_while(job: Job) -> str:
-    """Done after up to 0.2 s, so that there is a middle to die in."""
+    """Finish after up to 0.2 s, so that the process can die in between."""
     await asyncio.sleep(random.uniform(0, 0.2))
     return write_effect(job, "done")
 
 
 def work_in_thread(job: Job) -> str:
-    """The same as a function that is not async."""
+    """Do the same in a function that is not async."""
     return write_effect(job, "done")
 
 
 async def fail_twice(job: Job) -> str:
-    """Done at the third attempt."""
+    """Fail twice, and finish at the third attempt."""
     write_effect(job, "started")
     if job.attempt < 3:
         raise ConnectionError("overloaded")
@@ -52,7 +52,7 @@ async def fail_twice(job: Job) -> str:
 
 
 async def wait_for_gate(job: Job) -> str:
-    """Done as soon as the file that the inputs name exists."""
+    """Finish as soon as the file in the inputs exists."""
     write_effect(job, "started")
     gate = Path(job.inputs["gate"])
     while not gate.exists():  # noqa: ASYNC110, ASYNC240 - who makes the file is another process
@@ -61,7 +61,7 @@ async def wait_for_gate(job: Job) -> str:
 
 
 def wait_for_gate_in_thread(job: Job) -> str:
-    """The same as a function that is not async."""
+    """Do the same in a function that is not async."""
     write_effect(job, "started")
     gate = Path(job.inputs["gate"])
     while not gate.exists():
@@ -70,12 +70,12 @@ def wait_for_gate_in_thread(job: Job) -> str:
 
 
 def fill(job: Job) -> str:
-    """As many letters as the inputs say."""
+    """Return this many letters."""
     return "x" * int(job.inputs["size"])
 
 
 def show_job(job: Job) -> dict[str, Any]:
-    """What the job brought."""
+    """Return the fields of the job."""
     return {
         "description": job.description,
         "inputs": job.inputs,
@@ -87,7 +87,7 @@ def show_job(job: Job) -> dict[str, Any]:
 
 
 async def converse(job: Job) -> str:
-    """Tasks wait for their gate. A message is answered with what was said before; it waits for a gate that it names."""
+    """Do a task when its gate exists; answer a message with the conversation, after the gate that it names."""
     if job.message is None:
         return await wait_for_gate(job)
     write_effect(job, "asked")
@@ -105,13 +105,13 @@ COST = 0.25
 
 
 def paid(job: Job) -> Answer:
-    """Done at a price, or, with the inputs `badly`, not done."""
+    """Finish with a usage and a cost, or fail with the inputs `badly`."""
     if job.inputs == "badly":
         raise ValueError("badly")
     return Answer("done", TOKENS)
 
 
 async def echo(job: Job) -> str:
-    """A message is answered with what it says."""
+    """Answer a message with its text."""
     write_effect(job, "asked")
     return job.description

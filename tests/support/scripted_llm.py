@@ -1,4 +1,4 @@
-"""An LLM that does what the inputs of its task say."""
+"""An LLM that follows the inputs of its task."""
 
 import asyncio
 from pathlib import Path
@@ -11,7 +11,7 @@ from workers.tools.toolbox import Toolbox
 async def obey(job: Job, tools: Toolbox) -> Answer:
     """Wait until the file `until` exists, ask a person `ask`, fail with `fail`, answer `answer` or the description.
 
-    When it is stopped while it waits, it makes the file `stopped`.
+    When it is cancelled while it waits, it creates the file `stopped`.
     """
     orders: dict[str, Any] = job.inputs if isinstance(job.inputs, dict) else {}
     if "until" in orders:

@@ -1,4 +1,4 @@
-"""`fluffle` commands that end by themselves, run as a user types them."""
+"""Short `fluffle` commands, run as a user types them."""
 
 import json
 import os
@@ -21,14 +21,14 @@ class Shell:
         self.environment.pop("NO_COLOR", None)
 
     def __call__(self, *args: str, given: str | bytes = b"", code: int = 0) -> str:
-        """What the command prints. Fails when it ends with another exit code or prints errors with exit code 0."""
+        """Return the output of the command. Fails on another exit code, and on errors with exit code 0."""
         done = self.run(*args, given=given)
         assert done.returncode == code, f"{args}: {done.stdout.decode()}{done.stderr.decode()}"
         assert code != 0 or not done.stderr, done.stderr.decode()
         return done.stdout.decode()
 
     def error(self, *args: str, given: str | bytes = b"", code: int = 1) -> str:
-        """The one line that the command complains with."""
+        """Return the error of the command, which must be one line."""
         done = self.run(*args, given=given)
         assert done.returncode == code, f"{args}: {done.stdout.decode()}{done.stderr.decode()}"
         *usage, line = done.stderr.decode().splitlines()
@@ -37,7 +37,7 @@ class Shell:
         return line.removeprefix("Error: ")
 
     def json(self, *args: str) -> Any:
-        """What the command prints with --json."""
+        """Return the output of the command with --json."""
         return json.loads(self(*args, "--json"))
 
     def run(self, *args: str, given: str | bytes = b"") -> "subprocess.CompletedProcess[bytes]":
@@ -49,9 +49,9 @@ class Shell:
     def on_terminal(
         self, *args: str, seeing: Callable[[str], str | None] = lambda printed: None, **environment: str
     ) -> str:
-        """What the command prints on a terminal of 100 columns.
+        """Return the output of the command on a terminal of 100 columns.
 
-        `seeing` is called with what is there already, and gives what is typed then.
+        `seeing` receives the output so far and returns the keys to type.
         """
         pid, terminal = pty.fork()
         if pid == 0:

@@ -1,4 +1,4 @@
-"""A place to test in: a broker with Fluffle's queues empty, a state folder, and processes that end with the test."""
+"""A site for tests: a broker with empty queues, a state folder, and processes that end with the test."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import secrets
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from pathlib import Path
@@ -37,25 +37,31 @@ class Site:
     """Coordinators and workers on one broker, with one database."""
 
     def __init__(
-        self, rabbitmq: NodeInfo, state: Path, *, server: Postgres | None = None, disk: Path | None = None, **env: str
+        self,
+        rabbitmq: NodeInfo,
+        state: Path,
+        *,
+        server: Postgres | None = None,
+        disk: Path | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
-        """`env` are settings of all its processes.
+        """Create a site; `env` are settings of all its processes.
 
-        The database is a new one of `server`, or else a SQLite file. It lies in the folder `disk` if one is given.
+        The database is a new one of `server`, or else a SQLite file; in the folder `disk` if one is given.
         """
+        self.env = {**(env or {})}
         self._name = f"books_{secrets.token_hex(4)}"
         if server is not None:
-            env["FLUFFLE_DATABASE_URL"] = server.create(self._name, disk)
+            self.env["FLUFFLE_DATABASE_URL"] = server.create(self._name, disk)
         elif disk is not None:
-            env["FLUFFLE_DATABASE_URL"] = f"sqlite:///{disk / 'fluffle.db'}"
+            self.env["FLUFFLE_DATABASE_URL"] = f"sqlite:///{disk / 'fluffle.db'}"
         self.server = server
         self.rabbitmq = rabbitmq
         self.url = rabbitmq.url
         self.state = state
-        self.env = env
         self._sqlite = (disk or state) / "fluffle.db"
         reading = f"sqlite:///file:{self._sqlite}?mode=ro&uri=true"
-        self._database = env.get("FLUFFLE_DATABASE_URL", reading) if disk is None or server else reading
+        self._database = self.env.get("FLUFFLE_DATABASE_URL", reading) if disk is None or server else reading
         self.coordinators: list[Process] = []
         self.workers: list[Process] = []
         self.queues = {REJECTED, COORDINATOR, QUERIES, UNDELIVERED}
@@ -69,12 +75,21 @@ class Site:
         altered: Sequence[str] = (),
         version: Path | None = None,
         inside: Sequence[str] = (),
-        **env: str,
+        env: Mapping[str, str] | None = None,
+        **settings: str,
     ) -> Process:
-        """Start a coordinator, on another `url` of the broker if need be, and wait until it has printed `until`."""
-        place = {"url": url or self.url, "state": self.state, "env": {**self.env, **env}}
+        """Start a coordinator, optionally on another `url`, and wait until it has printed `until`."""
         process = self._running.enter_context(
-            fluffle("coordinator", **place, until=until, altered=altered, version=version, inside=inside)
+            fluffle(
+                "coordinator",
+                url=url or self.url,
+                state=self.state,
+                until=until,
+                env={**self.env, **(env or {}), **settings},
+                altered=altered,
+                version=version,
+                inside=inside,
+            )
         )
         self.coordinators.append(process)
         return process
@@ -87,24 +102,34 @@ class Site:
         url: str | None = None,
         altered: Sequence[str] = (),
         inside: Sequence[str] = (),
-        **env: str,
+        env: Mapping[str, str] | None = None,
+        **settings: str,
     ) -> Process:
-        """Start a worker, on another `url` of the broker if need be, and wait until it has printed `until`."""
+        """Start a worker, optionally on another `url`, and wait until it has printed `until`."""
         self.queues |= {work_queue(name), llm_address(name)}
-        where = {"url": url or self.url, "state": self.state, "env": {**self.env, **env}}
         process = self._running.enter_context(
-            fluffle("worker", name, *options, **where, until=until, altered=altered, inside=inside)
+            fluffle(
+                "worker",
+                name,
+                *options,
+                url=url or self.url,
+                state=self.state,
+                until=until,
+                env={**self.env, **(env or {}), **settings},
+                altered=altered,
+                inside=inside,
+            )
         )
         self.workers.append(process)
         return process
 
     def person(self, name: str) -> str:
-        """Somebody whose mailbox goes with the site: their name."""
+        """Remove the mailbox of this person with the site; return the name."""
         self.queues.add(user_address(name))
         return name
 
     def select(self, query: str) -> list[Any]:
-        """Rows of the database, which is looked at from outside."""
+        """Return rows of the database, read from outside."""
         engine = create_engine(self._database, poolclass=NullPool)
         with engine.connect() as connection:
             return list(connection.execute(text(query)))
@@ -120,13 +145,13 @@ class Site:
 
     @property
     def sqlite(self) -> Path:
-        """The file of its database. Skips the test where that is in PostgreSQL."""
+        """Return the file of the database. Skips the test on PostgreSQL."""
         if self.server is not None:
             pytest.skip("this is about the file of SQLite")
         return self._sqlite
 
     def kill_and_restart_rabbitmq(self) -> None:
-        """End the broker as `kill -9` does, and start it again with the same data. Only where it is a private node."""
+        """End the private node with `kill -9`, and restart it with the same data."""
         node = self.rabbitmq.node
         assert node is not None, "this broker is not ours to kill"
         pid = node.status().pid
@@ -137,7 +162,7 @@ class Site:
 
     @contextmanager
     def locked_database(self) -> Iterator[None]:
-        """Nobody else can write to the database during the block."""
+        """Hold the lock of the database during the block."""
         if "postgresql" in self._database:
             with create_engine(self._database, poolclass=NullPool).begin() as connection:
                 connection.execute(text("LOCK TABLE leader IN ACCESS EXCLUSIVE MODE"))
@@ -149,7 +174,7 @@ class Site:
 
     @contextmanager
     def read_only_database(self) -> Iterator[None]:
-        """Nobody can write to the database during the block: PostgreSQL refuses to, or SQLite's files cannot be."""
+        """Make the database read-only during the block: by a setting of PostgreSQL or attributes of the files."""
         if self.server is not None:
             with self.server.read_only():
                 yield
@@ -163,7 +188,7 @@ class Site:
             _change_attribute("-i", there)
 
     def suspend_between_transactions(self, coordinator: Process) -> None:
-        """Stop a coordinator in its tracks, but not while it has the database's lock: nobody could go on then."""
+        """Suspend a coordinator, but not while it holds the lock of the database, which would block all others."""
         coordinator.suspend()
         while self._is_locked():
             coordinator.resume()
@@ -171,7 +196,7 @@ class Site:
 
     def _is_locked(self) -> bool:
         if "postgresql" in self._database:
-            return False  # its lock on a row does not keep others from the database
+            return False  # its row lock does not block the whole database
         with closing(sqlite3.connect(self._sqlite, timeout=0, isolation_level=None)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -180,9 +205,9 @@ class Site:
         return False
 
     def drain(self, *, within: float = 60) -> None:
-        """Let everything come to rest, then end workers and coordinators in good order, so that no process is left.
+        """Wait until all is idle, then stop workers and coordinators cleanly.
 
-        Whatever somebody took from a queue and did not settle is in the queue again after that.
+        Unacknowledged messages are in their queues again after that.
         """
         with amqp(self.url) as client:
 
@@ -206,7 +231,7 @@ class Site:
 
 @cache
 def why_never_read_only(folder: Path) -> str:
-    """Why files in this folder cannot be made unchangeable for processes that have them open; empty when they can."""
+    """Return why open files in this folder cannot be made read-only, or an empty text."""
     with NamedTemporaryFile(dir=folder) as file:
         try:
             _change_attribute("+i", [file.name])
@@ -217,7 +242,7 @@ def why_never_read_only(folder: Path) -> str:
 
 
 def _change_attribute(change: str, files: Sequence[str]) -> None:
-    """By chattr, because permissions are no matter to root, nor to who has a file open."""
+    """Run chattr, because permissions affect neither root nor open files."""
     done = subprocess.run(["chattr", change, *files], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr.strip()
 
@@ -232,15 +257,22 @@ def _end(processes: list[Process]) -> None:
 
 @contextmanager
 def site_on(
-    rabbitmq: NodeInfo, state: Path, *, server: Postgres | None = None, disk: Path | None = None, **env: str
+    rabbitmq: NodeInfo,
+    state: Path,
+    *,
+    server: Postgres | None = None,
+    disk: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    **settings: str,
 ) -> Iterator[Site]:
-    """A site, see there; its exchanges and queues are there, and empty.
+    """Create a site with exchanges and empty queues.
 
-    Its database is in PostgreSQL also where FLUFFLE_TEST_DATABASE=postgresql says so for all.
+    FLUFFLE_TEST_DATABASE=postgresql puts the databases of all sites into PostgreSQL.
     """
+    env = {**(env or {}), **settings}
     if ON_POSTGRESQL and disk is None and "FLUFFLE_DATABASE_URL" not in env:
         server = server or shared()
-    site = Site(rabbitmq, state, server=server, disk=disk, **env)
+    site = Site(rabbitmq, state, server=server, disk=disk, env=env)
     with amqp(site.url) as client:
         client.delete(*site.queues)
     asyncio.run(_declare(site.url))

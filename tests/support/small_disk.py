@@ -1,6 +1,6 @@
-"""A small disk of its own, to fill: a file system in memory, which only root can make.
+"""A small separate disk that can be filled: a file system in memory, which only root can create.
 
-`why_not` says why there is none.
+`why_not` returns why there is none.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ _CHUNK = bytes(64 * 1024)
 
 @cache
 def why_not() -> str:
-    """Why there can be no such disk here; empty when there can be."""
+    """Return why such a disk cannot be created here, or an empty text."""
     try:
         with small_disk():
             return ""
@@ -26,7 +26,7 @@ def why_not() -> str:
 
 @contextmanager
 def small_disk() -> Iterator[Path]:
-    """The folder where it is mounted, which everybody can get to. Raises OSError and CalledProcessError."""
+    """Yield its mount point, which all users can enter. Raises OSError and CalledProcessError."""
     folder = Path(tempfile.mkdtemp(prefix="fluffle-disk-"))
     folder.chmod(0o755)
     try:
@@ -41,7 +41,7 @@ def small_disk() -> Iterator[Path]:
 
 @contextmanager
 def full(disk: Path) -> Iterator[None]:
-    """Nothing more fits on the disk during the block."""
+    """Fill the disk during the block."""
     filler = disk / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.write(_CHUNK):

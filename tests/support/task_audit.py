@@ -1,8 +1,7 @@
-"""A checker outside the system: what was submitted, what was really done, and whether the books agree.
+"""An audit from outside the system: does the database agree with the submissions and the real effects?
 
-It knows the submissions because the test tells it, the effects because handlers append to its file (see
-tests/support/recording_llms.py), the completions that were announced because it has a queue of its own for them, and
-the books because it reads the database. It asks no part of the system.
+The test reports the submissions, handlers append their effects to a file (see tests/support/recording_llms.py), a
+separate queue collects the announced completions, and the audit reads the database. It asks no part of the system.
 """
 
 import json
@@ -32,11 +31,11 @@ class Ledger:
         site.queues.add(ANNOUNCED)
 
     def note(self, *task_ids: str) -> None:
-        """These tasks were submitted and accepted."""
+        """Record that these tasks were submitted and accepted."""
         self.submitted.update(task_ids)
 
     def effects(self, what: str = "done", *, since: int = 0) -> list[dict[str, Any]]:
-        """Every effect of that kind since a mark, in the order in which they happened."""
+        """Return the effects of that kind since a mark, in order."""
         if not self._effects.exists():
             return []
         with self._effects.open("rb") as file:
@@ -46,26 +45,26 @@ class Ledger:
             return [effect for effect in map(json.loads, file) if effect["what"] == what]
 
     def mark(self) -> int:
-        """The present moment, for `effects`: bytes of its file. Some way before it is a moment, too."""
+        """Return a mark of the current time for `effects`: the size of its file in bytes."""
         return self._effects.stat().st_size if self._effects.exists() else 0
 
     def keep(self, task_id: str, token: str) -> None:
-        """This answer was finished and cannot be anything but the result of the task."""
+        """Record that this finished answer must become the result of the task."""
         self._kept[task_id] = token
 
     def done(self) -> int:
-        """How many effects of the kind `done` there are; cheaper than `effects`."""
+        """Return the number of effects of the kind `done`; cheaper than `effects`."""
         return self._effects.read_bytes().count(b'"what": "done"') if self._effects.exists() else 0
 
     def refused(self) -> list[str]:
-        """What is in the rejected queue, which is empty after that."""
+        """Take all messages out of the rejected queue."""
         with amqp(self._site.url) as client:
             return [f"{it.routing_key}: {it.headers} {it.body[:200]!r}" for it in client.take_all("fluffle.rejected")]
 
     def problems(self, *, rejected: int = 0) -> list[str]:
-        """Everything that is not as it must be, once all is at rest and no process runs (see Site.drain).
+        """Return all violations, once no process runs (see Site.drain).
 
-        `rejected` is how many messages there have to be in the rejected queue.
+        `rejected` is the expected length of the rejected queue.
         """
         with amqp(self._site.url) as client:
             self._hear(client)
@@ -84,14 +83,14 @@ class Ledger:
             self._announced.setdefault(event["subject"], set()).add(event["id"])
 
     def _tasks(self) -> Iterator[str]:
-        """Accepted = completed + failed + cancelled."""
+        """Check that accepted = completed + failed + cancelled."""
         status = dict(self._site.select("select id, status from tasks"))
         yield from _each("was accepted and is not in the books", self.submitted - status.keys())
         yield from _each("is in the books and was not submitted", status.keys() - self.submitted)
         yield from _each("is not over", [task_id for task_id in status if status[task_id] not in FINAL])
 
     def _completions(self) -> Iterator[str]:
-        """A completed task has one completed attempt, one event that said so, and the result of a real effect."""
+        """Check that a completed task has one completed attempt, one event, and the result of a real effect."""
         books = self._site.select("select id, result from tasks where status = 'completed'")
         rows = self._site.select(
             "select id, a.attempt from attempts a join tasks on seq = task_seq where outcome = 'completed'"
@@ -117,7 +116,7 @@ class Ledger:
         return [task_id for task_id, token in self._kept.items() if results.get(task_id) != token]
 
     def _leases(self) -> Iterator[str]:
-        """Nobody holds anything any more, and nothing is left to publish."""
+        """Check that no lease is held and no message is left to publish."""
         held = self._site.select("select name, instances from llms where instances != '{}'")
         yield from (f"{name} still has instances: {instances}" for name, instances in held)
         [(unsent,)] = self._site.select("select count(*) from outbox")

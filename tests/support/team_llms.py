@@ -1,4 +1,4 @@
-"""LLMs that work together: they vote, write drafts and review as the inputs of the task say."""
+"""LLMs that work together: they vote, write drafts and review according to the inputs of the task."""
 
 import asyncio
 from pathlib import Path
@@ -8,9 +8,9 @@ from workers.models.base import Job
 
 
 async def member(job: Job) -> Any:
-    """What its name, which is its instructions, stands for in the inputs; a gate is waited for before.
+    """Return the value of the LLM's name (its instructions) in the inputs, after the gate exists.
 
-    Asked for a vote, that is the choice. Asked for a verdict, it approves a draft with the word that it wants.
+    In a vote, the value is the choice. In a review, a draft that contains the value is approved.
     """
     name, orders = job.instructions or "", job.inputs
     if gate := orders.get("gates", {}).get(name):

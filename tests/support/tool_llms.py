@@ -11,7 +11,7 @@ from workers.tools.toolbox import SyncToolbox, Toolbox, ToolError
 
 
 async def hand_on(job: Job, tools: Toolbox) -> list[str]:
-    """Hands on to the first on the way, and that one to the next; the result names all of them."""
+    """Delegate to the first LLM on the way, which delegates to the next; the result names all of them."""
     way = job.inputs["way"]
     if not way:
         return []
@@ -20,7 +20,7 @@ async def hand_on(job: Job, tools: Toolbox) -> list[str]:
 
 
 def hand_on_in_thread(job: Job, tools: SyncToolbox) -> list[str]:
-    """The same as a function that is not async."""
+    """Do the same in a function that is not async."""
     way = job.inputs["way"]
     if not way:
         return []
@@ -28,7 +28,7 @@ def hand_on_in_thread(job: Job, tools: SyncToolbox) -> list[str]:
 
 
 async def hand_on_as_model(job: Job, tools: Toolbox) -> list[str]:
-    """The same as a pydantic-ai model that calls its tools."""
+    """Do the same as a pydantic-ai model that calls its tools."""
     from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
     from workers.models.provider.llm import PydanticAILLM
@@ -49,13 +49,13 @@ async def hand_on_as_model(job: Job, tools: Toolbox) -> list[str]:
 
 
 async def ask(job: Job, tools: Toolbox) -> dict[str, Any]:
-    """Asks a person all questions of the inputs, one after the other."""
+    """Ask a person all questions of the inputs, one after the other."""
     write_effect(job, "started")
     return {question: await tools.ask_person(question) for question in job.inputs["questions"]}
 
 
 async def spread(job: Job, tools: Toolbox) -> Any:
-    """Hands on to as many as the inputs say, on as many levels; the last ones wait for ever."""
+    """Delegate to this many tasks on this many levels; the last ones wait for ever."""
     write_effect(job, "started")
     if not job.inputs:
         await asyncio.Event().wait()
@@ -64,7 +64,7 @@ async def spread(job: Job, tools: Toolbox) -> Any:
 
 
 async def consult(job: Job, tools: Toolbox) -> Any:
-    """Does with its tools what the inputs say, one after the other; returns what came of it, or why it did not."""
+    """Make the tool calls of the inputs in order; return their results or errors."""
     told = []
     for tool, arguments in job.inputs:
         try:

@@ -24,6 +24,7 @@ class TaskControl:
         self._state = state
 
     def cancel(self, event: CancelRequested, now: Instant) -> None:
+        """End a live task."""
         task = self._state.live(event.task_id, event.sender)
         if task is None:
             return
@@ -31,6 +32,7 @@ class TaskControl:
         self._state.answer_to(event.sender, "task.cancelled", task)
 
     def retry(self, event: RetryRequested, now: Instant) -> None:
+        """Run an ended task again."""
         task = self._state.tasks.get(event.task_id)
         if task is None:
             self._state.refuse(event.task_id, event.sender, NO_SUCH_TASK)
@@ -61,6 +63,7 @@ class TaskControl:
         self._state.answer_to(event.sender, "task.accepted", task)
 
     def assign(self, event: AssignRequested, now: Instant) -> None:
+        """Give a live task to an LLM, or return it to the ready queue."""
         task = self._state.live(event.task_id, event.sender)
         if task is None:
             return
@@ -85,6 +88,7 @@ class TaskControl:
         self._state.answer_to(event.sender, "task.accepted", task)
 
     def update(self, event: UpdateRequested, now: Instant) -> None:
+        """Change a live task."""
         task = self._state.live(event.task_id, event.sender)
         if task is None:
             return

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import psutil
 import pytest
@@ -24,7 +25,7 @@ def seconds_of(work: Callable[[], object], process: psutil.Process) -> float:
     before = process.cpu_times()
     work()
     after = process.cpu_times()
-    return after.user + after.system - before.user - before.system
+    return float(after.user + after.system - before.user - before.system)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_no_text_takes_the_time_of_the_page_while_it_is_written(
     task_id = place.submit("Write slowly", "slow", until=str(gate))
     task = {"task_id": task_id, "attempt": 1, "instance": "i"}
     message = {"message_id": "m-1", "conversation_id": "written", "instance": "i"}
-    pages = {
+    pages: dict[str, tuple[str, dict[str, Any]]] = {
         f"/tasks/{task_id}": (".streaming", task),
         "/chat/obi?conversation=written": (".writing", message),
     }

@@ -74,7 +74,8 @@ def test_a_list_cuts_long_texts_and_names_the_fields_left_out(queries: QueryHand
 def test_a_page_of_large_tasks_ends_early_and_the_next_continues(queries: QueryHandlers, store: Store) -> None:
     ids = [f"{number:0>63}" for number in range(1000)]
     stored(store, *(a_task(number, depends_on=ids) for number in range(1, 101)))
-    seen, pages, before = [], 0, None
+    seen: list[str] = []
+    pages, before = 0, None
     while pages == 0 or before is not None:
         page = ask(queries, TasksQuery(limit=1000, before=before), TaskPage)
         seen += [view.id for view in page.tasks]

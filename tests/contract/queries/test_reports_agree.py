@@ -1,6 +1,7 @@
 """The numbers of a report are the same from SQL and from a naive count over the events, whatever has happened."""
 
 import json
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -20,6 +21,7 @@ from tests.support.core_driver import T0
 from tests.support.random_histories import VALUES, lived, queries
 from tests.support.report_reference import Log, micros
 from tests.support.stored_tasks import LEAD
+from tests.support.thoroughness import examples
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,9 @@ def test_reports_agree_with_a_recount_of_the_events(
 
     reader = open_engine(database, read_only=True)
 
-    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @settings(
+        max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+    )
     @given(st.data())
     def agree(data: st.DataObject) -> None:
         with engine.begin() as connection:
@@ -45,7 +49,7 @@ def test_reports_agree_with_a_recount_of_the_events(
                 connection.execute(table.delete())
         store = Store(engine)
         assert store.take_lead("leader", T0, LEAD)
-        world = lived(store, data.draw)
+        world = lived(store, cast(st.DrawFn, data.draw))
         now = world.harness.now()
         store.close()
         answering = QueryHandlers(reader, clock=world.harness.now, policy="earliest-finish", lease=LEAD)

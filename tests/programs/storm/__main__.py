@@ -1,7 +1,7 @@
-"""Everything dies at any time, and nothing may be lost: python -m tests.programs.storm --tasks 100000 --faults 500
+"""Random faults under load, and no task may be lost: python -m tests.programs.storm --tasks 100000 --faults 500
 
-Prints one table; exit code 1 when there was a violation. The other half of the proof is
-`python -m tests.programs.storm.mutations`.
+Prints one table; the exit code is 1 after a violation. `python -m tests.programs.storm.mutations` shows that the storm
+finds real defects.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.programs.storm.faults import FAULTS
-from tests.programs.storm.storm import Outcome, Plan, rage
+from tests.programs.storm.storm import Outcome, Plan, run_storm
 from tests.support.postgres import postgres
 from tests.support.rabbitmq import private_node
 
 
 def table(outcome: Outcome) -> Table:
-    """What a storm has seen, for people."""
+    """Return the outcome of a storm as a table."""
     shown = Table(title="Storm", title_justify="left")
     shown.add_column("")
     shown.add_column("", justify="right")
@@ -45,7 +45,7 @@ def table(outcome: Outcome) -> Table:
 
 
 def figures(outcome: Outcome) -> dict[str, object]:
-    """The same for machines."""
+    """Return the outcome of a storm as JSON."""
     return {
         "tasks": outcome.tasks,
         "faults": outcome.faults,
@@ -60,7 +60,7 @@ def figures(outcome: Outcome) -> dict[str, object]:
 
 
 def main() -> None:
-    """Parse the options, rage, tell."""
+    """Parse the options, run the storm, print the outcome."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tasks", type=int, default=2000, help="at least so many (%(default)s)")
     parser.add_argument("--faults", type=int, default=20, help="at least so many (%(default)s)")
@@ -86,7 +86,7 @@ def main() -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="storm-node-"))
         node = stack.enter_context(private_node(Path(folder)))
         server = stack.enter_context(postgres()) if options.postgresql else None
-        outcome = rage(node, plan, server=server)
+        outcome = run_storm(node, plan, server=server)
     console.print(table(outcome))
     for why in outcome.left_out:
         console.print(f"left out: {why}")

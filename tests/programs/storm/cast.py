@@ -1,4 +1,4 @@
-"""Who plays in a storm: coordinators and workers that can be killed and started again, on hosts that can be cut off."""
+"""The processes of a storm: coordinators and workers that can be killed and restarted, on hosts that can be cut off."""
 
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,13 +23,13 @@ ABROAD = (*WORKERS, COORDINATORS[1])
 
 
 def settings(lease: float = LEASE) -> dict[str, str]:
-    """Of all processes of a storm: silence is noticed soon, and batches are small, so that there are many."""
+    """Return the settings of all processes of a storm: short leases, and small batches, so that there are many."""
     return {"FLUFFLE_LEASE": f"{lease:g}", "FLUFFLE_LEADER_LEASE": f"{LEAD:g}", "FLUFFLE_BATCH": "50"}
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How the processes reach RabbitMQ and PostgreSQL: proxies by the name of the process, and one for all."""
+    """The proxies to RabbitMQ, by the name of the process, and the one to PostgreSQL."""
 
     hosts: Mapping[str, Host]
     rabbitmq: Mapping[str, ProxyThread]
@@ -37,7 +37,7 @@ class Ways:
 
 
 class Cast:
-    """The processes of a storm by their names. `altered` is about every one of them that is ever started."""
+    """The processes of a storm by name. `altered` applies to each process that is started."""
 
     workers, coordinators = WORKERS, COORDINATORS
     lead = LEAD
@@ -58,19 +58,19 @@ class Cast:
         return self.site.rabbitmq.node
 
     def process(self, name: str) -> Process:
-        """The process of that name as it runs now."""
+        """Return the current process of that name."""
         return self._processes[name]
 
     def restart(self, *names: str, changes: Sequence[str] = ()) -> None:
-        """End processes as kill -9 does, and start them again, with something more about them altered."""
+        """End processes with kill -9 and restart them, with more `changes`."""
         for name in names:
             self._processes[name].kill()
         self._processes |= {name: self._start(name, *changes) for name in names}
 
     def crash_at(self, point: str) -> None:
-        """Let a coordinator, the only one, die at a named point, and start both again.
+        """Let the only running coordinator die at a named point, and restart both.
 
-        It is killed where it is when it does not get there: nothing goes on any more, and the storm will find that.
+        It is killed if it does not reach that point: then nothing progresses, and the storm finds that.
         """
         for name in self.coordinators:
             self._processes[name].kill()
@@ -87,14 +87,14 @@ class Cast:
         inside, url = host.prefix if host else (), proxy.url if proxy else None
         if name in self.coordinators:
             database = {"FLUFFLE_DATABASE_URL": self.ways.database.url} if self.ways.database else {}
-            return self.site.coordinator(altered=altered, inside=inside, url=url, **database)
+            return self.site.coordinator(altered=altered, inside=inside, url=url, env=database)
         handler = ("--handler", "tests.support.recording_llms:work_for_a_while", "--slots", str(SLOTS))
-        return self.site.worker(name, *handler, altered=altered, inside=inside, url=url, **self.ledger.env)
+        return self.site.worker(name, *handler, altered=altered, inside=inside, url=url, env=self.ledger.env)
 
 
 @contextmanager
 def cast_on(site: Site, ledger: Ledger, altered: Sequence[str] = ()) -> Iterator[Cast]:
-    """A cast with everybody running; the site ends its processes."""
+    """Start all processes of a storm; the site ends them."""
     with ExitStack() as stack:
         there = [] if why_not() else stack.enter_context(hosts(len(ABROAD)))
         listen = there[0].gateway if there else "127.0.0.1"

@@ -1,4 +1,4 @@
-"""What can go wrong, each as a function that makes it happen to a storm and returns when the cause is gone."""
+"""Faults: each is a function that injects one fault into a storm and returns when the cause is gone."""
 
 import os
 import random
@@ -23,7 +23,7 @@ TO_INBOX = ((STATUS, "#"), (UNROUTABLE, ""))
 
 
 def kill_worker(cast: Cast, chance: random.Random) -> None:
-    """kill -9 of a worker; it is started again at once."""
+    """kill -9 of a worker, which restarts at once."""
     cast.restart(chance.choice(cast.workers))
 
 
@@ -36,7 +36,7 @@ def suspend_worker(cast: Cast, chance: random.Random) -> None:
 
 
 def wake_worker_when_missed(cast: Cast, chance: random.Random) -> None:
-    """SIGSTOP of a worker, which goes on at the very moment when others have been given its tasks."""
+    """SIGSTOP of a worker, which resumes exactly when its tasks are assigned to others."""
     name = chance.choice(cast.workers)
     process = cast.process(name)
     process.suspend()
@@ -48,17 +48,17 @@ def wake_worker_when_missed(cast: Cast, chance: random.Random) -> None:
 
 
 def _is_there(cast: Cast, llm: str) -> bool:
-    """Whether the coordinator believes that an instance of the LLM is alive."""
+    """Return whether the coordinator considers an instance of the LLM alive."""
     return cast.site.select(f"select instances from llms where name = '{llm}'") != [("{}",)]
 
 
 def kill_coordinator(cast: Cast, chance: random.Random) -> None:
-    """kill -9 of a coordinator, leading or standing by; it is started again at once."""
+    """kill -9 of a coordinator, leader or standby, which restarts at once."""
     cast.restart(chance.choice(cast.coordinators))
 
 
 def crash_coordinator(cast: Cast, chance: random.Random) -> None:
-    """A coordinator dies at exactly one of the worst moments."""
+    """A coordinator dies at exactly one of the critical points."""
     point = chance.choice(("before-commit", "after-commit", "after-publish", "after-confirm"))
     cast.crash_at(f"{point}:{chance.randrange(2, 12)}")
 
@@ -72,13 +72,13 @@ def suspend_coordinator(cast: Cast, chance: random.Random) -> None:
 
 
 def wrong_clock(cast: Cast, chance: random.Random) -> None:
-    """kill -9 of a process that is started again with a clock that is a day wrong."""
+    """kill -9 of a process, which restarts with a clock that is wrong by a day."""
     name = chance.choice([*cast.workers, *cast.coordinators])
     cast.restart(name, changes=[f"clock={chance.choice((-A_DAY, A_DAY))}"])
 
 
 def set_clock(cast: Cast, chance: random.Random) -> None:
-    """The wall clock of a process is set while it runs, forward or back; after a while it is set right again."""
+    """The wall clock of a running process jumps forward or back, and later returns to the right time."""
     clock = cast.clocks[chance.choice([*cast.workers, *cast.coordinators])]
     clock.set(chance.choice((-1, 1)) * round(chance.choice((cast.lease + 1, 60, AN_HOUR))))
     time.sleep(chance.uniform(0, 2 * cast.lease))
@@ -91,13 +91,13 @@ def kill_node(cast: Cast, chance: random.Random) -> None:
 
 
 def restart_node(cast: Cast, chance: random.Random) -> None:
-    """RabbitMQ is stopped in good order and started again."""
+    """RabbitMQ shuts down cleanly and restarts."""
     cast.node.stop()
     cast.node.start()
 
 
 def suspend_node(cast: Cast, chance: random.Random) -> None:
-    """SIGSTOP of RabbitMQ: its connections stay open, and nothing comes of them."""
+    """SIGSTOP of RabbitMQ: its connections stay open without any traffic."""
     pid = cast.node.status().pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -120,33 +120,33 @@ def close_connections(cast: Cast, chance: random.Random) -> None:
 
 
 def memory_alarm(cast: Cast, chance: random.Random) -> None:
-    """The broker takes nothing, for want of memory."""
+    """A memory alarm of the broker blocks all publishers."""
     rabbitmqctl(cast.node, "set_vm_memory_high_watermark", "0.000001")
     time.sleep(ALARMED)
     rabbitmqctl(cast.node, "set_vm_memory_high_watermark", "0.4")
 
 
 def disk_alarm(cast: Cast, chance: random.Random) -> None:
-    """The broker takes nothing, for want of disk."""
+    """A disk alarm of the broker blocks all publishers."""
     rabbitmqctl(cast.node, "set_disk_free_limit", "1000GB")
     time.sleep(ALARMED)
     rabbitmqctl(cast.node, "set_disk_free_limit", "50MB")
 
 
 def delete_work_queue(cast: Cast, chance: random.Random) -> None:
-    """An LLM's queue is deleted with what is in it: its consumers are cancelled by the broker."""
+    """The queue of an LLM is deleted with its messages: the broker cancels its consumers."""
     with amqp(cast.site.url) as client:
         client.delete(f"llm.{chance.choice(cast.workers)}.work")
 
 
 def lock_database(cast: Cast, chance: random.Random) -> None:
-    """Somebody else holds the database's lock."""
+    """Another connection holds the lock of the database."""
     with cast.site.locked_database():
         time.sleep(chance.uniform(0, 2 * cast.lead))
 
 
 def read_only_database(cast: Cast, chance: random.Random) -> None:
-    """The database can be read, and takes nothing."""
+    """The database is read-only."""
     with cast.site.read_only_database():
         time.sleep(chance.uniform(0, 2 * cast.lead))
 
@@ -160,7 +160,7 @@ def restart_postgresql(cast: Cast, chance: random.Random) -> None:
 
 
 def lose_replies_to_commit(cast: Cast, chance: random.Random) -> None:
-    """What is committed is not known to be: the connection breaks between COMMIT and its reply.
+    """The outcome of a commit is unknown: the connection breaks between COMMIT and its reply.
 
     SQLite has no connection: there, coordinators get an error once it has committed.
     """
@@ -173,7 +173,7 @@ def lose_replies_to_commit(cast: Cast, chance: random.Random) -> None:
 
 
 def cut_host(cast: Cast, chance: random.Random) -> None:
-    """The network cable of a host is pulled: of a worker's, or of a coordinator's, with PostgreSQL beyond it."""
+    """The network of a host is cut: that of a worker, or of a coordinator that reaches PostgreSQL through it."""
     host = cast.ways.hosts[chance.choice([*cast.ways.hosts])]
     host.cut()
     time.sleep(chance.uniform(0, 2 * cast.lease))
@@ -181,7 +181,7 @@ def cut_host(cast: Cast, chance: random.Random) -> None:
 
 
 def unbind_inbox(cast: Cast, chance: random.Random) -> None:
-    """What workers report finds no queue, not even that of the unroutable; they have to say it again."""
+    """Reports of workers find no queue, not even that of unroutable messages; workers have to repeat them."""
     with amqp(cast.site.url) as client, _answers_kept(cast, list(cast.workers)) as finished:
         client.unbind(COORDINATOR, *TO_INBOX)
         time.sleep(chance.uniform(0, 0.2 * cast.lease))
@@ -190,7 +190,7 @@ def unbind_inbox(cast: Cast, chance: random.Random) -> None:
 
 
 def cut_worker(cast: Cast, chance: random.Random) -> None:
-    """The network to a worker passes nothing on, without a word to either end."""
+    """The network to a worker drops all traffic without an error on either side."""
     proxy = cast.ways.rabbitmq[chance.choice(cast.workers)]
     proxy.hold()
     time.sleep(chance.uniform(0, 2 * cast.lease))
@@ -198,7 +198,7 @@ def cut_worker(cast: Cast, chance: random.Random) -> None:
 
 
 def half_open(cast: Cast, chance: random.Random) -> None:
-    """The connections of a process are broken on its side alone: RabbitMQ believes for a while that they are there."""
+    """The connections of a process are broken on its side alone: RabbitMQ considers them open for a while."""
     proxy = cast.ways.rabbitmq[chance.choice([*cast.ways.rabbitmq])]
     proxy.break_for_clients()
     time.sleep(chance.uniform(0.5, 3) * cast.lease)
@@ -206,14 +206,14 @@ def half_open(cast: Cast, chance: random.Random) -> None:
 
 
 def kill_worker_with_answers(cast: Cast, chance: random.Random) -> None:
-    """The network to a worker is cut while it works, and kill -9 once it has answers that nobody has heard."""
+    """The network to a worker is cut while it works, and kill -9 follows once it holds unreported answers."""
     name = chance.choice(cast.workers)
     proxy = cast.ways.rabbitmq[name]
     with _answers_kept(cast, [name]) as finished:
         proxy.hold()
         time.sleep(0.4)
         finished()
-        time.sleep(0.1)  # an answer is on disk a moment after its effect
+        time.sleep(0.1)  # an answer is on disk shortly after its effect
         cast.process(name).kill()
         proxy.break_connections()
         proxy.resume()
@@ -241,7 +241,7 @@ def _answers_kept(cast: Cast, names: list[str]) -> Iterator[Callable[[], None]]:
 
 
 def echo(cast: Cast, chance: random.Random) -> None:
-    """What workers and clients say is said again, some of it twice, in another order and too late."""
+    """Messages of workers and clients are repeated, some twice, in another order and too late."""
     with amqp(cast.site.url) as client:
         copy = client.queue(("fluffle.status", "*.claim"), ("fluffle.status", "*.result"), ("fluffle.tasks", "submit"))
         time.sleep(chance.uniform(0.2, 1.0))
@@ -296,8 +296,8 @@ BESIDES: dict[Fault, tuple[Fault, ...]] = {
 """What may happen while something else happens: to other processes, and without the one waiting for the other."""
 
 
-def why_never(fault: Fault, cast: Cast) -> str:
-    """Why that fault cannot be made to happen here; empty when it can."""
+def why_impossible(fault: Fault, cast: Cast) -> str:
+    """Return why this fault cannot be injected here, or an empty text."""
     match fault.__name__:
         case "cut_host":
             return why_not()

@@ -1,7 +1,7 @@
-"""Switch off each mechanism that keeps the books right in turn: python -m tests.programs.storm.mutations [MECHANISM…]
+"""Switch off each safety mechanism in turn: python -m tests.programs.storm.mutations [MECHANISM…]
 
-The storm must then find something. Prints one table; exit code 1 when a mechanism was not missed: what does not see
-that it is off does not prove that it works.
+The storm must then find a violation. Prints one table; the exit code is 1 when a storm without a mechanism finds
+nothing, because such a storm does not prove that the mechanism works.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.programs.storm.storm import Outcome, Plan, rage
+from tests.programs.storm.storm import Outcome, Plan, run_storm
 from tests.support.altered_program import MECHANISMS
 from tests.support.rabbitmq import private_node
 
@@ -36,7 +36,7 @@ PATIENT_LEASE = 12.0  # seconds, where a fault has to be over long before the le
 
 
 def plan_for(mechanism: str, *, seed: int, faults: int, seconds: float) -> Plan:
-    """A storm of the faults that this mechanism is for, until it has found something or there were so many."""
+    """Return a storm of the faults that this mechanism handles."""
     lease = {"lease": PATIENT_LEASE} if mechanism in ("spool", "mandatory") else {}
     return Plan(
         tasks=0,
@@ -58,7 +58,7 @@ def row(mechanism: str, outcome: Outcome) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Parse the options, switch off, tell."""
+    """Parse the options, run the storms, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("mechanisms", nargs="*", metavar="MECHANISM", help=f"{', '.join(MECHANISMS)}; all of them")
     parser.add_argument("--faults", type=int, default=60, help="give up after so many (%(default)s)")
@@ -78,7 +78,7 @@ def main() -> None:
     ):
         for mechanism in options.mechanisms or REVEALING:
             plan = plan_for(mechanism, seed=options.seed, faults=options.faults, seconds=options.seconds)
-            outcome = rage(node, plan)
+            outcome = run_storm(node, plan)
             shown.add_row(*row(mechanism, outcome))
             console.print(*row(mechanism, outcome), sep=" | ")
             missed = missed and bool(outcome.violations)

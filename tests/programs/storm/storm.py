@@ -1,4 +1,4 @@
-"""A storm: a steady load of tasks, and one fault after the other, until enough of both has been seen."""
+"""A storm: a steady load of tasks, and one fault after the other, until there were enough of both."""
 
 import asyncio
 import itertools
@@ -16,7 +16,7 @@ from broker.protocol.status import Status
 from broker.protocol.task_requests import Submission
 from fluffle import Client, TaskHandle, TaskRejected
 from tests.programs.storm.cast import LEASE, Cast, cast_on, settings
-from tests.programs.storm.faults import BESIDES, FAULTS, Fault, why_never
+from tests.programs.storm.faults import BESIDES, FAULTS, Fault, why_impossible
 from tests.support.postgres import Postgres
 from tests.support.rabbitmq import NodeInfo
 from tests.support.site import site_on
@@ -25,12 +25,12 @@ from tests.support.task_audit import Ledger
 UNDER_WAY = 150  # tasks
 AT_ONCE = 25  # tasks of one submission
 ATTEMPTS = 100
-PAIRS = 0.5  # of the faults beside which something else may happen, so many have something happen beside them
+PAIRS = 0.5  # share of the combinable faults that happen together with another one
 
 
 @dataclass
 class Outcome:
-    """What a storm has seen. `recoveries` are in seconds: from the end of a fault until all is done that it met."""
+    """The outcome of a storm. `recoveries` are in seconds: from the end of a fault until its tasks are done."""
 
     lease: float
     tasks: int = 0
@@ -40,25 +40,25 @@ class Outcome:
     left_out: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     repeated: int = 0
-    endings: dict[str, int] = field(default_factory=dict)  # how many attempts ended how
+    endings: dict[str, int] = field(default_factory=dict)  # attempts by outcome
     pairs: int = 0
 
     def judged(self) -> dict[str, int]:
-        """How many violations there were of each kind."""
+        """Count the violations of each kind."""
         lost = sum("not in the books" in it or "not over" in it or "after" in it for it in self.violations)
         twice = sum("not recorded once" in it or "announced" in it for it in self.violations)
         return {"lost": lost, "recorded twice": twice, "other violations": len(self.violations) - lost - twice}
 
     def recovery(self, percent: int) -> float:
-        """That percentile of the recoveries."""
+        """Return a percentile of the recoveries."""
         return quantiles(self.recoveries, n=100)[percent - 1] if len(self.recoveries) > 1 else sum(self.recoveries)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a storm is to be: at least so many tasks and faults, but no longer than so many seconds.
+    """The size of a storm: at least this many tasks and faults, but no longer than this many seconds.
 
-    `only` names faults; all when it is empty. `altered` is about every process, see tests/support/altered_program.py.
+    `only` names faults; empty means all. `altered` applies to every process, see tests/support/altered_program.py.
     """
 
     tasks: int
@@ -71,11 +71,11 @@ class Plan:
     lease: float = LEASE
 
 
-def rage(rabbitmq: NodeInfo, plan: Plan, *, server: Postgres | None = None) -> Outcome:
-    """One storm in a place of its own, with the books in a new database of `server`, or in SQLite."""
+def run_storm(rabbitmq: NodeInfo, plan: Plan, *, server: Postgres | None = None) -> Outcome:
+    """Run one storm on a separate site, with a new database of `server` or with SQLite."""
     with (
         tempfile.TemporaryDirectory(prefix="storm-") as folder,
-        site_on(rabbitmq, Path(folder), server=server, **settings(plan.lease)) as site,
+        site_on(rabbitmq, Path(folder), server=server, env=settings(plan.lease)) as site,
     ):
         ledger = Ledger(site)
         with cast_on(site, ledger, plan.altered) as cast:
@@ -84,22 +84,22 @@ def rage(rabbitmq: NodeInfo, plan: Plan, *, server: Postgres | None = None) -> O
 
 
 class Storm:
-    """One storm over a cast. `patience` in seconds is how long anything may take before it counts as lost."""
+    """One storm over a cast. After `patience` seconds a task counts as lost."""
 
     def __init__(self, cast: Cast, ledger: Ledger, *, seed: int, patience: float, faults: dict[Fault, int]) -> None:
         self._cast = cast
         self._ledger = ledger
         self._chance = random.Random(seed)
         self._patience = patience
-        self._faults = {fault: weight for fault, weight in faults.items() if not why_never(fault, cast)}
+        self._faults = {fault: weight for fault, weight in faults.items() if not why_impossible(fault, cast)}
         self._open: dict[str, asyncio.Task[None]] = {}
         self._over = False
         self.outcome = Outcome(
-            cast.lease, left_out=[f"{it.__name__}, {why}" for it in faults if (why := why_never(it, cast))]
+            cast.lease, left_out=[f"{it.__name__}, {why}" for it in faults if (why := why_impossible(it, cast))]
         )
 
     async def run(self, *, tasks: int, faults: int, seconds: float) -> Outcome:
-        """Rage until there were so many tasks and faults, or for so long; then judge."""
+        """Run until there were this many tasks and faults, or the time is over; then judge."""
         end = time.monotonic() + seconds
         async with Client(self._cast.site.url, answer_timeout=self._patience) as client:
             load = asyncio.create_task(self._load(client))
@@ -177,6 +177,6 @@ class Storm:
 
 
 def chosen(names: Sequence[str]) -> dict[Fault, int]:
-    """Those faults by their names, or all."""
+    """Return the faults with these names, or all."""
     by_name = {fault.__name__: fault for fault in FAULTS}
     return {by_name[name]: FAULTS[by_name[name]] for name in names} if names else FAULTS

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, and that they leave nothing running."""
+"""The arithmetic of the benchmarks, and the end of their processes."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ PROGRAMS = Path("/programs")
 
 
 def measured(name: str, seconds: list[float], latencies: list[float]) -> Measured:
-    """A system that took so long for 1,000 tasks in each round."""
+    """Return the measurements of a system that took this long for 1,000 tasks in each round."""
     [system] = [system for system in (fluffle(PROGRAMS), *peers(PROGRAMS)) if system.name == name]
     found = Measured(system)
     for taken in seconds:
@@ -39,7 +39,7 @@ def test_latencies_are_percentiles_of_all_rounds() -> None:
     assert measured("celery-solo", [1.0, 1.0], [0.001, 0.002, 0.003]).latency(50) == pytest.approx(0.002)
 
 
-def test_fluffle_is_held_against_the_best_celery_pool_in_each_figure() -> None:
+def test_fluffle_is_compared_with_the_best_celery_pool_for_each_metric() -> None:
     ours = measured("fluffle", [0.2], [0.003, 0.003])
     slow_but_prompt = measured("celery-solo", [4.0], [0.002, 0.002])
     fast_but_late = measured("celery-prefork", [2.0], [0.009, 0.009])
@@ -51,7 +51,7 @@ def test_fluffle_is_held_against_the_best_celery_pool_in_each_figure() -> None:
     assert not latency.reached
 
 
-def test_without_celery_there_is_no_bar() -> None:
+def test_without_celery_there_is_no_target() -> None:
     assert Comparison(measured("fluffle", [1.0], [0.1, 0.1]), [measured("taskiq", [1.0], [])]).bars() == []
 
 
@@ -60,18 +60,18 @@ def test_every_row_fits_the_columns() -> None:
     assert {len(row) for row in comparison.rows()} == {len(COLUMNS)}
 
 
-def test_every_second_round_goes_backwards() -> None:
+def test_every_second_round_runs_in_reverse_order() -> None:
     systems = [System(name, (), (), "quorum", results=True) for name in "abc"]
     assert "".join(system.name for system in in_turn(systems, 3)) == "abccbaabc"
 
 
-def test_a_bar_is_reached_on_the_right_side() -> None:
+def test_a_target_is_reached_from_the_right_side() -> None:
     assert Bar("memory", 60, "MB", at_most=60).reached
     assert not Bar("memory", 60.1, "MB", at_most=60).reached
     assert not Bar("rate", 4.9, "", at_least=5).reached
 
 
-def test_the_file_has_the_figures_and_the_bars(tmp_path: Path) -> None:
+def test_the_file_contains_the_figures_and_the_targets(tmp_path: Path) -> None:
     write_json(tmp_path / "out.json", "footprint", {"runs": 20}, [Bar("memory", 61, "MB", at_most=60)])
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["program"] == "footprint"
@@ -122,6 +122,6 @@ def test_processes_are_stopped_with_their_children(tmp_path: Path) -> None:
     assert alive == []
 
 
-def test_a_program_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_failed_program_is_reported_with_its_last_output(tmp_path: Path) -> None:
     with Processes(tmp_path, {}) as processes, pytest.raises(BenchmarkFailed, match="out of carrots"):
         processes.output_of([sys.executable, "-c", "import sys; sys.exit('out of carrots')"], timeout=30)

@@ -1,4 +1,4 @@
-"""The benchmark of the assignment on a small scale: the model is right, and the default policy comes out ahead."""
+"""The assignment benchmark on a small scale: the model is right, and the default policy is the best one."""
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -28,11 +28,11 @@ def means(scenario: str, tasks: int = TASKS) -> dict[str, Outcome]:
     }
 
 
-def test_a_run_takes_its_work_at_the_speed_of_the_llm() -> None:
+def test_a_run_takes_its_work_divided_by_the_speed_of_the_llm() -> None:
     assert Worker("w", speed=2.0).finish(10, 4) == 12
 
 
-def test_a_run_goes_on_ten_times_slower_from_the_moment_of_slowing() -> None:
+def test_a_run_is_ten_times_slower_after_its_llm_slows_down() -> None:
     assert Worker("w", speed=1.0, slows_at=12).finish(10, 4) == pytest.approx(12 + 20)
 
 
@@ -46,7 +46,7 @@ def test_the_bound_is_all_work_at_full_speed_or_the_longest_run() -> None:
     assert makespan_bound(Case(two, jobs(30, 1, 1))) == pytest.approx(10)
 
 
-def test_the_bound_sees_scarce_skills_and_death() -> None:
+def test_the_bound_accounts_for_scarce_skills_and_dead_llms() -> None:
     law = tuple(Job(f"l{number}", 0.0, 1, 5.0, ("law",)) for number in range(2))
     pool = (Worker("a", 1.0, 1, ("law",)), Worker("b", 1.0, 1), Worker("c", 1.0, 1))
     assert makespan_bound(Case(pool, law)) == pytest.approx(10)
@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_result() -> None:
     assert first == second
 
 
-def test_celery_keeps_what_it_has_taken_in_advance() -> None:
+def test_celery_keeps_prefetched_tasks() -> None:
     slow, fast = Worker("a", 0.1, slots=1), Worker("b", 1.0, slots=1)
     ran = celery.simulate(Case((slow, fast), jobs(*[1.0] * 8)), 15.0)
     assert max(run.end for run in ran.values()) == pytest.approx(40), "four tasks wait at the slow one"
@@ -80,7 +80,7 @@ def test_requests_come_from_the_trace_in_its_order() -> None:
 
 
 def test_a_backlog_is_done_within_five_percent_of_the_bound_at_speeds_20_times_apart() -> None:
-    """Without the rare very long runs of the trace, which make the makespan of few tasks a matter of luck."""
+    """The rare very long runs of the trace are left out: they make the makespan of few tasks random."""
     random = Random(1)
     works = [random.uniform(0.5, 2.5) for _ in range(600)]
     backlog = tuple(Job(f"t{n}", 0.0, round(work * 8000), work) for n, work in enumerate(works))
@@ -104,7 +104,7 @@ def test_fewer_tasks_are_late_than_under_any_other_policy(scenario: str) -> None
     assert all(ours.late < other.late for other in others)
 
 
-def test_the_bars_compare_the_default_with_the_best_of_the_others() -> None:
+def test_the_targets_compare_the_default_policy_with_the_best_other() -> None:
     ours, other = Outcome(1.02, 10.0, 20.0, 5), Outcome(1.1, 9.0, 25.0, 6)
     bars = {bar.name: bar.reached for bar in makespan.bars("due-dates", {"earliest-finish": [ours], "random": [other]})}
     assert bars == {
@@ -121,6 +121,6 @@ def processes() -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
-def test_processes_give_what_one_gives(processes: ProcessPoolExecutor) -> None:
+def test_several_processes_give_the_same_result_as_one(processes: ProcessPoolExecutor) -> None:
     simulated = makespan.simulate_all("scarce", 100, range(2), ["random"], processes)
     assert simulated == {"random": [makespan.simulate("scarce", 100, seed, "random") for seed in range(2)]}

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
 from broker.amqp.envelope import Delivery
 from broker.protocol.status import Status
@@ -16,7 +17,7 @@ from coordinator.inbound import output_validation as module
 from coordinator.inbound.output_validation import OutputValidator, SetAside
 from tests.unit.coordinator.test_buffer import Channel, told
 
-SCHEMA = {"properties": {"n": {"pattern": "x"}}}
+SCHEMA: dict[str, JsonValue] = {"properties": {"n": {"pattern": "x"}}}
 
 
 class Slow:

@@ -42,7 +42,7 @@ STEERING: tuple[Callable[[str, Sender], Restricted], ...] = (
 
 def task(number: int, by: str, *, at: str | None = None, **fields: Any) -> Task:
     """A task that somebody has submitted, in progress at that LLM."""
-    held = {"status": Status.IN_PROGRESS, "llm": at, "instance": "i", "attempt": 1} if at else {}
+    held: dict[str, Any] = {"status": Status.IN_PROGRESS, "llm": at, "instance": "i", "attempt": 1} if at else {}
     return a_task(number, submitted_by=by, **held, **fields)
 
 

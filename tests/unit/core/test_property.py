@@ -32,6 +32,7 @@ from tests.support.core_driver import (
     submitted,
     waited,
 )
+from tests.support.thoroughness import examples
 
 IDS = [f"t{n}" for n in range(7)]
 LLMS = ["atlas", "boreas"]
@@ -269,6 +270,6 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 AnyOrder.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(100), stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestAnyOrder = AnyOrder.TestCase

@@ -1,4 +1,4 @@
-"""The reference pages say what the code says."""
+"""The reference pages agree with the code."""
 
 import re
 import shlex
@@ -53,7 +53,7 @@ MODELS = {
 
 
 def table_after(marker: str, page: str = PROTOCOL) -> list[list[str]]:
-    """The rows, cell by cell, of the table that follows the comment `<!-- marker -->`, without its head."""
+    """Return the cells of the table that follows the comment `<!-- marker -->`, without its head."""
     _, found, rest = page.partition(f"<!-- {marker} -->\n")
     assert found, f"no table is marked {marker!r}"
     rows = rest.split("\n\n", 1)[0].splitlines()[2:]
@@ -61,7 +61,7 @@ def table_after(marker: str, page: str = PROTOCOL) -> list[list[str]]:
 
 
 def code(cell: str) -> list[str]:
-    """The words of a cell that are set as code."""
+    """Return the words of a cell that are set as code."""
     return re.findall(r"`([^`]*)`", cell)
 
 
@@ -153,7 +153,7 @@ def test_every_header_of_a_rejected_message_is_described() -> None:
     assert [code(row[0])[0] for row in table_after("rejected headers")] == list(rejected.headers or {})
 
 
-def test_every_figure_of_the_summary_is_described(tmp_path: Path) -> None:
+def test_every_value_of_the_summary_is_described(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'books.db'}")
     upgrade(engine)
     with engine.begin() as connection:
@@ -194,7 +194,7 @@ def test_every_setting_is_described_with_its_default() -> None:
 
 
 def names_in(expression: str) -> set[str]:
-    """The names that a permission stands for; those that end in `*` for all that begin so."""
+    """Return the names that a permission matches; a name that ends in `*` matches a prefix."""
     inner = expression.removeprefix("^(").removesuffix(")$")
     if r"\.(?!work$)" in inner:  # all but one
         inner = "|".join(
@@ -204,7 +204,7 @@ def names_in(expression: str) -> set[str]:
 
 
 @pytest.mark.parametrize("role", Role)
-def test_what_a_role_may_do_is_described(role: Role) -> None:
+def test_the_permissions_of_every_role_are_described(role: Role) -> None:
     page = (ROOT / "docs/howto-identity.md").read_text(encoding="utf-8")
     [cells] = [cells for cells in table_after("roles", page) if code(cells[0]) == [role.value]]
     granted = permissions(role, "NAME")
@@ -215,11 +215,11 @@ def test_what_a_role_may_do_is_described(role: Role) -> None:
     assert topics == list(granted.topics)
 
 
-def test_the_team_of_the_examples_can_be_read() -> None:
+def test_the_example_team_is_a_valid_file() -> None:
     assert set(load(ROOT / "examples/fluffle.toml").llms) == {"ada", "bela", "cleo"}
 
 
-def test_the_glossary_is_in_order_and_every_word_of_it_is_used_elsewhere() -> None:
+def test_the_glossary_is_sorted_and_every_term_is_used_elsewhere() -> None:
     glossary = ROOT / "docs/glossary.md"
     words = re.findall(r"^- \*\*(.+?)\*\*: ", glossary.read_text(encoding="utf-8"), re.MULTILINE)
     assert words == sorted(words, key=str.lower)
@@ -227,13 +227,13 @@ def test_the_glossary_is_in_order_and_every_word_of_it_is_used_elsewhere() -> No
     assert [word for word in words if word.lower() not in others] == []
 
 
-def test_every_state_has_its_place_in_the_glossary() -> None:
+def test_every_state_is_in_the_glossary() -> None:
     entry = (ROOT / "docs/glossary.md").read_text(encoding="utf-8").split("**state**", 1)[1].split("\n- ", 1)[0]
     assert set(code(entry)) == {str(state) for state, _ in TRANSITIONS}
 
 
 def commands(page: Path) -> list[tuple[str, bool]]:
-    """Every command line of the program on a page; with it, whether it is to be run as it stands, in a block."""
+    """Yield every command line on a page, and whether it is in a block, and so complete."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     found = re.findall(r"^(?: {4})?(fluffle .+)$|`(fluffle [^`]+)`", text, re.MULTILINE)
     return [(line or inline, bool(line)) for line, inline in found]
@@ -248,11 +248,11 @@ def commands(page: Path) -> list[tuple[str, bool]]:
         if not re.search(r"[\[|…]", line)  # a synopsis, not a command
     ],
 )
-def test_every_command_is_one_that_the_program_takes(
+def test_every_command_in_the_docs_exists(
     page: Path, line: str, in_block: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(page.parent if page.parent.name == "examples" else ROOT)
-    for kind in (click.Path, click.File):  # on some pages the file is one of the reader's
+    for kind in (click.Path, click.File):  # on some pages the file is the reader's
         monkeypatch.setattr(kind, "convert", lambda self, value, param, ctx: value)
     command: click.Command = cli
     context = click.Context(command)
@@ -262,12 +262,12 @@ def test_every_command_is_one_that_the_program_takes(
         assert found is not None
         command, context = found, click.Context(found, parent=context, info_name=name)
     if words or not isinstance(command, click.Group):
-        with nullcontext() if in_block else suppress(click.MissingParameter):  # a mention may leave the arguments out
+        with nullcontext() if in_block else suppress(click.MissingParameter):  # a mention may omit the arguments
             command.make_context(context.info_name, words, parent=context.parent)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if target.startswith(("https://", "http://", "mailto:")):
             continue

@@ -1,4 +1,4 @@
-"""The messages on the page "How to write a worker" are messages of the protocol."""
+"""The page "How to write a worker" shows valid messages of the protocol."""
 
 import re
 

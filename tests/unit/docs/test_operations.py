@@ -1,4 +1,4 @@
-"""Dashboards, alarms and the pages about operations and security name what there is."""
+"""Dashboards, alarms and the pages about operations and security name existing metrics and tests."""
 
 import ast
 import json
@@ -17,7 +17,7 @@ THREATS = table_after("threats", (ROOT / "docs/security.md").read_text(encoding=
 
 
 def described() -> set[str]:
-    """Every metric, as the page tells; that these are those which programs serve is tested with real programs."""
+    """Return the documented metrics; other tests compare them with those of real programs."""
     return {
         metric
         for name in ("coordinator", "worker")
@@ -27,7 +27,7 @@ def described() -> set[str]:
 
 
 def metrics_in(expression: str) -> set[str]:
-    """The metrics that an expression is about; of a histogram without what is added for its parts."""
+    """Return the metrics in an expression; of a histogram without the suffixes of its parts."""
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bfluffle_\w+", expression)}
 
 
@@ -42,39 +42,39 @@ def alarms() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("panel", panels(), ids=lambda panel: str(panel["title"]))
-def test_every_panel_shows_metrics_that_exist(panel: dict[str, Any]) -> None:
+def test_every_panel_uses_existing_metrics(panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         named = metrics_in(target["expr"])
         assert named
         assert named <= described()
 
 
-def test_panels_do_not_lie_upon_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels()]
     assert len(places) == len(set(places))
     assert len({panel["id"] for panel in panels()}) == len(places)
 
 
 @pytest.mark.parametrize("alarm", alarms(), ids=lambda alarm: str(alarm["alert"]))
-def test_every_alarm_is_about_metrics_that_exist(alarm: dict[str, Any]) -> None:
+def test_every_alarm_uses_existing_metrics(alarm: dict[str, Any]) -> None:
     assert metrics_in(alarm["expr"]) <= described()
     assert metrics_in(alarm["expr"]) or alarm["expr"].startswith("up{")
 
 
-def test_every_alarm_is_described_with_what_to_do() -> None:
+def test_every_alarm_is_described_with_its_remedy() -> None:
     rows = table_after("alarms", OPERATIONS)
     assert [code(row[0])[0] for row in rows] == [alarm["alert"] for alarm in alarms()]
     assert all(len(row) == 3 and row[2] for row in rows)
 
 
-def test_the_configuration_of_prometheus_reads_the_alarms() -> None:
+def test_the_prometheus_configuration_loads_the_alarms() -> None:
     configuration = yaml.safe_load((MONITORING / "prometheus.yml").read_text(encoding="utf-8"))
     assert [(MONITORING / file).exists() for file in configuration["rule_files"]] == [True]
     assert configuration["scrape_configs"][0]["job_name"] == "fluffle"
 
 
 @pytest.mark.parametrize("row", THREATS, ids=lambda row: row[0][:60])
-def test_every_threat_has_its_test(row: list[str]) -> None:
+def test_every_threat_names_an_existing_test(row: list[str]) -> None:
     threat, mechanism, named = row
     assert threat
     assert mechanism

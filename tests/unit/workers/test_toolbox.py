@@ -11,6 +11,7 @@ from broker.protocol.chat import Message
 from broker.protocol.status import Status
 from broker.protocol.task_requests import TOOLS, ReadNote, ShareNote, Submission
 from broker.protocol.views import NoteView, TaskView
+from broker.timestamps import EPOCH
 from workers.tools.toolbox import Toolbox, ToolError, ToolServices
 
 HALF, MENDED = "half \ud83d", "half \ufffd"
@@ -25,14 +26,17 @@ class Recorder:
 
     async def delegate(self, task: Submission, *, trace: str | None = None) -> TaskView:
         self.given.append(task)
-        return TaskView.model_construct(id="t-2", status=Status.COMPLETED, result="done")
+        return TaskView(
+            id="t-2", description="x", priority=4, submitted_at=EPOCH, status=Status.COMPLETED, result="done"
+        )
 
     async def share(self, note: ShareNote) -> None:
         self.given.append(note)
 
     async def read(self, note: ReadNote) -> list[NoteView]:
         self.given.append(note)
-        return [NoteView.model_construct(name=note.name, content="noted")]
+        assert note.name is not None
+        return [NoteView(name=note.name, content="noted", by="ada", at=EPOCH)]
 
     async def send(self, message: Message) -> None:
         self.given.append(message)

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+from typing import Any
 
 import pika
 import pytest
@@ -56,7 +57,7 @@ def test_pika_sets_the_size_of_a_body_frame_when_the_connection_is_tuned() -> No
 
 
 @pytest.mark.parametrize("transport", [_AsyncPlaintextTransport, _AsyncSSLTransport])
-def test_pikas_transports_have_the_private_names_that_are_used(transport: type) -> None:
+def test_pikas_transports_have_the_private_names_that_are_used(transport: Any) -> None:
     assert parameters_of(transport._on_socket_writable) == [("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     assert isinstance(transport._MAX_RECV_BYTES, int)
     assert "self._MAX_RECV_BYTES" in inspect.getsource(_AsyncTransportBase)

@@ -38,7 +38,7 @@ EXAMPLES: dict[str, Any] = {
     "errors": [],
     "sent_at": "2026-12-01T09:00:00Z",
 }
-OTHER = {"Answered": {"question": "x", "answer": "x"}, "Vote": {"choices": ["a", "b"]}}
+OTHER: dict[str, dict[str, Any]] = {"Answered": {"question": "x", "answer": "x"}, "Vote": {"choices": ["a", "b"]}}
 KINDS = {
     name: kind
     for module in (assignments, mail, queries, task_requests, views, worker_reports)

@@ -32,4 +32,5 @@ def test_what_is_no_traceparent_is_passed_on_by_nobody(header: object) -> None:
 
 
 def test_without_a_trace_there_is_no_header() -> None:
-    assert trace_of(None) is trace_of({}) is in_trace(None) is None
+    assert trace_of(None) is trace_of({}) is None
+    assert in_trace(None) is None

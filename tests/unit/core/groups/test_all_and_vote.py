@@ -172,7 +172,7 @@ def test_an_answer_that_is_no_ballot_does_not_count() -> None:
 @given(st.lists(st.sampled_from(["brown", "white", "grey", None]), min_size=3, max_size=3))
 def test_the_order_of_the_ballots_changes_nothing_about_who_wins(choices: list[str | None]) -> None:
     """A vote that is over early has the result that it would have had in the end."""
-    ends = set()
+    ends = set[Any]()
     for order in permutations(range(3)):
         group = vote()
         for seat in order:
@@ -184,13 +184,13 @@ def test_the_order_of_the_ballots_changes_nothing_about_who_wins(choices: list[s
             if not isinstance(group.go_on(), KeepWaiting):
                 break
         end = group.last
-        ends.add(
-            end.choices
-            if isinstance(end, AskPerson)
-            else end.error.type
-            if isinstance(end, Fail)
-            else end.result["choice"]
-        )  # type: ignore[union-attr,index,call-overload]
+        match end:
+            case AskPerson():
+                ends.add(end.choices)
+            case Fail():
+                ends.add(end.error.type)
+            case _:
+                ends.add(group.result["choice"])
     assert len(ends) == 1
 
 

@@ -206,7 +206,7 @@ def tie(core: Core) -> list[Command]:
     return core.handle(failed("v.3", llm="clio", retryable=False))
 
 
-def test_a_tie_is_answered_by_a_person(core: Core) -> None:
+def test_a_person_decides_a_tie(core: Core) -> None:
     assert ("v", "input_required") in events(tie(core))
     core.tick(at=1000)  # people take their time
     assert refusals(core.handle(answered("v", "perhaps"))) == [Problem("answer", "must be one of: yes, no")]

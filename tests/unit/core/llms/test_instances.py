@@ -1,5 +1,7 @@
 """Instances of one LLM that differ, the model of each attempt, and text that stops coming."""
 
+from typing import Any
+
 import pytest
 
 from coordinator.core.commands import AnnounceLLM, Command, SendNotice
@@ -45,7 +47,7 @@ def models(core: Core, task_id: str) -> list[str | None]:
 @pytest.mark.parametrize(
     "other", [{"model": "large", "skills": ["python"]}, {"model": "small", "skills": ["python", "review"]}]
 )
-def test_a_second_worker_with_another_model_or_other_skills_is_told_to_both(core: Core, other: dict[str, str]) -> None:
+def test_a_second_worker_with_another_model_or_other_skills_is_told_to_both(core: Core, other: dict[str, Any]) -> None:
     assert notices(core.handle(seen("atlas", "i1", model="small", skills=["python"]))) == {}
     told = notices(core.handle(seen("atlas", "i2", **other)))
     assert told.keys() == {"i1", "i2"}

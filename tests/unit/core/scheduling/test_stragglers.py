@@ -1,5 +1,7 @@
 """A run that takes much longer than expected begins anew where it is done sooner, if nothing else is to do there."""
 
+from typing import Any
+
 import pytest
 
 from broker.protocol.task_requests import ManageLLM
@@ -11,7 +13,7 @@ from tests.support.core_driver import Core, assignments, claimed, completed, fai
 FAR_TOO_LONG = 150  # seconds, for a task that `slow` is expected to do in a minute
 
 
-def straggling(core: Core, **fields: object) -> Core:
+def straggling(core: Core, **fields: Any) -> Core:
     """`slow` has run `hard` since the start, the only one online. It takes a minute for such, `quick` two seconds."""
     core.handle(seen("slow"), seen("quick"))
     for number in range(3):

@@ -73,7 +73,10 @@ def test_only_the_last_answers_are_looked_after() -> None:
 @pytest.mark.parametrize("first", ["sent", "undelivered"])
 def test_a_message_that_found_no_mailbox_is_announced_once_whatever_comes_first(first: str) -> None:
     message = said()
-    events = [MessageSent(message), MessageUndelivered(message, message.receiver)]
+    events: list[MessageSent | MessageUndelivered] = [
+        MessageSent(message),
+        MessageUndelivered(message, message.receiver),
+    ]
     commands, changes = handle(*(events if first == "sent" else events[::-1]))
     assert [type(command) for command in commands].count(AnnounceMessage) == 1
     assert changes.undelivered == [message.id]
@@ -174,7 +177,8 @@ def test_what_says_the_same_without_an_id_is_another_message_unless_it_comes_aga
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_message_without_an_id_that_comes_a_second_time_for_want_of_a_mailbox_is_recorded_once(order: int) -> None:
     lost = MessageUndelivered(said(id="m"), "llm.ada", unnamed=True)
-    commands, changes = handle(*[unnamed(), lost][::order])
+    events: list[MessageSent | MessageUndelivered] = [unnamed(), lost]
+    commands, changes = handle(*events[::order])
     assert (list(changes.messages), changes.undelivered) == (["m"], ["m"])
     assert len([it for it in commands if isinstance(it, Refuse)]) == 1
 

@@ -1,5 +1,7 @@
 """Attempts that wait, for what they have delegated or for a person."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from broker.protocol.status import Status
@@ -37,7 +39,7 @@ def core() -> Core:
     return core
 
 
-def refusals(commands: list[object]) -> list[str]:
+def refusals(commands: Sequence[object]) -> list[str]:
     return [str(problem) for command in commands if isinstance(command, Refuse) for problem in command.problems]
 
 

@@ -69,7 +69,7 @@ def test_a_claimed_attempt_counts_and_an_excused_one_does_not() -> None:
     assert task.starts == 1
     transitions.release(task, NOW, counts=False)
     assert task.starts == 0
-    assert task.llm is task.instance is task.started_at is None
+    assert (task.llm, task.instance, task.started_at) == (None, None, None)
 
 
 def test_a_second_question_leaves_the_status_and_the_waiting_time_as_they_are() -> None:

@@ -124,6 +124,6 @@ def test_what_is_no_weight_is_told(text: str) -> None:
 
 def test_what_is_no_whole_number_is_called_so() -> None:
     with pytest.raises(click.BadParameter, match=r"^'high' is not a valid integer\.$"):
-        Whole(0, 9).convert("high", None, None)
+        Whole(0, 9)("high")
     with pytest.raises(click.BadParameter, match="12 is not in the range 0<=x<=9"):
-        Whole(0, 9).convert("12", None, None)
+        Whole(0, 9)("12")

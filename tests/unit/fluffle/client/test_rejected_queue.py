@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from broker.amqp.envelope import Delivery, Properties
+from broker.amqp.envelope import Delivery, Properties, Settler
 from fluffle.client.rejected_queue import RejectedMessage, read
 
 
@@ -14,7 +14,7 @@ def rejected(
     body: bytes = b"{}", *, exchange: str = "fluffle.rejected", key: str = "x", headers: Any = None, **properties: Any
 ) -> RejectedMessage:
     props = Properties(headers=headers, **properties)
-    return read(Delivery(exchange, key, body, False, props, 1, SimpleNamespace(is_open=False)))
+    return read(Delivery(exchange, key, body, False, props, 1, cast(Settler, SimpleNamespace(is_open=False))))
 
 
 def test_a_message_rejected_by_the_coordinator_has_its_origin_time_and_reason() -> None:

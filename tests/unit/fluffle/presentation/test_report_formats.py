@@ -27,7 +27,7 @@ def view(rows: list[dict[str, Any]], **fields: Any) -> ReportView:
     return ReportView(name="failures", generated_at=at, group_by=["error"], columns=columns, rows=rows, **fields)
 
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"error": EVIL, "attempts": 2, "busy_time": 0.1},
     {"error": None, "attempts": 1_000, "busy_time": 3723.000001},
 ]

@@ -6,6 +6,7 @@ import pytest
 
 from broker.errors import ConfigurationError
 from fluffle.cli import main
+from fluffle.cli.exit_codes import ERROR
 from fluffle.web.access.auth import Authenticator, NoLogin, Passwords, Role, Tokens, kept_secret, set_password
 
 TOKEN = "0123456789abcdef"
@@ -94,7 +95,7 @@ def test_without_its_libraries_the_page_says_what_to_install(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main.run(command) == main.ERROR
+    assert main.run(command) == ERROR
     assert capsys.readouterr().err == (
         "Error: the web page needs NiceGUI: install it with `pip install 'fluffle[web]'`\n"
     )

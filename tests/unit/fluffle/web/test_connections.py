@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ async def test_a_body_that_does_not_arrive_is_refused(monkeypatch: pytest.Monkey
 
 def test_connections_leave_descriptors_for_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
     for most, expected in ((256, 64), (1024, 256), (1_000_000, connections.MAX_CONNECTIONS)):
-        monkeypatch.setattr(connections.resource, "getrlimit", lambda kind, most=most: (most, most))
+        monkeypatch.setattr(resource, "getrlimit", lambda kind, most=most: (most, most))
         assert max_connections() == expected
 
 

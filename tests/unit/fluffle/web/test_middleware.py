@@ -142,7 +142,7 @@ async def socket(path: str, headers: dict[str, str], **options: Any) -> list[dic
     auth = Authenticator(Tokens(TOKEN), secret=TOKEN)
     pairs = [(name.encode(), value.encode()) for name, value in {"host": "fluffle.test", **headers}.items()]
     scope = {"type": "websocket", "path": path, "query_string": b"", "headers": pairs}
-    await AccessMiddleware(app, auth, **options)(scope, receive, send)  # type: ignore[arg-type]  # plain dicts are scopes
+    await AccessMiddleware(app, auth, **options)(scope, receive, send)
     return reached
 
 

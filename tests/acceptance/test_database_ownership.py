@@ -1,4 +1,4 @@
-"""One RabbitMQ has one database: a coordinator with another one, or with a copy, does not join in."""
+"""One RabbitMQ has one database: a coordinator with another database, or with a copy, is refused."""
 
 import shutil
 import sqlite3
@@ -26,7 +26,7 @@ def test_a_coordinator_with_another_database_is_refused(site: Site, tmp_path: Pa
 
 
 @pytest.mark.parametrize("left", ["in good order", "as it was"])
-def test_a_coordinator_with_a_copy_of_the_database_from_another_machine_is_refused(
+def test_a_coordinator_with_a_copy_of_the_database_on_another_machine_is_refused(
     site: Site, tmp_path: Path, left: str
 ) -> None:
     database, first = site.sqlite, site.coordinator(until="leading")
@@ -41,7 +41,7 @@ def test_a_coordinator_with_a_copy_of_the_database_from_another_machine_is_refus
     assert refused(site.coordinator(until=None, FLUFFLE_DATABASE_URL=f"sqlite:///{copy}", FLUFFLE_LEADER_LEASE="1"))
 
 
-def test_a_coordinator_takes_a_database_over_whose_machine_is_gone(site: Site, tmp_path: Path) -> None:
+def test_a_coordinator_takes_over_the_database_of_a_lost_machine(site: Site, tmp_path: Path) -> None:
     first = site.coordinator(until="leading")
     first.kill()
     site.execute("update leader set holder = 'elsewhere:1:1'")

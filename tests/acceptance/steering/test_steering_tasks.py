@@ -1,97 +1,23 @@
-"""What people do by hand to tasks and LLMs: real commands on real processes."""
+"""People change tasks by hand: real commands on real processes."""
 
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from broker.ids import uuid7
-from broker.protocol.status import Status
-from broker.protocol.views import TaskView
 from fluffle.client.events import Event
-from fluffle.client.sync import SyncClient
-from tests.support.processes import Process, fluffle, until
-from tests.support.rabbitmq import NodeInfo
+from tests.support.processes import fluffle, until
 from tests.support.shell import Shell
-from tests.support.site import Site, site_on
+from tests.support.steered_site import SteeredSite
 
-OBEY = ("--handler", "tests.support.scripted_llm:obey")
 LONG_AGO = "2020-01-01T00:00Z"
-
-
-class Place:
-    """A site with a coordinator and the LLMs ana and bea, both with one slot and the skill steer."""
-
-    def __init__(self, site: Site, client: SyncClient) -> None:
-        self.site = site
-        self.client = client
-        self.shell = Shell(site.url, site.state)
-
-    def worker(self, name: str, *options: str) -> AbstractContextManager[Process]:
-        """Another LLM, which obeys unless it is told otherwise, for the length of a block."""
-        way = () if "--exec" in options else OBEY
-        return fluffle("worker", name, *way, *options, url=self.site.url, state=self.site.state, until="ready")
-
-    def submit(self, **fields: Any) -> str:
-        """The id of a new task."""
-        return self.client.submit("anything", **fields).id
-
-    def is_(self, task_id: str, status: str) -> TaskView:
-        """Wait until a task has a status; it is returned."""
-        until(lambda: self.client.task(task_id).status == status, f"{task_id} is {status}")
-        return self.client.task(task_id)
-
-    def llm_is(self, name: str, state: str) -> None:
-        """Wait until an LLM is known and has a state."""
-        until(lambda: (name, state) in [(llm.name, llm.state) for llm in self.client.llms()], f"{name} is {state}")
-
-    def completed(self, task_id: str) -> TaskView:
-        """Wait until a task is completed; it is returned."""
-        [view] = self.client.wait(task_id, timeout=30)
-        assert view.status == "completed", view
-        return view
-
-    def listed(self, task_id: str) -> dict[str, str]:
-        """What `task list` tells of a task."""
-        columns = ("status", "priority", "llm", "submitted", "remark")
-        for line in self.shell("task", "list").splitlines():
-            found, *cells = line.split("\t")
-            if found == task_id:
-                return dict(zip(columns, cells, strict=False))
-        raise AssertionError(f"{task_id} is not listed")
-
-
-@pytest.fixture(scope="module")
-def place(rabbitmq: NodeInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with site_on(rabbitmq, tmp_path_factory.mktemp("steering")) as site:
-        site.coordinator()
-        for name in ("ana", "bea"):
-            site.worker(name, *OBEY, "--skills", "steer")
-        with SyncClient(site.url) as client:
-            yield Place(site, client)
-
-
-@pytest.fixture(scope="module")
-def shell(place: Place) -> Shell:
-    return place.shell
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A file that does not exist yet, for tasks that wait for it."""
-    return tmp_path / "gate"
 
 
 # -- task assign, unassign -----------------------------------------------------------------------------------------
 
 
-def test_a_pending_and_a_blocked_task_are_done_by_the_llm_that_they_are_given_to(place: Place, shell: Shell) -> None:
+def test_pending_and_blocked_tasks_are_done_by_the_llm_they_are_assigned_to(place: SteeredSite, shell: Shell) -> None:
     first = f"first-{uuid7()}"
     pending, blocked = place.submit(skills=["unheard-of"]), place.submit(skills=["steer"], depends_on=[first])
     told = shell("task", "assign", pending, blocked, "bea").splitlines()
@@ -103,7 +29,7 @@ def test_a_pending_and_a_blocked_task_are_done_by_the_llm_that_they_are_given_to
     assert any("assigned to bea" in change.what for change in place.client.task(blocked).history)
 
 
-def test_a_task_that_nobody_has_claimed_moves_at_once(place: Place, shell: Shell) -> None:
+def test_an_unclaimed_task_is_reassigned_at_once(place: SteeredSite, shell: Shell) -> None:
     with place.worker("sly", "--skills", "sly") as sly:
         sly.suspend()
         task_id = place.submit(skills=["sly"])
@@ -118,8 +44,8 @@ def test_a_task_that_nobody_has_claimed_moves_at_once(place: Place, shell: Shell
     assert view.status == "completed"
 
 
-def test_a_running_task_is_moved_only_when_asked_and_its_call_really_stops(
-    place: Place, shell: Shell, gate: Path, tmp_path: Path
+def test_a_running_task_is_reassigned_only_on_request_and_its_call_stops(
+    place: SteeredSite, shell: Shell, gate: Path, tmp_path: Path
 ) -> None:
     stopped = tmp_path / "stopped"
     task_id = place.submit(assignee="ana", inputs={"until": str(gate), "stopped": str(stopped)})
@@ -136,7 +62,7 @@ def test_a_running_task_is_moved_only_when_asked_and_its_call_really_stops(
     assert re.search(r"attempt 1 moved.*\n.*attempt 2 assigned to bea", shell("task", "show", task_id))
 
 
-def test_the_command_of_a_task_that_is_moved_is_gone(place: Place, shell: Shell, tmp_path: Path) -> None:
+def test_reassigning_a_task_ends_its_command(place: SteeredSite, shell: Shell, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     script = f"echo $$ > {pid}.new; mv {pid}.new {pid}; cat > /dev/null; while :; do sleep 0.05; done"
     with place.worker("exa", "--exec", f"sh -c '{script}'"):
@@ -156,7 +82,7 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def test_an_unknown_llm_is_refused_or_waited_for_when_forced(place: Place, shell: Shell) -> None:
+def test_an_unknown_llm_is_rejected_unless_forced(place: SteeredSite, shell: Shell) -> None:
     task_id, ghost = place.submit(skills=["unheard-of"]), f"ghost-{uuid7()}"
     said = shell.error("task", "assign", task_id, ghost)
     assert said.startswith(f"{task_id}: assignee: no LLM named {ghost} has ever said hello")
@@ -167,7 +93,7 @@ def test_an_unknown_llm_is_refused_or_waited_for_when_forced(place: Place, shell
         assert [place.completed(id_).llm for id_ in (task_id, submitted)] == [ghost, ghost]
 
 
-def test_a_task_for_an_llm_that_is_offline_waits_visibly_and_is_done_when_it_comes(place: Place, shell: Shell) -> None:
+def test_a_task_for_an_offline_llm_waits_and_is_done_when_it_connects(place: SteeredSite, shell: Shell) -> None:
     with place.worker("oda"):
         place.llm_is("oda", "online")
     place.llm_is("oda", "offline")
@@ -178,7 +104,7 @@ def test_a_task_for_an_llm_that_is_offline_waits_visibly_and_is_done_when_it_com
         assert place.completed(task_id).llm == "oda"
 
 
-def test_a_task_that_is_no_longer_given_to_anybody_is_assigned_by_itself(place: Place, shell: Shell) -> None:
+def test_an_unassigned_task_is_assigned_automatically(place: SteeredSite, shell: Shell) -> None:
     with place.worker("una"):
         place.llm_is("una", "online")
     task_id = place.submit(assignee="una", skills=["steer"])
@@ -187,7 +113,7 @@ def test_a_task_that_is_no_longer_given_to_anybody_is_assigned_by_itself(place: 
     assert place.completed(task_id).llm in ("ana", "bea")
 
 
-def test_of_several_tasks_those_that_can_be_changed_are_and_each_other_is_told(place: Place, shell: Shell) -> None:
+def test_a_command_for_several_tasks_changes_what_it_can_and_names_the_others(place: SteeredSite, shell: Shell) -> None:
     first, last = place.submit(skills=["unheard-of"]), place.submit(skills=["unheard-of"])
     done = shell.run("task", "assign", first, "nope", last, "bea")
     assert done.returncode == 1
@@ -199,7 +125,7 @@ def test_of_several_tasks_those_that_can_be_changed_are_and_each_other_is_told(p
 # -- task update ---------------------------------------------------------------------------------------------------
 
 
-def test_a_higher_priority_goes_ahead_of_what_waits(place: Place, shell: Shell, gate: Path) -> None:
+def test_a_task_with_a_higher_priority_overtakes_waiting_tasks(place: SteeredSite, shell: Shell, gate: Path) -> None:
     running = place.submit(assignee="ana", inputs={"until": str(gate)})
     place.is_(running, "in_progress")
     early, late = (place.submit(assignee="ana") for _ in range(2))
@@ -212,7 +138,7 @@ def test_a_higher_priority_goes_ahead_of_what_waits(place: Place, shell: Shell, 
     assert first < second
 
 
-def test_what_is_given_changes_and_the_rest_stays(place: Place, shell: Shell) -> None:
+def test_update_changes_only_the_given_fields(place: SteeredSite, shell: Shell) -> None:
     task_id = place.submit(skills=["unheard-of"], priority=2, labels=["old"], metadata={"a": 1})
     options = ("--due", "2030-01-01T00:00Z", "--label", "new,newer", "--metadata", "b=2")
     changed = json.loads(shell("task", "update", task_id, *options, "--json"))
@@ -227,7 +153,7 @@ def test_what_is_given_changes_and_the_rest_stays(place: Place, shell: Shell) ->
     assert "over already" in shell.error("task", "update", task_id, "--priority", "1")
 
 
-def test_a_task_that_is_overdue_is_flagged_and_told_once(place: Place, shell: Shell, gate: Path) -> None:
+def test_an_overdue_task_is_flagged_and_announced_once(place: SteeredSite, shell: Shell, gate: Path) -> None:
     task_id = place.submit(assignee="ana", inputs={"until": str(gate)})
     site = place.site
     with (
@@ -246,7 +172,7 @@ def test_a_task_that_is_overdue_is_flagged_and_told_once(place: Place, shell: Sh
     assert place.completed(task_id).overdue
 
 
-def test_a_task_that_is_submitted_too_late_is_overdue_from_the_start(place: Place, shell: Shell, gate: Path) -> None:
+def test_a_task_submitted_after_its_due_time_is_overdue_at_once(place: SteeredSite, shell: Shell, gate: Path) -> None:
     label = f"late-{uuid7()}"
     inputs = json.dumps({"until": str(gate)})
     with place.client.watch(label=label) as events:
@@ -261,7 +187,9 @@ def test_a_task_that_is_submitted_too_late_is_overdue_from_the_start(place: Plac
 # -- task cancel, retry, wait --------------------------------------------------------------------------------------
 
 
-def test_cancel_says_what_it_has_ended(place: Place, shell: Shell, gate: Path, tmp_path: Path) -> None:
+def test_cancel_reports_the_attempts_that_it_stopped(
+    place: SteeredSite, shell: Shell, gate: Path, tmp_path: Path
+) -> None:
     stopped = tmp_path / "stopped"
     running = place.submit(assignee="ana", inputs={"until": str(gate), "stopped": str(stopped)})
     pending, blocked = place.submit(skills=["unheard-of"]), place.submit(depends_on=["never"])
@@ -281,7 +209,7 @@ def test_cancel_says_what_it_has_ended(place: Place, shell: Shell, gate: Path, t
     assert "cancelled while in progress at ana" in shell("task", "show", running)
 
 
-def test_a_task_is_tried_again_with_other_fields(place: Place, shell: Shell) -> None:
+def test_retry_can_change_the_fields_of_a_task(place: SteeredSite, shell: Shell) -> None:
     task_id = place.submit(assignee="ana", inputs={"fail": "no ink"}, timeout=60)
     assert [view.status for view in place.client.wait(task_id, timeout=30)] == ["failed"]
     options = {
@@ -301,7 +229,7 @@ def test_a_task_is_tried_again_with_other_fields(place: Place, shell: Shell) -> 
     assert "retried after it failed, with changed assignee, description" in shell("task", "show", task_id)
 
 
-def test_wait_takes_all_tasks_with_a_label(place: Place, shell: Shell) -> None:
+def test_wait_accepts_all_tasks_with_a_label(place: SteeredSite, shell: Shell) -> None:
     label = f"batch-{uuid7()}"
     ids = {place.submit(skills=["steer"], labels=[label]) for _ in range(3)}
     ends = shell("task", "wait", "--label", label).splitlines()
@@ -311,7 +239,7 @@ def test_wait_takes_all_tasks_with_a_label(place: Place, shell: Shell) -> None:
 # -- task submit --dry-run -----------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_tells_who_would_get_a_task_and_why(place: Place, shell: Shell, gate: Path) -> None:
+def test_a_dry_run_shows_the_llm_and_the_reason(place: SteeredSite, shell: Shell, gate: Path) -> None:
     label = f"dry-{uuid7()}"
 
     def dry(*options: str) -> str:
@@ -339,91 +267,3 @@ def test_a_dry_run_tells_who_would_get_a_task_and_why(place: Place, shell: Shell
     assert "no LLM named nobody" in shell.error("task", "submit", "x", "--dry-run", "--assignee", "nobody")
     assert "for one task" in shell.error("task", "submit", "x", "--dry-run", "--wait", code=2)
     assert list(place.client.tasks(label=[label])) == []
-
-
-# -- llm pause, resume, drain, set ---------------------------------------------------------------------------------
-
-
-def test_a_paused_llm_finishes_what_it_has_and_gets_nothing_new(place: Place, shell: Shell, gate: Path) -> None:
-    with place.worker("pia", "--skills", "pia", "--slots", "2"):
-        running = place.submit(skills=["pia"], inputs={"until": str(gate)})
-        place.is_(running, "in_progress")
-        assert shell("llm", "pause", "pia") == "pia\tpaused\t1/2\tpia\n"
-        waiting = place.submit(skills=["pia"])
-        gate.touch()
-        place.completed(running)
-        assert place.client.task(waiting).status == "pending"
-        assert re.search(r"^Waits: +for pia, which is paused$", shell("task", "show", waiting), re.MULTILINE)
-        [row] = [line.split("\t") for line in shell("llm", "list").splitlines() if line.startswith("pia\t")]
-        assert row[1] == "paused"
-        assert shell("llm", "resume", "pia").startswith("pia\tonline\t")
-        assert place.completed(waiting).llm == "pia"
-        shell("llm", "pause", "pia")
-    place.llm_is("pia", "offline")
-    assert shell.json("llm", "show", "pia")["paused"]
-    assert re.search(r"^State: +offline, paused$", shell("llm", "show", "pia"), re.MULTILINE)
-
-
-def test_a_drained_llm_finishes_what_it_has_and_ends(place: Place, shell: Shell, gate: Path) -> None:
-    with place.worker("dan", "--skills", "dan", "--slots", "2") as dan:
-        running = place.submit(skills=["dan"], inputs={"until": str(gate)})
-        place.is_(running, "in_progress")
-        assert shell("llm", "drain", "dan").startswith("dan\tdraining\t1/")
-        left = place.submit(skills=["dan"])
-        dan.wait_for("draining")
-        gate.touch()
-        assert dan.wait() == 0
-    assert place.completed(running).llm == "dan"
-    place.llm_is("dan", "offline")
-    assert place.client.task(left).status == "pending"
-
-
-def test_of_several_llms_those_that_are_known_are_changed(place: Place, shell: Shell) -> None:
-    done = shell.run("llm", "resume", "ana", "nobody", "bea")
-    assert done.returncode == 1
-    assert done.stderr.decode().startswith("Error: nobody: llm: no LLM named nobody has ever said hello")
-    assert [line.split("\t")[0] for line in done.stdout.decode().splitlines()] == ["ana", "bea"]
-
-
-def test_an_llm_has_no_more_slots_than_are_set_by_hand(place: Place, shell: Shell) -> None:
-    with place.worker("sam", "--skills", "sam", "--slots", "5"):
-        assert shell("llm", "set", "sam", "--slots", "1") == "sam\tonline\t0/1\tsam\n"
-        assert re.search(r"^Slots: +1, at most 1 \(set by hand\)$", shell("llm", "show", "sam"), re.MULTILINE)
-        ids = [place.submit(skills=["sam"]) for _ in range(10)]
-        runs = [place.completed(task_id).attempts[0] for task_id in ids]
-        moments = [(run.assigned_at, run.finished_at) for run in runs if run.assigned_at and run.finished_at]
-        moments.sort()
-        assert len(moments) == 10
-        assert all(end <= begin for (_, end), (begin, _) in pairwise(moments))
-        assert shell("llm", "set", "sam", "--slots", "auto") == "sam\tonline\t0/5\tsam\n"
-
-
-def test_the_skills_that_are_set_by_hand_count(place: Place, shell: Shell) -> None:
-    with place.worker("kai", "--skills", "kai=0.5"):
-        assert shell("llm", "set", "kai", "--skills", "dance=0.9,sing").split("\t")[3] == "dance=0.9,sing\n"
-        assert place.completed(place.submit(skills=["dance", "sing"])).llm == "kai"
-        lost = place.submit(skills=["kai"])
-        assert place.client.task(lost).status == "pending"
-        shown = shell("llm", "show", "kai")
-        assert re.search(r"^Skills: +dance=0.9,sing \(set by hand\)$", shown, re.MULTILINE)
-        assert shell("llm", "set", "kai", "--skills", "auto").split("\t")[3] == "kai=0.5\n"
-        assert place.completed(lost).llm == "kai"
-
-
-# -- labels of LLMs ------------------------------------------------------------------------------------------------
-
-
-def test_what_is_to_stay_here_never_goes_to_an_llm_that_is_not_local(place: Place, shell: Shell) -> None:
-    with place.worker("far", "--skills", "read", "--slots", "5", "--labels", "gpu,remote"):
-        private = place.submit(skills=["read"], labels=["local-only"])
-        assert place.completed(place.submit(skills=["read"])).llm == "far"
-        assert place.client.task(private).status is Status.PENDING
-        shell("task", "assign", private, "far")
-        assert place.completed(place.submit(skills=["read"])).llm == "far"
-        assert place.client.task(private).status is Status.PENDING
-        shell("task", "unassign", private)
-        with place.worker("near", "--skills", "read", "--labels", "local"):
-            assert place.completed(private).llm == "near"
-            rows = [line.split("\t") for line in shell("llm", "list").splitlines()]
-            labels = {row[0]: row[5] for row in rows}
-            assert (labels["far"], labels["near"]) == ("gpu,remote", "local")

@@ -1,4 +1,4 @@
-"""A model that stops in the middle of its answer: since when no text has come is shown wherever people look."""
+"""A model that stops in the middle of its answer: every view shows since when no text has arrived."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def server() -> Iterator[OpenAIServer]:
         yield server
 
 
-def test_since_when_no_text_has_come_is_shown_until_it_goes_on(site: Site, server: OpenAIServer) -> None:
+def test_a_model_that_sends_no_text_is_shown_as_quiet_until_it_continues(site: Site, server: OpenAIServer) -> None:
     reply = Paused("Hello", " there")
     server.script(reply)
     site.coordinator(altered=["quiet=1"])

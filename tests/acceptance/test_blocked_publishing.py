@@ -1,4 +1,4 @@
-"""RabbitMQ takes no messages, RabbitMQ is away, no coordinator runs: every program says which of them it is."""
+"""RabbitMQ blocks publishing, RabbitMQ is unreachable, no coordinator runs: every program reports which one it is."""
 
 import asyncio
 import subprocess
@@ -12,7 +12,7 @@ from broker.errors import BrokerBlocked, NoAnswer
 from fluffle.client.client import Client
 from fluffle.web.live import Live
 from tests.support.alarms import low_on_disk
-from tests.support.http_probe import health, scrape
+from tests.support.http_probe import health, scrape, wait_for_readiness
 from tests.support.processes import until
 from tests.support.proxy import proxy_to
 from tests.support.rabbitmq import NodeInfo
@@ -30,11 +30,11 @@ def shell(site: Site) -> Shell:
 
 
 def complaint(done: "subprocess.CompletedProcess[bytes]") -> str:
-    """The error that a command ends with."""
+    """Return the error of a command."""
     return next(line for line in done.stderr.decode().splitlines() if line.startswith("Error: "))
 
 
-def test_a_command_says_that_rabbitmq_takes_no_messages_and_that_it_does_not_have_the_task(
+def test_a_command_reports_that_rabbitmq_blocks_publishing_and_has_not_received_the_task(
     rabbitmq: NodeInfo, site: Site, shell: Shell
 ) -> None:
     site.coordinator()
@@ -59,7 +59,7 @@ def test_a_command_says_that_rabbitmq_takes_no_messages_and_that_it_does_not_hav
     assert site.select("select status from tasks where id = 'during'") == [("completed",)]
 
 
-def test_coordinator_and_worker_log_that_rabbitmq_takes_no_messages_and_when_it_takes_them_again(
+def test_coordinator_and_worker_log_when_rabbitmq_blocks_and_unblocks_publishing(
     rabbitmq: NodeInfo, site: Site
 ) -> None:
     programs = (
@@ -74,13 +74,13 @@ def test_coordinator_and_worker_log_that_rabbitmq_takes_no_messages_and_when_it_
             assert scrape(program)["fluffle_blocked"] == 1
     for program in programs:
         program.wait_for("takes messages again")
-        until(lambda program=program: health(program, "/readyz")[0] == 200, "it works again")
+        wait_for_readiness(program, 200)
         assert scrape(program)["fluffle_blocked"] == 0
 
 
 @asynccontextmanager
 async def low(rabbitmq: NodeInfo) -> AsyncIterator[None]:
-    """RabbitMQ is low on disk during the block, for a test with an event loop."""
+    """Raise the disk alarm of RabbitMQ during the block, for a test with an event loop."""
     with ExitStack() as block:
         await asyncio.to_thread(block.enter_context, low_on_disk(rabbitmq))
         yield
@@ -91,7 +91,7 @@ async def happens(condition: Callable[[], object], what: str) -> None:
     await asyncio.to_thread(until, condition, what)
 
 
-async def test_the_web_page_says_that_rabbitmq_takes_no_messages(rabbitmq: NodeInfo, site: Site) -> None:
+async def test_the_web_page_shows_that_rabbitmq_blocks_publishing(rabbitmq: NodeInfo, site: Site) -> None:
     site.coordinator()
     async with Live(site.url) as live:
         async with low(rabbitmq):
@@ -101,7 +101,9 @@ async def test_the_web_page_says_that_rabbitmq_takes_no_messages(rabbitmq: NodeI
         await happens(lambda: live.trouble is None, "the page notices that it is over")
 
 
-async def test_a_client_tells_blocked_from_away_and_from_no_coordinator(rabbitmq: NodeInfo, site: Site) -> None:
+async def test_a_client_distinguishes_blocked_from_unreachable_and_from_no_coordinator(
+    rabbitmq: NodeInfo, site: Site
+) -> None:
     async with proxy_to(site.url) as proxy, Client(proxy.url, answer_timeout=0.5) as client:
         with pytest.raises(NoAnswer, match=r"no coordinator answered within 0.5 s. Task t-1 is in RabbitMQ and will"):
             await client.submit("anything", id="t-1")
@@ -123,7 +125,7 @@ async def test_a_client_tells_blocked_from_away_and_from_no_coordinator(rabbitmq
             await client.llms()
 
 
-async def test_a_coordinator_that_runs_and_does_not_answer_is_not_said_to_be_missing(site: Site) -> None:
+async def test_a_coordinator_that_does_not_answer_is_not_reported_as_missing(site: Site) -> None:
     coordinator = site.coordinator()
     async with Client(site.url, answer_timeout=0.5) as client:
         coordinator.suspend()
