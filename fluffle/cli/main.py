@@ -75,5 +75,5 @@ def run(args: list[str] | None = None) -> int:
 
 
 def main() -> NoReturn:
-    """The entry point of the program `fluffle`."""
+    """Run the program `fluffle` and exit."""
     sys.exit(run())

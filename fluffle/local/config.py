@@ -25,36 +25,37 @@ class LLMTable(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    model: str | None = Field(None, description="a model such as `ollama:llama3.2`, or `demo`, the offline one")
-    base_url: str | None = Field(None, description="the server of the model, where it is not the provider's own")
+    model: str | None = Field(None, description="a model such as `ollama:llama3.2`, or `demo`, the offline model")
+    base_url: str | None = Field(None, description="the URL of the model's server, if it is not the provider's")
     exec: str | None = Field(None, description="a command: prompt on its input, answer on its output")
     handler: str | None = Field(None, description="a Python function, as `module:function`")
     command_env: list[str] | None = Field(
-        None, description="names of the environment variables that `exec` gets; without it all but Fluffle's own"
+        None, description="names of environment variables for `exec`; default: all except Fluffle's"
     )
     skills: dict[Tag, Level] = Field({}, description="a table of levels from 0 to 1, or a list of tags with level 1")
-    labels: list[Tag] = Field([], description="what it is, as a list of tags: `local`, if nothing leaves its computer")
-    groups: list[Name] = Field([], description="groups whose messages it gets")
+    labels: list[Tag] = Field([], description="a list of tags, such as `local`: no data leaves its host")
+    groups: list[Name] = Field([], description="groups whose messages the LLM receives")
     tools: Annotated[list[Tool], BeforeValidator(_expand_tools)] | None = Field(
         None,
-        description="what it may do while it works: `all`, `none`, or a list of `send`, `ask`, `delegate`, "
-        "`ask_person`, `share` and `read`; without it `all` for `exec` and `handler`, `none` for `model`",
+        description="tools that the LLM may use: `all`, `none`, or a list of `send`, `ask`, `delegate`, "
+        "`ask_person`, `share` and `read`; default: `all` for `exec` and `handler`, `none` for `model`",
     )
-    slots: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="tasks at the same time")
-    instructions: str | None = Field(None, description="how it is to work, as text")
-    instructions_file: str | None = Field(None, description="the same in a file, from the folder of `fluffle.toml` on")
-    description: str = Field("", description="what it is, for people who look at the list of LLMs")
+    slots: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="maximum number of parallel tasks")
+    instructions: str | None = Field(None, description="instructions for the LLM, as text")
+    instructions_file: str | None = Field(
+        None, description="the same in a file, relative to the folder of `fluffle.toml`"
+    )
+    description: str = Field("", description="a description for the list of LLMs")
     timeout: Seconds | None = Field(
         None,
-        description="seconds that a try may take if its task does not say; without it 1,800 for `model`, "
-        "no limit otherwise",
+        description="maximum seconds of an attempt, for tasks without a timeout; default: 1,800 for `model`, "
+        "otherwise no limit",
     )
     stall_timeout: Seconds | None = Field(
         None,
-        description="seconds without a byte after which an answer of `model` is given up; without it "
-        "`FLUFFLE_STALL_TIMEOUT`",
+        description="maximum seconds without data from `model`; default: `FLUFFLE_STALL_TIMEOUT`",
     )
-    env: dict[str, str] = Field({}, description="environment variables for its worker")
+    env: dict[str, str] = Field({}, description="environment variables for the worker")
 
     @field_validator("skills", mode="before")
     @classmethod

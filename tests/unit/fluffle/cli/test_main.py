@@ -37,7 +37,7 @@ def test_help_imports_no_library_but_click() -> None:
     )
 
 
-def test_help_tells_every_command_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["--help"]) == 0
     printed = capsys.readouterr().out
     assert all(f"\n  {name} " in printed for name in main.cli.commands)
@@ -65,7 +65,7 @@ def test_an_error_is_one_line(failing: list[BaseException], capsys: pytest.Captu
     assert captured.out == ""
 
 
-def test_a_full_disk_is_one_line(failing: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_an_error_of_one_line(failing: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
     failing += [OSError(28, "No space left on device"), PermissionError(13, "Permission denied", "/etc/shadow")]
     assert main.run(["fail"]) == exit_codes.ERROR
     assert main.run(["fail"]) == exit_codes.ERROR
@@ -76,12 +76,12 @@ def test_a_full_disk_is_one_line(failing: list[BaseException], capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("error", [TaskFailed("task t failed: broken"), TaskCancelled("task t was cancelled")])
-def test_a_task_that_was_not_completed_has_its_own_exit_code(failing: list[BaseException], error: Exception) -> None:
+def test_a_task_that_was_not_completed_has_a_separate_exit_code(failing: list[BaseException], error: Exception) -> None:
     failing.append(error)
     assert main.run(["fail"]) == exit_codes.TASK_FAILED
 
 
-def test_an_interrupt_has_its_own_exit_code_and_no_traceback(
+def test_an_interrupt_has_a_separate_exit_code_and_no_traceback(
     failing: list[BaseException], capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing.append(KeyboardInterrupt())
@@ -96,7 +96,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == f"fluffle {version('fluffle')}\n"
 
 
-def test_the_page_of_commands_is_what_the_commands_say() -> None:
+def test_the_page_of_commands_is_up_to_date() -> None:
     command = [sys.executable, "-m", "fluffle.cli.reference"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     written = (ROOT / "docs/cli.md").read_text(encoding="utf-8")

@@ -30,19 +30,19 @@ def test_a_duration_is_in_seconds(typed: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("typed", ["", "soon", "-5", "5y", "h"])
-def test_what_is_no_duration_is_refused(typed: str) -> None:
+def test_an_invalid_duration_is_refused(typed: str) -> None:
     with pytest.raises(click.BadParameter, match="must be a duration such as"):
         Duration().convert(typed, None, None)
 
 
-def test_a_moment_has_its_offset_or_is_local() -> None:
+def test_a_time_has_an_offset_or_is_local() -> None:
     moment = Moment(past=False)
     assert moment.convert("2026-12-01T09:00+02:00", None, None) == datetime(2026, 12, 1, 7, tzinfo=UTC)
     local = moment.convert("2026-12-01T09:00", None, None)
     assert local.astimezone().replace(tzinfo=None) == datetime(2026, 12, 1, 9)  # noqa: DTZ001 - local on purpose
 
 
-def test_a_length_of_time_is_from_now_or_before_now() -> None:
+def test_a_duration_is_added_to_now_or_subtracted() -> None:
     now = datetime.now(UTC)
     due = Moment(past=False).convert("2h", None, None)
     since = Moment(past=True).convert("24h", None, None)
@@ -51,25 +51,25 @@ def test_a_length_of_time_is_from_now_or_before_now() -> None:
 
 
 @pytest.mark.parametrize("typed", ["tomorrow", "2026-13-01", "0001-01-01T00:00+23:00"])
-def test_what_is_no_moment_is_refused(typed: str) -> None:
+def test_an_invalid_time_is_refused(typed: str) -> None:
     with pytest.raises(click.BadParameter, match="must be a time such as"):
         Moment(past=False).convert(typed, None, None)
 
 
-def test_eight_digits_are_a_date_and_not_seconds() -> None:
+def test_eight_digits_are_a_date() -> None:
     due = Moment(past=False).convert("20261201", None, None)
     assert due.astimezone().replace(tzinfo=None) == datetime(2026, 12, 1)  # noqa: DTZ001 - local on purpose
 
 
 @pytest.mark.parametrize("typed", ["3600", "1.5", "99999"])
-def test_a_length_from_now_needs_its_unit(typed: str) -> None:
+def test_a_duration_from_now_needs_a_unit(typed: str) -> None:
     with pytest.raises(click.BadParameter, match=f"'{typed}' needs a unit: {typed}s is seconds, {typed}h is hours"):
         Moment(past=False).convert(typed, None, None)
 
 
 @pytest.mark.parametrize("typed", ["9999999d", "999999999999999999d", "9" * 400 + "s"])
 @pytest.mark.parametrize("kind", [Moment(past=False), Moment(past=True), Duration()])
-def test_a_length_of_time_over_a_century_is_refused(kind: click.ParamType[object], typed: str) -> None:
+def test_a_duration_over_a_century_is_refused(kind: click.ParamType[object], typed: str) -> None:
     with pytest.raises(click.BadParameter, match="is longer than 100 years"):
         kind.convert(typed, None, None)
 
@@ -84,7 +84,7 @@ def test_the_text_of_a_file_has_no_byte_order_mark(tmp_path: Path) -> None:
     assert text_of(str(tmp_path / "text")) == "Text"
 
 
-def test_names_have_commas_between_them() -> None:
+def test_names_are_comma_separated() -> None:
     assert Names().convert("python, review,,x", None, None) == ["python", "review", "x"]
 
 
@@ -94,7 +94,7 @@ def test_json_is_parsed_or_refused() -> None:
         JSON().convert("{a", None, None)
 
 
-def test_a_word_takes_a_value_away_and_any_other_is_the_value() -> None:
+def test_the_word_removes_a_value() -> None:
     kind = OrNothing(Skills(), "auto")
     assert kind.convert("auto", None, None) is Nothing.NOTHING
     assert kind.convert("python=0.9,review", None, None) == {"python": 0.9, "review": 1}
@@ -102,7 +102,7 @@ def test_a_word_takes_a_value_away_and_any_other_is_the_value() -> None:
         kind.convert("Auto", None, None)
 
 
-def test_what_was_not_given_is_left_out_and_what_is_taken_away_is_none() -> None:
+def test_options_that_are_not_given_are_left_out_and_removed_values_are_none() -> None:
     assert given({"due": Nothing.NOTHING, "priority": None, "timeout": 0.0}) == {"due": None, "timeout": 0.0}
 
 
@@ -117,12 +117,12 @@ def test_weights_are_numbers_by_name() -> None:
 
 
 @pytest.mark.parametrize("text", ["ada", "ada=", "ada=x", "=2", "ada=1;bob=2", "ada=1,,bob=2", ""])
-def test_what_is_no_weight_is_told(text: str) -> None:
+def test_an_invalid_weight_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="must be names and numbers such as ada=2"):
         Weights().convert(text, None, None)
 
 
-def test_what_is_no_whole_number_is_called_so() -> None:
+def test_the_error_for_an_invalid_whole_number_says_so() -> None:
     with pytest.raises(click.BadParameter, match=r"^'high' is not a valid integer\.$"):
         Whole(0, 9)("high")
     with pytest.raises(click.BadParameter, match="12 is not in the range 0<=x<=9"):

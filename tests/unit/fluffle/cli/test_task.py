@@ -31,7 +31,7 @@ def text(task_id: str, text: str) -> Progress:
     return Progress(task_id=task_id, attempt=1, instance="i-1", text=text)
 
 
-def test_the_timeline_is_in_order_and_says_why() -> None:
+def test_the_timeline_is_in_order_with_reasons() -> None:
     lost = AttemptView(
         attempt=1,
         llm="atlas",
@@ -68,7 +68,7 @@ def test_the_timeline_is_in_order_and_says_why() -> None:
     ]
 
 
-def test_the_timeline_is_printed_with_the_time_between_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_timeline_is_printed_with_the_time_between_entries(capsys: pytest.CaptureFixture[str]) -> None:
     describe(view(ready_at=after(75)))
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "2026-12-01T09:00:00.000Z                submitted",
@@ -76,7 +76,7 @@ def test_the_timeline_is_printed_with_the_time_between_its_lines(capsys: pytest.
     ]
 
 
-def test_attempts_that_were_moved_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_moved_attempts_are_counted_separately(capsys: pytest.CaptureFixture[str]) -> None:
     tried = [AttemptView(attempt=number, llm="atlas", outcome=end) for number, end in ((1, "moved"), (2, "completed"))]
     describe(view(attempts=tried, max_attempts=1))
     assert "Attempts:    2 (1 moved), at most 1" in capsys.readouterr().out
@@ -98,7 +98,7 @@ def test_the_text_of_one_task_streams_as_it_comes(capsys: pytest.CaptureFixture[
     assert printed == "line[2J\n2026-12-01T09:00:01.000Z  t-1  completed at atlas\n"
 
 
-def test_the_texts_of_several_tasks_do_not_mix_within_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_of_several_tasks_do_not_mix_within_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     printer = Printer(several=True)
     for piece in (text("a", "one "), text("b", "two\n"), text("a", "three\nfo"), text("a", "ur")):
         printer.progress(piece)
@@ -111,14 +111,14 @@ def test_the_texts_of_several_tasks_do_not_mix_within_a_line(capsys: pytest.Capt
     ]
 
 
-def test_a_state_that_is_told_twice_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_repeated_state_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     printer = Printer(several=True)
     printer.state(view())
     printer.state(view())
     assert capsys.readouterr().out.count("pending") == 1
 
 
-def test_notes_and_fractions_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_and_fractions_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     Printer(several=True).progress(
         Progress(task_id="t-1", attempt=1, instance="i-1", fraction=0.5, note="halfway\x1b[2J")
     )
@@ -173,11 +173,11 @@ def test_figures_have_their_units_and_missing_ones_a_dash(capsys: pytest.Capture
         (view(Status.COMPLETED, llm="atlas", overdue=True), "overdue"),
     ],
 )
-def test_the_remark_tells_what_a_task_waits_for(shown: TaskView, told: str) -> None:
+def test_the_remark_says_what_a_task_waits_for(shown: TaskView, told: str) -> None:
     assert remark(shown) == told
 
 
-def test_a_task_in_hand_is_told_with_its_llm() -> None:
+def test_a_running_task_is_shown_with_its_llm() -> None:
     assert where(view(Status.ASSIGNED, llm="atlas")) == "at atlas"
     assert where(view(Status.COMPLETED, llm="atlas")) == ""
 
@@ -191,12 +191,12 @@ def test_a_task_in_hand_is_told_with_its_llm() -> None:
         ([{"attempt": 2, "started_at": after(6), "finished_at": after(9)}], "stopped at atlas in attempt 2"),
     ],
 )
-def test_cancelling_is_told_as_what_it_has_ended(attempts: list[dict[str, Any]], told: str) -> None:
+def test_the_text_of_a_cancel_says_what_it_ended(attempts: list[dict[str, Any]], told: str) -> None:
     tried = [AttemptView(llm="atlas", **fields) for fields in attempts]
     assert cancelled_text(view(Status.CANCELLED, finished_at=after(9), attempts=tried)) == told
 
 
-def test_an_overdue_task_is_told_and_its_state_only_if_it_is_another(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_overdue_task_is_printed_and_its_state_only_if_it_changed(capsys: pytest.CaptureFixture[str]) -> None:
     printer = Printer(several=True)
     printer.event(Event(id="1", type="fluffle.task.pending", subject="t-1", time=after(0), data=view()))
     printer.event(Event(id="2", type="fluffle.task.overdue", subject="t-1", time=after(1), data=view(overdue=True)))

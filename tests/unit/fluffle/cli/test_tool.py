@@ -14,7 +14,7 @@ from fluffle.cli.tool import tool
         ({"FLUFFLE_TASK_ID": "t-1"}, "this LLM may not use tools: allow them with `fluffle worker --tools`"),
     ],
 )
-def test_a_command_without_tools_is_told_why(identity: dict[str, str], told: str) -> None:
+def test_a_command_without_tools_gets_the_reason(identity: dict[str, str], told: str) -> None:
     nothing = dict.fromkeys(("FLUFFLE_TOOLS", "FLUFFLE_MESSAGE_ID", "FLUFFLE_TASK_ID"))
     done = CliRunner().invoke(tool, ["read", "facts"], env={**nothing, **identity})
     assert (done.exit_code, done.output) == (1, f"Error: {told}\n")

@@ -42,14 +42,16 @@ def _no_rabbitmq(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["atlas", "--model", "demo"], ERROR, "start a private one with `fluffle broker start`"),
     ],
 )
-def test_a_wrong_option_is_told(options: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_option_is_an_error(
+    options: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["worker", *options]) == code
     shown = capsys.readouterr().err
     assert said in shown
     assert "Traceback" not in shown
 
 
-def test_instructions_that_are_not_text_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_instructions_that_are_not_text_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "instructions"
     file.write_bytes(b"\xff\xfe\x00")
     assert run(["worker", "atlas", "--model", "demo", "--instructions", str(file)]) == USAGE
@@ -65,7 +67,7 @@ def test_instructions_that_are_not_text_are_told(tmp_path: Path, capsys: pytest.
         (["--handler", "json:dumps"], None),
     ],
 )
-def test_a_model_has_half_an_hour_where_nobody_says_how_long(
+def test_the_default_timeout_of_a_model_is_half_an_hour(
     options: list[str], timeout: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
@@ -86,7 +88,7 @@ def test_a_model_has_half_an_hour_where_nobody_says_how_long(
 @pytest.mark.parametrize(
     ("option", "setting", "seconds"), [([], None, 120.0), ([], "30", 30.0), (["--stall-timeout", "10m"], "30", 600.0)]
 )
-def test_the_stall_timeout_is_that_of_the_option_or_the_setting(
+def test_the_stall_timeout_comes_from_the_option_or_the_setting(
     option: list[str], setting: str | None, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}

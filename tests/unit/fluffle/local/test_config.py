@@ -113,17 +113,17 @@ def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         ("[fluffle\n", "Expected ']'"),
     ],
 )
-def test_what_is_wrong_is_named_by_its_path(text: str, said: str, tmp_path: Path) -> None:
+def test_a_problem_is_named_by_its_path(text: str, said: str, tmp_path: Path) -> None:
     assert problem(tmp_path, text).startswith(said)
 
 
-def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     told = problem(tmp_path, '[llm.a]\nmodel = 1\n[llm.b]\nmodel = "demo"\nslot = 2')
     assert "llm.a.model: " in told
     assert "llm.b.slot: unknown key; did you mean slots?" in told
 
 
-def test_a_missing_file_is_said_with_what_to_do(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigurationError, match=r"there is no file .*fluffle\.toml: create one .* or name another with -c"
     ):
@@ -146,12 +146,12 @@ def test_every_key_of_an_llm_is_described_with_its_default() -> None:
         assert default == ("none" if info.default in (None, "", {}, []) else str(info.default))
 
 
-def test_the_example_of_the_page_is_a_good_file(tmp_path: Path) -> None:
+def test_the_example_in_the_docs_is_valid(tmp_path: Path) -> None:
     example = PAGE.partition("```toml\n")[2].partition("```")[0]
     assert load(write(tmp_path, example)).llms.keys() >= {"atlas"}
 
 
-def test_a_variable_that_is_wrong_is_named_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLUFFLE_LEASE", "soon")
     with pytest.raises(ConfigurationError, match=r"^FLUFFLE_LEASE: Input should be a valid number"):
         load(write(tmp_path, "[fluffle]\nlease = 5\n"))
@@ -165,9 +165,7 @@ def test_a_variable_that_is_wrong_is_named_itself(tmp_path: Path, monkeypatch: p
         ("FLUFFLE_DATABASE_URL_FIL", "FLUFFLE_DATABASE_URL_FILE"),
     ],
 )
-def test_a_mistyped_variable_is_told_and_not_passed_over(
-    variable: str, meant: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mistyped_variable_is_an_error(variable: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "x")
     with pytest.raises(ConfigurationError, match=f"^{variable}: there is no such setting; did you mean {meant}\\?$"):
         load_settings()
@@ -184,9 +182,7 @@ def test_an_unknown_variable_is_named_once(monkeypatch: pytest.MonkeyPatch, capl
     ]
 
 
-def test_a_byte_order_mark_before_the_file_and_before_a_secret_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_byte_order_marks_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_bytes(b"\xef\xbb\xbf" + b"t" * 20)
     monkeypatch.setenv("FLUFFLE_WEB_TOKEN_FILE", str(tmp_path / "token"))
     settings = load(write(tmp_path, "\ufeff[fluffle]\nlease = 5\n")).settings
@@ -199,7 +195,7 @@ def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
     assert problem(tmp_path, "a = " + "[" * 100_000) == "nested too deeply"
 
 
-def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_without_the_prefix_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FLUFFLE_TASK_ID", "FLUFFLE_TOOLS", "FLUFFLE_RABBITMQ_SERVER", "FLUFFLE_TEST_AMQP_URL"):
         monkeypatch.setenv(name, "x")
     assert load_settings().amqp_url is None
@@ -210,7 +206,7 @@ def test_the_level_of_the_log_may_be_in_lower_case(monkeypatch: pytest.MonkeyPat
     assert load_settings().log_level == "DEBUG"
 
 
-def test_instructions_that_are_not_there_are_told_before_anything_starts(tmp_path: Path) -> None:
+def test_missing_instructions_are_an_error_before_anything_starts(tmp_path: Path) -> None:
     text = '[llm.atlas]\nmodel = "demo"\ninstructions_file = "how.txt"'
     assert problem(tmp_path, text) == f"llm.atlas.instructions_file: there is no file {tmp_path / 'how.txt'}"
     (tmp_path / "how.txt").write_text("Be brief.", encoding="utf-8")

@@ -13,7 +13,7 @@ def test_an_llm_has_the_variables_of_all_and_its_own() -> None:
     }
 
 
-def test_an_llm_with_a_file_for_its_url_is_a_user_of_its_own() -> None:
+def test_an_llm_with_a_file_for_its_url_is_a_separate_user() -> None:
     given = own_environment(SHARED, {"FLUFFLE_AMQP_URL_FILE": "/atlas.url"})
     assert given["FLUFFLE_AMQP_URL"] == ""  # which counts as not given
     assert given["FLUFFLE_AMQP_URL_FILE"] == "/atlas.url"

@@ -47,7 +47,7 @@ async def test_a_program_that_ends_is_started_again_until_it_is_stopped(monkeypa
     assert said.lines[3] == "p: ended with exit code 3; starting again in 0.02 s"
 
 
-async def test_a_program_that_was_called_wrongly_is_not_started_again() -> None:
+async def test_a_program_with_wrong_usage_is_not_started_again() -> None:
     said = Said()
     program = Program("p", python("print('Error: --model x'); exit(2)"), {}, said, may_leave=True)
     await asyncio.wait_for(program.run(), WITHIN)
@@ -84,7 +84,7 @@ async def test_a_program_that_may_leave_and_fails_is_started_again(monkeypatch: 
     await asyncio.wait_for(running, WITHIN)
 
 
-async def test_a_program_that_does_not_listen_can_be_killed() -> None:
+async def test_a_program_that_ignores_sigterm_can_be_killed() -> None:
     said = Said()
     program = Program(
         "p", python("import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('up')\ntime.sleep(60)"), {}, said
@@ -96,7 +96,7 @@ async def test_a_program_that_does_not_listen_can_be_killed() -> None:
     await asyncio.wait_for(running, WITHIN)
 
 
-async def test_what_a_program_prints_is_passed_on_line_by_line_however_long() -> None:
+async def test_the_output_of_a_program_is_passed_on_line_by_line() -> None:
     said = Said()
     code = "import sys; sys.stdout.buffer.write(b'x' * 300_000 + b'\\n\\xff\\nno end of line')"
     program = Program("p", python(code), {}, said)

@@ -34,23 +34,23 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         (356_400, "4 d 3 h"),
     ],
 )
-def test_a_length_of_time_is_told_in_its_largest_units(seconds: float, told: str) -> None:
+def test_a_duration_is_shown_in_its_largest_units(seconds: float, told: str) -> None:
     assert duration(seconds) == told
 
 
-def test_a_moment_in_a_pipe_is_iso_8601_in_utc() -> None:
+def test_a_time_in_a_pipe_is_iso_8601_in_utc() -> None:
     at = datetime.fromisoformat("2026-12-01T10:00:00.1234+01:00")
     assert output.moment(at) == "2026-12-01T09:00:00.123Z"
 
 
 @pytest.mark.usefixtures("terminal")
-def test_a_moment_on_a_terminal_is_told_from_now() -> None:
+def test_a_time_on_a_terminal_is_relative_to_now() -> None:
     now = datetime.now(UTC)
     assert output.moment(now - timedelta(minutes=3, seconds=20)) == "3 min ago"
     assert output.moment(now + timedelta(hours=2, seconds=30)) == "in 2 h"
 
 
-def test_text_of_strangers_cannot_move_the_cursor_or_hide() -> None:
+def test_printed_text_cannot_move_the_cursor_or_hide() -> None:
     hostile = "\x1b[2Jgone\x1b]0;title\x07 \u202eback\u2028 \x9b31mred\r\nnext\tcolumn\x00"
     assert output.plain(hostile) == "[2Jgone]0;title back 31mred\nnext\tcolumn"
 
@@ -107,7 +107,7 @@ def test_figures_are_never_shortened(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 @pytest.mark.usefixtures("terminal")
-def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     output.print_table(("ID", "STATUS"), [("t-1", "failed")])
     output.print_fields([("Status", "failed")])
@@ -125,7 +125,7 @@ def test_fields_without_a_value_are_left_out(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "ID:          t-1\nDescription: two\n             lines\n"
 
 
-def test_json_that_is_bytes_already_is_printed_as_it_is(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_json_in_bytes_is_printed_unchanged(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     output.print_json(b'{"b": 1,"a":"\xc3\xa9"}')
     assert capsysbinary.readouterr().out == b'{"b": 1,"a":"\xc3\xa9"}\n'
 

@@ -33,7 +33,7 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def test_csv_has_the_values_as_they_are() -> None:
+def test_csv_has_unformatted_values() -> None:
     assert as_csv(view(ROWS)) == (
         "error,attempts,busy_time\n" + '"<script>alert(\'x\')</script>""&",2,0.1\n' + ",1000,3723.000001\n"
     )
@@ -75,7 +75,7 @@ def test_a_page_shows_what_workers_wrote_as_text() -> None:
     assert "Outcome failed or none" in page.text
 
 
-def test_a_page_about_nothing_says_so() -> None:
+def test_a_report_without_data_says_so() -> None:
     page = Tags(as_html(view([])))
     assert "svg" not in page.tags
     assert "No data for this report." in page.text
@@ -92,7 +92,7 @@ def test_a_chart_of_nothing_but_zeros_is_left_out() -> None:
     assert charts(view([{"error": "x", "attempts": 0, "busy_time": None}])) == []
 
 
-def test_a_chart_tells_its_bars_to_those_who_cannot_see_them() -> None:
+def test_a_chart_has_a_text_for_screen_readers() -> None:
     drawn = ElementTree.fromstring(bars([Bar("a & b", 3, "3 s", 0), Bar("c", 0, "0 s", 0)]))
     assert drawn.attrib["aria-label"] == "a & b 3 s; c 0 s"
 
@@ -108,11 +108,11 @@ def test_a_chart_tells_its_bars_to_those_who_cannot_see_them() -> None:
         (1234.56, "1/h", "1,234.6/h"),
     ],
 )
-def test_figures_are_told_with_their_unit(value: float | None, unit: str, told: str) -> None:
+def test_figures_have_their_unit(value: float | None, unit: str, told: str) -> None:
     assert figure(value, unit) == told
 
 
-def test_what_a_report_is_about_is_told_in_words() -> None:
+def test_the_filters_of_a_report_are_shown_as_text() -> None:
     since = datetime(2026, 11, 30, tzinfo=UTC)
     shown = view([], where={"overdue": [True]}, since=since, moment="finished")
     assert filters(shown) == "Overdue yes, finished since 2026-11-30 00:00 UTC"

@@ -55,5 +55,5 @@ from fluffle.presentation.team_text import sections
         ),
     ],
 )
-def test_what_matters_most_comes_first(result: dict[str, Any], shown: list[tuple[str, str]]) -> None:
+def test_the_outcome_comes_first(result: dict[str, Any], shown: list[tuple[str, str]]) -> None:
     assert list(sections(result)) == shown

@@ -24,7 +24,7 @@ def test_each_token_lets_in_as_its_role() -> None:
     assert auth.enter("", "another") is None
 
 
-def test_every_login_is_a_session_of_its_own() -> None:
+def test_every_login_is_a_separate_session() -> None:
     auth = Authenticator(Tokens(TOKEN), secret=TOKEN)
     first, second = (auth.visitor(auth.enter("", TOKEN)) for _ in range(2))
     assert first is not None
@@ -33,7 +33,7 @@ def test_every_login_is_a_session_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("cookie", [None, "", "x", "x.y.z", "WyJvcGVyYXRvciJd.x.y"])
-def test_a_cookie_that_nobody_signed_is_nobody_s(cookie: str | None) -> None:
+def test_a_cookie_without_a_valid_signature_has_no_visitor(cookie: str | None) -> None:
     assert Authenticator(Tokens(TOKEN), secret=TOKEN).visitor(cookie) is None
 
 
@@ -43,7 +43,7 @@ def test_a_session_ends_with_the_token_that_it_was_given_for() -> None:
     assert Authenticator(Tokens("another token here"), secret=TOKEN).visitor(cookie) is None
 
 
-def test_people_come_in_by_their_passwords_as_long_as_their_line_is_there(tmp_path: Path) -> None:
+def test_people_log_in_with_a_password_while_their_line_exists(tmp_path: Path) -> None:
     path = tmp_path / "people"
     set_password(path, "ana", Role.OPERATOR, "carrots")
     set_password(path, "ben", Role.VIEWER, "clover")
@@ -73,13 +73,13 @@ def test_a_password_file_with_a_wrong_line_is_refused_by_its_number(tmp_path: Pa
         Passwords(tmp_path / "nowhere")
 
 
-def test_without_a_login_everybody_is_the_operator() -> None:
+def test_without_a_login_every_visitor_is_the_operator() -> None:
     visitor = Authenticator(NoLogin(), secret=TOKEN).visitor(None)
     assert visitor is not None
     assert visitor.may_change
 
 
-def test_the_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_secret_is_created_once_and_only_for_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "state" / "web.token"
     secret = kept_secret(path)
     assert len(secret) == 32
@@ -91,7 +91,7 @@ def test_the_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("command", [["web"], ["web", "passwd", "people", "ana"]])
-def test_without_its_libraries_the_page_says_what_to_install(
+def test_without_its_libraries_the_web_page_says_what_to_install(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

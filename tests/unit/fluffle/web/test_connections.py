@@ -57,7 +57,7 @@ def test_connections_leave_descriptors_for_everything_else(monkeypatch: pytest.M
         assert max_connections() == expected
 
 
-def test_what_is_logged_thousands_of_times_is_logged_once_in_ten_seconds() -> None:
+def test_a_repeated_log_message_is_logged_once_in_ten_seconds() -> None:
     records = [logging.makeLogRecord({"msg": f"accept() failed, out of file descriptors: {n}"}) for n in range(1000)]
     other = logging.makeLogRecord({"msg": "something else"})
     late = logging.makeLogRecord({"msg": records[0].msg, "created": records[-1].created + 11})

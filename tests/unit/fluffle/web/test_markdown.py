@@ -36,12 +36,12 @@ def test_html_is_shown_as_text(text: str) -> None:
         "![x](javascript:alert(1))",
     ],
 )
-def test_links_that_would_run_something_lead_nowhere(text: str) -> None:
+def test_links_that_would_run_scripts_are_removed(text: str) -> None:
     assert not re.search(r'href="(?!https?:|mailto:)', markdown(text))
 
 
 @pytest.mark.parametrize("text", ["![a](https://x.example/a.png)", "![a][b]\n\n[b]: https://x.example/a.png"])
-def test_images_are_links_that_nobody_loads(text: str) -> None:
+def test_images_become_links(text: str) -> None:
     html = markdown(text)
     assert "<img" not in html
     assert '<a href="https://x.example/a.png" target="_blank" rel="noopener noreferrer nofollow">image: a</a>' in html
@@ -58,7 +58,7 @@ def test_markdown_is_markup() -> None:
         assert part in html
 
 
-def test_a_result_that_is_no_text_is_shown_as_json() -> None:
+def test_a_result_that_is_not_text_is_shown_as_json() -> None:
     assert content({"a": "<script>"}) == preformatted({"a": "<script>"})
     assert content({"a": "<script>"}) == "<pre>{\n  &quot;a&quot;: &quot;&lt;script&gt;&quot;\n}</pre>"
 
@@ -73,7 +73,7 @@ def test_a_text_that_takes_long_is_never_rendered_by_the_page_itself(monkeypatch
     assert markdown("word " * 1000).startswith("<pre>word ")
 
 
-async def test_a_text_that_takes_too_long_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_text_that_takes_too_long_is_shown_unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(markup, "CPU_SECONDS", 0.01)
     assert await render_uncached(BRACKETS) == f"<pre>{BRACKETS}</pre>"
 
@@ -85,7 +85,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_long_text_is_render_uncached_and_then_shown_as_markup() -> None:
+async def test_a_long_text_is_rendered_in_a_helper_process() -> None:
     text = "# Title\n\n" + "a **word** " * 500
     assert markdown(text).startswith("<pre># Title")
     await prepared(text, None, {"a": 1})
@@ -93,12 +93,12 @@ async def test_a_long_text_is_render_uncached_and_then_shown_as_markup() -> None
     assert "<strong>word</strong>" in markdown(text)
 
 
-async def test_html_is_text_where_it_is_render_uncached_too() -> None:
+async def test_html_is_text_in_the_helper_process_too() -> None:
     html = await render_uncached("<script>alert(1)</script> " * 200 + "x" * 20_000 + "<script>alert(2)</script>")
     assert not re.search(r"<(?!/?p>|/?pre>)", html)
 
 
-async def test_what_is_behind_the_first_20_000_characters_is_shown_as_it_is() -> None:
+async def test_only_the_first_20_000_characters_are_rendered() -> None:
     html = await render_uncached("*a* " * 5_000 + "*b*")
     assert html.endswith("<em>a</em></p>\n<pre>*b*</pre>")
 
@@ -111,5 +111,5 @@ async def test_only_the_last_texts_are_kept() -> None:
 
 
 @pytest.mark.parametrize("target", ["/login?token=x", "//evil.example", "tasks", "?a=1", "#x", ""])
-def test_a_link_that_names_no_scheme_leads_nowhere(target: str) -> None:
+def test_links_without_a_scheme_are_removed(target: str) -> None:
     assert "href" not in markdown(f"[x]({target})")

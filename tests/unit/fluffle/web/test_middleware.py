@@ -40,7 +40,9 @@ async def visitor() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_without_a_session_a_page_leads_to_the_login_and_all_else_is_refused(visitor: httpx.AsyncClient) -> None:
+async def test_without_a_session_pages_lead_to_the_login_and_other_requests_are_refused(
+    visitor: httpx.AsyncClient,
+) -> None:
     answer = await visitor.get("/page?a=1&b=2", headers=PAGE)
     assert answer.status_code == 303
     assert answer.headers["location"] == "/login?next=%2Fpage%3Fa%3D1%26b%3D2"
@@ -48,7 +50,7 @@ async def test_without_a_session_a_page_leads_to_the_login_and_all_else_is_refus
     assert (await visitor.post("/change")).status_code == 401
 
 
-async def test_a_token_in_the_address_lets_in_and_leaves_the_address(visitor: httpx.AsyncClient) -> None:
+async def test_a_token_in_the_address_logs_in_and_disappears_from_the_address(visitor: httpx.AsyncClient) -> None:
     answer = await visitor.get("/login", params={"token": TOKEN, "next": "/page"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/page")
     cookie = answer.headers["set-cookie"].lower()
@@ -58,12 +60,12 @@ async def test_a_token_in_the_address_lets_in_and_leaves_the_address(visitor: ht
     assert (await visitor.get("/page")).status_code == 200
 
 
-async def test_a_cookie_that_was_given_over_https_is_sent_over_nothing_else(visitor: httpx.AsyncClient) -> None:
+async def test_a_cookie_set_over_https_is_sent_only_over_https(visitor: httpx.AsyncClient) -> None:
     answer = await visitor.get("/login", params={"token": TOKEN}, headers={"x-forwarded-proto": "https"})
     assert "secure" in answer.headers["set-cookie"].lower()
 
 
-async def test_a_wrong_token_is_told_and_many_of_them_have_to_wait(visitor: httpx.AsyncClient) -> None:
+async def test_a_wrong_token_is_refused_and_many_have_to_wait(visitor: httpx.AsyncClient) -> None:
     for _ in range(10):
         answer = await visitor.post("/login", data={"secret": "wrong"}, headers={"origin": "http://fluffle.test"})
         assert answer.status_code == 401
@@ -80,7 +82,7 @@ async def test_the_login_leads_to_no_other_site(wanted: str, visitor: httpx.Asyn
     assert answer.headers["location"] == "/"
 
 
-async def test_what_a_browser_without_sockets_asks_for_comes_from_our_own_pages(visitor: httpx.AsyncClient) -> None:
+async def test_browsers_without_sockets_are_answered_only_for_pages_of_this_site(visitor: httpx.AsyncClient) -> None:
     await visitor.get("/login", params={"token": TOKEN})
     path = "/_nicegui_ws/socket.io/"
     assert (await visitor.get(path, headers={"origin": "http://fluffle.test"})).status_code == 404  # it gets through
@@ -107,7 +109,7 @@ async def test_logging_out_ends_the_session(visitor: httpx.AsyncClient) -> None:
         ({"sec-fetch-site": "same-site"}, 403),
     ],
 )
-async def test_only_our_own_pages_may_change_something(
+async def test_only_pages_of_this_site_may_change_something(
     headers: dict[str, str], status: int, visitor: httpx.AsyncClient
 ) -> None:
     await visitor.get("/login", params={"token": TOKEN})
@@ -157,7 +159,7 @@ async def test_a_socket_needs_a_session_and_comes_from_our_own_page() -> None:
 
 
 @pytest.mark.parametrize("path", ["/fluffle/login", "/login"])
-async def test_beneath_a_prefix_it_makes_no_difference_whether_the_proxy_takes_it_off(path: str) -> None:
+async def test_a_proxy_may_remove_the_prefix_or_keep_it(path: str) -> None:
     transport = httpx.ASGITransport(app=gate(prefix="/fluffle"))
     async with httpx.AsyncClient(transport=transport, base_url="http://fluffle.test") as client:
         answer = await client.get(path, headers={"x-forwarded-prefix": '/evil"><script>'})
@@ -172,7 +174,7 @@ async def test_beneath_a_prefix_it_makes_no_difference_whether_the_proxy_takes_i
 @pytest.mark.parametrize(
     ("host", "status"), [("localhost:8480", 200), ("127.0.0.1", 200), ("[::1]:1", 200), ("rebound.example", 403)]
 )
-async def test_without_a_login_only_this_computer_is_answered(host: str, status: int) -> None:
+async def test_without_a_login_only_localhost_is_answered(host: str, status: int) -> None:
     transport = httpx.ASGITransport(app=gate(open_door=True))
     async with httpx.AsyncClient(transport=transport, base_url="http://fluffle.test") as client:
         assert (await client.get("/page", headers={"host": host})).status_code == status

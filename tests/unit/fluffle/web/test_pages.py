@@ -34,7 +34,7 @@ def lengths(view: TaskView, now: float) -> list[tuple[str, float]]:
 # -- filters -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_filter_is_the_same_after_its_way_through_the_url() -> None:
+def test_a_filter_survives_its_way_through_the_url() -> None:
     pairs = [
         ("status", "failed"),
         ("status", "pending"),
@@ -51,7 +51,7 @@ def test_a_filter_is_the_same_after_its_way_through_the_url() -> None:
 @pytest.mark.parametrize(
     "pairs", [[("status", "odd")], [("before", "x")], [("before", "-1")], [("other", "1")], [("text", " ")]]
 )
-def test_what_a_filter_does_not_understand_is_left_out(pairs: list[tuple[str, str]]) -> None:
+def test_invalid_values_of_a_filter_are_ignored(pairs: list[tuple[str, str]]) -> None:
     assert TaskFilter.read(pairs) == TaskFilter()
     assert TaskFilter.read(pairs).query() == ""
 
@@ -73,19 +73,19 @@ def test_a_running_task_runs_until_now() -> None:
     assert lengths(view, 10) == [("waited", 1), ("ran", 1), ("waited", 4), ("ran", 4)]
 
 
-def test_the_wait_for_a_person_is_told_apart() -> None:
+def test_the_wait_for_a_person_is_a_separate_phase() -> None:
     asked_at = QuestionView(id="q", text="?", asked_at=at(3), answer="!", answered_at=at(8))
     attempts = [AttemptView(attempt=1, llm="ada", started_at=at(1), finished_at=at(9))]
     view = task(Status.COMPLETED, finished_at=at(9), attempts=attempts, questions=[asked_at])
     assert lengths(view, 99) == [("waited", 1), ("ran", 2), ("asked", 5), ("ran", 1)]
 
 
-def test_a_quick_attempt_whose_start_was_told_with_its_end_has_run_for_its_length() -> None:
+def test_a_short_attempt_whose_start_arrived_with_its_end_has_its_duration() -> None:
     attempts = [AttemptView(attempt=1, llm="ada", started_at=at(5.1), finished_at=at(5), duration=2)]
     assert lengths(task(Status.COMPLETED, finished_at=at(5), attempts=attempts), 99) == [("waited", 3), ("ran", 2)]
 
 
-def test_a_task_that_nobody_took_only_waits() -> None:
+def test_a_task_without_an_attempt_only_waits() -> None:
     assert lengths(task(Status.PENDING), 7) == [("waited", 7)]
 
 
@@ -106,7 +106,7 @@ class Bell:
         self.notices.on_update(Update("task", what, task_id, event_id, {"description": f"do {task_id}"}))
 
 
-def test_a_failure_is_told_once_however_often_its_event_comes() -> None:
+def test_a_failure_is_one_notice_even_if_its_event_arrives_twice() -> None:
     bell = Bell()
     for _ in range(3):
         bell.hear("failed", event="e-1")
@@ -114,7 +114,7 @@ def test_a_failure_is_told_once_however_often_its_event_comes() -> None:
     assert bell.notices.latest[0].description == "do t-1"
 
 
-def test_many_failures_are_one_notice_that_counts() -> None:
+def test_many_failures_are_one_notice_with_a_count() -> None:
     bell = Bell()
     for number in range(500):
         bell.now = at(number / 100)
@@ -125,7 +125,7 @@ def test_many_failures_are_one_notice_that_counts() -> None:
     assert [notice.count for notice in bell.notices.latest] == [1, 500]
 
 
-def test_only_who_wants_to_know_is_told_that_a_task_has_finished() -> None:
+def test_only_the_owner_of_a_task_sees_that_it_has_finished() -> None:
     bell = Bell()
     bell.hear("completed", "t-1")
     assert bell.told == []
@@ -137,14 +137,14 @@ def test_only_who_wants_to_know_is_told_that_a_task_has_finished() -> None:
     assert not notice.is_for("session of ben")
 
 
-def test_overdue_tasks_are_told_and_other_changes_are_not() -> None:
+def test_overdue_tasks_make_notices_and_other_changes_do_not() -> None:
     bell = Bell()
     for what in ("overdue", "pending", "assigned", "in_progress", "cancelled"):
         bell.hear(what)
     assert bell.told == [("A task is overdue", 1)]
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_number_of_remembered_notices_is_bounded() -> None:
     bell = Bell()
     for number in range(12_000):
         bell.now = at(number * 60)
@@ -169,12 +169,12 @@ def test_an_event_is_read_by_its_routing_key_and_its_head() -> None:
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"7", b"{}"])
-def test_what_cannot_be_read_is_an_error_that_is_expected(body: bytes) -> None:
+def test_an_invalid_message_raises_one_of_the_expected_errors(body: bytes) -> None:
     with pytest.raises(DECODE_ERRORS):
         read("fluffle.status", "ada.progress", body)
 
 
-async def test_many_nudges_are_few_refreshes_and_the_last_one_counts() -> None:
+async def test_many_nudges_cause_few_refreshes_and_one_after_the_last() -> None:
     seen: list[int] = []
     state = 0
 
@@ -221,14 +221,14 @@ def test_a_form_becomes_a_submission() -> None:
 @pytest.mark.parametrize(
     ("text", "inputs"), [('{"a": 1}', {"a": 1}), ("[1]", [1]), ("7", {"text": "7"}), ("{a", {"text": "{a"})]
 )
-def test_inputs_are_json_where_they_look_like_it(text: str, inputs: Any) -> None:
+def test_inputs_that_look_like_json_are_json(text: str, inputs: Any) -> None:
     assert asked([("inputs", text)])[1]["inputs"] == inputs
 
 
 # -- reports -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_choice_is_the_same_after_its_way_through_the_url() -> None:
+def test_a_choice_survives_its_way_through_the_url() -> None:
     pairs = [
         ("name", "custom"),
         ("group_by", "llm"),

@@ -11,7 +11,7 @@ from fluffle.web.access.sessions import EndedSessions
 TOKEN = "0123456789abcdef"
 
 
-def test_a_session_that_was_ended_is_not_good_in_any_process(tmp_path: Path) -> None:
+def test_an_ended_session_is_invalid_in_every_process(tmp_path: Path) -> None:
     path = tmp_path / "state" / "web.ended"
     here, there = (Authenticator(Tokens(TOKEN), secret=TOKEN, ended=EndedSessions(path)) for _ in range(2))
     cookie, other = here.enter("", TOKEN), here.enter("", TOKEN)
@@ -33,14 +33,14 @@ def test_a_session_is_forgotten_when_its_cookie_has_expired(tmp_path: Path) -> N
     assert "second" in ended
 
 
-def test_a_file_that_is_no_list_of_sessions_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_list_of_sessions_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "web.ended"
     path.write_text("what is this\n")
     with pytest.raises(ConfigurationError, match="cannot read the ended sessions"):
         EndedSessions(path)
 
 
-def test_a_browser_is_known_by_a_cookie_that_we_have_signed() -> None:
+def test_a_browser_is_known_by_a_signed_cookie() -> None:
     auth = Authenticator(Tokens(TOKEN), secret=TOKEN)
     assert auth.device(auth.known_device()) is not None
     for cookie in (

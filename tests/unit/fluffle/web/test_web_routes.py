@@ -54,7 +54,7 @@ def described() -> dict[tuple[str, str], str]:
     return {(method, path): who for cells in rows for method, path in [code(cells[0])[0].split()] for who in [cells[1]]}
 
 
-def test_every_route_is_described_with_those_who_may_ask_for_it(application: Any) -> None:
+def test_every_route_is_described_with_the_roles_that_may_request_it(application: Any) -> None:
     assert set(described()) == routes(application)
     assert set(described().values()) <= {"everybody", "operators and viewers"}
 
