@@ -70,7 +70,7 @@ def test_a_database_that_a_coordinator_leads_on_is_not_replaced(site: Site, tmp_
     refused = fluffle(site, "database", "restore", "--yes", str(copy))
     assert refused.returncode == 1
     assert "a coordinator leads on" in refused.stderr
-    assert "stop it first" in refused.stderr
+    assert "stop the coordinator first" in refused.stderr
     unasked = fluffle(site, "database", "restore", str(copy))
     assert (unasked.stdout, unasked.stderr) == ("", refused.stderr), "it is refused before anybody is asked"
     assert coordinator.alive
