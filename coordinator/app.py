@@ -45,15 +45,15 @@ def build_coordinator(
     """
     lease, lead = seconds(settings.lease), seconds(settings.leader_lease)
     liveness = LivenessProbe(lease)
-    connection = ConnectionMonitor(liveness)
-    link = RobustConnection(
+    connection_monitor = ConnectionMonitor(liveness)
+    connection = RobustConnection(
         url,
         name="fluffle coordinator",
         max_body=MAX_BODY_BYTES,
         heartbeat=round(min(max(2 * settings.leader_lease, MIN_HEARTBEAT_SECONDS), MAX_HEARTBEAT_SECONDS)),
-        on_state=connection.on_state,
+        on_state=connection_monitor.on_state,
     )
-    query_link = RobustConnection(url, name="fluffle coordinator queries", max_body=MAX_BODY_BYTES)
+    query_connection = RobustConnection(url, name="fluffle coordinator queries", max_body=MAX_BODY_BYTES)
     store = Store(open_engine(settings.database))
     counters = None if settings.metrics_port is None else Counters()
     tracing = tracing_for("fluffle-coordinator", wanted=settings.traces)
@@ -92,8 +92,8 @@ def build_coordinator(
             return nullcontext()
         health = Health(
             counters,
-            link=link,
-            query_link=query_link,
+            connection=connection,
+            query_connection=query_connection,
             backlog=executor.backlog,
             llms=coordinator.llms,
             state=lambda: coordinator.state,
@@ -102,13 +102,13 @@ def build_coordinator(
 
     return Coordinator(
         store=store,
-        link=link,
         connection=connection,
+        connection_monitor=connection_monitor,
         inbox=inbox,
         validator=validator,
         batches=batches,
-        echoes=EchoSender(link, liveness),
-        responder=QueryResponder(query_link, executor, require_identity=settings.require_identity),
+        echoes=EchoSender(connection, liveness),
+        responder=QueryResponder(query_connection, executor, require_identity=settings.require_identity),
         clock=clock,
         lead=lead,
         prefetch=min(3 * settings.batch, MAX_PREFETCH),  # one batch to be acknowledged, one in work, and the next

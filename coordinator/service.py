@@ -53,8 +53,8 @@ class Coordinator:
         self,
         *,
         store: Store,
-        link: RobustConnection,
-        connection: ConnectionMonitor,
+        connection: RobustConnection,
+        connection_monitor: ConnectionMonitor,
         inbox: Inbox,
         validator: OutputValidator,
         batches: BatchProcessor,
@@ -72,8 +72,8 @@ class Coordinator:
         `monitoring` serves metrics during its block. `on_ready` is called with the state once it leads or stands by.
         """
         self._store = store
-        self._link = link
         self._connection = connection
+        self._connection_monitor = connection_monitor
         self._inbox = inbox
         self._validator = validator
         self._batches = batches
@@ -86,7 +86,7 @@ class Coordinator:
         self._tracing = tracing
         self._on_ready = on_ready
         self._batch_thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._publisher = Publisher(link, batches.confirmed, batches.too_large)
+        self._publisher = Publisher(connection, batches.confirmed, batches.too_large)
         self._stopping = asyncio.Event()
         self._state: State = "starting"
 
@@ -102,8 +102,8 @@ class Coordinator:
     async def run(self) -> None:
         """Work until `stop()`. Raises BrokerError when RabbitMQ cannot be reached at the start, ConfigurationError."""
         await self._in_batch_thread(upgrade, self._store.engine)
-        async with self._link, self._responder.link, self._monitoring(self):
-            await self._link.declare(SHARED)
+        async with self._connection, self._responder.connection, self._monitoring(self):
+            await self._connection.declare(SHARED)
             await self._responder.start()
             probing = asyncio.create_task(self._probe())
             while not self._stopping.is_set():
@@ -142,7 +142,7 @@ class Coordinator:
         """Wait until this coordinator leads. Returns False when it is to stop before that."""
         me, reported, watch = holder(), False, Watch(self._lead)
         while not self._stopping.is_set():
-            if not self._link.connected:
+            if not self._connection.connected:
                 await self._pause(RETRY_SECONDS)
                 continue
             lease = await self._in_batch_thread(self._store.leader)
@@ -162,11 +162,11 @@ class Coordinator:
         """Raise ConfigurationError when a coordinator with another database leads on this RabbitMQ."""
         engine, until = self._store.engine, time.monotonic() + LAST_CONSUMER_SECONDS
         while may_be_a_copy(lease, shared=engine.dialect.name != "sqlite") and not self._stopping.is_set():
-            if not await self._link.has_consumers(COORDINATOR):
+            if not await self._connection.has_consumers(COORDINATOR):
                 return
             if time.monotonic() > until:
                 database = engine.url.render_as_string(hide_password=True)
-                raise ConfigurationError(OTHER_DATABASE.format(where=self._link.where, database=database))
+                raise ConfigurationError(OTHER_DATABASE.format(where=self._connection.where, database=database))
             await self._pause(CONSUMER_CHECK_SECONDS)
             if await self._in_batch_thread(self._store.leader) != lease:
                 return  # that coordinator uses this database: it has just taken the lead
@@ -176,7 +176,7 @@ class Coordinator:
         with ExitStack() as leaving:
             leaving.callback(self._give_back)
             for queue in (COORDINATOR, UNDELIVERED):
-                consumer = await self._link.consume(queue, self._inbox.add, prefetch=self._prefetch)
+                consumer = await self._connection.consume(queue, self._inbox.add, prefetch=self._prefetch)
                 leaving.callback(consumer.cancel)
             self._state = "leading"
             self._on_ready("leading")
@@ -184,7 +184,7 @@ class Coordinator:
             committing: asyncio.Future[OutgoingBatch] | None = None
             while committing or not self._stopping.is_set():
                 if committing is None:
-                    if self._connection.is_lost_for(self._lead):
+                    if self._connection_monitor.is_lost_for(self._lead):
                         _log.warning("RabbitMQ cannot be reached for a lease: giving up the lead")
                         return
                     batch = await self._inbox.next_batch()
@@ -205,7 +205,7 @@ class Coordinator:
                 done, batch = self._inbox.done(batch, {it.delivery for it in outgoing.aside}), self._next_at_once()
                 committing = self._begin(batch) if batch else None  # commit the next batch while this one is published
                 self._publish(outgoing)
-                _acknowledge(done if self._link.has_room else [*done, *self._inbox.late()])
+                _acknowledge(done if self._connection.has_room else [*done, *self._inbox.late()])
                 await self._room()
             await self._publisher.idle(LAST_CONFIRMS_SECONDS)
             await self._in_batch_thread(self._batches.settle)
@@ -215,14 +215,14 @@ class Coordinator:
         self._state = "standing by"
         self._validator.leave()
         self._inbox.leave()
-        self._link.forget_unconfirmed()
+        self._connection.forget_unconfirmed()
 
     def _begin(self, batch: list[Delivery]) -> asyncio.Future[OutgoingBatch]:
         return asyncio.get_running_loop().run_in_executor(self._batch_thread, self._batches.process, batch)
 
     def _next_at_once(self) -> list[Delivery]:
         """Return the next batch if there is one that need not wait for anything."""
-        return [] if self._stopping.is_set() or not self._link.has_room else self._inbox.batch_at_once()
+        return [] if self._stopping.is_set() or not self._connection.has_room else self._inbox.batch_at_once()
 
     async def _rebuilt(self) -> OutgoingBatch:
         while True:
@@ -239,10 +239,10 @@ class Coordinator:
     # -- helpers ---------------------------------------------------------------------------------------------------
 
     async def _probe(self) -> None:
-        """Detect that RabbitMQ takes no messages while there is nothing to publish; the link logs it."""
+        """Detect that RabbitMQ takes no messages while there is nothing to publish; the connection logs it."""
         while True:
             with suppress(BrokerError):
-                await self._link.publish(PROBE)  # waits while RabbitMQ takes no messages
+                await self._connection.publish(PROBE)  # waits while RabbitMQ takes no messages
             await self._pause(PROBE_SECONDS)
 
     async def _in_batch_thread(self, call: Callable[..., T], *args: object) -> T:
@@ -250,9 +250,9 @@ class Coordinator:
 
     async def _room(self) -> None:
         """Wait until RabbitMQ has confirmed enough to publish more, or until `stop()`."""
-        if self._link.has_room:
+        if self._connection.has_room:
             return
-        either = [asyncio.ensure_future(self._link.room()), asyncio.ensure_future(self._stopping.wait())]
+        either = [asyncio.ensure_future(self._connection.room()), asyncio.ensure_future(self._stopping.wait())]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         for waiting in either:
             waiting.cancel()

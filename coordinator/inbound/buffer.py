@@ -23,8 +23,8 @@ class InboxBuffer:
         """`limit`: the most deliveries of a batch."""
         self._limit = limit
         self._waiting: list[Delivery] = []
-        self._seen = 0  # of those, the first ones, which were passed over for the last batch
-        self._window = 0  # how many were considered for it
+        self._seen = 0  # how many of them, at the beginning, the last batch passed over
+        self._window = 0  # how many were considered for the last batch
         self._unacknowledged: list[Delivery] = []  # done in the last batch, behind a claim that waits
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class InboxBuffer:
 
     @property
     def only_claims(self) -> bool:
-        """Whether all deliveries are claims."""
+        """True if all deliveries are claims."""
         return all(map(is_claim, self._waiting))
 
     def add(self, delivery: Delivery) -> None:
@@ -94,7 +94,7 @@ def _held(fresh: Sequence[Delivery]) -> set[Delivery]:
     """
     claims: dict[str, dict[str, list[Delivery]]] = {}  # by LLM and task
     for delivery in fresh:
-        if is_echo(delivery):  # everything before it must be handled before it
+        if is_echo(delivery):  # an echo must not overtake earlier deliveries
             claims.clear()
         elif delivery.exchange == STATUS:
             llm, _, kind = delivery.routing_key.rpartition(".")

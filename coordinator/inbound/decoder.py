@@ -191,7 +191,7 @@ def _request(delivery: Delivery, verb: str, limit: int, origin: int | None, *, i
 def _status(delivery: Delivery, key: str, limit: int, origin: int | None, on_ignored: OnIgnored | None) -> Event | None:
     name, _, kind = key.rpartition(".")
     if not re.fullmatch(NAME_PATTERN, name):
-        raise DecodeError([Problem("", f"the routing key {delivery.routing_key!r} must begin with the name of an LLM")])
+        raise DecodeError([Problem("", f"routing key {delivery.routing_key!r} must begin with an LLM's name")])
     match kind:
         case "claim":
             return Claimed(name, decode(Claim, delivery.body, limit=limit, on_ignored=on_ignored), _control(delivery))

@@ -32,14 +32,14 @@ class ConnectionMonitor:
 class EchoSender:
     """Publishes an echo before an LLM loses a task, see liveness.py."""
 
-    def __init__(self, link: RobustConnection, liveness: LivenessProbe) -> None:
-        self._link = link
+    def __init__(self, connection: RobustConnection, liveness: LivenessProbe) -> None:
+        self._connection = connection
         self._liveness = liveness
         self._sending: asyncio.Task[None] | None = None
 
     def send_if_due(self) -> None:
         """Begin to send an echo, unless one is being sent or the last one is recent."""
-        if self._sending is None and self._link.connected and self._liveness.is_time_to_ask(steady()):
+        if self._sending is None and self._connection.connected and self._liveness.is_time_to_ask(steady()):
             self._sending = asyncio.create_task(self._send())
 
     async def _send(self) -> None:
@@ -49,12 +49,12 @@ class EchoSender:
         """
         echo = self._liveness.ask(steady())
         try:
-            alone = await self._link.consumers(COORDINATOR) == 1
+            alone = await self._connection.consumers(COORDINATOR) == 1
         except BrokerError:  # the connection reports its loss itself
             self._liveness.refused(echo.correlation_id)
         else:
             if alone:
-                self._link.send(echo, self._on_published)
+                self._connection.send(echo, self._on_published)
             else:
                 self._liveness.withdraw(echo.correlation_id)
         finally:

@@ -141,7 +141,7 @@ class OutputValidator:
     async def _check(self, it: UncheckedAnswer) -> None:
         async with self._turns[it.about.llm]:
             failure = await self._failure(it)
-        if not it.delivery.is_lost:  # else it comes again
+        if not it.delivery.is_lost:  # otherwise RabbitMQ delivers it again
             self._verdicts[it.delivery] = failure
             self._on_ready(it.delivery)
 

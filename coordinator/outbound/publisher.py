@@ -34,12 +34,12 @@ class Publisher:
 
     def __init__(
         self,
-        link: RobustConnection,
+        connection: RobustConnection,
         on_confirmed: Callable[[tuple[int, ...]], None],
         on_too_large: Callable[[Outgoing], None],
     ) -> None:
         """`on_too_large` is called with an assignment that is too large for RabbitMQ."""
-        self._link = link
+        self._connection = connection
         self._on_confirmed = on_confirmed
         self._on_too_large = on_too_large
         self._warnings = RateLimitedLog(_log)
@@ -53,7 +53,7 @@ class Publisher:
         self._under_way.add(batch)
         answered = partial(self._on_answer, batch)
         for message in messages:
-            self._link.send(message, answered)
+            self._connection.send(message, answered)
         if messages:
             crash_point_soon("after-publish")
         else:
@@ -72,7 +72,7 @@ class Publisher:
             case None:
                 pass
             case PublishRefused():
-                again = partial(self._link.send, message, partial(self._on_answer, batch))
+                again = partial(self._connection.send, message, partial(self._on_answer, batch))
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, again)
                 return
             case ConnectionClosed():  # it stays in the outbox
@@ -82,7 +82,7 @@ class Publisher:
                 fields = {"exchange": message.exchange, "routing_key": message.routing_key, "error": str(error)}
                 if smaller := _without_bulk(message, error.limit):
                     self._warnings.warning("a message is too large: publishing it in short", **fields)
-                    self._link.send(smaller, partial(self._on_answer, batch))
+                    self._connection.send(smaller, partial(self._on_answer, batch))
                     return
                 self._warnings.warning("a message is too large and cannot be published", **fields)
                 if message.exchange == WORK:

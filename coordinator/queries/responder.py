@@ -26,8 +26,8 @@ _log = structlog.get_logger("coordinator")
 class QueryResponder:
     """Answers queries on its own connection, whether this coordinator leads or stands by."""
 
-    def __init__(self, link: RobustConnection, executor: QueryExecutor, *, require_identity: bool) -> None:
-        self.link = link
+    def __init__(self, connection: RobustConnection, executor: QueryExecutor, *, require_identity: bool) -> None:
+        self.connection = connection
         self._executor = executor
         self._require_identity = require_identity
         self._warnings = RateLimitedLog(_log)
@@ -36,8 +36,8 @@ class QueryResponder:
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
-        """Begin to take queries. The link must be connected."""
-        self._subscription = await self.link.consume(QUERIES, self._on_query, prefetch=PREFETCH)
+        """Begin to take queries. The connection must be connected."""
+        self._subscription = await self.connection.consume(QUERIES, self._on_query, prefetch=PREFETCH)
 
     def stop(self) -> None:
         """Do not wait for the database any more."""
@@ -76,7 +76,7 @@ class QueryResponder:
     async def _publish(self, answer: Outgoing, query: str) -> None:
         """Publish an answer. If it is too large for RabbitMQ: the part of a task that fits, or the reason."""
         try:
-            await self.link.publish(answer)
+            await self.connection.publish(answer)
         except Unroutable:  # the client has gone
             _log.debug("the reply queue of a query is gone", query=query, reply_to=answer.routing_key)
         except MessageTooLarge as error:

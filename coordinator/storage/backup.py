@@ -58,7 +58,7 @@ def restore(database: str | URL, backup: Path, *, agreed: Callable[[], object] =
             make_private(target, create=True)
             with closing(sqlite3.connect(target, isolation_level=None, timeout=5)) as database_file:
                 term = _term_of(database_file, target)  # again: a coordinator may have started since the check
-                with closing(sqlite3.connect(copy)) as restored, restored:  # its term is later than any
+                with closing(sqlite3.connect(copy)) as restored, restored:  # the new term is later than all others
                     epoch = max(term, (_leader(restored) or ("", 0))[1]) + 1
                     restored.execute("UPDATE leader SET holder = '', epoch = ?", (epoch,))
                 with closing(sqlite3.connect(copy)) as restored:

@@ -70,13 +70,13 @@ tasks = Table(
     Column("history", Text),  # JSON
     Column("trace", Text),  # traceparent
     Column("model", Text),  # of the instance that has or had it
-    Column("original", Text),  # JSON: what was changed of the submission, as it was; null where that is not known
+    Column("original", Text),  # JSON: the original values of changed fields; null if unknown
 )
 Index("tasks_by_id", tasks.c.id, unique=True)
 Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # lists, held tasks, counts
 
-# Conditions of partial indexes. A query has to state one in the same words to be served by the index; the status comes
-# first in the index all the same, because SQLite would else take tasks_by_status for it.
+# Conditions of partial indexes. A query must contain the same condition to use the index. Even so, the status is the
+# first column of the index, because otherwise SQLite would use tasks_by_status.
 is_pending = tasks.c.status == literal_column("'pending'")
 is_in_hand = (tasks.c.status.in_(("assigned", "in_progress")) & tasks.c.llm.is_not(None)) | (  # Task.in_hand
     (tasks.c.status == literal_column("'input_required'")) & tasks.c.instance.is_not(None)

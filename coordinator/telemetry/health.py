@@ -24,16 +24,16 @@ class Health:
         self,
         counters: Counters,
         *,
-        link: RobustConnection,
-        query_link: RobustConnection,
+        connection: RobustConnection,
+        query_connection: RobustConnection,
         backlog: Callable[[], Awaitable[Backlog]],
         llms: Callable[[], Awaitable[LLMs]],
         state: Callable[[], tuple[State, int]],
     ) -> None:
         """`state` returns the state and how many messages wait for their batch."""
         self._counters = counters
-        self._link = link
-        self._links = (link, query_link)
+        self._connection = connection
+        self._connections = (connection, query_connection)
         self._backlog = backlog
         self._llms = llms
         self._state = state
@@ -44,7 +44,10 @@ class Health:
         from coordinator.telemetry.metrics import CoordinatorMetrics
 
         return watched(
-            host, port, collector=CoordinatorMetrics(self._counters, self._links, self.snapshot), problems=self.problems
+            host,
+            port,
+            collector=CoordinatorMetrics(self._counters, self._connections, self.snapshot),
+            problems=self.problems,
         )
 
     async def snapshot(self) -> Snapshot:
@@ -55,14 +58,14 @@ class Health:
         backlog, llms, depths = await asyncio.gather(
             _in_time(self._backlog()),
             _in_time(self._llms()),
-            asyncio.gather(*(_in_time(self._link.depth(queue)) for queue in MONITORED_QUEUES)),
+            asyncio.gather(*(_in_time(self._connection.depth(queue)) for queue in MONITORED_QUEUES)),
         )
         queues = {queue: depth for queue, depth in zip(MONITORED_QUEUES, depths, strict=True) if depth is not None}
         return Snapshot(state, inbox, backlog, llms, queues)
 
     async def problems(self) -> Sequence[str]:
         """Return the reasons why this coordinator can neither lead nor stand by."""
-        found = [link.obstacle for link in self._links if link.obstacle]
+        found = [connection.obstacle for connection in self._connections if connection.obstacle]
         if await _in_time(self._backlog()) is None:
             found.append("the database does not answer")
         state, _ = self._state()

@@ -18,11 +18,11 @@ class CoordinatorMetrics(Collector):
     def __init__(
         self,
         counters: Counters,
-        links: tuple[RobustConnection, RobustConnection],
+        connections: tuple[RobustConnection, RobustConnection],
         snapshot: Callable[[], Coroutine[Any, Any, Snapshot]],
     ) -> None:
         self._counters = counters
-        self._links = links
+        self._connections = connections
         self._snapshot = snapshot
         self._loop = EventLoopHealth()
 
@@ -31,7 +31,7 @@ class CoordinatorMetrics(Collector):
         snapshot = self._loop.ask(self._snapshot)
         leading = snapshot.state == "leading"
         yield GaugeMetricFamily("fluffle_leading", "1 for the coordinator that leads", leading)
-        yield from of_the_link(*self._links)
+        yield from of_the_link(*self._connections)
         yield GaugeMetricFamily("fluffle_inbox_messages", "Messages that wait for their batch", snapshot.inbox)
         yield from self._counts()
         if leading:

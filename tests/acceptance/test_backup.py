@@ -70,7 +70,7 @@ def test_restore_does_not_replace_the_database_of_a_running_leader(site: Site, t
     refused = fluffle(site, "database", "restore", "--yes", str(copy))
     assert refused.returncode == 1
     assert "a coordinator leads on" in refused.stderr
-    assert "stop it first" in refused.stderr
+    assert "stop the coordinator first" in refused.stderr
     unasked = fluffle(site, "database", "restore", str(copy))
     assert (unasked.stdout, unasked.stderr) == ("", refused.stderr), "it is refused before anybody is asked"
     assert coordinator.alive

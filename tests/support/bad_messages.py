@@ -109,7 +109,7 @@ FIELDS = {
     ),
     "65 skills": Bad(task(skills=[f"s{n}" for n in range(65)]), path="skills", says="at most 64"),
     "skills that are too long together": Bad(
-        task(skills=[f"{n:063}" for n in range(64)]), path="skills", says="too many"
+        task(skills=[f"{n:063}" for n in range(64)]), path="skills", says="at most 2,000 characters"
     ),
     "a name with a blank": Bad(
         task(assignee="my llm"), path="assignee", says='must be 1-63 characters: a-z, 0-9 or "-"'
@@ -212,11 +212,11 @@ KEYS = {
 }
 
 REPORTS = {
-    "a key without a name": Bad(exchange=STATUS, key="nonsense", says="must begin with the name of an LLM"),
-    "an empty key": Bad(exchange=STATUS, key="", says="must begin with the name of an LLM"),
-    "a key of 255 bytes that are not UTF-8": Bad(exchange=STATUS, key=b"\xff" * 255, says="begin with a name"),
-    "a name in capitals": Bad(RESULT, STATUS, "Worker.result", says="must begin with the name of an LLM"),
-    "a name of two words": Bad(RESULT, STATUS, "llm.worker.result", says="must begin with the name of an LLM"),
+    "a key without a name": Bad(exchange=STATUS, key="nonsense", says="must begin with an LLM's name"),
+    "an empty key": Bad(exchange=STATUS, key="", says="must begin with an LLM's name"),
+    "a key of 255 bytes that are not UTF-8": Bad(exchange=STATUS, key=b"\xff" * 255, says="begin with an LLM's name"),
+    "a name in capitals": Bad(RESULT, STATUS, "Worker.result", says="must begin with an LLM's name"),
+    "a name of two words": Bad(RESULT, STATUS, "llm.worker.result", says="must begin with an LLM's name"),
     "an unknown report": Bad(exchange=STATUS, key="worker.nonsense", says="unknown routing key"),
     "an empty result": Bad(b"", STATUS, "worker.result", says="JSON"),
     "a result of bytes": Bad(bytes(range(256)), STATUS, "worker.result", says="JSON"),

@@ -37,7 +37,7 @@ def here(delivery: Delivery) -> Delivery:
 
 @contextmanager
 def being_checked(harness: BatchHarness, post: OutgoingBatch) -> Iterator[None]:
-    """What is set aside is being checked until the end of the block; then it has gone with its channel."""
+    """Have the results set aside checked until the end of the block; then their channel is closed."""
     answers = harness.processor._answers
     for it in post.aside:
         assert isinstance(it, UncheckedAnswer)

@@ -122,7 +122,7 @@ def test_each_refused_submission_becomes_a_dead_letter_with_its_own_body(harness
 
 @pytest.fixture
 def log() -> Iterator[list[Any]]:
-    """What is logged."""
+    """The log entries."""
     with capture_logs() as entries:
         yield entries
 

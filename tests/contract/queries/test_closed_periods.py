@@ -1,4 +1,4 @@
-"""What has ended is added up once, and anew when it is no longer as it was."""
+"""Closed periods: finished tasks are added up once, and again after a change."""
 
 import json
 from typing import Any
@@ -51,7 +51,7 @@ def closed(engine: Engine) -> list[tuple[float, float]]:
         return [(max(0, start - T0) / 1e6, (until - T0) / 1e6) for start, until in rows]
 
 
-def told(harness: BatchHarness, **span: Any) -> list[Any]:
+def reports(harness: BatchHarness, **span: Any) -> list[Any]:
     """Every predefined report."""
     queries = QueryHandlers(harness.store.engine, clock=harness.now, policy="earliest-finish", lease=LEAD)
     answers = [queries.answer("report", json.dumps({"name": name, **span}).encode()) for name in PREDEFINED]
@@ -60,16 +60,16 @@ def told(harness: BatchHarness, **span: Any) -> list[Any]:
 
 def test_finished_tasks_are_added_up_while_no_messages_arrive(harness: BatchHarness, engine: Engine) -> None:
     do(harness, "a", "bb", "ccc", "dddd", "eeeee")
-    before, later = told(harness), told(harness, since=to_iso(T0 + 2_500_000))
+    before, later = reports(harness), reports(harness, since=to_iso(T0 + 2_500_000))
     assert closed(engine) == []
     idle(harness)
     assert closed(engine) == [(0, 3), (3, 5)]
-    assert told(harness) == before
-    assert told(harness, since=to_iso(T0 + 2_500_000)) == later
+    assert reports(harness) == before
+    assert reports(harness, since=to_iso(T0 + 2_500_000)) == later
     with engine.connect() as connection:
         assert connection.execute(select(task_sums.c.tasks)).scalars().all() == [2, 2]
     do(harness, "ffffff")
-    assert told(harness)[0]["values"]["total_tasks"] == 6
+    assert reports(harness)[0]["values"]["total_tasks"] == 6
 
 
 def test_reports_use_the_sums_of_closed_periods(harness: BatchHarness, engine: Engine) -> None:
@@ -78,10 +78,10 @@ def test_reports_use_the_sums_of_closed_periods(harness: BatchHarness, engine: E
     with engine.begin() as connection:  # so that it shows where figures come from
         connection.execute(task_sums.update().values(tasks=1000))
         connection.execute(durations.update().values(micros=(77_000_000).to_bytes(8, "little") * 3))
-    summary, _, timing, *_ = told(harness)
+    summary, _, timing, *_ = reports(harness)
     assert summary["values"]["total_tasks"] == 2001
     assert timing["rows"][0]["run_time_p50"] == 77
-    [later] = [it for it in told(harness, since=to_iso(T0 + 3_500_000)) if it["name"] == "summary"]
+    [later] = [it for it in reports(harness, since=to_iso(T0 + 3_500_000)) if it["name"] == "summary"]
     assert later["values"]["total_tasks"] == 1  # of a period that is only partly in the span, none
 
 
@@ -94,12 +94,12 @@ def test_a_retried_task_opens_its_period_which_is_closed_again(harness: BatchHar
     assert closed(engine) == [(0, 3), (3, 5)]
     harness.process(delivery(TASKS, "retry", {"id": "bad"}), at=9)
     assert closed(engine) == [(3, 5)]
-    assert told(harness)[0]["values"]["by_status"] == {"assigned": 1, "completed": 4}
+    assert reports(harness)[0]["values"]["by_status"] == {"assigned": 1, "completed": 4}
     idle(harness)
     assert closed(engine) == [(0, 3), (3, 5)]
     harness.process(claim("bad", 2), result("bad", 2))
-    assert told(harness)[0]["values"]["by_status"] == {"completed": 5}
-    assert told(harness)[1]["rows"][0]["attempts"] == 6
+    assert reports(harness)[0]["values"]["by_status"] == {"completed": 5}
+    assert reports(harness)[1]["rows"][0]["attempts"] == 6
 
 
 def test_a_late_result_opens_the_period_in_which_its_attempt_was_lost(harness: BatchHarness, engine: Engine) -> None:
@@ -115,7 +115,7 @@ def test_a_late_result_opens_the_period_in_which_its_attempt_was_lost(harness: B
     assert closed(engine) == [(0, 4)]
     harness.process(result("late"))
     assert closed(engine) == []
-    assert {row["llm"]: row["attempts_lost"] for row in told(harness)[1]["rows"]}["atlas"] == 0
+    assert {row["llm"]: row["attempts_lost"] for row in reports(harness)[1]["rows"]}["atlas"] == 0
 
 
 def test_a_clock_that_is_set_back_opens_the_period_that_it_is_in(harness: BatchHarness, engine: Engine) -> None:
@@ -125,7 +125,7 @@ def test_a_clock_that_is_set_back_opens_the_period_that_it_is_in(harness: BatchH
     harness.at = 2.0
     do(harness, "again")
     assert (0, 3) not in closed(engine)
-    assert told(harness)[0]["values"]["completed_tasks"] == 6
+    assert reports(harness)[0]["values"]["completed_tasks"] == 6
 
 
 def test_tasks_that_ended_together_stay_together(harness: BatchHarness, engine: Engine) -> None:
@@ -136,7 +136,7 @@ def test_tasks_that_ended_together_stay_together(harness: BatchHarness, engine: 
     harness.restart()  # which looks whether there is something to close
     idle(harness)
     assert closed(engine) == [(0, 1), (1, 1.000001)]
-    assert told(harness)[0]["values"]["cancelled_tasks"] == 5
+    assert reports(harness)[0]["values"]["cancelled_tasks"] == 5
 
 
 def test_only_the_leader_closes_periods(harness: BatchHarness, engine: Engine) -> None:

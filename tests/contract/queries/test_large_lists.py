@@ -1,4 +1,4 @@
-"""Lists of what is large: bounded in bytes, in memory and in time, and what is missing is told."""
+"""Lists of large tasks, messages and LLMs: bounded in bytes, memory and time, with `left_out` for what is missing."""
 
 import dataclasses
 import tracemalloc
@@ -29,8 +29,8 @@ LARGE = 900_000  # characters
 
 def ask(queries: QueryHandlers, query: Any, kind: type[M]) -> M:
     """The answer to a query, which is not much larger than a page may be."""
-    told, body = queries.answer(query.routing_key, query.encode())
-    assert told == "query.answer", body
+    answer_type, body = queries.answer(query.routing_key, query.encode())
+    assert answer_type == "query.answer", body
     assert len(body) < MAX_PAGE_BYTES + 100
     return TypeAdapter(kind).validate_json(body)
 
@@ -98,8 +98,8 @@ def test_a_list_of_large_tasks_takes_little_memory(queries: QueryHandlers, store
 
 def test_a_task_with_a_large_view_is_shown_with_the_fields_that_fit(queries: QueryHandlers, store: Store) -> None:
     stored(store, a_task(1, status=Status.COMPLETED, inputs="i" * LARGE, result="r" * 18_000_000))
-    told, body = queries.answer("task", TaskQuery(id="t1").encode())
-    assert told == "query.answer"
+    kind, body = queries.answer("task", TaskQuery(id="t1").encode())
+    assert kind == "query.answer"
     shown = TaskView.model_validate_json(body)
     assert (shown.inputs, shown.result, shown.left_out) == ("i" * LARGE, None, {"result": 18_000_002})
 

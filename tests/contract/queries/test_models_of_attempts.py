@@ -1,4 +1,4 @@
-"""The model of every attempt, earlier results, and instances that differ: as they are stored, told and added up."""
+"""The model of every attempt, earlier results, and instances that differ: stored, shown and added up."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ def harness(store: Store, monkeypatch: pytest.MonkeyPatch) -> BatchHarness:
 
 
 def hello(harness: BatchHarness, instance: str, model: str) -> list[Any]:
-    """An instance of atlas comes; what is sent to instances because of it."""
+    """Connect an instance of atlas. Returns what is sent to instances because of it."""
     body = {"name": "atlas", "instance": instance, "model": model, "slots": 5}
     return [it for it in harness.process(delivery(STATUS, "atlas.hello", body)) if it.exchange == ""]
 
@@ -52,13 +52,13 @@ def ask(harness: BatchHarness, query: str, **fields: Any) -> Any:
 
 
 def tokens_by_model(harness: BatchHarness) -> dict[str | None, int]:
-    """What the report of costs tells."""
+    """Return the rows of the report of costs."""
     report = ask(harness, "report", group_by=["model"], metrics=["input_tokens"])
     return {row["model"]: row["input_tokens"] for row in report["rows"]}
 
 
 def idle(harness: BatchHarness) -> None:
-    """Nothing arrives for a while: what has ended is added up."""
+    """Process empty batches, so that finished tasks are added up."""
     for _ in range(10):
         harness.process()
 

@@ -1,4 +1,4 @@
-"""Answers to queries, compared with a naive look at the tasks that were stored."""
+"""Answers to queries, compared with a naive filter over the stored tasks."""
 
 import json
 import random
@@ -27,16 +27,16 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def ask(queries: QueryHandlers, query: Any, kind: type[M]) -> M:
-    """The answer to a query, as what it has to be."""
-    told, body = queries.answer(query.routing_key, query.encode())
-    assert told == "query.answer", body
+    """Return the answer to a query as a model."""
+    answer_type, body = queries.answer(query.routing_key, query.encode())
+    assert answer_type == "query.answer", body
     return TypeAdapter(kind).validate_json(body)
 
 
 def refused(queries: QueryHandlers, routing_key: str, body: bytes) -> list[tuple[str, str]]:
-    """What is wrong with a query."""
-    told, answer = queries.answer(routing_key, body)
-    assert told == "query.rejected"
+    """Return the problems of a query."""
+    kind, answer = queries.answer(routing_key, body)
+    assert kind == "query.rejected"
     return [(wrong.path, wrong.message) for wrong in Rejection.model_validate_json(answer).errors]
 
 
@@ -84,7 +84,7 @@ def test_a_query_for_an_unknown_task_is_rejected(queries: QueryHandlers) -> None
 
 
 def fits(query: TasksQuery) -> Callable[[Task], bool]:
-    """Whether a task fits a query, the naive way."""
+    """Return whether a task matches a query, the naive way."""
 
     def fit(task: Task) -> bool:
         return (
@@ -198,7 +198,7 @@ def mean(values: list[int]) -> float | None:
 
 
 def naive_summary(tasks: list[Task]) -> dict[str, Any]:
-    """What the summary has to say, task by task."""
+    """Return the expected summary, computed task by task."""
     done = [task for task in tasks if task.status is Status.COMPLETED]
     counts = {status: sum(task.status is status for task in tasks) for status in Status}
     tried = [attempt for task in tasks for attempt in task.attempts]
@@ -245,9 +245,9 @@ def test_the_summary_adds_up(queries: QueryHandlers, tasks: list[Task], since: i
         since=None if start is None else to_datetime(start), until=None if end is None else to_datetime(end)
     )
     within = [t for t in tasks if (start is None or t.submitted_at >= start) and (end is None or t.submitted_at < end)]
-    told = ask(queries, asked, ReportView)
-    assert told.values == naive_summary(within)
-    assert (told.name, told.generated_at) == ("summary", to_datetime(NOW))
+    report = ask(queries, asked, ReportView)
+    assert report.values == naive_summary(within)
+    assert (report.name, report.generated_at) == ("summary", to_datetime(NOW))
 
 
 def test_the_summary_without_tasks_is_empty(queries: QueryHandlers) -> None:
@@ -314,13 +314,13 @@ def test_a_query_with_a_thousand_errors_is_rejected_with_the_first_ones(queries:
 def test_an_extreme_query_gets_an_answer_or_a_rejection(
     queries: QueryHandlers, tasks: list[Task], query: dict[str, Any]
 ) -> None:
-    told, _ = queries.answer("tasks", json.dumps(query).encode())
-    assert told in ("query.answer", "query.rejected")
+    kind, _ = queries.answer("tasks", json.dumps(query).encode())
+    assert kind in ("query.answer", "query.rejected")
 
 
 def test_a_query_that_raises_an_error_is_rejected_and_not_requeued(store: Store) -> None:
     queries = QueryHandlers(store.engine, clock=lambda: NOW, policy="nonsense", lease=seconds(10))
     with capture_logs() as log:
-        [(_, told)] = refused(queries, "placement", b'{"description": "x"}')
+        [(_, problem)] = refused(queries, "placement", b'{"description": "x"}')
     assert len(log) == 1
-    assert told == "the coordinator cannot answer this query: ConfigurationError"
+    assert problem == "the coordinator cannot answer this query: ConfigurationError"

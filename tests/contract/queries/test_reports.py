@@ -1,4 +1,4 @@
-"""Reports out of the books, on both databases."""
+"""Reports on both databases."""
 
 import pytest
 from sqlalchemy import Engine

@@ -1,4 +1,4 @@
-"""The numbers of a report are the same from SQL and from a naive count over the events, whatever has happened."""
+"""Reports by SQL agree with a naive count over the events, for random histories."""
 
 import json
 from typing import cast
@@ -30,7 +30,7 @@ from tests.support.thoroughness import examples
 def test_reports_agree_with_a_recount_of_the_events(
     size: int, many: int, engine: Engine, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Periods have `size` tasks, and so many are looked at besides. `many` values are told by a sample of four."""
+    """Periods have `size` tasks, and up to `size` others are read. From `many` values on, a sample of four is used."""
     monkeypatch.setattr(closing, "SIZE", size)
     monkeypatch.setattr(batch_processor, "SIZE", size)
     monkeypatch.setattr(ranking, "MAX_SINGLE", size)
@@ -56,8 +56,8 @@ def test_reports_agree_with_a_recount_of_the_events(
         log = Log(world.events)
         for _ in range(6):
             query = data.draw(queries(now))
-            told, body = answering.answer("report", json.dumps(query).encode())
-            assert told == "query.answer", body
+            kind, body = answering.answer("report", json.dumps(query).encode())
+            assert kind == "query.answer", body
             view = ReportView.model_validate_json(body)
             recounted = log.rows(
                 group_by=view.group_by,

@@ -1,4 +1,4 @@
-"""Reports under names, from the request to the answer."""
+"""Saved reports, from the request to the answer."""
 
 import json
 from typing import Any
@@ -16,12 +16,12 @@ from tests.support.stored_tasks import LEAD
 
 @pytest.fixture
 def harness(store: Store) -> BatchHarness:
-    """Nothing has happened yet."""
+    """A batch processor on an empty database."""
     return BatchHarness(store)
 
 
 def save(harness: BatchHarness, name: str, report: dict[str, Any] | None) -> list[tuple[str | None, str | None]]:
-    """What is answered to whoever keeps a report."""
+    """Return the answers to a request that saves a report."""
     body = {"name": name, "report": report}
     return answers(
         harness.process(delivery(TASKS, "save_report", body, reply_to="ana", correlation_id="c", user_id="ana"))
@@ -43,8 +43,8 @@ def test_a_saved_report_runs_by_its_name_with_the_given_changes(harness: BatchHa
     harness.process(result("t"))
     report = {"group_by": ["llm"], "metrics": ["completed"], "where": {"status": ["completed"]}}
     assert save(harness, "mine", report) == [("report.accepted", "c")]
-    told, body = ask(harness, database, "report", name="mine", metrics=["tasks"], where={"llm": ["atlas"]})
-    assert told == "query.answer"
+    kind, body = ask(harness, database, "report", name="mine", metrics=["tasks"], where={"llm": ["atlas"]})
+    assert kind == "query.answer"
     view = ReportView.model_validate_json(body)
     assert (view.name, view.rows) == ("mine", [{"llm": "atlas", "tasks": 1}])
     assert view.where == {"status": ["completed"], "llm": ["atlas"]}
@@ -61,8 +61,8 @@ def test_saved_reports_are_listed_after_the_predefined_ones(harness: BatchHarnes
 def test_a_deleted_report_is_unknown(harness: BatchHarness, database: str) -> None:
     save(harness, "mine", {"metrics": ["failed"]})
     assert save(harness, "mine", None) == [("report.accepted", "c")]
-    told, body = ask(harness, database, "report", name="mine")
-    assert told == "query.rejected"
+    kind, body = ask(harness, database, "report", name="mine")
+    assert kind == "query.rejected"
     assert b"there is no report 'mine'" in body
 
 

@@ -1,4 +1,4 @@
-"""The migrations lead to the schema that the code expects."""
+"""Migrations from every earlier schema to the one that the code expects."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -70,13 +70,13 @@ def test_a_current_database_stays_as_it_is(store: Store) -> None:
 
 
 def revisions() -> list[str]:
-    """Every schema there ever was but for the newest, oldest first."""
+    """Every earlier schema, oldest first."""
     scripts = ScriptDirectory.from_config(alembic_config()).walk_revisions()
     return [script.revision for script in scripts][:0:-1]
 
 
 def at_revision(database: str, revision: str) -> Engine:
-    """A database as the version with that schema has left it."""
+    """Make a database as the version with that schema left it."""
     engine, config = open_engine(database), alembic_config()
     with engine.begin() as connection:
         config.attributes["connection"] = connection

@@ -1,4 +1,4 @@
-"""A database that cannot be used says so, loses nothing, and is used again when it is back."""
+"""Unavailable databases: the store reports them, loses nothing and uses them again when they are back."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.support.stored_tasks import LEAD, NOW, a_task, commit, stored
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the SQLite database lies. Nobody waits long for a lock."""
+    """The path of the SQLite database, with a short wait for locks."""
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.01)
     return tmp_path / "books.db"
 

@@ -1,4 +1,4 @@
-"""One coordinator leads; a batch is stored whole or not at all."""
+"""Leadership, and the atomicity of a batch."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def other(engine: Engine) -> Store:
 
 
 def take_over(store: Store, name: str) -> bool:
-    """Take the lead from whoever has it, as one that found its lease run out."""
+    """Take the lead from its holder, as a standby that found the lease expired."""
     return store.take_lead(name, NOW, LEAD, over=store.leader())
 
 

@@ -90,7 +90,7 @@ def test_delayed_tasks_become_ready_in_order_of_not_before(store: Store) -> None
 
 
 def pauses(store: Store) -> dict[str, int]:
-    """When each task is to be looked at, in microseconds after T0."""
+    """Return when each task wakes, in microseconds after T0."""
     return {task.id: task.wake_at - T0 for task in store.load(f"t{n}" for n in range(1, 6)) if task.wake_at}
 
 

@@ -23,7 +23,7 @@ from tests.support.stored_tasks import ATTEMPT, NOW, a_task, commit, stored
 
 
 def fields_of(task: Task) -> dict[str, Any]:
-    """All that is kept of a task. The id stands beside the spec, not in it."""
+    """Return every stored field of a task. The id is a column, not part of the spec."""
     kept = {field.name for field in dataclasses.fields(task)} - {"named_at", "run_time", "_submitted_view"}
     return {name: getattr(task, name) for name in kept} | {"spec": task.spec.model_copy(update={"id": None})}
 

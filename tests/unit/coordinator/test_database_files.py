@@ -1,4 +1,4 @@
-"""Where SQLite's files lie, who may read them, and what a backup may hold."""
+"""SQLite files: their place, their permissions, and what a backup may contain."""
 
 import sqlite3
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""When a standby takes another coordinator's lease for run out."""
+"""When another coordinator's lease counts as expired."""
 
 import os
 

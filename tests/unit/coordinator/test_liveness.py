@@ -1,4 +1,4 @@
-"""What a coordinator knows to have heard."""
+"""What the liveness probe concludes from echoes."""
 
 from broker.amqp.ack_batcher import AckBatcher
 from broker.amqp.envelope import Delivery, Outgoing, Properties
@@ -55,7 +55,7 @@ def test_a_slow_reaction_to_an_echo_is_an_outage() -> None:
     liveness.handled(echo.correlation_id)
     assert liveness.until is None
     assert liveness.take_outage()
-    assert not liveness.take_outage(), "it is told once"
+    assert not liveness.take_outage(), "each outage is reported once"
 
 
 def test_a_refused_echo_is_an_outage() -> None:

@@ -1,4 +1,4 @@
-"""Answers that are set aside: checked in turn, given back with a verdict, and never lost."""
+"""Results that are set aside: checked in turn, returned with a verdict, never lost."""
 
 import asyncio
 from typing import Any
@@ -15,13 +15,13 @@ from coordinator.core.events import Event, InstanceLeft, Reported
 from coordinator.core.tasks.task import Task
 from coordinator.inbound import output_validation as module
 from coordinator.inbound.output_validation import OutputValidator, SetAside
-from tests.unit.coordinator.test_buffer import Channel, told
+from tests.unit.coordinator.test_buffer import Channel, message
 
 SCHEMA: dict[str, JsonValue] = {"properties": {"n": {"pattern": "x"}}}
 
 
 class Slow:
-    """Checks that take as long as the test wants: what is asked, and the answers to give."""
+    """Checks that end when the test says so."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -52,15 +52,15 @@ def a_task(task_id: str, llm: str) -> Task:
 
 def answer(task_id: str, llm: str, channel: Channel) -> tuple[Event, Delivery]:
     result = Result(task_id=task_id, attempt=1, instance="i", outcome="completed", result=task_id)
-    return Reported(llm, result), told(f"{llm}.result", f"{task_id}/1", by=channel)
+    return Reported(llm, result), message(f"{llm}.result", f"{task_id}/1", by=channel)
 
 
 def goodbye(llm: str, channel: Channel) -> tuple[Event, Delivery]:
-    return InstanceLeft(Goodbye(name=llm, instance="i")), told(f"{llm}.goodbye", by=channel)
+    return InstanceLeft(Goodbye(name=llm, instance="i")), message(f"{llm}.goodbye", by=channel)
 
 
 def take(answers: OutputValidator, *arrived: tuple[Event, Delivery]) -> list[SetAside]:
-    """A batch of these is made and done."""
+    """Process a batch of these events to its end."""
     tasks = {e.result.task_id: a_task(e.result.task_id, e.llm) for e, _ in arrived if isinstance(e, Reported)}
     _, _, aside = answers.in_batch([event for event, _ in arrived], [it for _, it in arrived], tasks)
     answers.set_aside(aside)

@@ -1,4 +1,4 @@
-"""The log of what others do wrong: a line for each, and a flood of them does not fill a disk."""
+"""Warnings about messages of others: one line each, and a flood does not fill a disk."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from coordinator.telemetry.rate_limited_log import MAX_PER_SECOND, MAX_VALUE_CHA
 
 
 class Lines:
-    """What was logged."""
+    """The logged lines."""
 
     def __init__(self) -> None:
         self.all: list[tuple[str, dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""What answers may hold: what is too large is left out, and the answer tells that."""
+"""Size limits of answers: large fields are left out, and the answer names them."""
 
 import json
 from typing import Any
