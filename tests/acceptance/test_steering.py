@@ -159,7 +159,7 @@ def _runs(pid: int) -> bool:
 def test_an_unknown_llm_is_refused_or_waited_for_when_forced(place: Place, shell: Shell) -> None:
     task_id, ghost = place.submit(skills=["unheard-of"]), f"ghost-{uuid7()}"
     said = shell.error("task", "assign", task_id, ghost)
-    assert said.startswith(f"{task_id}: assignee: no LLM named {ghost} has ever said hello")
+    assert said.startswith(f"{task_id}: assignee: no LLM named {ghost} has ever connected")
     assert shell.error("task", "submit", "x", "--assignee", ghost).startswith(f"assignee: no LLM named {ghost}")
     assert shell("task", "assign", task_id, ghost, "--force") == f"{task_id}\tpending\twaiting for {ghost}\n"
     submitted = shell("task", "submit", "x", "--assignee", ghost, "--force").strip()
@@ -333,7 +333,7 @@ def test_a_dry_run_tells_who_would_get_a_task_and_why(place: Place, shell: Shell
     unlabelled = shell("task", "submit", "x", "--label", "local-only", "--dry-run").strip()
     assert unlabelled == "pending\tno LLM that was ever seen has the label local"
     assert dry("--label", "local-only", "--assignee", "dia").startswith("pending\twaits for dia, which is not labelled")
-    assert dry("--assignee", "nobody-yet", "--force") == "pending\twaits for nobody-yet, which has never said hello"
+    assert dry("--assignee", "nobody-yet", "--force") == "pending\twaits for nobody-yet, which has never connected"
     assert dry("--not-before", "2099-01-01T00:00Z").startswith("blocked\twaits until 2099-01-01T00:00:00")
     assert dry("-k", "steer", "--depends-on", "never").startswith("blocked\twaits for 1 of the tasks")
     assert "no LLM named nobody" in shell.error("task", "submit", "x", "--dry-run", "--assignee", "nobody")
@@ -381,7 +381,7 @@ def test_a_drained_llm_finishes_what_it_has_and_ends(place: Place, shell: Shell,
 def test_of_several_llms_those_that_are_known_are_changed(place: Place, shell: Shell) -> None:
     done = shell.run("llm", "resume", "ana", "nobody", "bea")
     assert done.returncode == 1
-    assert done.stderr.decode().startswith("Error: nobody: llm: no LLM named nobody has ever said hello")
+    assert done.stderr.decode().startswith("Error: nobody: llm: no LLM named nobody has ever connected")
     assert [line.split("\t")[0] for line in done.stdout.decode().splitlines()] == ["ana", "bea"]
 
 

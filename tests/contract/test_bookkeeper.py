@@ -573,7 +573,7 @@ def test_a_part_is_refused_with_the_whole_way_in_view(harness: BatchHarness) -> 
         assert rejected(harness.process(submit(f"t{level}", parent_id=f"t{level - 1}", skills=["unheard-of"]))) == []
     [kept] = rejected(harness.process(submit("t8", parent_id="t7")))
     assert json.loads(kept.headers["x-fluffle-errors"]) == [
-        {"path": "parent_id", "message": "too deep: t7 has 7 tasks above it, and 8 levels are allowed"}
+        {"path": "parent_id", "message": "too deep: t7 has 7 ancestors; at most 8 levels are allowed"}
     ]
     assert "t8" not in harness.views()
 
