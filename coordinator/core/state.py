@@ -33,7 +33,7 @@ from coordinator.core.tasks import transitions
 from coordinator.core.tasks.task import Attempt, Task, view
 
 NO_SUCH_TASK = Problem("id", "there is no such task")
-NOT_YOURS = "the task is no longer yours"
+NOT_YOURS = "this instance no longer has the task"
 
 
 class SavedReport(NamedTuple):
@@ -250,7 +250,7 @@ class CoreState:
         if task is None:
             self.refuse(task_id, sender, NO_SUCH_TASK)
         elif task.status.is_final:
-            self.refuse(task_id, sender, Problem("id", f"the task is over already: {task.status}"))
+            self.refuse(task_id, sender, Problem("id", f"the task is already {task.status}"))
         else:
             return task
         return None

@@ -107,7 +107,7 @@ def _lacking(machine: Machine, task: Task, name: str) -> str | None:
     """Why the LLM that the task was given to by hand cannot do it; None when it can, or what it is lacks only time."""
     llm = machine.state.llms.get(name)
     if llm is None:
-        return "which has never said hello"
+        return "which has never connected"
     if LOCAL_ONLY in task.spec.labels and LOCAL not in llm.labels:
         return f"which is not labelled {LOCAL}, as the label {LOCAL_ONLY} of the task demands"
     return None

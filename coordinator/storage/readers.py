@@ -156,7 +156,7 @@ class StoreReader(Transactions):
                 size *= 4
 
     def llms(self) -> list[LLM]:
-        """Return every LLM that has ever said hello."""
+        """Return every LLM that has ever connected."""
         with self._transaction() as connection:
             return [llm_of(row) for row in connection.execute(select(_llms)).mappings()]
 

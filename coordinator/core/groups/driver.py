@@ -40,7 +40,7 @@ class GroupDriver:
         if group.status is not Status.IN_PROGRESS:
             return
         parts, of_before = self._parts(group, event.parts)
-        self._end_all(of_before, f"{group.id} has begun anew", now)
+        self._end_all(of_before, f"{group.id} was retried", now)
         spent = self._spent(group, now)
         answer = group.questions[-1].answer if group.questions else None
         match step(group.spec, parts, spent=spent, answer=answer):
@@ -49,7 +49,7 @@ class GroupDriver:
             case CreatePart(specs, note, found, alone):
                 self._note(group, note, found, now)
                 if alone:
-                    self._end_all(parts, "it goes on without", now)
+                    self._end_all(parts, "the next step does not need this part", now)
                 for number, spec in enumerate(specs, len(parts) + 1):
                     enter_part(self._state, part_id(group, number), spec, group, now)
                 self._wake_in_time(group, spent)
@@ -65,7 +65,7 @@ class GroupDriver:
                     self._state.fail(group, _result_too_large(parts, size), now)
                     return
                 self._state.complete(group, result, now)
-                self._end_all(parts, f"{group.id} was done without it", now)
+                self._end_all(parts, f"{group.id} ended without this part", now)
             case Fail(error, result, note, found):
                 self._note(group, note, found, now)
                 self._state.fail(group, error, now, None if _too_large(result) else result)

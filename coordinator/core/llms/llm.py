@@ -287,5 +287,5 @@ def _by_instance(llm: LLM) -> list[dict[str, Any]]:
 def no_such_llm(path: str, name: str, known: Iterable[str], *, forceable: bool = True) -> Problem:
     """Return what is wrong with the name of an LLM that never connected."""
     hint = did_you_mean(name, islice(known, _NAMES_COMPARED))
-    way_out = f"{hint or ';'} `force` waits for it all the same" if forceable else hint
-    return Problem(path, f"no LLM named {name} has ever said hello{way_out}")
+    way_out = f"{hint or ';'} use `force` to wait for this LLM" if forceable else hint
+    return Problem(path, f"no LLM named {name} has ever connected{way_out}")

@@ -34,7 +34,9 @@ def move_stragglers(state: CoreState, now: Instant) -> bool:
         task = state.tasks[task_id]
         if _may_move(task, run) and (quick := _quicker(state, task, llm, Micros(elapsed), now)) and quick not in taken:
             taken.add(quick)
-            _move(state, task, f"it takes {llm.name} much longer than expected, and {quick} is quicker and free", now)
+            _move(
+                state, task, f"{llm.name} takes much longer than expected; {quick} is faster and has a free slot", now
+            )
     return bool(taken)
 
 
@@ -57,6 +59,6 @@ def _quicker(state: CoreState, task: Task, llm: LLM, elapsed: Micros, now: Insta
 
 
 def _move(state: CoreState, task: Task, why: str, now: Instant) -> None:
-    task.note(now, COORDINATOR, f"begins anew: {why}")
+    task.note(now, COORDINATOR, f"moved: {why}")
     state.withdraw(task, MOVED, why, now)
     state.release(task, now, counts=False)

@@ -54,7 +54,7 @@ class AttemptReports:
         if llm.state == "draining":
             named = {holding.task_id for holding in presence.tasks}
             for task in [self._state.tasks[task_id] for task_id in llm.unclaimed - named]:
-                self._lose(task, "its instances take nothing new", now)
+                self._lose(task, "all its instances are draining", now)
 
     def _tell_who_differs(self, llm: LLM, newcomer: str) -> None:
         """Tell an instance, and those that were there before, that they do not say the same of themselves."""
@@ -154,7 +154,7 @@ class AttemptReports:
                 for task in [self._state.tasks[task_id] for task_id in instance.held]:
                     if task.named_at + lease <= now:
                         if task.named_at + lease <= heard_until:
-                            self._lose(task, "its worker no longer has it", now)
+                            self._lose(task, "the worker no longer reports this attempt", now)
                             continue
                         in_doubt = True
                     if task.spec.timeout is not None and (left := self._time_left(task, elapsed)) <= 0:
@@ -165,7 +165,7 @@ class AttemptReports:
             for task in [self._state.tasks[task_id] for task_id in llm.unclaimed]:
                 if task.named_at + lease <= now:
                     if task.named_at + lease <= heard_until:
-                        self._lose(task, "nobody claimed it", now)
+                        self._lose(task, "no instance claimed it", now)
                     else:
                         in_doubt = True
         self._state.in_doubt = in_doubt
@@ -223,7 +223,7 @@ class AttemptReports:
                 llm.learned.learn(task.spec.skills, task.size, task.duration, now)  # stored with the next beat
             self._state.complete(task, result.result, now)
             return
-        error = result.error or Failure(type="stopped", message="the worker gave the task up")
+        error = result.error or Failure(type="stopped", message="the worker stopped the attempt")
         self._failed(task, result.outcome, error, now)
 
     def _failed(self, task: Task, outcome: str, error: Failure, now: Instant) -> None:

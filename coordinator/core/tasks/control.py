@@ -38,7 +38,7 @@ class TaskControl:
             self._state.refuse(event.task_id, event.sender, NO_SUCH_TASK)
             return
         if not task.status.is_final:
-            self._state.refuse(event.task_id, event.sender, Problem("id", f"the task is not over: {task.status}"))
+            self._state.refuse(event.task_id, event.sender, Problem("id", f"the task is not finished: {task.status}"))
             return
         changed = event.changes
         unknown = self._wrong_assignee(changed.get("assignee"), forceable=False)
@@ -75,7 +75,7 @@ class TaskControl:
         moves = task.in_hand and elsewhere
         runs = moves and task.status is not Status.ASSIGNED
         if runs and not event.now:
-            running = Problem("id", f"the task is running at {task.llm}; to stop it there and move it, say `now`")
+            running = Problem("id", f"the task is running at {task.llm}; use `now` to stop it there and move it")
             self._state.refuse(event.task_id, event.sender, running)
             return
         what = f"assigned to {event.llm}" if event.llm else "left to automatic assignment"

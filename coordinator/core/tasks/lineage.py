@@ -36,18 +36,16 @@ def why_no_child(spec: Submission, above: Sequence[Task]) -> Problem | None:
         return _wrong(f"there is no task {spec.parent_id}")
     parent = above[0]
     if parent.status.is_final:
-        return _wrong(f"{parent.id} is over already: {parent.status}")
+        return _wrong(f"{parent.id} is already {parent.status}")
     if len(above) >= MOST_ANCESTORS:
         return _wrong(
-            f"too deep: {parent.id} has {len(above) - 1} tasks above it, and {MOST_ANCESTORS} levels are allowed"
+            f"too deep: {parent.id} has {len(above) - 1} ancestors; at most {MOST_ANCESTORS} levels are allowed"
         )
     way = [task.llm for task in reversed(above) if task.llm] + ([spec.assignee] if spec.assignee else [])
     if often := [llm for llm in way if way.count(llm) > MOST_TIMES]:
-        return _wrong(
-            f"handed on in a circle, {often[0]} would be on the way {MOST_TIMES + 1} times: {' -> '.join(way)}"
-        )
+        return _wrong(f"delegation loop: {often[0]} would have this work {MOST_TIMES + 1} times: {' -> '.join(way)}")
     if same := [task for task in above if _request(task.spec) == _request(spec)]:
-        return _wrong(f"handed on in a circle: {same[0].id} asks for the same of the same")
+        return _wrong(f"delegation loop: {same[0].id} already asks the same LLM for the same work")
     return None
 
 

@@ -21,7 +21,7 @@ class Notes:
         note = event.note
         names = self._names(note.board, event.known)
         if note.name not in names and len(names) >= MOST_NOTES:
-            full = f"the board has {MOST_NOTES} notes, and no room for another; replace one of them"
+            full = f"the board is full: it has {MOST_NOTES} notes; replace one of them"
             self._state.refuse(note.board, event.sender, Problem("name", full))
             return
         note = note._replace(at=now)

@@ -85,12 +85,12 @@ def _meant(task: Task, given: AnswerGiven) -> OpenQuestion | Problem:
     """The question that is answered, or why none is."""
     still_open = {asked.id: asked for asked in task.open_questions}
     if not still_open:
-        return Problem("id", f"the task asks nothing: it is {task.status}")
+        return Problem("id", f"the task has no open question: it is {task.status}")
     if given.question is None and len(still_open) > 1:
-        return Problem("question", f"say which one: the task asks {', '.join(still_open)}")
+        return Problem("question", f"is missing: the task has several open questions: {', '.join(still_open)}")
     asked = still_open.get(given.question or next(iter(still_open)))
     if asked is None:
-        return Problem("question", f"the task does not ask {given.question}, but {', '.join(still_open)}")
+        return Problem("question", f"{given.question} is not an open question of the task: {', '.join(still_open)}")
     if asked.choices and given.answer not in asked.choices:
         return Problem("answer", f"must be one of: {', '.join(asked.choices)}")
     return asked

@@ -48,7 +48,7 @@ def test_a_drained_llm_finishes_its_tasks_and_ends(place: SteeredSite, shell: Sh
 def test_a_command_for_several_llms_changes_the_known_ones(place: SteeredSite, shell: Shell) -> None:
     done = shell.run("llm", "resume", "ana", "nobody", "bea")
     assert done.returncode == 1
-    assert done.stderr.decode().startswith("Error: nobody: llm: no LLM named nobody has ever said hello")
+    assert done.stderr.decode().startswith("Error: nobody: llm: no LLM named nobody has ever connected")
     assert [line.split("\t")[0] for line in done.stdout.decode().splitlines()] == ["ana", "bea"]
 
 

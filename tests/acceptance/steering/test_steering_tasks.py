@@ -85,7 +85,7 @@ def _runs(pid: int) -> bool:
 def test_an_unknown_llm_is_rejected_unless_forced(place: SteeredSite, shell: Shell) -> None:
     task_id, ghost = place.submit(skills=["unheard-of"]), f"ghost-{uuid7()}"
     said = shell.error("task", "assign", task_id, ghost)
-    assert said.startswith(f"{task_id}: assignee: no LLM named {ghost} has ever said hello")
+    assert said.startswith(f"{task_id}: assignee: no LLM named {ghost} has ever connected")
     assert shell.error("task", "submit", "x", "--assignee", ghost).startswith(f"assignee: no LLM named {ghost}")
     assert shell("task", "assign", task_id, ghost, "--force") == f"{task_id}\tpending\twaiting for {ghost}\n"
     submitted = shell("task", "submit", "x", "--assignee", ghost, "--force").strip()
@@ -261,7 +261,7 @@ def test_a_dry_run_shows_the_llm_and_the_reason(place: SteeredSite, shell: Shell
     unlabelled = shell("task", "submit", "x", "--label", "local-only", "--dry-run").strip()
     assert unlabelled == "pending\tno LLM that was ever seen has the label local"
     assert dry("--label", "local-only", "--assignee", "dia").startswith("pending\twaits for dia, which is not labelled")
-    assert dry("--assignee", "nobody-yet", "--force") == "pending\twaits for nobody-yet, which has never said hello"
+    assert dry("--assignee", "nobody-yet", "--force") == "pending\twaits for nobody-yet, which has never connected"
     assert dry("--not-before", "2099-01-01T00:00Z").startswith("blocked\twaits until 2099-01-01T00:00:00")
     assert dry("-k", "steer", "--depends-on", "never").startswith("blocked\twaits for 1 of the tasks")
     assert "no LLM named nobody" in shell.error("task", "submit", "x", "--dry-run", "--assignee", "nobody")

@@ -43,7 +43,7 @@ def test_a_child_beyond_the_depth_limit_is_rejected(harness: BatchHarness) -> No
         assert rejected(harness.process(submit(f"t{level}", parent_id=f"t{level - 1}", skills=["unheard-of"]))) == []
     [kept] = rejected(harness.process(submit("t8", parent_id="t7")))
     assert json.loads((kept.headers or {})["x-fluffle-errors"]) == [
-        {"path": "parent_id", "message": "too deep: t7 has 7 tasks above it, and 8 levels are allowed"}
+        {"path": "parent_id", "message": "too deep: t7 has 7 ancestors; at most 8 levels are allowed"}
     ]
     assert "t8" not in harness.views()
 

@@ -127,7 +127,7 @@ def test_what_is_no_longer_needed_is_stopped(core: Core) -> None:
     commands = end(core, "v.2", ballot("yes"))
     assert stops(commands) == [("v.3", 1, "clio/i1")]
     assert statuses(core) == {"v": "completed", "v.1": "completed", "v.2": "completed", "v.3": "cancelled"}
-    assert core.task("v.3").history[-1].what == "cancelled while in progress at clio: v was done without it"
+    assert core.task("v.3").history[-1].what == "cancelled while in progress at clio: v ended without this part"
 
 
 def test_parts_end_with_a_group_that_is_cancelled(core: Core) -> None:
@@ -249,7 +249,7 @@ def test_a_group_that_is_cancelled_and_retried_in_one_batch_starts_anew(core: Co
     assert statuses(core) == {"v": "in_progress", "v.2.1": "assigned", "v.2.2": "assigned", "v.2.3": "assigned"}
     core.handle(cancelled("v"), RetryRequested("v"))
     assert {core.status(f"v.2.{n}") for n in (1, 2, 3)} == {"cancelled"}
-    assert core.task("v.2.1").history[-1].what.endswith("v has begun anew")
+    assert core.task("v.2.1").history[-1].what.endswith("v was retried")
     assert {core.status(f"v.3.{n}") for n in (1, 2, 3)} == {"assigned"}
 
 

@@ -126,7 +126,7 @@ def test_what_no_instance_has_claimed_goes_back_when_all_of_them_drain(atlas: Co
     assert (atlas.status("t"), atlas.status("u")) == ("pending", "assigned")
     error = atlas.task("t").attempts[0].error
     assert error is not None
-    assert error.message == "its instances take nothing new (attempt 1 at atlas)"
+    assert error.message == "all its instances are draining (attempt 1 at atlas)"
     assert events(atlas.handle(claimed("u", instance="i2"))) == [("u", "in_progress")]
 
 
@@ -138,7 +138,7 @@ def test_a_task_that_is_never_taken_up_fails_in_the_end(atlas: Core) -> None:
     assert task.status == "failed"
     assert [attempt.outcome for attempt in task.attempts] == ["unclaimed"] * MOST_UNCLAIMED
     assert task.error is not None
-    assert task.error.message == "nobody claimed it (attempt 10 at atlas)"
+    assert task.error.message == "no instance claimed it (attempt 10 at atlas)"
     atlas.handle(retried("t"))
     atlas.handle(seen("atlas"), at=204)
     atlas.handle(seen("atlas"), at=204 + LEASE)

@@ -50,7 +50,7 @@ def test_a_straggler_begins_anew_at_a_much_quicker_llm_that_is_free(core: Core) 
     commands = at(core, FAR_TOO_LONG, seen("quick"))
     assert stops(commands) == [("hard", 1, "slow/i1")]
     assert assignments(commands) == [("hard", 2, "quick")]
-    told = "begins anew: it takes slow much longer than expected, and quick is quicker and free"
+    told = "moved: slow takes much longer than expected; quick is faster and has a free slot"
     assert [change.what for change in core.task("hard").history] == [told]
     assert core.task("hard").attempts[0].outcome == "moved"
 

@@ -80,7 +80,7 @@ def test_a_task_can_be_cancelled_in_every_live_state(core: Core, state: str, not
 
 def test_a_task_that_is_over_cannot_be_cancelled(running: Core) -> None:
     running.handle(completed("t"))
-    problem = Problem("id", "the task is over already: completed")
+    problem = Problem("id", "the task is already completed")
     assert running.handle(cancelled("t")) == [Refuse("t", (problem,), "replies-of-ana", "c-1")]
 
 
@@ -94,7 +94,7 @@ def test_a_task_that_nobody_knows_can_be_neither_cancelled_nor_retried(core: Cor
 def test_a_task_that_is_not_over_cannot_be_retried(running: Core) -> None:
     [refusal] = running.handle(retried("t"))
     assert isinstance(refusal, Refuse)
-    assert refusal.problems == (Problem("id", "the task is not over: in_progress"),)
+    assert refusal.problems == (Problem("id", "the task is not finished: in_progress"),)
 
 
 def test_a_finished_task_can_be_retried_with_all_its_attempts(running: Core) -> None:

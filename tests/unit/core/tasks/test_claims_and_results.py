@@ -155,7 +155,7 @@ def test_the_same_failure_again_changes_nothing(running: Core) -> None:
 
 def test_a_task_that_its_worker_gave_up_is_tried_again(running: Core) -> None:
     running.handle(gave_up("t"), at=0)
-    assert running.task("t").attempts[0].error == Failure(type="stopped", message="the worker gave the task up")
+    assert running.task("t").attempts[0].error == Failure(type="stopped", message="the worker stopped the attempt")
     assert assignments(running.tick(at=1)) == [("t", 2, "atlas")]
 
 

@@ -62,7 +62,7 @@ def test_a_part_of_itself_is_refused(core: Core) -> None:
 @pytest.mark.parametrize("end", [completed("top"), cancelled("top"), failed("top", retryable=False)])
 def test_a_part_of_a_task_that_is_over_is_refused(core: Core, end: Any) -> None:
     core.handle(end)
-    assert refusals(hand_on(core, "part", "top")) == [f"parent_id: top is over already: {core.status('top')}"]
+    assert refusals(hand_on(core, "part", "top")) == [f"parent_id: top is already {core.status('top')}"]
 
 
 def test_a_part_that_is_submitted_again_after_its_parents_end_is_known(core: Core) -> None:
@@ -78,7 +78,7 @@ def test_work_is_not_handed_on_for_ever(core: Core) -> None:
         assert refusals(hand_on(core, f"t{level}", above, f"l{level}")) == []
         above = f"t{level}"
     assert refusals(hand_on(core, "one-too-many", above)) == [
-        f"parent_id: too deep: {above} has 7 tasks above it, and 8 levels are allowed"
+        f"parent_id: too deep: {above} has 7 ancestors; at most 8 levels are allowed"
     ]
 
 
@@ -86,7 +86,7 @@ def test_an_llm_is_at_most_twice_on_the_way(core: Core) -> None:
     assert refusals(hand_on(core, "a", "top", "boreas")) == []
     assert refusals(hand_on(core, "b", "a", "atlas")) == []
     assert refusals(hand_on(core, "c", "b", "atlas")) == [
-        "parent_id: handed on in a circle, atlas would be on the way 3 times: atlas -> boreas -> atlas -> atlas"
+        "parent_id: delegation loop: atlas would have this work 3 times: atlas -> boreas -> atlas -> atlas"
     ]
     assert refusals(hand_on(core, "d", "b", "clio")) == []
 
@@ -99,13 +99,13 @@ def test_an_llm_that_gets_its_own_work_back_by_itself_does_so_only_twice() -> No
     hand_on(core, "b", "a")
     assert core.status("b") == "in_progress"
     [refusal] = refusals(hand_on(core, "c", "b"))
-    assert "atlas would be on the way 3 times" in refusal
+    assert "atlas would have this work 3 times" in refusal
 
 
 def test_the_same_request_does_not_come_back(core: Core) -> None:
     hand_on(core, "a", "top", "boreas", description="look it up", inputs={"word": "fluffle"})
     [refusal] = refusals(hand_on(core, "b", "a", "boreas", description="look it up", inputs={"word": "fluffle"}))
-    assert refusal == "parent_id: handed on in a circle: a asks for the same of the same"
+    assert refusal == "parent_id: delegation loop: a already asks the same LLM for the same work"
     assert refusals(hand_on(core, "c", "a", "boreas", description="look it up", inputs={"word": "rabbit"})) == []
     assert refusals(hand_on(core, "d", "a", "clio", description="look it up", inputs={"word": "fluffle"})) == []
 
@@ -148,7 +148,7 @@ def test_a_part_that_comes_in_the_batch_in_which_its_parent_ends_ends_too(core: 
     core.handle(submitted("a", parent_id="top", assignee="boreas"), cancelled("top"))
     assert core.status("a") == "cancelled"
     commands = core.handle(cancelled("top"), submitted("b", parent_id="top", assignee="boreas"))
-    assert "parent_id: top is over already: cancelled" in refusals(commands)
+    assert "parent_id: top is already cancelled" in refusals(commands)
 
 
 def test_parts_end_after_another_coordinator_has_taken_over(core: Core) -> None:

@@ -59,5 +59,5 @@ def test_a_note_that_is_not_there_is_refused_with_those_that_are(core: Core) -> 
 
 def test_a_full_board_takes_no_other_note_but_another_text(core: Core) -> None:
     known = tuple(note(f"n{number}", None) for number in range(MOST_NOTES))
-    assert "no room for another" in refusals(core.machine.handle(Shared(note("one more"), ANA, known), now=T0))[0]
+    assert "the board is full" in refusals(core.machine.handle(Shared(note("one more"), ANA, known), now=T0))[0]
     assert refusals(core.machine.handle(Shared(note("n7"), ANA, known), now=T0)) == []

@@ -157,9 +157,11 @@ def test_an_answer_that_got_lost_is_told_again(core: Core) -> None:
 
 def test_a_task_that_asks_several_people_at_once_goes_on_when_all_have_answered(core: Core) -> None:
     core.handle(waited("t1", question="colour"), waited("t1", question="size"))
-    assert refusals(core.handle(answered("t1"))) == ["question: say which one: the task asks colour, size"]
+    assert refusals(core.handle(answered("t1"))) == [
+        "question: is missing: the task has several open questions: colour, size"
+    ]
     assert refusals(core.handle(answered("t1", question="taste"))) == [
-        "question: the task does not ask taste, but colour, size"
+        "question: taste is not an open question of the task: colour, size"
     ]
     assert told(core.handle(answered("t1", question="size"))) == [("t1", 1, "size", "yes")]
     assert core.status("t1") == "input_required"
@@ -174,10 +176,10 @@ def test_an_answer_must_be_one_of_the_choices(core: Core) -> None:
 
 
 def test_nothing_is_answered_that_was_not_asked(core: Core) -> None:
-    assert refusals(core.handle(answered("t1"))) == ["id: the task asks nothing: it is in_progress"]
+    assert refusals(core.handle(answered("t1"))) == ["id: the task has no open question: it is in_progress"]
     assert refusals(core.handle(answered("t9"))) == ["id: there is no such task"]
     core.handle(completed("t1"))
-    assert refusals(core.handle(answered("t1"))) == ["id: the task is over already: completed"]
+    assert refusals(core.handle(answered("t1"))) == ["id: the task is already completed"]
 
 
 def test_an_attempt_that_goes_on_without_the_answer_asks_no_more(core: Core) -> None:
@@ -250,7 +252,7 @@ def test_a_task_that_asks_and_has_lost_its_worker_is_cancelled_too(core: Core) -
 
 def test_a_task_that_asks_is_moved_only_at_once_and_asks_anew(core: Core) -> None:
     core.handle(waited("t1", question="colour"), seen("boreas"))
-    assert "say `now`" in refusals(core.handle(AssignRequested("t1", "boreas")))[0]
+    assert "use `now`" in refusals(core.handle(AssignRequested("t1", "boreas")))[0]
     commands = core.handle(AssignRequested("t1", "boreas", now=True, sender=ANA))
     assert assignments(commands) == [("t1", 2, "boreas")]
     assert core.task("t1").questions == []

@@ -91,7 +91,7 @@ def test_a_task_that_nobody_has_claimed_is_moved(core: Core) -> None:
 
 
 def test_a_running_task_is_not_moved_unless_that_is_asked_for(core: Core) -> None:
-    told = "the task is running at atlas; to stop it there and move it, say `now`"
+    told = "the task is running at atlas; use `now` to stop it there and move it"
     assert refusals(core.handle(assign("t", "boreas"))) == [Problem("id", told)]
     assert core.task("t").llm == "atlas"
 
@@ -120,9 +120,9 @@ def test_a_task_that_is_left_to_automatic_assignment_runs_on_unless_it_is_to_sto
 
 def test_a_task_is_given_to_an_unknown_llm_only_by_force(core: Core) -> None:
     [problem] = refusals(core.handle(submitted("u", assignee="atlas"), assign("u", "clio")))
-    assert problem.message == "no LLM named clio has ever said hello; `force` waits for it all the same"
+    assert problem.message == "no LLM named clio has ever connected; use `force` to wait for this LLM"
     [problem] = refusals(core.handle(assign("u", "atlass")))
-    assert problem.message.startswith("no LLM named atlass has ever said hello; did you mean atlas? ")
+    assert problem.message.startswith("no LLM named atlass has ever connected; did you mean atlas? ")
     assert refusals(core.handle(assign("u", "clio", force=True))) == []
     assert core.status("u") == "pending"
     assert assignments(core.handle(seen("clio"))) == [("u", 1, "clio")]
@@ -139,7 +139,7 @@ def test_a_task_may_be_given_to_an_llm_that_is_away(core: Core) -> None:
 @pytest.mark.parametrize("request_", [assign("t", "boreas"), update("t", priority=9)])
 def test_a_task_that_is_over_cannot_be_changed(core: Core, request_: Any) -> None:
     core.handle(completed("t"))
-    assert refusals(core.handle(request_)) == [Problem("id", "the task is over already: completed")]
+    assert refusals(core.handle(request_)) == [Problem("id", "the task is already completed")]
 
 
 # -- updates ---------------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_only_what_can_be_forced_speaks_of_force(core: Core) -> None:
     core.handle(cancelled("t"))
     for command in (RetryRequested("t", ANA, {"assignee": "clio"}), manage("clio", paused=True)):
         [problem] = refusals(core.handle(command))
-        assert problem.message == "no LLM named clio has ever said hello"
+        assert problem.message == "no LLM named clio has ever connected"
 
 
 def test_what_is_taken_away_is_told_in_words(core: Core) -> None:
