@@ -1,4 +1,4 @@
-"""Sending messages for one address, and waiting for their answers."""
+"""Send messages for one address, and wait for their answers."""
 
 import asyncio
 import itertools
@@ -30,19 +30,19 @@ from broker.protocol.topology import MESSAGES, QUERIES, STATUS, Binding, Topolog
 from broker.protocol.views import Rejection
 
 HISTORY_WITHIN = 5.0
-"""Seconds that the coordinator may take to tell the history of a conversation."""
+"""Seconds within which the coordinator must answer a query for the history of a conversation."""
 
-_FIRST = datetime(1970, 1, 1, tzinfo=UTC)  # no message was sent before
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time of a message
 
-_PAUSE = 0.05  # seconds until a link that is lost knows it
+_PAUSE_SECONDS = 0.05  # until a lost connection has noticed that it is lost
 
-_HISTORY = "history-"  # how the correlation ids of queries begin
+_HISTORY = "history-"  # the prefix of the correlation ids of queries
 
 _log = logging.getLogger(__name__)
 
 
 class _HistoryMessage(Message):
-    """A message of the history. What a newer coordinator tells besides is not looked at."""
+    """A message of the history. Unknown fields of a newer coordinator are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -53,10 +53,10 @@ class _HistoryPage(BaseModel):
 
 
 def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_identity: bool = False) -> Message:
-    """The message of a delivery, the same for everybody who reads it. Raises DecodeError.
+    """Decode the message of a delivery; every reader gets the same message. Raises DecodeError.
 
-    With `require_identity` also for one whose sender is not the user that it is from.
-    The id of one that has none is its AMQP message_id, else it is made from its body and routing key.
+    `require_identity`: refuse a message whose sender is not the RabbitMQ user who published it. The id of a message
+    without one is its AMQP message_id, else it derives from its body and routing key.
     """
     if unreadable := delivery.properties.problems():
         raise DecodeError(unreadable)
@@ -65,11 +65,13 @@ def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_ide
     draft, key = decode(Draft, delivery.body, limit=limit), delivery.routing_key
     user = delivery.properties.user_id
     if require_identity and user != COORDINATOR and not speaks_for(user, draft.sender):
-        told = f"is {draft.sender!r}, for whom the user {user!r} does not speak"
+        told = f"is {draft.sender!r}, but the RabbitMQ user {user!r} published the message"
         raise DecodeError([Problem("sender", told)])
     if draft.in_reply_to is None and not is_address(key):
         raise DecodeError([Problem("", f"the routing key {key!r} must be an address: {ADDRESSES}")])
-    is_own_choice = draft.in_reply_to is not None and not require_identity  # an answer goes where the question says
+    is_own_choice = (
+        draft.in_reply_to is not None and not require_identity
+    )  # an answer goes to the `reply_to` of its question
     if not is_own_choice and draft.receiver not in (None, owner_of(key) or key):
         raise DecodeError([Problem("receiver", f"is {draft.receiver!r}, but the routing key says {key!r}")])
     message_id = draft.id or delivery.properties.message_id or _made_from_body(delivery)
@@ -86,7 +88,7 @@ def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_ide
 
 
 def is_unnamed(delivery: Delivery, message: Message) -> bool:
-    """Whether a message came without an id, and has one that another message that says the same gets as well."""
+    """Whether a message came without an id, so that an equal message gets the same id."""
     return not delivery.properties.message_id and message.id == _made_from_body(delivery)
 
 
@@ -97,9 +99,9 @@ def _made_from_body(delivery: Delivery) -> str:
 def to_publish(
     message: Message, *, to: str | None = None, correlation_id: str | None = None, reply_to: str | None = None
 ) -> Outgoing:
-    """The message on its way to its receiver, or `to` where the question said that its answer is to go.
+    """Return a message to publish to its receiver, or to `to`, the `reply_to` of its question.
 
-    `correlation_id` is the question's; `reply_to` is where an answer is to go, instead of the sender's mailbox.
+    `correlation_id` is that of the question; `reply_to` is the address for answers, instead of the sender's mailbox.
     """
     return Outgoing(
         MESSAGES,
@@ -112,9 +114,9 @@ def to_publish(
 
 
 class ChatClient:
-    """Publishes messages over a link. Answers come to `session`: a queue, and the address that leads to it.
+    """Publishes messages, and waits for answers to `session`: a queue and the address bound to it.
 
-    Whoever consumes that queue passes on what comes there to `take`.
+    The consumer of the queue must pass each delivery to `take`.
     """
 
     def __init__(self, link: RobustConnection, session: str, *, require_identity: bool = False) -> None:
@@ -122,7 +124,7 @@ class ChatClient:
         self._require_identity = require_identity
         self._session = session
         self._known: set[str] = set()  # addresses that have a mailbox
-        self._listening: set[str] = set()  # to what these LLMs write
+        self._listening: set[str] = set()  # the LLMs whose progress is bound to the session
         self._queries: dict[str, asyncio.Future[bytes]] = {}
         self._numbers = itertools.count(1)
         self._history_refused: AccessRefused | None = None
@@ -130,11 +132,11 @@ class ChatClient:
 
     @property
     def waiting(self) -> dict[str, asyncio.Future[Message]]:
-        """The answers that are awaited, by the ids of their questions."""
+        """The awaited answers, by the ids of their questions."""
         return {question: answer for question, (answer, _) in self._waiting.items()}
 
     async def send(self, message: Message) -> None:
-        """Send a message; when this returns it is in the mailbox.
+        """Send a message; it is in the mailbox when this method returns.
 
         Raises UnknownAddress for an LLM or a person without a mailbox, PublishRefused, MessageTooLarge and
         ConnectionClosed.
@@ -145,10 +147,10 @@ class ChatClient:
     async def ask(
         self, message: Message, timeout: float | None, on_text: Callable[[str], None] | None = None
     ) -> Message:
-        """Send a message and wait for its answer, at most `timeout` seconds; None waits for ever.
+        """Send a message and wait for its answer, at most `timeout` seconds; None: without a limit.
 
-        `on_text` is called with the text of the answer piece by piece, as an LLM writes it. Raises TimeoutError, and
-        what `send` raises. An answer that comes later goes to the mailbox of whoever asked.
+        `on_text` is called with each piece of the answer, as an LLM writes it. Raises TimeoutError and the errors of
+        `send`. A later answer goes to the sender's mailbox.
         """
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[message.id] = answer, on_text or _ignore
@@ -166,10 +168,10 @@ class ChatClient:
             del self._waiting[message.id]
 
     async def history(self, conversation_id: str, most: int) -> Sequence[Message]:
-        """The newest messages of a conversation, oldest first, as the coordinator knows them.
+        """Return the newest messages of a conversation, oldest first, from the coordinator's history.
 
-        Raises NoAnswer when it does not answer within HISTORY_WITHIN, AccessRefused for a user that may not ask,
-        DecodeError for an answer that is none.
+        Raises NoAnswer when the coordinator does not answer within HISTORY_WITHIN, AccessRefused for a user without
+        permission, DecodeError for an invalid answer.
         """
         if self._history_refused is not None:
             raise self._history_refused
@@ -209,10 +211,7 @@ class ChatClient:
         return decode(_HistoryPage, told, limit=len(told))
 
     def take(self, delivery: Delivery) -> bool:
-        """Something has come to the session: an answer, a piece of one, or that there will be none.
-
-        Returns whether it is about messages.
-        """
+        """Handle a delivery to the session. Returns whether the delivery is about messages."""
         properties = delivery.properties
         try:
             if properties.correlation_id in self._queries:
@@ -228,7 +227,7 @@ class ChatClient:
             else:
                 return False
         except DecodeError as error:
-            _log.warning("ignored a message that cannot be read: %s", error)
+            _log.warning("ignored an invalid message: %s", error)
         return True
 
     def _on_text(self, delivery: Delivery) -> None:
@@ -237,8 +236,8 @@ class ChatClient:
             if progress.message_id in self._waiting:
                 try:
                     self._waiting[progress.message_id][1](progress.text)
-                except Exception:  # it is for show: the answer comes all the same
-                    _log.exception("the text of an answer could not be shown")
+                except Exception:  # of any class: the answer itself still arrives
+                    _log.exception("the callback for the text of an answer failed")
 
     def _on_rejection(self, rejection: Rejection) -> None:
         if answer := self.waiting.get(rejection.id or ""):
@@ -259,21 +258,21 @@ class ChatClient:
         self._known.add(address)
 
     async def _namesake(self, address: str) -> str | None:
-        """The person who has the name of an LLM, or the LLM that has the name of a person, if there is one."""
+        """Return the address of the person with an LLM's name, or of the LLM with a person's name; None without one."""
         kind, _, name = address.partition(".")
         other = user_address(name) if kind == "llm" else llm_address(name)
         return None if await self._depth(other) is None else other
 
     async def _depth(self, address: str) -> int | None:
-        """How many messages a mailbox holds; None when there is none. It waits for RabbitMQ, as publishing does."""
+        """Return the number of messages in a mailbox; None without a mailbox. Waits until RabbitMQ is connected."""
         while True:
             await self._link.until_connected()
-            with suppress(BrokerUnreachable):  # it is lost in this moment
+            with suppress(BrokerUnreachable):  # the connection was just lost
                 return await self._link.depth(address)
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _listen_to(self, address: str) -> None:
-        """Have the text that an LLM writes come to the session, too."""
+        """Bind the progress of an LLM to the session."""
         kind, _, name = address.partition(".")
         if kind == "llm" and name not in self._listening:
             await self._link.declare(Topology(bindings=(Binding(STATUS, f"{name}.progress", self._session),)))
@@ -281,4 +280,4 @@ class ChatClient:
 
 
 def _ignore(text: str) -> None:
-    """For whoever wants the whole answer only."""
+    """Ignore pieces of an answer."""

@@ -99,7 +99,7 @@ def test_names_that_somebody_may_have_registered_are_not_answered(host: str, kno
 
 async def test_a_stuck_event_loop_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(monitor, "ANSWER_WITHIN", 0.05)
+    monkeypatch.setattr(monitor, "ANSWER_TIMEOUT_SECONDS", 0.05)
     async with watched("127.0.0.1", 0, collector=Loops(), problems=well):
         port = port_in(caplog)
         with ThreadPoolExecutor(1) as thread:  # and the loop stands still until it has its answer
