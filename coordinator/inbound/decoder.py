@@ -31,7 +31,7 @@ from broker.protocol.task_requests import (
 from broker.protocol.traceparent import trace_of
 from broker.protocol.worker_reports import Claim, Goodbye, Presence, Progress, Result, ResumeReport, WaitReport
 from broker.timestamps import EPOCH, Instant
-from broker.untrusted.json_schema import why_no_schema
+from broker.untrusted.json_schema import schema_problem
 from coordinator.core.commands import Refuse, RejectionType
 from coordinator.core.events import (
     AnswerGiven,
@@ -163,7 +163,7 @@ def must_be_identified(delivery: Delivery) -> None:
 
 def must_be_schema(schema: dict[str, Any] | None, *, path: str = "output_schema") -> None:
     """Raises DecodeError when there is a schema that no answer could be held against."""
-    if schema is not None and (why := why_no_schema(schema)):
+    if schema is not None and (why := schema_problem(schema)):
         raise DecodeError([Problem(path, why)])
 
 

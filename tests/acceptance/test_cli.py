@@ -680,7 +680,7 @@ def test_no_broker_at_all_is_one_sentence_that_says_what_to_do(tmp_path: Path) -
     shell = Shell("", tmp_path)
     del shell.environment["FLUFFLE_AMQP_URL"]
     assert shell.error("task", "list") == (
-        "no RabbitMQ to talk to: start a private one with `fluffle broker start`, or set FLUFFLE_AMQP_URL"
+        "no RabbitMQ is configured: start a private one with `fluffle broker start`, or set FLUFFLE_AMQP_URL"
     )
 
 

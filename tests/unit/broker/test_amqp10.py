@@ -82,4 +82,4 @@ def test_what_rabbitmq_cannot_translate_is_known_by_its_types(
 def test_a_message_that_cannot_be_read_is_kept_as_it_came(garbage: bytes) -> None:
     delivery = read_delivery(garbage, 4, 1, None, "q")
     assert delivery.body == garbage
-    assert delivery.headers[UNTRANSLATABLE].startswith("it cannot be read")
+    assert delivery.headers[UNTRANSLATABLE].startswith("the message cannot be decoded")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, SchemaError
 
-from broker.untrusted.json_schema import inspect_schema, why_no_schema
+from broker.untrusted.json_schema import inspect_schema, schema_problem
 from tests.support.bad_messages import SCHEMAS, doubling, nested
 
 GOOD: dict[str, dict[str, Any]] = {
@@ -41,12 +41,12 @@ GOOD: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("schema", GOOD.values(), ids=GOOD.keys())
 def test_a_schema_is_taken(schema: dict[str, Any]) -> None:
-    assert why_no_schema(schema) is None
+    assert schema_problem(schema) is None
 
 
 @pytest.mark.parametrize("bad", SCHEMAS.values(), ids=SCHEMAS.keys())
 def test_a_schema_over_a_limit_is_refused_with_its_path_and_the_limit(bad: Any) -> None:
-    told = why_no_schema(bad.body["output_schema"])
+    told = schema_problem(bad.body["output_schema"])
     assert told is not None
     assert bad.says in told
     assert len(told) < 300, "an answer to a submission has room for all of it"
@@ -54,13 +54,13 @@ def test_a_schema_over_a_limit_is_refused_with_its_path_and_the_limit(bad: Any) 
 
 @pytest.mark.parametrize("levels", [12, 18, 150])
 def test_references_that_double_are_refused(levels: int) -> None:
-    assert "expand to more than 10,000" in (why_no_schema(doubling(levels)) or "")
+    assert "expand to more than 10,000" in (schema_problem(doubling(levels)) or "")
 
 
 def test_a_way_round_several_references_that_consumes_nothing_is_refused() -> None:
     defs = {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"not": {"$ref": "#/$defs/a"}}}
     assert "refers to itself for the same value" in (
-        why_no_schema({"$defs": defs, "items": {"$ref": "#/$defs/a"}}) or ""
+        schema_problem({"$defs": defs, "items": {"$ref": "#/$defs/a"}}) or ""
     )
 
 
@@ -102,6 +102,6 @@ def test_what_is_a_schema_is_what_its_standard_says(schema: dict[str, Any]) -> N
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError:
-        assert why_no_schema(schema) is not None
+        assert schema_problem(schema) is not None
     else:
-        assert why_no_schema(schema) is None
+        assert schema_problem(schema) is None
