@@ -65,8 +65,8 @@ def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_ide
     draft, key = decode(Draft, delivery.body, limit=limit), delivery.routing_key
     user = delivery.properties.user_id
     if require_identity and user != COORDINATOR and not speaks_for(user, draft.sender):
-        told = f"is {draft.sender!r}, but the RabbitMQ user {user!r} published the message"
-        raise DecodeError([Problem("sender", told)])
+        problem = f"is {draft.sender!r}, but the RabbitMQ user {user!r} published the message"
+        raise DecodeError([Problem("sender", problem)])
     if draft.in_reply_to is None and not is_address(key):
         raise DecodeError([Problem("", f"the routing key {key!r} must be an address: {ADDRESSES}")])
     is_own_choice = (
@@ -119,8 +119,8 @@ class ChatClient:
     The consumer of the queue must pass each delivery to `take`.
     """
 
-    def __init__(self, link: RobustConnection, session: str, *, require_identity: bool = False) -> None:
-        self._link = link
+    def __init__(self, connection: RobustConnection, session: str, *, require_identity: bool = False) -> None:
+        self._connection = connection
         self._require_identity = require_identity
         self._session = session
         self._known: set[str] = set()  # addresses that have a mailbox
@@ -142,7 +142,7 @@ class ChatClient:
         ConnectionClosed.
         """
         await self._must_have_a_mailbox(message.receiver)
-        await self._link.publish(to_publish(message))
+        await self._connection.publish(to_publish(message))
 
     async def ask(
         self, message: Message, timeout: float | None, on_text: Callable[[str], None] | None = None
@@ -159,10 +159,10 @@ class ChatClient:
                 await self._must_have_a_mailbox(message.receiver)
                 if on_text is not None:
                     await self._listen_to(message.receiver)
-                await self._link.publish(to_publish(message, correlation_id=message.id, reply_to=self._session))
+                await self._connection.publish(to_publish(message, correlation_id=message.id, reply_to=self._session))
                 return await answer
         except TimeoutError as error:
-            why = f": {self._link.obstacle}" if self._link.obstacle else ""
+            why = f": {self._connection.obstacle}" if self._connection.obstacle else ""
             raise TimeoutError(f"{message.receiver} has not answered within {timeout:g} s{why}") from error
         finally:
             del self._waiting[message.id]
@@ -199,16 +199,18 @@ class ChatClient:
         )
         try:
             async with asyncio.timeout(HISTORY_WITHIN):
-                await self._link.publish(asked)
-                told = await answer
+                await self._connection.publish(asked)
+                body = await answer
         except TimeoutError as error:
-            raise NoAnswer(self._link.obstacle or f"no coordinator answered within {HISTORY_WITHIN:g} s") from error
+            raise NoAnswer(
+                self._connection.obstacle or f"no coordinator answered within {HISTORY_WITHIN:g} s"
+            ) from error
         except AccessRefused as error:
             self._history_refused = error
             raise
         finally:
             del self._queries[number]
-        return decode(_HistoryPage, told, limit=len(told))
+        return decode(_HistoryPage, body, limit=len(body))
 
     def take(self, delivery: Delivery) -> bool:
         """Handle a delivery to the session. Returns whether the delivery is about messages."""
@@ -241,9 +243,9 @@ class ChatClient:
 
     def _on_rejection(self, rejection: Rejection) -> None:
         if answer := self.waiting.get(rejection.id or ""):
-            told = "; ".join(str(Problem(wrong.path, wrong.message)) for wrong in rejection.errors)
+            errors = "; ".join(str(Problem(wrong.path, wrong.message)) for wrong in rejection.errors)
             if not answer.done():
-                answer.set_exception(UnknownAddress(told))
+                answer.set_exception(UnknownAddress(errors))
 
     def _on_answer(self, message: Message) -> None:
         answer = self.waiting.get(message.in_reply_to or "")
@@ -266,16 +268,16 @@ class ChatClient:
     async def _depth(self, address: str) -> int | None:
         """Return the number of messages in a mailbox; None without a mailbox. Waits until RabbitMQ is connected."""
         while True:
-            await self._link.until_connected()
+            await self._connection.until_connected()
             with suppress(BrokerUnreachable):  # the connection was just lost
-                return await self._link.depth(address)
+                return await self._connection.depth(address)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _listen_to(self, address: str) -> None:
         """Bind the progress of an LLM to the session."""
         kind, _, name = address.partition(".")
         if kind == "llm" and name not in self._listening:
-            await self._link.declare(Topology(bindings=(Binding(STATUS, f"{name}.progress", self._session),)))
+            await self._connection.declare(Topology(bindings=(Binding(STATUS, f"{name}.progress", self._session),)))
             self._listening.add(name)
 
 

@@ -187,9 +187,9 @@ class MessageRejected(RequestError):
 class UnknownAddress(RequestError):
     """Nobody has this address"""
 
-    def __init__(self, told: str, meant: str | None = None) -> None:
+    def __init__(self, message: str, meant: str | None = None) -> None:
         self.meant = meant
-        super().__init__(f"{told}; did you mean {meant}?" if meant else told)
+        super().__init__(f"{message}; did you mean {meant}?" if meant else message)
 
 
 class NoAnswer(RequestError):

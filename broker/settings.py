@@ -189,8 +189,8 @@ def load_settings(table: dict[str, Any] | None = None, path: Path | None = None)
     try:
         return Settings(**(table or {}))
     except ValidationError as error:
-        told = (f"{_origin(problem.path, path)}: {problem.message}" for problem in problems(error))
-        raise ConfigurationError("; ".join(told)) from error
+        wrong = (f"{_origin(problem.path, path)}: {problem.message}" for problem in problems(error))
+        raise ConfigurationError("; ".join(wrong)) from error
 
 
 def _origin(field: str, path: Path | None) -> str:

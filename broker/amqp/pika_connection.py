@@ -87,8 +87,8 @@ class _PikaConnection(AsyncioConnection):
                 at, begin, properties, body = message
                 self._deliver(begin, properties, body)
             elif self.on_confirms is not None and (confirms := codec.read_confirms(data, at)) is not None:
-                at, told = confirms
-                self.on_confirms(told, False)
+                at, tags = confirms
+                self.on_confirms(tags, False)
             elif end := codec.end_of_frame(data, at):
                 self._on_frame(data, at, end)
                 at = end

@@ -42,8 +42,8 @@ def split_url(
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises ValueError unless it is a number
     except ValueError:
-        told = _misplaced(url) or f"it must be like {form}"
-        raise ConfigurationError(f"{what} cannot be read: {told}") from None  # the cause would show a part of the URL
+        hint = _misplaced(url) or f"it must be like {form}"
+        raise ConfigurationError(f"{what} cannot be read: {hint}") from None  # the cause would show a part of the URL
     if parts.scheme not in schemes:
         raise ConfigurationError(f"{what} must begin with {' or '.join(f'{it}://' for it in schemes)}, as in {form}")
     if "#" in url or "@" in parts.path or ("@" not in parts.netloc and "@" in parts.query):

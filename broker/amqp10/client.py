@@ -76,13 +76,13 @@ class Receiver:
                         pass
         self._hang_up()
 
-    async def take(self, most: int) -> list[Delivery]:
-        """Take the oldest messages of the queue, unsettled and at most `most`. Call it once."""
+    async def take(self, limit: int) -> list[Delivery]:
+        """Take the oldest messages of the queue, unsettled and at most `limit`. Call it once."""
         found: list[Delivery] = []
         begun: dict[int, bytes] = {}
-        awaited = most
+        awaited = limit
         #            next in, window, next out, window, link, count, credit, available, drain: nothing is waited for
-        self._send(_FLOW, [self._next, _WINDOW, 0, _WINDOW, 0, self._count, most, None, True])
+        self._send(_FLOW, [self._next, _WINDOW, 0, _WINDOW, 0, self._count, limit, None, True])
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 tag = 0
@@ -95,7 +95,7 @@ class Receiver:
                             found.append(read_delivery(begun.pop(tag), self._version, tag, self, self._queue))
                     elif kind == _FLOW and len(frame) > 6 and frame[4] is not None and not frame[6]:
                         # RabbitMQ takes back the rest of the credit: 3.10 reports it before the deliveries, 4.x after.
-                        awaited = most - (frame[5] - self._count) % 2**32
+                        awaited = limit - (frame[5] - self._count) % 2**32
         except TimeoutError:
             pass
         except (OSError, EOFError) as error:
@@ -148,8 +148,8 @@ class Receiver:
         """Open the connection. Returns RabbitMQ's major version."""
         self._send(_OPEN, ["fluffle", f"vhost:{vhost(self._url)}", _LARGEST_FRAME])
         answer = await self._expect(_OPEN)
-        told = answer[9] if len(answer) > 9 and isinstance(answer[9], dict) else {}
-        return int(str(told.get("version", "3")).partition(".")[0])
+        properties = answer[9] if len(answer) > 9 and isinstance(answer[9], dict) else {}
+        return int(str(properties.get("version", "3")).partition(".")[0])
 
     async def _attach(self, version: int) -> None:
         address = f"/queues/{quote(self._queue, safe='')}" if version >= 4 else f"/amq/queue/{self._queue}"
@@ -183,9 +183,9 @@ class Receiver:
         at = {_DETACH: 2, _END: 0, _CLOSE: 0}.get(kind)
         if at is not None and len(values) > at and values[at] is not None:
             self.is_open = False
-            condition, *told = values[at].value
+            condition, *texts = values[at].value
             error = AccessRefused if condition == "amqp:unauthorized-access" else BrokerError
-            raise error(f"RabbitMQ said: {next(filter(None, told), condition)}")
+            raise error(f"RabbitMQ said: {next(filter(None, texts), condition)}")
         return kind, values, body[end:]
 
     def _hang_up(self) -> None:

@@ -117,10 +117,10 @@ def _shown(value: Any) -> str | None:
             return str(value)
 
 
-def _deaths(told: Any) -> list[dict[str, Any]]:
+def _deaths(history: Any) -> list[dict[str, Any]]:
     """Convert RabbitMQ's history of a dead letter to the form of AMQP 0-9-1, newest first."""
     found: list[dict[str, Any]] = []
-    for death in told if isinstance(told, Sequence) and not isinstance(told, str | bytes) else ():
+    for death in history if isinstance(history, Sequence) and not isinstance(history, str | bytes) else ():
         if isinstance(death, dict):
             at = death.get("last-time")
             moment = {"time": datetime.fromtimestamp(at / 1000, UTC)} if isinstance(at, int) else {}

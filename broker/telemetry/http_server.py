@@ -195,13 +195,13 @@ def of_runs(prefix: str, runs: dict[str, Runs]) -> Iterable[Metric]:
     durations = HistogramMetricFamily(f"{prefix}_attempt_seconds", "How long attempts ran", labels=("llm",))
     tokens = CounterMetricFamily(f"{prefix}_tokens", "Tokens that attempts have used", labels=("llm", "direction"))
     cost = CounterMetricFamily(f"{prefix}_cost_usd", "US dollars that attempts have cost", labels=("llm",))
-    for llm, told in runs.items():
-        for outcome, count in list(told.outcomes.items()):
+    for llm, finished in runs.items():
+        for outcome, count in list(finished.outcomes.items()):
             outcomes.add_metric((llm, outcome), count)
-        for direction, count in list(told.tokens.items()):
+        for direction, count in list(finished.tokens.items()):
             tokens.add_metric((llm, direction), count)
-        durations.add_metric((llm,), told.durations.buckets(), told.durations.total)
-        cost.add_metric((llm,), told.cost)
+        durations.add_metric((llm,), finished.durations.buckets(), finished.durations.total)
+        cost.add_metric((llm,), finished.cost)
     yield from (outcomes, durations, tokens, cost)
 
 

@@ -98,8 +98,8 @@ def _portable(text: str) -> str:
 def _failure(problems: list[str]) -> Failure | None:
     if not problems:
         return None
-    told = "the answer does not satisfy the output schema: " + "; ".join(problems)
-    return Failure(type=OUTPUT_SCHEMA, message=told, retryable=True)
+    message = "the answer does not satisfy the output schema: " + "; ".join(problems)
+    return Failure(type=OUTPUT_SCHEMA, message=message, retryable=True)
 
 
 def _is_at_most(value: Any, steps: int) -> bool:
