@@ -1,4 +1,4 @@
-"""Which JSON Schemas are taken: those that are one, and are no larger than what can be checked."""
+"""JSON Schemas that are accepted or refused."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ GOOD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("schema", GOOD.values(), ids=GOOD.keys())
-def test_a_schema_is_taken(schema: dict[str, Any]) -> None:
+def test_a_valid_schema_is_accepted(schema: dict[str, Any]) -> None:
     assert schema_problem(schema) is None
 
 
@@ -53,11 +53,11 @@ def test_a_schema_over_a_limit_is_refused_with_its_path_and_the_limit(bad: Any) 
 
 
 @pytest.mark.parametrize("levels", [12, 18, 150])
-def test_references_that_double_are_refused(levels: int) -> None:
+def test_references_that_expand_exponentially_are_refused(levels: int) -> None:
     assert "expand to more than 10,000" in (schema_problem(doubling(levels)) or "")
 
 
-def test_a_way_round_several_references_that_consumes_nothing_is_refused() -> None:
+def test_a_cycle_of_references_for_the_same_value_is_refused() -> None:
     defs = {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"not": {"$ref": "#/$defs/a"}}}
     assert "refers to itself for the same value" in (
         schema_problem({"$defs": defs, "items": {"$ref": "#/$defs/a"}}) or ""
@@ -76,9 +76,7 @@ def test_a_way_round_several_references_that_consumes_nothing_is_refused() -> No
         ({"allOf": [{"unevaluatedProperties": False}]}, False),
     ],
 )
-def test_what_a_check_costs_is_known_where_nothing_in_the_schema_can_multiply_it(
-    schema: dict[str, Any], is_bounded: bool
-) -> None:
+def test_the_cost_of_a_check_is_known_for_bounded_schemas(schema: dict[str, Any], is_bounded: bool) -> None:
     assert (inspect_schema(schema).cost is not None) == is_bounded
 
 
@@ -98,7 +96,7 @@ _VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(_WORDS, _VALUES, max_size=4))
-def test_what_is_a_schema_is_what_its_standard_says(schema: dict[str, Any]) -> None:
+def test_schemas_are_accepted_as_their_standard_says(schema: dict[str, Any]) -> None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError:
