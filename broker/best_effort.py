@@ -1,4 +1,4 @@
-"""What is only for show, such as metrics, spans and sums for reports: it must never keep work from being recorded."""
+"""Run code whose failure must not stop the work: metrics, spans and sums for reports."""
 
 import logging
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def best_effort(what: str) -> Iterator[None]:
-    """Run a block whose errors are logged and go no further, but those of the database. `what` names it in the log."""
+    """Run a block and log its errors; only errors of the database are raised. `what` names the block in the log."""
     try:
         yield
     except (StoreUnavailable, NotTheLeader):

@@ -1,4 +1,4 @@
-"""Sending messages for one address, and waiting for their answers."""
+"""Send messages for one address, and wait for their answers."""
 
 import asyncio
 import logging
@@ -37,19 +37,19 @@ from broker.protocol.views import Rejection
 from broker.rpc import RequestTimeout, RpcClient
 
 HISTORY_WITHIN = 5.0
-"""Seconds that the coordinator may take to tell the history of a conversation."""
+"""Seconds within which the coordinator must answer a query for the history of a conversation."""
 
-_FIRST = datetime(1970, 1, 1, tzinfo=UTC)  # no message was sent before
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time of a message
 
-_PAUSE = 0.05  # seconds until a link that is lost knows it
+_PAUSE_SECONDS = 0.05  # until a lost connection has noticed that it is lost
 
-_HISTORY = "history-"  # how the correlation ids of queries begin
+_HISTORY = "history-"  # the prefix of the correlation ids of queries
 
 _log = logging.getLogger(__name__)
 
 
 class _HistoryMessage(Message):
-    """A message of the history. What a newer coordinator tells besides is not looked at."""
+    """A message of the history. Unknown fields of a newer coordinator are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -60,10 +60,10 @@ class _HistoryPage(BaseModel):
 
 
 def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_identity: bool = False) -> Message:
-    """The message of a delivery, the same for everybody who reads it. Raises DecodeError.
+    """Decode the message of a delivery; every reader gets the same message. Raises DecodeError.
 
-    With `require_identity` also for one whose sender is not the user that it is from.
-    The id of one that has none is its AMQP message_id, else it is made from its body and routing key.
+    `require_identity`: refuse a message whose sender is not the RabbitMQ user who published it. The id of a message
+    without one is its AMQP message_id, else it derives from its body and routing key.
     """
     if unreadable := delivery.properties.problems():
         raise DecodeError(unreadable)
@@ -72,11 +72,13 @@ def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_ide
     draft, key = decode(Draft, delivery.body, limit=limit), delivery.routing_key
     user = delivery.properties.user_id
     if require_identity and user != COORDINATOR and not speaks_for(user, draft.sender):
-        told = f"is {draft.sender!r}, for whom the user {user!r} does not speak"
-        raise DecodeError([Problem("sender", told)])
+        problem = f"is {draft.sender!r}, but the RabbitMQ user {user!r} published the message"
+        raise DecodeError([Problem("sender", problem)])
     if draft.in_reply_to is None and not is_address(key):
         raise DecodeError([Problem("", f"the routing key {key!r} must be an address: {ADDRESSES}")])
-    is_own_choice = draft.in_reply_to is not None and not require_identity  # an answer goes where the question says
+    is_own_choice = (
+        draft.in_reply_to is not None and not require_identity
+    )  # an answer goes to the `reply_to` of its question
     if not is_own_choice and draft.receiver not in (None, owner_of(key) or key):
         raise DecodeError([Problem("receiver", f"is {draft.receiver!r}, but the routing key says {key!r}")])
     message_id = draft.id or delivery.properties.message_id or _made_from_body(delivery)
@@ -93,7 +95,7 @@ def read_message(delivery: Delivery, *, limit: int = MAX_BODY_BYTES, require_ide
 
 
 def is_unnamed(delivery: Delivery, message: Message) -> bool:
-    """Whether a message came without an id, and has one that another message that says the same gets as well."""
+    """Whether a message came without an id, so that an equal message gets the same id."""
     return not delivery.properties.message_id and message.id == _made_from_body(delivery)
 
 
@@ -104,9 +106,9 @@ def _made_from_body(delivery: Delivery) -> str:
 def to_publish(
     message: Message, *, to: str | None = None, correlation_id: str | None = None, reply_to: str | None = None
 ) -> Outgoing:
-    """The message on its way to its receiver, or `to` where the question said that its answer is to go.
+    """Return a message to publish to its receiver, or to `to`, the `reply_to` of its question.
 
-    `correlation_id` is the question's; `reply_to` is where an answer is to go, instead of the sender's mailbox.
+    `correlation_id` is that of the question; `reply_to` is the address for answers, instead of the sender's mailbox.
     """
     return Outgoing(
         MESSAGES,
@@ -119,42 +121,42 @@ def to_publish(
 
 
 class ChatClient:
-    """Publishes messages over a link. Answers come to `session`: a queue, and the address that leads to it.
+    """Publishes messages, and waits for answers to `session`: a queue and the address bound to it.
 
-    Whoever consumes that queue passes on what comes there to `take`.
+    The consumer of the queue must pass each delivery to `take`.
     """
 
-    def __init__(self, link: RobustConnection, session: str, *, require_identity: bool = False) -> None:
-        self._link = link
+    def __init__(self, connection: RobustConnection, session: str, *, require_identity: bool = False) -> None:
+        self._connection = connection
         self._require_identity = require_identity
         self._session = session
         self._known: set[str] = set()  # addresses that have a mailbox
-        self._listening: set[str] = set()  # to what these LLMs write
-        self._rpc = RpcClient(link, session, prefix=_HISTORY)
+        self._listening: set[str] = set()  # the LLMs whose progress is bound to the session
+        self._rpc = RpcClient(connection, session, prefix=_HISTORY)
         self._history_refused: AccessRefused | None = None
         self._waiting: dict[str, tuple[asyncio.Future[Message], Callable[[str], None]]] = {}  # by id of the question
 
     @property
     def waiting(self) -> dict[str, asyncio.Future[Message]]:
-        """The answers that are awaited, by the ids of their questions."""
+        """The awaited answers, by the ids of their questions."""
         return {question: answer for question, (answer, _) in self._waiting.items()}
 
     async def send(self, message: Message) -> None:
-        """Send a message; when this returns it is in the mailbox.
+        """Send a message; it is in the mailbox when this method returns.
 
         Raises UnknownAddress for an LLM or a person without a mailbox, PublishRefused, MessageTooLarge and
         ConnectionClosed.
         """
         await self._must_have_a_mailbox(message.receiver)
-        await self._link.publish(to_publish(message))
+        await self._connection.publish(to_publish(message))
 
     async def ask(
         self, message: Message, timeout: float | None, on_text: Callable[[str], None] | None = None
     ) -> Message:
-        """Send a message and wait for its answer, at most `timeout` seconds; None waits for ever.
+        """Send a message and wait for its answer, at most `timeout` seconds; None: without a limit.
 
-        `on_text` is called with the text of the answer piece by piece, as an LLM writes it. Raises TimeoutError, and
-        what `send` raises. An answer that comes later goes to the mailbox of whoever asked.
+        `on_text` is called with each piece of the answer, as an LLM writes it. Raises TimeoutError and the errors of
+        `send`. A later answer goes to the sender's mailbox.
         """
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[message.id] = answer, on_text or _ignore
@@ -163,19 +165,19 @@ class ChatClient:
                 await self._must_have_a_mailbox(message.receiver)
                 if on_text is not None:
                     await self._listen_to(message.receiver)
-                await self._link.publish(to_publish(message, correlation_id=message.id, reply_to=self._session))
+                await self._connection.publish(to_publish(message, correlation_id=message.id, reply_to=self._session))
                 return await answer
         except TimeoutError as error:
-            why = f": {self._link.obstacle}" if self._link.obstacle else ""
+            why = f": {self._connection.obstacle}" if self._connection.obstacle else ""
             raise TimeoutError(f"{message.receiver} has not answered within {timeout:g} s{why}") from error
         finally:
             del self._waiting[message.id]
 
     async def history(self, conversation_id: str, most: int) -> Sequence[Message]:
-        """The newest messages of a conversation, oldest first, as the coordinator knows them.
+        """Return the newest messages of a conversation, oldest first, from the coordinator's history.
 
-        Raises NoAnswer when it does not answer within HISTORY_WITHIN, AccessRefused for a user that may not ask,
-        DecodeError for an answer that is none.
+        Raises NoAnswer when the coordinator does not answer within HISTORY_WITHIN, AccessRefused for a user without
+        permission, DecodeError for an invalid answer.
         """
         if self._history_refused is not None:
             raise self._history_refused
@@ -196,7 +198,9 @@ class ChatClient:
         try:
             body = await self._rpc.call(request, timeout_seconds=HISTORY_WITHIN)
         except RequestTimeout as error:
-            raise NoAnswer(self._link.obstacle or f"no coordinator answered within {HISTORY_WITHIN:g} s") from error
+            raise NoAnswer(
+                self._connection.obstacle or f"no coordinator answered within {HISTORY_WITHIN:g} s"
+            ) from error
         except AccessRefused as error:
             self._history_refused = error
             raise
@@ -205,10 +209,7 @@ class ChatClient:
         return decode(_HistoryPage, body, limit=len(body))
 
     def take(self, delivery: Delivery) -> bool:
-        """Something has come to the session: an answer, a piece of one, or that there will be none.
-
-        Returns whether it is about messages.
-        """
+        """Handle a delivery to the session. Returns whether the delivery is about messages."""
         properties = delivery.properties
         if self._rpc.take(delivery):
             return True
@@ -224,7 +225,7 @@ class ChatClient:
             else:
                 return False
         except DecodeError as error:
-            _log.warning("ignored a message that cannot be read: %s", error)
+            _log.warning("ignored an invalid message: %s", error)
         return True
 
     def _on_text(self, delivery: Delivery) -> None:
@@ -233,14 +234,14 @@ class ChatClient:
             if progress.message_id in self._waiting:
                 try:
                     self._waiting[progress.message_id][1](progress.text)
-                except Exception:  # it is for show: the answer comes all the same
-                    _log.exception("the text of an answer could not be shown")
+                except Exception:  # of any class: the answer itself still arrives
+                    _log.exception("the callback for the text of an answer failed")
 
     def _on_rejection(self, rejection: Rejection) -> None:
         if answer := self.waiting.get(rejection.id or ""):
-            told = "; ".join(str(Problem(wrong.path, wrong.message)) for wrong in rejection.errors)
+            errors = "; ".join(str(Problem(wrong.path, wrong.message)) for wrong in rejection.errors)
             if not answer.done():
-                answer.set_exception(UnknownAddress(told))
+                answer.set_exception(UnknownAddress(errors))
 
     def _on_answer(self, message: Message) -> None:
         answer = self.waiting.get(message.in_reply_to or "")
@@ -255,26 +256,26 @@ class ChatClient:
         self._known.add(address)
 
     async def _namesake(self, address: str) -> str | None:
-        """The person who has the name of an LLM, or the LLM that has the name of a person, if there is one."""
+        """Return the address of the person with an LLM's name, or of the LLM with a person's name; None without one."""
         kind, _, name = address.partition(".")
         other = user_address(name) if kind == "llm" else llm_address(name)
         return None if await self._depth(other) is None else other
 
     async def _depth(self, address: str) -> int | None:
-        """How many messages a mailbox holds; None when there is none. It waits for RabbitMQ, as publishing does."""
+        """Return the number of messages in a mailbox; None without a mailbox. Waits until RabbitMQ is connected."""
         while True:
-            await self._link.until_connected()
-            with suppress(BrokerUnreachable):  # it is lost in this moment
-                return await self._link.depth(address)
-            await asyncio.sleep(_PAUSE)
+            await self._connection.until_connected()
+            with suppress(BrokerUnreachable):  # the connection was just lost
+                return await self._connection.depth(address)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _listen_to(self, address: str) -> None:
-        """Have the text that an LLM writes come to the session, too."""
+        """Bind the progress of an LLM to the session."""
         kind, _, name = address.partition(".")
         if kind == "llm" and name not in self._listening:
-            await self._link.declare(Topology(bindings=(Binding(STATUS, f"{name}.progress", self._session),)))
+            await self._connection.declare(Topology(bindings=(Binding(STATUS, f"{name}.progress", self._session),)))
             self._listening.add(name)
 
 
 def _ignore(text: str) -> None:
-    """For whoever wants the whole answer only."""
+    """Ignore pieces of an answer."""

@@ -1,33 +1,33 @@
-"""Every error that Fluffle raises on purpose.
+"""The errors of Fluffle.
 
 FluffleError
 ├── ConfigurationError          a setting, an option or fluffle.toml is wrong
 ├── DecodeError                 a message does not follow the protocol
 ├── NodeError                   the private RabbitMQ node
-├── HelperError                 work that is done in a process of its own
-│   ├── HelperTimeout           it took too long, and the process was ended
-│   └── HelperFailed            it raised an exception, or the process died
-├── BrokerError                 talking to RabbitMQ
-│   ├── BrokerUnreachable       nothing answers at the URL, or it closed the door
+├── HelperError                 a call in a child process
+│   ├── HelperTimeout           the call took too long, and the process was killed
+│   └── HelperFailed            the call raised an exception, or the process died
+├── BrokerError                 the connection to RabbitMQ
+│   ├── BrokerUnreachable       nothing answers at the URL, or the connection was closed at once
 │   ├── AccessRefused           wrong user, password or permission
-│   │   └── CertificateRefused  a TLS certificate that one side does not accept
+│   │   └── CertificateRefused  one side did not accept a TLS certificate
 │   ├── Unroutable              no queue is bound for the message
-│   ├── PublishRefused          the queue is full, or the broker could not take the message
+│   ├── PublishRefused          the queue is full, or RabbitMQ could not take the message
 │   ├── MessageTooLarge         the body is over the limit
-│   └── ConnectionClosed              the link was closed before the broker confirmed
+│   └── ConnectionClosed        the connection was closed before RabbitMQ confirmed the message
 ├── StoreError                  the database
-│   ├── StoreUnavailable        locked, read-only, full or away: try again later
+│   ├── StoreUnavailable        locked, read-only, full or unreachable: try again later
 │   └── NotTheLeader            another coordinator has taken over
-├── IllegalTransition           a task cannot go from this state to that one
+├── IllegalTransition           a task cannot change from one status to another
 └── RequestError                the coordinator refused, or did not answer, a request
-    ├── TaskRejected            a submission or command was refused, with every error by path
+    ├── TaskRejected            a submission or command was refused; has every problem with its path
     ├── QueryRejected           a query was refused
-    ├── TaskFailed              a task that was waited for has failed
-    ├── TaskCancelled           a task that was waited for was cancelled
-    ├── ResultTooLarge          a task that was waited for is completed, and its result is too large for an answer
-    ├── MessageRejected         a message was refused, with every error by path
-    ├── UnknownAddress          nobody has the address that a message was to go to
-    └── NoAnswer                no answer came in time
+    ├── TaskFailed              the awaited task failed
+    ├── TaskCancelled           the awaited task was cancelled
+    ├── ResultTooLarge          the awaited task is completed, but its result is too large for an answer
+    ├── MessageRejected         a message was refused; has every problem with its path
+    ├── UnknownAddress          nobody has the receiver's address
+    └── NoAnswer                no answer arrived in time
         └── BrokerBlocked       RabbitMQ takes no messages: it is low on disk or memory
 """
 
@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean atlas?`, with the one of `known` that is much like `name`; nothing where none is."""
+    """Return `; did you mean atlas?` with the known name most similar to `name`; "" when none is similar."""
     from difflib import get_close_matches
 
     near = get_close_matches(name, list(known), n=1)
@@ -44,14 +44,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class FluffleError(Exception):
-    """Something went wrong in Fluffle"""
+    """Fluffle failed"""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a message: where (a path such as `labels.0`, "" for the whole) and what."""
+    """A problem of a message: its path, such as `labels.0` ("" for the whole message), and what is wrong."""
 
     path: str
     message: str
@@ -77,22 +77,22 @@ class NodeError(FluffleError):
 
 
 class HelperError(FluffleError):
-    """A helper process did not do its work"""
+    """A helper process failed"""
 
 
 class HelperTimeout(HelperError):
-    """It took too long"""
+    """The call took too long"""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"it took longer than {seconds:g} s")
 
 
 class HelperFailed(HelperError):
-    """It raised an exception, or the process died"""
+    """The call raised an exception, or the process died"""
 
 
 class BrokerError(FluffleError):
-    """RabbitMQ did not do what was asked"""
+    """A request to RabbitMQ failed"""
 
 
 class BrokerUnreachable(BrokerError):
@@ -112,24 +112,24 @@ class Unroutable(BrokerError):
 
 
 class PublishRefused(BrokerError):
-    """RabbitMQ refused the message: its queue is full or not available. Try again when less waits in it"""
+    """RabbitMQ refused the message: its queue is full or not available. Try again when fewer messages wait in it"""
 
 
 class MessageTooLarge(BrokerError):
     """The message is larger than the limit"""
 
     def __init__(self, message: str | None = None, *, limit: int | None = None) -> None:
-        """`limit` is how many bytes a message may have, where that is known."""
+        """`limit`: the most bytes of a message, if known."""
         super().__init__(message)
         self.limit = limit
 
 
 class ConnectionClosed(BrokerError):
-    """The link to RabbitMQ was closed"""
+    """The connection to RabbitMQ was closed"""
 
 
 class StoreError(FluffleError):
-    """The database did not do what was asked"""
+    """A database operation failed"""
 
 
 class StoreUnavailable(StoreError):
@@ -141,11 +141,11 @@ class NotTheLeader(StoreError):
 
 
 class IllegalTransition(FluffleError):
-    """The task cannot change in this way"""
+    """The task cannot change to this status"""
 
 
 class RequestError(FluffleError):
-    """The request was not fulfilled"""
+    """The request failed"""
 
 
 class TaskRejected(RequestError):
@@ -187,9 +187,9 @@ class MessageRejected(RequestError):
 class UnknownAddress(RequestError):
     """Nobody has this address"""
 
-    def __init__(self, told: str, meant: str | None = None) -> None:
+    def __init__(self, message: str, meant: str | None = None) -> None:
         self.meant = meant
-        super().__init__(f"{told}; did you mean {meant}?" if meant else told)
+        super().__init__(f"{message}; did you mean {meant}?" if meant else message)
 
 
 class NoAnswer(RequestError):

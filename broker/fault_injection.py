@@ -1,7 +1,7 @@
-"""Named points where a test can make the process die, as kill -9 would: `FLUFFLE_CRASH_AT=after-commit`.
+"""Named points at which a test kills the process, as kill -9 would: `FLUFFLE_CRASH_AT=after-commit`.
 
-`FLUFFLE_CRASH_AT=after-commit:3` dies when it gets there for the third time; `FLUFFLE_CRASH_AT=after-commit:3:STOP`
-stands still there, until somebody lets it go on.
+With `FLUFFLE_CRASH_AT=after-commit:3` the process dies when it reaches the point for the third time; with
+`FLUFFLE_CRASH_AT=after-commit:3:STOP` it stops there until SIGCONT.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ def _die_at(point: str) -> None:
     if point == _WHERE:
         _left -= 1
         if _left == 0:
-            # To this thread: it does not go one step further, as it may when another one takes the signal.
+            # To this thread: when another thread takes the signal, this one may continue for a moment.
             signal.pthread_kill(threading.get_ident(), signal.Signals[f"SIG{_SIGNAL or 'KILL'}"])
 
 
@@ -34,4 +34,4 @@ def _go_on(point: str) -> None:
 crash_point = _die_at if _WHERE else _go_on
 
 crash_point_soon = _die_soon_at if _WHERE else _go_on
-"""The same once what was sent so far has gone out to RabbitMQ."""
+"""Like `crash_point`, but after the data sent so far has reached RabbitMQ's socket."""

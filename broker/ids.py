@@ -1,4 +1,4 @@
-"""Ids that nobody has to hand out."""
+"""Create ids without a central authority."""
 
 import secrets
 import time
@@ -6,7 +6,7 @@ from uuid import UUID
 
 
 def uuid7() -> str:
-    """A new UUID version 7 (RFC 9562): ids of one process sort by the time they were made.
+    """Create a UUID version 7 (RFC 9562). The ids of one process sort by their creation time.
 
     The 12 bits after the milliseconds hold the fraction of the millisecond (the RFC's method 3).
     """
@@ -16,5 +16,5 @@ def uuid7() -> str:
 
 
 def assignment_id(task_id: str, attempt: int) -> str:
-    """What an attempt is called in AMQP: the message_id of its assignment, and the correlation_id of what follows."""
+    """Return the id of an attempt: the message_id of its assignment, and the correlation_id of its reports."""
     return f"{task_id}/{attempt}"

@@ -1,4 +1,4 @@
-"""Files and folders that only their owner may read: passwords, and what tasks and answers say."""
+"""Create files and folders that only their owner may read: passwords, tasks and answers."""
 
 import os
 from contextlib import suppress
@@ -6,17 +6,17 @@ from pathlib import Path
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder of mode 700, and those above it that are missing. One that is there stays as it is.
+    """Create a folder and its missing parents with mode 700. Existing folders keep their mode.
 
-    Raises OSError. `Path.mkdir` with `parents` would leave those above open to everybody.
+    Raises OSError. `Path.mkdir` with `parents` would create parents that all users may read.
     """
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
-    folder.mkdir(exist_ok=True)  # raises what is to be said when a file is in its place
+    folder.mkdir(exist_ok=True)  # raises FileExistsError when a file has this name
 
 
 def make_private(file: Path, *, create: bool) -> None:
-    """Give a file that is there mode 600, if it is ours; `create` an empty one of that mode otherwise.
+    """Set an existing file of this user to mode 600; with `create`, create a missing file with that mode.
 
     Raises OSError.
     """
@@ -25,12 +25,12 @@ def make_private(file: Path, *, create: bool) -> None:
             file.chmod(0o600)
     except FileNotFoundError:
         if create:
-            with suppress(FileExistsError):  # by another process in this moment, with the same mode
+            with suppress(FileExistsError):  # another process created it in this moment, with the same mode
                 os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def write_private(file: Path, text: str) -> None:
-    """Replace `file` in one step by one of mode 600 with this text."""
+    """Replace a file in one step by a file of mode 600 with a text."""
     draft = file.with_name(f"{file.name}.new")
     draft.unlink(missing_ok=True)
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:

@@ -31,25 +31,25 @@ PREFIX = "FLUFFLE_"
 _NO_SETTINGS = re.compile(
     "RABBITMQ_SERVER|TASK_ID|ATTEMPT|TOOLS|MESSAGE_ID|CONVERSATION_ID|CRASH_AT|(TEST|BENCH|COMPLETE)(_.*)?"
 )
-"""Other variables with the prefix that Fluffle and its tests know."""
+"""Other variables with the prefix that Fluffle and its tests use."""
 
 _log = logging.getLogger(__name__)
 
 
 def default_state_dir() -> Path:
-    """Where this user's Fluffle keeps its data: `$XDG_STATE_HOME/fluffle`, else `~/.local/state/fluffle`."""
+    """Return the user's folder for data: `$XDG_STATE_HOME/fluffle`, else `~/.local/state/fluffle`."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "fluffle"
 
 
-def _must_be_a_path(prefix: str) -> str:
+def _url_path(prefix: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", prefix):
-        raise ValueError("is no path such as /fluffle")
+        raise ValueError("must be a path such as /fluffle")
     return prefix
 
 
 class Settings(BaseSettings):
-    """What every part of Fluffle can be told. Durations are seconds."""
+    """The settings of all parts of Fluffle. Durations are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     web: bool = Field(True, description="whether `fluffle up` runs the web page too")
     web_host: str = Field("127.0.0.1", description="address that the web page listens at")
     web_port: int = Field(8480, ge=0, le=65_535, description="its port; 0: any that is free")
-    web_prefix: Annotated[str, AfterValidator(_must_be_a_path)] | None = Field(
+    web_prefix: Annotated[str, AfterValidator(_url_path)] | None = Field(
         None, description="path under which a proxy shows it, such as /fluffle"
     )
     web_token: SecretStr | None = Field(
@@ -133,24 +133,24 @@ class Settings(BaseSettings):
 
     @property
     def tls_parameters(self) -> dict[str, str]:
-        """What an AMQP URL says of TLS, by the names of its query parameters."""
+        """The TLS query parameters of an AMQP URL, by name."""
         given = {"cacertfile": self.tls_ca, "certfile": self.tls_cert, "keyfile": self.tls_key}
         files = {name: str(file) for name, file in given.items() if file is not None}
         return files | ({"auth_mechanism": "external"} if self.tls_login else {})
 
     @property
     def beat(self) -> float:
-        """Seconds between two beats of a worker."""
+        """The seconds between two heartbeats of a worker."""
         return self.lease / 3
 
     @property
     def database(self) -> "str | URL":
-        """The database URL in the clear."""
+        """The database URL with its password."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         from sqlalchemy.engine import URL
 
-        return URL.create("sqlite", database=str(self.state_dir / "fluffle.db"))  # as text, a "?" would end the path
+        return URL.create("sqlite", database=str(self.state_dir / "fluffle.db"))  # in a text, "?" would end the path
 
     @classmethod
     def settings_customise_sources(
@@ -161,11 +161,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment, then `*_FILE`, then what the caller read from fluffle.toml, then defaults."""
-        return env_settings, InitSettingsSource(settings_cls, _from_files()), init_settings
+        """Order the sources: environment, `*_FILE`, values from fluffle.toml, defaults."""
+        return env_settings, InitSettingsSource(settings_cls, _values_of_files()), init_settings
 
 
-def _from_files() -> dict[str, Any]:
+def _values_of_files() -> dict[str, Any]:
     values = {}
     for field in Settings.model_fields:
         variable = f"{PREFIX}{field.upper()}_FILE"
@@ -178,9 +178,9 @@ def _from_files() -> dict[str, Any]:
 
 
 def load_settings(table: dict[str, Any] | None = None, path: Path | None = None) -> Settings:
-    """The settings, with `table` (the `[fluffle]` of the TOML file at `path`) under the environment.
+    """Load the settings: the environment, then `table`, the `[fluffle]` table of the TOML file at `path`.
 
-    Raises ConfigurationError that names every variable and every key of the table that is wrong.
+    Raises ConfigurationError, which names every invalid variable and key.
     """
     if mistyped := [*_mistyped_variables()]:
         raise ConfigurationError("; ".join(mistyped))
@@ -189,30 +189,30 @@ def load_settings(table: dict[str, Any] | None = None, path: Path | None = None)
     try:
         return Settings(**(table or {}))
     except ValidationError as error:
-        told = (f"{_origin(problem.path, path)}: {problem.message}" for problem in problems(error))
-        raise ConfigurationError("; ".join(told)) from error
+        wrong = (f"{_origin(problem.path, path)}: {problem.message}" for problem in problems(error))
+        raise ConfigurationError("; ".join(wrong)) from error
 
 
 def _origin(field: str, path: Path | None) -> str:
-    """The variable, or the key of the file, that the value of a setting is from."""
+    """Return the variable, or the key of the file, from which the value of a setting comes."""
     variable = f"{PREFIX}{field.upper()}"
     given = (name for name in (variable, f"{variable}_FILE") if os.environ.get(name))
     return next(given, f"{path}: fluffle.{field}")
 
 
 def _known_variables() -> list[str]:
-    """The names of all settings, without the prefix."""
+    """Return the variables of all settings, without the prefix."""
     return [f"{field.upper()}{ending}" for field in Settings.model_fields for ending in ("", "_FILE")]
 
 
 def _unknown_variables() -> set[str]:
-    """The names, without the prefix, of variables that look like settings and are none."""
+    """Return the variables with the prefix that are not settings, without the prefix."""
     own = {name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)}
     return {name for name in own - {*_known_variables()} if name and not _NO_SETTINGS.fullmatch(name)}
 
 
 def _mistyped_variables() -> Iterator[str]:
-    """Variables that are none of ours but nearly: who set one wanted something else than the default."""
+    """Return an error for each unknown variable whose name is similar to a setting."""
     for name in sorted(_unknown_variables()):
         if near := get_close_matches(name, _known_variables(), n=1, cutoff=0.75):
             yield f"{PREFIX}{name}: there is no such setting; did you mean {PREFIX}{near[0]}?"
@@ -222,5 +222,5 @@ def _mistyped_variables() -> Iterator[str]:
 def _warn_of_unknown(name: str) -> None:
     """Warn once that a variable has no effect."""
     near = get_close_matches(name, _known_variables(), n=1)
-    hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; docs/settings.md has all of them"
+    hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; see docs/settings.md for all settings"
     _log.warning("%s%s is not a setting and has no effect%s", PREFIX, name, hint)

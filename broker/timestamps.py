@@ -1,6 +1,6 @@
-"""Moments and durations as whole microseconds: exact sums, the same in SQLite, PostgreSQL and Python.
+"""Times and durations as whole microseconds: exact sums, equal in SQLite, PostgreSQL and Python.
 
-On the wire a moment is ISO 8601 in UTC; a duration is seconds.
+On the wire a time is ISO 8601 in UTC; a duration is in seconds.
 """
 
 import time
@@ -19,33 +19,33 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def now() -> Instant:
-    """The wall clock."""
+    """Return the time of the wall clock."""
     return Instant(time.time_ns() // 1000)
 
 
 def seconds(value: float) -> Micros:
-    """A duration in seconds as microseconds."""
+    """Convert a duration in seconds to microseconds."""
     return Micros(round(value * 1_000_000))
 
 
 def in_seconds(value: int | None) -> float | None:
-    """A duration in microseconds as seconds."""
+    """Convert a duration in microseconds to seconds; None stays None."""
     return None if value is None else value / 1_000_000
 
 
 def from_datetime(moment: datetime) -> Instant:
-    """An aware datetime as an instant."""
+    """Convert an aware datetime to an instant."""
     return Instant((moment - _EPOCH) // _MICROSECOND)
 
 
 def to_datetime(moment: int) -> datetime:
-    """An instant as an aware datetime in UTC."""
+    """Convert an instant to an aware datetime in UTC."""
     return _EPOCH + timedelta(microseconds=moment)
 
 
-@lru_cache(maxsize=4096)  # what happens together happens at the same moment
+@lru_cache(maxsize=4096)  # events of one batch share their time
 def to_iso(moment: int | None) -> str | None:
-    """An instant as `2026-12-01T09:00:00.000000Z`; None stays None."""
+    """Format an instant as `2026-12-01T09:00:00.000000Z`; None stays None."""
     if moment is None:
         return None
     return to_datetime(moment).isoformat(timespec="microseconds")[:-6] + "Z"

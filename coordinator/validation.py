@@ -6,7 +6,7 @@ from typing import Any
 from broker.access.roles import may_be_answered_at, was_dead_lettered
 from broker.amqp.envelope import Delivery
 from broker.errors import DecodeError, Problem
-from broker.untrusted.json_schema import why_no_schema
+from broker.untrusted.json_schema import schema_problem
 
 MAX_PROBLEMS = 20  # they travel in a header, and all headers of a message have to fit into one frame
 MAX_PATH_CHARACTERS, MAX_MESSAGE_CHARACTERS = 200, 300
@@ -32,7 +32,7 @@ def must_be_identified(delivery: Delivery) -> None:
 
 def must_be_schema(schema: dict[str, Any] | None, *, path: str = "output_schema") -> None:
     """Raise DecodeError for a JSON Schema that cannot be used to check results. `path`: its place in the message."""
-    if schema is not None and (why := why_no_schema(schema)):
+    if schema is not None and (why := schema_problem(schema)):
         raise DecodeError([Problem(path, why)])
 
 

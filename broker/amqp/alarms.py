@@ -18,14 +18,14 @@ async def alarm_at(url: str) -> str | None:
 
     Raises BrokerError when RabbitMQ cannot be reached, or does not answer within 10 seconds.
     """
-    told: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-    session = Session(url, "fluffle alarm", lambda: None, on_blocked=lambda reason: resolve(told, reason))
+    answered: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+    session = Session(url, "fluffle alarm", lambda: None, on_blocked=lambda reason: resolve(answered, reason))
     await session.open()
     try:
-        session.confirm(lambda confirms, refused: resolve(told, None), lambda exchange, routing_key, body: None)
+        session.confirm(lambda confirms, refused: resolve(answered, None), lambda exchange, routing_key, body: None)
         session.publish(PROBE)
         async with asyncio.timeout(_TIMEOUT_SECONDS):
-            return await told
+            return await answered
     except TimeoutError as error:
         raise BrokerUnreachable(
             f"RabbitMQ at {session.where} has not answered within {_TIMEOUT_SECONDS:g} s"

@@ -19,8 +19,8 @@ from broker.mappings import without_none
 METHOD, HEADER, BODY = 1, 2, 3  # kinds of frames
 DELIVER, ACK, NACK = 0x003C003C, 0x003C0050, 0x003C0078  # methods: class and number
 
-# The properties of a message in the order in which they travel, each with its flag (AMQP 0-9-1, 4.2.6.1 and basic).
-# A last one is reserved there, and says nothing.
+# The properties of a message in their order on the wire, each with its flag (AMQP 0-9-1, 4.2.6.1 and basic).
+# The last property of the specification is reserved and has no meaning.
 TEXT, TABLE, OCTET, TIMESTAMP = range(4)
 PROPERTIES = (
     (1 << 15, "content_type", TEXT),
@@ -45,23 +45,23 @@ _KIND_SIZES = {**dict.fromkeys(b"tbB", 1), **dict.fromkeys(b"suU", 2), **dict.fr
 _KIND_SIZES |= {**dict.fromkeys(b"lLdT", 8), ord("D"): 5, ord("V"): 0}  # bytes of a header value, by its kind
 _SIZED_KINDS = frozenset(b"SxAF")  # kinds whose values begin with their size in 4 bytes
 
-_BYTES = "\0x:"  # begins a text that stands for bytes which are none, in hexadecimal
+_BYTES = "\0x:"  # begins a text that represents bytes that are not UTF-8, in hexadecimal
 
 _END = b"\xce"
 _OVERHEAD = 8  # bytes of a frame around its payload
-_PAYLOAD = 7  # where it begins
-_BASIC = 60  # the class of all of them
-_LEAST_DELIVERY = 24  # bytes of a frame that begins one, with all names empty
+_PAYLOAD = 7  # bytes of a frame before its payload
+_BASIC = 60  # the class of all methods here
+_LEAST_DELIVERY = 24  # bytes of a deliver frame with empty names
 
 _frame = struct.Struct(">BHI")  # kind, channel, size of the payload
-_method_frame = struct.Struct(">BHII")  # a frame, and in it a method
+_method_frame = struct.Struct(">BHII")  # a frame with a method
 _method = struct.Struct(">I")
-_content = struct.Struct(">BHIHHQ")  # a frame, and in it class, weight, size of the body
+_content = struct.Struct(">BHIHHQ")  # a frame with class, weight, size of the body
 _body_size = struct.Struct(">Q")
 _tag_and_bits = struct.Struct(">QB")
 _ack = struct.Struct(">BHIIQB")
 _flags = struct.Struct(">H")
-_confirm = struct.Struct(">11xQBx")  # a whole frame: delivery tag, and whether it is about all before it too
+_confirm = struct.Struct(">11xQBx")  # a whole frame: delivery tag, and whether it includes all earlier tags
 _confirms = re.compile(rb"(?:\x01..\x00\x00\x00\x0d\x00\x3c\x00\x50.{9}\xce)+", re.DOTALL)
 _timestamp = struct.Struct(">Q")
 _table_size = struct.Struct(">I")
@@ -73,24 +73,24 @@ Deliver = tuple[bytes, int, bool, str, str]
 
 
 def end_of_frame(data: bytes, at: int) -> int:
-    """Where the frame that begins at `at` ends; 0 when it is not all there. Raises ValueError when it is no frame."""
+    """Return the end of the frame at `at`; 0 for an incomplete frame. Raises ValueError for other data."""
     if len(data) - at < _OVERHEAD:
         return 0
     end = at + _OVERHEAD + int(_frame.unpack_from(data, at)[2])
     if end > len(data):
         return 0
     if data[end - 1] != _END[0]:
-        raise ValueError("what RabbitMQ sent is not AMQP 0-9-1")
+        raise ValueError("RabbitMQ sent data that is not AMQP 0-9-1")
     return end
 
 
 def method_of(data: bytes, at: int) -> int:
-    """Which method the frame at `at` calls."""
+    """Return the method of the frame at `at`."""
     return int(_method.unpack_from(data, at + _PAYLOAD)[0])
 
 
 def read_deliver(data: bytes, at: int, end: int) -> Deliver:
-    """What the frame that begins a delivery tells."""
+    """Decode a deliver frame, which begins a delivery."""
     start = at + _PAYLOAD + 5
     place = start + data[start - 1]
     tag, redelivered = _tag_and_bits.unpack_from(data, place)
@@ -104,9 +104,9 @@ def _two_names(encoded: bytes) -> tuple[str, str]:
 
 
 def read_message(data: bytes, at: int) -> tuple[int, Deliver, bytes, bytes] | None:
-    """A delivery that begins at `at`, at one go: where it ends, what its first frame tells, properties, body.
+    """Decode a whole delivery at `at`. Returns its end, its deliver frame, its encoded properties and its body.
 
-    None when that is something else, or not all there, or has its body in several frames.
+    Returns None for other frames, an incomplete delivery, and a body in several frames.
     """
     size = len(data)
     if size - at < _LEAST_DELIVERY:
@@ -129,9 +129,9 @@ def read_message(data: bytes, at: int) -> tuple[int, Deliver, bytes, bytes] | No
 
 
 def read_confirms(data: bytes, at: int) -> tuple[int, list[tuple[int, int]]] | None:
-    """The acks that begin at `at`, one after the other: where the last one ends, and what read_confirm tells of each.
+    """Decode consecutive acks at `at`. Returns the end of the last, and `read_confirm` of each; None without any.
 
-    None when there is none. They come in hundreds: RabbitMQ confirms what it need not write to disk one by one.
+    Acks arrive by the hundred: RabbitMQ confirms messages that need no disk write one by one.
     """
     if (found := _confirms.match(data, at)) is None:
         return None
@@ -139,13 +139,13 @@ def read_confirms(data: bytes, at: int) -> tuple[int, list[tuple[int, int]]] | N
 
 
 def read_confirm(data: bytes, at: int) -> tuple[int, int]:
-    """Of an ack or nack: the delivery tag, and 1 when it is about all before it too, else 0."""
+    """Decode an ack or nack. Returns its delivery tag, and 1 when it includes all earlier tags, else 0."""
     tag, bits = _tag_and_bits.unpack_from(data, at + _PAYLOAD + 4)
     return tag, bits & 1
 
 
 def read_header(data: bytes, at: int, end: int) -> tuple[int, bytes]:
-    """Of a content header: the size of the body, and the properties, encoded."""
+    """Decode a content header. Returns the size of the body and the encoded properties."""
     return int(_body_size.unpack_from(data, at + _PAYLOAD + 4)[0]), data[at + _PAYLOAD + 12 : end - 1]
 
 
@@ -205,7 +205,7 @@ def _read_properties(encoded: bytes, found: dict[str, Any], unreadable: list[str
 
 @lru_cache
 def _layout(flags: int) -> tuple[tuple[str, int], ...]:
-    """Which properties there are, with their kinds."""
+    """Return the names and kinds of the properties with set flags."""
     return tuple((name, kind) for flag, name, kind in PROPERTIES if flags & flag)
 
 
@@ -251,7 +251,7 @@ class PartialMessage:
 
 
 def payload(data: bytes, at: int, end: int) -> bytes:
-    """What a frame holds."""
+    """Return the payload of a frame."""
     return data[at + _PAYLOAD : end - 1]
 
 
@@ -259,19 +259,19 @@ def payload(data: bytes, at: int, end: int) -> bytes:
 
 
 def ack(channel: int, tag: int, *, multiple: bool) -> bytes:
-    """Acknowledge a delivery; with `multiple` all that came before it too."""
+    """Encode the acknowledgement of a delivery; with `multiple`, of all earlier deliveries, too."""
     return _ack.pack(METHOD, channel, 13, ACK, tag, multiple) + _END
 
 
 @lru_cache(maxsize=4096)
 def publish(channel: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
-    """The frame that begins a message. Raises ValueError for a name that is too long."""
+    """Encode the frame that begins a message. Raises ValueError for a name that is too long."""
     where = struct.pack(">HHH", _BASIC, 40, 0) + _short(exchange) + _short(routing_key) + bytes([mandatory])
     return _frame.pack(METHOD, channel, len(where)) + where + _END
 
 
 def content(channel: int, properties: bytes, body: bytes, most: int) -> bytes:
-    """The frames that follow: the properties, encoded, and the body in frames of at most `most` bytes."""
+    """Encode the other frames of a message: encoded properties, and the body in frames of at most `most` bytes."""
     size = len(body)
     head = _content.pack(HEADER, channel, 12 + len(properties), _BASIC, 0, size) + properties + _END
     if not size:
@@ -295,11 +295,11 @@ def properties(
     kind: str | None,
     user_id: str | None,
 ) -> bytes:
-    """The properties of a message: `headers` is an encoded table, or empty; `kind` is called `type` in AMQP.
+    """Encode the properties of a message. `headers` is an encoded table or empty; `kind` is AMQP's `type`.
 
-    Raises ValueError for what does not fit.
+    Raises ValueError for a value that is too long.
     """
-    flags, content, how, last = _lasting(content_type, persistent, priority, kind, user_id)
+    flags, content, how, last = _common_properties(content_type, persistent, priority, kind, user_id)
     parts = [b"", content, headers, how]
     if headers:
         flags |= _HEADERS
@@ -321,10 +321,10 @@ def properties(
 
 
 @lru_cache
-def _lasting(
+def _common_properties(
     content_type: str, persistent: bool, priority: int | None, kind: str | None, user_id: str | None
 ) -> tuple[int, bytes, bytes, bytes]:
-    """The properties that many messages have in common: their flags, and the bytes of them in three places."""
+    """Encode the properties that many messages have in common. Returns their flags, and their bytes in three pieces."""
     flags, how, last = _FLAGS["content_type"] | _FLAGS["delivery_mode"], b"\2" if persistent else b"\1", b""
     if priority is not None:
         flags |= _FLAGS["priority"]
@@ -339,15 +339,15 @@ def _lasting(
 
 
 def as_text(no_text: bytes) -> str:
-    """A text that stands for bytes which are not UTF-8: as a property it becomes these bytes again."""
+    """Return a text that represents bytes that are not UTF-8; encoded as a property it becomes these bytes again."""
     return _BYTES + no_text.hex()
 
 
 def _short(text: str) -> bytes:
-    """A short string."""
+    """Encode a short string."""
     encoded = text.encode()
     if encoded[:1] == b"\0" and text.startswith(_BYTES):
-        with suppress(ValueError):  # else somebody means this text
+        with suppress(ValueError):  # else the text is meant literally
             encoded = bytes.fromhex(text.removeprefix(_BYTES))
     if len(encoded) > 255:
         raise ValueError(f"{text[:20]!r}… has {len(encoded)} bytes where 255 fit")

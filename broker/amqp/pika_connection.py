@@ -87,8 +87,8 @@ class _PikaConnection(AsyncioConnection):
                 at, begin, properties, body = message
                 self._deliver(begin, properties, body)
             elif self.on_confirms is not None and (confirms := codec.read_confirms(data, at)) is not None:
-                at, told = confirms
-                self.on_confirms(told, False)
+                at, tags = confirms
+                self.on_confirms(tags, False)
             elif end := codec.end_of_frame(data, at):
                 self._on_frame(data, at, end)
                 at = end
@@ -138,14 +138,14 @@ class _PikaConnection(AsyncioConnection):
         self.bytes_sent += len(data)
         if data and not self.is_closed and self._transport is not None:
             self._adapter_emit_data(data)
-            self._transport._on_socket_writable()  # now; pika would wait for the loop to find that it is
+            self._transport._on_socket_writable()  # pika would wait until the event loop finds the socket writable
 
     def _proto_connection_made(self, transport: Any) -> None:
         transport._MAX_RECV_BYTES = _READ_BYTES
         super()._proto_connection_made(transport)
 
     def _on_connection_workflow_done(self, conn_or_exc: Any) -> None:
-        # Of a connection that is closed before it is open, pika gives the class of the error, and trips over it.
+        # For a connection that closes before it is open, pika passes the class of the error, and fails on that.
         super()._on_connection_workflow_done(conn_or_exc() if isinstance(conn_or_exc, type) else conn_or_exc)
 
     def drop(self) -> None:
@@ -340,7 +340,7 @@ def _table(headers: Mapping[str, Any]) -> bytes:
 
 
 def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameters:
-    """Connection parameters for an AMQP URL. Raises ConfigurationError when it is not one."""
+    """Return pika's parameters for an AMQP URL. Raises ConfigurationError for an invalid URL."""
     plain, tls = split_off_tls(url)
     parts = split_url(plain)
     if parts.username and parts.password is None and not tls.external:
@@ -350,13 +350,13 @@ def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameter
     except (ValueError, IndexError, TypeError):
         names = ", ".join(dict(parse_qsl(parts.query)))
         wrong = f"a parameter has a wrong value ({names})" if names else f"it must be like {AMQP_FORM}"
-        raise ConfigurationError(f"the AMQP URL cannot be read: {wrong}") from None  # its cause shows the value
+        raise ConfigurationError(f"the AMQP URL cannot be read: {wrong}") from None  # the cause would show the value
     if parts.scheme == "amqps":
         params.ssl_options = pika.SSLOptions(tls_context(tls), tls.server_name)
     if tls.external:
         params.credentials = pika.credentials.ExternalCredentials()
     params.heartbeat = heartbeat
-    params.blocked_connection_timeout = None  # it is reported, and a new connection would be blocked as well
+    params.blocked_connection_timeout = None  # an alarm is reported; a new connection would be blocked, too
     params.connection_attempts = 1
     params.socket_timeout = 5
     params.stack_timeout = 10
@@ -365,7 +365,7 @@ def parameters(url: str, *, name: str, heartbeat: int = 20) -> pika.URLParameter
 
 
 def refusal_of(error: BaseException) -> Refusal | None:
-    """Why RabbitMQ has closed the channel; None when the channel went for another reason."""
+    """Return why RabbitMQ closed a channel; None when the channel closed for another reason."""
     return Refusal(error.reply_code, error.reply_text) if isinstance(error, ChannelClosedByBroker) else None
 
 
@@ -375,12 +375,12 @@ def failed_to_deliver(error: BaseException) -> bool:
 
 
 def was_wanted(error: BaseException) -> bool:
-    """Whether the connection was closed by this side."""
+    """Whether this side closed the connection."""
     return isinstance(error, ConnectionClosedByClient)
 
 
 def translated(error: BaseException, where: object) -> BrokerError:
-    """pika's error as ours. `where` is RabbitMQ's address, for people."""
+    """Convert an error of pika. `where` is RabbitMQ's address in error messages."""
     match error:
         case ProbableAuthenticationError() | ProbableAccessDeniedError():
             return AccessRefused(f"RabbitMQ at {where} refused the user, its password or the virtual host")

@@ -127,8 +127,8 @@ class Browser:
         try:
             receiver = await self._opened.enter_async_context(Receiver(self._url, self._queue))
         except BrokerError as error:
-            told = f"RabbitMQ cannot deliver a message of the queue {self._queue} by AMQP 0-9-1"
-            raise Unreadable(f"{told}, and it cannot be read by AMQP 1.0: {error}") from error
+            why = f"RabbitMQ cannot deliver a message of the queue {self._queue} by AMQP 0-9-1"
+            raise Unreadable(f"{why}, and it cannot be read by AMQP 1.0: {error}") from error
         self._receivers.append(receiver)
         taken = await receiver.take(count)
         bad = [delivery for delivery in taken if UNTRANSLATABLE in delivery.headers]

@@ -149,8 +149,8 @@ class RobustConnection:
             session.whole, session.channel = False, None
             session.rename_queues()
             self._report(False)
-            told = str(session.error)
-            _log.warning("lost the connection to RabbitMQ at %s: %s", session.where, told)
+            reason = str(session.error)
+            _log.warning("lost the connection to RabbitMQ at %s: %s", session.where, reason)
             if session is self._consumer and session.failed_to_deliver:
                 self._quarantining, pauses = True, self._backoff.pauses()
                 self._quarantine_shared()
@@ -162,9 +162,9 @@ class RobustConnection:
                     await session.open()
                     break
                 except BrokerError as error:
-                    if str(error) != told:
-                        told = str(error)
-                        _log.warning("cannot connect again to RabbitMQ at %s: %s", session.where, told)
+                    if str(error) != reason:
+                        reason = str(error)
+                        _log.warning("cannot connect again to RabbitMQ at %s: %s", session.where, reason)
                     session.error = error
                     session.rename_queues()
             _log.info("connected again to RabbitMQ at %s", session.where)

@@ -1,7 +1,7 @@
-"""What an AMQP URL says beside where: the password, and how the connection is secured.
+"""Parse and complete AMQP URLs: host, user, password and TLS parameters.
 
-The query parameters of TLS are those of RabbitMQ's own clients: `cacertfile`, `certfile`, `keyfile`,
-`server_name_indication`, and `auth_mechanism=external` for a user whose certificate is enough.
+The TLS query parameters are those of RabbitMQ's own clients: `cacertfile`, `certfile`, `keyfile`,
+`server_name_indication`, and `auth_mechanism=external` for a login with a certificate.
 """
 
 import re
@@ -20,7 +20,7 @@ _TLS = ("cacertfile", "certfile", "keyfile", "server_name_indication", "auth_mec
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How a connection is secured. Without `ca_file`, whom this computer trusts is trusted."""
+    """The TLS options of a connection. Without `ca_file`, the CA certificates of this computer are trusted."""
 
     ca_file: str | None = None
     certificate: str | None = None
@@ -32,19 +32,18 @@ class Tls:
 def split_url(
     url: str, *, what: str = "the AMQP URL", schemes: Collection[str] = ("amqp", "amqps"), form: str = AMQP_FORM
 ) -> SplitResult:
-    """The parts of a URL that may hold a password.
+    """Return the parts of a URL that may hold a password.
 
-    Raises ConfigurationError, which shows nothing of the URL: in a URL that cannot be read, any part may be the
-    password.
+    Raises ConfigurationError, which shows nothing of the URL: in an invalid URL any part may be the password.
     """
     if not re.match(r"[a-z]+://", url):
         raise ConfigurationError(f"{what} must begin with {' or '.join(f'{it}://' for it in schemes)}, as in {form}")
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - it is read now, and refused if it is no number
+        parts.port  # noqa: B018 - raises ValueError unless it is a number
     except ValueError:
-        told = _misplaced(url) or f"it must be like {form}"
-        raise ConfigurationError(f"{what} cannot be read: {told}") from None  # its cause shows a part of the URL
+        hint = _misplaced(url) or f"it must be like {form}"
+        raise ConfigurationError(f"{what} cannot be read: {hint}") from None  # the cause would show a part of the URL
     if parts.scheme not in schemes:
         raise ConfigurationError(f"{what} must begin with {' or '.join(f'{it}://' for it in schemes)}, as in {form}")
     if "#" in url or "@" in parts.path or ("@" not in parts.netloc and "@" in parts.query):
@@ -53,10 +52,7 @@ def split_url(
 
 
 def _misplaced(url: str) -> str:
-    """Which characters of a user, password or virtual host are likely to be those that a URL needs for something else.
-
-    Empty when there is none.
-    """
+    """Return a hint about characters in the user, password or virtual host that must be percent-encoded; else ""."""
     names = url.partition("://")[2].rpartition("@")[0] + ("#" if "#" in url else "")
     found = [sign for sign in _WRITTEN if sign in names]
     signs, written = " or ".join(f'"{sign}"' for sign in found), " or ".join(_WRITTEN[sign] for sign in found)
@@ -64,12 +60,12 @@ def _misplaced(url: str) -> str:
 
 
 def split_off_tls(url: str) -> tuple[str, Tls]:
-    """The URL without the parameters of TLS, and these. Raises ConfigurationError for one that makes no sense."""
+    """Return the URL without its TLS parameters, and these. Raises ConfigurationError for invalid parameters."""
     parts = split_url(url)
     given = dict(parse_qsl(parts.query))
     own = {name: given.pop(name) for name in _TLS if name in given}
     if (mechanism := own.get("auth_mechanism", "external").lower()) not in ("external", "plain"):
-        raise ConfigurationError(f"the AMQP URL asks for auth_mechanism={mechanism}; there are external and plain")
+        raise ConfigurationError(f"the AMQP URL has auth_mechanism={mechanism}; it must be external or plain")
     tls = Tls(
         own.get("cacertfile"),
         own.get("certfile"),
@@ -78,12 +74,12 @@ def split_off_tls(url: str) -> tuple[str, Tls]:
         mechanism == "external" and "auth_mechanism" in own,
     )
     if own and parts.scheme != "amqps":
-        raise ConfigurationError("the AMQP URL has parameters of TLS: it has to begin with amqps://")
+        raise ConfigurationError("the AMQP URL has TLS parameters, so it must begin with amqps://")
     return urlunsplit(parts._replace(query=urlencode(given))), tls
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
-    """A context that verifies the broker's certificate and name. Raises ConfigurationError, naming the file."""
+    """Return a context that verifies RabbitMQ's certificate and name. Raises ConfigurationError, naming the file."""
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
     except OSError as error:
@@ -95,12 +91,12 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
             files = " and ".join(filter(None, (tls.certificate, tls.key)))
             raise ConfigurationError(f"cannot use the client certificate in {files}: {_why(error)}") from error
     elif tls.key is not None or tls.external:
-        raise ConfigurationError("a client certificate is missing: FLUFFLE_TLS_CERT")
+        raise ConfigurationError("the client certificate is missing: set FLUFFLE_TLS_CERT")
     return context
 
 
 def completed(url: str, *, password: str | None = None, parameters: Mapping[str, str] | None = None) -> str:
-    """The URL with a password, if it names a user without one, and with parameters that it does not have itself."""
+    """Add a password, if the URL has a user without one, and query parameters that the URL does not have."""
     parts = split_url(url)
     if password is not None and parts.username and parts.password is None:
         host = parts.netloc.rpartition("@")[2]
@@ -110,19 +106,19 @@ def completed(url: str, *, password: str | None = None, parameters: Mapping[str,
 
 
 def of_user(url: str, user: str, password: str) -> str:
-    """The same broker for another user. Files of TLS are everybody's own."""
+    """Return the URL for another user, without TLS parameters: each user has separate certificate files."""
     parts = split_url(split_off_tls(url)[0])
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{quote(user, safe='')}:{quote(password, safe='')}@{host}"))
 
 
 def vhost(url: str) -> str:
-    """The virtual host that the URL names."""
+    """Return the virtual host of a URL."""
     return unquote(split_url(url).path.removeprefix("/")) or "/"
 
 
 def user_of(url: str) -> str | None:
-    """As whom RabbitMQ knows whoever uses the URL; None when only a certificate tells."""
+    """Return the RabbitMQ user of a URL; None when only the certificate names the user."""
     parts = split_url(url)
     if parts.username:
         return unquote(parts.username)

@@ -1,8 +1,8 @@
-"""Reading a queue by AMQP 1.0.
+"""Read a queue by AMQP 1.0.
 
-What an AMQP 1.0 client has published may hold types that AMQP 0-9-1 lacks. RabbitMQ should translate them; where it
-cannot, it closes the connection of every AMQP 0-9-1 client to which it delivers the message (INTERNAL_ERROR). By AMQP
-1.0 such a message can be looked at, and taken off the queue.
+A message of an AMQP 1.0 client may have values of types that AMQP 0-9-1 lacks. When RabbitMQ cannot translate these, it
+closes the connection of every AMQP 0-9-1 client to which it delivers the message (INTERNAL_ERROR). AMQP 1.0 can read
+such a message and remove it from the queue.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from broker.amqp10.messages import UNTRANSLATABLE, read_delivery
 from broker.amqp10.types import Described, Symbol, decode, encode
 from broker.errors import AccessRefused, BrokerError, BrokerUnreachable
 
-_WITHIN = 10.0  # seconds for an answer of RabbitMQ
+_TIMEOUT_SECONDS = 10.0  # for an answer of RabbitMQ
 _LARGEST_FRAME = 1024 * 1024
 _SASL, _AMQP = b"AMQP\x03\x01\x00\x00", b"AMQP\x00\x01\x00\x00"
 _MECHANISMS, _INIT, _OUTCOME = 0x40, 0x41, 0x44
@@ -28,10 +28,10 @@ _WINDOW = 2**31 - 1
 
 
 class Receiver:
-    """Takes messages of one queue. It is an inflow of its deliveries: they are settled as others are.
+    """Takes messages of one queue. It is the `Settler` of its deliveries.
 
-    `async with Receiver(url, queue) as receiver:`; what is not settled goes back to the queue at the end. Raises
-    BrokerUnreachable, AccessRefused, BrokerError, also when RabbitMQ does not speak AMQP 1.0.
+    `async with Receiver(url, queue) as receiver:`; unsettled messages return to the queue at the end. Raises
+    BrokerUnreachable, AccessRefused or BrokerError, also when RabbitMQ does not speak AMQP 1.0.
     """
 
     def __init__(self, url: str, queue: str) -> None:
@@ -39,9 +39,9 @@ class Receiver:
         self._queue = queue
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
-        self._version = 0  # the first number of RabbitMQ's
-        self._next = 0  # number of the next transfer
-        self._count = 0  # of deliveries, where RabbitMQ began to count
+        self._version = 0  # RabbitMQ's major version
+        self._next = 0  # the number of the next transfer
+        self._count = 0  # RabbitMQ's first delivery number
         self.is_open = False
 
     async def __aenter__(self) -> Self:
@@ -49,7 +49,7 @@ class Receiver:
         parts = urlsplit(plain)
         secure = parts.scheme == "amqps"
         try:
-            async with asyncio.timeout(_WITHIN):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 self._reader, self._writer = await asyncio.open_connection(
                     parts.hostname,
                     parts.port or (5671 if secure else 5672),
@@ -70,32 +70,32 @@ class Receiver:
     async def __aexit__(self, *_: object) -> None:
         if self.is_open:
             self._send(_CLOSE, [])
-            with suppress(BrokerError, OSError, TimeoutError, EOFError):  # all that was settled is known then
-                async with asyncio.timeout(_WITHIN):
+            with suppress(BrokerError, OSError, TimeoutError, EOFError):  # after the answer, RabbitMQ has all outcomes
+                async with asyncio.timeout(_TIMEOUT_SECONDS):
                     while (await self._frame())[0] != _CLOSE:
                         pass
         self._hang_up()
 
-    async def take(self, most: int) -> list[Delivery]:
-        """What waits in the queue, at most so many messages, oldest first. They are unsettled. Only once."""
+    async def take(self, limit: int) -> list[Delivery]:
+        """Take the oldest messages of the queue, unsettled and at most `limit`. Call it once."""
         found: list[Delivery] = []
         begun: dict[int, bytes] = {}
-        awaited = most
+        awaited = limit
         #            next in, window, next out, window, link, count, credit, available, drain: nothing is waited for
-        self._send(_FLOW, [self._next, _WINDOW, 0, _WINDOW, 0, self._count, most, None, True])
+        self._send(_FLOW, [self._next, _WINDOW, 0, _WINDOW, 0, self._count, limit, None, True])
         try:
-            async with asyncio.timeout(_WITHIN):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 tag = 0
                 while len(found) < awaited:
                     kind, frame, payload = await self._frame()
                     if kind == _TRANSFER:
                         tag = tag if frame[1] is None else frame[1]
                         begun[tag] = begun.get(tag, b"") + payload
-                        if not (len(frame) > 5 and frame[5]):  # more of it
+                        if not (len(frame) > 5 and frame[5]):  # the last frame of the message
                             found.append(read_delivery(begun.pop(tag), self._version, tag, self, self._queue))
                     elif kind == _FLOW and len(frame) > 6 and frame[4] is not None and not frame[6]:
-                        # The credit that is left is taken back: 3.10 says how much, before what it delivers; 4.x after.
-                        awaited = most - (frame[5] - self._count) % 2**32
+                        # RabbitMQ takes back the rest of the credit: 3.10 reports it before the deliveries, 4.x after.
+                        awaited = limit - (frame[5] - self._count) % 2**32
         except TimeoutError:
             pass
         except (OSError, EOFError) as error:
@@ -104,18 +104,18 @@ class Receiver:
         return found
 
     def ack(self, tag: int) -> None:
-        """Take the message off the queue."""
+        """Accept a message: RabbitMQ removes it from the queue."""
         self._settle(tag, _ACCEPTED)
 
     def reject(self, tag: int, *, requeue: bool) -> None:
-        """Give the message back, or make it a dead letter."""
+        """Return a message to the queue, or make it a dead letter."""
         self._settle(tag, _RELEASED if requeue else _REJECTED)
 
     async def confirmed(self) -> None:
-        """Wait until RabbitMQ has read what was settled. Raises BrokerError when the connection is lost."""
-        self._send(_DETACH, [0, True])  # what comes after what was settled; nothing more is taken here
+        """Wait until RabbitMQ has all outcomes. Raises BrokerError when the connection is lost."""
+        self._send(_DETACH, [0, True])  # after all outcomes; the receiver takes no more messages
         try:
-            async with asyncio.timeout(_WITHIN):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 while (await self._frame())[0] != _DETACH:
                     pass
         except (OSError, EOFError, TimeoutError) as error:
@@ -145,11 +145,11 @@ class Receiver:
             raise BrokerError(f"RabbitMQ does not speak AMQP 1.0 (it answered {answer!r})")
 
     async def _opened(self) -> int:
-        """Open the connection; returns the first number of RabbitMQ's version."""
+        """Open the connection. Returns RabbitMQ's major version."""
         self._send(_OPEN, ["fluffle", f"vhost:{vhost(self._url)}", _LARGEST_FRAME])
         answer = await self._expect(_OPEN)
-        told = answer[9] if len(answer) > 9 and isinstance(answer[9], dict) else {}
-        return int(str(told.get("version", "3")).partition(".")[0])
+        properties = answer[9] if len(answer) > 9 and isinstance(answer[9], dict) else {}
+        return int(str(properties.get("version", "3")).partition(".")[0])
 
     async def _attach(self, version: int) -> None:
         address = f"/queues/{quote(self._queue, safe='')}" if version >= 4 else f"/amq/queue/{self._queue}"
@@ -172,20 +172,20 @@ class Receiver:
         return frame[1]
 
     async def _frame(self) -> tuple[int, list[Any], bytes]:
-        """The next frame: its kind, its values, and what comes behind them. Raises BrokerError for a refusal."""
+        """Read the next frame: its kind, its values and its payload. Raises BrokerError for a refusal."""
         while True:
             size, offset, *_ = struct.unpack(">IBBH", await self._reader.readexactly(8))
             body = (await self._reader.readexactly(size - 8))[4 * offset - 8 :]
-            if body:  # else it is a heartbeat
+            if body:  # else the frame is a heartbeat
                 break
         described, end = decode(body)
         kind, values = described.kind, described.value
         at = {_DETACH: 2, _END: 0, _CLOSE: 0}.get(kind)
         if at is not None and len(values) > at and values[at] is not None:
             self.is_open = False
-            condition, *told = values[at].value
+            condition, *texts = values[at].value
             error = AccessRefused if condition == "amqp:unauthorized-access" else BrokerError
-            raise error(f"RabbitMQ said: {next(filter(None, told), condition)}")
+            raise error(f"RabbitMQ said: {next(filter(None, texts), condition)}")
         return kind, values, body[end:]
 
     def _hang_up(self) -> None:
@@ -197,7 +197,7 @@ class Receiver:
 async def expel(url: str, queue: str) -> str | None:
     """Make the first message of a queue a dead letter, if RabbitMQ cannot translate it to AMQP 0-9-1.
 
-    Returns its name, None when there is no such message. Raises BrokerError when AMQP 1.0 cannot be spoken.
+    Returns the message's id and the reason; None for another message. Raises BrokerError without AMQP 1.0.
     """
     async with Receiver(url, queue) as receiver:
         for delivery in await receiver.take(1):

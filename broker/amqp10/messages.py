@@ -1,4 +1,4 @@
-"""Messages of AMQP 1.0 as if they had come by AMQP 0-9-1."""
+"""Convert AMQP 1.0 messages to deliveries of AMQP 0-9-1."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ from typing import Any
 from broker.amqp.envelope import Delivery, Properties
 from broker.amqp10.types import Alien, decode
 
-UNTRANSLATABLE = "fluffle-untranslatable"  # header that says why RabbitMQ cannot deliver a message by AMQP 0-9-1
+UNTRANSLATABLE = "fluffle-untranslatable"  # header with the reason why RabbitMQ cannot deliver a message by AMQP 0-9-1
 
 _SHORT = 255  # bytes of a text property of AMQP 0-9-1
 _NAMES = ("message_id", "user_id", "to", "subject", "reply_to", "correlation_id", "content_type", "content_encoding")
 
 
 @dataclass(slots=True)
-class _Parts:
-    """A message of AMQP 1.0."""
+class _Sections:
+    """The sections of an AMQP 1.0 message."""
 
     annotations: dict[str, Any] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
@@ -25,22 +25,22 @@ class _Parts:
 
 
 def read_delivery(encoded: bytes, version: int, tag: int, ack_batcher: Any, queue: str) -> Delivery:
-    """The message as if it had come by AMQP 0-9-1. What that cannot say is told by the header UNTRANSLATABLE."""
+    """Convert a message to a delivery. Its header UNTRANSLATABLE has the reason if RabbitMQ cannot deliver it."""
     try:
-        parts = _parts(encoded)
-        why = _why_untranslatable(parts, version)
-    except Exception as error:  # whatever somebody published, it has to be shown
-        parts, why = _Parts(body=encoded), f"it cannot be read ({error})"
-    headers: dict[str, Any] = {key: value for key, value in parts.application.items() if isinstance(value, str)}
-    if deaths := _deaths(parts.annotations.get("x-opt-deaths")):
+        sections = _sections(encoded)
+        why = _why_untranslatable(sections, version)
+    except Exception as error:  # of any class: the message must be shown all the same
+        sections, why = _Sections(body=encoded), f"the message cannot be decoded ({error})"
+    headers: dict[str, Any] = {key: value for key, value in sections.application.items() if isinstance(value, str)}
+    if deaths := _deaths(sections.annotations.get("x-opt-deaths")):
         headers["x-death"] = deaths
     if why is not None:
         headers[UNTRANSLATABLE] = why
-    own, kind = parts.properties, parts.annotations.get("x-basic-type")
+    own, kind = sections.properties, sections.annotations.get("x-basic-type")
     return Delivery(
-        str(parts.annotations.get("x-exchange") or ""),
-        str(parts.annotations.get("x-routing-key") or own.get("subject") or ""),
-        parts.body,
+        str(sections.annotations.get("x-exchange") or ""),
+        str(sections.annotations.get("x-routing-key") or own.get("subject") or ""),
+        sections.body,
         True,
         Properties(
             content_type=_shown(own.get("content_type")),
@@ -58,39 +58,39 @@ def read_delivery(encoded: bytes, version: int, tag: int, ack_batcher: Any, queu
     )
 
 
-def _parts(encoded: bytes) -> _Parts:
-    parts, at = _Parts(), 0
+def _sections(encoded: bytes) -> _Sections:
+    sections, at = _Sections(), 0
     while at < len(encoded):
         begin = at
         section, at = decode(encoded, at)
         match section.kind:
             case 0x72:  # message annotations
-                parts.annotations = section.value
+                sections.annotations = section.value
             case 0x73:  # properties
-                parts.properties = dict(zip(_NAMES, section.value, strict=False))
+                sections.properties = dict(zip(_NAMES, section.value, strict=False))
             case 0x74:  # application properties
-                parts.application = section.value
+                sections.application = section.value
             case 0x75:  # data
-                parts.body += section.value
+                sections.body += section.value
             case 0x76 | 0x77:  # other bodies
-                parts.body += encoded[begin:at]
-    return parts
+                sections.body += encoded[begin:at]
+    return sections
 
 
-def _why_untranslatable(parts: _Parts, version: int) -> str | None:
-    """What of a message RabbitMQ cannot translate to AMQP 0-9-1, as measured on 3.10 and 4.0; None: nothing known."""
+def _why_untranslatable(sections: _Sections, version: int) -> str | None:
+    """Return why RabbitMQ cannot translate a message to AMQP 0-9-1 (measured on 3.10 and 4.0); None if it can."""
     for name in ("message_id", "correlation_id") if version < 4 else ():
-        match parts.properties.get(name):
+        match sections.properties.get(name):
             case int():
                 return f"{name} is a number"
             case Alien(kind="decimal32" | "decimal64" as decimal):
                 return f"{name} is a {decimal}"
     short = ("content_type", "content_encoding", *(("message_id", "correlation_id", "reply_to") if version < 4 else ()))
     for name in short:
-        value = parts.properties.get(name)
+        value = sections.properties.get(name)
         if isinstance(value, str) and len(value.encode()) > _SHORT:
             return f"{name} has more than {_SHORT} bytes"
-    for section in (parts.application, parts.annotations) if version >= 4 else ():
+    for section in (sections.application, sections.annotations) if version >= 4 else ():
         for name, value in section.items():
             if kind := next(_aliens(value), None):
                 return f"{name} is a {kind}"
@@ -117,10 +117,10 @@ def _shown(value: Any) -> str | None:
             return str(value)
 
 
-def _deaths(told: Any) -> list[dict[str, Any]]:
-    """RabbitMQ's history of a dead letter in the form of AMQP 0-9-1, newest first."""
+def _deaths(history: Any) -> list[dict[str, Any]]:
+    """Convert RabbitMQ's history of a dead letter to the form of AMQP 0-9-1, newest first."""
     found: list[dict[str, Any]] = []
-    for death in told if isinstance(told, Sequence) and not isinstance(told, str | bytes) else ():
+    for death in history if isinstance(history, Sequence) and not isinstance(history, str | bytes) else ():
         if isinstance(death, dict):
             at = death.get("last-time")
             moment = {"time": datetime.fromtimestamp(at / 1000, UTC)} if isinstance(at, int) else {}

@@ -1,4 +1,4 @@
-"""Values as AMQP 1.0 encodes them, as far as they are wanted to read a queue (AMQP 1.0, part 1: types)."""
+"""Encode and decode the AMQP 1.0 values that are needed to read a queue (AMQP 1.0, part 1: types)."""
 
 import struct
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ _WIDTHS = {0x4: 0, 0x5: 1, 0x6: 2, 0x7: 4, 0x8: 8, 0x9: 16}
 
 
 class Symbol(str):
-    """Text of a fixed vocabulary."""
+    """A symbol of AMQP 1.0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alien:
-    """A value of a type that AMQP 0-9-1 does not have, as its bytes."""
+    """The bytes of a value of a type that AMQP 0-9-1 lacks."""
 
     kind: str
     raw: bytes
@@ -29,14 +29,14 @@ class Alien:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A value with the number of its kind: a frame, or a part of a message."""
+    """A value with a descriptor: a frame or a section of a message."""
 
     kind: Any
     value: Any
 
 
 def encode(value: Any) -> bytes:
-    """A value of a frame. Every number in those that are sent here is a uint."""
+    """Encode a value of a frame. Every int becomes a uint."""
     match value:
         case None:
             return b"\x40"
@@ -59,9 +59,10 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes, at: int = 0) -> tuple[Any, int]:
-    """The value that begins at a place, and where it ends. Raises ValueError, struct.error, IndexError, RecursionError.
+    """Decode the value at a position. Returns the value and its end.
 
-    Whole numbers of all sizes and timestamps (in milliseconds) are int, a map is a dict, a list and an array are lists.
+    Integers and timestamps (in milliseconds) become int, a map becomes a dict, a list and an array become lists. Raises
+    ValueError, struct.error, IndexError, RecursionError.
     """
     if data[at] == 0:
         kind, at = decode(data, at + 1)

@@ -19,12 +19,12 @@ def container_wanted() -> bool:
 
 
 def engine_answers() -> bool:
-    """Whether a Docker engine can be used."""
+    """Whether a Docker engine is available."""
     return _docker("version", "--format", "{{.Server.Version}}").returncode == 0
 
 
 def engine_has_image() -> bool:
-    """Whether a Docker engine can be used and has the image already."""
+    """Whether a Docker engine is available and has the image."""
     return _docker("image", "inspect", IMAGE).returncode == 0
 
 
@@ -37,7 +37,7 @@ class Container:
 
     @property
     def log_place(self) -> str:
-        """Where the node's logs are, for people."""
+        """The place of the node's logs, for messages."""
         return f"`docker logs {self._record.name}`"
 
     def launch(self) -> None:
@@ -56,7 +56,7 @@ class Container:
             *("--volume", f"{limits}:/etc/rabbitmq/conf.d/90-fluffle.conf:ro"),
             *("--env", f"RABBITMQ_NODENAME={name}@localhost"),
             *("--env", f"RABBITMQ_DEFAULT_USER={USER}"),
-            *("--env", "RABBITMQ_DEFAULT_PASS"),  # from our environment: a command line is seen by everybody
+            *("--env", "RABBITMQ_DEFAULT_PASS"),  # from the environment: every user can read a command line
             IMAGE,
             RABBITMQ_DEFAULT_PASS=self._record.password,
         )
@@ -68,11 +68,11 @@ class Container:
         return self._inspect("{{.State.Running}}") == "true"
 
     def pid(self) -> int | None:
-        """The process id of the container's first process, seen from outside."""
+        """Return the host's process id of the container's first process."""
         return int(self._inspect("{{.State.Pid}}") or 0) or None
 
     def since(self) -> datetime | None:
-        """When it was started, in UTC."""
+        """Return the start time in UTC."""
         started = self._inspect("{{.State.StartedAt}}")
         return datetime.fromisoformat(started) if started else None
 
@@ -81,11 +81,11 @@ class Container:
         return _docker("exec", "--interactive", self._record.name, "rabbitmqctl", *arguments, given=given)
 
     def terminate(self) -> None:
-        """Ask it to shut down cleanly."""
+        """Ask the node to shut down cleanly."""
         _docker("kill", "--signal", "TERM", self._record.name)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the node."""
         _docker("kill", self._record.name)
 
     def clean_up(self) -> None:
@@ -93,7 +93,7 @@ class Container:
         _docker("rm", "--force", self._record.name)
 
     def last_words(self) -> str:
-        """The end of what it printed."""
+        """Return the end of the container's output."""
         logs = _docker("logs", "--tail", "50", self._record.name)
         return logs.stdout + logs.stderr
 

@@ -1,4 +1,4 @@
-"""Get RabbitMQ for computers that have none."""
+"""Install RabbitMQ on computers without it."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from broker.node.server import RabbitMQNotFound
 
 Say = Callable[[str], None]
 
-# Debian starts a service that it installs, on the ports that everybody uses. We want the programs alone.
+# Debian starts the service of an installed package, on the default ports. Only the programs are needed here.
 _DEBIAN = """
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d
@@ -49,10 +49,9 @@ def ensure_rabbitmq(say: Say) -> None:
 
 
 def install_rabbitmq(say: Say) -> None:
-    """Install RabbitMQ by this system's package manager, or fetch its container image, telling `say` what is done.
+    """Install RabbitMQ with the system's package manager, or fetch its container image. Reports each step to `say`.
 
-    Raises InstallFailed when that does not work, RabbitMQNotFound with the command to run when it needs somebody
-    with more rights.
+    Raises InstallFailed on failure, and RabbitMQNotFound with the command to run when the user lacks the rights.
     """
     become_root = _become_root()
     if shutil.which("apt-get") and become_root is not None and not container_wanted():
@@ -65,12 +64,12 @@ def install_rabbitmq(say: Say) -> None:
         say(f"RabbitMQ was not found. Fetching the container image {IMAGE}.")
         _run(["docker", "pull", IMAGE])
     else:
-        raise RabbitMQNotFound(f"RabbitMQ was not found, and installing it needs your help. {_advice()}")
+        raise RabbitMQNotFound(f"RabbitMQ was not found, and its installation needs more rights. {_advice()}")
     say("RabbitMQ is installed.")
 
 
 def _become_root() -> list[str] | None:
-    """What to put before a command so that it runs as root, None when that would ask for a password."""
+    """Return the prefix of a command that runs as root; None when root needs a password."""
     if os.geteuid() == 0:
         return []
     if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0:  # noqa: S607 - the user's sudo, wherever it is installed

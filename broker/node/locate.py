@@ -1,4 +1,4 @@
-"""Which RabbitMQ to talk to."""
+"""Find the RabbitMQ to connect to."""
 
 from broker.amqp.url import completed
 from broker.errors import ConfigurationError
@@ -17,6 +17,6 @@ def amqp_url(settings: Settings) -> str:
     url = running_url(settings.state_dir)
     if url is None:
         raise ConfigurationError(
-            "no RabbitMQ to talk to: start a private one with `fluffle broker start`, or set FLUFFLE_AMQP_URL"
+            "no RabbitMQ is configured: start a private one with `fluffle broker start`, or set FLUFFLE_AMQP_URL"
         )
     return url

@@ -1,7 +1,7 @@
-"""A private RabbitMQ node: started, watched and stopped by Fluffle, for one user, on 127.0.0.1 only.
+"""A private RabbitMQ node, which Fluffle starts and stops, for one user, on 127.0.0.1 only.
 
-Everything it has lives in `<state folder>/broker`: data, logs, configuration, and `node.json` with its password and
-ports. Nodes of different state folders, and a RabbitMQ that the system runs, do not touch each other.
+The folder `<state folder>/broker` holds its data, logs and configuration, and `node.json` with its password and ports.
+Nodes of different state folders, and the system's RabbitMQ, are independent of each other.
 """
 
 import fcntl
@@ -27,9 +27,9 @@ from broker.secure_files import make_private_folder
 
 _log = logging.getLogger(__name__)
 
-_POLL = 0.05  # seconds
-_START_WITHIN = 120.0  # seconds; usually 6
-_STOP_WITHIN = 60.0  # seconds; usually 1
+_POLL_SECONDS = 0.05
+_START_TIMEOUT_SECONDS = 120.0  # a start usually takes 6
+_STOP_TIMEOUT_SECONDS = 60.0  # a stop usually takes 1
 
 
 class NodeStartFailed(NodeError):
@@ -38,7 +38,7 @@ class NodeStartFailed(NodeError):
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A private node as it is now. `url` is without the password; `since` is in UTC."""
+    """The present state of a private node. `url` is without the password; `since` is in UTC."""
 
     state: Literal["running", "starting", "stopping", "crashed", "stopped"]
     folder: Path
@@ -50,7 +50,7 @@ class NodeStatus:
 
 
 class _Runner(Protocol):
-    """How a node runs: as a process of ours or in a container."""
+    """The way a node runs: as a process or in a container."""
 
     @property
     def log_place(self) -> str: ...
@@ -66,9 +66,9 @@ class _Runner(Protocol):
 
 
 def running_url(state_dir: Path) -> str | None:
-    """The AMQP URL, with password, of the private node that was started, None when there is none or it was stopped.
+    """Return the AMQP URL with password of the running private node; None when there is none or it was stopped.
 
-    A node that crashed is started again. Raises NodeStartFailed.
+    A crashed node is started again. Raises NodeStartFailed.
     """
     node = PrivateNode(state_dir)
     state = node.status().state
@@ -86,12 +86,12 @@ class PrivateNode:
         self.folder = state_dir.absolute() / "broker"
         self._file = self.folder / "node.json"
 
-    def start(self, *, timeout: float = _START_WITHIN) -> str:
-        """Start the node unless it runs, wait until it accepts clients, return its AMQP URL with password.
+    def start(self, *, timeout: float = _START_TIMEOUT_SECONDS) -> str:
+        """Start the node unless it runs, wait until it accepts clients, and return its AMQP URL with password.
 
-        The node outlives this process. At its first start it gets free ports and keeps them as long as nobody else
-        takes one. Raises RabbitMQNotFound, and NodeStartFailed, with what the node printed, after `timeout` seconds
-        or when it ends.
+        The node outlives this process. It gets free ports at its first start, and keeps them unless another program
+        takes one. Raises RabbitMQNotFound, and NodeStartFailed with the node's output when the node ends or is not
+        ready after `timeout` seconds.
         """
         with self._one_command_at_a_time():
             record = NodeRecord.load(self._file) or NodeRecord.new(way_to_run())
@@ -108,10 +108,10 @@ class PrivateNode:
             self._wait_until_ready(runner, record, timeout)
         return record.url(with_password=True)
 
-    def stop(self, *, timeout: float = _STOP_WITHIN) -> bool:
-        """Stop the node and all that belongs to it; kill it after `timeout` seconds. Whether there was one to stop."""
+    def stop(self, *, timeout: float = _STOP_TIMEOUT_SECONDS) -> bool:
+        """Stop the node; kill it after `timeout` seconds. Returns whether a node was running or wanted."""
         if NodeRecord.load(self._file) is None:
-            return False  # without making the folder
+            return False  # without a new folder
         with self._one_command_at_a_time():
             record = NodeRecord.load(self._file)
             if record is None:
@@ -120,7 +120,7 @@ class PrivateNode:
             return self._end(self._runner(record), timeout) or record.wanted
 
     def status(self) -> NodeStatus:
-        """How the node is now. Looks only, and changes nothing."""
+        """Return the present state of the node, without changes."""
         record = NodeRecord.load(self._file)
         if record is None:
             return NodeStatus("stopped", self.folder)
@@ -140,19 +140,19 @@ class PrivateNode:
         )
 
     def is_at(self, url: str) -> bool:
-        """Whether that AMQP URL leads to this node."""
+        """Whether an AMQP URL is that of this node."""
         record, parts = NodeRecord.load(self._file), split_url(url)
         return record is not None and (parts.hostname, parts.port) == ("127.0.0.1", record.amqp_port)
 
     def control(self, *arguments: str, given: str = "") -> str:
-        """What `rabbitmqctl` prints for these arguments, with `given` on its standard input. Raises NodeError."""
+        """Run `rabbitmqctl` with `given` on its standard input, and return its output. Raises NodeError."""
         record = NodeRecord.load(self._file)
         if record is None:
             raise NodeError("There is no private RabbitMQ node.")
         done = self._runner(record).control(*arguments, given=given)
         if done.returncode:
             said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
-            raise NodeError(f"rabbitmqctl {arguments[0]} did not work: {said}")
+            raise NodeError(f"rabbitmqctl {arguments[0]} failed: {said}")
         return done.stdout
 
     def _runner(self, record: NodeRecord) -> _Runner:
@@ -162,10 +162,10 @@ class PrivateNode:
         deadline = time.monotonic() + timeout
         while not version_that_answers(record.amqp_port):
             if not runner.alive():
-                words = _essence(runner.last_words())
+                words = _start_error(runner.last_words())
                 runner.clean_up()
                 raise NodeStartFailed(
-                    "The private RabbitMQ node ended while it started. Mend what it says below, then run "
+                    "The private RabbitMQ node ended while it started. Fix the error below, then run "
                     f"`fluffle broker start`. Its logs are in {runner.log_place}.\n{words}"
                 )
             if time.monotonic() > deadline:
@@ -173,9 +173,9 @@ class PrivateNode:
                     f"The private RabbitMQ node has not answered for {timeout:.0f} s and may still be starting. "
                     f"See `fluffle broker status` and its logs in {runner.log_place}."
                 )
-            time.sleep(_POLL)
+            time.sleep(_POLL_SECONDS)
 
-    def _end(self, runner: _Runner, timeout: float = _STOP_WITHIN) -> bool:
+    def _end(self, runner: _Runner, timeout: float = _STOP_TIMEOUT_SECONDS) -> bool:
         deadline = time.monotonic() + timeout
         was_alive = runner.alive()
         if was_alive:
@@ -183,7 +183,7 @@ class PrivateNode:
         while runner.alive():
             if time.monotonic() > deadline:
                 runner.kill()
-            time.sleep(_POLL)
+            time.sleep(_POLL_SECONDS)
         runner.clean_up()
         return was_alive
 
@@ -199,7 +199,7 @@ class PrivateNode:
 
 
 def way_to_run() -> Literal["process", "container"]:
-    """How a new node would run on this computer. Raises RabbitMQNotFound when it could not."""
+    """Return how a new node runs on this computer. Raises RabbitMQNotFound when it cannot run."""
     if container_wanted():
         if engine_has_image():
             return "container"
@@ -213,14 +213,14 @@ def way_to_run() -> Literal["process", "container"]:
     return "process"
 
 
-def _essence(words: str) -> str:
-    """What RabbitMQ says about a failed start, without all that came before; else the last lines."""
+def _start_error(words: str) -> str:
+    """Return RabbitMQ's message about a failed start; without one, the last lines of its output."""
     _, failed, reason = words.strip().rpartition("BOOT FAILED")
-    return "\n".join((failed + reason).splitlines()[-25:]) or "(It printed nothing.)"
+    return "\n".join((failed + reason).splitlines()[-25:]) or "(The node printed nothing.)"
 
 
 def version_that_answers(port: int) -> str | None:
-    """Say hello in AMQP to 127.0.0.1 and return the version that RabbitMQ gives in its answer; None without one."""
+    """Begin an AMQP connection to 127.0.0.1 and return RabbitMQ's version; None without an answer."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             connection.sendall(b"AMQP\x00\x00\x09\x01")

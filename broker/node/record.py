@@ -1,4 +1,4 @@
-"""What a private RabbitMQ node remembers between its starts: name, password, ports, and whether it should be up."""
+"""The stored record of a private RabbitMQ node: name, password, ports, and whether it should run."""
 
 import json
 import random
@@ -14,14 +14,14 @@ from broker.secure_files import write_private
 
 USER = "fluffle"
 
-# Below the ports that a system hands out to outgoing connections: one of those could take ours while the node is
-# down, and clients that wait for it to come back would look for it at the old place.
+# Below the ports that a system gives to outgoing connections: one of these could take a port of the node while it is
+# down, and waiting clients would look for the node at the old port.
 _PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """One private node. `wanted`: it was started and not stopped since, so if it does not run, it crashed."""
+    """The record of one node. `wanted`: the node was started and not stopped; unless it runs, it has crashed."""
 
     name: str
     password: str
@@ -33,14 +33,14 @@ class NodeRecord:
 
     @classmethod
     def new(cls, runs_as: Literal["process", "container"]) -> Self:
-        """A node that has never run: random name and password, three free ports."""
+        """Create the record of a new node: random name and password, three free ports."""
         name, password = f"fluffle-{secrets.token_hex(4)}", secrets.token_urlsafe(24)
         amqp, distribution, epmd = _free_ports(3)
         return cls(name, password, amqp, distribution, epmd, runs_as)
 
     @classmethod
     def load(cls, file: Path) -> Self | None:
-        """The node recorded in `file`, None when there is no such file. Raises NodeError when it is unreadable."""
+        """Read the record in a file; None without such a file. Raises NodeError for an unreadable file."""
         try:
             return cls(**json.loads(file.read_bytes()))
         except FileNotFoundError:
@@ -49,16 +49,16 @@ class NodeRecord:
             raise NodeError(f"The private RabbitMQ node's file {file} cannot be read: {error}") from error
 
     def save(self, file: Path) -> None:
-        """Write the record in one step, readable by its owner only, for it holds the password."""
+        """Write the record, with the password, in one step to a file that only its owner may read."""
         write_private(file, json.dumps(asdict(self), indent=2) + "\n")
 
     def url(self, *, with_password: bool) -> str:
-        """The node's AMQP URL."""
+        """Return the node's AMQP URL."""
         user = f"{USER}:{self.password}" if with_password else USER
         return f"amqp://{user}@127.0.0.1:{self.amqp_port}/%2F"
 
     def with_free_ports(self) -> Self:
-        """The same node with those of its ports replaced that somebody else has taken."""
+        """Replace the ports that other programs have taken."""
         own = (self.amqp_port, self.distribution_port, self.epmd_port)
         spare = iter(_free_ports(3, other_than=own))
         amqp, distribution, epmd = (port if _is_free(port) else next(spare) for port in own)
@@ -77,7 +77,7 @@ def _free_ports(count: int, *, other_than: Collection[int] = ()) -> list[int]:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As RabbitMQ does it: connections of a node that was killed linger, and must not make its port look taken.
+        # Like RabbitMQ: connections of a killed node linger, but its port is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

@@ -1,13 +1,13 @@
-"""Mend the one thing that RabbitMQ loses when it is killed.
+"""Repair the one file that RabbitMQ leaves incomplete when it is killed.
 
-RabbitMQ notes in `names.dets` which folder of messages belongs to which quorum queue, and writes that note up to
-two seconds after it has confirmed the queue (seen with 3.10.8 and 4.0.5). Killed in between, it finds the queue
-without a folder at its next start and sets up a new, empty one that never elects a leader: the messages seem lost
-and the queue hangs for good. But every folder says itself whose it is, so the note can be completed beforehand.
+RabbitMQ records in `names.dets` which folder of messages belongs to which quorum queue, up to two seconds after it has
+confirmed the queue (seen with 3.10.8 and 4.0.5). When it is killed in between, it finds no folder for the queue at its
+next start and creates an empty one that never elects a leader: the messages seem lost and the queue hangs for ever.
+But each folder names its queue, so the record can be completed before the start.
 """
 
-# Run in the folder above RabbitMQ's base folder of data, while RabbitMQ is down. A folder's `config` is an Erlang
-# term in Latin-1. Of two folders of one queue the newer counts; one without a readable `config` was never confirmed.
+# Run in the parent of RabbitMQ's data folder, while RabbitMQ is down. The `config` of a folder is an Erlang term in
+# Latin-1. Of two folders of one queue the newer one is used; a queue without a readable `config` was never confirmed.
 _COMPLETE_NAMES = """
 Parse = fun(Config) ->
     {ok, Text} = file:read_file(Config),

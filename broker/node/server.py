@@ -31,7 +31,7 @@ _USUAL_PLACES = (
     "/home/linuxbrew/.linuxbrew/sbin/rabbitmq-server",
 )
 
-# Sized for a computer that has other things to do. Each means the same from RabbitMQ 3.10 to 4.x.
+# Limits for a computer with other work. Each has the same meaning from RabbitMQ 3.10 to 4.x.
 LIMITS = """\
 vm_memory_high_watermark.relative = 0.25
 disk_free_limit.absolute = 100MB
@@ -39,17 +39,17 @@ raft.wal_max_size_bytes = 67108864
 log.file.level = info
 log.file.rotation.size = 10485760
 log.file.rotation.count = 3
-# Every look at the node's state is a short connection: not worth a line.
+# Every status check is a short connection, which needs no line in the log.
 log.connection.level = error
 """
 
 
 class RabbitMQNotFound(NodeError):
-    """RabbitMQ was not found on this computer. `fluffle broker start --install` gets it."""
+    """RabbitMQ was not found on this computer. `fluffle broker start --install` installs it."""
 
 
 def find_server() -> Path:
-    """The `rabbitmq-server` script to run: FLUFFLE_RABBITMQ_SERVER, else the usual places, else PATH.
+    """Find the `rabbitmq-server` script: FLUFFLE_RABBITMQ_SERVER, else the usual places, else PATH.
 
     Raises RabbitMQNotFound.
     """
@@ -64,10 +64,10 @@ def find_server() -> Path:
 
 
 class ServerProcess:
-    """The node's process. It holds an exclusive lock on `<folder>/alive.lock` for exactly as long as it lives.
+    """The node's process. It holds an exclusive lock on `<folder>/alive.lock` as long as it lives.
 
-    The lock is inherited, so it needs no care from whoever started the node, cannot be mistaken as a process id
-    can, and is gone after a kill or a power cut.
+    The process inherits the lock. Unlike a process id, the lock cannot belong to another process, and it ends with a
+    kill or a power failure.
     """
 
     def __init__(self, folder: Path, record: NodeRecord) -> None:
@@ -80,7 +80,7 @@ class ServerProcess:
 
     @property
     def log_place(self) -> str:
-        """Where the node's logs are, for people."""
+        """The place of the node's logs, for messages."""
         return str(self._console.parent)
 
     def launch(self) -> None:
@@ -88,16 +88,16 @@ class ServerProcess:
         server = find_server()
         self._console.parent.mkdir(exist_ok=True, mode=0o700)
         make_private(self._console, create=True)
-        if self._pid_file.exists():  # RabbitMQ removes it when it ends in good order
-            self._mend()
+        if self._pid_file.exists():  # RabbitMQ removes the file at a clean end
+            self._repair()
         write_private(self._folder / "rabbitmq.conf", self._configuration())
         write_private(self._folder / "enabled_plugins", "[].\n")
-        # Made here because Erlang derives its own from the clock, and whoever knows it may run code in the node.
+        # Erlang would derive the cookie from the clock, and who knows the cookie can run code in the node.
         write_private(self._folder / ".erlang.cookie", secrets.token_hex(20))
         with open(self._console, "wb") as console, open(self._alive_lock, "wb") as alive_lock:
             fcntl.flock(alive_lock, fcntl.LOCK_EX)
             subprocess.run(  # noqa: S603 - RabbitMQ's own script, found by locate
-                # The shell ends at once, so that the node is nobody's child and leaves no zombie.
+                # The shell ends at once, so that the node has no parent here and leaves no zombie.
                 ["/bin/sh", "-c", 'umask 077; echo $$ >"$1"; "$0" -noinput &', server, self._group_file],
                 env=self._environment(),
                 cwd=self._folder,
@@ -121,14 +121,14 @@ class ServerProcess:
         return False
 
     def pid(self) -> int | None:
-        """The process id, None in the first moments of its life."""
+        """Return the process id; None shortly after the start."""
         try:
             return int(self._pid_file.read_text())
         except (FileNotFoundError, ValueError):
             return None
 
     def since(self) -> datetime | None:
-        """When it was started, in UTC."""
+        """Return the start time in UTC."""
         try:
             return datetime.fromtimestamp(self._pid_file.stat().st_mtime, UTC)
         except FileNotFoundError:
@@ -147,20 +147,20 @@ class ServerProcess:
         )
 
     def terminate(self) -> None:
-        """Ask it to shut down cleanly."""
+        """Ask the node to shut down cleanly."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the node."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self.alive():  # then the number of its process group cannot be somebody else's
+        if self.alive():  # then no other process group has this number
             with suppress(ProcessLookupError):
                 os.killpg(int(self._group_file.read_text()), number)
 
     def clean_up(self) -> None:
-        """End Erlang's port mapper, which the node starts and leaves behind."""
+        """End Erlang's port mapper, which the node starts and does not stop."""
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
             try:
@@ -173,8 +173,8 @@ class ServerProcess:
                 pass
             time.sleep(0.02)
 
-    def _mend(self) -> None:
-        mended = subprocess.run(  # noqa: S603 - RabbitMQ's own script, found by locate
+    def _repair(self) -> None:
+        repaired = subprocess.run(  # noqa: S603 - RabbitMQ's own script, found by locate
             REPAIR_COMMAND,
             env=self._environment(),
             cwd=self._folder,
@@ -183,19 +183,19 @@ class ServerProcess:
             text=True,
             check=False,
         )
-        if mended.returncode:
-            _log.warning("the data of the killed node could not be checked: %s", mended.stderr or mended.stdout)
+        if repaired.returncode:
+            _log.warning("the data of the killed node could not be checked: %s", repaired.stderr or repaired.stdout)
         self._pid_file.unlink()
 
     def last_words(self) -> str:
-        """The end of what it printed while it started."""
+        """Return the node's output during its start."""
         return self._console.read_text(errors="replace") if self._console.exists() else ""
 
     def _configuration(self) -> str:
         return f"listeners.tcp.local = 127.0.0.1:{self._record.amqp_port}\n{LIMITS}"
 
     def _environment(self) -> dict[str, str]:
-        """This process's environment, without what others set for RabbitMQ and Erlang, and with our own."""
+        """Return this process's environment with the node's variables for RabbitMQ and Erlang instead of all others."""
         folder = self._folder
         inherited = {
             name: value
@@ -203,13 +203,13 @@ class ServerProcess:
             if not name.startswith(("RABBITMQ_", "ERL_")) and name != "NOTIFY_SOCKET"
         }
         return inherited | {
-            "HOME": str(folder),  # of the Erlang cookie
+            "HOME": str(folder),  # the folder of the Erlang cookie
             "ERL_CRASH_DUMP": str(folder / "log" / "erl_crash.dump"),
             "RABBITMQ_NODENAME": f"{self._record.name}@localhost",
             "RABBITMQ_DEFAULT_USER": USER,
             "RABBITMQ_DEFAULT_PASS": self._record.password,
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
-            # These three are read from /etc/rabbitmq unless they name something else, which need not exist.
+            # RabbitMQ reads these three files from /etc/rabbitmq unless other names are set, which need not exist.
             "RABBITMQ_CONFIG_FILES": str(folder / "conf.d"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
             "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
@@ -219,12 +219,12 @@ class ServerProcess:
             "RABBITMQ_LOGS": str(folder / "log" / "rabbitmq.log"),
             "RABBITMQ_PID_FILE": str(self._pid_file),
             "RABBITMQ_DIST_PORT": str(self._record.distribution_port),
-            # Erlang would take all processors, of which the others need some: its schedulers wait for work by spinning,
-            # and one that has nothing to do takes over what another one has at hand, which makes that dearer.
+            # Erlang would occupy all processors, which other programs need: its schedulers spin while they wait for
+            # work, and idle ones take work from others, which makes the work more expensive.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none +SP 50:50"
             ),
-            # Makes the script replace itself by the Erlang machine instead of watching over it.
+            # With this, the script replaces itself by the Erlang machine and does not supervise it.
             "RABBITMQ_ALLOW_INPUT": "1",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._record.epmd_port),

@@ -136,8 +136,8 @@ MEASURES = {
 def _of_measure(name: str) -> list[Metric]:
     title, meaning = MEASURES[name]
     return [
-        Metric(f"{name}_{key}", f"{title}, {told}", Unit.SECONDS, Of.TASKS, f"{told}: {meaning}")
-        for key, told in STATISTICS.items()
+        Metric(f"{name}_{key}", f"{title}, {statistic}", Unit.SECONDS, Of.TASKS, f"{statistic}: {meaning}")
+        for key, statistic in STATISTICS.items()
     ]
 
 
@@ -264,7 +264,7 @@ def _wrong_filter(dimension: Dimension, values: Sequence[Value]) -> list[Problem
         return [Problem(path, "use since and until to filter by time")]
     if not 0 < len(values) <= MOST_VALUES:
         return [Problem(path, f"must have 1 to {MOST_VALUES} values")]
-    return [Problem(path, told) for value in values if (told := _wrong_value(dimension, value))]
+    return [Problem(path, wrong) for value in values if (wrong := _wrong_value(dimension, value))]
 
 
 def _wrong_value(dimension: Dimension, value: Value) -> str | None:

@@ -26,11 +26,8 @@ ECHO = "coordinator.echo"  # routing key on fluffle.status of a coordinator's me
 DELIVERY_LIMIT = 20
 KEEP_FOREVER = 1_000_000  # deliveries. Without a limit, 4.x drops after 20; a limit of -1 discards at once on 3.10
 QUERY_BACKLOG = 10_000
-INBOX, INBOX_BYTES = (
-    1_000_000,
-    2 * 1024**3,
-)  # the most messages and bytes that wait for the coordinator; more are refused
-REJECTED_KEPT, REJECTED_BYTES = 100_000, 1024**3  # the most rejected messages and bytes; the oldest are dropped first
+INBOX, INBOX_BYTES = 1_000_000, 2 * 1024**3  # limits of the coordinator's inbox: more messages are refused
+REJECTED_KEPT, REJECTED_BYTES = 100_000, 1024**3  # limits of the rejected queue: the oldest messages are dropped
 
 Arguments = Mapping[str, str | int]
 

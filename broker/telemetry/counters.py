@@ -1,6 +1,6 @@
-"""What a program counts of its work since it started, for whoever watches over it.
+"""Counters of a program's work since its start, for metrics.
 
-Plain numbers: one thread writes them, another may read them at any time.
+Plain numbers: one thread writes them, others may read them at any time.
 """
 
 from bisect import bisect_left
@@ -11,11 +11,11 @@ from itertools import accumulate
 from broker.protocol.worker_reports import Usage
 
 RUNS = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
-"""Bounds in seconds for calls of LLMs."""
+"""The bounds in seconds of the duration of attempts."""
 
 
 class Distribution:
-    """How many values there were up to each bound, and their sum."""
+    """The number of values up to each bound, and their sum."""
 
     __slots__ = ("_bounds", "_counts", "total")
 
@@ -25,17 +25,17 @@ class Distribution:
         self.total = 0.0
 
     def add(self, value: float) -> None:
-        """Another value."""
+        """Add a value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """For each bound, as text, and for `+Inf`: how many values were no larger."""
+        """Return, for each bound as text and for `+Inf`, the number of values up to it."""
         return list(zip((*map(str, map(float, self._bounds)), "+Inf"), accumulate(self._counts), strict=True))
 
 
 class Runs:
-    """Attempts that are over: how they ended, how long they took, what they used."""
+    """The finished attempts of an LLM: outcomes, durations, tokens and cost."""
 
     __slots__ = ("cost", "durations", "outcomes", "tokens")
 
@@ -46,7 +46,7 @@ class Runs:
         self.cost = 0.0  # in US dollars
 
     def add(self, outcome: str, duration: float | None, usage: Usage | None) -> None:
-        """Another attempt; `duration` in seconds, None when it never ran."""
+        """Add an attempt; `duration` in seconds, None when the attempt never ran."""
         self.outcomes[outcome] += 1
         if duration is not None:
             self.durations.add(duration)

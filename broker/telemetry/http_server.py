@@ -1,6 +1,6 @@
-"""An HTTP server for those who watch over a program: `/metrics` for Prometheus, `/healthz` and `/readyz`.
+"""An HTTP server for monitoring: `/metrics` for Prometheus, `/healthz` and `/readyz`.
 
-It has a thread of its own, so that it can tell when the program's event loop is stuck.
+The server runs in a separate thread, so that it can report that the program's event loop is stuck.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from broker.telemetry.counters import Distribution, Runs
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-PORTS_TRIED = 100  # from the one that is set: several programs on one computer may have the same settings
-ANSWER_WITHIN = 5.0  # seconds that the event loop may take to say how it is
-_PRIVATE = (".localhost", ".local", ".internal")  # no domain outside of a network ends so
-_POLL = 0.1  # seconds between two looks whether the server is to end
+PORTS_TRIED = 100  # from the configured port on: several programs on one computer may have the same settings
+ANSWER_TIMEOUT_SECONDS = 5.0  # for an answer of the event loop
+_PRIVATE = (".localhost", ".local", ".internal")  # endings of names in local networks only
+_POLL_SECONDS = 0.1  # between checks whether the server shall end
 
 T = TypeVar("T")
 
@@ -38,16 +38,16 @@ _log = logging.getLogger(__name__)
 
 
 class EventLoopHealth:
-    """Calls coroutines of the program's event loop from the server's threads."""
+    """Runs coroutines on the program's event loop, from the server's threads."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
 
     def ask(self, look: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What it returns. Raises TimeoutError when the loop does not come to it in time."""
+        """Run a coroutine and return its result. Raises TimeoutError when the event loop takes too long."""
         asked = asyncio.run_coroutine_threadsafe(look(), self._loop)
         try:
-            return asked.result(ANSWER_WITHIN)
+            return asked.result(ANSWER_TIMEOUT_SECONDS)
         finally:
             asked.cancel()
 
@@ -56,15 +56,15 @@ class EventLoopHealth:
 async def watched(
     host: str, port: int, *, collector: Collector, problems: Callable[[], Coroutine[Any, Any, Sequence[str]]]
 ) -> AsyncIterator[None]:
-    """Serve at that address, at the first free port from `port` on (0: any), during the block.
+    """Serve the pages during the block, at the first free port from `port` on (0: any).
 
-    `problems` tells why the program cannot do its work at the moment. Raises ConfigurationError when no port is free.
+    `problems` returns why the program cannot work now. Raises ConfigurationError when no port is free.
     """
     registry = CollectorRegistry()
     registry.register(collector)
     ProcessCollector(registry=registry)
     server = _bound(host, port, _Pages(make_wsgi_app(registry), EventLoopHealth(), problems))
-    thread = threading.Thread(target=server.serve_forever, args=(_POLL,), name="monitor", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="monitor", daemon=True)
     thread.start()
     _log.info("metrics at http://%s:%d/metrics", host, server.server_port)
     try:
@@ -75,7 +75,7 @@ async def watched(
 
 
 class _Pages:
-    """The pages, as a WSGI application."""
+    """The pages as a WSGI application."""
 
     def __init__(
         self, metrics: Any, loop: EventLoopHealth, problems: Callable[[], Coroutine[Any, Any, Sequence[str]]]
@@ -106,16 +106,16 @@ class _Pages:
         try:
             problems = list(self._loop.ask(look))
         except TimeoutError:
-            problems = [f"the event loop has not answered within {ANSWER_WITHIN:g} s"]
+            problems = [f"the event loop has not answered within {ANSWER_TIMEOUT_SECONDS:g} s"]
         status = "503 Service Unavailable" if problems else "200 OK"
         start_response(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
         return [json.dumps({"ok": not problems, "problems": problems}).encode() + b"\n"]
 
 
 def is_of_this_network(host: str) -> bool:
-    """Whether the `Host` of a request is a name that nobody can register: an IP address, a local or a private name.
+    """Whether the `Host` of a request cannot be a registered domain: an IP address, a local or a private name.
 
-    A site in a browser reaches what listens here by a name of its own that leads here (DNS rebinding).
+    Against DNS rebinding: a website can reach this server from a browser through a domain that resolves to it.
     """
     try:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
@@ -131,19 +131,19 @@ def is_of_this_network(host: str) -> bool:
 
 
 async def _none() -> Sequence[str]:
-    """That it runs at all is the answer."""
+    """Return no problems: the event loop answered."""
     return ()
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True  # the program's end waits for nobody who reads slowly
+    daemon_threads = True  # the program ends without waiting for slow readers
 
 
 class _Quiet(WSGIRequestHandler):
-    timeout = 10  # seconds for somebody who connects and says nothing
+    timeout = 10  # seconds without a request after which a connection is closed
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
-        """Nobody wants a line in the log for every look."""
+        """Do not log each request."""
 
 
 def _bound(host: str, port: int, pages: _Pages) -> WSGIServer:
@@ -159,7 +159,7 @@ def _bound(host: str, port: int, pages: _Pages) -> WSGIServer:
 
 
 def of_the_link(*links: RobustConnection) -> Iterable[Metric]:
-    """How the links to RabbitMQ are."""
+    """Return the metrics of connections to RabbitMQ."""
     yield GaugeMetricFamily(
         "fluffle_connected",
         "1 while all connections to RabbitMQ are up",
@@ -190,21 +190,21 @@ def of_the_link(*links: RobustConnection) -> Iterable[Metric]:
 
 
 def of_runs(prefix: str, runs: dict[str, Runs]) -> Iterable[Metric]:
-    """What became of the attempts of each LLM; `runs` by its name."""
+    """Return the metrics of attempts; `runs` by the name of the LLM."""
     outcomes = CounterMetricFamily(f"{prefix}_attempts", "Attempts that are over", labels=("llm", "outcome"))
     durations = HistogramMetricFamily(f"{prefix}_attempt_seconds", "How long attempts ran", labels=("llm",))
     tokens = CounterMetricFamily(f"{prefix}_tokens", "Tokens that attempts have used", labels=("llm", "direction"))
     cost = CounterMetricFamily(f"{prefix}_cost_usd", "US dollars that attempts have cost", labels=("llm",))
-    for llm, told in runs.items():
-        for outcome, count in list(told.outcomes.items()):
+    for llm, finished in runs.items():
+        for outcome, count in list(finished.outcomes.items()):
             outcomes.add_metric((llm, outcome), count)
-        for direction, count in list(told.tokens.items()):
+        for direction, count in list(finished.tokens.items()):
             tokens.add_metric((llm, direction), count)
-        durations.add_metric((llm,), told.durations.buckets(), told.durations.total)
-        cost.add_metric((llm,), told.cost)
+        durations.add_metric((llm,), finished.durations.buckets(), finished.durations.total)
+        cost.add_metric((llm,), finished.cost)
     yield from (outcomes, durations, tokens, cost)
 
 
 def histogram(name: str, meaning: str, values: Distribution) -> Metric:
-    """A distribution as a metric."""
+    """Return a distribution as a metric."""
     return HistogramMetricFamily(name, meaning, buckets=values.buckets(), sum_value=values.total)

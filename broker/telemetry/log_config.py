@@ -1,4 +1,4 @@
-"""Where the log goes and what its lines look like."""
+"""Configure the log: its destination and the format of its lines."""
 
 import logging
 import os
@@ -8,10 +8,11 @@ ROOMS = ("broker", "workers", "coordinator", "fluffle")
 
 
 def configure_logging(level: str) -> None:
-    """Log to standard error from `level` (DEBUG, INFO, WARNING or ERROR) on: lines to read on a terminal, else JSON.
+    """Log to standard error from `level` (DEBUG, INFO, WARNING or ERROR): text on a terminal, else JSON.
 
-    Both ways to log come out the same: `structlog.get_logger().info("…", task="t-1")`, and the standard library's
-    `logging.getLogger(__name__).info("…", extra={"task": "t-1"})`. Other libraries are heard from WARNING on.
+    `structlog.get_logger().info("…", task="t-1")` and the standard library's
+    `logging.getLogger(__name__).info("…", extra={"task": "t-1"})` give the same lines. Other libraries log from
+    WARNING on.
     """
     import structlog  # takes 0.1 s
     from structlog.stdlib import ProcessorFormatter

@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry for what messages lead to. Imported only where traces are wanted."""
+"""OpenTelemetry spans for messages and tasks. Imported only where traces are wanted."""
 
 import os
 from contextvars import Context, copy_context
@@ -18,13 +18,13 @@ _propagator = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """The spans of one program, sent to where OpenTelemetry's own variables say.
+    """Starts the spans of a program, and exports them as OpenTelemetry's environment variables say.
 
-    A program that has set up OpenTelemetry by itself gets them in its own way.
+    A program that has configured OpenTelemetry already exports the spans in its own way.
     """
 
     def __init__(self, service: str) -> None:
-        """`service` is its name, unless OTEL_SERVICE_NAME gives another."""
+        """`service` is the name of the program, unless OTEL_SERVICE_NAME is set."""
         known, self._own = trace.get_tracer_provider(), None
         if not isinstance(known, TracerProvider):
             named = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": service}
@@ -41,22 +41,22 @@ class Tracing:
         parent: str | None = None,
         start: int | None = None,
     ) -> Span:
-        """A span that begins now, or at `start` (microseconds), below the one of the traceparent `parent`.
+        """Start a span now, or at `start` (microseconds), below the span of the traceparent `parent`.
 
-        Without a parent it is below the present span, else the first of its trace.
+        Without a parent the span is below the current span, else the first one of a new trace.
         """
         above = None if parent is None else _propagator.extract({TRACEPARENT: parent})
         began = None if start is None else start * 1000
         return self._tracer.start_span(name, above, kind, attributes, start_time=began)
 
     def close(self) -> None:
-        """Send what is not sent yet."""
+        """Export the remaining spans."""
         if self._own is not None:
             self._own.shutdown()
 
 
 def about(kind: SpanKind, destination: str, operation: str, key: str) -> dict[str, AttributeValue]:
-    """Attributes of a span about a message, by the semantic conventions for messaging."""
+    """Return the attributes of a message's span, by the semantic conventions for messaging."""
     return {
         "messaging.system": "rabbitmq",
         "messaging.destination.name": destination,
@@ -67,20 +67,20 @@ def about(kind: SpanKind, destination: str, operation: str, key: str) -> dict[st
 
 
 def header_of(span: Span) -> str:
-    """The traceparent of a span."""
+    """Return the traceparent of a span."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier, trace.set_span_in_context(span))
     return carrier.get(TRACEPARENT, "")
 
 
 def within(span: Span) -> Context:
-    """A copy of the present context in which that span is the present one."""
+    """Return a copy of the current context in which a span is current."""
     copied = copy_context()
     copied.run(context.attach, trace.set_span_in_context(span))
     return copied
 
 
 def present() -> str | None:
-    """The traceparent of the present span; None when there is none."""
+    """Return the traceparent of the current span; None without one."""
     span = trace.get_current_span()
     return header_of(span) if span.get_span_context().is_valid else None

@@ -1,6 +1,6 @@
-"""What a helper process does: call functions, one after the other, as its parent asks (see helpers).
+"""The main program of a child process of process_pool.py: call functions for the parent, one after the other.
 
-Started by the parent with a socket as standard input. A request and its answer are JSON with their length in front.
+The standard input is a socket to the parent. A request and its answer are JSON after their length.
 """
 
 import importlib
@@ -13,13 +13,13 @@ from contextlib import suppress
 from typing import Any
 
 HEADER_BYTES = 4
-MAX_MEMORY_BYTES = 1024 * 1024 * 1024  # of addresses; where the system lets a process bound itself
-MAX_FRAMES = 5_000  # of Python's stack: references of a schema that follow one another need some for each
+MAX_MEMORY_BYTES = 1024 * 1024 * 1024  # of address space, where the system supports the limit
+MAX_FRAMES = 5_000  # of Python's stack: each reference in a chain of a schema needs some
 
 
 def main() -> None:
-    """Answer until the parent closes the socket, or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end is the end of this one
+    """Answer requests until the parent closes the socket or ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, whose end ends this process
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
@@ -32,16 +32,16 @@ def main() -> None:
 
 
 def framed(body: bytes) -> bytes:
-    """A message with its length in front."""
+    """Return a message after its length."""
     return len(body).to_bytes(HEADER_BYTES, "big") + body
 
 
 def _answer(function: str, arguments: list[Any], seconds: float) -> bytes:
-    """What the function returns, or the name and text of its exception, as JSON."""
+    """Call a function. Returns its value, or the name and text of its exception, as JSON."""
     module, _, name = function.partition(":")
     try:
         call = getattr(importlib.import_module(module), name)
-        # The process times itself, so that it ends even if its parent is killed meanwhile.
+        # The process limits itself, so that it ends even if its parent is killed.
         signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
             return json.dumps({"value": call(*arguments)}).encode()
@@ -52,7 +52,7 @@ def _answer(function: str, arguments: list[Any], seconds: float) -> bytes:
 
 
 def _read(parent: socket.socket) -> bytes | None:
-    """The next request; None when there are no more."""
+    """Read the next request; None at the end."""
     header = _read_bytes(parent, HEADER_BYTES)
     return None if header is None else _read_bytes(parent, int.from_bytes(header, "big"))
 

@@ -1,14 +1,14 @@
-"""Whether something is a JSON Schema that may be used, by a look that costs little, whoever has written it.
+"""Inspect a JSON Schema cheaply, before it is compiled or applied.
 
-A schema comes from whoever submits a task. It is bounded here before anything compiles or applies it: in size, levels,
-subschemas, what its references expand to, and patterns. Nothing is fetched: a reference leads to another place of the
-same schema. Applying it is another matter (see output_check): what its patterns do to a value is not known before.
+The submitter of a task writes the schema. The inspection limits its size, levels, subschemas, expanded references and
+patterns. Nothing is fetched: references must lead to another place in the same schema. The time that its patterns take
+on a value is unknown before; output_check.py limits that time.
 """
 
 import json
 from collections.abc import Iterator
 from functools import lru_cache
-from re import _parser  # type: ignore[attr-defined]  # reads a pattern; compiling one of these bounds may take seconds
+from re import _parser  # type: ignore[attr-defined]  # parses a pattern; compiling one within the limits may take seconds
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urldefrag, urljoin
 
@@ -26,9 +26,9 @@ from broker.untrusted.json_schema_keywords import (
 )
 
 MAX_SCHEMA_BYTES = 64 * 1024
-MAX_LEVELS = 50  # of subschemas in subschemas
+MAX_LEVELS = 50  # of nested subschemas
 MAX_SUBSCHEMAS = 500
-MAX_EXPANDED = 10_000  # subschemas, when every reference is replaced by what it leads to
+MAX_EXPANDED = 10_000  # subschemas, after every reference is replaced by its target
 MAX_PATTERN = 1_000  # characters
 MAX_PATTERNS = 5_000  # characters of all patterns together
 _STEPS_OF_REFERENCE = 10
@@ -37,10 +37,10 @@ _PATH_SHOWN = 120  # characters
 
 
 class Inspected(NamedTuple):
-    """`problem`: why it is no schema that may be used, or None.
+    """The result of an inspection. `problem`: why the schema is refused, or None.
 
-    `cost`: about how many steps a check of one number takes, where the time for any value is in proportion to that and
-    to its length. None where it is not: with patterns, recursion, and keywords that look at things again and again.
+    `cost`: the approximate number of steps to check one number. The time to check a value is proportional to the cost
+    and to the length of the value. None: it is not, because of patterns, recursion, or keywords that compare items.
     """
 
     problem: str | None
@@ -59,20 +59,20 @@ class _TooLarge(_Refused):
     """is too large"""
 
 
-def why_no_schema(schema: dict[str, Any]) -> str | None:
-    """What is wrong with it as a JSON Schema (2020-12, unless it names another), by its path; None when it is one."""
+def schema_problem(schema: dict[str, Any]) -> str | None:
+    """Return the problem of a JSON Schema (2020-12 by default) with its path; None for a valid schema."""
     return inspect_schema(schema).problem
 
 
 def inspect_schema(schema: dict[str, Any]) -> Inspected:
-    """A look at a schema. It takes a few milliseconds at most."""
+    """Inspect a schema in at most a few milliseconds."""
     try:
         return _inspected(json.dumps(schema))
     except RecursionError:
         return Inspected("is nested too deeply")
 
 
-@lru_cache(128)  # thousands of tasks of one kind have the same
+@lru_cache(128)  # thousands of similar tasks have the same schema
 def _inspected(text: str) -> Inspected:
     if len(text) > MAX_SCHEMA_BYTES:
         return Inspected(f"is too large: {len(text):,} bytes; the limit is {MAX_SCHEMA_BYTES:,}")
@@ -85,15 +85,15 @@ def _inspected(text: str) -> Inspected:
 class _Subschema(NamedTuple):
     path: str
     schema: dict[str, Any]
-    base: str  # the URI that references are relative to
+    base: str  # the base URI of its references
     level: int
 
 
 class _Inspection:
-    """Looks at every subschema once. Raises _Refused.
+    """Inspects every subschema once. Raises _Refused.
 
-    Subschemas are known by the id of their dict; `_inner` are those that apply when they do, each with whether it
-    applies to the same value.
+    The key of a subschema is the id of its dict. `_inner` has the subschemas that a subschema applies, each with
+    whether it applies to the same value.
     """
 
     def __init__(self, schema: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ class _Inspection:
         self._inner: dict[int, list[tuple[int, bool]]] = {}
         self._documents: dict[str, Any] = {"": schema}  # by URI
         self._anchors: dict[tuple[str, str], Any] = {}  # by URI and name
-        self._in_patterns = 0  # characters
+        self._pattern_characters = 0  # characters
         self._is_bounded = True
         dialect = schema.get("$schema", "")
         if not isinstance(dialect, str):
@@ -110,16 +110,16 @@ class _Inspection:
         if self._dialect == DRAFT_3:
             raise _Refused("$.$schema", "draft 3 is not supported: use 2020-12")
         self._checks = CHECKS_OF_DRAFT_4 if self._dialect == DRAFT_4 else CHECKS
-        self._look(_Subschema("$", schema, "", 1))
+        self._inspect(_Subschema("$", schema, "", 1))
         self._follow_references()
-        self._must_come_to_an_end()
+        self._check_recursion()
         expanded, steps = self._expanded(id(schema), {}, set())
         if expanded > MAX_EXPANDED:
             raise _TooLarge("$", f"its references expand to more than {MAX_EXPANDED:,} subschemas")
         self.cost = steps if self._is_bounded else None
 
-    def _look(self, first: _Subschema) -> None:
-        """Look at a subschema and at all within."""
+    def _inspect(self, first: _Subschema) -> None:
+        """Inspect a subschema and all subschemas within it."""
         waiting = [first]
         while waiting:
             subschema = waiting.pop()
@@ -146,7 +146,7 @@ class _Inspection:
                             inner.append((id(within), place.same))
 
     def _identify(self, subschema: _Subschema) -> str:
-        """The URI that references in a subschema are relative to. What may lead to it is remembered."""
+        """Return the base URI of a subschema, and record its URI and anchors as targets of references."""
         path, schema, base, _ = subschema
         name = schema.get("id" if self._dialect == DRAFT_4 else "$id", "")
         if isinstance(name, str) and name and not name.startswith("#"):
@@ -158,7 +158,7 @@ class _Inspection:
         return base
 
     def _within(self, path: str, keyword: str, place: Place, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The subschemas that are the value of a keyword, without `true` and `false`."""
+        """Iterate over the subschemas in the value of a keyword, without `true` and `false`."""
         match value:
             case dict() if place.named:
                 found = {f"{path}.{name}": inner for name, inner in value.items()}
@@ -183,10 +183,10 @@ class _Inspection:
                 raise _Refused(where, f"{_shown(inner)} is not a schema: an object, true or false")
 
     def _read_pattern(self, path: str, pattern: str) -> None:
-        self._in_patterns += len(pattern)
+        self._pattern_characters += len(pattern)
         if len(pattern) > MAX_PATTERN:
             raise _TooLarge(path, f"a pattern of {len(pattern):,} characters; the limit is {MAX_PATTERN:,}")
-        if self._in_patterns > MAX_PATTERNS:
+        if self._pattern_characters > MAX_PATTERNS:
             raise _TooLarge(path, f"all patterns together have more than {MAX_PATTERNS:,} characters")
         try:
             _parser.parse(pattern)
@@ -196,7 +196,7 @@ class _Inspection:
     # -- references ------------------------------------------------------------------------------------------------
 
     def _follow_references(self) -> None:
-        """Find what each reference leads to, and look at that where nothing but references leads to it."""
+        """Find the target of each reference, and inspect targets that only references reach."""
         followed: set[int] = set()
         while fresh := [it for key, it in self._subschemas.items() if key not in followed]:
             for subschema in fresh:
@@ -205,7 +205,7 @@ class _Inspection:
                     path = f"{subschema.path}.{keyword}"
                     target = self._target(path, subschema.base, subschema.schema[keyword])
                     if isinstance(target, dict):
-                        self._look(_Subschema(path, target, subschema.base, subschema.level))
+                        self._inspect(_Subschema(path, target, subschema.base, subschema.level))
                         self._inner[id(subschema.schema)].append((id(target), True))
 
     def _target(self, path: str, base: str, reference: str) -> dict[str, Any] | bool:
@@ -221,8 +221,8 @@ class _Inspection:
             raise _Refused(path, f"{_shown(reference)} leads to no schema")
         return found
 
-    def _must_come_to_an_end(self) -> None:
-        """A schema may refer to itself for a part of the value, but not for the same value."""
+    def _check_recursion(self) -> None:
+        """Check that the schema does not refer to itself for the same value; it may do so for a part of the value."""
         ended: set[int] = set()
         for start in self._subschemas:
             entered, way = {start}, [(start, iter(self._inner[start]))]
@@ -240,7 +240,7 @@ class _Inspection:
                     way.append((within, iter(self._inner[within])))
 
     def _expanded(self, key: int, known: dict[int, tuple[int, int]], entered: set[int]) -> tuple[int, int]:
-        """How many subschemas, and steps, it is when every reference is replaced; one within itself is counted once."""
+        """Return the numbers of subschemas and steps with expanded references. A recursive reference counts once."""
         if key in entered:
             self._is_bounded = False
             return 1, 1
@@ -256,7 +256,7 @@ class _Inspection:
 
 
 def _at(found: Any, steps: list[str]) -> Any:
-    """What a JSON pointer leads to; None if nothing is there."""
+    """Return the target of a JSON pointer; None without one."""
     for step in steps:
         name = step.replace("~1", "/").replace("~0", "~")
         if isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""The keywords of JSON Schema: where subschemas stand, and what else may be their values."""
+"""The keywords of JSON Schema: the places of subschemas, and checks of other values."""
 
 import math
 from collections.abc import Callable
@@ -20,14 +20,14 @@ UNBOUNDED = frozenset(
         *("$dynamicRef", "$recursiveRef", "$id", "id"),
     )
 )
-"""With these, the time to check a value is not in proportion to the lengths of schema and value."""
+"""With these, the time to check a value is not proportional to the lengths of schema and value."""
 
 
 class Place(NamedTuple):
     """How a keyword holds subschemas: `one`, a list of `many`, or `named` ones.
 
-    `same`: they apply to the same value as the schema around them, and not to a part of it. `applies`: False where
-    they apply only when something refers to them.
+    `same`: they apply to the same value as the outer schema, not to a part of it. `applies`: False when they apply
+    only by a reference.
     """
 
     one: bool = False
@@ -51,7 +51,7 @@ PLACES = {
 }
 
 Check = Callable[[Any], str | None]
-"""Says what is wrong with the value of a keyword; None when nothing is."""
+"""Returns the problem of a keyword's value; None for a valid one."""
 
 
 def _boolean(value: Any) -> str | None:
@@ -117,5 +117,5 @@ CHECKS_OF_DRAFT_4 = CHECKS | dict.fromkeys(("exclusiveMinimum", "exclusiveMaximu
 
 
 def problem_with(texts: Any) -> str | None:
-    """What is wrong with names of properties that another one needs."""
+    """Return the problem of a list of property names; None for a valid one."""
     return _texts(texts)

@@ -1,7 +1,7 @@
-"""Whether an answer satisfies the output schema of its task.
+"""Check a result against the output schema of its task.
 
-Most schemas and answers are small and plain, and are compared at once. Any other pair is compared by a helper process:
-a pattern of 20 characters may keep Python busy for years.
+Small and simple schemas and results are checked at once. Others are checked in a child process, which can be killed:
+a pattern of 20 characters may occupy Python for years.
 """
 
 import json
@@ -15,36 +15,36 @@ from broker.untrusted.json_schema import inspect_schema
 from broker.untrusted.process_pool import ProcessPool
 
 OUTPUT_SCHEMA = "output_schema"
-"""The type of the failure of an attempt whose answer does not satisfy its schema."""
+"""The failure type of an attempt whose result does not satisfy its schema."""
 
 LIMIT_SECONDS, SECONDS_PER_MEGABYTE = 2.0, 10.0
-"""CPU that one comparison may take: so much, and so much more for the length of the answer."""
+"""The CPU time of one check: a base, and an amount per megabyte of the result."""
 
-MAX_QUICK_STEPS = 10_000  # some milliseconds
+MAX_QUICK_STEPS = 10_000  # a few milliseconds
 _CHARACTERS_A_STEP = 50
 _SHOWN_PROBLEMS = 5
 _SHOWN_CHARACTERS = 300
 
 
 def quick_check(value: Any, schema: dict[str, Any]) -> tuple[Failure | None, bool]:
-    """Why the answer does not satisfy the schema, and whether that is known: it is not where it might take long."""
+    """Check a result if that is quick. Returns the failure or None, and whether the result was checked."""
     cost = inspect_schema(schema).cost
     if cost is None or not _is_at_most(value, MAX_QUICK_STEPS // cost):
         return None, False
     try:
         return _failure(_compared(value, json.dumps(schema))), True
-    except Exception:  # whatever it is, it happens to a helper as well, which says what
+    except Exception:  # of any class: the check in a child process reports it
         return None, False
 
 
 async def check(value: Any, schema: dict[str, Any], helpers: ProcessPool) -> Failure | None:
-    """Why the answer does not satisfy the schema, or None. Only an answer that is at fault may be tried again."""
+    """Return why a result does not satisfy the schema, or None. Only a failure of the result is retryable."""
     failure, is_known = quick_check(value, schema)
     return failure if is_known else await check_apart(value, schema, helpers)
 
 
 async def check_apart(value: Any, schema: dict[str, Any], helpers: ProcessPool) -> Failure | None:
-    """The same, always by a helper process."""
+    """Check a result like `check`, always in a child process."""
     answer = json.dumps(value)
     seconds = round(LIMIT_SECONDS + len(answer) / 1_000_000 * SECONDS_PER_MEGABYTE, 1)
     try:
@@ -57,7 +57,7 @@ async def check_apart(value: Any, schema: dict[str, Any], helpers: ProcessPool) 
 
 
 def compare(answer: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """`problems` of an answer in JSON, or the `fault` of the schema. It may take for ever: for a helper process."""
+    """Return the `problems` of a result in JSON, or the `fault` of the schema. May not end: for a child process."""
     from jsonschema import SchemaError
     from referencing.exceptions import Unresolvable
 
@@ -78,7 +78,7 @@ def _compared(value: Any, schema: str, *, is_known: bool = True) -> list[str]:
 
 @lru_cache(64)
 def _validator(text: str, is_known: bool) -> Any:
-    """Raises SchemaError, unless the schema is known to be one."""
+    """Return the validator of a schema. Raises SchemaError, unless the schema `is_known` to be valid."""
     from jsonschema import Draft202012Validator
     from jsonschema.validators import validator_for
     from referencing import Registry
@@ -87,23 +87,23 @@ def _validator(text: str, is_known: bool) -> Any:
     kind = validator_for(schema, default=Draft202012Validator)
     if not is_known:
         kind.check_schema(schema)
-    return kind(schema, registry=Registry())  # an empty registry: no $ref is ever fetched from the network
+    return kind(schema, registry=Registry())  # with an empty registry, no $ref is fetched from the network
 
 
 def _portable(text: str) -> str:
-    """Text that UTF-8 and every database can carry, whatever the names in an answer are made of."""
+    """Return text that UTF-8 can encode and every database can store."""
     return text.encode(errors="replace").decode().replace("\0", "\\0")
 
 
 def _failure(problems: list[str]) -> Failure | None:
     if not problems:
         return None
-    told = "the answer does not satisfy the output schema: " + "; ".join(problems)
-    return Failure(type=OUTPUT_SCHEMA, message=told, retryable=True)
+    message = "the answer does not satisfy the output schema: " + "; ".join(problems)
+    return Failure(type=OUTPUT_SCHEMA, message=message, retryable=True)
 
 
 def _is_at_most(value: Any, steps: int) -> bool:
-    """Whether a look at the whole of a value takes no more steps."""
+    """Whether reading the whole value takes at most that many steps."""
     waiting = [value]
     while waiting and steps >= 0:
         item = waiting.pop()

@@ -1,8 +1,8 @@
-"""Helper processes: for what strangers have written and Python cannot stop once it runs.
+"""Call functions on untrusted input in child processes, which can be killed.
 
-A regular expression, a template or a text of Markdown may take for ever, or all memory. A helper is a process that
-calls a function for its parent; when that takes too long, the process is ended. It is started on the first call and
-serves until its parent ends. It is a fresh interpreter, not a fork: a fork of a process with threads may hang.
+A regular expression, a template or a Markdown text may run without end, or take all memory. A child process calls a
+function for its parent, which kills it when the call takes too long. It starts with the first call and runs until its
+parent ends. It is a new interpreter and not a fork, because a fork of a process with threads may hang.
 """
 
 import asyncio
@@ -21,20 +21,17 @@ from broker.errors import HelperFailed, HelperTimeout
 from broker.untrusted.child_process import HEADER_BYTES, framed
 
 WALL_FACTOR = 10
-"""A call may take so many times its seconds of CPU on a busy machine, before the parent ends it."""
+"""The parent kills a call after this multiple of its CPU seconds, for busy machines."""
 
 _START = "import sys; sys.path.append(sys.argv[1]); from broker.untrusted.child_process import main; main()"
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 
 
 class ProcessPool:
-    """Up to `most` processes, for the event loop that calls; what calls beyond that wait in turn.
-
-    `function` is `package.module:name` of a function of ours that takes and returns what JSON has a form for.
-    """
+    """Up to `most` child processes for one event loop. Further calls wait in order."""
 
     def __init__(self, most: int = 2, *, folder: str = "/") -> None:
-        """`folder` is the current one of the processes."""
+        """`folder` is the working directory of the processes."""
         self._most = most
         self._folder = folder
         self._idle: list[_ChildProcess] = []
@@ -42,10 +39,10 @@ class ProcessPool:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def call(self, function: str, *arguments: Any, seconds: float) -> Any:
-        """What the function returns. `seconds` are of CPU; the time to wait for a free helper does not count.
+        """Call a function of Fluffle, `package.module:name`, with JSON values. Returns its JSON value.
 
-        Raises HelperTimeout, and HelperFailed for an exception in the function, or when the process dies. A call that
-        is cancelled ends its process.
+        `seconds` limits the CPU time, without the wait for a free process. Raises HelperTimeout, and HelperFailed for
+        an exception in the function or the death of the process. A cancelled call kills its process.
         """
         request = framed(json.dumps([function, arguments, seconds]).encode())
         while self._busy >= self._most:
@@ -72,7 +69,7 @@ class ProcessPool:
         return answer["value"]
 
     def close(self) -> None:
-        """End the processes that are idle."""
+        """End the idle processes."""
         for helper in self._idle:
             helper.end()
         self._idle.clear()
@@ -86,7 +83,7 @@ class ProcessPool:
 
 
 class _ChildProcess:
-    """One process."""
+    """A child process."""
 
     def __init__(self, folder: str) -> None:
         self._socket, theirs = socket.socketpair()
@@ -106,7 +103,7 @@ class _ChildProcess:
         return self._process.poll() is None
 
     async def call(self, request: bytes, seconds: float) -> Any:
-        """The answer. The process is ended unless it has given one."""
+        """Send a request and return the answer. Without an answer, the process is killed."""
         answer = None
         try:
             async with asyncio.timeout(seconds * WALL_FACTOR):
@@ -142,4 +139,4 @@ class _ChildProcess:
         """Kill the process."""
         self._socket.close()
         self._process.kill()
-        threading.Thread(target=self._process.wait, daemon=True).start()  # giving back its memory may take a while
+        threading.Thread(target=self._process.wait, daemon=True).start()  # the release of its memory may take a while

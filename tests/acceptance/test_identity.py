@@ -274,7 +274,7 @@ def test_a_message_is_accepted_only_from_the_user_of_its_sender(
     sender: str,
 ) -> None:
     vega.publish("fluffle.messages", "user.ana", message(sender, "user.ana"), user_id="vega")
-    assert problems(rejected()) == {"sender": f"is {sender!r}, for whom the user 'vega' does not speak"}
+    assert problems(rejected()) == {"sender": f"is {sender!r}, but the RabbitMQ user 'vega' published the message"}
     vega.publish("fluffle.messages", "user.ana", message("llm.vega", "user.ana"), user_id="vega")
     monkeypatch.setenv("FLUFFLE_REQUIRE_IDENTITY", "true")
     until(lambda: ana.depth("user.ana") == 2, "both are in the mailbox")

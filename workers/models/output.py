@@ -6,7 +6,7 @@ from typing import Any
 from broker.protocol.portable_text import portable
 from broker.protocol.worker_reports import Failure
 from broker.untrusted import output_check
-from broker.untrusted.json_schema import why_no_schema
+from broker.untrusted.json_schema import schema_problem
 from broker.untrusted.process_pool import ProcessPool
 from workers.models.base import ModelError
 from workers.models.json_text import json_values
@@ -27,7 +27,7 @@ def as_json(value: Any) -> Any:
 
 def check_schema(schema: dict[str, Any] | None) -> None:
     """Raise ModelError `output_schema` (not retryable) if `schema` is neither None nor a JSON Schema."""
-    if schema is not None and (why := why_no_schema(schema)):
+    if schema is not None and (why := schema_problem(schema)):
         raise _mismatch(f"output_schema {why}", retryable=False)
 
 

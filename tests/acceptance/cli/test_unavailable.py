@@ -18,7 +18,7 @@ def test_without_a_broker_the_error_says_what_to_do(tmp_path: Path) -> None:
     shell = Shell("", tmp_path)
     del shell.environment["FLUFFLE_AMQP_URL"]
     assert shell.error("task", "list") == (
-        "no RabbitMQ to talk to: start a private one with `fluffle broker start`, or set FLUFFLE_AMQP_URL"
+        "no RabbitMQ is configured: start a private one with `fluffle broker start`, or set FLUFFLE_AMQP_URL"
     )
 
 

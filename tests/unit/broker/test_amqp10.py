@@ -1,4 +1,4 @@
-"""What AMQP 1.0 encodes, as RabbitMQ sends it: whatever somebody published."""
+"""Decoding of AMQP 1.0 values and messages as RabbitMQ sends them."""
 
 import struct
 from uuid import UUID
@@ -12,7 +12,7 @@ from broker.amqp10.types import Alien, Described, Symbol, decode, encode
 @pytest.mark.parametrize(
     "value", [None, True, False, 0, 2**32 - 1, b"\xff", "hello", Symbol("PLAIN"), [], [1, ["a", None]]], ids=repr
 )
-def test_what_is_encoded_is_decoded_again(value: object) -> None:
+def test_encoded_values_are_decoded_again(value: object) -> None:
     encoded = encode(value)
     assert decode(encoded) == (value, len(encoded))
     assert decode(encode(Described(0x14, [value]))) == (Described(0x14, [value]), len(encoded) + 3 + 9)
@@ -66,7 +66,7 @@ NUMBER, UUID_5 = b"\x53\x2a", b"\x98" + UUID(int=5).bytes
         (message(encode([None] * 6 + ["x" * 256])), *["content_type has more than 255 bytes"] * 2),
     ],
 )
-def test_what_rabbitmq_cannot_translate_is_known_by_its_types(
+def test_untranslatable_messages_are_recognised_by_their_types(
     encoded: bytes, on_3: str | None, on_4: str | None
 ) -> None:
     assert [read_delivery(encoded, version, 1, None, "q").headers.get(UNTRANSLATABLE) for version in (3, 4)] == [
@@ -79,7 +79,7 @@ def test_what_rabbitmq_cannot_translate_is_known_by_its_types(
 @pytest.mark.parametrize(
     "garbage", [b"\x00", b"\xff\xff", b"\x00\x53\x73\xd0\xff", b"\x00\x53\x75\x43", b"\x00\x53" * 5000]
 )
-def test_a_message_that_cannot_be_read_is_kept_as_it_came(garbage: bytes) -> None:
+def test_an_undecodable_message_keeps_its_bytes(garbage: bytes) -> None:
     delivery = read_delivery(garbage, 4, 1, None, "q")
     assert delivery.body == garbage
-    assert delivery.headers[UNTRANSLATABLE].startswith("it cannot be read")
+    assert delivery.headers[UNTRANSLATABLE].startswith("the message cannot be decoded")

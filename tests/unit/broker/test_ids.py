@@ -1,4 +1,4 @@
-"""Ids that nobody has to hand out."""
+"""Time-ordered ids."""
 
 import time
 from uuid import UUID

@@ -11,7 +11,7 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_a_folder_and_those_above_that_are_missing_are_for_their_owner(tmp_path: Path) -> None:
+def test_a_folder_and_its_missing_parents_are_private(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir(mode=0o755)
     make_private_folder(tmp_path / "open/state/spool")
     assert mode(tmp_path / "open/state") == mode(tmp_path / "open/state/spool") == 0o700
@@ -19,14 +19,14 @@ def test_a_folder_and_those_above_that_are_missing_are_for_their_owner(tmp_path:
     make_private_folder(tmp_path / "open/state/spool")
 
 
-def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
+def test_a_file_with_the_name_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file/below"):
         with pytest.raises(OSError, match=r"File exists|Not a directory"):
             make_private_folder(folder)
 
 
-def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_private_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("old")
     file.chmod(0o644)

@@ -1,4 +1,4 @@
-"""What the roles may do, as RabbitMQ would judge it."""
+"""The permissions of the roles, judged as RabbitMQ would."""
 
 import re
 from itertools import product
@@ -15,7 +15,7 @@ def allowed(expression: str, name: str) -> bool:
 
 
 @pytest.mark.parametrize("queue", ["llm.atlas", "llm.atlas.work", "llm.atlas.host-1", "llm.atlas.work-1"])
-def test_an_llm_has_its_own_queues_and_not_those_of_similar_names(queue: str) -> None:
+def test_an_llm_has_no_permission_on_queues_of_similar_names(queue: str) -> None:
     others = (queue.replace("atlas", "atlas-2"), queue.replace(".", "x"), f"x{queue}", queue.replace("atlas", "vega"))
     granted = permissions(Role.LLM, "atlas")
     assert allowed(granted.read, queue)
@@ -23,7 +23,7 @@ def test_an_llm_has_its_own_queues_and_not_those_of_similar_names(queue: str) ->
         assert not allowed(expression, other)
 
 
-def test_an_llm_declares_its_control_queues_only() -> None:
+def test_an_llm_may_declare_only_its_control_queues() -> None:
     granted = permissions(Role.LLM, "atlas")
     for queue, may in (
         ("llm.atlas.host-1", True),
@@ -34,7 +34,7 @@ def test_an_llm_declares_its_control_queues_only() -> None:
         assert allowed(granted.configure, queue) is may
 
 
-def test_an_llm_writes_to_none_of_the_queues_that_it_declares() -> None:
+def test_an_llm_may_not_write_to_the_queues_that_it_declares() -> None:
     """So it can bind nothing to them, and lead nothing through them."""
     granted = permissions(Role.LLM, "atlas")
     assert not allowed(granted.write, "llm.atlas.host-1")
@@ -43,19 +43,19 @@ def test_an_llm_writes_to_none_of_the_queues_that_it_declares() -> None:
 
 @pytest.mark.parametrize("role", [Role.LLM, Role.CLIENT, Role.WEB])
 @pytest.mark.parametrize("name", ["amq.default", "fluffle.work", "fluffle.events", "fluffle.rejected", "llm.vega.work"])
-def test_nobody_but_the_coordinator_publishes_where_all_queues_can_be_reached(role: Role, name: str) -> None:
+def test_only_the_coordinator_may_publish_to_the_exchanges_that_reach_all_queues(role: Role, name: str) -> None:
     assert not allowed(permissions(role, "atlas").write, name)
     assert not allowed(permissions(role, "atlas").configure, name)
 
 
 @pytest.mark.parametrize("role", [Role.LLM, Role.CLIENT, Role.WEB])
 @pytest.mark.parametrize("name", ["fluffle.work", "fluffle.tasks", "fluffle.queries", "fluffle.coordinator"])
-def test_nobody_but_the_coordinator_listens_to_what_is_for_others(role: Role, name: str) -> None:
+def test_only_the_coordinator_may_read_messages_for_others(role: Role, name: str) -> None:
     assert not allowed(permissions(role, "atlas").read, name)
 
 
 @pytest.mark.parametrize("role", Role)
-def test_a_topic_exchange_that_a_role_may_use_has_its_routing_keys_bounded(role: Role) -> None:
+def test_every_topic_exchange_of_a_role_has_limited_routing_keys(role: Role) -> None:
     granted = permissions(role, "atlas")
     bounded = {topic.exchange for topic in granted.topics}
     topics = ("fluffle.status", "fluffle.requests", "fluffle.messages", "fluffle.events", "fluffle.rejected")
@@ -88,11 +88,11 @@ def test_a_user_speaks_for_the_addresses_of_its_name() -> None:
         ("fluffle.reply", False),
     ],
 )
-def test_answers_go_to_no_queue_of_somebody_else(queue: str, may: bool) -> None:
+def test_answers_never_go_to_a_queue_of_another_user(queue: str, may: bool) -> None:
     assert may_be_answered_at("atlas", queue) is may
 
 
-def test_every_role_has_names_that_it_takes() -> None:
+def test_every_role_accepts_only_its_names() -> None:
     assert user_name(Role.LLM, "atlas") == "atlas"
     assert user_name(Role.COORDINATOR, None) == "coordinator"
     for role, name in ((Role.LLM, None), (Role.LLM, "web"), (Role.WEB, "x"), (Role.CLIENT, "Ana"), (Role.CLIENT, "")):

@@ -1,4 +1,4 @@
-"""The frames that are written and read without pika, held against pika's own."""
+"""The codec, compared with pika's own encoder and decoder."""
 
 import struct
 from typing import Any
@@ -13,7 +13,7 @@ KINDS = {"content_type": "application/json", "delivery_mode": 2}
 
 
 @pytest.mark.parametrize("mandatory", [True, False])
-def test_a_published_message_reads_as_pika_would_have_written_it(mandatory: bool) -> None:
+def test_a_publish_frame_equals_pikas(mandatory: bool) -> None:
     method = spec.Basic.Publish(exchange="fluffle.tasks", routing_key="tâche", mandatory=mandatory)
     assert frames.publish(7, "fluffle.tasks", "tâche", mandatory) == frame.Method(7, method).marshal()
 
@@ -28,7 +28,7 @@ def test_a_published_message_reads_as_pika_would_have_written_it(mandatory: bool
         {"headers": {"traceparent": "00-é", "n": 1}, "delivery_mode": 1},
     ],
 )
-def test_a_header_reads_as_pika_would_have_written_it(given: dict[str, Any]) -> None:
+def test_a_header_frame_equals_pikas(given: dict[str, Any]) -> None:
     table: list[bytes] = []
     if headers := given.get("headers"):
         encode_table(table, headers)
@@ -47,7 +47,7 @@ def test_a_header_reads_as_pika_would_have_written_it(given: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(("most", "parts"), [(2, [b"ab", b"cd", b"e"]), (5, [b"abcde"])])
-def test_a_body_is_cut_to_the_size_of_a_frame(most: int, parts: list[bytes]) -> None:
+def test_a_body_is_split_by_the_size_of_a_frame(most: int, parts: list[bytes]) -> None:
     properties = spec.BasicProperties(**KINDS)
     expected = [frame.Header(7, 5, properties), *(frame.Body(7, part) for part in parts)]
     encoded = b"".join(properties.encode())
@@ -55,23 +55,23 @@ def test_a_body_is_cut_to_the_size_of_a_frame(most: int, parts: list[bytes]) -> 
 
 
 @pytest.mark.parametrize("multiple", [True, False])
-def test_an_acknowledgement_reads_as_pika_would_have_written_it(multiple: bool) -> None:
+def test_an_ack_frame_equals_pikas(multiple: bool) -> None:
     assert frames.ack(7, 2**40, multiple=multiple) == frame.Method(7, spec.Basic.Ack(2**40, multiple)).marshal()
 
 
-def test_what_is_too_long_for_its_field_is_told() -> None:
+def test_a_value_that_is_too_long_for_its_field_is_an_error() -> None:
     with pytest.raises(ValueError, match="300 bytes where 255 fit"):
         frames.publish(1, "", "k" * 300, True)
 
 
-def test_a_delivery_written_by_pika_is_read() -> None:
+def test_a_deliver_frame_of_pika_is_decoded() -> None:
     method = spec.Basic.Deliver("consumer 1", 2**40, True, "fluffle.status", "atlas.claim")
     data = b"before" + bytes(frame.Method(7, method).marshal())
     assert frames.method_of(data, 6) == frames.DELIVER
     assert frames.read_deliver(data, 6, len(data)) == (b"consumer 1", 2**40, True, "fluffle.status", "atlas.claim")
 
 
-def test_a_header_and_a_body_written_by_pika_are_read() -> None:
+def test_header_and_body_frames_of_pika_are_decoded() -> None:
     properties = spec.BasicProperties(**KINDS)
     data = b"before" + bytes(frame.Header(7, 3, properties).marshal())
     assert frames.read_header(data, 6, len(data)) == (3, b"".join(properties.encode()))
@@ -80,13 +80,13 @@ def test_a_header_and_a_body_written_by_pika_are_read() -> None:
 
 
 @pytest.mark.parametrize(("method", "kind"), [(spec.Basic.Ack, frames.ACK), (spec.Basic.Nack, frames.NACK)])
-def test_a_confirm_written_by_pika_is_read(method: Any, kind: int) -> None:
+def test_a_confirm_of_pika_is_decoded(method: Any, kind: int) -> None:
     data = b"before" + bytes(frame.Method(7, method(2**40, True)).marshal())
     assert frames.method_of(data, 6) == kind
     assert frames.read_confirm(data, 6) == (2**40, 1)
 
 
-def test_confirms_are_read_as_many_as_there_are() -> None:
+def test_consecutive_confirms_are_decoded_together() -> None:
     told = [(1, 0), (2**40, 1), (206, 0)]  # 206 looks like the end of a frame
     acks = [bytes(frame.Method(7, spec.Basic.Ack(tag, bool(multiple))).marshal()) for tag, multiple in told]
     data = b"".join([b"before", *acks])
@@ -104,7 +104,7 @@ MESSAGE = [
 ]
 
 
-def test_a_message_that_is_all_there_is_read_at_one_go() -> None:
+def test_a_complete_message_is_decoded_at_once() -> None:
     data = b"".join(MESSAGE)
     begin = (b"consumer 1", 2**40, True, "fluffle.status", "atlas.claim")
     encoded = b"".join(spec.BasicProperties(**KINDS).encode())
@@ -129,7 +129,7 @@ def test_a_message_that_is_all_there_is_read_at_one_go() -> None:
         ),
     ],
 )
-def test_what_is_no_whole_message_is_left_to_be_read_frame_by_frame(pieces: list[bytes]) -> None:
+def test_an_incomplete_message_is_not_decoded_at_once(pieces: list[bytes]) -> None:
     assert frames.read_message(b"".join(pieces) + bytes(50), 0) is None
 
 
@@ -142,19 +142,19 @@ def test_what_is_no_whole_message_is_left_to_be_read_frame_by_frame(pieces: list
         {"content_encoding": "utf-8", "user_id": "u", "app_id": "a", "cluster_id": "reserved"},
     ],
 )
-def test_properties_written_by_pika_are_read(given: dict[str, Any]) -> None:
+def test_properties_of_pika_are_decoded(given: dict[str, Any]) -> None:
     encoded = b"".join(spec.BasicProperties(**given).encode())
     assert frames.read_properties(encoded) == {name: value for name, value in given.items() if name != "cluster_id"}
 
 
-def test_headers_are_read_as_the_table_that_they_are() -> None:
+def test_headers_are_returned_as_an_encoded_table() -> None:
     table: list[bytes] = []
     encode_table(table, {"traceparent": "00-é", "n": 1})
     encoded = b"".join(spec.BasicProperties(headers={"traceparent": "00-é", "n": 1}, type="t").encode())
     assert frames.read_properties(encoded) == {"headers": b"".join(table), "type": "t"}
 
 
-def test_properties_that_cannot_be_read_are_told() -> None:
+def test_unreadable_properties_are_an_error() -> None:
     with pytest.raises(ValueError, match="reply_to is not UTF-8"):
         frames.read_properties(b"".join(spec.BasicProperties(reply_to=b"\xff").encode()))
     whole = b"".join(spec.BasicProperties(**KINDS, timestamp=1, type="t").encode())
@@ -163,13 +163,13 @@ def test_properties_that_cannot_be_read_are_told() -> None:
             frames.read_properties(whole[:length])
 
 
-def test_a_frame_ends_where_it_says_and_only_when_all_of_it_is_there() -> None:
+def test_a_frame_has_an_end_only_when_it_is_complete() -> None:
     data = b"before" + bytes(frame.Body(7, b"abc").marshal())
     assert frames.end_of_frame(data + b"after", 6) == len(data)
     assert [frames.end_of_frame(data[:length], 6) for length in range(6, len(data))] == [0] * (len(data) - 6)
 
 
-def test_what_is_no_frame_is_not_taken_for_one() -> None:
+def test_other_data_than_a_frame_is_an_error() -> None:
     data = bytes(frame.Body(7, b"abc").marshal())[:-1] + b"x"
     with pytest.raises(ValueError, match="not AMQP"):
         frames.end_of_frame(data, 0)

@@ -39,26 +39,26 @@ def test_every_property_is_read_as_pika_wrote_it() -> None:
     assert (found, unreadable) == ({**ALL, "timestamp": 2**40}, [])
 
 
-def test_what_is_not_there_is_not_found() -> None:
+def test_absent_properties_are_not_returned() -> None:
     assert read_properties_leniently(encoded()) == ({}, [])
     assert read_properties_leniently(encoded(reply_to="answers")) == ({"reply_to": "answers"}, [])
 
 
-def test_text_that_is_not_utf_8_is_named_and_the_rest_is_read() -> None:
+def test_a_property_that_is_not_utf_8_is_named_and_the_others_are_read() -> None:
     assert read_properties_leniently(encoded(message_id=b"\xff", reply_to="answers")) == (
         {"reply_to": "answers"},
         ["message_id"],
     )
 
 
-def test_a_correlation_id_that_is_not_text_becomes_the_same_bytes_again() -> None:
+def test_a_correlation_id_that_is_not_utf_8_is_encoded_to_the_same_bytes() -> None:
     found, unreadable = read_properties_leniently(encoded(correlation_id=b"\xff\0\xfe"))
     assert unreadable == ["correlation_id"]
     assert b"\x03\xff\0\xfe" in properties_of(found["correlation_id"])
 
 
 @pytest.mark.parametrize("text", ["\0x:abc", "\0x:no", "\0", ""])
-def test_no_correlation_id_of_text_is_taken_for_bytes_that_it_does_not_spell(text: str) -> None:
+def test_a_text_correlation_id_is_encoded_as_text(text: str) -> None:
     assert bytes([len(text)]) + text.encode() in properties_of(text)
 
 
@@ -68,7 +68,7 @@ def properties_of(correlation_id: str) -> bytes:
     return frames.properties(**{**nothing, **told})
 
 
-def test_bytes_that_end_too_early_give_what_came_before() -> None:
+def test_truncated_properties_are_read_up_to_the_cut() -> None:
     whole = encoded(content_type="text/plain", headers={"a": 1}, reply_to="answers")
     assert read_properties_leniently(b"") == ({}, [""])
     assert read_properties_leniently(whole[:2]) == ({}, [""])
@@ -76,7 +76,7 @@ def test_bytes_that_end_too_early_give_what_came_before() -> None:
     assert read_properties_leniently(struct.pack(">H", 0xFFFE)) == ({}, [""])
 
 
-def test_a_header_of_every_kind_is_found_with_its_value() -> None:
+def test_header_values_of_every_kind_are_split() -> None:
     headers = {
         "bool": True,
         "int": 5,
@@ -98,13 +98,13 @@ def test_a_header_of_every_kind_is_found_with_its_value() -> None:
 @pytest.mark.parametrize(
     "kind", [b"b", b"B", b"s", b"u", b"U", b"I", b"i", b"l", b"L", b"f", b"d", b"D", b"T", b"V", b"t"]
 )
-def test_the_header_behind_one_of_any_size_is_found(kind: bytes) -> None:
+def test_the_header_after_a_value_of_any_kind_is_found(kind: bytes) -> None:
     _, size = decode_value(kind + bytes(8), 0)
     table = b"\1a" + kind + bytes(size - 1) + b"\1bV"
     assert list(header_values(table)) == [("a", kind + bytes(size - 1)), ("b", b"V")]
 
 
 @pytest.mark.parametrize("table", [b"\1", b"\1a", b"\1a?", b"\1aI\0", b"\1aS\0\0\0\5abc", b"\5ab"])
-def test_what_is_no_table_is_an_error(table: bytes) -> None:
+def test_other_bytes_than_a_table_are_an_error(table: bytes) -> None:
     with pytest.raises(ValueError, match="not an AMQP table"):
         list(header_values(table))

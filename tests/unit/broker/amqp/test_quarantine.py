@@ -1,4 +1,4 @@
-"""How many messages of a queue are taken at a time after RabbitMQ has failed to deliver one."""
+"""The window of a quarantined queue."""
 
 from broker.amqp.quarantine import Window
 
@@ -9,13 +9,13 @@ def settled(window: Window, count: int) -> int:
     return window.size
 
 
-def test_a_window_begins_with_one_message_and_doubles_with_every_windowful() -> None:
+def test_a_window_begins_with_one_message_and_doubles_when_all_are_settled() -> None:
     window = Window(10)
     assert window.size == 1
     assert [settled(window, count) for count in (1, 2, 4, 8, 100)] == [2, 4, 8, 10, 10]
 
 
-def test_a_failed_delivery_closes_the_window_to_one_message() -> None:
+def test_a_failed_delivery_resets_the_window_to_one_message() -> None:
     window = Window(3000)
     settled(window, 1000)
     window.fail()
@@ -23,12 +23,12 @@ def test_a_failed_delivery_closes_the_window_to_one_message() -> None:
     assert settled(window, 1) == 2
 
 
-def test_a_window_says_when_it_has_become_wider() -> None:
+def test_a_window_reports_when_it_has_grown() -> None:
     window = Window(4)
     assert [window.settle() for _ in range(9)] == [True, False, True, False, False, False, False, False, False]
 
 
-def test_no_good_message_reaches_the_delivery_limit_however_the_bad_ones_lie() -> None:
+def test_no_good_message_reaches_the_delivery_limit_wherever_the_bad_ones_are() -> None:
     """Each bad message is delivered until its limit. The good ones are settled in the order of the queue."""
     most = 3000
     for distance in (1, 2, 3, 5, 10, 100):

@@ -1,4 +1,4 @@
-"""What a private node remembers, where RabbitMQ is looked for, and how it is got when there is none."""
+"""The record of a private node, the search for RabbitMQ, and its installation."""
 
 import os
 import socket
@@ -42,7 +42,7 @@ def test_a_record_survives_in_a_file_that_only_its_owner_can_read(tmp_path: Path
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_no_record_is_no_node_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_record_loads_as_none_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
     assert NodeRecord.load(tmp_path / "node.json") is None
     for text in ("{", "[]", '{"name": "x"}'):
         (tmp_path / "node.json").write_text(text)
@@ -50,7 +50,7 @@ def test_no_record_is_no_node_and_a_damaged_one_is_an_error(tmp_path: Path) -> N
             NodeRecord.load(tmp_path / "node.json")
 
 
-def test_nodes_have_names_passwords_and_ports_of_their_own() -> None:
+def test_each_node_has_its_own_name_password_and_ports() -> None:
     one, other = NodeRecord.new("process"), NodeRecord.new("process")
     assert one.name != other.name
     assert one.password != other.password
@@ -65,7 +65,7 @@ def test_the_url_shows_the_password_only_when_asked() -> None:
     assert record.url(with_password=False) == "amqp://fluffle@127.0.0.1:20001/%2F"
 
 
-def test_only_a_port_that_somebody_took_is_replaced() -> None:
+def test_only_a_port_in_use_is_replaced() -> None:
     record = NodeRecord.new("process")
     assert record.with_free_ports() == record
     with socket.create_server(("127.0.0.1", record.distribution_port)):
@@ -102,9 +102,7 @@ def test_a_failed_installation_shows_its_last_lines(programs: Path) -> None:
         install_rabbitmq(lambda line: None)
 
 
-def test_without_the_right_to_install_the_command_to_run_is_told(
-    programs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_rights_to_install_the_error_shows_the_command(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     program(programs, "apt-get", "exit 1")
     program(programs, "sudo", "exit 1")  # it would ask for a password
@@ -112,6 +110,6 @@ def test_without_the_right_to_install_the_command_to_run_is_told(
         install_rabbitmq(lambda line: None)
 
 
-def test_on_an_unknown_system_the_place_to_look_is_told(programs: Path) -> None:
+def test_on_an_unknown_system_the_error_names_the_download_page(programs: Path) -> None:
     with pytest.raises(RabbitMQNotFound, match=r"https://www\.rabbitmq\.com/docs/download"):
         install_rabbitmq(lambda line: None)

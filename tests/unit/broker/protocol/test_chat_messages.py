@@ -1,4 +1,4 @@
-"""Addresses, and what becomes of a message that leaves something out."""
+"""Addresses, and the missing fields of messages."""
 
 import json
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ HELLO = {"sender": "user.ana", "content": "hello"}
 
 
 @pytest.mark.parametrize("address", ["llm.ada", "user.ana-b-2", "group.x", "all", f"llm.{'a' * 63}"])
-def test_an_address_is_one(address: str) -> None:
+def test_valid_addresses_are_accepted(address: str) -> None:
     assert is_address(address)
     assert address_of(address) == address
 
@@ -32,11 +32,11 @@ def test_an_address_is_one(address: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "llm.", "llm.Ada", "llm.ada.i1", "coordinator.x", "user.a_b", f"llm.{'a' * 64}", "all\n", "group"]
 )
-def test_anything_else_is_none(text: str) -> None:
+def test_other_texts_are_not_addresses(text: str) -> None:
     assert not is_address(text)
 
 
-def test_a_name_alone_is_an_llm() -> None:
+def test_a_bare_name_is_the_address_of_an_llm() -> None:
     assert address_of("ada") == "llm.ada"
 
 
@@ -46,27 +46,27 @@ def test_a_session_belongs_to_an_address() -> None:
     assert [owner_of(key) for key in ("user.ana", "group.x.y", "llm.ada.b.c", "amq.gen-1")] == [None] * 4
 
 
-def test_the_least_that_is_a_message_gets_the_rest_from_its_way() -> None:
+def test_missing_fields_of_a_message_come_from_its_delivery() -> None:
     message = read_message(delivery(HELLO, message_id="m-1"))
     assert (message.id, message.receiver, message.conversation_id) == ("m-1", "llm.ada", "m-1")
     assert message.sent_at.tzinfo is not None
 
 
-def test_a_message_without_any_id_has_the_same_one_wherever_it_is_read() -> None:
+def test_a_message_without_an_id_gets_the_same_id_from_every_reader() -> None:
     first, second = read_message(delivery(HELLO)), read_message(delivery(HELLO))
     assert first.id == second.id
     assert read_message(delivery(HELLO, key="llm.bela")).id != first.id
     assert read_message(delivery({**HELLO, "content": "another"})).id != first.id
 
 
-def test_what_answers_belongs_to_the_conversation_of_what_it_answers() -> None:
+def test_an_answer_belongs_to_the_conversation_of_its_question() -> None:
     assert read_message(delivery({**HELLO, "in_reply_to": "m-1"})).conversation_id == "m-1"
     assert new_message("user.ana", "llm.ada", "x", in_reply_to="m-1").conversation_id == "m-1"
     named = {**HELLO, "in_reply_to": "m-2", "conversation_id": "m-1"}
     assert read_message(delivery(named)).conversation_id == "m-1"
 
 
-def test_an_answer_that_goes_to_a_session_is_for_its_owner() -> None:
+def test_an_answer_to_a_session_has_its_owner_as_receiver() -> None:
     answer = {"sender": "llm.ada", "content": "42", "in_reply_to": "m-1"}
     assert read_message(delivery(answer, key="user.ana.s1")).receiver == "user.ana"
     told = {**answer, "receiver": "user.ana"}
@@ -74,7 +74,7 @@ def test_an_answer_that_goes_to_a_session_is_for_its_owner() -> None:
 
 
 @pytest.mark.parametrize("body", [{**HELLO, "receiver": "llm.bela"}, {**HELLO, "sender": "all"}, {"content": "x"}, []])
-def test_what_contradicts_itself_is_no_message(body: Any) -> None:
+def test_a_contradictory_message_is_refused(body: Any) -> None:
     with pytest.raises(DecodeError):
         read_message(delivery(body))
 
@@ -87,11 +87,11 @@ def test_a_message_is_read_as_it_was_sent() -> None:
     assert isinstance(arrived, Message)
 
 
-def test_an_id_that_is_made_again_is_the_same() -> None:
+def test_the_same_texts_give_the_same_id() -> None:
     assert made_from("q", "llm.ada") == made_from("q", "llm.ada") != made_from("q", "llm.bela")
 
 
-def test_a_person_may_look_at_a_message_again_and_again() -> None:
+def test_a_person_may_view_a_message_many_times() -> None:
     (person,), (llm,) = mailbox("user.ana").queues, mailbox("llm.ada").queues
     assert (person.arguments["x-delivery-limit"], llm.arguments["x-delivery-limit"]) == (1_000_000, 20)
 
@@ -107,7 +107,7 @@ def test_a_person_may_look_at_a_message_again_and_again() -> None:
         ("", ""),
     ],
 )
-def test_an_answer_comes_behind_what_it_answers(came: str, shown: str) -> None:
+def test_an_answer_comes_after_its_question(came: str, shown: str) -> None:
     messages = []
     for told in came.split():
         id_, _, question = told.partition(":")

@@ -1,4 +1,4 @@
-"""What bytes may become a message, and what is said of the others."""
+"""Valid and invalid messages."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def errors(kind: Any, body: bytes) -> dict[str, str]:
     return dict(raised.value.problems)
 
 
-def test_what_is_accepted_can_be_read_wherever_it_is_passed_on() -> None:
+def test_accepted_json_can_be_decoded_after_it_is_forwarded() -> None:
     inputs = decode(Submission, submission(nested(MAX_LEVELS))).inputs
     task = {"id": "t", "status": "completed", "description": "-", "priority": 4, "submitted_at": "2026-11-20T00:00:00Z"}
     above = {"id": "t", "description": "-", "status": "completed", "result": inputs}
@@ -41,7 +41,7 @@ def test_what_is_accepted_can_be_read_wherever_it_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("levels", [MAX_LEVELS + 1, 150, 190])
-def test_what_is_nested_too_deep_is_an_error_at_its_path(levels: int) -> None:
+def test_too_deep_nesting_is_an_error_at_its_path(levels: int) -> None:
     too_deep = "nested deeper than 100 levels"
     assert errors(Submission, submission(nested(levels))) == {"inputs": too_deep}
     result = (
@@ -53,17 +53,17 @@ def test_what_is_nested_too_deep_is_an_error_at_its_path(levels: int) -> None:
         assert errors(Submission, body) == {field: too_deep}
 
 
-def test_ten_thousand_levels_are_an_error_of_the_whole() -> None:
+def test_ten_thousand_levels_are_an_error_of_the_whole_message() -> None:
     assert "recursion limit" in errors(Submission, submission(nested(10_000)))[""]
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", '[0, {"a": 1e400}]'])
-def test_a_number_beyond_all_numbers_is_an_error_at_its_path(number: str) -> None:
+def test_an_infinite_number_is_an_error_at_its_path(number: str) -> None:
     assert errors(Submission, submission(number.encode())) == {"inputs": "contains a number that is out of range"}
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
-def test_what_python_calls_a_number_and_json_does_not_is_no_json(word: str) -> None:
+def test_nan_and_infinity_are_not_json(word: str) -> None:
     assert "Invalid JSON" in errors(Submission, submission(word.encode()))[""]
     quoted = decode(Submission, submission(json.dumps(word).encode()))
     assert quoted.inputs == word
@@ -73,7 +73,7 @@ def test_what_python_calls_a_number_and_json_does_not_is_no_json(word: str) -> N
     "wish",
     [Update(id="t", due=None), Retry(id="t", changes=RetryPatch(timeout=None)), ManageLLM(llm="a", slots=None)],
 )
-def test_null_takes_something_away_and_reaches_the_other_side(wish: WireModel) -> None:
+def test_null_in_a_patch_survives_encoding(wish: WireModel) -> None:
     arrived = decode(type(wish), wish.encode())
     assert arrived == wish
     assert arrived.model_fields_set == wish.model_fields_set
@@ -111,15 +111,15 @@ CHOICES = {"choices": ["a", "b"]}
         ({"mode": "vote", "vote": {**CHOICES, "weights": {"ana": 0}}}, "Input should be greater than 0"),
     ],
 )
-def test_a_team_that_makes_no_sense_is_told_why(fields: dict[str, Any], told: str) -> None:
+def test_contradictory_group_fields_are_refused_with_a_reason(fields: dict[str, Any], told: str) -> None:
     with pytest.raises(DecodeError, match=re.escape(told)):
         decode(Submission, json.dumps({**TEAM, **fields}).encode())
 
 
-def test_a_task_for_one_llm_may_be_all_that_it_could_be_before() -> None:
+def test_excluded_llms_do_not_make_a_group_task() -> None:
     assert not decode(Submission, b'{"description": "x", "assignee": "ana", "excluded": ["bea"]}').is_group
 
 
-def test_an_earlier_coordinator_understands_who_asks_for_the_llms() -> None:
+def test_an_earlier_coordinator_understands_the_query_for_llms() -> None:
     assert LLMsQuery().encode() == LLMsQuery(after=None).encode() == b"{}"
     assert LLMsQuery(after="ada", limit=3).encode() == b'{"limit":3,"after":"ada"}'

@@ -1,4 +1,4 @@
-"""Whatever the bytes are, they are a message or an error with a path, and never anything else."""
+"""Any bytes decode to a message, or to an error with a path."""
 
 import json
 from collections.abc import Iterator

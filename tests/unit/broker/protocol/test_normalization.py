@@ -1,4 +1,4 @@
-"""What decoding tolerates: null for nothing, 7.0 for 7, and in reports what decides nothing."""
+"""The errors that decoding repairs: null for absent values, 7.0 for 7, and harmless errors in reports."""
 
 import json
 from typing import Any
@@ -77,7 +77,7 @@ def test_null_is_the_same_as_left_out_for_every_optional_field(kind: type[Any], 
         if not field.is_required() and issubclass(kind, TAKE_AWAY)
     ],
 )
-def test_null_is_kept_where_it_takes_something_away(kind: type[Any], name: str) -> None:
+def test_null_is_kept_in_patches(kind: type[Any], name: str) -> None:
     body = json.dumps({**least(kind), name: None}).encode()
     if issubclass(kind, task_requests.TaskPatch) and name in task_requests.NEVER_NULL:
         with pytest.raises(DecodeError, match=f"^{name}: cannot be null$"):
@@ -90,7 +90,7 @@ def test_null_is_kept_where_it_takes_something_away(kind: type[Any], name: str) 
     ("kind", "name"),
     [(kind, name) for kind in KINDS.values() for name, field in kind.model_fields.items() if field.is_required()],
 )
-def test_null_is_nothing_where_something_is_required(kind: type[Any], name: str) -> None:
+def test_null_is_refused_for_required_fields(kind: type[Any], name: str) -> None:
     if kind.__name__ in OTHER or issubclass(kind, task_requests.Patch):
         return
     with pytest.raises(DecodeError) as refused:
@@ -107,18 +107,18 @@ def decoded(**more: Any) -> tuple[Result, list[str]]:
     return result, [problem.path for problem in ignored]
 
 
-def test_what_is_left_out_is_told_by_its_path() -> None:
+def test_ignored_fields_are_reported_by_path() -> None:
     usage = {"input_tokens": 1e15, "output_tokens": 3.0, "cost_usd": "much", "total_tokens": {"a": 1}}
     result, ignored = decoded(usage=usage, duration=-1, pid=7)
     assert result.usage == worker_reports.Usage(output_tokens=3)
     assert sorted(ignored) == ["duration", "pid", "usage.cost_usd", "usage.input_tokens", "usage.total_tokens"]
 
 
-def test_null_and_whole_numbers_are_not_told() -> None:
+def test_null_and_whole_floats_are_not_reported() -> None:
     assert decoded(usage={"input_tokens": 12.0, "output_tokens": None}, error=None)[1] == []
 
 
-def test_a_result_stays_to_the_last_digit_when_something_beside_it_is_left_out() -> None:
+def test_a_result_keeps_every_digit_when_another_field_is_ignored() -> None:
     answer = {"a": 10**30, "b": 0.1, "c": "ä\u2028🐇", "d": [None, True], "e": 1e308}
     assert decoded(result=answer, pid=7)[0].result == answer
 
@@ -140,22 +140,20 @@ def test_a_result_stays_to_the_last_digit_when_something_beside_it_is_left_out()
         (Update, {"id": "t-1", "pid": 7}, ["pid"]),
     ],
 )
-def test_what_decides_is_exact_and_nothing_else_is_complained_of(
-    kind: type[Any], body: dict[str, Any], paths: list[str]
-) -> None:
+def test_only_invalid_decisive_fields_are_an_error(kind: type[Any], body: dict[str, Any], paths: list[str]) -> None:
     with pytest.raises(DecodeError) as refused:
         decode(kind, json.dumps(body).encode())
     assert [problem.path for problem in refused.value.problems] == paths
 
 
-def test_a_number_beyond_all_numbers_stays_an_error_of_the_result() -> None:
+def test_an_infinite_number_in_a_result_is_an_error() -> None:
     with pytest.raises(DecodeError, match="result: contains a number that is out of range"):
         decode(Result, b'{"pid": 7, ' + json.dumps(RESULT).encode()[1:].replace(b'"done"', b"1e999"))
 
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00+00:00"])
-def test_the_zero_time_is_no_moment_in_a_task_and_refused_in_a_change(moment: str) -> None:
+def test_the_zero_time_is_ignored_in_a_submission_and_refused_in_an_update(moment: str) -> None:
     task = decode(Submission, json.dumps({"description": "x", "due": moment, "not_before": moment}).encode())
     assert (task.due, task.not_before) == (None, None)
-    with pytest.raises(DecodeError, match="due: is before 1970"):
+    with pytest.raises(DecodeError, match="due: must not be before 1970"):
         decode(Update, json.dumps({"id": "t", "due": moment}).encode())

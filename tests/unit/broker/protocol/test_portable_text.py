@@ -1,4 +1,4 @@
-"""Text from outside, made such that UTF-8 can carry it."""
+"""Conversion to text that UTF-8 can encode."""
 
 import pytest
 
@@ -22,12 +22,12 @@ def test_pairs_are_joined_and_lone_surrogates_replaced(text: str, carried: str) 
     carried.encode()
 
 
-def test_a_text_may_end_in_the_middle_of_a_character() -> None:
+def test_a_text_may_end_with_half_of_a_character() -> None:
     assert ends_within_a_character("a\ud83d")
     assert not any(map(ends_within_a_character, ("", "a", "a\ude00", "\N{GRINNING FACE}")))
 
 
-def test_what_cannot_be_printed_is_named_by_its_type() -> None:
+def test_an_unprintable_value_is_shown_as_its_type() -> None:
     class Silent:
         def __str__(self) -> str:
             raise RuntimeError

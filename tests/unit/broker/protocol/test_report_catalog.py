@@ -1,4 +1,4 @@
-"""The description of reports, and what is wrong with one."""
+"""The catalogue of reports, and the check of a report definition."""
 
 import pytest
 
@@ -16,11 +16,11 @@ def test_every_metric_has_a_formula() -> None:
 
 
 @pytest.mark.parametrize("name", PREDEFINED)
-def test_predefined_reports_can_be_told(name: str) -> None:
+def test_predefined_reports_are_valid(name: str) -> None:
     assert wrong(PREDEFINED[name]) == []
 
 
-def test_a_name_that_is_not_there_is_refused_with_what_may_have_been_meant() -> None:
+def test_an_unknown_name_is_refused_with_a_similar_one() -> None:
     report = Report(("lm", "day"), ("utilization",), {"state": ("x",)})
     assert wrong(report) == [
         ("group_by.0", "there is no dimension 'lm'; did you mean llm?"),
@@ -29,7 +29,7 @@ def test_a_name_that_is_not_there_is_refused_with_what_may_have_been_meant() -> 
     ]
 
 
-def test_a_name_like_nothing_is_refused_with_all_that_there_are() -> None:
+def test_an_unknown_name_without_a_similar_one_is_refused_with_all_names() -> None:
     [(_, told)] = wrong(Report(("zzz",)))
     assert told == f"there is no dimension 'zzz'; there are: {', '.join(DIMENSIONS)}"
 
@@ -48,11 +48,11 @@ def test_a_name_like_nothing_is_refused_with_all_that_there_are() -> None:
         ({"day": ("2026-12-01",)}, "where.day", "use since and until to filter by time"),
     ],
 )
-def test_a_filter_that_nothing_can_fit_is_refused(where: Filters, path: str, told: str) -> None:
+def test_a_filter_that_matches_nothing_is_refused(where: Filters, path: str, told: str) -> None:
     assert wrong(Report(where=where)) == [(path, told)]
 
 
-def test_a_dimension_has_to_belong_to_what_is_counted() -> None:
+def test_a_dimension_must_belong_to_the_metrics() -> None:
     assert wrong(Report(("outcome",), ("tasks",))) == [
         ("metrics", "'tasks' is about tasks, which have no dimension 'outcome'")
     ]
@@ -60,12 +60,12 @@ def test_a_dimension_has_to_belong_to_what_is_counted() -> None:
     assert wrong(Report(("llm",), ("tasks", "attempts", "utilisation"))) == []
 
 
-def test_the_order_has_to_be_by_something_that_is_told() -> None:
+def test_the_order_must_be_by_a_column_of_the_report() -> None:
     assert wrong(Report(("llm",), ("tasks",), sort="day")) == [
         ("sort", "'day' is neither a dimension nor a metric of this report")
     ]
 
 
-def test_every_dimension_is_of_something_that_has_metrics() -> None:
+def test_every_dimension_has_metrics() -> None:
     assert all(dimension.of for dimension in DIMENSIONS.values())
     assert {metric.of for metric in METRICS.values()} == set(Of)

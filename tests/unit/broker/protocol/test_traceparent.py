@@ -1,4 +1,4 @@
-"""The header that tells which trace a message belongs to."""
+"""The traceparent header."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_a_traceparent_is_found_among_other_headers() -> None:
         "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
     ],
 )
-def test_what_is_no_traceparent_is_passed_on_by_nobody(header: object) -> None:
+def test_a_malformed_traceparent_is_ignored(header: object) -> None:
     assert trace_of({"traceparent": header}) is None
 
 

@@ -1,4 +1,4 @@
-"""The server of metrics and health, without anything to measure."""
+"""The HTTP server of metrics and health."""
 
 import asyncio
 import json
@@ -63,7 +63,9 @@ async def test_metrics_are_read_in_the_event_loop_from_the_threads_of_the_server
 
 
 @pytest.mark.parametrize("page", ["/metrics", "/healthz", "/readyz"])
-async def test_a_site_whose_name_leads_here_reads_nothing(page: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_website_that_resolves_to_this_server_reads_nothing(
+    page: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
     async with watched("127.0.0.1", 0, collector=Loops(), problems=well):
         port = port_in(caplog)
@@ -93,13 +95,15 @@ def status_by_name(port: int, page: str, host: str) -> int:
         ("[::1", False),
     ],
 )
-def test_names_that_somebody_may_have_registered_are_not_answered(host: str, known: bool) -> None:
+def test_registrable_domain_names_are_not_answered(host: str, known: bool) -> None:
     assert is_of_this_network(host) is known
 
 
-async def test_a_stuck_event_loop_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stuck_event_loop_is_reported(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(monitor, "ANSWER_WITHIN", 0.05)
+    monkeypatch.setattr(monitor, "ANSWER_TIMEOUT_SECONDS", 0.05)
     async with watched("127.0.0.1", 0, collector=Loops(), problems=well):
         port = port_in(caplog)
         with ThreadPoolExecutor(1) as thread:  # and the loop stands still until it has its answer
@@ -110,7 +114,7 @@ async def test_a_stuck_event_loop_is_told(caplog: pytest.LogCaptureFixture, monk
         assert status == 200
 
 
-async def test_programs_take_one_port_after_the_other_until_none_is_left(
+async def test_each_program_takes_the_next_free_port_until_none_is_left(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
@@ -124,7 +128,7 @@ async def test_programs_take_one_port_after_the_other_until_none_is_left(
         assert port_in(caplog) == port, "free again"
 
 
-def test_buckets_count_what_is_no_larger() -> None:
+def test_buckets_count_the_values_up_to_their_bound() -> None:
     values = Distribution((1, 10))
     for value in (0.5, 1, 1.5, 100):
         values.add(value)
@@ -139,7 +143,7 @@ def test_an_attempt_that_never_ran_has_no_duration() -> None:
     assert runs.durations.buckets()[-1] == ("+Inf", 0)
 
 
-def test_libraries_for_watching_are_not_even_imported_where_nobody_watches() -> None:
+def test_monitoring_libraries_are_imported_only_where_monitoring_is_on() -> None:
     look = "import sys, coordinator.service, workers.worker, fluffle.client.client; print([*sys.modules])"
     modules = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout
     assert "'coordinator.service'" in modules

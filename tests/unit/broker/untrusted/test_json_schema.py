@@ -1,4 +1,4 @@
-"""Which JSON Schemas are taken: those that are one, and are no larger than what can be checked."""
+"""JSON Schemas that are accepted or refused."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, SchemaError
 
-from broker.untrusted.json_schema import inspect_schema, why_no_schema
+from broker.untrusted.json_schema import inspect_schema, schema_problem
 from tests.support.bad_messages import SCHEMAS, doubling, nested
 
 GOOD: dict[str, dict[str, Any]] = {
@@ -40,27 +40,27 @@ GOOD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("schema", GOOD.values(), ids=GOOD.keys())
-def test_a_schema_is_taken(schema: dict[str, Any]) -> None:
-    assert why_no_schema(schema) is None
+def test_a_valid_schema_is_accepted(schema: dict[str, Any]) -> None:
+    assert schema_problem(schema) is None
 
 
 @pytest.mark.parametrize("bad", SCHEMAS.values(), ids=SCHEMAS.keys())
 def test_a_schema_over_a_limit_is_refused_with_its_path_and_the_limit(bad: Any) -> None:
-    told = why_no_schema(bad.body["output_schema"])
+    told = schema_problem(bad.body["output_schema"])
     assert told is not None
     assert bad.says in told
     assert len(told) < 300, "an answer to a submission has room for all of it"
 
 
 @pytest.mark.parametrize("levels", [12, 18, 150])
-def test_references_that_double_are_refused(levels: int) -> None:
-    assert "expand to more than 10,000" in (why_no_schema(doubling(levels)) or "")
+def test_references_that_expand_exponentially_are_refused(levels: int) -> None:
+    assert "expand to more than 10,000" in (schema_problem(doubling(levels)) or "")
 
 
-def test_a_way_round_several_references_that_consumes_nothing_is_refused() -> None:
+def test_a_cycle_of_references_for_the_same_value_is_refused() -> None:
     defs = {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"not": {"$ref": "#/$defs/a"}}}
     assert "refers to itself for the same value" in (
-        why_no_schema({"$defs": defs, "items": {"$ref": "#/$defs/a"}}) or ""
+        schema_problem({"$defs": defs, "items": {"$ref": "#/$defs/a"}}) or ""
     )
 
 
@@ -76,9 +76,7 @@ def test_a_way_round_several_references_that_consumes_nothing_is_refused() -> No
         ({"allOf": [{"unevaluatedProperties": False}]}, False),
     ],
 )
-def test_what_a_check_costs_is_known_where_nothing_in_the_schema_can_multiply_it(
-    schema: dict[str, Any], is_bounded: bool
-) -> None:
+def test_the_cost_of_a_check_is_known_for_bounded_schemas(schema: dict[str, Any], is_bounded: bool) -> None:
     assert (inspect_schema(schema).cost is not None) == is_bounded
 
 
@@ -98,10 +96,10 @@ _VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(_WORDS, _VALUES, max_size=4))
-def test_what_is_a_schema_is_what_its_standard_says(schema: dict[str, Any]) -> None:
+def test_schemas_are_accepted_as_their_standard_says(schema: dict[str, Any]) -> None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError:
-        assert why_no_schema(schema) is not None
+        assert schema_problem(schema) is not None
     else:
-        assert why_no_schema(schema) is None
+        assert schema_problem(schema) is None

@@ -1,4 +1,4 @@
-"""Helper processes do what takes too long in this one, and are ended when it takes too long there too."""
+"""Calls in child processes, with their limits."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ async def test_no_process_is_started_before_the_first_call() -> None:
     helpers.close()
 
 
-async def test_calls_one_after_the_other_have_one_process_which_is_not_this_one() -> None:
+async def test_consecutive_calls_share_one_child_process() -> None:
     helpers = ProcessPool()
     first = await ask(helpers)
     assert first == await ask(helpers) != os.getpid()
@@ -41,7 +41,7 @@ async def test_calls_one_after_the_other_have_one_process_which_is_not_this_one(
     until(lambda: not psutil.pid_exists(int(str(first))), "the process has ended")
 
 
-async def test_a_call_that_takes_too_long_is_ended_and_the_loop_goes_on_meanwhile() -> None:
+async def test_a_call_that_takes_too_long_is_killed_without_blocking_the_loop() -> None:
     helpers = ProcessPool()
     endless = asyncio.create_task(never_ends(helpers, 0.3))
     assert await ask(helpers, REPEAT, "ab", 2) == "abab"
@@ -52,14 +52,14 @@ async def test_a_call_that_takes_too_long_is_ended_and_the_loop_goes_on_meanwhil
     helpers.close()
 
 
-async def test_a_call_that_sleeps_for_too_long_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_that_sleeps_for_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.untrusted.process_pool.WALL_FACTOR", 2)
     helpers = ProcessPool()
     with pytest.raises(HelperTimeout):
         await helpers.call("time:sleep", 60, seconds=0.2)
 
 
-async def test_a_call_that_is_cancelled_ends_its_process_and_leaves_its_place() -> None:
+async def test_a_cancelled_call_kills_its_process_and_frees_its_place() -> None:
     helpers = ProcessPool(1)
     pid = int(str(await ask(helpers)))
     endless = asyncio.create_task(never_ends(helpers))
@@ -72,14 +72,14 @@ async def test_a_call_that_is_cancelled_ends_its_process_and_leaves_its_place() 
     helpers.close()
 
 
-async def test_no_more_processes_than_allowed_work_at_a_time_and_each_call_has_its_turn() -> None:
+async def test_the_number_of_processes_is_limited_and_calls_wait_in_order() -> None:
     helpers = ProcessPool(2)
     pids = await asyncio.gather(*(ask(helpers) for _ in range(20)))
     assert len(set(pids)) <= 2
     helpers.close()
 
 
-async def test_an_exception_there_is_told_and_the_process_goes_on() -> None:
+async def test_an_exception_in_the_function_is_reported_and_the_process_stays() -> None:
     helpers = ProcessPool()
     pid = await ask(helpers)
     with pytest.raises(HelperFailed, match="ZeroDivisionError"):
@@ -90,7 +90,7 @@ async def test_an_exception_there_is_told_and_the_process_goes_on() -> None:
     helpers.close()
 
 
-async def test_a_process_that_has_died_is_told_and_replaced() -> None:
+async def test_a_dead_process_is_reported_and_replaced() -> None:
     helpers = ProcessPool()
     with pytest.raises(HelperFailed, match="the helper process ended with -6"):
         await ask(helpers, "os:abort")
@@ -101,14 +101,14 @@ async def test_a_process_that_has_died_is_told_and_replaced() -> None:
     helpers.close()
 
 
-async def test_a_long_call_and_a_long_answer_come_over_whole() -> None:
+async def test_long_calls_and_answers_are_transferred_completely() -> None:
     helpers = ProcessPool()
     text = "ä\ud800\0" * 300_000
     assert await ask(helpers, REPEAT, text, 1) == text
     helpers.close()
 
 
-async def test_no_secret_of_this_process_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_secret_reaches_the_child_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLUFFLE_AMQP_URL", "amqp://secret")
     helpers = ProcessPool()
     assert await ask(helpers, "os:getenv", "FLUFFLE_AMQP_URL") is None

@@ -178,7 +178,7 @@ def test_an_unknown_variable_is_named_once(monkeypatch: pytest.MonkeyPatch, capl
     load_settings()
     assert caplog.messages == [
         "FLUFFLE_AMQP is not a setting and has no effect; did you mean FLUFFLE_AMQP_URL?",
-        "FLUFFLE_COLOUR is not a setting and has no effect; docs/settings.md has all of them",
+        "FLUFFLE_COLOUR is not a setting and has no effect; see docs/settings.md for all settings",
     ]
 
 
