@@ -12,11 +12,11 @@ from broker.protocol.portable_text import printed
 if TYPE_CHECKING:
     from workers.tools.toolbox import Toolbox
 
-__all__ = ["LLM", "Answer", "AnsweredQuestion", "Dependency", "Job", "Message", "ModelError", "Progress", "Usage"]
+__all__ = ["LLM", "Answer", "AnsweredQuestion", "Dependency", "Job", "Message", "ModelError", "TextCallback", "Usage"]
 
 MAX_MESSAGE = 2000  # characters of an error message
 
-Progress = Callable[[str], None]
+TextCallback = Callable[[str], None]
 """Receives the text of an answer piece by piece. Called on the event loop; it does not block."""
 
 
@@ -87,7 +87,7 @@ class LLM(Protocol):
         """The name shown in reports and lists, such as `ollama:llama3.2`. It never contains a secret."""
         ...
 
-    async def run(self, job: Job, progress: Progress, toolbox: "Toolbox | None" = None) -> Answer:
+    async def run(self, job: Job, progress: TextCallback, toolbox: "Toolbox | None" = None) -> Answer:
         """Do the job, with the tools of the toolbox if there is one. Raises ModelError when that fails.
 
         To stop the job, cancel this call: it ends everything it has started and raises CancelledError.

@@ -140,5 +140,5 @@ async def test_a_failed_handle_raises_its_error_in_every_wait(error: Any) -> Non
 
 @pytest.mark.parametrize("use", [lambda client: client.llms(), lambda client: client.connected])
 def test_a_client_that_is_not_entered_says_how_to_use_it(use: Any) -> None:
-    with pytest.raises(AssertionError, match="use the client inside `(async )?with`"):
+    with pytest.raises(AssertionError, match=r"use the client inside `(async )?with`"):
         use(SyncClient("amqp://127.0.0.1:9"))

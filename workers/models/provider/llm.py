@@ -38,7 +38,7 @@ from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from broker.protocol.portable_text import portable
-from workers.models.base import Answer, Job, ModelError, Progress, Usage
+from workers.models.base import Answer, Job, ModelError, TextCallback, Usage
 from workers.models.factory import STALL_TIMEOUT
 from workers.models.output import check_schema, parse_output, validate_output
 from workers.models.prompt import render_prompt
@@ -82,7 +82,7 @@ class PydanticAILLM:
         """Return why the model would not answer now and what to do, or None. The check costs no tokens."""
         return await why_not_ready(self._served, self._name)
 
-    async def run(self, job: Job, progress: Progress, toolbox: Toolbox | None = None) -> Answer:
+    async def run(self, job: Job, progress: TextCallback, toolbox: Toolbox | None = None) -> Answer:
         """Return the answer of the model, with its tokens and, if the price is known, its cost in dollars.
 
         With an output schema, the model is asked for structured output, and the answer is checked. Raises ModelError
@@ -128,7 +128,7 @@ class PydanticAILLM:
         )
 
     async def _ask(
-        self, job: Job, output_type: Any, progress: Progress, toolbox: Toolbox | None, spent: RunUsage
+        self, job: Job, output_type: Any, progress: TextCallback, toolbox: Toolbox | None, spent: RunUsage
     ) -> Any:
         in_words = output_type is str
         agent: Agent[object, Any] = Agent(
@@ -257,7 +257,7 @@ def _made_portable(response: ModelResponse) -> ModelResponse:
     return response
 
 
-def _relay(progress: Progress) -> EventStreamHandler[object]:
+def _relay(progress: TextCallback) -> EventStreamHandler[object]:
     async def relay(_: RunContext[object], events: AsyncIterable[AgentStreamEvent]) -> None:
         answer = ReasoningFilter()
         async for event in events:
