@@ -13,7 +13,7 @@ from broker.errors import ConfigurationError
 from broker.protocol.messages import Presence, Tool
 from broker.protocol.primitives import MAX_BODY_BYTES, problems
 from broker.protocol.traceparent import tracing_for
-from workers.models.base import LLM
+from workers.models.protocols import LLM
 from workers.options import WorkerOptions
 from workers.worker import Worker
 

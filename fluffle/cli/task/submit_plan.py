@@ -11,7 +11,8 @@ from fluffle.cli.main import OK, TASK_FAILED
 from fluffle.cli.session import client
 from fluffle.cli.task.submit_many import bar
 from fluffle.client.handle import TaskHandle, reason
-from fluffle.plans.plan import PlannedTask, planned, submit
+from fluffle.plans.plan import PlannedTask, planned
+from fluffle.plans.submission import submit
 from fluffle.presentation.output import complain, print_json, print_table
 from fluffle.presentation.task_text import print_end, print_outcome, print_result, print_view, say_known
 

@@ -22,8 +22,9 @@ from tests.support.openai_server import OpenAIServer, Paused, Stalled, Text
 from workers.app import build_worker
 from workers.chat import ChatResponder
 from workers.execution.reporter import Reporter
-from workers.models.base import LLM, Answer, Job, ModelError, TextCallback
+from workers.models.base import Answer, Job, ModelError, TextCallback
 from workers.models.factory import build_llm
+from workers.models.protocols import LLM
 from workers.tools.toolbox import Toolbox
 
 GRIN = "\N{GRINNING FACE}"

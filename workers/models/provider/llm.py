@@ -38,8 +38,7 @@ from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from broker.protocol.portable_text import portable
-from workers.models.base import Answer, Job, ModelError, TextCallback, Usage
-from workers.models.factory import STALL_TIMEOUT
+from workers.models.base import STALL_TIMEOUT_SECONDS, Answer, Job, ModelError, TextCallback, Usage
 from workers.models.output import check_schema, parse_output, validate_output
 from workers.models.prompt import render_prompt
 from workers.models.provider.check import why_not_ready
@@ -65,7 +64,7 @@ class PydanticAILLM:
     refusal of the server is remembered.
     """
 
-    def __init__(self, name: str, model: Model, *, stall_timeout: float = STALL_TIMEOUT) -> None:
+    def __init__(self, name: str, model: Model, *, stall_timeout: float = STALL_TIMEOUT_SECONDS) -> None:
         """`name` is the name of `model` in reports and lists. `stall_timeout` limits the seconds without a byte."""
         self._name = name
         self._served = model

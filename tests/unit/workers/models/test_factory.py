@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ConfigurationError
-from workers.models.base import LLM
 from workers.models.factory import build_llm
+from workers.models.protocols import LLM
 
 
 def build(
