@@ -14,7 +14,7 @@ from broker.protocol.primitives import MAX_BODY_BYTES, problems
 from broker.protocol.task_requests import Tool
 from broker.protocol.worker_reports import Presence
 from broker.telemetry.open_tracing import tracing_for
-from workers.models.base import LLM
+from workers.models.protocols import LLM
 from workers.options import WorkerOptions
 from workers.worker import Worker
 

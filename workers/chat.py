@@ -44,7 +44,8 @@ from broker.protocol.portable_text import portable, printed
 from broker.protocol.topology import llm_address
 from workers.execution.progress import ProgressStream
 from workers.execution.reporter import RETRY, Reporter
-from workers.models.base import LLM, Answer, Job, ModelError
+from workers.models.base import Answer, Job, ModelError
+from workers.models.protocols import LLM
 
 MAX_CONVERSATIONS = 4
 """Conversations in which an instance answers at the same time."""

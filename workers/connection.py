@@ -21,7 +21,7 @@ from workers.chat import PREFETCH, ChatResponder
 from workers.execution.executor import Executor
 from workers.execution.reporter import Reporter
 from workers.execution.spool import Spool
-from workers.models.base import LLM
+from workers.models.protocols import LLM
 from workers.options import WorkerOptions
 from workers.tools.coordinator_client import CoordinatorClient
 from workers.tools.toolbox import ToolServices

@@ -27,7 +27,7 @@ from workers.connection import WorkerConnection, declare_queues
 from workers.execution.attempt import failed
 from workers.execution.reporter import RETRY
 from workers.execution.spool import Spool
-from workers.models.base import LLM
+from workers.models.protocols import LLM
 from workers.options import WorkerOptions
 
 if TYPE_CHECKING:

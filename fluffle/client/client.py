@@ -95,7 +95,8 @@ class Client(ChatMethods, ReportMethods):
         ConfigurationError for a wrong plan, TaskRejected when one of its tasks is rejected (the others are cancelled
         then), NoAnswer, PublishRefused and MessageTooLarge.
         """
-        from fluffle.plans.plan import planned, submit
+        from fluffle.plans.plan import planned
+        from fluffle.plans.submission import submit
 
         _, tasks = await planned(Path(path), run, variables)
         return await submit(self, tasks)

@@ -1,4 +1,4 @@
-"""The client for programs without asyncio: the same client, run by an event loop in a thread of its own."""
+"""The client for programs without asyncio: the same client, on an event loop in a separate thread."""
 
 import asyncio
 import threading
@@ -24,16 +24,24 @@ T = TypeVar("T")
 
 
 class _Loop:
-    """An event loop in a thread."""
+    """An event loop in a thread, from `start` to `close`."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fluffle client", daemon=True)
-        self._thread.start()
+        self._running: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
+
+    def start(self) -> None:
+        """Start the thread with a new loop."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="fluffle client", daemon=True)
+        thread.start()
+        self._running = loop, thread
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run the coroutine there and wait for its end. An interrupt here cancels it there."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        """Run the coroutine on the loop, and wait for its end. An interrupt of the wait cancels the coroutine."""
+        if self._running is None:
+            coroutine.close()
+            raise AssertionError("use the client inside `with`")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._running[0])
         try:
             return future.result()
         except BaseException:
@@ -41,7 +49,7 @@ class _Loop:
             raise
 
     def iterate(self, iterator: AsyncIterator[T]) -> Iterator[T]:
-        """The items of an async iterator, each fetched when it is asked for."""
+        """Yield the items of an async iterator; each is fetched when it is requested."""
 
         async def fetch() -> T:
             return await anext(iterator)
@@ -55,15 +63,18 @@ class _Loop:
 
     def close(self) -> None:
         """Stop the loop and its thread."""
-        self.run(self._loop.shutdown_asyncgens())
-        self.run(self._loop.shutdown_default_executor())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        assert self._running is not None
+        loop, thread = self._running
+        self.run(loop.shutdown_asyncgens())
+        self.run(loop.shutdown_default_executor())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        self._running = None
 
 
 class _Face(Generic[A]):
-    """An object of the async client, with the loop that runs it."""
+    """Wraps an object of the asynchronous client, with the loop that runs it."""
 
     def __init__(self, inner: A, loop: _Loop) -> None:
         self._inner = inner
@@ -71,7 +82,7 @@ class _Face(Generic[A]):
 
 
 def _blocking(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[_Face[A], P], T]:
-    """The async method, made to wait for its end."""
+    """Return a method that calls the async method and waits for its end."""
 
     @wraps(method)
     def call(self: _Face[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -83,7 +94,7 @@ def _blocking(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Ca
 def _iterating(
     method: Callable[Concatenate[A, P], AsyncIterator[T]],
 ) -> Callable[Concatenate[_Face[A], P], Iterator[T]]:
-    """The method that gives an async iterator, made to give an ordinary one."""
+    """Return a method with an ordinary iterator in place of the async iterator."""
 
     @wraps(method)
     def call(self: _Face[A], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
@@ -126,10 +137,10 @@ class SyncClient(_Face[Client]):
         answer_timeout: float = 30.0,
         user: str | None = None,
     ) -> None:
-        self._inner = Client(url, name=name, answer_timeout=answer_timeout, user=user)
+        super().__init__(Client(url, name=name, answer_timeout=answer_timeout, user=user), _Loop())
 
     def __enter__(self) -> Self:
-        self._loop = _Loop()
+        self._loop.start()
         try:
             self._loop.run(self._inner.__aenter__())
         except BaseException:

@@ -18,11 +18,10 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from jinja2 import StrictUndefined, TemplateError, meta
@@ -30,15 +29,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
-from broker.errors import ConfigurationError, HelperFailed, HelperTimeout, Problem, TaskRejected, did_you_mean
+from broker.errors import ConfigurationError, HelperFailed, HelperTimeout, did_you_mean
 from broker.ids import uuid7
 from broker.protocol.primitives import MAX_BODY_BYTES, problems
 from broker.protocol.task_requests import Submission
 from broker.untrusted.process_pool import ProcessPool
-
-if TYPE_CHECKING:
-    from fluffle.client.client import Client
-    from fluffle.client.handle import TaskHandle
 
 SUFFIXES = (".toml", ".yaml", ".yml")
 MAX_NAME_LENGTH = 24  # characters, of a plan and of a task: the ids of tasks contain both
@@ -279,31 +274,6 @@ def _must_be_known(plan: Plan, task: str, template: Mapping[str, Any]) -> None:
                 _variables_of(text)
             except (TemplateError, RecursionError) as error:
                 raise ConfigurationError(f"{plan.path}: task {task}: {key}: {_line(error)}") from error
-
-
-async def submit(client: "Client", tasks: Sequence[PlannedTask]) -> "dict[str, TaskHandle]":
-    """Submit the tasks of a plan, and return their handles by name.
-
-    When one is rejected, the others are cancelled, except those that existed before. Raises TaskRejected, NoAnswer,
-    PublishRefused and MessageTooLarge.
-    """
-    handles: dict[str, TaskHandle] = {}
-    wrong: list[Problem] = []
-    answers = client.submit_many(task.submission for task in tasks)
-    for task in tasks:
-        match await anext(answers):
-            case TaskRejected() as rejected:
-                wrong += [Problem(f"{task.name}.{path}".removesuffix("."), told) for path, told in rejected.problems]
-            case handle:
-                handles[task.name] = handle
-    for handle in reversed(handles.values()) if wrong else ():
-        if handle.was_known:
-            continue
-        with suppress(TaskRejected):  # it may be over
-            await client.cancel(handle.id, "another task of its plan was rejected")
-    if wrong:
-        raise TaskRejected(wrong)
-    return handles
 
 
 def _hinted(error: Exception, names: Iterable[str]) -> str:

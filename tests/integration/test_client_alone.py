@@ -1,4 +1,4 @@
-"""The client while there is no coordinator, and one that comes later."""
+"""The client while no coordinator runs, and when one starts later."""
 
 import asyncio
 from pathlib import Path
@@ -24,7 +24,7 @@ async def until_depth(link: RobustConnection, queue: str, depth: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_task_that_nobody_answers_is_done_when_a_coordinator_comes(amqp_url: str, tmp_path: Path) -> None:
+async def test_a_task_without_a_coordinator_is_done_when_one_starts(amqp_url: str, tmp_path: Path) -> None:
     task_id = uuid7()
     async with Client(amqp_url, answer_timeout=0.2) as hasty:
         with pytest.raises(NoAnswer, match=f"Task {task_id} is in RabbitMQ and will be done when a coordinator comes"):
@@ -43,7 +43,7 @@ async def test_a_task_that_nobody_answers_is_done_when_a_coordinator_comes(amqp_
     assert view.status is Status.COMPLETED
 
 
-async def test_answers_that_were_lost_with_the_connection_are_asked_for_again(amqp_url: str, tmp_path: Path) -> None:
+async def test_requests_whose_answers_were_lost_are_sent_again(amqp_url: str, tmp_path: Path) -> None:
     async with (
         RobustConnection(amqp_url, name="test") as link,
         proxy_to(amqp_url) as proxy,
@@ -66,7 +66,7 @@ async def test_answers_that_were_lost_with_the_connection_are_asked_for_again(am
             assert await asking is not None
 
 
-async def test_a_broker_that_was_never_used_is_prepared(tmp_path: Path) -> None:
+async def test_the_client_prepares_a_new_broker(tmp_path: Path) -> None:
     with private_node(tmp_path) as node:
         if node.node is None:
             pytest.skip("the broker may have been used")

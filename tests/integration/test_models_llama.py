@@ -10,8 +10,9 @@ import pytest
 
 from tests.support.llama import SENTENCE, LlamaServer
 from tests.unit.workers.models.test_tools_of_models import toolbox
-from workers.models.base import LLM, Answer, Job, ModelError
+from workers.models.base import Answer, Job, ModelError
 from workers.models.factory import build_llm
+from workers.models.protocols import LLM
 from workers.tools.toolbox import Toolbox
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed")

@@ -22,8 +22,9 @@ from tests.support.openai_server import (
     ToolCall,
 )
 from tests.support.processes import until
-from workers.models.base import LLM, Answer, Job, ModelError, Usage
+from workers.models.base import Answer, Job, ModelError, Usage
 from workers.models.factory import build_llm
+from workers.models.protocols import LLM
 
 POINT = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
 

@@ -10,7 +10,7 @@ from broker.protocol.primitives import MAX_BODY_BYTES
 from broker.settings import Settings
 from tests.support.fake_coordinator import WITHIN
 from workers.app import build_worker
-from workers.models.base import Answer, Job, Progress
+from workers.models.base import Answer, Job, TextCallback
 from workers.tools.toolbox import Toolbox
 from workers.worker import Worker
 
@@ -24,9 +24,9 @@ class Scripted:
         self.jobs: list[Job] = []
         self.running = 0
         self.most_running = 0
-        self._plays: dict[str, Callable[[Job, Progress], Any]] = {}
+        self._plays: dict[str, Callable[[Job, TextCallback], Any]] = {}
 
-    def plays(self, task_id: str, play: Callable[[Job, Progress], Any]) -> None:
+    def plays(self, task_id: str, play: Callable[[Job, TextCallback], Any]) -> None:
         """For that task, await `play(job, progress)`; what it returns is the answer."""
         self._plays[task_id] = play
 
@@ -34,7 +34,7 @@ class Scripted:
         """These tasks wait for the event; then they answer with "done"."""
         event = asyncio.Event()
 
-        async def play(job: Job, progress: Progress) -> Answer:
+        async def play(job: Job, progress: TextCallback) -> Answer:
             await event.wait()
             return Answer("done")
 
@@ -42,7 +42,7 @@ class Scripted:
             self.plays(task_id, play)
         return event
 
-    async def run(self, job: Job, progress: Progress, tools: Toolbox | None = None) -> Answer:
+    async def run(self, job: Job, progress: TextCallback, tools: Toolbox | None = None) -> Answer:
         self.jobs.append(job)
         self.running += 1
         self.most_running = max(self.running, self.most_running)
@@ -56,7 +56,7 @@ class Scripted:
             self.running -= 1
 
 
-async def for_ever(job: Job, progress: Progress) -> Answer:
+async def for_ever(job: Job, progress: TextCallback) -> Answer:
     await asyncio.Event().wait()
     raise AssertionError
 

@@ -22,8 +22,9 @@ from broker.protocol.worker_reports import Failure, Result, Usage
 from workers.execution.progress import ProgressStream
 from workers.execution.reporter import Reporter
 from workers.execution.suspensions import Slots, Suspensions
-from workers.models.base import LLM, Answer, Job, ModelError
+from workers.models.base import Answer, Job, ModelError
 from workers.models.output import as_json
+from workers.models.protocols import LLM
 from workers.tools.toolbox import Toolbox, ToolServices
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from broker.telemetry.counters import Runs
 from workers.execution.attempt import CANCELLED, AttemptOutcome, RunningAttempt, failed
 from workers.execution.reporter import Reporter
 from workers.execution.suspensions import Slots
-from workers.models.base import LLM
+from workers.models.protocols import LLM
 from workers.tools.toolbox import ToolServices
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
-"""The interface between a worker and a kind of LLM: a Job goes in, an Answer or a ModelError comes out."""
+"""The values between a worker and its LLM: a Job goes in, an Answer or a ModelError comes out."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any
 
 from broker.errors import FluffleError
 from broker.protocol.assignments import AnsweredQuestion, Dependency
@@ -10,14 +10,14 @@ from broker.protocol.chat import Message
 from broker.protocol.portable_text import printed
 from broker.protocol.worker_reports import Usage
 
-if TYPE_CHECKING:
-    from workers.tools.toolbox import Toolbox
-
-__all__ = ["LLM", "Answer", "AnsweredQuestion", "Dependency", "Job", "Message", "ModelError", "Progress", "Usage"]
+__all__ = ["Answer", "AnsweredQuestion", "Dependency", "Job", "Message", "ModelError", "TextCallback", "Usage"]
 
 MAX_MESSAGE = 2000  # characters of an error message
 
-Progress = Callable[[str], None]
+STALL_TIMEOUT_SECONDS = 120.0
+"""Without a byte, after which the answer of a model is given up, by default."""
+
+TextCallback = Callable[[str], None]
 """Receives the text of an answer piece by piece. Called on the event loop; it does not block."""
 
 
@@ -78,28 +78,3 @@ class ModelError(FluffleError):
         self.retryable = retryable
         self.usage = usage
         super().__init__(self.message)
-
-
-class LLM(Protocol):
-    """A kind of LLM. One object serves all slots of a worker at the same time."""
-
-    @property
-    def model(self) -> str:
-        """The name shown in reports and lists, such as `ollama:llama3.2`. It never contains a secret."""
-        ...
-
-    async def run(self, job: Job, progress: Progress, toolbox: "Toolbox | None" = None) -> Answer:
-        """Do the job, with the tools of the toolbox if there is one. Raises ModelError when that fails.
-
-        To stop the job, cancel this call: it ends everything it has started and raises CancelledError.
-        """
-        ...
-
-
-@runtime_checkable
-class Checkable(Protocol):
-    """An LLM that can check before the first job whether it would answer."""
-
-    async def trouble(self) -> str | None:
-        """Return why it would not answer now and what to do, or None. The check costs no tokens."""
-        ...

@@ -14,7 +14,7 @@ from subprocess import PIPE
 
 from broker.errors import ConfigurationError
 from broker.settings import PREFIX
-from workers.models.base import Answer, Job, ModelError, Progress
+from workers.models.base import Answer, Job, ModelError, TextCallback
 from workers.models.output import check_schema, parse_output
 from workers.models.prompt import render_prompt
 from workers.models.terminal_text import TerminalFilter, terminal_text
@@ -74,7 +74,7 @@ class CommandLLM:
         """`exec:` and the program, without its arguments, which can contain a secret."""
         return f"exec:{self._name}"
 
-    async def run(self, job: Job, progress: Progress, toolbox: Toolbox | None = None) -> Answer:
+    async def run(self, job: Job, progress: TextCallback, toolbox: Toolbox | None = None) -> Answer:
         """Run the command, and return its answer.
 
         Raises ModelError `command_failed`, `output_too_large`, `output_encoding`, `output_schema` or `not_json`.
@@ -89,7 +89,7 @@ class CommandLLM:
             raise ModelError("output_encoding", message, retryable=False) from error
         return Answer(await parse_output(terminal_text(text).rstrip("\n"), job.output_schema))
 
-    async def _output_of(self, job: Job, progress: Progress, tools: Path | None) -> bytes:
+    async def _output_of(self, job: Job, progress: TextCallback, tools: Path | None) -> bytes:
         running, transport = await self._start(job, progress, tools)
         try:
             stdin = transport.get_pipe_transport(0)
@@ -112,7 +112,7 @@ class CommandLLM:
         return bytes(running.stdout)
 
     async def _start(
-        self, job: Job, progress: Progress, tools: Path | None
+        self, job: Job, progress: TextCallback, tools: Path | None
     ) -> "tuple[_Running, asyncio.SubprocessTransport]":
         environment = environment_of_command(os.environ, self._env) | _identity(job)
         if tools is not None:
@@ -144,7 +144,7 @@ class _Running(asyncio.SubprocessProtocol):
     streams of asyncio offer only the latter, which a child process that the command leaves behind can delay for ever.)
     """
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: TextCallback) -> None:
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()

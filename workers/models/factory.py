@@ -4,12 +4,10 @@ import logging
 from collections.abc import Collection
 
 from broker.errors import ConfigurationError
-from workers.models.base import LLM, Checkable
+from workers.models.base import STALL_TIMEOUT_SECONDS
+from workers.models.protocols import LLM, Checkable
 
 DEMO = "demo"
-
-STALL_TIMEOUT = 120.0
-"""Seconds without a byte after which the answer of a model is given up, by default."""
 
 MODEL_TIMEOUT = 1800.0
 """Seconds that an attempt of a model may take if neither its task nor its worker has a timeout."""
@@ -24,7 +22,7 @@ def build_llm(
     exec_command: str | None,
     handler: str | None,
     env: Collection[str] | None = None,
-    stall_timeout: float = STALL_TIMEOUT,
+    stall_timeout: float = STALL_TIMEOUT_SECONDS,
 ) -> LLM:
     """Return the LLM for exactly one of `model` (`demo`, or a name of pydantic-ai), `exec_command` and `handler`.
 

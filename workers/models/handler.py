@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from broker.errors import ConfigurationError, did_you_mean
-from workers.models.base import Answer, Job, ModelError, Progress
+from workers.models.base import Answer, Job, ModelError, TextCallback
 from workers.models.output import check_schema, validate_output
 from workers.tools.toolbox import Toolbox, ToolError
 
@@ -49,7 +49,7 @@ class HandlerLLM:
         """`handler:` and the name of the function."""
         return f"handler:{self._spec}"
 
-    async def run(self, job: Job, progress: Progress, toolbox: Toolbox | None = None) -> Answer:
+    async def run(self, job: Job, progress: TextCallback, toolbox: Toolbox | None = None) -> Answer:
         """Call the function, and check its result against the output schema.
 
         Raises ModelError: that of the function, or one with the name of another exception, `not_json` or

@@ -1,4 +1,4 @@
-"""The metrics of a worker for Prometheus, read at the moment when they are asked for."""
+"""The metrics of a worker for Prometheus, read at each request."""
 
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from broker.telemetry.http_server import EventLoopHealth, of_runs, of_the_link
 
 
 class WorkerSnapshot(NamedTuple):
-    """How a worker stands: `None` without a link to RabbitMQ, where all of it is 0."""
+    """The figures of a worker. Without a connection to RabbitMQ, `link` is None and the figures are 0."""
 
     link: RobustConnection | None
     slots: int
@@ -22,7 +22,7 @@ class WorkerSnapshot(NamedTuple):
 
 
 class WorkerMetrics(Collector):
-    """Figures of one instance of an LLM."""
+    """Collects the metrics of one instance of an LLM."""
 
     def __init__(self, llm: str, runs: Runs, look: Callable[[], Coroutine[Any, Any, WorkerSnapshot]]) -> None:
         self._llm = llm
@@ -31,7 +31,7 @@ class WorkerMetrics(Collector):
         self._loop = EventLoopHealth()
 
     def collect(self) -> Iterable[Metric]:
-        """Everything. Raises TimeoutError when the event loop is stuck."""
+        """Yield all metrics. Raises TimeoutError when the event loop is stuck."""
         link, *figures = self._loop.ask(self._look)
         yield from of_the_link(*(() if link is None else (link,)))
         for name, meaning, value in zip(("slots", "in_hand", "running", "spooled"), _MEANINGS, figures, strict=True):

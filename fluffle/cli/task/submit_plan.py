@@ -12,7 +12,8 @@ from fluffle.cli.session import client
 from fluffle.cli.task.printing import print_already_known, print_end, print_outcome, print_result, print_view
 from fluffle.cli.task.submit_many import bar
 from fluffle.client.handle import TaskHandle, reason
-from fluffle.plans.plan import PlannedTask, planned, submit
+from fluffle.plans.plan import PlannedTask, planned
+from fluffle.plans.submission import submit
 from fluffle.presentation.output import complain, print_json, print_table
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from broker.protocol.worker_reports import RunningTask, Usage
 from tests.support.fake_coordinator import WITHIN, StandIn
 from tests.support.proxy import PUBLISHER, Proxy
 from tests.support.worker_harness import Scripted, Workers, for_ever, until
-from workers.models.base import Answer, Job, Progress
+from workers.models.base import Answer, Job, TextCallback
 
 # -- presence ------------------------------------------------------------------------------------------------------
 
@@ -48,7 +48,7 @@ def test_an_invalid_name_skill_or_number_of_slots_is_a_configuration_error(worke
 async def test_an_assignment_is_claimed_then_done_then_reported(
     workers: Workers, coordinator: StandIn, llm: Scripted
 ) -> None:
-    async def answer(job: Job, progress: Progress) -> Answer:
+    async def answer(job: Job, progress: TextCallback) -> Answer:
         return Answer({"words": 2, "none": None}, Usage(input_tokens=10, output_tokens=2, cost_usd=0.01))
 
     llm.plays("t-1", answer)

@@ -8,7 +8,7 @@ import pytest
 from broker.protocol.worker_reports import Usage
 from tests.support.fake_coordinator import StandIn
 from tests.support.worker_harness import Scripted, Workers, for_ever, until
-from workers.models.base import Answer, Job, ModelError, Progress
+from workers.models.base import Answer, Job, ModelError, TextCallback
 
 # -- how attempts end ----------------------------------------------------------------------------------------------
 
@@ -16,10 +16,10 @@ from workers.models.base import Answer, Job, ModelError, Progress
 async def test_an_error_of_the_llm_is_reported_as_a_failure(
     workers: Workers, coordinator: StandIn, llm: Scripted
 ) -> None:
-    async def refuse(job: Job, progress: Progress) -> Answer:
+    async def refuse(job: Job, progress: TextCallback) -> Answer:
         raise ModelError("content_filter", "I will not", retryable=False)
 
-    async def break_down(job: Job, progress: Progress) -> Answer:
+    async def break_down(job: Job, progress: TextCallback) -> Answer:
         raise ZeroDivisionError("one by \udcff none")
 
     llm.plays("t-1", refuse)
@@ -55,7 +55,7 @@ async def test_an_attempt_ends_even_if_its_call_ignores_the_cancellation(
     monkeypatch.setattr("workers.execution.attempt.CANCEL_TIMEOUT_SECONDS", 0.05)
     release = asyncio.Event()
 
-    async def stubborn(job: Job, progress: Progress) -> Answer:
+    async def stubborn(job: Job, progress: TextCallback) -> Answer:
         while not release.is_set():
             try:
                 await release.wait()
@@ -114,7 +114,7 @@ async def test_a_stop_of_a_waiting_task_frees_no_slot(workers: Workers, coordina
 async def test_a_result_over_the_size_limit_is_reported_as_a_failure(
     workers: Workers, coordinator: StandIn, llm: Scripted
 ) -> None:
-    async def verbose(job: Job, progress: Progress) -> Answer:
+    async def verbose(job: Job, progress: TextCallback) -> Answer:
         return Answer("x" * 5000, Usage(output_tokens=1250))
 
     llm.plays("t-1", verbose)
@@ -131,7 +131,7 @@ async def test_a_result_over_the_size_limit_is_reported_as_a_failure(
 async def test_an_answer_that_is_not_json_is_reported_as_a_failure(
     workers: Workers, coordinator: StandIn, llm: Scripted, value: Any
 ) -> None:
-    async def answer(job: Job, progress: Progress) -> Answer:
+    async def answer(job: Job, progress: TextCallback) -> Answer:
         return Answer(value)
 
     llm.plays("t-1", answer)
@@ -149,7 +149,7 @@ async def test_progress_is_reported_in_few_messages_without_loss(
 ) -> None:
     words = [f"word{number} " for number in range(200)]
 
-    async def stream(job: Job, progress: Progress) -> Answer:
+    async def stream(job: Job, progress: TextCallback) -> Answer:
         for word in words:
             progress(word)
             await asyncio.sleep(0.003)
@@ -166,7 +166,7 @@ async def test_progress_is_reported_in_few_messages_without_loss(
 
 
 async def test_a_quick_answer_sends_no_progress(workers: Workers, coordinator: StandIn, llm: Scripted) -> None:
-    async def answer(job: Job, progress: Progress) -> Answer:
+    async def answer(job: Job, progress: TextCallback) -> Answer:
         progress("")
         progress("done")
         return Answer("done")

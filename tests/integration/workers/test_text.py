@@ -22,8 +22,9 @@ from tests.support.openai_server import OpenAIServer, Paused, Stalled, Text
 from workers.app import build_worker
 from workers.chat import ChatResponder
 from workers.execution.reporter import Reporter
-from workers.models.base import LLM, Answer, Job, ModelError, Progress
+from workers.models.base import Answer, Job, ModelError, TextCallback
 from workers.models.factory import build_llm
+from workers.models.protocols import LLM
 from workers.tools.toolbox import Toolbox
 
 GRIN = "\N{GRINNING FACE}"
@@ -38,7 +39,7 @@ class Scripted:
         self.calls = 0
         self._answers = list(answers)
 
-    async def run(self, job: Job, progress: Progress, tools: Toolbox | None = None) -> Answer:
+    async def run(self, job: Job, progress: TextCallback, tools: Toolbox | None = None) -> Answer:
         self.calls += 1
         if not self._answers:
             return Answer(job.description)
@@ -214,7 +215,7 @@ async def test_an_llm_that_cannot_even_be_called_is_a_failed_attempt(
     amqp_url: str, name: str, coordinator: StandIn, tmp_path: Path
 ) -> None:
     class NoCoroutine(Scripted):
-        def run(self, job: Job, progress: Progress, tools: Toolbox | None = None) -> Any:
+        def run(self, job: Job, progress: TextCallback, tools: Toolbox | None = None) -> Any:
             return "at once"
 
     async with AtWork(amqp_url, name, NoCoroutine(), tmp_path) as at_work:

@@ -1,4 +1,4 @@
-"""The public face of the package, and what of the client needs no broker."""
+"""The public names of the package, and the parts of the client that need no broker."""
 
 import ast
 import asyncio
@@ -36,7 +36,7 @@ def view(status: Status, **fields: Any) -> TaskView:
     return TaskView(id="t-1", status=status, description="x", priority=4, submitted_at=NOW, **fields)
 
 
-def test_a_star_gives_all_public_names() -> None:
+def test_a_star_import_gives_all_public_names() -> None:
     names: dict[str, Any] = {}
     exec("from fluffle import *", names)
     assert set(dir(fluffle)) <= names.keys()
@@ -94,7 +94,7 @@ def test_the_synchronous_client_has_every_method_of_the_client() -> None:
     assert methods(SyncClient) == methods(Client)
 
 
-def test_the_outcome_of_a_task_is_its_result_or_why_it_has_none() -> None:
+def test_the_outcome_of_a_task_is_its_result_or_an_error() -> None:
     assert outcome(view(Status.COMPLETED, result=[1])) == [1]
     failure = Failure(type="broken", message="no ink")
     with pytest.raises(TaskFailed, match=r"^task t-1 failed: broken: no ink$"):
@@ -105,7 +105,7 @@ def test_the_outcome_of_a_task_is_its_result_or_why_it_has_none() -> None:
         outcome(view(Status.PENDING))
 
 
-async def test_a_handle_that_is_accepted_waits_for_the_end() -> None:
+async def test_an_accepted_handle_waits_for_the_end() -> None:
     handle = Submitted(Outgoing("x", "y", b"", message_id="t-1"))
     waiting = asyncio.create_task(handle.result())
     handle.update(view(Status.PENDING))
@@ -115,14 +115,14 @@ async def test_a_handle_that_is_accepted_waits_for_the_end() -> None:
     assert await waiting == "done"
 
 
-async def test_an_end_that_is_told_twice_is_one_end() -> None:
+async def test_a_second_end_of_a_task_is_ignored() -> None:
     handle = Submitted(Outgoing("x", "y", b"", message_id="t-1"))
     handle.update(view(Status.COMPLETED, result="first"))
     handle.update(view(Status.COMPLETED, result="second"))
     assert await handle.result() == "first"
 
 
-async def test_giving_up_the_wait_leaves_the_handle_as_it_was() -> None:
+async def test_a_wait_that_times_out_does_not_change_the_handle() -> None:
     handle = Submitted(Outgoing("x", "y", b"", message_id="t-1"))
     handle.update(view(Status.PENDING))
     with pytest.raises(TimeoutError, match=r"task t-1 is pending after 0\.001 s"):
@@ -132,9 +132,15 @@ async def test_giving_up_the_wait_leaves_the_handle_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("error", [TaskRejected([]), ConnectionClosed()])
-async def test_a_handle_that_failed_raises_why_wherever_it_is_waited_for(error: Any) -> None:
+async def test_a_failed_handle_raises_its_error_in_every_wait(error: Any) -> None:
     handle = Submitted(Outgoing("x", "y", b"", message_id="t-1"))
     handle.fail(error)
     for waiting in (handle.accepted(), handle.end()):
         with pytest.raises(type(error)):
             await waiting
+
+
+@pytest.mark.parametrize("use", [lambda client: client.llms(), lambda client: client.connected])
+def test_a_client_that_is_not_entered_says_how_to_use_it(use: Any) -> None:
+    with pytest.raises(AssertionError, match=r"use the client inside `(async )?with`"):
+        use(SyncClient("amqp://127.0.0.1:9"))

@@ -20,7 +20,7 @@ REFUSED = pytest.raises(ConfigurationError, match="the user of the AMQP URL is a
         (False, "ana:x@", nullcontext()),
     ],
 )
-async def test_a_worker_whose_reports_would_be_refused_says_so(
+async def test_a_worker_with_the_user_of_another_name_is_a_configuration_error(
     require_identity: bool, user: str, outcome: AbstractContextManager[object], tmp_path: Path
 ) -> None:
     with outcome:

@@ -41,13 +41,13 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_an_answer_is_on_disk_when_add_returns(tmp_path: Path) -> None:
+async def test_a_result_is_on_disk_when_add_returns(tmp_path: Path) -> None:
     async with opened(tmp_path, "one") as spool:
         spool.add(answer("t-1"))
         assert lines(tmp_path) == [answer("t-1")]
 
 
-async def test_answers_can_be_read_by_their_owner_only(tmp_path: Path) -> None:
+async def test_only_the_owner_can_read_the_results(tmp_path: Path) -> None:
     folder = tmp_path / "spool" / "atlas"
     async with opened(folder, "one") as spool:
         spool.add(answer("t-1"))
@@ -55,7 +55,7 @@ async def test_answers_can_be_read_by_their_owner_only(tmp_path: Path) -> None:
         assert [stat.S_IMODE(path.stat().st_mode) for path in files(folder)] == [0o600]
 
 
-async def test_the_file_is_empty_when_every_answer_is_confirmed(tmp_path: Path) -> None:
+async def test_the_file_is_empty_when_every_result_is_confirmed(tmp_path: Path) -> None:
     async with opened(tmp_path, "one") as spool:
         tickets = [spool.add(answer(f"t-{number}")) for number in range(3)]
         spool.confirmed(tickets[1])
@@ -66,13 +66,13 @@ async def test_the_file_is_empty_when_every_answer_is_confirmed(tmp_path: Path) 
         assert (len(spool), lines(tmp_path)) == (0, [])
 
 
-async def test_a_spool_without_answers_leaves_no_file(tmp_path: Path) -> None:
+async def test_a_spool_without_results_leaves_no_file(tmp_path: Path) -> None:
     async with opened(tmp_path, "one") as spool:
         spool.confirmed(spool.add(answer("t-1")))
     assert files(tmp_path) == []
 
 
-async def test_answers_that_were_left_are_taken_over_by_the_next_one(tmp_path: Path) -> None:
+async def test_the_next_instance_takes_over_the_results_that_were_left(tmp_path: Path) -> None:
     async with opened(tmp_path, "one") as spool:
         spool.confirmed(spool.add(answer("t-1")))
         spool.add(answer("t-2"))
@@ -85,7 +85,7 @@ async def test_answers_that_were_left_are_taken_over_by_the_next_one(tmp_path: P
     assert files(tmp_path) == []
 
 
-async def test_answers_of_an_instance_that_lives_are_left_alone(tmp_path: Path) -> None:
+async def test_the_results_of_a_running_instance_are_not_taken_over(tmp_path: Path) -> None:
     async with opened(tmp_path, "one") as alive:
         alive.add(answer("t-1"))
         async with opened(tmp_path, "two") as spool:
@@ -93,7 +93,7 @@ async def test_answers_of_an_instance_that_lives_are_left_alone(tmp_path: Path) 
         assert lines(tmp_path) == [answer("t-1")]
 
 
-def test_answers_of_a_process_that_was_killed_are_taken_over(tmp_path: Path) -> None:
+def test_the_results_of_a_killed_process_are_taken_over(tmp_path: Path) -> None:
     program = (
         "import asyncio, os, signal, sys\n"
         "from pathlib import Path\n"
@@ -108,7 +108,7 @@ def test_answers_of_a_process_that_was_killed_are_taken_over(tmp_path: Path) -> 
     assert list(Spool(tmp_path, "next").waiting.values()) == [answer("t-1")]
 
 
-async def test_damaged_lines_are_skipped_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_damaged_lines_are_skipped_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torn = answer("t-3")[:-20]
     content = b"\n".join([answer("t-1"), b'{"task_id": "no result"}', b"\x00" * 64, answer("t-2"), torn])
     (tmp_path / "dead-1.jsonl").write_bytes(content)
@@ -120,7 +120,7 @@ async def test_damaged_lines_are_skipped_and_told(tmp_path: Path, caplog: pytest
     ]
 
 
-async def test_a_file_of_confirmed_answers_does_not_grow_for_ever(
+async def test_a_file_of_confirmed_results_does_not_grow_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spool_module, "REWRITE_OVER", 10_000)
@@ -136,7 +136,7 @@ async def test_a_file_of_confirmed_answers_does_not_grow_for_ever(
         assert {answer("kept"), answer("last")} <= set(spool.waiting.values())
 
 
-async def test_answers_that_wait_for_their_confirm_are_synced_to_disk_together(
+async def test_results_that_wait_for_their_confirm_share_an_fsync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[list[bytes]] = []
@@ -155,7 +155,7 @@ async def test_answers_that_wait_for_their_confirm_are_synced_to_disk_together(
             spool.confirmed(ticket)
 
 
-async def test_an_answer_that_is_confirmed_at_once_costs_no_fsync(
+async def test_a_result_that_is_confirmed_at_once_needs_no_fsync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
@@ -167,7 +167,7 @@ async def test_an_answer_that_is_confirmed_at_once_costs_no_fsync(
         assert synced == []
 
 
-async def test_a_disk_that_is_full_costs_the_answer_on_it_and_no_other(
+async def test_a_full_disk_does_not_damage_the_other_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     write = os.write
@@ -181,7 +181,7 @@ async def test_a_disk_that_is_full_costs_the_answer_on_it_and_no_other(
     assert "No space left on device" in caplog.text
 
 
-def test_a_folder_that_cannot_be_used_is_a_wrong_setting(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="spool folder"):
         Spool(tmp_path / "file" / "atlas", "one")

@@ -16,7 +16,7 @@ class Line:
         self.free += 1
 
 
-async def test_whoever_has_waited_goes_before_new_work() -> None:
+async def test_an_attempt_that_has_waited_gets_a_slot_before_new_attempts() -> None:
     line = Line(1)
     assert line.slots.take()
     resumed = asyncio.create_task(line.slots.take_in_turn())
@@ -28,7 +28,7 @@ async def test_whoever_has_waited_goes_before_new_work() -> None:
     assert not line.slots.take()
 
 
-async def test_a_slot_that_nobody_stands_in_line_for_is_free_for_new_work() -> None:
+async def test_a_slot_for_which_no_attempt_waits_is_free_for_new_attempts() -> None:
     line = Line(1)
     assert line.slots.take()
     line.slots.give_back()
@@ -36,7 +36,7 @@ async def test_a_slot_that_nobody_stands_in_line_for_is_free_for_new_work() -> N
     assert line.slots.take()
 
 
-async def test_who_is_cancelled_in_line_takes_no_slot() -> None:
+async def test_an_attempt_cancelled_while_it_waits_takes_no_slot() -> None:
     line = Line(1)
     assert line.slots.take()
     gone, stays = (asyncio.create_task(line.slots.take_in_turn()) for _ in range(2))
@@ -48,7 +48,7 @@ async def test_who_is_cancelled_in_line_takes_no_slot() -> None:
     assert gone.cancelled()
 
 
-async def test_a_slot_is_not_lost_with_who_is_cancelled_in_the_moment_of_getting_it() -> None:
+async def test_a_slot_is_not_lost_when_its_attempt_is_cancelled_at_the_same_moment() -> None:
     line = Line(1)
     assert line.slots.take()
     gone = asyncio.create_task(line.slots.take_in_turn())

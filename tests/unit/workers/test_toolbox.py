@@ -62,7 +62,7 @@ def toolbox(recorder: Recorder) -> Toolbox:
     return Toolbox(services, Assignment(task_id="t-1", attempt=1, description="x"), it, priority=None)
 
 
-async def test_surrogates_in_what_is_handed_to_tools_are_joined_or_replaced(
+async def test_surrogates_in_the_arguments_of_tools_are_joined_or_replaced(
     toolbox: Toolbox, recorder: Recorder
 ) -> None:
     await toolbox.delegate(HALF, inputs={HALF: [PAIR]})
@@ -80,7 +80,7 @@ async def test_surrogates_in_what_is_handed_to_tools_are_joined_or_replaced(
         given.encode()
 
 
-async def test_what_has_no_form_in_json_is_told_to_the_llm(toolbox: Toolbox) -> None:
+async def test_arguments_that_are_not_json_are_an_error_for_the_llm(toolbox: Toolbox) -> None:
     with pytest.raises(ToolError, match="the arguments must be JSON"):
         await toolbox.delegate("x", inputs=object())
     with pytest.raises(ToolError, match="content: "):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from broker.mappings import without_none
-from workers.models.base import Answer, Job, Message, ModelError, Progress
+from workers.models.base import Answer, Job, Message, ModelError, TextCallback
 from workers.models.demo.extract import best_sentences, key_terms, plain, read_prose, repetitions, terms
 from workers.models.output import check_schema, validate_output
 from workers.tools.toolbox import Toolbox
@@ -52,7 +52,7 @@ class DemoLLM:
         """The name of the demo model."""
         return NAME
 
-    async def run(self, job: Job, progress: Progress, toolbox: Toolbox | None = None) -> Answer:
+    async def run(self, job: Job, progress: TextCallback, toolbox: Toolbox | None = None) -> Answer:
         """Return the extract. Raises ModelError `no_text` or `output_schema`, which are not retryable."""
         check_schema(job.output_schema)
         # A large text takes time: a thread leaves the event loop free for heartbeats.

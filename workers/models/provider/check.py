@@ -1,4 +1,4 @@
-"""Whether a model would answer: its server is asked for the list of its models, which costs nothing."""
+"""Check whether a model would answer, by a request for the list of models, which costs nothing."""
 
 import re
 
@@ -6,16 +6,16 @@ from pydantic_ai.models import Model
 
 from workers.models.provider.http_client import WrongReply, shown_url
 
-ANSWER_WITHIN = 3.0
-"""Seconds that the server gets for the list."""
+LIST_TIMEOUT_SECONDS = 3.0
+"""For the list of models."""
 
 _MODELS_SHOWN = 5
 
 
 async def why_not_ready(model: Model, name: str) -> str | None:
-    """Why the model `name` would not answer now, with what to do; None if nothing is known to be wrong.
+    """Return why the model `name` would not answer now and what to do, or None.
 
-    Only servers that speak OpenAI's protocol are asked.
+    Only servers with the protocol of OpenAI are checked.
     """
     try:
         import openai
@@ -25,11 +25,11 @@ async def why_not_ready(model: Model, name: str) -> str | None:
     if not isinstance(model, OpenAIChatModel | OpenAIResponsesModel):
         return None
     url = shown_url(str(model.base_url))
-    client = model.client.with_options(timeout=ANSWER_WITHIN, max_retries=0)
+    client = model.client.with_options(timeout=LIST_TIMEOUT_SECONDS, max_retries=0)
     try:
         found = [it async for it in client.models.list()]
     except openai.APITimeoutError:
-        return f"{url} does not answer within {ANSWER_WITHIN:g} s; tasks fail until it does"
+        return f"{url} does not answer within {LIST_TIMEOUT_SECONDS:g} s; tasks fail until it does"
     except openai.APIConnectionError as error:
         if isinstance(error.__cause__, WrongReply):
             return str(error.__cause__)

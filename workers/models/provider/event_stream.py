@@ -1,8 +1,8 @@
-"""The events of an answer that a model server streams, checked and put right before a provider's client reads them.
+"""Check and correct the event stream of a model server before the client of the provider reads it.
 
-The clients take any end of a stream for the end of the answer, and what servers write into `usage` for what it should
-be. This is about three protocols, told apart by their events: OpenAI's chat completions (and what speaks like it),
-OpenAI's responses and Anthropic's messages. A stream of another protocol passes as it is.
+The clients accept any end of a stream as the end of the answer, and any value in `usage`. This module handles three
+protocols, which it recognises by their events: the chat completions of OpenAI (and compatible servers), the responses
+of OpenAI and the messages of Anthropic. A stream of another protocol passes unchanged.
 """
 
 import json
@@ -26,22 +26,22 @@ class IncompleteAnswer(Exception):
 
 
 class EventStream:
-    """One streamed answer. How it is cut into pieces does not matter.
+    """One streamed answer. The result does not depend on where the pieces begin.
 
-    A chat completion gets one `usage`, with the last figures that the server gave, before its end: some servers repeat
-    the running totals in every event, and a client adds them up. Figures that make no sense are left out. An error that
-    is a mere text becomes an object with a message, as clients expect it.
+    A chat completion gets one `usage` before its end, with the last figures of the server: some servers repeat the
+    running totals in every event, and a client adds them up. Impossible figures are left out. An error that is only a
+    text becomes an object with a message, as clients expect.
     """
 
     def __init__(self) -> None:
-        self._line = bytearray()  # the last one, as far as it has come
+        self._line = bytearray()  # the incomplete last line
         self._begun = False
         self._whole = False
         self._usage: dict[str, Any] | None = None
         self._envelope: dict[str, Any] = {}
 
     def feed(self, data: bytes) -> bytes:
-        """The next bytes; returns what a client is to read."""
+        """Take the next bytes, and return the bytes for the client."""
         self._line += data
         if b"\n" not in data:
             return b""
@@ -50,7 +50,7 @@ class EventStream:
         return b"".join(self._checked(line) + b"\n" for line in lines)
 
     def close(self) -> bytes:
-        """The stream has ended; returns the rest. Raises IncompleteAnswer if the answer has not."""
+        """End the stream, and return the rest. Raises IncompleteAnswer if the answer is not complete."""
         rest = self._checked(bytes(self._line)) if self._line else b""
         if self._begun and not self._whole:
             raise IncompleteAnswer("the stream ended in the middle of the answer")
@@ -99,9 +99,9 @@ class EventStream:
 
 
 def chat_usage(given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The `usage` of a chat completion with nothing but figures that make sense; None if it has none.
+    """Return the `usage` of a chat completion with its possible figures only; None if it has none.
 
-    A client needs both, so the one that is unknown is 0: no request takes 0 tokens.
+    A client requires both counts, so an unknown one is 0: no request uses 0 tokens.
     """
     prompt, completion = tokens(given.get("prompt_tokens")), tokens(given.get("completion_tokens"))
     if prompt is None and completion is None:

@@ -1,4 +1,4 @@
-"""What goes wrong with a model of a provider, as the failure of an attempt."""
+"""Convert the errors of a model of a provider to the failure of an attempt."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ KINDS: tuple[tuple[type[Exception], str, bool], ...] = (
     (exceptions.OutputTokenLimitExceeded, "output_truncated", False),
     (exceptions.UserError, "request_rejected", False),
 )
-"""What pydantic-ai raises: its class, our type on the wire, whether another attempt may help. First match wins."""
+"""The exceptions of pydantic-ai: class, type of the failure, whether it is retryable. The first match counts."""
 
 FOUND: dict[str, bool] = {
     "stalled": True,
@@ -37,7 +37,7 @@ FOUND: dict[str, bool] = {
     "output_schema": True,
     "no_answer": True,
 }
-"""Types that are found in other ways, and whether another attempt may help."""
+"""Types of failures that are detected otherwise, and whether they are retryable."""
 
 _CUT_OFF: dict[str, tuple[str, str]] = {
     **dict.fromkeys(
@@ -53,7 +53,7 @@ _CUT_OFF: dict[str, tuple[str, str]] = {
         ("provider_error", "the provider ended the answer early"),
     ),
 }
-"""Reasons that an answer ends for which say that it is not whole; what providers send, in lower case."""
+"""Finish reasons of providers, in lower case, with which an answer is not complete."""
 
 _TOO_LONG = re.compile(
     r"exceed_context_size|context_length_exceeded|prompt is too long|prompt too long|input is too long"
@@ -77,7 +77,7 @@ _HTML_READ = 20_000
 
 
 def cannot_call_tools(error: Exception) -> bool:
-    """Whether a server refused a request because it, or its model, cannot call tools."""
+    """Return whether a server refused a request because it, or its model, cannot call tools."""
     refused = (exceptions.ModelRateLimitError, exceptions.ModelAuthenticationError, exceptions.ModelConnectionError)
     if not isinstance(error, exceptions.ModelAPIError) or isinstance(error, refused):
         return False
@@ -85,14 +85,14 @@ def cannot_call_tools(error: Exception) -> bool:
 
 
 def cannot_take_schema(error: Exception) -> bool:
-    """Whether `cannot_call_tools` is so for the schema of one tool alone."""
+    """Return whether the server refused only the schema of one tool."""
     return _TOOL_SCHEMA.search(said(error)) is not None
 
 
 def failure_of(
     error: exceptions.AgentRunError | exceptions.UserError, *, base_url: str | None, stall_timeout: float, schema: bool
 ) -> ModelError:
-    """The failure for what pydantic-ai has raised. `schema`: whether the job has an output schema."""
+    """Return the failure for an exception of pydantic-ai. `schema`: whether the job has an output schema."""
     for cause in causes(error):
         if isinstance(cause, WrongReply):
             return _found("not_a_model_server", str(cause))
@@ -111,7 +111,7 @@ def failure_of(
 
 
 def cut_off(response: ModelResponse) -> ModelError | None:
-    """Why a response is not a whole answer, though its stream came to an end; None if it is."""
+    """Return why a response is incomplete although its stream ended; None for a complete one."""
     raw = str((response.provider_details or {}).get("finish_reason") or "").lower()
     reason = raw if raw in _CUT_OFF else str(response.finish_reason)
     if reason in _CUT_OFF:
@@ -123,7 +123,7 @@ def cut_off(response: ModelResponse) -> ModelError | None:
 
 
 def said(error: Exception) -> str:
-    """What a provider says about an error, wherever it puts that."""
+    """Return the text of a provider about an error, from any of its usual places."""
     if isinstance(error, exceptions.ModelHTTPError):
         return f"status {error.status_code}: {_words(error.body)[:_SHOWN] or 'no details'}"
     if isinstance(error, exceptions.ModelConnectionError):
@@ -135,7 +135,7 @@ def said(error: Exception) -> str:
 
 
 def is_too_long(error: exceptions.ModelAPIError) -> bool:
-    """Whether a prompt was refused because the model cannot read that much."""
+    """Return whether a prompt was refused because it is too long for the model."""
     if isinstance(error, exceptions.ModelRateLimitError | exceptions.ModelConnectionError):
         return False
     names = (error.provider_error_code, error.provider_error_type, said(error))
@@ -143,7 +143,7 @@ def is_too_long(error: exceptions.ModelAPIError) -> bool:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and its causes, the root last."""
+    """Yield the error and its causes, the root last."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -151,12 +151,12 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def kinds() -> Iterable[tuple[str, bool]]:
-    """Every type of failure of a model, and whether another attempt may help."""
+    """Return every type of failure of a model, with whether it is retryable."""
     return {**{name: retryable for _, name, retryable in KINDS}, **FOUND}.items()
 
 
 def _unusable(error: Exception, schema: bool) -> ModelError:
-    """What is left: an answer that the model could not mend."""
+    """Return the failure for an answer that the model could not correct."""
     message = getattr(error, "message", "")
     reason = _reason(error)
     if (wrong := _WRONG_TOOL.search(message)) and (not schema or wrong[1] != _OUTPUT_TOOL):
@@ -167,7 +167,7 @@ def _unusable(error: Exception, schema: bool) -> ModelError:
 
 
 def _reason(error: Exception) -> str:
-    """What was wrong with the answer, by its path, as the model was told."""
+    """Return the mistakes in the answer, as the model received them."""
     for cause in list(causes(error))[1:]:
         if isinstance(cause, ValidationError):
             return "; ".join(map(str, problems(cause)))
@@ -181,7 +181,7 @@ def _found(kind: str, message: str) -> ModelError:
 
 
 def _words(body: Any) -> str:
-    """The message in the body of an error: `{"error": {"message": …}}`, `{"detail": …}`, a list of these, or a page."""
+    """Return the message in the body of an error: `{"error": {"message": …}}`, `{"detail": …}`, a list, or a page."""
     match body:
         case dict():
             words = next((body[key] for key in ("message", "error", "detail", "msg") if body.get(key)), None)

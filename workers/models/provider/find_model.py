@@ -1,4 +1,4 @@
-"""From the name of a model to the model: which provider, at which URL, with which key."""
+"""Find the model for a name: its provider, its URL and its key."""
 
 import inspect
 import os
@@ -17,10 +17,10 @@ OLLAMA_URL = "http://127.0.0.1:11434/v1"
 
 
 def find_model(name: str, base_url: str | None) -> Model:
-    """The model that `name` (`provider:model`) stands for, with its API key from the environment.
+    """Return the model with this `name` (`provider:model`), with its API key from the environment.
 
-    With `base_url`, a name without a provider, or of `openai`, is a model of the OpenAI-compatible server at that
-    URL (chat completions), which gets OPENAI_API_KEY if it is set. Any other provider is spoken to at that URL.
+    With `base_url`, a name without a provider, or with `openai`, is a model of the OpenAI-compatible server at that
+    URL (chat completions), which gets OPENAI_API_KEY if it is set. Another provider is called at that URL.
     Raises ConfigurationError for an unknown provider, a missing key or a missing package.
     """
     if parse_model_id(name)[0] == "ollama":
@@ -47,9 +47,9 @@ def _found(name: str, base_url: str | None) -> Model:
 
 
 def _without_tags(model: Model) -> Model:
-    """The model, whose text is passed on as it comes.
+    """Return the model without the thinking tags of pydantic-ai.
 
-    pydantic-ai takes a piece of text that is `<think>` for the beginning of reasoning, in the middle of an answer too.
+    pydantic-ai treats a piece of text `<think>` as the beginning of reasoning, also in the middle of an answer.
     """
     from pydantic_ai.models.openai import OpenAIChatModel
 
@@ -82,7 +82,7 @@ def _is_provider(name: str) -> bool:
 
 
 def _provider_at(name: str, base_url: str | None) -> Provider[Any]:
-    """The provider at that URL, or at its own; one whose client is OpenAI's or Anthropic's gets our HTTP client."""
+    """Return the provider, at that URL if given. The clients of OpenAI and Anthropic get our HTTP client."""
     provider: Callable[..., Provider[Any]] = infer_provider_class(name)
     options: dict[str, Any] = {} if base_url is None else {"base_url": base_url}
     taken = inspect.signature(provider).parameters
@@ -94,7 +94,7 @@ def _provider_at(name: str, base_url: str | None) -> Provider[Any]:
 
 
 def _advice(message: str) -> str:
-    """pydantic-ai's message for programmers, as one for the person at the command line."""
+    """Convert a message of pydantic-ai for programmers to one for users of the command line."""
     if missing := re.match(r"Set the `(\w+)` environment variable", message):
         return f"set the environment variable {missing[1]}"
     if message.startswith("Unknown model"):

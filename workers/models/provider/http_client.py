@@ -1,4 +1,4 @@
-"""The HTTP client that models are spoken to with: it notices what the clients of providers take for an answer."""
+"""The HTTP client for models: it detects replies that are no answer, which the clients of providers would accept."""
 
 import json
 from collections.abc import AsyncIterator
@@ -14,14 +14,14 @@ _SHOWN_BYTES = 100_000
 
 
 class WrongReply(httpx2.TransportError):
-    """What came back with status 200 is no streamed answer"""
+    """The reply with status 200 is no streamed answer"""
 
 
 def model_client() -> httpx2.AsyncClient:
-    """A client that raises WrongReply for a page or a document in place of a stream of events.
+    """Return a client that raises WrongReply for a page or a document instead of an event stream.
 
-    A stream that ends before its answer does ends with httpx2.RemoteProtocolError, as if the connection had broken.
-    Time limits are those of each request.
+    A stream that ends before its answer raises httpx2.RemoteProtocolError, as if the connection was lost. Each request
+    sets its own timeouts.
     """
     return httpx2.AsyncClient(
         limits=CONNECTIONS,
@@ -31,7 +31,7 @@ def model_client() -> httpx2.AsyncClient:
 
 
 def shown_url(url: httpx2.URL | str) -> str:
-    """The URL without what may be secret in it: user, password and query."""
+    """Return the URL without user, password and query, which can be secret."""
     return str(httpx2.URL(url).copy_with(userinfo=b"", query=None))
 
 
@@ -71,7 +71,7 @@ def _message(body: bytes) -> str:
 
 
 class _Checked(httpx2.AsyncByteStream):
-    """The bytes of a stream of events, as an EventStream passes them on."""
+    """The bytes of an event stream, corrected by an EventStream."""
 
     def __init__(self, source: httpx2.AsyncByteStream, request: httpx2.Request) -> None:
         self._source = source

@@ -1,6 +1,6 @@
-"""A model of any provider that pydantic-ai speaks to, as an LLM.
+"""A model of a provider as an LLM, through pydantic-ai.
 
-pydantic-ai takes most of a second to import, so this module is imported only by a worker that uses it.
+pydantic-ai takes most of a second to import, so only a worker that uses it imports this module.
 """
 
 import json
@@ -38,8 +38,7 @@ from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from broker.protocol.portable_text import portable
-from workers.models.base import Answer, Job, ModelError, Progress, Usage
-from workers.models.factory import STALL_TIMEOUT
+from workers.models.base import STALL_TIMEOUT_SECONDS, Answer, Job, ModelError, TextCallback, Usage
 from workers.models.output import check_schema, parse_output, validate_output
 from workers.models.prompt import render_prompt
 from workers.models.provider.check import why_not_ready
@@ -50,23 +49,23 @@ from workers.models.provider.usage import usage_of
 from workers.tools.toolbox import Toolbox, ToolError
 
 OUTPUT_RETRIES = 1
-"""How often the model is told what is wrong with its answer and answers again, within one attempt."""
+"""How often the model may correct a wrong answer within one attempt."""
 
 LIMITS = UsageLimits(request_limit=50, tool_calls_limit=200)
-"""How often the model is asked, and how many tools it may call, within one attempt."""
+"""Requests to the model, and calls of tools, within one attempt."""
 
 _log = logging.getLogger(__name__)
 
 
 class PydanticAILLM:
-    """Asks a model, one conversation per job. Text is passed on as it streams in.
+    """Calls a model, with one conversation per job, and streams the text of the answer.
 
-    A model that cannot call tools gets none, and is asked in words for what has to satisfy a schema. That it cannot is
-    remembered once its server has said so.
+    A model that cannot call tools gets none, and is asked in words for an answer that satisfies a schema. The first
+    refusal of the server is remembered.
     """
 
-    def __init__(self, name: str, model: Model, *, stall_timeout: float = STALL_TIMEOUT) -> None:
-        """`name` is what books and lists show for `model`. `stall_timeout` is the most seconds without a byte."""
+    def __init__(self, name: str, model: Model, *, stall_timeout: float = STALL_TIMEOUT_SECONDS) -> None:
+        """`name` is the name of `model` in reports and lists. `stall_timeout` limits the seconds without a byte."""
         self._name = name
         self._served = model
         self._model = RetryingModel(model)
@@ -75,18 +74,18 @@ class PydanticAILLM:
 
     @property
     def model(self) -> str:
-        """The model as it was named, such as `ollama:llama3.2`."""
+        """The given name of the model, such as `ollama:llama3.2`."""
         return self._name
 
     async def trouble(self) -> str | None:
-        """Why the model would not answer now, with what to do; None if it would, or cannot say without a cost."""
+        """Return why the model would not answer now and what to do, or None. The check costs no tokens."""
         return await why_not_ready(self._served, self._name)
 
-    async def run(self, job: Job, progress: Progress, toolbox: Toolbox | None = None) -> Answer:
-        """The model's answer, and the tokens and, where its price is known, the dollars it took.
+    async def run(self, job: Job, progress: TextCallback, toolbox: Toolbox | None = None) -> Answer:
+        """Return the answer of the model, with its tokens and, if the price is known, its cost in dollars.
 
-        With an output schema the model is asked for structured output and its answer is checked. Raises
-        ModelError with one of the types in `failures.kinds()`, or `not_json`.
+        With an output schema, the model is asked for structured output, and the answer is checked. Raises ModelError
+        with one of the types in `failures.kinds()`, or `not_json`.
         """
         check_schema(job.output_schema)
         spent = RunUsage()
@@ -122,13 +121,13 @@ class PydanticAILLM:
     def _remember_that_it_cannot_call_tools(self, error: exceptions.ModelAPIError) -> None:
         self._calls_tools = False
         _log.warning(
-            "%s cannot call tools and gets none from now on; what has to satisfy a schema is asked for in words (%s)",
+            "%s cannot call tools and gets none from now on; it is asked in words to satisfy output schemas (%s)",
             self._name,
             said(error),
         )
 
     async def _ask(
-        self, job: Job, output_type: Any, progress: Progress, toolbox: Toolbox | None, spent: RunUsage
+        self, job: Job, output_type: Any, progress: TextCallback, toolbox: Toolbox | None, spent: RunUsage
     ) -> Any:
         in_words = output_type is str
         agent: Agent[object, Any] = Agent(
@@ -158,7 +157,7 @@ class PydanticAILLM:
 class _AnswerReader(AbstractCapability[object]):
     """Looks at every response of the model before pydantic-ai does.
 
-    A response that was cut off is a failure. Text that UTF-8 cannot carry is mended. Reasoning before the answer is
+    A response that was cut off is a failure. Text that UTF-8 cannot carry is corrected. Reasoning before the answer is
     removed. Where structured output with this schema was asked for and the model writes text all the same, the JSON in
     it is the answer.
     """
@@ -179,13 +178,13 @@ class _AnswerReader(AbstractCapability[object]):
         try:
             value = await parse_output(text, self.schema)
         except ModelError as error:
-            raise _to_mend(error) from error
+            raise _as_retry(error) from error
         others = [part for part in response.parts if not isinstance(part, TextPart)]
         return replace(response, parts=[*others, TextPart(json.dumps(value))])
 
 
 def _without_reasoning(response: ModelResponse) -> ModelResponse:
-    """The response with the beginning of its text as the answer begins."""
+    """Return the response without the reasoning at the beginning of its text."""
     parts = list(response.parts)
     for place, part in enumerate(parts):
         if isinstance(part, TextPart) and part.content.strip():
@@ -198,12 +197,12 @@ def _without_reasoning(response: ModelResponse) -> ModelResponse:
 
 
 def _toolset(toolbox: Toolbox) -> FunctionToolset[object]:
-    """The tools that the toolbox offers; the model reads what they do in their docstrings."""
+    """Return the tools of the toolbox; their docstrings describe them to the model."""
     return FunctionToolset([_telling(getattr(toolbox, tool)) for tool in sorted(toolbox.tools)])
 
 
 def _telling(tool: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """The tool, made to tell the model why it failed."""
+    """Return the tool with its errors reported to the model."""
 
     @wraps(tool)
     async def call(*args: Any, **kwargs: Any) -> Any:
@@ -216,7 +215,7 @@ def _telling(tool: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
 
 
 def _output_type(schema: dict[str, Any] | None) -> Any:
-    """Structured output where the provider can do it: for an object that does not refer to itself. Else text."""
+    """Return structured output for an object that does not refer to itself, else text."""
     if schema is None:
         return str
     try:
@@ -228,36 +227,36 @@ def _output_type(schema: dict[str, Any] | None) -> Any:
 
 
 def _checker(schema: dict[str, Any] | None) -> Callable[[Any], Awaitable[Any]]:
-    """Checks an output against the schema; what the model can mend goes back to it."""
+    """Return a check against the schema; the model gets mistakes that it can correct."""
 
     async def check(output: Any) -> Any:
         try:
             checked = parse_output if isinstance(output, str) else validate_output
             return await checked(output, schema)
         except ModelError as error:
-            raise _to_mend(error) from error
+            raise _as_retry(error) from error
 
     return check
 
 
-def _to_mend(error: ModelError) -> Exception:
-    """What is raised for an answer that is wrong: the model is told if it can mend it."""
+def _as_retry(error: ModelError) -> Exception:
+    """Return the exception for a wrong answer: with ModelRetry, the model can correct it."""
     return ModelRetry(error.message) if error.retryable else error
 
 
 def _made_portable(response: ModelResponse) -> ModelResponse:
-    """The response with text that UTF-8 can carry: it goes into the answer, to tools and back to the provider."""
+    """Return the response with text that is valid in UTF-8, for the answer, the tools and the provider."""
     part: Any
     for place, part in enumerate(response.parts):
         texts = {name: getattr(part, name, None) for name in ("content", "args", "tool_name")}
-        mended = {name: portable(text) for name, text in texts.items() if isinstance(text, str)}
-        if any(texts[name] != text for name, text in mended.items()):
-            parts = [*response.parts[:place], replace(part, **mended), *response.parts[place + 1 :]]
+        corrected = {name: portable(text) for name, text in texts.items() if isinstance(text, str)}
+        if any(texts[name] != text for name, text in corrected.items()):
+            parts = [*response.parts[:place], replace(part, **corrected), *response.parts[place + 1 :]]
             response = replace(response, parts=parts)
     return response
 
 
-def _relay(progress: Progress) -> EventStreamHandler[object]:
+def _relay(progress: TextCallback) -> EventStreamHandler[object]:
     async def relay(_: RunContext[object], events: AsyncIterable[AgentStreamEvent]) -> None:
         answer = ReasoningFilter()
         async for event in events:
@@ -275,9 +274,9 @@ def _relay(progress: Progress) -> EventStreamHandler[object]:
 
 
 def _history(job: Job) -> list[ModelMessage]:
-    """The conversation before a message, with what this LLM said as the model's part.
+    """Return the conversation before a message. Messages of this LLM are the responses of the model.
 
-    What others than the one who is answered have said begins with their address.
+    Messages of others than the sender of the question begin with an address.
     """
     messages: list[ModelMessage] = []
     for it in job.conversation:
@@ -285,8 +284,8 @@ def _history(job: Job) -> list[ModelMessage]:
         if it.sender == job.message.receiver:
             messages.append(ModelResponse([TextPart(it.content)]))
         else:
-            told = it.content if it.sender == job.message.sender else f"{it.sender}: {it.content}"
-            messages.append(ModelRequest([UserPromptPart(told)]))
+            text = it.content if it.sender == job.message.sender else f"{it.sender}: {it.content}"
+            messages.append(ModelRequest([UserPromptPart(text)]))
     return messages
 
 

@@ -1,11 +1,11 @@
-"""The reasoning that some models write between tags before their answer, told from the answer.
+"""Separate the reasoning that some models write between tags from the answer that follows.
 
     <think>The user wants a number.</think>
 
     42
 
-Servers that know a model send its reasoning apart from the answer. Others send all of it as one text. Only what stands
-at the beginning is reasoning: a tag in the middle of an answer belongs to the answer.
+Servers that know a model send its reasoning separately. Others send reasoning and answer as one text. Only text at the
+beginning is reasoning: a tag in the middle of an answer belongs to the answer.
 """
 
 import re
@@ -18,10 +18,10 @@ _FENCE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
 
 
 def without_reasoning(text: str) -> str:
-    """The answer in a model's text: all of it, unless reasoning comes first.
+    """Return the answer in the text of a model: all of it, unless reasoning comes first.
 
-    Some chat templates write the opening tag themselves, so that the text has the closing tag alone. That one counts if
-    it is a line to itself, outside a code fence. An opening tag that is never closed is part of the answer.
+    Some chat templates write the opening tag themselves, so the text has only the closing tag. It counts if it is a
+    separate line outside a code fence. An opening tag without a closing tag is part of the answer.
     """
     reader = ReasoningFilter()
     answer = reader.feed(text) + reader.close()
@@ -37,30 +37,30 @@ def without_reasoning(text: str) -> str:
 
 
 class ReasoningFilter:
-    """A text that comes in pieces, without the tagged reasoning before it. Where it is cut does not matter."""
+    """Removes tagged reasoning from a text in pieces. The result does not depend on where the pieces begin."""
 
     def __init__(self) -> None:
-        self._undecided = ""  # may become an opening tag
-        self._reasoning: list[str] = []  # since the last opening tag, this included
+        self._undecided = ""  # may be the beginning of an opening tag
+        self._reasoning: list[str] = []  # from the last opening tag on, with the tag
         self._closing: re.Pattern[str] | None = None
-        self._tail = ""  # of the reasoning: may be the first half of the closing tag
+        self._tail = ""  # of the reasoning: may be the beginning of the closing tag
         self._removed = False
         self._passes = False
 
     def feed(self, piece: str) -> str:
-        """The next piece; returns what of the text so far is known to be answer and was not returned before."""
+        """Take the next piece, and return the new text that is known to be part of the answer."""
         while piece and not self._passes:
             piece = self._reason(piece) if self._closing is not None else self._decide(piece)
         return piece
 
     def close(self) -> str:
-        """The text is over: returns what was held back and turns out to be answer."""
+        """End the text, and return the rest of the answer."""
         held = "".join(self._reasoning) if self._closing is not None else self._undecided
         self._passes, self._closing, self._undecided = True, None, ""
         return held.lstrip() if self._removed else held
 
     def _decide(self, piece: str) -> str:
-        """Whether the text begins with reasoning. Returns what is left to look at."""
+        """Decide whether the text begins with reasoning. Returns the text that is not processed yet."""
         text = self._undecided + piece
         if opening := _OPENING.match(text):
             self._closing = re.compile(f"</{opening[1]}>", re.IGNORECASE)
@@ -73,7 +73,7 @@ class ReasoningFilter:
         return text.lstrip() if self._removed else text
 
     def _reason(self, piece: str) -> str:
-        """Look for the end of the reasoning. Returns what comes after it."""
+        """Look for the end of the reasoning. Returns the text after it."""
         assert self._closing is not None
         window = self._tail + piece
         self._reasoning.append(piece)
@@ -85,6 +85,6 @@ class ReasoningFilter:
 
 
 def _may_open(text: str) -> bool:
-    """Whether more text can make an opening tag of this."""
+    """Return whether this can be the beginning of an opening tag."""
     begun = text.lstrip().lower()
     return any(f"<{tag}>".startswith(begun) for tag in _TAGS)

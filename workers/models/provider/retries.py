@@ -1,4 +1,4 @@
-"""Requests to a model that are sent again: the only layer of a worker that does so."""
+"""Send failed requests to a model again. No other layer of a worker does."""
 
 import asyncio
 import logging
@@ -18,11 +18,11 @@ from workers.models.provider.http_client import WrongReply
 RETRIES = 2
 """How often a request is sent again after 408, 409, 429, 5xx or a failed connection."""
 
-RETRY_AFTER_MOST = 120.0
-"""Seconds that a server may ask to wait. If it asks for more, the attempt fails at once."""
+MAX_RETRY_AFTER_SECONDS = 120.0
+"""If a server asks for a longer pause, the attempt fails at once."""
 
-LOADING_WITHIN = 300.0
-"""Seconds that a server gets to load its model. It says so with status 503, and rarely how long that takes."""
+LOADING_TIMEOUT_SECONDS = 300.0
+"""A server may take this time to load its model. Meanwhile it answers with status 503."""
 
 _FIRST_PAUSE = 0.5  # seconds
 _BACKOFF = Backoff(initial=_FIRST_PAUSE, maximum=_FIRST_PAUSE * 2**RETRIES, jitter=0.25)
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class RetryingModel(WrapperModel):
-    """A model whose requests are sent again as long as nothing of an answer has come."""
+    """A model whose requests are sent again until the answer begins."""
 
     @asynccontextmanager
     async def request_stream(
@@ -42,7 +42,7 @@ class RetryingModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
-        """The stream of the first request that succeeds. Raises the error of the last one."""
+        """Yield the stream of the first successful request. Raises the error of the last one."""
         pauses = Pauses()
         while True:
             async with AsyncExitStack() as stack:
@@ -60,7 +60,7 @@ class RetryingModel(WrapperModel):
 
 
 class Pauses:
-    """How long to wait before one request is sent again."""
+    """Computes the pauses between the requests of one answer."""
 
     def __init__(self) -> None:
         self._sent_again = 0
@@ -68,9 +68,9 @@ class Pauses:
         self._loads_since = 0.0
 
     def after(self, error: exceptions.ModelAPIError) -> float | None:
-        """The pause after this error, in seconds; None if the request is not sent again."""
+        """Return the pause after this error, in seconds; None if the request is not sent again."""
         asked = _retry_after(error)
-        if asked is not None and asked > RETRY_AFTER_MOST:
+        if asked is not None and asked > MAX_RETRY_AFTER_SECONDS:
             return None
         if is_loading(error):
             return self._while_loading(asked)
@@ -83,20 +83,20 @@ class Pauses:
         now = time.monotonic()
         if self._asked_while_loading == 0:
             self._loads_since = now
-            _log.info("the server is loading its model: waiting up to %g s for it", LOADING_WITHIN)
-        elif now - self._loads_since >= LOADING_WITHIN:
+            _log.info("the server is loading its model: waiting up to %g s for it", LOADING_TIMEOUT_SECONDS)
+        elif now - self._loads_since >= LOADING_TIMEOUT_SECONDS:
             return None
         self._asked_while_loading += 1
         return max(asked or 0.0, min(_FIRST_PAUSE * self._asked_while_loading, _LOADING_PAUSE_MOST))
 
 
 def is_loading(error: exceptions.ModelAPIError) -> bool:
-    """Whether a server says that it is still loading the model."""
+    """Return whether a server is still loading the model."""
     return isinstance(error, exceptions.ModelHTTPError) and error.status_code == 503 and "loading" in str(error).lower()
 
 
 def _may_pass(error: exceptions.ModelAPIError) -> bool:
-    """Whether the same request may succeed a moment later."""
+    """Return whether the same request may succeed later."""
     if cannot_call_tools(error) or is_too_long(error):
         return False
     match error:
@@ -113,7 +113,7 @@ def _may_pass(error: exceptions.ModelAPIError) -> bool:
 
 
 def _retry_after(error: exceptions.ModelAPIError) -> float | None:
-    """Seconds that the server asks to wait; servers send fractions, too."""
+    """Return the seconds that the server asks to wait, which can be a fraction."""
     if error.retry_after is None and isinstance(error, exceptions.ModelHTTPError) and error.headers:
         try:
             return max(0.0, float(error.headers.get("retry-after", "")))

@@ -88,7 +88,7 @@ def test_a_file_of_nothing_but_code_is_read_line_by_line() -> None:
     assert read_prose("```\nalpha = 1\n```")[0] == ["alpha = 1"]
 
 
-def test_a_summary_holds_the_sentences_that_matter_in_their_order_and_nothing_else() -> None:
+def test_a_summary_consists_of_the_important_sentences_in_their_order() -> None:
     sentences, headings = read_prose(README)
     best = best_sentences(sentences, headings, 3)
     assert best == sorted(best, key=sentences.index)
@@ -96,13 +96,13 @@ def test_a_summary_holds_the_sentences_that_matter_in_their_order_and_nothing_el
     assert not {"The weather was pleasant that day.", "Carrots are not included."} & set(best)
 
 
-def test_a_sentence_that_says_the_same_as_a_chosen_one_gives_way_to_another() -> None:
+def test_a_repetition_of_a_chosen_sentence_is_not_chosen() -> None:
     said = "The broker keeps every message of a rabbit on disk."
     other = "A rabbit that is away finds each message at the broker later."
     assert best_sentences([said, said, other, "Carrots are orange."], [], 2) == [said, other]
 
 
-def test_what_the_headings_name_matters_more() -> None:
+def test_terms_of_the_headings_have_more_weight() -> None:
     foxes, owls = "Foxes eat hens in the dark wood at night.", "Owls eat mice in the dark wood at night."
     assert best_sentences([foxes, owls], [], 1) == [foxes]
     assert best_sentences([foxes, owls], ["Owls"], 1) == [owls]
@@ -122,7 +122,7 @@ def test_key_terms_are_the_words_a_text_is_about() -> None:
     assert not {"the", "and", "that", "every"} & set(terms)
 
 
-def test_repetitions_are_found_in_other_words_order() -> None:
+def test_repetitions_are_found_in_another_order_of_words() -> None:
     assert repetitions(
         [
             "Rabbits eat carrots in the garden.",
@@ -147,12 +147,12 @@ def test_a_large_text_is_summarised_by_as_few_sentences() -> None:
     assert len(best_sentences(sentences, headings, 7)) == 7
 
 
-def test_an_answer_says_what_made_it() -> None:
+def test_an_answer_ends_with_the_name_of_the_model() -> None:
     assert DemoLLM().model == "demo (offline extractive summariser)"
     assert answer(inputs={"text": README}).result.endswith(f"\n\n{FOOTER}")
 
 
-def test_the_pieces_shown_on_the_way_are_the_answer() -> None:
+def test_the_pieces_of_progress_are_the_answer() -> None:
     pieces: list[str] = []
     done = asyncio.run(DemoLLM().run(Job("t", 1, "d", inputs=README), pieces.append))
     assert "".join(pieces) == done.result
@@ -167,11 +167,11 @@ def test_texts_are_found_wherever_they_are_in_the_inputs(inputs: Any) -> None:
     assert bullets(answer(inputs=inputs, context=(result("a", "Ignored."),)).result) == ["One fox."]
 
 
-def test_what_stands_beside_a_named_text_is_no_text() -> None:
+def test_values_beside_a_named_text_are_not_read() -> None:
     assert bullets(answer(inputs={"text": "One fox.", "language": "en", "limit": 3}).result) == ["One fox."]
 
 
-def test_without_inputs_it_works_on_the_result_it_builds_on_and_else_on_the_description() -> None:
+def test_without_inputs_it_reads_the_results_of_dependencies_or_the_description() -> None:
     assert bullets(answer(context=(result("a", "One fox."),)).result) == ["One fox."]
     assert bullets(answer(description="Just this.").result) == ["Just this."]
 
@@ -269,7 +269,7 @@ def test_a_review_approves_what_it_finds_in_the_sources_and_nothing_else() -> No
     assert "Not found: Foxes never sleep at night." in bad["remarks"]
 
 
-def test_a_review_lets_a_text_pass_that_there_is_nothing_to_compare_with() -> None:
+def test_a_review_passes_a_text_without_sources() -> None:
     given = answer(context=(result("draft", "One fox runs."),), skills=("review",), output_schema=VERDICT).result
     assert (given["approved"], given.get("score")) == (True, None)
     assert "There is nothing to compare it with." in given["remarks"]

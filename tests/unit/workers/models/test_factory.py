@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ConfigurationError
-from workers.models.base import LLM
 from workers.models.factory import build_llm
+from workers.models.protocols import LLM
 
 
 def build(
@@ -24,14 +24,14 @@ def without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def test_an_llm_is_exactly_one_thing() -> None:
+def test_an_llm_has_exactly_one_kind() -> None:
     with pytest.raises(ConfigurationError, match="exactly one of --model, --exec and --handler; got none"):
         build()
     with pytest.raises(ConfigurationError, match="got --model and --exec"):
         build(model="demo", exec_command="cat")
 
 
-def test_each_way_shows_a_name_that_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_a_model_shows_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build(model="demo").model == "demo (offline extractive summariser)"
     assert build(exec_command="/bin/echo --key sk-secret").model == "exec:echo"
     assert build(handler="json:dumps").model == "handler:json:dumps"
@@ -49,17 +49,17 @@ def test_a_missing_api_key_is_named(model: str, variable: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("model", ["nobody:gpt", "llama3"])
-def test_an_unknown_model_says_how_models_are_named(model: str) -> None:
+def test_the_error_for_an_unknown_model_shows_the_form_of_names(model: str) -> None:
     with pytest.raises(ConfigurationError, match="A model is named provider:model, such as"):
         build(model=model)
 
 
-def test_a_provider_whose_package_is_missing_says_what_to_install() -> None:
+def test_the_error_for_a_missing_package_says_what_to_install() -> None:
     with pytest.raises(ConfigurationError, match=r'pip install "pydantic-ai-slim\[groq\]"'):
         build(model="groq:llama")
 
 
-def test_without_pydantic_ai_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_pydantic_ai_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydantic_ai", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'fluffle\[llm\]'"):
         build(model="openai:gpt-5")

@@ -75,7 +75,7 @@ async def test_a_method_and_an_object_that_can_be_called_are_handlers_too(module
     assert (await run(HandlerLLM(f"{name}:bot"))).result == "called"
 
 
-async def test_a_function_may_tell_its_usage(module: Write) -> None:
+async def test_a_function_can_report_its_usage(module: Write) -> None:
     name = module(
         "from workers.models.base import Answer, Usage\n"
         "def answer(job):\n"
@@ -93,7 +93,7 @@ async def test_a_function_may_tell_its_usage(module: Write) -> None:
         ("import sys; sys.exit('no')", "SystemExit", "no"),
     ],
 )
-async def test_an_exception_is_a_failure_by_its_name_that_may_be_tried_again(
+async def test_an_exception_is_a_retryable_failure_with_its_name(
     kind: str, statement: str, error: str, message: str, module: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = module(f"{kind} answer(job):\n    {statement}\n")
@@ -113,7 +113,7 @@ async def test_an_exception_that_asyncio_cannot_carry_does_not_hang_the_job(modu
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-async def test_a_function_can_say_that_another_attempt_is_of_no_use(kind: str, module: Write) -> None:
+async def test_a_function_can_raise_a_failure_that_is_not_retryable(kind: str, module: Write) -> None:
     name = module(
         "from workers.models.base import ModelError\n"
         f"{kind} answer(job):\n"
@@ -128,7 +128,7 @@ async def test_a_function_can_say_that_another_attempt_is_of_no_use(kind: str, m
     )
 
 
-async def test_what_is_not_json_is_refused_with_its_type(module: Write) -> None:
+async def test_a_result_that_is_not_json_is_refused_with_its_type(module: Write) -> None:
     name = module("def answer(job):\n    return {'when': object()}\n")
     with pytest.raises(ModelError, match="object is not JSON serializable") as caught:
         await run(HandlerLLM(f"{name}:answer"))

@@ -25,12 +25,12 @@ async def test_without_a_schema_any_json_is_an_answer() -> None:
     assert await validate_output({"a": [1, None, "x"]}, None) == {"a": [1, None, "x"]}
 
 
-def test_a_value_comes_back_as_json_knows_it() -> None:
+def test_a_value_is_converted_to_json_and_back() -> None:
     assert as_json({1: (2, 3)}) == {"1": [2, 3]}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}, b"bytes", {"a": [1j]}])
-def test_what_json_has_no_form_for_is_refused(value: Any) -> None:
+def test_a_value_that_json_cannot_express_is_refused(value: Any) -> None:
     with pytest.raises(ModelError) as caught:
         as_json(value)
     assert (caught.value.type, caught.value.retryable) == ("not_json", False)
@@ -108,14 +108,14 @@ def deep(levels: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "schema", [{"type": "strnig"}, {"pattern": "("}, {"properties": 3}, {"$schema": "x:y", "type": 1}, deep(3000)]
 )
-def test_a_schema_that_is_none_fails_for_good(schema: dict[str, Any]) -> None:
+def test_an_invalid_schema_is_not_retryable(schema: dict[str, Any]) -> None:
     with pytest.raises(ModelError) as caught:
         check_schema(schema)
     assert (caught.value.type, caught.value.retryable) == ("output_schema", False)
 
 
 @pytest.mark.parametrize("schema", [{"$ref": "#"}, {"$ref": "#/$defs/nothing"}, {"$ref": "https://example.com/s"}])
-async def test_a_reference_that_leads_nowhere_fails_for_good(schema: dict[str, Any]) -> None:
+async def test_a_reference_without_a_target_is_not_retryable(schema: dict[str, Any]) -> None:
     with pytest.raises(ModelError) as caught:
         await validate_output(1, schema)
     assert (caught.value.type, caught.value.retryable) == ("output_schema", False)

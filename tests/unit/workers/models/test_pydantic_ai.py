@@ -91,7 +91,7 @@ async def test_an_object_is_asked_for_as_structured_output() -> None:
     assert "JSON Schema" not in text_of(script.asked[0])
 
 
-async def test_the_model_is_told_once_what_is_wrong_with_its_output() -> None:
+async def test_the_model_may_correct_its_output_once() -> None:
     script = Script(call('{"x": -1}'), call('{"x": 1}'))
     assert (await run(script.llm, output_schema=POINT)).result == {"x": 1}
     assert "$.x: -1 is less than the minimum of 0" in text_of(script.asked[1])
@@ -115,13 +115,13 @@ async def test_a_second_wrong_output_fails_the_attempt_and_says_why() -> None:
         ({"type": "object", "properties": {"next": {"$ref": "#"}}}, '{"next": {}}', {"next": {}}),
     ],
 )
-async def test_what_is_no_plain_object_is_asked_for_in_text(schema: dict[str, Any], text: str, result: Any) -> None:
+async def test_a_schema_of_another_type_is_requested_as_text(schema: dict[str, Any], text: str, result: Any) -> None:
     script = Script(text)
     assert (await run(script.llm, output_schema=schema)).result == result
     assert "JSON Schema" in text_of(script.asked[0])
 
 
-async def test_a_wrong_text_is_told_to_the_model_once_too() -> None:
+async def test_the_model_may_correct_a_wrong_text_once() -> None:
     schema = {"enum": ["yes", "no"]}
     script = Script("maybe", "no")
     assert (await run(script.llm, output_schema=schema)).result == "no"
@@ -138,7 +138,7 @@ async def test_a_schema_that_is_none_costs_no_request() -> None:
     assert script.asked == []
 
 
-async def test_a_model_that_says_nothing_twice_fails_the_attempt() -> None:
+async def test_two_empty_answers_fail_the_attempt() -> None:
     with pytest.raises(ModelError) as caught:
         await run(Script("", "").llm)
     assert (caught.value.type, caught.value.retryable) == ("no_answer", True)

@@ -50,14 +50,14 @@ async def test_a_model_uses_a_tool_and_goes_on_with_what_it_gives() -> None:
     assert answer.result == "blue"
 
 
-async def test_a_model_is_told_why_a_tool_failed_and_goes_on() -> None:
+async def test_a_model_receives_the_reason_for_a_failed_tool_and_goes_on() -> None:
     model = Asking(" ", " ", " ", "Which colour?")
     answer = await model.llm.run(Job("t-1", 2, "paint"), lambda text: None, toolbox("ask_person"))
     assert answer.result == "blue"
     assert all("the question is empty" in told for told in model.told[:3])
 
 
-async def test_a_model_sees_what_it_may_use_and_how() -> None:
+async def test_a_model_receives_the_descriptions_of_its_tools() -> None:
     model = Asking("Which colour?")
     await model.llm.run(Job("t-1", 2, "paint"), lambda text: None, toolbox("ask_person", "delegate"))
     assert model.info is not None
@@ -69,7 +69,7 @@ async def test_a_model_sees_what_it_may_use_and_how() -> None:
     assert tools["delegate"].parameters_json_schema["required"] == ["description"]
 
 
-async def test_a_model_that_comes_to_no_end_fails() -> None:
+async def test_a_model_without_an_end_fails() -> None:
     model = Asking(*[" "] * ((LIMITS.request_limit or 0) + 1))
     with pytest.raises(ModelError) as caught:
         await model.llm.run(Job("t-1", 2, "paint"), lambda text: None, toolbox("ask_person"))
