@@ -83,7 +83,7 @@ def show(*, name: str, as_json: bool) -> None:
             ("Quality", ", ".join(f"{skill} times {factor:g}" for skill, factor in view.quality.items()) or None),
             ("Labels", view.labels or None),
             ("Slots", f"{view.slots}{at_most}"),
-            ("Current tasks", view.in_hand),
+            ("Tasks", view.in_hand),
             ("Parked", view.parked or None),
             ("Instances", view.instances or None),
             ("Last seen", view.last_seen),

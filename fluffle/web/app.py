@@ -25,7 +25,7 @@ from fluffle.web.access.middleware import AccessMiddleware
 from fluffle.web.access.revocation import close_revoked_pages
 from fluffle.web.access.sessions import EndedSessions
 from fluffle.web.access.sockets import guard_sockets
-from fluffle.web.layout import RABBIT, STATIC, head
+from fluffle.web.assets import RABBIT, STATIC, head
 from fluffle.web.live import Live
 from fluffle.web.notifications import Notifications
 from fluffle.web.page_context import SharedServices

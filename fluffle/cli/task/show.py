@@ -96,7 +96,7 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
             ("Submitted by", view.submitted_by),
             ("Waited for people", None if view.person_wait is None else duration(view.person_wait)),
             ("Usage", usage_text(view.usage) or None),
-            ("Left out", view.left_out and f"{left_out(view)}: too large for the answer"),
+            ("Left out", view.left_out and f"{left_out(view)}: too large for an answer"),
         ]
     )
     for attempt in view.attempts:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from fluffle.web.access.auth import COOKIE, DEVICE_COOKIE, DEVICE_SECONDS, SESSION_SECONDS, Authenticator
 from fluffle.web.access.middleware import VISITOR
 from fluffle.web.access.throttle import LoginAttempt, Throttle
-from fluffle.web.layout import RABBIT, head
+from fluffle.web.assets import RABBIT, head
 
 _PAGE = """<!doctype html>
 <html lang="en">

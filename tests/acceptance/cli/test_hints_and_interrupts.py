@@ -28,7 +28,7 @@ def test_a_terminal_shows_what_a_waiting_task_waits_for(shell: Shell, gate: Path
 def test_a_terminal_shows_that_no_llm_can_do_a_task(shell: Shell) -> None:
     task_id, told = shell.on_terminal("task", "submit", "x", "-k", "summarize").splitlines()
     assert re.fullmatch(r"[0-9a-f-]{36}", task_id)
-    assert told == "It waits: no LLM that was ever seen has the skill summarize; did you mean summarise?"
+    assert told == "The task waits: no LLM that was ever seen has the skill summarize; did you mean summarise?"
 
 
 def test_ctrl_c_prints_how_to_wait_for_the_task_again(shell: Shell) -> None:

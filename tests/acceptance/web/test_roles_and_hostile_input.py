@@ -65,7 +65,7 @@ def test_a_viewer_sees_everything_without_buttons_to_change_it(place: WebSite, v
     expect(page.locator("[data-llm=ada]")).to_be_visible()
     assert page.locator("#content button").count() == 0
     page = viewer.go("/new")
-    expect(page.get_by_text("You may look")).to_be_visible()
+    expect(page.get_by_text("You are a viewer")).to_be_visible()
     assert page.locator("#content form").count() == 0
     place.gate("look").touch()
 
