@@ -1,11 +1,11 @@
 """Batches without RabbitMQ: deliveries in, one transaction, messages out."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import text
 
-from broker.amqp.pika_connection import Delivery, Outgoing, Properties
+from broker.amqp.pika_connection import AckBatcher, Delivery, Outgoing, Properties
 from broker.protocol.topology import EVENTS, REJECTED, STATUS, TASKS, WORK
 from broker.timestamps import Instant, Micros, seconds
 from coordinator.batch import BatchProcessor, OutgoingBatch
@@ -16,6 +16,7 @@ from tests.support.core_driver import T0
 from tests.support.stored_tasks import LEAD
 
 LEASE = 10.0  # seconds
+NO_CHANNEL = cast(AckBatcher, None)  # a batch does not settle its deliveries
 
 
 class BatchHarness:
@@ -82,7 +83,7 @@ class BatchHarness:
 def delivery(exchange: str, routing_key: str, body: bytes | dict[str, Any], **properties: Any) -> Delivery:
     """Return a delivered message."""
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Delivery(exchange, routing_key, encoded, False, Properties(**properties), 0, None)
+    return Delivery(exchange, routing_key, encoded, False, Properties(**properties), 0, NO_CHANNEL)
 
 
 def submit(task_id: str | None, **fields: Any) -> Delivery:

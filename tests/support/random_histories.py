@@ -1,7 +1,7 @@
 """Hypothesis strategies: random histories of a coordinator, and random report queries."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -31,6 +31,8 @@ VALUES: dict[str, list[Any]] = {
     "outcome": list(OUTCOMES),
 }
 
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
 maybe = st.sampled_from([False, False, True])
 lengths = st.integers(0, 10**7) | st.integers(0, 3 * 86_400 * 10**6)  # microseconds
 
@@ -38,7 +40,7 @@ lengths = st.integers(0, 10**7) | st.integers(0, 3 * 86_400 * 10**6)  # microsec
 class World:
     """A random history of batches, and the events that it published."""
 
-    def __init__(self, store: Store, draw: st.DrawFn) -> None:
+    def __init__(self, store: Store, draw: Draw) -> None:
         self.harness = BatchHarness(store)
         self.draw = draw
         self.given: dict[str, tuple[int, str]] = {}  # task -> attempt and LLM of its last assignment
@@ -74,7 +76,9 @@ class World:
                 llm = draw(st.sampled_from(LLMS))
                 return delivery(STATUS, f"{llm}.goodbye", {"name": llm, "instance": "i1"})
             case "manage":
-                wish = draw(st.sampled_from([{"paused": True}, {"paused": False}, {"slots": 1}, {"slots": None}]))
+                wish: dict[str, Any] = draw(
+                    st.sampled_from([{"paused": True}, {"paused": False}, {"slots": 1}, {"slots": None}])
+                )
                 return delivery(TASKS, "manage", {"llm": draw(st.sampled_from(LLMS)), **wish})
             case _:
                 return self._request()
@@ -113,7 +117,9 @@ class World:
             case "assign":
                 return delivery(TASKS, "assign", {**about, "llm": draw(st.none() | st.sampled_from(LLMS)), "now": True})
             case "update":
-                changes = draw(st.sampled_from([{"priority": 9}, {"labels": ["blue"]}, {"due": self._later()}]))
+                changes: dict[str, Any] = draw(
+                    st.sampled_from([{"priority": 9}, {"labels": ["blue"]}, {"due": self._later()}])
+                )
                 return delivery(TASKS, "update", {**about, **changes})
             case "answer":
                 return delivery(TASKS, "answer", {**about, "answer": "yes"})
@@ -150,8 +156,8 @@ class World:
         return told
 
 
-def lived(store: Store, draw: st.DrawFn, most: int = 12) -> World:
-    """A world in which LLMs have said hello and a few things have happened, `most` at most."""
+def lived(store: Store, draw: Draw, most: int = 12) -> World:
+    """Return a world in which the LLMs have said hello and at most `most` random steps have happened."""
     world = World(store, draw)
     world.hear(*(world.hello(llm) for llm in LLMS))
     for _ in range(draw(st.integers(3, most))):

@@ -14,7 +14,7 @@ from coordinator.inbound import output_validation as module
 from coordinator.inbound.output_validation import OutputValidator, SetAside
 from tests.unit.coordinator.test_buffer import Channel, message
 
-SCHEMA = {"properties": {"n": {"pattern": "x"}}}
+SCHEMA: dict[str, Any] = {"properties": {"n": {"pattern": "x"}}}
 
 
 class Slow:

@@ -34,7 +34,7 @@ def test_a_flood_of_warnings_is_counted_in_one_line_after_its_second() -> None:
     log.flush()
     assert lines.all[-1] == ("refused: more of this kind", {"not_logged": 10_000 - MAX_PER_SECOND})
     log.warning("refused", id="later")
-    assert lines.all[-1] == ("refused", {"id": "later"})
+    assert lines.all[-1:] == [("refused", {"id": "later"})]
 
 
 def test_logged_values_are_shortened_without_control_characters() -> None:
