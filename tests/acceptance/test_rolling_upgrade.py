@@ -90,4 +90,4 @@ def test_the_version_before_is_refused_with_a_clear_word_once_the_database_is_up
     late: Process = site.coordinator(until=None, version=before)
     assert late.wait() == 1
     assert f"the database has schema {HEAD}, this Fluffle knows" in late.output
-    assert "use a newer Fluffle" in late.output
+    assert "use a newer " in late.output, "the version before says it in its own words"
