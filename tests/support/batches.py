@@ -5,7 +5,8 @@ from typing import Any, cast
 
 from sqlalchemy import text
 
-from broker.amqp.envelope import Delivery, Outgoing, Properties, Settler
+from broker.amqp.ack_batcher import AckBatcher
+from broker.amqp.envelope import Delivery, Outgoing, Properties
 from broker.protocol.topology import EVENTS, REJECTED, STATUS, TASKS, WORK
 from broker.timestamps import Instant, Micros, seconds
 from coordinator.batch import BatchProcessor, OutgoingBatch
@@ -16,6 +17,7 @@ from tests.support.core_driver import T0
 from tests.support.stored_tasks import LEAD
 
 LEASE = 10.0  # seconds
+NO_CHANNEL = cast(AckBatcher, None)  # a batch does not settle its deliveries
 
 
 class BatchHarness:
@@ -82,7 +84,7 @@ class BatchHarness:
 def delivery(exchange: str, routing_key: str, body: bytes | dict[str, Any], **properties: Any) -> Delivery:
     """Return a delivered message."""
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Delivery(exchange, routing_key, encoded, False, Properties(**properties), 0, cast(Settler, None))
+    return Delivery(exchange, routing_key, encoded, False, Properties(**properties), 0, NO_CHANNEL)
 
 
 def submit(task_id: str | None, **fields: Any) -> Delivery:

@@ -1,7 +1,7 @@
 """Hypothesis strategies: random histories of a coordinator, and random report queries."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -32,6 +32,8 @@ VALUES: dict[str, list[Any]] = {
     "outcome": [outcome.value for outcome in Outcome],
 }
 
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
 maybe = st.sampled_from([False, False, True])
 lengths = st.integers(0, 10**7) | st.integers(0, 3 * 86_400 * 10**6)  # microseconds
 
@@ -39,7 +41,7 @@ lengths = st.integers(0, 10**7) | st.integers(0, 3 * 86_400 * 10**6)  # microsec
 class World:
     """A random history of batches, and the events that it published."""
 
-    def __init__(self, store: Store, draw: st.DrawFn) -> None:
+    def __init__(self, store: Store, draw: Draw) -> None:
         self.harness = BatchHarness(store)
         self.draw = draw
         self.given: dict[str, tuple[int, str]] = {}  # task -> attempt and LLM of its last assignment
@@ -155,8 +157,8 @@ class World:
         return told
 
 
-def lived(store: Store, draw: st.DrawFn, most: int = 12) -> World:
-    """A world in which LLMs have said hello and a few things have happened, `most` at most."""
+def lived(store: Store, draw: Draw, most: int = 12) -> World:
+    """Return a world in which the LLMs have said hello and at most `most` random steps have happened."""
     world = World(store, draw)
     world.hear(*(world.hello(llm) for llm in LLMS))
     for _ in range(draw(st.integers(3, most))):
