@@ -19,6 +19,7 @@ class LLMControl:
         self._state = state
 
     def manage(self, event: ManageRequested, now: Instant) -> None:
+        """Change the settings of an LLM, drain it, or forget it."""
         order, sender = event.order, event.sender
         llm = self._state.llms.get(order.llm)
         if llm is None:
