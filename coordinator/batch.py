@@ -48,16 +48,16 @@ if TYPE_CHECKING:
     from coordinator.telemetry.tracing import CoordinatorTracing
 
 FAR_BEHIND = 10 * SIZE  # attempts
-CLOCK_ERROR = seconds(0.5)  # less may be the time between two looks at two clocks, on a busy machine
+CLOCK_ERROR = seconds(0.5)  # on a busy machine, reading two clocks may take that long
 
 _log = structlog.get_logger("coordinator")
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingBatch:
-    """Messages to publish, and the outbox rows that are done with once all of them are confirmed.
+    """Messages to publish, and the outbox rows that can be deleted once all messages are confirmed.
 
-    `aside` are deliveries of the batch that are not done, because answers are to be checked first.
+    `aside` are deliveries of the batch that are not finished, because their answers must be checked first.
     """
 
     rows: tuple[int, ...]
@@ -66,7 +66,7 @@ class OutgoingBatch:
 
 
 class BatchProcessor:
-    """The machine and its store. After an exception from `process`, call `rebuild` before the next batch."""
+    """Processes batches with the core and the store. After an exception from `process`, call `rebuild` first."""
 
     def __init__(
         self,
@@ -86,10 +86,10 @@ class BatchProcessor:
         steady: Callable[[], Micros] | None = None,
         liveness: LivenessProbe | None = None,
     ) -> None:
-        """`clock` is the wall clock; `steady` is one that nobody sets. None: the former is not set either.
+        """`clock` is the wall clock, `steady` a clock that nobody sets; None: the wall clock is not set either.
 
-        Without `liveness`, what was said until now is in the batch. Raises ConfigurationError when there is no such
-        policy.
+        Without `liveness`, the batch has every message that was published until now. Raises ConfigurationError when the
+        policy does not exist.
         """
         self._answers = answers or OutputValidator()
         self._steady: Callable[[], int] = steady or clock
@@ -121,7 +121,7 @@ class BatchProcessor:
         self._warnings = RateLimitedLog(_log)
 
     def rebuild(self) -> OutgoingBatch:
-        """Take everything from the database anew; returns what was committed and perhaps not published."""
+        """Load the state from the database; return what was committed and perhaps not published."""
         self._reload()
         self._sent.clear()
         unsent = self._store.unsent()
@@ -140,19 +140,19 @@ class BatchProcessor:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the last batch left a lease open that has run out, unless there is something to be heard yet."""
+        """Whether a lease has expired, unless an unread message extends it."""
         return self._machine.in_doubt
 
     def confirmed(self, rows: Iterable[int]) -> None:
-        """These outbox rows are published: the next transaction takes them out."""
+        """These outbox rows are published: the next transaction deletes them."""
         self._sent.extend(rows)
 
     def too_large(self, assignment: Outgoing) -> None:
-        """RabbitMQ does not take this assignment because of its size: its task fails."""
+        """RabbitMQ refused this assignment because of its size: its task fails."""
         self._unsendable.refused(assignment)
 
     def process(self, batch: Sequence[Delivery]) -> OutgoingBatch:
-        """Handle a batch, and whatever time has brought. It is committed when this returns.
+        """Handle a batch, and what time brings. Everything is committed when this returns.
 
         Raises StoreUnavailable and NotTheLeader. A delivery that cannot be processed, for whatever reason, is refused.
         """
@@ -256,7 +256,7 @@ class BatchProcessor:
             self._counters.count(changes, messages=len(batch), refused=kept_back, took=took, now=now)
 
     def _follow_clock(self, now: Instant, at: int) -> list[Event]:
-        """When somebody has set the clock, move the pauses that the database holds; the machine does the rest."""
+        """When the clock was set, move the pauses in the database; the core moves the rest."""
         by = Micros(now - at - self._ahead)
         if abs(by) <= CLOCK_ERROR:
             return []
@@ -274,7 +274,7 @@ class BatchProcessor:
         return [*outage, Tick(heard_until=EPOCH if until is None else Instant(now - (at - until)))]
 
     def _close_period(self, changes: StateChanges, *, idle: bool) -> None:
-        """Add up for reports what has ended: as long as nothing arrives, or when it has become much."""
+        """Add up ended attempts for reports: while nothing arrives, or when there are many."""
         self._unclosed += SIZE if changes.undone else len(changes.attempts)
         if self._unclosed < (SIZE if idle else FAR_BEHIND):
             return
@@ -285,7 +285,7 @@ class BatchProcessor:
             self._closed_until = max(self._closed_until, until)
 
     def llms(self) -> LLMs:
-        """The LLMs that are there. What was counted of others is forgotten."""
+        """Return the connected LLMs. The counters of all others are dropped."""
         there = {name: llm for name, llm in self._machine.state.llms.items() if llm.instances}
         standing = {
             name: LLMSnapshot(llm.slots, len(held := llm.tasks()), sum(held.values()), len(llm.instances))
@@ -294,12 +294,12 @@ class BatchProcessor:
         return LLMs(standing, {} if self._counters is None else self._counters.runs_of(there))
 
     def quiet_since(self, task_id: str) -> Instant | None:
-        """See Task.quiet_since. Any thread may ask; a coordinator that does not lead knows nothing of it."""
+        """See Task.quiet_since. Any thread may call this; a coordinator that does not lead returns None."""
         task = self._machine.state.tasks.get(task_id)
         return None if task is None else task.quiet_since(self._clock())
 
     def settle(self) -> None:
-        """At the end: take out of the outbox what is published. Raises StoreError."""
+        """At the end: delete published rows of the outbox. Raises StoreError."""
         self._commit(StateChanges(), None)
 
     def _commit(self, changes: StateChanges, text: str | None) -> int | None:
@@ -311,7 +311,7 @@ class BatchProcessor:
         return row
 
     def _read(self, batch: Sequence[Delivery], now: Instant) -> tuple[list[Event], list[Delivery], list[Item]]:
-        """The events, the delivery of each, and what to say about deliveries that are none."""
+        """Return the events, the delivery of each, and the answers to deliveries that are no events."""
         events: list[Event] = []
         origins: list[Delivery] = []
         items: list[Item] = []
@@ -343,7 +343,7 @@ class BatchProcessor:
         return events, origins, items
 
     def _on_ignored(self, delivery: Delivery, problems: Sequence[Problem]) -> None:
-        """Something was left out of a worker's report, which counts all the same."""
+        """Count and log what was ignored of a worker's report."""
         if self._counters is not None:
             self._counters.ignored += len(problems)
         told = "; ".join(map(str, shortened_problems(problems)))

@@ -1,4 +1,4 @@
-"""Who may ask for what, where every user is known (`require_identity`): one table, and what is not in it is denied.
+"""Which user may make which request, where every user is known (`require_identity`). Everything not listed is denied.
 
 The role comes from RabbitMQ: the user of an LLM may publish requests to the exchange for LLMs only, and everybody else
 publishes to `fluffle.tasks`. People may do everything, except submit the id of somebody else's task. What an LLM may do
@@ -33,7 +33,7 @@ Restricted = Request | AnswerGiven | Shared | NotesRequested
 
 
 class Relation(Flag):
-    """What a task is to an LLM."""
+    """The relation of an LLM to a task."""
 
     NONE = 0
     SUBMITTED = auto()  # the LLM has submitted the task
@@ -54,7 +54,7 @@ MAY_STEER: Mapping[type[Restricted], Relation] = {
 
 
 def objection(request: Restricted, tasks: Mapping[str, Task], llms: Mapping[str, LLM]) -> Problem | None:
-    """Why the sender of a request may not ask for that; None when it may.
+    """Return why the sender may not make a request; None when it may.
 
     The tasks that the request is about are loaded; for a submission of an LLM also the ancestors of its parent and of
     its dependencies.
@@ -89,7 +89,7 @@ def objection(request: Restricted, tasks: Mapping[str, Task], llms: Mapping[str,
 
 
 def relation(llm: str, task: Task) -> Relation:
-    """What a task is to an LLM, apart from its tree."""
+    """Return the relation of an LLM to a task, apart from its tree."""
     found = Relation.NONE
     if task.submitted_by == llm:
         found |= Relation.SUBMITTED

@@ -1,6 +1,6 @@
 """What comes out of the machine: messages to publish once the changes of the batch are committed.
 
-Views tell how a task stands when all events that were handled together have had their effect.
+Views show the state of a task after all events of the batch.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class SendAssignment:
 
 @dataclass(frozen=True, slots=True)
 class SendStop:
-    """Tell an instance to give an attempt up."""
+    """Order an instance to stop an attempt."""
 
     llm: str
     instance: str
@@ -37,7 +37,7 @@ class SendStop:
 
 @dataclass(frozen=True, slots=True)
 class AnswerSubmitter:
-    """Tell whoever submitted the task; `known`: that it was there before."""
+    """Answer the submitter of a task; `known`: the task existed before."""
 
     type: AnswerType
     reply_to: str
@@ -60,7 +60,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceTask:
-    """Publish a fact about a task as an event: its status, or `what` else there is to tell."""
+    """Publish an event about a task: its status, or `what`, such as `overdue`."""
 
     at: Instant
     view: View
@@ -69,7 +69,7 @@ class AnnounceTask:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceLLM:
-    """Publish how an LLM stands as an event."""
+    """Publish the status of an LLM as an event."""
 
     at: Instant
     name: str
@@ -88,7 +88,7 @@ class AnnounceMessage:
 
 @dataclass(frozen=True, slots=True)
 class DeliverMessage:
-    """Send a message to a mailbox, or bring it to the queue `to`, which is no mailbox."""
+    """Send a message to the mailbox or to the queue `to`."""
 
     message: Message
     to: str
@@ -97,7 +97,7 @@ class DeliverMessage:
 
 @dataclass(frozen=True, slots=True)
 class SendDrain:
-    """Tell an instance to take nothing new, finish what it has and leave."""
+    """Order an instance to take no new work, finish its tasks and exit."""
 
     llm: str
     instance: str
@@ -105,7 +105,7 @@ class SendDrain:
 
 @dataclass(frozen=True, slots=True)
 class SendNotice:
-    """Tell an instance, for its log, something that whoever runs it should know."""
+    """Send an instance a notice for its log, for the person who runs it."""
 
     llm: str
     instance: str
@@ -114,7 +114,7 @@ class SendNotice:
 
 @dataclass(frozen=True, slots=True)
 class SendPersonAnswer:
-    """Tell an instance what a person has answered to a question of its attempt."""
+    """Send an instance a person's answer to a question of its attempt."""
 
     llm: str
     instance: str
@@ -126,7 +126,7 @@ class SendPersonAnswer:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRequest:
-    """Tell whoever asked for something that is not a task: `llm.accepted`, `report.accepted`, `note.accepted` …"""
+    """Answer a request that is not about a task: `llm.accepted`, `report.accepted`, `note.accepted` …"""
 
     type: str
     reply_to: str

@@ -16,7 +16,7 @@ from broker.timestamps import Instant, Micros
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who asked, where the answers go, and in which trace (a W3C traceparent).
+    """The sender of a request: the user, the address of the answers, and the trace (a W3C traceparent).
 
     `is_llm`: the request came by the exchange for LLMs, so the user has the role of an LLM.
     """
@@ -30,10 +30,10 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A task came in. `task_id` and `priority` are settled already, from the body, the properties or the defaults.
+    """A task was submitted. `task_id` and `priority` come from the body, the properties or the defaults.
 
-    `ancestry` tells what the tasks that this one depends on, directly or not, depend on themselves; it is needed
-    only when another task waits for this one already.
+    `ancestry` has the dependencies of all tasks that this one depends on, directly or not. The transaction adds it
+    when another task waits for this one already.
     """
 
     task_id: str
@@ -46,7 +46,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """Somebody wants a task ended."""
+    """A request to cancel a task."""
 
     task_id: str
     sender: Sender = Sender()
@@ -55,7 +55,7 @@ class CancelRequested:
 
 @dataclass(frozen=True, slots=True)
 class RetryRequested:
-    """Somebody wants a finished task to run again, perhaps with other fields of its submission."""
+    """A request to run a finished task again, perhaps with other fields of its submission."""
 
     task_id: str
     sender: Sender = Sender()
@@ -64,9 +64,9 @@ class RetryRequested:
 
 @dataclass(frozen=True, slots=True)
 class AssignRequested:
-    """Somebody gives a live task to an LLM by hand; None leaves it to the coordinator again.
+    """A request to assign a live task to an LLM by hand; None leaves the choice to the coordinator again.
 
-    `now` stops it where it runs; `force` accepts an LLM that nobody has heard of.
+    `now` stops the running attempt; `force` accepts an LLM that never connected.
     """
 
     task_id: str
@@ -78,7 +78,7 @@ class AssignRequested:
 
 @dataclass(frozen=True, slots=True)
 class UpdateRequested:
-    """Somebody changes fields of a live task."""
+    """A request to change fields of a live task."""
 
     task_id: str
     changes: dict[str, Any]
@@ -87,7 +87,7 @@ class UpdateRequested:
 
 @dataclass(frozen=True, slots=True)
 class AnswerGiven:
-    """Somebody answers what a task asks; without `question`, the only one."""
+    """A person answers a question of a task; without `question`, the only one."""
 
     task_id: str
     answer: str
@@ -96,7 +96,7 @@ class AnswerGiven:
 
 
 class SubmitterNote(NamedTuple):
-    """What somebody has put on a board. `content` is None where only the name matters."""
+    """A note on a board. `content` is None where only the name matters."""
 
     board: str
     name: str
@@ -107,7 +107,7 @@ class SubmitterNote(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Somebody puts a note on a board. `known` are those that the database has there."""
+    """A request to put a note on a board. `known` are the stored notes of the board."""
 
     note: SubmitterNote
     sender: Sender = Sender()
@@ -116,7 +116,7 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class NotesRequested:
-    """Somebody reads a note, or asks which there are. `known` are those that the database has there."""
+    """A request to read a note, or to list the notes. `known` are the stored notes of the board."""
 
     board: str
     name: str | None = None
@@ -126,7 +126,7 @@ class NotesRequested:
 
 @dataclass(frozen=True, slots=True)
 class ManageRequested:
-    """Somebody pauses, resumes or drains an LLM, or changes its slots or skills."""
+    """A request to pause, resume or drain an LLM, or to change its slots or skills."""
 
     order: ManageLLM
     sender: Sender = Sender()
@@ -134,7 +134,7 @@ class ManageRequested:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """An instance said hello or gave a beat."""
+    """An instance sent its hello or a heartbeat."""
 
     presence: Presence
     control: str | None = None  # the queue for its orders, where that is not named after the instance
@@ -142,23 +142,23 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class InstanceLeft:
-    """An instance said goodbye."""
+    """An instance sent its goodbye."""
 
     goodbye: Goodbye
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """An instance of that LLM takes an attempt."""
+    """An instance of that LLM claimed an attempt."""
 
     llm: str
     claim: Claim
-    control: str | None = None  # the queue for its orders, as in Seen
+    control: str | None = None  # the queue for its orders, as in Heartbeat
 
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """A sign of life from a running attempt."""
+    """A running attempt reported progress."""
 
     llm: str
     progress: Progress
@@ -166,7 +166,7 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class WaitBegan:
-    """A running attempt waits, and has given its slot free."""
+    """A running attempt waits, and its slot is free."""
 
     llm: str
     wait: WaitReport
@@ -174,7 +174,7 @@ class WaitBegan:
 
 @dataclass(frozen=True, slots=True)
 class WaitEnded:
-    """An attempt that waited goes on."""
+    """A waiting attempt goes on."""
 
     llm: str
     resume: ResumeReport
@@ -191,7 +191,7 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class BeingChecked:
-    """An attempt has given its answer, which is held against the output schema of its task at this moment."""
+    """An attempt answered; the check against the output schema of its task is not finished."""
 
     llm: str
     task_id: str
@@ -201,10 +201,10 @@ class BeingChecked:
 
 @dataclass(frozen=True, slots=True)
 class MessageSent:
-    """Somebody has said something to somebody.
+    """A message was sent.
 
-    `unnamed`: it came without an id. Then `known` counts those in the history that say the same, and `again` tells that
-    this one may be among them.
+    `unnamed`: it came without an id. Then `known` counts the equal messages of the history, and `again` says that this
+    message may be one of them.
     """
 
     message: Message
@@ -227,7 +227,7 @@ class MessageUndelivered:
 
 @dataclass(frozen=True, slots=True)
 class TaskEnded:
-    """A task ended. `dependents` wait for it, `children` were part of it and may still be live; all are loaded."""
+    """A task ended. `dependents` wait for the task, `children` are its live children; all are loaded."""
 
     task_id: str
     dependents: tuple[str, ...] = ()
@@ -236,9 +236,9 @@ class TaskEnded:
 
 @dataclass(frozen=True, slots=True)
 class GroupChanged:
-    """Something has happened to a task for several LLMs, or to one of its `parts`: all that are stored, and loaded.
+    """A task for several LLMs changed, or one of its `parts`, which are all stored parts.
 
-    What it depends on is loaded as well.
+    The parts and the dependencies of the task are loaded.
     """
 
     task_id: str
@@ -247,9 +247,9 @@ class GroupChanged:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed. `woken` are loaded tasks whose `wake_at` has come, `overdue` those whose due date has.
+    """Time has passed. `woken` are loaded tasks whose `wake_at` is reached, `overdue` those whose due date is.
 
-    All that was published before `heard_until` has been handled; None: all that was published until now.
+    Every message that was published before `heard_until` is handled; None: every message until now.
     """
 
     woken: tuple[str, ...] = ()
@@ -259,19 +259,19 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """RabbitMQ, or this coordinator, was away: who has been silent may have had no chance to be heard."""
+    """RabbitMQ or this coordinator was away: a silent worker may have had no chance to be heard."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClockSet:
-    """Somebody has set the wall clock, forward by so much or, where that is negative, back."""
+    """The wall clock was set forward by this much, or back where that is negative."""
 
     by: Micros
 
 
 @dataclass(frozen=True, slots=True)
 class ReportSaved:
-    """Somebody keeps a report under a name, or with None drops what is kept there."""
+    """A request to save a report under a name, or with None to drop the saved one."""
 
     name: str
     definition: dict[str, Any] | None

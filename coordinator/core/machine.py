@@ -95,7 +95,7 @@ class Machine:
         self._llms = LLMControl(self.state)
         self._groups = GroupDriver(self.state, learn=learn_quality)
         self._learn_quality = learn_quality
-        self._work = AttemptReports(self.state)
+        self._attempts = AttemptReports(self.state)
         self._questions = Questions(self.state)
         self._notes = Notes(self.state)
         self._chat = Chat(self.state, options.advice_for)
@@ -103,14 +103,14 @@ class Machine:
         self._looked_at = EPOCH
 
     def load(self, tasks: Iterable[Task]) -> None:
-        """Take in tasks from the database. A task that is in memory already stays as it is."""
+        """Add tasks from the database. A task that is in memory already stays as it is."""
         for task in tasks:
             if task.id not in self.state.tasks:
                 self.state.tasks[task.id] = task
                 self.state.borrowed.add(task.id)
 
     def restore(self, in_hand: Iterable[Task], llms: Iterable[LLM], lanes: Iterable[str], now: Instant) -> None:
-        """Take over: every lease is extended once, and every lane is to be refilled."""
+        """Take over from another machine: every lease begins again, and every lane needs a refill."""
         state = self.state
         state.llms.update((llm.name, llm) for llm in llms)
         if not self._learn_quality:
@@ -126,7 +126,7 @@ class Machine:
                 llm.instance(task.instance, now, state.lease).hold(task.id, parked=task.parked)
             if not task.parked:
                 llm.begin(task.id, task.size, task.spec.skills, task.started_at or task.assigned_at or now)
-        self._work.outage(now)
+        self._attempts.outage(now)
         for llm in state.llms.values():
             llm.count()
             state.ready.llm_changed(llm)
@@ -135,18 +135,18 @@ class Machine:
             state.ready.expect(lane, now)
 
     def refill(self, lane: str, tasks: list[Task], asked: int) -> None:
-        """Take in the next pending tasks of a hungry lane (see Ready.hungry).
+        """Add the next pending tasks of a lane (see ReadyQueue.needs_refill).
 
-        Only when every change is stored: what the database does not tell as pending is taken for not pending.
+        Every change must be stored: a task that the database does not return counts as not pending.
         """
         self.load(tasks)
         self.state.ready.refill(lane, [self.state.tasks[task.id] for task in tasks], asked)
 
     def handle(self, *events: Event, now: Instant) -> list[Command]:
-        """What these events lead to.
+        """Handle events; return the commands.
 
-        Free slots are filled after all of them, and not before the ends of tasks are taken (see `take_ended`): who
-        waits for these may be the most urgent.
+        Free slots are filled after all events, and after the ends of tasks are taken (see `take_ended`): dependents of
+        these tasks may have the highest priority.
         """
         state = self.state
         for event in events:
@@ -168,39 +168,39 @@ class Machine:
             fill_slots(state, self._policy, now)
 
     def take_ended(self) -> list[str]:
-        """Ids of tasks that have ended since the last call: what that means to others is to be told by `handle`."""
+        """Return the ids of tasks that ended since the last call: `handle` needs a TaskEnded for each."""
         ended, self.state.ended = list(self.state.ended), {}
         return ended
 
     def concerns_others(self, task_id: str) -> bool:
-        """Whether the end of a task means something to its parent, or to tasks that came in the same batch."""
+        """Whether the end of a task concerns its parent, or tasks of the same batch."""
         state = self.state
         return task_id in state.waiting or task_id in state.children or bool(state.tasks[task_id].spec.parent_id)
 
     def take_dirty_groups(self) -> list[str]:
-        """Ids of tasks for several LLMs, or of tasks that have parts, that something has happened to since the last
-        call: where they are the former, that is to be told by `handle`.
+        """Return the ids of tasks that changed, or whose children did, since the last call: `handle` needs a
+        GroupChanged for those that are for several LLMs.
         """
         dirty_groups, self.state.dirty_groups = list(self.state.dirty_groups), {}
         return dirty_groups
 
     @property
     def in_doubt(self) -> bool:
-        """Whether a lease has run out unless the inbox holds a sign of life: to be heard before it is judged."""
+        """Whether a lease has expired, unless an unread message in the inbox extends it."""
         return self.state.in_doubt
 
     def control_queue(self, llm: str, instance: str) -> str:
-        """The queue for the orders to that instance of an LLM."""
+        """Return the queue for the orders to an instance of an LLM."""
         known = self.state.llms.get(llm)
         return control_address(llm, instance) if known is None else known.control_queue(instance)
 
     @property
     def unfinished(self) -> bool:
-        """Whether there is something to take by `take_ended` or `take_dirty_groups`."""
+        """Whether `take_ended` or `take_dirty_groups` has something to return."""
         return bool(self.state.ended or self.state.dirty_groups)
 
     def take_changes(self) -> StateChanges:
-        """What is to be stored."""
+        """Return the changes to store."""
         state = self.state
         state.any_dependencies = state.any_dependencies or bool(state.changes.waits)
         state.any_children = state.any_children or bool(state.children)
@@ -208,7 +208,7 @@ class Machine:
         return changes
 
     def forget(self) -> None:
-        """Drop from memory, after the commit, what is neither in hand nor in the window of ready tasks."""
+        """After the commit, drop tasks that are not assigned, running, or in the window of ready tasks."""
         state = self.state
         for task_id in state.borrowed:
             task = state.tasks.get(task_id)
@@ -225,21 +225,21 @@ class Machine:
             case Submitted():
                 self._submissions.submitted(event, now)
             case Claimed():
-                self._work.claimed(event, now)
+                self._attempts.claimed(event, now)
             case Reported():
-                self._work.reported(event, now)
+                self._attempts.reported(event, now)
             case BeingChecked():
-                self._work.being_checked(event, now)
+                self._attempts.being_checked(event, now)
             case Heartbeat():
-                self._work.seen(event, now)
+                self._attempts.heartbeat(event, now)
             case Progressed():
-                self._work.progressed(event, now)
+                self._attempts.progressed(event, now)
             case InstanceLeft():
-                self._work.left(event, now)
+                self._attempts.left(event, now)
             case WaitBegan():
-                self._questions.waited(event, now)
+                self._questions.wait_began(event, now)
             case WaitEnded():
-                self._questions.resumed(event, now)
+                self._questions.wait_ended(event, now)
             case AnswerGiven():
                 self._questions.answered(event, now)
             case Shared():
@@ -249,11 +249,11 @@ class Machine:
             case TaskEnded():
                 task_ended(self.state, event, now)
             case GroupChanged():
-                self._groups.dirty_groups(event, now)
+                self._groups.advance(event, now)
             case Tick():
                 self._tick(event, now)
             case Outage():
-                self._work.outage(now)
+                self._attempts.outage(now)
             case ClockSet(by):
                 self._clock_set(by)
             case MessageSent() | MessageUndelivered():
@@ -274,7 +274,7 @@ class Machine:
                 assert_never(event)
 
     def _is_refused(self, event: Restricted) -> bool:
-        """Whether its sender may not ask that, and is told so."""
+        """Refuse a request that its sender may not make; return whether that is so."""
         state = self.state
         problem = objection(event, state.tasks, state.llms)
         if problem is not None:
@@ -304,11 +304,11 @@ class Machine:
                 task.overdue = True
                 state.touch(task)
                 state.announce_overdue(task, now)
-        self._work.tick(now, now if tick.heard_until is None else tick.heard_until)
+        self._attempts.tick(now, now if tick.heard_until is None else tick.heard_until)
         state.ready.time_passed()
 
     def _clock_set(self, by: Micros) -> None:
-        """Go on measuring from where everything was by the clock as it was before."""
+        """Move every measured time along with the clock."""
         self._looked_at = Instant(self._looked_at + by)
-        self._work.clock_set(by)
+        self._attempts.clock_set(by)
         self.state.ready.clock_set(by)

@@ -12,4 +12,4 @@ def save_report(state: CoreState, event: ReportSaved, now: Instant) -> None:
     state.changes.reports[event.name] = SavedReport(event.definition, event.sender.user or ANYBODY, now)
     if event.sender.reply_to:
         view = {"name": event.name, **(event.definition or {})}
-        state.say(AnswerRequest("report.accepted", event.sender.reply_to, event.sender.correlation_id, view))
+        state.emit(AnswerRequest("report.accepted", event.sender.reply_to, event.sender.correlation_id, view))

@@ -1,6 +1,6 @@
-"""What the coordinator has before its eyes, and the elementary steps that keep it right.
+"""The state of the core, and the elementary steps that change it.
 
-Every step leaves the task, its LLM, the ready lanes, the changes to store and the messages to publish in agreement.
+Each step keeps the task, its LLM, the ready lanes, the changes to store and the messages to publish in agreement.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ NOT_YOURS = "this instance no longer has the task"
 
 
 class SavedReport(NamedTuple):
-    """What is kept under a name: a report, JSON-able, or None when it is dropped; by whom and since when."""
+    """A report that is saved under a name, as JSON-able data, or None when it is dropped; by whom and since when."""
 
     definition: dict[str, Any] | None
     by: str
@@ -46,35 +46,35 @@ class SavedReport(NamedTuple):
 
 @dataclass(slots=True)
 class StateChanges:
-    """What a batch changed and the database has to hold before anything is published."""
+    """What a batch changed. The database must hold it before anything is published."""
 
     new: list[Task] = field(default_factory=list)
     changed: dict[str, Task] = field(default_factory=dict)
     respecified: dict[str, Task] = field(default_factory=dict)  # of the changed: those whose submission was changed
     attempts: list[tuple[Task, Attempt]] = field(default_factory=list)
     waits: list[tuple[Task, frozenset[str]]] = field(default_factory=list)  # new tasks and their open dependencies
-    met: list[str] = field(default_factory=list)  # ids of ended tasks whose dependents have been told
+    met: list[str] = field(default_factory=list)  # ids of ended tasks whose dependents know the end
     llms: dict[str, LLM] = field(default_factory=dict)
     forgotten: list[str] = field(default_factory=list)  # names of LLMs
-    messages: dict[str, tuple[Message, Instant]] = field(default_factory=dict)  # by id, with when they came
+    messages: dict[str, tuple[Message, Instant]] = field(default_factory=dict)  # by id, with their time of arrival
     notes: dict[tuple[str, str], SubmitterNote] = field(default_factory=dict)  # by board and name
     undelivered: list[str] = field(default_factory=list)  # ids of messages
-    overtaken: dict[str, list[str]] = field(default_factory=dict)  # id of a message -> answers that came before it
+    overtaken: dict[str, list[str]] = field(default_factory=dict)  # id of a message -> answers that arrived before it
     reports: dict[str, SavedReport] = field(default_factory=dict)
-    slots: dict[str, tuple[Instant, int]] = field(default_factory=dict)  # of LLMs: how many, from when on
+    slots: dict[str, tuple[Instant, int]] = field(default_factory=dict)  # by LLM: the new number, and from when on
     earlier_results: list[tuple[Task, int, JsonValue]] = field(default_factory=list)  # with their attempts, at a retry
-    undone: list[Instant] = field(default_factory=list)  # when something ended that no longer has, or not then
+    undone: list[Instant] = field(default_factory=list)  # former end times that are no longer valid
 
 
 class _PendingCommand(NamedTuple):
-    """A command that waits for the view of a task."""
+    """A command that needs the view of a task at the end of the batch."""
 
     task: Task
     command: Callable[[View], Command]
 
 
 class CoreState:
-    """The tasks in hand, a window on the ready ones, the LLMs; and what the present batch has brought about."""
+    """The assigned and running tasks, a window of the ready tasks, the LLMs, and the effects of the present batch."""
 
     def __init__(self, *, lease: Micros, window: int, next_seq: int = 1) -> None:
         """`next_seq` is the number of the next new task."""
@@ -85,23 +85,23 @@ class CoreState:
         self.ready = ReadyQueue(window)
         self.next_wake: Instant = NEVER
         self.next_due: Instant = NEVER
-        self.freed_llms: dict[str, LLM] = {}  # LLMs that may have a slot that they had not before
+        self.freed_llms: dict[str, LLM] = {}  # LLMs that may have a new free slot
         self.changes = StateChanges()
         self.waiting: dict[str, list[Task]] = {}  # new tasks by each open dependency
         self.children: dict[str, list[Task]] = {}  # new tasks by their parent
         self.borrowed: set[str] = set()  # tasks that need not stay in memory after the batch
         self.ended: dict[str, None] = {}
-        self.dirty_groups: dict[str, None] = {}  # ids of tasks whose parts are to be looked at
+        self.dirty_groups: dict[str, None] = {}  # ids of groups whose next step is due
         self.any_dependencies = False  # whether the database has tasks that wait for others
         self.any_children = False  # whether the database has tasks with a parent
-        self.in_doubt = False  # whether a lease is over, unless something was said that was not handled yet
+        self.in_doubt = False  # whether a lease has expired, unless an unread message extends it
         self._commands: list[Command | _PendingCommand] = []
         self._announced: dict[str, tuple[Instant, Task]] = {}
 
     # -- tasks on their way ----------------------------------------------------------------------------------------
 
     def unblock(self, task: Task, now: Instant) -> bool:
-        """Make a blocked task ready when nothing holds it any more; else see to it that it wakes in time."""
+        """Make a blocked task ready when nothing blocks it any more; else wake it in time."""
         if task.status is not Status.BLOCKED or task.waiting_on:
             return False
         if task.wake_at is not None and task.wake_at > now:
@@ -132,19 +132,19 @@ class CoreState:
         self.announce(task, now)
         self.borrowed.update(self.ready.add(task, now))
 
-    def give(self, decision: Decision, now: Instant) -> None:
-        """Assign a task that has left its lane."""
+    def assign(self, decision: Decision, now: Instant) -> None:
+        """Assign a task, which has left its lane, to an LLM."""
         task, llm = decision.task, decision.llm
         transitions.assign(task, llm.name, decision.why, now)
         llm.unclaimed.add(task.id)
         llm.begin(task.id, task.size, task.spec.skills, now)
         llm.free -= 1
         self.touch(task)
-        self.say(SendAssignment(task.id, task.attempt, llm.name))
+        self.emit(SendAssignment(task.id, task.attempt, llm.name))
         self.announce(task, now)
 
     def withdraw(self, task: Task, outcome: str, reason: str, now: Instant) -> None:
-        """Take a live task out of its lane, or from the LLM that has it, which is told to stop."""
+        """Take a live task out of its lane, or from its LLM, whose instance gets a stop."""
         if task.in_hand:
             if task.instance and task.llm:
                 self.stop(task.llm, task.instance, task.id, task.attempt, reason)
@@ -154,7 +154,7 @@ class CoreState:
             self.ready.discard(task)
 
     def park(self, task: Task) -> None:
-        """The attempt of a claimed task waits, and its slot is free."""
+        """Free the slot of a claimed task whose attempt waits."""
         llm = self.llms[task.llm or ""]
         task.parked = True
         llm.instances[task.instance or ""].hold(task.id, parked=True)
@@ -164,7 +164,7 @@ class CoreState:
         self.touch(task)
 
     def unpark(self, task: Task, now: Instant) -> None:
-        """The attempt goes on, and takes a slot."""
+        """Take a slot again for an attempt that goes on."""
         llm = self.llms[task.llm or ""]
         task.parked, task.text_at = False, now
         llm.instances[task.instance or ""].parked.discard(task.id)
@@ -179,7 +179,7 @@ class CoreState:
         self.announce(task, now)
 
     def take_back(self, task: Task) -> LLM:
-        """The LLM that had the task has it no longer."""
+        """Take the task from its LLM; return the LLM."""
         llm = self.llm(task.llm or "")
         llm.give_up(task.id)
         self.freed_llms[llm.name] = llm
@@ -222,7 +222,7 @@ class CoreState:
         self.ended[task.id] = None
 
     def respecify(self, task: Task, changes: dict[str, Any], now: Instant) -> None:
-        """Change fields of a task's submission. A pending task changes its place in the lanes."""
+        """Change fields of a task's submission. A pending task moves to its new place in the lanes."""
         pending = task.status is Status.PENDING
         if pending:
             self.ready.discard(task)
@@ -234,18 +234,18 @@ class CoreState:
             self.borrowed.update(self.ready.add(task, now))
 
     def watch_due_date(self, task: Task) -> None:
-        """See to it that somebody is told when a live task becomes overdue."""
+        """Report a live task in time when it becomes overdue."""
         if task.due is not None and not task.overdue:
             self.next_due = min(self.next_due, task.due)
 
     def held(self, task_id: str, attempt: int, llm: str, instance: str) -> Task | None:
-        """The task, if that instance has claimed this attempt of it and still has it."""
+        """Return the task if that instance has claimed this attempt and still holds it."""
         task = self.tasks.get(task_id)
         held = task and task.in_hand and task.status is not Status.ASSIGNED and task.attempt == attempt
         return task if task and held and task.llm == llm and task.instance == instance else None
 
     def live(self, task_id: str, sender: Sender) -> Task | None:
-        """The task, when there is one and it is not over; else its sender is told."""
+        """Return the task if it exists and is not finished; else refuse the request."""
         task = self.tasks.get(task_id)
         if task is None:
             self.refuse(task_id, sender, NO_SUCH_TASK)
@@ -255,40 +255,40 @@ class CoreState:
             return task
         return None
 
-    # -- what is to be stored --------------------------------------------------------------------------------------
+    # -- changes to store ------------------------------------------------------------------------------------------
 
     def touch(self, task: Task) -> None:
-        """The task has changed."""
+        """Store the task at the end of the batch."""
         self.changes.changed[task.id] = task
         self.borrowed.add(task.id)
 
     def record(self, task: Task, attempt: Attempt) -> None:
-        """An attempt has ended."""
+        """Store an attempt that ended."""
         self.changes.attempts.append((task, attempt))
 
     def llm(self, name: str) -> LLM:
-        """The LLM of that name, new if nobody has heard of it."""
+        """Return the LLM of that name, a new one if the name is unknown."""
         if name not in self.llms:
             self.llms[name] = LLM(name)
             self.ready.llm_changed(self.llms[name])
         return self.llms[name]
 
     def forget_llm(self, llm: LLM) -> None:
-        """The LLM, which has no instance and no task, is as if it had never been there."""
+        """Delete an LLM that has no instance and no task."""
         del self.llms[llm.name]
         self.ready.llm_gone(llm)
         self.freed_llms.pop(llm.name, None)
         self.changes.llms.pop(llm.name, None)
         self.changes.forgotten.append(llm.name)
 
-    # -- what is to be said ----------------------------------------------------------------------------------------
+    # -- messages to publish ---------------------------------------------------------------------------------------
 
-    def say(self, command: Command) -> None:
+    def emit(self, command: Command) -> None:
         """Publish this after the commit."""
         self._commands.append(command)
 
     def take_commands(self) -> list[Command]:
-        """What is to be published. Views tell how tasks stand now: states in between were never facts."""
+        """Return the commands of the batch. Views show the present state of tasks: earlier states were never facts."""
         said, self._commands = self._commands, []
         announced, self._announced = self._announced, {}
         views: dict[str, View] = {}
@@ -303,26 +303,26 @@ class CoreState:
         return commands
 
     def announce(self, task: Task, now: Instant) -> None:
-        """Tell everybody how the task stands, once all that happens now has happened."""
+        """Publish the state of the task at the end of the batch as an event."""
         self._announced.pop(task.id, None)
         self._announced[task.id] = now, task
 
     def announce_overdue(self, task: Task, now: Instant) -> None:
-        """Tell everybody that the task's due date has passed."""
+        """Publish the event that the task's due date has passed."""
         self._commands.append(_PendingCommand(task, lambda shown: AnnounceTask(now, shown, "overdue")))
 
     def announce_llm(self, llm: LLM, before: LLMStatus, now: Instant) -> None:
-        """Tell everybody when an LLM no longer stands as it did `before`, and keep a record of its slots."""
+        """Publish an event when the status of an LLM is not `before` any more, and record its slots."""
         if llm.standing != before:
-            self.say(AnnounceLLM(now, llm.name, *llm.standing))
+            self.emit(AnnounceLLM(now, llm.name, *llm.standing))
             self.changes.slots[llm.name] = now, llm.slots
 
     def answer(self, task: Task, kind: AnswerType, *, known: bool = False) -> None:
-        """Tell whoever submitted the task; `known`: that it was there before."""
+        """Answer the submitter of a task; `known`: the task existed before."""
         self.answer_to(Sender(None, task.reply_to, task.correlation_id), kind, task, known=known)
 
     def answer_to(self, sender: Sender, kind: AnswerType, task: Task, *, known: bool = False) -> None:
-        """Tell whoever asked something about the task."""
+        """Answer the sender of a request about a task."""
         if reply_to := sender.reply_to:
             number = sender.correlation_id
             self._commands.append(
@@ -330,7 +330,7 @@ class CoreState:
             )
 
     def present_queue(self, address: str) -> str:
-        """Where what is for this address goes now: the queue of an instance has another name after a reconnect."""
+        """Return the present queue of an address: the queue of an instance has another name after a reconnect."""
         kind, _, rest = address.partition(".")
         name, _, instance = rest.partition(".")
         llm = self.llms.get(name) if kind == "llm" and instance else None
@@ -338,15 +338,15 @@ class CoreState:
 
     def refuse(self, task_id: str, sender: Sender, *problems: Problem, origin: int | None = None) -> None:
         """Tell the sender that a request is refused, and why. The delivery `origin` is kept as a rejected message."""
-        self.say(Refuse(task_id, problems, sender.reply_to, sender.correlation_id, origin))
+        self.emit(Refuse(task_id, problems, sender.reply_to, sender.correlation_id, origin))
 
     def stop(self, llm: str, instance: str, task_id: str, attempt: int, reason: str) -> None:
-        """Tell an instance to give an attempt up."""
-        self.say(SendStop(llm, instance, task_id, attempt, reason))
+        """Order an instance to stop an attempt."""
+        self.emit(SendStop(llm, instance, task_id, attempt, reason))
 
 
 def final_answer(status: Status) -> AnswerType:
-    """The type of the answer that tells how a task ended."""
+    """Return the type of the answer that reports the end of a task."""
     match status:
         case Status.COMPLETED:
             return "task.completed"

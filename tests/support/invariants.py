@@ -1,4 +1,4 @@
-"""What is true of a machine at any time between two calls. For tests: looks at everything, on every call."""
+"""The invariants of a machine between two transactions. For tests: checks everything on every call."""
 
 from broker.protocol.status import Status
 from coordinator.core.llms.llm import LLM

@@ -1,4 +1,4 @@
-"""Tasks for several LLMs: makes their parts, and ends them when collaboration.py says so."""
+"""Drives tasks for several LLMs: creates their parts, and ends them as strategies.py decides."""
 
 from collections.abc import Sequence
 from typing import assert_never
@@ -27,15 +27,15 @@ TIE = "tie"  # the id of the question
 
 
 class GroupDriver:
-    """Takes every group from one step to the next."""
+    """Takes each group from one step to the next."""
 
     def __init__(self, state: CoreState, *, learn: bool) -> None:
-        """With `learn`, what reviews and votes find changes what LLMs are believed to be able to do."""
+        """With `learn`, the scores of reviews and votes change the quality of LLMs."""
         self._state = state
         self._learn = learn
 
-    def dirty_groups(self, event: GroupChanged, now: Instant) -> None:
-        """Something has happened to a group or its parts, which are loaded."""
+    def advance(self, event: GroupChanged, now: Instant) -> None:
+        """Take the next step of a group that changed. Its parts are loaded."""
         group = self._state.tasks[event.task_id]
         if group.status is not Status.IN_PROGRESS:
             return
@@ -73,7 +73,7 @@ class GroupDriver:
                 assert_never(other)
 
     def _parts(self, group: Task, stored: Sequence[str]) -> tuple[list[Task], list[Task]]:
-        """The parts of its present run, in the order of their making, and those of earlier ones."""
+        """Return the parts of the present run in the order of their creation, and those of earlier runs."""
         known = {id_: self._state.tasks[id_] for id_ in stored} | {
             t.id: t for t in self._state.children.get(group.id, ())
         }
@@ -82,7 +82,7 @@ class GroupDriver:
         return [part for _, part in sorted(numbered.items())], of_before
 
     def _spent(self, group: Task, now: Instant) -> float:
-        """The share of its time that is over; none of it matters any more once a person was asked."""
+        """Return the share of the group's time that is over; 0 once a person was asked."""
         if group.started_at is None or group.questions:
             return 0.0
         return min(1.0, (now - group.started_at) / _time_of(group))
@@ -108,7 +108,7 @@ class GroupDriver:
 
 
 def _too_large(result: JsonValue) -> int:
-    """How many bytes a result has that no answer could carry; 0 when it is none."""
+    """Return the size in bytes of a result that no answer can carry; 0 when it is small enough."""
     size = len(to_json(result))
     return size if size > MAX_GROUP_RESULT_BYTES else 0
 

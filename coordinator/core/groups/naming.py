@@ -11,12 +11,12 @@ _PART = re.compile(r"(.+?)((?:\.\d+)+)")
 
 
 def reserved(group_id: str) -> list[str]:
-    """The ids of the parts that a group may have."""
+    """Return the ids of the parts that a group may have."""
     return [f"{group_id}.{number}" for number in range(1, MOST_PARTS + 1)]
 
 
 def groups_named_in(task_id: str) -> list[str]:
-    """The ids of the groups that a task of that id would be a part of."""
+    """Return the ids of the groups that a task of that id would be a part of."""
     found = _PART.fullmatch(task_id) if "." in task_id else None
     if not found:
         return []
@@ -25,7 +25,7 @@ def groups_named_in(task_id: str) -> list[str]:
 
 
 def part_id(group: Task, number: int) -> str:
-    """The id of a part. Those of a group that is retried have the number of its run in theirs."""
+    """Return the id of a part. In a group that was retried, it has the number of the run in it."""
     return f"{_prefix(group)}{number}"
 
 

@@ -1,4 +1,4 @@
-"""One LLM after the other: a relay, and the rounds of a review: draft, review, next draft, …"""
+"""Relay and review: one LLM after the other, and rounds of draft and review."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -47,7 +47,7 @@ class _Verdict(NamedTuple):
 
 
 class _Turns:
-    """The parts by what they are for: the authors' first drafts, the reviews, the drafts that follow them."""
+    """The parts by purpose: the authors' first drafts, the reviews, the drafts that follow them."""
 
     def __init__(self, group: Submission, parts: Sequence[Task]) -> None:
         self.authors = len(group.assignees) if group.mode == "relay" else 1
@@ -57,7 +57,7 @@ class _Turns:
 
     @property
     def best(self) -> Task | None:
-        """The last draft that there is."""
+        """The last finished draft."""
         return next((part for part in reversed([*self.firsts, *self.nexts]) if is_good(part)), None)
 
     @property
@@ -68,7 +68,7 @@ class _Turns:
 
 
 def take_turns(group: Submission, parts: Sequence[Task], late: bool) -> Step:
-    """Every author in turn, then rounds of review until the reviewer approves."""
+    """Return the next step: each author in turn, then rounds of review until the reviewer approves."""
     turns = _Turns(group, parts)
     if parts and not parts[-1].status.is_final:
         return too_late(parts[-1], _made_so_far(group, turns)) if late else KeepWaiting()
@@ -138,7 +138,7 @@ def _after_review(group: Submission, reviewer: str, turns: _Turns, draft: Task) 
 
 
 def _made_so_far(group: Submission, turns: _Turns) -> JsonValue:
-    """The last draft, who made what, and what the reviews said."""
+    """Return the last draft, the authors, and the verdicts of the reviews."""
     made: dict[str, JsonValue] = {"result": None if turns.best is None else turns.best.result}
     if group.mode == "relay":
         made["steps"] = [
@@ -160,7 +160,7 @@ def _shown(verdict: _Verdict) -> dict[str, JsonValue]:
 
 
 def _verdict(review: Task) -> _Verdict | None:
-    """What a review found; None when it is none."""
+    """Return the verdict of a review; None when the answer is none."""
     given = fields_of(review.result) if is_good(review) else {}
     approved, score = given.get("approved"), given.get("score")
     if not isinstance(approved, bool):

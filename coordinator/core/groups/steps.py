@@ -1,4 +1,4 @@
-"""The parts that the work of several LLMs on one task is made of, and the steps that lead from one to the next."""
+"""The kinds of steps of a group, and what all strategies need to make its parts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from coordinator.core.tasks.task import Task
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found about the work of an LLM on a part: 0 is useless, 1 is as good as can be."""
+    """The score of an LLM's work on a part, from 0 (useless) to 1 (as good as can be)."""
 
     part: Task
     score: float
@@ -21,7 +21,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CreatePart:
-    """Make these parts. Parts that still run are given up where `alone`."""
+    """Create these parts. With `alone`, parts that still run are cancelled."""
 
     parts: tuple[Submission, ...]
     note: str | None = None
@@ -31,7 +31,7 @@ class CreatePart:
 
 @dataclass(frozen=True, slots=True)
 class KeepWaiting:
-    """Nothing can be done before another part ends, or time has passed."""
+    """Wait until another part ends, or time has passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class AskPerson:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The group is done; parts that still run are given up."""
+    """Complete the group; parts that still run are cancelled."""
 
     result: JsonValue
     note: str | None = None
@@ -53,7 +53,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The group has failed; what there is of a result is kept."""
+    """Fail the group; the partial result is kept."""
 
     error: Failure
     result: JsonValue = None
@@ -76,9 +76,9 @@ def part_of(
     after: Sequence[Task] = (),
     schema: dict[str, JsonValue] | None = AS_ASKED,
 ) -> Submission:
-    """A part that has what the group has, where nothing else is said, and the results of the parts that it is `after`.
+    """Return a part with the fields of the group, unless given, that gets the results of the parts in `after`.
 
-    `schema` None: it may answer as it likes.
+    `schema` None: the answer has no schema.
     """
     return Submission(
         description=description or group.description,
@@ -101,57 +101,57 @@ def part_of(
 
 
 def seats(group: Submission, parts: Sequence[Task]) -> list[tuple[str, Task]]:
-    """The assignees, each with its part."""
+    """Return the assignees, each with its part."""
     return list(zip(group.assignees, parts, strict=False))
 
 
 def live(parts: Sequence[Task]) -> list[Task]:
-    """Those that are not over."""
+    """Return the unfinished parts."""
     return [part for part in parts if not part.status.is_final]
 
 
 def is_good(part: Task) -> bool:
-    """Whether it has a result."""
+    """Whether a part has a result."""
     return part.status is Status.COMPLETED
 
 
 def name_of(part: Task) -> str:
-    """Who did it, or is to do it."""
+    """Return the LLM of a part, or its assignee."""
     return part.llm or part.spec.assignee or "nobody"
 
 
 def fields_of(value: JsonValue) -> dict[str, JsonValue]:
-    """The fields of an object; none of anything else."""
+    """Return the fields of a JSON object; none for any other value."""
     return value if isinstance(value, dict) else {}
 
 
 def with_failed(result: Mapping[str, JsonValue], failed: Mapping[str, str]) -> dict[str, JsonValue]:
-    """A result that tells of whom there is nothing, and why; where there is somebody."""
+    """Return a result with the LLMs that failed, and why, if any did."""
     return {**result, **({"failed": {**failed}} if failed else {})}
 
 
 def why_not(part: Task) -> str:
-    """Why there is no result of a part."""
+    """Return why a part has no result."""
     if part.error is not None:
         return part.error.message or part.error.type
     return "no answer yet" if not part.status.is_final else str(part.status)
 
 
 def nobody(failed: Mapping[str, str]) -> Fail:
-    """Of nobody there is a result."""
+    """Return the failure of a group in which no LLM answered."""
     return Fail(failure("nobody_answered", f"nobody has answered; {listed(failed)}"))
 
 
 def too_late(part: Task, result: JsonValue = None) -> Fail:
-    """The time is over while a part is not; `result` is what there is so far."""
+    """Return the failure of a group whose time is over while a part runs; `result` is the result so far."""
     return Fail(failure("timeout", f"the time was over before {name_of(part)} was done with {part.id}"), result)
 
 
 def listed(failed: Mapping[str, str]) -> str:
-    """Everybody of whom there is nothing, and why."""
+    """Return the LLMs that failed, and why, as text."""
     return "; ".join(f"{llm}: {why}" for llm, why in failed.items())
 
 
 def failure(kind: str, message: str) -> Failure:
-    """Why a group has failed."""
+    """Return the error of a group."""
     return Failure(type=kind, message=message, retryable=False)

@@ -1,9 +1,9 @@
-"""Several LLMs on one task: what comes next, judged by nothing but the task and its parts so far.
+"""The next step of a task for several LLMs, computed from the task and its parts alone.
 
-A task for several LLMs, a group, is never given to one. It is expanded into parts, which are tasks like any other,
-and their results are joined. `step` is asked whenever a part has ended or time has passed. It keeps no state: the
-parts stand in the order of their making, and their place tells what each is for. So nothing is lost when the
-coordinator dies in between.
+A task for several LLMs, a group, is never assigned itself. It is expanded into parts, which are ordinary tasks, and
+their results are joined. The driver calls `step` whenever a part ended or time has passed. There is no other state:
+the parts are in the order of their creation, and the place of a part says its purpose. So nothing is lost when the
+coordinator crashes in between.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ from coordinator.core.tasks.task import Task
 
 
 def step(group: Submission, parts: Sequence[Task], *, spent: float = 0.0, answer: str | None = None) -> Step:
-    """What comes next.
+    """Return the next step.
 
-    `parts` are all that were made so far, in that order; `spent` is the share of the group's time that is over, 1 when
-    all of it is; `answer` is that of the person who was asked, if any was.
+    `parts` are all parts so far, in the order of their creation; `spent` is the elapsed share of the group's
+    time, at most 1; `answer` is the answer of the person who was asked, if any was.
     """
     late = spent >= 1
     match group.mode:
@@ -45,7 +45,7 @@ def step(group: Submission, parts: Sequence[Task], *, spent: float = 0.0, answer
             return take_turns(group, parts, late)
 
 
-# -- everybody at once -----------------------------------------------------------------------------------------------
+# -- all at once -----------------------------------------------------------------------------------------------------
 
 
 def _all(group: Submission, parts: Sequence[Task], late: bool) -> Step:

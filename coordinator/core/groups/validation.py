@@ -14,7 +14,7 @@ from coordinator.core.state import CoreState
 
 
 def why_no_group(task_id: str, spec: Submission, state: CoreState) -> Problem | None:
-    """What is wrong with the id or the parent of a new task, in view of the groups that there are and that it is."""
+    """Return what is wrong with the id or the parent of a new task, in view of the known groups; None if nothing."""
     if spec.is_group:
         if len(task_id) > LONGEST_ID:
             return Problem("id", f"may have {LONGEST_ID} characters, as the parts of the task are named after it")
@@ -32,7 +32,7 @@ def why_no_group(task_id: str, spec: Submission, state: CoreState) -> Problem | 
 
 
 def contradiction(spec: Submission, changes: Mapping[str, Any]) -> Problem | None:
-    """Why these fields of a task for several LLMs cannot be changed so."""
+    """Return why these changes do not fit a task for several LLMs; None when they do."""
     if spec.is_group and "assignee" in changes and changes["assignee"] != spec.assignee:
         return Problem("assignee", "the task is for several LLMs: give its parts to others")
     if spec.mode is None and spec.reviewer is None:
@@ -46,7 +46,7 @@ def contradiction(spec: Submission, changes: Mapping[str, Any]) -> Problem | Non
 
 
 def instead_of_several(spec: Submission, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes, of which an assignee takes the place of all assignees."""
+    """Return the changes, where an assignee replaces all assignees."""
     if spec.assignees and changes.get("assignee"):
         return {**changes, "assignees": [], "mode": None}
     return dict(changes)

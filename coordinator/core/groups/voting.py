@@ -1,4 +1,4 @@
-"""A vote: everybody's ballot on its own, counted or put before a judge."""
+"""Votes: each LLM answers on its own; the ballots are counted, or a judge decides."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,7 +26,7 @@ from coordinator.core.groups.steps import (
 )
 from coordinator.core.tasks.task import Task
 
-HALF = 0.5  # share of its time after which a judge no longer waits for those who are silent
+HALF = 0.5  # share of the time after which a judge no longer waits for missing answers
 NOT_NEEDED = "it was decided before"
 ASKED = 2000  # characters of a description in a question
 
@@ -35,7 +35,7 @@ ASKED = 2000  # characters of a description in a question
 
 
 def count_votes(group: Submission, vote: Vote, parts: Sequence[Task], late: bool, answer: str | None) -> Step:
-    """A vote for one of the choices. It is over as soon as no ballot to come can change what is chosen."""
+    """Return the next step of a vote for one of the choices. It ends when no missing ballot can change the outcome."""
     choices = vote.choices or []
     if not parts:
         told = f"{group.description}\n\nVote for one of these, and say why: {'; '.join(choices)}"
@@ -84,7 +84,7 @@ def _ballot(choices: Sequence[str]) -> dict[str, JsonValue]:
 
 
 def _choice(part: Task, choices: Sequence[str]) -> str | None:
-    """What was voted for; None without a valid vote."""
+    """Return the choice of a ballot; None without a valid vote."""
     chosen = fields_of(part.result).get("choice") if is_good(part) else None
     return chosen if isinstance(chosen, str) and chosen in choices else None
 
@@ -106,7 +106,7 @@ def _ask(group: Submission, tally: Mapping[str, float], tied: Sequence[str]) -> 
 
 
 def put_before_judge(group: Submission, vote: Vote, judge: str, parts: Sequence[Task], spent: float) -> Step:
-    """Answers in free text, of which a judge makes one. Who is silent is not waited for beyond half of the time."""
+    """Return the next step of a vote with a judge, who makes one decision of all answers, at half of the time."""
     if not parts:
         return CreatePart(tuple(part_of(group, assignee=llm, schema=None) for llm in group.assignees))
     answers = {llm: part for llm, part in seats(group, parts) if is_good(part)}
@@ -150,7 +150,7 @@ def _call_judge(
 
 
 def _quorum(group: Submission, vote: Vote) -> int:
-    """How many ballots must be in: more than half of them where nothing else is said."""
+    """Return how many ballots are needed: more than half of them by default."""
     return vote.quorum or len(group.assignees) // 2 + 1
 
 

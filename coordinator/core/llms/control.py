@@ -19,7 +19,7 @@ class LLMControl:
         self._state = state
 
     def manage(self, event: ManageRequested, now: Instant) -> None:
-        """Pause, resume, drain, change or forget an LLM."""
+        """Change the settings of an LLM, drain it, or forget it."""
         order, sender = event.order, event.sender
         llm = self._state.llms.get(order.llm)
         if llm is None:
@@ -39,7 +39,7 @@ class LLMControl:
         if order.drain:
             for instance in llm.instances.values():
                 instance.draining = True
-                self._state.say(SendDrain(llm.name, instance.id))
+                self._state.emit(SendDrain(llm.name, instance.id))
         llm.count()
         self._state.ready.llm_changed(llm)
         self._state.freed_llms[llm.name] = llm
@@ -47,7 +47,7 @@ class LLMControl:
         self._state.announce_llm(llm, before, now)
         if sender.reply_to:
             view = llm_view(llm, llm.tasks(), now)
-            self._state.say(AnswerRequest("llm.accepted", sender.reply_to, sender.correlation_id, view))
+            self._state.emit(AnswerRequest("llm.accepted", sender.reply_to, sender.correlation_id, view))
 
     def _forget(self, llm: LLM, sender: Sender, now: Instant) -> None:
         if llm.instances:
@@ -60,4 +60,4 @@ class LLMControl:
             self._state.forget_llm(llm)
             if sender.reply_to:
                 view = llm_view(llm, {}, now)
-                self._state.say(AnswerRequest("llm.accepted", sender.reply_to, sender.correlation_id, view))
+                self._state.emit(AnswerRequest("llm.accepted", sender.reply_to, sender.correlation_id, view))

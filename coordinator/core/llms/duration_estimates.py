@@ -1,4 +1,4 @@
-"""What is learned from finished runs: how long an LLM takes, for each of its skills, for each character of a task.
+"""Estimates of durations, learned from finished runs: per LLM and skill, for each character of a task.
 
 Two numbers are kept for each: the logarithm of the pace and how many runs it rests on. In logarithms, twice as fast
 and half as fast are equally far away, and the ratio of two LLMs, which is what decides, does not depend on the tasks
@@ -27,7 +27,7 @@ FIRST_GUESS = log(seconds(10) / BASE_LENGTH)  # where nothing at all is known: t
 
 
 def text_length(value: JsonValue) -> int:
-    """How many characters of text a JSON value holds."""
+    """Return the number of characters of text in a JSON value."""
     match value:
         case None:
             return 0
@@ -60,7 +60,7 @@ class Pace:
 
 @dataclass(slots=True)
 class DurationEstimates:
-    """What is known of one LLM: its pace in general and with each skill, and when it was last seen to finish."""
+    """The estimates of one LLM: its pace in general and with each skill, as of its last finished run."""
 
     overall: Pace = field(default_factory=Pace)
     skills: dict[str, Pace] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class DurationEstimates:
     quality: dict[str, Quality] = field(default_factory=dict)  # by skill
 
     def learn(self, skills: Sequence[str], size: float, run: Micros, now: Instant) -> None:
-        """Take in a finished run of `run` microseconds, for a task of that size (see Task.size) and those skills."""
+        """Learn from a finished run of `run` microseconds, for a task of that size (see Task.size) and those skills."""
         observed = log(max(run, 1) / size)
         if self.overall.runs:
             longer = observed - log(self.pace(skills, now)) > self.unlucky
@@ -80,12 +80,12 @@ class DurationEstimates:
         self.at = now
 
     def judge(self, skills: Sequence[str], score: float, now: Instant) -> None:
-        """Take in what was found about its work on a task with those skills: from 0, useless, to 1."""
+        """Learn from a score of its work on a task with those skills, from 0 (useless) to 1."""
         for skill in skills:
             self.quality.setdefault(skill, Quality()).learn(score, now)
 
     def pace(self, skills: Sequence[str], now: Instant, guess: float = FIRST_GUESS) -> float:
-        """Microseconds for each character of a task with those skills; `guess`, a logarithm, where nothing is known."""
+        """Return microseconds for each character of a task with those skills; `guess`, a logarithm, without any run."""
         overall = self.overall
         if not overall.runs:
             return exp(guess)
@@ -99,7 +99,7 @@ class DurationEstimates:
         return exp(believed)
 
     def plain(self) -> dict[str, Any]:
-        """All of it as JSON-able data."""
+        """Return the estimates as JSON-able data."""
         skills = {skill: [pace.log, pace.runs] for skill, pace in self.skills.items()}
         overall = [self.overall.log, self.overall.runs]
         quality = {skill: found.plain() for skill, found in self.quality.items()}
@@ -107,7 +107,7 @@ class DurationEstimates:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any] | None) -> Self:
-        """What `plain` gave; nothing known for None."""
+        """Return the estimates from what `plain` returned; new ones for None."""
         if not plain:
             return cls()
         skills = {skill: Pace(*pace) for skill, pace in plain["skills"].items()}

@@ -1,4 +1,4 @@
-"""The LLMs as the coordinator sees them: instances, slots, leases, what each has in hand."""
+"""LLMs: their instances, slots, leases and tasks."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +17,11 @@ State = Literal["online", "paused", "draining", "offline"]
 
 OVERDUE = 0.5  # a run that takes longer than expected will take this share of its time so far once more
 _NAMES_COMPARED = 100  # LLMs, for a name that was misspelled
-LOOKED_AT = 8  # runs of an LLM, the oldest, that are looked at for its next free slot
+LOOKED_AT = 8  # oldest runs of an LLM that count for its next free slot
 
 
 class HeldTask(NamedTuple):
-    """A task in hand: given when, and how long it is expected to take; `resumed` after it has waited."""
+    """A task of an LLM: since when, and its expected duration in microseconds; `resumed` after the attempt waited."""
 
     since: Instant
     expected: float
@@ -29,7 +29,7 @@ class HeldTask(NamedTuple):
 
 
 class LLMStatus(NamedTuple):
-    """What everybody is told of an LLM when it changes."""
+    """The status of an LLM, as events announce it."""
 
     state: State
     slots: int
@@ -37,7 +37,7 @@ class LLMStatus(NamedTuple):
 
 
 class InstanceProfile(NamedTuple):
-    """What an instance says of itself."""
+    """What an instance says about itself."""
 
     model: str = ""
     skills: Mapping[str, float] = {}
@@ -45,7 +45,7 @@ class InstanceProfile(NamedTuple):
     description: str = ""
 
     def differs_from(self, other: "InstanceProfile") -> bool:
-        """Whether a task may be done otherwise by an instance that says this than by one that says the other."""
+        """Whether an instance with this profile may do a task differently from one with the other profile."""
         return (self.model, self.skills, sorted(self.labels)) != (other.model, other.skills, sorted(other.labels))
 
     def __str__(self) -> str:
@@ -74,21 +74,21 @@ class Instance:
 
     @property
     def working(self) -> int:
-        """How many of its slots are taken."""
+        """The number of taken slots."""
         return len(self.held) - len(self.parked)
 
     def hold(self, task_id: str, *, parked: bool = False) -> None:
-        """It has claimed this task."""
+        """Add a task that the instance claimed."""
         self.held.add(task_id)
         if parked:
             self.parked.add(task_id)
 
     def extend(self, now: Instant, lease: Micros) -> None:
-        """Its lease begins again."""
+        """Begin the lease again."""
         self.lease_until = Instant(now + lease)
 
     def let_go(self, task_id: str) -> None:
-        """It has this task no longer."""
+        """Remove a task that the instance no longer has."""
         self.held.discard(task_id)
         self.parked.discard(task_id)
 
@@ -129,47 +129,47 @@ class LLM:
 
     @property
     def slots(self) -> int:
-        """How many tasks its instances may work on at a time."""
+        """The number of tasks that its instances may work on at a time."""
         told = sum(instance.slots for instance in self.instances.values() if not instance.draining)
         return told if self.slots_limit is None else min(told, self.slots_limit)
 
     @property
     def standing(self) -> LLMStatus:
-        """How it stands."""
+        """Its status."""
         return LLMStatus(self.state, self.slots, self.model)
 
     @property
     def taken(self) -> int:
-        """How many slots are taken, by tasks that are claimed or not; those that are parked take none."""
+        """The number of slots that claimed and unclaimed tasks take; parked tasks take none."""
         return len(self.unclaimed) + sum(instance.working for instance in self.instances.values())
 
     def offers(self) -> frozenset[str]:
-        """What tasks may demand of it (see Task.lane): nothing, its name, its skills, to be local."""
+        """Return the demands of tasks that it meets (see Task.lane): none, its name, its skills, to be local."""
         return frozenset(("", f"@{self.name}", *self.skills, *(("!" + LOCAL,) if LOCAL in self.labels else ())))
 
     def level(self, skill: str, now: Instant) -> float:
-        """How well it does that: what is said of it, in view of what reviews and votes have found."""
+        """Return its level of a skill: its own claim, corrected by the scores of reviews and votes."""
         level = self.skills.get(skill, 0.0)
         found = self.learned.quality.get(skill)
         return level if found is None else level * found.factor(now)
 
     def begin(self, task_id: str, size: int, skills: Sequence[str], now: Instant, *, resumed: bool = False) -> None:
-        """It is given a task of that size, or goes on with it."""
+        """Begin a task of that size, or go on with it."""
         self.runs[task_id] = HeldTask(now, size * self.learned.pace(skills, now), resumed)
 
     def waits(self, now: Instant) -> Iterator[float]:
-        """For each of its oldest runs, in how many microseconds its slot is expected to be free."""
+        """Yield for each of its oldest runs in how many microseconds its slot is expected to be free."""
         for run in islice(self.runs.values(), LOOKED_AT):
             elapsed = now - run.since
             yield max(run.expected - elapsed, elapsed * OVERDUE)
 
     def count(self) -> None:
-        """Count the free slots anew, after anything about instances or tasks has changed."""
+        """Count the free slots again, after instances or tasks changed."""
         working = sum(instance.working for instance in self.instances.values() if not instance.draining)
         self.free = 0 if self.paused else max(0, self.slots - working - len(self.unclaimed))
 
     def see(self, presence: Presence, control: str | None, now: Instant, lease: Micros) -> None:
-        """Take in a hello or a beat."""
+        """Update an instance from its hello or heartbeat."""
         self.last_seen = now
         instance = self.instance(presence.instance, now, lease)
         instance.offer = InstanceProfile(presence.model, presence.skills, presence.labels, presence.description)
@@ -182,14 +182,14 @@ class LLM:
         self.count()
 
     def speak(self) -> None:
-        """Take over what the instance says of itself that came last."""
+        """Use the profile of the instance that connected last."""
         offers = [instance.offer for instance in self.instances.values() if instance.offer is not None]
         if offers:
             self.model, self.told_skills, self.labels, self.description = offers[-1]
             self.give_skills(self.skills_given)
 
     def others_than(self, instance_id: str) -> list[Instance]:
-        """The instances that say something else of themselves than this one, where that matters to tasks."""
+        """Return the instances whose profile differs from that of this one, where that matters to tasks."""
         mine = self.instances[instance_id].offer
         return [
             instance
@@ -198,40 +198,40 @@ class LLM:
         ]
 
     def model_of(self, instance_id: str) -> str | None:
-        """The model of an instance; None when it has not introduced itself, or has left."""
+        """Return the model of an instance; None when the instance sent no hello, or has left."""
         instance = self.instances.get(instance_id)
         return None if instance is None or instance.offer is None else instance.offer.model
 
     def instance(self, instance_id: str, now: Instant, lease: Micros) -> Instance:
-        """That instance; one that has not introduced itself has no slots until it does."""
+        """Return an instance, a new one if it is unknown, which has no slots until its hello arrives."""
         if instance_id not in self.instances:
             self.instances[instance_id] = Instance(instance_id, 0, Instant(now + lease))
         return self.instances[instance_id]
 
     def clock_set(self, by: Micros) -> None:
-        """Move its leases and runs along with a clock that was set."""
+        """Move its leases and runs along with the clock."""
         for instance in self.instances.values():
             instance.lease_until = Instant(instance.lease_until + by)
         self.runs = {task_id: run._replace(since=Instant(run.since + by)) for task_id, run in self.runs.items()}
 
     def control_queue(self, instance_id: str) -> str:
-        """The queue for the orders to that instance."""
+        """Return the queue for the orders to an instance."""
         instance = self.instances.get(instance_id)
         return (instance and instance.control) or control_address(self.name, instance_id)
 
     def give_skills(self, skills: Mapping[str, float] | None) -> None:
-        """Set the skills that count; None: those that its instances tell."""
+        """Set its skills by hand; None: those that its instances report."""
         self.skills_given = skills
         self.skills = self.told_skills if skills is None else skills
 
     def tasks(self) -> dict[str, bool]:
-        """The ids of the tasks that it has, and whether they are parked."""
+        """Return the ids of its tasks, and whether they are parked."""
         parked = set().union(*(instance.parked for instance in self.instances.values()))
         held = self.unclaimed.union(*(instance.held for instance in self.instances.values()))
         return {task_id: task_id in parked for task_id in sorted(held)}
 
     def give_up(self, task_id: str) -> None:
-        """It no longer has this task."""
+        """Remove a task that the LLM no longer has."""
         self.unclaimed.discard(task_id)
         self.runs.pop(task_id, None)
         for instance in self.instances.values():
@@ -240,7 +240,7 @@ class LLM:
 
 
 def llm_view(llm: LLM, tasks: Mapping[str, bool], now: Instant) -> dict[str, Any]:
-    """The LLM as JSON-able data: the fields of views.LLMView. `tasks` tells by id which it has, and if parked."""
+    """Return the LLM as JSON-able data: the fields of views.LLMView. `tasks` are its tasks, and whether parked."""
     found = {skill: round(quality.factor(now), 3) for skill, quality in llm.learned.quality.items()}
     by_hand = {
         "slots_limit": llm.slots_limit,
@@ -267,7 +267,7 @@ def llm_view(llm: LLM, tasks: Mapping[str, bool], now: Instant) -> dict[str, Any
 
 
 def _by_instance(llm: LLM) -> list[dict[str, Any]]:
-    """Each instance with what it says of itself, where they differ: the fields of views.InstanceView."""
+    """Return the profile of each instance, where they differ: the fields of views.InstanceView."""
     if not any(llm.others_than(instance_id) for instance_id in llm.instances):
         return []
     return [

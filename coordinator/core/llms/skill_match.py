@@ -20,7 +20,7 @@ Vector = dict[str, float]
 
 
 class Corpus:
-    """What is said about each skill, ready to be compared with texts. Made anew when an LLM or a skill changes."""
+    """The descriptions of each skill, ready for comparison with texts. Rebuilt when an LLM or a skill changes."""
 
     def __init__(self, descriptions: Mapping[str, str]) -> None:
         """`descriptions` by skill: what the LLMs that have it say about themselves. The tag itself counts as well."""
@@ -43,7 +43,7 @@ class Corpus:
 
 
 def suggest_skills(text: str, corpus: Corpus, threshold: float = THRESHOLD) -> list[str]:
-    """The skill that the text is most similar to, and those nearly as similar; none below the threshold."""
+    """Return the skill that is most similar to the text, and those nearly as similar; none below the threshold."""
     similar = corpus.similarities(text)
     if not similar or similar[0][0] < threshold:
         return []
@@ -52,14 +52,14 @@ def suggest_skills(text: str, corpus: Corpus, threshold: float = THRESHOLD) -> l
 
 
 class Expertise:
-    """Suggests skills from what the LLMs that are known say about themselves."""
+    """Suggests skills from the descriptions of the known LLMs."""
 
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
         self._corpus = Corpus({})
 
     def skills_for(self, text: str, llms: Iterable[LLM]) -> list[str]:
-        """The skills that a text suggests; none when it is like nothing that any LLM says."""
+        """Return the skills that a text suggests; none when no description is similar."""
         said: dict[str, str] = {}
         for llm in llms:
             for skill in llm.skills:

@@ -1,4 +1,4 @@
-"""Which of the tasks that wait has waited for long."""
+"""Aging: which ready task has waited for the longest time."""
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
@@ -6,56 +6,56 @@ from heapq import heapify, heappop, heappush
 from broker.timestamps import Instant
 from coordinator.core.tasks.task import NO_DUE_DATE, Rank, Task
 
-YOUNG = 0.4  # of the time between becoming ready and being due
-SPARE = 100  # entries of tasks that have gone, besides as many as there are tasks
+FRESH = 0.4  # share of the time from ready to due in which a task counts as fresh
+SPARE = 100  # stale entries that are kept, besides as many as there are tasks
 
 Age = tuple[int, Instant, str]
 """For order: the priority, a moment, the id."""
 
 
 class Aging:
-    """The tasks of a lane by the time for which they have waited; `members` are those that are there.
+    """The tasks of a lane by their waiting time; `members` are the present tasks.
 
-    Entries of tasks that have gone, or have become others, are found out when it is their turn.
+    Entries of tasks that left or changed are dropped when they reach the top.
     """
 
     def __init__(self, members: dict[str, Task]) -> None:
         self._members = members
-        self._young: list[Age] = []  # heap, by when a task with a due date stops being young
-        self._old: list[Age] = []  # heap, by since when it waits
+        self._fresh: list[Age] = []  # heap, by when a task with a due date stops being fresh
+        self._aged: list[Age] = []  # heap, by since when it waits
 
     def put(self, task: Task) -> None:
-        """The task waits, or is another one from now on."""
-        if len(self._young) + len(self._old) > 2 * len(self._members) + SPARE:
-            self._young = [age for age in self._young if self._is(_grown_up, age)]
-            self._old = [age for age in self._old if self._is(_since, age)]
-            heapify(self._young)
-            heapify(self._old)
+        """Add a task, or one that changed."""
+        if len(self._fresh) + len(self._aged) > 2 * len(self._members) + SPARE:
+            self._fresh = [age for age in self._fresh if self._is_current(_ages_at, age)]
+            self._aged = [age for age in self._aged if self._is_current(_since, age)]
+            heapify(self._fresh)
+            heapify(self._aged)
         if task.due is None:
-            heappush(self._old, _since(task))
+            heappush(self._aged, _since(task))
         else:
-            heappush(self._young, _grown_up(task))
+            heappush(self._fresh, _ages_at(task))
 
     def take_oldest(self, now: Instant, before: Instant) -> Task | None:
-        """Of the highest priority, the task that waits for the longest time, if it does since before then.
+        """Return the oldest task of the highest priority, if it waits since before that time.
 
-        One with a due date counts once `YOUNG` of its time is over. Each is returned once.
+        A task with a due date counts once the share FRESH of its time is over. Each task is returned once.
         """
-        young, old = self._young, self._old
-        while young and (young[0][1] <= now or not self._is(_grown_up, young[0])):
-            age = heappop(young)
-            if self._is(_grown_up, age):
-                heappush(old, _since(self._members[age[2]]))
-        while old and (old[0][1] < before or not self._is(_since, old[0])):
-            age = heappop(old)
-            if not self._is(_since, age):
+        fresh, aged = self._fresh, self._aged
+        while fresh and (fresh[0][1] <= now or not self._is_current(_ages_at, fresh[0])):
+            age = heappop(fresh)
+            if self._is_current(_ages_at, age):
+                heappush(aged, _since(self._members[age[2]]))
+        while aged and (aged[0][1] < before or not self._is_current(_since, aged[0])):
+            age = heappop(aged)
+            if not self._is_current(_since, age):
                 continue
             task = self._members[age[2]]
-            if task.due is None or _grown_up(task)[1] <= now:
+            if task.due is None or _ages_at(task)[1] <= now:
                 return task
         return None
 
-    def _is(self, what: Callable[[Task], Age], age: Age) -> bool:
+    def _is_current(self, what: Callable[[Task], Age], age: Age) -> bool:
         task = self._members.get(age[2])
         return task is not None and what(task) == age
 
@@ -64,11 +64,11 @@ def _since(task: Task) -> Age:
     return (-task.priority, task.ready_at or task.submitted_at, task.id)
 
 
-def _grown_up(task: Task) -> Age:
+def _ages_at(task: Task) -> Age:
     priority, since, task_id = _since(task)
-    return (priority, Instant(since + round(YOUNG * ((task.due or since) - since))), task_id)
+    return (priority, Instant(since + round(FRESH * ((task.due or since) - since))), task_id)
 
 
 def early(task: Task) -> Rank:
-    """Where a task goes that has waited for long: before every due date of its priority."""
+    """Return the place of a task that has waited for long: before every due date of its priority."""
     return (-task.priority, _since(task)[1] - NO_DUE_DATE, task.seq)

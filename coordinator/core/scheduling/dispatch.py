@@ -1,4 +1,4 @@
-"""Filling free slots with ready tasks."""
+"""Dispatch: fills free slots with ready tasks."""
 
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
@@ -10,7 +10,7 @@ from coordinator.core.tasks.task import Task
 
 
 def fill_slots(state: CoreState, policy: Policy, now: Instant) -> None:
-    """Fill free slots from the lanes in which something has changed, the first in rank first."""
+    """Fill free slots from the lanes that changed, in the order of their first tasks."""
     lanes = {lane.key: lane for lane in state.ready.take_touched()}
     order = [(lane.order[0], key) for key, lane in lanes.items()]
     heapify(order)
@@ -20,7 +20,7 @@ def fill_slots(state: CoreState, policy: Policy, now: Instant) -> None:
         match policy.pick(lane, state.ready, now):
             case Decision() as decision:
                 lane.remove(decision.task.id)
-                state.give(decision, now)
+                state.assign(decision, now)
                 if decision.llm.free:
                     lane.offer(decision.llm)
                 if lane.order:

@@ -1,4 +1,4 @@
-"""A lane: the ready tasks that the same LLMs may take, and those LLMs with the quickest free one at hand."""
+"""A lane: ready tasks with the same demands, the LLMs that meet them, and the fastest free one among these."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ LEAST_LEVEL = 0.1
 NEWCOMER = 3  # runs; each of them may change a lot
 CROWDING = 0.02  # how much slower an LLM is taken to be with all its slots busy: of two alike, the emptier one is taken
 RARER = 4  # a slot works on near the end if it is late less often than a quarter of its share of the work
-QUICKEST = 8  # LLMs that a lane keeps an eye on
+QUICKEST = 8  # LLMs that a lane compares
 
 Place = tuple[Rank, str]
 
 
 @dataclass(slots=True)
 class Candidate:
-    """What an LLM is worth to a lane: `pace` in microseconds a character, `cost` that in view of its level and load."""
+    """An LLM for a lane: `pace` in microseconds a character, `cost` the pace in view of its level and load."""
 
     llm: LLM
     pace: float
@@ -59,7 +59,7 @@ class Lane:
     _standings: dict[str, Candidate] = field(default_factory=dict)
     _free: list[tuple[float, str]] = field(default_factory=list)  # heap; entries may be out of date
     _offered: dict[str, float] = field(default_factory=dict)  # the cost with which an LLM is in the heap
-    _freed_llms: dict[str, LLM] = field(default_factory=dict)  # offered, and not looked at yet
+    _freed_llms: dict[str, LLM] = field(default_factory=dict)  # offered, and not rated yet
     _guess: float = FIRST_GUESS
     _until_survey: int = 0
 
@@ -80,14 +80,14 @@ class Lane:
         return self.complete_to is LAST
 
     def put(self, task: Task) -> None:
-        """Take in a task."""
+        """Add a task."""
         self.members[task.id] = task
         self.backlog += task.size
         self._settle(task, task.rank)
         self.aging.put(task)
 
     def remove(self, task_id: str) -> None:
-        """Let a task go."""
+        """Remove a task."""
         if task := self.members.pop(task_id, None):
             self.backlog -= task.size
             self._unsettle(task_id)
@@ -114,7 +114,7 @@ class Lane:
         self._settle(task, early(task))
 
     def shorten(self, length: int) -> list[str]:
-        """Keep the best tasks only; returns the ids of the others, which are in the database alone from now on."""
+        """Keep only the first tasks; return the ids of the others, which are only in the database from now on."""
         kept = nsmallest(length, self.members.values(), key=lambda task: task.rank)
         self.complete_to = kept[-1].rank
         others = self.members.keys() - {task.id for task in kept}
@@ -220,7 +220,7 @@ class Lane:
         return any(other is not llm and other.state == "online" for other in self.eligible.values())
 
     def _judge_opened(self, now: Instant) -> None:
-        """Look at those that were offered. Most of them have been given a task of another lane by now."""
+        """Rate the LLMs that were offered. Most of them have got a task of another lane by now."""
         for llm in self._freed_llms.values():
             if llm.free > 0:
                 self._judge(llm, now)
@@ -243,5 +243,5 @@ class Lane:
 
 
 def late(task: Task) -> Rank:
-    """Where a task goes that cannot be in time any more: behind every due date of its priority."""
+    """Return the place of a task that cannot be in time any more: behind every due date of its priority."""
     return (-task.priority, NO_DUE_DATE - 1, task.seq)

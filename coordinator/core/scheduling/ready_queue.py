@@ -1,14 +1,13 @@
-"""The ready tasks: what waits for a free slot, in order, as a window on what the database holds.
+"""The ready queue: tasks that wait for a free slot, in order, as a window on the database.
 
-Tasks that the same LLMs may take share a lane. A lane keeps its best tasks in memory and knows down to which rank
-it is complete; below that rank there may be more in the database, and the lane is given what follows there when it
-runs low.
+Tasks with the same demands share a lane. A lane keeps its first tasks in memory and knows down to which rank it is
+complete. Below that rank the database may have more tasks, which refill the lane when it runs low.
 
-LLMs are indexed by what they offer, and lanes by LLM, so that neither a new lane nor a freed slot looks at all of
-the others. Only lanes where something has changed are looked at when slots are filled.
+LLMs are indexed by their offers, and lanes by LLM, so that neither a new lane nor a freed slot needs a search through
+all others. Only lanes that changed are considered when slots are filled.
 
-Lanes for which no LLM is there sleep when there is much in them: of these only the key is in memory, and all of their
-tasks are in the database alone, until an LLM comes that can serve them.
+A full lane that no LLM can serve is exhausted: memory has only its key, and the database all its tasks, until an LLM
+connects that can serve it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from coordinator.core.llms.llm import LLM
 from coordinator.core.scheduling.lane import LAST, Lane
 from coordinator.core.tasks.task import Rank, Task, meets
 
-LANES_KEPT = 500  # beyond that, empty lanes are dropped and unserved ones sleep
+LANES_KEPT = 500  # beyond that, empty lanes are dropped, and unserved ones become exhausted
 NOTHING: Rank = (-(2**14), 0, 0)  # a lane that is complete down to this knows none of its tasks
 
 
@@ -45,15 +44,15 @@ class ReadyQueue:
     # -- lanes -----------------------------------------------------------------------------------------------------
 
     def lanes(self) -> list[Lane]:
-        """Every lane that has, or may have, tasks."""
+        """Return every lane that has, or may have, tasks."""
         return list(self._lanes.values())
 
     def is_exhausted(self, key: str) -> bool:
-        """Whether the tasks of this lane are in the database alone, as no LLM can do them."""
+        """Whether the tasks of this lane are only in the database, as no LLM can do them."""
         return key in self._exhausted
 
     def lanes_of(self, llm: LLM) -> Iterable[Lane]:
-        """The lanes whose tasks this LLM may take."""
+        """Return the lanes whose tasks this LLM may take."""
         return self._lanes_of[llm.name].values()
 
     @property
@@ -62,12 +61,12 @@ class ReadyQueue:
         return bool(self._changed_lanes)
 
     def take_touched(self) -> list[Lane]:
-        """The lanes with tasks in which something has changed since the last call."""
+        """Return the lanes with tasks that changed since the last call."""
         changed_lanes, self._changed_lanes = self._changed_lanes, {}
         return [lane for lane in changed_lanes.values() if lane.members]
 
     def hold(self, lane: Lane) -> None:
-        """Tasks of this lane wait although a slot is free: it is looked at again when time has passed."""
+        """Tasks of this lane wait although a slot is free: consider the lane again when time has passed."""
         self._held[lane.key] = lane
 
     def is_held(self, lane: Lane) -> bool:
@@ -75,21 +74,21 @@ class ReadyQueue:
         return lane.key in self._held
 
     def time_passed(self) -> None:
-        """Look at the held lanes again."""
+        """Consider the held lanes again."""
         self._changed_lanes.update(self._held)
         self._held.clear()
 
     def clock_set(self, by: Micros) -> None:
-        """Move what is measured along with a clock that was set."""
+        """Move every measured time along with the clock."""
         for lane in self._lanes.values():
             lane.fed_at = Instant(lane.fed_at + by)
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     def add(self, task: Task, now: Instant) -> list[str]:
-        """Take in a task that has become pending, unless it ranks where the lane is not complete.
+        """Add a task that became pending, unless it ranks where the lane is not complete.
 
-        Returns the ids of tasks that had to make room.
+        Return the ids of tasks that had to make room.
         """
         if task.lane in self._exhausted:
             return []
@@ -108,7 +107,7 @@ class ReadyQueue:
             lane.remove(task.id)
 
     def needs_refill(self) -> list[tuple[str, Rank, int]]:
-        """Keys of lanes that run low while the database may hold more; below which rank, and for how many is room."""
+        """Return the lanes that run low while the database may have more: key, rank below which, number of tasks."""
         return [
             (key, lane.complete_to, self._window - len(lane.members))
             for key, lane in self._lanes.items()
@@ -116,15 +115,15 @@ class ReadyQueue:
         ]
 
     def expect(self, key: str, now: Instant) -> None:
-        """The database holds tasks of this lane that memory does not: to be refilled once an LLM can do them."""
+        """Mark a lane whose tasks are only in the database: it is refilled once an LLM can do them."""
         self._exhausted.add(key)
         if _is_anybody_there(self._offering_all(key.split())):
             self.lane(key, now)
 
     def refill(self, key: str, tasks: list[Task], asked: int) -> None:
-        """Take in the first pending tasks that rank below what the lane knows, of which at most `asked` were asked for.
+        """Add the first pending tasks that rank below the known ones; at most `asked` were requested.
 
-        The database must hold all that has happened: what it does not tell is taken for not there.
+        The database must hold every change: a task that it does not return counts as not pending.
         """
         lane = self._lanes[key]
         lane.complete_to = LAST if len(tasks) < asked else tasks[-1].rank
@@ -133,9 +132,9 @@ class ReadyQueue:
         self._changed_lanes[key] = lane
 
     def forget(self) -> list[str]:
-        """Drop lanes that hold nothing, when there are many, and let unserved ones sleep when there is much in them.
+        """Drop empty lanes when there are many; mark unserved ones as exhausted when they hold many tasks.
 
-        Returns the ids of the tasks that are in the database alone from now on.
+        Return the ids of the tasks that are only in the database from now on.
         """
         many = len(self._lanes) > LANES_KEPT
         if not many and len(self) <= 2 * self._window:
@@ -157,7 +156,7 @@ class ReadyQueue:
     # -- LLMs ------------------------------------------------------------------------------------------------------
 
     def llm_changed(self, llm: LLM) -> None:
-        """The LLM is new, or its skills or labels are, or its number of slots. See `freed_llms` for its free slots."""
+        """Update the lanes of an LLM that is new, or whose skills, labels or number of slots changed."""
         name, offers = llm.name, llm.offers()
         lanes = self._lanes_of.setdefault(name, {})
         for gone in self._offers.get(name, frozenset()) - offers:
@@ -177,21 +176,21 @@ class ReadyQueue:
                 self.lane(key, llm.last_seen)
 
     def llm_gone(self, llm: LLM) -> None:
-        """There is no such LLM any more."""
+        """Remove an LLM."""
         for lane in self._lanes_of.pop(llm.name, {}).values():
             lane.dismiss(llm)
         for offer in self._offers.pop(llm.name, frozenset()):
             del self._offering[offer][llm.name]
 
     def freed_llms(self, llm: LLM) -> None:
-        """The LLM has a slot that it had not before."""
+        """Offer an LLM with a new free slot to its lanes."""
         for key, lane in self._lanes_of[llm.name].items():
             lane.offer(llm)
             if lane.members:
                 self._changed_lanes[key] = lane
 
     def lane(self, key: str, now: Instant) -> Lane:
-        """The lane with that key, new if need be. One that was asleep is hungry."""
+        """Return the lane with that key, a new one if need be. One that was exhausted needs a refill."""
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key)
@@ -206,7 +205,7 @@ class ReadyQueue:
         return lane
 
     def _offering_all(self, demands: Sequence[str]) -> list[LLM]:
-        """The LLMs that meet all demands, looked for among those that meet the rarest."""
+        """Return the LLMs that meet all demands, searched among those that meet the rarest one."""
         plain = [demand for demand in demands if not demand.startswith("-") and "|" not in demand]
         fewest = min((self._offering.get(demand, {}) for demand in ("", *plain)), key=len)
         return [llm for name, llm in fewest.items() if meets(self._offers[name], demands)]

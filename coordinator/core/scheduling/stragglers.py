@@ -1,7 +1,7 @@
 """Stragglers: runs that take far longer than expected while a much quicker LLM has a free slot and nothing to do.
 
-Nobody can know beforehand which task is a hundred times the work of its neighbours; where it runs at a slow LLM, it
-ends long after all the rest. Such a run is stopped and begins anew at the quick one, once for each task.
+No estimate shows which task is a hundred times the work of its neighbours. At a slow LLM such a task ends long after
+all others. Its run is stopped and begins again at the fast LLM, once for each task.
 """
 
 from math import exp
@@ -20,7 +20,7 @@ MUCH_SOONER = 0.75  # a run begins anew only if that is expected to take at most
 
 
 def move_stragglers(state: CoreState, now: Instant) -> bool:
-    """Make stragglers ready again for which a much quicker LLM is free; returns whether there were any."""
+    """Make stragglers ready again for which a much faster LLM is free; return whether there were any."""
     if not any(llm.free for llm in state.llms.values()):
         return False
     late = [
@@ -41,14 +41,14 @@ def move_stragglers(state: CoreState, now: Instant) -> bool:
 
 
 def _may_move(task: Task, run: HeldTask) -> bool:
-    """Not a second time, and not when it has asked or waited for others: that is not to be done twice."""
+    """Whether a run may be moved: not twice, and not when it asked a person or waited for other tasks."""
     waited = task.started_at is None or run.resumed
     moved = any(attempt.outcome == MOVED for attempt in task.attempts)
     return task.status is Status.IN_PROGRESS and not (waited or moved or task.questions)
 
 
 def _quicker(state: CoreState, task: Task, llm: LLM, elapsed: Micros, now: Instant) -> str | None:
-    """The free LLM that is expected to be done much sooner, although it begins anew."""
+    """Return the free LLM that is expected to finish much sooner, although the run begins again."""
     lane = state.ready.lane(task.lane, now)
     best = lane.best_free(now)
     if lane.members or best is None or failed_at(task, best.llm):

@@ -1,4 +1,4 @@
-"""What LLMs do: they come and go, claim, report, fall silent."""
+"""Reports of workers: heartbeats, claims, progress, results; and workers that fall silent."""
 
 from itertools import takewhile
 
@@ -18,18 +18,18 @@ MOST_UNCLAIMED = 10  # attempts in a row
 LOST, UNCLAIMED = "lost", "unclaimed"
 MOST_EXCUSED = 10  # lost attempts of a task; from then on every loss counts
 LONGEST_RUN = 365 * 86_400.0  # seconds
-NOBODY = Sender()  # waits for an answer to a report
+NOBODY = Sender()  # no sender waits for an answer to a report
 
 
 class AttemptReports:
-    """Keeps track of attempts and leases."""
+    """Tracks attempts and leases."""
 
     def __init__(self, state: CoreState) -> None:
         self._state = state
         self._ticked_at: Instant | None = None
 
-    def seen(self, event: Heartbeat, now: Instant) -> None:
-        """An instance said hello or gave a beat."""
+    def heartbeat(self, event: Heartbeat, now: Instant) -> None:
+        """An instance sent its hello or a heartbeat."""
         presence = event.presence
         llm = self._state.llm(presence.name)
         before, offers = llm.standing, (llm.skills, llm.labels, llm.slots)
@@ -57,18 +57,18 @@ class AttemptReports:
                 self._lose(task, "all its instances are draining", now)
 
     def _tell_who_differs(self, llm: LLM, newcomer: str) -> None:
-        """Tell an instance, and those that were there before, that they do not say the same of themselves."""
+        """Send notices to an instance and to those before it when their profiles differ."""
         if not (others := llm.others_than(newcomer)):
             return
         mine = llm.instances[newcomer]
         first, *rest = others
         more = f", and {len(rest)} more" if rest else ""
-        self._state.say(SendNotice(llm.name, newcomer, _differs(mine, first) + more))
+        self._state.emit(SendNotice(llm.name, newcomer, _differs(mine, first) + more))
         for other in others:
-            self._state.say(SendNotice(llm.name, other.id, _differs(other, mine)))
+            self._state.emit(SendNotice(llm.name, other.id, _differs(other, mine)))
 
     def claimed(self, event: Claimed, now: Instant) -> None:
-        """An instance takes an attempt; it is told to stop when that is not its own."""
+        """An instance claimed an attempt; it gets a stop when the attempt is not its own."""
         claim, sender = event.claim, self._state.llms.get(event.llm)
         if event.control and sender and (claimant := sender.instances.get(claim.instance)):
             claimant.control = event.control  # after a reconnect its claims may come before its hello
@@ -89,7 +89,7 @@ class AttemptReports:
             self._state.stop(event.llm, claim.instance, claim.task_id, claim.attempt, NOT_YOURS)
 
     def progressed(self, event: Progressed, now: Instant) -> None:
-        """A running attempt gave a sign of life."""
+        """A running attempt reported progress."""
         progress = event.progress
         task = self._state.held(progress.task_id, progress.attempt, event.llm, progress.instance)
         if task:
@@ -98,20 +98,20 @@ class AttemptReports:
                 task.text_at, task.streams = now, True
 
     def being_checked(self, event: BeingChecked, now: Instant) -> None:
-        """An answer is here: the attempt is neither lost nor timed out before the answer is judged."""
+        """An answer arrived: the attempt is neither lost nor timed out before the answer is checked."""
         if task := self._state.held(event.task_id, event.attempt, event.llm, event.instance):
             task.named_at, task.run_time = now, NO_TIME
             instance = self._state.llms[event.llm].instances[event.instance]
             instance.lease_until = max(instance.lease_until, Instant(now + self._state.lease))
 
     def left(self, event: InstanceLeft, now: Instant) -> None:
-        """An instance said goodbye."""
+        """An instance sent its goodbye."""
         llm = self._state.llms.get(event.goodbye.name)
         if llm and (instance := llm.instances.get(event.goodbye.instance)):
             self._drop_instance(llm, instance, now, left=True)
 
     def reported(self, event: Reported, now: Instant) -> None:
-        """An attempt has ended, or one did that is no longer the present one."""
+        """The present attempt of a task ended, or an earlier one."""
         llm, result = event.llm, event.result
         task = self._state.tasks.get(result.task_id)
         if task is None:
@@ -139,8 +139,8 @@ class AttemptReports:
     def tick(self, now: Instant, heard_until: Instant) -> None:
         """Time has passed: leases and timeouts may have run out.
 
-        Nobody is judged by what they may have said and was not handled yet: so it is not the time of now that counts,
-        but the moment before which all that was said has been handled.
+        A message that is not handled yet may extend a lease. So the time that counts is not `now` but `heard_until`:
+        every message that was published before it is handled.
         """
         elapsed, self._ticked_at = Micros(now - (now if self._ticked_at is None else self._ticked_at)), now
         lease, in_doubt = self._state.lease, False
@@ -171,7 +171,7 @@ class AttemptReports:
         self._state.in_doubt = in_doubt
 
     def outage(self, now: Instant) -> None:
-        """Every lease begins again. Who does not come back is lost, but that is not held against its tasks."""
+        """Begin every lease again. An instance that does not come back is lost, but its attempts do not count."""
         for llm in self._state.llms.values():
             for instance in llm.instances.values():
                 instance.extend(now, self._state.lease)
@@ -182,7 +182,7 @@ class AttemptReports:
                 self._state.tasks[task_id].named_at = now
 
     def clock_set(self, by: Micros) -> None:
-        """Move everything that is measured by the clock along with it."""
+        """Move every measured time along with the clock."""
         if self._ticked_at is not None:
             self._ticked_at = Instant(self._ticked_at + by)
         for llm in self._state.llms.values():
@@ -193,23 +193,23 @@ class AttemptReports:
                 task.text_at = Instant(task.text_at + by)
 
     def _time_left(self, task: Task, elapsed: Micros) -> int:
-        """For how many microseconds its attempt may go on. Its worker has a lease to report the timeout itself.
+        """Return for how many microseconds the attempt may go on. The worker has a lease to report the timeout itself.
 
-        The time that people take is not the LLM's.
+        The time that people take does not count.
         """
         if task.status is Status.IN_PROGRESS:
             task.run_time = Micros(task.run_time + elapsed)
         return seconds(task.spec.timeout or 0) + self._state.lease - task.run_time
 
     def _time_out(self, task: Task, now: Instant) -> None:
-        """End an attempt whose worker does not do so itself."""
+        """End an attempt whose worker does not report the timeout itself."""
         late = Failure(type="timeout", message=f"no answer within {task.spec.timeout:g} s")
         self._state.stop(task.llm or "", task.instance or "", task.id, task.attempt, late.message)
         self._state.take_back(task)
         self._failed(task, "failed", late, now)
 
     def _attempt_ended(self, task: Task, result: Result, now: Instant) -> None:
-        if task.status is Status.ASSIGNED:  # its claim was lost
+        if task.status is Status.ASSIGNED:  # the claim was lost
             model = self._state.llm(task.llm or "").model_of(result.instance)
             transitions.claim(task, result.instance, model, now)
         if task.instance != result.instance or task.model is None:
@@ -227,7 +227,7 @@ class AttemptReports:
         self._failed(task, result.outcome, error, now)
 
     def _failed(self, task: Task, outcome: str, error: Failure, now: Instant) -> None:
-        """Record an attempt without an answer. Try again after a pause, or end the task."""
+        """Record a failed attempt. Try again after a pause, or end the task."""
         self._state.record(task, task.end_attempt(now, outcome, error))
         if error.retryable and task.status is Status.INPUT_REQUIRED:
             self._state.lose_asking_attempt(task, now)
@@ -238,7 +238,7 @@ class AttemptReports:
             self._state.fail(task, error, now)
 
     def _late_result(self, task: Task, llm: str, result: Result, now: Instant) -> None:
-        """An older attempt has the answer after all: it counts, and the newer attempt is stopped."""
+        """Accept the answer of an older attempt; stop the newer one."""
         if task.in_hand:
             self._state.withdraw(task, "cancelled", "superseded by a late result", now)
         else:
@@ -279,9 +279,9 @@ class AttemptReports:
         self._state.announce_llm(llm, before, now)
 
     def _lose(self, task: Task, reason: str, now: Instant, *, excused: bool = False) -> None:
-        """Take a task from an LLM that has lost it; try again while attempts are left.
+        """Take a task from an LLM that lost it; try again while attempts are left.
 
-        What is nobody's fault is excused: the attempt does not count, unless that has happened too often.
+        An `excused` loss does not count as an attempt, unless the task had too many losses.
         """
         error = Failure(type=LOST, message=f"{reason} (attempt {task.attempt} at {task.llm})")
         started = task.status is not Status.ASSIGNED
@@ -309,11 +309,11 @@ def _differs(instance: Instance, other: Instance) -> str:
 
 
 def _is_never_taken_up(task: Task) -> bool:
-    """Whether LLMs have left it lying so often, one after the other, that nobody can be expected to take it up."""
+    """Whether so many attempts in a row were not claimed that no LLM can be expected to claim the next one."""
     left_lying = sum(1 for _ in takewhile(lambda attempt: attempt.outcome == UNCLAIMED, reversed(task.attempts)))
     return left_lying > 0 and left_lying % MOST_UNCLAIMED == 0  # a retry begins to count anew
 
 
 def _run_time(result: Result) -> Micros | None:
-    """How long the worker says that it took, within what the database can hold."""
+    """Return the duration that the worker reports, within the limits of the database."""
     return None if result.duration is None else seconds(min(result.duration, LONGEST_RUN))

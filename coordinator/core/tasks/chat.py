@@ -1,4 +1,4 @@
-"""Messages between LLMs and people: all of them go into the history, and none vanishes."""
+"""Messages between LLMs and people: every message goes into the history, and none is lost."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,38 +12,38 @@ from coordinator.core.commands import AnnounceMessage, DeliverMessage, Refuse
 from coordinator.core.events import Correspondence, MessageUndelivered
 from coordinator.core.state import CoreState
 
-OURS = ("fluffle.", "llm.", "user.", "group.")  # routing keys that are not the reply queues of strangers
-ANSWERED = 1_000  # messages of which it is known for a while that answers have come
-OF_EACH = 100  # such answers
+OURS = ("fluffle.", "llm.", "user.", "group.")  # beginnings of routing keys that are not reply queues of other programs
+ANSWERED = 1_000  # messages whose early answers are remembered
+OF_EACH = 100  # early answers of one message
 
 
 class Chat:
-    """Keeps what was said, and brings back or sends on what has found no mailbox."""
+    """Stores messages, and returns or redirects those that found no mailbox."""
 
     def __init__(self, state: CoreState, advice_for: Callable[[str], str] | None) -> None:
         """`advice_for` returns what the sender can do about a receiver that has no mailbox."""
         self._state = state
         self._advice_for = advice_for
-        self._answers: BoundedDict[str, list[str]] = BoundedDict(ANSWERED)  # ids by the id of what they answer
-        self._early: Counter[str] = Counter()  # without ids and mailboxes: how many came only as undelivered so far
+        self._answers: BoundedDict[str, list[str]] = BoundedDict(ANSWERED)  # ids of answers by the id of the question
+        self._early: Counter[str] = Counter()  # by content id: copies that arrived only as undelivered so far
 
     def handle(self, event: Correspondence, now: Instant) -> None:
-        """Do what follows from a message."""
+        """Store and announce a message; redirect or refuse an undelivered one."""
         message = self._named(event) if event.unnamed else event.message
         if message.id not in self._state.changes.messages:
             self._state.changes.messages[message.id] = message, now
-            self._state.say(AnnounceMessage(now, message))
+            self._state.emit(AnnounceMessage(now, message))
             self._mind_the_order(message)
         if isinstance(event, MessageUndelivered):
             if to := _elsewhere(message, event.routing_key):
-                self._state.say(DeliverMessage(message, self._state.present_queue(to), event.sender.correlation_id))
+                self._state.emit(DeliverMessage(message, self._state.present_queue(to), event.sender.correlation_id))
             else:
                 self._send_back(event, message, now)
 
     def _named(self, event: Correspondence) -> Message:
-        """A message without an id under one that only it has: of those that say the same, the next or the newest.
+        """Give a message without an id an id: the next number or the newest one among equal messages.
 
-        One without a mailbox comes twice, in any order.
+        An undelivered message arrives twice, in any order.
         """
         message, newest = event.message, event.known
         while numbered(message.id, newest + 1) in self._state.changes.messages:
@@ -60,7 +60,7 @@ class Chat:
         return message.model_copy(update={"id": numbered(message.id, newest + is_new)})
 
     def _mind_the_order(self, message: Message) -> None:
-        """An answer and what it answers come by different connections: RabbitMQ may bring the answer first."""
+        """Record answers that arrived before their question: both come by different connections."""
         if answers := self._answers.get(message.id):
             self._state.changes.overtaken[message.id] = list(answers)
         if message.in_reply_to is not None:
@@ -75,15 +75,15 @@ class Chat:
         self._state.changes.undelivered.append(message.id)
         advice = f": {self._advice_for(message.receiver)}" if self._advice_for else ""
         problem = Problem("receiver", f"nobody has the address {message.receiver}{advice}")
-        self._state.say(Refuse(message.id, (problem,), sender.reply_to, sender.correlation_id, event.origin))
+        self._state.emit(Refuse(message.id, (problem,), sender.reply_to, sender.correlation_id, event.origin))
         if not message.is_answer and not sender.reply_to and message.sender.startswith("user."):
-            self._state.say(DeliverMessage(_notice(message, problem, now), message.sender))
+            self._state.emit(DeliverMessage(_notice(message, problem, now), message.sender))
 
 
 def _elsewhere(message: Message, routing_key: str) -> str | None:
-    """Where an answer can go instead, when who waited for it has gone or is not known to RabbitMQ by an address.
+    """Return where an answer can go instead when the queue of its receiver is gone or has no address.
 
-    A person finds it in their mailbox. An LLM, and a client that is no part of this, have a queue of that name.
+    A person finds the answer in the mailbox. An LLM, and a client of another kind, have a queue of that name.
     """
     if not message.is_answer:
         return None
@@ -94,7 +94,7 @@ def _elsewhere(message: Message, routing_key: str) -> str | None:
 
 
 def _notice(message: Message, problem: Problem, now: Instant) -> Message:
-    """What a person finds in their mailbox about a message of theirs."""
+    """Return the message that tells a person that a message was not delivered."""
     return Message(
         id=made_from(message.id, COORDINATOR),
         sender=COORDINATOR,

@@ -32,7 +32,7 @@ class TaskControl:
         self._state.answer_to(event.sender, "task.cancelled", task)
 
     def retry(self, event: RetryRequested, now: Instant) -> None:
-        """Run an ended task again."""
+        """Run a finished task again, with changed fields if the request has any."""
         task = self._state.tasks.get(event.task_id)
         if task is None:
             self._state.refuse(event.task_id, event.sender, NO_SUCH_TASK)
@@ -63,7 +63,7 @@ class TaskControl:
         self._state.answer_to(event.sender, "task.accepted", task)
 
     def assign(self, event: AssignRequested, now: Instant) -> None:
-        """Give a live task to an LLM, or return it to the ready queue."""
+        """Assign a live task to an LLM by hand, or leave the choice to the coordinator again."""
         task = self._state.live(event.task_id, event.sender)
         if task is None:
             return
@@ -88,7 +88,7 @@ class TaskControl:
         self._state.answer_to(event.sender, "task.accepted", task)
 
     def update(self, event: UpdateRequested, now: Instant) -> None:
-        """Change a live task."""
+        """Change fields of a live task."""
         task = self._state.live(event.task_id, event.sender)
         if task is None:
             return
@@ -105,7 +105,7 @@ class TaskControl:
 
 
 def _told(value: Any) -> str:
-    """A new value, for people."""
+    """Return a new value as text for people."""
     if value is None or value in ([], {}):
         return "none"
     return (to_iso(from_datetime(value)) or "") if isinstance(value, datetime) else to_json(value).decode()

@@ -1,4 +1,4 @@
-"""Tasks and the tasks that they are made of: how far a task may hand on what it was asked to do."""
+"""Ancestors of tasks, and the limits of delegation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,11 +7,11 @@ from broker.protocol.task_requests import Submission
 from coordinator.core.tasks.task import Task, lane_of
 
 MOST_ANCESTORS = 8
-MOST_TIMES = 2  # that one LLM may be on the way from the first task to the newest
+MOST_TIMES = 2  # that one LLM may be in the chain from the first task to the newest
 
 
 def ancestors(spec: Submission, tasks: Mapping[str, Task]) -> list[Task]:
-    """The parent, its parent and so on, as far as they are in `tasks`."""
+    """Return the parent, its parent and so on, as far as they are in `tasks`."""
     found: list[Task] = []
     above = spec.parent_id
     while above is not None and (task := tasks.get(above)):
@@ -21,16 +21,16 @@ def ancestors(spec: Submission, tasks: Mapping[str, Task]) -> list[Task]:
 
 
 def root_of(task: Task, tasks: Mapping[str, Task]) -> str:
-    """The id of the first task of the tree that a task belongs to, as far as its ancestors are in `tasks`."""
+    """Return the id of the root of a task's tree, as far as its ancestors are in `tasks`."""
     above = ancestors(task.spec, tasks)
     return above[-1].id if above else task.id
 
 
 def why_no_child(spec: Submission, above: Sequence[Task]) -> Problem | None:
-    """What keeps a new task from being the child of its parent. `above` are its ancestors, the parent first.
+    """Return why a new task cannot be the child of its parent; None when it can. `above`: its ancestors, parent first.
 
-    Work that is handed on for ever would never end: its way is bounded, no LLM may be on it three times, and the same
-    request may not come back to where it has been.
+    Endless delegation would never end. So the chain has a limited length, no LLM may be in it three times, and no LLM
+    gets the same request twice.
     """
     if not above:
         return _wrong(f"there is no task {spec.parent_id}")
@@ -50,7 +50,7 @@ def why_no_child(spec: Submission, above: Sequence[Task]) -> Problem | None:
 
 
 def _request(spec: Submission) -> tuple[object, ...]:
-    """What is asked, and of whom."""
+    """Return what a submission asks for, and which LLMs may do it."""
     return spec.description, spec.inputs, lane_of(spec)
 
 

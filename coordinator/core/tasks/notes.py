@@ -1,4 +1,4 @@
-"""Notes that LLMs and people share: a board for every conversation, with the last word under each name."""
+"""Notes that LLMs and people share: a board for every conversation, with the newest text under each name."""
 
 from broker.errors import Problem
 from broker.mappings import without_none
@@ -11,13 +11,13 @@ MOST_NOTES = 200  # on one board
 
 
 class Notes:
-    """Keeps notes, and shows them."""
+    """Stores notes, and answers requests for them."""
 
     def __init__(self, state: CoreState) -> None:
         self._state = state
 
     def shared(self, event: Shared, now: Instant) -> None:
-        """Put a note on its board, in place of the one of that name."""
+        """Put a note on its board; it replaces the note of that name."""
         note = event.note
         names = self._names(note.board, event.known)
         if note.name not in names and len(names) >= MOST_NOTES:
@@ -29,7 +29,7 @@ class Notes:
         self._reply(event.sender, "note.accepted", _shown(note._replace(content=None)))
 
     def requested(self, event: NotesRequested) -> None:
-        """Show one note, or which ones there are."""
+        """Answer with one note, or with the list of notes."""
         notes = self._names(event.board, event.known)
         if event.name is None:
             shown = [_shown(notes[name]._replace(content=None)) for name in sorted(notes)]
@@ -42,13 +42,13 @@ class Notes:
         self._reply(event.sender, "note.answer", {"notes": shown})
 
     def _names(self, board: str, known: tuple[SubmitterNote, ...]) -> dict[str, SubmitterNote]:
-        """The notes of a board by name: those that are stored, and those of this batch."""
+        """Return the notes of a board by name: the stored ones, and those of this batch."""
         fresh = {name: note for (place, name), note in self._state.changes.notes.items() if place == board}
         return {note.name: note for note in known} | fresh
 
     def _reply(self, sender: Sender, kind: str, view: dict[str, object]) -> None:
         if sender.reply_to:
-            self._state.say(AnswerRequest(kind, sender.reply_to, sender.correlation_id, view))
+            self._state.emit(AnswerRequest(kind, sender.reply_to, sender.correlation_id, view))
 
 
 def _shown(note: SubmitterNote) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What running attempts wait for without a slot: a task that they have delegated, or a person who is asked."""
+"""Running attempts that wait without a slot: for a delegated task, or for a person's answer."""
 
 from broker.errors import Problem
 from broker.protocol.status import Status
@@ -13,13 +13,13 @@ _TOLD = 200  # characters of a question or an answer in the history
 
 
 class Questions:
-    """Parks attempts that wait, and passes on what people answer."""
+    """Parks waiting attempts, and delivers the answers of people."""
 
     def __init__(self, state: CoreState) -> None:
         self._state = state
 
-    def waited(self, event: WaitBegan, now: Instant) -> None:
-        """An attempt waits: its slot is free. What it asks is asked once, however often it is said."""
+    def wait_began(self, event: WaitBegan, now: Instant) -> None:
+        """An attempt waits: its slot is free. A question is asked once, however often the report arrives."""
         wait = event.wait
         task = self._state.held(wait.task_id, wait.attempt, event.llm, wait.instance)
         if task is None:
@@ -34,11 +34,11 @@ class Questions:
             task.note(now, event.llm, f"asked: {_in_short(question.text)}")
             self._state.touch(task)
             self._state.announce(task, now)
-        elif known[0].answer is not None:  # on its way to the instance it got lost
+        elif known[0].answer is not None:  # the answer was lost on the way to the instance
             self._tell(task, known[0])
 
-    def resumed(self, event: WaitEnded, now: Instant) -> None:
-        """An attempt goes on; what it has no answer to it does not ask any more."""
+    def wait_ended(self, event: WaitEnded, now: Instant) -> None:
+        """An attempt goes on; its open questions are withdrawn."""
         resume = event.resume
         task = self._state.held(resume.task_id, resume.attempt, event.llm, resume.instance)
         if task is None:
@@ -50,7 +50,7 @@ class Questions:
         self._state.unpark(task, now)
 
     def answered(self, event: AnswerGiven, now: Instant) -> None:
-        """A person answers: the attempt goes on, or a new one begins where the one that asked is gone."""
+        """A person answered: the attempt goes on, or a new one begins where the asking attempt is lost."""
         task = self._state.live(event.task_id, event.sender)
         if task is None:
             return
@@ -76,13 +76,13 @@ class Questions:
         self._state.answer_to(event.sender, "task.accepted", task)
 
     def _tell(self, task: Task, asked: OpenQuestion) -> None:
-        self._state.say(
+        self._state.emit(
             SendPersonAnswer(task.llm or "", task.instance or "", task.id, task.attempt, asked.id, asked.answer or "")
         )
 
 
 def _meant(task: Task, given: AnswerGiven) -> OpenQuestion | Problem:
-    """The question that is answered, or why none is."""
+    """Return the question that is answered, or the problem."""
     still_open = {asked.id: asked for asked in task.open_questions}
     if not still_open:
         return Problem("id", f"the task has no open question: it is {task.status}")

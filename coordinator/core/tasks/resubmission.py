@@ -1,7 +1,7 @@
-"""Whether a submission with a known id is the same once more.
+"""Whether a submission with a known id repeats the known task.
 
-A client that does not know whether its submission has arrived publishes it again. That is the task as it is; another
-submission with the same id is a mistake, and its sender must not take the old result for an answer.
+A client that does not know whether its submission arrived publishes it again, and gets the known task. A different
+submission with the same id is a mistake, and its sender must not get the old result as an answer.
 """
 
 from typing import Any
@@ -10,15 +10,15 @@ from broker.errors import Problem
 from broker.protocol.task_requests import Submission
 from coordinator.core.tasks.task import Task, plain
 
-_NOT_CONTENT = {"id", "force", "answers"}  # how it is taken and answered
-_OF_THE_PARENT = {"priority", "labels"}  # whoever hands on a part of a task gives it those that the task has by then
+_NOT_CONTENT = {"id", "force", "answers"}  # how a submission is accepted and answered
+_OF_THE_PARENT = {"priority", "labels"}  # a part gets the values that its parent has at that time
 _COMPARED = [name for name in Submission.model_fields if name not in _NOT_CONTENT]
 
 
 def differences(spec: Submission, priority: int, known: Task) -> list[Problem]:
-    """The fields in which a submission differs from that of the known task, as it came first.
+    """Return a problem for each field that differs from the first submission of the known task.
 
-    What was changed of the task since is no difference. Where it is not known how it came, there is none.
+    Later changes of the task are no difference. Without a record of the first submission there is none.
     """
     original = known.original
     if original is None:
@@ -37,7 +37,7 @@ def differences(spec: Submission, priority: int, known: Task) -> list[Problem]:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether it is the same JSON: the order of names does not matter, 1 is 1.0, and true is not 1."""
+    """Whether two JSON values are equal: in any order of names; 1 equals 1.0, and true does not equal 1."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_is_same(one[name], other[name]) for name in one)
     if isinstance(one, list) and isinstance(other, list):

@@ -1,4 +1,4 @@
-"""A task as the coordinator keeps it, and as it shows it."""
+"""A task: its fields, what follows from them, and its view for people and programs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ COORDINATOR = "coordinator"  # the author of changes that no user asked for
 ANYBODY = "anonymous"  # the author of changes by a client that names no user
 HISTORY_KEPT = 200  # changes; the oldest go first
 QUIET_AFTER = seconds(30)  # without text
-_NO_MODELS = ("exec:", "handler:")  # how names of what need not send any text begin
+_NO_MODELS = ("exec:", "handler:")  # beginnings of model names whose attempts need not send text
 LONGEST_CHANGE = 2_100  # characters of one
 ATTEMPTS_SHOWN = 200  # the latest
 
@@ -30,7 +30,7 @@ NO_DUE_DATE = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try that is over. Instants in UTC microseconds, `duration` by the worker's clock in microseconds.
+    """An attempt that ended. Instants in UTC microseconds, `duration` by the worker's clock in microseconds.
 
     `model` is that of the instance that had it; None where no instance claimed it, and of earlier versions.
     """
@@ -51,7 +51,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something worth remembering that was done to a task."""
+    """A change of a task, for its history."""
 
     at: Instant
     by: str
@@ -129,21 +129,21 @@ class Task:
     _submitted_view: dict[str, Any] | None = None
 
     def note(self, now: Instant, by: str, what: str) -> None:
-        """Remember a change."""
+        """Add a change to the history."""
         self.history.append(Change(now, by, shortened(what, LONGEST_CHANGE)))
         del self.history[:-HISTORY_KEPT]
 
     @property
     def in_hand(self) -> bool:
-        """Whether an LLM has it. One that asks a person may have lost its LLM, and one for several has none."""
+        """Whether an LLM has the task. A task that asks a person may have lost its LLM; a group has none."""
         if self.status is Status.INPUT_REQUIRED:
             return self.instance is not None
         return self.status is Status.ASSIGNED or (self.status is Status.IN_PROGRESS and self.llm is not None)
 
     def quiet_since(self, now: Instant) -> Instant | None:
-        """Since when no text of its attempt has come, where that is long and some could be expected.
+        """Return since when the attempt sent no text, where that is long and text is expected; else None.
 
-        That is from an attempt that has sent text before, and from a model.
+        Text is expected from an attempt that sent text before, and from a model.
         """
         works = self.status is Status.IN_PROGRESS and self.instance is not None and not self.parked
         if not works or now - self.text_at < QUIET_AFTER:
@@ -153,11 +153,11 @@ class Task:
 
     @property
     def open_questions(self) -> list[OpenQuestion]:
-        """What it asks, and nobody has answered."""
+        """The questions without an answer."""
         return [asked for asked in self.questions if asked.answer is None]
 
     def answer(self, asked: OpenQuestion, answer: str, by: str, now: Instant) -> OpenQuestion:
-        """Keep a person's answer; returns the question with it."""
+        """Store a person's answer; return the answered question."""
         answered = replace(asked, answer=answer, answered_by=by, answered_at=now)
         self.questions[self.questions.index(asked)] = answered
         return answered
@@ -169,21 +169,22 @@ class Task:
 
     @property
     def rank(self) -> Rank:
-        """Its place among the ready tasks."""
+        """The place of the task among the ready tasks."""
         return (-self.priority, NO_DUE_DATE if self.spec.due is None else from_datetime(self.spec.due), self.seq)
 
     @property
     def lane(self) -> str:
-        """What it demands of an LLM, as a key: `@name`, one of `@name|@name`, or the skills that it needs; not to be
-        `-@name`; `!local` if it must stay here.
+        """The demands of the task on an LLM, as a key.
+
+        `@name`, one of `@name|@name`, or the skills; not `-@name`; `!local` if the task must stay here.
         """
         return lane_of(self.spec)
 
     @property
     def size(self) -> int:
-        """How much work it is, as far as known before it runs: characters of text, and as many for the answer as usual.
+        """The amount of work, as far as known before the task runs: characters of text, with a usual answer.
 
-        OpenQuestion first when it becomes ready, and the same from then on.
+        Computed when the task first becomes ready, and the same from then on.
         """
         if self._size is None:
             spec = self.spec
@@ -191,7 +192,7 @@ class Task:
         return self._size
 
     def submitted_view(self) -> dict[str, Any]:
-        """The part of the view that is as it was submitted; made once."""
+        """Return the part of the view that comes from the submission; made once."""
         if self._submitted_view is None:
             spec = self.spec
             shown = {
@@ -239,7 +240,7 @@ class Task:
             self.original = now | self.original
 
     def end_attempt(self, now: Instant, outcome: str, error: Failure | None = None) -> Attempt:
-        """Close the present attempt and return it; the task keeps it among its attempts."""
+        """End the present attempt and return its record, which the task keeps."""
         ended = Attempt(
             attempt=self.attempt,
             llm=self.llm or "",
@@ -263,7 +264,7 @@ _SETS = ("skills", "labels", "excluded", "depends_on")  # lists whose order mean
 
 
 def plain(spec: Submission, name: str) -> Any:
-    """A field of a submission as JSON-able data that is the same for all that mean the same."""
+    """Return a field of a submission as JSON-able data that is equal for equal meanings."""
     value = getattr(spec, name)
     if isinstance(value, datetime):
         return from_datetime(value)
@@ -294,7 +295,7 @@ def _met(demand: str, offers: frozenset[str]) -> bool:
 
 
 def view(task: Task) -> dict[str, Any]:
-    """The task as JSON-able data: the fields of views.TaskView, without those that hold nothing."""
+    """Return the task as JSON-able data: the fields of views.TaskView, without those that are empty."""
     shown = task.submitted_view().copy()
     shown["status"] = task.status.value
     shown["attempt"] = task.attempt

@@ -193,7 +193,7 @@ def test_the_author_of_a_note_is_its_user(state: State) -> None:
         assert path(state, Shared(note("t1-talk", by), sender)) == about
 
 
-def test_an_id_belongs_to_whoever_has_submitted_it_first(state: State) -> None:
+def test_an_id_belongs_to_its_first_submitter(state: State) -> None:
     assert path(state, submission("t1", BO)) == "id"
     assert path(state, submission("t1", Sender(None))) == "id"
     assert path(state, submission("t1", Sender("ana"))) is None
@@ -201,7 +201,7 @@ def test_an_id_belongs_to_whoever_has_submitted_it_first(state: State) -> None:
 
 
 @pytest.mark.parametrize(("require_identity", "answer"), [(True, Refuse), (False, AnswerSubmitter)])
-def test_it_is_looked_at_only_where_identity_is_required(require_identity: bool, answer: type[object]) -> None:
+def test_requests_are_authorized_only_where_identity_is_required(require_identity: bool, answer: type[object]) -> None:
     machine = Machine(MachineOptions(seconds(LEASE), require_identity=require_identity))
     machine.load([a_task(1, submitted_by="ana")])
     commands = machine.handle(Submitted("t1", Submission(description="do 1"), 4, Sender("bo", "queue")), now=T0)

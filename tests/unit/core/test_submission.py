@@ -79,7 +79,7 @@ def test_the_same_id_twice_in_one_batch_makes_one_task(atlas: Core) -> None:
     assert [kind for _, kind, _ in answers(commands)] == ["task.accepted", "task.accepted"]
 
 
-def test_a_task_that_does_not_say_who_can_do_it_gets_the_skills_that_its_text_suggests() -> None:
+def test_a_task_without_skills_and_assignee_gets_the_skills_that_its_text_suggests() -> None:
     core = Core(expertise=Expertise())
     core.handle(seen("ada", skills=["translate"], description="translates letters into French"))
     core.handle(seen("ben", skills=["python"], description="writes and debugs Python programs"))

@@ -72,7 +72,7 @@ def ballot(choice: str) -> dict[str, str]:
     return {"choice": choice, "reason": f"{choice} is nice"}
 
 
-def test_a_voter_is_told_the_choices_and_how_to_answer() -> None:
+def test_a_voter_gets_the_choices_and_the_form_of_the_answer() -> None:
     spec = vote().parts[0].spec
     assert "brown; white; grey" in spec.description
     assert spec.output_schema is not None

@@ -233,7 +233,7 @@ def test_a_tied_vote_may_be_cancelled(core: Core) -> None:
 # -- once more -------------------------------------------------------------------------------------------------------
 
 
-def test_a_group_that_is_retried_starts_anew_with_parts_of_its_own(core: Core) -> None:
+def test_a_retried_group_starts_again_with_new_parts(core: Core) -> None:
     tie(core)
     core.handle(cancelled("v"))
     core.handle(RetryRequested("v"))
@@ -244,7 +244,7 @@ def test_a_group_that_is_retried_starts_anew_with_parts_of_its_own(core: Core) -
     assert core.status("v") == "completed"
 
 
-def test_a_group_that_is_cancelled_and_retried_in_one_batch_starts_anew(core: Core) -> None:
+def test_a_group_cancelled_and_retried_in_one_batch_starts_again(core: Core) -> None:
     core.handle(vote(), cancelled("v"), RetryRequested("v"))
     assert statuses(core) == {"v": "in_progress", "v.2.1": "assigned", "v.2.2": "assigned", "v.2.3": "assigned"}
     core.handle(cancelled("v"), RetryRequested("v"))
@@ -308,7 +308,7 @@ def test_what_a_vote_finds_may_be_left_out_of_account() -> None:
         ({"mode": "vote", "assignees": ["atlas"], "vote": Vote(judge="nobody")}, "vote.judge"),
     ],
 )
-def test_an_llm_that_nobody_has_heard_of_is_refused_unless_forced(core: Core, fields: Any, path: str) -> None:
+def test_an_unknown_llm_is_refused_unless_forced(core: Core, fields: Any, path: str) -> None:
     [problem] = refusals(core.handle(submitted("g", **fields)))
     assert (problem.path, problem.message.partition(" has ever")[0]) == (path, "no LLM named nobody")
     assert refusals(core.handle(submitted("g", **fields, force=True))) == []

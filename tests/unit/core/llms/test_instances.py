@@ -47,7 +47,7 @@ def models(core: Core, task_id: str) -> list[str | None]:
 @pytest.mark.parametrize(
     "other", [{"model": "large", "skills": ["python"]}, {"model": "small", "skills": ["python", "review"]}]
 )
-def test_a_second_worker_with_another_model_or_other_skills_is_told_to_both(core: Core, other: dict[str, Any]) -> None:
+def test_two_workers_of_one_name_with_different_profiles_both_get_a_notice(core: Core, other: dict[str, Any]) -> None:
     assert notices(core.handle(seen("atlas", "i1", model="small", skills=["python"]))) == {}
     told = notices(core.handle(seen("atlas", "i2", **other)))
     assert told.keys() == {"i1", "i2"}
@@ -164,7 +164,7 @@ def running(core: Core, model: str) -> None:
     core.handle(claimed("t1"), at=1)
 
 
-def test_a_model_that_sends_no_text_for_long_is_told(core: Core) -> None:
+def test_a_model_that_sends_no_text_for_long_is_reported(core: Core) -> None:
     running(core, "ollama:llama3.2")
     assert quiet_for(core, "t1", at=QUIET) is None
     assert quiet_for(core, "t1", at=91) == 90

@@ -58,7 +58,7 @@ def test_progress_of_somebody_else_does_not_count(running: Core) -> None:
     assert running.task("t").attempt == 2
 
 
-def test_an_assignment_that_nobody_claims_goes_back(atlas: Core) -> None:
+def test_an_unclaimed_assignment_goes_back(atlas: Core) -> None:
     atlas.handle(submitted("t"), at=0)
     atlas.handle(seen("atlas"), at=9)
     assert assignments(atlas.tick(at=LEASE)) == [("t", 2, "atlas")]
@@ -92,7 +92,7 @@ def test_a_task_that_is_lost_too_often_fails(core: Core) -> None:
     assert (error.type, error.message) == ("lost", "the instance left (attempt 2 at atlas)")
 
 
-def test_a_worker_that_holds_what_is_no_longer_its_own_is_stopped(running: Core) -> None:
+def test_a_worker_that_holds_an_attempt_it_has_lost_is_stopped(running: Core) -> None:
     running.handle(cancelled("t"))
     assert stops(running.handle(seen("atlas", tasks=[("t", 1), ("nothing", 1)]))) == [
         ("t", 1, "atlas/i1"),

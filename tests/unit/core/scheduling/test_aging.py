@@ -80,6 +80,6 @@ def test_what_has_gone_is_forgotten(waiting: Waiting, due: str | None) -> None:
     for number in range(1, 2_000):
         waiting.put(number, due=due)
         del waiting.members[f"t{number}"]
-    held = waiting.aging._young + waiting.aging._old
+    held = waiting.aging._fresh + waiting.aging._aged
     assert len(held) <= SPARE + 5
     assert "t0" in [task_id for *_, task_id in held]

@@ -32,7 +32,7 @@ def test_a_task_whose_dependencies_end_early_still_waits_for_its_time(running: C
     assert assignments(running.tick(at=5)) == [("next", 1, "atlas")]
 
 
-def test_tasks_wake_in_portions(core: Core) -> None:
+def test_more_tasks_than_wake_at_once_wake_in_the_next_transaction(core: Core) -> None:
     core = Core(woken_at_once=2)
     core.handle(*(submitted(f"t{n}", not_before=1) for n in range(5)), at=0)
     assert [len(events(core.tick(at=1))) for _ in range(4)] == [2, 2, 1, 0]

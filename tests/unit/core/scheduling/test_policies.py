@@ -139,7 +139,7 @@ def test_a_function_that_fails_does_not_stop_the_work(function: str, told: str) 
         (f"{HERE}:lone", "must take a task, the free LLMs and the time"),
     ],
 )
-def test_a_wrong_policy_is_told_clearly(name: str, told: str) -> None:
+def test_a_wrong_policy_is_refused_with_the_reason(name: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match="policy: ") as refused:
         load_policy(name)
     assert told in str(refused.value)

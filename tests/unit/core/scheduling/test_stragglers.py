@@ -46,7 +46,7 @@ def core() -> Core:
     return core
 
 
-def test_a_straggler_begins_anew_at_a_much_quicker_llm_that_is_free(core: Core) -> None:
+def test_a_straggler_begins_again_at_a_much_faster_free_llm(core: Core) -> None:
     commands = at(core, FAR_TOO_LONG, seen("quick"))
     assert stops(commands) == [("hard", 1, "slow/i1")]
     assert assignments(commands) == [("hard", 2, "quick")]
@@ -94,7 +94,7 @@ def test_a_task_that_was_given_by_hand_stays_where_it_is() -> None:
     assert stops(at(core, FAR_TOO_LONG, seen("quick"))) == []
 
 
-def test_a_task_does_not_begin_anew_twice(core: Core) -> None:
+def test_a_straggler_is_moved_only_once(core: Core) -> None:
     at(core, FAR_TOO_LONG, seen("quick"))
     core.handle(failed("hard", 2, llm="quick"), ManageRequested(ManageLLM(llm="quick", paused=True)))
     core.handle(at=core.at + 2)

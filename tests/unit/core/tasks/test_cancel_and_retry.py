@@ -85,7 +85,7 @@ def test_a_task_that_is_over_cannot_be_cancelled(running: Core) -> None:
 
 
 @pytest.mark.parametrize("request_", [cancelled, retried])
-def test_a_task_that_nobody_knows_can_be_neither_cancelled_nor_retried(core: Core, request_: type) -> None:
+def test_an_unknown_task_can_be_neither_cancelled_nor_retried(core: Core, request_: type) -> None:
     assert core.handle(request_("t")) == [
         Refuse("t", (Problem("id", "there is no such task"),), ANA.reply_to, ANA.correlation_id)
     ]

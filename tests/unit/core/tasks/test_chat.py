@@ -35,7 +35,7 @@ def undelivered(message: Message, key: str | None = None, **sender: Any) -> tupl
     return commands[1:], changes
 
 
-def test_a_message_goes_into_the_history_and_everybody_is_told() -> None:
+def test_a_message_goes_into_the_history_and_is_announced() -> None:
     message = said()
     commands, changes = handle(MessageSent(message))
     assert commands == [AnnounceMessage(NOW, message)]
@@ -49,7 +49,7 @@ def test_a_message_that_comes_twice_in_a_batch_is_one() -> None:
     assert changes.messages[message.id][0].content == "hello"
 
 
-def test_an_answer_that_comes_before_its_question_is_told_to_the_history() -> None:
+def test_an_answer_that_arrives_before_its_question_is_recorded_as_such() -> None:
     machine = Core().machine
     question = said()
     answer, other = said("well", in_reply_to=question.id), said("no idea", in_reply_to="long-ago")
@@ -82,7 +82,7 @@ def test_a_message_that_found_no_mailbox_is_announced_once_whatever_comes_first(
     assert changes.undelivered == [message.id]
 
 
-def test_whoever_waits_for_an_answer_of_nobody_is_told_so() -> None:
+def test_the_sender_of_an_undeliverable_request_gets_a_refusal() -> None:
     message = said()
     event = MessageUndelivered(message, message.receiver, Sender("ana", "replies", "c-1"), origin=3)
     commands, changes = handle(event)

@@ -90,7 +90,7 @@ def test_a_task_that_failed_early_does_not_start_when_the_rest_is_done(core: Cor
 
 
 @pytest.mark.parametrize("batches", ["one", "two", "three"])
-def test_a_circle_is_refused_by_name(core: Core, batches: str) -> None:
+def test_a_dependency_cycle_is_refused_with_its_path(core: Core, batches: str) -> None:
     a, b = submitted("a", depends_on=["c"]), submitted("b", depends_on=["a"])
     c = replace(submitted("c", depends_on=["b"]), origin=3)
     match batches:
@@ -128,7 +128,7 @@ def test_a_diamond_is_no_circle(core: Core) -> None:
     assert assignments(core.handle(completed("c"))) == [("d", 1, "atlas")]
 
 
-def test_a_dependency_that_is_retried_before_its_end_was_told_keeps_its_dependents_waiting(core: Core) -> None:
+def test_a_dependency_retried_before_its_end_takes_effect_keeps_its_dependents_waiting(core: Core) -> None:
     core.handle(seen("atlas", slots=2), submitted("a"), submitted("b", depends_on=["a"]))
     assert events(core.handle(cancelled("a"), retried("a")))[-1] == ("a", "assigned")
     assert core.task("b").waiting_on == 1

@@ -147,7 +147,7 @@ def test_a_question_that_is_asked_again_is_not_asked_twice(core: Core) -> None:
     assert len(core.task("t1").questions) == 1
 
 
-def test_an_answer_that_got_lost_is_told_again(core: Core) -> None:
+def test_a_lost_answer_is_sent_again(core: Core) -> None:
     core.handle(waited("t1", question="colour"))
     core.handle(answered("t1", "blue"))
     commands = core.handle(waited("t1", question="colour"))
@@ -222,7 +222,7 @@ def test_attempts_that_end_while_a_person_is_asked_are_not_counted() -> None:
     assert core.status("t1") == "completed"
 
 
-def test_a_failure_that_cannot_be_mended_ends_the_question_too(core: Core) -> None:
+def test_a_final_failure_ends_the_question_too(core: Core) -> None:
     core.handle(waited("t1", question="colour"))
     core.handle(failed("t1", retryable=False))
     assert core.status("t1") == "failed"
@@ -250,7 +250,7 @@ def test_a_task_that_asks_and_has_lost_its_worker_is_cancelled_too(core: Core) -
     assert core.status("t1") == "cancelled"
 
 
-def test_a_task_that_asks_is_moved_only_at_once_and_asks_anew(core: Core) -> None:
+def test_a_task_that_asks_is_moved_only_with_now_and_asks_again(core: Core) -> None:
     core.handle(waited("t1", question="colour"), seen("boreas"))
     assert "use `now`" in refusals(core.handle(AssignRequested("t1", "boreas")))[0]
     commands = core.handle(AssignRequested("t1", "boreas", now=True, sender=ANA))

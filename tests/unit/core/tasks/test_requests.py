@@ -82,7 +82,7 @@ def test_every_assignment_by_hand_is_told_to_everybody_even_one_that_moves_nothi
     assert [c.view.get("assignee") for c in core.handle(assign("t", None)) if isinstance(c, AnnounceTask)] == [None]
 
 
-def test_a_task_that_nobody_has_claimed_is_moved(core: Core) -> None:
+def test_an_unclaimed_task_is_moved(core: Core) -> None:
     core.handle(submitted("u", assignee="boreas"), seen("atlas", slots=2))
     commands = core.handle(assign("u", "atlas"))
     assert assignments(commands) == [("u", 2, "atlas")]
@@ -256,14 +256,14 @@ def test_skills_can_be_given_and_taken_back(core: Core) -> None:
     assert core.status("v") == "pending"
 
 
-def test_a_drained_llm_is_told_so_and_gets_nothing(core: Core) -> None:
+def test_a_drained_llm_receives_the_order_and_gets_no_tasks(core: Core) -> None:
     commands = core.handle(manage("boreas", drain=True), submitted("u"))
     assert [command for command in commands if isinstance(command, SendDrain)] == [SendDrain("boreas", "i1")]
     assert ("boreas", "draining") in events(commands)
     assert assignments(commands) == []
 
 
-def test_an_llm_that_nobody_knows_cannot_be_managed(core: Core) -> None:
+def test_an_unknown_llm_cannot_be_managed(core: Core) -> None:
     [problem] = refusals(core.handle(manage("clio", paused=True)))
     assert problem.path == "llm"
 
@@ -271,7 +271,7 @@ def test_an_llm_that_nobody_knows_cannot_be_managed(core: Core) -> None:
 # -- due dates -------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_that_falls_due_is_told_once_and_marked(core: Core) -> None:
+def test_an_overdue_task_is_reported_once_and_marked(core: Core) -> None:
     core.handle(submitted("u", assignee="atlas", due=5), at=0)
     assert overdue(core.tick(at=4.9)) == []
     assert overdue(core.tick(at=5)) == ["u"]
@@ -287,7 +287,7 @@ def test_a_task_that_is_done_in_time_is_not_overdue(core: Core) -> None:
     assert overdue(core.tick(at=5)) == []
 
 
-def test_a_due_date_that_has_passed_is_told_at_once(core: Core) -> None:
+def test_a_due_date_in_the_past_is_reported_at_once(core: Core) -> None:
     core.handle(submitted("u", assignee="atlas", due=-5), at=0)
     assert overdue(core.tick(at=0.1)) == ["u"]
 
@@ -298,7 +298,7 @@ def test_due_dates_are_watched_when_another_coordinator_takes_over(core: Core) -
     assert overdue(core.tick(at=5)) == ["u"]
 
 
-def test_a_due_date_that_is_put_off_counts_anew(core: Core) -> None:
+def test_a_postponed_due_date_counts_again(core: Core) -> None:
     core.handle(submitted("u", assignee="atlas", due=3), at=0)
     core.tick(at=3)
     core.handle(update("u", due=to_datetime(moment(6))))
@@ -323,7 +323,7 @@ def test_tasks_fall_due_in_portions() -> None:
 # -- reports -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_report_is_kept_and_told_to_whoever_saved_it(core: Core) -> None:
+def test_a_saved_report_is_stored_and_confirmed_to_its_sender(core: Core) -> None:
     definition = {"group_by": ["llm"], "metrics": ["tasks"]}
     [answer] = core.handle(ReportSaved("mine", definition, ANA))
     view = {"name": "mine", **definition}
