@@ -12,18 +12,21 @@ from math import inf
 from random import Random
 from time import perf_counter, process_time
 
+from benchmarks.simulation.nothing_stored import NothingStored
 from benchmarks.support.command import command
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import Bar, print_bars, print_table, write_json
 from broker.protocol.task_requests import Submission
 from broker.protocol.worker_reports import Claim, Presence, Result
 from broker.timestamps import Instant, seconds
-from coordinator.core.commands import SendAssignment
-from coordinator.core.events import Claimed, Heartbeat, Reported, Submitted
-from coordinator.core.machine import Machine
-from coordinator.core.scheduling.earliest_finish import Decision, EarliestFinish, HeldBack
+from coordinator.core.commands import Command, SendAssignment
+from coordinator.core.events import Claimed, Event, Heartbeat, Reported, Submitted
+from coordinator.core.machine import Machine, MachineOptions
+from coordinator.core.scheduling.decision import Decision, HeldBack
+from coordinator.core.scheduling.earliest_finish import EarliestFinish
 from coordinator.core.scheduling.lane import Lane
 from coordinator.core.scheduling.ready_queue import ReadyQueue
+from coordinator.core.transaction import transaction
 from fluffle.cli.python_tuning import set_up_for_long
 
 START = Instant(1_800_000_000_000_000)
@@ -67,14 +70,28 @@ class Timed(EarliestFinish):
         return picked
 
 
+class TimedMachine(Machine):
+    """A machine with a stop-watch: `spent` in seconds."""
+
+    spent = 0.0
+
+    def handle(self, *events: Event, now: Instant) -> list[Command]:
+        """See Machine."""
+        began = perf_counter()
+        commands = super().handle(*events, now=now)
+        self.spent += perf_counter() - began
+        return commands
+
+
 class Pool:
     """LLMs that are always busy."""
 
     def __init__(self, size: Size) -> None:
         self.policy = Timed()
         self._random = Random(size.name)
-        self._machine = Machine(lease=LEASE, window=2 * size.tasks, policy=self.policy)
+        self._machine = TimedMachine(MachineOptions(LEASE, lambda: self.policy, window=2 * size.tasks))
         self._tags = [f"s{n}" for n in range(size.skills)]
+        self._nothing_stored = NothingStored()
         self._now = START
         self._running: list[tuple[str, int, str]] = []
         self._runs: dict[str, float] = {}
@@ -108,18 +125,17 @@ class Pool:
         return Submitted(f"t{self._submitted}", Submission(description="Do it", skills=[skill]), 4)
 
     def _handle(self, events: Sequence[Heartbeat | Reported | Submitted]) -> float:
-        began = perf_counter()
-        commands = self._machine.handle(*events, now=self._now)
-        while self._machine.take_ended():
-            commands += self._machine.handle(now=self._now)
-        spent = perf_counter() - began
-        given = [command for command in commands if isinstance(command, SendAssignment)]
+        self._machine.spent = 0.0
+        given = [command for command in self._transact(events) if isinstance(command, SendAssignment)]
+        spent = self._machine.spent
         self._running += [(one.task_id, one.attempt, one.llm) for one in given]
         claims = [Claimed(one.llm, Claim(task_id=one.task_id, attempt=one.attempt, instance="i")) for one in given]
-        self._machine.handle(*claims, now=self._now)
-        self._machine.take_changes()
-        self._machine.forget()
+        self._transact(claims)
         return spent
+
+    def _transact(self, events: Sequence[Event]) -> list[Command]:
+        with transaction(self._machine, self._nothing_stored, events, self._now) as effects:
+            return effects.commands
 
 
 def measure(size: Size, decisions: int) -> tuple[float, float]:

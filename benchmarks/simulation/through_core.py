@@ -1,8 +1,10 @@
-"""Simulated LLMs around the real core: what they say goes to Machine.handle, what it commands is done. No I/O."""
+"""Simulated LLMs around the real core: what they say goes into transactions, what the core commands is done. No I/O."""
 
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any
 
+from benchmarks.simulation.nothing_stored import NothingStored
 from benchmarks.simulation.outcome import Ran
 from benchmarks.simulation.scenarios import NEVER, Case, Job, Worker
 from broker.protocol.task_requests import Submission
@@ -10,8 +12,9 @@ from broker.protocol.worker_reports import Claim, Presence, Result, RunningTask
 from broker.timestamps import Instant, seconds, to_datetime
 from coordinator.core.commands import SendAssignment, SendStop
 from coordinator.core.events import Claimed, Event, Heartbeat, Reported, Submitted, Tick
-from coordinator.core.machine import Machine
-from coordinator.core.scheduling.policies import load_policy
+from coordinator.core.machine import Machine, MachineOptions
+from coordinator.core.transaction import transaction
+from coordinator.policy_loader import load_policy
 
 LEASE = 15.0  # seconds, as by default
 BEAT = LEASE / 3
@@ -28,7 +31,9 @@ class Simulation:
         self._jobs = {job.id: job for job in case.jobs}
         self._workers = {worker.name: worker for worker in case.workers}
         self._held: dict[str, dict[str, int]] = {worker.name: {} for worker in case.workers}
-        self._machine = Machine(lease=seconds(LEASE), window=10 * len(case.jobs), policy=load_policy(policy))
+        options = MachineOptions(seconds(LEASE), partial(load_policy, policy), window=10 * len(case.jobs))
+        self._machine = Machine(options)
+        self._nothing_stored = NothingStored()
         self._agenda: list[tuple[float, int, Any]] = []
         self._entries = 0
         self._ran: dict[str, Ran] = {}
@@ -71,18 +76,15 @@ class Simulation:
 
     def _handle(self, events: list[Event], at: float) -> None:
         now = Instant(START + seconds(at))
-        commands = self._machine.handle(*events, now=now)
-        while self._machine.take_ended():
-            commands += self._machine.handle(now=now)
-        for command in commands:
+        with transaction(self._machine, self._nothing_stored, events, now) as effects:
+            pass
+        for command in effects.commands:
             if isinstance(command, SendAssignment):
                 claim = Claim(task_id=command.task_id, attempt=command.attempt, instance="i")
                 if at + DELAY < self._workers[command.llm].dies_at:
                     self._plan(at + DELAY, Claimed(command.llm, claim))
             elif isinstance(command, SendStop):
                 self._held[command.llm].pop(command.task_id, None)
-        self._machine.take_changes()
-        self._machine.forget()
 
     def _beat(self, worker: Worker, now: float) -> list[Event]:
         if now >= worker.dies_at:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from broker.errors import Problem
 from broker.protocol.chat import Message
 from broker.timestamps import Instant
-from coordinator.core.events import MessageUndelivered, Reported, Submitted
 
 AnswerType = Literal["task.accepted", "task.completed", "task.failed", "task.cancelled"]
 RejectionType = Literal["task.rejected", "message.rejected", "query.rejected"]
@@ -49,13 +48,13 @@ class AnswerSubmitter:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Tell a sender what is wrong. `event` is what is refused, when it is also to be kept among the rejected."""
+    """Tell a sender what is wrong. `origin` is the delivery that is refused, when it is kept as a rejected message."""
 
     task_id: str
     problems: tuple[Problem, ...]
     reply_to: str | None
     correlation_id: str | None
-    event: Submitted | Reported | MessageUndelivered | None = None
+    origin: int | None = None
     type: RejectionType = "task.rejected"
 
 

@@ -1,4 +1,8 @@
-"""What goes into the machine: facts that have arrived, in the past tense, and the moments when time has passed."""
+"""What goes into the machine: facts that have arrived, in the past tense, and the moments when time has passed.
+
+`origin` is the number that the shell gave the delivery of an event. The core returns the number when it refuses an
+event whose delivery is to be kept as a rejected message; None: the event came by no delivery.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +41,7 @@ class Submitted:
     priority: int
     sender: Sender = Sender()
     ancestry: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    origin: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +186,7 @@ class Reported:
 
     llm: str
     result: Result
+    origin: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +222,7 @@ class MessageUndelivered:
     sender: Sender = Sender()
     unnamed: bool = False
     known: int = 0
+    origin: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
-"""The coordinator's mind: facts in, changes and messages out. No I/O, no clock.
+"""The decisions of the coordinator: events in, changes and commands out. No I/O, no clock.
 
-The caller loads the tasks that an event is about (`needs`), passes events with the time to `handle`, stores
-`take_changes()` in one transaction, publishes the commands, and then lets `forget` drop what need not stay in
-memory. A machine whose changes could not be stored is thrown away and built anew from the database.
+`transaction` drives a machine: it loads the tasks that the events are about, has the events handled, and drops tasks
+from memory. A machine whose changes could not be stored is thrown away, and another one is built from the database.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import assert_never
 
 from broker.protocol.status import Status
@@ -41,103 +41,64 @@ from coordinator.core.events import (
     WaitBegan,
     WaitEnded,
 )
-from coordinator.core.groups.driver import GroupDriver, groups_named_in, reserved
+from coordinator.core.groups.driver import GroupDriver
+from coordinator.core.llms.control import LLMControl
 from coordinator.core.llms.llm import LLM
 from coordinator.core.llms.skill_match import Expertise
+from coordinator.core.saved_reports import save_report
+from coordinator.core.scheduling.decision import Policy
 from coordinator.core.scheduling.dispatch import fill_slots
-from coordinator.core.scheduling.earliest_finish import EarliestFinish, Policy
+from coordinator.core.scheduling.earliest_finish import EarliestFinish
 from coordinator.core.scheduling.stragglers import LOOK, move_stragglers
 from coordinator.core.state import CoreState, StateChanges
 from coordinator.core.tasks.attempts import AttemptReports
 from coordinator.core.tasks.chat import Chat
+from coordinator.core.tasks.control import TaskControl
+from coordinator.core.tasks.dependencies import task_ended
 from coordinator.core.tasks.notes import Notes
 from coordinator.core.tasks.questions import Questions
-from coordinator.core.tasks.requests import TaskRequests
+from coordinator.core.tasks.submit import Submissions
 from coordinator.core.tasks.task import Task
+
+WINDOW = 5000  # ready tasks of a lane that are kept in memory
+
+
+@dataclass(frozen=True, slots=True)
+class MachineOptions:
+    """How the machine of a coordinator decides; the same for every machine that takes over from another.
+
+    `policy` makes the policy of one machine. With `expertise`, tasks that name no skills get those that their text
+    suggests. With `require_identity`, not every user may ask for everything (see authorization). With `learn_quality`,
+    the scores of reviews and votes count when tasks are assigned.
+    """
+
+    lease: Micros
+    policy: Callable[[], Policy] = EarliestFinish
+    expertise: Expertise | None = None
+    require_identity: bool = False
+    learn_quality: bool = True
+    window: int = WINDOW
 
 
 class Machine:
-    """Decides what follows from what happens, over a `board` that callers may look at."""
+    """Decides what follows from what happens. Callers may read its `board`, and must not change it."""
 
-    def __init__(
-        self,
-        *,
-        lease: Micros,
-        window: int = 2000,
-        next_seq: int = 1,
-        policy: Policy | None = None,
-        expertise: Expertise | None = None,
-        require_identity: bool = False,
-        learn_quality: bool = True,
-    ) -> None:
-        """With `require_identity`, not everybody may ask everything (see authorization).
-
-        With `learn_quality`, what reviews and votes find counts when tasks are assigned.
-        """
-        self.board = CoreState(lease=lease, window=window)
-        self._require_identity = require_identity
-        self._requests = TaskRequests(self.board, next_seq=next_seq, expertise=expertise)
-        self._groups = GroupDriver(self.board, self._requests.enter_part, self._requests.end_early, learn=learn_quality)
+    def __init__(self, options: MachineOptions, *, next_seq: int = 1) -> None:
+        """`next_seq` is the number of the next new task."""
+        learn_quality = options.learn_quality
+        self.board = CoreState(lease=options.lease, window=options.window, next_seq=next_seq)
+        self._require_identity = options.require_identity
+        self._submissions = Submissions(self.board, expertise=options.expertise)
+        self._control = TaskControl(self.board)
+        self._llms = LLMControl(self.board)
+        self._groups = GroupDriver(self.board, learn=learn_quality)
         self._learn_quality = learn_quality
         self._work = AttemptReports(self.board)
         self._questions = Questions(self.board)
         self._notes = Notes(self.board)
         self._mail = Chat(self.board)
-        self._policy = policy or EarliestFinish()
+        self._policy = options.policy()
         self._looked_at = EPOCH
-
-    @staticmethod
-    def needs(event: Event) -> Iterable[str]:
-        """The ids of the tasks that must be loaded, where they exist, before the event is handled."""
-        match event:
-            case Submitted(task_id, spec):
-                parent = [spec.parent_id] if spec.parent_id else []
-                parts = reserved(task_id) if spec.is_group else []
-                return (task_id, *spec.depends_on, *parent, *parts, *groups_named_in(task_id))
-            case CancelRequested() | RetryRequested() | AssignRequested() | UpdateRequested() | AnswerGiven():
-                return (event.task_id,)
-            case Claimed(_, claim):
-                return (claim.task_id,)
-            case Reported(_, result):
-                return (result.task_id,)
-            case TaskEnded(task_id, dependents, children):
-                return (task_id, *dependents, *children)
-            case GroupChanged(task_id, parts):
-                return (task_id, *parts)
-            case Tick(woken, overdue):
-                return (*woken, *overdue)
-            case (
-                Heartbeat()
-                | InstanceLeft()
-                | Progressed()
-                | WaitBegan()
-                | WaitEnded()
-                | BeingChecked()
-                | ManageRequested()
-                | ReportSaved()
-                | Shared()
-                | NotesRequested()
-                | Outage()
-                | ClockSet()
-            ):
-                return ()
-            case MessageSent() | MessageUndelivered():
-                return ()
-            case _:
-                assert_never(event)
-
-    @staticmethod
-    def needs_lineage_of(event: Event) -> Iterable[str]:
-        """The ids of the tasks whose ancestors must be loaded, too."""
-        if not isinstance(event, Submitted):
-            return ()
-        parent = [event.spec.parent_id] if event.spec.parent_id else []
-        return (*parent, *event.spec.depends_on) if event.sender.is_llm else parent
-
-    def needs_besides(self, event: Event) -> Iterable[str]:
-        """The ids of the tasks that must be loaded too, once those of `needs` are."""
-        task = self.board.tasks.get(event.task_id) if isinstance(event, RetryRequested) else None
-        return task.spec.depends_on if task else ()
 
     def load(self, tasks: Iterable[Task]) -> None:
         """Take in tasks from the database. A task that is in memory already stays as it is."""
@@ -236,19 +197,11 @@ class Machine:
         """Whether there is something to take by `take_ended` or `take_dirty_groups`."""
         return bool(self.board.ended or self.board.dirty_groups)
 
-    @property
-    def new_dependencies(self) -> bool:
-        """Whether a task of this batch waits for another."""
-        return bool(self.board.changes.waits)
-
-    @property
-    def new_children(self) -> bool:
-        """Whether a task of this batch is part of another."""
-        return bool(self.board.children)
-
     def take_changes(self) -> StateChanges:
         """What is to be stored."""
         board = self.board
+        board.any_dependencies = board.any_dependencies or bool(board.changes.waits)
+        board.any_children = board.any_children or bool(board.children)
         changes, board.changes, board.waiting, board.children = board.changes, StateChanges(), {}, {}
         return changes
 
@@ -267,6 +220,8 @@ class Machine:
         if self._require_identity and isinstance(event, Restricted) and self._is_refused(event):
             return
         match event:
+            case Submitted():
+                self._submissions.submitted(event, now)
             case Claimed():
                 self._work.claimed(event, now)
             case Reported():
@@ -290,7 +245,7 @@ class Machine:
             case NotesRequested():
                 self._notes.requested(event)
             case TaskEnded():
-                self._requests.task_ended(event, now)
+                task_ended(self.board, event, now)
             case GroupChanged():
                 self._groups.dirty_groups(event, now)
             case Tick():
@@ -301,8 +256,20 @@ class Machine:
                 self._clock_set(by)
             case MessageSent() | MessageUndelivered():
                 self._mail.handle(event, now)
+            case CancelRequested():
+                self._control.cancel(event, now)
+            case RetryRequested():
+                self._control.retry(event, now)
+            case AssignRequested():
+                self._control.assign(event, now)
+            case UpdateRequested():
+                self._control.update(event, now)
+            case ManageRequested():
+                self._llms.manage(event, now)
+            case ReportSaved():
+                save_report(self.board, event, now)
             case _:
-                self._requests.handle(event, now)
+                assert_never(event)
 
     def _is_refused(self, event: Restricted) -> bool:
         """Whether its sender may not ask that, and is told so."""
@@ -320,7 +287,7 @@ class Machine:
                     about = event.board
                 case _:
                     about = event.task_id
-            board.refuse(about, event.sender, problem, event=event if isinstance(event, Submitted) else None)
+            board.refuse(about, event.sender, problem, origin=event.origin if isinstance(event, Submitted) else None)
         return problem is not None
 
     def _tick(self, tick: Tick, now: Instant) -> None:

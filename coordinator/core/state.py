@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from broker.errors import Problem
 from broker.protocol.chat import Message
 from broker.protocol.status import Status
+from broker.protocol.worker_reports import Failure
 from broker.timestamps import Instant, Micros
 from coordinator.core.commands import (
     AnnounceLLM,
@@ -24,12 +25,12 @@ from coordinator.core.commands import (
     SendStop,
     View,
 )
-from coordinator.core.events import NEVER, Reported, Sender, Submitted, SubmitterNote
+from coordinator.core.events import NEVER, Sender, SubmitterNote
 from coordinator.core.llms.llm import LLM, LLMStatus
-from coordinator.core.scheduling.earliest_finish import Decision
+from coordinator.core.scheduling.decision import Decision
 from coordinator.core.scheduling.ready_queue import ReadyQueue
+from coordinator.core.tasks import transitions
 from coordinator.core.tasks.task import Attempt, Task, view
-from coordinator.core.tasks.transitions import Trigger
 
 NO_SUCH_TASK = Problem("id", "there is no such task")
 NOT_YOURS = "the task is no longer yours"
@@ -75,8 +76,10 @@ class _PendingCommand(NamedTuple):
 class CoreState:
     """The tasks in hand, a window on the ready ones, the LLMs; and what the present batch has brought about."""
 
-    def __init__(self, *, lease: Micros, window: int) -> None:
+    def __init__(self, *, lease: Micros, window: int, next_seq: int = 1) -> None:
+        """`next_seq` is the number of the next new task."""
         self.lease = lease
+        self.next_seq = next_seq
         self.tasks: dict[str, Task] = {}
         self.llms: dict[str, LLM] = {}
         self.ready = ReadyQueue(window)
@@ -89,6 +92,8 @@ class CoreState:
         self.borrowed: set[str] = set()  # tasks that need not stay in memory after the batch
         self.ended: dict[str, None] = {}
         self.dirty_groups: dict[str, None] = {}  # ids of tasks whose parts are to be looked at
+        self.any_dependencies = False  # whether the database has tasks that wait for others
+        self.any_children = False  # whether the database has tasks with a parent
         self.in_doubt = False  # whether a lease is over, unless something was said that was not handled yet
         self._commands: list[Command | _PendingCommand] = []
         self._announced: dict[str, tuple[Instant, Task]] = {}
@@ -102,29 +107,27 @@ class CoreState:
         if task.wake_at is not None and task.wake_at > now:
             self.next_wake = min(self.next_wake, task.wake_at)
             return False
-        task.wake_at = None
-        task.move(Trigger.READY)
+        transitions.make_ready(task, now)
         if task.spec.is_group:
             self._expand(task, now)
         else:
-            self.make_ready(task, now)
+            self._queue(task, now)
         return True
 
     def _expand(self, group: Task, now: Instant) -> None:
-        """Begin a task for several LLMs: what its parts are is seen as soon as it is looked at."""
-        group.move(Trigger.EXPAND)
-        group.attempt += 1
-        group.ready_at = group.started_at = now
-        group.questions.clear()
+        """Begin a task for several LLMs. The group driver creates its parts."""
+        transitions.expand(group, now)
         self.dirty_groups[group.id] = None
         self.touch(group)
         self.announce(group, now)
 
-    def make_ready(self, task: Task, now: Instant) -> None:
+    def release(self, task: Task, now: Instant, *, counts: bool = True) -> None:
+        """Make a task ready again whose attempt is over. Without `counts`, the attempt does not count."""
+        transitions.release(task, now, counts=counts)
+        self._queue(task, now)
+
+    def _queue(self, task: Task, now: Instant) -> None:
         """Put a task that has just become pending into its lane."""
-        task.ready_at = now
-        task.stop_asking(now)
-        task.llm = task.instance = task.model = task.why = task.assigned_at = task.started_at = None
         self.touch(task)
         self.announce(task, now)
         self.borrowed.update(self.ready.add(task, now))
@@ -132,10 +135,7 @@ class CoreState:
     def give(self, decision: Decision, now: Instant) -> None:
         """Assign a task that has left its lane."""
         task, llm = decision.task, decision.llm
-        task.move(Trigger.ASSIGN)
-        task.attempt += 1
-        task.llm, task.why, task.assigned_at, task.named_at = llm.name, decision.why, now, now
-        task.usage = task.duration = task.model = None
+        transitions.assign(task, llm.name, decision.why, now)
         llm.unclaimed.add(task.id)
         llm.begin(task.id, task.size, task.spec.skills, now)
         llm.free -= 1
@@ -172,10 +172,9 @@ class CoreState:
         llm.count()
         self.touch(task)
 
-    def await_answer(self, task: Task, now: Instant) -> None:
-        """The attempt that asked is over; the next one begins with the answer. That is not held against the task."""
-        task.starts -= 1
-        task.instance = None
+    def lose_asking_attempt(self, task: Task, now: Instant) -> None:
+        """The attempt that asked is over; the next one begins with the answer."""
+        transitions.lose_asking_attempt(task)
         self.touch(task)
         self.announce(task, now)
 
@@ -186,14 +185,37 @@ class CoreState:
         self.freed_llms[llm.name] = llm
         return llm
 
-    def finish(self, task: Task, trigger: Trigger, now: Instant) -> None:
-        """End a task, and tell it."""
+    def back_off(self, task: Task, until: Instant, now: Instant) -> None:
+        """Try a failed task again after a pause."""
+        transitions.back_off(task, until)
+        self.next_wake = min(self.next_wake, until)
+        self.touch(task)
+        self.announce(task, now)
+
+    def complete(self, task: Task, result: JsonValue, now: Instant) -> None:
+        """End a task with its result."""
+        self._leave_lane(task)
+        transitions.complete(task, result, now)
+        self._finish(task, now)
+
+    def fail(self, task: Task, error: Failure, now: Instant, result: JsonValue = None) -> None:
+        """End a task with an error. `result` is what a group has of its parts."""
+        self._leave_lane(task)
+        transitions.fail(task, error, now, result)
+        self._finish(task, now)
+
+    def cancel(self, task: Task, by: str, reason: str | None, now: Instant) -> None:
+        """End a live task, wherever it is."""
+        self.withdraw(task, "cancelled", "cancelled", now)
+        transitions.cancel(task, by, reason, now)
+        self._finish(task, now)
+
+    def _leave_lane(self, task: Task) -> None:
         if task.status is Status.PENDING:
             self.ready.discard(task)
-        task.move(trigger)
-        task.finished_at = now
-        task.wake_at = None
-        task.stop_asking(now)
+
+    def _finish(self, task: Task, now: Instant) -> None:
+        """Announce the end of a task, and answer whoever submitted the task."""
         self.touch(task)
         self.announce(task, now)
         self.answer(task, final_answer(task.status))
@@ -314,11 +336,9 @@ class CoreState:
         llm = self.llms.get(name) if kind == "llm" and instance else None
         return address if llm is None else llm.control_queue(instance)
 
-    def refuse(
-        self, task_id: str, sender: Sender, *problems: Problem, event: Submitted | Reported | None = None
-    ) -> None:
-        """Tell whoever asked that it is not done, and why. `event` is kept among the rejected."""
-        self.say(Refuse(task_id, problems, sender.reply_to, sender.correlation_id, event))
+    def refuse(self, task_id: str, sender: Sender, *problems: Problem, origin: int | None = None) -> None:
+        """Tell the sender that a request is refused, and why. The delivery `origin` is kept as a rejected message."""
+        self.say(Refuse(task_id, problems, sender.reply_to, sender.correlation_id, origin))
 
     def stop(self, llm: str, instance: str, task_id: str, attempt: int, reason: str) -> None:
         """Tell an instance to give an attempt up."""

@@ -47,7 +47,7 @@ class InboxBuffer:
         window = self._waiting[: self._limit]
         self._window = len(window)
         held = _held(window[self._seen :])
-        return [delivery for delivery in window if id(delivery) not in held] or window
+        return [delivery for delivery in window if delivery not in held] or window
 
     def done(self, batch: Sequence[Delivery], aside: Collection[Delivery] = ()) -> list[Delivery]:
         """The last batch is done with. Returns what is to be acknowledged now.
@@ -56,14 +56,14 @@ class InboxBuffer:
         """
         if not batch:
             return []
-        gone = set(map(id, batch))
+        gone = set(batch)
         window = self._waiting[: self._window]
-        before = next((place for place, delivery in enumerate(window) if id(delivery) not in gone), len(window))
+        before = next((place for place, delivery in enumerate(window) if delivery not in gone), len(window))
         due, self._unacknowledged = [*self._unacknowledged, *batch[:before]], list(batch[before:])
         if aside:
             due = [delivery for delivery in due if delivery not in aside]
             self._unacknowledged = [delivery for delivery in self._unacknowledged if delivery not in aside]
-        self._waiting = [delivery for delivery in self._waiting if id(delivery) not in gone]
+        self._waiting = [delivery for delivery in self._waiting if delivery not in gone]
         self._seen = self._window - len(batch)
         return due
 
@@ -86,8 +86,8 @@ def is_claim(delivery: Delivery) -> bool:
     return delivery.routing_key.endswith(".claim")
 
 
-def _held(fresh: Sequence[Delivery]) -> set[int]:
-    """Which of these, by their ids, are claims that may wait for their results.
+def _held(fresh: Sequence[Delivery]) -> set[Delivery]:
+    """Which of these are claims that may wait for their results.
 
     Not so where something behind them may be about the same task and has to find it claimed: any result of the task,
     what else its LLM says, or what somebody wants of a task; and whatever came by an exchange that does not say.
@@ -107,4 +107,4 @@ def _held(fresh: Sequence[Delivery]) -> set[int]:
                 claims[llm].pop(task_id, None)
         elif delivery.exchange != MESSAGES and (delivery.exchange, delivery.routing_key) != _SUBMISSION:
             claims.clear()
-    return {id(claim) for tasks in claims.values() for same in tasks.values() for claim in same}
+    return {claim for tasks in claims.values() for same in tasks.values() for claim in same}

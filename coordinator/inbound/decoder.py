@@ -57,8 +57,7 @@ from coordinator.core.events import (
     WaitBegan,
     WaitEnded,
 )
-from coordinator.core.tasks.requests import ANYBODY
-from coordinator.core.tasks.task import DEFAULT_PRIORITY
+from coordinator.core.tasks.task import ANYBODY, DEFAULT_PRIORITY
 from coordinator.outbound.outbox import Item, RejectedMessage
 from coordinator.queries.reports.definition import CUSTOM, with_fields
 
@@ -85,12 +84,17 @@ class RejectedDelivery:
 
 
 def read(
-    delivery: Delivery, *, limit: int, require_identity: bool = False, on_ignored: OnIgnored | None = None
+    delivery: Delivery,
+    *,
+    limit: int,
+    require_identity: bool = False,
+    on_ignored: OnIgnored | None = None,
+    origin: int | None = None,
 ) -> Event | RejectedDelivery | None:
     """The event that a delivery stands for, or why it stands for none. Never raises.
 
     None when it is nothing that the coordinator has to do with. `on_ignored` is called with what was left out of a
-    worker's report.
+    worker's report. `origin` is the number of the delivery, for the event.
     """
     properties = delivery.properties
     exchange, key = address_of(delivery)
@@ -106,13 +110,13 @@ def read(
         _must_be_plain(properties.content_encoding)
         match exchange:
             case topology.TASKS:
-                return _request(delivery, key, limit, is_llm=delivery.exchange != topology.TASKS)
+                return _request(delivery, key, limit, origin, is_llm=delivery.exchange != topology.TASKS)
             case topology.REQUESTS:
-                return _request(delivery, key.partition(".")[2], limit, is_llm=True)
+                return _request(delivery, key.partition(".")[2], limit, origin, is_llm=True)
             case topology.STATUS:
-                return _status(delivery, key, limit, on_ignored)
+                return _status(delivery, key, limit, origin, on_ignored)
             case topology.MESSAGES:
-                return _message(delivery, limit, require_identity)
+                return _message(delivery, limit, origin, require_identity)
             case _:
                 raise _unknown_key(delivery)
     except DecodeError as error:
@@ -175,7 +179,7 @@ def in_short(problems: Sequence[Problem]) -> tuple[Problem, ...]:
     return tuple(told)
 
 
-def _request(delivery: Delivery, verb: str, limit: int, *, is_llm: bool) -> Event:
+def _request(delivery: Delivery, verb: str, limit: int, origin: int | None, *, is_llm: bool) -> Event:
     """The request of that name. LLMs choose an id in the body only, where their choice is limited (authorization)."""
     properties, sender = delivery.properties, _sender(delivery, is_llm=is_llm)
     match verb:
@@ -186,7 +190,7 @@ def _request(delivery: Delivery, verb: str, limit: int, *, is_llm: bool) -> Even
                 raise DecodeError([Problem("depends_on", f"a cycle: {task_id} -> {task_id}")])
             _must_fit(spec.skills)
             must_be_schema(spec.output_schema)
-            return Submitted(task_id, spec, _priority(spec, properties.priority), sender)
+            return Submitted(task_id, spec, _priority(spec, properties.priority), sender, origin=origin)
         case "cancel":
             cancel = decode(Cancel, delivery.body, limit=limit)
             return CancelRequested(cancel.id, sender, cancel.reason)
@@ -227,7 +231,7 @@ def _request(delivery: Delivery, verb: str, limit: int, *, is_llm: bool) -> Even
             raise _unknown_key(delivery)
 
 
-def _status(delivery: Delivery, key: str, limit: int, on_ignored: OnIgnored | None) -> Event | None:
+def _status(delivery: Delivery, key: str, limit: int, origin: int | None, on_ignored: OnIgnored | None) -> Event | None:
     name, _, kind = key.rpartition(".")
     if not re.fullmatch(NAME_PATTERN, name):
         raise DecodeError([Problem("", f"the routing key {delivery.routing_key!r} does not begin with a name")])
@@ -235,7 +239,7 @@ def _status(delivery: Delivery, key: str, limit: int, on_ignored: OnIgnored | No
         case "claim":
             return Claimed(name, decode(Claim, delivery.body, limit=limit, on_ignored=on_ignored), _control(delivery))
         case "result":
-            return Reported(name, decode(Result, delivery.body, limit=limit, on_ignored=on_ignored))
+            return Reported(name, decode(Result, delivery.body, limit=limit, on_ignored=on_ignored), origin)
         case "wait":
             return WaitBegan(name, decode(WaitReport, delivery.body, limit=limit, on_ignored=on_ignored))
         case "resume":
@@ -258,12 +262,12 @@ def _status(delivery: Delivery, key: str, limit: int, on_ignored: OnIgnored | No
             raise _unknown_key(delivery)
 
 
-def _message(delivery: Delivery, limit: int, require_identity: bool) -> Event:
+def _message(delivery: Delivery, limit: int, origin: int | None, require_identity: bool) -> Event:
     """A message comes once for the history, and once more when it has found no mailbox."""
     message, sender = read_message(delivery, limit=limit, require_identity=require_identity), _sender(delivery)
     unnamed = is_unnamed(delivery, message)
     if delivery.queue == topology.UNDELIVERED:
-        return MessageUndelivered(message, delivery.routing_key, sender, unnamed)
+        return MessageUndelivered(message, delivery.routing_key, sender, unnamed, origin=origin)
     return MessageSent(message, unnamed, again=delivery.redelivered)
 
 

@@ -1,5 +1,6 @@
-"""Who would get a task if it were submitted now: the real machine, on what the database knows, with nothing kept."""
+"""The dry run of a submission: the core decides on the present state of the database, and nothing is stored."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -10,35 +11,81 @@ from broker.protocol.status import Status
 from broker.protocol.task_requests import Submission
 from broker.timestamps import Instant, to_iso
 from coordinator.core.commands import Refuse
-from coordinator.core.events import Submitted
+from coordinator.core.events import NEVER, Submitted, SubmitterNote
 from coordinator.core.machine import Machine
-from coordinator.core.tasks.task import DEFAULT_PRIORITY, Task, meets
+from coordinator.core.tasks.task import DEFAULT_PRIORITY, Rank, Task, meets
+from coordinator.core.transaction import transaction
 from coordinator.storage.rows import llm_of
 from coordinator.storage.schema import is_in_hand, llms, tasks
 from coordinator.storage.store import lineage, tasks_of
 
-_NAME = "dry-run"
+_NAME = "dry run"  # with a space, which the id of no task has
+
+
+class _Snapshot:
+    """Loads the tasks that a submission names. Nothing else of the database concerns a dry run."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def load(self, ids: Iterable[str]) -> list[Task]:
+        wanted = select(tasks).where(tasks.c.id.in_(list(ids)))
+        return tasks_of(self._connection, self._connection.execute(wanted).mappings().all())
+
+    def lineage(self, ids: Iterable[str]) -> set[str]:
+        return lineage(self._connection, ids)
+
+    def lane(self, key: str, after: Rank, limit: int) -> list[Task]:
+        return []
+
+    def waking(self, now: Instant, limit: int) -> list[Task]:
+        return []
+
+    def overdue(self, now: Instant, limit: int) -> list[Task]:
+        return []
+
+    def next_wake(self, *, after: Instant) -> Instant:
+        return NEVER
+
+    def next_due(self, *, after: Instant) -> Instant:
+        return NEVER
+
+    def waiting_for(self, ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        return {}
+
+    def children(self, ids: Sequence[str], *, live: bool = False) -> Mapping[str, Sequence[str]]:
+        return {}
+
+    def ancestry(self, ids: Iterable[str]) -> Mapping[str, Sequence[str]]:
+        return {}
+
+    def notes(self, board: str, content_of: str | None = None) -> Sequence[SubmitterNote]:
+        return ()
+
+    def repeats(self, message_id: str) -> int:
+        return 0
 
 
 def placement(connection: Connection, spec: Submission, machine: Machine, now: Instant) -> dict[str, Any]:
-    """The fields of views.Placement, by a fresh machine. Raises QueryRejected when the task would be refused."""
+    """Return the fields of views.Placement. `machine` is a new one.
+
+    Raises QueryRejected when the task would be refused.
+    """
     in_hand = connection.execute(select(tasks).where(is_in_hand)).mappings().all()
     known = [llm_of(row) for row in connection.execute(select(llms)).mappings()]
-    if spec.parent_id:
-        above = lineage(connection, [spec.parent_id])
-        machine.load(
-            tasks_of(connection, connection.execute(select(tasks).where(tasks.c.id.in_(above))).mappings().all())
-        )
     machine.restore(tasks_of(connection, in_hand), known, [], now)
     priority = DEFAULT_PRIORITY if spec.priority is None else spec.priority
-    for command in machine.handle(Submitted(_NAME, spec, priority), now=now):
-        if isinstance(command, Refuse):
-            raise QueryRejected(command.problems)
-    task = machine.board.tasks[_NAME]
-    return {"status": task.status.value, "llm": task.llm, "why": task.why or _why_not(machine, task)}
+    with transaction(machine, _Snapshot(connection), [Submitted(_NAME, spec, priority)], now) as (_, commands):
+        for command in commands:
+            if isinstance(command, Refuse):
+                raise QueryRejected(command.problems)
+        task = machine.board.tasks[_NAME]
+        return {"status": task.status.value, "llm": task.llm, "why": task.why or _why_not(machine, task)}
 
 
 def _why_not(machine: Machine, task: Task) -> str:
+    if task.error is not None:
+        return task.error.message
     if task.status is Status.IN_PROGRESS:
         return "several LLMs get a part each"
     if task.waiting_on:

@@ -1,6 +1,7 @@
 """Answers to queries: reads that disturb nobody. A connection of their own, never the batch loop's."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -39,11 +40,11 @@ from broker.protocol.views import ErrorDetail, Rejection
 from broker.timestamps import Instant, Micros, in_seconds, to_iso
 from coordinator.core.llms.llm import llm_view
 from coordinator.core.llms.skill_match import Expertise
-from coordinator.core.machine import Machine
-from coordinator.core.scheduling.policies import load_policy
+from coordinator.core.machine import Machine, MachineOptions
 from coordinator.core.tasks.task import Task, view
 from coordinator.inbound.decoder import in_short, must_be_schema
 from coordinator.outbound.size_limits import BEGINNING, LATEST, Page, beginning, fitted, in_a_list, without_bulk
+from coordinator.policy_loader import load_policy
 from coordinator.queries import history
 from coordinator.queries.dry_run import placement
 from coordinator.queries.reports.answer import report_list, report_view
@@ -215,8 +216,8 @@ class QueryHandlers:
         return shown
 
     def _placement(self, connection: Connection, query: PlacementQuery) -> dict[str, Any]:
-        machine = Machine(lease=self._lease, policy=load_policy(self._policy), expertise=self._expertise)
-        return placement(connection, query, machine, self._clock())
+        options = MachineOptions(self._lease, partial(load_policy, self._policy), self._expertise)
+        return placement(connection, query, Machine(options), self._clock())
 
     def _report(self, connection: Connection, query: ReportQuery) -> dict[str, Any]:
         return report_view(connection, query, self._clock())

@@ -728,8 +728,8 @@ def test_what_is_counted_for_show_does_not_keep_a_result_from_being_recorded(
     harness = BatchHarness(store)
     counters = Mock(count=broken)
     tracing = Mock(take_in=broken, committed=broken, assigned=broken)
-    monkeypatch.setattr(harness.books, "_tally", counters)
-    monkeypatch.setattr(harness.books, "_spans", tracing)
+    monkeypatch.setattr(harness.books, "_counters", counters)
+    monkeypatch.setattr(harness.books, "_tracing", tracing)
     monkeypatch.setattr(store, "close_period", broken)
     said = harness.process(hello(), submit("t1"))
     assert assigned(said) == ["t1"]

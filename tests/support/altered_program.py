@@ -65,15 +65,15 @@ def no_epoch() -> None:
 
 def no_dedupe() -> None:
     """A task that is submitted again is a new one."""
-    from coordinator.core.tasks.requests import TaskRequests
+    from coordinator.core.tasks.submit import Submissions
 
-    submitted = TaskRequests._submitted
+    submitted = Submissions.submitted
 
-    def submitted_anew(self: TaskRequests, event: Any, now: Any) -> None:
+    def submitted_anew(self: Submissions, event: Any, now: Any) -> None:
         self._state.tasks.pop(event.task_id, None)
         submitted(self, event, now)
 
-    _replace(TaskRequests, "_submitted", submitted_anew)
+    _replace(Submissions, "submitted", submitted_anew)
 
 
 def no_spool() -> None:

@@ -1,11 +1,11 @@
 """The machine of the coordinator under test: with a dictionary for a database, and short names for what happens.
 
-`Core.handle` does what coordinator/batch.py does around the machine, and checks the machine's invariants. So
+`Core.handle` runs one transaction of the core, as coordinator/batch.py does, and checks the machine's invariants. So
 every task that is not in hand or in its lane is forgotten after each call and comes back as another object.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from broker.protocol.status import Status
@@ -39,7 +39,6 @@ from coordinator.core.events import (
     CancelRequested,
     Claimed,
     Event,
-    GroupChanged,
     Heartbeat,
     InstanceLeft,
     Progressed,
@@ -47,17 +46,19 @@ from coordinator.core.events import (
     RetryRequested,
     Sender,
     Submitted,
-    TaskEnded,
+    SubmitterNote,
     Tick,
     WaitBegan,
     WaitEnded,
 )
 from coordinator.core.llms.llm import LLM
 from coordinator.core.llms.skill_match import Expertise
-from coordinator.core.machine import Machine
-from coordinator.core.scheduling.earliest_finish import Policy
+from coordinator.core.machine import Machine, MachineOptions
+from coordinator.core.scheduling.decision import Policy
+from coordinator.core.scheduling.earliest_finish import EarliestFinish
 from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import DEFAULT_PRIORITY, Rank, Task
+from coordinator.core.transaction import take_over, transaction
 from tests.support.invariants import check_forgotten, check_invariants
 
 T0 = Instant(1_800_000_000_000_000)
@@ -69,12 +70,12 @@ def moment(at: float) -> Instant:
     return Instant(T0 + seconds(at))
 
 
-class Books:
+class FakeDatabase:
     """What coordinator/storage/store.py keeps, in dictionaries; `committed` counts how often a task was completed."""
 
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}
-        self.llms: dict[str, LLM] = {}
+        self._llms: dict[str, LLM] = {}
         self.edges: dict[tuple[str, str], bool] = {}  # (task, the task that it depends on) -> met
 
     def commit(self, changes: StateChanges) -> None:
@@ -89,9 +90,9 @@ class Books:
             if edge[1] in changes.met:
                 self.edges[edge] = True
         for name in changes.forgotten:
-            del self.llms[name]
+            del self._llms[name]
         for llm in changes.llms.values():
-            self.llms[llm.name] = _without_work(llm)
+            self._llms[llm.name] = _without_work(llm)
 
     def load(self, ids: Iterable[str]) -> list[Task]:
         return [_copy(self.tasks[task_id]) for task_id in ids if task_id in self.tasks]
@@ -125,6 +126,21 @@ class Books:
     def _with_due_date(self) -> list[Task]:
         return [t for t in self.tasks.values() if t.due is not None and not t.overdue and not t.status.is_final]
 
+    def llms(self) -> list[LLM]:
+        return [_without_work(llm) for llm in self._llms.values()]
+
+    def notes(self, board: str, content_of: str | None = None) -> list[SubmitterNote]:
+        return []
+
+    def repeats(self, message_id: str) -> int:
+        return 0
+
+    def any_dependencies(self) -> bool:
+        return bool(self.edges)
+
+    def any_children(self) -> bool:
+        return any(task.spec.parent_id for task in self.tasks.values())
+
     def waiting_for(self, ids: Iterable[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         wanted = set(ids)
@@ -133,9 +149,13 @@ class Books:
                 found.setdefault(above, []).append(task_id)
         return found
 
-    def children(self, task_id: str, *, live: bool = False) -> list[str]:
-        theirs = [task for task in self.tasks.values() if task.spec.parent_id == task_id]
-        return [task.id for task in theirs if not (live and task.status.is_final)]
+    def children(self, ids: Iterable[str], *, live: bool = False) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        wanted = set(ids)
+        for task in self.tasks.values():
+            if task.spec.parent_id in wanted and not (live and task.status.is_final):
+                found.setdefault(task.spec.parent_id, []).append(task.id)
+        return found
 
     def lineage(self, ids: Iterable[str]) -> set[str]:
         found: set[str] = set()
@@ -176,7 +196,7 @@ def _without_work(llm: LLM) -> LLM:
 
 
 class Core:
-    """A machine and its books. `at` is in seconds after the start and stays where it was when it is not given."""
+    """A machine and its database. `at` is in seconds after the start and stays where it was when it is not given."""
 
     def __init__(
         self,
@@ -187,14 +207,17 @@ class Core:
         expertise: Expertise | None = None,
         learn_quality: bool = True,
     ) -> None:
-        self._window = window
         self._woken_at_once = woken_at_once
-        self._policy = policy
-        self.at = 0.0
-        self.books = Books()
-        self.machine = Machine(
-            lease=seconds(LEASE), window=window, policy=policy, expertise=expertise, learn_quality=learn_quality
+        self._options = MachineOptions(
+            lease=seconds(LEASE),
+            policy=EarliestFinish if policy is None else lambda: policy,
+            expertise=expertise,
+            learn_quality=learn_quality,
+            window=window,
         )
+        self.at = 0.0
+        self.database = FakeDatabase()
+        self.machine = Machine(self._options)
 
     def handle(self, *events: Event, at: float | None = None, heard: float | None = None) -> list[Command]:
         """One batch: what these events lead to, once it is stored.
@@ -202,94 +225,35 @@ class Core:
         All that was said before `heard`, in seconds after the start, has been handled; without it, all until now.
         """
         self.at = self.at if at is None else at
-        now, machine = moment(self.at), self.machine
-        for lane, known_to, room in machine.board.ready.needs_refill():
-            machine.refill(lane, self.books.lane(lane, known_to, room), room)
-        heard_until = None if heard is None else moment(heard)
-        batch = [*self._with_ancestry(events), Tick(self._wake(now), self._overdue(now), heard_until)]
-        self._load(batch)
-        commands = machine.handle(*batch, now=now)
-        while machine.unfinished:
-            ended = machine.take_ended()
-            waiting = self.books.waiting_for(ended)
-            follow_ups: list[Event] = [
-                TaskEnded(task_id, tuple(waiting.get(task_id, ())), tuple(self.books.children(task_id, live=True)))
-                for task_id in ended
-            ]
-            follow_ups += self._stir(machine.take_dirty_groups())
-            self._load(follow_ups)
-            commands += machine.handle(*follow_ups, now=now)
-        check_invariants(machine)
-        self._check_slots(commands)
-        self.books.commit(machine.take_changes())
-        machine.forget()
+        machine, tick = self.machine, Tick(heard_until=None if heard is None else moment(heard))
+        with transaction(
+            machine, self.database, [*events, tick], moment(self.at), woken_at_once=self._woken_at_once
+        ) as effects:
+            check_invariants(machine)
+            self._check_slots(effects.commands)
+            self.database.commit(effects.changes)
         check_invariants(machine)
         check_forgotten(machine)
-        return commands
+        return effects.commands
 
     def tick(self, *, at: float, heard: float | None = None) -> list[Command]:
         """Nothing happens but time."""
         return self.handle(at=at, heard=heard)
 
     def restart(self, *, at: float | None = None) -> None:
-        """Another coordinator takes over, with nothing but the books."""
+        """Another coordinator takes over, with nothing but the database."""
         self.at = self.at if at is None else at
-        newest = max((task.seq for task in self.books.tasks.values()), default=0)
-        self.machine = Machine(lease=seconds(LEASE), window=self._window, next_seq=newest + 1, policy=self._policy)
-        llms = [_without_work(llm) for llm in self.books.llms.values()]
-        self.machine.restore(self.books.in_hand(), llms, self.books.lanes(), moment(self.at))
-        self.machine.board.next_wake = self.books.next_wake()
-        self.machine.board.next_due = self.books.next_due()
+        newest = max((task.seq for task in self.database.tasks.values()), default=0)
+        self.machine = Machine(self._options, next_seq=newest + 1)
+        take_over(self.machine, self.database, moment(self.at))
 
     def task(self, task_id: str) -> Task:
         """The task as it is stored."""
-        return self.books.tasks[task_id]
+        return self.database.tasks[task_id]
 
     def status(self, task_id: str) -> str:
         """The status of the task as it is stored."""
-        return self.books.tasks[task_id].status.value
-
-    def _with_ancestry(self, events: Sequence[Event]) -> Iterable[Event]:
-        awaited = set(self.books.waiting_for(e.task_id for e in events if isinstance(e, Submitted)))
-        above = {a for e in events if isinstance(e, Submitted) for a in e.spec.depends_on}
-        for event in events:
-            if isinstance(event, Submitted) and event.task_id in awaited:
-                ancestry = self.books.ancestry(above)
-                yield Submitted(event.task_id, event.spec, event.priority, event.sender, ancestry)
-            else:
-                yield event
-
-    def _stir(self, dirty_groups: list[str]) -> Iterable[Event]:
-        known = self.machine.board.tasks
-        self.machine.load(self.books.load([id_ for id_ in dirty_groups if id_ not in known]))
-        for id_ in [id_ for id_ in dirty_groups if id_ in known and known[id_].spec.is_group]:
-            self.machine.load(self.books.load([above for above in known[id_].spec.depends_on if above not in known]))
-            yield GroupChanged(id_, tuple(self.books.children(id_)))
-
-    def _wake(self, now: Instant) -> tuple[str, ...]:
-        if self.machine.board.next_wake > now:
-            return ()
-        woken = self.books.waking(now, self._woken_at_once)
-        self.machine.load(woken)
-        self.machine.board.next_wake = self.books.next_wake(after=now) if len(woken) < self._woken_at_once else EPOCH
-        return tuple(task.id for task in woken)
-
-    def _overdue(self, now: Instant) -> tuple[str, ...]:
-        board = self.machine.board
-        if board.next_due > now:
-            return ()
-        late = self.books.overdue(now, self._woken_at_once)
-        self.machine.load(late)
-        board.next_due = self.books.next_due(after=now) if len(late) < self._woken_at_once else EPOCH
-        return tuple(task.id for task in late)
-
-    def _load(self, events: Sequence[Event]) -> None:
-        known = self.machine.board.tasks
-        wanted = {id_ for event in events for id_ in Machine.needs(event) if id_ not in known}
-        below = [id_ for event in events for id_ in Machine.needs_lineage_of(event)]
-        wanted |= self.books.lineage(below) - known.keys()
-        self.machine.load(self.books.load(wanted))
-        self.machine.load(self.books.load(id_ for event in events for id_ in self.machine.needs_besides(event)))
+        return self.database.tasks[task_id].status.value
 
     def _check_slots(self, commands: list[Command]) -> None:
         """Late binding: an LLM that was just given work has no more of it than slots, all its instances together."""

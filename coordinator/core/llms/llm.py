@@ -1,10 +1,11 @@
 """The LLMs as the coordinator sees them: instances, slots, leases, what each has in hand."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
+from broker.errors import Problem, did_you_mean
 from broker.mappings import without_none
 from broker.protocol.primitives import LOCAL
 from broker.protocol.topology import control_address
@@ -15,6 +16,7 @@ from coordinator.core.llms.duration_estimates import DurationEstimates
 State = Literal["online", "paused", "draining", "offline"]
 
 OVERDUE = 0.5  # a run that takes longer than expected will take this share of its time so far once more
+_NAMES_COMPARED = 100  # LLMs, for a name that was misspelled
 LOOKED_AT = 8  # runs of an LLM, the oldest, that are looked at for its next free slot
 
 
@@ -280,3 +282,10 @@ def _by_instance(llm: LLM) -> list[dict[str, Any]]:
         for instance in llm.instances.values()
         if instance.offer is not None
     ]
+
+
+def no_such_llm(path: str, name: str, known: Iterable[str], *, forceable: bool = True) -> Problem:
+    """Return what is wrong with the name of an LLM that never connected."""
+    hint = did_you_mean(name, islice(known, _NAMES_COMPARED))
+    way_out = f"{hint or ';'} `force` waits for it all the same" if forceable else hint
+    return Problem(path, f"no LLM named {name} has ever said hello{way_out}")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
 from broker.timestamps import Instant
-from coordinator.core.scheduling.earliest_finish import Decision, HeldBack, Policy
+from coordinator.core.scheduling.decision import Decision, HeldBack, Policy
 from coordinator.core.state import CoreState
 from coordinator.core.tasks.task import Task
 

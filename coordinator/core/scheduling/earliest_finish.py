@@ -1,4 +1,4 @@
-"""Who does a task, and why: the policy `earliest-finish`. Pure: it looks at lanes and LLMs, and is told the time.
+"""The policy `earliest-finish`: which LLM does a task, and why. It reads lanes and LLMs; the time is an argument.
 
 Tasks are looked at in their order, and each goes where it is expected to finish first. Where that is an LLM whose
 slots are all taken, the task waits for it, and the free slot goes to the first task further down for which waiting
@@ -6,13 +6,13 @@ is not the better way; it stays free only when there is none. docs/assignment.md
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
 
 from broker.protocol.primitives import LOCAL
 from broker.timestamps import Instant, seconds
 from coordinator.core.llms.duration_estimates import BASE_LENGTH
 from coordinator.core.llms.llm import LLM
 from coordinator.core.scheduling.aging import early
+from coordinator.core.scheduling.decision import Decision, HeldBack
 from coordinator.core.scheduling.lane import Candidate, Lane
 from coordinator.core.scheduling.ready_queue import ReadyQueue
 from coordinator.core.tasks.task import NO_DUE_DATE, Task
@@ -24,33 +24,6 @@ CAUTION = 1.5
 MUCH_QUICKER = 0.75  # an LLM is waited for only if its runs take at most this share of the other's
 RUNNERS_UP = 2
 LARGE = 1.5  # times as much work as the average of what waits
-
-
-class Decision(NamedTuple):
-    """A task, who gets it, and a line that tells people why."""
-
-    task: Task
-    llm: LLM
-    why: str
-
-
-class HeldBack(NamedTuple):
-    """Tasks that wait although a slot is free, and a line that tells people why."""
-
-    tasks: list[Task]
-    why: str
-
-
-class Policy(Protocol):
-    """Chooses the next task of a lane and its LLM. With `moves_stragglers` see stragglers.py."""
-
-    moves_stragglers: bool
-
-    def pick(self, lane: Lane, ready: ReadyQueue, now: Instant) -> Decision | HeldBack | None:
-        """What to do next with the tasks of a lane that has at least one.
-
-        The LLM of a decision has a free slot and is one of the lane's. None when no slot is free for the lane.
-        """
 
 
 class EarliestFinish:

@@ -1,6 +1,6 @@
-"""The policies to choose from by name, and how to bring one's own.
+"""The built-in policies by name, and the policy that asks a function.
 
-The simple ones see one task, the first of its lane, and the LLMs that have a free slot for it:
+Such a function sees one task, the first of its lane, and the LLMs that have a free slot for it:
 
     def choose(task: Task, free: Sequence[LLM], now: Instant) -> tuple[LLM, str] | None
 
@@ -8,17 +8,15 @@ The simple ones see one task, the first of its lane, and the LLMs that have a fr
 why, or None to let the task wait until something changes in its lane, or the coordinator's clock ticks.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from heapq import nsmallest
-from importlib import import_module
 from itertools import cycle, islice
 
-from broker.errors import ConfigurationError
 from broker.timestamps import Instant
 from coordinator.core.llms.llm import LLM
-from coordinator.core.scheduling.earliest_finish import Decision, EarliestFinish, HeldBack, Policy, failed_at
+from coordinator.core.scheduling.decision import Decision, HeldBack, Policy
+from coordinator.core.scheduling.earliest_finish import EarliestFinish, failed_at
 from coordinator.core.scheduling.lane import Lane
 from coordinator.core.scheduling.ready_queue import ReadyQueue
 from coordinator.core.tasks.task import Task
@@ -96,33 +94,10 @@ def _random(task: Task, free: Sequence[LLM], now: Instant) -> tuple[LLM, str]:
     return free[drawn % len(free)], f"drawn from {len(free)} with a free slot"
 
 
-_BY_NAME: dict[str, Callable[[], Policy]] = {
+BUILT_IN: dict[str, Callable[[], Policy]] = {
     DEFAULT: EarliestFinish,
     "round-robin": lambda: TaskByTask(RoundRobin()),
     "least-loaded": lambda: TaskByTask(_least_loaded),
     "random": lambda: TaskByTask(_random),
 }
-NAMES = tuple(_BY_NAME)
-
-
-def load_policy(name: str) -> Policy:
-    """A fresh policy: one of NAMES, or the function that `pkg.mod:function` names.
-
-    Raises ConfigurationError when there is no such policy, it cannot be imported or does not take three arguments.
-    """
-    if make := _BY_NAME.get(name):
-        return make()
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        raise ConfigurationError(f"policy: there is no {name!r}: use {', '.join(NAMES)} or pkg.mod:function")
-    try:
-        choose = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"policy: {name!r} cannot be imported: {error}") from error
-    if not callable(choose):
-        raise ConfigurationError(f"policy: {name!r} is not a function")
-    try:
-        inspect.signature(choose).bind(None, [], 0)
-    except TypeError as error:
-        raise ConfigurationError(f"policy: {name!r} must take a task, the free LLMs and the time: {error}") from error
-    return TaskByTask(choose)
+NAMES = tuple(BUILT_IN)

@@ -12,7 +12,6 @@ from coordinator.core.llms.llm import LLM, OVERDUE, HeldTask
 from coordinator.core.scheduling.earliest_finish import HANDOVER, failed_at
 from coordinator.core.state import CoreState
 from coordinator.core.tasks.task import COORDINATOR, Task
-from coordinator.core.tasks.transitions import Trigger
 
 MOVED = "moved"
 LOOK = seconds(1)  # between two looks at all runs
@@ -59,7 +58,5 @@ def _quicker(board: CoreState, task: Task, llm: LLM, elapsed: Micros, now: Insta
 
 def _move(board: CoreState, task: Task, why: str, now: Instant) -> None:
     task.note(now, COORDINATOR, f"begins anew: {why}")
-    task.starts -= 1  # it was not the attempt's fault
     board.withdraw(task, MOVED, why, now)
-    task.move(Trigger.RELEASE)
-    board.make_ready(task, now)
+    board.release(task, now, counts=False)

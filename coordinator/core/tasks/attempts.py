@@ -10,8 +10,8 @@ from coordinator.core.commands import SendNotice
 from coordinator.core.events import BeingChecked, Claimed, Heartbeat, InstanceLeft, Progressed, Reported, Sender
 from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.state import NOT_YOURS, CoreState
+from coordinator.core.tasks import transitions
 from coordinator.core.tasks.task import Task
-from coordinator.core.tasks.transitions import Trigger
 
 FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
 MOST_UNCLAIMED = 10  # attempts in a row
@@ -76,12 +76,7 @@ class AttemptReports:
         mine = task is not None and task.llm == event.llm and task.attempt == claim.attempt
         if task and mine and task.status is Status.ASSIGNED:
             llm = self._state.llms[event.llm]
-            task.move(Trigger.CLAIM)
-            task.instance, task.started_at, task.named_at = claim.instance, now, now
-            task.model = llm.model_of(claim.instance)
-            task.text_at, task.streams = now, False
-            task.run_time = NO_TIME
-            task.starts += 1
+            transitions.claim(task, claim.instance, llm.model_of(claim.instance), now)
             free = llm.free
             llm.unclaimed.discard(task.id)
             llm.instance(claim.instance, now, self._state.lease).hold(task.id)
@@ -120,7 +115,7 @@ class AttemptReports:
         llm, result = event.llm, event.result
         task = self._state.tasks.get(result.task_id)
         if task is None:
-            self._state.refuse(result.task_id, NOBODY, Problem("task_id", "there is no such task"), event=event)
+            self._state.refuse(result.task_id, NOBODY, Problem("task_id", "there is no such task"), origin=event.origin)
             return
         if task.in_hand and task.attempt == result.attempt and task.llm == llm:
             self._attempt_ended(task, result, now)
@@ -128,7 +123,7 @@ class AttemptReports:
         tried = [a for a in task.attempts if a.attempt == result.attempt and a.llm == llm]
         if not tried:
             never = Problem("attempt", f"{llm} has never had attempt {result.attempt} of this task")
-            self._state.refuse(task.id, NOBODY, never, event=event)
+            self._state.refuse(task.id, NOBODY, never, origin=event.origin)
             return
         if any(a.outcome == result.outcome and a.instance == result.instance for a in tried):
             return  # the same result once more
@@ -215,19 +210,18 @@ class AttemptReports:
 
     def _attempt_ended(self, task: Task, result: Result, now: Instant) -> None:
         if task.status is Status.ASSIGNED:  # its claim was lost
-            task.starts += 1
-            task.started_at = now
+            model = self._state.llm(task.llm or "").model_of(result.instance)
+            transitions.claim(task, result.instance, model, now)
         if task.instance != result.instance or task.model is None:
             task.instance, task.model = result.instance, self._state.llm(task.llm or "").model_of(result.instance)
         task.usage = result.usage
         task.duration = _run_time(result)
         llm = self._state.take_back(task)
         if result.outcome == "completed":
-            task.result = result.result
             self._state.record(task, task.end_attempt(now, "completed"))
             if task.duration is not None:
                 llm.learned.learn(task.spec.skills, task.size, task.duration, now)  # stored with the next beat
-            self._state.finish(task, Trigger.COMPLETE, now)
+            self._state.complete(task, result.result, now)
             return
         error = result.error or Failure(type="stopped", message="the worker gave the task up")
         self._failed(task, result.outcome, error, now)
@@ -236,17 +230,12 @@ class AttemptReports:
         """Record an attempt without an answer. Try again after a pause, or end the task."""
         self._state.record(task, task.end_attempt(now, outcome, error))
         if error.retryable and task.status is Status.INPUT_REQUIRED:
-            self._state.await_answer(task, now)
+            self._state.lose_asking_attempt(task, now)
         elif error.retryable and task.starts < task.spec.max_attempts:
             pause = min(FIRST_PAUSE * 2 ** (task.starts - 1), LONGEST_PAUSE)
-            task.move(Trigger.BACK_OFF)
-            task.wake_at = Instant(now + pause)
-            self._state.next_wake = min(self._state.next_wake, task.wake_at)
-            self._state.touch(task)
-            self._state.announce(task, now)
+            self._state.back_off(task, Instant(now + pause), now)
         else:
-            task.error = error
-            self._state.finish(task, Trigger.FAIL, now)
+            self._state.fail(task, error, now)
 
     def _late_result(self, task: Task, llm: str, result: Result, now: Instant) -> None:
         """An older attempt has the answer after all: it counts, and the newer attempt is stopped."""
@@ -255,7 +244,7 @@ class AttemptReports:
         else:
             self._state.ready.discard(task)
         task.note(now, llm, f"late result of attempt {result.attempt} accepted")
-        task.llm, task.instance, task.usage, task.result = llm, result.instance, result.usage, result.result
+        task.llm, task.instance, task.usage = llm, result.instance, result.usage
         task.model = self._state.llm(llm).model_of(result.instance)
         task.duration = _run_time(result)
         for ended in [a for a in task.attempts if a.attempt == result.attempt]:
@@ -268,7 +257,7 @@ class AttemptReports:
         self._state.record(task, task.end_attempt(now, "completed"))
         task.attempt = newest
         task.attempts.sort(key=lambda attempt: attempt.attempt)
-        self._state.finish(task, Trigger.COMPLETE, now)
+        self._state.complete(task, result.result, now)
 
     def _drop_instance(self, llm: LLM, instance: Instance, now: Instant, *, left: bool = False) -> None:
         before, offers, excused = llm.standing, (llm.skills, llm.labels), instance.excused and not left
@@ -297,20 +286,17 @@ class AttemptReports:
         error = Failure(type=LOST, message=f"{reason} (attempt {task.attempt} at {task.llm})")
         started = task.status is not Status.ASSIGNED
         excused = excused and sum(attempt.outcome == LOST for attempt in task.attempts) < MOST_EXCUSED
-        if task.status is Status.IN_PROGRESS and (task.parked or excused):  # parked, it did nothing: it waited
-            task.starts -= 1
+        counts = not (task.status is Status.IN_PROGRESS and (task.parked or excused))  # parked, it only waited
         if started and task.instance:
             self._state.stop(task.llm or "", task.instance, task.id, task.attempt, reason)
         self._state.take_back(task)
         self._state.record(task, task.end_attempt(now, LOST if started else UNCLAIMED, error))
         if task.status is Status.INPUT_REQUIRED:
-            self._state.await_answer(task, now)
-        elif task.starts >= task.spec.max_attempts or _is_never_taken_up(task):
-            task.error = error
-            self._state.finish(task, Trigger.FAIL, now)
+            self._state.lose_asking_attempt(task, now)
+        elif counts and (task.starts >= task.spec.max_attempts or _is_never_taken_up(task)):
+            self._state.fail(task, error, now)
         else:
-            task.move(Trigger.RELEASE)
-            self._state.make_ready(task, now)
+            self._state.release(task, now, counts=counts)
 
     def _claimable(self, task_id: str, attempt: int, llm: str) -> Task | None:
         task = self._state.tasks.get(task_id)

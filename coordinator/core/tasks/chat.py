@@ -71,7 +71,7 @@ class Chat:
         sender = event.sender
         self._state.changes.undelivered.append(message.id)
         problem = Problem("receiver", f"nobody has the address {message.receiver}: {_advice(message.receiver)}")
-        self._state.say(Refuse(message.id, (problem,), sender.reply_to, sender.correlation_id, event))
+        self._state.say(Refuse(message.id, (problem,), sender.reply_to, sender.correlation_id, event.origin))
         if not message.is_answer and not sender.reply_to and message.sender.startswith("user."):
             self._state.say(DeliverMessage(_notice(message, problem, now), message.sender))
 

@@ -6,9 +6,8 @@ from broker.timestamps import Instant
 from coordinator.core.commands import SendPersonAnswer
 from coordinator.core.events import AnswerGiven, WaitBegan, WaitEnded
 from coordinator.core.state import NOT_YOURS, CoreState
-from coordinator.core.tasks.requests import ANYBODY
-from coordinator.core.tasks.task import OpenQuestion, Task
-from coordinator.core.tasks.transitions import Trigger
+from coordinator.core.tasks import transitions
+from coordinator.core.tasks.task import ANYBODY, OpenQuestion, Task
 
 _TOLD = 200  # characters of a question or an answer in the history
 
@@ -31,7 +30,7 @@ class Questions:
             return
         known = [asked for asked in task.questions if asked.id == question.id]
         if not known:
-            task.ask(OpenQuestion(question.id, question.text, tuple(question.choices), now), now)
+            transitions.ask(task, OpenQuestion(question.id, question.text, tuple(question.choices), now), now)
             task.note(now, event.llm, f"asked: {_in_short(question.text)}")
             self._state.touch(task)
             self._state.announce(task, now)
@@ -46,8 +45,7 @@ class Questions:
             self._state.stop(event.llm, resume.instance, resume.task_id, resume.attempt, NOT_YOURS)
             return
         if task.status is Status.INPUT_REQUIRED:
-            task.stop_asking(now)
-            task.move(Trigger.RESUME)
+            transitions.resume(task, now)
             self._state.announce(task, now)
         self._state.unpark(task, now)
 
@@ -67,15 +65,13 @@ class Questions:
         if task.in_hand:
             self._tell(task, answered)
         if not task.open_questions:
-            task.stop_asking(now)
             if task.in_hand:
-                task.move(Trigger.RESUME)
+                transitions.resume(task, now)
             elif task.spec.is_group:
-                task.move(Trigger.RESUME)
+                transitions.resume(task, now)
                 self._state.dirty_groups[task.id] = None
             else:
-                task.move(Trigger.RELEASE)
-                self._state.make_ready(task, now)
+                self._state.release(task, now)
         self._state.announce(task, now)
         self._state.answer_to(event.sender, "task.accepted", task)
 

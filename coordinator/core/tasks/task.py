@@ -14,10 +14,10 @@ from broker.protocol.task_requests import Submission
 from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import EPOCH, NO_TIME, Instant, Micros, from_datetime, in_seconds, seconds, to_iso
 from coordinator.core.llms.duration_estimates import BASE_LENGTH, text_length
-from coordinator.core.tasks.transitions import Trigger, after
 
 DEFAULT_PRIORITY = 4
-COORDINATOR = "coordinator"  # who has changed a task that nobody else has
+COORDINATOR = "coordinator"  # the author of changes that no user asked for
+ANYBODY = "anonymous"  # the author of changes by a client that names no user
 HISTORY_KEPT = 200  # changes; the oldest go first
 QUIET_AFTER = seconds(30)  # without text
 _NO_MODELS = ("exec:", "handler:")  # how names of what need not send any text begin
@@ -128,10 +128,6 @@ class Task:
     _size: int | None = None
     _submitted_view: dict[str, Any] | None = None
 
-    def move(self, trigger: Trigger) -> None:
-        """Go to the state that follows. Raises IllegalTransition and changes nothing when there is none."""
-        self.status = after(self.status, trigger)
-
     def note(self, now: Instant, by: str, what: str) -> None:
         """Remember a change."""
         self.history.append(Change(now, by, shortened(what, LONGEST_CHANGE)))
@@ -160,25 +156,11 @@ class Task:
         """What it asks, and nobody has answered."""
         return [asked for asked in self.questions if asked.answer is None]
 
-    def ask(self, question: OpenQuestion, now: Instant) -> None:
-        """Its LLM asks a person."""
-        self.questions.append(question)
-        if self.asking_since is None:
-            self.asking_since = now
-            self.move(Trigger.ASK)
-
     def answer(self, asked: OpenQuestion, answer: str, by: str, now: Instant) -> OpenQuestion:
         """Keep a person's answer; returns the question with it."""
         answered = replace(asked, answer=answer, answered_by=by, answered_at=now)
         self.questions[self.questions.index(asked)] = answered
         return answered
-
-    def stop_asking(self, now: Instant) -> None:
-        """It waits for nobody any more; what is open is no longer asked."""
-        if self.asking_since is not None:
-            self.person_wait = Micros(self.person_wait + max(0, now - self.asking_since))
-            self.asking_since = None
-        self.questions = [asked for asked in self.questions if asked.answer is not None]
 
     @property
     def due(self) -> Instant | None:

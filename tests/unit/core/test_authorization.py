@@ -26,7 +26,7 @@ from coordinator.core.events import (
     UpdateRequested,
 )
 from coordinator.core.llms.llm import LLM
-from coordinator.core.machine import Machine
+from coordinator.core.machine import Machine, MachineOptions
 from coordinator.core.tasks.task import Task
 from tests.support.core_driver import LEASE, T0
 from tests.support.stored_tasks import ATTEMPT, a_task
@@ -202,7 +202,7 @@ def test_an_id_belongs_to_whoever_has_submitted_it_first(state: State) -> None:
 
 @pytest.mark.parametrize(("require_identity", "answer"), [(True, Refuse), (False, AnswerSubmitter)])
 def test_it_is_looked_at_only_where_identity_is_required(require_identity: bool, answer: type[object]) -> None:
-    machine = Machine(lease=seconds(LEASE), require_identity=require_identity)
+    machine = Machine(MachineOptions(seconds(LEASE), require_identity=require_identity))
     machine.load([a_task(1, submitted_by="ana")])
     commands = machine.handle(Submitted("t1", Submission(description="do 1"), 4, Sender("bo", "queue")), now=T0)
     assert isinstance(commands[0], answer)

@@ -178,9 +178,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.handle(*data.draw(st.lists(st.sampled_from(self.said), min_size=1, max_size=3)))
 
     @rule(data=st.data(), instance=instances)
-    @precondition(lambda self: self.core.books.in_hand())
+    @precondition(lambda self: self.core.database.in_hand())
     def a_worker_reports_on_what_it_has(self, data: st.DataObject, instance: str) -> None:
-        task = data.draw(st.sampled_from(self.core.books.in_hand()))
+        task = data.draw(st.sampled_from(self.core.database.in_hand()))
         known = [claimed, claimed, asked, waited, resumed, completed, failed, gave_up, progressed]
         report: Any = data.draw(st.sampled_from(known))
         self.handle(report(task.id, task.attempt, llm=task.llm, instance=task.instance or instance))
@@ -192,17 +192,17 @@ class AnyOrder(RuleBasedStateMachine):
         self.handle(answered(task.id, question=task.open_questions[0].id))
 
     def asking(self) -> list[Task]:
-        return [task for task in self.core.books.tasks.values() if task.status is Status.INPUT_REQUIRED]
+        return [task for task in self.core.database.tasks.values() if task.status is Status.INPUT_REQUIRED]
 
     @rule(number=st.integers(0, 3))
-    @precondition(lambda self: self.core.books.in_hand())
+    @precondition(lambda self: self.core.database.in_hand())
     def an_llm_does_all_that_it_has_as_it_is_asked(self, number: int) -> None:
-        work = self.core.books.in_hand()
+        work = self.core.database.in_hand()
         self.handle(*(done_as_asked(task, number, task.instance or "i1") for task in work))
 
     @rule(llm=llms, instance=instances)
     def a_worker_beats(self, llm: str, instance: str) -> None:
-        theirs = [t for t in self.core.books.in_hand() if t.llm == llm and t.instance == instance]
+        theirs = [t for t in self.core.database.in_hand() if t.llm == llm and t.instance == instance]
         self.handle(seen(llm, instance, slots=2, skills=SKILLS, tasks=[(task.id, task.attempt) for task in theirs]))
 
     @rule(passed=st.sampled_from([0.5, 1.0, 4.0, LEASE - 1, LEASE, 60.0]))
@@ -240,13 +240,13 @@ class AnyOrder(RuleBasedStateMachine):
             assert above <= self.ever_completed
 
     @invariant()
-    def the_books_agree_with_what_was_announced(self) -> None:
-        over = {task.id: task.status for task in self.core.books.tasks.values() if task.status in FINAL}
+    def the_database_agrees_with_the_announcements(self) -> None:
+        over = {task.id: task.status for task in self.core.database.tasks.values() if task.status in FINAL}
         assert over == self.over
 
     @invariant()
     def no_part_of_a_cancelled_or_failed_task_is_live_unless_somebody_wanted_it_so(self) -> None:
-        for task in self.core.books.tasks.values():
+        for task in self.core.database.tasks.values():
             ended = task.spec.parent_id and self.over.get(task.spec.parent_id)
             if ended in (Status.CANCELLED, Status.FAILED):
                 assert task.status in FINAL or task.id in self.ever_retried, f"{task.id} goes on without its parent"
@@ -254,18 +254,18 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Every task ends once the LLMs behave, and all that others wait for is submitted."""
         freely = [ManageLLM(llm=llm, paused=False, slots=None, skills=None) for llm in self.core.machine.board.llms]
-        missing = [submitted(task_id) for task_id in IDS if task_id not in self.core.books.tasks]
+        missing = [submitted(task_id) for task_id in IDS if task_id not in self.core.database.tasks]
         self.handle(*map(ManageRequested, freely), *missing, *(AssignRequested(task_id, None) for task_id in IDS))
         for _ in range(60):
             here = [seen(llm, "well-behaved", slots=2, skills=SKILLS) for llm in LLMS]
             self.handle(*here, at=self.core.at + LEASE / 2)
             self.handle(*(answer_to(task) for task in self.asking()))
-            work = self.core.books.in_hand()
+            work = self.core.database.in_hand()
             self.handle(*(claimed(t.id, t.attempt, llm=t.llm or "", instance="well-behaved") for t in work))
             self.handle(*(done_as_asked(task, task.seq, "well-behaved") for task in work))
-            if all(task.status in FINAL for task in self.core.books.tasks.values()):
+            if all(task.status in FINAL for task in self.core.database.tasks.values()):
                 break
-        assert set(IDS) <= {task.id for task in self.core.books.tasks.values()} == self.over.keys()
+        assert set(IDS) <= {task.id for task in self.core.database.tasks.values()} == self.over.keys()
 
 
 AnyOrder.TestCase.settings = settings(

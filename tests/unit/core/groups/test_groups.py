@@ -60,7 +60,7 @@ def ballot(choice: str) -> dict[str, str]:
 
 
 def statuses(core: Core) -> dict[str, str]:
-    return {task_id: core.status(task_id) for task_id in core.books.tasks}
+    return {task_id: core.status(task_id) for task_id in core.database.tasks}
 
 
 def refusals(commands: list[Command]) -> list[Problem]:
@@ -104,13 +104,13 @@ def test_a_group_whose_results_are_too_large_together_fails_and_its_parts_keep_t
     begin(core, submitted("g", assignees=["atlas", "clio"], mode="all"))
     for part in ("g.1", "g.2"):
         end(core, part, "x" * 5_000_000)
-    group = core.books.tasks["g"]
+    group = core.database.tasks["g"]
     assert (group.status, group.result) == (Status.FAILED, None)
     assert group.error is not None
     assert (group.error.type, group.error.retryable) == ("result_too_large", False)
     assert group.error.message.startswith("the results of its parts have 10,000,0")
     assert group.error.message.endswith("Each is the result of its part: g.1 to g.2")
-    assert core.books.tasks["g.1"].result == "x" * 5_000_000
+    assert core.database.tasks["g.1"].result == "x" * 5_000_000
 
 
 def test_a_group_goes_on_with_another_coordinator(core: Core) -> None:

@@ -142,7 +142,7 @@ def test_a_retry_keeps_the_earlier_result_with_its_attempt(core: Core) -> None:
     core.handle(seen("atlas"), submitted("t1"))
     core.handle(claimed("t1"))
     core.handle(completed("t1", result={"first": 1}))
-    core.machine.load(core.books.load(["t1"]))
+    core.machine.load(core.database.load(["t1"]))
     core.machine.handle(retried("t1"), now=moment(1))
     [(task, attempt, result)] = core.machine.take_changes().earlier_results
     assert (task.id, attempt, result) == ("t1", 1, {"first": 1})

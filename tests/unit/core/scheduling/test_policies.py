@@ -8,8 +8,9 @@ from broker.errors import ConfigurationError
 from broker.timestamps import Instant
 from coordinator.core.llms.llm import LLM
 from coordinator.core.scheduling.earliest_finish import EarliestFinish
-from coordinator.core.scheduling.policies import DEFAULT, NAMES, load_policy
+from coordinator.core.scheduling.policies import DEFAULT, NAMES
 from coordinator.core.tasks.task import Task
+from coordinator.policy_loader import load_policy
 from tests.support.core_driver import Core, assignments, claimed, completed, failed, seen, submitted
 
 HERE = "tests.unit.core.scheduling.test_policies"

@@ -5,7 +5,7 @@ import pytest
 from broker.protocol.task_requests import ManageLLM
 from coordinator.core.commands import Command
 from coordinator.core.events import Event, ManageRequested
-from coordinator.core.scheduling.policies import load_policy
+from coordinator.policy_loader import load_policy
 from tests.support.core_driver import Core, assignments, claimed, completed, failed, left, seen, stops, submitted
 
 FAR_TOO_LONG = 150  # seconds, for a task that `slow` is expected to do in a minute

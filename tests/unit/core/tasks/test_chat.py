@@ -81,13 +81,13 @@ def test_a_message_that_found_no_mailbox_is_announced_once_whatever_comes_first(
 
 def test_whoever_waits_for_an_answer_of_nobody_is_told_so() -> None:
     message = said()
-    event = MessageUndelivered(message, message.receiver, Sender("ana", "replies", "c-1"))
+    event = MessageUndelivered(message, message.receiver, Sender("ana", "replies", "c-1"), origin=3)
     commands, changes = handle(event)
     problem = Problem(
         "receiver",
         "nobody has the address llm.ada: no worker of that name has ever run; start one with `fluffle worker ada`",
     )
-    assert commands[1:] == [Refuse(message.id, (problem,), "replies", "c-1", event)]
+    assert commands[1:] == [Refuse(message.id, (problem,), "replies", "c-1", 3)]
     assert changes.undelivered == [message.id]
 
 

@@ -160,10 +160,10 @@ def test_tasks_below_the_window_can_be_made_urgent() -> None:
     core.handle(*(submitted(f"u{n:02}") for n in range(40)))
     core.handle(update("u39", priority=9), update("u00", priority=0))
     core.handle(seen("atlas", slots=3))
-    assert sorted(task.id for task in core.books.in_hand()) == ["u01", "u02", "u39"]
+    assert sorted(task.id for task in core.database.in_hand()) == ["u01", "u02", "u39"]
     for _ in range(60):
-        core.handle(*(completed(task.id) for task in core.books.in_hand()))
-    assert {task.status.value for task in core.books.tasks.values()} == {"completed"}
+        core.handle(*(completed(task.id) for task in core.database.in_hand()))
+    assert {task.status.value for task in core.database.tasks.values()} == {"completed"}
 
 
 def test_a_retry_may_change_what_is_asked_for(core: Core) -> None:
@@ -216,7 +216,7 @@ def test_an_llm_that_is_offline_can_be_forgotten(core: Core) -> None:
     core.handle(seen("boreas", skills=["python"]), manage("boreas", paused=True), left("boreas"))
     [answer] = [it for it in core.handle(manage("boreas", forget=True)) if isinstance(it, AnswerRequest)]
     assert (answer.type, answer.view["name"], answer.view["state"]) == ("llm.accepted", "boreas", "offline")
-    assert set(core.machine.board.llms) == set(core.books.llms) == {"atlas"}
+    assert set(core.machine.board.llms) == {llm.name for llm in core.database.llms()} == {"atlas"}
     assert refusals(core.handle(manage("boreas", paused=False)))[0].path == "llm"
     core.restart()
     assert assignments(core.handle(submitted("u", skills=["python"]))) == []
@@ -227,19 +227,19 @@ def test_an_llm_that_is_there_or_has_a_task_is_not_forgotten(core: Core) -> None
     for name in ("atlas", "boreas"):
         [problem] = refusals(core.handle(manage(name, forget=True)))
         assert problem == Problem("llm", f"{name} is online: only an LLM that is offline can be forgotten")
-    assert set(core.books.llms) == {"atlas", "boreas"}
+    assert {llm.name for llm in core.database.llms()} == {"atlas", "boreas"}
 
 
 def test_a_forgotten_llm_comes_back_in_the_same_batch(core: Core) -> None:
     core.handle(left("boreas"))
     core.handle(manage("boreas", forget=True), seen("boreas"))
-    assert set(core.books.llms) == {"atlas", "boreas"}
+    assert {llm.name for llm in core.database.llms()} == {"atlas", "boreas"}
     assert assignments(core.handle(submitted("u"))) == [("u", 1, "boreas")]
 
 
 def test_a_long_change_is_cut_in_the_history(core: Core) -> None:
     core.handle(update("t", metadata={"m": "m" * 100_000}))
-    assert len(core.books.tasks["t"].history[-1].what) == 2_100
+    assert len(core.database.tasks["t"].history[-1].what) == 2_100
 
 
 def test_slots_can_be_limited_and_given_back(core: Core) -> None:

@@ -157,7 +157,7 @@ def test_what_was_changed_with_a_retry_makes_no_difference(core: Core) -> None:
 
 def test_of_a_task_that_may_have_been_changed_earlier_nothing_differs(core: Core) -> None:
     core.handle(submitted("u", depends_on=["t"]))
-    core.books.tasks["u"].original = None
+    core.database.tasks["u"].original = None
     assert refused(core.handle(submitted("u", description="something else"))) == []
     core.handle(UpdateRequested("u", {"priority": 8}))
     assert core.task("u").original is None

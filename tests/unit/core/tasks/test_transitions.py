@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from copy import deepcopy
 from itertools import product
 
 import pytest
@@ -5,12 +7,31 @@ import pytest
 from broker.errors import IllegalTransition
 from broker.protocol.status import FINAL, Status
 from broker.protocol.task_requests import Submission
-from coordinator.core.tasks.task import Task
+from broker.protocol.worker_reports import Failure
+from broker.timestamps import Instant
+from coordinator.core.tasks import transitions
+from coordinator.core.tasks.task import OpenQuestion, Task
 from coordinator.core.tasks.transitions import TRANSITIONS, Trigger, after
 from tests.support.core_driver import T0
 
 LEGAL = list(TRANSITIONS)
 ILLEGAL = [pair for pair in product(Status, Trigger) if pair not in TRANSITIONS]
+NOW = Instant(T0 + 1)
+
+FUNCTIONS: dict[Trigger, Callable[[Task], None]] = {
+    Trigger.READY: lambda task: transitions.make_ready(task, NOW),
+    Trigger.ASSIGN: lambda task: transitions.assign(task, "atlas", "quickest", NOW),
+    Trigger.EXPAND: lambda task: transitions.expand(task, NOW),
+    Trigger.CLAIM: lambda task: transitions.claim(task, "i1", "m", NOW),
+    Trigger.ASK: lambda task: transitions.ask(task, OpenQuestion("q", "q?", (), NOW), NOW),
+    Trigger.RESUME: lambda task: transitions.resume(task, NOW),
+    Trigger.RELEASE: lambda task: transitions.release(task, NOW),
+    Trigger.BACK_OFF: lambda task: transitions.back_off(task, NOW),
+    Trigger.COMPLETE: lambda task: transitions.complete(task, "done", NOW),
+    Trigger.FAIL: lambda task: transitions.fail(task, Failure(type="lost", message="gone"), NOW),
+    Trigger.CANCEL: lambda task: transitions.cancel(task, "ana", None, NOW),
+    Trigger.RETRY: lambda task: transitions.retry(task, "ana", (), NOW),
+}
 
 
 def a_task(status: Status) -> Task:
@@ -24,16 +45,48 @@ def name(value: Status | Trigger) -> str:
 @pytest.mark.parametrize(("status", "trigger"), LEGAL, ids=name)
 def test_a_legal_transition_leads_to_the_state_of_the_table(status: Status, trigger: Trigger) -> None:
     task = a_task(status)
-    task.move(trigger)
+    FUNCTIONS[trigger](task)
     assert task.status is TRANSITIONS[status, trigger]
 
 
 @pytest.mark.parametrize(("status", "trigger"), ILLEGAL, ids=name)
 def test_an_illegal_transition_raises_and_changes_nothing(status: Status, trigger: Trigger) -> None:
     task = a_task(status)
+    before = deepcopy(task)
     with pytest.raises(IllegalTransition, match=f"a task that is {status} cannot "):
-        task.move(trigger)
+        FUNCTIONS[trigger](task)
     assert task.status is status
+    assert all(getattr(task, name) == getattr(before, name) for name in Task.__slots__)
+
+
+def test_every_trigger_has_a_function() -> None:
+    assert set(FUNCTIONS) == set(Trigger)
+
+
+def test_a_claimed_attempt_counts_and_an_excused_one_does_not() -> None:
+    task = a_task(Status.ASSIGNED)
+    transitions.claim(task, "i1", "m", NOW)
+    assert task.starts == 1
+    transitions.release(task, NOW, counts=False)
+    assert task.starts == 0
+    assert task.llm is task.instance is task.started_at is None
+
+
+def test_a_second_question_leaves_the_status_and_the_waiting_time_as_they_are() -> None:
+    task = a_task(Status.IN_PROGRESS)
+    for number in range(2):
+        transitions.ask(task, OpenQuestion(f"q{number}", "?", (), NOW), Instant(NOW + number))
+    assert (task.status, task.asking_since) == (Status.INPUT_REQUIRED, NOW)
+    assert [asked.id for asked in task.open_questions] == ["q0", "q1"]
+
+
+def test_a_retry_takes_back_all_that_the_run_before_has_left() -> None:
+    task, fresh = a_task(Status.IN_PROGRESS), a_task(Status.BLOCKED)
+    transitions.complete(task, "done", NOW)
+    transitions.retry(task, "ana", ["priority"], NOW)
+    assert [change.what for change in task.history] == ["retried after it was completed, with changed priority"]
+    task.history.clear()
+    assert all(getattr(task, name) == getattr(fresh, name) for name in Task.__slots__)
 
 
 def test_every_state_is_reached_from_blocked() -> None:

@@ -11,7 +11,8 @@ import pytest
 from fluffle.web.access.auth import Authenticator, Tokens
 from fluffle.web.app import build
 from fluffle.web.page_context import SharedServices
-from tests.unit.docs.test_docs import ROOT, code, table_after
+from tests.support.processes import ROOT
+from tests.unit.docs.test_docs import code, table_after
 
 TOKEN = "0123456789abcdef"
 

@@ -1,0 +1,62 @@
+"""Requests about LLMs: pause, resume, drain, change slots or skills, forget."""
+
+from itertools import islice
+
+from broker.errors import Problem
+from broker.timestamps import Instant
+from coordinator.core.commands import AnswerRequest, SendDrain
+from coordinator.core.events import ManageRequested, Sender
+from coordinator.core.llms.llm import LLM, llm_view, no_such_llm
+from coordinator.core.state import CoreState
+
+_TASKS_NAMED = 10  # of an LLM, in a refusal
+
+
+class LLMControl:
+    """Does what a request asks, or refuses the request with the reason."""
+
+    def __init__(self, board: CoreState) -> None:
+        self._state = board
+
+    def manage(self, event: ManageRequested, now: Instant) -> None:
+        order, sender = event.order, event.sender
+        llm = self._state.llms.get(order.llm)
+        if llm is None:
+            self._state.refuse(order.llm, sender, no_such_llm("llm", order.llm, self._state.llms, forceable=False))
+            return
+        if order.forget:
+            self._forget(llm, sender, now)
+            return
+        before = llm.standing
+        given = order.model_fields_set
+        if order.paused is not None:
+            llm.paused = order.paused
+        if "slots" in given:
+            llm.slots_limit = order.slots
+        if "skills" in given:
+            llm.give_skills(order.skills)
+        if order.drain:
+            for instance in llm.instances.values():
+                instance.draining = True
+                self._state.say(SendDrain(llm.name, instance.id))
+        llm.count()
+        self._state.ready.llm_changed(llm)
+        self._state.freed_llms[llm.name] = llm
+        self._state.changes.llms[llm.name] = llm
+        self._state.announce_llm(llm, before, now)
+        if sender.reply_to:
+            view = llm_view(llm, llm.tasks(), now)
+            self._state.say(AnswerRequest("llm.accepted", sender.reply_to, sender.correlation_id, view))
+
+    def _forget(self, llm: LLM, sender: Sender, now: Instant) -> None:
+        if llm.instances:
+            told = f"{llm.name} is {llm.state}: only an LLM that is offline can be forgotten"
+            self._state.refuse(llm.name, sender, Problem("llm", told))
+        elif tasks := llm.tasks():
+            told = f"{llm.name} has tasks: {', '.join(islice(tasks, _TASKS_NAMED))}"
+            self._state.refuse(llm.name, sender, Problem("llm", told))
+        else:
+            self._state.forget_llm(llm)
+            if sender.reply_to:
+                view = llm_view(llm, {}, now)
+                self._state.say(AnswerRequest("llm.accepted", sender.reply_to, sender.correlation_id, view))
