@@ -103,7 +103,7 @@ def helpers_of(process: Process) -> list[psutil.Process]:
     helpers = []
     for child in psutil.Process(process.pid).children():
         with suppress(psutil.NoSuchProcess):  # a zombie, too
-            if "helper_process" in " ".join(child.cmdline()):
+            if "child_process" in " ".join(child.cmdline()):
                 helpers.append(child)
     return helpers
 
