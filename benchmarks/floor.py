@@ -35,7 +35,7 @@ PATIENCE = 30.0  # seconds
 Samples = list[float]  # milliseconds
 
 
-class Books:
+class CommitLog:
     """A database that returns from a commit when the data is on disk."""
 
     def __init__(self, folder: Path) -> None:
@@ -55,9 +55,9 @@ class Floor:
     """A client, a coordinator and a worker that do nothing but wait."""
 
     def __init__(
-        self, client: RobustConnection, coordinator: RobustConnection, worker: RobustConnection, books: Books
+        self, client: RobustConnection, coordinator: RobustConnection, worker: RobustConnection, log: CommitLog
     ) -> None:
-        self._client, self._coordinator, self._worker, self._books = client, coordinator, worker, books
+        self._client, self._coordinator, self._worker, self._log = client, coordinator, worker, log
         self._replied = asyncio.Event()
         self._working: set[asyncio.Task[None]] = set()
 
@@ -71,7 +71,7 @@ class Floor:
 
     def _on_inbox(self, delivery: Delivery) -> None:
         if delivery.body != b"claim":
-            self._books.commit()
+            self._log.commit()
             reply = Outgoing("", REPLIES.name, b"completed", persistent=False)
             self._coordinator.publish_soon(
                 Outgoing("", WORK.name, b"assignment") if delivery.body == b"submission" else reply
@@ -100,7 +100,7 @@ class Floor:
 
     async def committed(self) -> None:
         """A commit."""
-        self._books.commit()
+        self._log.commit()
 
     async def replied(self) -> None:
         """Send a message through the reply queue, which is not written to disk."""
@@ -125,13 +125,13 @@ async def timed(what: Callable[[], Awaitable[None]], samples: int) -> Samples:
 
 async def measure(url: str, samples: int, folder: Path) -> dict[str, Samples]:
     """Measure the parts and the whole round trip."""
-    books = Books(folder)
-    with closing(books.connection):
+    log = CommitLog(folder)
+    with closing(log.connection):
         async with AsyncExitStack() as stack:
             client, coordinator, worker = [
                 await stack.enter_async_context(RobustConnection(url, name=f"floor {name}")) for name in ("a", "b", "c")
             ]
-            floor = Floor(client, coordinator, worker, books)
+            floor = Floor(client, coordinator, worker, log)
             await floor.set_up()
             await timed(floor.round_trip, samples // 4)  # warms up
             return {

@@ -171,7 +171,7 @@ def do_some(client: SyncClient) -> str:
 def arguments() -> argparse.Namespace:
     """Return the sizes given on the command line."""
     parser = command(__doc__)
-    parser.add_argument("--tasks", type=int, default=100_000, help="tasks in the books (100000)")
+    parser.add_argument("--tasks", type=int, default=100_000, help="tasks in the database (100000)")
     parser.add_argument("--visits", type=int, default=10, help="how often each page is opened (10)")
     parser.add_argument("--stay", type=int, default=200, help="how many others come while one stays (200)")
     return parser.parse_args()
@@ -192,7 +192,7 @@ def main() -> None:
             weights = list(stay(browser, login, server, sizes.stay, client))
     by_path = {path: [it for it in freed_llms if it.path == path] for path in SEEN}
     print_table(
-        f"Pages with {sizes.tasks:,} tasks in the books, on {on.name}",
+        f"Pages with {sizes.tasks:,} tasks in the database, on {on.name}",
         ("page", "painted: median", "most", "readable: median", "most"),
         [
             (path, *(f"{figure(times):.0f} ms" for times in _times(these) for figure in (median, max)))

@@ -24,8 +24,8 @@ def main() -> int:
     audited = [library for library in libraries if "vulns" in library]
     found = [(library, vulnerability) for library in audited for vulnerability in library["vulns"]]
     for library, vulnerability in found:
-        mended = ", ".join(vulnerability["fix_versions"]) or "none yet"
-        print(f"{library['name']} {library['version']}: {vulnerability['id']}, mended in: {mended}")
+        fixed = ", ".join(vulnerability["fix_versions"]) or "none yet"
+        print(f"{library['name']} {library['version']}: {vulnerability['id']}, fixed in: {fixed}")
     if len(audited) < len(libraries):
         print(
             f"{len(libraries) - len(audited)} of {len(libraries)} libraries were not audited: no index here knows them."

@@ -29,7 +29,7 @@ from workers.tools.toolbox import Toolbox
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs/screenshots"
 TEXT = (
-    "At 09:14 the cache was full. Requests failed until 09:31, because every answer was fetched anew. The disks were "
+    "At 09:14 the cache was full. Requests failed until 09:31, because every answer was fetched again. The disks were "
     "fine all the time: their queues were short, and no error was logged. A larger cache is ordered. Until it comes, "
     "the oldest entries are dropped every hour. Nobody outside noticed more than slow pages."
 )

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.support.books import Books
 from benchmarks.support.memory import PeakMemory
 from benchmarks.support.processes import PROGRAMS, BenchmarkFailed, Processes
+from benchmarks.support.recorded_attempts import RecordedAttempts
 from benchmarks.support.waiting import everyday
 from broker.timestamps import Instant, now
 from fluffle import Client, TaskHandle
@@ -90,17 +90,17 @@ class Place:
 
     def pace(self, tasks: int, peak: PeakMemory) -> Pace:
         """Measure this many tasks that are completed later, and as many on arrival. Raises BenchmarkFailed."""
-        with self._coordinator(peak) as (processes, coordinator), closing(Books(self.database)) as books:
+        with self._coordinator(peak) as (processes, coordinator), closing(RecordedAttempts(self.database)) as attempts:
             idle = _processor_time(coordinator)
             accepted = asyncio.run(self._submit(tasks))
-            before = books.ended()
+            before = attempts.ended()
             with self._llm(processes):
-                books.wait_for(before + tasks, PATIENCE + tasks / 100)
-                worked_off = _rate(books.completions(before)[:tasks])
+                attempts.wait_for(before + tasks, PATIENCE + tasks / 100)
+                worked_off = _rate(attempts.completions(before)[:tasks])
                 start = now()
                 asyncio.run(self._submit(tasks, wait=True))
                 end = now()
-            completions = books.completions(before)
+            completions = attempts.completions(before)
             processor = (_processor_time(coordinator) - idle) / len(completions)
         done = sum(start <= at <= end for at in completions)
         return Pace(tasks / accepted, worked_off, done / ((end - start) / 1e6), processor)
@@ -108,12 +108,12 @@ class Place:
     def takeovers(self, rounds: int, peak: PeakMemory) -> Iterator[Takeover]:
         """Kill the coordinator under load, twice a round. Raises BenchmarkFailed."""
         with (
-            closing(Books(self.database)) as books,
+            closing(RecordedAttempts(self.database)) as attempts,
             self._coordinator(peak) as (processes, leader),
             self._llm(processes),
         ):
             for by in ("a new start", "a standby") * rounds:
-                books.wait_for(books.ended() + WARM, PATIENCE)
+                attempts.wait_for(attempts.ended() + WARM, PATIENCE)
                 if by == "a standby":
                     following = processes.start_until(COORDINATOR, STANDS_BY, PATIENCE)
                 start = time.perf_counter()
@@ -122,10 +122,10 @@ class Place:
                 if by == "a new start":
                     following = processes.start(COORDINATOR)
                 peak.watch(following.pid)
-                ended = books.ended()
+                ended = attempts.ended()
                 processes.wait_for(following, LEADS, PATIENCE)
                 leads = time.perf_counter() - start
-                books.wait_for(ended + 1, PATIENCE)
+                attempts.wait_for(ended + 1, PATIENCE)
                 yield Takeover(by, leads, time.perf_counter() - start)
                 leader = following
 

@@ -14,7 +14,7 @@ from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import Task
 from coordinator.storage.store import Store
 
-HIGH, LOW = 6, 1  # priorities of the tasks that are ready for whoever is there, half of them each
+HIGH, LOW = 6, 1  # priorities of the tasks that are ready for any LLM, half of them each
 OFFLINE = "atlas"  # an LLM that tasks are assigned to by hand, and that is not there
 LANES = 20  # skills that no LLM has
 

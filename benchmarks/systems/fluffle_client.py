@@ -37,7 +37,7 @@ class FluffleClient:
             returned = [await handle.result() for handle in handles if isinstance(handle, TaskHandle)]
         assert returned == list(range(count))
 
-    def check_books(self) -> None:
+    def check_database(self) -> None:
         """Raises AssertionError unless the coordinator has recorded every task as completed."""
         values = self._runner.run(self._client.report("summary")).values
         assert values["total_tasks"] == values["completed_tasks"] == self._submitted, values
@@ -46,4 +46,4 @@ class FluffleClient:
 if __name__ == "__main__":
     with FluffleClient() as client:
         main(client, "fluffle")
-        client.check_books()
+        client.check_database()

@@ -203,5 +203,5 @@ def test_cancelling_a_task_cancels_its_five_running_parts(site: Site, person: Sy
     assert {view.status for view in ended} == {Status.CANCELLED}
     assert len(ended) == 6
     assert more.id in ids
-    until(lambda: person.llm("ada").tasks == [], "nobody has anything in hand")
+    until(lambda: person.llm("ada").tasks == [], "no LLM holds a task")
     assert person.submit("one more", inputs=[0]).result(20) == []

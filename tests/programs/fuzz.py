@@ -171,7 +171,7 @@ def main() -> int:
             ("unaccounted for", "0", f"{survived.missing + survived.unasked:,}"),
             ("crashes", "0", f"{survived.restarts}"),
             ("good tasks done", "", f"{survived.good_done:,} of {survived.good:,}"),
-            ("problems in the books", "", f"{len(survived.problems)}"),
+            ("problems in the database", "", f"{len(survived.problems)}"),
             ("memory grown by", f"{decoded.grown / 2**20:.1f} MiB", f"{survived.grown / 2**20:.1f} MiB"),
             ("took", f"{decoded.seconds:.0f} s", f"{survived.seconds:.0f} s"),
         ],

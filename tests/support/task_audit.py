@@ -85,13 +85,13 @@ class Ledger:
     def _tasks(self) -> Iterator[str]:
         """Check that accepted = completed + failed + cancelled."""
         status = dict(self._site.select("select id, status from tasks"))
-        yield from _each("was accepted and is not in the books", self.submitted - status.keys())
-        yield from _each("is in the books and was not submitted", status.keys() - self.submitted)
+        yield from _each("was accepted and is not in the database", self.submitted - status.keys())
+        yield from _each("is in the database and was not submitted", status.keys() - self.submitted)
         yield from _each("is not over", [task_id for task_id in status if status[task_id] not in FINAL])
 
     def _completions(self) -> Iterator[str]:
         """Check that a completed task has one completed attempt, one event, and the result of a real effect."""
-        books = self._site.select("select id, result from tasks where status = 'completed'")
+        stored = self._site.select("select id, result from tasks where status = 'completed'")
         rows = self._site.select(
             "select id, a.attempt from attempts a join tasks on seq = task_seq where outcome = 'completed'"
         )
@@ -100,14 +100,14 @@ class Ledger:
         made: dict[str, dict[str, int]] = {}  # task -> the token of every effect -> the attempt that had it
         for effect in self.effects():
             made.setdefault(effect["task"], {})[effect["token"]] = effect["attempt"]
-        results = {task_id: json.loads(result) for task_id, result in books}
+        results = {task_id: json.loads(result) for task_id, result in stored}
         completed = list(results)
         yield from _each("was not recorded once", [task_id for task_id in completed if recorded[task_id] != 1])
         yield from _each("is recorded and not completed", recorded.keys() - set(completed))
         unmade = [i for i, token in results.items() if token not in made.get(i, ())]
         yield from _each("has a result that nobody made", unmade)
         others = [i for i, token in results.items() if i not in unmade and made[i][token] != attempt.get(i)]
-        yield from _each("has a result that another attempt made than the books say", others)
+        yield from _each("has a result of another attempt than the database says", others)
         yield from _each("has another result than the one that was kept for it", self._unpaid(results))
         yield from _each("was not announced once", [i for i in completed if len(self._announced.get(i, ())) != 1])
         yield from _each("was announced and is not completed", self._announced.keys() - set(completed))

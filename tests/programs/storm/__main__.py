@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=120.0, help="seconds after which a task counts as lost")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="repeats the choice of faults")
     parser.add_argument("--only", action="append", default=[], choices=[fault.__name__ for fault in FAULTS])
-    parser.add_argument("--postgresql", action="store_true", help="keep the books in PostgreSQL")
+    parser.add_argument("--postgresql", action="store_true", help="use PostgreSQL as the database")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--log", type=argparse.FileType("w"), default=os.devnull, help="what the processes print last")
     options = parser.parse_args()

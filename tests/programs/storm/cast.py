@@ -19,7 +19,7 @@ GETS_THERE = 10.0  # seconds
 WORKERS = ("ann", "ben", "cid")
 COORDINATORS = ("coordinator 1", "coordinator 2")
 ABROAD = (*WORKERS, COORDINATORS[1])
-"""Who has a host of its own, where hosts can be made; the rest runs where RabbitMQ does."""
+"""Processes with a separate host, if hosts can be created; the others run where RabbitMQ runs."""
 
 
 def settings(lease: float = LEASE) -> dict[str, str]:
@@ -99,6 +99,6 @@ def cast_on(site: Site, ledger: Ledger, altered: Sequence[str] = ()) -> Iterator
         there = [] if why_not() else stack.enter_context(hosts(len(ABROAD)))
         listen = there[0].gateway if there else "127.0.0.1"
         rabbitmq = {name: stack.enter_context(proxy_before(site.url, listen=listen)) for name in ABROAD}
-        books = site.env["FLUFFLE_DATABASE_URL"] if site.server else None
-        database = stack.enter_context(proxy_before(books, listen=listen)) if books else None
+        url = site.env["FLUFFLE_DATABASE_URL"] if site.server else None
+        database = stack.enter_context(proxy_before(url, listen=listen)) if url else None
         yield Cast(site, ledger, Ways(dict(zip(ABROAD, there, strict=False)), rabbitmq, database), altered)

@@ -302,7 +302,7 @@ def why_impossible(fault: Fault, cast: Cast) -> str:
         case "cut_host":
             return why_not()
         case "restart_postgresql":
-            return "" if cast.site.server else "the books are in SQLite"
+            return "" if cast.site.server else "the database is SQLite"
         case "read_only_database" if cast.site.server is None:
             return why_never_read_only(cast.site.state)
         case _:

@@ -45,7 +45,7 @@ class Outcome:
 
     def judged(self) -> dict[str, int]:
         """Count the violations of each kind."""
-        lost = sum("not in the books" in it or "not over" in it or "after" in it for it in self.violations)
+        lost = sum("not in the database" in it or "not over" in it or "after" in it for it in self.violations)
         twice = sum("not recorded once" in it or "announced" in it for it in self.violations)
         return {"lost": lost, "recorded twice": twice, "other violations": len(self.violations) - lost - twice}
 

@@ -10,7 +10,7 @@ from broker.timestamps import Instant
 _LOOK = 0.005  # seconds between two reads
 
 
-class Books:
+class RecordedAttempts:
     """The attempts of a database."""
 
     def __init__(self, database: Path) -> None:
