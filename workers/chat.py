@@ -21,7 +21,6 @@ from typing import Any
 from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.bounded_set import BoundedSet
-from broker.chat_client import ChatClient, is_unnamed, read_message, to_publish
 from broker.errors import (
     BrokerError,
     ConnectionClosed,
@@ -31,6 +30,7 @@ from broker.errors import (
     PublishRefused,
     Unroutable,
 )
+from broker.messaging.chat_client import ChatClient, is_unnamed, read_message, to_publish
 from broker.protocol.chat import (
     COORDINATOR,
     Message,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection, may_declare
 from broker.amqp.session import Subscription
-from broker.chat_client import ChatClient
+from broker.messaging.chat_client import ChatClient
 from broker.protocol.topology import (
     SHARED,
     control_address,

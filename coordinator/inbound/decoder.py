@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from broker.access.roles import may_be_answered_at, speaks_for, was_dead_lettered
 from broker.amqp.envelope import Delivery
-from broker.chat_client import is_unnamed, read_message
 from broker.errors import DecodeError, Problem
 from broker.ids import uuid7
+from broker.messaging.chat_client import is_unnamed, read_message
 from broker.protocol import topology
 from broker.protocol.chat import MessageProgress, is_address
 from broker.protocol.primitives import NAME_PATTERN, OnIgnored, decode

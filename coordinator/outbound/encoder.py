@@ -7,8 +7,8 @@ from typing import assert_never
 from pydantic_core import to_json
 
 from broker.amqp.envelope import Outgoing
-from broker.chat_client import to_publish
 from broker.ids import assignment_id
+from broker.messaging.chat_client import to_publish
 from broker.protocol.assignments import Dependency, Drain, Notice, PersonAnswer, Stop
 from broker.protocol.chat import Message, is_address
 from broker.protocol.primitives import EVENT_TYPE, MAX_ANSWER_BYTES, WireModel

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection
 from broker.bounded_set import BoundedSet
-from broker.chat_client import ChatClient
 from broker.errors import (
     DecodeError,
     MessageRejected,
@@ -22,6 +21,7 @@ from broker.errors import (
     did_you_mean,
 )
 from broker.ids import uuid7
+from broker.messaging.chat_client import ChatClient
 from broker.protocol.chat import Message, MessageProgress, is_address, new_message
 from broker.protocol.primitives import JsonObject, decode, problems
 from broker.protocol.queries import ConversationsQuery, MessagesQuery

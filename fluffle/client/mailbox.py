@@ -10,8 +10,8 @@ from broker.amqp.queue_browser import Browser
 from broker.amqp.robust_connection import RobustConnection
 from broker.amqp10.messages import UNTRANSLATABLE
 from broker.bounded_set import BoundedSet
-from broker.chat_client import is_unnamed, read_message
 from broker.errors import BrokerError, DecodeError
+from broker.messaging.chat_client import is_unnamed, read_message
 from broker.protocol.chat import Message, RepeatedTexts
 from broker.protocol.topology import mailbox
 

@@ -31,6 +31,7 @@ from broker.errors import (
 )
 from broker.fault_injection import crash_point_soon
 from broker.ids import uuid7
+from broker.messaging.rpc import RequestTimeout, RpcClient
 from broker.protocol.primitives import WireModel, decode, problems
 from broker.protocol.queries import (
     ConversationsQuery,
@@ -46,7 +47,6 @@ from broker.protocol.queries import (
 from broker.protocol.task_requests import AnswerQuestion, AssignTask, Cancel, ManageLLM, Retry, Submission, Update
 from broker.protocol.topology import COORDINATOR, MESSAGES, QUERIES, REPLIES, SHARED, TASKS, Queue, Topology
 from broker.protocol.views import LLMList, LLMView, Rejection, TaskView
-from broker.rpc import RequestTimeout, RpcClient
 from fluffle.client.handle import Submitted
 
 if TYPE_CHECKING:

@@ -163,7 +163,7 @@ def wrong_clock(seconds: str) -> None:
 
 
 def _alter_clock(ahead: Callable[[], int]) -> None:
-    from broker import chat_client as chat_client
+    from broker.messaging import chat_client as chat_client
     from broker.protocol import chat as mail
     from workers.execution import attempt, reporter
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from broker.amqp.envelope import Delivery, Outgoing
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import AccessRefused
+from broker.messaging.rpc import PendingRequest, RpcClient
 from broker.protocol.primitives import WireModel, decode
 from broker.protocol.queries import LLMsQuery
 from broker.protocol.status import Status
@@ -19,7 +20,6 @@ from broker.protocol.task_requests import ReadNote, Retry, ShareNote, Submission
 from broker.protocol.topology import QUERIES, REQUESTS, TASKS
 from broker.protocol.traceparent import in_trace
 from broker.protocol.views import LLMList, LLMView, NoteList, NoteView, TaskView
-from broker.rpc import PendingRequest, RpcClient
 
 COORDINATOR = "coordinator"  # who has ended a task, in its history, when its parent was over
 

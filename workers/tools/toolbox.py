@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from broker.chat_client import ChatClient
 from broker.errors import BrokerError, FluffleError, RequestError
 from broker.mappings import without_none
+from broker.messaging.chat_client import ChatClient
 from broker.protocol.assignments import Assignment
 from broker.protocol.chat import Message, is_address, made_from, new_message
 from broker.protocol.portable_text import portable

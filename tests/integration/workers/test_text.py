@@ -12,7 +12,7 @@ import pytest
 
 from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection
-from broker.chat_client import read_message, to_publish
+from broker.messaging.chat_client import read_message, to_publish
 from broker.protocol.chat import Message, new_message
 from broker.protocol.primitives import MAX_BODY_BYTES
 from broker.protocol.topology import SHARED, mailbox

@@ -7,7 +7,7 @@ import pytest
 
 from broker.amqp.envelope import Delivery, Outgoing, Properties
 from broker.errors import ConnectionClosed, DecodeError, PublishRefused, QueryRejected, TaskRejected
-from broker.rpc import RequestTimeout, RpcClient
+from broker.messaging.rpc import RequestTimeout, RpcClient
 
 REJECTION = b'{"errors": [{"path": "id", "message": "is unknown"}]}'
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.support.core_driver import Core, claimed, seen, submitted
+from tests.support.core_driver import Core
+from tests.support.core_events import claimed, seen, submitted
 
 
 @pytest.fixture

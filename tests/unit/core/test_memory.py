@@ -1,18 +1,8 @@
 """What the machine keeps in memory, and what another machine takes over."""
 
 from broker.protocol.status import Status
-from tests.support.core_driver import (
-    LEASE,
-    Core,
-    assignments,
-    cancelled,
-    claimed,
-    completed,
-    events,
-    left,
-    seen,
-    submitted,
-)
+from tests.support.core_driver import LEASE, Core
+from tests.support.core_events import assignments, cancelled, claimed, completed, events, left, seen, submitted
 
 
 def test_leases_are_extended_once_when_a_coordinator_takes_over(running: Core) -> None:

@@ -15,9 +15,8 @@ from broker.timestamps import to_datetime
 from coordinator.core.commands import AnnounceTask, Command, SendAssignment
 from coordinator.core.events import AssignRequested, Event, ManageRequested, RetryRequested, UpdateRequested
 from coordinator.core.tasks.task import Task
-from tests.support.core_driver import (
-    LEASE,
-    Core,
+from tests.support.core_driver import LEASE, Core, moment
+from tests.support.core_events import (
     answered,
     cancelled,
     claimed,
@@ -25,7 +24,6 @@ from tests.support.core_driver import (
     failed,
     gave_up,
     left,
-    moment,
     progressed,
     resumed,
     seen,

@@ -4,15 +4,8 @@ from coordinator.core.commands import AnswerSubmitter
 from coordinator.core.events import Sender
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.tasks.task import view
-from tests.support.core_driver import (
-    Core,
-    answers,
-    assignments,
-    completed,
-    events,
-    seen,
-    submitted,
-)
+from tests.support.core_driver import Core
+from tests.support.core_events import answers, assignments, completed, events, seen, submitted
 
 BEN = Sender("ben", "replies-of-ben", "c-2")
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from broker.amqp.envelope import Delivery, Properties
-from broker.chat_client import read_message, to_publish
 from broker.errors import DecodeError
+from broker.messaging.chat_client import read_message, to_publish
 from broker.protocol.chat import Message, in_order, is_address, made_from, new_message, owner_of
 from broker.protocol.topology import MESSAGES, mailbox
 from fluffle.client.chat import address_of

@@ -9,10 +9,9 @@ from broker.protocol.status import Status
 from broker.protocol.task_requests import Vote
 from coordinator.core.commands import AnswerSubmitter, Command, Refuse
 from coordinator.core.events import AssignRequested, RetryRequested
-from tests.support.core_driver import (
+from tests.support.core_driver import LEASE, Core
+from tests.support.core_events import (
     ANA,
-    LEASE,
-    Core,
     answered,
     answers,
     assignments,

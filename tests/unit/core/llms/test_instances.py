@@ -7,14 +7,12 @@ import pytest
 from coordinator.core.commands import AnnounceLLM, Command, SendNotice
 from coordinator.core.llms.llm import llm_view
 from coordinator.core.tasks.task import QUIET_AFTER
-from tests.support.core_driver import (
-    LEASE,
-    Core,
+from tests.support.core_driver import LEASE, Core, moment
+from tests.support.core_events import (
     claimed,
     completed,
     failed,
     left,
-    moment,
     progressed,
     resumed,
     retried,

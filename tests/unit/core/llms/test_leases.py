@@ -1,9 +1,8 @@
 """Workers that fall silent or leave, and what becomes of their tasks."""
 
 from coordinator.core.events import BeingChecked
-from tests.support.core_driver import (
-    LEASE,
-    Core,
+from tests.support.core_driver import LEASE, Core
+from tests.support.core_events import (
     assignments,
     cancelled,
     claimed,

@@ -3,7 +3,8 @@
 from broker.timestamps import Instant, seconds
 from coordinator.core.llms.duration_estimates import DurationEstimates
 from coordinator.core.llms.quality import HALF_LIFE, LEAST, MOST, Quality
-from tests.support.core_driver import T0, Core, assignments, seen, submitted
+from tests.support.core_driver import T0, Core
+from tests.support.core_events import assignments, seen, submitted
 
 
 def after(*scores: float) -> Quality:

@@ -7,9 +7,8 @@ from broker.timestamps import seconds
 from coordinator.core.commands import SendDrain
 from coordinator.core.events import Claimed, ClockSet, Heartbeat, ManageRequested, Outage
 from coordinator.core.tasks.attempts import MOST_EXCUSED
-from tests.support.core_driver import (
-    LEASE,
-    Core,
+from tests.support.core_driver import LEASE, Core
+from tests.support.core_events import (
     answered,
     assignments,
     claimed,

@@ -1,17 +1,8 @@
 """Which task gets a free slot, when, and at which LLM."""
 
 from coordinator.core.tasks.attempts import MOST_UNCLAIMED
-from tests.support.core_driver import (
-    LEASE,
-    Core,
-    assignments,
-    claimed,
-    completed,
-    events,
-    retried,
-    seen,
-    submitted,
-)
+from tests.support.core_driver import LEASE, Core
+from tests.support.core_events import assignments, claimed, completed, events, retried, seen, submitted
 
 
 def test_a_task_is_not_ready_before_its_time(atlas: Core) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from broker.protocol.worker_reports import Presence
 from coordinator.core.events import Heartbeat
-from tests.support.core_driver import Core, assignments, claimed, completed, failed, left, seen, submitted
+from tests.support.core_driver import Core
+from tests.support.core_events import assignments, claimed, completed, failed, left, seen, submitted
 
 
 @pytest.fixture

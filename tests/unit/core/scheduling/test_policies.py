@@ -11,7 +11,8 @@ from coordinator.core.scheduling.earliest_finish import EarliestFinish
 from coordinator.core.scheduling.policies import DEFAULT, NAMES
 from coordinator.core.tasks.task import Task
 from coordinator.policy_loader import load_policy
-from tests.support.core_driver import Core, assignments, claimed, completed, failed, seen, submitted
+from tests.support.core_driver import Core
+from tests.support.core_events import assignments, claimed, completed, failed, seen, submitted
 
 HERE = "tests.unit.core.scheduling.test_policies"
 

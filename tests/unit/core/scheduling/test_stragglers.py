@@ -8,7 +8,8 @@ from broker.protocol.task_requests import ManageLLM
 from coordinator.core.commands import Command
 from coordinator.core.events import Event, ManageRequested
 from coordinator.policy_loader import load_policy
-from tests.support.core_driver import Core, assignments, claimed, completed, failed, left, seen, stops, submitted
+from tests.support.core_driver import Core
+from tests.support.core_events import assignments, claimed, completed, failed, left, seen, stops, submitted
 
 FAR_TOO_LONG = 150  # seconds, for a task that `slow` is expected to do in a minute
 

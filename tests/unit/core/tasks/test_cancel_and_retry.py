@@ -5,9 +5,9 @@ import pytest
 from broker.errors import Problem
 from coordinator.core.commands import Refuse
 from coordinator.core.events import Sender
-from tests.support.core_driver import (
+from tests.support.core_driver import Core
+from tests.support.core_events import (
     ANA,
-    Core,
     answers,
     assignments,
     cancelled,

@@ -9,9 +9,8 @@ from broker.protocol.worker_reports import Failure, Usage
 from coordinator.core.commands import Refuse
 from coordinator.core.events import Sender, UpdateRequested
 from coordinator.core.tasks.task import view
-from tests.support.core_driver import (
-    LEASE,
-    Core,
+from tests.support.core_driver import LEASE, Core, moment
+from tests.support.core_events import (
     answers,
     assignments,
     cancelled,
@@ -21,7 +20,6 @@ from tests.support.core_driver import (
     failed,
     gave_up,
     left,
-    moment,
     retried,
     seen,
     stops,

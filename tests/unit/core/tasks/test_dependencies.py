@@ -7,8 +7,8 @@ import pytest
 from broker.errors import Problem
 from broker.protocol.worker_reports import Failure
 from coordinator.core.commands import Refuse
-from tests.support.core_driver import (
-    Core,
+from tests.support.core_driver import Core
+from tests.support.core_events import (
     answers,
     assignments,
     cancelled,

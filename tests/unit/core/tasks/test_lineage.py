@@ -7,18 +7,8 @@ import pytest
 from coordinator.core.commands import Command, Refuse
 from coordinator.core.events import RetryRequested
 from coordinator.core.tasks.lineage import MOST_ANCESTORS
-from tests.support.core_driver import (
-    Core,
-    assignments,
-    cancelled,
-    claimed,
-    completed,
-    events,
-    failed,
-    seen,
-    stops,
-    submitted,
-)
+from tests.support.core_driver import Core
+from tests.support.core_events import assignments, cancelled, claimed, completed, events, failed, seen, stops, submitted
 
 
 @pytest.fixture

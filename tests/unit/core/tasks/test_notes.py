@@ -8,7 +8,8 @@ from broker.timestamps import EPOCH
 from coordinator.core.commands import AnswerRequest, Command, Refuse
 from coordinator.core.events import NotesRequested, Shared, SubmitterNote
 from coordinator.core.tasks.notes import MOST_NOTES
-from tests.support.core_driver import ANA, T0, Core
+from tests.support.core_driver import T0, Core
+from tests.support.core_events import ANA
 
 
 def note(name: str, content: str | None = "text", board: str = "b") -> SubmitterNote:

@@ -8,10 +8,9 @@ from broker.protocol.status import Status
 from coordinator.core.commands import Refuse
 from coordinator.core.events import AssignRequested, RetryRequested
 from coordinator.core.tasks.task import view
-from tests.support.core_driver import (
+from tests.support.core_driver import LEASE, Core
+from tests.support.core_events import (
     ANA,
-    LEASE,
-    Core,
     answered,
     answers,
     assignments,

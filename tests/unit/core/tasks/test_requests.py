@@ -9,9 +9,9 @@ from broker.protocol.task_requests import ManageLLM
 from broker.timestamps import to_datetime
 from coordinator.core.commands import AnnounceTask, AnswerRequest, Command, Refuse, SendDrain
 from coordinator.core.events import AssignRequested, ManageRequested, ReportSaved, RetryRequested, UpdateRequested
-from tests.support.core_driver import (
+from tests.support.core_driver import Core, moment
+from tests.support.core_events import (
     ANA,
-    Core,
     answers,
     assignments,
     cancelled,
@@ -19,7 +19,6 @@ from tests.support.core_driver import (
     completed,
     events,
     left,
-    moment,
     seen,
     stops,
     submitted,

@@ -11,7 +11,8 @@ from coordinator.core.commands import Refuse
 from coordinator.core.events import AssignRequested, RetryRequested, Sender, Submitted, UpdateRequested
 from coordinator.core.tasks.resubmission import differences
 from coordinator.core.tasks.task import DEFAULT_PRIORITY
-from tests.support.core_driver import Core, answers, completed, seen, submitted
+from tests.support.core_driver import Core
+from tests.support.core_events import answers, completed, seen, submitted
 from tests.support.stored_tasks import a_task
 
 BEN = Sender("ben", "replies-of-ben", "c-2")

@@ -20,6 +20,7 @@ from broker.errors import (
     QueryRejected,
     UnknownAddress,
 )
+from broker.messaging.rpc import RequestTimeout, RpcClient
 from broker.protocol.chat import (
     ADDRESSES,
     COORDINATOR,
@@ -34,7 +35,6 @@ from broker.protocol.primitives import MAX_BODY_BYTES, decode, problems
 from broker.protocol.queries import MessagesQuery
 from broker.protocol.topology import MESSAGES, QUERIES, STATUS, Binding, Topology, llm_address, user_address
 from broker.protocol.views import Rejection
-from broker.rpc import RequestTimeout, RpcClient
 
 HISTORY_WITHIN = 5.0
 """Seconds within which the coordinator must answer a query for the history of a conversation."""
