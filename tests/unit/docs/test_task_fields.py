@@ -1,4 +1,4 @@
-"""A field of a task is in every place that has fields of tasks, or in the list of fields that stay out, with a reason."""
+"""Each field of a task is in all places that have fields of tasks, or in the list of fields left out, with a reason."""
 
 import pytest
 
