@@ -235,7 +235,7 @@ class BatchProcessor:
                 case Refuse():
                     requests.append(command)
                 case SendNotice():
-                    _log.warning("workers of one name differ", llm=command.llm, told=command.text)
+                    _log.warning("workers of one name differ", llm=command.llm, reason=command.text)
             items.append(command)
         return requests
 
@@ -346,8 +346,8 @@ class BatchProcessor:
         """Count and log what was ignored of a worker's report."""
         if self._counters is not None:
             self._counters.ignored += len(problems)
-        told = "; ".join(map(str, shortened_problems(problems)))
-        _log.debug("ignored a part of a report", routing_key=delivery.routing_key, parts=told)
+        reason = "; ".join(map(str, shortened_problems(problems)))
+        _log.debug("ignored a part of a report", routing_key=delivery.routing_key, parts=reason)
 
     def _render(self, items: list[Item], tasks: dict[str, Task]) -> list[Outgoing]:
         above = {

@@ -367,8 +367,8 @@ def _is_for_many(message: Message) -> bool:
 
 
 def _content(answer: Answer) -> tuple[str, dict[str, Any]]:
-    told = answer.result if isinstance(answer.result, str) else json.dumps(answer.result, ensure_ascii=False, indent=2)
-    content = portable(told.replace("\0", ""))
+    text = answer.result if isinstance(answer.result, str) else json.dumps(answer.result, ensure_ascii=False, indent=2)
+    content = portable(text.replace("\0", ""))
     if not content.strip():
         return _apology("no_answer", "the answer is empty")
     usage = None if answer.usage is None else answer.usage.model_dump(exclude_none=True)

@@ -114,8 +114,8 @@ def _objection_to_submission(request: Submitted, llm: str, tasks: Mapping[str, T
         if task is not None and tree is not None and root_of(task, tasks) == tree:
             held |= Relation.TREE
         if not held & MAY_DEPEND_ON:
-            told = f"{llm} is an LLM, and may depend only on tasks that it has, has submitted, or that are in its tree"
-            return Problem(f"depends_on.{place}", told)
+            text = f"{llm} is an LLM, and may depend only on tasks that it has, has submitted, or that are in its tree"
+            return Problem(f"depends_on.{place}", text)
     return None
 
 
@@ -125,8 +125,8 @@ def _objection_to_board(request: Submitted, llm: str, parent: Task | None) -> Pr
     if spec.conversation_id is not None:
         if parent is not None and spec.conversation_id == board_of(parent.id, parent.spec.conversation_id):
             return None
-        told = f"{llm} is an LLM, and may name only the conversation of the parent task"
-        return Problem("conversation_id", told)
+        text = f"{llm} is an LLM, and may name only the conversation of the parent task"
+        return Problem("conversation_id", text)
     if spec.id is not None and not spec.id.startswith(f"{llm}."):  # the conversation is named by this id
         return Problem("id", f"{llm} is an LLM: ids that it chooses begin with {llm!r} and a dot")
     return None

@@ -48,7 +48,7 @@ class TaskHandle:
         "_known",
         "_sent_again",
         "_submission",
-        "_told",
+        "_view",
         "body",
         "id",
         "is_confirmed",
@@ -61,20 +61,20 @@ class TaskHandle:
         self.is_confirmed = False  # whether RabbitMQ has the submission
         self._sent_again = self._known = False
         self._submission: Outgoing | None = submission  # to publish again after a reconnect, until the task is over
-        self._told: TaskView | bytes | None = None  # JSON until somebody reads it
+        self._view: TaskView | bytes | None = None  # JSON until somebody reads it
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[TaskView] = loop.create_future()
 
     def __repr__(self) -> str:
-        return f"<TaskHandle {self.id} {'submitted' if self._told is None else self.view.status}>"
+        return f"<TaskHandle {self.id} {'submitted' if self._view is None else self.view.status}>"
 
     @property
     def view(self) -> TaskView:
         """The task as the coordinator last reported it to this client."""
-        assert self._told is not None, "a program gets the handle when the task is accepted"
-        if isinstance(self._told, bytes):
-            self._told = decode(TaskView, self._told, limit=len(self._told))
-        return self._told
+        assert self._view is not None, "a program gets the handle when the task is accepted"
+        if isinstance(self._view, bytes):
+            self._view = decode(TaskView, self._view, limit=len(self._view))
+        return self._view
 
     @property
     def was_known(self) -> bool:
@@ -133,12 +133,12 @@ class Submitted(TaskHandle):
             return self._accepted.result()
         return await asyncio.shield(self._accepted)
 
-    def accept(self, told: TaskView | bytes) -> None:
-        """Note that the coordinator has accepted the task. `told` is the task, a TaskView or its JSON."""
-        if isinstance(told, bytes) and _KNOWN in told:
-            told = decode(TaskView, told, limit=len(told))
-            self._known = bool(told.known)
-        self._told = told
+    def accept(self, view: TaskView | bytes) -> None:
+        """Note that the coordinator has accepted the task. `view` is the task, a TaskView or its JSON."""
+        if isinstance(view, bytes) and _KNOWN in view:
+            view = decode(TaskView, view, limit=len(view))
+            self._known = bool(view.known)
+        self._view = view
         if not self._accepted.done():
             self._accepted.set_result(None)
 

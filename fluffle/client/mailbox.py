@@ -72,8 +72,8 @@ async def waiting(url: str, address: str, *, name: str, keep: bool) -> AsyncGene
         await browser.declare(mailbox(address))
         for delivery in await browser.look():
             if why := delivery.headers.get(UNTRANSLATABLE):
-                told = "skipped" if keep else "moved to the rejected messages"
-                _log.warning("a message to %s was %s: RabbitMQ cannot deliver it: %s", address, told, why)
+                handling = "skipped" if keep else "moved to the rejected messages"
+                _log.warning("a message to %s was %s: RabbitMQ cannot deliver it: %s", address, handling, why)
                 if not keep:
                     delivery.reject()
             else:

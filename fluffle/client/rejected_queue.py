@@ -128,11 +128,11 @@ class RejectedQueue:
         Returns an error for each message that could not be published, None for the others.
         """
         async with open_link(self._url, name=self._name) as link:
-            told = await asyncio.gather(
+            results = await asyncio.gather(
                 *(_publish_again(link, message) for message in messages), return_exceptions=True
             )
         outcomes: list[RequestError | BrokerError | None] = []
-        for message, outcome in zip(messages, told, strict=True):
+        for message, outcome in zip(messages, results, strict=True):
             if outcome is None:
                 message.delivery.ack()
             elif not isinstance(outcome, RequestError | BrokerError):

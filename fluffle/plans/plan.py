@@ -178,8 +178,8 @@ class Plan:
         except (PydanticSerializationError, ValueError) as error:
             raise self._wrong(name, f"a value cannot be written as JSON: {_line(error)}") from error
 
-    def _wrong(self, name: str, told: str) -> ConfigurationError:
-        return ConfigurationError(f"{self.path}: task {name}: {told}")
+    def _wrong(self, name: str, reason: str) -> ConfigurationError:
+        return ConfigurationError(f"{self.path}: task {name}: {reason}")
 
 
 def load(path: Path) -> Plan:
@@ -233,8 +233,8 @@ async def planned(
     except HelperTimeout as error:
         raise ConfigurationError(f"{path}: {error}") from error
     except HelperFailed as error:
-        told = "the plan needs too much memory" if "MemoryError" in str(error) else str(error)
-        raise ConfigurationError(f"{path}: {told}") from error
+        reason = "the plan needs too much memory" if "MemoryError" in str(error) else str(error)
+        raise ConfigurationError(f"{path}: {reason}") from error
     finally:
         helpers.close()
     if "error" in answer:
@@ -280,9 +280,9 @@ def _hinted(error: Exception, names: Iterable[str]) -> str:
     """Return the mistake in a template; for an unknown variable, with the name that may be meant."""
     if isinstance(error, MemoryError):
         return "the template needs too much memory"
-    told = (error.message if isinstance(error, TemplateError) else None) or _line(error)
-    undefined = re.fullmatch(r"'(\w+)' is undefined", told)
-    return f"{told}{did_you_mean(undefined[1], names) if undefined else ''}"
+    reason = (error.message if isinstance(error, TemplateError) else None) or _line(error)
+    undefined = re.fullmatch(r"'(\w+)' is undefined", reason)
+    return f"{reason}{did_you_mean(undefined[1], names) if undefined else ''}"
 
 
 def _as_item(path: Path) -> dict[str, str]:

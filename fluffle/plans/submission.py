@@ -35,7 +35,7 @@ async def submit(client: Submitter, tasks: Sequence[PlannedTask]) -> dict[str, T
     for task in tasks:
         match await anext(answers):
             case TaskRejected() as rejected:
-                wrong += [Problem(f"{task.name}.{path}".removesuffix("."), told) for path, told in rejected.problems]
+                wrong += [Problem(f"{task.name}.{path}".removesuffix("."), text) for path, text in rejected.problems]
             case handle:
                 handles[task.name] = handle
     for handle in reversed(handles.values()) if wrong else ():

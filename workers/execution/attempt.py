@@ -215,13 +215,13 @@ class RunningAttempt:
         try:
             return encoded(ending._replace(result=as_json(ending.result), usage=usage))
         except ModelError as error:
-            told = error.message
+            text = error.message
         except ValidationError as error:
-            told = f"the answer is not JSON: {'; '.join(map(str, problems(error)))}"
+            text = f"the answer is not JSON: {'; '.join(map(str, problems(error)))}"
         except Exception as error:
             _log.error("a result cannot be encoded", extra=self.names, exc_info=error)
-            told, usage = f"the answer cannot be reported: {type(error).__name__}", None
-        return encoded(failed("not_json", told, retryable=False, usage=usage))
+            text, usage = f"the answer cannot be reported: {type(error).__name__}", None
+        return encoded(failed("not_json", text, retryable=False, usage=usage))
 
     def _job(self, instructions: str | None, timeout: float | None) -> Job:
         it = self._assignment

@@ -120,10 +120,10 @@ class Reporter:
         return results
 
     def _tell(self, what: str, message: WaitReport | ResumeReport) -> asyncio.Future[None]:
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         about = assignment_id(message.task_id, message.attempt)
-        self._send(_Report(what, about, message.encode(), partial(resolve, told, None)))
-        return told
+        self._send(_Report(what, about, message.encode(), partial(resolve, confirmed, None)))
+        return confirmed
 
     def _say_once(
         self, what: str, message: WireModel, *, persistent: bool = True, reply_to: str | None = None

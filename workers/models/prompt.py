@@ -47,8 +47,8 @@ def _results(context: tuple[Dependency, ...]) -> str:
 def _answers(answers: tuple[AnsweredQuestion, ...]) -> str:
     if not answers:
         return ""
-    told = [_tagged("answer", it.answer, question=it.question) for it in answers]
-    return _tagged("answers_of_people", "\n".join(told))
+    tagged = [_tagged("answer", it.answer, question=it.question) for it in answers]
+    return _tagged("answers_of_people", "\n".join(tagged))
 
 
 def _expected_output(schema: dict[str, Any] | None) -> str:

@@ -114,9 +114,9 @@ def _too_large(result: JsonValue) -> int:
 
 
 def _result_too_large(parts: Sequence[Task], size: int) -> Failure:
-    told = f"the results of its parts have {size:,} bytes together; the limit is {MAX_GROUP_RESULT_BYTES:,}"
+    text = f"the results of its parts have {size:,} bytes together; the limit is {MAX_GROUP_RESULT_BYTES:,}"
     ids = [part.id for part in parts]
-    return failure("result_too_large", f"{told}. Each is the result of its part: {ids[0]} to {ids[-1]}")
+    return failure("result_too_large", f"{text}. Each is the result of its part: {ids[0]} to {ids[-1]}")
 
 
 def _time_of(group: Task) -> Micros:

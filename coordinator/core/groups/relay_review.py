@@ -26,7 +26,7 @@ from coordinator.core.groups.steps import (
 )
 from coordinator.core.tasks.task import Task
 
-TOLD = 300  # characters of a remark in the history
+MAX_REMARK_CHARACTERS = 300  # characters of a remark in the history
 
 VERDICT: dict[str, JsonValue] = {
     "type": "object",
@@ -81,8 +81,8 @@ def take_turns(group: Submission, parts: Sequence[Task], late: bool) -> Step:
     if len(turns.reviews) > len(turns.nexts):
         return _after_review(group, group.reviewer, turns, best)
     if turns.nexts and not is_good(turns.nexts[-1]):
-        told = f"{name_of(best)} has not changed it as {group.reviewer} wanted: {why_not(turns.nexts[-1])}"
-        return Fail(failure("author_failed", told), _made_so_far(group, turns))
+        text = f"{name_of(best)} has not changed it as {group.reviewer} wanted: {why_not(turns.nexts[-1])}"
+        return Fail(failure("author_failed", text), _made_so_far(group, turns))
     return _review(group, group.reviewer, best)
 
 
@@ -93,11 +93,11 @@ def _first_draft(group: Submission, turns: _Turns) -> CreatePart:
     llm, best = group.assignees[len(turns.firsts)], turns.best
     if best is None:
         return CreatePart((part_of(group, assignee=llm),))
-    told = (
+    text = (
         f"{group.description}\n\nWhat {name_of(best)} made of this is given ({best.id}). Improve it: correct what is "
         "wrong, add what is missing, and answer with the whole of it."
     )
-    return CreatePart((part_of(group, assignee=llm, description=told, after=(best,)),))
+    return CreatePart((part_of(group, assignee=llm, description=text, after=(best,)),))
 
 
 def _without(part: Submission, reviewer: str) -> Submission:
@@ -106,12 +106,12 @@ def _without(part: Submission, reviewer: str) -> Submission:
 
 
 def _review(group: Submission, reviewer: str, draft: Task) -> CreatePart:
-    told = (
+    text = (
         f"Review what {name_of(draft)} made of the task below; it is given ({draft.id}). Approve it if it does what "
         "was asked; else say in your remarks what has to be changed. Your score is from 0, useless, to 1.\n\n"
         f"The task: {group.description}"
     )
-    part = part_of(group, assignee=reviewer, description=told, after=(draft,), schema=VERDICT)
+    part = part_of(group, assignee=reviewer, description=text, after=(draft,), schema=VERDICT)
     return CreatePart((part.model_copy(update={"skills": ["review"]}),))
 
 
@@ -125,16 +125,18 @@ def _after_review(group: Submission, reviewer: str, turns: _Turns, draft: Task) 
     found = (Finding(draft, float(verdict.approved) if verdict.score is None else verdict.score),)
     if verdict.approved:
         return Finish(made, f"round {number}: approved by {reviewer}", found)
-    note = f"round {number}: sent back by {reviewer}: {verdict.remarks[:TOLD]}"
+    note = f"round {number}: sent back by {reviewer}: {verdict.remarks[:MAX_REMARK_CHARACTERS]}"
     if number >= group.max_rounds:
         rounds = f"{number} round{'s' if number > 1 else ''}"
-        told = f"{reviewer} has not approved it in {rounds}; the last remarks: {verdict.remarks[:TOLD]}"
-        return Fail(failure("not_approved", told), made, note, found)
-    told = (
+        text = (
+            f"{reviewer} has not approved it in {rounds}; the last remarks: {verdict.remarks[:MAX_REMARK_CHARACTERS]}"
+        )
+        return Fail(failure("not_approved", text), made, note, found)
+    text = (
         f"{group.description}\n\nYou have done this before, and {reviewer} has sent it back. What you made is given "
         f"({draft.id}). The remarks:\n{verdict.remarks}\n\nChange it accordingly, and answer with the whole of it."
     )
-    return CreatePart((part_of(group, assignee=draft.llm, description=told, after=(draft,)),), note, found)
+    return CreatePart((part_of(group, assignee=draft.llm, description=text, after=(draft,)),), note, found)
 
 
 def _made_so_far(group: Submission, turns: _Turns) -> JsonValue:

@@ -38,10 +38,10 @@ def count_votes(group: Submission, vote: Vote, parts: Sequence[Task], late: bool
     """Return the next step of a vote for one of the choices. It ends when no missing ballot can change the outcome."""
     choices = vote.choices or []
     if not parts:
-        told = f"{group.description}\n\nVote for one of these, and say why: {'; '.join(choices)}"
+        text = f"{group.description}\n\nVote for one of these, and say why: {'; '.join(choices)}"
         schema = _ballot(choices)
         return CreatePart(
-            tuple(part_of(group, assignee=llm, description=told, schema=schema) for llm in group.assignees)
+            tuple(part_of(group, assignee=llm, description=text, schema=schema) for llm in group.assignees)
         )
     ballots = {llm: (part, chosen) for llm, part in seats(group, parts) if (chosen := _choice(part, choices))}
     failed = {llm: _no_vote(part) for llm, part in seats(group, parts) if llm not in ballots}
@@ -141,8 +141,8 @@ def _call_judge(
     if len(answers) < quorum or (waited_for and spent < HALF):
         return KeepWaiting()
     whose = ", ".join(f"{part.id} is that of {llm}" for llm, part in answers.items())
-    told = f"{group.description}\n\nThe answers of {len(answers)} LLMs to this are given: {whose}. Decide, and say why."
-    part = part_of(group, assignee=judge, description=told, after=tuple(answers.values()))
+    text = f"{group.description}\n\nThe answers of {len(answers)} LLMs to this are given: {whose}. Decide, and say why."
+    part = part_of(group, assignee=judge, description=text, after=tuple(answers.values()))
     return CreatePart((part,), note=f"{len(answers)} answers go to {judge}", alone=True)
 
 

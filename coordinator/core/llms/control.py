@@ -51,11 +51,11 @@ class LLMControl:
 
     def _forget(self, llm: LLM, sender: Sender, now: Instant) -> None:
         if llm.instances:
-            told = f"{llm.name} is {llm.state}: only an LLM that is offline can be forgotten"
-            self._state.refuse(llm.name, sender, Problem("llm", told))
+            text = f"{llm.name} is {llm.state}: only an LLM that is offline can be forgotten"
+            self._state.refuse(llm.name, sender, Problem("llm", text))
         elif tasks := llm.tasks():
-            told = f"{llm.name} has tasks: {', '.join(islice(tasks, _TASKS_NAMED))}"
-            self._state.refuse(llm.name, sender, Problem("llm", told))
+            text = f"{llm.name} has tasks: {', '.join(islice(tasks, _TASKS_NAMED))}"
+            self._state.refuse(llm.name, sender, Problem("llm", text))
         else:
             self._state.forget_llm(llm)
             if sender.reply_to:

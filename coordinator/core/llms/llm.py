@@ -130,8 +130,8 @@ class LLM:
     @property
     def slots(self) -> int:
         """The number of tasks that its instances may work on at a time."""
-        told = sum(instance.slots for instance in self.instances.values() if not instance.draining)
-        return told if self.slots_limit is None else min(told, self.slots_limit)
+        total = sum(instance.slots for instance in self.instances.values() if not instance.draining)
+        return total if self.slots_limit is None else min(total, self.slots_limit)
 
     @property
     def standing(self) -> LLMStatus:

@@ -166,14 +166,16 @@ def _why(task: Task, chosen: Candidate, lane: Lane, now: Instant) -> str:
         return f"the only {_kind(lane)} online"
     size = task.size
     levels = "".join([f"{skill} {llm.skills[skill]:g}, " for skill in lane.skills])
-    told = f"{llm.name}: expected finish in {_told(size * chosen.pace)} ({levels}{llm.free} of {llm.slots} slots free)"
+    text = (
+        f"{llm.name}: expected finish in {_as_text(size * chosen.pace)} ({levels}{llm.free} of {llm.slots} slots free)"
+    )
     others = [other for other in lane.quickest[: RUNNERS_UP + 1] if other.llm is not llm][:RUNNERS_UP]
     then = sorted([(_wait(other.llm, now) + size * other.pace, other.llm.name) for other in others])
     if task.id != lane.order[0][1]:
-        told += ", what ranks before it waits for quicker ones"
+        text += ", what ranks before it waits for quicker ones"
     elif lane.order[0][0] == early(task):
-        told += ", first because it has waited for long"
-    return f"{told}; then {', '.join([f'{name} {_told(expected)}' for expected, name in then])}"
+        text += ", first because it has waited for long"
+    return f"{text}; then {', '.join([f'{name} {_as_text(expected)}' for expected, name in then])}"
 
 
 def _kind(lane: Lane) -> str:
@@ -185,6 +187,6 @@ def _wait(llm: LLM, now: Instant) -> float:
     return 0.0 if llm.free else min(llm.waits(now), default=0.0)
 
 
-def _told(micros: float) -> str:
+def _as_text(micros: float) -> str:
     value = micros / 1_000_000
     return f"{value * 1000:.0f} ms" if value < 0.1 else f"{value:.1f} s" if value < 10 else f"{value:.0f} s"

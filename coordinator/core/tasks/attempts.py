@@ -131,9 +131,9 @@ class AttemptReports:
             self._late_result(task, llm, result, now)
         elif result.outcome != "cancelled":  # else it obeys a stop
             over = f"the task was {task.status}" if task.status.is_final else result.outcome
-            told = f"stale result of attempt {result.attempt}: {over}"
-            if not any(change.by == llm and change.what == told for change in task.history):
-                task.note(now, llm, told)
+            summary = f"stale result of attempt {result.attempt}: {over}"
+            if not any(change.by == llm and change.what == summary for change in task.history):
+                task.note(now, llm, summary)
                 self._state.touch(task)
 
     def tick(self, now: Instant, heard_until: Instant) -> None:

@@ -92,8 +92,8 @@ class TaskControl:
         task = self._state.live(event.task_id, event.sender)
         if task is None:
             return
-        told = ", ".join(f"{name} = {_told(value)}" for name, value in sorted(event.changes.items()))
-        task.note(now, event.sender.user or ANYBODY, f"changed: {told}")
+        text = ", ".join(f"{name} = {_as_text(value)}" for name, value in sorted(event.changes.items()))
+        task.note(now, event.sender.user or ANYBODY, f"changed: {text}")
         self._state.respecify(task, event.changes, now)
         self._state.announce(task, now)
         self._state.answer_to(event.sender, "task.accepted", task)
@@ -104,7 +104,7 @@ class TaskControl:
         return no_such_llm("assignee", name, self._state.llms, forceable=forceable)
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """Return a new value as text for people."""
     if value is None or value in ([], {}):
         return "none"

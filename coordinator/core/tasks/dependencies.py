@@ -17,8 +17,8 @@ def count_dependencies(state: CoreState, task: Task) -> Task | None:
     if not task.spec.depends_on:
         return None
     known = [state.tasks[task_id] for task_id in task.spec.depends_on if task_id in state.tasks]
-    told = [dependency for dependency in known if dependency.id not in state.ended]
-    over = {dependency.id: dependency for dependency in told if dependency.status.is_final}
+    settled = [dependency for dependency in known if dependency.id not in state.ended]
+    over = {dependency.id: dependency for dependency in settled if dependency.status.is_final}
     failed = [dependency for dependency in over.values() if dependency.status is not Status.COMPLETED]
     open_ones = frozenset(task.spec.depends_on) - over.keys()
     task.waiting_on = len(open_ones)

@@ -24,9 +24,9 @@ def differences(spec: Submission, priority: int, known: Task) -> list[Problem]:
     if original is None:
         return []
     skipped = _OF_THE_PARENT if spec.parent_id else ()
-    told = f"differs from that of task {known.id}, which is there already"
+    text = f"differs from that of task {known.id}, which is there already"
     return [
-        Problem(name, told)
+        Problem(name, text)
         for name in _COMPARED
         if name not in skipped
         and not _is_same(

@@ -176,8 +176,8 @@ def _review(draft: _Text, sources: Sequence[_Text]) -> _Extract:
         f"- Sentences that say the same as an earlier one: {sum(repetitions(draft.sentences)):,}",
     ]
     if not sources:
-        told = [f"- Key terms: {', '.join(found)}", "- There is nothing to compare it with."]
-        return _Extract([*lines, *told], draft.sentences, found, is_review=True)
+        remarks = [f"- Key terms: {', '.join(found)}", "- There is nothing to compare it with."]
+        return _Extract([*lines, *remarks], draft.sentences, found, is_review=True)
     compared, score = _comparison(draft, sources)
     return _Extract([*lines, *compared], draft.sentences, found, score, is_review=True)
 
