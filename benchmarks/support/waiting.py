@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from broker.protocol.status import Status
+from broker.protocol.status import Outcome, Status
 from broker.protocol.task_requests import Submission
 from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import Instant, now, seconds, to_datetime
@@ -121,7 +121,7 @@ def _attempt(task: Task, outcome: str, chance: random.Random) -> None:
     task.usage = Usage(input_tokens=chance.randrange(2_000), output_tokens=chance.randrange(500), cost_usd=0.001)
     task.finished_at = Instant(task.started_at + task.duration)
     error = Failure(type="model_error", message="the model answered with an error") if outcome == "failed" else None
-    task.end_attempt(task.finished_at, outcome, error)
+    task.end_attempt(task.finished_at, Outcome(outcome), error)
 
 
 def _task(seq: int, submitted: Instant, status: Status, *, priority: int = 4, **fields: Any) -> Task:

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from broker.errors import Problem
 from broker.protocol.chat import Message
-from broker.protocol.status import Status
+from broker.protocol.status import Outcome, Status
 from broker.protocol.worker_reports import Failure
 from broker.timestamps import Instant, Micros
 from coordinator.core.commands import (
@@ -143,7 +143,7 @@ class CoreState:
         self.emit(SendAssignment(task.id, task.attempt, llm.name))
         self.announce(task, now)
 
-    def withdraw(self, task: Task, outcome: str, reason: str, now: Instant) -> None:
+    def withdraw(self, task: Task, outcome: Outcome, reason: str, now: Instant) -> None:
         """Take a live task out of its lane, or from its LLM, whose instance gets a stop."""
         if task.in_hand:
             if task.instance and task.llm:
@@ -206,7 +206,7 @@ class CoreState:
 
     def cancel(self, task: Task, by: str, reason: str | None, now: Instant) -> None:
         """End a live task, wherever it is."""
-        self.withdraw(task, "cancelled", "cancelled", now)
+        self.withdraw(task, Outcome.CANCELLED, "cancelled", now)
         transitions.cancel(task, by, reason, now)
         self._finish(task, now)
 

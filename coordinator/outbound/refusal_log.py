@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 from broker.errors import Problem
+from broker.protocol.status import Outcome
 from coordinator.core.commands import Refuse
 from coordinator.core.state import StateChanges
-from coordinator.core.tasks.attempts import UNCLAIMED
 from coordinator.outbound.outbox import Item, RejectedMessage
 from coordinator.telemetry.rate_limited_log import RateLimitedLog
 
@@ -27,7 +27,7 @@ def log_refusals_and_losses(
     for refuse in requests:
         log.warning("refused a request", about=refuse.task_id, errors=_in_words(refuse.problems))
     for task, attempt in changes.attempts:
-        if attempt.outcome in ("lost", UNCLAIMED):
+        if attempt.outcome in (Outcome.LOST, Outcome.UNCLAIMED):
             log.warning(
                 f"an attempt is {attempt.outcome}",
                 task=task.id,

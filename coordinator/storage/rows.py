@@ -9,7 +9,7 @@ from sqlalchemy import RowMapping
 
 from broker.mappings import without_none
 from broker.protocol.chat import Message
-from broker.protocol.status import Status
+from broker.protocol.status import Outcome, Status
 from broker.protocol.task_requests import Submission
 from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import EPOCH, Instant, from_datetime, to_iso
@@ -155,7 +155,7 @@ def attempt_row(task: Task, attempt: Attempt) -> dict[str, Any]:
         "instance": attempt.instance,
         "model": attempt.model,
         "why": attempt.why,
-        "outcome": attempt.outcome,
+        "outcome": attempt.outcome.value,
         "assigned_at": attempt.assigned_at,
         "started_at": attempt.started_at,
         "finished_at": attempt.finished_at,
@@ -176,7 +176,7 @@ def attempt_of(row: Row) -> Attempt:
         llm=row["llm"],
         instance=row["instance"],
         why=row["why"],
-        outcome=row["outcome"],
+        outcome=Outcome(row["outcome"]),
         error=_failure(row["error"]),
         usage=_usage(row),
         assigned_at=row["assigned_at"],

@@ -7,6 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from broker.amqp.robust_connection import RobustConnection
+from broker.protocol.status import Outcome
 from broker.telemetry.http_server import EventLoopHealth, histogram, of_runs, of_the_link
 from coordinator.telemetry.counters import Counters
 from coordinator.telemetry.snapshot import LLMSnapshot, Snapshot
@@ -51,8 +52,8 @@ class CoordinatorMetrics(Collector):
             "fluffle_fields_ignored", "Unknown or invalid fields in reports of workers", counters.ignored
         )
         ended = CounterMetricFamily("fluffle_tasks_ended", "Tasks that have ended", labels=("outcome",))
-        for outcome in ("completed", "failed", "cancelled"):
-            ended.add_metric((outcome,), counters.ended[outcome])
+        for outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED):
+            ended.add_metric((outcome.value,), counters.ended[outcome])
         yield ended
 
 

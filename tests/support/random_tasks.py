@@ -3,7 +3,7 @@
 import dataclasses
 import random
 
-from broker.protocol.status import FINAL, Status
+from broker.protocol.status import FINAL, Outcome, Status
 from broker.protocol.worker_reports import Usage
 from broker.timestamps import Instant, Micros
 from coordinator.core.tasks.task import Attempt, Task
@@ -56,7 +56,7 @@ def _any_attempt(number: int, at: int, chance: random.Random) -> Attempt:
         ATTEMPT,
         attempt=number,
         llm=chance.choice(LLMS),
-        outcome=chance.choice(["completed", "failed", "cancelled", "lost", "unclaimed"]),
+        outcome=chance.choice(list(Outcome)),
         finished_at=Instant(at + number),
         duration=chance.choice([None, Micros(chance.randint(0, 10**7))]),
     )

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from broker.protocol.status import Status
+from broker.protocol.status import Outcome, Status
 from broker.protocol.task_requests import Submission
 from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import Instant, Micros, seconds
@@ -20,7 +20,7 @@ ATTEMPT = Attempt(
     llm="boreas",
     instance="b1",
     why="the only LLM online",
-    outcome="failed",
+    outcome=Outcome.FAILED,
     error=Failure(type="overloaded", message="NUL \x00 and 日本", retryable=False),
     usage=Usage(input_tokens=10**12, output_tokens=0, cost_usd=0.1),
     assigned_at=Instant(T0 + 2),

@@ -8,6 +8,7 @@ is not the better way; it stays free only when there is none. docs/assignment.md
 from collections.abc import Iterable
 
 from broker.protocol.primitives import LOCAL
+from broker.protocol.status import Outcome
 from broker.timestamps import Instant, seconds
 from coordinator.core.llms.duration_estimates import BASE_LENGTH
 from coordinator.core.llms.llm import LLM
@@ -155,7 +156,7 @@ def failed_at(task: Task, llm: LLM) -> bool:
     if not task.attempts:
         return False
     last = task.attempts[-1]
-    return last.llm == llm.name and last.outcome not in ("completed", "cancelled")
+    return last.llm == llm.name and last.outcome not in (Outcome.COMPLETED, Outcome.CANCELLED)
 
 
 def _why(task: Task, chosen: Candidate, lane: Lane, now: Instant) -> str:

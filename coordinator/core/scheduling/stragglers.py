@@ -6,14 +6,13 @@ all others. Its run is stopped and begins again at the fast LLM, once for each t
 
 from math import exp
 
-from broker.protocol.status import Status
+from broker.protocol.status import Outcome, Status
 from broker.timestamps import Instant, Micros, seconds
 from coordinator.core.llms.llm import LLM, OVERDUE, HeldTask
 from coordinator.core.scheduling.earliest_finish import HANDOVER, failed_at
 from coordinator.core.state import CoreState
 from coordinator.core.tasks.task import COORDINATOR, Task
 
-MOVED = "moved"
 LOOK = seconds(1)  # between two looks at all runs
 LONG = seconds(5)  # for less, work that is done is not thrown away
 MUCH_SOONER = 0.75  # a run begins anew only if that is expected to take at most this share of what is left of it
@@ -43,7 +42,7 @@ def move_stragglers(state: CoreState, now: Instant) -> bool:
 def _may_move(task: Task, run: HeldTask) -> bool:
     """Whether a run may be moved: not twice, and not when it asked a person or waited for other tasks."""
     waited = task.started_at is None or run.resumed
-    moved = any(attempt.outcome == MOVED for attempt in task.attempts)
+    moved = any(attempt.outcome == Outcome.MOVED for attempt in task.attempts)
     return task.status is Status.IN_PROGRESS and not (waited or moved or task.questions)
 
 
@@ -60,5 +59,5 @@ def _quicker(state: CoreState, task: Task, llm: LLM, elapsed: Micros, now: Insta
 
 def _move(state: CoreState, task: Task, why: str, now: Instant) -> None:
     task.note(now, COORDINATOR, f"moved: {why}")
-    state.withdraw(task, MOVED, why, now)
+    state.withdraw(task, Outcome.MOVED, why, now)
     state.release(task, now, counts=False)

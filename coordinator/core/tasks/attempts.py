@@ -3,7 +3,7 @@
 from itertools import takewhile
 
 from broker.errors import Problem
-from broker.protocol.status import Status
+from broker.protocol.status import Outcome, Status
 from broker.protocol.worker_reports import Failure, Result
 from broker.timestamps import NO_TIME, Instant, Micros, seconds
 from coordinator.core.commands import SendNotice
@@ -15,7 +15,6 @@ from coordinator.core.tasks.task import Task
 
 FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
 MOST_UNCLAIMED = 10  # attempts in a row
-LOST, UNCLAIMED = "lost", "unclaimed"
 MOST_EXCUSED = 10  # lost attempts of a task; from then on every loss counts
 LONGEST_RUN = 365 * 86_400.0  # seconds
 NOBODY = Sender()  # no sender waits for an answer to a report
@@ -125,12 +124,13 @@ class AttemptReports:
             never = Problem("attempt", f"{llm} has never had attempt {result.attempt} of this task")
             self._state.refuse(task.id, NOBODY, never, origin=event.origin)
             return
-        if any(a.outcome == result.outcome and a.instance == result.instance for a in tried):
+        outcome = Outcome(result.outcome)
+        if any(a.outcome is outcome and a.instance == result.instance for a in tried):
             return  # the same result once more
-        if result.outcome == "completed" and not task.status.is_final:
+        if outcome is Outcome.COMPLETED and not task.status.is_final:
             self._late_result(task, llm, result, now)
-        elif result.outcome != "cancelled":  # else it obeys a stop
-            over = f"the task was {task.status}" if task.status.is_final else result.outcome
+        elif outcome is not Outcome.CANCELLED:  # else it obeys a stop
+            over = f"the task was {task.status}" if task.status.is_final else outcome
             summary = f"stale result of attempt {result.attempt}: {over}"
             if not any(change.by == llm and change.what == summary for change in task.history):
                 task.note(now, llm, summary)
@@ -206,7 +206,7 @@ class AttemptReports:
         late = Failure(type="timeout", message=f"no answer within {task.spec.timeout:g} s")
         self._state.stop(task.llm or "", task.instance or "", task.id, task.attempt, late.message)
         self._state.take_back(task)
-        self._failed(task, "failed", late, now)
+        self._failed(task, Outcome.FAILED, late, now)
 
     def _attempt_ended(self, task: Task, result: Result, now: Instant) -> None:
         if task.status is Status.ASSIGNED:  # the claim was lost
@@ -217,16 +217,17 @@ class AttemptReports:
         task.usage = result.usage
         task.duration = _run_time(result)
         llm = self._state.take_back(task)
-        if result.outcome == "completed":
-            self._state.record(task, task.end_attempt(now, "completed"))
+        outcome = Outcome(result.outcome)
+        if outcome is Outcome.COMPLETED:
+            self._state.record(task, task.end_attempt(now, Outcome.COMPLETED))
             if task.duration is not None:
                 llm.learned.learn(task.spec.skills, task.size, task.duration, now)  # stored with the next beat
             self._state.complete(task, result.result, now)
             return
         error = result.error or Failure(type="stopped", message="the worker stopped the attempt")
-        self._failed(task, result.outcome, error, now)
+        self._failed(task, outcome, error, now)
 
-    def _failed(self, task: Task, outcome: str, error: Failure, now: Instant) -> None:
+    def _failed(self, task: Task, outcome: Outcome, error: Failure, now: Instant) -> None:
         """Record a failed attempt. Try again after a pause, or end the task."""
         self._state.record(task, task.end_attempt(now, outcome, error))
         if error.retryable and task.status is Status.INPUT_REQUIRED:
@@ -240,7 +241,7 @@ class AttemptReports:
     def _late_result(self, task: Task, llm: str, result: Result, now: Instant) -> None:
         """Accept the answer of an older attempt; stop the newer one."""
         if task.in_hand:
-            self._state.withdraw(task, "cancelled", "superseded by a late result", now)
+            self._state.withdraw(task, Outcome.CANCELLED, "superseded by a late result", now)
         else:
             self._state.ready.discard(task)
         task.note(now, llm, f"late result of attempt {result.attempt} accepted")
@@ -254,7 +255,7 @@ class AttemptReports:
             task.model = ended.model if ended.instance == result.instance else task.model
             task.ready_at = ended.assigned_at  # the latest that it can have been; by now it tells of a newer attempt
         newest, task.attempt = task.attempt, result.attempt
-        self._state.record(task, task.end_attempt(now, "completed"))
+        self._state.record(task, task.end_attempt(now, Outcome.COMPLETED))
         task.attempt = newest
         task.attempts.sort(key=lambda attempt: attempt.attempt)
         self._state.complete(task, result.result, now)
@@ -283,14 +284,14 @@ class AttemptReports:
 
         An `excused` loss does not count as an attempt, unless the task had too many losses.
         """
-        error = Failure(type=LOST, message=f"{reason} (attempt {task.attempt} at {task.llm})")
+        error = Failure(type=Outcome.LOST.value, message=f"{reason} (attempt {task.attempt} at {task.llm})")
         started = task.status is not Status.ASSIGNED
-        excused = excused and sum(attempt.outcome == LOST for attempt in task.attempts) < MOST_EXCUSED
+        excused = excused and sum(attempt.outcome == Outcome.LOST for attempt in task.attempts) < MOST_EXCUSED
         counts = not (task.status is Status.IN_PROGRESS and (task.parked or excused))  # parked, it only waited
         if started and task.instance:
             self._state.stop(task.llm or "", task.instance, task.id, task.attempt, reason)
         self._state.take_back(task)
-        self._state.record(task, task.end_attempt(now, LOST if started else UNCLAIMED, error))
+        self._state.record(task, task.end_attempt(now, Outcome.LOST if started else Outcome.UNCLAIMED, error))
         if task.status is Status.INPUT_REQUIRED:
             self._state.lose_asking_attempt(task, now)
         elif counts and (task.starts >= task.spec.max_attempts or _is_never_taken_up(task)):
@@ -310,8 +311,9 @@ def _differs(instance: Instance, other: Instance) -> str:
 
 def _is_never_taken_up(task: Task) -> bool:
     """Whether so many attempts in a row were not claimed that no LLM can be expected to claim the next one."""
-    left_lying = sum(1 for _ in takewhile(lambda attempt: attempt.outcome == UNCLAIMED, reversed(task.attempts)))
-    return left_lying > 0 and left_lying % MOST_UNCLAIMED == 0  # a retry begins to count anew
+    unclaimed = takewhile(lambda attempt: attempt.outcome is Outcome.UNCLAIMED, reversed(task.attempts))
+    count = sum(1 for _ in unclaimed)
+    return count > 0 and count % MOST_UNCLAIMED == 0  # a retry begins to count again
 
 
 def _run_time(result: Result) -> Micros | None:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from broker.errors import Problem
-from broker.protocol.status import Status
+from broker.protocol.status import Outcome, Status
 from broker.timestamps import Instant, from_datetime, to_iso
 from coordinator.core.events import AssignRequested, CancelRequested, RetryRequested, UpdateRequested
 from coordinator.core.groups.validation import contradiction, instead_of_several
@@ -47,7 +47,7 @@ class TaskControl:
             return
         if changed:
             self._state.respecify(task, instead_of_several(task.spec, changed), now)
-        if task.result is not None and (completed := [a for a in task.attempts if a.outcome == "completed"]):
+        if task.result is not None and (completed := [a for a in task.attempts if a.outcome is Outcome.COMPLETED]):
             self._state.changes.earlier_results.append((task, completed[-1].attempt, task.result))
         if task.finished_at is not None:
             self._state.changes.undone.append(task.finished_at)
@@ -82,7 +82,7 @@ class TaskControl:
         task.note(now, event.sender.user or ANYBODY, what)
         self._state.respecify(task, instead_of_several(task.spec, changes), now)
         if moves:
-            self._state.withdraw(task, "moved", f"moved to {event.llm}" if event.llm else what, now)
+            self._state.withdraw(task, Outcome.MOVED, f"moved to {event.llm}" if event.llm else what, now)
             self._state.release(task, now, counts=not runs)
         self._state.announce(task, now)
         self._state.answer_to(event.sender, "task.accepted", task)

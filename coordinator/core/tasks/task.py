@@ -9,7 +9,7 @@ from pydantic import BaseModel, JsonValue
 
 from broker.mappings import without_none
 from broker.protocol.primitives import LOCAL, LOCAL_ONLY, shortened
-from broker.protocol.status import Status
+from broker.protocol.status import Outcome, Status
 from broker.protocol.task_requests import Submission
 from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import EPOCH, NO_TIME, Instant, Micros, from_datetime, in_seconds, seconds, to_iso
@@ -39,7 +39,7 @@ class Attempt:
     llm: str
     instance: str | None
     why: str | None
-    outcome: str
+    outcome: Outcome
     error: Failure | None
     usage: Usage | None
     assigned_at: Instant | None
@@ -239,7 +239,7 @@ class Task:
             now = {name: self.priority if name == "priority" else plain(self.spec, name) for name in changes}
             self.original = now | self.original
 
-    def end_attempt(self, now: Instant, outcome: str, error: Failure | None = None) -> Attempt:
+    def end_attempt(self, now: Instant, outcome: Outcome, error: Failure | None = None) -> Attempt:
         """End the present attempt and return its record, which the task keeps."""
         ended = Attempt(
             attempt=self.attempt,

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, FromClause, Select, Table, case, exists, func, null, select
 
 from broker.protocol.report_catalog import BANDS, MEASURES, Moment, Report, Value
-from broker.protocol.status import FINAL, Status
+from broker.protocol.status import FINAL, Outcome, Status
 from broker.timestamps import EPOCH, Instant
 from coordinator.storage import schema
 
@@ -153,8 +153,8 @@ def attempts(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fac
     of_task = {"status": _tasks.c.status, **_task_dimensions(late)}
     moment = columns.finished_at if report.moment is Moment.FINISHED else columns.submitted_at
 
-    def count(*outcomes: str) -> Column:
-        return func.count().filter(columns.outcome.in_(outcomes))
+    def count(*outcomes: Outcome) -> Column:
+        return func.count().filter(columns.outcome.in_([outcome.value for outcome in outcomes]))
 
     return Fact(
         report=report,
@@ -173,9 +173,9 @@ def attempts(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fac
         },
         parts={
             "attempts": func.count(),
-            "attempts_completed": count("completed"),
-            "attempts_failed": count("failed"),
-            "attempts_lost": count("lost", "unclaimed"),
+            "attempts_completed": count(Outcome.COMPLETED),
+            "attempts_failed": count(Outcome.FAILED),
+            "attempts_lost": count(Outcome.LOST, Outcome.UNCLAIMED),
             "busy": func.sum(columns.duration),
             "input_tokens": func.sum(columns.input_tokens),
             "output_tokens": func.sum(columns.output_tokens),

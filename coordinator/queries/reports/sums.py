@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, FromClause, Row, func, literal_column, select
 
 from broker.protocol.report_catalog import MEASURES, Moment, Report
-from broker.protocol.status import Status
+from broker.protocol.status import Outcome, Status
 from broker.timestamps import EPOCH
 from coordinator.queries.reports.facts import ALWAYS, HOUR, Column, Fact, Range, Span, model_in, times, within
 from coordinator.storage import schema
@@ -104,8 +104,8 @@ def attempts(report: Report, ended: Sequence[Range]) -> Fact:
     """Return the sums of the attempts that ended in these ranges."""
     columns = _attempts.c
 
-    def count(*outcomes: str) -> Column:
-        return func.sum(columns.attempts).filter(columns.outcome.in_(outcomes))
+    def count(*outcomes: Outcome) -> Column:
+        return func.sum(columns.attempts).filter(columns.outcome.in_([outcome.value for outcome in outcomes]))
 
     return _fact(
         report,
@@ -120,9 +120,9 @@ def attempts(report: Report, ended: Sequence[Range]) -> Fact:
         },
         {
             "attempts": func.sum(columns.attempts),
-            "attempts_completed": count("completed"),
-            "attempts_failed": count("failed"),
-            "attempts_lost": count("lost", "unclaimed"),
+            "attempts_completed": count(Outcome.COMPLETED),
+            "attempts_failed": count(Outcome.FAILED),
+            "attempts_lost": count(Outcome.LOST, Outcome.UNCLAIMED),
             "busy": func.sum(columns.duration),
             "input_tokens": func.sum(columns.input_tokens),
             "output_tokens": func.sum(columns.output_tokens),

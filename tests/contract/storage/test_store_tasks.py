@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from broker.errors import DecodeError
 from broker.protocol.primitives import decode
-from broker.protocol.status import Status
+from broker.protocol.status import Outcome, Status
 from broker.protocol.task_requests import Submission
 from broker.timestamps import Instant, Micros, from_datetime, seconds
 from coordinator.core.llms.llm import LLM, Instance
@@ -180,7 +180,7 @@ def test_attempts_are_loaded_in_order(store: Store) -> None:
 
 def test_an_attempt_that_is_stored_again_is_replaced(store: Store) -> None:
     task = a_task(1, attempt=1)
-    late = dataclasses.replace(ATTEMPT, outcome="completed", error=None, usage=None)
+    late = dataclasses.replace(ATTEMPT, outcome=Outcome.COMPLETED, error=None, usage=None)
     commit(store, StateChanges(new=[task], attempts=[(task, ATTEMPT)]))
     commit(store, StateChanges(attempts=[(task, late)]))
     assert store.load(["t1"])[0].attempts == [late]
@@ -188,7 +188,7 @@ def test_an_attempt_that_is_stored_again_is_replaced(store: Store) -> None:
 
 def test_the_last_state_of_an_attempt_in_a_batch_is_stored(store: Store) -> None:
     task = a_task(1, attempt=1)
-    late = dataclasses.replace(ATTEMPT, outcome="completed")
+    late = dataclasses.replace(ATTEMPT, outcome=Outcome.COMPLETED)
     commit(store, StateChanges(new=[task], attempts=[(task, ATTEMPT), (task, late)]))
     assert store.load(["t1"])[0].attempts == [late]
 
