@@ -24,7 +24,7 @@ from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import WINDOW, Machine, MachineOptions
 from coordinator.core.scheduling.policies import DEFAULT
 from coordinator.core.state import StateChanges
-from coordinator.core.tasks.attempts import LONGEST_PAUSE
+from coordinator.core.tasks.attempts import RETRY
 from coordinator.core.tasks.task import Task
 from coordinator.core.transaction import take_over, transaction
 from coordinator.inbound.decoder import RejectedDelivery, read
@@ -133,7 +133,7 @@ class BatchProcessor:
     def _reload(self) -> None:
         store, now = self._store, self._clock()
         self._ahead = now - self._steady()
-        store.shorten_pauses(Instant(now + LONGEST_PAUSE), now, self._lead)
+        store.shorten_pauses(Instant(now + seconds(RETRY.maximum)), now, self._lead)
         self._machine = Machine(self._options, next_seq=store.last_seq() + 1)
         take_over(self._machine, store, now)
         self._closed_until, self._unclosed = store.closed_until(), SIZE

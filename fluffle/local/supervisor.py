@@ -7,8 +7,11 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 
-FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 30.0  # before a program that ended is started again
+from broker.backoff import Backoff
+
+RESTART = Backoff(initial=1.0, maximum=30.0)  # before a program that ended is started again
 _USAGE_EXIT_CODE = 2
 _STEADY_SECONDS = 60.0  # a program that ran longer starts again with the first pause
 
@@ -41,7 +44,7 @@ class Program:
 
     async def run(self) -> None:
         """Start the program, and start it again whenever it ends, until it may not be started again or is stopped."""
-        pause = FIRST_PAUSE_SECONDS
+        pauses = RESTART.pauses()
         while not self._stopping.is_set():
             began = time.monotonic()
             code = await self.run_once()
@@ -54,13 +57,12 @@ class Program:
                 self._say(self.name, "is not started again: fix the error above, then run `fluffle up` again")
                 return
             if time.monotonic() - began > _STEADY_SECONDS:
-                pause = FIRST_PAUSE_SECONDS
+                pauses = RESTART.pauses()
+            pause = next(pauses)
             self._say(self.name, f"ended with {_in_words(code)}; starting again in {pause:g} s")
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()
-            except TimeoutError:
-                pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     def stop(self, signum: int = signal.SIGTERM) -> None:
         """Send the program a signal to end. It is not started again."""

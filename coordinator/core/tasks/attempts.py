@@ -2,6 +2,7 @@
 
 from itertools import takewhile
 
+from broker.backoff import Backoff
 from broker.errors import Problem
 from broker.protocol.status import Outcome, Status
 from broker.protocol.worker_reports import Failure, Result
@@ -13,7 +14,7 @@ from coordinator.core.state import NOT_YOURS, CoreState
 from coordinator.core.tasks import transitions
 from coordinator.core.tasks.task import Task
 
-FIRST_PAUSE, LONGEST_PAUSE = seconds(1), seconds(60)  # before a failed task is tried again
+RETRY = Backoff(initial=1.0, maximum=60.0)  # before a failed task is tried again
 MOST_UNCLAIMED = 10  # attempts in a row
 MOST_EXCUSED = 10  # lost attempts of a task; from then on every loss counts
 LONGEST_RUN = 365 * 86_400.0  # seconds
@@ -233,7 +234,7 @@ class AttemptReports:
         if error.retryable and task.status is Status.INPUT_REQUIRED:
             self._state.lose_asking_attempt(task, now)
         elif error.retryable and task.starts < task.spec.max_attempts:
-            pause = min(FIRST_PAUSE * 2 ** (task.starts - 1), LONGEST_PAUSE)
+            pause = seconds(RETRY.pause(task.starts))
             self._state.back_off(task, Instant(now + pause), now)
         else:
             self._state.fail(task, error, now)

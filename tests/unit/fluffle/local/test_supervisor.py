@@ -7,6 +7,7 @@ import sys
 import psutil
 import pytest
 
+from broker.backoff import Backoff
 from fluffle.local import supervisor
 from fluffle.local.supervisor import Program
 
@@ -36,7 +37,7 @@ def python(code: str) -> list[str]:
 
 
 async def test_a_program_that_ends_is_started_again_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "RESTART", Backoff(0.01, 30.0))
     said = Said()
     program = Program("p", python("import os; print(os.environ['X']); exit(3)"), {"X": "here"}, said)
     running = asyncio.create_task(program.run())
@@ -75,7 +76,7 @@ async def test_a_program_that_may_leave_and_ends_well_is_not_started_again() -> 
 
 
 async def test_a_program_that_may_leave_and_fails_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "RESTART", Backoff(0.01, 30.0))
     said = Said()
     program = Program("p", python("exit(1)"), {}, said, may_leave=True)
     running = asyncio.create_task(program.run())
