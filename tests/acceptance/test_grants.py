@@ -35,7 +35,7 @@ def test_grant_writes_the_url_to_a_private_file_and_prints_no_secret(rights: Rol
     assert str(file) in printed
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     again = rights.operator("broker", "grant", "llm", "iris", "--out", str(file))
-    assert "as it was" in again
+    assert "Its password is unchanged" in again
     iris = Amqp(url)
     assert iris.depth("llm.iris.work") == 0
     rights.operator("broker", "revoke", "iris")
@@ -65,7 +65,7 @@ def test_changed_permissions_are_reported_and_grant_repairs_them(rabbitmq: NodeI
     assert all(as_granted.values())
     rabbitmq.control("set_topic_permissions", "cleo", "fluffle.work", ".*", ".*")
     rabbitmq.control("set_permissions", "cleo", ".*", ".*", ".*")
-    assert "cleo\tclient\tpassword\tchanged: grant it again" in rights.operator("broker", "users")
+    assert "cleo\tclient\tpassword\tchanged: run grant again" in rights.operator("broker", "users")
     rights.operator("broker", "grant", "client", "cleo")
     assert "cleo\tclient\tpassword\tas granted" in rights.operator("broker", "users")
     with amqp(rights.url_of["cleo"]) as cleo, pytest.raises(ChannelClosedByBroker):
@@ -76,12 +76,12 @@ def test_changed_permissions_are_reported_and_grant_repairs_them(rabbitmq: NodeI
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("llm",), "say which"),
-        (("web", "other"), "no other name"),
-        (("llm", "Atlas"), "is no name"),
+        (("llm",), "NAME is missing"),
+        (("web", "other"), "takes no NAME"),
+        (("llm", "Atlas"), "must be 1-63 characters"),
         (("client", "coordinator"), "is reserved"),
         (("client", "atlas"), "is the user of an LLM"),
-        (("llm", "fluffle"), "that Fluffle has not made"),
+        (("llm", "fluffle"), "was not created by Fluffle"),
     ],
 )
 def test_an_invalid_grant_is_refused_with_the_reason(rights: RoleUsers, arguments: tuple[str, ...], told: str) -> None:

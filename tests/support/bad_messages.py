@@ -236,7 +236,9 @@ REPORTS = {
         {**RESULT, "task_id": "known"}, STATUS, "mallory.result", path="attempt", says="mallory has never had attempt 1"
     ),
     "a result of attempt 0": Bad({**RESULT, "attempt": 0}, STATUS, "worker.result", path="attempt", says="greater"),
-    "a failure without an error": Bad({**RESULT, "outcome": "failed"}, STATUS, "worker.result", says="needs an error"),
+    "a failure without an error": Bad(
+        {**RESULT, "outcome": "failed"}, STATUS, "worker.result", says="required when the outcome is failed"
+    ),
     "a claim of nothing": Bad({}, STATUS, "worker.claim", path="task_id", says="required"),
     "a hello under another name": Bad(
         {"name": "other", "instance": "i"}, STATUS, "worker.hello", path="name", says="the routing key says 'worker'"

@@ -192,7 +192,7 @@ def test_an_answer_sent_before_the_worker_died_is_not_sent_again(
     client.give_back("llm.ada")  # as when the worker dies before it has acknowledged the question
     site.worker("ada", *CONVERSE, env=ledger.env)
     assert ana.ask(ada, "two").content == "answering two"
-    site.workers[-1].wait_for("answered already")
+    site.workers[-1].wait_for("already answered")
     assert len(ledger.effects("asked")) == 2
     assert list(ana.inbox(wait=False)) == []
 

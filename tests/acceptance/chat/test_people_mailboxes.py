@@ -101,9 +101,9 @@ def test_no_llm_answers_a_message_that_the_history_refuses(client: Amqp, ada: st
 
 
 def test_a_search_without_matches_says_so(shell: Shell) -> None:
-    assert shell.on_terminal("message", "history", "--search", "never said") == "There are no such messages.\n"
+    assert shell.on_terminal("message", "history", "--search", "never said") == "No messages match.\n"
     told = shell.on_terminal("message", "conversations", "--with", "user.never-here")
-    assert told == "There are no such conversations.\n"
+    assert told == "No conversations match.\n"
 
 
 def test_any_client_is_told_that_an_address_is_unknown(client: Amqp, site: Site) -> None:

@@ -82,7 +82,9 @@ def test_a_report_is_saved_under_a_name_and_deleted(shell: Shell) -> None:
     assert "did you mean by-skill" in shell.error("report", "by-skil")
     shell("report", "--drop", "by-skill")
     assert "by-skill" not in shell("report", "--list")
-    assert "there is a report summary already" in shell.error("report", "--metrics", "tasks", "--save", "summary")
+    assert "must not be the name of a predefined report: summary" in shell.error(
+        "report", "--metrics", "tasks", "--save", "summary"
+    )
 
 
 def test_a_mistake_in_a_report_is_an_error_with_a_suggestion(shell: Shell) -> None:

@@ -72,7 +72,7 @@ def test_cancel_and_retry_print_the_new_state_of_tasks(shell: Shell, gate: Path)
     assert told == [f"{id_}\tcancelled\tstopped at obi in attempt 1" for id_ in ids]
     assert "no need (by " in shell("task", "show", ids[0])
     assert shell.error("task", "cancel", "nope") == "nope: id: there is no such task"
-    assert "over already" in shell.error("task", "cancel", ids[0])
+    assert "the task is already cancelled" in shell.error("task", "cancel", ids[0])
     gate.touch()
     assert shell.json("task", "retry", ids[0])["id"] == ids[0]
     assert shell("task", "wait", ids[0]).split("\t")[1] == "completed"

@@ -75,7 +75,7 @@ def test_the_zero_time_of_go_counts_as_no_time(client: Amqp, moment: str) -> Non
 @pytest.mark.parametrize("field", ["due", "not_before"])
 def test_a_time_before_1970_is_rejected(client: Amqp, field: str) -> None:
     client.submit(TASK | {field: "1969-12-31T23:59:59Z"}, reply_to=ANSWERS)
-    assert errors(client) == {field: "is before 1970: leave it out where there is no such moment"}
+    assert errors(client) == {field: "must not be before 1970; leave the field out to set no time"}
 
 
 # -- origins of messages and destinations of answers ---------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_update_changes_only_the_given_fields(place: SteeredSite, shell: Shell) 
     assert (view.due, view.labels, view.metadata) == (None, [], {"b": "2"})
     assert "changed: due = none" in shell("task", "show", task_id)
     shell("task", "cancel", task_id)
-    assert "over already" in shell.error("task", "update", task_id, "--priority", "1")
+    assert "the task is already cancelled" in shell.error("task", "update", task_id, "--priority", "1")
 
 
 def test_an_overdue_task_is_flagged_and_announced_once(place: SteeredSite, shell: Shell, gate: Path) -> None:
@@ -265,5 +265,7 @@ def test_a_dry_run_shows_the_llm_and_the_reason(place: SteeredSite, shell: Shell
     assert dry("--not-before", "2099-01-01T00:00Z").startswith("blocked\twaits until 2099-01-01T00:00:00")
     assert dry("-k", "steer", "--depends-on", "never").startswith("blocked\twaits for 1 of the tasks")
     assert "no LLM named nobody" in shell.error("task", "submit", "x", "--dry-run", "--assignee", "nobody")
-    assert "for one task" in shell.error("task", "submit", "x", "--dry-run", "--wait", code=2)
+    assert "--dry-run works with one task or a plan, and without --wait" in shell.error(
+        "task", "submit", "x", "--dry-run", "--wait", code=2
+    )
     assert list(place.client.tasks(label=[label])) == []

@@ -79,7 +79,7 @@ async def test_a_cancelled_task_raises_task_cancelled(client: Client, tmp_path: 
     with pytest.raises(TaskCancelled):
         await task.result(WITHIN)
     assert any("no longer needed" in change.what for change in (await client.task(task.id)).history)
-    with pytest.raises(TaskRejected, match="over already"):
+    with pytest.raises(TaskRejected, match="the task is already cancelled"):
         await client.cancel(task.id)
 
 
