@@ -56,7 +56,7 @@ def test_a_program_without_asyncio_steers_tasks_and_llms(url: str) -> None:
         assert client.placement("anything", skills=["unheard-of"]).llm is None
         assert client.assign(task.id, "obi").assignee == "obi"
         assert task.result(WITHIN) == "anything"
-        with pytest.raises(TaskRejected, match="over already"):
+        with pytest.raises(TaskRejected, match="the task is already completed"):
             client.unassign(task.id)
         client.retry(task.id, description="something else")
         assert [view.result for view in client.wait(task.id, timeout=WITHIN)] == ["something else"]
