@@ -1,4 +1,4 @@
-"""What all processes share: the protocol, the connection to RabbitMQ, and small tools for both.
+"""What all processes share: the protocol, the connection to RabbitMQ, and helper code.
 
 The other packages (coordinator, workers, fluffle) import this package; it imports none of them.
 protocol/ defines the messages, amqp/ sends and receives them, node/ runs a private RabbitMQ node.

@@ -20,15 +20,15 @@ FluffleError
 │   └── NotTheLeader            another coordinator has taken over
 ├── IllegalTransition           a task cannot change from one status to another
 └── RequestError                the coordinator refused, or did not answer, a request
-    ├── TaskRejected            a submission or command was refused; has every problem with its path
-    ├── QueryRejected           a query was refused
+    ├── TaskRejected            a submission or command was rejected; has every problem with its path
+    ├── QueryRejected           a query was rejected
     ├── TaskFailed              the awaited task failed
     ├── TaskCancelled           the awaited task was cancelled
     ├── ResultTooLarge          the awaited task is completed, but its result is too large for an answer
-    ├── MessageRejected         a message was refused; has every problem with its path
+    ├── MessageRejected         a message was rejected; has every problem with its path
     ├── UnknownAddress          nobody has the receiver's address
     └── NoAnswer                no answer arrived in time
-        └── BrokerBlocked       RabbitMQ takes no messages: it is low on disk or memory
+        └── BrokerBlocked       RabbitMQ accepts no messages: it is low on disk or memory
 """
 
 from collections.abc import Iterable, Sequence
@@ -112,7 +112,7 @@ class Unroutable(BrokerError):
 
 
 class PublishRefused(BrokerError):
-    """RabbitMQ refused the message: its queue is full or not available. Try again when fewer messages wait in it"""
+    """RabbitMQ refused the message: its queue is full or unavailable. Try again later"""
 
 
 class MessageTooLarge(BrokerError):
@@ -149,7 +149,7 @@ class RequestError(FluffleError):
 
 
 class TaskRejected(RequestError):
-    """The task was rejected"""
+    """The submission or command was rejected"""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -193,8 +193,8 @@ class UnknownAddress(RequestError):
 
 
 class NoAnswer(RequestError):
-    """No coordinator answered in time"""
+    """No answer arrived in time"""
 
 
 class BrokerBlocked(NoAnswer):
-    """RabbitMQ takes no messages"""
+    """RabbitMQ accepts no messages"""

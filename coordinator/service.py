@@ -40,7 +40,7 @@ STANDBY_CHECK_SECONDS = 0.5  # between two checks of the leader's lease
 CONSUMER_CHECK_SECONDS = 0.25  # between two checks whether another coordinator consumes
 LAST_CONFIRMS_SECONDS = 5.0  # wait for confirms when stopping; what is unconfirmed is published at the next start
 LAST_CONSUMER_SECONDS = 5.0  # until RabbitMQ has noticed that a dead coordinator no longer consumes
-PROBE_SECONDS = 10.0  # between two checks whether RabbitMQ takes messages
+PROBE_SECONDS = 10.0  # between two checks whether RabbitMQ accepts messages
 RETRY_SECONDS = 0.5  # before an operation that was refused or unavailable is tried again
 
 _log = structlog.get_logger("coordinator")
@@ -239,10 +239,10 @@ class Coordinator:
     # -- helpers ---------------------------------------------------------------------------------------------------
 
     async def _probe(self) -> None:
-        """Detect that RabbitMQ takes no messages while there is nothing to publish; the connection logs it."""
+        """Detect that RabbitMQ accepts no messages while there is nothing to publish; the connection logs it."""
         while True:
             with suppress(BrokerError):
-                await self._connection.publish(PROBE)  # waits while RabbitMQ takes no messages
+                await self._connection.publish(PROBE)  # waits while RabbitMQ accepts no messages
             await self._pause(PROBE_SECONDS)
 
     async def _in_batch_thread(self, call: Callable[..., T], *args: object) -> T:

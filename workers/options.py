@@ -16,7 +16,7 @@ class WorkerOptions:
         presence: the name, the instance, the model, the skills and the slots that the worker reports
         spool_dir: the folder for results that RabbitMQ has not confirmed
         instructions: the instructions for the LLM, or None
-        timeout: for attempts of tasks without a timeout, or None
+        timeout: for attempts of tasks that set no timeout, or None
         groups: the groups whose messages the worker receives
         tools: the tools that the LLM may use
         heartbeat_interval: between two presence reports

@@ -194,7 +194,7 @@ def user_name(role: Role, name: str | None) -> str:
     if name is None:
         raise ConfigurationError(f"NAME is missing: `fluffle broker grant {role} NAME`")
     if not re.fullmatch(NAME_PATTERN, name):
-        raise ConfigurationError(f'{name!r} must be 1-63 characters: a-z, 0-9 or "-" (not first)')
+        raise ConfigurationError(f"{name!r} is not a valid name: use 1-63 of a-z, 0-9 and '-' (not first)")
     if name in [other.value for other in Role if other.is_one]:
         raise ConfigurationError(f"the name {name} is reserved")
     return name

@@ -1,4 +1,4 @@
-"""Memory and disk alarms of RabbitMQ, under which it takes no messages."""
+"""Memory and disk alarms of RabbitMQ, under which it accepts no messages."""
 
 import asyncio
 from pathlib import Path
@@ -14,7 +14,7 @@ _LITTLE_MEGABYTES = 1_000  # with more free space, the alarm is about another di
 
 
 async def alarm_at(url: str) -> str | None:
-    """Return why RabbitMQ takes no messages now, such as `low on disk`; None when it takes messages.
+    """Return why RabbitMQ accepts no messages now, such as `low on disk`; None when it accepts messages.
 
     Raises BrokerError when RabbitMQ cannot be reached, or does not answer within 10 seconds.
     """
@@ -35,7 +35,7 @@ async def alarm_at(url: str) -> str | None:
 
 
 def alarm_of_node(url: str, folder: Path) -> str | None:
-    """Return the alarm of the private node in `folder` as a sentence; None when the node takes messages.
+    """Return the alarm of the private node in `folder` as a sentence; None when the node accepts messages.
 
     Raises the errors of `alarm_at`.
     """
@@ -44,4 +44,4 @@ def alarm_of_node(url: str, folder: Path) -> str | None:
         return None
     free = disk_usage(folder).free // 1_000_000
     left = f", {free} MB are free at {folder}" if "disk" in alarm and free < _LITTLE_MEGABYTES else ""
-    return f"RabbitMQ takes no messages: {alarm}{left}. It takes them again when enough is free"
+    return f"RabbitMQ accepts no messages: {alarm}{left}. It accepts them again when enough is free"

@@ -279,7 +279,7 @@ def connect(
     """Begin to connect to RabbitMQ.
 
     `user` is the user_id property of published messages. `on_blocked` is called with the reason when RabbitMQ stops
-    taking messages, and with None when RabbitMQ takes messages again.
+    accepting messages, and with None when RabbitMQ accepts messages again.
     """
     if (log := logging.getLogger("pika")).level == logging.NOTSET:
         log.setLevel(logging.CRITICAL)  # the errors are raised and logged here, as one sentence without a traceback

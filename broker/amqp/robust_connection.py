@@ -28,7 +28,7 @@ from broker.protocol.topology import MESSAGES, Binding, Topology
 _log = logging.getLogger(__name__)
 
 PROBE = Outgoing("", "fluffle.probe", b"", persistent=False, mandatory=False)
-"""A message for no queue: RabbitMQ confirms the message, or reports an alarm under which it takes no messages.
+"""A message for no queue: RabbitMQ confirms the message, or reports an alarm under which it accepts no messages.
 
 RabbitMQ reports alarms only to connections that publish, and only when they publish.
 """
@@ -91,7 +91,7 @@ class RobustConnection:
 
     @property
     def blocked(self) -> str | None:
-        """The reason why RabbitMQ takes no messages now, such as `low on disk`; None while no alarm is known.
+        """The reason why RabbitMQ accepts no messages now, such as `low on disk`; None while no alarm is known.
 
         RabbitMQ reports an alarm only after a message was published.
         """
@@ -102,7 +102,7 @@ class RobustConnection:
         """The reason why publishing is impossible now, as a sentence; None when it is possible."""
         if not self.connected:
             return f"no connection to RabbitMQ at {self.where}"
-        return f"RabbitMQ at {self.where} takes no messages: {self.blocked}" if self.blocked else None
+        return f"RabbitMQ at {self.where} accepts no messages: {self.blocked}" if self.blocked else None
 
     @property
     def can_publish(self) -> bool:
@@ -202,9 +202,9 @@ class RobustConnection:
 
     def _on_blocked(self, reason: str | None) -> None:
         if reason is None:
-            _log.warning("RabbitMQ at %s takes messages again", self.where)
+            _log.warning("RabbitMQ at %s accepts messages again", self.where)
         else:
-            _log.warning("RabbitMQ at %s takes no messages: %s; published messages wait", self.where, reason)
+            _log.warning("RabbitMQ at %s accepts no messages: %s; published messages wait", self.where, reason)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 

@@ -204,5 +204,5 @@ async def expel(url: str, queue: str) -> str | None:
             if why := delivery.headers.get(UNTRANSLATABLE):
                 delivery.reject()
                 await receiver.confirmed()
-                return f"{delivery.properties.message_id or 'without id'} ({why})"
+                return f"{delivery.properties.message_id or 'without ID'} ({why})"
     return None

@@ -52,7 +52,7 @@ class Draft(WireModel):
 
 
 class Message(Draft):
-    """A complete message. `conversation_id` is the id of the first message of the conversation."""
+    """A complete message. `conversation_id` is the ID of the first message of the conversation."""
 
     id: TaskId
     receiver: Address

@@ -23,7 +23,7 @@ LOCAL_ONLY = "local-only"  # a label of a task that only such LLMs may do
 MAX_BODY_BYTES = 1024 * 1024
 MAX_ASSIGNMENT_BYTES = 16 * 1024 * 1024  # a task with the results of its dependencies
 MAX_GROUP_RESULT_BYTES = 8 * 1024 * 1024  # all results of the parts of a group task together
-MAX_ANSWER_BYTES = 12 * 1024 * 1024  # an answer of the coordinator; RabbitMQ 4 takes messages of 16 MiB
+MAX_ANSWER_BYTES = 12 * 1024 * 1024  # an answer of the coordinator; RabbitMQ 4 accepts messages of 16 MiB
 MAX_PAGE_BYTES = 2 * 1024 * 1024  # a page of a list ends when it is larger
 JSON_TYPE = "application/json"
 EVENT_TYPE = "application/cloudevents+json"
@@ -111,7 +111,7 @@ class WireModel(BaseModel):
     """A message body: immutable, without unknown fields and without silent conversions.
 
     `decode` leaves out unknown fields of a message class with `ignores_unknown`, and invalid values of `dispensable`
-    fields, which decide nothing.
+    fields, which do not affect the task.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

@@ -89,7 +89,7 @@ BANDS = {"low": (0, 3), "normal": (4, 6), "high": (7, 9)}  # priorities, from an
 DIMENSIONS = {
     dimension.name: dimension
     for dimension in (
-        Dimension("status", "Status", "the state of the task now", values=tuple(status.value for status in Status)),
+        Dimension("status", "Status", "the status of the task now", values=tuple(status.value for status in Status)),
         Dimension("llm", "LLM", "who has the task or had it last; of an attempt: who made it", of=frozenset(Of)),
         Dimension("model", "Model", "the model of the worker that did it, else the one that this LLM has now"),
         Dimension("assignee", "Assignee", "the LLM that the task was assigned to by hand"),
@@ -175,7 +175,7 @@ _NOT_DONE: Filters = {"outcome": ("failed", "lost", "unclaimed")}
 
 PREDEFINED = {
     "summary": Report(
-        ("status",), ("tasks",), meaning="how much was done, how long it took, who did it; with figures of its own"
+        ("status",), ("tasks",), meaning="how much was done, how long it took, who did it; has extra figures"
     ),
     "workload": Report(
         ("llm",),
@@ -202,7 +202,7 @@ PREDEFINED = {
         ("status",),
         ("tasks", "lateness_mean", "lateness_p50", "lateness_p95", "lateness_max"),
         where={"overdue": (True,)},
-        meaning="tasks whose due date passed before they were over, and how late they are",
+        meaning="tasks that had not ended at their due date, and how late they are",
     ),
     "failures": Report(
         ("error", "llm"),

@@ -69,9 +69,9 @@ class QuestionView(View):
 
 
 class TaskView(View):
-    """The present state of a task: in answers, in the `data` of events, in `fluffle task show --json`.
+    """A task as it is now: in answers, in the `data` of events, in `fluffle task show --json`.
 
-    `not_submitted` has the ids in `depends_on` of tasks that do not exist. `left_out` has the fields that are missing,
+    `not_submitted` has the IDs in `depends_on` of tasks that do not exist. `left_out` has the fields that are missing,
     or cut and end with `…`, because they are too large, with the bytes of each.
     """
 

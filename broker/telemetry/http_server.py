@@ -166,7 +166,7 @@ def of_the_link(*links: RobustConnection) -> Iterable[Metric]:
         bool(links) and all(link.connected for link in links),
     )
     yield GaugeMetricFamily(
-        "fluffle_blocked", "1 while RabbitMQ takes no messages", any(link.blocked for link in links)
+        "fluffle_blocked", "1 while RabbitMQ accepts no messages", any(link.blocked for link in links)
     )
     yield CounterMetricFamily(
         "fluffle_reconnects",

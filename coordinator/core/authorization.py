@@ -61,7 +61,7 @@ def objection(request: Restricted, tasks: Mapping[str, Task], llms: Mapping[str,
     """
     user = request.sender.user or ""
     if isinstance(request, Submitted) and (known := tasks.get(request.task_id)) and known.submitted_by != user:
-        return Problem("id", "is the id of a task that somebody else has submitted")
+        return Problem("id", "is the ID of a task that somebody else has submitted")
     if isinstance(request, Shared) and request.note.by not in (user, llm_address(user), user_address(user)):
         return Problem("by", f"is {request.note.by!r}, for whom the user {user!r} does not speak")
     if (

@@ -277,7 +277,7 @@ def _id_from(message_id: str | None) -> str | None:
     try:
         return Submission(description="-", id=message_id).id
     except ValueError as error:
-        rule = "must be 1-64 characters: A-Z, a-z, 0-9 or one of . _ : - (it becomes the task id)"
+        rule = "must be 1-64 characters: A-Z, a-z, 0-9 or one of . _ : - (it becomes the task ID)"
         raise DecodeError([Problem("message_id", rule)]) from error
 
 

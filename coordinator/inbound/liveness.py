@@ -1,7 +1,7 @@
 """Whether this coordinator still receives heartbeats: only then may it take tasks from silent workers.
 
 An expired lease may mean that a worker is dead. It may also mean that its heartbeats are unread: in the inbox, because
-this coordinator was suspended or overloaded, or in front of a RabbitMQ that is suspended or takes no messages. So
+this coordinator was suspended or overloaded, or in front of a RabbitMQ that is suspended or accepts no messages. So
 before an LLM loses a task, the coordinator publishes an echo, a message to itself by the route of a heartbeat. Once it
 has handled the echo, it has handled everything that reached the inbox before. If RabbitMQ did not react to the echo at
 once, it was away, and heartbeats may still arrive: every lease begins again.

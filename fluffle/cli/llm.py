@@ -126,7 +126,7 @@ def resume(*, names: tuple[str, ...], as_json: bool) -> int:
 @names_argument
 @json_option
 def drain(*, names: tuple[str, ...], as_json: bool) -> int:
-    """Stop all workers of LLMs after their current tasks."""
+    """Let the workers of these LLMs finish their current tasks, then stop them."""
     return _each(names, lambda client, name: client.drain(name), as_json=as_json)
 
 
@@ -161,7 +161,7 @@ def forget(*, names: tuple[str, ...], as_json: bool) -> int:
 def set_(*, name: str, slots: int | Nothing | None, skills: dict[str, float] | Nothing | None, as_json: bool) -> int:
     """Set the slots and skills of an LLM.
 
-    The values override those of its workers until they are set again. Its current tasks stay assigned.
+    These values replace those of the workers, until you set other values or `auto`. Its current tasks stay assigned.
     """
     settings = given({"slots": slots, "skills": skills})
     if not settings:

@@ -29,7 +29,9 @@ COMMANDS = (
     LazyCommand("coordinator", "fluffle.cli.processes.coordinator:coordinator", "Run the coordinator."),
     LazyCommand("database", "fluffle.cli.admin.database:database", "Back up and restore the coordinator's database."),
     LazyCommand(
-        "broker", "fluffle.cli.processes.broker:broker", "Manage the private RabbitMQ node; set up any other RabbitMQ."
+        "broker",
+        "fluffle.cli.processes.broker:broker",
+        "Manage the private RabbitMQ node, or prepare another RabbitMQ for Fluffle.",
     ),
 )
 

@@ -42,7 +42,7 @@ def message() -> None:
 def send(*, to: str, text: str, conversation: str | None, user: str | None, as_json: bool) -> None:
     """Send a message without waiting for an answer.
 
-    The answer of an LLM arrives in your inbox: see `fluffle message inbox`. Prints the ids of the message and its
+    The answer of an LLM arrives in your inbox: see `fluffle message inbox`. Prints the IDs of the message and its
     conversation. If a group has no members, a notice arrives in your inbox.
     """
     from fluffle.presentation.output import print_json
@@ -73,7 +73,7 @@ def send(*, to: str, text: str, conversation: str | None, user: str | None, as_j
 @as_option
 @json_option
 def ask(*, to: str, text: str, timeout: float, conversation: str | None, user: str | None, as_json: bool) -> int:
-    """Send a message and print its answer.
+    """Send a message, wait for the answer, and print it.
 
     On a terminal, shows the text of an LLM while it writes, and then how to continue the conversation. The exit code
     is 3 if the receiver could not answer, and 4 if the time ran out; a late answer arrives in your inbox.
@@ -166,7 +166,7 @@ def tail(*, participant: str | None, as_json: bool) -> None:
     type=Whole(min=1),
     default=50,
     show_default=True,
-    help="Maximum number; the newest ones.",
+    help="Print at most this many, the newest ones.",
 )
 @json_option
 def history(
@@ -196,7 +196,12 @@ def history(
 @message.command()
 @click.option("--with", "participant", metavar="ADDRESS", help="Only conversations with this address.")
 @click.option(
-    "--limit", "-n", type=Whole(min=1), default=50, show_default=True, help="Maximum number; the newest ones."
+    "--limit",
+    "-n",
+    type=Whole(min=1),
+    default=50,
+    show_default=True,
+    help="Print at most this many, the newest ones.",
 )
 @json_option
 def conversations(*, participant: str | None, limit: int, as_json: bool) -> None:

@@ -64,7 +64,7 @@ class Moment(click.ParamType[datetime]):
         except (ValueError, OverflowError) as error:
             problem = f"{value!r} must be a time such as 2026-12-01T09:00, or a duration such as 2h"
             if found:
-                problem = f"{value!r} needs a unit: {value}s is seconds, {value}h is hours"
+                problem = f"{value!r} has no unit: write {value}s for seconds or {value}h for hours"
             raise click.BadParameter(problem, ctx, param) from error
 
 
@@ -119,7 +119,7 @@ class Name(click.ParamType[str]):
 
         if re.search(NAME_PATTERN, value):
             return str(value)
-        raise click.BadParameter(f"{value!r} must be 1-63 characters: a-z, 0-9 or '-'", ctx, param)
+        raise click.BadParameter(f"{value!r} is not a valid name: use 1-63 of a-z, 0-9 and '-'", ctx, param)
 
 
 class Skills(click.ParamType[dict[str, float]]):
@@ -135,7 +135,7 @@ class Skills(click.ParamType[dict[str, float]]):
         for skill in filter(None, (part.strip() for part in value.split(","))):
             tag, given, level = skill.partition("=")
             if not re.fullmatch(r"[a-z0-9][a-z0-9._:+/-]{0,62}", tag):
-                raise click.BadParameter(f"{tag!r} must be a skill in lower case, such as python", ctx, param)
+                raise click.BadParameter(f"{tag!r} is not a valid skill: use lower case, such as python", ctx, param)
             if (given and not re.fullmatch(r"0|1|[01]?\.\d+", level)) or float(level or 1) > 1:
                 raise click.BadParameter(f"the level of {tag} must be a number from 0 to 1, not {level!r}", ctx, param)
             skills[tag] = float(level or 1)

@@ -91,7 +91,7 @@ docs/reports.md explains each of them.
     multiple=True,
     type=Known("dimension", tuple(DIMENSIONS)),
     metavar="DIMENSION,…",
-    help="One row for each value of these dimensions.",
+    help="One row for each combination of values of these dimensions.",
 )
 @click.option(
     "--metrics",
@@ -109,12 +109,23 @@ docs/reports.md explains each of them.
     metavar="DIMENSION=VALUE,…",
     help="Only tasks with one of these values. Repeat the option for other dimensions.",
 )
-@click.option("--since", type=Moment(past=True), metavar="TIME", help="Only tasks at or after this time.")
-@click.option("--until", type=Moment(past=True), metavar="TIME", help="Only tasks before this time.")
+@click.option(
+    "--since",
+    type=Moment(past=True),
+    metavar="TIME",
+    help="Only tasks submitted (or finished, see --moment) at or after this time.",
+)
+@click.option(
+    "--until",
+    type=Moment(past=True),
+    metavar="TIME",
+    help="Only tasks submitted (or finished, see --moment) before this time.",
+)
 @click.option(
     "--moment",
     type=click.Choice(("submitted", "finished")),
-    help="Which time of a task --since, --until, day and similar dimensions use.",
+    help="The time of a task that --since, --until and the dimensions hour, day, week, hour_of_day and weekday "
+    "refer to.",
 )
 @click.option("--sort", metavar="NAME", help="Sort the rows by a dimension, or by a metric with the largest first.")
 @click.option("--limit", "-n", type=Whole(1, 10_000), help="Maximum number of rows.")

@@ -301,7 +301,7 @@ class ChatMethods(ConnectedClient):
 def _group_name(group: str) -> str:
     name = group.removeprefix("group.")
     if not is_address(group_address(name)):
-        raise UnknownAddress(f"the group name {group!r} must be 1-63 characters: a-z, 0-9 or '-'")
+        raise UnknownAddress(f"{group!r} is not a valid group name: use 1-63 of a-z, 0-9 and '-'")
     return name
 
 

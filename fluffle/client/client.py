@@ -61,10 +61,10 @@ class Client(ChatMethods, ReportMethods):
     async def submit(self, task: str | Submission, /, **fields: Unpack[TaskFields]) -> TaskHandle:
         """Submit a task, a description with fields or a Submission, and wait until the coordinator accepts it.
 
-        A task without an id gets one. To submit the same task with the same id again is harmless: the handle shows its
-        present state, and `was_known` is true. Another task with a known id is rejected. Raises TaskRejected, NoAnswer
-        (whose text says whether the task is in RabbitMQ and will be done later), BrokerBlocked, PublishRefused and
-        MessageTooLarge.
+        A task without an ID gets one. To submit the same task with the same ID again is harmless: the handle shows the
+        task as it is now, and `was_known` is true. Another task with a known ID is rejected. Raises TaskRejected,
+        NoAnswer (whose text says whether the task is in RabbitMQ and will be done later), BrokerBlocked, PublishRefused
+        and MessageTooLarge.
         """
         await self._request_client.room()
         handle = self._request_client.send(_submission(task, fields))
@@ -91,7 +91,7 @@ class Client(ChatMethods, ReportMethods):
     async def submit_plan(self, path: str | Path, *, run: str | None = None, **variables: Any) -> dict[str, TaskHandle]:
         """Submit the tasks of a plan, a TOML or YAML file, with values for its variables. Returns the handles by name.
 
-        The ids of the tasks begin with `run`, by default a new one; to submit the same run again is harmless. Raises
+        The IDs of the tasks begin with `run`, by default a new one; to submit the same run again is harmless. Raises
         ConfigurationError for a wrong plan, TaskRejected when one of its tasks is rejected (the others are cancelled
         then), NoAnswer, PublishRefused and MessageTooLarge.
         """
@@ -150,7 +150,7 @@ class Client(ChatMethods, ReportMethods):
         return await self._task_command(Retry, id=task_id, changes=changes)
 
     async def answer(self, task_id: str, answer: str, *, question: str | None = None) -> TaskView:
-        """Answer the question of a task to a person. `question` is its id, required when the task asks several.
+        """Answer the question of a task to a person. `question` is its ID, required when the task asks several.
 
         Raises TaskRejected when the task asks nothing or the answer is none of the choices, and NoAnswer.
         """
@@ -193,11 +193,11 @@ class Client(ChatMethods, ReportMethods):
     # -- asking ----------------------------------------------------------------------------------------------------
 
     async def task(self, task_id: str) -> TaskView:
-        """Return a task with all its fields. Raises QueryRejected for an unknown id, and NoAnswer."""
+        """Return a task with all its fields. Raises QueryRejected for an unknown ID, and NoAnswer."""
         return read(TaskView, await self.task_json(task_id))
 
     async def task_json(self, task_id: str) -> bytes:
-        """Return a task as the JSON that the coordinator sent. Raises QueryRejected for an unknown id, and NoAnswer."""
+        """Return a task as the JSON that the coordinator sent. Raises QueryRejected for an unknown ID, and NoAnswer."""
         return await self._request_client.ask(made(TaskQuery, QueryRejected, id=task_id))
 
     async def tasks(
@@ -282,16 +282,16 @@ class Client(ChatMethods, ReportMethods):
     async def wait(self, *ids: str, label: str | None = None, timeout: float | None = None) -> list[TaskView]:
         """Wait until all these tasks are over, and return them in the order of their ends.
 
-        Any program may have submitted them. Raises QueryRejected for an unknown id, NoAnswer, and TimeoutError after
+        Any program may have submitted them. Raises QueryRejected for an unknown ID, NoAnswer, and TimeoutError after
         `timeout` seconds.
         """
         async with asyncio.timeout(timeout):
             return [view async for view in self.endings(*ids, label=label)]
 
     async def endings(self, *ids: str, label: str | None = None) -> AsyncIterator[TaskView]:
-        """Yield the tasks with these ids, and those that have the label now, each when it is over.
+        """Yield the tasks with these IDs, and those that have the label now, each when it is over.
 
-        Raises QueryRejected for an unknown id, and NoAnswer.
+        Raises QueryRejected for an unknown ID, and NoAnswer.
         """
         if not ids and label is None:
             return
@@ -303,15 +303,15 @@ class Client(ChatMethods, ReportMethods):
     def watch(
         self, *ids: str, label: str | None = None, progress: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[Event | Progress]]:
-        """Receive the events of the tasks with these ids and of those with the label, until all are over.
+        """Receive the events of the tasks with these IDs and of those with the label, until all are over.
 
             async with client.watch(label="nightly") as events:
                 async for event in events: ...
 
-        The first events are the present states. They are repeated after RabbitMQ was away, so that no end is missed;
-        an end can arrive twice. If no task has the label yet, the watch waits for the first. Without ids and label, it
-        yields the events of all tasks from now on, without end. With `progress`, it also yields what the LLMs report
-        while they work. Entering raises QueryRejected for an unknown id, and NoAnswer.
+        The first events show the present status of each task. They are repeated after RabbitMQ was away, so that no
+        end is missed; an end can arrive twice. If no task has the label yet, the watch waits for the first. Without IDs
+        and label, it yields the events of all tasks from now on, without end. With `progress`, it also yields what the
+        LLMs report while they work. Entering raises QueryRejected for an unknown ID, and NoAnswer.
         """
         return self._watching((*TASK_EVENTS, PROGRESS) if progress else TASK_EVENTS, ids, label, also_later=True)
 

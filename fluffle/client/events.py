@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 class Event(View):
     """A change of a task: a CloudEvent 1.0.
 
-    `type` is `fluffle.task.<status>`, or `fluffle.task.overdue` when the due date passes; `subject` is the id of the
+    `type` is `fluffle.task.<status>`, or `fluffle.task.overdue` when the due date passes; `subject` is the ID of the
     task, `data` the task after the change.
     """
 

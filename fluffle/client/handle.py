@@ -36,7 +36,7 @@ def reason(view: TaskView) -> str:
 
 
 class TaskHandle:
-    """A submitted task: its `id`, its last known state, and its result to wait for.
+    """A submitted task: its `id`, its last known status and fields, and its result to wait for.
 
     The client receives the end of a task as long as the program keeps the handle.
     """

@@ -249,9 +249,9 @@ class RequestClient:
         elif confirmed:
             then = f". Task {task} is in RabbitMQ and will be done"
         else:
-            then = f", and has not confirmed task {task}: submit it again with the same id"
+            then = f", and has not confirmed task {task}: submit it again with the same ID"
         if self._link.blocked:
-            later = " when it takes messages again" if task and confirmed else ""
+            later = " when it accepts messages again" if task and confirmed else ""
             return BrokerBlocked(f"{self._link.obstacle}{then}{later}")
         if not self._link.connected:
             later = " when it is back" if task and confirmed else ""
@@ -333,7 +333,7 @@ class RequestClient:
                 answer = await self.ask(TaskQuery(id=handle.id))
                 handle.update(decode(TaskView, answer, limit=len(answer)))
             except NoAnswer as error:
-                _log.warning("task %s: %s; asking for its state again", handle.id, error)
+                _log.warning("task %s: %s; asking for its status again", handle.id, error)
             await asyncio.sleep(_FOLLOW_INTERVAL_SECONDS)
 
 

@@ -33,7 +33,9 @@ class LLMTable(BaseModel):
         None, description="names of environment variables for `exec`; default: all except Fluffle's"
     )
     skills: dict[Tag, Level] = Field({}, description="a table of levels from 0 to 1, or a list of tags with level 1")
-    labels: list[Tag] = Field([], description="a list of tags, such as `local`: no data leaves its host")
+    labels: list[Tag] = Field(
+        [], description="a list of tags. `local` means that the LLM sends no data to other computers"
+    )
     groups: list[Name] = Field([], description="groups whose messages the LLM receives")
     tools: Annotated[list[Tool], BeforeValidator(_expand_tools)] | None = Field(
         None,
@@ -48,7 +50,7 @@ class LLMTable(BaseModel):
     description: str = Field("", description="a description for the list of LLMs")
     timeout: Seconds | None = Field(
         None,
-        description="maximum seconds of an attempt, for tasks without a timeout; default: 1,800 for `model`, "
+        description="maximum seconds of an attempt, if the task sets no timeout; default: 1,800 for `model`, "
         "otherwise no limit",
     )
     stall_timeout: Seconds | None = Field(

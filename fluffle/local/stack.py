@@ -104,7 +104,11 @@ class Stack:
         """Return whether to run the web page: it is enabled and installed."""
         wanted = self._configuration.settings.web
         if wanted and find_spec("nicegui") is None:
-            self._say("up", "no web page: it needs `pip install 'fluffle[web]'`; `web = false` turns it off")
+            self._say(
+                "up",
+                "the web page is not started: NiceGUI is not installed. Install it with `pip install 'fluffle[web]'`, "
+                "or set `web = false` to hide this message",
+            )
             return False
         return wanted
 

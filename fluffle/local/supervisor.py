@@ -51,10 +51,10 @@ class Program:
             if self._stopping.is_set():
                 return
             if self._may_leave and code == 0:
-                self._say(self.name, "left as requested; it is not started again")
+                self._say(self.name, "stopped as requested; will not be restarted")
                 return
             if self._may_leave and code == _USAGE_EXIT_CODE:
-                self._say(self.name, "is not started again: fix the error above, then run `fluffle up` again")
+                self._say(self.name, "will not be restarted. Fix the error above, then run `fluffle up` again")
                 return
             if time.monotonic() - began > _STEADY_SECONDS:
                 pauses = RESTART.pauses()

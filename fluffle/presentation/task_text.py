@@ -57,7 +57,7 @@ def cancelled_text(view: TaskView) -> str:
     if last is None or last.finished_at != view.finished_at:
         return "was waiting" + (f" after {_counted(len(view.attempts))}" if view.attempts else "")
     if last.started_at is None:
-        return f"taken back from {last.llm} before attempt {last.attempt} was reported as started"
+        return f"taken back from {last.llm}; {last.llm} had not yet started attempt {last.attempt}"
     return f"stopped at {last.llm} in attempt {last.attempt}"
 
 

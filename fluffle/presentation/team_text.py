@@ -33,7 +33,7 @@ def sections(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if rounds := result.get("rounds"):
         yield "Rounds", "\n".join(_round(number, it) for number, it in enumerate(rounds, 1))
     if failed := result.get("failed"):
-        yield "No result from", "\n".join(_said(llm, why) for llm, why in failed.items())
+        yield "LLMs without a result", "\n".join(_said(llm, why) for llm, why in failed.items())
 
 
 def _ballot(ballot: Mapping[str, Any]) -> str:

@@ -169,10 +169,7 @@ def _credentials(secret: str, password_file: Path | None, host: str, *, require_
     if require_login:
         return Tokens(secret)
     if host not in _LOOPBACK:
-        raise ConfigurationError(
-            f"without a login the web page listens only on this computer, not at {host}: "
-            "require a login, or listen at 127.0.0.1"
-        )
+        raise ConfigurationError(f"cannot listen at {host} without a login: require a login, or listen at 127.0.0.1")
     return NoLogin()
 
 

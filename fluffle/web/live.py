@@ -184,7 +184,7 @@ class Live:
         except (TimeoutError, NoAnswer):
             trouble = "coordinator" if self._client.connected else "RabbitMQ"
             if blocked := self._client.blocked:
-                trouble = f"RabbitMQ takes no messages: {blocked}. New tasks and changes wait."
+                trouble = f"RabbitMQ accepts no messages: {blocked}. New tasks and changes wait."
         except FluffleError as error:
             _log.warning("the query for the LLMs failed: %s", error)
             trouble = "coordinator"

@@ -21,7 +21,7 @@ from tests.support.site import Site
 
 OBEY = ("--handler", "tests.support.scripted_llm:obey", "--skills", "obey")
 BLOCKED = 5  # exit code
-WORDS = "takes no messages: low on disk"
+WORDS = "accepts no messages: low on disk"
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_command_reports_that_rabbitmq_blocks_publishing_and_has_not_received_
         assert (done.returncode, WORDS in complaint(done)) == (BLOCKED, True), command
         assert WORDS in done.stderr.decode().splitlines()[0], "it says so at once"
     submitting = complaint(ended[0])
-    assert f"{WORDS}, and has not confirmed task during: submit it again with the same id" in submitting
+    assert f"{WORDS}, and has not confirmed task during: submit it again with the same ID" in submitting
     assert "is in RabbitMQ" not in submitting
     assert complaint(ended[2]).endswith(f"{WORDS}. The command may still be carried out later")
     assert complaint(ended[3]).endswith(f"{WORDS}. The message may still be sent later")
@@ -73,7 +73,7 @@ def test_coordinator_and_worker_log_when_rabbitmq_blocks_and_unblocks_publishing
             assert WORDS in health(program, "/readyz")[1]["problems"][0]
             assert scrape(program)["fluffle_blocked"] == 1
     for program in programs:
-        program.wait_for("takes messages again")
+        program.wait_for("accepts messages again")
         wait_for_readiness(program, 200)
         assert scrape(program)["fluffle_blocked"] == 0
 

@@ -382,4 +382,4 @@ def test_nobody_receives_the_answers_to_the_task_of_another_user(
     answers = bo.queue()
     bo.submit({"id": task_id, "description": "anything"}, reply_to=answers, user_id="bo")
     assert bo.take(answers).type == "task.rejected"
-    assert problems(rejected()) == {"id": "is the id of a task that somebody else has submitted"}
+    assert problems(rejected()) == {"id": "is the ID of a task that somebody else has submitted"}

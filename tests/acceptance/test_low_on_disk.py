@@ -15,7 +15,7 @@ from tests.support.shell import Shell
 pytestmark = pytest.mark.skipif(bool(disk.why_not()), reason=disk.why_not())
 
 BLOCKED = 5  # exit code
-WORDS = "RabbitMQ takes no messages: low on disk"
+WORDS = "RabbitMQ accepts no messages: low on disk"
 FILE = '[fluffle]\nweb = false\n[llm.obi]\nmodel = "demo"\n'
 
 
@@ -34,7 +34,7 @@ def test_start_and_status_say_that_the_disk_is_nearly_full(state: Path) -> None:
     started = shell.run("broker", "start")
     assert started.returncode == BLOCKED, started.stderr.decode()
     assert f"{WORDS}, " in started.stdout.decode()
-    assert f"MB are free at {state / 'broker'}. It takes them again when enough is free" in started.stdout.decode()
+    assert f"MB are free at {state / 'broker'}. It accepts them again when enough is free" in started.stdout.decode()
     assert WORDS in shell("broker", "status", code=BLOCKED)
     assert json.loads(shell("broker", "status", "--json", code=BLOCKED))["alarm"].startswith(WORDS)
     shell("broker", "stop")

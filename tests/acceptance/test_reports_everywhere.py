@@ -162,7 +162,7 @@ class Everywhere:
         """Return the rows on the page."""
         page = self._visitor.go("/reports" + choice.query())
         expect(page.locator(".report > *").first).to_be_visible()
-        assert not page.get_by_text("This report is not possible").count()
+        assert not page.get_by_text("Cannot make this report").count()
         rows = page.locator(".report .figures tbody tr")
         return [row.locator("td").all_inner_texts() for row in rows.all()]
 

@@ -44,7 +44,7 @@ class Executor:
     """Executes assignments: claim, acknowledge, call the LLM, report.
 
     At most `slots` attempts run at a time; further assignments wait, unacknowledged. An attempt that waits for a
-    person or for another task holds no slot. `timeout`, in seconds, is for attempts of tasks without a timeout.
+    person or for another task holds no slot. `timeout`, in seconds, is for attempts of tasks that set no timeout.
     `on_change` is called when an attempt is over and when its result is confirmed. `runs` counts finished attempts.
     """
 

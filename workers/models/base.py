@@ -26,7 +26,7 @@ class Job:
     """One attempt of a task, or one message to answer, as the LLM receives it.
 
     Attributes:
-        task_id: the id of the task or of the message
+        task_id: the ID of the task or of the message
         attempt: the number of the attempt, from 1
         description: what to do, in words
         inputs: any JSON that came with the task, or None

@@ -1,7 +1,7 @@
 """Stragglers: runs that take far longer than expected while a much quicker LLM has a free slot and nothing to do.
 
-No estimate shows which task is a hundred times the work of its neighbours. At a slow LLM such a task ends long after
-all others. Its run is stopped and begins again at the fast LLM, once for each task.
+No estimate shows which task needs a hundred times more work than similar tasks. At a slow LLM such a task ends long
+after all others. Its run is stopped and begins again at the fast LLM, once for each task.
 """
 
 from math import exp

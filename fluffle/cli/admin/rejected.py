@@ -24,9 +24,9 @@ all_option = click.option("--all", "everything", is_flag=True, help="All rejecte
 def rejected() -> None:
     """List rejected messages, requeue or drop them.
 
-    The queue fluffle.rejected keeps messages that break the protocol, that were delivered too often, or that have no
-    queue. Listing leaves them there. The ID of a message is its message_id. Without one, the ID is 12 hexadecimal
-    digits computed from body, origin and addresses; equal messages share one ID.
+    The queue fluffle.rejected keeps messages that break the protocol, that were delivered too often, or that RabbitMQ
+    could not put in any queue. `list` and `show` do not remove them. The ID of a message is its message_id. Without
+    one, the ID is 12 hexadecimal digits computed from body, origin and addresses; equal messages share one ID.
     """
 
 
@@ -86,7 +86,7 @@ def show(*, message_id: str, as_json: bool) -> int:
                 ("Why", "\n".join(message.why.split("; "))),
                 ("Type", properties.type),
                 ("Content type", properties.content_type),
-                ("Correlation id", properties.correlation_id),
+                ("Correlation ID", properties.correlation_id),
                 ("Reply to", properties.reply_to),
                 ("User", message.user),
                 ("Headers", message.delivery.headers or None),
@@ -103,7 +103,8 @@ def show(*, message_id: str, as_json: bool) -> int:
 def requeue(*, ids: tuple[str, ...], everything: bool) -> int:
     """Publish rejected messages again, to their original exchange.
 
-    A message leaves the queue only after RabbitMQ confirmed its copy. A message that is still wrong is rejected again.
+    A message is removed from the queue only after RabbitMQ has accepted the republished copy. A message that is still
+    wrong is rejected again.
     """
 
     async def send_back(queue: "RejectedQueue", messages: "list[RejectedMessage]") -> "Outcomes":
@@ -162,8 +163,8 @@ def _unread(withheld: int) -> list[str]:
     """Return an error for messages that RabbitMQ did not deliver to this command."""
     if withheld <= 0:
         return []
-    which = "1 message was" if withheld == 1 else f"{withheld:,} messages were"
-    return [f"{which} not delivered: another program reads the rejected messages"]
+    which = "1 message" if withheld == 1 else f"{withheld:,} messages"
+    return [f"{which} could not be read: another program is reading the rejected messages"]
 
 
 def _with_errors(problems: list[str]) -> int:

@@ -35,8 +35,8 @@ def grant(*, role: str, name: str | None, out: Path | None, new_password: bool, 
       fluffle broker grant web            # a client that may also read rejected messages
       fluffle broker grant coordinator    # everything in Fluffle
 
-    Writes the user's AMQP URL, with the password, to a file that only you can read, for FLUFFLE_AMQP_URL_FILE. If the
-    user exists, repairs its permissions and queues and keeps its password.
+    Writes the user's AMQP URL, with the password, to a file that only you can read. Set FLUFFLE_AMQP_URL_FILE to this
+    file to run as the user. If the user exists, repairs its permissions and queues and keeps its password.
 
     Creates the user on the private node, or through RabbitMQ's management API (FLUFFLE_MANAGEMENT_URL) as the user of
     FLUFFLE_AMQP_URL, which must be an administrator.
@@ -129,7 +129,7 @@ def list_users(*, as_json: bool) -> None:
             user.name,
             user.role.value,
             "password" if user.has_password else "certificate",
-            "as granted" if user.as_granted else "changed: run grant again",
+            "as granted" if user.as_granted else "permissions changed; run `fluffle broker grant` again",
         )
         for user in found
     ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=OrderedGroup)
 def broker() -> None:
-    """Manage the private RabbitMQ node; set up any other RabbitMQ.
+    """Manage the private RabbitMQ node, or prepare another RabbitMQ for Fluffle.
 
     The private node is a separate RabbitMQ for you. It listens only on 127.0.0.1, and keeps its data in the folder
     `broker` of the state folder (FLUFFLE_STATE_DIR). It does not affect other RabbitMQ servers on this computer.

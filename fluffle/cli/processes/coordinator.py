@@ -5,7 +5,7 @@ import click
 
 @click.command()
 def coordinator() -> None:
-    """Run the coordinator: it assigns tasks to LLMs and stores their state.
+    """Run the coordinator: it assigns tasks to LLMs and stores what happens to them.
 
     A second coordinator stands by until the first one ends. Ctrl-C or SIGTERM stops the coordinator; no task is lost.
     """

@@ -32,10 +32,10 @@ def up(*, path: Path) -> int:
       skills = { summarise = 0.9, review = 0.6 }
       slots = 2
 
-    RabbitMQ is the private node, unless the file or FLUFFLE_AMQP_URL names another one. The output of each program is
-    shown after its name. A program that ends is started again, except an LLM that was stopped with `fluffle llm drain`.
-    Ctrl-C or SIGTERM: the LLMs finish their tasks, then everything stops; a private node that was already running keeps
-    running. Ctrl-C again: the LLMs stop at once.
+    Uses the private RabbitMQ node, unless the file or FLUFFLE_AMQP_URL names another RabbitMQ. The output of each
+    program is shown after its name. A program that ends is started again, except an LLM that was stopped with
+    `fluffle llm drain`. Ctrl-C or SIGTERM: the LLMs finish their tasks, then everything stops; a private node that was
+    already running keeps running. Ctrl-C again: the LLMs stop at once.
     """
     import asyncio
 

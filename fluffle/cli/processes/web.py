@@ -18,7 +18,8 @@ INSTALL = "the web page needs NiceGUI: install it with `pip install 'fluffle[web
     "--password-file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The users who may log in, as `fluffle web passwd` writes them. Without the file, users log in with a token.",
+    help="The file with the names and passwords of users; `fluffle web passwd` creates it. Without this option, users "
+    "log in with a token.",
 )
 @click.option("--no-login", is_flag=True, help="No login. Only on 127.0.0.1.")
 @click.pass_context

@@ -30,7 +30,13 @@ from fluffle.cli.options import Duration, Name, Names, Skills, Tools, Whole, fla
     "OPENAI_API_KEY,HTTPS_PROXY. Repeatable.  [default: all except Fluffle's]",
 )
 @click.option("--skills", "-k", multiple=True, type=Skills(), help="Skills with levels from 0 to 1: python=0.9,review.")
-@click.option("--labels", "-l", multiple=True, type=Names(), help="Labels, such as local: no data leaves its host.")
+@click.option(
+    "--labels",
+    "-l",
+    multiple=True,
+    type=Names(),
+    help="Labels of the LLM. `local` means that the LLM sends no data to other computers.",
+)
 @click.option(
     "--group", "-g", "groups", multiple=True, type=Name(), help="Receive the messages to this group. Repeatable."
 )
@@ -53,7 +59,7 @@ from fluffle.cli.options import Duration, Name, Names, Skills, Tools, Whole, fla
     "--timeout",
     type=Duration(),
     metavar="DURATION",
-    help="Maximum duration of tasks without a timeout.  [default: 30m for --model]",
+    help="Maximum duration of an attempt, if the task sets no timeout.  [default: 30m for --model]",
 )
 @click.option(
     "--stall-timeout",

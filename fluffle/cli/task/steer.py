@@ -49,7 +49,8 @@ def assign(*, ids: tuple[str, ...], llm: str, now: bool, force: bool, as_json: b
     """Assign tasks to an LLM.
 
     The tasks may be blocked, pending or assigned to another LLM. A task that is running at another LLM moves only with
-    --now: its call is stopped, and the new LLM starts it again. While the LLM is offline, the tasks wait for it.
+    --now: the running attempt is stopped, and the new LLM starts the task again. While the LLM is offline, the tasks
+    wait for it.
     """
     return _each(ids, lambda client, task_id: client.assign(task_id, llm, now=now, force=force), as_json=as_json)
 
@@ -61,8 +62,8 @@ def assign(*, ids: tuple[str, ...], llm: str, now: bool, force: bool, as_json: b
 def unassign(*, ids: tuple[str, ...], now: bool, as_json: bool) -> int:
     """Undo `assign`: let the coordinator choose the LLM.
 
-    A task that the LLM already has stays there, unless --now is given: then its call is stopped, and the LLM that the
-    coordinator chooses starts it again.
+    A task stays at its LLM if it was already sent there. With --now the attempt is stopped, and the coordinator chooses
+    an LLM that starts the task again.
     """
     return _each(ids, lambda client, task_id: client.unassign(task_id, now=now), as_json=as_json)
 
@@ -122,7 +123,7 @@ def answer(*, task_id: str, text: str, question: str | None, as_json: bool) -> i
 @click.option("--reason", "-r", help="The reason, for the task's history.")
 @json_option
 def cancel(*, ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
-    """Cancel tasks. Running calls are stopped.
+    """Cancel tasks. Running attempts are stopped.
 
     Prints one line for each task: ID, status, and where it was waiting or running.
     """
@@ -134,7 +135,13 @@ def cancel(*, ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
 @click.command()
 @ids_argument
 @click.option("--description", metavar="TEXT", help="A new description; `-` reads standard input.")
-@click.option("--input", "inputs", type=JSON(), metavar="JSON", help="Additional input for the LLM, as JSON.")
+@click.option(
+    "--input",
+    "inputs",
+    type=JSON(),
+    metavar="JSON",
+    help="New input for the LLM, as JSON; replaces the current input.",
+)
 @click.option("--skills", "-k", multiple=True, type=Names(), help="Skills that the LLM must have: python,review.")
 @click.option(
     "--assignee",
@@ -145,7 +152,12 @@ def cancel(*, ids: tuple[str, ...], reason: str | None, as_json: bool) -> int:
 )
 @priority_option
 @due_option
-@click.option("--timeout", type=OrNothing(Duration()), metavar="DURATION|none", help="Maximum duration of one attempt.")
+@click.option(
+    "--timeout",
+    type=OrNothing(Duration()),
+    metavar="DURATION|none",
+    help="Maximum duration of one attempt; for a task for several LLMs, also of the whole task.",
+)
 @click.option("--max-attempts", type=Whole(1, 100), metavar="N", help="Maximum number of attempts.")
 @label_option
 @metadata_option
@@ -162,7 +174,7 @@ def retry(
 ) -> int:
     """Run ended tasks again, unchanged or with other fields.
 
-    The number of their attempts starts again.
+    Earlier attempts no longer count towards the maximum number of attempts.
     """
     changes = given(
         {

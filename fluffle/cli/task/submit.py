@@ -58,7 +58,12 @@ file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
     type=click.Choice(["fail", "run"]),
     help="What to do if a dependency fails.  [default: fail]",
 )
-@click.option("--timeout", type=Duration(), metavar="DURATION", help="Maximum duration of one attempt.")
+@click.option(
+    "--timeout",
+    type=Duration(),
+    metavar="DURATION",
+    help="Maximum duration of one attempt; for a task for several LLMs, also of the whole task.",
+)
 @click.option("--max-attempts", type=Whole(1, 100), metavar="N", help="Maximum number of attempts.  [default: 3]")
 @click.option("--output-schema", type=file, metavar="FILE", help="A JSON Schema for the result.")
 @click.option("--label", "-l", "labels", multiple=True, type=Names(), help="A label, for filters and reports.")
@@ -80,8 +85,8 @@ def submit(
 ) -> int:
     """Submit a task and print its ID.
 
-    DESCRIPTION is the instruction for the LLM. `-`, or no description with a pipe, reads standard input. FILE may be
-    `-`, too.
+    DESCRIPTION is the instruction for the LLM. If it is `-`, or missing while standard input is a pipe, the description
+    is read from standard input. Options with a FILE accept `-`, too.
 
     \b
       fluffle task submit "Summarise the report" --input-file report.txt --wait
@@ -95,13 +100,13 @@ def submit(
 
     If DESCRIPTION is the name of a .jsonl file, it is read as with --json-lines. If DESCRIPTION is the name of a .toml
     or .yaml file, it is a plan: tasks that depend on each other. The IDs of its tasks begin with --id or a generated
-    name. The other options are defaults for tasks without these fields. With --wait, prints the results of the tasks
-    that no other task depends on; with --dry-run, prints the tasks.
+    name. The other options are defaults for tasks without these fields.
 
     A TIME is ISO 8601, in local time unless it has an offset, or a DURATION from now: 90s, 5m, 2h, 1d.
 
-    With --wait, the exit code is 3 if a task fails or is cancelled. With --dry-run, prints the LLM that would get the
-    task and why, or the status of the task and what it would wait for.
+    For a plan, --wait prints the results of the tasks that no other task depends on, and --dry-run prints the tasks.
+    For one task, --dry-run prints the LLM that would get it and why; if no LLM can take it now, its status and what it
+    would wait for. With --wait, the exit code is 3 if a task fails or is cancelled.
     """
     fields = _fields(**options)
     if description is not None and re.fullmatch(r"\S+\.(toml|ya?ml)", description):

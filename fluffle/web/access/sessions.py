@@ -18,8 +18,8 @@ class EndedSessions:
         try:
             self._read()
         except (OSError, ValueError) as error:
-            problem = f"cannot read the ended sessions from {path}: {error}"
-            raise ConfigurationError(f"{problem}. If you remove the file, these sessions are valid again") from error
+            problem = f"cannot read the list of logged-out sessions in {path}: {error}. Repair the file"
+            raise ConfigurationError(f"{problem}. If you delete it, logged-out sessions are valid again") from error
 
     def __contains__(self, session: str) -> bool:
         with suppress(OSError, ValueError):  # the sessions read before are enough

@@ -37,7 +37,7 @@ def add(site: SharedServices) -> None:
         context = PageContext(site)
         with frame(context, "chat", f"Chat with {llm}"), HtmlElement("div", None, "chat"):
             if not is_address(llm_address(llm)):
-                empty("No such LLM", "A name must be 1-63 characters: a-z, 0-9 or -.")
+                empty("No such LLM", "A name has 1-63 characters: a-z, 0-9 and -.")
                 return
             await _Conversations(context).follow()
             await _Conversation(context, llm).follow()

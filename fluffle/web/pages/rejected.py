@@ -53,7 +53,7 @@ class _Rejected:
         self._place.clear()
         with self._place:
             if not messages:
-                advice = "Messages that break the protocol, or that have no queue, are kept here."
+                advice = "Messages that break the protocol, or that RabbitMQ could not put in any queue, are kept here."
                 empty("No rejected messages", advice)
             for message in messages:
                 self._build(message)

@@ -156,7 +156,7 @@ class _Reports:
         except QueryRejected as error:
             self._place.clear()
             with self._place:
-                empty("This report is not possible", str(error))
+                empty("Cannot make this report", str(error))
             return
         if self._shown and view.rows == self._shown.rows and view.values == self._shown.values:
             return

@@ -259,7 +259,7 @@ class _Task:
 
     def _build_facts(self, view: TaskView) -> None:
         with HtmlElement("section", None, "card"), HtmlElement("dl", None, "facts"):
-            _fact("Id", view.id, "code")
+            _fact("ID", view.id, "code")
             _fact("LLM", view.llm)
             _fact("Assignee", view.assignee or ", ".join(view.assignees))
             _fact("Mode", view.mode)

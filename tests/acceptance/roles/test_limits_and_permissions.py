@@ -97,6 +97,6 @@ def test_a_user_with_outdated_rights_is_reported_and_repaired(
     shell = Shell(rights.operator.environment["FLUFFLE_AMQP_URL"], tmp_path)
     shell.environment.update(rabbitmq.settings)
     rabbitmq.control("set_permissions", "luna", ".*", ".*", ".*")
-    assert "luna\tllm\tpassword\tchanged: run grant again" in shell("broker", "users")
+    assert "luna\tllm\tpassword\tpermissions changed; run `fluffle broker grant` again" in shell("broker", "users")
     shell("broker", "grant", "llm", "luna")
     assert "luna\tllm\tpassword\tas granted" in shell("broker", "users")

@@ -203,7 +203,7 @@ def test_cancel_reports_the_attempts_that_it_stopped(
         f"{running}\tcancelled\tstopped at ana in attempt 1",
         f"{pending}\tcancelled\twas waiting",
         f"{blocked}\tcancelled\twas waiting",
-        f"{assigned}\tcancelled\ttaken back from cea before attempt 1 was reported as started",
+        f"{assigned}\tcancelled\ttaken back from cea; cea had not yet started attempt 1",
     ]
     until(stopped.exists, "the function of ana is cancelled")
     assert "cancelled while in progress at ana" in shell("task", "show", running)

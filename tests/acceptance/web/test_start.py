@@ -41,7 +41,7 @@ def test_it_says_where_it_is_and_ends_when_it_is_asked_to(place: Site) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--no-login", "--host", "0.0.0.0"), "without a login the web page listens only on this computer"),
+        (("--no-login", "--host", "0.0.0.0"), "cannot listen at 0.0.0.0 without a login"),
         (("--password-file", "nowhere"), "cannot read the password file nowhere"),
         (("--prefix", "fluffle"), "the prefix of the web page must be a path such as /fluffle"),
         (("--host", "203.0.113.1"), "cannot listen at 203.0.113.1:8480"),

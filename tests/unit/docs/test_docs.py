@@ -227,8 +227,8 @@ def test_the_glossary_is_sorted_and_every_term_is_used_elsewhere() -> None:
     assert [word for word in words if word.lower() not in others] == []
 
 
-def test_every_state_is_in_the_glossary() -> None:
-    entry = (ROOT / "docs/glossary.md").read_text(encoding="utf-8").split("**state**", 1)[1].split("\n- ", 1)[0]
+def test_every_status_is_in_the_glossary() -> None:
+    entry = (ROOT / "docs/glossary.md").read_text(encoding="utf-8").split("**status**", 1)[1].split("\n- ", 1)[0]
     assert set(code(entry)) == {str(state) for state, _ in TRANSITIONS}
 
 

@@ -63,7 +63,9 @@ def test_eight_digits_are_a_date() -> None:
 
 @pytest.mark.parametrize("typed", ["3600", "1.5", "99999"])
 def test_a_duration_from_now_needs_a_unit(typed: str) -> None:
-    with pytest.raises(click.BadParameter, match=f"'{typed}' needs a unit: {typed}s is seconds, {typed}h is hours"):
+    with pytest.raises(
+        click.BadParameter, match=f"'{typed}' has no unit: write {typed}s for seconds or {typed}h for hours"
+    ):
         Moment(past=False).convert(typed, None, None)
 
 
@@ -98,7 +100,7 @@ def test_the_word_removes_a_value() -> None:
     kind = OrNothing(Skills(), "auto")
     assert kind.convert("auto", None, None) is Nothing.NOTHING
     assert kind.convert("python=0.9,review", None, None) == {"python": 0.9, "review": 1}
-    with pytest.raises(click.BadParameter, match="must be a skill in lower case"):
+    with pytest.raises(click.BadParameter, match="is not a valid skill: use lower case"):
         kind.convert("Auto", None, None)
 
 

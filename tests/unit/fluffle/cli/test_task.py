@@ -187,7 +187,7 @@ def test_a_running_task_is_shown_with_its_llm() -> None:
     [
         ([], "was waiting"),
         ([{"attempt": 1, "finished_at": after(5)}], "was waiting after 1 attempt"),
-        ([{"attempt": 1, "finished_at": after(9)}], "taken back from atlas before attempt 1 was reported as started"),
+        ([{"attempt": 1, "finished_at": after(9)}], "taken back from atlas; atlas had not yet started attempt 1"),
         ([{"attempt": 2, "started_at": after(6), "finished_at": after(9)}], "stopped at atlas in attempt 2"),
     ],
 )

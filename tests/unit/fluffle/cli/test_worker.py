@@ -21,9 +21,9 @@ def _no_rabbitmq(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["Atlas", "--model", "demo"], USAGE, "'Atlas' must be 1-63 characters: a-z, 0-9 or '-'"),
-        (["a" * 64, "--model", "demo"], USAGE, "must be 1-63 characters"),
-        (["atlas", "--model", "demo", "--skills", "Python"], USAGE, "'Python' must be a skill in lower case"),
+        (["Atlas", "--model", "demo"], USAGE, "'Atlas' is not a valid name: use 1-63 of a-z, 0-9 and '-'"),
+        (["a" * 64, "--model", "demo"], USAGE, "is not a valid name: use 1-63 of a-z, 0-9"),
+        (["atlas", "--model", "demo", "--skills", "Python"], USAGE, "'Python' is not a valid skill: use lower case"),
         (
             ["atlas", "--model", "demo", "--skills", "python=1.5"],
             USAGE,

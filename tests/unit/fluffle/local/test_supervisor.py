@@ -54,7 +54,7 @@ async def test_a_program_with_wrong_usage_is_not_started_again() -> None:
     await asyncio.wait_for(program.run(), WITHIN)
     assert said.lines == [
         "p: Error: --model x",
-        "p: is not started again: fix the error above, then run `fluffle up` again",
+        "p: will not be restarted. Fix the error above, then run `fluffle up` again",
     ]
 
 
@@ -72,7 +72,7 @@ async def test_a_stopped_program_ends_in_its_own_time_and_is_not_started_again()
 async def test_a_program_that_may_leave_and_ends_well_is_not_started_again() -> None:
     said = Said()
     await asyncio.wait_for(Program("p", python("print('bye')"), {}, said, may_leave=True).run(), WITHIN)
-    assert said.lines == ["p: bye", "p: left as requested; it is not started again"]
+    assert said.lines == ["p: bye", "p: stopped as requested; will not be restarted"]
 
 
 async def test_a_program_that_may_leave_and_fails_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:

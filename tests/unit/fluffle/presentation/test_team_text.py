@@ -12,7 +12,7 @@ from fluffle.presentation.team_text import sections
     [
         (
             {"results": {"ana": "yes", "bea": {"n": 1}}, "failed": {"cem": "silent"}},
-            [("Result of ana", "yes"), ("Result of bea", '{\n  "n": 1\n}'), ("No result from", "cem: silent")],
+            [("Result of ana", "yes"), ("Result of bea", '{\n  "n": 1\n}'), ("LLMs without a result", "cem: silent")],
         ),
         (
             {

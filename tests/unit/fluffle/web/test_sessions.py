@@ -36,7 +36,7 @@ def test_a_session_is_forgotten_when_its_cookie_has_expired(tmp_path: Path) -> N
 def test_a_file_without_a_list_of_sessions_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "web.ended"
     path.write_text("what is this\n")
-    with pytest.raises(ConfigurationError, match="cannot read the ended sessions"):
+    with pytest.raises(ConfigurationError, match="cannot read the list of logged-out sessions"):
         EndedSessions(path)
 
 
