@@ -43,7 +43,7 @@ def test_grant_writes_the_url_to_a_private_file_and_prints_no_secret(rights: Rol
         until(lambda: iris.depth("llm.iris.work"), "RabbitMQ closes the connection of a revoked user")
     with pytest.raises(AMQPError):
         Amqp(url)
-    assert "there is no user iris" in rights.operator.error("broker", "revoke", "iris")
+    assert "Fluffle created no user iris" in rights.operator.error("broker", "revoke", "iris")
 
 
 def test_a_grant_without_the_right_to_declare_queues_creates_no_user(
