@@ -287,11 +287,11 @@ class BatchProcessor:
     def llms(self) -> LLMs:
         """Return the connected LLMs. The counters of all others are dropped."""
         there = {name: llm for name, llm in self._machine.state.llms.items() if llm.instances}
-        standing = {
+        snapshots = {
             name: LLMSnapshot(llm.slots, len(held := llm.tasks()), sum(held.values()), len(llm.instances))
             for name, llm in there.items()
         }
-        return LLMs(standing, {} if self._counters is None else self._counters.runs_of(there))
+        return LLMs(snapshots, {} if self._counters is None else self._counters.runs_of(there))
 
     def quiet_since(self, task_id: str) -> Instant | None:
         """See Task.quiet_since. Any thread may call this; a coordinator that does not lead returns None."""

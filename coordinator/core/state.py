@@ -313,8 +313,8 @@ class CoreState:
 
     def announce_llm(self, llm: LLM, before: LLMStatus, now: Instant) -> None:
         """Publish an event when the status of an LLM is not `before` any more, and record its slots."""
-        if llm.standing != before:
-            self.emit(AnnounceLLM(now, llm.name, *llm.standing))
+        if llm.status != before:
+            self.emit(AnnounceLLM(now, llm.name, *llm.status))
             self.changes.slots[llm.name] = now, llm.slots
 
     def answer(self, task: Task, kind: AnswerType, *, known: bool = False) -> None:

@@ -252,8 +252,8 @@ def _compare_summary(everywhere: Everywhere, log: Log, view: ReportView, shown: 
         if name in tiles:
             assert tiles[name] == figure(counted[metric], METRICS[metric].unit), name
     counts = ["attempts", "attempts_completed", "attempts_failed"]
-    executor = view.model_copy(update={"group_by": ["llm"], "metrics": counts})
-    by_llm = {group(row["llm"]): row for row in everywhere.recounted(log, executor, {}) if row["attempts"]}
+    workload = view.model_copy(update={"group_by": ["llm"], "metrics": counts})
+    by_llm = {group(row["llm"]): row for row in everywhere.recounted(log, workload, {}) if row["attempts"]}
     assert [row[:4] for row in shown] == [
         [llm, *(figure(row[metric], None) for metric in counts)] for llm, row in by_llm.items()
     ]

@@ -56,7 +56,7 @@ def _any_attempt(number: int, at: int, chance: random.Random) -> Attempt:
         ATTEMPT,
         attempt=number,
         llm=chance.choice(LLMS),
-        outcome=chance.choice(list(Outcome)),
+        outcome=chance.choice([outcome for outcome in Outcome if outcome is not Outcome.MOVED]),
         finished_at=Instant(at + number),
         duration=chance.choice([None, Micros(chance.randint(0, 10**7))]),
     )

@@ -28,7 +28,7 @@ class LLMControl:
         if order.forget:
             self._forget(llm, sender, now)
             return
-        before = llm.standing
+        before = llm.status
         given = order.model_fields_set
         if order.paused is not None:
             llm.paused = order.paused

@@ -134,7 +134,7 @@ class LLM:
         return total if self.slots_limit is None else min(total, self.slots_limit)
 
     @property
-    def standing(self) -> LLMStatus:
+    def status(self) -> LLMStatus:
         """Its status."""
         return LLMStatus(self.state, self.slots, self.model)
 

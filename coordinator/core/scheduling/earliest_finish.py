@@ -42,13 +42,13 @@ class EarliestFinish:
             self._let_late_ones_wait(lane, now)
             self._let_old_ones_go_first(lane, now)
         reason = ""
-        for standing in self._candidates(lane, best, now):
-            if needed := self._needed_elsewhere(standing.llm, lane, ready, now):
-                reason = f"{standing.llm.name} is spared for {needed.key}"
+        for candidate in self._candidates(lane, best, now):
+            if needed := self._needed_elsewhere(candidate.llm, lane, ready, now):
+                reason = f"{candidate.llm.name} is spared for {needed.key}"
                 continue
-            found = self._first_for(standing, lane, ready, now)
+            found = self._first_for(candidate, lane, ready, now)
             if isinstance(found, Task):
-                return Decision(found, standing.llm, _why(found, standing, lane, now))
+                return Decision(found, candidate.llm, _why(found, candidate, lane, now))
             reason = found
         return HeldBack(list(lane.first(LOOK_AHEAD)), reason)
 
@@ -93,17 +93,17 @@ class EarliestFinish:
                 return other
         return None
 
-    def _first_for(self, standing: Candidate, lane: Lane, ready: ReadyQueue, now: Instant) -> Task | str:
+    def _first_for(self, candidate: Candidate, lane: Lane, ready: ReadyQueue, now: Instant) -> Task | str:
         """The first task that this free LLM should take, or why it takes none."""
-        slots = self._quicker_slots(standing, lane, ready, now)
-        cost = standing.cost * self._caution(standing, lane, now)
-        to_wait = f"waits for {lane.quickest[0].llm.name}: expected to finish sooner than at {standing.llm.name}"
+        slots = self._quicker_slots(candidate, lane, ready, now)
+        cost = candidate.cost * self._caution(candidate, lane, now)
+        to_wait = f"waits for {lane.quickest[0].llm.name}: expected to finish sooner than at {candidate.llm.name}"
         if slots and lane.backlog < _done_meanwhile(BASE_LENGTH, cost, slots):
             return to_wait
         before, last, reason = 0, None, to_wait
         for task in lane.first(LOOK_AHEAD):
-            if failed_at(task, standing.llm) and lane.others_can(standing.llm):
-                reason = f"it has just failed at {standing.llm.name}"
+            if failed_at(task, candidate.llm) and lane.others_can(candidate.llm):
+                reason = f"it has just failed at {candidate.llm.name}"
                 continue
             if not slots or before >= _done_meanwhile(task.size, cost, slots):
                 return task
@@ -114,22 +114,22 @@ class EarliestFinish:
         return to_wait if last else reason
 
     def _quicker_slots(
-        self, standing: Candidate, lane: Lane, ready: ReadyQueue, now: Instant
+        self, candidate: Candidate, lane: Lane, ready: ReadyQueue, now: Instant
     ) -> list[tuple[float, float]]:
         """The taken slots of much quicker LLMs: the cost there, and in how many microseconds a task can start."""
         slots = []
         for other in lane.quickest:
-            if other.cost >= MUCH_QUICKER * standing.cost:
+            if other.cost >= MUCH_QUICKER * candidate.cost:
                 break
-            if other.llm is not standing.llm and other.llm.state == "online":
+            if other.llm is not candidate.llm and other.llm.state == "online":
                 ahead = HANDOVER + _load(other.llm, lane, ready)
                 slots += [(other.cost, wait + ahead) for wait in other.llm.waits(now)]
         return slots
 
-    def _caution(self, standing: Candidate, lane: Lane, now: Instant) -> float:
+    def _caution(self, candidate: Candidate, lane: Lane, now: Instant) -> float:
         """How much longer than expected a run there is taken to be: more towards the end of what there is to do."""
         ending = lane.is_complete and (now - lane.fed_at) * lane.speed > lane.backlog
-        return max(CAUTION, lane.unlucky_run(standing)) if ending else CAUTION
+        return max(CAUTION, lane.unlucky_run(candidate)) if ending else CAUTION
 
 
 def _done_meanwhile(size: int, cost: float, slots: list[tuple[float, float]]) -> float:

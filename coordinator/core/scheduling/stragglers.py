@@ -15,7 +15,7 @@ from coordinator.core.tasks.task import COORDINATOR, Task
 
 LOOK = seconds(1)  # between two looks at all runs
 LONG = seconds(5)  # for less, work that is done is not thrown away
-MUCH_SOONER = 0.75  # a run begins anew only if that is expected to take at most this share of what is left of it
+MUCH_SOONER = 0.75  # a run starts again only if that is expected to take at most this share of what is left of it
 
 
 def move_stragglers(state: CoreState, now: Instant) -> bool:
@@ -53,8 +53,8 @@ def _quicker(state: CoreState, task: Task, llm: LLM, elapsed: Micros, now: Insta
     if lane.members or best is None or failed_at(task, best.llm):
         return None
     left = elapsed * OVERDUE
-    anew = (elapsed + left) * best.pace / lane.pace(llm, now) + HANDOVER
-    return best.llm.name if anew <= MUCH_SOONER * left else None
+    elsewhere = (elapsed + left) * best.pace / lane.pace(llm, now) + HANDOVER
+    return best.llm.name if elsewhere <= MUCH_SOONER * left else None
 
 
 def _move(state: CoreState, task: Task, why: str, now: Instant) -> None:

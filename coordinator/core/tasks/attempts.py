@@ -32,7 +32,7 @@ class AttemptReports:
         """An instance sent its hello or a heartbeat."""
         presence = event.presence
         llm = self._state.llm(presence.name)
-        before, offers = llm.standing, (llm.skills, llm.labels, llm.slots)
+        before, offers = llm.status, (llm.skills, llm.labels, llm.slots)
         known = llm.instances.get(presence.instance)
         said = None if known is None else known.offer
         llm.see(presence, event.control, now, self._state.lease)
@@ -262,7 +262,7 @@ class AttemptReports:
         self._state.complete(task, result.result, now)
 
     def _drop_instance(self, llm: LLM, instance: Instance, now: Instant, *, left: bool = False) -> None:
-        before, offers, excused = llm.standing, (llm.skills, llm.labels), instance.excused and not left
+        before, offers, excused = llm.status, (llm.skills, llm.labels), instance.excused and not left
         if left:
             reason = "the instance left"
         else:

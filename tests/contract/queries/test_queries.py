@@ -204,11 +204,11 @@ def naive_summary(tasks: list[Task]) -> dict[str, Any]:
     tried = [attempt for task in tasks for attempt in task.attempts]
     busy = sum(attempt.duration or 0 for attempt in tried)
     usage = [attempt.usage for attempt in tried if attempt.usage]
-    executor = []
+    workload = []
     for llm in sorted({attempt.llm for attempt in tried}):
         theirs = [attempt for attempt in tried if attempt.llm == llm]
         run = sum(attempt.duration or 0 for attempt in theirs)
-        executor.append(
+        workload.append(
             {
                 "llm": llm,
                 "completed": sum(attempt.outcome == "completed" for attempt in theirs),
@@ -232,7 +232,7 @@ def naive_summary(tasks: list[Task]) -> dict[str, Any]:
         "input_tokens": sum(used.input_tokens or 0 for used in usage),
         "output_tokens": sum(used.output_tokens or 0 for used in usage),
         "cost_usd": sum(round((used.cost_usd or 0) * 10**9) for used in usage) / 10**9,
-        "workload_distribution": executor,
+        "workload_distribution": workload,
     }
 
 

@@ -1,4 +1,4 @@
-"""A run that takes much longer than expected begins anew where it is done sooner, if nothing else is to do there."""
+"""A run that takes much longer than expected starts again where it ends sooner, if nothing else is to do there."""
 
 from typing import Any
 
