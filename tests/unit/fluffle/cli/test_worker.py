@@ -8,8 +8,9 @@ import pytest
 from broker.errors import ConfigurationError
 from fluffle.cli.exit_codes import ERROR, OK, USAGE
 from fluffle.cli.main import run
-from workers import worker as runner
+from workers import app
 from workers.models import factory
+from workers.options import WorkerOptions
 
 
 @pytest.fixture(autouse=True)
@@ -73,14 +74,14 @@ def test_the_default_timeout_of_a_model_is_half_an_hour(
     given: dict[str, Any] = {}
 
     class Worker:
-        def __init__(self, *_: Any, **arguments: Any) -> None:
-            given.update(arguments)
+        def __init__(self, options: WorkerOptions, *_: Any, **__: Any) -> None:
+            given["timeout"] = options.timeout
 
         async def run(self) -> None:
             """Done at once."""
 
     monkeypatch.setenv("FLUFFLE_AMQP_URL", "amqp://127.0.0.1:1")
-    monkeypatch.setattr(runner, "Worker", Worker)
+    monkeypatch.setattr(app, "Worker", Worker)
     assert run(["worker", "atlas", *options]) == OK
     assert given["timeout"] == timeout
 
