@@ -65,7 +65,9 @@ def test_changed_permissions_are_reported_and_grant_repairs_them(rabbitmq: NodeI
     assert all(as_granted.values())
     rabbitmq.control("set_topic_permissions", "cleo", "fluffle.work", ".*", ".*")
     rabbitmq.control("set_permissions", "cleo", ".*", ".*", ".*")
-    assert "cleo\tclient\tpassword\tchanged: run grant again" in rights.operator("broker", "users")
+    assert "cleo\tclient\tpassword\tpermissions changed; run `fluffle broker grant` again" in rights.operator(
+        "broker", "users"
+    )
     rights.operator("broker", "grant", "client", "cleo")
     assert "cleo\tclient\tpassword\tas granted" in rights.operator("broker", "users")
     with amqp(rights.url_of["cleo"]) as cleo, pytest.raises(ChannelClosedByBroker):
@@ -78,7 +80,7 @@ def test_changed_permissions_are_reported_and_grant_repairs_them(rabbitmq: NodeI
     [
         (("llm",), "NAME is missing"),
         (("web", "other"), "takes no NAME"),
-        (("llm", "Atlas"), "must be 1-63 characters"),
+        (("llm", "Atlas"), "is not a valid name"),
         (("client", "coordinator"), "is reserved"),
         (("client", "atlas"), "is the user of an LLM"),
         (("llm", "fluffle"), "was not created by Fluffle"),
