@@ -3,8 +3,8 @@
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers/installed
-# Four files of tests at a time, also on two cores: they mostly wait for processes and for RabbitMQ.
-PYTEST := $(BIN)/python -m pytest --numprocesses 4 --dist loadfile
+# Three files of tests at a time, also on two cores: they mostly wait for processes and for RabbitMQ.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 AUDITOR := .venv/audit/installed
 
