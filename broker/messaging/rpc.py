@@ -68,7 +68,7 @@ class PendingRequest:
 class RpcClient:
     """Publishes requests and passes replies to those who wait for them, by correlation id.
 
-    All correlation ids from here begin with `prefix`, which tells the replies from other deliveries of the queue.
+    All correlation ids from here begin with `prefix`, which separates the replies from other deliveries of the queue.
     """
 
     def __init__(self, link: RobustConnection, reply_to: str, *, prefix: str) -> None:

@@ -215,7 +215,7 @@ class CoreState:
             self.ready.discard(task)
 
     def _finish(self, task: Task, now: Instant) -> None:
-        """Announce the end of a task, and answer whoever submitted the task."""
+        """Announce the end of a task, and answer its submitter."""
         self.touch(task)
         self.announce(task, now)
         self.answer(task, final_answer(task.status))

@@ -156,9 +156,9 @@ class Lane:
         while self._free:
             cost, name = self._free[0]
             if self._offered.get(name) == cost:
-                standing = self._standings[name]
-                if standing.llm.free > 0:
-                    return standing
+                candidate = self._standings[name]
+                if candidate.llm.free > 0:
+                    return candidate
                 del self._offered[name]
             heappop(self._free)
         return None
@@ -166,13 +166,13 @@ class Lane:
     def free(self, most: int, now: Instant) -> list[Candidate]:
         """The quickest LLMs with a free slot, the best first."""
         found: list[Candidate] = []
-        while len(found) < most and (standing := self.best_free(now)):
-            found.append(standing)
+        while len(found) < most and (candidate := self.best_free(now)):
+            found.append(candidate)
             heappop(self._free)
-            del self._offered[standing.llm.name]
-        for standing in found:
-            self._offered[standing.llm.name] = standing.cost
-            heappush(self._free, (standing.cost, standing.llm.name))
+            del self._offered[candidate.llm.name]
+        for candidate in found:
+            self._offered[candidate.llm.name] = candidate.cost
+            heappush(self._free, (candidate.cost, candidate.llm.name))
         return found
 
     def all_free(self) -> list[LLM]:
@@ -197,18 +197,18 @@ class Lane:
             self.unlucky = sum(llm.learned.unlucky * llm.learned.overall.runs for llm in online) / runs
         self._guess = log(min(known)) if known else FIRST_GUESS
         standings = [self._judge(llm, now) for llm in online]
-        self.quickest = nsmallest(QUICKEST, standings, key=lambda standing: (standing.cost, standing.llm.name))
-        self.speed = sum(standing.llm.slots / standing.pace for standing in standings)
+        self.quickest = nsmallest(QUICKEST, standings, key=lambda candidate: (candidate.cost, candidate.llm.name))
+        self.speed = sum(candidate.llm.slots / candidate.pace for candidate in standings)
         for llm in online:
             if llm.free:
                 self._reoffer(llm)
 
-    def unlucky_run(self, standing: Candidate) -> float:
+    def unlucky_run(self, candidate: Candidate) -> float:
         """How much longer than expected a run takes there that is as rare as a slot of it among all is small.
 
         The share of runs that take x times as long as expected is taken for 0.5 / x^a.
         """
-        share = min(0.5, 1 / standing.pace / self.speed / RARER)
+        share = min(0.5, 1 / candidate.pace / self.speed / RARER)
         return exp(self.unlucky * log(0.5 / share) / log(0.5 / (1 - UNLUCKY)))
 
     def pace(self, llm: LLM, now: Instant) -> float:
@@ -237,9 +237,9 @@ class Lane:
         pace = self.pace(llm, now)
         level = sum(llm.level(skill, now) for skill in self.skills) / len(self.skills) if self.skills else 1.0
         crowded = 1 + CROWDING * len(llm.runs) / (llm.slots or 1)
-        standing = Candidate(llm, pace, level, crowded * pace / max(level, LEAST_LEVEL))
-        self._standings[llm.name] = standing
-        return standing
+        candidate = Candidate(llm, pace, level, crowded * pace / max(level, LEAST_LEVEL))
+        self._standings[llm.name] = candidate
+        return candidate
 
 
 def late(task: Task) -> Rank:

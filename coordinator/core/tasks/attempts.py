@@ -254,7 +254,7 @@ class AttemptReports:
             self._state.changes.undone.append(ended.finished_at)
             task.assigned_at, task.started_at, task.why = ended.assigned_at, ended.started_at, ended.why
             task.model = ended.model if ended.instance == result.instance else task.model
-            task.ready_at = ended.assigned_at  # the latest that it can have been; by now it tells of a newer attempt
+            task.ready_at = ended.assigned_at  # the latest possible; the recorded time is of a newer attempt
         newest, task.attempt = task.attempt, result.attempt
         self._state.record(task, task.end_attempt(now, Outcome.COMPLETED))
         task.attempt = newest

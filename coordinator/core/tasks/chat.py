@@ -94,7 +94,7 @@ def _elsewhere(message: Message, routing_key: str) -> str | None:
 
 
 def _notice(message: Message, problem: Problem, now: Instant) -> Message:
-    """Return the message that tells a person that a message was not delivered."""
+    """Return the notice to a person that a message was not delivered."""
     return Message(
         id=made_from(message.id, COORDINATOR),
         sender=COORDINATOR,

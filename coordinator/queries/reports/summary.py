@@ -1,4 +1,4 @@
-"""The figures of the report `summary`, which has fields of its own besides rows."""
+"""The figures of the report `summary`, which has separate fields besides rows."""
 
 from collections.abc import Sequence
 from typing import Any
