@@ -33,6 +33,13 @@ class AnsweredQuestion(ToWorker):
     answer: str
 
 
+class Allowance(ToWorker):
+    """What an attempt may use before it is stopped, in US dollars and tokens; None: no limit."""
+
+    usd: float | None = None
+    tokens: int | None = None
+
+
 class Assignment(ToWorker):
     """To `llm.<name>.work`: an attempt at a task."""
 
@@ -49,6 +56,7 @@ class Assignment(ToWorker):
     parent_id: TaskId | None = None
     conversation_id: TaskId | None = None
     answers: list[AnsweredQuestion] = Field(default_factory=list)
+    budget: Allowance | None = None
 
 
 class Stop(ToWorker):
@@ -76,6 +84,19 @@ class PersonAnswer(ToWorker):
     answer: str
 
 
+class Slots(WireModel):
+    """To an instance's control queue: work on at most so many tasks at a time; None: as many as the instance offers.
+
+    With 0, the instance takes no assignments and gives waiting ones back to its queue. The task id "-" is as in Notice.
+    """
+
+    type: Literal["slots"] = "slots"
+    task_id: Literal["-"] = "-"
+    attempt: Literal[1] = 1
+    slots: Annotated[int, Field(ge=0)] | None = None
+    reason: str = ""
+
+
 class Notice(WireModel):
     """To an instance's control queue: a text for its log.
 
@@ -88,4 +109,4 @@ class Notice(WireModel):
     text: str
 
 
-Control = Annotated[Stop | Drain | PersonAnswer | Notice, Field(discriminator="type")]
+Control = Annotated[Stop | Drain | PersonAnswer | Slots | Notice, Field(discriminator="type")]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, cast, get_args
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
@@ -100,6 +100,10 @@ Level = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Tokens = Annotated[int, Field(ge=0, le=10**12)]
+Dollars = Annotated[float, Field(ge=0, le=1_000_000)]  # US dollars
+ContextWindow = Annotated[int, Field(ge=1, le=10**9)]  # tokens of a prompt and its answer
+Ability = Literal["tools", "pictures", "schema"]  # what a model can do besides text
+Spill = Literal["late", "busy", "never"]  # when a reserve LLM gets tasks although others work
 
 
 def shortened(text: str, most: int) -> str:

@@ -11,12 +11,15 @@ from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from broker.protocol.primitives import (
     MAX_TEXT,
+    Ability,
+    ContextWindow,
     Json,
     JsonObject,
     Level,
     Name,
     NoteName,
     Seconds,
+    Spill,
     Tag,
     TaskId,
     Text,
@@ -24,6 +27,7 @@ from broker.protocol.primitives import (
     in_utc,
 )
 
+OnEmpty = Literal["wait", "ask", "fail"]
 Tool = Literal["send", "ask", "delegate", "ask_person", "share", "read"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)  # the tools that a model may call while it works
 MAX_NOTE = 100_000  # characters
@@ -70,6 +74,20 @@ class Vote(WireModel):
         return self
 
 
+class TaskBudget(WireModel):
+    """What a task and its whole tree may use. `on_empty`: what happens to a task when not enough is left."""
+
+    usd: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    tokens: Annotated[int, Field(gt=0, le=10**12)] | None = None
+    on_empty: OnEmpty = "fail"
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
+        if self.usd is None and self.tokens is None:
+            raise ValueError("needs usd or tokens")
+        return self
+
+
 class Submission(WireModel):
     """Routing key `submit`: a new task. Only `description` is required."""
 
@@ -100,6 +118,8 @@ class Submission(WireModel):
     conversation_id: TaskId | None = None
     force: bool = False
     answers: Literal["all", "final"] = "all"
+    needs: Annotated[list[Ability], Field(max_length=16)] = Field(default_factory=list)
+    budget: TaskBudget | None = None
 
     def encode(self) -> bytes:
         """Return the body as JSON: the given fields, without defaults."""
@@ -295,10 +315,11 @@ def board_of(task_id: str, conversation_id: str | None) -> str:
 
 
 class ManageLLM(Patch):
-    """Routing key `manage`: pause, resume or drain an LLM, or set its slots and skills. Absent fields keep their value.
+    """Routing key `manage`: pause, resume or drain an LLM, or set its properties. Absent fields keep their value.
 
-    A paused LLM finishes its tasks and gets no new ones. `slots` limits the tasks of all its instances together;
-    null resets `slots` or `skills` to the values of its instances. `forget` removes an offline LLM from the list.
+    A paused LLM finishes its tasks and gets no new ones. `paused` false also closes its circuit breaker. `slots` limits
+    the tasks of all its instances together. Null resets a field to the value of its instances. `local` says whether
+    the LLM sends no data to other machines. `forget` removes an offline LLM from the list.
     """
 
     routing_key: ClassVar[str] = "manage"
@@ -309,3 +330,9 @@ class ManageLLM(Patch):
     forget: bool = False
     slots: Annotated[int, Field(ge=0, le=10_000)] | None = None
     skills: dict[Tag, Level] | None = None
+    local: bool | None = None
+    reserve: bool | None = None
+    spill: Spill | None = None
+    spill_after: Seconds | None = None
+    context_window: ContextWindow | None = None
+    abilities: Annotated[list[Ability], Field(max_length=16)] | None = None

@@ -101,9 +101,23 @@ def _exchange(name: str, kind: str) -> Exchange:
     return Exchange(name, kind, {"alternate-exchange": REJECTED})
 
 
-TASK_KEYS = ("submit", "cancel", "retry", "assign", "update", "manage", "answer", "share", "read", "save_report")
+TASK_KEYS = (
+    *("submit", "cancel", "retry", "assign", "update", "answer", "share", "read"),
+    *("manage", "manage_limit", "manage_budget", "spending", "save_report"),
+)
 LLM_REQUESTS = ("submit", "cancel", "retry", "assign", "update", "share", "read")  # the task keys that LLMs may use
-QUERY_KEYS = ("task", "tasks", "llms", "placement", "report", "reports", "messages", "conversations")
+QUERY_KEYS = (
+    "task",
+    "tasks",
+    "llms",
+    "placement",
+    "report",
+    "reports",
+    "messages",
+    "conversations",
+    "limits",
+    "budgets",
+)
 
 SHARED = Topology(
     exchanges=(

@@ -71,8 +71,10 @@ class QuestionView(View):
 class TaskView(View):
     """A task as it is now: in answers, in the `data` of events, in `fluffle task show --json`.
 
-    `not_submitted` has the IDs in `depends_on` of tasks that do not exist. `left_out` has the fields that are missing,
-    or cut and end with `…`, because they are too large, with the bytes of each.
+    `waits` says in words what a pending or blocked task waits for. `budget` has the fields of the submission, and
+    `spent_usd` and `spent_tokens` of the whole tree. `not_submitted` has the IDs in `depends_on` of tasks that do not
+    exist. `left_out` has the fields that are missing, or cut and end with `…`, because they are too large, with the
+    bytes of each.
     """
 
     id: str
@@ -91,6 +93,9 @@ class TaskView(View):
     model: str | None = None
     attempt: int = 0
     max_attempts: int = 3
+    needs: list[str] = Field(default_factory=list)
+    budget: dict[str, Any] | None = None
+    waits: str | None = None
     timeout: float | None = None
     due: datetime | None = None
     not_before: datetime | None = None
@@ -134,13 +139,51 @@ class InstanceView(View):
     draining: bool = False
 
 
+class LastError(View):
+    """The last failure of an LLM that was not the fault of a task."""
+
+    type: str
+    message: str = ""
+    at: datetime
+
+
+class HealthView(View):
+    """The health of an LLM: its circuit breaker, and what it did in the last hour.
+
+    `state` is `healthy`, `failing` after failures that did not open the breaker, `open` while the LLM gets no tasks
+    until `next_probe`, and `probing` while it works on a probe. `why` is the reason in words. `tokens_per_second` and
+    `seconds_per_task` are means of the last hour, `cost_usd` is the sum of the last hour; None where unknown.
+    """
+
+    state: Literal["healthy", "failing", "open", "probing"] = "healthy"
+    why: str = ""
+    last_error: LastError | None = None
+    next_probe: datetime | None = None
+    completed: int = 0
+    failed: int = 0
+    tokens_per_second: float | None = None
+    seconds_per_task: float | None = None
+    cost_usd: float | None = None
+
+
+class PriceView(View):
+    """The price of an LLM in US dollars per million tokens."""
+
+    input: float
+    output: float
+    cached_input: float | None = None
+    cache_write: float | None = None
+
+
 class LLMView(View):
     """An LLM in the coordinator's state.
 
     `in_hand` counts the assigned and running tasks of all its instances; `parked` counts tasks that wait for a person
     or another task and hold no slot. `paused`, `slots_limit` and `skills_given` were set by hand; `skills` and `slots`
     are the values in effect. `by_instance` is given when the instances describe themselves differently. `quiet` has
-    the running tasks that have sent no text for unusually long, with the time since when.
+    the running tasks that have sent no text for unusually long, with the time since when. `why_not` says in words why
+    the LLM gets no tasks although it is online. `reserve`, `spill` and `spill_after`: see protocol.md. `local` is None
+    where nobody has set it by hand.
     """
 
     name: str
@@ -162,6 +205,16 @@ class LLMView(View):
     tasks: list[str] = Field(default_factory=list)
     quiet: dict[str, datetime] = Field(default_factory=dict)
     left_out: dict[str, int] = Field(default_factory=dict)
+    why_not: str | None = None
+    health: HealthView = HealthView()
+    limit: str | None = None
+    price: PriceView | None = None
+    reserve: bool = False
+    spill: str | None = None
+    spill_after: float | None = None
+    local: bool | None = None
+    context_window: int | None = None
+    abilities: list[str] | None = None
 
 
 class TaskPage(View):

@@ -11,9 +11,14 @@ from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from broker.protocol.primitives import (
     MAX_TEXT,
+    Ability,
+    ContextWindow,
+    Dollars,
     Json,
     Level,
     Name,
+    Seconds,
+    Spill,
     Storable,
     Tag,
     TaskId,
@@ -23,6 +28,8 @@ from broker.protocol.primitives import (
     shortened,
 )
 
+ModelName = Annotated[Storable, Field(max_length=200)]
+SPILL_AFTER_SECONDS = 60.0
 MOST_ERROR_TYPE, MOST_ERROR_MESSAGE = 200, 2_000  # characters that are kept
 
 
@@ -39,10 +46,21 @@ class RunningTask(WorkerReport):
     attempt: Annotated[int, Field(ge=1)]
 
 
+class Price(WorkerReport):
+    """What an LLM costs, in US dollars per million tokens. Cached input costs as much as other input if not given."""
+
+    input: Dollars
+    output: Dollars
+    cached_input: Dollars | None = None
+    cache_write: Dollars | None = None
+
+
 class Presence(WorkerReport):
     """Routing keys `<name>.hello` and `<name>.beat`: an instance of an LLM, its abilities and its tasks."""
 
-    dispensable: ClassVar[frozenset[str]] = frozenset({"model", "description"})
+    dispensable: ClassVar[frozenset[str]] = frozenset(
+        {"model", "description", "limit", "price", "reserve", "spill", "spill_after", "context_window", "abilities"}
+    )
 
     name: Name
     instance: Name
@@ -53,6 +71,13 @@ class Presence(WorkerReport):
     description: Annotated[Storable, Field(max_length=2000)] = ""
     draining: bool = False
     tasks: list[RunningTask] = Field(default_factory=list)
+    limit: Tag | None = None
+    price: Price | None = None
+    reserve: bool = False
+    spill: Spill = "late"
+    spill_after: Seconds = SPILL_AFTER_SECONDS
+    context_window: ContextWindow | None = None
+    abilities: Annotated[list[Ability], Field(max_length=16)] | None = None
 
 
 class Goodbye(WorkerReport):
@@ -74,9 +99,9 @@ class Claim(WorkerReport):
 
 
 class Progress(WorkerReport):
-    """Routing key `<name>.progress`: the next piece of text, the share that is done, or a note."""
+    """Routing key `<name>.progress`: the next piece of text, the share that is done, a note, or the usage so far."""
 
-    dispensable: ClassVar[frozenset[str]] = frozenset({"fraction", "note"})
+    dispensable: ClassVar[frozenset[str]] = frozenset({"fraction", "note", "usage"})
 
     task_id: TaskId
     attempt: Annotated[int, Field(ge=1)]
@@ -84,6 +109,7 @@ class Progress(WorkerReport):
     text: str | None = None
     fraction: Level | None = None
     note: Annotated[str, Field(max_length=2000)] | None = None
+    usage: "Usage | None" = None
 
 
 class Question(WorkerReport):
@@ -112,29 +138,63 @@ class ResumeReport(WorkerReport):
 
 
 class Failure(WorkerReport):
-    """Why an attempt or a task failed. `retryable`: another attempt may succeed. Long texts are cut."""
+    """Why an attempt or a task failed. `retryable`: another attempt may succeed. Long texts are cut.
 
-    dispensable: ClassVar[frozenset[str]] = frozenset({"message"})
+    `fault` says whose failure it is; without it, the type does (see faults.py). `retry_after` is what a provider asked
+    for, in seconds from the end of the attempt.
+    """
+
+    dispensable: ClassVar[frozenset[str]] = frozenset({"message", "fault", "retry_after"})
 
     type: Annotated[str, Field(min_length=1), AfterValidator(partial(shortened, most=MOST_ERROR_TYPE))]
     message: Annotated[str, AfterValidator(partial(shortened, most=MOST_ERROR_MESSAGE))] = ""
     retryable: bool = True
+    fault: Literal["task", "llm"] | None = None
+    retry_after: Annotated[float, Field(ge=0)] | None = None
 
 
-class Usage(WorkerReport):
-    """The tokens and the cost of an attempt; None where unknown."""
+class ModelUsage(WorkerReport):
+    """The requests, tokens and cost of one model; None where unknown.
 
-    dispensable: ClassVar[frozenset[str]] = frozenset({"input_tokens", "output_tokens", "cost_usd"})
+    `input_tokens` include the `cached_tokens` and the `cache_write_tokens`; `output_tokens` the `reasoning_tokens`.
+    """
+
+    dispensable: ClassVar[frozenset[str]] = frozenset(
+        {
+            "input_tokens",
+            "output_tokens",
+            "cached_tokens",
+            "cache_write_tokens",
+            "reasoning_tokens",
+            "requests",
+            "cost_usd",
+        }
+    )
 
     input_tokens: Tokens | None = None
     output_tokens: Tokens | None = None
-    cost_usd: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+    cached_tokens: Tokens | None = None
+    cache_write_tokens: Tokens | None = None
+    reasoning_tokens: Tokens | None = None
+    requests: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    cost_usd: Dollars | None = None
+
+
+class Usage(ModelUsage):
+    """The usage of an attempt. `models` divides the usage among several models, by name."""
+
+    dispensable: ClassVar[frozenset[str]] = ModelUsage.dispensable | {"models"}
+
+    models: Annotated[dict[ModelName, ModelUsage], Field(max_length=16)] | None = None
 
 
 class Result(WorkerReport):
-    """Routing key `<name>.result`: how an attempt ended. `duration` in seconds by the worker's monotonic clock."""
+    """Routing key `<name>.result`: how an attempt ended. `duration` in seconds by the worker's monotonic clock.
 
-    dispensable: ClassVar[frozenset[str]] = frozenset({"started_at", "finished_at", "duration", "usage"})
+    `model` is the model that answered, where that is not the model of the instance.
+    """
+
+    dispensable: ClassVar[frozenset[str]] = frozenset({"started_at", "finished_at", "duration", "usage", "model"})
 
     task_id: TaskId
     attempt: Annotated[int, Field(ge=1)]
@@ -146,6 +206,7 @@ class Result(WorkerReport):
     finished_at: AwareDatetime | None = None
     duration: Annotated[float, Field(ge=0)] | None = None
     usage: Usage | None = None
+    model: ModelName | None = None
 
     @model_validator(mode="after")
     def _check_error(self) -> Self:

@@ -12,7 +12,7 @@ from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from broker.protocol.traceparent import TRACEPARENT
+from broker.telemetry.traceparent import TRACEPARENT
 
 _propagator = TraceContextTextMapPropagator()
 

@@ -27,8 +27,8 @@ from broker.protocol.task_requests import (
     Submission,
     Update,
 )
-from broker.protocol.traceparent import trace_of
 from broker.protocol.worker_reports import Claim, Goodbye, Presence, Progress, Result, ResumeReport, WaitReport
+from broker.telemetry.traceparent import trace_of
 from broker.timestamps import EPOCH
 from coordinator.core.events import (
     AnswerGiven,

@@ -13,8 +13,8 @@ from broker.protocol.assignments import Dependency, Drain, Notice, PersonAnswer,
 from broker.protocol.chat import Message, is_address
 from broker.protocol.primitives import EVENT_TYPE, MAX_ANSWER_BYTES, WireModel
 from broker.protocol.topology import EVENTS, REJECTED, WORK, control_address, llm_address
-from broker.protocol.traceparent import in_trace
 from broker.protocol.views import ErrorDetail, Rejection
+from broker.telemetry.traceparent import in_trace
 from broker.timestamps import Instant, to_iso
 from coordinator.core.commands import (
     AnnounceLLM,

@@ -7,7 +7,7 @@ from opentelemetry.trace import Span, SpanKind
 
 from broker.amqp.envelope import Delivery, Outgoing
 from broker.protocol.topology import COORDINATOR
-from broker.protocol.traceparent import in_trace, trace_of
+from broker.telemetry.traceparent import in_trace, trace_of
 from broker.telemetry.tracing import Tracing, about, header_of
 from coordinator.core.events import Event, Reported, Submitted
 from coordinator.core.tasks.task import Task

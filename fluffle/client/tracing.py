@@ -4,7 +4,7 @@ from opentelemetry.trace import SpanKind
 
 from broker.amqp.envelope import Delivery, Outgoing
 from broker.protocol.topology import REPLIES
-from broker.protocol.traceparent import in_trace, trace_of
+from broker.telemetry.traceparent import in_trace, trace_of
 from broker.telemetry.tracing import Tracing, about, header_of
 
 

@@ -17,8 +17,8 @@ from broker.fault_injection import crash_point_soon
 from broker.protocol.assignments import Assignment
 from broker.protocol.portable_text import printed
 from broker.protocol.primitives import problems
-from broker.protocol.traceparent import trace_of
 from broker.protocol.worker_reports import Failure, Result, Usage
+from broker.telemetry.traceparent import trace_of
 from workers.execution.progress import ProgressStream
 from workers.execution.reporter import Reporter
 from workers.execution.suspensions import Slots, Suspensions

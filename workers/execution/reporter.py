@@ -17,7 +17,6 @@ from broker.ids import assignment_id
 from broker.protocol.chat import Message, MessageProgress
 from broker.protocol.primitives import WireModel, decode
 from broker.protocol.topology import STATUS, control_address
-from broker.protocol.traceparent import in_trace
 from broker.protocol.worker_reports import (
     Claim,
     Failure,
@@ -29,6 +28,7 @@ from broker.protocol.worker_reports import (
     ResumeReport,
     WaitReport,
 )
+from broker.telemetry.traceparent import in_trace
 from workers.execution.spool import Spool
 
 RETRY = Backoff(initial=0.2, maximum=5.0)

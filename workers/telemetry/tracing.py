@@ -5,8 +5,8 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from broker.amqp.envelope import Delivery
 from broker.protocol.assignments import Assignment
 from broker.protocol.topology import work_queue
-from broker.protocol.traceparent import trace_of
 from broker.protocol.worker_reports import Failure, Usage
+from broker.telemetry.traceparent import trace_of
 from broker.telemetry.tracing import Tracing, about, header_of, within
 
 

@@ -18,8 +18,8 @@ from broker.protocol.queries import LLMsQuery
 from broker.protocol.status import Status
 from broker.protocol.task_requests import ReadNote, Retry, ShareNote, Submission
 from broker.protocol.topology import QUERIES, REQUESTS, TASKS
-from broker.protocol.traceparent import in_trace
 from broker.protocol.views import LLMList, LLMView, NoteList, NoteView, TaskView
+from broker.telemetry.traceparent import in_trace
 
 COORDINATOR = "coordinator"  # who has ended a task, in its history, when its parent was over
 

@@ -13,11 +13,12 @@ from pydantic_core import PydanticUndefined
 
 from broker.access.roles import Role, TopicPermission, permissions
 from broker.errors import Problem
-from broker.protocol import assignments, queries, task_requests, topology, views, worker_reports
+from broker.protocol import assignments, queries, spending, task_requests, topology, views, worker_reports
 from broker.protocol import chat as mail
 from broker.protocol import primitives as wire
 from broker.protocol.primitives import WireModel
 from broker.protocol.report_catalog import DIMENSIONS, METRICS, PREDEFINED, Of
+from broker.protocol.status import FAULTS, Fault
 from broker.protocol.views import View
 from broker.settings import Settings
 from broker.timestamps import Instant
@@ -41,6 +42,7 @@ MODELS = {
         **vars(assignments),
         **vars(mail),
         **vars(queries),
+        **vars(spending),
         **vars(task_requests),
         **vars(views),
         **vars(worker_reports),
@@ -130,6 +132,11 @@ def test_every_default_that_is_described_is_the_default(name: str) -> None:
         if found := re.search(r", default `?(\w+)`?$", value):
             default = MODELS[name].model_fields[code(fields)[0]].default
             assert found[1] == (str(default).lower() if isinstance(default, bool) else str(default))
+
+
+def test_whose_fault_each_type_of_failure_is_is_described() -> None:
+    described = {kind: Fault(code(fault)[0]) for fault, _, kinds in table_after("faults") for kind in code(kinds)}
+    assert described == FAULTS
 
 
 def test_every_state_and_where_it_leads_is_described() -> None:

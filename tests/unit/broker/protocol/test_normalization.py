@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from broker.errors import DecodeError, Problem
-from broker.protocol import assignments, queries, task_requests, views, worker_reports
+from broker.protocol import assignments, queries, spending, task_requests, views, worker_reports
 from broker.protocol import chat as mail
 from broker.protocol.primitives import WireModel, decode
 from broker.protocol.task_requests import Submission, Update
@@ -36,12 +36,23 @@ EXAMPLES: dict[str, Any] = {
     "outcome": "completed",
     "status": "completed",
     "errors": [],
+    "input": 1.5,
+    "output": 6.0,
+    "limit": "openai",
+    "budget": "team",
+    "stopped": True,
     "sent_at": "2026-12-01T09:00:00Z",
 }
-OTHER: dict[str, dict[str, Any]] = {"Answered": {"question": "x", "answer": "x"}, "Vote": {"choices": ["a", "b"]}}
+OTHER: dict[str, dict[str, Any]] = {
+    "Answered": {"question": "x", "answer": "x"},
+    "Vote": {"choices": ["a", "b"]},
+    "TaskBudget": {"usd": 0.5, "tokens": 1000},
+    "ManageBudget": {"budget": "team", "usd": 0.5},
+    "LimitView": {"name": "x", "state": "open"},
+}
 KINDS = {
     name: kind
-    for module in (assignments, mail, queries, task_requests, views, worker_reports)
+    for module in (assignments, mail, queries, spending, task_requests, views, worker_reports)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, WireModel) and kind.__module__ == module.__name__
 }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.protocol.traceparent import in_trace, trace_of
+from broker.telemetry.traceparent import in_trace, trace_of
 
 ONE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
