@@ -14,7 +14,7 @@ from broker.protocol.task_requests import Submission
 from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import EPOCH, Instant, from_datetime, to_iso
 from coordinator.core.llms.duration_estimates import DurationEstimates
-from coordinator.core.llms.llm import LLM, Instance, InstanceProfile
+from coordinator.core.llms.llm import LLM, Instance, InstanceProfile, Properties
 from coordinator.core.tasks.task import Attempt, Change, OpenQuestion, Task
 
 Row = RowMapping | Mapping[str, Any]
@@ -189,7 +189,8 @@ def attempt_of(row: Row) -> Attempt:
 
 def llm_row(llm: LLM) -> dict[str, Any]:
     """Return every column of an LLM."""
-    offered = InstanceProfile(llm.model, llm.told_skills, llm.labels, llm.description)
+    offered = InstanceProfile(llm.model, llm.told_skills, llm.labels, llm.description, llm.told_properties)
+    properties = {"told": llm.told_properties.plain(), "given": llm.properties_given}
     instances = {i.id: _instance(i, offered) for i in llm.instances.values()}
     return {
         "name": llm.name,
@@ -202,6 +203,7 @@ def llm_row(llm: LLM) -> dict[str, Any]:
         "paused": llm.paused,
         "slots_limit": llm.slots_limit,
         "learned": to_json(llm.learned.plain()).decode(),
+        "properties": to_json(properties).decode(),
         "description": llm.description,
         "last_seen": llm.last_seen,
         "instances": to_json(instances).decode(),
@@ -210,9 +212,13 @@ def llm_row(llm: LLM) -> dict[str, Any]:
 
 def llm_of(row: Row) -> LLM:
     """Return the LLM of a row, without tasks and with expired leases."""
-    offered = InstanceProfile(row["model"], from_json(row["told_skills"]), from_json(row["labels"]), row["description"])
+    properties = _value(row["properties"]) or {"told": {}, "given": {}}
+    told = Properties.from_plain(properties["told"])
+    offered = InstanceProfile(
+        row["model"], from_json(row["told_skills"]), from_json(row["labels"]), row["description"], told
+    )
     instances = from_json(row["instances"])
-    return LLM(
+    llm = LLM(
         name=row["name"],
         model=row["model"],
         skills=from_json(row["skills"]),
@@ -225,13 +231,19 @@ def llm_of(row: Row) -> LLM:
         description=row["description"],
         last_seen=Instant(row["last_seen"]),
         instances={key: _instance_of(key, value, offered) for key, value in instances.items()},
+        told_properties=told,
     )
+    given = properties["given"]
+    llm.give_properties(given | {"abilities": tuple(given["abilities"])} if "abilities" in given else given)
+    return llm
 
 
 def _instance(instance: Instance, offered: InstanceProfile) -> dict[str, Any]:
     """Return an instance as JSON; of its profile, only the fields that differ from those of the LLM."""
     offer = instance.offer or InstanceProfile()
     own = {name: value for name, value in offer._asdict().items() if value != getattr(offered, name)}
+    if "properties" in own:
+        own["properties"] = offer.properties.plain()
     more: dict[str, Any] = {"offer": own} if instance.offer is not None and own else {}
     if instance.control is not None:
         more["control"] = instance.control
@@ -239,7 +251,10 @@ def _instance(instance: Instance, offered: InstanceProfile) -> dict[str, Any]:
 
 
 def _instance_of(key: str, value: dict[str, Any], offered: InstanceProfile) -> Instance:
-    offer = offered._replace(**value.get("offer", {})) if value["slots"] else None
+    own = value.get("offer", {})
+    if "properties" in own:
+        own["properties"] = Properties.from_plain(own["properties"])
+    offer = offered._replace(**own) if value["slots"] else None
     return Instance(key, value["slots"], EPOCH, value["draining"], value.get("control"), offer=offer)
 
 

@@ -24,6 +24,14 @@ metadata = MetaData()
 
 _Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only an INTEGER PRIMARY KEY
 
+
+def _more_usage() -> list[Column[Any]]:
+    """Return the columns of tokens besides the input and output tokens, which contain them, and of requests."""
+    return [
+        Column(name, BigInteger) for name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens", "requests")
+    ]
+
+
 tasks = Table(
     "tasks",
     metadata,
@@ -71,6 +79,12 @@ tasks = Table(
     Column("trace", Text),  # traceparent
     Column("model", Text),  # of the instance that has or had it
     Column("original", Text),  # JSON: the original values of changed fields; null if unknown
+    *_more_usage(),
+    Column("models", Text),  # JSON: the usage by model, if there were several
+    Column("reserved_nanos", BigInteger),  # set aside in its budgets while it is assigned or running
+    Column("reserved_tokens", BigInteger),
+    Column("charged_to", Text),  # JSON: the tasks of its tree whose budgets it is charged to
+    Column("waits_for", Text),  # the budget that it waits for
 )
 Index("tasks_by_id", tasks.c.id, unique=True)
 Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # lists, held tasks, counts
@@ -108,6 +122,7 @@ _partial_index(
     tasks.c.seq,
 )
 _partial_index("tasks_waking", waits_for_a_moment, tasks.c.wake_at)
+_partial_index("tasks_of_budget", tasks.c.waits_for.is_not(None), tasks.c.waits_for)
 _partial_index("tasks_due", may_become_overdue, tasks.c.due_order)
 _partial_index("tasks_of_parent", is_child, tasks.c.parent_id, tasks.c.seq)
 _partial_index("tasks_of_llm", was_assigned, tasks.c.llm, tasks.c.seq)
@@ -147,6 +162,8 @@ attempts = Table(
     Column("error", Text),  # JSON
     Column("model", Text),  # of the instance that had it; NULL without one, and from earlier versions
     Column("result", Text),  # JSON, only if a completed task was retried
+    *_more_usage(),
+    Column("models", Text),  # JSON: the usage by model, if there were several
 )
 Index(  # covers what reports add up; new entries go to the end
     "attempts_over",
@@ -203,6 +220,8 @@ llms = Table(
     Column("paused", Boolean, nullable=False),
     Column("slots_limit", Integer),
     Column("learned", Text, nullable=False),  # JSON: core/llms/duration_estimates.py
+    Column("properties", Text),  # JSON: limit, price, reserve and others, as reported and as set by hand
+    Column("health", Text),  # JSON: core/health
     Column("instances", Text, nullable=False),  # JSON: id -> {slots, draining}
 )
 
@@ -296,6 +315,7 @@ attempt_sums = Table(  # of attempts that are alike
     Column("cost_nanos", BigInteger),
     Column("length", BigInteger),  # from start to end, by the coordinator's clock
     Column("model", Text),
+    *_more_usage(),
 )
 Index("attempt_sums_of_period", attempt_sums.c.period)
 
@@ -307,6 +327,44 @@ durations = Table(  # in ascending order
     Column("status", Text, primary_key=True),
     Column("overdue", SmallInteger, primary_key=True, autoincrement=False),
     Column("micros", LargeBinary, nullable=False),  # 8 bytes each, the lowest first
+)
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("state", Text, nullable=False),  # JSON: core/limits
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("definition", Text, nullable=False),  # JSON: core/budgets
+)
+
+budget_accounts = Table(  # what was spent of a budget, for each value of its dimension and each period
+    "budget_accounts",
+    metadata,
+    Column("name", Text, primary_key=True),  # of the budget; task:<id> for a task
+    Column("value", Text, primary_key=True),  # the submitter, label, LLM or limit; empty without a dimension
+    Column("since", BigInteger, primary_key=True, autoincrement=False),  # beginning of the period; 0 for a task
+    Column("is_open", SmallInteger, nullable=False),  # 1 while something may be charged to it
+    Column("usd_nanos", BigInteger),  # its figures, with what they were raised by
+    Column("tokens", BigInteger),
+    Column("runs", BigInteger),
+    Column("spent_nanos", BigInteger, nullable=False),
+    Column("spent_tokens", BigInteger, nullable=False),
+    Column("spent_runs", BigInteger, nullable=False),
+    Column("unknown_runs", BigInteger, nullable=False),  # runs whose cost is unknown
+    Column("state", Text, nullable=False),  # JSON: what was announced, and what a person was asked
+)
+
+settings = Table(  # of all coordinators of this database
+    "settings",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),  # JSON
 )
 
 outbox = Table(

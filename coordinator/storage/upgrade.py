@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 UPGRADE_LOCK = 7_205_759  # an arbitrary number that names the lock
-HEAD = "0005"  # the newest revision in migrations/versions
+HEAD = "0006"  # the newest revision in migrations/versions
 
 
 def upgrade(engine: Engine) -> None:

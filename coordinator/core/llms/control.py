@@ -9,6 +9,7 @@ from coordinator.core.events import ManageRequested, Sender
 from coordinator.core.llms.llm import LLM, llm_view, no_such_llm
 from coordinator.core.state import CoreState
 
+SETTABLE = frozenset({"local", "reserve", "spill", "spill_after", "context_window", "abilities"})
 _TASKS_NAMED = 10  # of an LLM, in a refusal
 
 
@@ -36,6 +37,10 @@ class LLMControl:
             llm.slots_limit = order.slots
         if "skills" in given:
             llm.give_skills(order.skills)
+        if changed := {name: getattr(order, name) for name in SETTABLE & given}:
+            if changed.get("abilities") is not None:
+                changed["abilities"] = tuple(changed["abilities"])
+            llm.give_properties(changed)
         if order.drain:
             for instance in llm.instances.values():
                 instance.draining = True

@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 from broker.errors import Problem, did_you_mean
 from broker.mappings import without_none
-from broker.protocol.primitives import LOCAL
+from broker.protocol.primitives import LOCAL, Ability, Spill
 from broker.protocol.topology import control_address
-from broker.protocol.worker_reports import Presence, skills_in_text
+from broker.protocol.worker_reports import SPILL_AFTER_SECONDS, Presence, Price, skills_in_text
 from broker.timestamps import EPOCH, Instant, Micros, to_iso
 from coordinator.core.llms.duration_estimates import DurationEstimates
 
@@ -36,6 +36,53 @@ class LLMStatus(NamedTuple):
     model: str
 
 
+class Properties(NamedTuple):
+    """What an LLM costs and can do, besides its skills: reported by its instances, or set by an operator.
+
+    `limit` is the rate limit that it belongs to; without one it has a limit of its own name. `price` is None where it
+    is unknown. A `reserve` LLM is for what other LLMs cannot do (see scheduling/reserves.py); `spill_after` in seconds.
+    `local` is None unless an operator has set it.
+    """
+
+    limit: str | None = None
+    price: Price | None = None
+    reserve: bool = False
+    spill: Spill = "late"
+    spill_after: float = SPILL_AFTER_SECONDS
+    context_window: int | None = None
+    abilities: tuple[Ability, ...] | None = None
+    local: bool | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return what differs from the defaults, as JSON-able data."""
+        differing = {name: value for name, value in self._asdict().items() if value != self._field_defaults[name]}
+        return differing | ({"price": self.price.model_dump(exclude_none=True)} if self.price else {})
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Properties":
+        """Return the properties from what `plain` returned."""
+        given = dict(plain)
+        if "price" in given:
+            given["price"] = Price.model_validate(given["price"])
+        if given.get("abilities") is not None:
+            given["abilities"] = tuple(given["abilities"])
+        return cls(**given)
+
+    @classmethod
+    def of(cls, presence: Presence) -> "Properties":
+        """Return the properties that an instance reports."""
+        abilities = None if presence.abilities is None else tuple(sorted(set(presence.abilities)))
+        return cls(
+            presence.limit,
+            presence.price,
+            presence.reserve,
+            presence.spill,
+            presence.spill_after,
+            presence.context_window,
+            abilities,
+        )
+
+
 class InstanceProfile(NamedTuple):
     """What an instance says about itself."""
 
@@ -43,6 +90,7 @@ class InstanceProfile(NamedTuple):
     skills: Mapping[str, float] = {}
     labels: Sequence[str] = ()
     description: str = ""
+    properties: Properties = Properties()
 
     def differs_from(self, other: "InstanceProfile") -> bool:
         """Whether an instance with this profile may do a task differently from one with the other profile."""
@@ -97,8 +145,8 @@ class Instance:
 class LLM:
     """An LLM with all its instances. `unclaimed` are tasks assigned to it that no instance has claimed yet.
 
-    `skills` are those that count: given by hand, else those that its instances tell (`told_skills`). `paused` and
-    `slots_limit` are set by hand too. Where its instances do not say the same of themselves, the one that came last
+    `skills` are those that count: given by hand, else those that its instances tell (`told_skills`); likewise each of
+    the `properties`. `paused` and `slots_limit` are set by hand too. Where its instances do not say the same of themselves, the one that came last
     speaks for the LLM.
     """
 
@@ -116,6 +164,9 @@ class LLM:
     unclaimed: set[str] = field(default_factory=set)
     free: int = 0
     learned: DurationEstimates = field(default_factory=DurationEstimates)
+    told_properties: Properties = Properties()
+    properties_given: Mapping[str, Any] = field(default_factory=dict)
+    properties: Properties = Properties()
     runs: dict[str, HeldTask] = field(default_factory=dict)  # by task, the oldest first
 
     @property
@@ -172,7 +223,9 @@ class LLM:
         """Update an instance from its hello or heartbeat."""
         self.last_seen = now
         instance = self.instance(presence.instance, now, lease)
-        instance.offer = InstanceProfile(presence.model, presence.skills, presence.labels, presence.description)
+        instance.offer = InstanceProfile(
+            presence.model, presence.skills, presence.labels, presence.description, Properties.of(presence)
+        )
         instance.slots = presence.slots
         instance.draining = presence.draining
         instance.control = control
@@ -185,8 +238,9 @@ class LLM:
         """Use the profile of the instance that connected last."""
         offers = [instance.offer for instance in self.instances.values() if instance.offer is not None]
         if offers:
-            self.model, self.told_skills, self.labels, self.description = offers[-1]
+            self.model, self.told_skills, self.labels, self.description, self.told_properties = offers[-1]
             self.give_skills(self.skills_given)
+            self.give_properties({})
 
     def others_than(self, instance_id: str) -> list[Instance]:
         """Return the instances whose profile differs from that of this one, where that matters to tasks."""
@@ -223,6 +277,17 @@ class LLM:
         """Set its skills by hand; None: those that its instances report."""
         self.skills_given = skills
         self.skills = self.told_skills if skills is None else skills
+
+    def give_properties(self, changes: Mapping[str, Any]) -> None:
+        """Set some of its properties by hand; None: what its instances report."""
+        given = {**self.properties_given, **changes}
+        self.properties_given = {name: value for name, value in given.items() if value is not None}
+        self.properties = self.told_properties._replace(**self.properties_given)
+
+    @property
+    def limit(self) -> str:
+        """The name of the rate limit that it belongs to."""
+        return self.properties.limit or self.name
 
     def tasks(self) -> dict[str, bool]:
         """Return the ids of its tasks, and whether they are parked."""
@@ -263,7 +328,22 @@ def llm_view(llm: LLM, tasks: Mapping[str, bool], now: Instant) -> dict[str, Any
         "labels": list(llm.labels),
         "last_seen": to_iso(llm.last_seen),
         "tasks": list(tasks),
+        "limit": llm.limit,
+        **_properties_view(llm.properties),
     }
+
+
+def _properties_view(properties: Properties) -> dict[str, Any]:
+    shown = properties.plain()
+    if properties.reserve:
+        shown["spill"] = properties.spill
+        if properties.spill == "busy":
+            shown["spill_after"] = properties.spill_after
+    else:
+        shown.pop("spill", None)
+        shown.pop("spill_after", None)
+    shown.pop("limit", None)
+    return shown
 
 
 def _by_instance(llm: LLM) -> list[dict[str, Any]]:
