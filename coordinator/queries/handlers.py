@@ -38,8 +38,8 @@ from broker.protocol.queries import (
 from broker.protocol.status import Status
 from broker.protocol.views import ErrorDetail, Rejection
 from broker.timestamps import Instant, Micros, in_seconds, to_iso
-from coordinator.core.llms.llm import llm_view
 from coordinator.core.llms.skill_match import Expertise
+from coordinator.core.llms.view import llm_view
 from coordinator.core.machine import Machine, MachineOptions
 from coordinator.core.tasks.task import Task, view
 from coordinator.outbound.size_limits import BEGINNING, LATEST, Page, beginning, fitted, in_a_list, without_bulk

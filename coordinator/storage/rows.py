@@ -14,7 +14,8 @@ from broker.protocol.task_requests import Submission
 from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import EPOCH, Instant, from_datetime, to_iso
 from coordinator.core.llms.duration_estimates import DurationEstimates
-from coordinator.core.llms.llm import LLM, Instance, InstanceProfile, Properties
+from coordinator.core.llms.llm import LLM, Instance
+from coordinator.core.llms.properties import InstanceProfile, Properties
 from coordinator.core.tasks.task import Attempt, Change, OpenQuestion, Task
 
 Row = RowMapping | Mapping[str, Any]

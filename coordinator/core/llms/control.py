@@ -6,7 +6,8 @@ from broker.errors import Problem
 from broker.timestamps import Instant
 from coordinator.core.commands import AnswerRequest, SendDrain
 from coordinator.core.events import ManageRequested, Sender
-from coordinator.core.llms.llm import LLM, llm_view, no_such_llm
+from coordinator.core.llms.llm import LLM, no_such_llm
+from coordinator.core.llms.view import llm_view
 from coordinator.core.state import CoreState
 
 SETTABLE = frozenset({"local", "reserve", "spill", "spill_after", "context_window", "abilities"})

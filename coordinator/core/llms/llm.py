@@ -6,12 +6,12 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from broker.errors import Problem, did_you_mean
-from broker.mappings import without_none
-from broker.protocol.primitives import LOCAL, Ability, Spill
+from broker.protocol.primitives import LOCAL
 from broker.protocol.topology import control_address
-from broker.protocol.worker_reports import SPILL_AFTER_SECONDS, Presence, Price, skills_in_text
-from broker.timestamps import EPOCH, Instant, Micros, to_iso
+from broker.protocol.worker_reports import Presence
+from broker.timestamps import EPOCH, Instant, Micros
 from coordinator.core.llms.duration_estimates import DurationEstimates
+from coordinator.core.llms.properties import NO_PROPERTIES, InstanceProfile, Properties
 
 State = Literal["online", "paused", "draining", "offline"]
 
@@ -34,71 +34,6 @@ class LLMStatus(NamedTuple):
     state: State
     slots: int
     model: str
-
-
-class Properties(NamedTuple):
-    """What an LLM costs and can do, besides its skills: reported by its instances, or set by an operator.
-
-    `limit` is the rate limit that it belongs to; without one it has a limit of its own name. `price` is None where it
-    is unknown. A `reserve` LLM is for what other LLMs cannot do (see scheduling/reserves.py); `spill_after` in seconds.
-    `local` is None unless an operator has set it.
-    """
-
-    limit: str | None = None
-    price: Price | None = None
-    reserve: bool = False
-    spill: Spill = "late"
-    spill_after: float = SPILL_AFTER_SECONDS
-    context_window: int | None = None
-    abilities: tuple[Ability, ...] | None = None
-    local: bool | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """Return what differs from the defaults, as JSON-able data."""
-        differing = {name: value for name, value in self._asdict().items() if value != self._field_defaults[name]}
-        return differing | ({"price": self.price.model_dump(exclude_none=True)} if self.price else {})
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "Properties":
-        """Return the properties from what `plain` returned."""
-        given = dict(plain)
-        if "price" in given:
-            given["price"] = Price.model_validate(given["price"])
-        if given.get("abilities") is not None:
-            given["abilities"] = tuple(given["abilities"])
-        return cls(**given)
-
-    @classmethod
-    def of(cls, presence: Presence) -> "Properties":
-        """Return the properties that an instance reports."""
-        abilities = None if presence.abilities is None else tuple(sorted(set(presence.abilities)))
-        return cls(
-            presence.limit,
-            presence.price,
-            presence.reserve,
-            presence.spill,
-            presence.spill_after,
-            presence.context_window,
-            abilities,
-        )
-
-
-class InstanceProfile(NamedTuple):
-    """What an instance says about itself."""
-
-    model: str = ""
-    skills: Mapping[str, float] = {}
-    labels: Sequence[str] = ()
-    description: str = ""
-    properties: Properties = Properties()
-
-    def differs_from(self, other: "InstanceProfile") -> bool:
-        """Whether an instance with this profile may do a task differently from one with the other profile."""
-        return (self.model, self.skills, sorted(self.labels)) != (other.model, other.skills, sorted(other.labels))
-
-    def __str__(self) -> str:
-        skills, labels = skills_in_text(self.skills) or "none", ",".join(self.labels)
-        return f"model {self.model or 'none'}, skills {skills}{f', labels {labels}' if labels else ''}"
 
 
 @dataclass(slots=True, eq=False)
@@ -146,8 +81,8 @@ class LLM:
     """An LLM with all its instances. `unclaimed` are tasks assigned to it that no instance has claimed yet.
 
     `skills` are those that count: given by hand, else those that its instances tell (`told_skills`); likewise each of
-    the `properties`. `paused` and `slots_limit` are set by hand too. Where its instances do not say the same of themselves, the one that came last
-    speaks for the LLM.
+    the `properties`. `paused` and `slots_limit` are set by hand too. Where its instances do not say the same of
+    themselves, the one that came last speaks for the LLM.
     """
 
     name: str
@@ -164,9 +99,9 @@ class LLM:
     unclaimed: set[str] = field(default_factory=set)
     free: int = 0
     learned: DurationEstimates = field(default_factory=DurationEstimates)
-    told_properties: Properties = Properties()
+    told_properties: Properties = NO_PROPERTIES
     properties_given: Mapping[str, Any] = field(default_factory=dict)
-    properties: Properties = Properties()
+    properties: Properties = NO_PROPERTIES
     runs: dict[str, HeldTask] = field(default_factory=dict)  # by task, the oldest first
 
     @property
@@ -302,66 +237,6 @@ class LLM:
         for instance in self.instances.values():
             instance.let_go(task_id)
         self.count()
-
-
-def llm_view(llm: LLM, tasks: Mapping[str, bool], now: Instant) -> dict[str, Any]:
-    """Return the LLM as JSON-able data: the fields of views.LLMView. `tasks` are its tasks, and whether parked."""
-    found = {skill: round(quality.factor(now), 3) for skill, quality in llm.learned.quality.items()}
-    by_hand = {
-        "slots_limit": llm.slots_limit,
-        "skills_given": None if llm.skills_given is None else dict(llm.skills_given),
-    }
-    return {
-        "name": llm.name,
-        "state": llm.state,
-        "model": llm.model,
-        "skills": dict(llm.skills),
-        **({"quality": found} if found else {}),
-        "slots": llm.slots,
-        "paused": llm.paused,
-        **without_none(by_hand),
-        "in_hand": len(tasks) - (parked := sum(tasks.values())),
-        "parked": parked,
-        "instances": sorted(llm.instances),
-        **({"by_instance": by_instance} if (by_instance := _by_instance(llm)) else {}),
-        "description": llm.description,
-        "labels": list(llm.labels),
-        "last_seen": to_iso(llm.last_seen),
-        "tasks": list(tasks),
-        "limit": llm.limit,
-        **_properties_view(llm.properties),
-    }
-
-
-def _properties_view(properties: Properties) -> dict[str, Any]:
-    shown = properties.plain()
-    if properties.reserve:
-        shown["spill"] = properties.spill
-        if properties.spill == "busy":
-            shown["spill_after"] = properties.spill_after
-    else:
-        shown.pop("spill", None)
-        shown.pop("spill_after", None)
-    shown.pop("limit", None)
-    return shown
-
-
-def _by_instance(llm: LLM) -> list[dict[str, Any]]:
-    """Return the profile of each instance, where they differ: the fields of views.InstanceView."""
-    if not any(llm.others_than(instance_id) for instance_id in llm.instances):
-        return []
-    return [
-        {
-            "id": instance.id,
-            "model": instance.offer.model,
-            "skills": dict(instance.offer.skills),
-            "labels": list(instance.offer.labels),
-            "slots": instance.slots,
-            "draining": instance.draining,
-        }
-        for instance in llm.instances.values()
-        if instance.offer is not None
-    ]
 
 
 def no_such_llm(path: str, name: str, known: Iterable[str], *, forceable: bool = True) -> Problem:

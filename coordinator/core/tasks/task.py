@@ -208,6 +208,8 @@ class Task:
                 "reviewer": spec.reviewer,
                 "max_rounds": spec.max_rounds if spec.reviewer else None,
                 "max_attempts": spec.max_attempts,
+                "needs": spec.needs,
+                "budget": spec.budget and spec.budget.model_dump(exclude_none=True),
                 "timeout": spec.timeout,
                 "due": to_iso(self.due),
                 "not_before": None if spec.not_before is None else to_iso(from_datetime(spec.not_before)),
@@ -260,7 +262,7 @@ class Task:
         return ended
 
 
-_SETS = ("skills", "labels", "excluded", "depends_on")  # lists whose order means nothing
+_SETS = ("skills", "labels", "excluded", "depends_on", "needs")  # lists whose order means nothing
 
 
 def plain(spec: Submission, name: str) -> Any:

@@ -49,7 +49,8 @@ LEFT_OUT = {
         "depends_on",
         "on_dependency_failure",
         "max_attempts",
-        "force",  # how the task is assigned is of no use to the LLM
+        "force",
+        "needs",  # how the task is assigned is of no use to the LLM
     },
 }
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from coordinator.core.commands import AnnounceLLM, Command, SendNotice
-from coordinator.core.llms.llm import llm_view
+from coordinator.core.llms.view import llm_view
 from coordinator.core.tasks.task import QUIET_AFTER
 from tests.support.core_driver import LEASE, Core, moment
 from tests.support.core_events import (

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from broker.protocol.primitives import decode
-from broker.protocol.task_requests import Submission, Vote
+from broker.protocol.task_requests import Submission, TaskBudget, Vote
 from broker.timestamps import from_datetime
 from coordinator.core.commands import Refuse
 from coordinator.core.events import AssignRequested, RetryRequested, Sender, Submitted, UpdateRequested
@@ -50,6 +50,8 @@ OTHER: dict[str, Any] = {
     "metadata": {"a": 1},
     "parent_id": "p",
     "conversation_id": "c",
+    "needs": ["tools"],
+    "budget": TaskBudget(usd=0.5),
 }
 
 
