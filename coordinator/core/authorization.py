@@ -15,6 +15,7 @@ from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
     CancelRequested,
+    ManageLimitRequested,
     ManageRequested,
     NotesRequested,
     ReportSaved,
@@ -77,6 +78,8 @@ def objection(request: Restricted, tasks: Mapping[str, Task], llms: Mapping[str,
             return _objection_to_notes(board, user, tasks, llms)
         case ManageRequested():
             return Problem("llm", f"{user} is an LLM, and may not manage LLMs")
+        case ManageLimitRequested():
+            return Problem("limit", f"{user} is an LLM, and may not manage rate limits")
         case ReportSaved():
             return Problem("name", f"{user} is an LLM, and may not save reports")
         case AnswerGiven():

@@ -79,6 +79,33 @@ class AnnounceLLM:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnounceHealth:
+    """Publish as an event that the circuit breaker of an instance opened or closed.
+
+    `what` is `circuit_open` or `circuit_closed`.
+    """
+
+    at: Instant
+    name: str
+    instance: str
+    what: str
+    why: str
+    next_probe: Instant | None
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceLimit:
+    """Publish that a rate limit was `closed` or `opened` as an event."""
+
+    at: Instant
+    name: str
+    what: str
+    why: str
+    until: Instant | None
+    tier: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AnnounceMessage:
     """Publish a message that was sent as an event."""
 
@@ -101,6 +128,16 @@ class SendDrain:
 
     llm: str
     instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendSlots:
+    """Order an instance to work on at most so many tasks at a time; None: as many as it offers."""
+
+    llm: str
+    instance: str
+    slots: int | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +176,15 @@ Command = (
     | SendStop
     | SendPersonAnswer
     | SendDrain
+    | SendSlots
     | SendNotice
     | AnswerSubmitter
     | AnswerRequest
     | Refuse
     | AnnounceTask
     | AnnounceLLM
+    | AnnounceHealth
+    | AnnounceLimit
     | AnnounceMessage
     | DeliverMessage
 )

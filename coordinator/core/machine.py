@@ -4,7 +4,7 @@
 from memory. A machine whose changes could not be stored is thrown away, and another one is built from the database.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -24,6 +24,7 @@ from coordinator.core.events import (
     GroupChanged,
     Heartbeat,
     InstanceLeft,
+    ManageLimitRequested,
     ManageRequested,
     MessageSent,
     MessageUndelivered,
@@ -42,6 +43,9 @@ from coordinator.core.events import (
     WaitEnded,
 )
 from coordinator.core.groups.driver import GroupDriver
+from coordinator.core.health.monitor import HealthMonitor
+from coordinator.core.limits.control import LimitControl
+from coordinator.core.limits.rate_limit import RateLimit
 from coordinator.core.llms.control import LLMControl
 from coordinator.core.llms.llm import LLM
 from coordinator.core.llms.skill_match import Expertise
@@ -92,10 +96,12 @@ class Machine:
         self._require_identity = options.require_identity
         self._submissions = Submissions(self.state, expertise=options.expertise)
         self._control = TaskControl(self.state)
-        self._llms = LLMControl(self.state)
+        self._health = HealthMonitor(self.state)
+        self._llms = LLMControl(self.state, self._health)
+        self._limits = LimitControl(self.state)
         self._groups = GroupDriver(self.state, learn=learn_quality)
         self._learn_quality = learn_quality
-        self._attempts = AttemptReports(self.state)
+        self._attempts = AttemptReports(self.state, self._health)
         self._questions = Questions(self.state)
         self._notes = Notes(self.state)
         self._chat = Chat(self.state, options.advice_for)
@@ -109,7 +115,15 @@ class Machine:
                 self.state.tasks[task.id] = task
                 self.state.borrowed.add(task.id)
 
-    def restore(self, in_hand: Iterable[Task], llms: Iterable[LLM], lanes: Iterable[str], now: Instant) -> None:
+    def restore(
+        self,
+        in_hand: Sequence[Task],
+        llms: Iterable[LLM],
+        lanes: Iterable[str],
+        now: Instant,
+        *,
+        limits: Iterable[RateLimit] = (),
+    ) -> None:
         """Take over from another machine: every lease begins again, and every lane needs a refill."""
         state = self.state
         state.llms.update((llm.name, llm) for llm in llms)
@@ -126,9 +140,11 @@ class Machine:
                 llm.instance(task.instance, now, state.lease).hold(task.id, parked=task.parked)
             if not task.parked:
                 llm.begin(task.id, task.size, task.spec.skills, task.started_at or task.assigned_at or now)
+        state.limits.restore(limits, state.llms.values(), in_hand, now)
         self._attempts.outage(now)
         for llm in state.llms.values():
             llm.count()
+            llm.was_available = llm.available
             state.ready.llm_changed(llm)
         state.freed_llms.update(state.llms)
         for lane in lanes:
@@ -205,6 +221,7 @@ class Machine:
         state.any_dependencies = state.any_dependencies or bool(state.changes.waits)
         state.any_children = state.any_children or bool(state.children)
         changes, state.changes, state.waiting, state.children = state.changes, StateChanges(), {}, {}
+        changes.limits, changes.forgotten_limits = state.limits.take_changed()
         return changes
 
     def forget(self) -> None:
@@ -268,6 +285,8 @@ class Machine:
                 self._control.update(event, now)
             case ManageRequested():
                 self._llms.manage(event, now)
+            case ManageLimitRequested():
+                self._limits.manage(event, now)
             case ReportSaved():
                 save_report(self.state, event, now)
             case _:
@@ -281,6 +300,8 @@ class Machine:
             match event:
                 case ManageRequested():
                     about = event.order.llm
+                case ManageLimitRequested():
+                    about = event.order.limit
                 case ReportSaved():
                     about = event.name
                 case Shared():
@@ -305,10 +326,12 @@ class Machine:
                 state.touch(task)
                 state.announce_overdue(task, now)
         self._attempts.tick(now, now if tick.heard_until is None else tick.heard_until)
+        self._health.tick(now)
         state.ready.time_passed()
 
     def _clock_set(self, by: Micros) -> None:
         """Move every measured time along with the clock."""
         self._looked_at = Instant(self._looked_at + by)
         self._attempts.clock_set(by)
+        self._health.clock_set(by)
         self.state.ready.clock_set(by)

@@ -26,6 +26,8 @@ from coordinator.core.commands import (
     View,
 )
 from coordinator.core.events import NEVER, Sender, SubmitterNote
+from coordinator.core.limits.rate_limit import RateLimit
+from coordinator.core.limits.registry import RateLimits
 from coordinator.core.llms.llm import LLM, LLMStatus
 from coordinator.core.scheduling.decision import Decision
 from coordinator.core.scheduling.ready_queue import ReadyQueue
@@ -62,6 +64,8 @@ class StateChanges:
     overtaken: dict[str, list[str]] = field(default_factory=dict)  # id of a message -> answers that arrived before it
     reports: dict[str, SavedReport] = field(default_factory=dict)
     slots: dict[str, tuple[Instant, int]] = field(default_factory=dict)  # by LLM: the new number, and from when on
+    limits: dict[str, RateLimit] = field(default_factory=dict)
+    forgotten_limits: list[str] = field(default_factory=list)
     earlier_results: list[tuple[Task, int, JsonValue]] = field(default_factory=list)  # with their attempts, at a retry
     undone: list[Instant] = field(default_factory=list)  # former end times that are no longer valid
 
@@ -86,6 +90,7 @@ class CoreState:
         self.next_wake: Instant = NEVER
         self.next_due: Instant = NEVER
         self.freed_llms: dict[str, LLM] = {}  # LLMs that may have a new free slot
+        self.limits = RateLimits(self.ready, self.freed_llms)
         self.changes = StateChanges()
         self.waiting: dict[str, list[Task]] = {}  # new tasks by each open dependency
         self.children: dict[str, list[Task]] = {}  # new tasks by their parent
@@ -139,6 +144,7 @@ class CoreState:
         llm.unclaimed.add(task.id)
         llm.begin(task.id, task.size, task.spec.skills, now)
         llm.free -= 1
+        self.limits.begin(task, llm, now)
         self.touch(task)
         self.emit(SendAssignment(task.id, task.attempt, llm.name))
         self.announce(task, now)
@@ -148,7 +154,7 @@ class CoreState:
         if task.in_hand:
             if task.instance and task.llm:
                 self.stop(task.llm, task.instance, task.id, task.attempt, reason)
-            self.take_back(task)
+            self.take_back(task, now)
             self.record(task, task.end_attempt(now, outcome))
         else:
             self.ready.discard(task)
@@ -178,12 +184,23 @@ class CoreState:
         self.touch(task)
         self.announce(task, now)
 
-    def take_back(self, task: Task) -> LLM:
+    def take_back(self, task: Task, now: Instant) -> LLM:
         """Take the task from its LLM; return the LLM."""
         llm = self.llm(task.llm or "")
         llm.give_up(task.id)
+        self.limits.end(task, llm, now)
         self.freed_llms[llm.name] = llm
         return llm
+
+    def take_back_unclaimed(self, llm: LLM, now: Instant) -> None:
+        """Make the tasks ready again that are assigned to an LLM and not claimed, because it gets no tasks now."""
+        for task in [self.tasks[task_id] for task_id in sorted(llm.unclaimed)]:
+            self.withdraw(task, Outcome.MOVED, "the LLM fails", now)
+            self.release(task, now)
+
+    def others_can(self, task: Task, llm: LLM, now: Instant) -> bool:
+        """Whether another LLM may take the task, as soon as it has a free slot."""
+        return self.ready.lane(task.lane, now).others_can(llm)
 
     def back_off(self, task: Task, until: Instant, now: Instant) -> None:
         """Try a failed task again after a pause."""
@@ -269,13 +286,14 @@ class CoreState:
     def llm(self, name: str) -> LLM:
         """Return the LLM of that name, a new one if the name is unknown."""
         if name not in self.llms:
-            self.llms[name] = LLM(name)
-            self.ready.llm_changed(self.llms[name])
+            llm = self.llms[name] = LLM(name)
+            self.ready.llm_changed(llm)
         return self.llms[name]
 
     def forget_llm(self, llm: LLM) -> None:
         """Delete an LLM that has no instance and no task."""
         del self.llms[llm.name]
+        self.limits.remove(llm)
         self.ready.llm_gone(llm)
         self.freed_llms.pop(llm.name, None)
         self.changes.llms.pop(llm.name, None)

@@ -28,6 +28,7 @@ from coordinator.core.events import (
     GroupChanged,
     Heartbeat,
     InstanceLeft,
+    ManageLimitRequested,
     ManageRequested,
     MessageSent,
     MessageUndelivered,
@@ -47,6 +48,7 @@ from coordinator.core.events import (
     WaitEnded,
 )
 from coordinator.core.groups.naming import groups_named_in, reserved
+from coordinator.core.limits.rate_limit import RateLimit
 from coordinator.core.llms.llm import LLM
 from coordinator.core.machine import Machine
 from coordinator.core.state import StateChanges
@@ -107,6 +109,9 @@ class Loader(TaskLoader, Protocol):
     def llms(self) -> list[LLM]:
         """Return all LLMs, with their instances."""
 
+    def limits(self) -> list[RateLimit]:
+        """Return all rate limits, without their runs."""
+
     def lanes(self) -> list[str]:
         """Return the keys of the lanes that have pending tasks."""
 
@@ -126,7 +131,7 @@ class Effects(NamedTuple):
 
 def take_over(machine: Machine, loader: Loader, now: Instant) -> None:
     """Give a new machine the state of the database. Every lease begins again."""
-    machine.restore(loader.in_hand(), loader.llms(), loader.lanes(), now)
+    machine.restore(loader.in_hand(), loader.llms(), loader.lanes(), now, limits=loader.limits())
     state = machine.state
     state.next_wake = loader.next_wake(after=EPOCH)
     state.next_due = loader.next_due(after=EPOCH)
@@ -313,6 +318,7 @@ def _needed(event: Event) -> Iterable[str]:
             | WaitEnded()
             | BeingChecked()
             | ManageRequested()
+            | ManageLimitRequested()
             | ReportSaved()
             | Shared()
             | NotesRequested()

@@ -16,6 +16,7 @@ from broker.protocol.primitives import NAME_PATTERN, OnIgnored, decode
 from broker.protocol.queries import SaveReport
 from broker.protocol.report_catalog import PREDEFINED, Report
 from broker.protocol.report_catalog import problems_of as problems_of_report
+from broker.protocol.spending import ManageLimit
 from broker.protocol.task_requests import (
     AnswerQuestion,
     AssignTask,
@@ -38,6 +39,7 @@ from coordinator.core.events import (
     Event,
     Heartbeat,
     InstanceLeft,
+    ManageLimitRequested,
     ManageRequested,
     MessageSent,
     MessageUndelivered,
@@ -184,6 +186,8 @@ def _request(delivery: Delivery, verb: str, limit: int, origin: int | None, *, i
             return ReportSaved(saved.name, definition, sender)
         case "manage":
             return ManageRequested(decode(ManageLLM, delivery.body, limit=limit), sender)
+        case "manage_limit":
+            return ManageLimitRequested(decode(ManageLimit, delivery.body, limit=limit), sender)
         case _:
             raise _unknown_key(delivery)
 

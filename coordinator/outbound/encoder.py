@@ -8,8 +8,9 @@ from pydantic_core import to_json
 
 from broker.amqp.envelope import Outgoing
 from broker.ids import assignment_id
+from broker.mappings import without_none
 from broker.messaging.chat_client import to_publish
-from broker.protocol.assignments import Dependency, Drain, Notice, PersonAnswer, Stop
+from broker.protocol.assignments import Dependency, Drain, Notice, PersonAnswer, Slots, Stop
 from broker.protocol.chat import Message, is_address
 from broker.protocol.primitives import EVENT_TYPE, MAX_ANSWER_BYTES, WireModel
 from broker.protocol.topology import EVENTS, REJECTED, WORK, control_address, llm_address
@@ -17,6 +18,8 @@ from broker.protocol.views import ErrorDetail, Rejection
 from broker.telemetry.traceparent import in_trace
 from broker.timestamps import Instant, to_iso
 from coordinator.core.commands import (
+    AnnounceHealth,
+    AnnounceLimit,
     AnnounceLLM,
     AnnounceMessage,
     AnnounceTask,
@@ -28,6 +31,7 @@ from coordinator.core.commands import (
     SendDrain,
     SendNotice,
     SendPersonAnswer,
+    SendSlots,
     SendStop,
     View,
 )
@@ -70,6 +74,8 @@ def messages(
                 yield _answer(reply_to, body_of(shown), kind, correlation_id)
             case SendDrain(llm, instance):
                 yield _order(control_queue(llm, instance), Drain())
+            case SendSlots(llm, instance, slots, reason):
+                yield _order(control_queue(llm, instance), Slots(slots=slots, reason=reason))
             case SendNotice(llm, instance, text):
                 yield _order(control_queue(llm, instance), Notice(text=text))
             case AnswerSubmitter(kind, reply_to, correlation_id, view, known):
@@ -90,6 +96,14 @@ def messages(
             case AnnounceLLM(at, name, state, slots, model):
                 data = {"name": name, "state": state, "slots": slots, "model": model}
                 yield _event(f"llm.{state}", name, f"llm.{state}.{name}", to_iso(at) or "", to_json(data))
+            case AnnounceHealth(at, name, instance, what, why, next_probe):
+                data = {"name": name, "instance": instance, "why": why, "until": to_iso(next_probe), "at": to_iso(at)}
+                yield _event(f"llm.{what}", name, f"llm.{what}.{name}", to_iso(at) or "", to_json(without_none(data)))
+            case AnnounceLimit(at, name, what, why, until, tier):
+                data = {"name": name, "why": why, "until": to_iso(until), "tier": tier, "at": to_iso(at)}
+                yield _event(
+                    f"limit.{what}", name, f"limit.{what}.{name}", to_iso(at) or "", to_json(without_none(data))
+                )
             case AnnounceMessage(at, message):
                 yield _message_event(at, message)
             case DeliverMessage():

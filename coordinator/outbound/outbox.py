@@ -18,6 +18,8 @@ from broker.protocol.chat import Message
 from broker.protocol.status import Status
 from broker.timestamps import Instant
 from coordinator.core.commands import (
+    AnnounceHealth,
+    AnnounceLimit,
     AnnounceLLM,
     AnnounceMessage,
     AnnounceTask,
@@ -30,6 +32,7 @@ from coordinator.core.commands import (
     SendDrain,
     SendNotice,
     SendPersonAnswer,
+    SendSlots,
     SendStop,
 )
 from coordinator.core.tasks.task import Task, view
@@ -83,6 +86,12 @@ def _packed(item: Item) -> tuple[Any, ...]:
             return ("deliver", message, to, correlation_id)
         case AnnounceLLM():
             return ("llm", *astuple(item))
+        case AnnounceHealth():
+            return ("health", *astuple(item))
+        case AnnounceLimit():
+            return ("limit", *astuple(item))
+        case SendSlots():
+            return ("slots", *astuple(item))
         case RejectedMessage():
             return ("keep", {**asdict(item), "body": b64encode(item.body).decode()})
         case _:
@@ -132,6 +141,12 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
                 items.append(SendDrain(*fields))
             case "llm", fields:
                 items.append(AnnounceLLM(*fields))
+            case "health", fields:
+                items.append(AnnounceHealth(*fields))
+            case "limit", fields:
+                items.append(AnnounceLimit(*fields))
+            case "slots", fields:
+                items.append(SendSlots(*fields))
             case "keep", [fields]:
                 body, problems = b64decode(fields["body"]), _problems(fields["problems"])
                 items.append(RejectedMessage(**{**fields, "body": body, "problems": problems}))

@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from pydantic_core import from_json
 from sqlalchemy import Connection, case, func, select
 
 from broker.protocol.chat import numbered
 from broker.protocol.status import Status
 from broker.timestamps import EPOCH, Instant
 from coordinator.core.events import NEVER, SubmitterNote
+from coordinator.core.limits.rate_limit import RateLimit
 from coordinator.core.llms.llm import LLM
 from coordinator.core.tasks.task import Attempt, Rank, Task
 from coordinator.storage import schema
@@ -160,6 +162,11 @@ class StoreReader(Transactions):
         with self._transaction() as connection:
             return [llm_of(row) for row in connection.execute(select(_llms)).mappings()]
 
+    def limits(self) -> list[RateLimit]:
+        """Return every rate limit that was closed, paused or given figures."""
+        with self._transaction() as connection:
+            return limits_of(connection)
+
     def last_seq(self) -> int:
         """Return the number of the newest task; 0 when there is none."""
         with self._transaction() as connection:
@@ -210,3 +217,9 @@ def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield the items in slices that fit into one IN (…)."""
     for start in range(0, len(items), _CHUNK):
         yield items[start : start + _CHUNK]
+
+
+def limits_of(connection: Connection) -> list[RateLimit]:
+    """Return the stored rate limits."""
+    rows = connection.execute(select(schema.limits)).all()
+    return [RateLimit.from_plain(name, from_json(state)) for name, state in rows]

@@ -13,6 +13,9 @@ from broker.protocol.status import Outcome, Status
 from broker.protocol.task_requests import Submission
 from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import EPOCH, Instant, from_datetime, to_iso
+from coordinator.core.health.breaker import Breaker
+from coordinator.core.health.record import HealthRecord
+from coordinator.core.limits.rate_limit import RateLimit
 from coordinator.core.llms.duration_estimates import DurationEstimates
 from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.llms.properties import InstanceProfile, Properties
@@ -205,6 +208,7 @@ def llm_row(llm: LLM) -> dict[str, Any]:
         "slots_limit": llm.slots_limit,
         "learned": to_json(llm.learned.plain()).decode(),
         "properties": to_json(properties).decode(),
+        "health": to_json(llm.health.plain()).decode(),
         "description": llm.description,
         "last_seen": llm.last_seen,
         "instances": to_json(instances).decode(),
@@ -233,6 +237,7 @@ def llm_of(row: Row) -> LLM:
         last_seen=Instant(row["last_seen"]),
         instances={key: _instance_of(key, value, offered) for key, value in instances.items()},
         told_properties=told,
+        health=HealthRecord.from_plain(_value(row["health"])),
     )
     given = properties["given"]
     llm.give_properties(given | {"abilities": tuple(given["abilities"])} if "abilities" in given else given)
@@ -248,6 +253,10 @@ def _instance(instance: Instance, offered: InstanceProfile) -> dict[str, Any]:
     more: dict[str, Any] = {"offer": own} if instance.offer is not None and own else {}
     if instance.control is not None:
         more["control"] = instance.control
+    if breaker := instance.breaker.plain():
+        more["breaker"] = breaker
+    if instance.told_slots is not None:
+        more["told_slots"] = instance.told_slots
     return {"slots": instance.slots, "draining": instance.draining, **more}
 
 
@@ -256,7 +265,21 @@ def _instance_of(key: str, value: dict[str, Any], offered: InstanceProfile) -> I
     if "properties" in own:
         own["properties"] = Properties.from_plain(own["properties"])
     offer = offered._replace(**own) if value["slots"] else None
-    return Instance(key, value["slots"], EPOCH, value["draining"], value.get("control"), offer=offer)
+    return Instance(
+        key,
+        value["slots"],
+        EPOCH,
+        value["draining"],
+        value.get("control"),
+        offer=offer,
+        breaker=Breaker.from_plain(value.get("breaker")),
+        told_slots=value.get("told_slots"),
+    )
+
+
+def limit_row(limit: RateLimit) -> dict[str, Any]:
+    """Return every column of a rate limit."""
+    return {"name": limit.name, "state": to_json(limit.plain()).decode()}
 
 
 def message_row(message: Message, at: Instant) -> dict[str, Any]:

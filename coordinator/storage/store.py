@@ -22,6 +22,7 @@ from coordinator.storage.rows import (
     Row,
     attempt_row,
     changing_row,
+    limit_row,
     llm_row,
     message_row,
     specified_row,
@@ -114,6 +115,8 @@ class Store(StoreReader):
             slots = [{"llm": llm, "at": at, "slots": count} for llm, (at, count) in changes.slots.items()]
             upsert_rows(connection, schema.llm_slots, slots)
             upsert_rows(connection, _notes, [note._asdict() for note in changes.notes.values()])
+            delete_rows(connection, schema.limits, [{"name": name} for name in changes.forgotten_limits])
+            upsert_rows(connection, schema.limits, [limit_row(limit) for limit in changes.limits.values()])
             self._write_reports(connection, changes)
             periods.reopen(connection, changes.undone)
             if outbox is None:

@@ -6,6 +6,7 @@ every task that is not in hand or in its lane is forgotten after each call and c
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 from broker.protocol.status import Status
 from broker.timestamps import EPOCH, Instant, seconds
@@ -19,6 +20,7 @@ from coordinator.core.events import (
     SubmitterNote,
     Tick,
 )
+from coordinator.core.limits.rate_limit import RateLimit
 from coordinator.core.llms.llm import LLM
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import Machine, MachineOptions
@@ -45,6 +47,7 @@ class FakeDatabase:
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}
         self._llms: dict[str, LLM] = {}
+        self._limits: dict[str, dict[str, Any]] = {}
         self.edges: dict[tuple[str, str], bool] = {}  # (task, the task that it depends on) -> met
 
     def commit(self, changes: StateChanges) -> None:
@@ -60,6 +63,10 @@ class FakeDatabase:
                 self.edges[edge] = True
         for name in changes.forgotten:
             del self._llms[name]
+        for name in changes.forgotten_limits:
+            self._limits.pop(name, None)
+        for limit in changes.limits.values():
+            self._limits[limit.name] = limit.plain()
         for llm in changes.llms.values():
             self._llms[llm.name] = _without_work(llm)
 
@@ -97,6 +104,9 @@ class FakeDatabase:
 
     def llms(self) -> list[LLM]:
         return [_without_work(llm) for llm in self._llms.values()]
+
+    def limits(self) -> list[RateLimit]:
+        return [RateLimit.from_plain(name, plain) for name, plain in self._limits.items()]
 
     def notes(self, board: str, content_of: str | None = None) -> list[SubmitterNote]:
         return []

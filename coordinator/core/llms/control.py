@@ -6,6 +6,7 @@ from broker.errors import Problem
 from broker.timestamps import Instant
 from coordinator.core.commands import AnswerRequest, SendDrain
 from coordinator.core.events import ManageRequested, Sender
+from coordinator.core.health.monitor import HealthMonitor
 from coordinator.core.llms.llm import LLM, no_such_llm
 from coordinator.core.llms.view import llm_view
 from coordinator.core.state import CoreState
@@ -17,8 +18,9 @@ _TASKS_NAMED = 10  # of an LLM, in a refusal
 class LLMControl:
     """Does what a request asks, or refuses the request with the reason."""
 
-    def __init__(self, state: CoreState) -> None:
+    def __init__(self, state: CoreState, health: HealthMonitor) -> None:
         self._state = state
+        self._health = health
 
     def manage(self, event: ManageRequested, now: Instant) -> None:
         """Change the settings of an LLM, drain it, or forget it."""
@@ -34,6 +36,8 @@ class LLMControl:
         given = order.model_fields_set
         if order.paused is not None:
             llm.paused = order.paused
+            if not order.paused:
+                self._health.resume(llm, now)
         if "slots" in given:
             llm.slots_limit = order.slots
         if "skills" in given:
@@ -46,9 +50,8 @@ class LLMControl:
             for instance in llm.instances.values():
                 instance.draining = True
                 self._state.emit(SendDrain(llm.name, instance.id))
-        llm.count()
+        self._state.limits.recount(llm)
         self._state.ready.llm_changed(llm)
-        self._state.freed_llms[llm.name] = llm
         self._state.changes.llms[llm.name] = llm
         self._state.announce_llm(llm, before, now)
         if sender.reply_to:

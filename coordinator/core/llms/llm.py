@@ -10,6 +10,9 @@ from broker.protocol.primitives import LOCAL
 from broker.protocol.topology import control_address
 from broker.protocol.worker_reports import Presence
 from broker.timestamps import EPOCH, Instant, Micros
+from coordinator.core.health.breaker import Breaker, BreakerState
+from coordinator.core.health.record import HealthRecord
+from coordinator.core.limits.rate_limit import RateLimit
 from coordinator.core.llms.duration_estimates import DurationEstimates
 from coordinator.core.llms.properties import NO_PROPERTIES, InstanceProfile, Properties
 
@@ -42,7 +45,7 @@ class Instance:
 
     Of those that it holds, `parked` wait for something and take no slot. `offer` is None until it has introduced
     itself. `control` is the queue for its orders, where it has named one. After an outage it is `excused` until it is
-    heard again.
+    heard again. `told_slots` is the number of slots that it was last ordered to use; None: all.
     """
 
     id: str
@@ -54,6 +57,19 @@ class Instance:
     held: set[str] = field(default_factory=set)
     parked: set[str] = field(default_factory=set)
     offer: InstanceProfile | None = None
+    breaker: Breaker = field(default_factory=Breaker)
+    told_slots: int | None = None
+
+    @property
+    def capacity(self) -> int:
+        """The number of slots that its circuit breaker leaves it, with those that are taken."""
+        match self.breaker.state:
+            case BreakerState.CLOSED:
+                return self.slots
+            case BreakerState.OPEN:
+                return min(self.slots, self.working)
+            case BreakerState.HALF_OPEN:
+                return min(self.slots, max(self.working, 1))
 
     @property
     def working(self) -> int:
@@ -102,6 +118,9 @@ class LLM:
     told_properties: Properties = NO_PROPERTIES
     properties_given: Mapping[str, Any] = field(default_factory=dict)
     properties: Properties = NO_PROPERTIES
+    health: HealthRecord = field(default_factory=HealthRecord)
+    rate_limit: RateLimit | None = None
+    was_available: bool = False  # as the ready lanes know it
     runs: dict[str, HeldTask] = field(default_factory=dict)  # by task, the oldest first
 
     @property
@@ -118,6 +137,18 @@ class LLM:
         """The number of tasks that its instances may work on at a time."""
         total = sum(instance.slots for instance in self.instances.values() if not instance.draining)
         return total if self.slots_limit is None else min(total, self.slots_limit)
+
+    @property
+    def is_sick(self) -> bool:
+        """Whether the circuit breaker of every instance that takes work is open."""
+        there = [instance for instance in self.instances.values() if not instance.draining]
+        return bool(there) and all(instance.breaker.state is BreakerState.OPEN for instance in there)
+
+    @property
+    def available(self) -> bool:
+        """Whether it gets tasks, as soon as it has a free slot."""
+        shut = self.rate_limit is not None and self.rate_limit.shuts
+        return self.state == "online" and not shut and not self.is_sick
 
     @property
     def status(self) -> LLMStatus:
@@ -151,8 +182,14 @@ class LLM:
 
     def count(self) -> None:
         """Count the free slots again, after instances or tasks changed."""
-        working = sum(instance.working for instance in self.instances.values() if not instance.draining)
-        self.free = 0 if self.paused else max(0, self.slots - working - len(self.unclaimed))
+        there = [instance for instance in self.instances.values() if not instance.draining]
+        capacity = sum(instance.capacity for instance in there)
+        if self.slots_limit is not None:
+            capacity = min(capacity, self.slots_limit)
+        working = sum(instance.working for instance in there)
+        self.free = 0 if self.paused else max(0, capacity - working - len(self.unclaimed))
+        if self.rate_limit is not None and self.rate_limit.room is not None:
+            self.free = min(self.free, self.rate_limit.room)
 
     def see(self, presence: Presence, control: str | None, now: Instant, lease: Micros) -> None:
         """Update an instance from its hello or heartbeat."""
@@ -201,6 +238,7 @@ class LLM:
         """Move its leases and runs along with the clock."""
         for instance in self.instances.values():
             instance.lease_until = Instant(instance.lease_until + by)
+            instance.breaker.clock_set(by)
         self.runs = {task_id: run._replace(since=Instant(run.since + by)) for task_id, run in self.runs.items()}
 
     def control_queue(self, instance_id: str) -> str:

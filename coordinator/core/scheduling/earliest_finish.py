@@ -121,7 +121,7 @@ class EarliestFinish:
         for other in lane.quickest:
             if other.cost >= MUCH_QUICKER * candidate.cost:
                 break
-            if other.llm is not candidate.llm and other.llm.state == "online":
+            if other.llm is not candidate.llm and other.llm.available:
                 ahead = HANDOVER + _load(other.llm, lane, ready)
                 slots += [(other.cost, wait + ahead) for wait in other.llm.waits(now)]
         return slots

@@ -190,7 +190,7 @@ class Lane:
         if self._until_survey > 0 and self.quickest:
             return
         self._until_survey = len(self.eligible)
-        online = [llm for llm in self.eligible.values() if llm.state == "online" and llm.slots]
+        online = [llm for llm in self.eligible.values() if llm.available and llm.slots]
         known = [llm.learned.pace(self.skills, now) for llm in online if llm.learned.overall.runs]
         runs = sum(llm.learned.overall.runs for llm in online)
         if runs:
@@ -217,7 +217,7 @@ class Lane:
 
     def others_can(self, llm: LLM) -> bool:
         """Whether another LLM is there that may take the tasks of the lane."""
-        return any(other is not llm and other.state == "online" for other in self.eligible.values())
+        return any(other is not llm and other.available for other in self.eligible.values())
 
     def _judge_opened(self, now: Instant) -> None:
         """Rate the LLMs that were offered. Most of them have got a task of another lane by now."""

@@ -6,9 +6,10 @@ from broker.backoff import Backoff
 from broker.errors import Problem
 from broker.protocol.status import Outcome, Status
 from broker.protocol.worker_reports import Failure, Result
-from broker.timestamps import NO_TIME, Instant, Micros, seconds
+from broker.timestamps import NO_TIME, Instant, Micros, from_datetime, in_seconds, seconds
 from coordinator.core.commands import SendNotice
 from coordinator.core.events import BeingChecked, Claimed, Heartbeat, InstanceLeft, Progressed, Reported, Sender
+from coordinator.core.health.monitor import HealthMonitor
 from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.state import NOT_YOURS, CoreState
 from coordinator.core.tasks import transitions
@@ -17,6 +18,7 @@ from coordinator.core.tasks.task import Task
 RETRY = Backoff(initial=1.0, maximum=60.0)  # before a failed task is tried again
 MOST_UNCLAIMED = 10  # attempts in a row
 MOST_EXCUSED = 10  # lost attempts of a task; from then on every loss counts
+LATE_REPORT = 5.0  # seconds; clocks of two machines may differ by less
 LONGEST_RUN = 365 * 86_400.0  # seconds
 NOBODY = Sender()  # no sender waits for an answer to a report
 
@@ -24,8 +26,9 @@ NOBODY = Sender()  # no sender waits for an answer to a report
 class AttemptReports:
     """Tracks attempts and leases."""
 
-    def __init__(self, state: CoreState) -> None:
+    def __init__(self, state: CoreState, health: HealthMonitor) -> None:
         self._state = state
+        self._health = health
         self._ticked_at: Instant | None = None
 
     def heartbeat(self, event: Heartbeat, now: Instant) -> None:
@@ -35,13 +38,16 @@ class AttemptReports:
         before, offers = llm.status, (llm.skills, llm.labels, llm.slots)
         known = llm.instances.get(presence.instance)
         said = None if known is None else known.offer
+        known_control = None if known is None else known.control
         llm.see(presence, event.control, now, self._state.lease)
         if said != llm.instances[presence.instance].offer:
             self._tell_who_differs(llm, presence.instance)
         self._state.changes.llms[llm.name] = llm
         if (llm.skills, llm.labels, llm.slots) != offers:
             self._state.ready.llm_changed(llm)
-        self._state.freed_llms[llm.name] = llm
+        if known is not None and known_control != event.control:
+            self._health.reconnected(llm, known)
+        self._health.seen(llm, now)
         self._state.announce_llm(llm, before, now)
         for holding in presence.tasks:
             task = self._state.held(holding.task_id, holding.attempt, llm.name, presence.instance)
@@ -206,8 +212,8 @@ class AttemptReports:
         """End an attempt whose worker does not report the timeout itself."""
         late = Failure(type="timeout", message=f"no answer within {task.spec.timeout:g} s")
         self._state.stop(task.llm or "", task.instance or "", task.id, task.attempt, late.message)
-        self._state.take_back(task)
-        self._failed(task, Outcome.FAILED, late, now)
+        llm = self._state.take_back(task, now)
+        self._failed(task, llm, Outcome.FAILED, late, now)
 
     def _attempt_ended(self, task: Task, result: Result, now: Instant) -> None:
         if task.status is Status.ASSIGNED:  # the claim was lost
@@ -217,27 +223,37 @@ class AttemptReports:
             task.instance, task.model = result.instance, self._state.llm(task.llm or "").model_of(result.instance)
         task.usage = result.usage
         task.duration = _run_time(result)
-        llm = self._state.take_back(task)
+        llm = self._state.take_back(task, now)
         outcome = Outcome(result.outcome)
         if outcome is Outcome.COMPLETED:
             self._state.record(task, task.end_attempt(now, Outcome.COMPLETED))
+            self._health.completed(task, llm, now)
             if task.duration is not None:
                 llm.learned.learn(task.spec.skills, task.size, task.duration, now)  # stored with the next beat
             self._state.complete(task, result.result, now)
             return
         error = result.error or Failure(type="stopped", message="the worker stopped the attempt")
-        self._failed(task, outcome, error, now)
+        self._failed(task, llm, outcome, _as_of_now(error, result, now), now)
 
-    def _failed(self, task: Task, outcome: Outcome, error: Failure, now: Instant) -> None:
-        """Record a failed attempt. Try again after a pause, or end the task."""
+    def _failed(self, task: Task, llm: LLM, outcome: Outcome, error: Failure, now: Instant) -> None:
+        """Record a failed attempt. Try again at once if it is excused, else after a pause, or end the task."""
         self._state.record(task, task.end_attempt(now, outcome, error))
-        if error.retryable and task.status is Status.INPUT_REQUIRED:
+        if self._health.failed(task, llm, error, now):
+            self._excuse(task, now)
+        elif error.retryable and task.status is Status.INPUT_REQUIRED:
             self._state.lose_asking_attempt(task, now)
         elif error.retryable and task.starts < task.spec.max_attempts:
             pause = seconds(RETRY.pause(task.starts))
             self._state.back_off(task, Instant(now + pause), now)
         else:
             self._state.fail(task, error, now)
+
+    def _excuse(self, task: Task, now: Instant) -> None:
+        """Make a task ready again whose failed attempt does not count."""
+        if task.status is Status.INPUT_REQUIRED:
+            self._state.lose_asking_attempt(task, now)
+        else:
+            self._state.release(task, now, counts=False)
 
     def _late_result(self, task: Task, llm: str, result: Result, now: Instant) -> None:
         """Accept the answer of an older attempt; stop the newer one."""
@@ -276,7 +292,7 @@ class AttemptReports:
         llm.speak()
         if (llm.skills, llm.labels) != offers:
             self._state.ready.llm_changed(llm)
-        llm.count()
+        self._health.seen(llm, now)
         self._state.changes.llms[llm.name] = llm
         self._state.announce_llm(llm, before, now)
 
@@ -291,7 +307,7 @@ class AttemptReports:
         counts = not (task.status is Status.IN_PROGRESS and (task.parked or excused))  # parked, it only waited
         if started and task.instance:
             self._state.stop(task.llm or "", task.instance, task.id, task.attempt, reason)
-        self._state.take_back(task)
+        self._state.take_back(task, now)
         self._state.record(task, task.end_attempt(now, Outcome.LOST if started else Outcome.UNCLAIMED, error))
         if task.status is Status.INPUT_REQUIRED:
             self._state.lose_asking_attempt(task, now)
@@ -315,6 +331,16 @@ def _is_never_taken_up(task: Task) -> bool:
     unclaimed = takewhile(lambda attempt: attempt.outcome is Outcome.UNCLAIMED, reversed(task.attempts))
     count = sum(1 for _ in unclaimed)
     return count > 0 and count % MOST_UNCLAIMED == 0  # a retry begins to count again
+
+
+def _as_of_now(error: Failure, result: Result, now: Instant) -> Failure:
+    """Return the failure with what is left of the time that a provider asked for, if the report comes late."""
+    if error.retry_after is None or result.finished_at is None:
+        return error
+    late = in_seconds(now - from_datetime(result.finished_at)) or 0.0
+    if late < LATE_REPORT:
+        return error
+    return error.model_copy(update={"retry_after": max(0.0, error.retry_after - late)})
 
 
 def _run_time(result: Result) -> Micros | None:
