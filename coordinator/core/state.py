@@ -159,12 +159,13 @@ class CoreState:
         else:
             self.ready.discard(task)
 
-    def park(self, task: Task) -> None:
+    def park(self, task: Task, now: Instant) -> None:
         """Free the slot of a claimed task whose attempt waits."""
         llm = self.llms[task.llm or ""]
         task.parked = True
         llm.instances[task.instance or ""].hold(task.id, parked=True)
         llm.runs.pop(task.id, None)
+        self.limits.park(task, llm, now)
         llm.count()
         self.freed_llms[llm.name] = llm
         self.touch(task)
@@ -175,6 +176,7 @@ class CoreState:
         task.parked, task.text_at = False, now
         llm.instances[task.instance or ""].parked.discard(task.id)
         llm.begin(task.id, task.size, task.spec.skills, now, resumed=True)
+        self.limits.unpark(task, llm, now)
         llm.count()
         self.touch(task)
 

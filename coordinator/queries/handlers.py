@@ -1,7 +1,7 @@
 """The answer to each kind of query, read on a separate connection, never on that of the batch loop."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import structlog
@@ -23,7 +23,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable, did_you_mean
+from broker.errors import DecodeError, Problem, QueryRejected, StoreUnavailable
 from broker.protocol.primitives import MAX_ANSWER_BYTES, decode
 from broker.protocol.queries import (
     ConversationsQuery,
@@ -35,35 +35,36 @@ from broker.protocol.queries import (
     TaskQuery,
     TasksQuery,
 )
+from broker.protocol.spending import LimitsQuery
 from broker.protocol.status import Status
 from broker.protocol.views import ErrorDetail, Rejection
 from broker.timestamps import Instant, Micros, in_seconds, to_iso
+from coordinator.core.llms.llm import LLM
 from coordinator.core.llms.skill_match import Expertise
-from coordinator.core.llms.view import llm_view
 from coordinator.core.machine import Machine, MachineOptions
+from coordinator.core.scheduling.waits import why_waiting
 from coordinator.core.tasks.task import Task, view
 from coordinator.outbound.size_limits import BEGINNING, LATEST, Page, beginning, fitted, in_a_list, without_bulk
 from coordinator.policy_loader import load_policy
 from coordinator.queries import history
 from coordinator.queries.dry_run import placement
+from coordinator.queries.llms import limits, llms, llms_with_limits
 from coordinator.queries.reports.answer import report_list, report_view
 from coordinator.storage import schema
 from coordinator.storage.engine import database_errors
 from coordinator.storage.readers import tasks_of
-from coordinator.storage.rows import llm_of
 from coordinator.telemetry.snapshot import Backlog
 from coordinator.validation import must_be_schema, shortened_problems
 
 LIVE = tuple(status.value for status in Status if not status.is_final)
 _AT_ONCE = 20  # rows of a list in memory
 MAX_NOT_SUBMITTED = 20  # ids that `not_submitted` of a task names
-_MAX_SUGGESTIONS = 100  # LLMs that are compared with a name that does not exist
 MAX_LABELS = 8  # of a query: each one makes its planning slower
 
 Q = TypeVar("Q", TasksQuery, MessagesQuery, ConversationsQuery)
 
 _log = structlog.get_logger("coordinator")
-_tasks, _attempts, _labels, _llms = schema.tasks, schema.attempts, schema.labels, schema.llms
+_tasks, _attempts, _labels = schema.tasks, schema.attempts, schema.labels
 
 
 class QueryHandlers:
@@ -103,7 +104,9 @@ class QueryHandlers:
                     case "tasks":
                         shown = self._list(connection, _answerable(decode(TasksQuery, body)))
                     case "llms":
-                        shown = self._llms(connection, decode(LLMsQuery, body))
+                        shown = llms(connection, decode(LLMsQuery, body), self._clock(), self._quiet_since)
+                    case "limits":
+                        shown = limits(connection, decode(LimitsQuery, body), self._clock())
                     case "placement":
                         wanted = decode(PlacementQuery, body)
                         must_be_schema(wanted.output_schema)
@@ -151,6 +154,7 @@ class QueryHandlers:
             raise QueryRejected([Problem("id", f"there is no task {query.id}")])
         (task,) = tasks_of(connection, rows)
         shown = view(task) | _named(not_submitted(connection, [task]).get(task.id))
+        shown |= _waits(task, partial(llms_with_limits, connection), self._clock())
         its = (_attempts.c.task_seq == rows[0]["seq"]) & _attempts.c.result.is_not(None)
         earlier = connection.execute(select(_attempts.c.attempt, _attempts.c.result).where(its))
         results = {attempt: from_json(result) for attempt, result in earlier}
@@ -172,10 +176,11 @@ class QueryHandlers:
         columns.append(case((func.length(description) > BEGINNING, self._bytes_of(description))).label("cut"))
         newest_first = _tasks.c.seq.desc()
         wanted = select(*columns).where(_tasks.c.seq.in_(_page(query))).order_by(newest_first).limit(query.limit + 1)
-        page, shown, last = Page("tasks"), 0, None
+        page, shown, last, now = Page("tasks"), 0, None, self._clock()
+        known = cache(partial(llms_with_limits, connection))
         with connection.execution_options(stream_results=True, max_row_buffer=_AT_ONCE).execute(wanted) as rows:
             for some in rows.mappings().partitions(_AT_ONCE):
-                for seq, listed in _listed(connection, some):
+                for seq, listed in _listed(connection, some, known, now):
                     if shown == query.limit or not page.take(listed):
                         return page.encoded(last)
                     shown, last = shown + 1, seq
@@ -185,33 +190,6 @@ class QueryHandlers:
         if self._engine.dialect.name == "postgresql":
             return func.octet_length(text)
         return func.length(cast(text, LargeBinary))
-
-    def _llms(self, connection: Connection, query: LLMsQuery) -> bytes:
-        wanted = select(_llms).order_by(_llms.c.name).limit(query.limit + 1)
-        if query.name:
-            wanted = wanted.where(_llms.c.name == query.name)
-        if query.after:
-            wanted = wanted.where(_llms.c.name > query.after)
-        rows = connection.execute(wanted).mappings().all()
-        if query.name and not rows:
-            known = connection.execute(select(_llms.c.name).limit(_MAX_SUGGESTIONS)).scalars()
-            raise QueryRejected([Problem("name", f"there is no LLM {query.name}{did_you_mean(query.name, known)}")])
-        held: dict[str, dict[str, bool]] = {}
-        in_hand = select(_tasks.c.llm, _tasks.c.id, _tasks.c.parked).where(schema.is_in_hand).order_by(_tasks.c.seq)
-        for name, task_id, parked in connection.execute(in_hand):
-            held.setdefault(name, {})[task_id] = bool(parked)
-        page, last = Page("llms"), None
-        for row in rows[: query.limit]:
-            if not page.take(self._llm(row, held.get(row["name"], {}))):
-                return page.encoded(last)
-            last = row["name"]
-        return page.encoded(last if len(rows) > query.limit else None)
-
-    def _llm(self, row: Any, held: dict[str, bool]) -> dict[str, Any]:
-        shown = llm_view(llm_of(row), held, self._clock()) | {"state": row["state"]}
-        if quiet := {task_id: to_iso(at) for task_id in held if (at := self._quiet_since(task_id)) is not None}:
-            shown["quiet"] = quiet
-        return shown
 
     def _placement(self, connection: Connection, query: PlacementQuery) -> dict[str, Any]:
         options = MachineOptions(self._lease, partial(load_policy, self._policy), self._expertise)
@@ -227,7 +205,20 @@ def too_large(size: int, most: int | None) -> str:
     return f"the answer has {size:,} bytes{limit}: ask for less"
 
 
-def _listed(connection: Connection, rows: Sequence[RowMapping]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _waits(task: Task, llms: Callable[[], Mapping[str, LLM]], now: Instant) -> dict[str, str]:
+    """Return the field `waits` of a task that waits. `llms` reads the LLMs, which only a pending task needs."""
+    match task.status:
+        case Status.BLOCKED:
+            return {"waits": why_waiting(task, {}, now)}
+        case Status.PENDING:
+            return {"waits": why_waiting(task, llms(), now)}
+        case _:
+            return {}
+
+
+def _listed(
+    connection: Connection, rows: Sequence[RowMapping], llms: Callable[[], Mapping[str, LLM]], now: Instant
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the numbers and list views of the tasks of these rows."""
     light, left_out = [], []
     for row in rows:
@@ -240,7 +231,7 @@ def _listed(connection: Connection, rows: Sequence[RowMapping]) -> Iterator[tupl
     tasks = tasks_of(connection, light, latest=LATEST)
     missing = not_submitted(connection, tasks)
     for task, large in zip(tasks, left_out, strict=True):
-        yield task.seq, in_a_list(view(task) | _named(missing.get(task.id)), large)
+        yield task.seq, in_a_list(view(task) | _named(missing.get(task.id)) | _waits(task, llms, now), large)
 
 
 def _named(ids: Sequence[str] | None) -> dict[str, Any]:

@@ -164,7 +164,9 @@ def _copy(task: Task) -> Task:
 
 
 def _without_work(llm: LLM) -> LLM:
+    limit, llm.rate_limit = llm.rate_limit, None
     other = copy.deepcopy(llm)
+    llm.rate_limit = limit
     other.unclaimed.clear()
     other.runs.clear()
     for instance in other.instances.values():

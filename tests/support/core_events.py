@@ -86,6 +86,8 @@ def seen(
     description: str = "",
     draining: bool = False,
     model: str = "",
+    limit: str | None = None,
+    control: str | None = None,
 ) -> Heartbeat:
     """An instance says hello or gives a beat. `tasks` are (task, attempt) that it has in hand."""
     hand = [RunningTask(task_id=task_id, attempt=attempt) for task_id, attempt in tasks]
@@ -100,7 +102,9 @@ def seen(
             description=description,
             draining=draining,
             model=model,
-        )
+            limit=limit,
+        ),
+        control,
     )
 
 
@@ -172,10 +176,17 @@ def completed(
 
 
 def failed(
-    task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1", retryable: bool = True
+    task_id: str,
+    attempt: int = 1,
+    *,
+    llm: str = "atlas",
+    instance: str = "i1",
+    retryable: bool = True,
+    kind: str = "timeout",
+    retry_after: float | None = None,
 ) -> Reported:
-    """An attempt has failed."""
-    error = Failure(type="overloaded", message="try later", retryable=retryable)
+    """An attempt has failed; by the fault of the task, unless `kind` is another type."""
+    error = Failure(type=kind, message="try later", retryable=retryable, retry_after=retry_after)
     return Reported(llm, Result(task_id=task_id, attempt=attempt, instance=instance, outcome="failed", error=error))
 
 

@@ -16,6 +16,8 @@ def check_invariants(machine: Machine) -> None:
         _check_llm(machine, llm)
     for lane in machine.state.ready.lanes():
         _check_lane(machine, lane)
+    for name in machine.state.limits.names():
+        _check_limit(machine, name)
 
 
 def check_forgotten(machine: Machine) -> None:
@@ -86,6 +88,18 @@ def _check_llm(machine: Machine, llm: LLM) -> None:
     counted = llm.free
     llm.count()
     assert llm.free == counted, f"{llm.name} has {llm.free} free slots, not {counted}"
+
+
+def _check_limit(machine: Machine, name: str) -> None:
+    limit, members = machine.state.limits.add(name), machine.state.limits.members(name)
+    assert all(llm.rate_limit is limit for llm in members.values()), name
+    tasks = {task_id: parked for llm in members.values() for task_id, parked in llm.tasks().items()}
+    assert limit.runs.keys() == {task_id for task_id, parked in tasks.items() if not parked}, name
+    assert limit.parked.keys() == {task_id for task_id, parked in tasks.items() if parked}, name
+    assert limit.room is None or all(llm.free <= limit.room for llm in members.values()), name
+    assert not limit.is_closed or limit.room == 0, name
+    for llm in members.values():
+        assert llm.was_available == llm.available, f"{llm.name} is available: {llm.available}"
 
 
 def _check_lane(machine: Machine, lane: Lane) -> None:

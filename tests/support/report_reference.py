@@ -32,7 +32,7 @@ class Log:
         self.models: dict[str, str] = {}
         self.slots: dict[str, list[tuple[int, int]]] = {}
         for event in events:
-            if event["type"].startswith("fluffle.llm."):
+            if event["type"].startswith("fluffle.llm.") and "model" in event["data"]:
                 self.models[event["subject"]] = event["data"]["model"]
                 at = micros(event["time"]) or 0
                 self.slots.setdefault(event["subject"], []).append((at, event["data"]["slots"]))

@@ -82,6 +82,7 @@ class Breaker:
         """Close the breaker, and forget the failures."""
         self.state, self.in_a_row, self.latest, self.openings = BreakerState.CLOSED, 0, 0, 0
         self.why = self.last_task = ""
+        self.opened_at = self.probe_at = EPOCH
 
     def time_passed(self, now: Instant) -> bool:
         """Allow a probe when it is time; return whether that is so."""

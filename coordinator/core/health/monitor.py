@@ -2,7 +2,7 @@
 
 from broker.protocol.status import Fault
 from broker.protocol.worker_reports import Failure, Usage
-from broker.timestamps import Instant, Micros, in_seconds, seconds
+from broker.timestamps import Instant, Micros
 from coordinator.core.commands import AnnounceHealth, AnnounceLimit, SendSlots
 from coordinator.core.health.blame import fault_of, is_excused
 from coordinator.core.health.breaker import BreakerState
@@ -120,10 +120,3 @@ class HealthMonitor:
 
     def _most_runs(self, limit: RateLimit) -> int:
         return sum(llm.slots for llm in self._state.limits.members(limit.name).values())
-
-
-def sick_why(llm: LLM, now: Instant) -> str:
-    """Return in words why a sick LLM gets no tasks."""
-    first = min(llm.instances.values(), key=lambda instance: instance.breaker.probe_at)
-    left = max(0.0, in_seconds(first.breaker.probe_at - now) or 0.0)
-    return f"circuit open, next probe in {left:.0f} s ({first.breaker.why})" if seconds(left) else first.breaker.why

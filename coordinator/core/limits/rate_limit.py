@@ -38,9 +38,10 @@ class RateLimit:
     """The state of a limit. LLMs of a limit without figures that was never closed have no bounds.
 
     `closed_until` and `paused_until` are moments; `paused_until` None: until somebody resumes. `allowed` is the number
-    of runs after a closure, which begins with one and doubles with every success; None: no bound. `closures` counts
+    of runs after a closure, which begins with one and grows with every success; None: no bound. `closures` counts
     closures without a success in between. `requests` and `tokens` are what the figures left at `counted_at`. The `runs`
-    are not stored, since they follow from the tasks that are running. `room` is how many more runs may begin; None: any
+    are not stored, since they follow from the tasks that are running; those that are `parked` wait without a slot, and
+    take no part of what the limit allows. `room` is how many more runs may begin; None: any
     number.
     """
 
@@ -62,6 +63,7 @@ class RateLimit:
     counted_at: Instant = EPOCH
     tokens_per_character: float = FIRST_GUESS
     runs: dict[str, Run] = field(default_factory=dict)
+    parked: dict[str, Run] = field(default_factory=dict)
     room: int | None = None
 
     # -- closing and opening -------------------------------------------------------------------------------------------
@@ -98,10 +100,13 @@ class RateLimit:
         self.open(now)
 
     def succeeded(self, since: Instant, enough: int) -> None:
-        """Count a success of a run that began at `since`: twice as many runs may follow, until that is `enough`."""
+        """Count a success of a run that began at `since`, until `enough` runs are allowed.
+
+        One more run is allowed for each success, so that every round allows twice as many.
+        """
         if self.allowed is None or self.is_closed or since < self.reopened_at:
             return
-        self.allowed *= 2
+        self.allowed += 1
         if self.allowed >= enough:
             self.allowed, self.closures, self.tier, self.why = None, 0, None, ""
 
@@ -131,13 +136,14 @@ class RateLimit:
             self.requests -= 1
             self.tokens -= tokens
 
-    def resume_run(self, task_id: str, size: int, since: Instant) -> None:
-        """Take over a run that was set aside for already."""
-        self.runs[task_id] = Run(since, ceil(size * self.tokens_per_character))
+    def take_over(self, task_id: str, size: int, since: Instant, *, parked: bool) -> None:
+        """Know a run that another coordinator has begun."""
+        runs = self.parked if parked else self.runs
+        runs[task_id] = Run(since, ceil(size * self.tokens_per_character))
 
     def end(self, task_id: str, usage: Usage | None, size: int, now: Instant) -> Run | None:
         """End a run, and settle what it used; return the run, None for an unknown one."""
-        run = self.runs.pop(task_id, None)
+        run = self.runs.pop(task_id, None) or self.parked.pop(task_id, None)
         if run is None:
             return None
         used = None if usage is None else (usage.input_tokens or 0) + (usage.output_tokens or 0)
@@ -148,6 +154,23 @@ class RateLimit:
             self.tokens += run.tokens - (used or 0)
             self.requests -= max(0, ((usage and usage.requests) or 1) - 1)
         return run
+
+    def park(self, task_id: str) -> None:
+        """A run waits without a slot."""
+        if run := self.runs.pop(task_id, None):
+            self.parked[task_id] = run
+
+    def unpark(self, task_id: str) -> None:
+        """A run goes on."""
+        if run := self.parked.pop(task_id, None):
+            self.runs[task_id] = run
+
+    def hand_over(self, task_id: str, other: "RateLimit") -> None:
+        """Give a run to another limit, because its LLM belongs to that one now."""
+        if run := self.runs.pop(task_id, None):
+            other.runs[task_id] = run
+        if run := self.parked.pop(task_id, None):
+            other.parked[task_id] = run
 
     @property
     def is_counted(self) -> bool:
@@ -222,7 +245,7 @@ class RateLimit:
 
     def plain(self) -> dict[str, Any]:
         """Return what is stored, as JSON-able data."""
-        return {name: getattr(self, name) for name in self.__slots__ if name not in ("name", "runs", "room")}
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ("name", "runs", "parked", "room")}
 
     @classmethod
     def from_plain(cls, name: str, plain: Mapping[str, Any]) -> Self:

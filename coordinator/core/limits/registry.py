@@ -52,7 +52,7 @@ class RateLimits:
         by_name = {llm.name: llm for llm in llms}
         for task in running:
             if (at := by_name.get(task.llm or "")) is not None and at.rate_limit is not None:
-                at.rate_limit.resume_run(task.id, task.size, task.assigned_at or now)
+                at.rate_limit.take_over(task.id, task.size, task.assigned_at or now, parked=task.parked)
         for limit in self._limits.values():
             self.refresh(limit, now)
 
@@ -61,11 +61,14 @@ class RateLimits:
         before = llm.rate_limit
         if before is not None and before.name == llm.limit:
             return
+        limit = llm.rate_limit = self.add(llm.limit)
+        self._members.setdefault(limit.name, {})[llm.name] = llm
         if before is not None:
             self._members[before.name].pop(llm.name, None)
-        llm.rate_limit = self.add(llm.limit)
-        self._members.setdefault(llm.limit, {})[llm.name] = llm
-        llm.rate_limit.measure(now)
+            for task_id in llm.tasks():
+                before.hand_over(task_id, limit)
+            self.refresh(before, now)
+        self.refresh(limit, now)
         llm.count()
 
     def remove(self, llm: LLM) -> None:
@@ -93,6 +96,18 @@ class RateLimits:
             self.changed[limit.name] = limit
         if limit.room is not None:
             self.refresh(limit, now)
+
+    def park(self, task: Task, llm: LLM, now: Instant) -> None:
+        """A run waits without a slot."""
+        if llm.rate_limit is not None:
+            llm.rate_limit.park(task.id)
+            self.refresh(llm.rate_limit, now)
+
+    def unpark(self, task: Task, llm: LLM, now: Instant) -> None:
+        """A run goes on."""
+        if llm.rate_limit is not None:
+            llm.rate_limit.unpark(task.id)
+            self.refresh(llm.rate_limit, now)
 
     def refresh(self, limit: RateLimit, now: Instant) -> None:
         """Bring the free slots of its LLMs up to date."""

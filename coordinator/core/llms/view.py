@@ -5,6 +5,7 @@ from typing import Any
 
 from broker.mappings import without_none
 from broker.timestamps import Instant, to_iso
+from coordinator.core.health.view import health_view, why_not
 from coordinator.core.llms.llm import LLM
 from coordinator.core.llms.properties import Properties
 
@@ -34,6 +35,8 @@ def llm_view(llm: LLM, tasks: Mapping[str, bool], now: Instant) -> dict[str, Any
         "last_seen": to_iso(llm.last_seen),
         "tasks": list(tasks),
         "limit": llm.limit,
+        "health": health_view(llm, now),
+        **without_none({"why_not": why_not(llm, now)}),
         **_properties_view(llm.properties),
     }
 

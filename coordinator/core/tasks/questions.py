@@ -25,7 +25,7 @@ class Questions:
         if task is None:
             self._state.stop(event.llm, wait.instance, wait.task_id, wait.attempt, NOT_YOURS)
             return
-        self._state.park(task)
+        self._state.park(task, now)
         if (question := wait.question) is None:
             return
         known = [asked for asked in task.questions if asked.id == question.id]

@@ -93,7 +93,7 @@ def test_setting_the_clock_does_not_change_the_length_of_a_lease(
 
 @pytest.mark.parametrize("by", [HOUR, -HOUR])
 def test_setting_the_clock_does_not_change_the_length_of_a_pause(harness: BatchHarness, by: float) -> None:
-    error = {"type": "overloaded", "retryable": True}
+    error = {"type": "timeout", "retryable": True}
     harness.process(status("result", task_id="t", attempt=1, outcome="failed", error=error), at=1)
     harness.ahead = by
     harness.process(presence(), at=1.9)
@@ -103,7 +103,7 @@ def test_setting_the_clock_does_not_change_the_length_of_a_pause(harness: BatchH
 
 
 def test_a_pause_from_a_coordinator_with_a_wrong_clock_is_shortened(harness: BatchHarness) -> None:
-    error = {"type": "overloaded", "retryable": True}
+    error = {"type": "timeout", "retryable": True}
     harness.ahead = 24 * HOUR
     harness.process(status("result", task_id="t", attempt=1, outcome="failed", error=error), at=1)
     harness.ahead = 0.0

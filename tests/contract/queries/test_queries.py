@@ -183,6 +183,7 @@ def test_llms_are_shown_with_their_tasks(queries: QueryHandlers, store: Store) -
         instances=["i1", "i2"],
         last_seen=to_datetime(NOW),
         tasks=["t1", "t3", "t4"],
+        limit="atlas",
     )
     assert (second.name, second.state, second.slots) == ("boreas", "offline", 0)
     assert ask(queries, LLMsQuery(name="boreas"), LLMList).llms == [second]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 
+from broker.protocol.spending import ManageLimit
 from broker.protocol.status import Status
 from broker.protocol.task_requests import ManageLLM, Submission
 from broker.timestamps import seconds
@@ -15,6 +16,7 @@ from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
     CancelRequested,
+    ManageLimitRequested,
     ManageRequested,
     NotesRequested,
     ReportSaved,
@@ -111,6 +113,7 @@ def test_an_llm_with_the_rights_of_an_earlier_version_is_an_llm_once_it_has_said
 def test_an_llm_manages_no_llm_saves_no_report_and_answers_for_no_person(state: State) -> None:
     for request, about in (
         (ManageRequested(ManageLLM(llm="vega", paused=True), ATLAS), "llm"),
+        (ManageLimitRequested(ManageLimit(limit="openai", paused=True), ATLAS), "limit"),
         (ReportSaved("weekly", None, ATLAS), "name"),
         (AnswerGiven("t1", "yes", None, ATLAS), "id"),
     ):
@@ -124,7 +127,15 @@ def test_every_kind_of_request_is_denied_to_an_llm_unless_it_is_in_the_table() -
     assert set(MAY_STEER) == steering
     kinds = set(get_args(Restricted))
     assert steering < kinds
-    assert kinds - steering == {Submitted, ManageRequested, ReportSaved, AnswerGiven, Shared, NotesRequested}
+    assert kinds - steering == {
+        Submitted,
+        ManageRequested,
+        ManageLimitRequested,
+        ReportSaved,
+        AnswerGiven,
+        Shared,
+        NotesRequested,
+    }
 
 
 @pytest.mark.parametrize(
