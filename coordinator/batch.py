@@ -20,6 +20,7 @@ from broker.timestamps import EPOCH, Instant, Micros, seconds
 from coordinator.assignments import UnsendableAssignments, returned_assignments, task_of
 from coordinator.core.commands import Command, Refuse, SendAssignment, SendNotice
 from coordinator.core.events import ClockSet, Event, Outage, Tick
+from coordinator.core.health.breaker import BreakerState
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import WINDOW, Machine, MachineOptions
 from coordinator.core.scheduling.policies import DEFAULT
@@ -288,10 +289,18 @@ class BatchProcessor:
         """Return the connected LLMs. The counters of all others are dropped."""
         there = {name: llm for name, llm in self._machine.state.llms.items() if llm.instances}
         snapshots = {
-            name: LLMSnapshot(llm.slots, len(held := llm.tasks()), sum(held.values()), len(llm.instances))
+            name: LLMSnapshot(
+                llm.slots,
+                len(held := llm.tasks()),
+                sum(held.values()),
+                len(llm.instances),
+                llm.available,
+                sum(instance.breaker.state is not BreakerState.CLOSED for instance in llm.instances.values()),
+            )
             for name, llm in there.items()
         }
-        return LLMs(snapshots, {} if self._counters is None else self._counters.runs_of(there))
+        limits = {llm.rate_limit.name: llm.rate_limit.shuts for llm in there.values() if llm.rate_limit is not None}
+        return LLMs(snapshots, {} if self._counters is None else self._counters.runs_of(there), limits)
 
     def quiet_since(self, task_id: str) -> Instant | None:
         """See Task.quiet_since. Any thread may call this; a coordinator that does not lead returns None."""

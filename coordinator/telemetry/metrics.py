@@ -39,6 +39,7 @@ class CoordinatorMetrics(Collector):
             yield from _backlog(snapshot)
         if snapshot.llms is not None:
             yield from _llms(snapshot.llms.by_name)
+            yield _limits(snapshot.llms.closed_limits)
             yield from of_runs("fluffle", snapshot.llms.runs)
 
     def _counts(self) -> Iterable[Metric]:
@@ -74,12 +75,23 @@ def _backlog(snapshot: Snapshot) -> Iterable[Metric]:
     yield queues
 
 
+def _limits(limits: Mapping[str, bool]) -> Metric:
+    closed = GaugeMetricFamily("fluffle_limit_closed", "1 while a rate limit is closed or paused", labels=("limit",))
+    for name, is_closed in limits.items():
+        closed.add_metric((name,), is_closed)
+    return closed
+
+
 def _llms(llms: Mapping[str, LLMSnapshot]) -> Iterable[Metric]:
     families = (
         GaugeMetricFamily("fluffle_llm_slots", "Tasks that an LLM may run at a time", labels=("llm",)),
         GaugeMetricFamily("fluffle_llm_in_hand", "Tasks that are assigned to or run by an LLM", labels=("llm",)),
         GaugeMetricFamily("fluffle_llm_parked", "Tasks of an LLM that wait without taking a slot", labels=("llm",)),
         GaugeMetricFamily("fluffle_llm_instances", "Workers of an LLM", labels=("llm",)),
+        GaugeMetricFamily(
+            "fluffle_llm_available", "1 if an LLM gets tasks, 0 if it is sick or limited", labels=("llm",)
+        ),
+        GaugeMetricFamily("fluffle_llm_open_circuits", "Workers that get only probes", labels=("llm",)),
     )
     for name, llm in llms.items():
         for family, value in zip(families, llm, strict=True):

@@ -17,19 +17,25 @@ class Backlog(NamedTuple):
 
 
 class LLMSnapshot(NamedTuple):
-    """One connected LLM: its slots, its assigned and running tasks, the parked ones of these, its instances."""
+    """One connected LLM: its slots, its assigned and running tasks, the parked ones of these, its instances.
+
+    `available` is 1 if it gets tasks as soon as it has a free slot; `open_circuits` counts instances.
+    """
 
     slots: int
     in_hand: int
     parked: int
     instances: int
+    available: int
+    open_circuits: int
 
 
 class LLMs(NamedTuple):
-    """The connected LLMs by name, and the outcomes of their attempts."""
+    """The connected LLMs by name, the outcomes of their attempts, and their rate limits."""
 
     by_name: dict[str, LLMSnapshot]
     runs: dict[str, Runs]
+    closed_limits: Mapping[str, bool]  # by name: whether it is closed
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,27 @@
 Core checks the machine's invariants and its free slots after every batch. Here stands what is true of its history.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from broker.protocol.spending import ManageLimit
 from broker.protocol.status import FINAL, Status
 from broker.protocol.task_requests import ManageLLM, Vote
 from broker.timestamps import to_datetime
 from coordinator.core.commands import AnnounceTask, Command, SendAssignment
-from coordinator.core.events import AssignRequested, Event, ManageRequested, RetryRequested, UpdateRequested
+from coordinator.core.events import (
+    AssignRequested,
+    Event,
+    ManageLimitRequested,
+    ManageRequested,
+    RetryRequested,
+    UpdateRequested,
+)
 from coordinator.core.tasks.task import Task
 from tests.support.core_driver import LEASE, Core, moment
 from tests.support.core_events import (
@@ -39,6 +49,7 @@ SKILLS = ["x", "y"]
 
 ids, llms, instances = st.sampled_from(IDS), st.sampled_from(LLMS), st.sampled_from(INSTANCES)
 attempts = st.integers(1, 3)
+limits = st.sampled_from(["key", "atlas"])
 skills = st.lists(st.sampled_from(SKILLS), unique=True)
 offsets = st.none() | st.integers(-5, 30)
 TEAMS: list[dict[str, Any]] = [
@@ -81,6 +92,7 @@ def presences(draw: st.DrawFn) -> Event:
         skills=draw(skills),
         tasks=draw(st.lists(st.tuples(ids, attempts), max_size=2)),
         draining=draw(st.sampled_from([False, False, False, True])),
+        limit=draw(st.sampled_from([None, "key"])),
     )
 
 
@@ -90,9 +102,17 @@ def asked(task_id: str, attempt: int, *, llm: str, instance: str) -> Event:
 
 
 @st.composite
+def failures(draw: st.DrawFn) -> Callable[..., Event]:
+    """A failure by the fault of the LLM, or of whoever it was."""
+    kinds = ["rate_limited", "quota_exceeded", "authentication", "connection", "command_failed"]
+    return partial(failed, kind=draw(st.sampled_from(kinds)), retry_after=draw(st.sampled_from([None, 0.5, 3, 1e9])))
+
+
+@st.composite
 def reports(draw: st.DrawFn) -> Event:
     """What a worker says about an attempt, whether it has ever had it or not."""
-    report: Any = draw(st.sampled_from([claimed, progressed, asked, waited, resumed, completed, failed, gave_up]))
+    known = [claimed, progressed, asked, waited, resumed, completed, failed, gave_up, draw(failures())]
+    report: Any = draw(st.sampled_from(known))
     event: Event = report(draw(ids), draw(attempts), llm=draw(llms), instance=draw(instances))
     return event
 
@@ -126,10 +146,23 @@ def retries(draw: st.DrawFn) -> Event:
     return RetryRequested(draw(ids), changes=draw(st.sampled_from([{}, otherwise])))
 
 
+@st.composite
+def limit_orders(draw: st.DrawFn) -> Event:
+    """What a person wants changed about a rate limit."""
+    changes: list[dict[str, Any]] = [
+        {"paused": True},
+        {"paused": False},
+        {"forget": True},
+        {"concurrent": draw(st.none() | st.integers(1, 2))},
+        {"requests_per_minute": draw(st.none() | st.integers(1, 100))},
+    ]
+    return ManageLimitRequested(ManageLimit(limit=draw(limits), **draw(st.sampled_from(changes))))
+
+
 moves = st.builds(AssignRequested, ids, st.none() | llms | st.just("nobody"), st.booleans(), st.booleans())
 updates = st.builds(UpdateRequested, ids, other_fields())
 replies = st.builds(answered, ids, question=st.none() | st.builds("q{}".format, attempts))
-requests = st.builds(cancelled, ids) | retries() | moves | updates | orders() | replies
+requests = st.builds(cancelled, ids) | retries() | moves | updates | orders() | replies | limit_orders()
 leavings = st.builds(left, llms, instances)
 anything = submissions() | submissions() | presences() | presences() | reports() | requests | leavings
 
@@ -181,6 +214,7 @@ class AnyOrder(RuleBasedStateMachine):
     def a_worker_reports_on_what_it_has(self, data: st.DataObject, instance: str) -> None:
         task = data.draw(st.sampled_from(self.core.database.in_hand()))
         known = [claimed, claimed, asked, waited, resumed, completed, failed, gave_up, progressed]
+        known += data.draw(st.lists(failures(), min_size=3, max_size=3))
         report: Any = data.draw(st.sampled_from(known))
         self.handle(report(task.id, task.attempt, llm=task.llm, instance=task.instance or instance))
 
@@ -253,6 +287,10 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Every task ends once the LLMs behave, and all that others wait for is submitted."""
         freely = [ManageLLM(llm=llm, paused=False, slots=None, skills=None) for llm in self.core.machine.state.llms]
+        names = self.core.machine.state.limits.names()
+        for name in sorted(names):
+            opened = ManageLimit(limit=name, paused=False, concurrent=None, requests_per_minute=None)
+            self.handle(ManageLimitRequested(opened))
         missing = [submitted(task_id) for task_id in IDS if task_id not in self.core.database.tasks]
         self.handle(*map(ManageRequested, freely), *missing, *(AssignRequested(task_id, None) for task_id in IDS))
         for _ in range(60):
