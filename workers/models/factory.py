@@ -30,9 +30,9 @@ def build_llm(
     """Return the LLM for exactly one of `model` (`demo`, or a name of pydantic-ai), `exec_command` and `handler`.
 
     `base_url`, `stall_timeout`, in seconds, and `fallback`, the names of other models, are for a model only; `env`,
-    the names of the variables that it gets, is for a command only. `prices` are the prices of models by name that the
-    user knows better. Raises ConfigurationError for every mistake that can be found before the first task. Only
-    the libraries of this kind of LLM are imported.
+    the names of the variables that it gets, is for a command only. `prices` are the prices that the user gave, by name
+    of a model; that of the LLM has an empty name. Raises ConfigurationError for every mistake that can be found before
+    the first task. Only the libraries of this kind of LLM are imported.
     """
     given = [
         option for option, value in (("--model", model), ("--exec", exec_command), ("--handler", handler)) if value
@@ -50,6 +50,8 @@ def build_llm(
         raise ConfigurationError("--fallback: every model can be named once")
     if DEMO in fallback:
         raise ConfigurationError("--fallback: the demo model cannot take over from a model of a provider")
+    if unknown := sorted((prices or {}).keys() - {"", model, *fallback}):
+        raise ConfigurationError(f"--price: {unknown[0]} is not one of the models of this LLM")
     if env is not None and not exec_command:
         raise ConfigurationError("--env goes with --exec")
     if exec_command:
@@ -65,6 +67,11 @@ def build_llm(
 
         return DemoLLM()
     return _provider_llm(str(model), base_url, stall_timeout, fallback, prices or {})
+
+
+def price_of_runs(model: str | None, prices: Mapping[str, Price]) -> Price | None:
+    """Return the price given for an LLM that does not compute its cost itself: any but a model of a provider."""
+    return prices.get(model or "", prices.get("")) if model in (None, DEMO) else None
 
 
 async def warn_of_trouble(name: str, llm: LLM) -> None:
@@ -94,7 +101,7 @@ def _provider_llm(
     return PydanticAILLM(
         model,
         find_model(model, base_url),
-        price=prices.get(model),
+        price=prices.get(model, prices.get("")),
         fallback=[
             ServedModel.of(name, find_model(name, None, option="--fallback"), prices.get(name)) for name in fallback
         ],
