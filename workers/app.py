@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from broker.amqp.url import user_of
 from broker.errors import ConfigurationError
-from broker.protocol.primitives import MAX_BODY_BYTES, problems
+from broker.protocol.primitives import MAX_BODY_BYTES, Ability, Spill, problems
 from broker.protocol.task_requests import Tool
-from broker.protocol.worker_reports import Presence
+from broker.protocol.worker_reports import SPILL_AFTER_SECONDS, Presence, Price
 from broker.telemetry.open_tracing import tracing_for
-from workers.models.protocols import LLM
+from workers.models.protocols import LLM, Described, Properties
 from workers.options import WorkerOptions
 from workers.worker import Worker
 
@@ -38,12 +38,21 @@ def build_worker(
     require_identity: bool = False,
     metrics_address: tuple[str, int] | None = None,
     traces: bool = False,
+    limit: str | None = None,
+    price: Price | None = None,
+    reserve: bool = False,
+    spill: Spill = "late",
+    spill_after: float = SPILL_AFTER_SECONDS,
+    context_window: int | None = None,
+    abilities: Sequence[Ability] | None = None,
 ) -> Worker:
     """Return a worker that is ready to run. See WorkerOptions for the arguments.
 
     `skills` maps tags to levels from 0 to 1, `labels` are tags such as `local`, `description` is for people, and
-    `traces` turns on OpenTelemetry. Raises ConfigurationError for an impossible argument.
+    `traces` turns on OpenTelemetry. The other arguments are those of Presence; `limit`, `price`, `context_window` and
+    `abilities` replace what the LLM knows itself. Raises ConfigurationError for an impossible argument.
     """
+    known = llm.properties if isinstance(llm, Described) else Properties()
     try:
         presence = Presence(
             name=name,
@@ -53,6 +62,13 @@ def build_worker(
             labels=list(labels),
             slots=slots,
             description=description,
+            limit=known.limit if limit is None else limit,
+            price=known.price if price is None else price,
+            reserve=reserve,
+            spill=spill,
+            spill_after=spill_after,
+            context_window=known.context_window if context_window is None else context_window,
+            abilities=known.abilities if abilities is None else list(abilities),
         )
     except ValidationError as error:
         raise ConfigurationError("; ".join(map(str, problems(error)))) from error
@@ -74,6 +90,7 @@ def build_worker(
         max_body=max_body,
         require_identity=require_identity,
         metrics_address=metrics_address,
+        price=price,
     )
     tracing = tracing_for("fluffle-worker", wanted=traces)
     if tracing is None:

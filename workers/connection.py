@@ -1,11 +1,13 @@
 """The parts of a worker that live as long as one connection to RabbitMQ."""
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection, may_declare
 from broker.amqp.session import Subscription
+from broker.errors import BrokerError
 from broker.messaging.chat_client import ChatClient
 from broker.protocol.topology import (
     SHARED,
@@ -61,6 +63,7 @@ class WorkerConnection:
             on_change=on_change,
             runs=runs,
             tracing=tracing,
+            price=options.price,
         )
         self.responder = ChatResponder(
             llm,
@@ -77,23 +80,64 @@ class WorkerConnection:
         for result in self.reporter.spooled_results(on_change):
             self.executor.remember((result.task_id, result.attempt))
         self._options = options
-        self._subscriptions: list[Subscription] = []
+        self._messages: Subscription | None = None
+        self._work: Subscription | None = None
+        self._prefetch = options.presence.slots
+        self._consuming: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def consume(self, on_control: Callable[[Delivery], None]) -> None:
         """Begin to take control messages, messages and assignments. Raises BrokerError."""
         name = self._options.name
         await self.link.consume(control_address(name, self._options.instance), on_control, auto_ack=True)
-        self._subscriptions += [
-            await self.link.consume(llm_address(name), self.responder.take, prefetch=PREFETCH),
-            await self.link.consume(work_queue(name), self.executor.take, prefetch=self._options.presence.slots),
-        ]
+        self._messages = await self.link.consume(llm_address(name), self.responder.take, prefetch=PREFETCH)
+        self._work = await self._consume_work(self._prefetch)
+
+    def limit(self, slots: int | None) -> None:
+        """Work on at most so many tasks at a time; None: as many as there are slots.
+
+        What waits for a slot goes back to RabbitMQ, and no more assignments arrive than may run. Running attempts go
+        on.
+        """
+        most = self._options.presence.slots
+        prefetch = most if slots is None else min(slots, most)
+        self.executor.limit(slots)
+        if prefetch == self._prefetch or self._closed:
+            return
+        self._prefetch = prefetch
+        if self._work is not None:
+            self._work.cancel()
+            self._work = None
+        self.executor.return_waiting()
+        if prefetch and self._consuming is None:
+            self._consuming = asyncio.create_task(self._consume_again())
 
     def take_nothing_new(self) -> None:
         """Finish the running work, and return what waits to RabbitMQ."""
-        for subscription in reversed(self._subscriptions):
-            subscription.cancel()
+        self._closed = True
+        for subscription in (self._work, self._messages):
+            if subscription is not None:
+                subscription.cancel()
         self.responder.close()
         self.executor.close()
+
+    async def _consume_work(self, prefetch: int) -> Subscription:
+        return await self.link.consume(work_queue(self._options.name), self.executor.take, prefetch=prefetch)
+
+    async def _consume_again(self) -> None:
+        """Take assignments with the present prefetch."""
+        try:
+            while self._work is None and self._prefetch and not self._closed:
+                prefetch = self._prefetch
+                subscription = await self._consume_work(prefetch)
+                if prefetch == self._prefetch and not self._closed:
+                    self._work = subscription
+                else:
+                    subscription.cancel()
+        except BrokerError:
+            self._prefetch = 0  # the connection is lost; after a reconnect, the instance takes assignments again
+        finally:
+            self._consuming = None
 
 
 async def declare_queues(link: RobustConnection, options: WorkerOptions) -> bool:

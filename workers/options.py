@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.protocol.task_requests import Tool
-from broker.protocol.worker_reports import Presence
+from broker.protocol.worker_reports import Presence, Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class WorkerOptions:
 
     Attributes:
         url: the AMQP URL
-        presence: the name, the instance, the model, the skills and the slots that the worker reports
+        presence: the name, the instance, the model, the skills, the slots and the properties that the worker reports
         spool_dir: the folder for results that RabbitMQ has not confirmed
         instructions: the instructions for the LLM, or None
         timeout: for attempts of tasks that set no timeout, or None
@@ -23,6 +23,7 @@ class WorkerOptions:
         max_body: the largest message body, in bytes
         require_identity: whether messages count only from the RabbitMQ user that they name
         metrics_address: the host and port for metrics and health, or None
+        price: the price at which the cost of attempts is computed whose LLM does not know it, or None
     """
 
     url: str
@@ -36,6 +37,7 @@ class WorkerOptions:
     max_body: int
     require_identity: bool
     metrics_address: tuple[str, int] | None
+    price: Price | None = None
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from pydantic import RootModel
 from broker.amqp.envelope import Delivery
 from broker.amqp.robust_connection import RobustConnection
 from broker.errors import AccessRefused, BrokerError, DecodeError
-from broker.protocol.assignments import Control, Drain, Notice, PersonAnswer, Stop
+from broker.protocol.assignments import Control, Drain, Notice, PersonAnswer, Slots, Stop
 from broker.protocol.portable_text import on_one_line
 from broker.protocol.primitives import decode
 from broker.protocol.worker_reports import skills_in_text
@@ -255,10 +255,18 @@ class Worker:
                 connection.executor.stop(order)
             case Drain():
                 self.drain()
+            case Slots():
+                self._limit(order, connection)
             case PersonAnswer():
                 connection.executor.answered(order)
             case Notice():
                 _log.warning("%s: %s", self._name, on_one_line(order.text, 2000))
+
+    def _limit(self, order: Slots, connection: WorkerConnection) -> None:
+        how_many = "all slots" if order.slots is None else _counted(order.slots, "slot")
+        why = f": {on_one_line(order.reason, 500)}" if order.reason else ""
+        _log.info("%s: the coordinator allows %s%s", self._name, how_many, why)
+        connection.limit(order.slots)
 
     async def _beat(self, connection: WorkerConnection) -> None:
         while True:
@@ -271,6 +279,7 @@ class Worker:
         connection = self._connection
         if connected and self.ready.is_set() and connection is not None:
             self._show_presence("hello", connection)
+            connection.limit(None)  # the coordinator repeats a limit that is still in force
             connection.executor.ask_again()
             connection.coordinator_client.send_again()
         elif self._stopping:

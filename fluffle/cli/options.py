@@ -122,6 +122,21 @@ class Name(click.ParamType[str]):
         raise click.BadParameter(f"{value!r} is not a valid name: use 1-63 of a-z, 0-9 and '-'", ctx, param)
 
 
+class Tag(click.ParamType[str]):
+    """A tag, such as the name of a rate limit."""
+
+    name = "tag"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the tag."""
+        from broker.protocol.primitives import TAG_PATTERN
+
+        if re.search(TAG_PATTERN, value):
+            return str(value)
+        problem = f"{value!r} is not a valid name: use 1-63 of a-z, 0-9 and ._:+/- (not first)"
+        raise click.BadParameter(problem, ctx, param)
+
+
 class Skills(click.ParamType[dict[str, float]]):
     """Comma-separated skills, each with an optional level: `python=0.9,review`."""
 
@@ -156,6 +171,76 @@ class Weights(click.ParamType[dict[str, float]]):
             raise click.BadParameter(f"{value!r} must be names and numbers such as ada=2,bob=0.5", ctx, param)
         split = (part.partition("=") for part in value.split(",") if part)
         return {name: float(number) for name, _, number in split}
+
+
+class ModelPrice(click.ParamType[Any]):
+    """A price in US dollars per million tokens, for the LLM or for one of its models: `0`, `0.5,2`, `MODEL=0.5,2,0.05`.
+
+    The figures are those of input, output, cached input and input that is written to a cache. `0` and `free`: nothing
+    costs anything.
+    """
+
+    name = "price"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Return the name of the model, empty for the LLM, and its Price."""
+        from pydantic import ValidationError
+
+        from broker.protocol.worker_reports import Price
+
+        if isinstance(value, tuple):
+            return value
+        model, _, figures = value.rpartition("=")
+        try:
+            numbers = [float(figure) for figure in ("0" if figures == "free" else figures).split(",")]
+            if numbers == [0.0]:
+                numbers = [0.0, 0.0]
+            if not 2 <= len(numbers) <= 4:
+                raise ValueError(figures)
+            return model, Price(**dict(zip(("input", "output", "cached_input", "cache_write"), numbers, strict=False)))
+        except (ValueError, ValidationError) as error:
+            problem = f"{value!r} must be INPUT,OUTPUT[,CACHED[,WRITTEN]] in dollars per million tokens, or 0"
+            raise click.BadParameter(problem, ctx, param) from error
+
+
+class SpillOver(click.ParamType[Any]):
+    """When a reserve LLM gets tasks although others work: `late`, `busy`, `busy:SECONDS` or `never`."""
+
+    name = "spill"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, float]:
+        """Return when, and the seconds of `busy`."""
+        from broker.protocol.worker_reports import SPILL_AFTER_SECONDS
+
+        if isinstance(value, tuple):
+            return value
+        when, given, after = value.partition(":")
+        if when not in ("late", "busy", "never") or (given and when != "busy"):
+            raise click.BadParameter(f"{value!r} must be late, busy, busy:SECONDS or never", ctx, param)
+        seconds = Duration().convert(after, param, ctx) if given else SPILL_AFTER_SECONDS
+        if seconds <= 0:
+            raise click.BadParameter(f"{value!r}: the time must be longer than 0", ctx, param)
+        return when, seconds
+
+
+class Abilities(click.ParamType[list[str]]):
+    """Comma-separated abilities of an LLM besides text, or `none`."""
+
+    name = "abilities"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """Return the abilities."""
+        from typing import get_args
+
+        from broker.protocol.primitives import Ability
+
+        if isinstance(value, list):
+            return value
+        abilities = [] if value == "none" else [name.strip() for name in value.split(",") if name.strip()]
+        if unknown := [name for name in abilities if name not in get_args(Ability)]:
+            known = ", ".join(get_args(Ability))
+            raise click.BadParameter(f"{unknown[0]!r} must be one of none, {known}", ctx, param)
+        return abilities
 
 
 class Tools(click.ParamType[list[str]]):

@@ -1,17 +1,17 @@
 """The file `fluffle.toml`: settings, and the LLMs that `fluffle up` runs."""
 
 import tomllib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from broker.errors import ConfigurationError, Problem, did_you_mean
-from broker.protocol.primitives import Level, Name, Seconds, Tag, problems
+from broker.protocol.primitives import Ability, ContextWindow, Level, Name, Seconds, Tag, problems
 from broker.protocol.task_requests import TOOLS, Tool
-from broker.protocol.worker_reports import skills_in_text
+from broker.protocol.worker_reports import Price, skills_in_text
 from broker.settings import Settings, load_settings
 
 
@@ -26,6 +26,9 @@ class LLMTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     model: str | None = Field(None, description="a model such as `ollama:llama3.2`, or `demo`, the offline model")
+    fallback: list[str] = Field(
+        [], description="other models, best first, for when `model` cannot answer: a limit, a server that fails, …"
+    )
     base_url: str | None = Field(None, description="the URL of the model's server, if it is not the provider's")
     exec: str | None = Field(None, description="a command: prompt on its input, answer on its output")
     handler: str | None = Field(None, description="a Python function, as `module:function`")
@@ -57,6 +60,28 @@ class LLMTable(BaseModel):
         None,
         description="maximum seconds without data from `model`; default: `FLUFFLE_STALL_TIMEOUT`",
     )
+    limit: Tag | None = Field(
+        None,
+        description="the rate limit that the LLM shares with others; default: of `model`, one for each provider, URL "
+        "and API key",
+    )
+    price: Price | None = Field(
+        None,
+        description="dollars per million tokens, as a table with `input`, `output` and perhaps `cached_input`, or 0; "
+        "default: that in `[prices]`, or the known price of `model`",
+    )
+    reserve: bool = Field(False, description="whether the LLM gets tasks only when others cannot do them")
+    spill: Annotated[str, Field(pattern=r"^(late|never|busy(:\d+(\.\d+)?[smhd]?)?)$")] = Field(
+        "late",
+        description="when a reserve LLM gets tasks although others work: `late`, `never`, or `busy:60` (if they would "
+        "wait longer than 60 seconds)",
+    )
+    context_window: ContextWindow | None = Field(
+        None, description="the most tokens of a prompt and its answer; default: of `model`, if known"
+    )
+    abilities: list[Ability] | None = Field(
+        None, description="what it can do besides text: `tools`, `pictures`, `schema`; default: of `model`, if known"
+    )
     env: dict[str, str] = Field({}, description="environment variables for the worker")
 
     @field_validator("skills", mode="before")
@@ -64,12 +89,19 @@ class LLMTable(BaseModel):
     def _tags_are_skills_of_level_1(cls, value: Any) -> Any:
         return dict.fromkeys(value, 1.0) if isinstance(value, list) else value
 
+    @field_validator("price", mode="before")
+    @classmethod
+    def _zero_is_free(cls, value: Any) -> Any:
+        return _as_price(value)
+
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         if sum(kind is not None for kind in (self.model, self.exec, self.handler)) != 1:
             raise ValueError("needs exactly one of model, exec and handler")
         if self.base_url is not None and self.model is None:
             raise ValueError("base_url needs model")
+        if self.fallback and self.model is None:
+            raise ValueError("fallback needs model")
         if self.command_env is not None and self.exec is None:
             raise ValueError("command_env needs exec")
         if self.stall_timeout is not None and self.model is None:
@@ -78,8 +110,11 @@ class LLMTable(BaseModel):
             raise ValueError("has both instructions and instructions_file: give one of them")
         return self
 
-    def options(self, instructions: Path | None) -> list[str]:
-        """Return the options of `fluffle worker` for this LLM, with the file of its instructions."""
+    def options(self, instructions: Path | None, prices: Mapping[str, Price] | None = None) -> list[str]:
+        """Return the options of `fluffle worker` for this LLM, with the file of its instructions.
+
+        `prices` are the known prices by name of a model.
+        """
         values = {
             "--model": self.model,
             "--base-url": self.base_url,
@@ -94,9 +129,37 @@ class LLMTable(BaseModel):
             "--description": self.description or None,
             "--timeout": None if self.timeout is None else f"{self.timeout:g}",
             "--stall-timeout": None if self.stall_timeout is None else f"{self.stall_timeout:g}",
+            "--fallback": ",".join(self.fallback) or None,
+            "--limit": self.limit,
+            "--price": None if self.price is None else _price_in_text(self.price),
+            "--spill": None if self.spill == "late" else self.spill,
+            "--context-window": None if self.context_window is None else str(self.context_window),
+            "--abilities": None if self.abilities is None else ",".join(self.abilities) or "none",
         }
         given = [f"{option}={value}" for option, value in values.items() if value is not None]
-        return given + [f"--group={group}" for group in self.groups]
+        given += [f"--group={group}" for group in self.groups]
+        given += [f"--price={model}={_price_in_text(price)}" for model, price in self._prices(prices or {}).items()]
+        return [*given, "--reserve"] if self.reserve else given
+
+    def _prices(self, prices: Mapping[str, Price]) -> dict[str, Price]:
+        """Return the prices of the models of this LLM. Its own price counts more than that of its model."""
+        names = [*self.fallback] if self.model is None or self.price is not None else [self.model, *self.fallback]
+        return {name: prices[name] for name in names if name in prices}
+
+
+def _as_price(value: Any) -> Any:
+    """Return the table of a price; 0 is that of a free model."""
+    return {"input": 0.0, "output": 0.0} if value == 0 and not isinstance(value, bool) else value
+
+
+def _price_in_text(price: Price) -> str:
+    """Return a price in the form of `fluffle worker --price`."""
+    figures = [price.input, price.output]
+    if price.cached_input is not None or price.cache_write is not None:
+        figures.append(price.input if price.cached_input is None else price.cached_input)
+    if price.cache_write is not None:
+        figures.append(price.cache_write)
+    return ",".join(f"{figure:.12g}" for figure in figures)
 
 
 class _File(BaseModel):
@@ -105,6 +168,7 @@ class _File(BaseModel):
     model: str | None = None
     fluffle: dict[str, Any] = {}
     llm: dict[Name, LLMTable] = {}
+    prices: dict[str, Annotated[Price, BeforeValidator(_as_price)]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +179,7 @@ class Configuration:
     given: frozenset[str]
     llms: dict[str, LLMTable]
     folder: Path
+    prices: dict[str, Price] = field(default_factory=dict)
 
 
 def load(path: Path) -> Configuration:
@@ -143,7 +208,7 @@ def load(path: Path) -> Configuration:
     folder = path.absolute().parent
     if missing := [*_missing_files(content.llm, folder)]:
         raise ConfigurationError(_joined(path, missing))
-    return Configuration(settings, frozenset(content.fluffle), content.llm, folder)
+    return Configuration(settings, frozenset(content.fluffle), content.llm, folder, content.prices)
 
 
 def _missing_files(llms: dict[str, LLMTable], folder: Path) -> Iterator[Problem]:

@@ -64,7 +64,7 @@ async def test_a_text_that_the_provider_ended_early_is_no_answer(
 ) -> None:
     error = await failure(server, Text("I", finish=finish, usage=(5, 1)))
     assert (error.type, error.retryable) == (kind, retryable)
-    assert error.usage == Usage(input_tokens=5, output_tokens=1)
+    assert error.usage == Usage(input_tokens=5, output_tokens=1, requests=1)
 
 
 async def test_a_tool_call_that_was_cut_off_is_no_answer(server: OpenAIServer) -> None:
@@ -152,7 +152,8 @@ async def test_figures_that_make_no_sense_are_left_out_and_the_answer_stays(
     server: OpenAIServer, given: dict[str, Any], known: tuple[int | None, int | None] | None
 ) -> None:
     server.script(Events(chunk({"content": "ok"}), chunk({}, "stop"), {**chunk({}), "choices": [], "usage": given}))
-    usage = None if known is None else Usage(input_tokens=known[0], output_tokens=known[1])
+    count_in, count_out = known or (None, None)
+    usage = Usage(input_tokens=count_in, output_tokens=count_out, requests=1)
     assert await run(server) == Answer("ok", usage)
 
 
@@ -167,7 +168,7 @@ async def test_of_running_totals_the_last_one_counts(server: OpenAIServer) -> No
             chunk({}, "stop", usage=totals(2)),
         )
     )
-    assert await run(server) == Answer("ab", Usage(input_tokens=5, output_tokens=2))
+    assert await run(server) == Answer("ab", Usage(input_tokens=5, output_tokens=2, requests=1))
 
 
 # -- tools that there are not --------------------------------------------------------------------------------------

@@ -128,6 +128,9 @@ class StandIn:
     async def depth(self, queue: str) -> int | None:
         return await self._link.depth(queue)
 
+    async def consumers(self, queue: str) -> int:
+        return await self._link.consumers(queue)
+
 
 @asynccontextmanager
 async def stand_in(url: str, llm: str) -> AsyncIterator[StandIn]:

@@ -17,13 +17,14 @@ from broker.fault_injection import crash_point_soon
 from broker.protocol.assignments import Assignment
 from broker.protocol.portable_text import printed
 from broker.protocol.primitives import problems
-from broker.protocol.worker_reports import Failure, Result, Usage
+from broker.protocol.worker_reports import Failure, Price, Result, Usage
 from broker.telemetry.traceparent import trace_of
-from workers.execution.progress import ProgressStream
+from workers.execution.progress import ProgressStream, UsageStream
 from workers.execution.reporter import Reporter
 from workers.execution.suspensions import Slots, Suspensions
-from workers.models.base import Answer, Job, ModelError
+from workers.models.base import DISK_FULL, Answer, Job, ModelError, is_disk_full
 from workers.models.output import as_json
+from workers.models.pricing import with_cost
 from workers.models.protocols import LLM
 from workers.tools.toolbox import Toolbox, ToolServices
 
@@ -37,28 +38,47 @@ _log = logging.getLogger(__name__)
 
 
 class AttemptOutcome(NamedTuple):
-    """How an attempt ended. A failed attempt has a failure; the usage can be known in every case."""
+    """How an attempt ended. A failed attempt has a failure; the usage can be known in every case.
+
+    `model` is the model that answered, if that is not the one of the worker.
+    """
 
     outcome: Literal["completed", "failed", "cancelled"]
     result: Any = None
     failure: Failure | None = None
     usage: Usage | None = None
+    model: str | None = None
 
 
 CANCELLED = AttemptOutcome("cancelled")
 
 
-def failed(kind: str, message: str, *, retryable: bool = True, usage: Usage | None = None) -> AttemptOutcome:
-    """Return the outcome of a failed attempt. `kind` is the type of the failure, a short name for programs."""
+def failed(
+    kind: str,
+    message: str,
+    *,
+    retryable: bool = True,
+    usage: Usage | None = None,
+    retry_after: float | None = None,
+    fault: Literal["task", "llm"] | None = None,
+) -> AttemptOutcome:
+    """Return the outcome of a failed attempt. `kind` is the type of the failure, a short name for programs.
+
+    Impossible values of `retry_after` and `fault` are left out.
+    """
     error = ModelError(printed(kind)[:200] or "error", printed(message), retryable=bool(retryable))
     failure = Failure(type=error.type, message=error.message, retryable=error.retryable)
+    for name, value in {"retry_after": retry_after, "fault": fault}.items():
+        with suppress(ValidationError):
+            failure = Failure.model_validate(failure.model_dump() | {name: value})
     return AttemptOutcome("failed", failure=failure, usage=usage)
 
 
 class RunningAttempt:
     """An attempt that a worker holds. `on_over` is called once, with the outcome; `on_asks` when it asks a person.
 
-    The attempt ends whatever the LLM does: no error of the LLM prevents the report.
+    The attempt ends whatever the LLM does: no error of the LLM prevents the report. With `price`, the cost of a usage
+    without one is computed.
     """
 
     def __init__(
@@ -70,6 +90,7 @@ class RunningAttempt:
         reporter: Reporter,
         on_over: Callable[["RunningAttempt", AttemptOutcome], None],
         on_asks: Callable[["RunningAttempt"], None],
+        price: Price | None = None,
     ) -> None:
         self.key = (assignment.task_id, assignment.attempt)
         self.suspensions = Suspensions(self.key, slots, reporter, on_person=self._on_person)
@@ -77,6 +98,8 @@ class RunningAttempt:
         self._deliveries = [delivery]
         self._acknowledged = False
         self._stream = ProgressStream(partial(reporter.progress, *self.key))
+        self._usage = UsageStream(partial(reporter.usage, *self.key))
+        self._price = price
         self._on_over = on_over
         self._on_asks = on_asks
         self._over = False
@@ -206,14 +229,16 @@ class RunningAttempt:
                 finished_at=finished_at,
                 duration=duration,
                 usage=ending.usage,
+                model=ending.model,
             )
             return ending, result.encode()
 
+        ending = self._with_usage(ending)
         with suppress(Exception):  # almost every answer is valid
             return encoded(ending)
         usage = ending.usage if isinstance(ending.usage, Usage) else None
         try:
-            return encoded(ending._replace(result=as_json(ending.result), usage=usage))
+            return encoded(ending._replace(result=as_json(ending.result), usage=usage, model=None))
         except ModelError as error:
             text = error.message
         except ValidationError as error:
@@ -237,7 +262,23 @@ class RunningAttempt:
             metadata=it.metadata,
             skills=tuple(it.skills),
             answers=tuple(it.answers),
+            budget=it.budget,
+            report_usage=self._on_usage,
         )
+
+    def _on_usage(self, usage: Usage) -> None:
+        if isinstance(usage, Usage) and not self._over:
+            self._usage.add(self._priced(usage), is_sent=self._given_up is None)
+
+    def _priced(self, usage: Usage) -> Usage:
+        return with_cost(usage, self._price) or usage
+
+    def _with_usage(self, ending: AttemptOutcome) -> AttemptOutcome:
+        """Return the outcome with the usage that was reported last, unless it has one, and with its cost."""
+        usage = self._usage.last if ending.usage is None else ending.usage
+        if (usage is None and self._started_at is not None) or isinstance(usage, Usage):
+            usage = with_cost(usage, self._price)
+        return ending._replace(usage=usage)
 
     def _on_call_done(self, call: asyncio.Task[Answer]) -> None:
         try:
@@ -252,11 +293,20 @@ class RunningAttempt:
         if error := call.exception():
             return self._given_up or self._failure(error)
         answer = call.result()
-        return AttemptOutcome("completed", answer.result, usage=answer.usage)
+        return AttemptOutcome("completed", answer.result, usage=answer.usage, model=answer.model)
 
     def _failure(self, error: BaseException) -> AttemptOutcome:
         if isinstance(error, ModelError):
-            return failed(error.type, error.message, retryable=error.retryable, usage=error.usage)
+            return failed(
+                error.type,
+                error.message,
+                retryable=error.retryable,
+                usage=error.usage,
+                retry_after=error.retry_after,
+                fault=error.fault,
+            )
+        if is_disk_full(error):
+            return failed(DISK_FULL, f"the worker cannot write: {printed(error)}")
         _log.error("the LLM raised an unexpected error", extra=self.names, exc_info=error)
         return failed(type(error).__name__, printed(error) or type(error).__name__)
 

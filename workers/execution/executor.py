@@ -15,7 +15,7 @@ from broker.ids import assignment_id
 from broker.protocol.assignments import Assignment, PersonAnswer, Stop
 from broker.protocol.portable_text import on_one_line
 from broker.protocol.primitives import MAX_ASSIGNMENT_BYTES, decode
-from broker.protocol.worker_reports import RunningTask
+from broker.protocol.worker_reports import Price, RunningTask
 from broker.telemetry.counters import Runs
 from workers.execution.attempt import CANCELLED, AttemptOutcome, RunningAttempt, failed
 from workers.execution.reporter import Reporter
@@ -46,6 +46,7 @@ class Executor:
     At most `slots` attempts run at a time; further assignments wait, unacknowledged. An attempt that waits for a
     person or for another task holds no slot. `timeout`, in seconds, is for attempts of tasks that set no timeout.
     `on_change` is called when an attempt is over and when its result is confirmed. `runs` counts finished attempts.
+    At `price`, the cost of attempts is computed whose LLM does not know it.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Executor:
         on_change: Callable[[], None],
         runs: Runs | None,
         tracing: "WorkerTracing | None" = None,
+        price: Price | None = None,
     ) -> None:
         self._llm = llm
         self._reporter = reporter
@@ -70,7 +72,9 @@ class Executor:
         self._on_change = on_change
         self._runs = runs
         self._tracing = tracing
+        self._price = price
         self._closed = False
+        self._is_paused = False
         self._waiting: dict[Key, RunningAttempt] = {}  # not claimed: they wait for a slot
         self._claimed: dict[Key, RunningAttempt] = {}  # claimed, until RabbitMQ has confirmed the result
         self._finished: BoundedSet[Key] = BoundedSet(limit=MAX_FINISHED)
@@ -103,7 +107,7 @@ class Executor:
             delivery.ack()
         elif known := self._waiting.get(key) or self._claimed.get(key):
             known.add_delivery(delivery)
-        elif self._closed:
+        elif self._closed or self._is_paused:
             delivery.requeue()
         else:
             attempt = RunningAttempt(
@@ -113,6 +117,7 @@ class Executor:
                 reporter=self._reporter,
                 on_over=self._on_over,
                 on_asks=self._on_asks,
+                price=self._price,
             )
             if self._slots.take():
                 attempt.suspensions.begin()
@@ -149,6 +154,18 @@ class Executor:
         for attempt in list(self._claimed.values()):
             if attempt.suspensions.asks:
                 attempt.give_up(LEFT_ASKING)
+        self.return_waiting()
+
+    def limit(self, most: int | None) -> None:
+        """Begin new attempts only while fewer than `most` run; with 0, arriving assignments are returned to RabbitMQ.
+
+        None: as many as there are slots. Running attempts go on.
+        """
+        self._is_paused = most == 0
+        self._slots.limit(most)
+
+    def return_waiting(self) -> None:
+        """Return the assignments that wait for a slot to RabbitMQ, for another instance."""
         for attempt in self._waiting.values():
             attempt.give_back()
         self._waiting.clear()

@@ -1,10 +1,11 @@
-"""The text of an unfinished answer, joined into few messages."""
+"""The text of an unfinished answer, joined into few messages, and the usage so far."""
 
 import asyncio
 import logging
 from collections.abc import Callable
 
 from broker.protocol.portable_text import ends_within_a_character, portable
+from broker.protocol.worker_reports import Usage
 
 INTERVAL_SECONDS = 0.1
 """Between two messages about one attempt."""
@@ -65,3 +66,37 @@ class ProgressStream:
         except Exception:
             self._closed = True
             _log.exception("progress cannot be sent; the result will have the text")
+
+
+class UsageStream:
+    """Sends the usage so far. While a message is not confirmed, only the newest usage is kept.
+
+    As with the text, no method raises.
+    """
+
+    __slots__ = ("_publish", "_sent", "_waiting", "last")
+
+    def __init__(self, publish: Callable[[Usage], asyncio.Future[None]]) -> None:
+        self._publish = publish
+        self._sent: asyncio.Future[None] | None = None
+        self._waiting = False
+        self.last: Usage | None = None
+        """The newest usage."""
+
+    def add(self, usage: Usage, *, is_sent: bool = True) -> None:
+        """Take the usage so far, and send it as soon as the one before is confirmed, unless `is_sent` is False."""
+        self.last = usage
+        self._waiting = is_sent
+        if is_sent and (self._sent is None or self._sent.done()):
+            self._send()
+
+    def _send(self) -> None:
+        if self.last is None or not self._waiting:
+            return
+        self._waiting = False
+        try:
+            self._sent = self._publish(self.last)
+        except Exception:
+            _log.exception("the usage so far cannot be sent; the result will have it")
+        else:
+            self._sent.add_done_callback(lambda _: self._send())

@@ -26,6 +26,7 @@ from broker.protocol.worker_reports import (
     Question,
     Result,
     ResumeReport,
+    Usage,
     WaitReport,
 )
 from broker.telemetry.traceparent import in_trace
@@ -72,6 +73,11 @@ class Reporter:
     def progress(self, task_id: str, attempt: int, text: str) -> asyncio.Future[None]:
         """Publish a piece of the answer to a task, once. The future may be ignored."""
         message = Progress(task_id=task_id, attempt=attempt, instance=self.instance, text=text)
+        return self._say_once("progress", message, persistent=False)
+
+    def usage(self, task_id: str, attempt: int, usage: Usage) -> asyncio.Future[None]:
+        """Publish what an attempt has used so far, once. The future may be ignored."""
+        message = Progress(task_id=task_id, attempt=attempt, instance=self.instance, usage=usage)
         return self._say_once("progress", message, persistent=False)
 
     def message_progress(self, question: Message, text: str) -> asyncio.Future[None]:

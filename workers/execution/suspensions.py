@@ -15,21 +15,35 @@ class Slots:
     """The slots of an instance. An attempt that has waited gets a slot before new attempts."""
 
     def __init__(self, count: int, on_free: Callable[[], None]) -> None:
-        """`on_free` is called when a slot is free and no attempt waits for it."""
-        self._free = count
+        """`on_free` is called when a new attempt can take a slot and no attempt waits for it."""
+        self._count = self._free = count
+        self._most: int | None = None
         self._line: deque[asyncio.Future[None]] = deque()
         self._on_free = on_free
 
+    def limit(self, most: int | None) -> None:
+        """Let new attempts take a slot only while fewer than `most` are taken; None: as long as one is free."""
+        self._most = most
+        for _ in range(self._free):
+            if not self._has_room:
+                return
+            self._on_free()
+
     def take(self) -> bool:
-        """Take a slot, if one is free."""
-        if not self._free:
+        """Take a slot for a new attempt, if one is free and the limit allows it."""
+        if not self._has_room:
             return False
         self._free -= 1
         return True
 
+    @property
+    def _has_room(self) -> bool:
+        return self._free > 0 and (self._most is None or self._count - self._free < self._most)
+
     async def take_in_turn(self) -> None:
-        """Take a slot, as soon as one is free."""
-        if self.take():
+        """Take a slot for an attempt that has waited, as soon as one is free, whatever the limit."""
+        if self._free:
+            self._free -= 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line.append(turn)
@@ -48,7 +62,8 @@ class Slots:
                 turn.set_result(None)
                 return
         self._free += 1
-        self._on_free()
+        if self._has_room:
+            self._on_free()
 
 
 class Suspensions:

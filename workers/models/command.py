@@ -14,7 +14,7 @@ from subprocess import PIPE
 
 from broker.errors import ConfigurationError
 from broker.settings import PREFIX
-from workers.models.base import Answer, Job, ModelError, TextCallback
+from workers.models.base import DISK_FULL, Answer, Job, ModelError, TextCallback, is_disk_full
 from workers.models.output import check_schema, parse_output
 from workers.models.prompt import render_prompt
 from workers.models.terminal_text import TerminalFilter, terminal_text
@@ -23,6 +23,9 @@ from workers.tools.toolbox import Toolbox
 
 MAX_OUTPUT = 1_000_000
 """Bytes of standard output that are accepted as an answer."""
+
+NOT_EXECUTED = (126, 127)
+"""The exit codes of a shell, `env` and others for a program that cannot be executed, or does not exist."""
 
 GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -45,8 +48,8 @@ class CommandLLM:
     FLUFFLE_MESSAGE_ID and FLUFFLE_CONVERSATION_ID.
 
     With exit code 0, standard output is the answer: the result of `terminal_text` without trailing newlines, or JSON
-    if the task has an output schema. Any other code is a retryable failure. When the command ends or is stopped, the
-    other processes of its group get SIGTERM and, GRACE seconds later, SIGKILL.
+    if the task has an output schema. Any other code is a retryable failure: `command_not_started` for NOT_EXECUTED.
+    When the command ends or is stopped, the other processes of its group get SIGTERM and, GRACE seconds later, SIGKILL.
     """
 
     def __init__(self, command: str, *, env: Collection[str] | None = None) -> None:
@@ -77,7 +80,8 @@ class CommandLLM:
     async def run(self, job: Job, progress: TextCallback, toolbox: Toolbox | None = None) -> Answer:
         """Run the command, and return its answer.
 
-        Raises ModelError `command_failed`, `output_too_large`, `output_encoding`, `output_schema` or `not_json`.
+        Raises ModelError `command_failed`, `command_not_started`, `disk_full`, `output_too_large`, `output_encoding`,
+        `output_schema` or `not_json`.
         """
         check_schema(job.output_schema)
         async with tool_socket(toolbox) if toolbox and toolbox.tools else nullcontext() as tools:
@@ -108,7 +112,8 @@ class CommandLLM:
             message = f"{self._name} wrote more than {MAX_OUTPUT:,} bytes"
             raise ModelError("output_too_large", message, retryable=False)
         if code := transport.get_returncode():
-            raise ModelError("command_failed", self._failure(code, running), retryable=True)
+            kind = "command_not_started" if code in NOT_EXECUTED else "command_failed"
+            raise ModelError(kind, self._failure(code, running), retryable=True)
         return bytes(running.stdout)
 
     async def _start(
@@ -128,7 +133,8 @@ class CommandLLM:
                 start_new_session=True,
             )
         except OSError as error:
-            raise ModelError("command_failed", f"{self._name} does not start: {error}", retryable=True) from error
+            kind = DISK_FULL if is_disk_full(error) else "command_not_started"
+            raise ModelError(kind, f"{self._name} does not start: {error}", retryable=True) from error
         return running, transport
 
     def _failure(self, code: int, running: "_Running") -> str:

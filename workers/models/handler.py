@@ -10,12 +10,14 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any
 
 from broker.errors import ConfigurationError, did_you_mean
-from workers.models.base import Answer, Job, ModelError, TextCallback
+from workers.models.base import DISK_FULL, Answer, Job, ModelError, TextCallback, Usage, UsageCallback, is_disk_full
 from workers.models.output import check_schema, validate_output
 from workers.tools.toolbox import Toolbox, ToolError
 
@@ -63,7 +65,7 @@ class HandlerLLM:
         except (Exception, SystemExit) as error:
             raise _failure(error, job) from error
         answer = returned if isinstance(returned, Answer) else Answer(returned)
-        return Answer(await validate_output(answer.result, job.output_schema), answer.usage)
+        return replace(answer, result=await validate_output(answer.result, job.output_schema))
 
     async def _call(self, job: Job, toolbox: Toolbox | None) -> Any:
         if not self._takes_tools:
@@ -77,6 +79,8 @@ class HandlerLLM:
 
 async def _in_thread(function: Callable[[Job], Any], job: Job) -> Any:
     """Call the function in a thread that, unlike those of asyncio.to_thread, does not keep the process alive."""
+    loop, report = asyncio.get_running_loop(), job.report_usage
+    job = replace(job, report_usage=lambda usage: _report_soon(loop, report, usage))
     outcome: Future[Any] = Future()
     outcome.set_running_or_notify_cancel()
 
@@ -95,7 +99,15 @@ async def _in_thread(function: Callable[[Job], Any], job: Job) -> Any:
     return await asyncio.wrap_future(outcome)
 
 
+def _report_soon(loop: asyncio.AbstractEventLoop, report: UsageCallback, usage: Usage) -> None:
+    """Report a usage from another thread. After the end of the loop, it is dropped."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(report, usage)
+
+
 def _failure(error: BaseException, job: Job) -> ModelError:
+    if is_disk_full(error):
+        return ModelError(DISK_FULL, f"the function cannot write: {error}", retryable=True)
     if isinstance(error, ToolError):
         return ModelError("tool_failed", str(error), retryable=True)
     name = type(error).__name__

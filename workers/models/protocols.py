@@ -1,7 +1,10 @@
 """The interface of every kind of LLM."""
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from broker.protocol.primitives import Ability
+from broker.protocol.worker_reports import Price
 from workers.models.base import Answer, Job, TextCallback
 from workers.tools.toolbox import Toolbox
 
@@ -28,4 +31,24 @@ class Checkable(Protocol):
 
     async def trouble(self) -> str | None:
         """Return why it would not answer now and what to do, or None. The check costs no tokens."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Properties:
+    """What is known of an LLM before its first job; None where unknown. See Presence for the fields."""
+
+    limit: str | None = None
+    price: Price | None = None
+    context_window: int | None = None
+    abilities: list[Ability] | None = None
+
+
+@runtime_checkable
+class Described(Protocol):
+    """An LLM that knows some of its properties."""
+
+    @property
+    def properties(self) -> Properties:
+        """Return them."""
         ...

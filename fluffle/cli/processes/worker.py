@@ -6,12 +6,31 @@ from typing import Any
 import click
 
 from fluffle.cli.exit_codes import INTERRUPTED, OK, USAGE
-from fluffle.cli.options import Duration, Name, Names, Skills, Tools, Whole, flat
+from fluffle.cli.options import (
+    Abilities,
+    Duration,
+    ModelPrice,
+    Name,
+    Names,
+    Skills,
+    SpillOver,
+    Tag,
+    Tools,
+    Whole,
+    flat,
+)
 
 
 @click.command()
 @click.argument("name", type=Name())
 @click.option("--model", "-m", metavar="MODEL", help="A model: openai:gpt-6-luna, ollama:llama3.2, demo, …")
+@click.option(
+    "--fallback",
+    multiple=True,
+    type=Names(),
+    help="Other models, best first, for when --model cannot answer: a limit, a server or connection that fails, a "
+    "prompt that is too long. Not for a wrong API key or a refused request. Repeatable.",
+)
 @click.option("--base-url", metavar="URL", help="The URL of the model's server. Default: the provider's.")
 @click.option(
     "--exec",
@@ -67,6 +86,43 @@ from fluffle.cli.options import Duration, Name, Names, Skills, Tools, Whole, fla
     metavar="DURATION",
     help="Maximum time without data from --model.  [default: FLUFFLE_STALL_TIMEOUT, 2m]",
 )
+@click.option(
+    "--limit",
+    type=Tag(),
+    metavar="NAME",
+    help="The rate limit that it shares with other LLMs, such as one subscription of several commands.  "
+    "[default: of --model, one for each provider, base URL and API key]",
+)
+@click.option(
+    "--price",
+    "prices",
+    multiple=True,
+    type=ModelPrice(),
+    metavar="[MODEL=]INPUT,OUTPUT[,CACHED[,WRITTEN]]",
+    help="The price in US dollars per million tokens; 0: free. With MODEL=, of one of several models. Repeatable.  "
+    "[default: of --model, the known price]",
+)
+@click.option("--reserve", is_flag=True, help="It gets tasks only when others cannot do them: see --spill.")
+@click.option(
+    "--spill",
+    type=SpillOver(),
+    default="late",
+    show_default=True,
+    metavar="late|busy[:SECONDS]|never",
+    help="When an LLM with --reserve gets tasks although others work: they would be late, or they would wait longer "
+    "than SECONDS (60).",
+)
+@click.option(
+    "--context-window",
+    type=Whole(1, 10**9),
+    metavar="TOKENS",
+    help="The most tokens of a prompt and its answer.  [default: of --model, if known]",
+)
+@click.option(
+    "--abilities",
+    type=Abilities(),
+    help="What it can do besides text: none, or some of tools, pictures, schema.  [default: of --model, if known]",
+)
 @click.option("--description", default="", metavar="TEXT", help="A description for the list of LLMs.")
 def worker(
     *,
@@ -80,6 +136,13 @@ def worker(
     instructions: Path | None,
     timeout: float | None,
     stall_timeout: float | None,
+    fallback: tuple[list[str], ...],
+    limit: str | None,
+    prices: tuple[tuple[str, Any], ...],
+    reserve: bool,
+    spill: tuple[Any, float],
+    context_window: int | None,
+    abilities: list[Any] | None,
     description: str,
     **way: str | None,
 ) -> int:
@@ -107,7 +170,7 @@ def worker(
     from fluffle.cli.python_tuning import set_up_for_long
     from fluffle.presentation.output import complain
     from workers.app import build_worker
-    from workers.models.factory import MODEL_TIMEOUT, build_llm, warn_of_trouble
+    from workers.models.factory import MODEL_TIMEOUT, build_llm, price_of_runs, warn_of_trouble
 
     settings = load_settings()
     system_prompt = _read(instructions) if instructions else None
@@ -120,6 +183,8 @@ def worker(
             handler=way["handler"],
             env=flat(env) if env else None,
             stall_timeout=stall_timeout or settings.stall_timeout,
+            fallback=flat(fallback),
+            prices=dict(prices),
         )
     except ConfigurationError as error:
         complain(str(error))
@@ -147,6 +212,13 @@ def worker(
             require_identity=settings.require_identity,
             metrics_address=None if settings.metrics_port is None else (settings.metrics_host, settings.metrics_port),
             traces=settings.traces,
+            limit=limit,
+            price=price_of_runs(way["model"], dict(prices)),
+            reserve=reserve,
+            spill=spill[0],
+            spill_after=spill[1],
+            context_window=context_window,
+            abilities=abilities,
         )
         signals = 0
 

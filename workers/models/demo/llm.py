@@ -11,6 +11,8 @@ from broker.mappings import without_none
 from workers.models.base import Answer, Job, Message, ModelError, TextCallback
 from workers.models.demo.extract import best_sentences, key_terms, plain, read_prose, repetitions, terms
 from workers.models.output import check_schema, validate_output
+from workers.models.pricing import FREE
+from workers.models.protocols import Properties
 from workers.tools.toolbox import Toolbox
 
 NAME = "demo (offline extractive summariser)"
@@ -51,6 +53,11 @@ class DemoLLM:
     def model(self) -> str:
         """The name of the demo model."""
         return NAME
+
+    @property
+    def properties(self) -> Properties:
+        """It costs nothing."""
+        return Properties(price=FREE)
 
     async def run(self, job: Job, progress: TextCallback, toolbox: Toolbox | None = None) -> Answer:
         """Return the extract. Raises ModelError `no_text` or `output_schema`, which are not retryable."""

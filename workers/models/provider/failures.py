@@ -10,6 +10,7 @@ from pydantic_ai import ModelResponse, ModelRetry, ToolCallPart, exceptions
 from broker.protocol.primitives import problems
 from workers.models.base import ModelError
 from workers.models.provider.http_client import WrongReply, shown_url
+from workers.models.provider.retry_after import retry_after
 
 KINDS: tuple[tuple[type[Exception], str, bool], ...] = (
     (exceptions.ModelRateLimitError, "rate_limited", True),
@@ -20,7 +21,7 @@ KINDS: tuple[tuple[type[Exception], str, bool], ...] = (
     (exceptions.ModelRequestRejectedError, "request_rejected", False),
     (exceptions.ModelConnectionError, "connection", True),
     (exceptions.ModelServerError, "provider_error", True),
-    (exceptions.ModelUnavailableError, "provider_error", True),
+    (exceptions.ModelUnavailableError, "overloaded", True),
     (exceptions.ModelHTTPError, "request_rejected", False),
     (exceptions.ModelAPIError, "provider_error", True),
     (exceptions.ContentFilterError, "content_filter", False),
@@ -31,6 +32,7 @@ KINDS: tuple[tuple[type[Exception], str, bool], ...] = (
 """The exceptions of pydantic-ai: class, type of the failure, whether it is retryable. The first match counts."""
 
 FOUND: dict[str, bool] = {
+    "budget_exceeded": False,
     "stalled": True,
     "not_a_model_server": False,
     "wrong_tool_call": True,
@@ -63,6 +65,16 @@ _TOO_LONG = re.compile(
     r"|exceed context (?:limit|window)|loaded with context length of only",
     re.IGNORECASE,
 )
+_QUOTA = re.compile(
+    r"insufficient_quota|credit balance is too low|insufficient (?:credits?|balance|funds)|payment required"
+    r"|(?:out of|no more) credits|billing (?:hard )?limit|spend(?:ing)? limit",
+    re.IGNORECASE,
+)
+_WRONG_KEY = re.compile(
+    r"(?:api[ _]key|token) (?:is )?(?:not valid|invalid)|(?:invalid|incorrect) api[ _]key", re.IGNORECASE
+)
+_BUSY_STATUSES = {408, 409, 425}  # of a server that could not do it at the moment
+_WRONG_SERVER_STATUSES = {405, 407, 415, 426}  # of a server that is none for models, whatever the task
 _TOOL_SCHEMA = re.compile(r"schema|parameters|propert", re.IGNORECASE)
 _NO_TOOLS = re.compile(
     r"invalid schema for function|(?=.*\b(?:tools?|functions?|(?:tool|function)[_ -]?(?:choice|use|call(?:s|ing)?))\b)"
@@ -71,7 +83,16 @@ _NO_TOOLS = re.compile(
 )
 _TAG = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _WRONG_TOOL = re.compile(r"Tool '([^']+)' exceeded max retries")
-_OUTPUT_TOOL = "final_result"  # pydantic-ai's name for the tool that a model answers with
+OUTPUT_TOOL = "final_result"  # pydantic-ai's name for the tool that a model answers with
+_FALL_BACK = {
+    "rate_limited",
+    "quota_exceeded",
+    "provider_error",
+    "overloaded",
+    "connection",
+    "stalled",
+    "context_too_long",
+}
 _SHOWN = 1000
 _HTML_READ = 20_000
 
@@ -97,17 +118,78 @@ def failure_of(
         if isinstance(cause, WrongReply):
             return _found("not_a_model_server", str(cause))
         if isinstance(cause, ModelError):
-            return ModelError(cause.type, cause.message, retryable=cause.retryable)
+            return ModelError(
+                cause.type,
+                cause.message,
+                retryable=cause.retryable,
+                retry_after=cause.retry_after,
+                fault=cause.fault,
+            )
     if isinstance(error, exceptions.ModelTimeoutError) and error.phase != "connect":
         where = shown_url(base_url) if base_url else "the provider"
         return _found("stalled", f"{where}: nothing came for {stall_timeout:g} s (--stall-timeout)")
-    if isinstance(error, exceptions.ModelAPIError) and is_too_long(error):
-        return ModelError("context_too_long", said(error), retryable=False)
+    if isinstance(error, exceptions.ModelAPIError):
+        return _failure_of_provider(error, base_url)
     for kind, name, retryable in KINDS:
         if isinstance(error, kind):
-            message = f"{shown_url(base_url)}: {said(error)}" if name == "connection" and base_url else said(error)
-            return ModelError(name, message, retryable=retryable)
+            return ModelError(name, said(error), retryable=retryable)
     return _unusable(error, schema)
+
+
+def _failure_of_provider(error: exceptions.ModelAPIError, base_url: str | None) -> ModelError:
+    name, retryable = _kind_of(error)
+    message = f"{shown_url(base_url)}: {said(error)}" if name == "connection" and base_url else said(error)
+    is_other_server = isinstance(error, exceptions.ModelHTTPError) and error.status_code in _WRONG_SERVER_STATUSES
+    return ModelError(
+        name,
+        message,
+        retryable=retryable,
+        retry_after=retry_after(error),
+        fault="llm" if name == "request_rejected" and is_other_server else None,
+    )
+
+
+def _kind_of(error: exceptions.ModelAPIError) -> tuple[str, bool]:
+    """Return the type of the failure, and whether it is retryable."""
+    if is_too_long(error):
+        return "context_too_long", False
+    status = error.status_code if isinstance(error, exceptions.ModelHTTPError) else None
+    if _says(error, _QUOTA) and (status is None or status < 500):
+        return "quota_exceeded", False
+    if status in _BUSY_STATUSES:
+        return "provider_error", True
+    if status == 400 and _says(error, _WRONG_KEY):
+        return "authentication", False
+    return next((name, retryable) for kind, name, retryable in KINDS if isinstance(error, kind))
+
+
+def may_fall_back(error: Exception) -> bool:
+    """Return whether another model may do what this one could not: limit, quota, server, connection, context.
+
+    A wrong key and a refused request are to be seen and mended, not to be hidden by another model.
+    """
+    if not isinstance(error, exceptions.ModelAPIError) or cannot_call_tools(error):
+        return False
+    if any(isinstance(cause, WrongReply) for cause in causes(error)):
+        return False
+    return _kind_of(error)[0] in _FALL_BACK
+
+
+def failure_of_all(failures: list[tuple[str, ModelError]]) -> ModelError:
+    """Return the failure of an LLM none of whose models answered: that of the first one, with the words of each.
+
+    A prompt that is too long for the first model only fails because of the others. They have other rate limits than
+    the LLM, so a limit of theirs is reported as an overload.
+    """
+    first = next((it for _, it in failures if it.type != "context_too_long"), failures[0][1])
+    is_other = first is not failures[0][1]
+    return ModelError(
+        "overloaded" if is_other and first.type in ("rate_limited", "quota_exceeded") else first.type,
+        "; ".join(f"{name}: {it.message}" for name, it in failures),
+        retryable=first.retryable,
+        retry_after=first.retry_after,
+        fault=first.fault,
+    )
 
 
 def cut_off(response: ModelResponse) -> ModelError | None:
@@ -138,8 +220,17 @@ def is_too_long(error: exceptions.ModelAPIError) -> bool:
     """Return whether a prompt was refused because it is too long for the model."""
     if isinstance(error, exceptions.ModelRateLimitError | exceptions.ModelConnectionError):
         return False
+    return _says(error, _TOO_LONG)
+
+
+def is_loading(error: exceptions.ModelAPIError) -> bool:
+    """Return whether a server is still loading the model."""
+    return isinstance(error, exceptions.ModelHTTPError) and error.status_code == 503 and "loading" in str(error).lower()
+
+
+def _says(error: exceptions.ModelAPIError, pattern: re.Pattern[str]) -> bool:
     names = (error.provider_error_code, error.provider_error_type, said(error))
-    return any(name and _TOO_LONG.search(name) for name in names)
+    return any(name and pattern.search(name) for name in names)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -159,7 +250,7 @@ def _unusable(error: Exception, schema: bool) -> ModelError:
     """Return the failure for an answer that the model could not correct."""
     message = getattr(error, "message", "")
     reason = _reason(error)
-    if (wrong := _WRONG_TOOL.search(message)) and (not schema or wrong[1] != _OUTPUT_TOOL):
+    if (wrong := _WRONG_TOOL.search(message)) and (not schema or wrong[1] != OUTPUT_TOOL):
         return _found("wrong_tool_call", f"the model called the tool {wrong[1]} wrongly: {reason or message}")
     if schema:
         return _found("output_schema", f"the answer does not satisfy the output schema: {reason or 'there is none'}")

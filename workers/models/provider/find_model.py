@@ -16,21 +16,21 @@ from workers.models.provider.http_client import model_client
 OLLAMA_URL = "http://127.0.0.1:11434/v1"
 
 
-def find_model(name: str, base_url: str | None) -> Model:
+def find_model(name: str, base_url: str | None, *, option: str = "--model") -> Model:
     """Return the model with this `name` (`provider:model`), with its API key from the environment.
 
     With `base_url`, a name without a provider, or with `openai`, is a model of the OpenAI-compatible server at that
     URL (chat completions), which gets OPENAI_API_KEY if it is set. Another provider is called at that URL.
-    Raises ConfigurationError for an unknown provider, a missing key or a missing package.
+    Raises ConfigurationError, with the name of the option, for an unknown provider, a missing key or package.
     """
     if parse_model_id(name)[0] == "ollama":
         base_url = base_url or os.environ.get("OLLAMA_BASE_URL") or OLLAMA_URL
     try:
         return _without_tags(_found(name, base_url))
     except ImportError as error:
-        raise ConfigurationError(f"--model {name}: {error}") from error
+        raise ConfigurationError(f"{option} {name}: {error}") from error
     except exceptions.UserError as error:
-        raise ConfigurationError(f"--model {name}: {_advice(error.message)}") from error
+        raise ConfigurationError(f"{option} {name}: {_advice(error.message)}") from error
 
 
 def _found(name: str, base_url: str | None) -> Model:

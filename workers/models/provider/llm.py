@@ -3,9 +3,11 @@
 pydantic-ai takes most of a second to import, so only a worker that uses it imports this module.
 """
 
+import asyncio
 import json
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable
+import time
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
@@ -32,20 +34,34 @@ from pydantic_ai import (
     exceptions,
 )
 from pydantic_ai.agent import EventStreamHandler
-from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.capabilities import AbstractCapability, ModelFallback
 from pydantic_ai.models import Model, ModelRequestContext
 from pydantic_ai.toolsets import FunctionToolset
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from broker.protocol.portable_text import portable
-from workers.models.base import STALL_TIMEOUT_SECONDS, Answer, Job, ModelError, TextCallback, Usage
+from broker.protocol.worker_reports import Price
+from workers.models.base import STALL_TIMEOUT_SECONDS, Answer, Job, ModelError, TextCallback
 from workers.models.output import check_schema, parse_output, validate_output
+from workers.models.pricing import highest
 from workers.models.prompt import render_prompt
+from workers.models.protocols import Properties
 from workers.models.provider.check import why_not_ready
-from workers.models.provider.failures import cannot_call_tools, cannot_take_schema, cut_off, failure_of, said
+from workers.models.provider.failures import (
+    OUTPUT_TOOL,
+    cannot_call_tools,
+    cannot_take_schema,
+    cut_off,
+    failure_of,
+    failure_of_all,
+    may_fall_back,
+    said,
+)
+from workers.models.provider.limit_key import base_url_of, limit_key
 from workers.models.provider.reasoning import ReasoningFilter, without_reasoning
-from workers.models.provider.retries import RetryingModel
-from workers.models.provider.usage import usage_of
+from workers.models.provider.retries import MeteredModel, ServedModel
+from workers.models.provider.retry_after import retry_after
+from workers.models.provider.usage import Meter
 from workers.tools.toolbox import Toolbox, ToolError
 
 OUTPUT_RETRIES = 1
@@ -60,15 +76,30 @@ _log = logging.getLogger(__name__)
 class PydanticAILLM:
     """Calls a model, with one conversation per job, and streams the text of the answer.
 
+    When a model cannot answer because of a limit, its server, the connection or the length of the prompt, the next of
+    its fallback models is asked, unless text of the answer was shown before. A model whose provider asks to wait is
+    asked last until then.
+
     A model that cannot call tools gets none, and is asked in words for an answer that satisfies a schema. The first
     refusal of the server is remembered.
     """
 
-    def __init__(self, name: str, model: Model, *, stall_timeout: float = STALL_TIMEOUT_SECONDS) -> None:
-        """`name` is the name of `model` in reports and lists. `stall_timeout` limits the seconds without a byte."""
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        *,
+        price: Price | None = None,
+        fallback: Sequence[ServedModel] = (),
+        stall_timeout: float = STALL_TIMEOUT_SECONDS,
+    ) -> None:
+        """`name` is the name of `model` in reports and lists. `stall_timeout` limits the seconds without a byte.
+
+        `price` is the price of `model`; None: the known one. `fallback` are the other models, best first.
+        """
         self._name = name
-        self._served = model
-        self._model = RetryingModel(model)
+        self._served = [ServedModel.of(name, model, price), *fallback]
+        self._closed_until: dict[str, float] = {}  # by name of a model, on the monotonic clock
         self._stall_timeout = stall_timeout
         self._calls_tools = True
 
@@ -77,18 +108,30 @@ class PydanticAILLM:
         """The given name of the model, such as `ollama:llama3.2`."""
         return self._name
 
+    @property
+    def properties(self) -> Properties:
+        """Its limit, and its known price (the highest of all its models), context window and abilities."""
+        first = self._served[0]
+        return Properties(
+            limit=limit_key(first.model),
+            price=highest(it.known.price if it.price is None else it.price for it in self._served),
+            context_window=first.known.context_window,
+            abilities=first.known.abilities,
+        )
+
     async def trouble(self) -> str | None:
         """Return why the model would not answer now and what to do, or None. The check costs no tokens."""
-        return await why_not_ready(self._served, self._name)
+        return await why_not_ready(self._served[0].model, self._name)
 
     async def run(self, job: Job, progress: TextCallback, toolbox: Toolbox | None = None) -> Answer:
         """Return the answer of the model, with its tokens and, if the price is known, its cost in dollars.
 
-        With an output schema, the model is asked for structured output, and the answer is checked. Raises ModelError
-        with one of the types in `failures.kinds()`, or `not_json`.
+        With an output schema, the model is asked for structured output, and the answer is checked. The usage so far is
+        reported while the run goes on, and when it is stopped. Raises ModelError with one of the types in
+        `failures.kinds()`, or `not_json`.
         """
         check_schema(job.output_schema)
-        spent = RunUsage()
+        meter, spent = Meter(job.budget, job.report_usage), RunUsage()
         output_type = _output_type(job.output_schema)
         if toolbox is not None and not toolbox.tools:
             toolbox = None
@@ -97,26 +140,53 @@ class PydanticAILLM:
                 if not self._calls_tools:
                     output_type, toolbox = str, None
                 try:
-                    return Answer(await self._ask(job, output_type, progress, toolbox, spent), _usage(spent))
+                    result = await self._ask(job, output_type, progress, toolbox, meter, spent)
                 except exceptions.ModelAPIError as error:
                     if (output_type is str and toolbox is None) or not cannot_call_tools(error):
                         raise
+                    meter.failures.clear()
                     if output_type is not str and cannot_take_schema(error):
                         output_type = str
                     else:
                         self._remember_that_it_cannot_call_tools(error)
-        except (exceptions.AgentRunError, exceptions.UserError) as error:
-            failure = failure_of(
+                else:
+                    return Answer(result, meter.usage, meter.last_model if meter.last_model != self._name else None)
+        except asyncio.CancelledError:
+            meter.publish()
+            raise
+        except (exceptions.AgentRunError, exceptions.UserError, exceptions.FallbackExceptionGroup) as error:
+            failure = self._failure(error, job, meter)
+            failure.usage = meter.usage
+            raise failure from error
+        except ModelError as error:
+            error.usage = error.usage or meter.usage
+            raise
+
+    def _failure(
+        self,
+        error: exceptions.AgentRunError | exceptions.UserError | exceptions.FallbackExceptionGroup,
+        job: Job,
+        meter: Meter,
+    ) -> ModelError:
+        urls = {it.name: base_url_of(it.model) for it in self._served}
+
+        def failure(error: exceptions.AgentRunError | exceptions.UserError, model: str) -> ModelError:
+            return failure_of(
                 error,
-                base_url=self._model.base_url,
+                base_url=urls[model],
                 stall_timeout=self._stall_timeout,
                 schema=job.output_schema is not None,
             )
-            failure.usage = _usage(spent)
-            raise failure from error
-        except ModelError as error:
-            error.usage = error.usage or _usage(spent)
-            raise
+
+        if len(meter.failures) > 1:
+            return failure_of_all([(model, failure(its_error, model)) for model, its_error in meter.failures])
+        assert not isinstance(error, exceptions.FallbackExceptionGroup)
+        return failure(error, meter.failures[0][0] if meter.failures else self._name)
+
+    def _in_order(self) -> list[ServedModel]:
+        """Return the models; those whose providers ask to wait come last."""
+        now = time.monotonic()
+        return sorted(self._served, key=lambda it: self._closed_until.get(it.name, 0.0) > now)
 
     def _remember_that_it_cannot_call_tools(self, error: exceptions.ModelAPIError) -> None:
         self._calls_tools = False
@@ -127,17 +197,29 @@ class PydanticAILLM:
         )
 
     async def _ask(
-        self, job: Job, output_type: Any, progress: TextCallback, toolbox: Toolbox | None, spent: RunUsage
+        self,
+        job: Job,
+        output_type: Any,
+        progress: TextCallback,
+        toolbox: Toolbox | None,
+        meter: Meter,
+        spent: RunUsage,
     ) -> Any:
         in_words = output_type is str
+        models = [MeteredModel(served, meter) for served in self._in_order()]
+        capabilities: list[AbstractCapability[object]] = [
+            _AnswerReader(None if in_words else job.output_schema, meter),
+        ]
+        if len(models) > 1:
+            capabilities.append(_Fallback(models[1:], meter, self._closed_until))
         agent: Agent[object, Any] = Agent(
-            self._model,
+            models[0],
             output_type=output_type,
             instructions=job.instructions,
             retries={"output": OUTPUT_RETRIES},
             toolsets=[] if toolbox is None else [_toolset(toolbox)],
             model_settings=ModelSettings(max_retries=0, timeout=self._stall_timeout),
-            capabilities=[_AnswerReader(None if in_words else job.output_schema)],
+            capabilities=capabilities,
         )
         agent.output_validator(_checker(job.output_schema))
         # A structured output carries its schema on its own; in a prompt too it would draw an answer in text.
@@ -159,16 +241,19 @@ class _AnswerReader(AbstractCapability[object]):
 
     A response that was cut off is a failure. Text that UTF-8 cannot carry is corrected. Reasoning before the answer is
     removed. Where structured output with this schema was asked for and the model writes text all the same, the JSON in
-    it is the answer.
+    it is the answer. When tools are called, which can take long, the usage so far is reported.
     """
 
     schema: dict[str, Any] | None
+    meter: Meter
 
     async def after_model_request(
         self, ctx: RunContext[object], *, request_context: ModelRequestContext, response: ModelResponse
     ) -> ModelResponse:
         if failure := cut_off(response):
             raise failure
+        if any(isinstance(part, ToolCallPart) and part.tool_name != OUTPUT_TOOL for part in response.parts):
+            self.meter.publish()
         response = _without_reasoning(_made_portable(response))
         if self.schema is None or any(isinstance(part, ToolCallPart) for part in response.parts):
             return response
@@ -181,6 +266,24 @@ class _AnswerReader(AbstractCapability[object]):
             raise _as_retry(error) from error
         others = [part for part in response.parts if not isinstance(part, TextPart)]
         return replace(response, parts=[*others, TextPart(json.dumps(value))])
+
+
+class _Fallback(ModelFallback[object]):
+    """Asks the next model, and notes which one failed, why, and until when its provider asks to wait."""
+
+    def __init__(self, models: Sequence[MeteredModel], meter: Meter, closed_until: dict[str, float]) -> None:
+        super().__init__(*models, fallback_on=may_fall_back, sticky=True)
+        self._meter = meter
+        self._closed_until = closed_until
+
+    async def on_model_request_error(
+        self, ctx: RunContext[object], *, request_context: ModelRequestContext, error: Exception
+    ) -> ModelResponse:
+        if isinstance(model := request_context.model, MeteredModel) and isinstance(error, exceptions.AgentRunError):
+            self._meter.failures.append((model.name, error))
+            if isinstance(error, exceptions.ModelAPIError) and (pause := retry_after(error)) is not None:
+                self._closed_until[model.name] = time.monotonic() + pause
+        return await super().on_model_request_error(ctx, request_context=request_context, error=error)
 
 
 def _without_reasoning(response: ModelResponse) -> ModelResponse:
@@ -287,7 +390,3 @@ def _history(job: Job) -> list[ModelMessage]:
             text = it.content if it.sender == job.message.sender else f"{it.sender}: {it.content}"
             messages.append(ModelRequest([UserPromptPart(text)]))
     return messages
-
-
-def _usage(spent: RunUsage) -> Usage | None:
-    return usage_of(spent.input_tokens, spent.output_tokens, spent.cost)

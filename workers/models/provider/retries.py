@@ -1,24 +1,33 @@
-"""Send failed requests to a model again. No other layer of a worker does."""
+"""Send requests to a model, one or several times, and measure what they use. No other layer of a worker repeats them.
+
+A refused request is repeated only where that loses nothing: while the server loads its model, and in the middle of a
+run whose earlier requests were answered. In every other case the coordinator decides: it knows all LLMs.
+"""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_ai import ModelMessage, ModelSettings, RunContext, exceptions
-from pydantic_ai.models import ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 
 from broker.backoff import Backoff
-from workers.models.provider.failures import cannot_call_tools, causes, is_too_long
+from broker.protocol.worker_reports import Price
+from workers.models.provider.failures import cannot_call_tools, causes, is_loading, is_too_long
 from workers.models.provider.http_client import WrongReply
+from workers.models.provider.known import KnownModel
+from workers.models.provider.retry_after import retry_after
+from workers.models.provider.usage import Meter
 
 RETRIES = 2
-"""How often a request is sent again after 408, 409, 429, 5xx or a failed connection."""
+"""How often a request of a run with earlier answers is sent again after 408, 409, 5xx or a failed connection."""
 
-MAX_RETRY_AFTER_SECONDS = 120.0
+MAX_RETRY_AFTER_SECONDS = 5.0
 """If a server asks for a longer pause, the attempt fails at once."""
 
 LOADING_TIMEOUT_SECONDS = 300.0
@@ -31,8 +40,33 @@ _LOADING_PAUSE_MOST = 5.0  # seconds
 _log = logging.getLogger(__name__)
 
 
-class RetryingModel(WrapperModel):
-    """A model whose requests are sent again until the answer begins."""
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model of a worker under its given name. `price` is that of its user; None: the known one."""
+
+    name: str
+    model: Model
+    known: KnownModel
+    price: Price | None = None
+
+    @classmethod
+    def of(cls, name: str, model: Model, price: Price | None = None) -> "ServedModel":
+        """Return the model with what is known of it."""
+        return cls(name, model, KnownModel(name, model), price)
+
+
+class MeteredModel(WrapperModel):
+    """A model in one run. Its requests are sent again until the answer begins, where that helps, and measured."""
+
+    def __init__(self, served: ServedModel, meter: Meter) -> None:
+        super().__init__(served.model)
+        self._served = served
+        self._meter = meter
+
+    @property
+    def name(self) -> str:
+        """The given name of the model."""
+        return self._served.name
 
     @asynccontextmanager
     async def request_stream(
@@ -42,8 +76,13 @@ class RetryingModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
-        """Yield the stream of the first successful request. Raises the error of the last one."""
-        pauses = Pauses()
+        """Yield the stream of the first successful request. Raises the error of the last one.
+
+        Raises ModelError `budget_exceeded`, and sends nothing, when the allowance of the run is used up.
+        """
+        self._meter.publish()
+        self._meter.check()
+        pauses = Pauses(has_progressed=self._meter.has_answers)
         while True:
             async with AsyncExitStack() as stack:
                 opening = self.wrapped.request_stream(messages, model_settings, model_request_parameters, run_context)
@@ -54,32 +93,50 @@ class RetryingModel(WrapperModel):
                     if pause is None:
                         raise
                 else:
-                    yield stream
+                    with self._measured(stream):
+                        yield stream
                     return
             await asyncio.sleep(pause)
 
+    @contextmanager
+    def _measured(self, stream: StreamedResponse) -> Iterator[None]:
+        """Add what the answer uses to the meter, also if it breaks off or is stopped."""
+        try:
+            yield
+        finally:
+            response = stream.get()
+            if response.parts or response.usage.has_values():
+                self._meter.add(
+                    self._served.name,
+                    response,
+                    price=self._served.price,
+                    cost=self._served.known.cost,
+                    is_whole=response.state == "complete",
+                )
+
 
 class Pauses:
-    """Computes the pauses between the requests of one answer."""
+    """Computes the pauses between the requests of one answer.
 
-    def __init__(self) -> None:
-        self._sent_again = 0
+    `has_progressed` says whether earlier requests of the run were answered: their work would be lost.
+    """
+
+    def __init__(self, *, has_progressed: bool) -> None:
+        self._retries_left = RETRIES if has_progressed else 0
         self._asked_while_loading = 0
         self._loads_since = 0.0
 
     def after(self, error: exceptions.ModelAPIError) -> float | None:
         """Return the pause after this error, in seconds; None if the request is not sent again."""
-        asked = _retry_after(error)
-        if asked is not None and asked > MAX_RETRY_AFTER_SECONDS:
+        asked = retry_after(error)
+        if is_loading(error) and asked is None:
+            return self._while_loading()
+        if not self._retries_left or not _may_pass(error) or (asked or 0.0) > MAX_RETRY_AFTER_SECONDS:
             return None
-        if is_loading(error):
-            return self._while_loading(asked)
-        if not _may_pass(error) or self._sent_again == RETRIES:
-            return None
-        self._sent_again += 1
-        return _BACKOFF.pause(self._sent_again) if asked is None else asked
+        self._retries_left -= 1
+        return _BACKOFF.pause(RETRIES - self._retries_left) if asked is None else asked
 
-    def _while_loading(self, asked: float | None) -> float | None:
+    def _while_loading(self) -> float | None:
         now = time.monotonic()
         if self._asked_while_loading == 0:
             self._loads_since = now
@@ -87,36 +144,19 @@ class Pauses:
         elif now - self._loads_since >= LOADING_TIMEOUT_SECONDS:
             return None
         self._asked_while_loading += 1
-        return max(asked or 0.0, min(_FIRST_PAUSE * self._asked_while_loading, _LOADING_PAUSE_MOST))
-
-
-def is_loading(error: exceptions.ModelAPIError) -> bool:
-    """Return whether a server is still loading the model."""
-    return isinstance(error, exceptions.ModelHTTPError) and error.status_code == 503 and "loading" in str(error).lower()
+        return min(_FIRST_PAUSE * self._asked_while_loading, _LOADING_PAUSE_MOST)
 
 
 def _may_pass(error: exceptions.ModelAPIError) -> bool:
-    """Return whether the same request may succeed later."""
+    """Return whether the same request may succeed in a few seconds. A rate limit is not waited for."""
     if cannot_call_tools(error) or is_too_long(error):
         return False
     match error:
-        case exceptions.ModelTimeoutError() | exceptions.ModelQuotaExceededError():
+        case exceptions.ModelTimeoutError() | exceptions.ModelRateLimitError() | exceptions.ModelQuotaExceededError():
             return False
         case exceptions.ModelHTTPError():
-            return error.status_code in (408, 409, 429) or error.status_code >= 500
+            return error.status_code in (408, 409) or error.status_code >= 500
         case exceptions.ModelConnectionError():
             return not any(isinstance(cause, WrongReply) for cause in causes(error))
         case _:
-            return isinstance(
-                error, exceptions.ModelRateLimitError | exceptions.ModelUnavailableError | exceptions.ModelServerError
-            )
-
-
-def _retry_after(error: exceptions.ModelAPIError) -> float | None:
-    """Return the seconds that the server asks to wait, which can be a fraction."""
-    if error.retry_after is None and isinstance(error, exceptions.ModelHTTPError) and error.headers:
-        try:
-            return max(0.0, float(error.headers.get("retry-after", "")))
-        except ValueError:
-            return None
-    return error.retry_after
+            return isinstance(error, exceptions.ModelUnavailableError | exceptions.ModelServerError)

@@ -219,3 +219,89 @@ def test_missing_instructions_are_an_error_before_anything_starts(tmp_path: Path
 def test_tools_are_all_none_or_a_list(tools: str, options: str, tmp_path: Path) -> None:
     table = load(write(tmp_path, f'[llm.atlas]\nmodel = "demo"\ntools = {tools}')).llms["atlas"]
     assert f"--tools={options}" in table.options(None)
+
+
+def test_the_properties_of_an_llm_are_options_of_its_worker(tmp_path: Path) -> None:
+    table = load(
+        write(
+            tmp_path,
+            """
+            [llm.atlas]
+            model = "openai:gpt-6-luna"
+            fallback = ["anthropic:claude-haiku-5-5", "ollama:llama3.2"]
+            limit = "openai-main"
+            price = { input = 0.1, output = 0.5, cached_input = 0.01 }
+            reserve = true
+            spill = "busy:90"
+            context_window = 128000
+            abilities = ["tools", "schema"]
+            """,
+        )
+    ).llms["atlas"]
+    assert table.options(None) == [
+        "--model=openai:gpt-6-luna",
+        "--slots=1",
+        "--fallback=anthropic:claude-haiku-5-5,ollama:llama3.2",
+        "--limit=openai-main",
+        "--price=0.1,0.5,0.01",
+        "--spill=busy:90",
+        "--context-window=128000",
+        "--abilities=tools,schema",
+        "--reserve",
+    ]
+
+
+def test_the_price_of_a_model_goes_to_the_llms_that_use_it(tmp_path: Path) -> None:
+    configuration = load(
+        write(
+            tmp_path,
+            """
+            [prices]
+            "ollama:llama3.2" = 0
+
+            [prices."openai:gpt-6-luna"]
+            input = 0.1
+            output = 0.5
+            cache_write = 0.2
+
+            [llm.atlas]
+            model = "openai:gpt-6-luna"
+            fallback = ["ollama:llama3.2"]
+
+            [llm.vega]
+            model = "openai:gpt-6-luna"
+            price = 0
+
+            [llm.iris]
+            exec = "wc -w"
+            """,
+        )
+    )
+
+    def prices(name: str) -> list[str]:
+        options = configuration.llms[name].options(None, configuration.prices)
+        return [option.removeprefix("--price=") for option in options if option.startswith("--price")]
+
+    assert prices("atlas") == ["openai:gpt-6-luna=0.1,0.5,0.1,0.2", "ollama:llama3.2=0,0"]
+    assert prices("vega") == ["0,0"]
+    assert prices("iris") == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("price = -1", "llm.atlas.price"),
+        ("price = { input = 1 }", "llm.atlas.price.output"),
+        ("price = { input = 1, output = inf }", "llm.atlas.price.output"),
+        ('spill = "sometimes"', "llm.atlas.spill"),
+        ('abilities = ["flying"]', "llm.atlas.abilities.0"),
+        ('limit = "Main Account"', "llm.atlas.limit"),
+    ],
+)
+def test_an_impossible_property_is_an_error_that_names_its_key(tmp_path: Path, lines: str, said: str) -> None:
+    assert said in problem(tmp_path, f'[llm.atlas]\nmodel = "demo"\n{lines}')
+
+
+def test_fallback_needs_a_model(tmp_path: Path) -> None:
+    said = problem(tmp_path, '[llm.atlas]\nexec = "wc -w"\nfallback = ["openai:gpt-6-luna"]')
+    assert "fallback needs model" in said
