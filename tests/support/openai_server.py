@@ -151,10 +151,13 @@ Reply = Text | Refusal | Document
 class OpenAIServer:
     """Serves its script in order, one entry per request, and records the requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        """`port` 0 is any free port."""
         self.requests: list[Request] = []
         self.models: list[str] | Document | None = None
         """What it says when it is asked for its models; None: there is no such list."""
+        self.otherwise: Reply = Refusal(500, "the script is over")
+        """What it replies when its script is over."""
         self._script: deque[Reply] = deque()
         server = self
 
@@ -164,9 +167,9 @@ class OpenAIServer:
 
             def next_reply(self, request: Request) -> Reply:
                 server.requests.append(request)
-                return server._script.popleft() if server._script else Refusal(500, "the script is over")
+                return server._script.popleft() if server._script else server.otherwise
 
-        self._http = _Http(("127.0.0.1", 0), Handler)
+        self._http = _Http(("127.0.0.1", port), Handler)
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
 
