@@ -1,5 +1,6 @@
 """A model served by llama.cpp: the real server's streams, tool calls, limits and errors."""
 
+import asyncio
 import importlib.util
 import logging
 from collections.abc import Iterator
@@ -114,3 +115,22 @@ async def test_the_other_protocols_stream_and_call_tools_too(
     with pytest.raises(ModelError) as caught:
         await run(llm, "rabbits " * 1000)
     assert caught.value.type == "context_too_long"
+
+
+async def test_an_answer_that_is_cancelled_in_the_middle_frees_the_slot_of_the_server(tmp_path: Path) -> None:
+    with LlamaServer(tmp_path, context=4096) as server:
+        llm = llm_at(server)
+        begun = asyncio.Event()
+        call = asyncio.create_task(llm.run(Job("t-1", 1, "LONG"), lambda text: begun.set()))
+        await asyncio.wait_for(begun.wait(), 60)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        after = await asyncio.wait_for(run(llm), 60)
+    assert after.result == "".join(SENTENCE)
+
+
+async def test_more_requests_than_the_slots_of_the_server_are_all_answered(server: LlamaServer) -> None:
+    llm = llm_at(server)
+    answers = await asyncio.gather(*(run(llm) for _ in range(12)))
+    assert [answer.result for answer in answers] == ["".join(SENTENCE)] * 12
