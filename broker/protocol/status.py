@@ -38,10 +38,10 @@ FAULTS: dict[str, Fault] = {
     **dict.fromkeys(("connection", "provider_error", "overloaded", "model_not_found"), Fault.LLM),
     **dict.fromkeys(("not_a_model_server", "command_not_started", "disk_full"), Fault.LLM),
     **dict.fromkeys(("worker_stopped", "lost", "unclaimed"), Fault.LLM),
-    **dict.fromkeys(("command_failed", "stalled", "no_answer", "cancelled"), Fault.UNCLEAR),
+    **dict.fromkeys(("command_failed", "stalled", "timeout", "no_answer", "cancelled"), Fault.UNCLEAR),
     **dict.fromkeys(("request_rejected", "content_filter", "context_too_long", "output_truncated"), Fault.TASK),
     **dict.fromkeys(("output_schema", "not_json", "output_too_large", "output_encoding"), Fault.TASK),
-    **dict.fromkeys(("wrong_tool_call", "too_many_steps", "timeout", "result_too_large"), Fault.TASK),
+    **dict.fromkeys(("wrong_tool_call", "too_many_steps", "result_too_large"), Fault.TASK),
     **dict.fromkeys(("budget_exceeded", "not_approved", "dependency_failed"), Fault.TASK),
 }
 """Whose fault a failure of each type is, unless the worker says so. Other types are unclear."""

@@ -182,7 +182,7 @@ def failed(
     llm: str = "atlas",
     instance: str = "i1",
     retryable: bool = True,
-    kind: str = "timeout",
+    kind: str = "output_schema",
     retry_after: float | None = None,
 ) -> Reported:
     """An attempt has failed; by the fault of the task, unless `kind` is another type."""

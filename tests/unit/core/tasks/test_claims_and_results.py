@@ -119,7 +119,7 @@ def test_a_failed_attempt_is_tried_again_after_a_pause_that_doubles(running: Cor
     assert events(commands) == [("t", "failed")]
     assert answers(commands) == [("t", "task.failed", "replies-of-ana")]
     assert [attempt.outcome for attempt in running.task("t").attempts] == ["failed"] * 3
-    assert running.task("t").error == Failure(type="timeout", message="try later")
+    assert running.task("t").error == Failure(type="output_schema", message="try later")
 
 
 def test_a_pause_is_never_longer_than_a_minute(atlas: Core) -> None:
