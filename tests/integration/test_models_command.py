@@ -173,7 +173,14 @@ async def test_a_command_that_is_gone_by_now_is_a_failure(tmp_path: Path) -> Non
     program.unlink()
     with pytest.raises(ModelError, match="agent does not start") as caught:
         await run(llm)
-    assert (caught.value.type, caught.value.retryable) == ("command_failed", True)
+    assert (caught.value.type, caught.value.retryable) == ("command_not_started", True)
+
+
+@pytest.mark.parametrize("script", ["no-such-program-anywhere", "/etc/hostname", "exit 127"])
+async def test_a_script_whose_program_cannot_be_executed_has_not_started(script: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        await run(shell(script))
+    assert (caught.value.type, caught.value.retryable) == ("command_not_started", True)
 
 
 async def test_bytes_that_are_not_utf8_are_refused() -> None:

@@ -13,6 +13,8 @@ DEMO = "demo"
 MODEL_TIMEOUT = 1800.0
 """Seconds that an attempt of a model may take if neither its task nor its worker has a timeout."""
 
+MOST_FALLBACK_MODELS = 15  # a usage has room for 16 models
+
 _log = logging.getLogger(__name__)
 
 
@@ -48,6 +50,8 @@ def build_llm(
         raise ConfigurationError("--fallback goes with a --model of a provider")
     if len({model, *fallback}) <= len(fallback):
         raise ConfigurationError("--fallback: every model can be named once")
+    if len(fallback) > MOST_FALLBACK_MODELS:
+        raise ConfigurationError(f"--fallback: at most {MOST_FALLBACK_MODELS} models")
     if DEMO in fallback:
         raise ConfigurationError("--fallback: the demo model cannot take over from a model of a provider")
     if unknown := sorted((prices or {}).keys() - {"", model, *fallback}):

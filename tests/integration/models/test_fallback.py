@@ -172,6 +172,28 @@ async def test_a_prompt_that_is_too_long_for_all_models_is_too_long(
     assert (await failure_of(llm)).type == "context_too_long"
 
 
+async def test_a_fallback_model_that_cannot_call_tools_does_not_take_them_from_the_first_one(
+    llm: LLM, server: OpenAIServer, other: OpenAIServer
+) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+    server.script(Refusal(500, "oops"), Refusal(500, "oops"), ToolCall('{"x": 4}'))
+    other.script(Refusal(400, "this model does not support tools"), Text('{"x": 3}'))
+    first, second = await run(llm, output_schema=schema), await run(llm, output_schema=schema)
+    assert (first.result, first.model) == ({"x": 3}, SECOND)
+    assert (second.result, second.model) == ({"x": 4}, None)
+    assert ["tools" in request.body for request in server.requests] == [True, False, True]
+
+
+async def test_limits_that_both_report_within_their_streams_are_a_limit(
+    llm: LLM, server: OpenAIServer, other: OpenAIServer
+) -> None:
+    event = Events({"error": {"message": "slow down", "code": "rate_limit_exceeded"}})
+    server.script(event)
+    other.script(event)
+    error = await failure_of(llm)
+    assert (error.type, error.retry_after, error.usage) == ("rate_limited", None, None)
+
+
 def test_fallback_models_are_checked_before_the_first_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)

@@ -49,32 +49,55 @@ async def test_cached_and_reasoning_tokens_are_counted(server: OpenAIServer) -> 
     assert priced.cost_usd == pytest.approx(200e-6 + 800 * 0.1e-6 + 50 * 10e-6)
 
 
+def anthropic_answer(usage: Mapping[str, Any], output_tokens: Any) -> Events:
+    message = {"id": "m", "type": "message", "role": "assistant", "model": "claude-haiku-5-5", "content": []}
+    ending = {"delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": {"output_tokens": output_tokens}}
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("message_start", {"message": {**message, "stop_reason": None, "stop_sequence": None, "usage": usage}}),
+        ("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
+        ("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": "ok"}}),
+        ("content_block_stop", {"index": 0}),
+        ("message_delta", ending),
+        ("message_stop", {}),
+    ]
+    return Events(*((name, {"type": name, **event}) for name, event in events))
+
+
 async def test_tokens_written_to_a_cache_are_counted(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
-    message = {"id": "m", "type": "message", "role": "assistant", "model": "claude-haiku-5-5", "content": []}
     usage = {
         "input_tokens": 100,
         "output_tokens": 1,
         "cache_read_input_tokens": 700,
         "cache_creation_input_tokens": 200,
     }
-    text = {"type": "text_delta", "text": "ok"}
-    events: list[tuple[str, dict[str, Any]]] = [
-        ("message_start", {"message": {**message, "stop_reason": None, "stop_sequence": None, "usage": usage}}),
-        ("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
-        ("content_block_delta", {"index": 0, "delta": text}),
-        ("content_block_stop", {"index": 0}),
-        ("message_delta", {"delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": {"output_tokens": 9}}),
-        ("message_stop", {}),
-    ]
-    server.script(Events(*((name, {"type": name, **event}) for name, event in events)))
+    server.script(anthropic_answer(usage, 9))
     llm = llm_at(server.url.removesuffix("/v1"), "anthropic:claude-haiku-5-5")
-    usage_of_run = (await llm.run(Job("t-1", 1, "d"), lambda text: None)).usage
-    assert usage_of_run is not None
-    assert usage_of_run.model_copy(update={"cost_usd": None}) == Usage(
+    found = (await llm.run(Job("t-1", 1, "d"), lambda text: None)).usage
+    assert found is not None
+    assert found.model_copy(update={"cost_usd": None}) == Usage(
         input_tokens=1000, output_tokens=9, cached_tokens=700, cache_write_tokens=200, requests=1
     )
-    assert usage_of_run.cost_usd == pytest.approx(100 * 0.1e-6 + 700 * 0.01e-6 + 200 * 0.125e-6 + 9 * 0.5e-6)
+    assert found.cost_usd == pytest.approx(100 * 0.1e-6 + 700 * 0.01e-6 + 200 * 0.125e-6 + 9 * 0.5e-6)
+
+
+@pytest.mark.parametrize(
+    ("usage", "output_tokens"),
+    [
+        ({"input_tokens": -100, "output_tokens": 1}, -9),
+        ({"input_tokens": 10**15, "output_tokens": 1}, 10**15),
+        ({"input_tokens": 10, "output_tokens": 1, "cache_read_input_tokens": -700}, 10**15),
+    ],
+)
+async def test_lies_about_the_usage_in_another_protocol_do_not_break_an_answer(
+    server: OpenAIServer, usage: dict[str, Any], output_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
+    server.script(anthropic_answer(usage, output_tokens))
+    llm = llm_at(server.url.removesuffix("/v1"), "anthropic:claude-haiku-5-5")
+    answer = await llm.run(Job("t-1", 1, "d"), lambda text: None)
+    assert answer.result == "ok"
+    assert answer.usage == Usage(requests=1)
 
 
 @pytest.mark.parametrize(

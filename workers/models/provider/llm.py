@@ -81,7 +81,7 @@ class PydanticAILLM:
     asked last until then.
 
     A model that cannot call tools gets none, and is asked in words for an answer that satisfies a schema. The first
-    refusal of the server is remembered.
+    refusal of the server is remembered, but not that of a fallback model.
     """
 
     def __init__(
@@ -144,9 +144,12 @@ class PydanticAILLM:
                 except exceptions.ModelAPIError as error:
                     if (output_type is str and toolbox is None) or not cannot_call_tools(error):
                         raise
+                    is_of_fallback = bool(meter.failures) and meter.failures[-1][0] != self._name
                     meter.failures.clear()
                     if output_type is not str and cannot_take_schema(error):
                         output_type = str
+                    elif is_of_fallback:
+                        output_type, toolbox = str, None
                     else:
                         self._remember_that_it_cannot_call_tools(error)
                 else:
@@ -178,10 +181,9 @@ class PydanticAILLM:
                 schema=job.output_schema is not None,
             )
 
-        if len(meter.failures) > 1:
+        if isinstance(error, exceptions.FallbackExceptionGroup) or len(meter.failures) > 1:
             return failure_of_all([(model, failure(its_error, model)) for model, its_error in meter.failures])
-        assert not isinstance(error, exceptions.FallbackExceptionGroup)
-        return failure(error, meter.failures[0][0] if meter.failures else self._name)
+        return failure(error, meter.failures[0][0] if meter.failures else meter.last_model or self._name)
 
     def _in_order(self) -> list[ServedModel]:
         """Return the models; those whose providers ask to wait come last."""

@@ -12,11 +12,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_ai import ModelMessage, ModelSettings, RunContext, exceptions
+from pydantic_ai import ModelMessage, ModelResponse, ModelSettings, RunContext, exceptions
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 
 from broker.backoff import Backoff
+from broker.best_effort import best_effort
 from broker.protocol.worker_reports import Price
 from workers.models.provider.failures import cannot_call_tools, causes, is_loading, is_too_long
 from workers.models.provider.http_client import WrongReply
@@ -104,15 +105,18 @@ class MeteredModel(WrapperModel):
         try:
             yield
         finally:
-            response = stream.get()
-            if response.parts or response.usage.has_values():
-                self._meter.add(
-                    self._served.name,
-                    response,
-                    price=self._served.price,
-                    cost=self._served.known.cost,
-                    is_whole=response.state == "complete",
-                )
+            with best_effort("the usage of a request"):
+                self._add(stream.get())
+
+    def _add(self, response: ModelResponse) -> None:
+        if response.parts or response.usage.has_values():
+            self._meter.add(
+                self._served.name,
+                response,
+                price=self._served.price,
+                cost=self._served.known.cost,
+                is_whole=response.state == "complete",
+            )
 
 
 class Pauses:

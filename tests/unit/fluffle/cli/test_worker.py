@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from broker.errors import ConfigurationError
+from broker.protocol.worker_reports import Price
 from fluffle.cli.exit_codes import ERROR, OK, USAGE
 from fluffle.cli.main import run
 from workers import app
@@ -38,6 +39,18 @@ def _no_rabbitmq(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["atlas", "--model", "demo", "--slots", "0"], USAGE, "0 is not in the range"),
         (["atlas", "--model", "demo", "--timeout", "soon"], USAGE, "'soon' must be a duration"),
         (["atlas", "--model", "demo", "--instructions", "/nowhere"], USAGE, "'/nowhere' does not exist"),
+        (["atlas", "--model", "demo", "--limit", "Main Account"], USAGE, "'Main Account' is not a valid name"),
+        (["atlas", "--model", "demo", "--price", "cheap"], USAGE, "'cheap' must be INPUT,OUTPUT"),
+        (["atlas", "--model", "demo", "--price", "1"], USAGE, "'1' must be INPUT,OUTPUT"),
+        (["atlas", "--model", "demo", "--price", "1,-2"], USAGE, "'1,-2' must be INPUT,OUTPUT"),
+        (["atlas", "--model", "demo", "--price", "nan,1"], USAGE, "'nan,1' must be INPUT,OUTPUT"),
+        (["atlas", "--model", "demo", "--price", "gpt=1,2"], USAGE, "--price: gpt is not one of the models"),
+        (["atlas", "--model", "demo", "--spill", "often"], USAGE, "'often' must be late, busy, busy:SECONDS or never"),
+        (["atlas", "--model", "demo", "--spill", "late:9"], USAGE, "'late:9' must be late, busy, busy:SECONDS or"),
+        (["atlas", "--model", "demo", "--spill", "busy:0"], USAGE, "'busy:0': the time must be longer than 0"),
+        (["atlas", "--model", "demo", "--abilities", "flying"], USAGE, "'flying' must be one of none, tools"),
+        (["atlas", "--model", "demo", "--context-window", "0"], USAGE, "0 is not in the range"),
+        (["atlas", "--model", "demo", "--fallback", "openai:gpt-5"], USAGE, "--fallback goes with a --model of a"),
         (["atlas"], USAGE, "exactly one of --model, --exec and --handler"),
         (["atlas", "--model", "demo", "--exec", "cat"], USAGE, "exactly one of --model, --exec and --handler"),
         (["atlas", "--model", "demo"], ERROR, "start a private one with `fluffle broker start`"),
@@ -121,3 +134,51 @@ def test_a_command_gets_all_variables_or_those_of_the_option(
     monkeypatch.setattr(factory, "build_llm", build_llm)
     assert run(["worker", "atlas", "--exec", "cat", *options]) == USAGE
     assert given["env"] == env
+
+
+FREE, CHEAP = Price(input=0.0, output=0.0), Price(input=0.5, output=2.0, cached_input=0.05, cache_write=0.6)
+
+
+@pytest.mark.parametrize(
+    ("options", "reported", "of_runs"),
+    [
+        (["--model", "demo"], {"price": FREE}, None),
+        (["--exec", "cat"], {}, None),
+        (["--exec", "cat", "--price", "0"], {"price": FREE}, FREE),
+        (["--exec", "cat", "--price", "free"], {"price": FREE}, FREE),
+        (["--exec", "cat", "--price", "0.5,2,0.05,0.6", "--limit", "team"], {"price": CHEAP, "limit": "team"}, CHEAP),
+        (["--model", "demo", "--price", "demo=0.5,2,0.05,0.6"], {"price": CHEAP}, CHEAP),
+        (["--exec", "cat", "--reserve", "--spill", "busy:5m"], {"reserve": True, "spill_after": 300}, None),
+        (["--exec", "cat", "--spill", "never"], {"spill": "never", "spill_after": 60}, None),
+        (["--exec", "cat", "--context-window", "8192"], {"context_window": 8192}, None),
+        (["--exec", "cat", "--abilities", "tools,pictures"], {"abilities": ["tools", "pictures"]}, None),
+        (["--exec", "cat", "--abilities", "none"], {"abilities": []}, None),
+        (
+            ["--model", "ollama:llama3.2", "--limit", "gpu", "--price", "0.5,2,0.05,0.6"],
+            {"price": CHEAP, "limit": "gpu"},
+            None,
+        ),
+    ],
+)  # fmt: skip
+def test_the_properties_of_an_llm_are_options(
+    options: list[str], reported: dict[str, Any], of_runs: Price | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[WorkerOptions] = []
+
+    class Worker:
+        def __init__(self, options: WorkerOptions, *_: Any, **__: Any) -> None:
+            given.append(options)
+
+        async def run(self) -> None:
+            """Done at once."""
+
+    monkeypatch.setenv("FLUFFLE_AMQP_URL", "amqp://127.0.0.1:1")
+    monkeypatch.setattr(app, "Worker", Worker)
+    assert run(["worker", "atlas", *options]) == OK
+    presence = given[0].presence
+    assert {name: getattr(presence, name) for name in reported} == reported
+    assert given[0].price == of_runs
+    if "price" not in reported:
+        assert presence.price is None
+    if "limit" not in reported:
+        assert presence.limit is None

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from broker.errors import ConfigurationError
+from broker.protocol.assignments import Allowance
 from broker.protocol.worker_reports import Usage
 from workers.models.base import Answer, Job, ModelError
 from workers.models.handler import HandlerLLM
@@ -225,3 +226,25 @@ def test_a_handler_that_cannot_be_called_is_found_at_once(spec: str, message: st
 def test_a_module_that_cannot_be_imported_says_why(source: str, message: str, module: Write) -> None:
     with pytest.raises(ConfigurationError, match=message):
         HandlerLLM(f"{module(source)}:answer")
+
+
+@pytest.mark.parametrize("kind", ["async def", "def"])
+async def test_a_function_reports_what_it_has_used_so_far(kind: str, module: Write) -> None:
+    name = module(
+        "from workers.models.base import Usage\n"
+        f"{kind} answer(job):\n"
+        "    job.report_usage(Usage(input_tokens=3))\n"
+        "    job.report_usage(Usage(input_tokens=9))\n"
+        "    return job.budget.tokens\n"
+    )
+    reported: list[Usage] = []
+    job = Job("t-1", 1, "d", budget=Allowance(tokens=500), report_usage=reported.append)
+    assert (await HandlerLLM(f"{name}:answer").run(job, lambda text: None)).result == 500
+    assert reported == [Usage(input_tokens=3), Usage(input_tokens=9)]
+
+
+async def test_a_full_disk_is_told_as_that(module: Write) -> None:
+    name = module("def answer(job):\n    open('/dev/full', 'wb', buffering=0).write(b'x')\n")
+    with pytest.raises(ModelError) as caught:
+        await run(HandlerLLM(f"{name}:answer"))
+    assert (caught.value.type, caught.value.retryable) == ("disk_full", True)
