@@ -12,6 +12,7 @@ from broker.protocol.views import AttemptView, TaskView
 from fluffle.client.client import Client
 from fluffle.client.handle import reason
 from fluffle.presentation.durations import duration
+from fluffle.presentation.spending_text import task_budget
 from fluffle.presentation.task_text import attempts_text, left_out, usage_text, waiting_for
 from fluffle.presentation.timeline import timeline
 from fluffle.web.components import HtmlElement, Pairs, ago, button, empty, form, options, rendered, status
@@ -55,13 +56,15 @@ class _Task:
 
     async def follow(self) -> None:
         """Show the task, and update it while the page is open."""
-        await self._context.follow(self._refresh, {"task"}, matches=self._is_about_it)
+        await self._context.follow(self._refresh, {"task", "limit", "budget"}, matches=self._is_about_it)
         self._context.listen({"progress"}, self._on_progress)
         self._context.listen({"state"}, lambda _: self._show_quiet())
         self._context.run_while_open(self._streaming.run())
 
     def _is_about_it(self, update: Update) -> bool:
-        """Return whether an event is about this task or one of its parts."""
+        """Return whether an event is about this task or one of its parts, or may change what the task waits for."""
+        if update.about != "task":
+            return self._view is not None and self._view.status in (Status.PENDING, Status.BLOCKED)
         return update.subject == self._id or (
             isinstance(update.data, dict) and update.data.get("parent_id") == self._id
         )
@@ -273,7 +276,9 @@ class _Task:
             _moment("Submitted", view.submitted_at)
             _moment("Finished", view.finished_at)
             _fact("Attempts", attempts_text(view))
+            _fact("Needs", ", ".join(view.needs))
             _fact("Usage", usage_text(view.usage))
+            _fact("Budget", task_budget(view.budget) if view.budget else None)
             _fact("Left out (too large)", left_out(view))
             for name, ids in (("Depends on", view.depends_on), ("Part of", [view.parent_id] if view.parent_id else [])):
                 if ids:
