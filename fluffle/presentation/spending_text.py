@@ -47,15 +47,22 @@ def title(view: BudgetView) -> str:
 
 def spent(view: BudgetView) -> str:
     """Return what is spent of each figure: `1.20 USD of 5.00 USD`; unknown costs are named."""
-    texts = []
-    for figure in figures(view):
-        used = amount(figure.spent, figure.unit)
-        if figure.unit == "USD" and view.unknown_runs:
-            used = f"at least {used}" if figure.spent else UNKNOWN
-        texts.append(f"{used} of {amount(figure.most, figure.unit)}")
+    texts = [f"{spent_of(view, figure)} of {amount(figure.most, figure.unit)}" for figure in figures(view)]
     if view.unknown_runs:
         texts.append(f"{amount(view.unknown_runs, 'runs')} of unknown cost")
     return ", ".join(texts)
+
+
+def spent_of(view: BudgetView, figure: Figure) -> str:
+    """Return what is spent of a figure; of dollars, at least what is known."""
+    return _at_least(figure.spent, view, figure)
+
+
+def _at_least(value: float, view: BudgetView, figure: Figure) -> str:
+    text = amount(value, figure.unit)
+    if figure.unit != "USD" or not view.unknown_runs:
+        return text
+    return f"at least {text}" if value else UNKNOWN
 
 
 def reserved(view: BudgetView) -> str:
@@ -84,10 +91,15 @@ def forecast(view: BudgetView, figure: Figure, now: datetime) -> float | None:
     return None if elapsed < _FORECAST_FROM else figure.spent / min(1.0, elapsed)
 
 
+def forecast_of(view: BudgetView, figure: Figure, now: datetime) -> str:
+    """Return the forecast for a figure as text; empty without one."""
+    expected = forecast(view, figure, now)
+    return "" if expected is None else _at_least(expected, view, figure)
+
+
 def forecasts(view: BudgetView, now: datetime) -> str:
     """Return the forecast for each figure of a budget; empty without one."""
-    expected = [(figure, forecast(view, figure, now)) for figure in figures(view)]
-    return ", ".join(amount(value, figure.unit) for figure, value in expected if value is not None)
+    return ", ".join(filter(None, (forecast_of(view, figure, now) for figure in figures(view))))
 
 
 def limit_figures(view: LimitView) -> str:

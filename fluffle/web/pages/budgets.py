@@ -14,12 +14,13 @@ from fluffle.presentation.spending_text import (
     Figure,
     figures,
     forecast,
+    forecast_of,
     forecasts,
     limit_figures,
     limit_left,
     rules,
     running,
-    spent,
+    spent_of,
     title,
 )
 from fluffle.web.components import HtmlElement, Pairs, ago, button, empty, form, options, status
@@ -119,10 +120,14 @@ class _Budgets:
         for figure in figures(view):
             self._build_figure(view, figure)
         if view.unknown_runs:
-            HtmlElement("p", f"Spent: {spent(view)}", "muted")
+            HtmlElement("p", f"{amount(view.unknown_runs, 'runs')} of unknown cost", "muted")
 
     def _build_figure(self, view: BudgetView, figure: Figure) -> None:
-        texts = {name: amount(getattr(figure, name), figure.unit) for name in ("spent", "reserved", "left")}
+        texts = {
+            "spent": spent_of(view, figure),
+            "reserved": amount(figure.reserved, figure.unit),
+            "left": amount(figure.left, figure.unit),
+        }
         most = amount(figure.most, figure.unit)
         label = f"Of {most}: " + ", ".join(f"{text} {name}" for name, text in texts.items())
         with HtmlElement("div", None, "timebar", role="img", aria_label=label):
@@ -137,11 +142,11 @@ class _Budgets:
             with HtmlElement("li", None, "whole"):
                 HtmlElement("span", "budget")
                 HtmlElement("strong", most)
-        expected = forecast(view, figure, datetime.now(UTC))
-        if expected is not None:
+        now = datetime.now(UTC)
+        if text := forecast_of(view, figure, now):
             with HtmlElement("p", None, "forecast"):
-                HtmlElement("span", f"Forecast for the period: {amount(expected, figure.unit)}")
-                if expected > figure.most:
+                HtmlElement("span", f"Forecast for the period: {text}")
+                if (forecast(view, figure, now) or 0.0) > figure.most:
                     HtmlElement("span", "more than the budget", "badge")
 
     def _build_raise(self, view: BudgetView) -> None:
