@@ -47,8 +47,8 @@ class BudgetTable(_Table):
     usd: Usd | None = Field(None, description="maximum US dollars")
     tokens: TokenCount | None = Field(None, description="maximum tokens, in and out")
     runs: Runs | None = Field(None, description="maximum runs of LLMs")
-    per: Per | None = Field(
-        None, description="the period, in UTC: `hour`, `day`, `week` or `month`; default: for all time"
+    per: Per = Field(
+        "month", description="the period, in UTC: `hour`, `day`, `week`, which begins on Monday, or `month`"
     )
     by: By | None = Field(
         None, description="each `submitter`, `label`, `llm` or `limit` has this budget; default: one budget for all"

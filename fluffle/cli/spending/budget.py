@@ -23,7 +23,7 @@ def budget() -> None:
     """List the budgets and what is left of them; set or raise them; stop all spending.
 
     A budget limits US dollars, tokens or runs of LLMs, for example per day. When not enough is left, tasks wait, ask a
-    person, or fail. The budget of a task (`fluffle task submit --budget`) has the name task:ID.
+    person, or fail. The budget of a task (`--budget` of `fluffle task submit`) has the name task:ID.
     """
 
 
@@ -109,9 +109,8 @@ def show(*, name: str, as_json: bool) -> None:
 @click.option("--runs", type=OrNothing(Whole(1, 10**12)), metavar="N|none", help="Maximum runs of LLMs.")
 @click.option(
     "--per",
-    type=OrNothing(click.Choice(["hour", "day", "week", "month"])),
-    metavar="hour|day|week|month|none",
-    help="The period, in UTC. Without one, the budget is for all time.",
+    type=click.Choice(["hour", "day", "week", "month"]),
+    help="The period, in UTC; weeks begin on Monday.  [default: month]",
 )
 @click.option(
     "--by",
@@ -131,7 +130,7 @@ def set_(
     usd: float | Nothing | None,
     tokens: int | Nothing | None,
     runs: int | Nothing | None,
-    per: str | Nothing | None,
+    per: str | None,
     by: str | Nothing | None,
     on_empty: str | None,
     as_json: bool,

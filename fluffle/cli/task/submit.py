@@ -68,7 +68,7 @@ file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
     help="Maximum duration of one attempt; for a task for several LLMs, also of the whole task.",
 )
 @click.option("--max-attempts", type=Whole(1, 100), metavar="N", help="Maximum number of attempts.  [default: 3]")
-@click.option("--budget", "usd", type=Positive(), metavar="USD", help="US dollars for the task and all its parts.")
+@click.option("--budget", type=Positive(), metavar="USD", help="US dollars for the task and all its parts.")
 @click.option(
     "--budget-tokens", "tokens", type=Whole(1, 10**12), metavar="N", help="Tokens for the task and all its parts."
 )
@@ -223,7 +223,7 @@ def _fields(
     quorum: int | None,
     weights: dict[str, float] | None,
     needs: tuple[list[str], ...],
-    usd: float | None,
+    budget: float | None,
     tokens: int | None,
     on_empty: str | None,
     **plain: Any,
@@ -243,7 +243,7 @@ def _fields(
         "assignees": flat(assignees) or None,
         "excluded": flat(excluded) or None,
         "needs": flat(needs) or None,
-        "budget": _budget({"usd": usd, "tokens": tokens, "on_empty": on_empty}),
+        "budget": _budget({"usd": budget, "tokens": tokens, "on_empty": on_empty}),
         "vote": _vote({"choices": list(choices) or None, "judge": judge, "quorum": quorum, "weights": weights}),
     }
     return without_none(given)

@@ -52,9 +52,9 @@ class SpendingMethods(ConnectedClient):
             await client.manage_budget("team", usd=20, per="day", on_empty="wait")
             await client.manage_budget("team", raise_usd=5)
 
-        A new budget needs at least one of `usd`, `tokens` and `runs`. `raise_usd`, `raise_tokens` and `raise_runs` add
-        to the present period only; with `by`, `value` says for which submitter, label, LLM or limit. The budget of a
-        task, `task:<ID>`, can only be raised. Raises TaskRejected and NoAnswer.
+        A new budget needs at least one of `usd`, `tokens` and `runs`; its default period is a month. `raise_usd`,
+        `raise_tokens` and `raise_runs` add to the present period only; with `by`, `value` says for which submitter,
+        label, LLM or limit. The budget of a task, `task:<ID>`, can only be raised. Raises TaskRejected and NoAnswer.
         """
         command = made(ManageBudget, TaskRejected, budget=budget, **changes)
         return read(BudgetList, await self._request_client.command(command))
