@@ -1,7 +1,8 @@
 """Budgets with bars and forecasts, and rate limits with their states; buttons to stop spending, raise and resume."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 from nicegui import ui
@@ -150,43 +151,8 @@ class _Budgets:
                     HtmlElement("span", "more than the budget", "badge")
 
     def _build_raise(self, view: BudgetView) -> None:
-        if not self._context.visitor.may_change:
-            return
-
-        async def raise_budget(pairs: Pairs) -> None:
-            await self._raise(view, dict(pairs))
-
-        with form(raise_budget, "inline raise", aria_label=f"Raise {title(view)}"):
-            HtmlElement(
-                "input",
-                name="more",
-                type="number",
-                min="0",
-                step="any",
-                required=True,
-                aria_label="Raise by",
-                placeholder="Raise by",
-            )
-            with HtmlElement("select", name="unit", aria_label="Unit"):
-                options((figure.unit, figure.unit) for figure in figures(view))
-            HtmlElement("button", "Raise", "button")
-
-    async def _raise(self, view: BudgetView, given: dict[str, str]) -> None:
-        unit = given.get("unit", "")
-        try:
-            more = float(given.get("more", ""))
-        except ValueError:
-            more = 0.0
-        changes: BudgetChanges = {}
-        if unit == "USD":
-            changes["raise_usd"] = more
-        elif unit == "tokens" and more < float("inf"):
-            changes["raise_tokens"] = int(more)
-        elif unit == "runs" and more < float("inf"):
-            changes["raise_runs"] = int(more)
-        if view.value is not None:
-            changes["value"] = view.value
-        await self._do(lambda client: client.manage_budget(view.name, **changes), f"{title(view)} raised")
+        if self._context.visitor.may_change:
+            build_raise(self._context, view.name, [figure.unit for figure in figures(view)], value=view.value)
 
     # -- a rate limit ----------------------------------------------------------------------------------------------
 
@@ -225,6 +191,50 @@ class _Budgets:
     async def _pause(self, name: str, *, paused: bool) -> None:
         done = f"{name} is paused" if paused else f"{name} is open"
         await self._do(lambda client: client.manage_limit(name, paused=paused), done)
+
+
+def build_raise(context: PageContext, name: str, units: Sequence[str], *, value: str | None = None) -> None:
+    """Add a form that raises a budget by an amount of one of these units: `USD`, `tokens`, `runs`."""
+
+    async def on_submit(pairs: Pairs) -> None:
+        changes = raised(dict(pairs), value)
+        await context.act(lambda client: client.manage_budget(name, **changes), "The budget is raised")
+
+    with form(on_submit, "inline raise", aria_label=f"Raise the budget {name}"):
+        HtmlElement(
+            "input",
+            name="more",
+            type="number",
+            min="0",
+            step="any",
+            required=True,
+            aria_label="Raise by",
+            placeholder="Raise by",
+        )
+        with HtmlElement("select", name="unit", aria_label="Unit"):
+            options((unit, unit) for unit in units)
+        HtmlElement("button", "Raise", "button")
+
+
+def raised(given: Mapping[str, str], value: str | None) -> BudgetChanges:
+    """Return the changes of a budget that a form asks for. An impossible amount becomes 0, which is refused."""
+    try:
+        more = float(given.get("more", ""))
+    except ValueError:
+        more = 0.0
+    if not isfinite(more):
+        more = 0.0
+    changes: BudgetChanges = {}
+    match given.get("unit"):
+        case "tokens":
+            changes["raise_tokens"] = int(more)
+        case "runs":
+            changes["raise_runs"] = int(more)
+        case _:
+            changes["raise_usd"] = more
+    if value is not None:
+        changes["value"] = value
+    return changes
 
 
 class _Cards:

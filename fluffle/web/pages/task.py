@@ -20,6 +20,7 @@ from fluffle.web.layout import frame
 from fluffle.web.live import RateLimitedRefresh, Update
 from fluffle.web.markdown import content, markdown, preformatted, prepared, render_uncached
 from fluffle.web.page_context import PageContext, SharedServices
+from fluffle.web.pages.budgets import build_raise
 from fluffle.web.pages.question import build_question
 from fluffle.web.pages.task_phases import Phase, phases
 
@@ -176,6 +177,7 @@ class _Task:
         with HtmlElement("aside", None, "task-side"):
             self._build_time(view)
             self._build_facts(view)
+            self._build_budget(view)
             self._build_history(view)
 
     def _build_answer(self, view: TaskView) -> None:
@@ -286,6 +288,15 @@ class _Task:
                     with HtmlElement("dd"):
                         for other in ids:
                             HtmlElement("a", other, "code", href=self._context.task_url(other))
+
+    def _build_budget(self, view: TaskView) -> None:
+        """Add a form that raises the budget of the task."""
+        if not view.budget or view.status.is_final or not self._context.visitor.may_change:
+            return
+        units = [unit for name, unit in (("usd", "USD"), ("tokens", "tokens")) if view.budget.get(name) is not None]
+        with HtmlElement("section", None, "card"):
+            HtmlElement("h2", "Raise the budget")
+            build_raise(self._context, f"task:{view.id}", units)
 
     def _build_history(self, view: TaskView) -> None:
         with HtmlElement("section", None, "card"):

@@ -175,13 +175,18 @@ def test_budgets_have_bars_and_a_forecast_and_follow_what_is_spent(
 
 def test_an_operator_raises_a_budget(coordinator: AnsweringCoordinator, operator: Visit) -> None:
     page = operator.go("/budgets")
-    for card in ("#team", "#guests-ana"):
+    for number, card in enumerate(("#team", "#guests-ana"), 1):
         page.locator(card).get_by_label("Raise by").fill("2.5")
         page.locator(card).get_by_role("button", name="Raise").click()
-        expect(page.locator(".toast").last).to_contain_text("raised")
+        until(lambda: len(coordinator.commands("manage_budget")) == number, "the budget is raised")  # noqa: B023
+    page = operator.go("/tasks/t-1")
+    page.get_by_label("Raise by").fill("0.25")
+    page.get_by_role("button", name="Raise").click()
+    expect(page.locator(".toast").last).to_contain_text("raised")
     assert coordinator.commands("manage_budget") == [
         {"budget": "team", "raise_usd": 2.5},
         {"budget": "guests", "raise_usd": 2.5, "value": "ana"},
+        {"budget": "task:t-1", "raise_usd": 0.25},
     ]
 
 

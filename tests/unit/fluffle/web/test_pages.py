@@ -11,6 +11,7 @@ from broker.protocol.views import AttemptView, QuestionView, ReportColumn, Repor
 from fluffle.web.charts import chart
 from fluffle.web.live import DECODE_ERRORS, RateLimitedRefresh, Update, read
 from fluffle.web.notifications import Notifications
+from fluffle.web.pages.budgets import raised
 from fluffle.web.pages.reports import Choice
 from fluffle.web.pages.submit import asked
 from fluffle.web.pages.task_filters import TaskFilter
@@ -208,6 +209,26 @@ def test_the_number_of_remembered_notices_is_bounded() -> None:
     assert len(bell.notices.latest) == 50
     assert len(bell.notices._seen) <= 10_000
     assert len(bell.notices._owners) <= 10_000
+
+
+# -- budgets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "changes"),
+    [
+        ({"more": "2.5", "unit": "USD"}, {"raise_usd": 2.5}),
+        ({"more": "1000", "unit": "tokens"}, {"raise_tokens": 1000}),
+        ({"more": "3", "unit": "runs"}, {"raise_runs": 3}),
+        ({"more": "inf", "unit": "tokens"}, {"raise_tokens": 0}),
+        ({"more": "nan", "unit": "USD"}, {"raise_usd": 0.0}),
+        ({"more": "much"}, {"raise_usd": 0.0}),
+        ({}, {"raise_usd": 0.0}),
+    ],
+)
+def test_a_form_raises_a_budget_by_an_amount_of_its_unit(given: dict[str, str], changes: dict[str, Any]) -> None:
+    assert raised(given, None) == changes
+    assert raised(given, "ana") == {**changes, "value": "ana"}
 
 
 # -- what comes in -----------------------------------------------------------------------------------------------------
