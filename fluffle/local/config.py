@@ -1,7 +1,7 @@
 """The file `fluffle.toml`: settings, rate limits, budgets, prices, and the LLMs that `fluffle up` runs."""
 
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -171,12 +171,11 @@ class LLMTable(_Table):
         granted = {name: getattr(self, name) for name in ("local", "reserve", "spill", "spill_after")}
         return {name: value for name, value in granted.items() if value is not None}
 
-    def options(self, instructions: Path | None, price: PriceTable | None = None) -> list[str]:
+    def options(self, instructions: Path | None, prices: Mapping[str, PriceTable] | None = None) -> list[str]:
         """Return the options of `fluffle worker` for this LLM, with the file of its instructions.
 
-        `price` is the price of its model, if the LLM has no own price.
+        `prices` are those of models, by name with or without the provider.
         """
-        paid = self.price or price
         values = {
             "--model": self.model,
             "--base-url": self.base_url,
@@ -193,13 +192,25 @@ class LLMTable(_Table):
             "--stall-timeout": None if self.stall_timeout is None else f"{self.stall_timeout:g}",
             "--limit": self.limit,
             "--fallback": ",".join(self.fallback) or None,
-            "--price": None if paid is None else paid.option(),
-            "--spill": self.spill,
+            "--spill": self.spill if self.spill_after is None else f"{self.spill}:{self.spill_after:g}",
             "--context-window": None if self.context_window is None else str(self.context_window),
-            "--abilities": None if self.abilities is None else ",".join(self.abilities),
+            "--abilities": None if self.abilities is None else ",".join(self.abilities) or "none",
         }
         given = [f"{option}={value}" for option, value in values.items() if value is not None]
+        given += [f"--price={price}" for price in self._prices(prices or {})]
         return given + (["--reserve"] if self.reserve else []) + [f"--group={group}" for group in self.groups]
+
+    def _prices(self, prices: Mapping[str, PriceTable]) -> Iterator[str]:
+        """Yield the price of the LLM, and those of its fallback models with their names."""
+        if price := self.price or _price_of(self.model or "", prices):
+            yield price.option()
+        for model in self.fallback:
+            if price := _price_of(model, prices):
+                yield f"{model}={price.option()}"
+
+
+def _price_of(model: str, prices: Mapping[str, PriceTable]) -> PriceTable | None:
+    return prices.get(model) or prices.get(model.partition(":")[2])
 
 
 class _File(_Table):
@@ -222,11 +233,6 @@ class Configuration:
     limits: dict[str, LimitTable]
     budgets: dict[str, BudgetTable]
     prices: dict[str, PriceTable]
-
-    def price_of(self, table: LLMTable) -> PriceTable | None:
-        """Return the price of the model of an LLM: by its whole name, or by its name without the provider."""
-        model = table.model or ""
-        return self.prices.get(model) or self.prices.get(model.partition(":")[2])
 
 
 def load(path: Path) -> Configuration:

@@ -70,7 +70,7 @@ class Stack:
         environment = self._settings(url)
         coordinator = Program("coordinator", fluffle_command("coordinator"), environment, self._say)
         for name, table in self._configuration.llms.items():
-            options = table.options(self._instructions(name, folder), self._configuration.price_of(table))
+            options = table.options(self._instructions(name, folder), self._configuration.prices)
             command = fluffle_command("worker", name, *options)
             self._llms.append(
                 Program(name, command, own_environment(environment, table.env), self._say, may_leave=True)

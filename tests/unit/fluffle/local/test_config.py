@@ -195,10 +195,14 @@ def test_limits_budgets_and_prices_are_read(tmp_path: Path) -> None:
             output = 15.5
             cached_input = 0.3
 
+            [prices."ollama:llama3.2"]
+            input = 0
+            output = 0
+
             [llm.atlas]
             model = "openai:gpt-6-luna"
             limit = "openai-main"
-            fallback = ["ollama:llama3.2"]
+            fallback = ["ollama:llama3.2", "openai:gpt-6-sol"]
             local = false
             reserve = true
             spill = "busy"
@@ -220,17 +224,18 @@ def test_limits_budgets_and_prices_are_read(tmp_path: Path) -> None:
     team = configuration.budgets["team"].model_dump(exclude_none=True)
     assert team == {"usd": 20, "per": "day", "on_empty": "wait"}
     atlas, vega = configuration.llms["atlas"], configuration.llms["vega"]
-    assert atlas.options(None, configuration.price_of(atlas))[2:] == [
+    assert atlas.options(None, configuration.prices)[2:] == [
         "--limit=openai-main",
-        "--fallback=ollama:llama3.2",
-        "--price=3,15.5,0.3",
-        "--spill=busy",
+        "--fallback=ollama:llama3.2,openai:gpt-6-sol",
+        "--spill=busy:90",
         "--context-window=8192",
         "--abilities=tools,schema",
+        "--price=3,15.5,0.3",
+        "--price=ollama:llama3.2=0,0",
         "--reserve",
     ]
     assert atlas.grant() == {"local": False, "reserve": True, "spill": "busy", "spill_after": 90}
-    assert "--price=0,0" in vega.options(None, configuration.price_of(vega))
+    assert vega.options(None, configuration.prices)[2:] == ["--price=0,0"]
     assert vega.grant() == {}
 
 
