@@ -87,6 +87,8 @@ def running(environment: dict[str, str], *arguments: str, log: Path, until: str)
 
 def give_work(client: SyncClient) -> dict[str, str]:
     """Submit tasks of every kind; return the ids of those with a separate page."""
+    client.manage_budget("release", tokens=4_000, per="day")
+    client.manage_budget("people", runs=200, per="hour", by="submitter")
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))][:7]
     summaries = [
         client.submit(
@@ -213,6 +215,7 @@ def main() -> None:
             "questions": "/questions",
             "reports": "/reports",
             "reports-workload": "/reports?name=workload",
+            "budgets": "/budgets",
             "rejected": "/rejected",
         }
         with SyncClient(url, user="ana") as client:

@@ -21,6 +21,10 @@ COMMANDS = (
         "message", "fluffle.cli.message:message", "Send messages to LLMs and people, ask them, read your inbox."
     ),
     LazyCommand("llm", "fluffle.cli.llm:llm", "List the LLMs and their tasks; pause, drain or change them."),
+    LazyCommand(
+        "limit", "fluffle.cli.spending.limit:limit", "List the rate limits that LLMs share; pause or set them."
+    ),
+    LazyCommand("budget", "fluffle.cli.spending.budget:budget", "List, set and raise budgets; stop all spending."),
     LazyCommand("report", "fluffle.cli.report:report", "Print statistics about tasks."),
     LazyCommand("web", "fluffle.cli.processes.web:web", "Serve the web page."),
     LazyCommand("rejected", "fluffle.cli.admin.rejected:rejected", "List rejected messages, requeue or drop them."),

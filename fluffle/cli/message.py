@@ -145,7 +145,7 @@ def tail(*, participant: str | None, as_json: bool) -> None:
 
     async def follow() -> None:
         from broker.protocol.views import MessageView
-        from fluffle.client.chat import address_of
+        from fluffle.client.methods.chat import address_of
 
         address = None if participant is None else address_of(participant)
         async with client() as listening, listening.listen(participant=address) as said:
@@ -176,7 +176,7 @@ def history(
     from fluffle.presentation.output import on_terminal, print_json
 
     async def fetch() -> "list[MessageView]":
-        from fluffle.client.chat import address_of
+        from fluffle.client.methods.chat import address_of
 
         address = None if participant is None else address_of(participant)
         async with client() as asking:
@@ -209,7 +209,7 @@ def conversations(*, participant: str | None, limit: int, as_json: bool) -> None
     from fluffle.presentation.output import print_json, print_table
 
     async def fetch() -> "list[ConversationView]":
-        from fluffle.client.chat import address_of
+        from fluffle.client.methods.chat import address_of
 
         address = None if participant is None else address_of(participant)
         async with client() as asking:

@@ -19,6 +19,15 @@ class Whole(click.IntRange):
     name = "integer"
 
 
+class Positive(click.FloatRange):
+    """A number above 0."""
+
+    name = "number"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+
 class Duration(click.ParamType[float]):
     """A duration in seconds: `90`, `90s`, `5m`, `2h`, `1d`, `1w`."""
 

@@ -23,17 +23,18 @@ from broker.protocol.task_requests import (
 from broker.protocol.topology import Binding
 from broker.protocol.views import LLMList, LLMView, Placement, TaskPage, TaskView
 from broker.protocol.worker_reports import Progress
-from fluffle.client.chat import ChatMethods
 from fluffle.client.events import ENDINGS, PROGRESS, TASK_EVENTS, Event, TaskWatch, subscription
 from fluffle.client.handle import Submitted, TaskHandle
 from fluffle.client.kwargs import LLMChanges, RetryChanges, TaskChanges, TaskFields
-from fluffle.client.reports import ReportMethods
+from fluffle.client.methods.chat import ChatMethods
+from fluffle.client.methods.reports import ReportMethods
+from fluffle.client.methods.spending import SpendingMethods
 from fluffle.client.requests import Command, every_llm, made, read
 
 _MAX_UNANSWERED = 5_000  # submissions of submit_many
 
 
-class Client(ChatMethods, ReportMethods):
+class Client(ChatMethods, ReportMethods, SpendingMethods):
     """A client of the coordinator, over RabbitMQ.
 
         async with Client() as client:
@@ -157,11 +158,13 @@ class Client(ChatMethods, ReportMethods):
         return await self._task_command(AnswerQuestion, id=task_id, question=question, answer=answer)
 
     async def manage(self, llm: str, **settings: Unpack[LLMChanges]) -> LLMView:
-        """Pause, resume, drain or forget an LLM, or set its slots and skills. Other settings keep their values.
+        """Pause, resume, drain or forget an LLM, or set its properties. Other settings keep their values.
 
-        `paused`: the LLM finishes its tasks and gets no others. `drain`: all its instances finish their tasks and
-        leave. `forget`: see `forget`. `slots` limits all instances together; `skills` maps tags to levels from 0 to 1.
-        None restores the values that the instances report. Raises TaskRejected and NoAnswer.
+        `paused`: the LLM finishes its tasks and gets no others; false also closes its circuit breaker. `drain`: all its
+        instances finish their tasks and leave. `forget`: see `forget`. `slots` limits all instances together; `skills`
+        maps tags to levels from 0 to 1. `local`: it sends no data to other machines. `reserve`, `spill` and
+        `spill_after` in seconds: when it gets tasks. None restores the values that the instances report. Raises
+        TaskRejected and NoAnswer.
         """
         command = made(ManageLLM, TaskRejected, llm=llm, **settings)
         return read(LLMView, await self._request_client.command(command))
@@ -171,7 +174,7 @@ class Client(ChatMethods, ReportMethods):
         return await self.manage(llm, paused=True)
 
     async def resume(self, llm: str) -> LLMView:
-        """Assign tasks to a paused LLM again. Raises TaskRejected and NoAnswer."""
+        """Assign tasks to a paused LLM again, and close its circuit breaker. Raises TaskRejected and NoAnswer."""
         return await self.manage(llm, paused=False)
 
     async def drain(self, llm: str) -> LLMView:

@@ -1,9 +1,11 @@
-"""The keyword arguments of the client for tasks, LLMs and reports. None, where allowed, removes a value."""
+"""The keyword arguments of the client. None, where allowed, removes a value."""
 
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 
-from broker.protocol.task_requests import Vote
+from broker.protocol.primitives import Ability, Spill
+from broker.protocol.spending import By, Per
+from broker.protocol.task_requests import OnEmpty, TaskBudget, Vote
 
 
 class TaskFields(TypedDict, total=False):
@@ -32,6 +34,8 @@ class TaskFields(TypedDict, total=False):
     parent_id: str
     conversation_id: str
     force: bool
+    needs: list[Ability]
+    budget: TaskBudget
 
 
 class TaskChanges(TypedDict, total=False):
@@ -67,6 +71,39 @@ class LLMChanges(TypedDict, total=False):
     forget: bool
     slots: int | None
     skills: dict[str, float] | None
+    local: bool | None
+    reserve: bool | None
+    spill: Spill | None
+    spill_after: float | None
+    context_window: int | None
+    abilities: list[Ability] | None
+
+
+class LimitChanges(TypedDict, total=False):
+    """The changes of a rate limit by hand."""
+
+    paused: bool
+    until: datetime
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    concurrent: int | None
+    forget: bool
+
+
+class BudgetChanges(TypedDict, total=False):
+    """The changes of a budget by hand."""
+
+    usd: float | None
+    tokens: int | None
+    runs: int | None
+    per: Per | None
+    by: By | None
+    on_empty: OnEmpty | None
+    value: str
+    raise_usd: float
+    raise_tokens: int
+    raise_runs: int
+    drop: bool
 
 
 class ReportDefinition(TypedDict, total=False):

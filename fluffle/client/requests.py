@@ -44,6 +44,7 @@ from broker.protocol.queries import (
     TaskQuery,
     TasksQuery,
 )
+from broker.protocol.spending import BudgetsQuery, LimitsQuery, ManageBudget, ManageLimit, ManageSpending
 from broker.protocol.task_requests import AnswerQuestion, AssignTask, Cancel, ManageLLM, Retry, Submission, Update
 from broker.protocol.topology import COORDINATOR, MESSAGES, QUERIES, REPLIES, SHARED, TASKS, Queue, Topology
 from broker.protocol.views import LLMList, LLMView, Rejection, TaskView
@@ -61,8 +62,21 @@ Query = (
     | ReportsQuery
     | MessagesQuery
     | ConversationsQuery
+    | LimitsQuery
+    | BudgetsQuery
 )
-Command = Cancel | Retry | AssignTask | Update | AnswerQuestion | ManageLLM | SaveReport
+Command = (
+    Cancel
+    | Retry
+    | AssignTask
+    | Update
+    | AnswerQuestion
+    | ManageLLM
+    | ManageLimit
+    | ManageBudget
+    | ManageSpending
+    | SaveReport
+)
 
 T = TypeVar("T")
 W = TypeVar("W", bound=WireModel)

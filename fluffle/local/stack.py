@@ -22,6 +22,7 @@ from broker.secure_files import make_private_folder
 from broker.settings import PREFIX
 from fluffle.client.client import Client
 from fluffle.local.config import Configuration
+from fluffle.local.operator_requests import send_configuration
 from fluffle.local.supervisor import Program, fluffle_command
 
 # A longer wait does not help: the LLMs may have workers elsewhere, or the coordinator may be gone.
@@ -82,7 +83,9 @@ class Stack:
             if self._has_page():
                 programs.create_task(page.run())
             llms = [programs.create_task(llm.run()) for llm in self._llms]
+            sending = programs.create_task(send_configuration(url, self._configuration, self._say))
             await self._stop.wait()
+            sending.cancel()
             for llm in self._llms:
                 llm.stop()
             await asyncio.gather(*llms)

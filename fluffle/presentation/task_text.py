@@ -3,6 +3,7 @@
 from broker.protocol.status import Status
 from broker.protocol.views import TaskView
 from broker.protocol.worker_reports import Usage
+from fluffle.presentation.amounts import UNKNOWN, dollars
 from fluffle.presentation.output import cell, moment
 
 _MAX_TASKS_NAMED = 3  # dependencies that were not submitted
@@ -20,6 +21,8 @@ def remark(view: TaskView) -> str:
 
 def waiting_for(view: TaskView) -> str:
     """Return what the task waits for, as far as the view says; an empty text when it does not wait."""
+    if view.waits and view.status in (Status.PENDING, Status.BLOCKED):
+        return f"waiting {view.waits}" if view.waits.startswith("for ") else cell(view.waits)
     if view.status is Status.PENDING:
         skills = f" with {', '.join(view.skills)}" if view.skills else ""
         return f"waiting for {view.assignee or ' or '.join(view.assignees) or f'an LLM{skills}'}"
@@ -77,7 +80,10 @@ def usage_text(usage: Usage | None) -> str:
         return ""
     parts = [
         "" if usage.input_tokens is None else f"{usage.input_tokens:,} tokens in",
+        "" if not usage.cached_tokens else f"{usage.cached_tokens:,} of them cached",
         "" if usage.output_tokens is None else f"{usage.output_tokens:,} tokens out",
-        "" if usage.cost_usd is None else f"{usage.cost_usd:.4f} USD",
+        "" if not usage.reasoning_tokens else f"{usage.reasoning_tokens:,} of them for reasoning",
+        "" if usage.cost_usd is None else dollars(usage.cost_usd),
     ]
-    return ", ".join(part for part in parts if part)
+    given = [part for part in parts if part]
+    return ", ".join([*given, f"cost {UNKNOWN}"] if given and usage.cost_usd is None else given)

@@ -29,9 +29,9 @@ from fluffle.web.assets import RABBIT, STATIC, head
 from fluffle.web.live import Live
 from fluffle.web.notifications import Notifications
 from fluffle.web.page_context import SharedServices
-from fluffle.web.pages import chat, llms, questions, rejected, reports, submit, task, tasks
+from fluffle.web.pages import budgets, chat, llms, questions, rejected, reports, submit, task, tasks
 
-PAGES = (tasks, task, submit, llms, chat, questions, reports, rejected)
+PAGES = (tasks, task, submit, llms, chat, questions, reports, budgets, rejected)
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _STOP_TIMEOUT_SECONDS = 2  # for open requests
@@ -100,7 +100,7 @@ class WebServer:
         """
         async with self._live as live:
             notices = Notifications(lambda: to_datetime(now()))
-            live.listen({"task"}, notices.on_update)
+            live.listen({"task", "llm", "limit", "budget"}, notices.on_update)
             application = build_application(SharedServices(live, self._auth, notices, self._prefix))
             server = _Server(uvicorn.Config(application, log_config=None, **_UVICORN))
             for logger in ("asyncio", "uvicorn.error"):

@@ -20,6 +20,7 @@ _STROKES = {
     "chat": "M4 5h16v11H10l-4 4v-4H4Z",
     "questions": "M9 9a3 3 0 1 1 4 3c-1 .5-1 1-1 2M12 18h.01M12 3a9 9 0 1 0 0 18a9 9 0 0 0 0-18Z",
     "reports": "M4 20V10M10 20V4M16 20v-7M21 20H3",
+    "budgets": "M12 3a9 9 0 1 0 9 9h-9ZM15 3.5A9 9 0 0 1 20.500 9H15Z",
     "rejected": "M4 5h16l-2 14H6ZM9 10l6 5M15 10l-6 5",
     "bell": "M6 16V11a6 6 0 1 1 12 0v5l2 2H4ZM10 21h4",
     "new": "M12 5v14M5 12h14",

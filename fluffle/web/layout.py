@@ -17,6 +17,7 @@ PAGES = (
     ("chat", "Chat", "/chat"),
     ("questions", "Questions", "/questions"),
     ("reports", "Reports", "/reports"),
+    ("budgets", "Budgets", "/budgets"),
     ("rejected", "Rejected", "/rejected"),
 )
 _WARNINGS = {
@@ -24,7 +25,10 @@ _WARNINGS = {
     "Start a coordinator with `fluffle coordinator`: this page then updates by itself.",
     "RabbitMQ": "RabbitMQ is unavailable. This page may be out of date, and updates by itself when RabbitMQ is back.",
 }
-_NO_NOTICES = "No notices yet. This list shows tasks that failed or are overdue, and your tasks when they finish."
+_NO_NOTICES = (
+    "No notices yet. This list shows tasks that failed or are overdue, your tasks when they finish, LLMs that fail, "
+    "and limits and budgets that are used up."
+)
 
 
 @contextmanager
@@ -147,6 +151,9 @@ def _bell(context: PageContext) -> None:
 
 
 def _target(context: PageContext, notice: Notification) -> str:
+    if not notice.is_about_tasks:
+        page = "/llms" if notice.kind in ("circuit_open", "circuit_closed") else "/budgets"
+        return context.url(f"{page}#{notice.subject}" if notice.count == 1 else page)
     if notice.count == 1:
-        return context.task_url(notice.task_id)
+        return context.task_url(notice.subject)
     return context.url("/" if notice.kind == "overdue" else f"/?status={notice.kind.replace('finished', 'completed')}")

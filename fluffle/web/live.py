@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, Unpack
 from pydantic_core import from_json
 
 from broker.errors import FluffleError, NoAnswer
+from broker.protocol.spending import BudgetList, LimitView
 from broker.protocol.status import Status
 from broker.protocol.topology import EVENTS, Binding
 from broker.protocol.views import ConversationView, LLMView, MessageView, Placement, ReportView, TaskPage, TaskView
@@ -25,7 +26,7 @@ ANSWER_TIMEOUT_SECONDS = 10.0  # a person waits for the answer
 
 _POLL_INTERVAL_SECONDS = 2.0  # between two queries for the LLMs, which also show whether a coordinator answers
 _ABSENT_AFTER_SECONDS = 3.0  # without an answer
-_SOURCES = (*(Binding(EVENTS, key, "") for key in ("task.#", "llm.#", "message.#")), PROGRESS)
+_SOURCES = (*(Binding(EVENTS, key, "") for key in ("task.#", "llm.#", "message.#", "limit.#", "budget.#")), PROGRESS)
 
 DECODE_ERRORS = (ValueError, LookupError, TypeError, AttributeError)
 
@@ -67,15 +68,22 @@ class Reader(Protocol):
     async def report(self, name: str | None = None, **fields: Unpack[ReportFields]) -> ReportView:
         """Return a report."""
 
+    async def limits(self) -> list[LimitView]:
+        """Return the rate limits."""
+
+    async def budgets(self) -> BudgetList:
+        """Return the budgets, and whether all spending is stopped."""
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
     """A change that pages can listen for.
 
-    `about` is its kind. `task`, `llm` and `message` are events, and `what` is the rest of the event's type. `progress`
-    is new text of a task and `writing` of the answer to a message; `what` is the LLM that wrote it. `state` comes from
-    `Live` itself: the LLMs, or the availability of coordinator and RabbitMQ, have changed. `subject` is the id of the
-    task or message, or the name of the LLM. `data` is the content of the event.
+    `about` is its kind. `task`, `llm`, `message`, `limit` and `budget` are events, and `what` is the rest of the
+    event's type. `progress` is new text of a task and `writing` of the answer to a message; `what` is the LLM that
+    wrote it. `state` comes from `Live` itself: the LLMs, or the availability of coordinator and RabbitMQ, have changed.
+    `subject` is the id of the task or message, or the name of the LLM, limit or budget. `data` is the content of the
+    event.
     """
 
     about: str

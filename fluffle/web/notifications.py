@@ -1,6 +1,7 @@
-"""Notices for visitors: tasks that failed, are overdue, or whose submitter waits for them.
+"""Notices for visitors: tasks that failed, are overdue or finished; sick LLMs; limits and budgets that are used up.
 
-Tasks that end within a few seconds share one notice with a count. An event that arrives twice counts once.
+What happens within a few seconds shares one notice with a count. An event that arrives twice counts once, and what
+happens to the same LLM, limit or budget again within minutes is no new notice.
 """
 
 from collections import deque
@@ -15,12 +16,33 @@ from fluffle.web.live import Update
 MAX_KEPT = 50
 _MERGE_WITHIN = timedelta(seconds=10)  # between two tasks that share a notice
 _MAX_EVENTS_REMEMBERED = 10_000
+_REPEAT_WITHIN = timedelta(minutes=10)  # in which the same news about an LLM, a limit or a budget is told once
 _KINDS = {"failed": "failed", "overdue": "overdue", "completed": "finished"}
+_OTHER_KINDS = {
+    ("llm", "circuit_open"): "circuit_open",
+    ("llm", "circuit_closed"): "circuit_closed",
+    ("limit", "closed"): "limit_closed",
+    ("budget", "warning"): "budget_warning",
+    ("budget", "empty"): "budget_empty",
+}
+_TITLES = {
+    "overdue": ("A task is overdue", "{count} tasks are overdue"),
+    "failed": ("A task failed", "{count} tasks failed"),
+    "finished": ("A task finished", "{count} tasks finished"),
+    "circuit_open": ("{name} gets no tasks: it fails", "{count} LLMs get no tasks: they fail"),
+    "circuit_closed": ("{name} works again", "{count} LLMs work again"),
+    "limit_closed": ("The limit {name} is closed for hours", "{count} limits are closed for hours"),
+    "budget_warning": ("The budget {name} is nearly used up", "{count} budgets are nearly used up"),
+    "budget_empty": ("The budget {name} is used up", "{count} budgets are used up"),
+}
+"""The title of a notice about one thing, and about several."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A notice about `count` tasks that failed, are overdue or finished. `task_id` and `description` are the latest's.
+    """A notice about `count` tasks, LLMs, limits or budgets. `subject` and `description` are the latest's.
+
+    `subject` is the ID of the task, or the name of the LLM, limit or budget.
 
     `mine` are the sessions that own the tasks: only these see that tasks have finished.
     """
@@ -28,17 +50,21 @@ class Notification:
     number: int
     kind: str
     count: int
-    task_id: str
+    subject: str
     description: str
     at: datetime
     mine: frozenset[str] = frozenset()
 
     @property
     def title(self) -> str:
-        """The notice in three words."""
-        if self.count == 1:
-            return "A task is overdue" if self.kind == "overdue" else f"A task {self.kind}"
-        return f"{self.count:,} tasks {'are overdue' if self.kind == 'overdue' else self.kind}"
+        """The notice in a few words."""
+        one, several = _TITLES[self.kind]
+        return one.format(name=self.subject) if self.count == 1 else several.format(count=f"{self.count:,}")
+
+    @property
+    def is_about_tasks(self) -> bool:
+        """Whether the notice is about tasks."""
+        return self.kind in _KINDS.values()
 
     def is_for(self, session: str) -> bool:
         """Return whether the visitor with this session sees the notice."""
@@ -54,6 +80,7 @@ class Notifications:
     listeners: set[Callable[[Notification], None]] = field(default_factory=set)
     _seen: BoundedSet[str] = field(default_factory=lambda: BoundedSet(limit=_MAX_EVENTS_REMEMBERED))
     _owners: BoundedDict[str, str] = field(default_factory=lambda: BoundedDict(_MAX_EVENTS_REMEMBERED))
+    _told: BoundedDict[tuple[str, str], datetime] = field(default_factory=lambda: BoundedDict(_MAX_EVENTS_REMEMBERED))
     _number: int = 0
 
     def own(self, task_id: str, session: str) -> None:
@@ -61,29 +88,49 @@ class Notifications:
         self._owners[task_id] = session
 
     def on_update(self, update: Update) -> None:
-        """Handle an event of a task."""
+        """Handle an event of a task, an LLM, a limit or a budget."""
+        if update.event_id in self._seen:
+            return
+        data = update.data if isinstance(update.data, dict) else {}
+        if update.about != "task":
+            self._on_other(update, data)
+            return
         kind = _KINDS.get(update.what)
-        if kind is None or update.about != "task" or update.event_id in self._seen:
+        if kind is None:
             return
         self._seen.add(update.event_id)
         owner = self._owners.pop(update.subject, None) if kind != "overdue" else None
-        if kind == "finished" and owner is None:
+        if kind != "finished" or owner is not None:
+            self._tell(kind, update.subject, str(data.get("description", "")), owner)
+
+    def _on_other(self, update: Update, data: dict[str, Any]) -> None:
+        kind = _OTHER_KINDS.get((update.about, update.what))
+        if kind is None or (kind == "limit_closed" and data.get("tier") != "window"):
             return
-        notice = self._with(kind, update.subject, update.data, owner)
+        self._seen.add(update.event_id)
+        name, value = str(data.get("name") or update.subject), data.get("value")
+        now, key = self.clock(), (kind, f"{name} {value or ''}")
+        if (before := self._told.pop(key, None)) is None or now - before >= _REPEAT_WITHIN:
+            before = now
+            why = str(data.get("why") or "")
+            self._tell(kind, name, ": ".join(str(part) for part in (value, why) if part), None)
+        self._told[key] = before
+
+    def _tell(self, kind: str, subject: str, description: str, owner: str | None) -> None:
+        notice = self._with(kind, subject, description, owner)
         for listener in list(self.listeners):
             listener(notice)
 
-    def _with(self, kind: str, task_id: str, data: Any, owner: str | None) -> Notification:
+    def _with(self, kind: str, subject: str, description: str, owner: str | None) -> Notification:
         now = self.clock()
-        description = str(data.get("description", "")) if isinstance(data, dict) else ""
         mine = frozenset([owner] if owner else [])
         for place, notice in enumerate(self.latest):
             if notice.kind == kind and notice.mine == mine and now - notice.at < _MERGE_WITHIN:
                 del self.latest[place]
-                merged = replace(notice, count=notice.count + 1, task_id=task_id, description=description, at=now)
+                merged = replace(notice, count=notice.count + 1, subject=subject, description=description, at=now)
                 break
         else:
             self._number += 1
-            merged = Notification(self._number, kind, 1, task_id, description, now, mine)
+            merged = Notification(self._number, kind, 1, subject, description, now, mine)
         self.latest.appendleft(merged)
         return merged

@@ -43,11 +43,11 @@ def show(*, task_id: str, as_json: bool) -> None:
 
 
 async def waits_for(asking: "Client", view: "TaskView") -> str | None:
-    """Return what a task waits for. For a pending task, ask the coordinator why no LLM gets it."""
+    """Return what a task waits for. For a pending task that does not say it, ask the coordinator why no LLM gets it."""
     from broker.protocol.status import Status
     from fluffle.presentation.task_text import waiting_for
 
-    if view.status is Status.PENDING:
+    if view.status is Status.PENDING and not view.waits:
         fields: TaskFields = {"skills": view.skills, "labels": view.labels, "force": True}
         if view.assignee is not None:
             fields["assignee"] = view.assignee
@@ -65,6 +65,7 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
     from fluffle.client.handle import reason
     from fluffle.presentation.durations import duration, time_since
     from fluffle.presentation.output import heading, print_fields
+    from fluffle.presentation.spending_text import task_budget
     from fluffle.presentation.task_text import attempts_text, left_out, usage_text
     from fluffle.presentation.team_text import is_joined, sections
     from fluffle.presentation.timeline import timeline
@@ -95,8 +96,10 @@ def describe(view: "TaskView", waits: str | None = None, parts: Sequence["TaskVi
             ("Attempts", attempts_text(view) if view.attempts or not parts else None),
             ("Submitted by", view.submitted_by),
             ("Waited for people", None if view.person_wait is None else duration(view.person_wait)),
+            ("Needs", view.needs or None),
             ("Usage", usage_text(view.usage) or None),
-            ("Left out", view.left_out and f"{left_out(view)}: too large for an answer"),
+            ("Budget", view.budget and task_budget(view.budget)),
+            ("Left out", f"{left_out(view)}: too large for an answer" if view.left_out else None),
         ]
     )
     for attempt in view.attempts:

@@ -2,17 +2,20 @@
 
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from broker.mappings import without_none
 from fluffle.cli.exit_codes import OK, TASK_FAILED
-from fluffle.cli.options import JSON, Duration, Moment, Names, Weights, Whole, flat, pairs, schema_of, text_of
+from fluffle.cli.options import JSON, Duration, Moment, Names, Positive, Weights, Whole, flat, pairs, schema_of, text_of
 from fluffle.cli.session import client, json_option, run
 
 if TYPE_CHECKING:
-    from broker.protocol.task_requests import Vote
+    from broker.protocol.primitives import WireModel
+    from broker.protocol.task_requests import TaskBudget, Vote
+
+W = TypeVar("W", bound="WireModel")
 
 file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
 
@@ -65,6 +68,21 @@ file = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True)
     help="Maximum duration of one attempt; for a task for several LLMs, also of the whole task.",
 )
 @click.option("--max-attempts", type=Whole(1, 100), metavar="N", help="Maximum number of attempts.  [default: 3]")
+@click.option("--budget", type=Positive(), metavar="USD", help="US dollars for the task and all its parts.")
+@click.option(
+    "--budget-tokens", "tokens", type=Whole(1, 10**12), metavar="N", help="Tokens for the task and all its parts."
+)
+@click.option(
+    "--on-empty",
+    type=click.Choice(["wait", "ask", "fail"]),
+    help="What to do when the budget is used up.  [default: fail]",
+)
+@click.option(
+    "--needs",
+    multiple=True,
+    type=Names(),
+    help="What the LLM must be able to do: some of tools,pictures,schema.",
+)
 @click.option("--output-schema", type=file, metavar="FILE", help="A JSON Schema for the result.")
 @click.option("--label", "-l", "labels", multiple=True, type=Names(), help="A label, for filters and reports.")
 @click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Metadata of the task.")
@@ -204,6 +222,10 @@ def _fields(
     judge: str | None,
     quorum: int | None,
     weights: dict[str, float] | None,
+    needs: tuple[list[str], ...],
+    budget: float | None,
+    tokens: int | None,
+    on_empty: str | None,
     **plain: Any,
 ) -> dict[str, Any]:
     """Return the fields of a submission. `plain` are the options with the name of their field."""
@@ -220,6 +242,8 @@ def _fields(
         "labels": flat(labels) or None,
         "assignees": flat(assignees) or None,
         "excluded": flat(excluded) or None,
+        "needs": flat(needs) or None,
+        "budget": _budget({"usd": budget, "tokens": tokens, "on_empty": on_empty}),
         "vote": _vote({"choices": list(choices) or None, "judge": judge, "quorum": quorum, "weights": weights}),
     }
     return without_none(given)
@@ -227,16 +251,31 @@ def _fields(
 
 def _vote(rules: dict[str, Any]) -> "Vote | None":
     """Return the rules of a vote, or None without options about it."""
+    from broker.protocol.task_requests import Vote
+
+    return _part("vote", Vote, without_none(rules))
+
+
+def _budget(figures: dict[str, Any]) -> "TaskBudget | None":
+    """Return the budget of the task, or None without options about it."""
+    from broker.protocol.task_requests import TaskBudget
+
+    given = without_none(figures)
+    if given.keys() == {"on_empty"}:
+        raise click.UsageError("--on-empty needs --budget or --budget-tokens.")
+    return _part("budget", TaskBudget, given)
+
+
+def _part(name: str, kind: "type[W]", given: dict[str, Any]) -> "W | None":
+    """Return a field of a submission that is an object, or None without values for it. Raises TaskRejected."""
     from pydantic import ValidationError
 
     from broker.errors import Problem, TaskRejected
     from broker.protocol.primitives import problems
-    from broker.protocol.task_requests import Vote
 
-    given = without_none(rules)
     try:
-        return Vote(**given) if given else None
+        return kind(**given) if given else None
     except ValidationError as error:
         raise TaskRejected(
-            [Problem(f"vote.{path}".removesuffix("."), message) for path, message in problems(error)]
+            [Problem(f"{name}.{path}".removesuffix("."), message) for path, message in problems(error)]
         ) from error

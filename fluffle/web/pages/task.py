@@ -12,6 +12,7 @@ from broker.protocol.views import AttemptView, TaskView
 from fluffle.client.client import Client
 from fluffle.client.handle import reason
 from fluffle.presentation.durations import duration
+from fluffle.presentation.spending_text import task_budget
 from fluffle.presentation.task_text import attempts_text, left_out, usage_text, waiting_for
 from fluffle.presentation.timeline import timeline
 from fluffle.web.components import HtmlElement, Pairs, ago, button, empty, form, options, rendered, status
@@ -19,6 +20,7 @@ from fluffle.web.layout import frame
 from fluffle.web.live import RateLimitedRefresh, Update
 from fluffle.web.markdown import content, markdown, preformatted, prepared, render_uncached
 from fluffle.web.page_context import PageContext, SharedServices
+from fluffle.web.pages.budgets import build_raise
 from fluffle.web.pages.question import build_question
 from fluffle.web.pages.task_phases import Phase, phases
 
@@ -55,13 +57,15 @@ class _Task:
 
     async def follow(self) -> None:
         """Show the task, and update it while the page is open."""
-        await self._context.follow(self._refresh, {"task"}, matches=self._is_about_it)
+        await self._context.follow(self._refresh, {"task", "limit", "budget"}, matches=self._is_about_it)
         self._context.listen({"progress"}, self._on_progress)
         self._context.listen({"state"}, lambda _: self._show_quiet())
         self._context.run_while_open(self._streaming.run())
 
     def _is_about_it(self, update: Update) -> bool:
-        """Return whether an event is about this task or one of its parts."""
+        """Return whether an event is about this task or one of its parts, or may change what the task waits for."""
+        if update.about != "task":
+            return self._view is not None and self._view.status in (Status.PENDING, Status.BLOCKED)
         return update.subject == self._id or (
             isinstance(update.data, dict) and update.data.get("parent_id") == self._id
         )
@@ -173,6 +177,7 @@ class _Task:
         with HtmlElement("aside", None, "task-side"):
             self._build_time(view)
             self._build_facts(view)
+            self._build_budget(view)
             self._build_history(view)
 
     def _build_answer(self, view: TaskView) -> None:
@@ -273,7 +278,9 @@ class _Task:
             _moment("Submitted", view.submitted_at)
             _moment("Finished", view.finished_at)
             _fact("Attempts", attempts_text(view))
+            _fact("Needs", ", ".join(view.needs))
             _fact("Usage", usage_text(view.usage))
+            _fact("Budget", task_budget(view.budget) if view.budget else None)
             _fact("Left out (too large)", left_out(view))
             for name, ids in (("Depends on", view.depends_on), ("Part of", [view.parent_id] if view.parent_id else [])):
                 if ids:
@@ -281,6 +288,15 @@ class _Task:
                     with HtmlElement("dd"):
                         for other in ids:
                             HtmlElement("a", other, "code", href=self._context.task_url(other))
+
+    def _build_budget(self, view: TaskView) -> None:
+        """Add a form that raises the budget of the task."""
+        if not view.budget or view.status.is_final or not self._context.visitor.may_change:
+            return
+        units = [unit for name, unit in (("usd", "USD"), ("tokens", "tokens")) if view.budget.get(name) is not None]
+        with HtmlElement("section", None, "card"):
+            HtmlElement("h2", "Raise the budget")
+            build_raise(self._context, f"task:{view.id}", units)
 
     def _build_history(self, view: TaskView) -> None:
         with HtmlElement("section", None, "card"):

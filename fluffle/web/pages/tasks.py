@@ -59,7 +59,7 @@ class _List:
 
     async def follow(self) -> None:
         """Show the tasks, and update them while the page is open."""
-        await self._context.follow(self._refresh, {"task"})
+        await self._context.follow(self._refresh, {"task", "limit", "budget"})
 
     # -- filter ----------------------------------------------------------------------------------------------------
 

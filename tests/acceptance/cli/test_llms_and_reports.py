@@ -14,7 +14,7 @@ def test_the_llms_are_listed_and_shown(shell: Shell, gate: Path) -> None:
     task_id = waiting_task(shell, gate)
     until(lambda: shell.json("task", "show", task_id)["status"] == "in_progress", "the task runs")
     [row] = [line.split("\t") for line in shell("llm", "list").splitlines() if line.startswith("obi\t")]
-    assert (row[1], row[2].split("/")[1], row[6]) == ("online", "20", "obey=0.9,summarise")
+    assert (row[1], row[2].split("/")[1], row[-1]) == ("online", "20", "obey=0.9,summarise")
     shown = shell("llm", "show", "obi")
     assert re.search(r"^Description: obeys$", shown, re.MULTILINE)
     assert f"\n{task_id}\n" in shown.split("Current tasks")[1]

@@ -92,5 +92,5 @@ def test_a_task_for_local_llms_is_never_assigned_to_a_remote_one(place: SteeredS
         with place.worker("near", "--skills", "read", "--labels", "local"):
             assert place.completed(private).llm == "near"
             rows = [line.split("\t") for line in shell("llm", "list").splitlines()]
-            labels = {row[0]: row[5] for row in rows}
+            labels = {row[0]: row[-2] for row in rows}
             assert (labels["far"], labels["near"]) == ("gpu,remote", "local")

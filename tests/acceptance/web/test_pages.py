@@ -94,7 +94,7 @@ def test_a_rejected_message_is_shown_with_its_errors_and_requeued_or_dropped(pla
     assert "bad-1" not in Shell(place.site.url, place.site.state)("rejected", "list")
 
 
-@pytest.mark.parametrize("path", ["/", "/new", "/llms", "/chat", "/questions", "/reports", "/rejected"])
+@pytest.mark.parametrize("path", ["/", "/new", "/llms", "/chat", "/questions", "/reports", "/budgets", "/rejected"])
 def test_text_has_contrast_and_a_phone_needs_no_sideways_scrolling(path: str, operator: Visit) -> None:
     operator.page.set_viewport_size({"width": 390, "height": 844})
     page = operator.go(path)

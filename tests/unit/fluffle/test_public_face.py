@@ -15,7 +15,7 @@ import pytest
 import fluffle
 from broker.amqp.envelope import Outgoing
 from broker.errors import ConnectionClosed, TaskCancelled, TaskFailed, TaskRejected
-from broker.protocol import task_requests
+from broker.protocol import spending, task_requests
 from broker.protocol.status import Status
 from broker.protocol.task_requests import Submission
 from broker.protocol.views import TaskView
@@ -23,7 +23,7 @@ from broker.protocol.worker_reports import Failure
 from fluffle import reference
 from fluffle.client.client import Client
 from fluffle.client.handle import Submitted, outcome
-from fluffle.client.kwargs import LLMChanges, RetryChanges, TaskChanges, TaskFields
+from fluffle.client.kwargs import BudgetChanges, LimitChanges, LLMChanges, RetryChanges, TaskChanges, TaskFields
 from fluffle.client.sync import SyncClient
 from tests.support.processes import ROOT
 
@@ -85,6 +85,8 @@ def test_the_arguments_of_the_client_are_the_fields_of_the_messages() -> None:
     assert TaskChanges.__annotations__.keys() | {"id"} == task_requests.Update.model_fields.keys()
     assert RetryChanges.__annotations__.keys() == task_requests.RetryPatch.model_fields.keys()
     assert LLMChanges.__annotations__.keys() | {"llm"} == task_requests.ManageLLM.model_fields.keys()
+    assert LimitChanges.__annotations__.keys() | {"limit"} == spending.ManageLimit.model_fields.keys()
+    assert BudgetChanges.__annotations__.keys() | {"budget"} == spending.ManageBudget.model_fields.keys()
 
 
 def test_the_synchronous_client_has_every_method_of_the_client() -> None:

@@ -11,7 +11,7 @@ from broker.errors import DecodeError
 from broker.messaging.chat_client import read_message, to_publish
 from broker.protocol.chat import Message, in_order, is_address, made_from, new_message, owner_of
 from broker.protocol.topology import MESSAGES, mailbox
-from fluffle.client.chat import address_of
+from fluffle.client.methods.chat import address_of
 
 
 def delivery(body: Any, key: str = "llm.ada", **properties: Any) -> Delivery:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from broker.errors import ConfigurationError
 from broker.settings import Settings, load_settings
-from fluffle.local.config import LLMTable, load
+from fluffle.local.config import BudgetTable, LimitTable, LLMTable, PriceTable, load
 from tests.support.processes import ROOT
 from tests.unit.docs.test_docs import code, table_after
 
@@ -111,6 +112,29 @@ def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         ('[llm.atlas]\nmodel = "demo"\ntools = "some"', "llm.atlas.tools: Input should be a valid list"),
         ('[llm]\natlas = "demo"', "llm.atlas: must be a table"),
         ("[fluffle\n", "Expected ']'"),
+        (
+            "[limits.main]\nrequest_per_minute = 5",
+            "limits.main.request_per_minute: unknown key; did you mean requests_",
+        ),
+        ("[limits.main]", "limits.main: needs at least one of requests_per_minute, tokens_per_minute and concurrent"),
+        ("[limits.main]\nconcurrent = 0", "limits.main.concurrent: Input should be greater than or equal to 1"),
+        ("[limits]\nmain = 5", "limits.main: must be a table, which begins with a line such as [limits.main]"),
+        ("[limits.Main]\nconcurrent = 1", "limits.Main: must be 1-63 characters"),
+        ("[budgets.team]\nper = 'day'", "budgets.team: needs at least one of usd, tokens and runs"),
+        ("[budgets.team]\nusd = -1", "budgets.team.usd: Input should be greater than 0"),
+        ("[budgets.team]\nusd = inf", "budgets.team.usd: Input should be a finite number"),
+        ("[budgets.team]\nusd = 1\nper = 'year'", "budgets.team.per: Input should be 'hour', 'day', 'week' or 'month'"),
+        ("[budgets.'task:t-1']\nusd = 1", "budgets.task:t-1: must be 1-63 characters"),
+        ("[prices.'gpt-6.1']\nimput = 1\noutput = 1", "prices.gpt-6.1.input: Field required"),
+        ('[llm.atlas]\nmodel = "demo"\nprice = { input = 1 }', "llm.atlas.price.output: Field required"),
+        (
+            '[llm.atlas]\nmodel = "demo"\nprice = { input = 1, output = 1, ouput = 1 }',
+            "llm.atlas.price.ouput: unknown key; did you mean output?",
+        ),
+        ('[llm.atlas]\nexec = "x"\nfallback = ["demo"]', "llm.atlas: fallback needs model"),
+        ('[llm.atlas]\nmodel = "demo"\nspill = "late"', "llm.atlas: spill and spill_after need reserve = true"),
+        ('[llm.atlas]\nmodel = "demo"\nreserve = true\nspill_after = 5', 'llm.atlas: spill_after needs spill = "busy"'),
+        ('[llm.atlas]\nmodel = "demo"\nabilities = ["smell"]', "llm.atlas.abilities.0: Input should be 'tools', "),
     ],
 )
 def test_a_problem_is_named_by_its_path(text: str, said: str, tmp_path: Path) -> None:
@@ -137,13 +161,82 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
         load(path)
 
 
-def test_every_key_of_an_llm_is_described_with_its_default() -> None:
-    described = {code(key)[0]: (default.strip("`"), meaning) for key, default, meaning in table_after("llm keys", PAGE)}
-    assert described.keys() == LLMTable.model_fields.keys()
-    for key, info in LLMTable.model_fields.items():
+@pytest.mark.parametrize(
+    ("marker", "kind"),
+    [("llm keys", LLMTable), ("limit keys", LimitTable), ("budget keys", BudgetTable), ("price keys", PriceTable)],
+)
+def test_every_key_is_described_with_its_default(marker: str, kind: type[BaseModel]) -> None:
+    described = {code(key)[0]: (default.strip("`"), meaning) for key, default, meaning in table_after(marker, PAGE)}
+    assert described.keys() == kind.model_fields.keys()
+    for key, info in kind.model_fields.items():
         default, meaning = described[key]
         assert meaning == info.description
-        assert default == ("none" if info.default in (None, "", {}, []) else str(info.default))
+        if info.is_required():
+            assert default == "required"
+        else:
+            assert default == ("none" if info.default in (None, "", {}, []) else str(info.default))
+
+
+def test_limits_budgets_and_prices_are_read(tmp_path: Path) -> None:
+    configuration = load(
+        write(
+            tmp_path,
+            """
+            [limits."openai-main"]
+            requests_per_minute = 500
+            concurrent = 8
+
+            [budgets.team]
+            usd = 20
+            per = "day"
+
+            [prices."gpt-6-luna"]
+            input = 3
+            output = 15.5
+            cached_input = 0.3
+
+            [prices."ollama:llama3.2"]
+            input = 0
+            output = 0
+
+            [llm.atlas]
+            model = "openai:gpt-6-luna"
+            limit = "openai-main"
+            fallback = ["ollama:llama3.2", "openai:gpt-6-sol"]
+            local = false
+            reserve = true
+            spill = "busy"
+            spill_after = 90
+            context_window = 8192
+            abilities = ["tools", "schema"]
+
+            [llm.vega]
+            model = "openai:gpt-6-luna"
+            price = { input = 0, output = 0 }
+            """,
+        )
+    )
+    assert configuration.limits["openai-main"].model_dump() == {
+        "requests_per_minute": 500,
+        "tokens_per_minute": None,
+        "concurrent": 8,
+    }
+    team = configuration.budgets["team"].model_dump(exclude_none=True)
+    assert team == {"usd": 20, "per": "day", "on_empty": "wait"}
+    atlas, vega = configuration.llms["atlas"], configuration.llms["vega"]
+    assert atlas.options(None, configuration.prices)[2:] == [
+        "--limit=openai-main",
+        "--fallback=ollama:llama3.2,openai:gpt-6-sol",
+        "--spill=busy:90",
+        "--context-window=8192",
+        "--abilities=tools,schema",
+        "--price=3,15.5,0.3",
+        "--price=ollama:llama3.2=0,0",
+        "--reserve",
+    ]
+    assert atlas.grant() == {"local": False, "reserve": True, "spill": "busy", "spill_after": 90}
+    assert vega.options(None, configuration.prices)[2:] == ["--price=0,0"]
+    assert vega.grant() == {}
 
 
 def test_the_example_in_the_docs_is_valid(tmp_path: Path) -> None:

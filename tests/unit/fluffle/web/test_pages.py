@@ -11,6 +11,7 @@ from broker.protocol.views import AttemptView, QuestionView, ReportColumn, Repor
 from fluffle.web.charts import chart
 from fluffle.web.live import DECODE_ERRORS, RateLimitedRefresh, Update, read
 from fluffle.web.notifications import Notifications
+from fluffle.web.pages.budgets import raised
 from fluffle.web.pages.reports import Choice
 from fluffle.web.pages.submit import asked
 from fluffle.web.pages.task_filters import TaskFilter
@@ -144,6 +145,61 @@ def test_overdue_tasks_make_notices_and_other_changes_do_not() -> None:
     assert bell.told == [("A task is overdue", 1)]
 
 
+def news(bell: Bell, about: str, what: str, name: str, **data: Any) -> None:
+    event_id = f"{what}/{name}/{bell.now}"
+    bell.notices.on_update(Update(about, what, name, event_id, {"name": name, **data}))
+
+
+def test_an_llm_that_fails_and_works_again_makes_two_notices() -> None:
+    bell = Bell()
+    news(bell, "llm", "circuit_open", "vega", why="authentication failed")
+    news(bell, "llm", "circuit_closed", "vega")
+    news(bell, "llm", "online", "vega")
+    assert bell.told == [("vega gets no tasks: it fails", 1), ("vega works again", 1)]
+    assert bell.notices.latest[1].description == "authentication failed"
+
+
+def test_the_same_news_about_the_same_llm_is_told_again_only_after_minutes() -> None:
+    bell = Bell()
+    for seconds in (0, 60, 599, 601, 660):
+        bell.now = at(seconds)
+        news(bell, "llm", "circuit_open", "vega")
+    assert bell.told == [("vega gets no tasks: it fails", 1)] * 2
+
+
+def test_many_llms_that_fail_at_once_share_a_notice() -> None:
+    bell = Bell()
+    for number in range(5):
+        news(bell, "llm", "circuit_open", f"vega-{number}")
+    assert [notice.title for notice in bell.notices.latest] == ["5 LLMs get no tasks: they fail"]
+
+
+def test_a_limit_makes_a_notice_only_when_it_is_closed_for_hours() -> None:
+    bell = Bell()
+    news(bell, "limit", "closed", "openai-main", tier="throttle")
+    news(bell, "limit", "closed", "openai-main", tier="window", why="5 hours are used up")
+    news(bell, "limit", "opened", "openai-main")
+    assert bell.told == [("The limit openai-main is closed for hours", 1)]
+
+
+def test_each_part_of_a_divided_budget_makes_a_notice_of_its_own() -> None:
+    bell = Bell()
+    for value in ("ana", "ben", "ana"):
+        news(bell, "budget", "empty", "people", value=value, why="5 USD are spent")
+        bell.now += timedelta(seconds=20)
+    assert [notice.description for notice in bell.notices.latest] == ["ben: 5 USD are spent", "ana: 5 USD are spent"]
+    news(bell, "budget", "warning", "people")
+    assert bell.notices.latest[0].title == "The budget people is nearly used up"
+
+
+def test_news_with_impossible_data_do_no_harm() -> None:
+    bell = Bell()
+    impossible: list[Any] = [None, [], 7, {"name": None, "why": [1], "value": {}}]
+    for number, data in enumerate(impossible):
+        bell.notices.on_update(Update("budget", "empty", f"b-{number}", f"e-{number}", data))
+    assert bell.notices.latest[0].count == 4
+
+
 def test_the_number_of_remembered_notices_is_bounded() -> None:
     bell = Bell()
     for number in range(12_000):
@@ -153,6 +209,26 @@ def test_the_number_of_remembered_notices_is_bounded() -> None:
     assert len(bell.notices.latest) == 50
     assert len(bell.notices._seen) <= 10_000
     assert len(bell.notices._owners) <= 10_000
+
+
+# -- budgets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "changes"),
+    [
+        ({"more": "2.5", "unit": "USD"}, {"raise_usd": 2.5}),
+        ({"more": "1000", "unit": "tokens"}, {"raise_tokens": 1000}),
+        ({"more": "3", "unit": "runs"}, {"raise_runs": 3}),
+        ({"more": "inf", "unit": "tokens"}, {"raise_tokens": 0}),
+        ({"more": "nan", "unit": "USD"}, {"raise_usd": 0.0}),
+        ({"more": "much"}, {"raise_usd": 0.0}),
+        ({}, {"raise_usd": 0.0}),
+    ],
+)
+def test_a_form_raises_a_budget_by_an_amount_of_its_unit(given: dict[str, str], changes: dict[str, Any]) -> None:
+    assert raised(given, None) == changes
+    assert raised(given, "ana") == {**changes, "value": "ana"}
 
 
 # -- what comes in -----------------------------------------------------------------------------------------------------
