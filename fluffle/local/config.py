@@ -77,11 +77,18 @@ class PriceTable(_Table):
     cached_input: Dollars | None = Field(
         None, description="US dollars per million cached input tokens; default: `input`"
     )
+    cache_write: Dollars | None = Field(
+        None, description="US dollars per million input tokens that are written to a cache; default: `input`"
+    )
 
     def option(self) -> str:
         """Return the price as the value of an option of `fluffle worker`."""
-        figures = (self.input, self.output, self.cached_input)
-        return ",".join(f"{figure:.12g}" for figure in figures if figure is not None)
+        figures = [self.input, self.output]
+        if self.cached_input is not None or self.cache_write is not None:
+            figures.append(self.input if self.cached_input is None else self.cached_input)
+        if self.cache_write is not None:
+            figures.append(self.cache_write)
+        return ",".join(f"{figure:.12g}" for figure in figures)
 
 
 class LLMTable(_Table):

@@ -149,7 +149,15 @@ def test_every_state_and_where_it_leads_is_described() -> None:
 
 def test_every_type_of_answer_is_described() -> None:
     described = [code(row[0])[0] for row in table_after("answers")]
-    others = {"task.rejected", "llm.accepted", "report.accepted", "note.accepted", "note.answer"}
+    others = {
+        "task.rejected",
+        "llm.accepted",
+        "limit.accepted",
+        "budget.accepted",
+        "report.accepted",
+        "note.accepted",
+        "note.answer",
+    }
     others |= {"message.rejected", "query.answer", "query.rejected"}
     assert set(described) == {*get_args(AnswerType), *others}
 

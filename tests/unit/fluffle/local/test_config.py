@@ -325,7 +325,8 @@ def test_the_properties_of_an_llm_are_options_of_its_worker(tmp_path: Path) -> N
             limit = "openai-main"
             price = { input = 0.1, output = 0.5, cached_input = 0.01 }
             reserve = true
-            spill = "busy:90"
+            spill = "busy"
+            spill_after = 90
             context_window = 128000
             abilities = ["tools", "schema"]
             """,
@@ -334,12 +335,12 @@ def test_the_properties_of_an_llm_are_options_of_its_worker(tmp_path: Path) -> N
     assert table.options(None) == [
         "--model=openai:gpt-6-luna",
         "--slots=1",
-        "--fallback=anthropic:claude-haiku-5-5,ollama:llama3.2",
         "--limit=openai-main",
-        "--price=0.1,0.5,0.01",
+        "--fallback=anthropic:claude-haiku-5-5,ollama:llama3.2",
         "--spill=busy:90",
         "--context-window=128000",
         "--abilities=tools,schema",
+        "--price=0.1,0.5,0.01",
         "--reserve",
     ]
 
@@ -375,7 +376,7 @@ def test_the_price_of_a_model_goes_to_the_llms_that_use_it(tmp_path: Path) -> No
         options = configuration.llms[name].options(None, configuration.prices)
         return [option.removeprefix("--price=") for option in options if option.startswith("--price")]
 
-    assert prices("atlas") == ["openai:gpt-6-luna=0.1,0.5,0.1,0.2", "ollama:llama3.2=0,0"]
+    assert prices("atlas") == ["0.1,0.5,0.1,0.2", "ollama:llama3.2=0,0"]
     assert prices("vega") == ["0,0"]
     assert prices("iris") == []
 
