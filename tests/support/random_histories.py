@@ -176,7 +176,7 @@ class World:
 
     def _usage(self) -> dict[str, Any]:
         draw = self.draw
-        usage = draw(usages)
+        usage: dict[str, Any] = draw(usages)
         if draw(maybe):
             usage["models"] = {name: draw(usages) for name in MODELS if draw(st.booleans())}
         return usage
