@@ -39,6 +39,7 @@ class Unit(StrEnum):
     TOKENS = "tokens"
     DOLLARS = "USD"
     PER_HOUR = "1/h"
+    TOKENS_PER_SECOND = "tokens/s"
 
 
 class Moment(StrEnum):
@@ -69,6 +70,12 @@ class Metric:
     unit: Unit
     of: Of
     meaning: str
+    also: Of | None = None  # what it is divided by
+
+    @property
+    def kinds(self) -> tuple[Of, ...]:
+        """All that it counts."""
+        return (self.of,) if self.also is None else (self.of, self.also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +155,7 @@ _ALL_METRICS = (
     Metric("cancelled", "Cancelled", Unit.COUNT, Of.TASKS, "of these, cancelled"),
     Metric("open", "Open", Unit.COUNT, Of.TASKS, "of these, not over"),
     Metric("late", "Late", Unit.COUNT, Of.TASKS, "of these, not over when their due date passed"),
+    Metric("accepted", "Accepted", Unit.COUNT, Of.TASKS, "of these, completed by an LLM and accepted, see below"),
     Metric("completion_rate", "Completion rate", Unit.SHARE, Of.TASKS, "completed of all"),
     Metric("throughput", "Throughput", Unit.PER_HOUR, Of.TASKS, "completed tasks per hour of the span, see below"),
     *_of_measure("queue_wait"),
@@ -163,9 +171,43 @@ _ALL_METRICS = (
     Metric("busy_share", "Share of the work", Unit.SHARE, Of.ATTEMPTS, "of the busy time of all groups"),
     Metric("input_tokens", "Input tokens", Unit.TOKENS, Of.ATTEMPTS, "that they used, where known"),
     Metric("output_tokens", "Output tokens", Unit.TOKENS, Of.ATTEMPTS, "that they used, where known"),
+    Metric("cached_tokens", "Cached tokens", Unit.TOKENS, Of.ATTEMPTS, "input tokens that were read from a cache"),
+    Metric("cache_write_tokens", "Cache writes", Unit.TOKENS, Of.ATTEMPTS, "input tokens that were written to a cache"),
+    Metric("reasoning_tokens", "Reasoning tokens", Unit.TOKENS, Of.ATTEMPTS, "output tokens that were not shown"),
+    Metric("requests", "Requests", Unit.COUNT, Of.ATTEMPTS, "requests to models, where known"),
+    Metric(
+        "tokens_per_second",
+        "Pace",
+        Unit.TOKENS_PER_SECOND,
+        Of.ATTEMPTS,
+        "output tokens per second of run time, of attempts that reported both, for the model that answered",
+    ),
     Metric("utilisation", "Utilisation", Unit.SHARE, Of.SLOTS, "of the time that LLMs offered slots, that of attempts"),
     Metric(
         "cost_usd", "Cost", Unit.DOLLARS, Of.ATTEMPTS, "that they had, where known, in whole billionths of a dollar"
+    ),
+    Metric(
+        "unknown_cost",
+        "Of unknown cost",
+        Unit.COUNT,
+        Of.ATTEMPTS,
+        "that used a model at a cost, or a part, that is unknown",
+    ),
+    Metric(
+        "cost_per_completed",
+        "Cost per completed task",
+        Unit.DOLLARS,
+        Of.ATTEMPTS,
+        "cost of all attempts, for each task that an LLM completed",
+        also=Of.TASKS,
+    ),
+    Metric(
+        "cost_per_accepted",
+        "Cost per accepted task",
+        Unit.DOLLARS,
+        Of.ATTEMPTS,
+        "cost of all attempts, for each accepted task, see below",
+        also=Of.TASKS,
     ),
 )
 METRICS = {metric.name: metric for metric in _ALL_METRICS}
@@ -214,7 +256,17 @@ PREDEFINED = {
     ),
     "cost": Report(
         ("model", "llm"),
-        ("attempts", "input_tokens", "output_tokens", "cost_usd"),
+        (
+            "attempts",
+            "requests",
+            "input_tokens",
+            "cached_tokens",
+            "output_tokens",
+            "cost_usd",
+            "unknown_cost",
+            "cost_per_completed",
+            "cost_per_accepted",
+        ),
         moment=Moment.FINISHED,
         meaning="what the attempts used, by model and LLM",
     ),
@@ -288,8 +340,9 @@ def _wrong_together(report: Report) -> list[Problem]:
     """Return the problems of metrics that lack a dimension of the report."""
     used = dict.fromkeys((*report.group_by, *report.where))
     return [
-        Problem("metrics", f"{name!r} is about {METRICS[name].of}, which have no dimension {dimension!r}")
+        Problem("metrics", f"{name!r} is about {kind}, which have no dimension {dimension!r}")
         for name in report.metrics
+        for kind in METRICS[name].kinds
         for dimension in used
-        if METRICS[name].of not in DIMENSIONS[dimension].of
+        if kind not in DIMENSIONS[dimension].of
     ]

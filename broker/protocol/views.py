@@ -320,7 +320,7 @@ class ReportColumn(View):
 
     name: str
     title: str
-    unit: Literal["count", "s", "share", "tokens", "USD", "1/h"] | None = None
+    unit: Literal["count", "s", "share", "tokens", "USD", "1/h", "tokens/s"] | None = None
 
 
 class ReportView(View):

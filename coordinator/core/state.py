@@ -54,6 +54,7 @@ class StateChanges:
     changed: dict[str, Task] = field(default_factory=dict)
     respecified: dict[str, Task] = field(default_factory=dict)  # of the changed: those whose submission was changed
     attempts: list[tuple[Task, Attempt]] = field(default_factory=list)
+    settled: list[Attempt] = field(default_factory=list)  # of these: earlier ones, whose usage grew after their end
     waits: list[tuple[Task, frozenset[str]]] = field(default_factory=list)  # new tasks and their open dependencies
     met: list[str] = field(default_factory=list)  # ids of ended tasks whose dependents know the end
     llms: dict[str, LLM] = field(default_factory=dict)

@@ -27,7 +27,7 @@ def log_refusals_and_losses(
     for refuse in requests:
         log.warning("refused a request", about=refuse.task_id, errors=_in_words(refuse.problems))
     for task, attempt in changes.attempts:
-        if attempt.outcome in (Outcome.LOST, Outcome.UNCLAIMED):
+        if attempt.outcome in (Outcome.LOST, Outcome.UNCLAIMED) and attempt not in changes.settled:
             log.warning(
                 f"an attempt is {attempt.outcome}",
                 task=task.id,

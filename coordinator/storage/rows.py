@@ -11,7 +11,7 @@ from broker.mappings import without_none
 from broker.protocol.chat import Message
 from broker.protocol.status import Outcome, Status
 from broker.protocol.task_requests import Submission
-from broker.protocol.worker_reports import Failure, Usage
+from broker.protocol.worker_reports import Failure
 from broker.timestamps import EPOCH, Instant, from_datetime, to_iso
 from coordinator.core.health.breaker import Breaker
 from coordinator.core.health.record import HealthRecord
@@ -20,10 +20,9 @@ from coordinator.core.llms.duration_estimates import DurationEstimates
 from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.llms.properties import InstanceProfile, Properties
 from coordinator.core.tasks.task import Attempt, Change, OpenQuestion, Task
+from coordinator.storage.usage_columns import usage_of, usage_row
 
 Row = RowMapping | Mapping[str, Any]
-
-NANOS = 1_000_000_000  # in a US dollar: costs are stored in nanodollars
 
 
 def task_row(task: Task) -> dict[str, Any]:
@@ -60,7 +59,6 @@ def specified_row(task: Task) -> dict[str, Any]:
 
 def changing_row(task: Task) -> dict[str, Any]:
     """Return the columns that change while a task is processed."""
-    usage = task.usage
     return {
         "status": task.status.value,
         "reply_to": task.reply_to,
@@ -74,6 +72,7 @@ def changing_row(task: Task) -> dict[str, Any]:
         "parked": int(task.parked),
         "asking_since": task.asking_since,
         "person_wait": task.person_wait,
+        "accepted": None if task.accepted is None else int(task.accepted),
         "llm": task.llm,
         "instance": task.instance,
         "model": task.model,
@@ -83,9 +82,7 @@ def changing_row(task: Task) -> dict[str, Any]:
         "started_at": task.started_at,
         "finished_at": task.finished_at,
         "duration": task.duration,
-        "input_tokens": usage and usage.input_tokens,
-        "output_tokens": usage and usage.output_tokens,
-        "cost_nanos": usage and _nanos(usage.cost_usd),
+        **usage_row(task.usage),
         "error_type": _error_type(task.error),
         "result": _json(task.result),
         "error": None if task.error is None else task.error.model_dump_json(),
@@ -116,6 +113,7 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
         parked=bool(row["parked"]),
         asking_since=row["asking_since"],
         person_wait=row["person_wait"],
+        accepted=None if row["accepted"] is None else bool(row["accepted"]),
         original={} if row["original"] is None else from_json(row["original"]),
         llm=row["llm"],
         instance=row["instance"],
@@ -128,7 +126,7 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
         duration=row["duration"],
         result=_value(row["result"]),
         error=_failure(row["error"]),
-        usage=_usage(row),
+        usage=usage_of(row),
         attempts=ended,
         questions=[
             OpenQuestion(id_, text, tuple(choices), *rest)
@@ -151,7 +149,6 @@ def _submission(row: Row) -> bytes:
 
 def attempt_row(task: Task, attempt: Attempt) -> dict[str, Any]:
     """Return every column of an attempt at a task."""
-    usage = attempt.usage
     return {
         "task_seq": task.seq,
         "attempt": attempt.attempt,
@@ -164,9 +161,7 @@ def attempt_row(task: Task, attempt: Attempt) -> dict[str, Any]:
         "started_at": attempt.started_at,
         "finished_at": attempt.finished_at,
         "duration": attempt.duration,
-        "input_tokens": usage and usage.input_tokens,
-        "output_tokens": usage and usage.output_tokens,
-        "cost_nanos": usage and _nanos(usage.cost_usd),
+        **usage_row(attempt.usage),
         "submitted_at": task.submitted_at,
         "error_type": _error_type(attempt.error),
         "error": None if attempt.error is None else attempt.error.model_dump_json(),
@@ -182,7 +177,7 @@ def attempt_of(row: Row) -> Attempt:
         why=row["why"],
         outcome=Outcome(row["outcome"]),
         error=_failure(row["error"]),
-        usage=_usage(row),
+        usage=usage_of(row),
         assigned_at=row["assigned_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
@@ -324,17 +319,6 @@ def _value(text: str | None) -> Any:
 
 def _failure(text: str | None) -> Failure | None:
     return None if text is None else Failure.model_validate_json(text)
-
-
-def _usage(row: Row) -> Usage | None:
-    used = {key: row[key] for key in ("input_tokens", "output_tokens") if row[key] is not None}
-    if row["cost_nanos"] is not None:
-        used["cost_usd"] = row["cost_nanos"] / NANOS
-    return Usage(**used) if used else None
-
-
-def _nanos(cost_usd: float | None) -> int | None:
-    return None if cost_usd is None else round(cost_usd * NANOS)
 
 
 def _error_type(error: Failure | None) -> str | None:

@@ -85,6 +85,7 @@ tasks = Table(
     Column("reserved_tokens", BigInteger),
     Column("charged_to", Text),  # JSON: the tasks of its tree whose budgets it is charged to
     Column("waits_for", Text),  # the budget that it waits for
+    Column("accepted", SmallInteger),  # of a part: 1 if its group accepted it, else 0; NULL for other tasks
 )
 Index("tasks_by_id", tasks.c.id, unique=True)
 Index("tasks_by_status", tasks.c.status, tasks.c.seq, tasks.c.submitted_at)  # lists, held tasks, counts
@@ -178,6 +179,8 @@ Index(  # covers what reports add up; new entries go to the end
     attempts.c.cost_nanos,
     attempts.c.error_type,
 )
+has_models = attempts.c.models.is_not(None)
+_partial_index("attempts_of_models", has_models, attempts.c.finished_at)
 
 dependencies = Table(
     "dependencies",
@@ -297,6 +300,8 @@ task_sums = Table(  # of tasks that are alike
     Column("first_finished", BigInteger, nullable=False),
     *(Column(f"{measure}_{part}", BigInteger) for measure in MEASURES for part in ("count", "total", "max")),
     Column("model", Text),
+    Column("done", BigInteger),  # of these, completed by an LLM
+    Column("accepted", BigInteger),  # of these, accepted; both NULL from earlier versions
 )
 Index("task_sums_of_period", task_sums.c.period)
 
@@ -314,8 +319,11 @@ attempt_sums = Table(  # of attempts that are alike
     Column("output_tokens", BigInteger),
     Column("cost_nanos", BigInteger),
     Column("length", BigInteger),  # from start to end, by the coordinator's clock
-    Column("model", Text),
+    Column("model", Text),  # attempts with several models have a row for each, with its usage
     *_more_usage(),
+    Column("unknown_cost", BigInteger),  # attempts; NULL, like all usage besides, from earlier versions
+    Column("paced_tokens", BigInteger),  # output tokens of attempts whose duration is known
+    Column("paced_time", BigInteger),  # duration of the attempts whose output tokens are known
 )
 Index("attempt_sums_of_period", attempt_sums.c.period)
 

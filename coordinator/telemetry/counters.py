@@ -34,6 +34,8 @@ class Counters:
         self.submitted += len(changes.new)
         self.ended.update([task.status.value for task in changes.changed.values() if task.finished_at == now])
         for task, attempt in changes.attempts:
+            if attempt in changes.settled:
+                continue
             runs = self._runs.get(attempt.llm)
             if runs is None:
                 runs = self._runs[attempt.llm] = Runs()

@@ -21,8 +21,11 @@ _SUMMARY = {
     "input_tokens": ("Input tokens", "tokens"),
     "output_tokens": ("Output tokens", "tokens"),
     "cost_usd": ("Cost in USD", "USD"),
+    "unknown_cost": ("Attempts of unknown cost", "count"),
 }
+_USED = ("input_tokens", "output_tokens", "cost_usd", "unknown_cost")
 _FORMULA = ("=", "+", "-", "@", "\t", "\n")  # a cell that starts with one of these may be a formula
+_LEAST_DOLLARS = 0.0001
 _WORKLOAD = {
     "llm": ("LLM", None),
     "attempts": ("Attempts", "count"),
@@ -34,12 +37,15 @@ _WORKLOAD = {
 
 
 def summary_figures(values: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return the figures of a summary: name -> title and text. Tokens and cost only if LLMs reported them."""
-    return {
+    """Return the figures of a summary: name -> title and text. Tokens and cost only if LLMs used something."""
+    shown = {
         name: (title, figure(values.get(name), unit))
         for name, (title, unit) in _SUMMARY.items()
-        if values.get(name) or unit not in ("tokens", "USD")
+        if values.get(name) or name not in _USED
     }
+    if values.get("unknown_cost") and "cost_usd" not in shown:
+        shown["cost_usd"] = (_SUMMARY["cost_usd"][0], "unknown")
+    return shown
 
 
 def summary_workload(values: dict[str, Any]) -> tuple[list[tuple[str, bool]], list[list[str]]]:
@@ -82,11 +88,18 @@ def figure(value: Any, unit: str | None) -> str:
         case "share":
             return f"{value:.0%}"
         case "USD":
-            return f"{value:.4f}"
+            return _dollars(value)
         case "1/h":
             return f"{value:,.1f}/h"
+        case "tokens/s":
+            return f"{value:,.1f}/s"
         case _:
             return f"{value:,}"
+
+
+def _dollars(value: float) -> str:
+    """Return an amount with four decimals; with more, if they would all be 0."""
+    return f"{value:.4f}" if not value or value >= _LEAST_DOLLARS else f"{value:.9f}".rstrip("0")
 
 
 def group(value: Value) -> str:

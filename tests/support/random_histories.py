@@ -15,11 +15,12 @@ from coordinator.storage.store import Store
 from tests.support.batches import BatchHarness, delivery
 from tests.support.core_driver import T0
 
+MODELS = ["big", "small", 'a "b"']
 LLMS, LABELS, SKILLS = ["atlas", "boreas"], ["red", "blue"], ["python", "review"]
 VALUES: dict[str, list[Any]] = {
     "status": [status.value for status in Status],
     "llm": [*LLMS, None],
-    "model": ["big", "small", "", None],
+    "model": [*MODELS, "", None],
     "assignee": [*LLMS, None],
     "skill": [*SKILLS, None],
     "label": [*LABELS, None],
@@ -35,6 +36,18 @@ VALUES: dict[str, list[Any]] = {
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 maybe = st.sampled_from([False, False, True])
+usages = st.fixed_dictionaries(
+    {},
+    optional={
+        "input_tokens": st.integers(0, 20),
+        "output_tokens": st.integers(0, 10**6),
+        "cached_tokens": st.integers(0, 10),
+        "cache_write_tokens": st.integers(0, 10),
+        "reasoning_tokens": st.integers(0, 10),
+        "requests": st.integers(0, 3),
+        "cost_usd": st.integers(0, 10**7).map(lambda part: part / 10**7),
+    },
+)
 lengths = st.integers(0, 10**7) | st.integers(0, 3 * 86_400 * 10**6)  # microseconds
 
 
@@ -134,10 +147,14 @@ class World:
         """What the worker has to say about a task, late and twice as it may be."""
         draw = self.draw
         about = {"task_id": task_id, "attempt": attempt, "instance": "i1"}
-        for what in draw(st.sampled_from(["", "claim", "claim", "claim ask", "result", "claim result"])).split():
+        for what in draw(
+            st.sampled_from(["", "claim", "claim", "claim progress", "claim ask", "result", "claim result"])
+        ).split():
             match what:
                 case "claim":
                     yield delivery(STATUS, f"{llm}.claim", about)
+                case "progress":
+                    yield delivery(STATUS, f"{llm}.progress", {**about, "usage": self._usage()})
                 case "ask":
                     yield delivery(STATUS, f"{llm}.wait", {**about, "question": {"id": f"q{attempt}", "text": "?"}})
                 case _:
@@ -152,9 +169,17 @@ class World:
         if draw(st.booleans()):
             told["duration"] = draw(lengths) / 10**6
         if draw(st.booleans()):
-            usage = {"input_tokens": 10, "output_tokens": draw(st.integers(0, 10**6))}
-            told["usage"] = usage | ({"cost_usd": draw(st.integers(0, 10**7)) / 10**7} if draw(st.booleans()) else {})
+            told["usage"] = self._usage()
+            if draw(maybe):
+                told["model"] = draw(st.sampled_from(MODELS))
         return told
+
+    def _usage(self) -> dict[str, Any]:
+        draw = self.draw
+        usage: dict[str, Any] = draw(usages)
+        if draw(maybe):
+            usage["models"] = {name: draw(usages) for name in MODELS if draw(st.booleans())}
+        return usage
 
 
 def lived(store: Store, draw: Draw, most: int = 12) -> World:
@@ -174,7 +199,7 @@ def queries(draw: st.DrawFn, until: Instant) -> dict[str, Any]:
     else:
         of = draw(st.sampled_from([{Of.TASKS}, {Of.ATTEMPTS}, {Of.TASKS, Of.ATTEMPTS}, {Of.SLOTS}]))
         fitting = [name for name, dimension in DIMENSIONS.items() if of <= dimension.of]
-        metrics = [name for name, metric in METRICS.items() if metric.of in of]
+        metrics = [name for name, metric in METRICS.items() if of.issuperset(metric.kinds)]
         where = draw(st.lists(st.sampled_from([name for name in fitting if name in VALUES]), max_size=2, unique=True))
         query = {
             "group_by": draw(st.lists(st.sampled_from(fitting), max_size=3, unique=True)),

@@ -15,8 +15,11 @@ Item = dict[str, Any]  # dimension -> its values, most have one; "_…" -> what 
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FINAL = ("completed", "failed", "cancelled")
+COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "requests")
+COST_PER_TASK = {"cost_per_completed", "cost_per_accepted"}
+USAGE = {*COUNTS, "cost_usd", "unknown_cost", *COST_PER_TASK}
 ATTEMPTS = {"attempts", "attempts_completed", "attempts_failed", "attempts_lost", "busy_time", "busy_share",
-            "input_tokens", "output_tokens", "cost_usd"}  # fmt: skip
+            "tokens_per_second", *USAGE}  # fmt: skip
 
 
 def micros(moment: str | None) -> int | None:
@@ -67,18 +70,27 @@ class Log:
             return groups
 
         wanted = set(metrics)
-        tasks = grouped(self._tasks(moment, now)) if wanted - ATTEMPTS - {"utilisation"} else {}
+        tasks: dict[tuple[Any, ...], list[Item]] = {}
+        if of_tasks := wanted - ATTEMPTS - {"utilisation"}:
+            tasks = grouped(self._tasks(moment, now))
+        elif wanted & COST_PER_TASK:
+            tasks = grouped(item for item in self._tasks(moment, now) if item["_done"])
+        if not of_tasks and not group_by:
+            tasks.setdefault((), [])
         attempts = grouped(self._attempts(moment, now)) if wanted & ATTEMPTS else {}
+        divided = bool(wanted & USAGE) and ("model" in group_by or "model" in where)
+        used = grouped(self._shares(moment, now)) if divided else attempts
         slots = self._slots(group_by, where, since, until, now) if "utilisation" in wanted else {}
         busy = sum(item["_duration"] or 0 for items in attempts.values() for item in items)
         first = min((item["_at"] for items in tasks.values() for item in items), default=None)
         rows = []
-        keys = tasks.keys() | attempts.keys() | slots.keys() | (set() if group_by else {()})
+        keys = tasks.keys() | attempts.keys() | used.keys() | slots.keys() | (set() if group_by else {()})
         for key in sorted(keys, key=_in_order):
             length = _length(dict(zip(group_by, key, strict=True)), first, since, until, now)
             told = {
                 **_of_tasks(tasks.get(key, []), length),
                 **_of_attempts(attempts.get(key, []), busy),
+                **_of_usage(used.get(key, []), attempts.get(key, []), tasks.get(key, [])),
                 "utilisation": slots.get(key),
             }
             named = dict(zip(group_by, key, strict=True))
@@ -96,6 +108,7 @@ class Log:
                 "_at": at,
                 "_status": view["status"],
                 "_late": _lateness(view, now),
+                "_done": view["status"] == "completed" and view.get("llm") is not None,
                 "_queue_wait": (started or 0) - (ready or 0) if waited else None,
                 "_run_time": _whole(view.get("duration")),
                 "_person_wait": _whole(view.get("person_wait")),
@@ -115,10 +128,19 @@ class Log:
                     "outcome": [attempt["outcome"]],
                     "_at": at,
                     "_duration": _whole(attempt.get("duration")),
-                    "_input": usage.get("input_tokens", 0),
-                    "_output": usage.get("output_tokens", 0),
-                    "_nanos": round(usage.get("cost_usd", 0) * 10**9),
+                    "_usage": usage,
+                    "_used": _used(usage),
                 }
+
+    def _shares(self, moment: str, now: int) -> Iterable[Item]:
+        """The usage of each attempt by model: what is left of the whole is that of the model that answered."""
+        for item in self._attempts(moment, now):
+            left = item["_used"]
+            for model, usage in item["_usage"].get("models", {}).items():
+                its = _used(usage)
+                left = {name: value - its.get(name, 0) for name, value in left.items()}
+                yield {**item, "model": [model], "_used": its}
+            yield {**item, "_used": left}
 
     def _dimensions(self, view: Any, it: Any, at: int | None, now: int) -> Item:
         """Of a task, or of an attempt of it: `it` tells whose it is."""
@@ -199,6 +221,7 @@ def _of_attempts(items: Sequence[Item], busy: int) -> dict[str, Any]:
     def total(name: str) -> int:
         return sum(item[name] or 0 for item in items)
 
+    timed = [item for item in items if item["_duration"] is not None and "output_tokens" in item["_used"]]
     return {
         "attempts": len(items),
         "attempts_completed": ended("completed"),
@@ -206,9 +229,39 @@ def _of_attempts(items: Sequence[Item], busy: int) -> dict[str, Any]:
         "attempts_lost": ended("lost", "unclaimed"),
         "busy_time": total("_duration") / 10**6,
         "busy_share": _divided(total("_duration"), busy),
-        "input_tokens": total("_input"),
-        "output_tokens": total("_output"),
-        "cost_usd": total("_nanos") / 10**9,
+        "tokens_per_second": _divided(
+            sum(item["_used"]["output_tokens"] for item in timed) * 10**6, sum(item["_duration"] for item in timed)
+        ),
+    }
+
+
+def _used(usage: Mapping[str, Any]) -> dict[str, int]:
+    """What is known of a usage, the cost in whole billionths."""
+    known: dict[str, int] = {name: usage[name] for name in COUNTS if name in usage}
+    return known | ({"cost_usd": round(usage["cost_usd"] * 10**9)} if "cost_usd" in usage else {})
+
+
+def _of_usage(shares: Sequence[Item], attempts: Sequence[Item], tasks: Sequence[Item]) -> dict[str, Any]:
+    def total(name: str) -> int | None:
+        known = [item["_used"][name] for item in shares if name in item["_used"]]
+        return sum(known) if known else None
+
+    def is_unknown(usage: Mapping[str, Any]) -> bool:
+        used = any(usage.get(name) for name in ("input_tokens", "output_tokens", "requests"))
+        return (used and "cost_usd" not in usage) or any(
+            "cost_usd" not in its for its in usage.get("models", {}).values()
+        )
+
+    unknown = sum(is_unknown(item["_usage"]) for item in attempts)
+    cost, done = total("cost_usd"), sum(item["_done"] for item in tasks)
+    if unknown and not cost:
+        cost = None
+    return {
+        **{name: total(name) for name in COUNTS},
+        "unknown_cost": unknown if shares else None,
+        "cost_usd": None if cost is None else cost / 10**9,
+        **dict.fromkeys(COST_PER_TASK, None if cost is None else _divided(cost, done * 10**9)),
+        "accepted": done,
     }
 
 

@@ -59,11 +59,12 @@ class GroupDriver:
                 self._end_all(parts, "the vote is over", now)
                 self._state.touch(group)
                 self._state.announce(group, now)
-            case Finish(result, note, found):
+            case Finish(result, accepted, note, found):
                 self._note(group, note, found, now)
                 if size := _too_large(result):
                     self._state.fail(group, _result_too_large(parts, size), now)
                     return
+                self._accept(accepted)
                 self._state.complete(group, result, now)
                 self._end_all(parts, f"{group.id} ended without this part", now)
             case Fail(error, result, note, found):
@@ -100,6 +101,13 @@ class GroupDriver:
             if llm := self._state.llms.get(finding.part.llm or ""):
                 llm.learned.judge(finding.part.spec.skills, finding.score, now)
                 self._state.changes.llms[llm.name] = llm
+
+    def _accept(self, parts: Sequence[Task]) -> None:
+        for part in parts:
+            if part.finished_at is not None and not part.accepted:
+                part.accepted = True
+                self._state.touch(part)
+                self._state.changes.undone.append(part.finished_at)
 
     def _end_all(self, parts: Sequence[Task], why: str, now: Instant) -> None:
         for part in parts:

@@ -77,7 +77,7 @@ def take_turns(group: Submission, parts: Sequence[Task], late: bool) -> Step:
     if (best := turns.best) is None:
         return nobody({name_of(part): why_not(part) for part in turns.firsts})
     if group.reviewer is None:
-        return Finish(_made_so_far(group, turns))
+        return Finish(_made_so_far(group, turns), (best,))
     if len(turns.reviews) > len(turns.nexts):
         return _after_review(group, group.reviewer, turns, best)
     if turns.nexts and not is_good(turns.nexts[-1]):
@@ -124,7 +124,7 @@ def _after_review(group: Submission, reviewer: str, turns: _Turns, draft: Task) 
         return Fail(failure("review_failed", f"{reviewer} has not reviewed it: {why}"), made)
     found = (Finding(draft, float(verdict.approved) if verdict.score is None else verdict.score),)
     if verdict.approved:
-        return Finish(made, f"round {number}: approved by {reviewer}", found)
+        return Finish(made, (draft,), f"round {number}: approved by {reviewer}", found)
     note = f"round {number}: sent back by {reviewer}: {verdict.remarks[:MAX_REMARK_CHARACTERS]}"
     if number >= group.max_rounds:
         rounds = f"{number} round{'s' if number > 1 else ''}"

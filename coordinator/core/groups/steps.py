@@ -44,9 +44,10 @@ class AskPerson:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Complete the group; parts that still run are cancelled."""
+    """Complete the group; parts that still run are cancelled. `accepted` are the parts whose work is its result."""
 
     result: JsonValue
+    accepted: tuple[Task, ...]
     note: str | None = None
     found: tuple[Finding, ...] = ()
 

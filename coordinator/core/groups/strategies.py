@@ -57,4 +57,4 @@ def _all(group: Submission, parts: Sequence[Task], late: bool) -> Step:
     failed = {llm: why_not(part) for llm, part in seats(group, parts) if llm not in results}
     if not results:
         return nobody(failed)
-    return Finish(with_failed({"results": results}, failed))
+    return Finish(with_failed({"results": results}, failed), tuple(filter(is_good, parts)))

@@ -71,7 +71,8 @@ def count_votes(group: Submission, vote: Vote, parts: Sequence[Task], late: bool
         ],
     }
     found = tuple(Finding(part, float(chosen == decision)) for part, chosen in ballots.values())
-    return Finish(with_failed(result, failed | decided), found=found)
+    accepted = tuple(part for part, chosen in ballots.values() if chosen == decision)
+    return Finish(with_failed(result, failed | decided), accepted, found=found)
 
 
 def _ballot(choices: Sequence[str]) -> dict[str, JsonValue]:
@@ -123,7 +124,7 @@ def put_before_judge(group: Submission, vote: Vote, judge: str, parts: Sequence[
     if not is_good(decision):
         error = failure("judge_failed", f"{judge} has not decided: {why_not(decision)}")
         return Fail(error, with_failed(shown, failed))
-    return Finish(with_failed({"decision": decision.result, **shown}, failed))
+    return Finish(with_failed({"decision": decision.result, **shown}, failed), (decision,))
 
 
 def _call_judge(

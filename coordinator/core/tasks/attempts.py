@@ -1,5 +1,7 @@
 """Reports of workers: heartbeats, claims, progress, results; and workers that fall silent."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import takewhile
 
 from broker.backoff import Backoff
@@ -13,7 +15,8 @@ from coordinator.core.health.monitor import HealthMonitor
 from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.state import NOT_YOURS, CoreState
 from coordinator.core.tasks import transitions
-from coordinator.core.tasks.task import Task
+from coordinator.core.tasks.task import Attempt, Task
+from coordinator.core.usage import at_least
 
 RETRY = Backoff(initial=1.0, maximum=60.0)  # before a failed task is tried again
 MOST_UNCLAIMED = 10  # attempts in a row
@@ -102,6 +105,9 @@ class AttemptReports:
             task.named_at = now
             if progress.text:
                 task.text_at, task.streams = now, True
+            if progress.usage and (usage := at_least(task.usage, progress.usage)) != task.usage:
+                task.usage = usage
+                self._state.touch(task)
 
     def being_checked(self, event: BeingChecked, now: Instant) -> None:
         """An answer arrived: the attempt is neither lost nor timed out before the answer is checked."""
@@ -131,6 +137,7 @@ class AttemptReports:
             never = Problem("attempt", f"{llm} has never had attempt {result.attempt} of this task")
             self._state.refuse(task.id, NOBODY, never, origin=event.origin)
             return
+        self._used_more(task, tried, result)
         outcome = Outcome(result.outcome)
         if any(a.outcome is outcome and a.instance == result.instance for a in tried):
             return  # the same result once more
@@ -221,7 +228,8 @@ class AttemptReports:
             transitions.claim(task, result.instance, model, now)
         if task.instance != result.instance or task.model is None:
             task.instance, task.model = result.instance, self._state.llm(task.llm or "").model_of(result.instance)
-        task.usage = result.usage
+        task.model = result.model or task.model
+        task.usage = at_least(task.usage, result.usage)
         task.duration = _run_time(result)
         llm = self._state.take_back(task, now)
         outcome = Outcome(result.outcome)
@@ -255,6 +263,20 @@ class AttemptReports:
         else:
             self._state.release(task, now, counts=False)
 
+    def _used_more(self, task: Task, tried: Sequence[Attempt], result: Result) -> None:
+        """Keep what an attempt used until it really ended: a stopped worker tells that after the attempt is over."""
+        for ended in tried:
+            usage = at_least(ended.usage, result.usage)
+            if ended.instance == result.instance and usage != ended.usage:
+                settled = replace(ended, usage=usage)
+                task.attempts[task.attempts.index(ended)] = settled
+                if task.attempt == ended.attempt and task.usage == ended.usage:
+                    task.usage = usage
+                    self._state.touch(task)
+                self._state.record(task, settled)
+                self._state.changes.settled.append(settled)
+                self._state.changes.undone.append(ended.finished_at)
+
     def _late_result(self, task: Task, llm: str, result: Result, now: Instant) -> None:
         """Accept the answer of an older attempt; stop the newer one."""
         if task.in_hand:
@@ -262,7 +284,7 @@ class AttemptReports:
         else:
             self._state.ready.discard(task)
         task.note(now, llm, f"late result of attempt {result.attempt} accepted")
-        task.llm, task.instance, task.usage = llm, result.instance, result.usage
+        task.llm, task.instance, task.usage = llm, result.instance, at_least(None, result.usage)
         task.model = self._state.llm(llm).model_of(result.instance)
         task.duration = _run_time(result)
         for ended in [a for a in task.attempts if a.attempt == result.attempt]:
@@ -270,7 +292,9 @@ class AttemptReports:
             self._state.changes.undone.append(ended.finished_at)
             task.assigned_at, task.started_at, task.why = ended.assigned_at, ended.started_at, ended.why
             task.model = ended.model if ended.instance == result.instance else task.model
+            task.usage = at_least(task.usage, ended.usage)
             task.ready_at = ended.assigned_at  # the latest possible; the recorded time is of a newer attempt
+        task.model = result.model or task.model
         newest, task.attempt = task.attempt, result.attempt
         self._state.record(task, task.end_attempt(now, Outcome.COMPLETED))
         task.attempt = newest

@@ -40,5 +40,6 @@ def enter_part(state: CoreState, task_id: str, spec: Submission, group: Task, no
         submitted_at=now,
         submitted_by=group.submitted_by,
         trace=group.trace,
+        accepted=False,
     )
     enter(state, part, now)

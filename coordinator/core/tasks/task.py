@@ -81,9 +81,9 @@ class Task:
     `parked` tells that its attempt waits and holds no slot; `asking_since` is when it became input_required, and
     `person_wait` how long it was before; `trace` is the traceparent that it came with; `original` holds the
     fields of the submission that were changed since, as they were (JSON-able, see resubmission), None where that is not
-    known. Not stored are `named_at`, when a beat last named it, `run_time`, how long its attempt has run without the
-    time that people took, `text_at`, when text of its attempt last came or could begin to come, and `streams`, whether
-    any has come.
+    known; `accepted` tells of a part whether its group took its work. Not stored are `named_at`, when a beat last named
+    it, `run_time`, how long its attempt has run without the time that people took, `text_at`, when text of its attempt
+    last came or could begin to come, and `streams`, whether any has come.
     """
 
     id: str
@@ -120,6 +120,7 @@ class Task:
     asking_since: Instant | None = None
     person_wait: Micros = NO_TIME
     original: dict[str, Any] | None = field(default_factory=dict)
+    accepted: bool | None = None
     named_at: Instant = EPOCH
     text_at: Instant = EPOCH
     streams: bool = False

@@ -12,6 +12,7 @@ from sqlalchemy import BigInteger, Connection, Table, case, func, insert, litera
 from broker.protocol.report_catalog import MEASURES, Moment, Report
 from broker.timestamps import EPOCH, Instant, Micros
 from coordinator.queries.reports import facts
+from coordinator.queries.reports.divided_usage import MOVED, by_model
 from coordinator.queries.reports.facts import Column, Fact, Range, Span, within
 from coordinator.queries.reports.percentiles import packed
 from coordinator.storage import schema
@@ -60,12 +61,14 @@ def _close(connection: Connection, start: Instant, until: Instant) -> Instant:
     tasks = _as_stored(facts.tasks(_TASKS_BY, span, [(start, until)]), _tasks.model)
     sums = [f"{measure}_{part}" for measure in MEASURES for part in ("count", "total", "max")]
     firsts = {"first_submitted": func.min(_tasks.submitted_at), "first_finished": tasks.parts["first"]}
-    _add_up(connection, schema.task_sums, start, tasks, ["tasks", *sums], firsts)
+    _add_up(connection, schema.task_sums, start, tasks, ["tasks", "done", "accepted", *sums], firsts)
     attempts = _as_stored(facts.attempts(_ATTEMPTS_BY, span, [(start, until)]), _attempts.model)
     length = _attempts.finished_at - _attempts.started_at
     lengths = {"length": func.sum(case((length > literal(0, BigInteger), length)))}
-    used = ["attempts", "busy", "input_tokens", "output_tokens", "cost"]
-    _add_up(connection, schema.attempt_sums, start, attempts, used, lengths)
+    whole = ["attempts", "busy", "unknown_cost", "paced_tokens", "paced_time"]
+    _add_up(connection, schema.attempt_sums, start, attempts, [*whole, *MOVED], lengths)
+    for moved in by_model(attempts):
+        _add_up(connection, schema.attempt_sums, start, moved, [*MOVED], {"attempts": literal(0, BigInteger)})
     _keep_durations(connection, start, facts.tasks(_DURATIONS_BY, span, [(start, until)]))
     first, last = func.min(_tasks.submitted_at), func.max(_tasks.submitted_at)
     moments = [*connection.execute(select(first, last).where(*tasks.slices)).one()]

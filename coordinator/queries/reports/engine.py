@@ -1,16 +1,18 @@
 """The report engine: from a report's definition to its rows."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
 from broker.errors import Problem, QueryRejected
 from broker.protocol.report_catalog import MEASURES, METRICS, MOST_GROUPS, PERCENTILES, Of, Report, Value
+from broker.protocol.status import Status
 from broker.timestamps import to_datetime
 from coordinator.queries.reports import facts, sums
-from coordinator.queries.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Fact, Span
+from coordinator.queries.reports.divided_usage import by_model
+from coordinator.queries.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Column, Fact, Span
 from coordinator.queries.reports.figures import FORMULAS, Figure, Group, length_of, parts_of
 from coordinator.queries.reports.ranking import Groups, Key, rank
 from coordinator.queries.reports.utilisation import utilisation
@@ -54,7 +56,17 @@ def _counted(connection: Connection, of: Of, report: Report, span: Span) -> list
     """Return the sums of the closed periods that apply, and the single tasks or attempts of all other time."""
     summed, single = (sums.tasks, facts.tasks) if of is Of.TASKS else (sums.attempts, facts.attempts)
     closed = sums.closed_for(connection, summed(report, ()), span)
-    return [summed(report, closed.summed), single(report, span, closed.single)]
+    counted = [summed(report, closed.summed), single(report, span, closed.single)]
+    if of is Of.ATTEMPTS:
+        return [*counted, *by_model(counted[1])]
+    if any(METRICS[name].of is Of.TASKS for name in report.metrics):
+        return counted
+    return [replace(fact, bounds=[*fact.bounds, *_done_by_an_llm(fact)]) for fact in counted]
+
+
+def _done_by_an_llm(fact: Fact) -> list[Column]:
+    """Return the conditions of the tasks that have a cost per task, which are a part of attempts' metrics only."""
+    return [fact.dimensions["status"] == Status.COMPLETED.value, fact.dimensions["llm"].is_not(None)]
 
 
 def _count(connection: Connection, counted: Iterable[Fact], wanted: Iterable[str], groups: Groups) -> None:
@@ -62,6 +74,8 @@ def _count(connection: Connection, counted: Iterable[Fact], wanted: Iterable[str
     for fact in counted:
         width = len(fact.report.group_by)
         names = [name for name in wanted if name in fact.parts]
+        if not names:
+            continue
         for statement in fact.selects([fact.parts[name] for name in names], group=True):
             for row in connection.execute(statement.limit(MOST_GROUPS + 1)):
                 parts = groups.setdefault(tuple(row[:width]), {})

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, Table, case, exists, func, null, select
+from sqlalchemy import ColumnElement, FromClause, Select, Table, case, exists, func, literal_column, null, or_, select
 
 from broker.protocol.report_catalog import BANDS, MEASURES, Moment, Report, Value
 from broker.protocol.status import FINAL, Outcome, Status
 from broker.timestamps import EPOCH, Instant
 from coordinator.storage import schema
+from coordinator.storage.usage_columns import COUNTS, WITHOUT_COST
 
 Column = ColumnElement[Any]
 
@@ -97,6 +98,7 @@ def tasks(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fact:
     columns = _tasks.c
     late = columns.due_order < func.coalesce(columns.finished_at, span.now)
     measures = _measures(span.now)
+    is_done = (columns.status == Status.COMPLETED.value) & columns.llm.is_not(None)
     of_status = {status: func.count().filter(columns.status == status.value) for status in FINAL}
     moment = columns.finished_at if report.moment is Moment.FINISHED else columns.submitted_at
     return Fact(
@@ -120,6 +122,8 @@ def tasks(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fact:
             "failed": of_status[Status.FAILED],
             "cancelled": of_status[Status.CANCELLED],
             "open": func.count().filter(columns.finished_at.is_(None)),
+            "done": func.count().filter(is_done),
+            "accepted": func.count().filter(is_done & (func.coalesce(columns.accepted, 1) == literal_column("1"))),
             "late": func.count().filter(late),
             "first": func.min(moment),
             **{f"{name}_count": func.count(measure) for name, measure in measures.items()},
@@ -177,12 +181,21 @@ def attempts(report: Report, span: Span, ended: Sequence[Range] = ALWAYS) -> Fac
             "attempts_failed": count(Outcome.FAILED),
             "attempts_lost": count(Outcome.LOST, Outcome.UNCLAIMED),
             "busy": func.sum(columns.duration),
-            "input_tokens": func.sum(columns.input_tokens),
-            "output_tokens": func.sum(columns.output_tokens),
+            **{name: func.sum(columns[name]) for name in COUNTS},
             "cost": func.sum(columns.cost_nanos),
+            "unknown_cost": func.count().filter(_has_unknown_cost()),
+            "paced_tokens": func.sum(case((columns.duration.is_not(None), columns.output_tokens))),
+            "paced_time": func.sum(case((columns.output_tokens.is_not(None), columns.duration))),
         },
         of_task=frozenset(of_task),
     )
+
+
+def _has_unknown_cost() -> Column:
+    """Return the condition that an attempt used a model, and that the cost of that, or of a part of it, is unknown."""
+    columns = _attempts.c
+    used = [columns[name] > literal_column("0") for name in ("input_tokens", "output_tokens", "requests")]
+    return (columns.cost_nanos.is_(None) & or_(*used)) | columns.models.like(WITHOUT_COST)
 
 
 def _bounds(moment: Column, span: Span) -> list[Column]:

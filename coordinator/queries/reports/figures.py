@@ -6,13 +6,14 @@ from typing import Any
 
 from broker.protocol.report_catalog import MEASURES, METRICS, Of, Report
 from coordinator.queries.reports.facts import DAY, EPOCH_WEEKDAY, HOUR, Span
-from coordinator.storage.rows import NANOS
+from coordinator.storage.usage_columns import COUNTS, NANOS
 
 Figure = int | float | None
 Parts = Mapping[str, int | None]
 
 MICROS = 1_000_000
 
+_COST = ("cost", "unknown_cost")
 _BUCKETS = {"hour": HOUR, "day": DAY, "week": 7 * DAY}
 
 
@@ -53,6 +54,29 @@ def _seconds(part: str, *others: str) -> Formula:
     return Formula((part, *others), make)
 
 
+def _if_known(part: str) -> Callable[[Group], Figure]:
+    return lambda group: group.parts.get(part)
+
+
+def _cost(group: Group) -> Figure:
+    """Return the known cost in dollars. Where nothing is known to have cost anything, the cost is unknown."""
+    cost = group.parts.get("cost")
+    return None if cost is None or (not cost and group.parts.get("unknown_cost")) else cost / NANOS
+
+
+def _cost_per(part: str) -> Formula:
+    def make(group: Group) -> Figure:
+        cost, count = group.parts.get("cost"), group.parts.get(part)
+        return None if _cost(group) is None or cost is None or not count else cost / (count * NANOS)
+
+    return Formula((*_COST, part), make)
+
+
+def _pace(group: Group) -> Figure:
+    time = group.parts.get("paced_time")
+    return (group.parts.get("paced_tokens") or 0) * MICROS / time if time else None
+
+
 def _busy_share(group: Group) -> Figure:
     total = group.total.get("busy")
     return (group.parts.get("busy") or 0) / total if total else None
@@ -72,6 +96,7 @@ def _of_measure(name: str) -> dict[str, Formula]:
 
 
 FORMULAS = {
+    "accepted": Formula(("accepted",), _if_known("accepted")),
     **{name: _count(name) for name in ("tasks", "completed", "failed", "cancelled", "open", "late")},
     "completion_rate": _ratio("completed", "tasks"),
     "throughput": Formula(("completed", "first"), _throughput),
@@ -80,16 +105,18 @@ FORMULAS = {
     "busy_time": Formula(("busy",), lambda group: (group.parts.get("busy") or 0) / MICROS),
     "utilisation": _ratio("used", "offered"),
     "busy_share": Formula(("busy",), _busy_share),
-    "input_tokens": _count("input_tokens"),
-    "output_tokens": _count("output_tokens"),
-    "cost_usd": Formula(("cost",), lambda group: (group.parts.get("cost") or 0) / NANOS),
+    **{name: Formula((name,), _if_known(name)) for name in (*COUNTS, "unknown_cost")},
+    "tokens_per_second": Formula(("paced_tokens", "paced_time"), _pace),
+    "cost_usd": Formula(_COST, _cost),
+    "cost_per_completed": _cost_per("done"),
+    "cost_per_accepted": _cost_per("accepted"),
 }
 assert FORMULAS.keys() == METRICS.keys()
 
 
 def parts_of(report: Report, of: Of) -> list[str]:
-    """Return the parts that the report's metrics of that kind need."""
-    names = [part for name in report.metrics if METRICS[name].of is of for part in FORMULAS[name].parts]
+    """Return the parts that the report's metrics need, if they are about that kind; some may be of another one."""
+    names = [part for name in report.metrics if of in METRICS[name].kinds for part in FORMULAS[name].parts]
     return list(dict.fromkeys(names))
 
 

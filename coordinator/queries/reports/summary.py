@@ -12,7 +12,7 @@ from coordinator.queries.reports.facts import Span
 from coordinator.queries.reports.figures import FORMULAS
 
 _TIMES = {"avg_task_time": "run_time_mean", "avg_queue_wait": "queue_wait_mean", "avg_turnaround": "turnaround_mean"}
-_USED = ("input_tokens", "output_tokens", "cost_usd")
+_USED = ("input_tokens", "output_tokens", "cost_usd", "unknown_cost")
 _WORKLOAD = {
     "completed": "attempts_completed",
     "failed": "attempts_failed",

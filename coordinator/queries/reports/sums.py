@@ -15,6 +15,7 @@ from broker.protocol.status import Outcome, Status
 from broker.timestamps import EPOCH
 from coordinator.queries.reports.facts import ALWAYS, HOUR, Column, Fact, Range, Span, model_in, times, within
 from coordinator.storage import schema
+from coordinator.storage.usage_columns import COUNTS
 
 _tasks, _attempts, _durations = schema.task_sums, schema.attempt_sums, schema.durations
 
@@ -91,6 +92,8 @@ def tasks(report: Report, ended: Sequence[Range]) -> Fact:
             "failed": count(columns.status == Status.FAILED.value),
             "cancelled": count(columns.status == Status.CANCELLED.value),
             "open": literal_column("0"),
+            "done": func.sum(columns.done),
+            "accepted": func.sum(columns.accepted),
             "late": count(columns.overdue == literal_column("1")),
             "first": func.min(columns.first_finished if is_finished else columns.first_submitted),
             **{f"{name}_count": func.sum(columns[f"{name}_count"]) for name in MEASURES},
@@ -124,8 +127,7 @@ def attempts(report: Report, ended: Sequence[Range]) -> Fact:
             "attempts_failed": count(Outcome.FAILED),
             "attempts_lost": count(Outcome.LOST, Outcome.UNCLAIMED),
             "busy": func.sum(columns.duration),
-            "input_tokens": func.sum(columns.input_tokens),
-            "output_tokens": func.sum(columns.output_tokens),
+            **{name: func.sum(columns[name]) for name in (*COUNTS, "unknown_cost", "paced_tokens", "paced_time")},
             "cost": func.sum(columns.cost_nanos),
         },
     )

@@ -22,8 +22,8 @@ def test_every_metric_can_be_grouped_by_every_dimension(
 ) -> None:
     stored(store, *many_tasks(50))
     commit(store, StateChanges(slots={"atlas": (T0, 2)}))
-    for of in Of:
-        metrics = tuple(name for name, metric in METRICS.items() if metric.of is of)
+    for of in [*((of,) for of in Of), (Of.ATTEMPTS, Of.TASKS)]:
+        metrics = tuple(name for name, metric in METRICS.items() if metric.kinds == of)
         report = Report((dimension,), metrics, moment=moment)
         if metrics and not problems_of(report):
             with engine.begin() as connection:

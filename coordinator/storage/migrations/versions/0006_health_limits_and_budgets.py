@@ -9,6 +9,8 @@ branch_labels = None
 depends_on = None
 
 _USED = ("cached_tokens", "cache_write_tokens", "reasoning_tokens", "requests")
+_TASK_SUMS = ("done", "accepted")
+_ATTEMPT_SUMS = ("unknown_cost", "paced_tokens", "paced_time")
 
 
 def upgrade() -> None:
@@ -21,6 +23,13 @@ def upgrade() -> None:
     op.add_column("tasks", sa.Column("reserved_tokens", sa.BigInteger(), nullable=True))
     op.add_column("tasks", sa.Column("charged_to", sa.Text(), nullable=True))
     op.add_column("tasks", sa.Column("waits_for", sa.Text(), nullable=True))
+    op.add_column("tasks", sa.Column("accepted", sa.SmallInteger(), nullable=True))
+    for column in _TASK_SUMS:
+        op.add_column("task_sums", sa.Column(column, sa.BigInteger(), nullable=True))
+    for column in _ATTEMPT_SUMS:
+        op.add_column("attempt_sums", sa.Column(column, sa.BigInteger(), nullable=True))
+    several = sa.text("models IS NOT NULL")
+    op.create_index("attempts_of_models", "attempts", ["finished_at"], sqlite_where=several, postgresql_where=several)
     waits = sa.text("waits_for IS NOT NULL")
     op.create_index("tasks_of_budget", "tasks", ["waits_for"], sqlite_where=waits, postgresql_where=waits)
     op.add_column("llms", sa.Column("properties", sa.Text(), nullable=True))
@@ -63,7 +72,12 @@ def downgrade() -> None:
     op.drop_column("llms", "health")
     op.drop_column("llms", "properties")
     op.drop_index("tasks_of_budget", "tasks")
-    for column in ("waits_for", "charged_to", "reserved_tokens", "reserved_nanos"):
+    op.drop_index("attempts_of_models", "attempts")
+    for column in _ATTEMPT_SUMS:
+        op.drop_column("attempt_sums", column)
+    for column in _TASK_SUMS:
+        op.drop_column("task_sums", column)
+    for column in ("accepted", "waits_for", "charged_to", "reserved_tokens", "reserved_nanos"):
         op.drop_column("tasks", column)
     for table in ("tasks", "attempts"):
         op.drop_column(table, "models")
