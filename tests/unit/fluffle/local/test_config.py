@@ -385,7 +385,6 @@ def test_the_price_of_a_model_goes_to_the_llms_that_use_it(tmp_path: Path) -> No
     ("lines", "said"),
     [
         ("price = -1", "llm.atlas.price"),
-        ("price = { input = 1 }", "llm.atlas.price.output"),
         ("price = { input = 1, output = inf }", "llm.atlas.price.output"),
         ('spill = "sometimes"', "llm.atlas.spill"),
         ('abilities = ["flying"]', "llm.atlas.abilities.0"),
