@@ -98,7 +98,9 @@ DIMENSIONS = {
     for dimension in (
         Dimension("status", "Status", "the status of the task now", values=tuple(status.value for status in Status)),
         Dimension("llm", "LLM", "who has the task or had it last; of an attempt: who made it", of=frozenset(Of)),
-        Dimension("model", "Model", "the model of the worker that did it, else the one that this LLM has now"),
+        Dimension(
+            "model", "Model", "the model that answered, else that of the worker, else the one that this LLM has now"
+        ),
         Dimension("assignee", "Assignee", "the LLM that the task was assigned to by hand"),
         Dimension("skill", "Skill", "a required skill; a task with several is counted under each"),
         Dimension("label", "Label", "a label; a task with several is counted under each"),

@@ -119,10 +119,16 @@ def claimed(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str
 
 
 def progressed(
-    task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1", text: str | None = None
+    task_id: str,
+    attempt: int = 1,
+    *,
+    llm: str = "atlas",
+    instance: str = "i1",
+    text: str | None = None,
+    usage: Usage | None = None,
 ) -> Progressed:
     """An instance tells that it works, or sends `text`."""
-    progress = Progress(task_id=task_id, attempt=attempt, instance=instance, note="working", text=text)
+    progress = Progress(task_id=task_id, attempt=attempt, instance=instance, note="working", text=text, usage=usage)
     return Progressed(llm, progress)
 
 
@@ -159,6 +165,7 @@ def completed(
     result: Any = "done",
     duration: float | None = 2.0,
     usage: Usage | None = None,
+    model: str | None = None,
 ) -> Reported:
     """An instance has the answer."""
     return Reported(
@@ -171,6 +178,7 @@ def completed(
             result=result,
             duration=duration,
             usage=usage,
+            model=model,
         ),
     )
 
@@ -184,15 +192,19 @@ def failed(
     retryable: bool = True,
     kind: str = "output_schema",
     retry_after: float | None = None,
+    usage: Usage | None = None,
 ) -> Reported:
     """An attempt has failed; by the fault of the task, unless `kind` is another type."""
     error = Failure(type=kind, message="try later", retryable=retryable, retry_after=retry_after)
-    return Reported(llm, Result(task_id=task_id, attempt=attempt, instance=instance, outcome="failed", error=error))
+    ended: dict[str, Any] = {"outcome": "failed", "error": error, "usage": usage}
+    return Reported(llm, Result(task_id=task_id, attempt=attempt, instance=instance, **ended))
 
 
-def gave_up(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1") -> Reported:
+def gave_up(
+    task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1", usage: Usage | None = None
+) -> Reported:
     """A worker has stopped an attempt, because it was told to or because it leaves."""
-    return Reported(llm, Result(task_id=task_id, attempt=attempt, instance=instance, outcome="cancelled"))
+    return Reported(llm, Result(task_id=task_id, attempt=attempt, instance=instance, outcome="cancelled", usage=usage))
 
 
 def assignments(commands: Iterable[Command]) -> list[tuple[str, int, str]]:

@@ -90,7 +90,7 @@ class Log:
             told = {
                 **_of_tasks(tasks.get(key, []), length),
                 **_of_attempts(attempts.get(key, []), busy),
-                **_of_usage(used.get(key, []), attempts.get(key, []), tasks.get(key, [])),
+                **_of_usage(used.get(key, []), attempts.get(key, []), tasks.get(key, []), alone=not group_by),
                 "utilisation": slots.get(key),
             }
             named = dict(zip(group_by, key, strict=True))
@@ -241,7 +241,9 @@ def _used(usage: Mapping[str, Any]) -> dict[str, int]:
     return known | ({"cost_usd": round(usage["cost_usd"] * 10**9)} if "cost_usd" in usage else {})
 
 
-def _of_usage(shares: Sequence[Item], attempts: Sequence[Item], tasks: Sequence[Item]) -> dict[str, Any]:
+def _of_usage(
+    shares: Sequence[Item], attempts: Sequence[Item], tasks: Sequence[Item], *, alone: bool
+) -> dict[str, Any]:
     def total(name: str) -> int | None:
         known = [item["_used"][name] for item in shares if name in item["_used"]]
         return sum(known) if known else None
@@ -258,7 +260,7 @@ def _of_usage(shares: Sequence[Item], attempts: Sequence[Item], tasks: Sequence[
         cost = None
     return {
         **{name: total(name) for name in COUNTS},
-        "unknown_cost": unknown if shares else None,
+        "unknown_cost": unknown if shares or alone else None,
         "cost_usd": None if cost is None else cost / 10**9,
         **dict.fromkeys(COST_PER_TASK, None if cost is None else _divided(cost, done * 10**9)),
         "accepted": done,

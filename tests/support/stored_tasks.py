@@ -5,7 +5,7 @@ from typing import Any
 
 from broker.protocol.status import Outcome, Status
 from broker.protocol.task_requests import Submission
-from broker.protocol.worker_reports import Failure, Usage
+from broker.protocol.worker_reports import Failure, ModelUsage, Usage
 from broker.timestamps import Instant, Micros, seconds
 from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import Attempt, Task
@@ -22,7 +22,19 @@ ATTEMPT = Attempt(
     why="the only LLM online",
     outcome=Outcome.FAILED,
     error=Failure(type="overloaded", message="NUL \x00 and 日本", retryable=False),
-    usage=Usage(input_tokens=10**12, output_tokens=0, cost_usd=0.1),
+    usage=Usage(
+        input_tokens=10**12,
+        output_tokens=0,
+        cached_tokens=10**12 - 1,
+        cache_write_tokens=0,
+        reasoning_tokens=0,
+        requests=10**6,
+        cost_usd=0.1,
+        models={
+            'openai:gpt "日本"': ModelUsage(input_tokens=10**12, requests=0, cost_usd=0.1),
+            "local": ModelUsage(output_tokens=0, requests=10**6),
+        },
+    ),
     assigned_at=Instant(T0 + 2),
     started_at=Instant(T0 + 3),
     finished_at=Instant(T0 + 4),

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import pytest
@@ -17,6 +17,7 @@ from broker.timestamps import Instant, seconds, to_datetime
 from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import Change, Task
+from coordinator.core.usage import cost_is_known
 from coordinator.queries.handlers import QueryHandlers
 from coordinator.storage.store import Store
 from tests.support.core_driver import T0
@@ -205,6 +206,12 @@ def naive_summary(tasks: list[Task]) -> dict[str, Any]:
     tried = [attempt for task in tasks for attempt in task.attempts]
     busy = sum(attempt.duration or 0 for attempt in tried)
     usage = [attempt.usage for attempt in tried if attempt.usage]
+
+    def total(figures: Iterable[float | None]) -> float | None:
+        known = [figure for figure in figures if figure is not None]
+        return sum(known) if known else None
+
+    nanos = total(None if used.cost_usd is None else round(used.cost_usd * 10**9) for used in usage)
     workload = []
     for llm in sorted({attempt.llm for attempt in tried}):
         theirs = [attempt for attempt in tried if attempt.llm == llm]
@@ -230,9 +237,10 @@ def naive_summary(tasks: list[Task]) -> dict[str, Any]:
         "avg_task_time": mean([task.duration for task in done if task.duration is not None]),
         "avg_queue_wait": mean([task.started_at - (task.ready_at or 0) for task in done if task.started_at]),
         "avg_turnaround": mean([(task.finished_at or 0) - task.submitted_at for task in done]),
-        "input_tokens": sum(used.input_tokens or 0 for used in usage),
-        "output_tokens": sum(used.output_tokens or 0 for used in usage),
-        "cost_usd": sum(round((used.cost_usd or 0) * 10**9) for used in usage) / 10**9,
+        "input_tokens": total(used.input_tokens for used in usage),
+        "output_tokens": total(used.output_tokens for used in usage),
+        "cost_usd": None if nanos is None else nanos / 10**9,
+        "unknown_cost": sum(not cost_is_known(used) for used in usage) if tried else None,
         "workload_distribution": workload,
     }
 

@@ -12,7 +12,7 @@ import pytest
 from broker.protocol.views import ReportColumn, ReportView
 from fluffle.presentation.report_html import as_html
 from fluffle.presentation.report_svg import Bar, bars, charts
-from fluffle.presentation.report_text import as_csv, figure, filters
+from fluffle.presentation.report_text import as_csv, figure, filters, summary_figures
 
 EVIL = "<script>alert('x')</script>\"&"
 
@@ -48,6 +48,28 @@ def test_text_that_a_spreadsheet_would_run_is_only_text(text: str) -> None:
 def test_a_line_break_in_a_cell_begins_no_row() -> None:
     rows = list(csv.reader(StringIO(as_csv(view([{"error": "x\r=1", "attempts": 1, "busy_time": 1}])), newline="")))
     assert rows[1:] == [["x\n=1", "1", "1"]]
+
+
+@pytest.mark.parametrize(
+    ("dollars", "text"),
+    [
+        (None, "-"),
+        (0.0, "0.0000"),
+        (0.00001, "0.00001"),
+        (0.000000001, "0.000000001"),
+        (0.0001, "0.0001"),
+        (1.5, "1.5000"),
+    ],
+)
+def test_neither_an_unknown_cost_nor_a_small_one_is_shown_as_zero(dollars: float | None, text: str) -> None:
+    assert figure(dollars, "USD") == text
+
+
+def test_a_summary_says_that_a_cost_is_unknown() -> None:
+    assert summary_figures({"unknown_cost": 2, "cost_usd": None})["cost_usd"] == ("Cost in USD", "unknown")
+    partly = summary_figures({"unknown_cost": 2, "cost_usd": 0.5})
+    assert (partly["cost_usd"][1], partly["unknown_cost"][1]) == ("0.5000", "2")
+    assert "cost_usd" not in summary_figures({"unknown_cost": 0, "cost_usd": None})
 
 
 class Tags(HTMLParser):
