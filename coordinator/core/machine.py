@@ -68,9 +68,9 @@ class MachineOptions:
     """How the machine of a coordinator decides; the same for every machine that takes over from another.
 
     `policy` makes the policy of one machine. With `expertise`, tasks that name no skills get those that their text
-    suggests. With `require_identity`, not every user may ask for everything (see authorization). With `learn_quality`,
-    the scores of reviews and votes count when tasks are assigned. `advice_for` returns what a sender can do about an
-    address that has no mailbox.
+    suggests. With `require_identity`, not every user may ask for everything (see authorization), and the label `local`
+    of an LLM does not count. With `learn_quality`, the scores of reviews and votes count when tasks are assigned.
+    `advice_for` returns what a sender can do about an address that has no mailbox.
     """
 
     lease: Micros
@@ -88,7 +88,10 @@ class Machine:
     def __init__(self, options: MachineOptions, *, next_seq: int = 1) -> None:
         """`next_seq` is the number of the next new task."""
         learn_quality = options.learn_quality
-        self.state = CoreState(lease=options.lease, window=options.window, next_seq=next_seq)
+        trusts_labels = not options.require_identity
+        self.state = CoreState(
+            lease=options.lease, window=options.window, next_seq=next_seq, trusts_labels=trusts_labels
+        )
         self._require_identity = options.require_identity
         self._submissions = Submissions(self.state, expertise=options.expertise)
         self._control = TaskControl(self.state)
@@ -112,7 +115,9 @@ class Machine:
     def restore(self, in_hand: Iterable[Task], llms: Iterable[LLM], lanes: Iterable[str], now: Instant) -> None:
         """Take over from another machine: every lease begins again, and every lane needs a refill."""
         state = self.state
-        state.llms.update((llm.name, llm) for llm in llms)
+        for llm in llms:
+            llm.label_counts = state.trusts_labels
+            state.llms[llm.name] = llm
         if not self._learn_quality:
             for llm in state.llms.values():
                 llm.learned.quality.clear()

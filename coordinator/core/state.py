@@ -76,10 +76,11 @@ class _PendingCommand(NamedTuple):
 class CoreState:
     """The assigned and running tasks, a window of the ready tasks, the LLMs, and the effects of the present batch."""
 
-    def __init__(self, *, lease: Micros, window: int, next_seq: int = 1) -> None:
-        """`next_seq` is the number of the next new task."""
+    def __init__(self, *, lease: Micros, window: int, next_seq: int = 1, trusts_labels: bool = True) -> None:
+        """`next_seq` is the number of the next new task. With `trusts_labels`, the label `local` makes an LLM local."""
         self.lease = lease
         self.next_seq = next_seq
+        self.trusts_labels = trusts_labels
         self.tasks: dict[str, Task] = {}
         self.llms: dict[str, LLM] = {}
         self.ready = ReadyQueue(window)
@@ -269,7 +270,7 @@ class CoreState:
     def llm(self, name: str) -> LLM:
         """Return the LLM of that name, a new one if the name is unknown."""
         if name not in self.llms:
-            self.llms[name] = LLM(name)
+            self.llms[name] = LLM(name, label_counts=self.trusts_labels)
             self.ready.llm_changed(self.llms[name])
         return self.llms[name]
 

@@ -175,12 +175,14 @@ class Core:
         policy: Policy | None = None,
         expertise: Expertise | None = None,
         learn_quality: bool = True,
+        require_identity: bool = False,
     ) -> None:
         self._woken_at_once = woken_at_once
         self._options = MachineOptions(
             lease=seconds(LEASE),
             policy=EarliestFinish if policy is None else lambda: policy,
             expertise=expertise,
+            require_identity=require_identity,
             learn_quality=learn_quality,
             advice_for=advice_for,
             window=window,

@@ -86,6 +86,7 @@ def seen(
     description: str = "",
     draining: bool = False,
     model: str = "",
+    **properties: Any,
 ) -> Heartbeat:
     """An instance says hello or gives a beat. `tasks` are (task, attempt) that it has in hand."""
     hand = [RunningTask(task_id=task_id, attempt=attempt) for task_id, attempt in tasks]
@@ -100,6 +101,7 @@ def seen(
             description=description,
             draining=draining,
             model=model,
+            **properties,
         )
     )
 
@@ -172,10 +174,16 @@ def completed(
 
 
 def failed(
-    task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1", retryable: bool = True
+    task_id: str,
+    attempt: int = 1,
+    *,
+    llm: str = "atlas",
+    instance: str = "i1",
+    retryable: bool = True,
+    kind: str = "overloaded",
 ) -> Reported:
-    """An attempt has failed."""
-    error = Failure(type="overloaded", message="try later", retryable=retryable)
+    """An attempt has failed. `kind` is the type of the failure."""
+    error = Failure(type=kind, message="try later", retryable=retryable)
     return Reported(llm, Result(task_id=task_id, attempt=attempt, instance=instance, outcome="failed", error=error))
 
 

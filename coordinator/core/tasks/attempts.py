@@ -10,6 +10,7 @@ from broker.timestamps import NO_TIME, Instant, Micros, seconds
 from coordinator.core.commands import SendNotice
 from coordinator.core.events import BeingChecked, Claimed, Heartbeat, InstanceLeft, Progressed, Reported, Sender
 from coordinator.core.llms.llm import LLM, Instance
+from coordinator.core.scheduling.too_long import handle_too_long
 from coordinator.core.state import NOT_YOURS, CoreState
 from coordinator.core.tasks import transitions
 from coordinator.core.tasks.task import Task
@@ -32,14 +33,14 @@ class AttemptReports:
         """An instance sent its hello or a heartbeat."""
         presence = event.presence
         llm = self._state.llm(presence.name)
-        before, offers = llm.status, (llm.skills, llm.labels, llm.slots)
+        before, offers = llm.status, (llm.skills, llm.labels, llm.slots, llm.properties)
         known = llm.instances.get(presence.instance)
         said = None if known is None else known.offer
         llm.see(presence, event.control, now, self._state.lease)
         if said != llm.instances[presence.instance].offer:
             self._tell_who_differs(llm, presence.instance)
         self._state.changes.llms[llm.name] = llm
-        if (llm.skills, llm.labels, llm.slots) != offers:
+        if (llm.skills, llm.labels, llm.slots, llm.properties) != offers:
             self._state.ready.llm_changed(llm)
         self._state.freed_llms[llm.name] = llm
         self._state.announce_llm(llm, before, now)
@@ -231,6 +232,8 @@ class AttemptReports:
     def _failed(self, task: Task, outcome: Outcome, error: Failure, now: Instant) -> None:
         """Record a failed attempt. Try again after a pause, or end the task."""
         self._state.record(task, task.end_attempt(now, outcome, error))
+        if handle_too_long(self._state, task, error, now):
+            return
         if error.retryable and task.status is Status.INPUT_REQUIRED:
             self._state.lose_asking_attempt(task, now)
         elif error.retryable and task.starts < task.spec.max_attempts:
@@ -262,7 +265,8 @@ class AttemptReports:
         self._state.complete(task, result.result, now)
 
     def _drop_instance(self, llm: LLM, instance: Instance, now: Instant, *, left: bool = False) -> None:
-        before, offers, excused = llm.status, (llm.skills, llm.labels), instance.excused and not left
+        before, excused = llm.status, instance.excused and not left
+        offers = llm.skills, llm.labels, llm.properties
         if left:
             reason = "the instance left"
         else:
@@ -274,7 +278,7 @@ class AttemptReports:
         for task in lost:
             self._lose(task, reason, now, excused=excused)
         llm.speak()
-        if (llm.skills, llm.labels) != offers:
+        if (llm.skills, llm.labels, llm.properties) != offers:
             self._state.ready.llm_changed(llm)
         llm.count()
         self._state.changes.llms[llm.name] = llm

@@ -1,0 +1,138 @@
+"""Reserve LLMs: they get the tasks that the other LLMs of a lane cannot do, or cannot do soon enough.
+
+Policies know nothing of reserves. Before a policy is asked, the first tasks of a lane are looked at: whether all other
+LLMs are unavailable, and by the `spill` of each reserve, whether the task would be late or wait for too long.
+"""
+
+from collections.abc import Iterator
+
+from broker.timestamps import Instant, seconds
+from coordinator.core.llms.cost import expected_cost, in_dollars
+from coordinator.core.llms.llm import LLM
+from coordinator.core.scheduling.decision import Decision
+from coordinator.core.scheduling.earliest_finish import HANDOVER, LOOK_AHEAD, as_text, is_by_hand, wait_for_slot
+from coordinator.core.scheduling.lane import Candidate, Lane
+from coordinator.core.scheduling.ready_queue import ReadyQueue
+from coordinator.core.scheduling.suitability import unsuitable
+from coordinator.core.tasks.task import Rank, Task
+
+CAUTION = 1.5  # times as long as expected, since nobody knows how long an answer will be
+
+_NAMED = 3  # LLMs in a reason
+_UNKNOWN = 2**62  # in place of an unknown cost
+
+
+def call_in_reserve(lane: Lane, ready: ReadyQueue, now: Instant) -> Decision | None:
+    """Return the first of the first tasks of a lane that a reserve gets, with the reserve; None if there is none."""
+    free = [lane.reserves[name] for name in sorted(lane.reserves) if lane.reserves[name].free > 0]
+    if not free:
+        return None
+    lane.survey(now)
+    if not all(candidate.llm.available for candidate in lane.quickest):
+        lane.survey_again(now)
+    others = _Others(lane, ready, now)
+    ahead = 0
+    for task in lane.first(LOOK_AHEAD):
+        reasons = [
+            (llm, reason)
+            for llm in free
+            if not unsuitable(task, llm, lane.eligible) and (reason := others.why_not(task, ahead, llm))
+        ]
+        if reasons:
+            llm, reason = min(reasons, key=lambda it: _preference(task, it[0], lane, now))
+            cost = in_dollars(expected_cost(llm, task))
+            why = "assigned by hand" if is_by_hand(lane) else f"{llm.name} (reserve, {cost}): {reason}"
+            return Decision(task, llm, why)
+        ahead += task.size
+    return None
+
+
+def _preference(task: Task, llm: LLM, lane: Lane, now: Instant) -> tuple[bool, float, float]:
+    """The cheapest that is in time goes first, else the one that finishes first."""
+    run = task.size * lane.pace(llm, now)
+    is_late = task.due is not None and now + run > task.due
+    cost = expected_cost(llm, task)
+    return is_late, 0 if is_late else _UNKNOWN if cost is None else cost, run
+
+
+class _Others:
+    """The LLMs of a lane that are no reserves, and when they are expected to do its first tasks."""
+
+    def __init__(self, lane: Lane, ready: ReadyQueue, now: Instant) -> None:
+        self._lane = lane
+        self._now = now
+        first = lane.order[0][0]
+        self._waits = [
+            (candidate, wait_for_slot(candidate.llm, now) + _load(candidate.llm, lane, ready, first, now))
+            for candidate in lane.quickest
+            if candidate.llm.available
+        ]
+
+    def why_not(self, task: Task, ahead: int, reserve: LLM) -> str | None:
+        """Return why the reserve gets the task rather than one of these; None if it does not.
+
+        `ahead` is the size of all tasks of the lane that go first.
+        """
+        if not any(self._may_do(task)):
+            return self._absence(task)
+        spill = reserve.properties.spill
+        if spill == "never" or (spill == "late" and task.due is None):
+            return None
+        if (best := self._best(task, ahead)) is None:
+            return None
+        candidate, start = best
+        run = task.size * candidate.pace
+        name, lane, now = candidate.llm.name, self._lane, self._now
+        if spill == "late" and task.due is not None:
+            expected = start + run
+            if now + start + CAUTION * run <= task.due or task.size * lane.pace(reserve, now) >= expected:
+                return None
+            left = task.due - now
+            due = f"due in {as_text(left)}" if left > 0 else f"due {as_text(-left)} ago"
+            return f"{name} would finish in {as_text(expected)}, {due}"
+        longest = seconds(reserve.properties.spill_after)
+        waited = now - (task.ready_at or now)
+        if waited + start <= longest:
+            return None
+        return f"would start at {name} {as_text(waited + start)} after it was ready, at most {as_text(longest)}"
+
+    def _may_do(self, task: Task) -> Iterator[LLM]:
+        lane = self._lane
+        for llm in lane.eligible.values():
+            may_work = llm.free or (llm.available and llm.slots)
+            if may_work and llm.name not in lane.reserves and not unsuitable(task, llm, lane.eligible):
+                yield llm
+
+    def _absence(self, task: Task) -> str:
+        lane = self._lane
+        others = [llm for llm in lane.eligible.values() if llm.name not in lane.reserves]
+        reasons = [unsuitable(task, llm, lane.eligible) or _state(llm) for llm in others[:_NAMED]]
+        more = f", and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        return f"{', '.join(reasons)}{more}" if reasons else "only reserves can do it"
+
+    def _best(self, task: Task, ahead: int) -> tuple[Candidate, float] | None:
+        """Return where the task would finish first, and in how many microseconds it would start there."""
+        found: list[tuple[float, str, Candidate, float]] = []
+        queue = ahead / self._lane.speed if self._lane.speed else 0.0
+        for candidate, wait in self._waits:
+            if not unsuitable(task, candidate.llm, self._lane.eligible):
+                start = max(wait, queue) + (HANDOVER if wait or queue else 0)
+                found.append((start + task.size * candidate.pace, candidate.llm.name, candidate, start))
+        if not found:
+            return None
+        _, _, candidate, start = min(found)
+        return candidate, start
+
+
+def _load(llm: LLM, lane: Lane, ready: ReadyQueue, before: Rank, now: Instant) -> float:
+    """How long an LLM is busy with its share of what ranks before the lane in other lanes."""
+    load = 0.0
+    for other in ready.lanes_of(llm):
+        if other is not lane and other.order and other.order[0][0] < before:
+            other.survey(now)
+            load += other.backlog_before(before) / other.speed if other.speed else 0.0
+    return load
+
+
+def _state(llm: LLM) -> str:
+    return f"{llm.name} is {llm.state}" if llm.state != "online" else f"{llm.name} gets no tasks"
