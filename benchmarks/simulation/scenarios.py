@@ -198,7 +198,7 @@ def slows(count: int, random: Random) -> Case:
 
 
 def unreliable(count: int, random: Random) -> Case:
-    """The same; the fastest LLM is closed for a sixth of the time, and the second-fastest fails half of its attempts."""
+    """The same; the fastest LLM is closed for a sixth of the time, the second-fastest fails half of its attempts."""
     case = due_dates(count, random)
     last = case.jobs[-1].at
     workers = _changed(case.workers, 0, lambda worker: replace(worker, closed_at=last / 3, opens_at=last / 2))

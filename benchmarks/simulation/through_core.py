@@ -4,7 +4,7 @@ from functools import partial
 from heapq import heappop, heappush
 from typing import Any
 
-from benchmarks.simulation.nothing_stored import NothingStored
+from benchmarks.simulation.nothing_stored import PausesStored
 from benchmarks.simulation.outcome import Ran
 from benchmarks.simulation.scenarios import FAILS_AFTER, NEVER, Case, Job, Worker
 from broker.protocol.task_requests import ManageLLM, Submission
@@ -34,7 +34,7 @@ class Simulation:
         self._held: dict[str, dict[str, int]] = {worker.name: {} for worker in case.workers}
         options = MachineOptions(seconds(LEASE), partial(load_policy, policy), window=10 * len(case.jobs))
         self._machine = Machine(options)
-        self._nothing_stored = NothingStored()
+        self._stored = PausesStored()
         self._agenda: list[tuple[float, int, Any]] = []
         self._entries = 0
         self._ran: dict[str, Ran] = {}
@@ -84,8 +84,8 @@ class Simulation:
 
     def _handle(self, events: list[Event], at: float) -> None:
         now = Instant(START + seconds(at))
-        with transaction(self._machine, self._nothing_stored, events, now) as effects:
-            pass
+        with transaction(self._machine, self._stored, events, now) as effects:
+            self._stored.keep(effects.changes)
         for command in effects.commands:
             if isinstance(command, SendAssignment):
                 claim = Claim(task_id=command.task_id, attempt=command.attempt, instance="i")

@@ -9,10 +9,10 @@ from coordinator.core.tasks.task import Task, meets
 
 
 def handle_too_long(state: CoreState, task: Task, error: Failure, now: Instant) -> bool:
-    """Learn from a failed attempt whose task was too long; release the task for an LLM with a larger or unknown window.
+    """Learn from an attempt whose task was too long; release the task for an LLM with a larger or unknown window.
 
-    The attempt does not count. The task fails if no known LLM is left; one that is offline is known, too. Returns False,
-    and does nothing, if another reason made the attempt fail.
+    The attempt does not count. The task fails if no known LLM is left; LLMs that are offline are known, too. Returns
+    False, and does nothing, if the attempt failed for another reason.
     """
     if error.type != CONTEXT_TOO_LONG:
         return False
