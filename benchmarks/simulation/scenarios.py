@@ -139,7 +139,7 @@ def _arriving(count: int, workers: Sequence[Worker], load: float, random: Random
     )
 
 
-def _with_due_dates(jobs: Sequence[Job], random: Random) -> tuple[Job, ...]:
+def with_due_dates(jobs: Sequence[Job], random: Random) -> tuple[Job, ...]:
     """Some are urgent, some are not; whether one can be met depends on what else is there."""
     return tuple(
         replace(job, due=job.at + random.choice((20.0, 60.0, 180.0)) * random.uniform(0.5, 1.5)) for job in jobs
@@ -180,7 +180,7 @@ def arriving(count: int, random: Random) -> Case:
 def due_dates(count: int, random: Random) -> Case:
     """The same with due dates, and nearly as much to do as can be done."""
     workers = _shuffled(UNEQUAL, random)
-    return Case(workers, _with_due_dates(_arriving(count, workers, 0.9, random), random))
+    return Case(workers, with_due_dates(_arriving(count, workers, 0.9, random), random))
 
 
 def dies(count: int, random: Random) -> Case:

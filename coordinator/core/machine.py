@@ -68,9 +68,10 @@ class MachineOptions:
     """How the machine of a coordinator decides; the same for every machine that takes over from another.
 
     `policy` makes the policy of one machine. With `expertise`, tasks that name no skills get those that their text
-    suggests. With `require_identity`, not every user may ask for everything (see authorization), and the label `local`
-    of an LLM does not count. With `learn_quality`, the scores of reviews and votes count when tasks are assigned.
-    `advice_for` returns what a sender can do about an address that has no mailbox.
+    suggests. With `require_identity`, not every user may ask for everything (see authorization). With `learn_quality`,
+    the scores of reviews and votes count when tasks are assigned. With `trusts_labels`, an LLM with the label `local`
+    is local; else only one that an operator calls local. `advice_for` returns what a sender can do about an address
+    that has no mailbox.
     """
 
     lease: Micros
@@ -78,6 +79,7 @@ class MachineOptions:
     expertise: Expertise | None = None
     require_identity: bool = False
     learn_quality: bool = True
+    trusts_labels: bool = True
     advice_for: Callable[[str], str] | None = None
     window: int = WINDOW
 
@@ -88,9 +90,8 @@ class Machine:
     def __init__(self, options: MachineOptions, *, next_seq: int = 1) -> None:
         """`next_seq` is the number of the next new task."""
         learn_quality = options.learn_quality
-        trusts_labels = not options.require_identity
         self.state = CoreState(
-            lease=options.lease, window=options.window, next_seq=next_seq, trusts_labels=trusts_labels
+            lease=options.lease, window=options.window, next_seq=next_seq, trusts_labels=options.trusts_labels
         )
         self._require_identity = options.require_identity
         self._submissions = Submissions(self.state, expertise=options.expertise)

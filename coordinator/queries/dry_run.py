@@ -12,7 +12,9 @@ from broker.protocol.task_requests import Submission
 from broker.timestamps import Instant, to_iso
 from coordinator.core.commands import Refuse
 from coordinator.core.events import NEVER, Submitted, SubmitterNote
+from coordinator.core.llms.llm import LLM
 from coordinator.core.machine import Machine
+from coordinator.core.scheduling.suitability import unsuitable
 from coordinator.core.tasks.task import DEFAULT_PRIORITY, Rank, Task, meets
 from coordinator.core.transaction import transaction
 from coordinator.storage.readers import lineage, tasks_of
@@ -94,12 +96,15 @@ def _why_not(machine: Machine, task: Task) -> str:
         return f"waits until {to_iso(task.wake_at)}"
     if task.spec.assignee and (lacking := _lacking(machine, task, task.spec.assignee)):
         return f"waits for {task.spec.assignee}, {lacking}"
-    able = [llm for llm in machine.state.llms.values() if meets(llm.offers(), task.lane.split())]
-    online = [llm.name for llm in able if llm.state == "online"]
-    if online:
+    able = {llm.name: llm for llm in machine.state.llms.values() if meets(llm.offers(), task.lane.split())}
+    there = [llm for llm in able.values() if llm.available]
+    suitable = [llm for llm in there if not unsuitable(task, llm, able)]
+    if online := [llm.name for llm in suitable if not llm.properties.reserve] or [llm.name for llm in suitable]:
         return f"waits for a free slot of {', '.join(online)}"
+    if there:
+        return f"waits: {', '.join(unsuitable(task, llm, able) or '' for llm in there)}"
     if able:
-        return f"waits for {', '.join(f'{llm.name}, which is {llm.state}' for llm in able)}"
+        return f"waits for {', '.join(f'{llm.name}, which is {llm.state}' for llm in able.values())}"
     return f"no LLM that was ever seen {_lack(machine, task)}"
 
 
@@ -108,9 +113,16 @@ def _lacking(machine: Machine, task: Task, name: str) -> str | None:
     llm = machine.state.llms.get(name)
     if llm is None:
         return "which has never connected"
-    if LOCAL_ONLY in task.spec.labels and LOCAL not in llm.labels:
-        return f"which is not labelled {LOCAL}, as the label {LOCAL_ONLY} of the task demands"
+    if LOCAL_ONLY in task.spec.labels and not llm.is_local:
+        return f"which is not {_local(llm)}, as the label {LOCAL_ONLY} of the task demands"
+    if missing := [ability for ability in task.spec.needs if ability not in (llm.properties.abilities or ())]:
+        return f"which is not known to be able to use {', '.join(missing)}"
     return None
+
+
+def _local(llm: LLM) -> str:
+    """What an LLM must be for local-only tasks: where its own label does not count, an operator must say it."""
+    return f"labelled {LOCAL}" if llm.label_counts else f"set to {LOCAL} by an operator"
 
 
 def _lack(machine: Machine, task: Task) -> str:
@@ -119,6 +131,10 @@ def _lack(machine: Machine, task: Task) -> str:
     for skill in task.spec.skills:
         if skill not in offered:
             return f"has the skill {skill}{did_you_mean(skill, sorted(offered))}"
-    if LOCAL_ONLY in task.spec.labels and not any(LOCAL in llm.labels for llm in machine.state.llms.values()):
-        return f"has the label {LOCAL}"
+    known = machine.state.llms.values()
+    for ability in task.spec.needs:
+        if not any(ability in (llm.properties.abilities or ()) for llm in known):
+            return f"is known to be able to use {ability}"
+    if LOCAL_ONLY in task.spec.labels and not any(llm.is_local for llm in known):
+        return f"has the label {LOCAL}" if machine.state.trusts_labels else f"was set to {LOCAL} by an operator"
     return "can do it"

@@ -77,16 +77,18 @@ class QueryHandlers:
         policy: str,
         lease: Micros,
         suggest_skills: bool = False,
+        trusts_labels: bool = True,
         quiet_since: Callable[[str], Instant | None] = lambda task_id: None,
         max_answer: int = MAX_ANSWER_BYTES,
     ) -> None:
-        """An answer has at most `max_answer` bytes. `quiet_since`: see Task.quiet_since."""
+        """An answer has at most `max_answer` bytes. `quiet_since`: see Task; `trusts_labels`: see MachineOptions."""
         self._max_answer = max_answer
         self._engine = engine
         self._clock = clock
         self._policy = policy
         self._lease = lease
         self._quiet_since = quiet_since
+        self._trusts_labels = trusts_labels
         self._expertise = Expertise() if suggest_skills else None
 
     def answer(self, routing_key: str, body: bytes) -> tuple[str, bytes]:
@@ -214,7 +216,8 @@ class QueryHandlers:
         return shown
 
     def _placement(self, connection: Connection, query: PlacementQuery) -> dict[str, Any]:
-        options = MachineOptions(self._lease, partial(load_policy, self._policy), self._expertise)
+        policy = partial(load_policy, self._policy)
+        options = MachineOptions(self._lease, policy, self._expertise, trusts_labels=self._trusts_labels)
         return placement(connection, query, Machine(options), self._clock())
 
     def _report(self, connection: Connection, query: ReportQuery) -> dict[str, Any]:

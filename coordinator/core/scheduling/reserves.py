@@ -4,13 +4,20 @@ Policies know nothing of reserves. Before a policy is asked, the first tasks of 
 LLMs are unavailable, and by the `spill` of each reserve, whether the task would be late or wait for too long.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from broker.timestamps import Instant, seconds
 from coordinator.core.llms.cost import expected_cost, in_dollars
 from coordinator.core.llms.llm import LLM
 from coordinator.core.scheduling.decision import Decision
-from coordinator.core.scheduling.earliest_finish import HANDOVER, LOOK_AHEAD, as_text, is_by_hand, wait_for_slot
+from coordinator.core.scheduling.earliest_finish import (
+    HANDOVER,
+    LOOK_AHEAD,
+    SEARCHED,
+    as_text,
+    is_by_hand,
+    wait_for_slot,
+)
 from coordinator.core.scheduling.lane import Candidate, Lane
 from coordinator.core.scheduling.ready_queue import ReadyQueue
 from coordinator.core.scheduling.suitability import unsuitable
@@ -23,7 +30,10 @@ _UNKNOWN = 2**62  # in place of an unknown cost
 
 
 def call_in_reserve(lane: Lane, ready: ReadyQueue, now: Instant) -> Decision | None:
-    """Return the first of the first tasks of a lane that a reserve gets, with the reserve; None if there is none."""
+    """Return the first task of a lane that a reserve gets, with the reserve; None if there is none.
+
+    Tasks that the reserve can finish in time go before those that are late there, too.
+    """
     free = [lane.reserves[name] for name in sorted(lane.reserves) if lane.reserves[name].free > 0]
     if not free:
         return None
@@ -31,24 +41,41 @@ def call_in_reserve(lane: Lane, ready: ReadyQueue, now: Instant) -> Decision | N
     if not all(candidate.llm.available for candidate in lane.quickest):
         lane.survey_again(now)
     others = _Others(lane, ready, now)
-    ahead = 0
-    for task in lane.first(LOOK_AHEAD):
-        reasons = [
-            (llm, reason)
-            for llm in free
-            if not unsuitable(task, llm, lane.eligible) and (reason := others.why_not(task, ahead, llm))
-        ]
-        if reasons:
-            llm, reason = min(reasons, key=lambda it: _preference(task, it[0], lane, now))
-            cost = in_dollars(expected_cost(llm, task))
-            why = "assigned by hand" if is_by_hand(lane) else f"{llm.name} (reserve, {cost}): {reason}"
-            return Decision(task, llm, why)
+    ahead, late = 0, None
+    for number, task in enumerate(lane.first(SEARCHED)):
+        others.queue(number, ahead)
+        if number < LOOK_AHEAD or others.may_be_slow(task):
+            reasons = {
+                llm.name: reason
+                for llm in free
+                if not unsuitable(task, llm, lane.eligible) and (reason := others.why_not(task, llm))
+            }
+            if reasons:
+                (is_late, _, _), llm = _best_reserve(task, [llm for llm in free if llm.name in reasons], lane, now)
+                decision = Decision(task, llm, _why(task, llm, reasons[llm.name], lane))
+                if not is_late:
+                    return decision
+                late = late or decision
         ahead += task.size
-    return None
+    return late
+
+
+def _best_reserve(
+    task: Task, reserves: Sequence[LLM], lane: Lane, now: Instant
+) -> tuple[tuple[bool, float, float], LLM]:
+    """Return the cheapest that is in time, else the one that finishes first; and whether it is late."""
+    ranked = [(_preference(task, llm, lane, now), llm) for llm in reserves]
+    return min(ranked, key=lambda it: it[0])
+
+
+def _why(task: Task, llm: LLM, reason: str, lane: Lane) -> str:
+    if is_by_hand(lane):
+        return "assigned by hand"
+    return f"{llm.name} (reserve, {in_dollars(expected_cost(llm, task))}): {reason}"
 
 
 def _preference(task: Task, llm: LLM, lane: Lane, now: Instant) -> tuple[bool, float, float]:
-    """The cheapest that is in time goes first, else the one that finishes first."""
+    """Whether the task would be late, what it would cost if not, and how long it would take."""
     run = task.size * lane.pace(llm, now)
     is_late = task.due is not None and now + run > task.due
     cost = expected_cost(llm, task)
@@ -67,18 +94,33 @@ class _Others:
             for candidate in lane.quickest
             if candidate.llm.available
         ]
+        self._first_slot = min((wait for _, wait in self._waits), default=0.0)
+        self._free = sum(candidate.llm.free for candidate, _ in self._waits)
+        self._turn = 0.0
+        self._quickest = min((candidate.pace for candidate, _ in self._waits), default=0.0)
+        busy = [llm.properties.spill_after for llm in lane.reserves.values() if llm.properties.spill == "busy"]
+        self._longest = seconds(min(busy, default=0.0)) if busy else None
 
-    def why_not(self, task: Task, ahead: int, reserve: LLM) -> str | None:
-        """Return why the reserve gets the task rather than one of these; None if it does not.
+    def queue(self, number: int, ahead: int) -> None:
+        """Look at the task after so many, which are of that size together."""
+        waiting = ahead * (number - self._free) / number if number > self._free else 0.0
+        self._turn = self._first_slot + (waiting / self._lane.speed if self._lane.speed else 0.0)
 
-        `ahead` is the size of all tasks of the lane that go first.
-        """
+    def may_be_slow(self, task: Task) -> bool:
+        """Whether a task far down in the lane may be late or wait for too long. Cheap, and never wrongly False."""
+        start = self._now + self._turn
+        if task.due is not None and start + CAUTION * task.size * self._quickest > task.due:
+            return True
+        return self._longest is not None and start - (task.ready_at or self._now) > self._longest
+
+    def why_not(self, task: Task, reserve: LLM) -> str | None:
+        """Return why the reserve gets the task rather than one of these; None if it does not."""
         if not any(self._may_do(task)):
             return self._absence(task)
         spill = reserve.properties.spill
         if spill == "never" or (spill == "late" and task.due is None):
             return None
-        if (best := self._best(task, ahead)) is None:
+        if (best := self._best(task)) is None:
             return None
         candidate, start = best
         run = task.size * candidate.pace
@@ -110,13 +152,13 @@ class _Others:
         more = f", and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         return f"{', '.join(reasons)}{more}" if reasons else "only reserves can do it"
 
-    def _best(self, task: Task, ahead: int) -> tuple[Candidate, float] | None:
+    def _best(self, task: Task) -> tuple[Candidate, float] | None:
         """Return where the task would finish first, and in how many microseconds it would start there."""
         found: list[tuple[float, str, Candidate, float]] = []
-        queue = ahead / self._lane.speed if self._lane.speed else 0.0
         for candidate, wait in self._waits:
             if not unsuitable(task, candidate.llm, self._lane.eligible):
-                start = max(wait, queue) + (HANDOVER if wait or queue else 0)
+                start = max(wait, self._turn)
+                start += HANDOVER if start else 0
                 found.append((start + task.size * candidate.pace, candidate.llm.name, candidate, start))
         if not found:
             return None
