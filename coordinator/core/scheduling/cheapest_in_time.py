@@ -31,7 +31,7 @@ class CheapestInTime:
         if not lane.all_free():
             return None
         slots = _Slots(lane, now)
-        tasks, reason = [], ""
+        tasks, refused, reason = [], 0, ""
         for task in lane.first(SEARCHED):
             options = list(slots.options(task))
             if not options:
@@ -42,7 +42,8 @@ class CheapestInTime:
             slots.occupy(best)
             reason = reason or f"waits for {best.name}: {_why_there(task, best)}"
             tasks.append(task)
-            if len(tasks) == LOOK_AHEAD:
+            refused += any(option.llm.free for option in options)
+            if refused == LOOK_AHEAD:
                 break
         if not tasks:
             tasks = [next(lane.first(1))]

@@ -12,7 +12,7 @@ from coordinator.policy_loader import load_policy
 from tests.support.core_driver import Core
 from tests.support.core_events import assignments, claimed, completed, failed, left, seen, submitted
 
-LONG = {"inputs": "x" * 70_000}  # 20,000 tokens
+LONG: dict[str, Any] = {"inputs": "x" * 70_000}  # 20,000 tokens
 TOO_LONG = "context_too_long"
 
 
@@ -25,12 +25,10 @@ def managed(llm: str, **changes: Any) -> ManageRequested:
     return ManageRequested(ManageLLM.model_validate({"llm": llm, **changes}))
 
 
-def refused(
-    core: Core, task_id: str, llm: str, attempt: int = 1, at: float | None = None
-) -> list[tuple[str, int, str]]:
+def refused(core: Core, task_id: str, llm: str, attempt: int = 1) -> list[tuple[str, int, str]]:
     """The task is too long for the LLM that has it; return what is assigned then."""
     core.handle(claimed(task_id, attempt, llm=llm))
-    return assignments(core.handle(failed(task_id, attempt, llm=llm, kind=TOO_LONG, retryable=False), at=at))
+    return assignments(core.handle(failed(task_id, attempt, llm=llm, kind=TOO_LONG, retryable=False)))
 
 
 def test_tokens_are_estimated_from_the_characters() -> None:
@@ -57,7 +55,7 @@ def test_the_line_tells_that_a_task_waits_because_of_its_length(core: Core) -> N
     core.handle(seen("ada", context_window=8_000), seen("ben", context_window=32_000))
     core.handle(submitted("busy", assignee="ben"))
     core.handle(submitted("t", **LONG))
-    assert core.task("t").why == "it has about 20575 tokens, and ada takes 8000"
+    assert core.task("t").why == "it has about 20573 tokens, and ada takes 8000"
 
 
 def test_the_estimate_alone_keeps_no_task_from_the_only_llm(core: Core) -> None:
@@ -117,7 +115,7 @@ def test_a_context_window_is_learned_stored_and_believed(core: Core) -> None:
     core.handle(seen("ada"))
     core.restart()
     core.handle(seen("ada"), seen("ben"))
-    assert core.machine.state.llms["ada"].context_window == 20_574
+    assert core.machine.state.llms["ada"].context_window == 20_572
     assert assignments(core.handle(submitted("u", **LONG))) == [("u", 1, "ben")]
 
 
@@ -126,7 +124,7 @@ def test_a_longer_task_that_succeeds_corrects_what_was_learned(core: Core) -> No
     refused(core, "t", "ada")
     core.handle(submitted("u", **LONG))
     core.handle(claimed("u", llm="ada"), completed("u", llm="ada"))
-    assert core.machine.state.llms["ada"].context_window == 20_575
+    assert core.machine.state.llms["ada"].context_window == 20_573
 
 
 def test_an_operator_and_another_model_reset_what_was_learned(core: Core) -> None:
