@@ -81,6 +81,9 @@ def presences(draw: st.DrawFn) -> Event:
         skills=draw(skills),
         tasks=draw(st.lists(st.tuples(ids, attempts), max_size=2)),
         draining=draw(st.sampled_from([False, False, False, True])),
+        reserve=draw(st.booleans()),
+        spill=draw(st.sampled_from(["late", "busy", "never"])),
+        context_window=draw(st.sampled_from([None, 100, 100_000])),
     )
 
 
@@ -89,10 +92,16 @@ def asked(task_id: str, attempt: int, *, llm: str, instance: str) -> Event:
     return waited(task_id, attempt, llm=llm, instance=instance, question=f"q{attempt}")
 
 
+def too_long(task_id: str, attempt: int, *, llm: str, instance: str) -> Event:
+    """The task is longer than the context window of the LLM."""
+    return failed(task_id, attempt, llm=llm, instance=instance, kind="context_too_long", retryable=False)
+
+
 @st.composite
 def reports(draw: st.DrawFn) -> Event:
     """What a worker says about an attempt, whether it has ever had it or not."""
-    report: Any = draw(st.sampled_from([claimed, progressed, asked, waited, resumed, completed, failed, gave_up]))
+    known = [claimed, progressed, asked, waited, resumed, completed, failed, too_long, gave_up]
+    report: Any = draw(st.sampled_from(known))
     event: Event = report(draw(ids), draw(attempts), llm=draw(llms), instance=draw(instances))
     return event
 
@@ -180,7 +189,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.core.database.in_hand())
     def a_worker_reports_on_what_it_has(self, data: st.DataObject, instance: str) -> None:
         task = data.draw(st.sampled_from(self.core.database.in_hand()))
-        known = [claimed, claimed, asked, waited, resumed, completed, failed, gave_up, progressed]
+        known = [claimed, claimed, asked, waited, resumed, completed, failed, too_long, gave_up, progressed]
         report: Any = data.draw(st.sampled_from(known))
         self.handle(report(task.id, task.attempt, llm=task.llm, instance=task.instance or instance))
 
