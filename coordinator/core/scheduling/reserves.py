@@ -12,7 +12,6 @@ from coordinator.core.llms.llm import LLM
 from coordinator.core.scheduling.decision import Decision
 from coordinator.core.scheduling.earliest_finish import (
     HANDOVER,
-    LOOK_AHEAD,
     SEARCHED,
     as_text,
     is_by_hand,
@@ -41,22 +40,25 @@ def call_in_reserve(lane: Lane, ready: ReadyQueue, now: Instant) -> Decision | N
     if not all(candidate.llm.available for candidate in lane.quickest):
         lane.survey_again(now)
     others = _Others(lane, ready, now)
+    fastest = min(lane.pace(llm, now) for llm in free)
     ahead, late = 0, None
     for number, task in enumerate(lane.first(SEARCHED)):
         others.queue(number, ahead)
-        if number < LOOK_AHEAD or others.may_be_slow(task):
-            reasons = {
-                llm.name: reason
-                for llm in free
-                if not unsuitable(task, llm, lane.eligible) and (reason := others.why_not(task, llm))
-            }
-            if reasons:
-                (is_late, _, _), llm = _best_reserve(task, [llm for llm in free if llm.name in reasons], lane, now)
-                decision = Decision(task, llm, _why(task, llm, reasons[llm.name], lane))
-                if not is_late:
-                    return decision
-                late = late or decision
         ahead += task.size
+        due = task.due
+        if not others.may_fail(task, due) or (late and (due is None or now + task.size * fastest > due)):
+            continue
+        reasons = {
+            llm.name: reason
+            for llm in free
+            if not unsuitable(task, llm, lane.eligible) and (reason := others.why_not(task, llm))
+        }
+        if reasons:
+            (is_late, _, _), llm = _best_reserve(task, [llm for llm in free if llm.name in reasons], lane, now)
+            decision = Decision(task, llm, _why(task, llm, reasons[llm.name], lane))
+            if not is_late:
+                return decision
+            late = late or decision
     return late
 
 
@@ -94,10 +96,11 @@ class _Others:
             for candidate in lane.quickest
             if candidate.llm.available
         ]
-        self._first_slot = min((wait for _, wait in self._waits), default=0.0)
+        soonest = min(((wait, candidate.pace) for candidate, wait in self._waits), default=(0.0, 0.0))
+        self._first_slot, self._pace = soonest
         self._free = sum(candidate.llm.free for candidate, _ in self._waits)
         self._turn = 0.0
-        self._quickest = min((candidate.pace for candidate, _ in self._waits), default=0.0)
+        self._few_can = not self._waits or any(llm.context_window is not None for llm in lane.eligible.values())
         busy = [llm.properties.spill_after for llm in lane.reserves.values() if llm.properties.spill == "busy"]
         self._longest = seconds(min(busy, default=0.0)) if busy else None
 
@@ -106,12 +109,14 @@ class _Others:
         waiting = ahead * (number - self._free) / number if number > self._free else 0.0
         self._turn = self._first_slot + (waiting / self._lane.speed if self._lane.speed else 0.0)
 
-    def may_be_slow(self, task: Task) -> bool:
-        """Whether a task far down in the lane may be late or wait for too long. Cheap, and never wrongly False."""
-        start = self._now + self._turn
-        if task.due is not None and start + CAUTION * task.size * self._quickest > task.due:
+    def may_fail(self, task: Task, due: Instant | None) -> bool:
+        """Whether why_not may return a reason for a task with that due date. Cheap, and never wrongly False."""
+        if self._few_can or task.attempts:
             return True
-        return self._longest is not None and start - (task.ready_at or self._now) > self._longest
+        finish = self._turn + HANDOVER + CAUTION * task.size * self._pace
+        if due is not None and self._now + finish > due:
+            return True
+        return self._longest is not None and self._now + finish - (task.ready_at or self._now) > self._longest
 
     def why_not(self, task: Task, reserve: LLM) -> str | None:
         """Return why the reserve gets the task rather than one of these; None if it does not."""
@@ -153,13 +158,14 @@ class _Others:
         return f"{', '.join(reasons)}{more}" if reasons else "only reserves can do it"
 
     def _best(self, task: Task) -> tuple[Candidate, float] | None:
-        """Return where the task would finish first, and in how many microseconds it would start there."""
+        """Return where the task would finish first, with caution, and in how many microseconds it would start there."""
         found: list[tuple[float, str, Candidate, float]] = []
+        any_can = not self._few_can and not task.attempts
         for candidate, wait in self._waits:
-            if not unsuitable(task, candidate.llm, self._lane.eligible):
+            if any_can or not unsuitable(task, candidate.llm, self._lane.eligible):
                 start = max(wait, self._turn)
                 start += HANDOVER if start else 0
-                found.append((start + task.size * candidate.pace, candidate.llm.name, candidate, start))
+                found.append((start + CAUTION * task.size * candidate.pace, candidate.llm.name, candidate, start))
         if not found:
             return None
         _, _, candidate, start = min(found)
