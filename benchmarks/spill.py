@@ -1,6 +1,6 @@
 """What reserve LLMs save: slow local LLMs with paid ones as reserve, against all-local and all-paid, in virtual time.
 
-    .venv/bin/python benchmarks/spill.py --tasks 2000 --seeds 1
+    .venv/bin/python benchmarks/spill.py --tasks 2000
 
 The tasks and their times are those of the requests to a real service, each with a due date. The LLMs are simulated,
 the core is the real one. benchmarks/README.md describes the pools.
@@ -106,7 +106,7 @@ def main() -> None:
     """Parse the options, simulate, print."""
     parser = command(__doc__, broker=False)
     parser.add_argument("--tasks", type=int, default=len(trace()), help="requests of the trace (all)")
-    parser.add_argument("--seeds", type=int, default=5, help="sets of due dates (5)")
+    parser.add_argument("--seeds", type=int, default=1, help="sets of due dates (1)")
     parser.add_argument("--policy", default=DEFAULT, help=f"assignment policy ({DEFAULT})")
     options = parser.parse_args()
     spent = simulate_all(options.tasks, range(options.seeds), options.policy)
