@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     )
     policy: str = Field(
         "earliest-finish",
-        description="who gets a task: earliest-finish, round-robin, least-loaded, random or pkg.mod:function",
+        description="policy: earliest-finish, cheapest-in-time, round-robin, least-loaded, random or pkg.mod:function",
     )
     suggest_skills: bool = Field(
         False, description="give a task without skills and assignee those that its text suggests (docs/assignment.md)"

@@ -81,6 +81,7 @@ def build_coordinator(
             clock=clock,
             policy=settings.policy,
             suggest_skills=settings.suggest_skills,
+            trusts_labels=not settings.require_identity,
             lease=lease,
             quiet_since=batches.quiet_since,
             max_answer=max(MAX_ANSWER_BYTES, 2 * settings.max_body),

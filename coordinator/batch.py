@@ -104,6 +104,7 @@ class BatchProcessor:
             expertise=Expertise() if suggest_skills else None,
             require_identity=require_identity,
             learn_quality=learn_quality,
+            trusts_labels=not require_identity,
             advice_for=advice_for,
             window=WINDOW,
         )

@@ -1,9 +1,10 @@
-"""The database of a simulation: nothing is stored, and the machine's memory holds every task that is not over."""
+"""The database of a simulation: the machine's memory holds every task that is not over, except during a pause."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from broker.timestamps import Instant
 from coordinator.core.events import NEVER, SubmitterNote
+from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import Rank, Task
 
 
@@ -57,3 +58,32 @@ class NothingStored:
     def repeats(self, message_id: str) -> int:
         """No message was sent."""
         return 0
+
+
+class PausesStored(NothingStored):
+    """Keeps the tasks that wait for their next attempt after one has failed."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Task] = {}
+
+    def keep(self, changes: StateChanges) -> None:
+        """Store what a batch changed."""
+        for task in changes.changed.values():
+            if task.wake_at is None:
+                self._waiting.pop(task.id, None)
+            else:
+                self._waiting[task.id] = task
+
+    def load(self, ids: Iterable[str]) -> list[Task]:
+        """See TaskLoader, as for all others."""
+        return [self._waiting[task_id] for task_id in ids if task_id in self._waiting]
+
+    def waking(self, now: Instant, limit: int) -> list[Task]:
+        """The tasks whose pause is over."""
+        woken = [task for task in self._waiting.values() if task.wake_at is not None and task.wake_at <= now]
+        return sorted(woken, key=lambda task: task.wake_at or now)[:limit]
+
+    def next_wake(self, *, after: Instant) -> Instant:
+        """When the next pause is over."""
+        wakes = [task.wake_at for task in self._waiting.values() if task.wake_at is not None and task.wake_at > after]
+        return min(wakes, default=NEVER)

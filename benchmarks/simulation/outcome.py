@@ -10,10 +10,11 @@ from benchmarks.simulation.scenarios import Case
 
 
 class Ran(NamedTuple):
-    """When the run of a task that gave its result started and ended, in seconds."""
+    """When the run of a task that gave its result started and ended, in seconds, and where."""
 
     start: float
     end: float
+    llm: str = ""
 
 
 @dataclass(frozen=True, slots=True)

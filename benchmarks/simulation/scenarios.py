@@ -13,6 +13,8 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from broker.protocol.worker_reports import Price
+
 TRACE = Path(__file__).resolve().parents[1] / "data" / "azure_llm_code_2023.csv"
 
 PREFILL, DECODE = 2000.0, 50.0  # tokens a second that an LLM of speed 1 reads and writes
@@ -38,11 +40,16 @@ class Job:
     work: float
     skills: tuple[str, ...] = ()
     due: float | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """An LLM. From `slows_at` on it is ten times slower; from `dies_at` on nothing is heard of it."""
+    """An LLM. From `slows_at` on it is ten times slower; from `dies_at` on nothing is heard of it.
+
+    It gets no tasks from `closed_at` until `opens_at`. The share `fails` of its attempts fails after FAILS_AFTER. With
+    a `price`, it is a paid one.
+    """
 
     name: str
     speed: float
@@ -50,6 +57,12 @@ class Worker:
     skills: tuple[str, ...] = ()
     slows_at: float = NEVER
     dies_at: float = NEVER
+    closed_at: float = NEVER
+    opens_at: float = NEVER
+    fails: float = 0.0
+    price: Price | None = None
+    reserve: bool = False
+    labels: tuple[str, ...] = ()
 
     def finish(self, start: float, work: float) -> float:
         """When a run ends that starts then; NEVER when the LLM dies before."""
@@ -59,8 +72,17 @@ class Worker:
             end = max(start, self.slows_at) + (work - done) / (self.speed / SLOWER)
         return end if end <= self.dies_at else NEVER
 
+    def is_closed(self, at: float) -> bool:
+        """Whether it gets no tasks then."""
+        return self.closed_at <= at < self.opens_at
+
+    def failing(self, task_id: str, attempt: int) -> bool:
+        """Whether this attempt fails; the same each time."""
+        return self.fails > 0 and Random(f"{self.name} {task_id} {attempt}").random() < self.fails
+
 
 SLOWER = 10.0
+FAILS_AFTER = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +139,7 @@ def _arriving(count: int, workers: Sequence[Worker], load: float, random: Random
     )
 
 
-def _with_due_dates(jobs: Sequence[Job], random: Random) -> tuple[Job, ...]:
+def with_due_dates(jobs: Sequence[Job], random: Random) -> tuple[Job, ...]:
     """Some are urgent, some are not; whether one can be met depends on what else is there."""
     return tuple(
         replace(job, due=job.at + random.choice((20.0, 60.0, 180.0)) * random.uniform(0.5, 1.5)) for job in jobs
@@ -158,7 +180,7 @@ def arriving(count: int, random: Random) -> Case:
 def due_dates(count: int, random: Random) -> Case:
     """The same with due dates, and nearly as much to do as can be done."""
     workers = _shuffled(UNEQUAL, random)
-    return Case(workers, _with_due_dates(_arriving(count, workers, 0.9, random), random))
+    return Case(workers, with_due_dates(_arriving(count, workers, 0.9, random), random))
 
 
 def dies(count: int, random: Random) -> Case:
@@ -173,6 +195,14 @@ def slows(count: int, random: Random) -> Case:
     case = due_dates(count, random)
     at = case.jobs[-1].at / 3
     return replace(case, workers=_changed(case.workers, 0, lambda worker: replace(worker, slows_at=at)))
+
+
+def unreliable(count: int, random: Random) -> Case:
+    """The same; the fastest LLM is closed for a sixth of the time, the second-fastest fails half of its attempts."""
+    case = due_dates(count, random)
+    last = case.jobs[-1].at
+    workers = _changed(case.workers, 0, lambda worker: replace(worker, closed_at=last / 3, opens_at=last / 2))
+    return replace(case, workers=_changed(workers, 1, lambda worker: replace(worker, fails=0.5)))
 
 
 def _shuffled(workers: Sequence[Worker], random: Random) -> tuple[Worker, ...]:
@@ -194,6 +224,7 @@ SCENARIOS: dict[str, Callable[[int, Random], Case]] = {
     "due-dates": due_dates,
     "dies": dies,
     "slows": slows,
+    "unreliable": unreliable,
 }
 
 

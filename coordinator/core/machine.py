@@ -73,8 +73,9 @@ class MachineOptions:
 
     `policy` makes the policy of one machine. With `expertise`, tasks that name no skills get those that their text
     suggests. With `require_identity`, not every user may ask for everything (see authorization). With `learn_quality`,
-    the scores of reviews and votes count when tasks are assigned. `advice_for` returns what a sender can do about an
-    address that has no mailbox.
+    the scores of reviews and votes count when tasks are assigned. With `trusts_labels`, an LLM with the label `local`
+    is local; else only one that an operator calls local. `advice_for` returns what a sender can do about an address
+    that has no mailbox.
     """
 
     lease: Micros
@@ -82,6 +83,7 @@ class MachineOptions:
     expertise: Expertise | None = None
     require_identity: bool = False
     learn_quality: bool = True
+    trusts_labels: bool = True
     advice_for: Callable[[str], str] | None = None
     window: int = WINDOW
 
@@ -92,7 +94,9 @@ class Machine:
     def __init__(self, options: MachineOptions, *, next_seq: int = 1) -> None:
         """`next_seq` is the number of the next new task."""
         learn_quality = options.learn_quality
-        self.state = CoreState(lease=options.lease, window=options.window, next_seq=next_seq)
+        self.state = CoreState(
+            lease=options.lease, window=options.window, next_seq=next_seq, trusts_labels=options.trusts_labels
+        )
         self._require_identity = options.require_identity
         self._submissions = Submissions(self.state, expertise=options.expertise)
         self._control = TaskControl(self.state)
@@ -126,7 +130,9 @@ class Machine:
     ) -> None:
         """Take over from another machine: every lease begins again, and every lane needs a refill."""
         state = self.state
-        state.llms.update((llm.name, llm) for llm in llms)
+        for llm in llms:
+            llm.label_counts = state.trusts_labels
+            state.llms[llm.name] = llm
         if not self._learn_quality:
             for llm in state.llms.values():
                 llm.learned.quality.clear()

@@ -81,10 +81,11 @@ class _PendingCommand(NamedTuple):
 class CoreState:
     """The assigned and running tasks, a window of the ready tasks, the LLMs, and the effects of the present batch."""
 
-    def __init__(self, *, lease: Micros, window: int, next_seq: int = 1) -> None:
-        """`next_seq` is the number of the next new task."""
+    def __init__(self, *, lease: Micros, window: int, next_seq: int = 1, trusts_labels: bool = True) -> None:
+        """`next_seq` is the number of the next new task. With `trusts_labels`, the label `local` makes an LLM local."""
         self.lease = lease
         self.next_seq = next_seq
+        self.trusts_labels = trusts_labels
         self.tasks: dict[str, Task] = {}
         self.llms: dict[str, LLM] = {}
         self.ready = ReadyQueue(window)
@@ -201,10 +202,6 @@ class CoreState:
             self.withdraw(task, Outcome.MOVED, "the LLM fails", now)
             self.release(task, now)
 
-    def others_can(self, task: Task, llm: LLM, now: Instant) -> bool:
-        """Whether another LLM may take the task, as soon as it has a free slot."""
-        return self.ready.lane(task.lane, now).others_can(llm)
-
     def back_off(self, task: Task, until: Instant, now: Instant) -> None:
         """Try a failed task again after a pause."""
         transitions.back_off(task, until)
@@ -289,7 +286,7 @@ class CoreState:
     def llm(self, name: str) -> LLM:
         """Return the LLM of that name, a new one if the name is unknown."""
         if name not in self.llms:
-            llm = self.llms[name] = LLM(name)
+            llm = self.llms[name] = LLM(name, label_counts=self.trusts_labels)
             self.ready.llm_changed(llm)
         return self.llms[name]
 

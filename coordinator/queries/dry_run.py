@@ -11,9 +11,9 @@ from broker.timestamps import Instant
 from coordinator.core.commands import Refuse
 from coordinator.core.events import NEVER, Submitted, SubmitterNote
 from coordinator.core.machine import Machine
-from coordinator.core.scheduling.waits import why_waiting
 from coordinator.core.tasks.task import DEFAULT_PRIORITY, Rank, Task
 from coordinator.core.transaction import transaction
+from coordinator.queries.waiting import why_waiting
 from coordinator.storage.readers import limits_of, lineage, tasks_of
 from coordinator.storage.rows import llm_of
 from coordinator.storage.schema import is_in_hand, llms, tasks

@@ -42,7 +42,6 @@ from broker.timestamps import Instant, Micros, in_seconds, to_iso
 from coordinator.core.llms.llm import LLM
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.machine import Machine, MachineOptions
-from coordinator.core.scheduling.waits import why_waiting
 from coordinator.core.tasks.task import Task, view
 from coordinator.outbound.size_limits import BEGINNING, LATEST, Page, beginning, fitted, in_a_list, without_bulk
 from coordinator.policy_loader import load_policy
@@ -50,6 +49,7 @@ from coordinator.queries import history
 from coordinator.queries.dry_run import placement
 from coordinator.queries.llms import limits, llms, llms_with_limits
 from coordinator.queries.reports.answer import report_list, report_view
+from coordinator.queries.waiting import why_waiting
 from coordinator.storage import schema
 from coordinator.storage.engine import database_errors
 from coordinator.storage.readers import tasks_of
@@ -78,16 +78,18 @@ class QueryHandlers:
         policy: str,
         lease: Micros,
         suggest_skills: bool = False,
+        trusts_labels: bool = True,
         quiet_since: Callable[[str], Instant | None] = lambda task_id: None,
         max_answer: int = MAX_ANSWER_BYTES,
     ) -> None:
-        """An answer has at most `max_answer` bytes. `quiet_since`: see Task.quiet_since."""
+        """An answer has at most `max_answer` bytes. `quiet_since`: see Task; `trusts_labels`: see MachineOptions."""
         self._max_answer = max_answer
         self._engine = engine
         self._clock = clock
         self._policy = policy
         self._lease = lease
         self._quiet_since = quiet_since
+        self._trusts_labels = trusts_labels
         self._expertise = Expertise() if suggest_skills else None
 
     def answer(self, routing_key: str, body: bytes) -> tuple[str, bytes]:
@@ -154,7 +156,7 @@ class QueryHandlers:
             raise QueryRejected([Problem("id", f"there is no task {query.id}")])
         (task,) = tasks_of(connection, rows)
         shown = view(task) | _named(not_submitted(connection, [task]).get(task.id))
-        shown |= _waits(task, partial(llms_with_limits, connection), self._clock())
+        shown |= _waits(task, partial(llms_with_limits, connection, trusts_labels=self._trusts_labels), self._clock())
         its = (_attempts.c.task_seq == rows[0]["seq"]) & _attempts.c.result.is_not(None)
         earlier = connection.execute(select(_attempts.c.attempt, _attempts.c.result).where(its))
         results = {attempt: from_json(result) for attempt, result in earlier}
@@ -177,7 +179,7 @@ class QueryHandlers:
         newest_first = _tasks.c.seq.desc()
         wanted = select(*columns).where(_tasks.c.seq.in_(_page(query))).order_by(newest_first).limit(query.limit + 1)
         page, shown, last, now = Page("tasks"), 0, None, self._clock()
-        known = cache(partial(llms_with_limits, connection))
+        known = cache(partial(llms_with_limits, connection, trusts_labels=self._trusts_labels))
         with connection.execution_options(stream_results=True, max_row_buffer=_AT_ONCE).execute(wanted) as rows:
             for some in rows.mappings().partitions(_AT_ONCE):
                 for seq, listed in _listed(connection, some, known, now):
@@ -192,7 +194,8 @@ class QueryHandlers:
         return func.length(cast(text, LargeBinary))
 
     def _placement(self, connection: Connection, query: PlacementQuery) -> dict[str, Any]:
-        options = MachineOptions(self._lease, partial(load_policy, self._policy), self._expertise)
+        policy = partial(load_policy, self._policy)
+        options = MachineOptions(self._lease, policy, self._expertise, trusts_labels=self._trusts_labels)
         return placement(connection, query, Machine(options), self._clock())
 
     def _report(self, connection: Connection, query: ReportQuery) -> dict[str, Any]:

@@ -75,10 +75,10 @@ def known_llms(connection: Connection) -> Mapping[str, LLM]:
     return {row["name"]: llm_of(row) for row in connection.execute(select(_llms)).mappings()}
 
 
-def llms_with_limits(connection: Connection) -> Mapping[str, LLM]:
-    """Return every LLM by name, each with its rate limit, without tasks."""
+def llms_with_limits(connection: Connection, *, trusts_labels: bool) -> Mapping[str, LLM]:
+    """Return every LLM by name, each with its rate limit, without tasks. `trusts_labels`: see MachineOptions."""
     limits = {limit.name: limit for limit in limits_of(connection)}
     found = known_llms(connection)
     for llm in found.values():
-        llm.rate_limit = limits.get(llm.limit)
+        llm.rate_limit, llm.label_counts = limits.get(llm.limit), trusts_labels
     return found

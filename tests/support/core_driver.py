@@ -187,12 +187,14 @@ class Core:
         policy: Policy | None = None,
         expertise: Expertise | None = None,
         learn_quality: bool = True,
+        trusts_labels: bool = True,
     ) -> None:
         self._woken_at_once = woken_at_once
         self._options = MachineOptions(
             lease=seconds(LEASE),
             policy=EarliestFinish if policy is None else lambda: policy,
             expertise=expertise,
+            trusts_labels=trusts_labels,
             learn_quality=learn_quality,
             advice_for=advice_for,
             window=window,

@@ -86,8 +86,8 @@ def seen(
     description: str = "",
     draining: bool = False,
     model: str = "",
-    limit: str | None = None,
     control: str | None = None,
+    **properties: Any,
 ) -> Heartbeat:
     """An instance says hello or gives a beat. `tasks` are (task, attempt) that it has in hand."""
     hand = [RunningTask(task_id=task_id, attempt=attempt) for task_id, attempt in tasks]
@@ -102,7 +102,7 @@ def seen(
             description=description,
             draining=draining,
             model=model,
-            limit=limit,
+            **properties,
         ),
         control,
     )

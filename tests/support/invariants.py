@@ -119,8 +119,10 @@ def _check_lane(machine: Machine, lane: Lane) -> None:
             assert task.rank > lane.complete_to, f"{task.id} waits, and its lane does not know"
     admitted = [llm for llm in machine.state.llms.values() if meets(llm.offers(), lane.demands)]
     assert lane.eligible == {llm.name: llm for llm in admitted}, f"lane {lane.key!r}"
-    free = {llm.name for llm in admitted if llm.free}
+    assert lane.reserves == {llm.name: llm for llm in admitted if llm.properties.reserve}, f"lane {lane.key!r}"
+    free = {llm.name for llm in admitted if llm.free and not llm.properties.reserve}
     assert {llm.name for llm in lane.all_free()} == free, f"free for the lane {lane.key!r}"
     assert lane.finds_all_free(), f"an LLM that the lane {lane.key!r} would not find"
+    free |= {name for name, llm in lane.reserves.items() if llm.free}
     if lane.members and free:
         assert machine.state.ready.is_held(lane), f"tasks wait in the lane {lane.key!r} while {free} have free slots"

@@ -8,6 +8,7 @@ from coordinator.core.health.blame import fault_of, is_excused
 from coordinator.core.health.breaker import BreakerState
 from coordinator.core.limits.rate_limit import CLOSING, RateLimit
 from coordinator.core.llms.llm import LLM, Instance
+from coordinator.core.scheduling.suitability import unsuitable
 from coordinator.core.state import CoreState
 from coordinator.core.tasks.task import Task
 
@@ -44,7 +45,10 @@ class HealthMonitor:
         instance = llm.instances.get(attempt.instance or "")
         if error.type not in NOT_ITS_HEALTH:
             self._count_failure(llm, instance, task.id, error, attempt.usage, now)
-        elsewhere = self._state.others_can(task, llm, now)
+        able = self._state.ready.lane(task.lane, now).eligible
+        elsewhere = any(
+            other is not llm and other.available and not unsuitable(task, other, able) for other in able.values()
+        )
         is_sick = instance is not None and instance.breaker.state is not BreakerState.CLOSED
         return is_excused(task, error, self._state.llms, elsewhere=elsewhere, is_sick=is_sick)
 

@@ -1,5 +1,7 @@
 """Estimates of durations, learned from finished runs: per LLM and skill, for each character of a task.
 
+What else is learned of an LLM is kept here too: the quality of its work, and how much text is too long for it.
+
 Two numbers are kept for each: the logarithm of the pace and how many runs it rests on. In logarithms, twice as fast
 and half as fast are equally far away, and the ratio of two LLMs, which is what decides, does not depend on the tasks
 that they happened to get.
@@ -7,7 +9,7 @@ that they happened to get.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, log
+from math import ceil, exp, log
 from typing import Any, Self
 
 from pydantic import JsonValue
@@ -15,6 +17,7 @@ from pydantic import JsonValue
 from broker.timestamps import EPOCH, Instant, Micros, seconds
 from coordinator.core.llms.quality import Quality
 
+CHARACTERS_PER_TOKEN = 3.5  # of English text and code; the tokenizers of models differ
 BASE_LENGTH = 2000  # characters of text that take about as long as what does not depend on the text: the answer
 WEIGHT = 0.15  # of the newest run, once there are several
 SURPRISE = 1.0  # a run counts as at most e times faster or slower than expected: one outlier moves little
@@ -41,6 +44,11 @@ def text_length(value: JsonValue) -> int:
             return len(str(value))
 
 
+def tokens(size: float) -> int:
+    """Return the estimated tokens of a task of that size (see Task.size), with a usual answer."""
+    return ceil(size / CHARACTERS_PER_TOKEN)
+
+
 @dataclass(slots=True)
 class Pace:
     """The logarithm of microseconds for each character, and the number of runs behind it."""
@@ -60,13 +68,17 @@ class Pace:
 
 @dataclass(slots=True)
 class DurationEstimates:
-    """The estimates of one LLM: its pace in general and with each skill, as of its last finished run."""
+    """The estimates of one LLM: its pace in general and with each skill, as of its last finished run.
+
+    `window` is the context window in estimated tokens: below the smallest task that was too long, None if none was.
+    """
 
     overall: Pace = field(default_factory=Pace)
     skills: dict[str, Pace] = field(default_factory=dict)
     at: Instant = EPOCH
     unlucky: float = UNLUCKY_AT_FIRST  # the logarithm of how much longer than expected an unlucky run takes
     quality: dict[str, Quality] = field(default_factory=dict)  # by skill
+    window: int | None = None
 
     def learn(self, skills: Sequence[str], size: float, run: Micros, now: Instant) -> None:
         """Learn from a finished run of `run` microseconds, for a task of that size (see Task.size) and those skills."""
@@ -77,7 +89,14 @@ class DurationEstimates:
         self.overall.learn(observed)
         for skill in skills:
             self.skills.setdefault(skill, Pace()).learn(observed)
+        if self.window is not None:
+            self.window = max(self.window, tokens(size))
         self.at = now
+
+    def learn_too_long(self, size: float) -> None:
+        """Learn that the context window is too small for a task of that size."""
+        too_many = tokens(size)
+        self.window = max(1, too_many - 1 if self.window is None else min(self.window, too_many - 1))
 
     def judge(self, skills: Sequence[str], score: float, now: Instant) -> None:
         """Learn from a score of its work on a task with those skills, from 0 (useless) to 1."""
@@ -103,7 +122,8 @@ class DurationEstimates:
         skills = {skill: [pace.log, pace.runs] for skill, pace in self.skills.items()}
         overall = [self.overall.log, self.overall.runs]
         quality = {skill: found.plain() for skill, found in self.quality.items()}
-        return {"overall": overall, "skills": skills, "at": self.at, "unlucky": self.unlucky, "quality": quality}
+        plain = {"overall": overall, "skills": skills, "at": self.at, "unlucky": self.unlucky, "quality": quality}
+        return plain if self.window is None else plain | {"window": self.window}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any] | None) -> Self:
@@ -112,6 +132,5 @@ class DurationEstimates:
             return cls()
         skills = {skill: Pace(*pace) for skill, pace in plain["skills"].items()}
         quality = {skill: Quality.from_plain(found) for skill, found in plain.get("quality", {}).items()}
-        return cls(
-            Pace(*plain["overall"]), skills, Instant(plain["at"]), plain.get("unlucky", UNLUCKY_AT_FIRST), quality
-        )
+        overall, unlucky = Pace(*plain["overall"]), plain.get("unlucky", UNLUCKY_AT_FIRST)
+        return cls(overall, skills, Instant(plain["at"]), unlucky, quality, plain.get("window"))

@@ -98,7 +98,7 @@ class LLM:
 
     `skills` are those that count: given by hand, else those that its instances tell (`told_skills`); likewise each of
     the `properties`. `paused` and `slots_limit` are set by hand too. Where its instances do not say the same of
-    themselves, the one that came last speaks for the LLM.
+    themselves, the one that came last speaks for the LLM. With `label_counts`, the label `local` makes it local.
     """
 
     name: str
@@ -122,6 +122,7 @@ class LLM:
     rate_limit: RateLimit | None = None
     was_available: bool = False  # as the ready lanes know it
     runs: dict[str, HeldTask] = field(default_factory=dict)  # by task, the oldest first
+    label_counts: bool = True
 
     @property
     def state(self) -> State:
@@ -131,6 +132,18 @@ class LLM:
         if all(instance.draining for instance in self.instances.values()):
             return "draining"
         return "paused" if self.paused else "online"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it sends no data to other machines: as an operator says, else by its label, where that counts."""
+        given = self.properties.local
+        return self.label_counts and LOCAL in self.labels if given is None else given
+
+    @property
+    def context_window(self) -> int | None:
+        """Its context window in tokens: as it is known, or smaller after what was learned; None where unknown."""
+        known, learned = self.properties.context_window, self.learned.window
+        return learned if known is None else known if learned is None else min(known, learned)
 
     @property
     def slots(self) -> int:
@@ -161,8 +174,9 @@ class LLM:
         return len(self.unclaimed) + sum(instance.working for instance in self.instances.values())
 
     def offers(self) -> frozenset[str]:
-        """Return the demands of tasks that it meets (see Task.lane): none, its name, its skills, to be local."""
-        return frozenset(("", f"@{self.name}", *self.skills, *(("!" + LOCAL,) if LOCAL in self.labels else ())))
+        """Return the demands of tasks that it meets (see Task.lane): none, its name, its skills, abilities, local."""
+        able = [f"!{ability}" for ability in self.properties.abilities or ()]
+        return frozenset(("", f"@{self.name}", *self.skills, *able, *(("!" + LOCAL,) if self.is_local else ())))
 
     def level(self, skill: str, now: Instant) -> float:
         """Return its level of a skill: its own claim, corrected by the scores of reviews and votes."""
@@ -210,6 +224,8 @@ class LLM:
         """Use the profile of the instance that connected last."""
         offers = [instance.offer for instance in self.instances.values() if instance.offer is not None]
         if offers:
+            if offers[-1].model != self.model:
+                self.learned.window = None
             self.model, self.told_skills, self.labels, self.description, self.told_properties = offers[-1]
             self.give_skills(self.skills_given)
             self.give_properties({})
@@ -253,6 +269,8 @@ class LLM:
 
     def give_properties(self, changes: Mapping[str, Any]) -> None:
         """Set some of its properties by hand; None: what its instances report."""
+        if "context_window" in changes:
+            self.learned.window = None
         given = {**self.properties_given, **changes}
         self.properties_given = {name: value for name, value in given.items() if value is not None}
         self.properties = self.told_properties._replace(**self.properties_given)

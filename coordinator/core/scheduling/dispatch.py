@@ -1,10 +1,11 @@
-"""Dispatch: fills free slots with ready tasks."""
+"""Dispatch: fills free slots with ready tasks. Reserve LLMs come in where the others do not suffice."""
 
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
 from broker.timestamps import Instant
 from coordinator.core.scheduling.decision import Decision, HeldBack, Policy
+from coordinator.core.scheduling.reserves import call_in_reserve
 from coordinator.core.state import CoreState
 from coordinator.core.tasks.task import Task
 
@@ -17,7 +18,8 @@ def fill_slots(state: CoreState, policy: Policy, now: Instant) -> None:
     while order:
         _, key = heappop(order)
         lane = lanes[key]
-        match policy.pick(lane, state.ready, now):
+        called_in = call_in_reserve(lane, state.ready, now) if lane.reserves else None
+        match called_in or policy.pick(lane, state.ready, now):
             case Decision() as decision:
                 lane.remove(decision.task.id)
                 state.assign(decision, now)
@@ -28,6 +30,8 @@ def fill_slots(state: CoreState, policy: Policy, now: Instant) -> None:
             case HeldBack(tasks, why):
                 state.ready.hold(lane)
                 _tell_why(state, tasks, why)
+            case None if any(llm.free for llm in lane.reserves.values()):
+                state.ready.hold(lane)
 
 
 def _tell_why(state: CoreState, tasks: Iterable[Task], why: str) -> None:

@@ -8,7 +8,6 @@ is not the better way; it stays free only when there is none. docs/assignment.md
 from collections.abc import Iterable
 
 from broker.protocol.primitives import LOCAL
-from broker.protocol.status import Outcome
 from broker.timestamps import Instant, seconds
 from coordinator.core.llms.duration_estimates import BASE_LENGTH
 from coordinator.core.llms.llm import LLM
@@ -16,9 +15,11 @@ from coordinator.core.scheduling.aging import early
 from coordinator.core.scheduling.decision import Decision, HeldBack
 from coordinator.core.scheduling.lane import Candidate, Lane
 from coordinator.core.scheduling.ready_queue import ReadyQueue
+from coordinator.core.scheduling.suitability import unsuitable
 from coordinator.core.tasks.task import NO_DUE_DATE, Task
 
 LOOK_AHEAD = 16  # tasks of a lane that a free slot is offered to
+SEARCHED = 500  # tasks of a lane of which some may be unsuitable for an LLM
 OTHERS_TRIED = 8  # free LLMs that are looked at when the quickest is not to have a task
 HANDOVER = seconds(0.1)  # microseconds between the end of a run and the start of the next at the same slot
 CAUTION = 1.5
@@ -100,15 +101,18 @@ class EarliestFinish:
         to_wait = f"waits for {lane.quickest[0].llm.name}: expected to finish sooner than at {candidate.llm.name}"
         if slots and lane.backlog < _done_meanwhile(BASE_LENGTH, cost, slots):
             return to_wait
-        before, last, reason = 0, None, to_wait
-        for task in lane.first(LOOK_AHEAD):
-            if failed_at(task, candidate.llm) and lane.others_can(candidate.llm):
-                reason = f"it has just failed at {candidate.llm.name}"
+        before, looked_at, last, reason = 0, 0, None, to_wait
+        for task in lane.first(SEARCHED):
+            if why_not := unsuitable(task, candidate.llm, lane.eligible):
+                reason = why_not
                 continue
             if not slots or before >= _done_meanwhile(task.size, cost, slots):
                 return task
             before += task.size
             last = task
+            looked_at += 1
+            if looked_at == LOOK_AHEAD:
+                break
         if last and len(lane.members) > LOOK_AHEAD and lane.backlog >= _done_meanwhile(last.size, cost, slots):
             return last
         return to_wait if last else reason
@@ -151,43 +155,43 @@ def _is_late(task: Task, lane: Lane, now: Instant) -> bool:
     return task.due is not None and now + task.size * lane.quickest[0].pace > task.due
 
 
-def failed_at(task: Task, llm: LLM) -> bool:
-    """Whether the last attempt of the task went wrong there."""
-    if not task.attempts:
-        return False
-    last = task.attempts[-1]
-    return last.llm == llm.name and last.outcome not in (Outcome.COMPLETED, Outcome.CANCELLED)
-
-
 def _why(task: Task, chosen: Candidate, lane: Lane, now: Instant) -> str:
     llm = chosen.llm
-    if lane.key.startswith("@") and "|" not in lane.key:
+    if is_by_hand(lane):
         return "assigned by hand"
     if len(lane.quickest) == 1:
         return f"the only {_kind(lane)} online"
     size = task.size
     levels = "".join([f"{skill} {llm.skills[skill]:g}, " for skill in lane.skills])
     text = (
-        f"{llm.name}: expected finish in {_as_text(size * chosen.pace)} ({levels}{llm.free} of {llm.slots} slots free)"
+        f"{llm.name}: expected finish in {as_text(size * chosen.pace)} ({levels}{llm.free} of {llm.slots} slots free)"
     )
     others = [other for other in lane.quickest[: RUNNERS_UP + 1] if other.llm is not llm][:RUNNERS_UP]
-    then = sorted([(_wait(other.llm, now) + size * other.pace, other.llm.name) for other in others])
+    then = sorted([(wait_for_slot(other.llm, now) + size * other.pace, other.llm.name) for other in others])
     if task.id != lane.order[0][1]:
         text += ", what ranks before it waits for quicker ones"
     elif lane.order[0][0] == early(task):
         text += ", first because it has waited for long"
-    return f"{text}; then {', '.join([f'{name} {_as_text(expected)}' for expected, name in then])}"
+    return f"{text}; then {', '.join([f'{name} {as_text(expected)}' for expected, name in then])}"
+
+
+def is_by_hand(lane: Lane) -> bool:
+    """Whether the tasks of the lane were assigned to one LLM by hand."""
+    return lane.key.startswith("@") and "|" not in lane.key
 
 
 def _kind(lane: Lane) -> str:
     kind = "local LLM" if f"!{LOCAL}" in lane.demands else "LLM"
-    return f"{kind} with {', '.join(lane.skills)}" if lane.skills else kind
+    able = [demand[1:] for demand in lane.demands if demand[0] == "!" and demand[1:] != LOCAL]
+    return f"{kind} with {', '.join((*lane.skills, *able))}" if lane.skills or able else kind
 
 
-def _wait(llm: LLM, now: Instant) -> float:
+def wait_for_slot(llm: LLM, now: Instant) -> float:
+    """Return in how many microseconds a slot is expected to be free."""
     return 0.0 if llm.free else min(llm.waits(now), default=0.0)
 
 
-def _as_text(micros: float) -> str:
+def as_text(micros: float) -> str:
+    """Return a duration in microseconds as text."""
     value = micros / 1_000_000
     return f"{value * 1000:.0f} ms" if value < 0.1 else f"{value:.1f} s" if value < 10 else f"{value:.0f} s"

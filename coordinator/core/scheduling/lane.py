@@ -38,9 +38,10 @@ class Lane:
     """The ready tasks with one key (see Task.lane) in order, and the LLMs that meet its demands.
 
     `backlog` is the sum of the tasks' sizes, `speed` what all slots together do in a microsecond, `fed_at` when a task
-    came last, `unlucky` the logarithm of how much longer than expected an unlucky run takes. The order of the
-    quickest LLMs is brought up to date once as many slots have become free as there are LLMs, so that a thousand of
-    them cost no more for each task than ten.
+    came last, `unlucky` the logarithm of how much longer than expected an unlucky run takes. `eligible` are all LLMs
+    that meet the demands. Policies see only those that are not `reserves`. The order of the quickest LLMs is brought up
+    to date once as many slots have become free as there are LLMs, so that a thousand of them cost no more for each task
+    than ten.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Lane:
     complete_to: Rank = LAST
     backlog: int = 0
     eligible: dict[str, LLM] = field(default_factory=dict)
+    reserves: dict[str, LLM] = field(default_factory=dict)
     quickest: list[Candidate] = field(default_factory=list)
     speed: float = 0.0
     unlucky: float = UNLUCKY_AT_FIRST
@@ -103,6 +105,10 @@ class Lane:
         """The first so many tasks."""
         return (self.members[task_id] for _, task_id in islice(self.order, count))
 
+    def backlog_before(self, rank: Rank) -> float:
+        """The size of the tasks that go before that rank, if all are of the same size."""
+        return self.backlog * bisect_left(self.order, (rank, "")) / len(self.order) if self.order else 0.0
+
     def put_behind(self, task: Task) -> None:
         """Let the tasks of its priority go first that can still be in time; those without a due date stay behind."""
         self._unsettle(task.id)
@@ -135,17 +141,23 @@ class Lane:
         """The LLM meets the demands of the lane, or what it is has changed."""
         self.eligible[llm.name] = llm
         self._until_survey = 0
+        if llm.properties.reserve:
+            self._withhold(llm)
+            self.reserves[llm.name] = llm
+        elif self.reserves.pop(llm.name, None) and llm.free:
+            self.offer(llm)
 
     def dismiss(self, llm: LLM) -> None:
         """The LLM no longer meets the demands."""
         del self.eligible[llm.name]
-        self._standings.pop(llm.name, None)
-        self._offered.pop(llm.name, None)
-        self._freed_llms.pop(llm.name, None)
+        self.reserves.pop(llm.name, None)
+        self._withhold(llm)
         self._until_survey = 0
 
     def offer(self, llm: LLM) -> None:
         """The LLM has a free slot, or one more; something about it may have been learned."""
+        if llm.name in self.reserves:
+            return
         changes_much = llm.learned.overall.runs <= NEWCOMER and len(self.eligible) <= QUICKEST
         self._until_survey = 0 if changes_much else self._until_survey - 1
         self._freed_llms[llm.name] = llm
@@ -176,7 +188,7 @@ class Lane:
         return found
 
     def all_free(self) -> list[LLM]:
-        """Every LLM with a free slot, by name."""
+        """Every LLM with a free slot, by name; no reserves."""
         offered = self._offered.keys() | self._freed_llms.keys()
         return [llm for name in sorted(offered) if (llm := self.eligible[name]).free > 0]
 
@@ -189,8 +201,14 @@ class Lane:
         """Bring `quickest` and `speed` up to date, if it is time."""
         if self._until_survey > 0 and self.quickest:
             return
+        self.survey_again(now)
+
+    def survey_again(self, now: Instant) -> None:
+        """Bring `quickest` and `speed` up to date."""
         self._until_survey = len(self.eligible)
-        online = [llm for llm in self.eligible.values() if llm.available and llm.slots]
+        online = [
+            llm for llm in self.eligible.values() if llm.available and llm.slots and llm.name not in self.reserves
+        ]
         known = [llm.learned.pace(self.skills, now) for llm in online if llm.learned.overall.runs]
         runs = sum(llm.learned.overall.runs for llm in online)
         if runs:
@@ -215,9 +233,10 @@ class Lane:
         """Microseconds that the LLM takes for each character."""
         return llm.learned.pace(self.skills, now, self._guess)
 
-    def others_can(self, llm: LLM) -> bool:
-        """Whether another LLM is there that may take the tasks of the lane."""
-        return any(other is not llm and other.available for other in self.eligible.values())
+    def _withhold(self, llm: LLM) -> None:
+        self._standings.pop(llm.name, None)
+        self._offered.pop(llm.name, None)
+        self._freed_llms.pop(llm.name, None)
 
     def _judge_opened(self, now: Instant) -> None:
         """Rate the LLMs that were offered. Most of them have got a task of another lane by now."""

@@ -15,20 +15,25 @@ from itertools import cycle, islice
 
 from broker.timestamps import Instant
 from coordinator.core.llms.llm import LLM
+from coordinator.core.scheduling.cheapest_in_time import CheapestInTime
 from coordinator.core.scheduling.decision import Decision, HeldBack, Policy
-from coordinator.core.scheduling.earliest_finish import EarliestFinish, failed_at
+from coordinator.core.scheduling.earliest_finish import SEARCHED, EarliestFinish
 from coordinator.core.scheduling.lane import Lane
 from coordinator.core.scheduling.ready_queue import ReadyQueue
+from coordinator.core.scheduling.suitability import unsuitable
 from coordinator.core.tasks.task import Task
 
 Choose = Callable[[Task, Sequence[LLM], Instant], tuple[LLM, str] | None]
 
 DEFAULT = "earliest-finish"
+CHEAPEST_IN_TIME = "cheapest-in-time"
 _RUNNERS_UP = 2  # that the line of a decision names
 
 
 class TaskByTask:
     """A policy that gives the first task of a lane to the free LLM that `choose` names.
+
+    The first task is the first for which one of the free LLMs is suitable.
 
     A function that raises or returns something else does not stop the work: the emptiest LLM gets the task, and its
     line tells what went wrong.
@@ -44,11 +49,13 @@ class TaskByTask:
         free = lane.all_free()
         if not free:
             return None
-        _, head = lane.order[0]
-        task = lane.members[head]
-        allowed = [llm for llm in free if not (failed_at(task, llm) and lane.others_can(llm))]
-        if not allowed:
-            return HeldBack([task], f"it has just failed at {free[0].name}")
+        head = next(lane.first(1))
+        for task in lane.first(SEARCHED):
+            allowed = [llm for llm in free if not unsuitable(task, llm, lane.eligible)]
+            if allowed:
+                break
+        else:
+            return HeldBack([head], unsuitable(head, free[0], lane.eligible) or "")
         try:
             chosen = self._choose(task, allowed, now)
             if chosen is None:
@@ -99,5 +106,6 @@ BUILT_IN: dict[str, Callable[[], Policy]] = {
     "round-robin": lambda: TaskByTask(RoundRobin()),
     "least-loaded": lambda: TaskByTask(_least_loaded),
     "random": lambda: TaskByTask(_random),
+    CHEAPEST_IN_TIME: CheapestInTime,
 }
 NAMES = tuple(BUILT_IN)

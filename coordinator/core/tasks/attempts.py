@@ -13,6 +13,7 @@ from coordinator.core.commands import SendNotice
 from coordinator.core.events import BeingChecked, Claimed, Heartbeat, InstanceLeft, Progressed, Reported, Sender
 from coordinator.core.health.monitor import HealthMonitor
 from coordinator.core.llms.llm import LLM, Instance
+from coordinator.core.scheduling.too_long import handle_too_long
 from coordinator.core.state import NOT_YOURS, CoreState
 from coordinator.core.tasks import transitions
 from coordinator.core.tasks.task import Attempt, Task
@@ -38,7 +39,7 @@ class AttemptReports:
         """An instance sent its hello or a heartbeat."""
         presence = event.presence
         llm = self._state.llm(presence.name)
-        before, offers = llm.status, (llm.skills, llm.labels, llm.slots)
+        before, offers = llm.status, (llm.skills, llm.labels, llm.slots, llm.properties)
         known = llm.instances.get(presence.instance)
         said = None if known is None else known.offer
         known_control = None if known is None else known.control
@@ -46,7 +47,7 @@ class AttemptReports:
         if said != llm.instances[presence.instance].offer:
             self._tell_who_differs(llm, presence.instance)
         self._state.changes.llms[llm.name] = llm
-        if (llm.skills, llm.labels, llm.slots) != offers:
+        if (llm.skills, llm.labels, llm.slots, llm.properties) != offers:
             self._state.ready.llm_changed(llm)
         if known is not None and known_control != event.control:
             self._health.reconnected(llm, known)
@@ -246,6 +247,8 @@ class AttemptReports:
     def _failed(self, task: Task, llm: LLM, outcome: Outcome, error: Failure, now: Instant) -> None:
         """Record a failed attempt. Try again at once if it is excused, else after a pause, or end the task."""
         self._state.record(task, task.end_attempt(now, outcome, error))
+        if handle_too_long(self._state, task, error, now):
+            return
         if self._health.failed(task, llm, error, now):
             self._excuse(task, now)
         elif error.retryable and task.status is Status.INPUT_REQUIRED:
@@ -302,7 +305,8 @@ class AttemptReports:
         self._state.complete(task, result.result, now)
 
     def _drop_instance(self, llm: LLM, instance: Instance, now: Instant, *, left: bool = False) -> None:
-        before, offers, excused = llm.status, (llm.skills, llm.labels), instance.excused and not left
+        before, excused = llm.status, instance.excused and not left
+        offers = llm.skills, llm.labels, llm.properties
         if left:
             reason = "the instance left"
         else:
@@ -314,7 +318,7 @@ class AttemptReports:
         for task in lost:
             self._lose(task, reason, now, excused=excused)
         llm.speak()
-        if (llm.skills, llm.labels) != offers:
+        if (llm.skills, llm.labels, llm.properties) != offers:
             self._state.ready.llm_changed(llm)
         self._health.seen(llm, now)
         self._state.changes.llms[llm.name] = llm

@@ -23,6 +23,7 @@ QUIET_AFTER = seconds(30)  # without text
 _NO_MODELS = ("exec:", "handler:")  # beginnings of model names whose attempts need not send text
 LONGEST_CHANGE = 2_100  # characters of one
 ATTEMPTS_SHOWN = 200  # the latest
+RETRIED = "retried after it"  # begins the change that a person makes to run a finished task once more
 
 Rank = tuple[int, int, int]  # lower goes first: higher priority, earlier due date, older
 NO_DUE_DATE = 2**62
@@ -177,7 +178,8 @@ class Task:
     def lane(self) -> str:
         """The demands of the task on an LLM, as a key.
 
-        `@name`, one of `@name|@name`, or the skills; not `-@name`; `!local` if the task must stay here.
+        `@name`, one of `@name|@name`, or the skills; not `-@name`; `!local` if the task must stay here; `!tools` and
+        the like if the LLM needs more abilities than text.
         """
         return lane_of(self.spec)
 
@@ -278,11 +280,11 @@ def plain(spec: Submission, name: str) -> Any:
 
 def lane_of(spec: Submission) -> str:
     """See Task.lane."""
-    if not spec.labels and not spec.assignees and not spec.excluded and len(spec.skills) < 2:
+    if not (spec.labels or spec.assignees or spec.excluded or spec.needs) and len(spec.skills) < 2:
         return f"@{spec.assignee}" if spec.assignee else "".join(spec.skills)
     named = [spec.assignee] if spec.assignee else spec.assignees
     demands = {"|".join(f"@{name}" for name in sorted(named))} if named else set(spec.skills)
-    demands |= {f"-@{name}" for name in spec.excluded}
+    demands |= {f"-@{name}" for name in spec.excluded} | {f"!{ability}" for ability in spec.needs}
     return " ".join(sorted(demands | {f"!{LOCAL}"} if LOCAL_ONLY in spec.labels else demands))
 
 

@@ -13,7 +13,7 @@ from broker.errors import IllegalTransition
 from broker.protocol.status import Status
 from broker.protocol.worker_reports import Failure
 from broker.timestamps import NO_TIME, Instant, Micros, from_datetime
-from coordinator.core.tasks.task import OpenQuestion, Task
+from coordinator.core.tasks.task import RETRIED, OpenQuestion, Task
 
 
 class Trigger(Enum):
@@ -157,7 +157,7 @@ def retry(task: Task, by: str, changed: Iterable[str], now: Instant) -> None:
     """A finished task begins again, with these fields of its submission changed."""
     ending, different = ended(task), ", ".join(sorted(changed))
     _move(task, Trigger.RETRY)
-    task.note(now, by, f"retried after it {ending}{f', with changed {different}' if different else ''}")
+    task.note(now, by, f"{RETRIED} {ending}{f', with changed {different}' if different else ''}")
     task.starts = 0
     task.wake_at = None if task.spec.not_before is None else from_datetime(task.spec.not_before)
     task.llm = task.instance = task.model = task.why = None

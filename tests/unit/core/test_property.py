@@ -93,12 +93,20 @@ def presences(draw: st.DrawFn) -> Event:
         tasks=draw(st.lists(st.tuples(ids, attempts), max_size=2)),
         draining=draw(st.sampled_from([False, False, False, True])),
         limit=draw(st.sampled_from([None, "key"])),
+        reserve=draw(st.booleans()),
+        spill=draw(st.sampled_from(["late", "busy", "never"])),
+        context_window=draw(st.sampled_from([None, 100, 100_000])),
     )
 
 
 def asked(task_id: str, attempt: int, *, llm: str, instance: str) -> Event:
     """An attempt asks a person, the same however often it is said."""
     return waited(task_id, attempt, llm=llm, instance=instance, question=f"q{attempt}")
+
+
+def too_long(task_id: str, attempt: int, *, llm: str, instance: str) -> Event:
+    """The task is longer than the context window of the LLM."""
+    return failed(task_id, attempt, llm=llm, instance=instance, kind="context_too_long", retryable=False)
 
 
 @st.composite
@@ -111,7 +119,7 @@ def failures(draw: st.DrawFn) -> Callable[..., Event]:
 @st.composite
 def reports(draw: st.DrawFn) -> Event:
     """What a worker says about an attempt, whether it has ever had it or not."""
-    known = [claimed, progressed, asked, waited, resumed, completed, failed, gave_up, draw(failures())]
+    known = [claimed, progressed, asked, waited, resumed, completed, failed, too_long, gave_up, draw(failures())]
     report: Any = draw(st.sampled_from(known))
     event: Event = report(draw(ids), draw(attempts), llm=draw(llms), instance=draw(instances))
     return event
@@ -213,7 +221,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.core.database.in_hand())
     def a_worker_reports_on_what_it_has(self, data: st.DataObject, instance: str) -> None:
         task = data.draw(st.sampled_from(self.core.database.in_hand()))
-        known = [claimed, claimed, asked, waited, resumed, completed, failed, gave_up, progressed]
+        known = [claimed, claimed, asked, waited, resumed, completed, failed, too_long, gave_up, progressed]
         known += data.draw(st.lists(failures(), min_size=3, max_size=3))
         report: Any = data.draw(st.sampled_from(known))
         self.handle(report(task.id, task.attempt, llm=task.llm, instance=task.instance or instance))

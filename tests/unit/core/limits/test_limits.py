@@ -13,7 +13,7 @@ from coordinator.core.commands import AnnounceLimit, AnswerRequest, Command, Ref
 from coordinator.core.events import ManageLimitRequested
 from coordinator.core.limits.control import limit_view
 from coordinator.core.limits.rate_limit import RateLimit
-from coordinator.core.scheduling.waits import why_waiting
+from coordinator.queries.waiting import why_waiting
 from tests.support.core_driver import Core, moment
 from tests.support.core_events import (
     ANA,

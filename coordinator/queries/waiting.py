@@ -8,6 +8,7 @@ from broker.protocol.status import Status
 from broker.timestamps import Instant, to_iso
 from coordinator.core.health.view import why_not
 from coordinator.core.llms.llm import LLM
+from coordinator.core.scheduling.suitability import unsuitable
 from coordinator.core.tasks.task import Task, meets
 
 LLMS_NAMED = 3
@@ -25,14 +26,17 @@ def why_waiting(task: Task, llms: Mapping[str, LLM], now: Instant) -> str:
         return f"waits until {to_iso(task.wake_at)}"
     if task.spec.assignee and (lacking := _lacking(task, llms)):
         return f"waits for {task.spec.assignee}, {lacking}"
-    able = [llm for llm in llms.values() if meets(llm.offers(), task.lane.split())]
-    available = [llm.name for llm in able if llm.available]
+    able = {llm.name: llm for llm in llms.values() if meets(llm.offers(), task.lane.split())}
+    available = [llm for llm in able.values() if llm.available]
+    suitable = [llm for llm in available if not unsuitable(task, llm, able)]
+    if names := [llm.name for llm in suitable if not llm.properties.reserve] or [llm.name for llm in suitable]:
+        return task.why or f"waits for a free slot of {', '.join(names)}"
     if available:
-        return task.why or f"waits for a free slot of {', '.join(available)}"
-    if online := [llm for llm in able if llm.state == "online"]:
+        return f"waits: {', '.join(unsuitable(task, llm, able) or '' for llm in available)}"
+    if online := [llm for llm in able.values() if llm.state == "online"]:
         return _none_available(online, now)
     if able:
-        return f"waits for {', '.join(f'{llm.name}, which is {llm.state}' for llm in able)}"
+        return f"waits for {', '.join(f'{llm.name}, which is {llm.state}' for llm in able.values())}"
     return f"no LLM that was ever seen {_lack(task, llms)}"
 
 
@@ -53,8 +57,11 @@ def _lacking(task: Task, llms: Mapping[str, LLM]) -> str | None:
     llm = llms.get(task.spec.assignee or "")
     if llm is None:
         return "which has never connected"
-    if LOCAL_ONLY in task.spec.labels and f"!{LOCAL}" not in llm.offers():
-        return f"which is not labelled {LOCAL}, as the label {LOCAL_ONLY} of the task demands"
+    if LOCAL_ONLY in task.spec.labels and not llm.is_local:
+        local = f"labelled {LOCAL}" if llm.label_counts else f"set to {LOCAL} by an operator"
+        return f"which is not {local}, as the label {LOCAL_ONLY} of the task demands"
+    if missing := [ability for ability in task.spec.needs if ability not in (llm.properties.abilities or ())]:
+        return f"which is not known to be able to use {', '.join(missing)}"
     return None
 
 
@@ -64,6 +71,10 @@ def _lack(task: Task, llms: Mapping[str, LLM]) -> str:
     for skill in task.spec.skills:
         if skill not in offered:
             return f"has the skill {skill}{did_you_mean(skill, sorted(offered))}"
-    if LOCAL_ONLY in task.spec.labels and not any(f"!{LOCAL}" in llm.offers() for llm in llms.values()):
-        return f"has the label {LOCAL}"
+    for ability in task.spec.needs:
+        if not any(ability in (llm.properties.abilities or ()) for llm in llms.values()):
+            return f"is known to be able to use {ability}"
+    if LOCAL_ONLY in task.spec.labels and not any(llm.is_local for llm in llms.values()):
+        trusts_labels = any(llm.label_counts for llm in llms.values())
+        return f"has the label {LOCAL}" if trusts_labels or not llms else f"was set to {LOCAL} by an operator"
     return "can do it"

@@ -1,0 +1,22 @@
+"""What a task is expected to cost at an LLM."""
+
+from coordinator.core.llms.duration_estimates import BASE_LENGTH, tokens
+from coordinator.core.llms.llm import LLM
+from coordinator.core.tasks.task import Task
+
+NANOS_PER_TOKEN = 1_000  # nanodollars of a token, for each US dollar that a million tokens cost
+NANOS = 1_000_000_000  # in a US dollar
+
+
+def expected_cost(llm: LLM, task: Task) -> int | None:
+    """Return what the task is expected to cost there in nanodollars, with a usual answer; None if there is no price."""
+    price = llm.properties.price
+    if price is None:
+        return None
+    read, written = tokens(task.size - BASE_LENGTH), tokens(BASE_LENGTH)
+    return round((read * price.input + written * price.output) * NANOS_PER_TOKEN)
+
+
+def in_dollars(nanos: int | None) -> str:
+    """Return an expected cost as text."""
+    return "price unknown" if nanos is None else f"${nanos / NANOS:.4f} expected"
