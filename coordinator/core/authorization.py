@@ -15,7 +15,9 @@ from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
     CancelRequested,
+    ManageBudgetRequested,
     ManageRequested,
+    ManageSpendingRequested,
     NotesRequested,
     ReportSaved,
     Request,
@@ -77,6 +79,10 @@ def objection(request: Restricted, tasks: Mapping[str, Task], llms: Mapping[str,
             return _objection_to_notes(board, user, tasks, llms)
         case ManageRequested():
             return Problem("llm", f"{user} is an LLM, and may not manage LLMs")
+        case ManageBudgetRequested():
+            return Problem("budget", f"{user} is an LLM, and may not change budgets")
+        case ManageSpendingRequested():
+            return Problem("stopped", f"{user} is an LLM, and may not stop or allow spending")
         case ReportSaved():
             return Problem("name", f"{user} is an LLM, and may not save reports")
         case AnswerGiven():

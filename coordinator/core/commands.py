@@ -17,11 +17,13 @@ View = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SendAssignment:
-    """Publish the attempt to the LLM's work queue."""
+    """Publish the attempt to the LLM's work queue. It may use so many nanodollars and tokens; None: no limit."""
 
     task_id: str
     attempt: int
     llm: str
+    nanos: int | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,16 @@ class AnnounceLLM:
     state: str
     slots: int
     model: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceBudget:
+    """Publish as an event that a budget is nearly, or entirely, used up. `view`: the fields of spending.BudgetView."""
+
+    at: Instant
+    name: str
+    why: Literal["warning", "empty"]
+    view: View
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +157,7 @@ Command = (
     | Refuse
     | AnnounceTask
     | AnnounceLLM
+    | AnnounceBudget
     | AnnounceMessage
     | DeliverMessage
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from broker.protocol.chat import Message
+from broker.protocol.spending import ManageBudget, ManageSpending
 from broker.protocol.task_requests import ManageLLM, Submission
 from broker.protocol.worker_reports import Claim, Goodbye, Presence, Progress, Result, ResumeReport, WaitReport
 from broker.timestamps import Instant, Micros
@@ -129,6 +130,22 @@ class ManageRequested:
     """A request to pause, resume or drain an LLM, or to change its slots or skills."""
 
     order: ManageLLM
+    sender: Sender = Sender()
+
+
+@dataclass(frozen=True, slots=True)
+class ManageBudgetRequested:
+    """A request to set, raise or drop a budget."""
+
+    order: ManageBudget
+    sender: Sender = Sender()
+
+
+@dataclass(frozen=True, slots=True)
+class ManageSpendingRequested:
+    """A request to stop all spending, or to allow it again."""
+
+    order: ManageSpending
     sender: Sender = Sender()
 
 
@@ -279,7 +296,7 @@ class ReportSaved:
 
 
 TaskRequest = Submitted | CancelRequested | RetryRequested | AssignRequested | UpdateRequested
-Request = TaskRequest | ManageRequested | ReportSaved
+Request = TaskRequest | ManageRequested | ManageBudgetRequested | ManageSpendingRequested | ReportSaved
 Correspondence = MessageSent | MessageUndelivered
 Event = (
     Request

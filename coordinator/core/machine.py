@@ -12,6 +12,8 @@ from broker.protocol.status import Status
 from broker.protocol.topology import control_address
 from broker.timestamps import EPOCH, Instant, Micros
 from coordinator.core.authorization import Restricted, objection
+from coordinator.core.budgets.control import BudgetControl
+from coordinator.core.budgets.enforcement import enforce, period_ended, store_changes
 from coordinator.core.commands import Command
 from coordinator.core.events import (
     AnswerGiven,
@@ -24,7 +26,9 @@ from coordinator.core.events import (
     GroupChanged,
     Heartbeat,
     InstanceLeft,
+    ManageBudgetRequested,
     ManageRequested,
+    ManageSpendingRequested,
     MessageSent,
     MessageUndelivered,
     NotesRequested,
@@ -93,6 +97,7 @@ class Machine:
         self._submissions = Submissions(self.state, expertise=options.expertise)
         self._control = TaskControl(self.state)
         self._llms = LLMControl(self.state)
+        self._budgets = BudgetControl(self.state)
         self._groups = GroupDriver(self.state, learn=learn_quality)
         self._learn_quality = learn_quality
         self._attempts = AttemptReports(self.state)
@@ -151,6 +156,7 @@ class Machine:
         state = self.state
         for event in events:
             self._handle(event, now)
+        enforce(state, now)
         self._fill_slots(now)
         if self._policy.moves_stragglers and self._looked_at + LOOK <= now and not self.unfinished:
             self._looked_at = now
@@ -170,6 +176,8 @@ class Machine:
     def take_ended(self) -> list[str]:
         """Return the ids of tasks that ended since the last call: `handle` needs a TaskEnded for each."""
         ended, self.state.ended = list(self.state.ended), {}
+        for task_id in ended:
+            self.state.budgets.tree_ended(task_id)
         return ended
 
     def concerns_others(self, task_id: str) -> bool:
@@ -204,10 +212,11 @@ class Machine:
         state = self.state
         state.any_dependencies = state.any_dependencies or bool(state.changes.waits)
         state.any_children = state.any_children or bool(state.children)
+        store_changes(state)
         changes, state.changes, state.waiting, state.children = state.changes, StateChanges(), {}, {}
         return changes
 
-    def forget(self) -> None:
+    def forget(self, now: Instant) -> None:
         """After the commit, drop tasks that are not assigned, running, or in the window of ready tasks."""
         state = self.state
         for task_id in state.borrowed:
@@ -217,6 +226,7 @@ class Machine:
         state.borrowed.clear()
         for task_id in state.ready.forget():
             del state.tasks[task_id]
+        state.budgets.forget(state.tasks.values(), now)
 
     def _handle(self, event: Event, now: Instant) -> None:
         if self._require_identity and isinstance(event, Restricted) and self._is_refused(event):
@@ -268,6 +278,10 @@ class Machine:
                 self._control.update(event, now)
             case ManageRequested():
                 self._llms.manage(event, now)
+            case ManageBudgetRequested():
+                self._budgets.manage(event, now)
+            case ManageSpendingRequested():
+                self._budgets.stop_or_allow(event, now)
             case ReportSaved():
                 save_report(self.state, event, now)
             case _:
@@ -281,6 +295,10 @@ class Machine:
             match event:
                 case ManageRequested():
                     about = event.order.llm
+                case ManageBudgetRequested():
+                    about = event.order.budget
+                case ManageSpendingRequested():
+                    about = "spending"
                 case ReportSaved():
                     about = event.name
                 case Shared():
@@ -298,6 +316,8 @@ class Machine:
             task = state.tasks[task_id]
             if not state.unblock(task, now) and task.status is Status.IN_PROGRESS:
                 state.dirty_groups[task_id] = None
+            elif task.status is Status.INPUT_REQUIRED and task.waits_for is not None:
+                period_ended(state, task, now)
         for task_id in tick.overdue:
             task = state.tasks[task_id]
             if not task.overdue and not task.status.is_final and task.due is not None and task.due <= now:

@@ -16,6 +16,7 @@ from broker.protocol.primitives import NAME_PATTERN, OnIgnored, decode
 from broker.protocol.queries import SaveReport
 from broker.protocol.report_catalog import PREDEFINED, Report
 from broker.protocol.report_catalog import problems_of as problems_of_report
+from broker.protocol.spending import ManageBudget, ManageSpending
 from broker.protocol.task_requests import (
     AnswerQuestion,
     AssignTask,
@@ -38,7 +39,9 @@ from coordinator.core.events import (
     Event,
     Heartbeat,
     InstanceLeft,
+    ManageBudgetRequested,
     ManageRequested,
+    ManageSpendingRequested,
     MessageSent,
     MessageUndelivered,
     NotesRequested,
@@ -184,6 +187,14 @@ def _request(delivery: Delivery, verb: str, limit: int, origin: int | None, *, i
             return ReportSaved(saved.name, definition, sender)
         case "manage":
             return ManageRequested(decode(ManageLLM, delivery.body, limit=limit), sender)
+        case "manage_budget":
+            budget = decode(ManageBudget, delivery.body, limit=limit)
+            _must_be_text("value", budget.value or "")
+            return ManageBudgetRequested(budget, sender)
+        case "spending":
+            spending = decode(ManageSpending, delivery.body, limit=limit)
+            _must_be_text("reason", spending.reason)
+            return ManageSpendingRequested(spending, sender)
         case _:
             raise _unknown_key(delivery)
 

@@ -35,16 +35,18 @@ from broker.protocol.queries import (
     TaskQuery,
     TasksQuery,
 )
+from broker.protocol.spending import BudgetsQuery
 from broker.protocol.status import Status
 from broker.protocol.views import ErrorDetail, Rejection
 from broker.timestamps import Instant, Micros, in_seconds, to_iso
+from coordinator.core.budgets.view import waits_in_words
 from coordinator.core.llms.skill_match import Expertise
 from coordinator.core.llms.view import llm_view
 from coordinator.core.machine import Machine, MachineOptions
 from coordinator.core.tasks.task import Task, view
 from coordinator.outbound.size_limits import BEGINNING, LATEST, Page, beginning, fitted, in_a_list, without_bulk
 from coordinator.policy_loader import load_policy
-from coordinator.queries import history
+from coordinator.queries import budgets, history
 from coordinator.queries.dry_run import placement
 from coordinator.queries.reports.answer import report_list, report_view
 from coordinator.storage import schema
@@ -117,6 +119,8 @@ class QueryHandlers:
                         shown = history.messages(connection, _answerable(decode(MessagesQuery, body)))
                     case "conversations":
                         shown = history.conversations(connection, _answerable(decode(ConversationsQuery, body)))
+                    case "budgets":
+                        shown = budgets.listed(connection, decode(BudgetsQuery, body), self._clock())
                     case _:
                         raise QueryRejected([Problem("", f"there is no query {routing_key!r}")])
                 body = shown if isinstance(shown, bytes) else to_json(shown)
@@ -150,7 +154,9 @@ class QueryHandlers:
         if not rows:
             raise QueryRejected([Problem("id", f"there is no task {query.id}")])
         (task,) = tasks_of(connection, rows)
-        shown = view(task) | _named(not_submitted(connection, [task]).get(task.id))
+        shown = view(task) | waits_in_words(task) | _named(not_submitted(connection, [task]).get(task.id))
+        if task.spec.budget is not None:
+            shown["budget"] = shown["budget"] | budgets.spent_of_tree(connection, task.id, self._clock())
         its = (_attempts.c.task_seq == rows[0]["seq"]) & _attempts.c.result.is_not(None)
         earlier = connection.execute(select(_attempts.c.attempt, _attempts.c.result).where(its))
         results = {attempt: from_json(result) for attempt, result in earlier}
@@ -240,7 +246,7 @@ def _listed(connection: Connection, rows: Sequence[RowMapping]) -> Iterator[tupl
     tasks = tasks_of(connection, light, latest=LATEST)
     missing = not_submitted(connection, tasks)
     for task, large in zip(tasks, left_out, strict=True):
-        yield task.seq, in_a_list(view(task) | _named(missing.get(task.id)), large)
+        yield task.seq, in_a_list(view(task) | waits_in_words(task) | _named(missing.get(task.id)), large)
 
 
 def _named(ids: Sequence[str] | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What the leading coordinator reads from the database: tasks, dependencies, LLMs, notes, the outbox."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, case, func, select
@@ -8,10 +8,12 @@ from sqlalchemy import Connection, case, func, select
 from broker.protocol.chat import numbered
 from broker.protocol.status import Status
 from broker.timestamps import EPOCH, Instant
+from coordinator.core.budgets.account import Account, AccountKey
+from coordinator.core.budgets.budget import Budget
 from coordinator.core.events import NEVER, SubmitterNote
 from coordinator.core.llms.llm import LLM
 from coordinator.core.tasks.task import Attempt, Rank, Task
-from coordinator.storage import schema
+from coordinator.storage import accounts, schema
 from coordinator.storage.bulk_sql import rows_with
 from coordinator.storage.periods import closed_until
 from coordinator.storage.rows import Row, attempt_of, llm_of, task_of
@@ -159,6 +161,26 @@ class StoreReader(Transactions):
         """Return every LLM that has ever connected."""
         with self._transaction() as connection:
             return [llm_of(row) for row in connection.execute(select(_llms)).mappings()]
+
+    def budgets(self) -> list[Budget]:
+        """Return the named budgets."""
+        with self._transaction() as connection:
+            return accounts.budgets(connection)
+
+    def accounts(self, keys: Iterable[AccountKey]) -> list[Account]:
+        """Return the accounts with these keys, where they exist."""
+        with self._transaction(single_read=True) as connection:
+            return accounts.with_keys(connection, keys)
+
+    def accounts_since(self, starts: Mapping[str, Instant]) -> list[Account]:
+        """Return the accounts of these budgets whose periods begin then, or later."""
+        with self._transaction() as connection:
+            return accounts.since(connection, starts)
+
+    def spending_stopped(self) -> str | None:
+        """Return the reason while all spending is stopped, else None."""
+        with self._transaction() as connection:
+            return accounts.spending_stopped(connection)
 
     def last_seq(self) -> int:
         """Return the number of the newest task; 0 when there is none."""

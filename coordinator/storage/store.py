@@ -14,7 +14,7 @@ from broker.errors import NotTheLeader
 from broker.protocol.chat import in_order
 from broker.timestamps import Instant, Micros
 from coordinator.core.state import StateChanges
-from coordinator.storage import periods, schema
+from coordinator.storage import accounts, periods, schema
 from coordinator.storage.bulk_sql import delete_rows, insert_rows, keep_rows, update_rows, upsert_rows
 from coordinator.storage.leader_lease import Lease
 from coordinator.storage.readers import StoreReader, chunks
@@ -115,6 +115,7 @@ class Store(StoreReader):
             upsert_rows(connection, schema.llm_slots, slots)
             upsert_rows(connection, _notes, [note._asdict() for note in changes.notes.values()])
             self._write_reports(connection, changes)
+            accounts.write(connection, changes)
             periods.reopen(connection, changes.undone)
             if outbox is None:
                 return None

@@ -9,6 +9,7 @@ from broker.protocol.worker_reports import (
     Failure,
     Goodbye,
     Presence,
+    Price,
     Progress,
     Question,
     Result,
@@ -86,6 +87,8 @@ def seen(
     description: str = "",
     draining: bool = False,
     model: str = "",
+    price: Price | None = None,
+    limit: str | None = None,
 ) -> Heartbeat:
     """An instance says hello or gives a beat. `tasks` are (task, attempt) that it has in hand."""
     hand = [RunningTask(task_id=task_id, attempt=attempt) for task_id, attempt in tasks]
@@ -100,6 +103,8 @@ def seen(
             description=description,
             draining=draining,
             model=model,
+            price=price,
+            limit=limit,
         )
     )
 
@@ -115,10 +120,16 @@ def claimed(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str
 
 
 def progressed(
-    task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1", text: str | None = None
+    task_id: str,
+    attempt: int = 1,
+    *,
+    llm: str = "atlas",
+    instance: str = "i1",
+    text: str | None = None,
+    usage: Usage | None = None,
 ) -> Progressed:
-    """An instance tells that it works, or sends `text`."""
-    progress = Progress(task_id=task_id, attempt=attempt, instance=instance, note="working", text=text)
+    """An instance tells that it works, or sends `text`, or what it has used so far."""
+    progress = Progress(task_id=task_id, attempt=attempt, instance=instance, note="working", text=text, usage=usage)
     return Progressed(llm, progress)
 
 
@@ -172,11 +183,18 @@ def completed(
 
 
 def failed(
-    task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1", retryable: bool = True
+    task_id: str,
+    attempt: int = 1,
+    *,
+    llm: str = "atlas",
+    instance: str = "i1",
+    retryable: bool = True,
+    usage: Usage | None = None,
 ) -> Reported:
     """An attempt has failed."""
     error = Failure(type="overloaded", message="try later", retryable=retryable)
-    return Reported(llm, Result(task_id=task_id, attempt=attempt, instance=instance, outcome="failed", error=error))
+    result = Result(task_id=task_id, attempt=attempt, instance=instance, outcome="failed", error=error, usage=usage)
+    return Reported(llm, result)
 
 
 def gave_up(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1") -> Reported:

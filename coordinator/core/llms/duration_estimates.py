@@ -13,6 +13,7 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from broker.timestamps import EPOCH, Instant, Micros, seconds
+from coordinator.core.llms.cost_estimates import CostEstimates
 from coordinator.core.llms.quality import Quality
 
 BASE_LENGTH = 2000  # characters of text that take about as long as what does not depend on the text: the answer
@@ -67,6 +68,7 @@ class DurationEstimates:
     at: Instant = EPOCH
     unlucky: float = UNLUCKY_AT_FIRST  # the logarithm of how much longer than expected an unlucky run takes
     quality: dict[str, Quality] = field(default_factory=dict)  # by skill
+    costs: CostEstimates = field(default_factory=CostEstimates)
 
     def learn(self, skills: Sequence[str], size: float, run: Micros, now: Instant) -> None:
         """Learn from a finished run of `run` microseconds, for a task of that size (see Task.size) and those skills."""
@@ -103,7 +105,8 @@ class DurationEstimates:
         skills = {skill: [pace.log, pace.runs] for skill, pace in self.skills.items()}
         overall = [self.overall.log, self.overall.runs]
         quality = {skill: found.plain() for skill, found in self.quality.items()}
-        return {"overall": overall, "skills": skills, "at": self.at, "unlucky": self.unlucky, "quality": quality}
+        plain = {"overall": overall, "skills": skills, "at": self.at, "unlucky": self.unlucky, "quality": quality}
+        return plain | {"costs": self.costs.plain()}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any] | None) -> Self:
@@ -112,6 +115,6 @@ class DurationEstimates:
             return cls()
         skills = {skill: Pace(*pace) for skill, pace in plain["skills"].items()}
         quality = {skill: Quality.from_plain(found) for skill, found in plain.get("quality", {}).items()}
-        return cls(
-            Pace(*plain["overall"]), skills, Instant(plain["at"]), plain.get("unlucky", UNLUCKY_AT_FIRST), quality
-        )
+        overall, unlucky = Pace(*plain["overall"]), plain.get("unlucky", UNLUCKY_AT_FIRST)
+        costs = CostEstimates.from_plain(plain.get("costs"))
+        return cls(overall, skills, Instant(plain["at"]), unlucky, quality, costs=costs)

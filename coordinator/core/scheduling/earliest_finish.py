@@ -102,6 +102,9 @@ class EarliestFinish:
             return to_wait
         before, last, reason = 0, None, to_wait
         for task in lane.first(LOOK_AHEAD):
+            if objection := ready.objection(task, candidate.llm):
+                reason = objection
+                continue
             if failed_at(task, candidate.llm) and lane.others_can(candidate.llm):
                 reason = f"it has just failed at {candidate.llm.name}"
                 continue

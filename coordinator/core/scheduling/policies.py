@@ -46,9 +46,12 @@ class TaskByTask:
             return None
         _, head = lane.order[0]
         task = lane.members[head]
-        allowed = [llm for llm in free if not (failed_at(task, llm) and lane.others_can(llm))]
+        suitable = [llm for llm in free if ready.objection(task, llm) is None]
+        if not suitable:
+            return HeldBack([task], ready.objection(task, free[0]) or "")
+        allowed = [llm for llm in suitable if not (failed_at(task, llm) and lane.others_can(llm))]
         if not allowed:
-            return HeldBack([task], f"it has just failed at {free[0].name}")
+            return HeldBack([task], f"it has just failed at {suitable[0].name}")
         try:
             chosen = self._choose(task, allowed, now)
             if chosen is None:

@@ -10,7 +10,7 @@ A full lane that no LLM can serve is exhausted: memory has only its key, and the
 connects that can serve it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from broker.timestamps import Instant, Micros
 from coordinator.core.llms.llm import LLM
@@ -33,6 +33,7 @@ class ReadyQueue:
         self._changed_lanes: dict[str, Lane] = {}
         self._held: dict[str, Lane] = {}
         self._exhausted: set[str] = set()
+        self.objection: Callable[[Task, LLM], str | None] = lambda task, llm: None  # why it must not get the task
 
     def __contains__(self, task: Task) -> bool:
         lane = self._lanes.get(task.lane)

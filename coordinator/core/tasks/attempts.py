@@ -96,6 +96,10 @@ class AttemptReports:
             task.named_at = now
             if progress.text:
                 task.text_at, task.streams = now, True
+            if progress.usage is not None:
+                task.usage = progress.usage
+                self._state.budgets.use(task, self._state.llms[event.llm])
+                self._state.touch(task)
 
     def being_checked(self, event: BeingChecked, now: Instant) -> None:
         """An answer arrived: the attempt is neither lost nor timed out before the answer is checked."""
@@ -215,7 +219,7 @@ class AttemptReports:
             transitions.claim(task, result.instance, model, now)
         if task.instance != result.instance or task.model is None:
             task.instance, task.model = result.instance, self._state.llm(task.llm or "").model_of(result.instance)
-        task.usage = result.usage
+        task.usage = result.usage or task.usage
         task.duration = _run_time(result)
         llm = self._state.take_back(task)
         outcome = Outcome(result.outcome)
@@ -251,6 +255,7 @@ class AttemptReports:
         task.duration = _run_time(result)
         for ended in [a for a in task.attempts if a.attempt == result.attempt]:
             task.attempts.remove(ended)
+            self._state.budgets.take_back(task, ended, self._state.llm(llm))
             self._state.changes.undone.append(ended.finished_at)
             task.assigned_at, task.started_at, task.why = ended.assigned_at, ended.started_at, ended.why
             task.model = ended.model if ended.instance == result.instance else task.model

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 
+from broker.protocol.spending import ManageBudget, ManageSpending
 from broker.protocol.status import Status
 from broker.protocol.task_requests import ManageLLM, Submission
 from broker.timestamps import seconds
@@ -15,7 +16,9 @@ from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
     CancelRequested,
+    ManageBudgetRequested,
     ManageRequested,
+    ManageSpendingRequested,
     NotesRequested,
     ReportSaved,
     RetryRequested,
@@ -111,6 +114,8 @@ def test_an_llm_with_the_rights_of_an_earlier_version_is_an_llm_once_it_has_said
 def test_an_llm_manages_no_llm_saves_no_report_and_answers_for_no_person(state: State) -> None:
     for request, about in (
         (ManageRequested(ManageLLM(llm="vega", paused=True), ATLAS), "llm"),
+        (ManageBudgetRequested(ManageBudget(budget="team", raise_usd=1), ATLAS), "budget"),
+        (ManageSpendingRequested(ManageSpending(stopped=False), ATLAS), "stopped"),
         (ReportSaved("weekly", None, ATLAS), "name"),
         (AnswerGiven("t1", "yes", None, ATLAS), "id"),
     ):
@@ -124,7 +129,8 @@ def test_every_kind_of_request_is_denied_to_an_llm_unless_it_is_in_the_table() -
     assert set(MAY_STEER) == steering
     kinds = set(get_args(Restricted))
     assert steering < kinds
-    assert kinds - steering == {Submitted, ManageRequested, ReportSaved, AnswerGiven, Shared, NotesRequested}
+    managing = {ManageRequested, ManageBudgetRequested, ManageSpendingRequested, ReportSaved}
+    assert kinds - steering == {Submitted, AnswerGiven, Shared, NotesRequested} | managing
 
 
 @pytest.mark.parametrize(
