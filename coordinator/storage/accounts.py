@@ -58,10 +58,11 @@ def with_keys(connection: Connection, keys: Iterable[AccountKey]) -> list[Accoun
 
 
 def since(connection: Connection, starts: Mapping[str, Instant]) -> list[Account]:
-    """Return the accounts of these budgets whose periods begin then, or later."""
+    """Return the accounts of these budgets whose periods begin then, or later, and those that are open."""
     found: list[Account] = []
     for name, start in starts.items():
-        rows = connection.execute(select(_accounts).where(_accounts.c.name == name, _accounts.c.since >= start))
+        wanted = (_accounts.c.since >= start) | (_accounts.c.is_open == 1)
+        rows = connection.execute(select(_accounts).where(_accounts.c.name == name, wanted))
         found += [_account(row) for row in rows.mappings()]
     return found
 

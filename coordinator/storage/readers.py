@@ -173,7 +173,7 @@ class StoreReader(Transactions):
             return accounts.with_keys(connection, keys)
 
     def accounts_since(self, starts: Mapping[str, Instant]) -> list[Account]:
-        """Return the accounts of these budgets whose periods begin then, or later."""
+        """Return the accounts of these budgets whose periods begin then, or later, and those that are open."""
         with self._transaction() as connection:
             return accounts.since(connection, starts)
 

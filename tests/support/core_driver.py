@@ -94,8 +94,8 @@ class FakeDatabase:
         return [_without_holds(self.ledger[key]) for key in keys if key in self.ledger]
 
     def accounts_since(self, starts: Mapping[str, Instant]) -> list[Account]:
-        found = [a for a in self.ledger.values() if a.key.name in starts and a.key.since >= starts[a.key.name]]
-        return [_without_holds(account) for account in found]
+        found = [account for account in self.ledger.values() if account.key.name in starts]
+        return [_without_holds(a) for a in found if a.is_open or a.key.since >= starts[a.key.name]]
 
     def spending_stopped(self) -> str | None:
         stopped: str | None = self._settings.get(SPENDING, {}).get("stopped")

@@ -19,7 +19,7 @@ class AccountLoader(Protocol):
         """Return the accounts with these keys, where they exist."""
 
     def accounts_since(self, starts: Mapping[str, Instant], /) -> list[Account]:
-        """Return the accounts of these budgets whose periods begin then, or later."""
+        """Return the accounts of these budgets whose periods begin then, or later, and those that are open."""
 
 
 class BudgetLoader(AccountLoader, Protocol):
