@@ -9,6 +9,7 @@ import pytest
 from broker.amqp.envelope import Delivery, Outgoing
 from broker.protocol.spending import BudgetList
 from broker.protocol.topology import EVENTS, STATUS, TASKS
+from broker.timestamps import seconds
 from coordinator.queries.handlers import QueryHandlers
 from coordinator.storage.engine import open_engine
 from tests.support.batches import BatchHarness, answers, assigned, assignments, claim, delivery, events, result, submit
@@ -36,7 +37,7 @@ def paid_result(task_id: str, usd: float, attempt: int = 1) -> Delivery:
 @pytest.fixture
 def queries(harness: BatchHarness, database: str) -> Iterator[QueryHandlers]:
     handlers = QueryHandlers(
-        open_engine(database, read_only=True), clock=harness.now, policy="earliest-finish", lease=10_000_000
+        open_engine(database, read_only=True), clock=harness.now, policy="earliest-finish", lease=seconds(10)
     )
     yield handlers
     handlers.close()
