@@ -91,7 +91,7 @@ class CoreState:
         self.llms: dict[str, LLM] = {}
         self.ready = ReadyQueue(window)
         self.budgets = Ledger()
-        self.ready.objection = self.budgets.objection
+        self.ready.heed(self.budgets.objection)
         self.next_wake: Instant = NEVER
         self.next_due: Instant = NEVER
         self.freed_llms: dict[str, LLM] = {}  # LLMs that may have a new free slot

@@ -167,6 +167,15 @@ class Account:
             for limit, rest in pairs
         )
 
+    def fits(self, need: Figures) -> bool:
+        """Whether so much is left. With plenty left and nothing running, a run may begin whatever it may need."""
+        left = self.left
+        if left.runs is not None and left.runs < 1:
+            return False
+        money = left.nanos is None or need.nanos == 0 or (need.nanos is not None and need.nanos <= left.nanos)
+        tokens = left.tokens is None or need.tokens is None or need.tokens <= left.tokens
+        return (money and tokens) or self.has_plenty()
+
     def has_plenty(self) -> bool:
         """Whether nothing runs and at least half of each figure is left."""
         pairs = zip(self.limits, self.left, strict=True)

@@ -6,6 +6,7 @@ from broker.protocol.worker_reports import Failure
 from broker.timestamps import Instant
 from coordinator.core.budgets.account import PLENTY, Account, Hold
 from coordinator.core.budgets.budget import Figures
+from coordinator.core.budgets.ledger import needed
 from coordinator.core.llms.cost_estimates import in_usd
 from coordinator.core.llms.llm import LLM
 from coordinator.core.state import CoreState
@@ -27,9 +28,8 @@ def admit(state: CoreState, task: Task, llm: LLM, now: Instant) -> bool:
     accounts = ledger.accounts_for(task, llm, now)
     if not accounts:
         return True
-    costs, size = llm.learned.costs, task.size
-    need = Figures(costs.nanos_for(size, llm.properties.price), costs.tokens_for(size), 1)
-    short = next((account for account in accounts if not _fits(account, need)), None)
+    need = needed(task, llm)
+    short = next((account for account in accounts if not account.fits(need)), None)
     if short is None:
         ledger.reserve(task, accounts, _within(need, accounts))
         return True
@@ -69,16 +69,6 @@ def exceeded(account: Account) -> Failure:
     return Failure(type="budget_exceeded", message=message, retryable=False)
 
 
-def _fits(account: Account, need: Figures) -> bool:
-    """Whether so much is left. With plenty left and nothing running, a run may begin whatever it may need."""
-    left = account.left
-    if left.runs is not None and left.runs < 1:
-        return False
-    money = left.nanos is None or need.nanos == 0 or (need.nanos is not None and need.nanos <= left.nanos)
-    tokens = left.tokens is None or need.tokens is None or need.tokens <= left.tokens
-    return (money and tokens) or account.has_plenty()
-
-
 def _will_fit(account: Account, need: Figures) -> bool:
     """Whether the task may begin once the running attempts have given back what they do not use."""
     if not account.active:
@@ -86,9 +76,9 @@ def _will_fit(account: Account, need: Figures) -> bool:
     unspent, limits = account.unspent, account.limits
     if unspent.runs is not None and unspent.runs <= len(account.holds):
         return False
-    for needed, rest, limit in zip(need[:2], unspent[:2], limits[:2], strict=True):
-        if rest is not None and limit is not None and needed != 0:
-            enough = needed is not None and needed <= rest
+    for amount, rest, limit in zip(need[:2], unspent[:2], limits[:2], strict=True):
+        if rest is not None and limit is not None and amount != 0:
+            enough = amount is not None and amount <= rest
             if rest <= 0 or not (enough or rest >= limit * PLENTY):
                 return False
     return True

@@ -4,7 +4,7 @@ In memory are the named accounts of the present periods, and the accounts of tas
 follows from the tasks that are assigned or running, so nothing can stay reserved after a restart.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from enum import IntEnum
 
@@ -153,14 +153,26 @@ class Ledger:
 
     # -- before an attempt -----------------------------------------------------------------------------------------
 
-    def objection(self, task: Task, llm: LLM) -> str | None:
-        """Return why an LLM must not get a task, whatever is left; None when it may."""
+    def objection(self, task: Task, llm: LLM, eligible: Collection[LLM], now: Instant) -> str | None:
+        """Return why an LLM must not get a task that any of the eligible ones can do; None when it may.
+
+        Where too little is left for an LLM, and another one is free of charge, the task waits for that one.
+        """
         price = llm.properties.price
         if self.stopped is not None and not is_free(price):
             return f"all spending is stopped{self.stopped and f': {self.stopped}'}"
         if price is None and (limiting := self._in_dollars(task, llm)):
             return f"the price of {llm.name} is unknown, and {limiting} is in US dollars"
-        return None
+        if price is None or is_free(price):
+            return None
+        need = needed(task, llm)
+        short = next((it for it in self.accounts_for(task, llm, now) if not it.fits(need)), None)
+        if short is None or not short.fits(need._replace(nanos=0)):
+            return None
+        for_nothing = next((it for it in eligible if it.state == "online" and is_free(it.properties.price)), None)
+        if for_nothing is None:
+            return None
+        return f"waits for {for_nothing.name}: too little is left of {short} for {llm.name}"
 
     def _in_dollars(self, task: Task, llm: LLM) -> str | None:
         for above in task.charged_to:
@@ -295,6 +307,12 @@ class Ledger:
         changed, self.changed = self.changed, {}
         wakes, self.wakes = self.wakes, {}
         return changed, wakes
+
+
+def needed(task: Task, llm: LLM) -> Figures:
+    """Return what the next attempt at a task is expected to use at an LLM; no nanodollars where that is unknown."""
+    costs, size = llm.learned.costs, task.size
+    return Figures(costs.nanos_for(size, llm.properties.price), costs.tokens_for(size), 1)
 
 
 def _task_key(task_id: str) -> AccountKey:

@@ -102,7 +102,7 @@ class EarliestFinish:
             return to_wait
         before, last, reason = 0, None, to_wait
         for task in lane.first(LOOK_AHEAD):
-            if objection := ready.objection(task, candidate.llm):
+            if objection := ready.objection(task, candidate.llm, lane, now):
                 reason = objection
                 continue
             if failed_at(task, candidate.llm) and lane.others_can(candidate.llm):

@@ -46,9 +46,9 @@ class TaskByTask:
             return None
         _, head = lane.order[0]
         task = lane.members[head]
-        suitable = [llm for llm in free if ready.objection(task, llm) is None]
+        suitable = [llm for llm in free if ready.objection(task, llm, lane, now) is None]
         if not suitable:
-            return HeldBack([task], ready.objection(task, free[0]) or "")
+            return HeldBack([task], ready.objection(task, free[0], lane, now) or "")
         allowed = [llm for llm in suitable if not (failed_at(task, llm) and lane.others_can(llm))]
         if not allowed:
             return HeldBack([task], f"it has just failed at {suitable[0].name}")

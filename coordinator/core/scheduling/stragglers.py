@@ -50,7 +50,7 @@ def _quicker(state: CoreState, task: Task, llm: LLM, elapsed: Micros, now: Insta
     """Return the free LLM that is expected to finish much sooner, although the run begins again."""
     lane = state.ready.lane(task.lane, now)
     best = lane.best_free(now)
-    if lane.members or best is None or failed_at(task, best.llm) or state.ready.objection(task, best.llm):
+    if lane.members or best is None or failed_at(task, best.llm) or state.ready.objection(task, best.llm, lane, now):
         return None
     left = elapsed * OVERDUE
     elsewhere = (elapsed + left) * best.pace / lane.pace(llm, now) + HANDOVER

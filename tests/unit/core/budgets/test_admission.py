@@ -5,6 +5,7 @@ import pytest
 from broker.protocol.task_requests import TaskBudget
 from broker.timestamps import in_seconds
 from coordinator.core.budgets.admission import RAISE, STOP
+from coordinator.core.scheduling.policies import BUILT_IN
 from tests.support.core_driver import T0, Core
 from tests.support.core_events import (
     answered,
@@ -240,6 +241,19 @@ def test_a_run_that_is_free_costs_nothing_even_with_nothing_left(core: Core) -> 
     core.handle(claimed("b", llm="boreas"), completed("b", llm="boreas"))
     assert core.status("b") == "completed"
     assert (spent(core, "team"), account(core, "team").unknown_runs) == (0.02, 0)
+
+
+@pytest.mark.parametrize("policy", ["earliest-finish", "least-loaded"])
+def test_where_too_little_is_left_a_task_waits_for_an_llm_that_is_free_of_charge(policy: str) -> None:
+    core = Core(policy=BUILT_IN[policy]())
+    core.handle(paid(slots=1), budget("team", usd=0.01, on_empty="fail"))
+    core.handle(submitted("a"))
+    core.handle(claimed("a"), completed("a", usage=cost(0.0095)), seen("boreas", price=FREE))
+    commands = core.handle(submitted("b"), submitted("c"))
+    assert assignments(commands) == [("b", 1, "boreas")]
+    assert core.task("c").why == "waits for boreas: too little is left of the budget team for atlas"
+    core.handle(claimed("b", llm="boreas"), completed("b", llm="boreas"))
+    assert core.task("c").llm == "boreas"
 
 
 # -- asking a person ---------------------------------------------------------------------------------------------------

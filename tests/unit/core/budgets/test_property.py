@@ -37,6 +37,7 @@ from tests.support.thoroughness import examples
 
 IDS = [f"t{n}" for n in range(6)]
 LLMS = ["atlas", "boreas", "cetus"]  # of which the last one is free
+TICK = 0.001  # seconds: no two batches are at the same moment
 NAMES = ["team", "each", "key"]
 
 ids, llms = st.sampled_from(IDS), st.sampled_from(LLMS)
@@ -96,7 +97,7 @@ class Books(RuleBasedStateMachine):
 
     def handle(self, *events: Event, at: float | None = None) -> None:
         self.said += events
-        for command in self.core.handle(*events, at=at):
+        for command in self.core.handle(*events, at=self.core.at + TICK if at is None else at):
             if isinstance(command, SendAssignment):
                 self.judge_reservations(command.task_id)
 
@@ -129,7 +130,7 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: self.core.database.in_hand())
     def a_worker_reports(self, data: st.DataObject, usage: Usage | None) -> None:
         task = data.draw(st.sampled_from(self.core.database.in_hand()))
-        place = {"llm": task.llm, "instance": task.instance or "i1"}
+        place: dict[str, Any] = {"llm": task.llm, "instance": task.instance or "i1"}
         reports: list[Event] = [
             claimed(task.id, task.attempt, **place),
             claimed(task.id, task.attempt, **place),
