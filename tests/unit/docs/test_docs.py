@@ -150,7 +150,7 @@ def test_every_state_and_where_it_leads_is_described() -> None:
 def test_every_type_of_answer_is_described() -> None:
     described = [code(row[0])[0] for row in table_after("answers")]
     others = {"task.rejected", "llm.accepted", "report.accepted", "note.accepted", "note.answer"}
-    others |= {"message.rejected", "query.answer", "query.rejected"}
+    others |= {"message.rejected", "query.answer", "query.rejected", "budget.accepted", "limit.accepted"}
     assert set(described) == {*get_args(AnswerType), *others}
 
 
