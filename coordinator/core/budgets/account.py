@@ -79,6 +79,10 @@ class Account:
     taken_tokens: int = 0
     used_nanos: int = 0
     used_tokens: int = 0
+    limits: Figures = field(init=False)  # the figures of this period
+
+    def __post_init__(self) -> None:
+        self.limits = self.own.plus(self.raised)
 
     @classmethod
     def of_budget(cls, budget: Budget, value: str, since: Instant) -> "Account":
@@ -91,11 +95,6 @@ class Account:
         """Return the empty account of a task."""
         nanos = None if budget.usd is None else max(1, nanos_of(budget.usd))
         return cls(AccountKey(name_of_task(task_id), "", EPOCH), Figures(nanos, budget.tokens), budget.on_empty)
-
-    @property
-    def limits(self) -> Figures:
-        """The figures of this period."""
-        return self.own.plus(self.raised)
 
     @property
     def label(self) -> str:
@@ -137,18 +136,20 @@ class Account:
     @property
     def no_money(self) -> bool:
         """Whether running attempts that cost money have to stop."""
-        return self.unspent.nanos is not None and self.unspent.nanos <= 0
+        nanos = self.limits.nanos
+        return nanos is not None and nanos <= self.spent_nanos + self.used_nanos
 
     @property
     def no_tokens(self) -> bool:
         """Whether every running attempt has to stop."""
-        return self.unspent.tokens is not None and self.unspent.tokens <= 0
+        tokens = self.limits.tokens
+        return tokens is not None and tokens <= self.spent_tokens + self.used_tokens
 
     @property
     def is_empty(self) -> bool:
         """Whether a figure is used up."""
-        runs = self.unspent.runs
-        return self.no_money or self.no_tokens or (runs is not None and runs <= 0)
+        runs = self.limits.runs
+        return self.no_money or self.no_tokens or (runs is not None and runs <= self.spent_runs)
 
     @property
     def is_nearly_empty(self) -> bool:
@@ -169,12 +170,15 @@ class Account:
 
     def fits(self, need: Figures) -> bool:
         """Whether so much is left. With plenty left and nothing running, a run may begin whatever it may need."""
-        left = self.left
-        if left.runs is not None and left.runs < 1:
+        nanos, tokens, runs = self.limits
+        if runs is not None and self.spent_runs + len(self.holds) >= runs:
             return False
-        money = left.nanos is None or need.nanos == 0 or (need.nanos is not None and need.nanos <= left.nanos)
-        tokens = left.tokens is None or need.tokens is None or need.tokens <= left.tokens
-        return (money and tokens) or self.has_plenty()
+        enough = nanos is None or need.nanos == 0
+        if not enough and nanos is not None and need.nanos is not None:
+            enough = need.nanos <= nanos - self.spent_nanos - self.taken_nanos
+        if enough and tokens is not None and need.tokens is not None:
+            enough = need.tokens <= tokens - self.spent_tokens - self.taken_tokens
+        return enough or self.has_plenty()
 
     def has_plenty(self) -> bool:
         """Whether nothing runs and at least half of each figure is left."""
@@ -223,6 +227,7 @@ class Account:
 
     def renew(self) -> None:
         """Its figures have changed: people are warned and asked again."""
+        self.limits = self.own.plus(self.raised)
         self.warned = self.warned and self.is_nearly_empty
         self.emptied = self.emptied and self.is_empty
         self.refused, self.asked = False, None
@@ -262,6 +267,7 @@ class Account:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Set what `state` returned, besides the figures, which the constructor takes."""
         self.raised = Figures(*state["raised"])
+        self.limits = self.own.plus(self.raised)
         self.warned, self.emptied = state["warned"], state["emptied"]
         self.asked, self.refused, self.waiting = state["asked"], state["refused"], state["waiting"]
 

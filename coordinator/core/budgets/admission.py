@@ -6,7 +6,6 @@ from broker.protocol.worker_reports import Failure
 from broker.timestamps import Instant
 from coordinator.core.budgets.account import PLENTY, Account, Hold
 from coordinator.core.budgets.budget import Figures
-from coordinator.core.budgets.ledger import needed
 from coordinator.core.llms.cost_estimates import in_usd
 from coordinator.core.llms.llm import LLM
 from coordinator.core.state import CoreState
@@ -25,10 +24,9 @@ def admit(state: CoreState, task: Task, llm: LLM, now: Instant) -> bool:
     lane.
     """
     ledger = state.budgets
-    accounts = ledger.accounts_for(task, llm, now)
+    accounts, need = ledger.request(task, llm, now)
     if not accounts:
         return True
-    need = needed(task, llm)
     short = next((account for account in accounts if not account.fits(need)), None)
     if short is None:
         ledger.reserve(task, accounts, _within(need, accounts))

@@ -17,6 +17,7 @@ from coordinator.core.tasks.task import COORDINATOR, Task
 def enforce(state: CoreState, now: Instant) -> None:
     """Announce accounts that run empty, and stop what runs although nothing is left or all spending is stopped."""
     ledger = state.budgets
+    ledger.forget_request()
     while ledger.touched:
         _, account = ledger.touched.popitem()
         _announce(state, account, now)

@@ -13,6 +13,7 @@ from broker.protocol.worker_reports import Usage
 from broker.timestamps import EPOCH, Instant
 from coordinator.core.budgets.account import Account, AccountKey, Hold, is_of_task, name_of_task
 from coordinator.core.budgets.budget import Budget, Figures
+from coordinator.core.budgets.periods import end
 from coordinator.core.events import NEVER
 from coordinator.core.llms.cost_estimates import is_free, nanos_of, priced
 from coordinator.core.llms.llm import LLM
@@ -44,6 +45,9 @@ class Ledger:
         self._charged: dict[str, list[Account]] = {}  # the accounts of each running attempt, by task
         self._asking: dict[str, AccountKey] = {}  # by the task whose question a person has to answer
         self._kept = KEPT
+        self._periods: dict[str, tuple[Instant, Instant]] = {}
+        self._asked_for: tuple[str, str, Instant, int] = ("", "", EPOCH, 0)
+        self._found: tuple[list[Account], Figures] = ([], Figures())
         self._next_end: Instant = NEVER  # of a period
 
     # -- accounts --------------------------------------------------------------------------------------------------
@@ -75,9 +79,17 @@ class Ledger:
         keys = [_task_key(above) for above in task.charged_to]
         for budget in self.budgets.values():
             if budget.begun <= at:
-                since = budget.since(at)
+                since = self._since(budget, at)
                 keys += [AccountKey(budget.name, value, since) for value in budget.values(task, llm)]
         return keys
+
+    def _since(self, budget: Budget, at: Instant) -> Instant:
+        """Return the beginning of the period of a moment, which is mostly the same as of the moment before."""
+        since, until = self._periods.get(budget.per, (NEVER, NEVER))
+        if not since <= at < until:
+            since = budget.since(at)
+            self._periods[budget.per] = since, end(budget.per, since)
+        return since
 
     def missing(self, tasks: Iterable[Task]) -> set[AccountKey]:
         """Return the accounts of these tasks and their trees that are not in memory."""
@@ -165,8 +177,8 @@ class Ledger:
             return f"the price of {llm.name} is unknown, and {limiting} is in US dollars"
         if price is None or is_free(price):
             return None
-        need = needed(task, llm)
-        short = next((it for it in self.accounts_for(task, llm, now) if not it.fits(need)), None)
+        accounts, need = self.request(task, llm, now)
+        short = next((account for account in accounts if not account.fits(need)), None)
         if short is None or not short.fits(need._replace(nanos=0)):
             return None
         for_nothing = next((it for it in eligible if it.state == "online" and is_free(it.properties.price)), None)
@@ -184,11 +196,24 @@ class Ledger:
                 return f"the budget {budget.name}"
         return None
 
-    def accounts_for(self, task: Task, llm: LLM, now: Instant) -> list[Account]:
-        """Return the accounts that an attempt would be charged to which is assigned now."""
+    def request(self, task: Task, llm: LLM, now: Instant) -> tuple[list[Account], Figures]:
+        """Return the accounts that an attempt would be charged to which is assigned now, and what it may need.
+
+        The last answer is kept: a policy asks first, and then the task is admitted.
+        """
         if not self.budgets and not task.charged_to:
-            return []
-        return [self.account(key) for key in self.keys(task, llm, now)]
+            return [], Figures()
+        asked_for = task.id, llm.name, now, task.attempt
+        if asked_for != self._asked_for:
+            costs, size = llm.learned.costs, task.size
+            need = Figures(costs.nanos_for(size, llm.properties.price), costs.tokens_for(size), 1)
+            self._found = [self.account(key) for key in self.keys(task, llm, now)], need
+            self._asked_for = asked_for
+        return self._found
+
+    def forget_request(self) -> None:
+        """Something has changed since the last request."""
+        self._asked_for = "", "", EPOCH, 0
 
     def reserve(self, task: Task, accounts: Sequence[Account], need: Hold) -> None:
         """Reserve what the next attempt at a task is expected to use."""
@@ -307,12 +332,6 @@ class Ledger:
         changed, self.changed = self.changed, {}
         wakes, self.wakes = self.wakes, {}
         return changed, wakes
-
-
-def needed(task: Task, llm: LLM) -> Figures:
-    """Return what the next attempt at a task is expected to use at an LLM; no nanodollars where that is unknown."""
-    costs, size = llm.learned.costs, task.size
-    return Figures(costs.nanos_for(size, llm.properties.price), costs.tokens_for(size), 1)
 
 
 def _task_key(task_id: str) -> AccountKey:
