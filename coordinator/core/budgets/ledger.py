@@ -94,7 +94,7 @@ class Ledger:
     def missing(self, tasks: Iterable[Task]) -> set[AccountKey]:
         """Return the accounts of these tasks and their trees that are not in memory."""
         keys = {_task_key(above) for task in tasks for above in task.charged_to}
-        return keys - self.accounts.keys()
+        return {key for key in keys if key not in self.accounts}
 
     def starts(self, now: Instant) -> dict[str, Instant]:
         """Return the beginning of the present period of each named budget."""

@@ -77,5 +77,5 @@ def load_for_events(state: CoreState, loader: AccountLoader, events: Iterable[Ev
                 keys = {
                     key for it in late if it.assigned_at for key in ledger.keys(task, state.llm(llm), it.assigned_at)
                 }
-                if late and (missing := keys - ledger.accounts.keys()):
+                if late and (missing := {key for key in keys if key not in ledger.accounts}):
                     ledger.know(loader.accounts(missing))
