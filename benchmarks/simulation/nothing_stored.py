@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from broker.timestamps import Instant
+from coordinator.core.budgets.account import Account, AccountKey
 from coordinator.core.events import NEVER, SubmitterNote
 from coordinator.core.state import StateChanges
 from coordinator.core.tasks.task import Rank, Task
@@ -58,6 +59,12 @@ class NothingStored:
     def repeats(self, message_id: str) -> int:
         """No message was sent."""
         return 0
+
+    def accounts(self, keys: Iterable[AccountKey]) -> list[Account]:
+        return []
+
+    def accounts_since(self, starts: Mapping[str, Instant]) -> list[Account]:
+        return []
 
 
 class PausesStored(NothingStored):

@@ -15,8 +15,10 @@ from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
     CancelRequested,
+    ManageBudgetRequested,
     ManageLimitRequested,
     ManageRequested,
+    ManageSpendingRequested,
     NotesRequested,
     ReportSaved,
     Request,
@@ -80,6 +82,10 @@ def objection(request: Restricted, tasks: Mapping[str, Task], llms: Mapping[str,
             return Problem("llm", f"{user} is an LLM, and may not manage LLMs")
         case ManageLimitRequested():
             return Problem("limit", f"{user} is an LLM, and may not manage rate limits")
+        case ManageBudgetRequested():
+            return Problem("budget", f"{user} is an LLM, and may not change budgets")
+        case ManageSpendingRequested():
+            return Problem("stopped", f"{user} is an LLM, and may not stop or allow spending")
         case ReportSaved():
             return Problem("name", f"{user} is an LLM, and may not save reports")
         case AnswerGiven():

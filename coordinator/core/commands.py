@@ -17,11 +17,13 @@ View = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SendAssignment:
-    """Publish the attempt to the LLM's work queue."""
+    """Publish the attempt to the LLM's work queue. It may use so many nanodollars and tokens; None: no limit."""
 
     task_id: str
     attempt: int
     llm: str
+    nanos: int | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,16 @@ class AnnounceLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnounceBudget:
+    """Publish as an event that a budget is nearly, or entirely, used up. `view`: the fields of spending.BudgetView."""
+
+    at: Instant
+    name: str
+    why: Literal["warning", "empty"]
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
 class AnnounceMessage:
     """Publish a message that was sent as an event."""
 
@@ -185,6 +197,7 @@ Command = (
     | AnnounceLLM
     | AnnounceHealth
     | AnnounceLimit
+    | AnnounceBudget
     | AnnounceMessage
     | DeliverMessage
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from broker.protocol.chat import Message
-from broker.protocol.spending import ManageLimit
+from broker.protocol.spending import ManageBudget, ManageLimit, ManageSpending
 from broker.protocol.task_requests import ManageLLM, Submission
 from broker.protocol.worker_reports import Claim, Goodbye, Presence, Progress, Result, ResumeReport, WaitReport
 from broker.timestamps import Instant, Micros
@@ -138,6 +138,22 @@ class ManageLimitRequested:
     """A request to pause or resume a rate limit, or to set its figures."""
 
     order: ManageLimit
+    sender: Sender = Sender()
+
+
+@dataclass(frozen=True, slots=True)
+class ManageBudgetRequested:
+    """A request to set, raise or drop a budget."""
+
+    order: ManageBudget
+    sender: Sender = Sender()
+
+
+@dataclass(frozen=True, slots=True)
+class ManageSpendingRequested:
+    """A request to stop all spending, or to allow it again."""
+
+    order: ManageSpending
     sender: Sender = Sender()
 
 
@@ -288,7 +304,8 @@ class ReportSaved:
 
 
 TaskRequest = Submitted | CancelRequested | RetryRequested | AssignRequested | UpdateRequested
-Request = TaskRequest | ManageRequested | ManageLimitRequested | ReportSaved
+ManageRequests = ManageRequested | ManageLimitRequested | ManageBudgetRequested | ManageSpendingRequested
+Request = TaskRequest | ManageRequests | ReportSaved
 Correspondence = MessageSent | MessageUndelivered
 Event = (
     Request

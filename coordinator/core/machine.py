@@ -12,6 +12,8 @@ from broker.protocol.status import Status
 from broker.protocol.topology import control_address
 from broker.timestamps import EPOCH, Instant, Micros
 from coordinator.core.authorization import Restricted, objection
+from coordinator.core.budgets.control import BudgetControl
+from coordinator.core.budgets.enforcement import enforce, period_ended, store_changes
 from coordinator.core.commands import Command
 from coordinator.core.events import (
     AnswerGiven,
@@ -24,8 +26,10 @@ from coordinator.core.events import (
     GroupChanged,
     Heartbeat,
     InstanceLeft,
+    ManageBudgetRequested,
     ManageLimitRequested,
     ManageRequested,
+    ManageSpendingRequested,
     MessageSent,
     MessageUndelivered,
     NotesRequested,
@@ -103,6 +107,7 @@ class Machine:
         self._health = HealthMonitor(self.state)
         self._llms = LLMControl(self.state, self._health)
         self._limits = LimitControl(self.state)
+        self._budgets = BudgetControl(self.state)
         self._groups = GroupDriver(self.state, learn=learn_quality)
         self._learn_quality = learn_quality
         self._attempts = AttemptReports(self.state, self._health)
@@ -173,6 +178,7 @@ class Machine:
         state = self.state
         for event in events:
             self._handle(event, now)
+        enforce(state, now)
         self._fill_slots(now)
         if self._policy.moves_stragglers and self._looked_at + LOOK <= now and not self.unfinished:
             self._looked_at = now
@@ -192,6 +198,8 @@ class Machine:
     def take_ended(self) -> list[str]:
         """Return the ids of tasks that ended since the last call: `handle` needs a TaskEnded for each."""
         ended, self.state.ended = list(self.state.ended), {}
+        for task_id in ended:
+            self.state.budgets.tree_ended(task_id)
         return ended
 
     def concerns_others(self, task_id: str) -> bool:
@@ -226,11 +234,12 @@ class Machine:
         state = self.state
         state.any_dependencies = state.any_dependencies or bool(state.changes.waits)
         state.any_children = state.any_children or bool(state.children)
+        store_changes(state)
         changes, state.changes, state.waiting, state.children = state.changes, StateChanges(), {}, {}
         changes.limits, changes.forgotten_limits = state.limits.take_changed()
         return changes
 
-    def forget(self) -> None:
+    def forget(self, now: Instant) -> None:
         """After the commit, drop tasks that are not assigned, running, or in the window of ready tasks."""
         state = self.state
         for task_id in state.borrowed:
@@ -240,6 +249,7 @@ class Machine:
         state.borrowed.clear()
         for task_id in state.ready.forget():
             del state.tasks[task_id]
+        state.budgets.forget(state.tasks.values(), now)
 
     def _handle(self, event: Event, now: Instant) -> None:
         if self._require_identity and isinstance(event, Restricted) and self._is_refused(event):
@@ -293,6 +303,10 @@ class Machine:
                 self._llms.manage(event, now)
             case ManageLimitRequested():
                 self._limits.manage(event, now)
+            case ManageBudgetRequested():
+                self._budgets.manage(event, now)
+            case ManageSpendingRequested():
+                self._budgets.stop_or_allow(event, now)
             case ReportSaved():
                 save_report(self.state, event, now)
             case _:
@@ -308,6 +322,10 @@ class Machine:
                     about = event.order.llm
                 case ManageLimitRequested():
                     about = event.order.limit
+                case ManageBudgetRequested():
+                    about = event.order.budget
+                case ManageSpendingRequested():
+                    about = "spending"
                 case ReportSaved():
                     about = event.name
                 case Shared():
@@ -325,6 +343,8 @@ class Machine:
             task = state.tasks[task_id]
             if not state.unblock(task, now) and task.status is Status.IN_PROGRESS:
                 state.dirty_groups[task_id] = None
+            elif task.status is Status.INPUT_REQUIRED and task.waits_for is not None:
+                period_ended(state, task, now)
         for task_id in tick.overdue:
             task = state.tasks[task_id]
             if not task.overdue and not task.status.is_final and task.due is not None and task.due <= now:

@@ -14,6 +14,9 @@ from broker.protocol.chat import Message
 from broker.protocol.status import Outcome, Status
 from broker.protocol.worker_reports import Failure
 from broker.timestamps import Instant, Micros
+from coordinator.core.budgets.account import Account, AccountKey
+from coordinator.core.budgets.budget import Budget
+from coordinator.core.budgets.ledger import Ledger, Wake
 from coordinator.core.commands import (
     AnnounceLLM,
     AnnounceTask,
@@ -67,6 +70,10 @@ class StateChanges:
     slots: dict[str, tuple[Instant, int]] = field(default_factory=dict)  # by LLM: the new number, and from when on
     limits: dict[str, RateLimit] = field(default_factory=dict)
     forgotten_limits: list[str] = field(default_factory=list)
+    budgets: dict[str, Budget | None] = field(default_factory=dict)  # None: dropped
+    accounts: dict[AccountKey, Account] = field(default_factory=dict)
+    wakes: dict[str, Wake] = field(default_factory=dict)  # tasks that wait for an account, by its label
+    settings: dict[str, Any] = field(default_factory=dict)  # by name, as JSON-able data
     earlier_results: list[tuple[Task, int, JsonValue]] = field(default_factory=list)  # with their attempts, at a retry
     undone: list[Instant] = field(default_factory=list)  # former end times that are no longer valid
 
@@ -89,6 +96,8 @@ class CoreState:
         self.tasks: dict[str, Task] = {}
         self.llms: dict[str, LLM] = {}
         self.ready = ReadyQueue(window)
+        self.budgets = Ledger()
+        self.ready.heed(self.budgets.objection)
         self.next_wake: Instant = NEVER
         self.next_due: Instant = NEVER
         self.freed_llms: dict[str, LLM] = {}  # LLMs that may have a new free slot
@@ -148,7 +157,8 @@ class CoreState:
         llm.free -= 1
         self.limits.begin(task, llm, now)
         self.touch(task)
-        self.emit(SendAssignment(task.id, task.attempt, llm.name))
+        allowance = self.budgets.allowance(task)
+        self.emit(SendAssignment(task.id, task.attempt, llm.name, allowance.nanos, allowance.tokens))
         self.announce(task, now)
 
     def withdraw(self, task: Task, outcome: Outcome, reason: str, now: Instant) -> None:
@@ -165,6 +175,7 @@ class CoreState:
         """Free the slot of a claimed task whose attempt waits."""
         llm = self.llms[task.llm or ""]
         task.parked = True
+        self.budgets.park(task)
         llm.instances[task.instance or ""].hold(task.id, parked=True)
         llm.runs.pop(task.id, None)
         self.limits.park(task, llm, now)
@@ -176,6 +187,7 @@ class CoreState:
         """Take a slot again for an attempt that goes on."""
         llm = self.llms[task.llm or ""]
         task.parked, task.text_at = False, now
+        self.budgets.park(task)
         llm.instances[task.instance or ""].parked.discard(task.id)
         llm.begin(task.id, task.size, task.spec.skills, now, resumed=True)
         self.limits.unpark(task, llm, now)
@@ -280,7 +292,11 @@ class CoreState:
         self.borrowed.add(task.id)
 
     def record(self, task: Task, attempt: Attempt) -> None:
-        """Store an attempt that ended."""
+        """Store the newest attempt of a task, which has ended, and charge its budgets."""
+        llm = self.llm(attempt.llm)
+        if attempt.outcome is Outcome.COMPLETED and attempt.usage is not None:
+            llm.learned.costs.learn(task.size, attempt.usage)
+        task.attempts[-1] = attempt = self.budgets.settle(task, attempt, llm)
         self.changes.attempts.append((task, attempt))
 
     def llm(self, name: str) -> LLM:

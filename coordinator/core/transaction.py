@@ -16,6 +16,8 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol, assert_never
 
 from broker.timestamps import EPOCH, Instant
+from coordinator.core.budgets.loading import AccountLoader, BudgetLoader, load_for_events, load_for_tasks
+from coordinator.core.budgets.loading import restore as restore_budgets
 from coordinator.core.commands import Command
 from coordinator.core.events import (
     AnswerGiven,
@@ -28,8 +30,10 @@ from coordinator.core.events import (
     GroupChanged,
     Heartbeat,
     InstanceLeft,
+    ManageBudgetRequested,
     ManageLimitRequested,
     ManageRequested,
+    ManageSpendingRequested,
     MessageSent,
     MessageUndelivered,
     NotesRequested,
@@ -60,7 +64,7 @@ Revise = Callable[[list[Event], Mapping[str, Task]], list[Event]]
 """Replaces the events of a transaction, given the tasks in memory, once the tasks of the events are loaded."""
 
 
-class TaskLoader(Protocol):
+class TaskLoader(AccountLoader, Protocol):
     """Reads tasks from the database. Every task is a fresh object."""
 
     def load(self, ids: Iterable[str], /) -> list[Task]:
@@ -100,7 +104,7 @@ class TaskLoader(Protocol):
         """Return how many messages without an id in the history say the same as this one."""
 
 
-class Loader(TaskLoader, Protocol):
+class Loader(TaskLoader, BudgetLoader, Protocol):
     """Reads what a new machine begins with, too."""
 
     def in_hand(self) -> list[Task]:
@@ -132,6 +136,7 @@ class Effects(NamedTuple):
 def take_over(machine: Machine, loader: Loader, now: Instant) -> None:
     """Give a new machine the state of the database. Every lease begins again."""
     machine.restore(loader.in_hand(), loader.llms(), loader.lanes(), now, limits=loader.limits())
+    restore_budgets(machine.state, loader, now)
     state = machine.state
     state.next_wake = loader.next_wake(after=EPOCH)
     state.next_due = loader.next_due(after=EPOCH)
@@ -158,7 +163,7 @@ def transaction(
     run = _Transaction(machine, loader, now, woken_at_once)
     run.refill_lanes()
     yield Effects(*run.handle(list(events), revise, between_rounds))
-    machine.forget()
+    machine.forget(now)
 
 
 class _Transaction:
@@ -172,7 +177,9 @@ class _Transaction:
     def refill_lanes(self) -> None:
         """Load tasks into lanes that run low. Only between two transactions do database and memory say the same."""
         for lane, known_to, room in self._state.ready.needs_refill():
-            self._machine.refill(lane, self._loader.lane(lane, known_to, room), room)
+            tasks = self._loader.lane(lane, known_to, room)
+            self._machine.refill(lane, tasks, room)
+            load_for_tasks(self._state, self._loader, tasks)
 
     def handle(
         self, events: list[Event], revise: Revise | None, between_rounds: Callable[[], None] | None
@@ -195,7 +202,11 @@ class _Transaction:
 
     def _load(self, ids: Iterable[str]) -> None:
         if missing := {task_id for task_id in ids if task_id not in self._state.tasks}:
-            self._machine.load(self._loader.load(missing))
+            self._take(self._loader.load(missing))
+
+    def _take(self, tasks: list[Task]) -> None:
+        self._machine.load(tasks)
+        load_for_tasks(self._state, self._loader, tasks)
 
     def _load_for(self, events: Sequence[Event]) -> None:
         known = self._state.tasks
@@ -203,7 +214,8 @@ class _Transaction:
         if below := {task_id for event in events for task_id in _lineage_needed(event)}:
             ids.update(self._loader.lineage(below) - known.keys())
         if ids:
-            self._machine.load(self._loader.load(ids))
+            self._take(self._loader.load(ids))
+        load_for_events(self._state, self._loader, events, self._now)
         retried = [event.task_id for event in events if isinstance(event, RetryRequested)]
         self._load(above for task_id in retried if task_id in known for above in known[task_id].spec.depends_on)
 
@@ -248,7 +260,7 @@ class _Transaction:
         if self._state.next_wake > self._now:
             return ()
         woken = self._loader.waking(self._now, self._woken_at_once)
-        self._machine.load(woken)
+        self._take(woken)
         more = len(woken) == self._woken_at_once
         self._state.next_wake = self._now if more else self._loader.next_wake(after=self._now)
         return tuple(task.id for task in woken)
@@ -257,7 +269,7 @@ class _Transaction:
         if self._state.next_due > self._now:
             return ()
         late = self._loader.overdue(self._now, self._woken_at_once)
-        self._machine.load(late)
+        self._take(late)
         more = len(late) == self._woken_at_once
         self._state.next_due = self._now if more else self._loader.next_due(after=self._now)
         return tuple(task.id for task in late)
@@ -319,6 +331,8 @@ def _needed(event: Event) -> Iterable[str]:
             | BeingChecked()
             | ManageRequested()
             | ManageLimitRequested()
+            | ManageBudgetRequested()
+            | ManageSpendingRequested()
             | ReportSaved()
             | Shared()
             | NotesRequested()

@@ -16,7 +16,7 @@ from broker.protocol.primitives import NAME_PATTERN, OnIgnored, decode
 from broker.protocol.queries import SaveReport
 from broker.protocol.report_catalog import PREDEFINED, Report
 from broker.protocol.report_catalog import problems_of as problems_of_report
-from broker.protocol.spending import ManageLimit
+from broker.protocol.spending import ManageBudget, ManageLimit, ManageSpending
 from broker.protocol.task_requests import (
     AnswerQuestion,
     AssignTask,
@@ -39,8 +39,10 @@ from coordinator.core.events import (
     Event,
     Heartbeat,
     InstanceLeft,
+    ManageBudgetRequested,
     ManageLimitRequested,
     ManageRequested,
+    ManageSpendingRequested,
     MessageSent,
     MessageUndelivered,
     NotesRequested,
@@ -188,6 +190,14 @@ def _request(delivery: Delivery, verb: str, limit: int, origin: int | None, *, i
             return ManageRequested(decode(ManageLLM, delivery.body, limit=limit), sender)
         case "manage_limit":
             return ManageLimitRequested(decode(ManageLimit, delivery.body, limit=limit), sender)
+        case "manage_budget":
+            budget = decode(ManageBudget, delivery.body, limit=limit)
+            _must_be_text("value", budget.value or "")
+            return ManageBudgetRequested(budget, sender)
+        case "spending":
+            spending = decode(ManageSpending, delivery.body, limit=limit)
+            _must_be_text("reason", spending.reason)
+            return ManageSpendingRequested(spending, sender)
         case _:
             raise _unknown_key(delivery)
 

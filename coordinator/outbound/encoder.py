@@ -10,14 +10,16 @@ from broker.amqp.envelope import Outgoing
 from broker.ids import assignment_id
 from broker.mappings import without_none
 from broker.messaging.chat_client import to_publish
-from broker.protocol.assignments import Dependency, Drain, Notice, PersonAnswer, Slots, Stop
+from broker.protocol.assignments import Allowance, Dependency, Drain, Notice, PersonAnswer, Slots, Stop
 from broker.protocol.chat import Message, is_address
 from broker.protocol.primitives import EVENT_TYPE, MAX_ANSWER_BYTES, WireModel
 from broker.protocol.topology import EVENTS, REJECTED, WORK, control_address, llm_address
 from broker.protocol.views import ErrorDetail, Rejection
 from broker.telemetry.traceparent import in_trace
 from broker.timestamps import Instant, to_iso
+from coordinator.core.budgets.admission import is_about_budget
 from coordinator.core.commands import (
+    AnnounceBudget,
     AnnounceHealth,
     AnnounceLimit,
     AnnounceLLM,
@@ -35,6 +37,7 @@ from coordinator.core.commands import (
     SendStop,
     View,
 )
+from coordinator.core.llms.cost_estimates import in_usd
 from coordinator.core.tasks.task import Task
 from coordinator.outbound.outbox import Item, RejectedMessage
 from coordinator.outbound.size_limits import fitted
@@ -82,8 +85,8 @@ def messages(
                 task = tasks.get(view["id"])
                 body = to_json({**view, "known": True}) if known else body_of(view)
                 yield _answer(reply_to, body, kind, correlation_id, trace=None if task is None else task.trace)
-            case SendAssignment(task_id, _, llm):
-                yield _assignment(tasks[task_id], llm, context)
+            case SendAssignment(task_id):
+                yield _assignment(tasks[task_id], item, context)
             case SendStop(llm, instance, task_id, attempt, reason):
                 stop = Stop(task_id=task_id, attempt=attempt, reason=reason)
                 yield _order(control_queue(llm, instance), stop)
@@ -104,6 +107,9 @@ def messages(
                 yield _event(
                     f"limit.{what}", name, f"limit.{what}.{name}", to_iso(at) or "", to_json(without_none(data))
                 )
+            case AnnounceBudget(at, name, why, shown):
+                data = {**shown, "why": why, "at": to_iso(at)}
+                yield _event(f"budget.{why}", name, f"budget.{why}.{name}", to_iso(at) or "", to_json(data))
             case AnnounceMessage(at, message):
                 yield _message_event(at, message)
             case DeliverMessage():
@@ -151,8 +157,11 @@ def _event(kind: str, subject: str, routing_key: str, at: str, data: bytes, *, e
     return Outgoing(EVENTS, routing_key, body, content_type=EVENT_TYPE, persistent=False, mandatory=False)
 
 
-def _assignment(task: Task, llm: str, context: Mapping[str, Task]) -> Outgoing:
+def _assignment(task: Task, sent: SendAssignment, context: Mapping[str, Task]) -> Outgoing:
     spec = task.spec
+    answered = [asked for asked in task.questions if not is_about_budget(asked)]
+    limited = sent.nanos is not None or sent.tokens is not None
+    usd = None if sent.nanos is None else in_usd(sent.nanos)
     body = {
         "task_id": task.id,
         "attempt": task.attempt,
@@ -166,12 +175,13 @@ def _assignment(task: Task, llm: str, context: Mapping[str, Task]) -> Outgoing:
         "metadata": spec.metadata,
         "parent_id": spec.parent_id,
         "conversation_id": spec.conversation_id,
-        "answers": [{"question": asked.text, "answer": asked.answer} for asked in task.questions],
+        "answers": [{"question": asked.text, "answer": asked.answer} for asked in answered],
+        "budget": Allowance(usd=usd, tokens=sent.tokens).model_dump(exclude_none=True) if limited else None,
     }
     encoded = to_json({key: value for key, value in body.items() if value or key == "inputs"})
     return Outgoing(
         WORK,
-        llm_address(llm),
+        llm_address(sent.llm),
         encoded,
         message_id=assignment_id(task.id, task.attempt),
         priority=task.priority,

@@ -18,6 +18,7 @@ from broker.protocol.chat import Message
 from broker.protocol.status import Status
 from broker.timestamps import Instant
 from coordinator.core.commands import (
+    AnnounceBudget,
     AnnounceHealth,
     AnnounceLimit,
     AnnounceLLM,
@@ -70,8 +71,8 @@ def _packed(item: Item) -> tuple[Any, ...]:
             return ("drain", llm, instance)
         case AnswerSubmitter(kind, reply_to, correlation_id, shown, known):
             return ("answer", kind, reply_to, correlation_id, shown["id"], *([known] if known else []))
-        case SendAssignment(task_id, attempt, llm):
-            return ("assign", task_id, attempt, llm)
+        case SendAssignment():
+            return ("assign", *astuple(item))
         case SendStop(llm, instance, task_id, attempt, reason):
             return ("stop", llm, instance, task_id, attempt, reason)
         case SendNotice():
@@ -92,6 +93,8 @@ def _packed(item: Item) -> tuple[Any, ...]:
             return ("limit", *astuple(item))
         case SendSlots():
             return ("slots", *astuple(item))
+        case AnnounceBudget():
+            return ("budget", *astuple(item))
         case RejectedMessage():
             return ("keep", {**asdict(item), "body": b64encode(item.body).decode()})
         case _:
@@ -120,9 +123,9 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
                 items.append(AnnounceTask(at, without_none(shown), what))
             case "answer", [kind_of_answer, reply_to, correlation_id, task_id, *known] if task := tasks.get(task_id):
                 items.append(AnswerSubmitter(kind_of_answer, reply_to, correlation_id, view(task), bool(known)))
-            case "assign", [task_id, attempt, llm] if task := tasks.get(task_id):
+            case "assign", [task_id, attempt, llm, *allowance] if task := tasks.get(task_id):
                 if task.status is Status.ASSIGNED and task.attempt == attempt:
-                    items.append(SendAssignment(task_id, attempt, llm))
+                    items.append(SendAssignment(task_id, attempt, llm, *allowance))
             case "stop", fields:
                 items.append(SendStop(*fields))
             case "tell", fields:
@@ -139,6 +142,8 @@ def unpack(text: str, tasks: Mapping[str, Task]) -> list[Item]:
                 items.append(SendNotice(*fields))
             case "drain", fields:
                 items.append(SendDrain(*fields))
+            case "budget", fields:
+                items.append(AnnounceBudget(*fields))
             case "llm", fields:
                 items.append(AnnounceLLM(*fields))
             case "health", fields:

@@ -8,12 +8,16 @@ from sqlalchemy import Connection, select
 from broker.errors import QueryRejected
 from broker.protocol.task_requests import Submission
 from broker.timestamps import Instant
+from coordinator.core.budgets.account import Account, AccountKey
+from coordinator.core.budgets.budget import Budget
+from coordinator.core.budgets.loading import restore as restore_budgets
 from coordinator.core.commands import Refuse
 from coordinator.core.events import NEVER, Submitted, SubmitterNote
 from coordinator.core.machine import Machine
 from coordinator.core.tasks.task import DEFAULT_PRIORITY, Rank, Task
 from coordinator.core.transaction import transaction
 from coordinator.queries.waiting import why_waiting
+from coordinator.storage import accounts
 from coordinator.storage.readers import limits_of, lineage, tasks_of
 from coordinator.storage.rows import llm_of
 from coordinator.storage.schema import is_in_hand, llms, tasks
@@ -22,7 +26,7 @@ _NAME = "dry run"  # with a space, which the id of no task has
 
 
 class _Snapshot:
-    """Loads the tasks that a submission names. Nothing else of the database concerns a dry run."""
+    """Loads the tasks that a submission names, and the budgets. Nothing else of the database concerns a dry run."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -64,6 +68,18 @@ class _Snapshot:
     def repeats(self, message_id: str) -> int:
         return 0
 
+    def budgets(self) -> list[Budget]:
+        return accounts.budgets(self._connection)
+
+    def accounts(self, keys: Iterable[AccountKey]) -> list[Account]:
+        return accounts.with_keys(self._connection, keys)
+
+    def accounts_since(self, starts: Mapping[str, Instant]) -> list[Account]:
+        return accounts.since(self._connection, starts)
+
+    def spending_stopped(self) -> str | None:
+        return accounts.spending_stopped(self._connection)
+
 
 def placement(connection: Connection, spec: Submission, machine: Machine, now: Instant) -> dict[str, Any]:
     """Return the fields of views.Placement. `machine` is a new one.
@@ -73,8 +89,10 @@ def placement(connection: Connection, spec: Submission, machine: Machine, now: I
     in_hand = connection.execute(select(tasks).where(is_in_hand)).mappings().all()
     known = [llm_of(row) for row in connection.execute(select(llms)).mappings()]
     machine.restore(tasks_of(connection, in_hand), known, [], now, limits=limits_of(connection))
+    snapshot = _Snapshot(connection)
+    restore_budgets(machine.state, snapshot, now)
     priority = DEFAULT_PRIORITY if spec.priority is None else spec.priority
-    with transaction(machine, _Snapshot(connection), [Submitted(_NAME, spec, priority)], now) as (_, commands):
+    with transaction(machine, snapshot, [Submitted(_NAME, spec, priority)], now) as (_, commands):
         for command in commands:
             if isinstance(command, Refuse):
                 raise QueryRejected(command.problems)

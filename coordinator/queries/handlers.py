@@ -35,7 +35,7 @@ from broker.protocol.queries import (
     TaskQuery,
     TasksQuery,
 )
-from broker.protocol.spending import LimitsQuery
+from broker.protocol.spending import BudgetsQuery, LimitsQuery
 from broker.protocol.status import Status
 from broker.protocol.views import ErrorDetail, Rejection
 from broker.timestamps import Instant, Micros, in_seconds, to_iso
@@ -45,7 +45,7 @@ from coordinator.core.machine import Machine, MachineOptions
 from coordinator.core.tasks.task import Task, view
 from coordinator.outbound.size_limits import BEGINNING, LATEST, Page, beginning, fitted, in_a_list, without_bulk
 from coordinator.policy_loader import load_policy
-from coordinator.queries import history
+from coordinator.queries import budgets, history
 from coordinator.queries.dry_run import placement
 from coordinator.queries.llms import limits, llms, llms_with_limits
 from coordinator.queries.reports.answer import report_list, report_view
@@ -122,6 +122,8 @@ class QueryHandlers:
                         shown = history.messages(connection, _answerable(decode(MessagesQuery, body)))
                     case "conversations":
                         shown = history.conversations(connection, _answerable(decode(ConversationsQuery, body)))
+                    case "budgets":
+                        shown = budgets.listed(connection, decode(BudgetsQuery, body), self._clock())
                     case _:
                         raise QueryRejected([Problem("", f"there is no query {routing_key!r}")])
                 body = shown if isinstance(shown, bytes) else to_json(shown)
@@ -157,6 +159,8 @@ class QueryHandlers:
         (task,) = tasks_of(connection, rows)
         shown = view(task) | _named(not_submitted(connection, [task]).get(task.id))
         shown |= _waits(task, partial(llms_with_limits, connection, trusts_labels=self._trusts_labels), self._clock())
+        if task.spec.budget is not None:
+            shown["budget"] = shown["budget"] | budgets.spent_of_tree(connection, task.id, self._clock())
         its = (_attempts.c.task_seq == rows[0]["seq"]) & _attempts.c.result.is_not(None)
         earlier = connection.execute(select(_attempts.c.attempt, _attempts.c.result).where(its))
         results = {attempt: from_json(result) for attempt, result in earlier}

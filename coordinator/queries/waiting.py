@@ -22,6 +22,8 @@ def why_waiting(task: Task, llms: Mapping[str, LLM], now: Instant) -> str:
         return "several LLMs get a part each"
     if task.waiting_on:
         return f"waits for {task.waiting_on} of the tasks that it depends on"
+    if task.waits_for is not None and task.why is not None:
+        return task.why
     if task.wake_at is not None:
         return f"waits until {to_iso(task.wake_at)}"
     if task.spec.assignee and (lacking := _lacking(task, llms)):

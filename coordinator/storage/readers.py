@@ -1,6 +1,6 @@
 """What the leading coordinator reads from the database: tasks, dependencies, LLMs, notes, the outbox."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic_core import from_json
@@ -9,15 +9,17 @@ from sqlalchemy import Connection, case, func, select
 from broker.protocol.chat import numbered
 from broker.protocol.status import Status
 from broker.timestamps import EPOCH, Instant
+from coordinator.core.budgets.account import Account, AccountKey
+from coordinator.core.budgets.budget import Budget
 from coordinator.core.events import NEVER, SubmitterNote
 from coordinator.core.limits.rate_limit import RateLimit
 from coordinator.core.llms.llm import LLM
 from coordinator.core.tasks.task import Attempt, Rank, Task
-from coordinator.storage import schema
+from coordinator.storage import accounts, schema
 from coordinator.storage.bulk_sql import rows_with
+from coordinator.storage.engine import Transactions
 from coordinator.storage.periods import closed_until
 from coordinator.storage.rows import Row, attempt_of, llm_of, task_of
-from coordinator.storage.transactions import Transactions
 
 T = TypeVar("T")
 
@@ -166,6 +168,26 @@ class StoreReader(Transactions):
         """Return every rate limit that was closed, paused or given figures."""
         with self._transaction() as connection:
             return limits_of(connection)
+
+    def budgets(self) -> list[Budget]:
+        """Return the named budgets."""
+        with self._transaction() as connection:
+            return accounts.budgets(connection)
+
+    def accounts(self, keys: Iterable[AccountKey]) -> list[Account]:
+        """Return the accounts with these keys, where they exist."""
+        with self._transaction(single_read=True) as connection:
+            return accounts.with_keys(connection, keys)
+
+    def accounts_since(self, starts: Mapping[str, Instant]) -> list[Account]:
+        """Return the accounts of these budgets whose periods begin then, or later, and those that are open."""
+        with self._transaction() as connection:
+            return accounts.since(connection, starts)
+
+    def spending_stopped(self) -> str | None:
+        """Return the reason while all spending is stopped, else None."""
+        with self._transaction() as connection:
+            return accounts.spending_stopped(connection)
 
     def last_seq(self) -> int:
         """Return the number of the newest task; 0 when there is none."""

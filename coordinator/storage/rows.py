@@ -36,6 +36,7 @@ def task_row(task: Task) -> dict[str, Any]:
         "submitted_by": task.submitted_by,
         "submitted_at": task.submitted_at,
         "trace": task.trace,
+        "charged_to": _json(list(task.charged_to) or None),
         **specified_row(task),
         **changing_row(task),
     }
@@ -68,6 +69,9 @@ def changing_row(task: Task) -> dict[str, Any]:
         "waiting_on": task.waiting_on,
         "context_length": task.context_length,
         "wake_at": task.wake_at,
+        "waits_for": task.waits_for,
+        "reserved_nanos": task.reserved_nanos,
+        "reserved_tokens": task.reserved_tokens,
         "overdue": int(task.overdue),
         "parked": int(task.parked),
         "asking_since": task.asking_since,
@@ -109,6 +113,10 @@ def task_of(row: Row, ended: list[Attempt]) -> Task:
         waiting_on=row["waiting_on"],
         context_length=row["context_length"],
         wake_at=row["wake_at"],
+        waits_for=row["waits_for"],
+        charged_to=tuple(_value(row["charged_to"]) or ()),
+        reserved_nanos=row["reserved_nanos"],
+        reserved_tokens=row["reserved_tokens"],
         overdue=bool(row["overdue"]),
         parked=bool(row["parked"]),
         asking_since=row["asking_since"],
@@ -162,6 +170,8 @@ def attempt_row(task: Task, attempt: Attempt) -> dict[str, Any]:
         "finished_at": attempt.finished_at,
         "duration": attempt.duration,
         **usage_row(attempt.usage),
+        "charged_nanos": attempt.charged_nanos,
+        "charged_tokens": attempt.charged_tokens,
         "submitted_at": task.submitted_at,
         "error_type": _error_type(attempt.error),
         "error": None if attempt.error is None else attempt.error.model_dump_json(),
@@ -183,6 +193,8 @@ def attempt_of(row: Row) -> Attempt:
         finished_at=row["finished_at"],
         duration=row["duration"],
         model=row["model"],
+        charged_nanos=row["charged_nanos"],
+        charged_tokens=row["charged_tokens"],
     )
 
 

@@ -98,7 +98,12 @@ is_in_hand = (tasks.c.status.in_(("assigned", "in_progress")) & tasks.c.llm.is_n
 )
 is_over = tasks.c.finished_at.is_not(None)
 waits_for_a_moment = tasks.c.wake_at.is_not(None) & (tasks.c.waiting_on == literal_column("0"))
-is_pausing = waits_for_a_moment & (tasks.c.status == literal_column("'blocked'")) & (tasks.c.starts > 0)
+is_pausing = (
+    waits_for_a_moment
+    & (tasks.c.status == literal_column("'blocked'"))
+    & (tasks.c.starts > 0)
+    & tasks.c.waits_for.is_(None)  # a period of a budget ends when it ends
+)
 is_timed = waits_for_a_moment & (tasks.c.status == literal_column("'in_progress'"))
 was_assigned = tasks.c.llm.is_not(None)
 is_child = tasks.c.parent_id.is_not(None)
@@ -165,6 +170,8 @@ attempts = Table(
     Column("result", Text),  # JSON, only if a completed task was retried
     *_more_usage(),
     Column("models", Text),  # JSON: the usage by model, if there were several
+    Column("charged_nanos", BigInteger),  # what its budgets are charged
+    Column("charged_tokens", BigInteger),
 )
 Index(  # covers what reports add up; new entries go to the end
     "attempts_over",

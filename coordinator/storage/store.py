@@ -14,7 +14,7 @@ from broker.errors import NotTheLeader
 from broker.protocol.chat import in_order
 from broker.timestamps import Instant, Micros
 from coordinator.core.state import StateChanges
-from coordinator.storage import periods, schema
+from coordinator.storage import accounts, periods, schema
 from coordinator.storage.bulk_sql import delete_rows, insert_rows, keep_rows, update_rows, upsert_rows
 from coordinator.storage.leader_lease import Lease
 from coordinator.storage.readers import StoreReader, chunks
@@ -118,6 +118,7 @@ class Store(StoreReader):
             delete_rows(connection, schema.limits, [{"name": name} for name in changes.forgotten_limits])
             upsert_rows(connection, schema.limits, [limit_row(limit) for limit in changes.limits.values()])
             self._write_reports(connection, changes)
+            accounts.write(connection, changes)
             periods.reopen(connection, changes.undone)
             if outbox is None:
                 return None

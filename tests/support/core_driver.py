@@ -5,11 +5,15 @@ every task that is not in hand or in its lane is forgotten after each call and c
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from broker.protocol.status import Status
 from broker.timestamps import EPOCH, Instant, seconds
+from coordinator.core.budgets.account import Account, AccountKey
+from coordinator.core.budgets.budget import Budget
+from coordinator.core.budgets.control import SPENDING
+from coordinator.core.budgets.ledger import FEW, Wake
 from coordinator.core.commands import (
     Command,
     SendAssignment,
@@ -49,6 +53,9 @@ class FakeDatabase:
         self._llms: dict[str, LLM] = {}
         self._limits: dict[str, dict[str, Any]] = {}
         self.edges: dict[tuple[str, str], bool] = {}  # (task, the task that it depends on) -> met
+        self.ledger: dict[AccountKey, Account] = {}
+        self._budgets: dict[str, Budget] = {}
+        self._settings: dict[str, Any] = {}
 
     def commit(self, changes: StateChanges) -> None:
         for task in changes.new:
@@ -69,6 +76,36 @@ class FakeDatabase:
             self._limits[limit.name] = limit.plain()
         for llm in changes.llms.values():
             self._llms[llm.name] = _without_work(llm)
+        self._budgets |= {name: budget for name, budget in changes.budgets.items() if budget is not None}
+        for name in [name for name, budget in changes.budgets.items() if budget is None]:
+            del self._budgets[name]
+        self.ledger |= {key: _without_holds(account) for key, account in changes.accounts.items()}
+        self._settings |= changes.settings
+        for label, which in changes.wakes.items():
+            self._wake(label, which)
+
+    def _wake(self, label: str, which: Wake) -> None:
+        waiting = [task for task in self.tasks.values() if task.waits_for == label]
+        if which is not Wake.ALL:
+            waiting = [task for task in waiting if task.status is Status.BLOCKED]
+        if which is Wake.FEW:
+            waiting = sorted(waiting, key=lambda task: task.rank)[:FEW]
+        for task in waiting:
+            task.wake_at = Instant(1)
+
+    def budgets(self) -> list[Budget]:
+        return list(self._budgets.values())
+
+    def accounts(self, keys: Iterable[AccountKey]) -> list[Account]:
+        return [_without_holds(self.ledger[key]) for key in keys if key in self.ledger]
+
+    def accounts_since(self, starts: Mapping[str, Instant]) -> list[Account]:
+        found = [account for account in self.ledger.values() if account.key.name in starts]
+        return [_without_holds(a) for a in found if a.is_open or a.key.since >= starts[a.key.name]]
+
+    def spending_stopped(self) -> str | None:
+        stopped: str | None = self._settings.get(SPENDING, {}).get("stopped")
+        return stopped
 
     def load(self, ids: Iterable[str]) -> list[Task]:
         return [_copy(self.tasks[task_id]) for task_id in ids if task_id in self.tasks]
@@ -173,6 +210,13 @@ def _without_work(llm: LLM) -> LLM:
         instance.held.clear()
         instance.parked.clear()
         instance.lease_until = EPOCH
+    return other
+
+
+def _without_holds(account: Account) -> Account:
+    other = copy.copy(account)
+    other.holds = {}
+    other.active = other.taken_nanos = other.taken_tokens = other.used_nanos = other.used_tokens = 0
     return other
 
 

@@ -1,6 +1,7 @@
 """The invariants of a machine between two transactions. For tests: checks everything on every call."""
 
 from broker.protocol.status import Status
+from coordinator.core.budgets.account import Account
 from coordinator.core.llms.llm import LLM
 from coordinator.core.machine import Machine
 from coordinator.core.scheduling.aging import early
@@ -18,6 +19,8 @@ def check_invariants(machine: Machine) -> None:
         _check_lane(machine, lane)
     for name in machine.state.limits.names():
         _check_limit(machine, name)
+    for account in machine.state.budgets.accounts.values():
+        _check_account(machine, account)
 
 
 def check_forgotten(machine: Machine) -> None:
@@ -43,8 +46,9 @@ def _check_task(machine: Machine, task: Task) -> None:
     assert task.status.is_final or told_in_time, f"{told}, and nobody will be told that it is overdue"
     match task.status:
         case Status.BLOCKED:
-            assert task.waiting_on or task.wake_at is not None, f"{told}, by nothing"
-            assert task.waiting_on or machine.state.next_wake <= (task.wake_at or 0), f"{told}, and overslept"
+            assert task.waiting_on or task.wake_at is not None or task.waits_for, f"{told}, by nothing"
+            in_time = task.wake_at is None or machine.state.next_wake <= task.wake_at
+            assert task.waiting_on or in_time, f"{told}, and overslept"
         case Status.PENDING:
             assert task.waiting_on == 0, told
             assert task.wake_at is None, told
@@ -64,6 +68,8 @@ def _check_task(machine: Machine, task: Task) -> None:
             assert _holders(machine, task.id) == ([(task.llm, task.instance)] if task.in_hand else []), told
             assert task.open_questions, f"{told}, and asks nothing"
             assert task.parked == task.in_hand, told
+    assert task.waits_for is None or task.status in (Status.BLOCKED, Status.INPUT_REQUIRED), told
+    assert task.reserved_tokens is None or task.in_hand, f"{told}, and reserves something"
     assert (task.status is Status.INPUT_REQUIRED) == (task.asking_since is not None) == bool(task.open_questions), told
 
 
@@ -100,6 +106,21 @@ def _check_limit(machine: Machine, name: str) -> None:
     assert not limit.is_closed or limit.room == 0, name
     for llm in members.values():
         assert llm.was_available == llm.available, f"{llm.name} is available: {llm.available}"
+
+
+def _check_account(machine: Machine, account: Account) -> None:
+    told = f"{account} since {account.key.since}"
+    for task_id in account.holds:
+        task = machine.state.tasks[task_id]
+        assert task.in_hand, f"{told} reserves for {task_id}, which is {task.status}"
+        assert account.holds[task_id].parked == task.parked, f"{told} for {task_id}"
+    holds = account.holds.values()
+    assert account.active == sum(not hold.parked for hold in holds), told
+    assert account.taken_nanos == sum(hold.taken_nanos for hold in holds), told
+    assert account.taken_tokens == sum(hold.taken_tokens for hold in holds), told
+    assert account.used_nanos == sum(hold.used_nanos for hold in holds), told
+    assert account.used_tokens == sum(hold.used_tokens for hold in holds), told
+    assert min(account.spent_nanos, account.spent_tokens, account.spent_runs, account.unknown_runs) >= 0, told
 
 
 def _check_lane(machine: Machine, lane: Lane) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from broker.timestamps import EPOCH, Instant, Micros, seconds
+from coordinator.core.llms.cost_estimates import CostEstimates
 from coordinator.core.llms.quality import Quality
 
 CHARACTERS_PER_TOKEN = 3.5  # of English text and code; the tokenizers of models differ
@@ -79,6 +80,7 @@ class DurationEstimates:
     unlucky: float = UNLUCKY_AT_FIRST  # the logarithm of how much longer than expected an unlucky run takes
     quality: dict[str, Quality] = field(default_factory=dict)  # by skill
     window: int | None = None
+    costs: CostEstimates = field(default_factory=CostEstimates)
 
     def learn(self, skills: Sequence[str], size: float, run: Micros, now: Instant) -> None:
         """Learn from a finished run of `run` microseconds, for a task of that size (see Task.size) and those skills."""
@@ -123,6 +125,7 @@ class DurationEstimates:
         overall = [self.overall.log, self.overall.runs]
         quality = {skill: found.plain() for skill, found in self.quality.items()}
         plain = {"overall": overall, "skills": skills, "at": self.at, "unlucky": self.unlucky, "quality": quality}
+        plain["costs"] = self.costs.plain()
         return plain if self.window is None else plain | {"window": self.window}
 
     @classmethod
@@ -133,4 +136,5 @@ class DurationEstimates:
         skills = {skill: Pace(*pace) for skill, pace in plain["skills"].items()}
         quality = {skill: Quality.from_plain(found) for skill, found in plain.get("quality", {}).items()}
         overall, unlucky = Pace(*plain["overall"]), plain.get("unlucky", UNLUCKY_AT_FIRST)
-        return cls(overall, skills, Instant(plain["at"]), unlucky, quality, plain.get("window"))
+        costs = CostEstimates.from_plain(plain.get("costs"))
+        return cls(overall, skills, Instant(plain["at"]), unlucky, quality, plain.get("window"), costs)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
 from broker.timestamps import Instant
+from coordinator.core.budgets.admission import admit
 from coordinator.core.scheduling.decision import Decision, HeldBack, Policy
 from coordinator.core.scheduling.reserves import call_in_reserve
 from coordinator.core.state import CoreState
@@ -22,7 +23,8 @@ def fill_slots(state: CoreState, policy: Policy, now: Instant) -> None:
         match called_in or policy.pick(lane, state.ready, now):
             case Decision() as decision:
                 lane.remove(decision.task.id)
-                state.assign(decision, now)
+                if admit(state, decision.task, decision.llm, now):
+                    state.assign(decision, now)
                 if decision.llm.free:
                     lane.offer(decision.llm)
                 if lane.order:
@@ -36,6 +38,6 @@ def fill_slots(state: CoreState, policy: Policy, now: Instant) -> None:
 
 def _tell_why(state: CoreState, tasks: Iterable[Task], why: str) -> None:
     for task in tasks:
-        if task.why is None:
+        if task.why != why:
             task.why = why
             state.touch(task)

@@ -103,7 +103,9 @@ class EarliestFinish:
             return to_wait
         before, looked_at, last, reason = 0, 0, None, to_wait
         for task in lane.first(SEARCHED):
-            if why_not := unsuitable(task, candidate.llm, lane.eligible):
+            if why_not := ready.objection(task, candidate.llm, lane, now) or unsuitable(
+                task, candidate.llm, lane.eligible
+            ):
                 reason = why_not
                 continue
             if not slots or before >= _done_meanwhile(task.size, cost, slots):

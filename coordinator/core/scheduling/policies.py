@@ -51,11 +51,11 @@ class TaskByTask:
             return None
         head = next(lane.first(1))
         for task in lane.first(SEARCHED):
-            allowed = [llm for llm in free if not unsuitable(task, llm, lane.eligible)]
+            allowed = [llm for llm in free if _objection(task, llm, lane, ready, now) is None]
             if allowed:
                 break
         else:
-            return HeldBack([head], unsuitable(head, free[0], lane.eligible) or "")
+            return HeldBack([head], _objection(head, free[0], lane, ready, now) or "")
         try:
             chosen = self._choose(task, allowed, now)
             if chosen is None:
@@ -67,6 +67,11 @@ class TaskByTask:
             llm, why = _least_loaded(task, allowed, now)
             why = f"{why}; the policy failed: {type(error).__name__}: {error}"
         return Decision(task, llm, f"{llm.name}: {why}")
+
+
+def _objection(task: Task, llm: LLM, lane: Lane, ready: ReadyQueue, now: Instant) -> str | None:
+    """Return why the LLM must not get the task now; None if it may."""
+    return ready.objection(task, llm, lane, now) or unsuitable(task, llm, lane.eligible)
 
 
 class RoundRobin:

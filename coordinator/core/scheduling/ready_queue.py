@@ -10,7 +10,7 @@ A full lane that no LLM can serve is exhausted: memory has only its key, and the
 connects that can serve it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from broker.timestamps import Instant, Micros
 from coordinator.core.llms.llm import LLM
@@ -18,6 +18,7 @@ from coordinator.core.scheduling.lane import LAST, Lane
 from coordinator.core.tasks.task import Rank, Task, meets
 
 LANES_KEPT = 500  # beyond that, empty lanes are dropped, and unserved ones become exhausted
+Objection = Callable[[Task, LLM, Collection[LLM], Instant], str | None]
 NOTHING: Rank = (-(2**14), 0, 0)  # a lane that is complete down to this knows none of its tasks
 
 
@@ -33,6 +34,15 @@ class ReadyQueue:
         self._changed_lanes: dict[str, Lane] = {}
         self._held: dict[str, Lane] = {}
         self._exhausted: set[str] = set()
+        self._objection: Objection = lambda task, llm, eligible, now: None
+
+    def heed(self, objection: Objection) -> None:
+        """Ask this before an LLM gets a task."""
+        self._objection = objection
+
+    def objection(self, task: Task, llm: LLM, lane: Lane, now: Instant) -> str | None:
+        """Return why an LLM of the lane must not get a task, for reasons of money; None when it may."""
+        return self._objection(task, llm, lane.eligible.values(), now)
 
     def __contains__(self, task: Task) -> bool:
         lane = self._lanes.get(task.lane)

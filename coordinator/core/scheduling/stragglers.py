@@ -53,6 +53,8 @@ def _quicker(state: CoreState, task: Task, llm: LLM, elapsed: Micros, now: Insta
     best = lane.best_free(now)
     if lane.members or best is None or unsuitable(task, best.llm, lane.eligible):
         return None
+    if state.ready.objection(task, best.llm, lane, now):
+        return None
     left = elapsed * OVERDUE
     elsewhere = (elapsed + left) * best.pace / lane.pace(llm, now) + HANDOVER
     return best.llm.name if elsewhere <= MUCH_SOONER * left else None

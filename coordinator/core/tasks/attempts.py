@@ -108,6 +108,7 @@ class AttemptReports:
                 task.text_at, task.streams = now, True
             if progress.usage and (usage := at_least(task.usage, progress.usage)) != task.usage:
                 task.usage = usage
+                self._state.budgets.use(task, self._state.llms[event.llm])
                 self._state.touch(task)
 
     def being_checked(self, event: BeingChecked, now: Instant) -> None:
@@ -292,6 +293,7 @@ class AttemptReports:
         task.duration = _run_time(result)
         for ended in [a for a in task.attempts if a.attempt == result.attempt]:
             task.attempts.remove(ended)
+            self._state.budgets.take_back(task, ended, self._state.llm(llm))
             self._state.changes.undone.append(ended.finished_at)
             task.assigned_at, task.started_at, task.why = ended.assigned_at, ended.started_at, ended.why
             task.model = ended.model if ended.instance == result.instance else task.model

@@ -17,6 +17,7 @@ def enter(state: CoreState, task: Task, now: Instant) -> None:
     state.changes.new.append(task)
     if spec.parent_id:
         state.children.setdefault(spec.parent_id, []).append(task)
+    state.budgets.begin_tree(task, state.tasks.get(spec.parent_id or ""))
     failed = count_dependencies(state, task)
     if spec.not_before is not None:
         task.wake_at = from_datetime(spec.not_before)

@@ -3,6 +3,8 @@
 from broker.errors import Problem
 from broker.protocol.status import Status
 from broker.timestamps import Instant
+from coordinator.core.budgets.admission import is_about_budget
+from coordinator.core.budgets.enforcement import answered as budget_answered
 from coordinator.core.commands import SendPersonAnswer
 from coordinator.core.events import AnswerGiven, WaitBegan, WaitEnded
 from coordinator.core.state import NOT_YOURS, CoreState
@@ -64,7 +66,9 @@ class Questions:
         self._state.touch(task)
         if task.in_hand:
             self._tell(task, answered)
-        if not task.open_questions:
+        if is_about_budget(asked):
+            budget_answered(self._state, task, event.answer, now)
+        elif not task.open_questions:
             if task.in_hand:
                 transitions.resume(task, now)
             elif task.spec.is_group:

@@ -4,6 +4,7 @@ from broker.errors import Problem
 from broker.protocol.status import Status
 from broker.protocol.task_requests import Submission
 from broker.timestamps import Instant
+from coordinator.core.budgets.admission import why_unpriced
 from coordinator.core.events import Submitted
 from coordinator.core.groups.validation import why_no_group
 from coordinator.core.llms.llm import no_such_llm
@@ -40,7 +41,9 @@ class Submissions:
             return Problem("depends_on", "a cycle: " + " -> ".join(circle))
         if spec.parent_id and (problem := why_no_child(spec, ancestors(spec, self._state.tasks))):
             return problem
-        return why_no_group(event.task_id, spec, self._state) or self._unknown_llm(spec)
+        return (
+            why_no_group(event.task_id, spec, self._state) or self._unknown_llm(spec) or why_unpriced(self._state, spec)
+        )
 
     def _new(self, event: Submitted, now: Instant) -> Task:
         spec, sender = event.spec, event.sender

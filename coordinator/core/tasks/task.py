@@ -33,7 +33,8 @@ NO_DUE_DATE = 2**62
 class Attempt:
     """An attempt that ended. Instants in UTC microseconds, `duration` by the worker's clock in microseconds.
 
-    `model` is that of the instance that had it; None where no instance claimed it, and of earlier versions.
+    `model` is that of the instance that had it; None where no instance claimed it, and of earlier versions. Its budgets
+    are charged `charged_nanos` (nanodollars) and `charged_tokens`; None where it has no budget, or the cost is unknown.
     """
 
     attempt: int
@@ -48,6 +49,8 @@ class Attempt:
     finished_at: Instant
     duration: Micros | None
     model: str | None = None
+    charged_nanos: int | None = None
+    charged_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +85,11 @@ class Task:
     `parked` tells that its attempt waits and holds no slot; `asking_since` is when it became input_required, and
     `person_wait` how long it was before; `trace` is the traceparent that it came with; `original` holds the
     fields of the submission that were changed since, as they were (JSON-able, see resubmission), None where that is not
-    known; `accepted` tells of a part whether its group took its work. Not stored are `named_at`, when a beat last named
-    it, `run_time`, how long its attempt has run without the time that people took, `text_at`, when text of its attempt
-    last came or could begin to come, and `streams`, whether any has come.
+    known; `accepted` tells of a part whether its group took its work; `charged_to` are the ids of the tasks of its tree
+    that have a budget, with its own; `reserved_nanos` and `reserved_tokens` are set aside in its budgets for its
+    present attempt; `waits_for` is the budget that it waits for (see budgets/account.py). Not stored are `named_at`,
+    when a beat last named it, `run_time`, how long its attempt has run without the time that people took, `text_at`,
+    when text of its attempt last came or could begin to come, and `streams`, whether any has come.
     """
 
     id: str
@@ -127,6 +132,10 @@ class Task:
     streams: bool = False
     run_time: Micros = NO_TIME
     context_length: int = 0
+    charged_to: tuple[str, ...] = ()
+    reserved_nanos: int | None = None
+    reserved_tokens: int | None = None
+    waits_for: str | None = None
     _size: int | None = None
     _submitted_view: dict[str, Any] | None = None
 

@@ -27,6 +27,7 @@ class Trigger(Enum):
     RESUME = auto()  # its LLM has the answer, or goes on without
     RELEASE = auto()  # taken back from an LLM, to be assigned again
     BACK_OFF = auto()  # failed, to be tried again after a pause
+    HOLD = auto()  # too little is left of a budget
     COMPLETE = auto()
     FAIL = auto()
     CANCEL = auto()
@@ -41,6 +42,8 @@ TRANSITIONS: dict[tuple[Status, Trigger], Status] = {
     (_S.BLOCKED, _T.READY): _S.PENDING,
     (_S.PENDING, _T.ASSIGN): _S.ASSIGNED,
     (_S.PENDING, _T.EXPAND): _S.IN_PROGRESS,
+    (_S.PENDING, _T.HOLD): _S.BLOCKED,
+    (_S.PENDING, _T.ASK): _S.INPUT_REQUIRED,  # about its budget
     (_S.ASSIGNED, _T.CLAIM): _S.IN_PROGRESS,
     (_S.IN_PROGRESS, _T.ASK): _S.INPUT_REQUIRED,
     (_S.INPUT_REQUIRED, _T.RESUME): _S.IN_PROGRESS,
@@ -68,7 +71,6 @@ def after(status: Status, trigger: Trigger) -> Status:
 def make_ready(task: Task, now: Instant) -> None:
     """Nothing blocks the task any more."""
     _move(task, Trigger.READY)
-    task.wake_at = None
     _begin_to_wait(task, now)
 
 
@@ -98,7 +100,7 @@ def claim(task: Task, instance: str, model: str | None, now: Instant) -> None:
 
 
 def ask(task: Task, question: OpenQuestion, now: Instant) -> None:
-    """The LLM of the task, or its group, asks a person. A second question leaves the status as it is."""
+    """The LLM of the task, its group or the coordinator asks a person. A second question leaves the status as it is."""
     if task.asking_since is None:
         _move(task, Trigger.ASK)
         task.asking_since = now
@@ -129,6 +131,12 @@ def back_off(task: Task, until: Instant) -> None:
     """The attempt failed, and the next one begins after a pause."""
     _move(task, Trigger.BACK_OFF)
     task.wake_at = until
+
+
+def hold(task: Task, waits_for: str, until: Instant | None, why: str) -> None:
+    """Too little is left of a budget for the next attempt. The task tries again at `until`, or when it is woken."""
+    _move(task, Trigger.HOLD)
+    task.waits_for, task.wake_at, task.why = waits_for, until, why
 
 
 def complete(task: Task, result: JsonValue, now: Instant) -> None:
@@ -178,6 +186,7 @@ def _move(task: Task, trigger: Trigger) -> None:
 def _begin_to_wait(task: Task, now: Instant) -> None:
     """The task waits for a slot, and belongs to no LLM."""
     task.ready_at = now
+    task.wake_at = task.waits_for = None
     _stop_asking(task, now)
     task.llm = task.instance = task.model = task.why = task.assigned_at = task.started_at = None
 
@@ -192,5 +201,5 @@ def _stop_asking(task: Task, now: Instant) -> None:
 
 def _end(task: Task, now: Instant) -> None:
     task.finished_at = now
-    task.wake_at = None
+    task.wake_at = task.waits_for = None
     _stop_asking(task, now)

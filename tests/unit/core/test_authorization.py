@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 
-from broker.protocol.spending import ManageLimit
+from broker.protocol.spending import ManageBudget, ManageLimit, ManageSpending
 from broker.protocol.status import Status
 from broker.protocol.task_requests import ManageLLM, Submission
 from broker.timestamps import seconds
@@ -16,8 +16,10 @@ from coordinator.core.events import (
     AnswerGiven,
     AssignRequested,
     CancelRequested,
+    ManageBudgetRequested,
     ManageLimitRequested,
     ManageRequested,
+    ManageSpendingRequested,
     NotesRequested,
     ReportSaved,
     RetryRequested,
@@ -114,6 +116,8 @@ def test_an_llm_manages_no_llm_saves_no_report_and_answers_for_no_person(state: 
     for request, about in (
         (ManageRequested(ManageLLM(llm="vega", paused=True), ATLAS), "llm"),
         (ManageLimitRequested(ManageLimit(limit="openai", paused=True), ATLAS), "limit"),
+        (ManageBudgetRequested(ManageBudget(budget="team", raise_usd=1), ATLAS), "budget"),
+        (ManageSpendingRequested(ManageSpending(stopped=False), ATLAS), "stopped"),
         (ReportSaved("weekly", None, ATLAS), "name"),
         (AnswerGiven("t1", "yes", None, ATLAS), "id"),
     ):
@@ -127,15 +131,14 @@ def test_every_kind_of_request_is_denied_to_an_llm_unless_it_is_in_the_table() -
     assert set(MAY_STEER) == steering
     kinds = set(get_args(Restricted))
     assert steering < kinds
-    assert kinds - steering == {
-        Submitted,
+    managing = {
         ManageRequested,
         ManageLimitRequested,
+        ManageBudgetRequested,
+        ManageSpendingRequested,
         ReportSaved,
-        AnswerGiven,
-        Shared,
-        NotesRequested,
     }
+    assert kinds - steering == {Submitted, AnswerGiven, Shared, NotesRequested} | managing
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ def upgrade() -> None:
             op.add_column(table, sa.Column(column, sa.BigInteger(), nullable=True))
     for table in ("tasks", "attempts"):
         op.add_column(table, sa.Column("models", sa.Text(), nullable=True))
+    op.add_column("attempts", sa.Column("charged_nanos", sa.BigInteger(), nullable=True))
+    op.add_column("attempts", sa.Column("charged_tokens", sa.BigInteger(), nullable=True))
     op.add_column("tasks", sa.Column("reserved_nanos", sa.BigInteger(), nullable=True))
     op.add_column("tasks", sa.Column("reserved_tokens", sa.BigInteger(), nullable=True))
     op.add_column("tasks", sa.Column("charged_to", sa.Text(), nullable=True))
@@ -79,6 +81,8 @@ def downgrade() -> None:
         op.drop_column("task_sums", column)
     for column in ("accepted", "waits_for", "charged_to", "reserved_tokens", "reserved_nanos"):
         op.drop_column("tasks", column)
+    for column in ("charged_tokens", "charged_nanos"):
+        op.drop_column("attempts", column)
     for table in ("tasks", "attempts"):
         op.drop_column(table, "models")
     for table in ("tasks", "attempts", "attempt_sums"):

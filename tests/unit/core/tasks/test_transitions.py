@@ -27,6 +27,7 @@ FUNCTIONS: dict[Trigger, Callable[[Task], None]] = {
     Trigger.RESUME: lambda task: transitions.resume(task, NOW),
     Trigger.RELEASE: lambda task: transitions.release(task, NOW),
     Trigger.BACK_OFF: lambda task: transitions.back_off(task, NOW),
+    Trigger.HOLD: lambda task: transitions.hold(task, "team", NOW, "too little is left"),
     Trigger.COMPLETE: lambda task: transitions.complete(task, "done", NOW),
     Trigger.FAIL: lambda task: transitions.fail(task, Failure(type="lost", message="gone"), NOW),
     Trigger.CANCEL: lambda task: transitions.cancel(task, "ana", None, NOW),
