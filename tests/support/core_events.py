@@ -197,9 +197,12 @@ def failed(
     return Reported(llm, result)
 
 
-def gave_up(task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1") -> Reported:
+def gave_up(
+    task_id: str, attempt: int = 1, *, llm: str = "atlas", instance: str = "i1", usage: Usage | None = None
+) -> Reported:
     """A worker has stopped an attempt, because it was told to or because it leaves."""
-    return Reported(llm, Result(task_id=task_id, attempt=attempt, instance=instance, outcome="cancelled"))
+    result = Result(task_id=task_id, attempt=attempt, instance=instance, outcome="cancelled", usage=usage)
+    return Reported(llm, result)
 
 
 def assignments(commands: Iterable[Command]) -> list[tuple[str, int, str]]:

@@ -1,5 +1,6 @@
 """Reports of workers: heartbeats, claims, progress, results; and workers that fall silent."""
 
+from collections.abc import Sequence
 from itertools import takewhile
 
 from broker.backoff import Backoff
@@ -12,7 +13,7 @@ from coordinator.core.events import BeingChecked, Claimed, Heartbeat, InstanceLe
 from coordinator.core.llms.llm import LLM, Instance
 from coordinator.core.state import NOT_YOURS, CoreState
 from coordinator.core.tasks import transitions
-from coordinator.core.tasks.task import Task
+from coordinator.core.tasks.task import Attempt, Task
 
 RETRY = Backoff(initial=1.0, maximum=60.0)  # before a failed task is tried again
 MOST_UNCLAIMED = 10  # attempts in a row
@@ -130,6 +131,8 @@ class AttemptReports:
             self._state.refuse(task.id, NOBODY, never, origin=event.origin)
             return
         outcome = Outcome(result.outcome)
+        if outcome is not Outcome.COMPLETED or task.status.is_final:
+            self._correct_usage(task, tried, result)
         if any(a.outcome is outcome and a.instance == result.instance for a in tried):
             return  # the same result once more
         if outcome is Outcome.COMPLETED and not task.status.is_final:
@@ -139,6 +142,18 @@ class AttemptReports:
             summary = f"stale result of attempt {result.attempt}: {over}"
             if not any(change.by == llm and change.what == summary for change in task.history):
                 task.note(now, llm, summary)
+                self._state.touch(task)
+
+    def _correct_usage(self, task: Task, tried: Sequence[Attempt], result: Result) -> None:
+        """Record what an attempt really used that was stopped or lost: its worker knows only afterwards."""
+        for ended in tried:
+            ended_here = ended.outcome not in (Outcome.COMPLETED, Outcome.FAILED)
+            news = result.usage is not None and result.usage != ended.usage
+            if result.usage is not None and news and ended_here and ended.instance == result.instance:
+                corrected = self._state.budgets.correct(task, ended, result.usage, self._state.llm(ended.llm))
+                task.attempts[task.attempts.index(ended)] = corrected
+                self._state.changes.attempts.append((task, corrected))
+                self._state.changes.undone.append(ended.finished_at)
                 self._state.touch(task)
 
     def tick(self, now: Instant, heard_until: Instant) -> None:
