@@ -297,6 +297,19 @@ class Ledger:
             self._charge(self.account(key), attempt, -1)
         task.reserved_nanos, task.reserved_tokens = attempt.charged_nanos, attempt.charged_tokens
 
+    def correct(self, task: Task, attempt: Attempt, usage: Usage, llm: LLM) -> Attempt:
+        """A worker has reported what an attempt used that was ended without it: return the corrected record."""
+        if attempt.charged_tokens is None:
+            return replace(attempt, usage=usage)
+        nanos, tokens = _nanos(usage, llm), _tokens(usage)
+        charged_nanos = attempt.charged_nanos if nanos is None else nanos
+        charged_tokens = attempt.charged_tokens if tokens is None else tokens
+        corrected = replace(attempt, usage=usage, charged_nanos=charged_nanos, charged_tokens=charged_tokens)
+        for key in self._keys_of(task, llm, attempt.assigned_at):
+            self._charge(self.account(key), attempt, -1)
+            self._charge(self.account(key), corrected, 1)
+        return corrected
+
     def _charge(self, account: Account, attempt: Attempt, sign: int) -> None:
         nanos, tokens = attempt.charged_nanos or 0, attempt.charged_tokens or 0
         runs, unknown = _ran(attempt), _is_unknown(attempt)

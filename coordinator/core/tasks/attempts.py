@@ -1,7 +1,6 @@
 """Reports of workers: heartbeats, claims, progress, results; and workers that fall silent."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import takewhile
 
 from broker.backoff import Backoff
@@ -139,8 +138,9 @@ class AttemptReports:
             never = Problem("attempt", f"{llm} has never had attempt {result.attempt} of this task")
             self._state.refuse(task.id, NOBODY, never, origin=event.origin)
             return
-        self._used_more(task, tried, result)
         outcome = Outcome(result.outcome)
+        if outcome is not Outcome.COMPLETED or task.status.is_final:
+            self._used_more(task, tried, result)
         if any(a.outcome is outcome and a.instance == result.instance for a in tried):
             return  # the same result once more
         if outcome is Outcome.COMPLETED and not task.status.is_final:
@@ -271,13 +271,13 @@ class AttemptReports:
         """Keep what an attempt used until it really ended: a stopped worker tells that after the attempt is over."""
         for ended in tried:
             usage = at_least(ended.usage, result.usage)
-            if ended.instance == result.instance and usage != ended.usage:
-                settled = replace(ended, usage=usage)
+            if ended.instance == result.instance and usage is not None and usage != ended.usage:
+                settled = self._state.budgets.correct(task, ended, usage, self._state.llm(ended.llm))
                 task.attempts[task.attempts.index(ended)] = settled
                 if task.attempt == ended.attempt and task.usage == ended.usage:
                     task.usage = usage
                     self._state.touch(task)
-                self._state.record(task, settled)
+                self._state.changes.attempts.append((task, settled))
                 self._state.changes.settled.append(settled)
                 self._state.changes.undone.append(ended.finished_at)
 

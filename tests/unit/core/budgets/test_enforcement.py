@@ -13,6 +13,7 @@ from tests.support.core_events import (
     claimed,
     completed,
     failed,
+    gave_up,
     left,
     progressed,
     resumed,
@@ -127,6 +128,16 @@ def test_a_late_result_corrects_what_was_charged(running: Core) -> None:
     assert found.unknown_runs == 0
     running.handle(completed("a", usage=cost(0.5, 900)))
     assert account(running, "team").spent_nanos == 625_000_000
+
+
+def test_what_a_stopped_attempt_used_until_it_stopped_is_charged_once_its_worker_reports_it(running: Core) -> None:
+    running.handle(progressed("a", usage=cost(1.0, 400)))
+    assert running.status("a") == "blocked"
+    for _ in range(2):
+        running.handle(gave_up("a", usage=cost(1.25, 500)))
+        found = account(running, "team")
+        assert (found.spent_nanos, found.spent_tokens, found.spent_runs) == (1_259_002_000, 500, 2)
+    assert running.task("a").attempts[0].usage == cost(1.25, 500)
 
 
 def test_a_late_result_of_a_former_period_is_charged_there(core: Core) -> None:
