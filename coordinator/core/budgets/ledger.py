@@ -170,6 +170,8 @@ class Ledger:
 
         Where too little is left for an LLM, and another one is free of charge, the task waits for that one.
         """
+        if not self.budgets and not task.charged_to and self.stopped is None:
+            return None
         price = llm.properties.price
         if self.stopped is not None and not is_free(price):
             return f"all spending is stopped{self.stopped and f': {self.stopped}'}"

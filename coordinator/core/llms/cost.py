@@ -1,5 +1,6 @@
 """What a task is expected to cost at an LLM."""
 
+from coordinator.core.llms.cost_estimates import is_free
 from coordinator.core.llms.duration_estimates import BASE_LENGTH, tokens
 from coordinator.core.llms.llm import LLM
 from coordinator.core.tasks.task import Task
@@ -9,8 +10,15 @@ NANOS = 1_000_000_000  # in a US dollar
 
 
 def expected_cost(llm: LLM, task: Task) -> int | None:
-    """Return what the task is expected to cost there in nanodollars, with a usual answer; None if there is no price."""
-    price = llm.properties.price
+    """Return what the task is expected to cost there in nanodollars; None if nothing is known.
+
+    That is the mean of what runs have cost there, else the price with a usual answer.
+    """
+    price, learned = llm.properties.price, llm.learned.costs.nanos
+    if is_free(price):
+        return 0
+    if learned.runs:
+        return round(task.size * learned.mean)
     if price is None:
         return None
     read, written = tokens(task.size - BASE_LENGTH), tokens(BASE_LENGTH)

@@ -11,7 +11,6 @@ from coordinator.core.scheduling.decision import Decision, HeldBack
 from coordinator.core.scheduling.earliest_finish import CAUTION, HANDOVER, LOOK_AHEAD, SEARCHED, as_text, is_by_hand
 from coordinator.core.scheduling.lane import Lane
 from coordinator.core.scheduling.ready_queue import ReadyQueue
-from coordinator.core.scheduling.suitability import unsuitable
 from coordinator.core.tasks.task import Task
 
 _UNKNOWN = 2**62  # nanodollars: an unknown price counts as the highest
@@ -30,7 +29,7 @@ class CheapestInTime:
         """See Policy."""
         if not lane.all_free():
             return None
-        slots = _Slots(lane, now)
+        slots = _Slots(lane, ready, now)
         tasks, refused, reason = [], 0, ""
         for task in lane.first(SEARCHED):
             options = list(slots.options(task))
@@ -47,7 +46,7 @@ class CheapestInTime:
                 break
         if not tasks:
             tasks = [next(lane.first(1))]
-            reason = next(filter(None, (unsuitable(tasks[0], llm, lane.eligible) for llm in lane.all_free())), "")
+            reason = next(filter(None, (ready.objection(tasks[0], llm, lane, now) for llm in lane.all_free())), "")
         return HeldBack(tasks, reason)
 
 
@@ -65,8 +64,9 @@ class _Option(NamedTuple):
 class _Slots:
     """When the slots of all LLMs of a lane are expected to be free, with the tasks that are to wait for them."""
 
-    def __init__(self, lane: Lane, now: Instant) -> None:
+    def __init__(self, lane: Lane, ready: ReadyQueue, now: Instant) -> None:
         self._lane = lane
+        self._ready = ready
         self._now = now
         self._free_in: dict[str, list[float]] = {}
         for llm in lane.eligible.values():
@@ -81,7 +81,7 @@ class _Slots:
         lane, now = self._lane, self._now
         for name, waits in self._free_in.items():
             llm = lane.eligible[name]
-            if not unsuitable(task, llm, lane.eligible):
+            if not self._ready.objection(task, llm, lane, now):
                 run, wait = task.size * lane.pace(llm, now), waits[0]
                 cost = expected_cost(llm, task)
                 is_late = task.due is not None and now + wait + CAUTION * run > task.due

@@ -15,7 +15,6 @@ from coordinator.core.scheduling.aging import early
 from coordinator.core.scheduling.decision import Decision, HeldBack
 from coordinator.core.scheduling.lane import Candidate, Lane
 from coordinator.core.scheduling.ready_queue import ReadyQueue
-from coordinator.core.scheduling.suitability import unsuitable
 from coordinator.core.tasks.task import NO_DUE_DATE, Task
 
 LOOK_AHEAD = 16  # tasks of a lane that a free slot is offered to
@@ -103,9 +102,7 @@ class EarliestFinish:
             return to_wait
         before, looked_at, last, reason = 0, 0, None, to_wait
         for task in lane.first(SEARCHED):
-            if why_not := ready.objection(task, candidate.llm, lane, now) or unsuitable(
-                task, candidate.llm, lane.eligible
-            ):
+            if why_not := ready.objection(task, candidate.llm, lane, now):
                 reason = why_not
                 continue
             if not slots or before >= _done_meanwhile(task.size, cost, slots):

@@ -20,7 +20,6 @@ from coordinator.core.scheduling.decision import Decision, HeldBack, Policy
 from coordinator.core.scheduling.earliest_finish import SEARCHED, EarliestFinish
 from coordinator.core.scheduling.lane import Lane
 from coordinator.core.scheduling.ready_queue import ReadyQueue
-from coordinator.core.scheduling.suitability import unsuitable
 from coordinator.core.tasks.task import Task
 
 Choose = Callable[[Task, Sequence[LLM], Instant], tuple[LLM, str] | None]
@@ -51,11 +50,11 @@ class TaskByTask:
             return None
         head = next(lane.first(1))
         for task in lane.first(SEARCHED):
-            allowed = [llm for llm in free if _objection(task, llm, lane, ready, now) is None]
+            allowed = [llm for llm in free if ready.objection(task, llm, lane, now) is None]
             if allowed:
                 break
         else:
-            return HeldBack([head], _objection(head, free[0], lane, ready, now) or "")
+            return HeldBack([head], ready.objection(head, free[0], lane, now) or "")
         try:
             chosen = self._choose(task, allowed, now)
             if chosen is None:
@@ -67,11 +66,6 @@ class TaskByTask:
             llm, why = _least_loaded(task, allowed, now)
             why = f"{why}; the policy failed: {type(error).__name__}: {error}"
         return Decision(task, llm, f"{llm.name}: {why}")
-
-
-def _objection(task: Task, llm: LLM, lane: Lane, ready: ReadyQueue, now: Instant) -> str | None:
-    """Return why the LLM must not get the task now; None if it may."""
-    return ready.objection(task, llm, lane, now) or unsuitable(task, llm, lane.eligible)
 
 
 class RoundRobin:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from broker.timestamps import Instant, Micros
 from coordinator.core.llms.llm import LLM
 from coordinator.core.scheduling.lane import LAST, Lane
+from coordinator.core.scheduling.suitability import unsuitable
 from coordinator.core.tasks.task import Rank, Task, meets
 
 LANES_KEPT = 500  # beyond that, empty lanes are dropped, and unserved ones become exhausted
@@ -37,12 +38,12 @@ class ReadyQueue:
         self._objection: Objection = lambda task, llm, eligible, now: None
 
     def heed(self, objection: Objection) -> None:
-        """Ask this before an LLM gets a task."""
+        """Ask this, too, before an LLM gets a task."""
         self._objection = objection
 
     def objection(self, task: Task, llm: LLM, lane: Lane, now: Instant) -> str | None:
-        """Return why an LLM of the lane must not get a task, for reasons of money; None when it may."""
-        return self._objection(task, llm, lane.eligible.values(), now)
+        """Return why an LLM of the lane must not get a task now: it does not suit, or costs too much. None: it may."""
+        return unsuitable(task, llm, lane.eligible) or self._objection(task, llm, lane.eligible.values(), now)
 
     def __contains__(self, task: Task) -> bool:
         lane = self._lanes.get(task.lane)

@@ -52,7 +52,7 @@ def call_in_reserve(lane: Lane, ready: ReadyQueue, now: Instant) -> Decision | N
         reasons = {
             llm.name: reason
             for llm in free
-            if not unsuitable(task, llm, lane.eligible) and (reason := others.why_not(task, llm))
+            if not ready.objection(task, llm, lane, now) and (reason := others.why_not(task, llm))
         }
         if reasons:
             (is_late, _, _), llm = _best_reserve(task, [llm for llm in free if llm.name in reasons], lane, now)

@@ -10,7 +10,6 @@ from broker.protocol.status import Outcome, Status
 from broker.timestamps import Instant, Micros, seconds
 from coordinator.core.llms.llm import LLM, OVERDUE, HeldTask
 from coordinator.core.scheduling.earliest_finish import HANDOVER
-from coordinator.core.scheduling.suitability import unsuitable
 from coordinator.core.state import CoreState
 from coordinator.core.tasks.task import COORDINATOR, Task
 
@@ -51,9 +50,7 @@ def _quicker(state: CoreState, task: Task, llm: LLM, elapsed: Micros, now: Insta
     """Return the free LLM that is expected to finish much sooner, although the run begins again."""
     lane = state.ready.lane(task.lane, now)
     best = lane.best_free(now)
-    if lane.members or best is None or unsuitable(task, best.llm, lane.eligible):
-        return None
-    if state.ready.objection(task, best.llm, lane, now):
+    if lane.members or best is None or state.ready.objection(task, best.llm, lane, now):
         return None
     left = elapsed * OVERDUE
     elsewhere = (elapsed + left) * best.pace / lane.pace(llm, now) + HANDOVER
