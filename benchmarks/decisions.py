@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/decisions.py --decisions 5000
 
 Every LLM is kept busy: a run ends, its slot is filled. `decision` is the policy alone, with what it keeps up to date
-for itself; `handle` is all that the core does for a task that ends and the one that takes its place.
+for itself; `handle` is all that the core does for a task that ends and the one that takes its place; also `bounded`,
+with rate limits and budgets in force.
 """
 
 from collections.abc import Sequence
@@ -11,16 +12,27 @@ from dataclasses import dataclass
 from math import inf
 from random import Random
 from time import perf_counter, process_time
+from typing import Any
 
 from benchmarks.simulation.nothing_stored import NothingStored
 from benchmarks.support.command import command
 from benchmarks.support.processes import run_program
 from benchmarks.support.report import Bar, print_bars, print_table, write_json
+from broker.protocol.spending import ManageBudget, ManageLimit
 from broker.protocol.task_requests import Submission
-from broker.protocol.worker_reports import Claim, Presence, Result
+from broker.protocol.worker_reports import Claim, Presence, Price, Result, Usage
 from broker.timestamps import Instant, seconds
 from coordinator.core.commands import Command, SendAssignment
-from coordinator.core.events import Claimed, Event, Heartbeat, Reported, Submitted
+from coordinator.core.events import (
+    Claimed,
+    Event,
+    Heartbeat,
+    ManageBudgetRequested,
+    ManageLimitRequested,
+    Reported,
+    Sender,
+    Submitted,
+)
 from coordinator.core.machine import Machine, MachineOptions
 from coordinator.core.scheduling.decision import Decision, HeldBack
 from coordinator.core.scheduling.earliest_finish import EarliestFinish
@@ -31,7 +43,18 @@ from fluffle.cli.python_tuning import set_up_for_long
 
 START = Instant(1_800_000_000_000_000)
 LEASE = seconds(86_400)
-COLUMNS = ("", "ready tasks", "decisions/s", "decision µs", "handle µs")
+LIMITS = 4
+ANA = Sender("ana")
+PRICE = Price(input=2.5, output=7.5)
+BOUNDS: tuple[Event, ...] = (
+    *(
+        ManageLimitRequested(ManageLimit(limit=f"key-{n}", requests_per_minute=1e9, tokens_per_minute=1e9))
+        for n in range(LIMITS)
+    ),
+    ManageBudgetRequested(ManageBudget(budget="all", usd=1e9)),
+    ManageBudgetRequested(ManageBudget(budget="each", runs=10**9, by="submitter")),
+)
+COLUMNS = ("", "ready tasks", "decisions/s", "decision µs", "handle µs", "handle µs, bounded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +109,10 @@ class TimedMachine(Machine):
 class Pool:
     """LLMs that are always busy."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, *, bounded: bool = False) -> None:
+        """With `bounded`, rate limits with figures and budgets in dollars and runs are in force, which allow it all."""
         self.policy = Timed()
+        self._usage = Usage(input_tokens=400, output_tokens=200, cost_usd=0.0025) if bounded else None
         self._random = Random(size.name)
         self._machine = TimedMachine(MachineOptions(LEASE, lambda: self.policy, window=2 * size.tasks))
         self._tags = [f"s{n}" for n in range(size.skills)]
@@ -96,11 +121,14 @@ class Pool:
         self._running: list[tuple[str, int, str]] = []
         self._runs: dict[str, float] = {}
         self._submitted = 0
+        if bounded:
+            self._handle(BOUNDS)
         for number in range(size.llms):
             name = f"llm-{number}"
             self._runs[name] = self._random.uniform(1.0, size.spread)
             skills = dict.fromkeys(self._random.sample(self._tags, size.known), 1.0)
-            self._handle([Heartbeat(Presence(name=name, instance="i", skills=skills))])
+            account: dict[str, Any] = {"limit": f"key-{number % LIMITS}", "price": PRICE} if bounded else {}
+            self._handle([Heartbeat(Presence(name=name, instance="i", skills=skills, **account))])
         for _ in range(size.tasks // 1000 + 1):
             self._handle([self._new() for _ in range(1000)])
 
@@ -116,15 +144,16 @@ class Pool:
             instance="i",
             outcome="completed",
             duration=self._runs[llm] * self._random.lognormvariate(0, 0.5),
+            usage=self._usage,
         )
         return self._handle([Reported(llm, result), self._new()])
 
     def _new(self) -> Submitted:
         self._submitted += 1
         skill = self._random.choice(self._tags)
-        return Submitted(f"t{self._submitted}", Submission(description="Do it", skills=[skill]), 4)
+        return Submitted(f"t{self._submitted}", Submission(description="Do it", skills=[skill]), 4, ANA)
 
-    def _handle(self, events: Sequence[Heartbeat | Reported | Submitted]) -> float:
+    def _handle(self, events: Sequence[Event]) -> float:
         self._machine.spent = 0.0
         given = [command for command in self._transact(events) if isinstance(command, SendAssignment)]
         spent = self._machine.spent
@@ -138,9 +167,9 @@ class Pool:
             return effects.commands
 
 
-def measure(size: Size, decisions: int) -> tuple[float, float]:
+def measure(size: Size, decisions: int, *, bounded: bool = False) -> tuple[float, float]:
     """Microseconds of processor time for each decision: of the policy, of all that the core does."""
-    pool = Pool(size)
+    pool = Pool(size, bounded=bounded)
     for _ in range(2 * size.llms):  # until something is known of each
         pool.turn()
     pool.policy.spent, pool.policy.decisions = 0.0, 0
@@ -158,16 +187,26 @@ def main() -> None:
     options = parser.parse_args()
     set_up_for_long()  # as the coordinator does
     measured = {size: measure(size, options.decisions) for size in SIZES}
+    bounded = {size: measure(size, options.decisions, bounded=True) for size in SIZES}
     print_table(
         "LLMs",
         COLUMNS,
         [
-            (size.name, f"{size.tasks:,}", f"{1e6 / decision:,.0f}", f"{decision:.1f}", f"{handle:.1f}")
+            (
+                size.name,
+                f"{size.tasks:,}",
+                f"{1e6 / decision:,.0f}",
+                f"{decision:.1f}",
+                f"{handle:.1f}",
+                f"{bounded[size][1]:.1f}",
+            )
             for size, (decision, handle) in measured.items()
         ],
     )
     small, large = measured[SIZES[0]], measured[SIZES[-1]]
+    rates = sum(handle for _, handle in measured.values()) / sum(handle for _, handle in bounded.values())
     reached = [
+        Bar("rate of the core with limits and budgets in force ÷ without", rates, "", at_least=0.95),
         Bar("a decision among 1,000 LLMs", large[0], "µs", at_most=100),
         Bar("core with 1,000 LLMs and 100,000 tasks ÷ with 4 and 1,000", large[1] / small[1], "", at_most=2),
     ]

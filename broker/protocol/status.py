@@ -44,7 +44,10 @@ FAULTS: dict[str, Fault] = {
     **dict.fromkeys(("wrong_tool_call", "too_many_steps", "result_too_large"), Fault.TASK),
     **dict.fromkeys(("budget_exceeded", "not_approved", "dependency_failed"), Fault.TASK),
 }
-"""Whose fault a failure of each type is, unless the worker says so. Other types are unclear."""
+"""Whose fault a failure of each type is, unless the worker says so. Other types are unclear.
+
+An unclear failure that is not retryable is the fault of the task.
+"""
 
 
 class Outcome(StrEnum):

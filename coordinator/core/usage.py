@@ -17,6 +17,8 @@ def at_least(known: Usage | None, told: Usage | None) -> Usage | None:
     The total of a field is never less than the sum of its models. A sum beyond the limits of a usage is no usage: then
     the models are left out.
     """
+    if known is None and (told is None or told.models is None):
+        return told
     given = [usage for usage in (known, told) if usage is not None]
     return _together(given) if given else None
 

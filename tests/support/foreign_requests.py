@@ -13,7 +13,7 @@ TASK: dict[str, Any] = {"description": "anything"}
 DOABLE = TASK | {"assignee": "worker"}
 NORA: dict[str, Any] = {"name": "nora", "instance": "n1", "slots": 1000}
 COMPLETED: dict[str, Any] = {"outcome": "completed", "result": "done"}
-FAILED: dict[str, Any] = {"outcome": "failed", "error": {"type": "broken", "retryable": False}}
+FAILED: dict[str, Any] = {"outcome": "failed", "error": {"type": "request_rejected", "retryable": False}}
 QUESTION: dict[str, Any] = {"id": "q", "text": "?"}
 
 

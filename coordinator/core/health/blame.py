@@ -11,8 +11,14 @@ MOST_EXCUSED = 10  # failures of a task at LLMs that work for other tasks; from 
 
 
 def fault_of(failure: Failure) -> Fault:
-    """Return whose fault a failure is: what the worker says, else what its type says."""
-    return FAULTS.get(failure.type, Fault.UNCLEAR) if failure.fault is None else Fault(failure.fault)
+    """Return whose fault a failure is: what the worker says, else what its type says.
+
+    Where that is unclear and no other attempt may help, it is the fault of the task.
+    """
+    if failure.fault is not None:
+        return Fault(failure.fault)
+    fault = FAULTS.get(failure.type, Fault.UNCLEAR)
+    return Fault.TASK if fault is Fault.UNCLEAR and not failure.retryable else fault
 
 
 def is_excused(task: Task, failure: Failure, llms: Mapping[str, LLM], *, elsewhere: bool, is_sick: bool) -> bool:
@@ -29,7 +35,7 @@ def is_excused(task: Task, failure: Failure, llms: Mapping[str, LLM], *, elsewhe
             return sum(_worked_since(attempt, llms) for attempt in task.attempts) < MOST_EXCUSED
         case Fault.UNCLEAR:
             places = {attempt.llm for attempt in task.attempts if _is_unclear(attempt)}
-            return is_sick or (elsewhere and len(places) == 1 and failure.retryable)
+            return is_sick or (elsewhere and len(places) == 1)
 
 
 def _worked_since(attempt: Attempt, llms: Mapping[str, LLM]) -> bool:

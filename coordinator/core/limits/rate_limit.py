@@ -22,6 +22,7 @@ WINDOW_PAUSE = Backoff(initial=60.0, maximum=3600.0)
 BURST = seconds(2)  # what accrues in this time may be used at once
 MINUTE = seconds(60)
 FIRST_GUESS = 0.5  # tokens for each character of the size of a task
+AMPLE = 1000  # room for so many runs is as good as no bound: it is measured again with every run
 WEIGHT = 0.2  # of the newest run
 _WORDS = {THROTTLED: "429", EXHAUSTED: "quota exceeded"}
 
@@ -200,7 +201,8 @@ class RateLimit:
                 bounds.append(int(self.requests))
             if self.tokens_per_minute is not None and self.tokens <= 0:
                 bounds.append(0)
-        return max(0, min(bounds)) if bounds else None
+        room = max(0, min(bounds, default=AMPLE))
+        return None if room >= AMPLE else room
 
     def _count(self, now: Instant) -> None:
         """Add what has accrued since it was counted last."""

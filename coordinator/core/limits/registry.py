@@ -124,8 +124,8 @@ class RateLimits:
         """Count the free slots of an LLM again; it may have become available, or no longer be."""
         llm.count()
         self._freed_llms[llm.name] = llm
-        if llm.available != llm.was_available:
-            llm.was_available = llm.available
+        if (available := llm.available) != llm.was_available:
+            llm.was_available = available
             self._ready.llm_changed(llm)
 
     def changed_by_hand(self, limit: RateLimit, now: Instant) -> None:

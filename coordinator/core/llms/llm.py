@@ -154,8 +154,13 @@ class LLM:
     @property
     def is_sick(self) -> bool:
         """Whether the circuit breaker of every instance that takes work is open."""
-        there = [instance for instance in self.instances.values() if not instance.draining]
-        return bool(there) and all(instance.breaker.state is BreakerState.OPEN for instance in there)
+        is_sick = False
+        for instance in self.instances.values():
+            if not instance.draining:
+                if instance.breaker.state is not BreakerState.OPEN:
+                    return False
+                is_sick = True
+        return is_sick
 
     @property
     def available(self) -> bool:
@@ -196,14 +201,18 @@ class LLM:
 
     def count(self) -> None:
         """Count the free slots again, after instances or tasks changed."""
-        there = [instance for instance in self.instances.values() if not instance.draining]
-        capacity = sum(instance.capacity for instance in there)
-        if self.slots_limit is not None:
-            capacity = min(capacity, self.slots_limit)
-        working = sum(instance.working for instance in there)
-        self.free = 0 if self.paused else max(0, capacity - working - len(self.unclaimed))
-        if self.rate_limit is not None and self.rate_limit.room is not None:
-            self.free = min(self.free, self.rate_limit.room)
+        capacity = working = 0
+        for instance in self.instances.values():
+            if not instance.draining:
+                capacity += instance.slots if instance.breaker.state is BreakerState.CLOSED else instance.capacity
+                working += instance.working
+        if self.slots_limit is not None and self.slots_limit < capacity:
+            capacity = self.slots_limit
+        free = capacity - working - len(self.unclaimed)
+        if self.paused or free < 0:
+            free = 0
+        limit = self.rate_limit
+        self.free = free if limit is None or limit.room is None or free < limit.room else limit.room
 
     def see(self, presence: Presence, control: str | None, now: Instant, lease: Micros) -> None:
         """Update an instance from its hello or heartbeat."""

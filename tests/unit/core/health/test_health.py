@@ -207,3 +207,13 @@ def test_the_fault_of_a_task_is_no_sign_of_health() -> None:
         core.handle(failed(f"t{number}", kind="content_filter", retryable=False))
     assert health_state(llm(core))[0] == "healthy"
     assert {core.status(f"t{n}") for n in range(10)} == {"failed"}
+
+
+def test_an_unclear_failure_that_is_not_retryable_is_the_fault_of_the_task() -> None:
+    core = Core()
+    for number in range(5):
+        core.handle(seen("atlas"), seen("boreas"), submitted(f"t{number}", assignee="atlas"))
+        core.handle(claimed(f"t{number}"))
+        core.handle(failed(f"t{number}", kind="no_text", retryable=False))
+    assert {core.status(f"t{n}") for n in range(5)} == {"failed"}
+    assert health_state(llm(core))[0] == "healthy"
