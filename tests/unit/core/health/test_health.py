@@ -25,7 +25,8 @@ def run(core: Core, commands: list[Command], sick: dict[str, str], at: float) ->
         task_id, attempt, llm = todo.pop(0)
         got[llm] += 1
         more = core.handle(claimed(task_id, attempt, llm=llm), at=at)
-        ended = failed(task_id, attempt, llm=llm, kind=sick[llm], retryable=False) if llm in sick else None
+        kind = sick.get(llm, "")
+        ended = failed(task_id, attempt, llm=llm, kind=kind, retryable=kind == "command_failed") if kind else None
         more += core.handle(ended or completed(task_id, attempt, llm=llm), at=at)
         todo += assignments(more)
     return got
