@@ -50,6 +50,13 @@ An unclear failure that is not retryable is the fault of the task.
 """
 
 
+UNANSWERED = frozenset(
+    {"authentication", "quota_exceeded", "rate_limited", "overloaded"}
+    | {"model_not_found", "not_a_model_server", "command_not_started"}
+)
+"""Types of failures with which a model has done nothing, unless a usage is reported: they cost nothing."""
+
+
 class Outcome(StrEnum):
     """How an attempt ended. Workers report the first three; the coordinator sets the others."""
 

@@ -272,7 +272,9 @@ def _print_troubles(llms: "list[LLMView]") -> None:
 
 
 def _three_digits(figure: float | None) -> str:
-    return "" if figure is None else f"{figure:.3g}"
+    if figure is None:
+        return ""
+    return f"{figure:.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
 def _each(

@@ -58,10 +58,15 @@ def last_hour(health: HealthView) -> str:
         return ""
     parts = [f"{health.completed:,} completed", f"{health.failed:,} failed"]
     if health.tokens_per_second is not None:
-        parts.append(f"{health.tokens_per_second:.3g} tokens/s")
+        parts.append(f"{three_digits(health.tokens_per_second)} tokens/s")
     if health.seconds_per_task is not None:
         parts.append(f"{duration(health.seconds_per_task)} a task")
     return ", ".join([*parts, f"cost {cost(health)}"])
+
+
+def three_digits(value: float) -> str:
+    """Return a figure with at least three digits, and never with an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def cost(health: HealthView) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from broker.protocol.task_requests import OnEmpty, TaskBudget
-from broker.timestamps import EPOCH, Instant, to_iso
+from broker.timestamps import EPOCH, Instant, in_words
 from coordinator.core.budgets.budget import Budget, Figures
 from coordinator.core.budgets.periods import end
 from coordinator.core.llms.cost_estimates import in_usd, nanos_of
@@ -248,7 +248,7 @@ class Account:
 
     def until_in_words(self) -> str:
         """Return when more is there, for people."""
-        return f" until {to_iso(self.until)}" if self.until is not None else ""
+        return f" until {in_words(self.until)}" if self.until is not None else ""
 
     def state(self) -> dict[str, Any]:
         """Return what has no column of its own as JSON-able data."""

@@ -92,7 +92,7 @@ def _within(need: Figures, accounts: list[Account]) -> Hold:
 def _hold(state: CoreState, task: Task, account: Account, need: Figures, now: Instant) -> None:
     """Let a task wait until more is left."""
     amount = _in_words(need, account)
-    why = f"waits for {account}: {account.spent_in_words()} used, {amount} needed{account.until_in_words()}"
+    why = f"waits for {account}{account.until_in_words()}: {account.spent_in_words()} used, {amount} needed"
     what = f"waits for {account}{account.until_in_words()}"
     transitions.hold(task, account.label, account.until, why)
     if account.until is not None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from enum import IntEnum
 
-from broker.protocol.status import Outcome
+from broker.protocol.status import UNANSWERED, Outcome
 from broker.protocol.worker_reports import Usage
 from broker.timestamps import EPOCH, Instant
 from coordinator.core.budgets.account import Account, AccountKey, Hold, is_of_task, name_of_task
@@ -367,6 +367,9 @@ def _charge(task: Task, attempt: Attempt, llm: LLM, accounts: Sequence[Account])
 
 
 def _ran(attempt: Attempt) -> bool:
+    """Whether the attempt may have cost something."""
+    if attempt.usage is None and attempt.error is not None and attempt.error.type in UNANSWERED:
+        return False
     return attempt.started_at is not None or attempt.outcome in (Outcome.COMPLETED, Outcome.FAILED)
 
 

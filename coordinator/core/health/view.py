@@ -53,5 +53,5 @@ def _why(llm: LLM, worst: Instance | None) -> str:
         case BreakerState.OPEN:
             text = f"circuit open{where}: {error}"
         case BreakerState.HALF_OPEN:
-            text = f"a probe decides{where}: {error}"
+            text = f"the next task is a probe{where}: {error}"
     return text if len(text) <= LONGEST_WHY else text[: LONGEST_WHY - 1] + "…"
