@@ -71,7 +71,7 @@ class QuestionView(View):
 class TaskView(View):
     """A task as it is now: in answers, in the `data` of events, in `fluffle task show --json`.
 
-    `waits` says in words what a pending or blocked task waits for. `budget` has the fields of the submission, and
+    `waits` says in words what a task waits for: an LLM or a budget. `budget` has the fields of the submission, and
     `spent_usd` and `spent_tokens` of the whole tree. `not_submitted` has the IDs in `depends_on` of tasks that do not
     exist. `left_out` has the fields that are missing, or cut and end with `…`, because they are too large, with the
     bytes of each.

@@ -213,14 +213,12 @@ def too_large(size: int, most: int | None) -> str:
 
 
 def _waits(task: Task, llms: Callable[[], Mapping[str, LLM]], now: Instant) -> dict[str, str]:
-    """Return the field `waits` of a task that waits. `llms` reads the LLMs, which only a pending task needs."""
-    match task.status:
-        case Status.BLOCKED:
-            return {"waits": why_waiting(task, {}, now)}
-        case Status.PENDING:
-            return {"waits": why_waiting(task, llms(), now)}
-        case _:
-            return {}
+    """Return the field `waits` of a task that waits for an LLM, which `llms` reads, or for a budget."""
+    if task.status is Status.PENDING:
+        return {"waits": why_waiting(task, llms(), now).removeprefix("waits ")}
+    if task.status is Status.BLOCKED and task.waits_for is not None and task.why is not None:
+        return {"waits": task.why.removeprefix("waits ")}
+    return {}
 
 
 def _listed(

@@ -211,6 +211,6 @@ def test_the_text_of_a_model_streams_to_the_asker_and_to_listeners(site: Site, a
             asking.join()
         assert heard[0] == "Queues "
         assert "".join(heard) == "".join(pieces) == answer.content == "Queues hold messages."
-        assert answer.metadata["usage"] == {"input_tokens": 11, "output_tokens": 7}
+        assert answer.metadata["usage"] == {"input_tokens": 11, "output_tokens": 7, "requests": 1}
         told = [(message["role"], message["content"]) for message in server.requests[1].body["messages"]]
         assert told == [("user", "What is one?"), ("assistant", "One."), ("user", "What do queues do?")]

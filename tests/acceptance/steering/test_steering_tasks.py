@@ -98,7 +98,7 @@ def test_a_task_for_an_offline_llm_waits_and_is_done_when_it_connects(place: Ste
         place.llm_is("oda", "online")
     place.llm_is("oda", "offline")
     task_id = shell("task", "submit", "x", "--assignee", "oda").strip()
-    assert place.listed(task_id)["remark"] == "waiting for oda"
+    assert place.listed(task_id)["remark"] == "waiting for oda, which is offline"
     assert re.search(r"^Waits: +for oda, which is offline$", shell("task", "show", task_id), re.MULTILINE)
     with place.worker("oda"):
         assert place.completed(task_id).llm == "oda"

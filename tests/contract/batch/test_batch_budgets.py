@@ -102,9 +102,7 @@ def test_waiting_tasks_tell_what_they_wait_for_and_go_on_when_room_is_given_back
     assert assigned(harness.process(*(submit(task) for task in "abcd"))) == ["a", "b"]
     assert [harness.status(task) for task in "cd"] == ["blocked", "blocked"]
     waits = ask(queries, "task", id="c")["waits"]
-    assert waits.startswith(
-        "waits for the budget team until 2027-02-01 00:00:00 UTC: $0 of $0.0185 used, $0.009 needed"
-    )
+    assert waits.startswith("for the budget team until 2027-02-01 00:00:00 UTC: $0 of $0.0185 used, $0.009 needed")
     assert [task.get("waits") for task in ask(queries, "tasks")["tasks"]] == [waits, waits, None, None]
     harness.restart()
     harness.process(hello(), claim("a"), claim("b"))

@@ -69,7 +69,7 @@ def test_of_many_that_see_the_same_rest_only_as_many_begin_as_fit(core: Core) ->
     assert [task for task, _, _ in assignments(commands)] == ["a", "b"]
     waiting = core.task("c")
     assert (waiting.status, waiting.waits_for) == ("blocked", "team")
-    assert (waiting.why or "").startswith("waits for the budget team: $0 of $0.018")
+    assert (waiting.why or "").startswith("waits for the budget team until 2027-02-01 00:00:00 UTC: $0 of $0.018")
     assert waiting.wake_at == account(core, "team").until
 
 
