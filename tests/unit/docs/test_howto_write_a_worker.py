@@ -2,7 +2,7 @@
 
 import re
 
-from broker.protocol.assignments import Assignment, Drain, Stop
+from broker.protocol.assignments import Assignment, Drain, Slots, Stop
 from broker.protocol.primitives import WireModel, decode
 from broker.protocol.worker_reports import Claim, Goodbye, Presence, Progress, Result
 from tests.support.processes import ROOT
@@ -19,6 +19,7 @@ SHOWN: tuple[type[WireModel], ...] = (
     Result,
     Stop,
     Drain,
+    Slots,
     Goodbye,
 )
 
