@@ -68,7 +68,7 @@ def _close(connection: Connection, start: Instant, until: Instant) -> Instant:
     whole = ["attempts", "busy", "unknown_cost", "paced_tokens", "paced_time"]
     _add_up(connection, schema.attempt_sums, start, attempts, [*whole, *MOVED], lengths)
     for moved in by_model(attempts):
-        _add_up(connection, schema.attempt_sums, start, moved, [*MOVED], {"attempts": literal(0, BigInteger)})
+        _add_up(connection, schema.attempt_sums, start, moved, [*moved.parts], {"attempts": literal(0, BigInteger)})
     _keep_durations(connection, start, facts.tasks(_DURATIONS_BY, span, [(start, until)]))
     first, last = func.min(_tasks.submitted_at), func.max(_tasks.submitted_at)
     moments = [*connection.execute(select(first, last).where(*tasks.slices)).one()]
