@@ -58,6 +58,11 @@ def _if_known(part: str) -> Callable[[Group], Figure]:
     return lambda group: group.parts.get(part)
 
 
+def _accepted(group: Group) -> Figure:
+    """Return the number of accepted tasks: 0 of no tasks, unknown of those of an earlier version."""
+    return group.parts.get("accepted") if group.parts.get("tasks") else 0
+
+
 def _cost(group: Group) -> Figure:
     """Return the known cost in dollars. Where nothing is known to have cost anything, the cost is unknown."""
     cost = group.parts.get("cost")
@@ -96,7 +101,7 @@ def _of_measure(name: str) -> dict[str, Formula]:
 
 
 FORMULAS = {
-    "accepted": Formula(("accepted",), _if_known("accepted")),
+    "accepted": Formula(("accepted", "tasks"), _accepted),
     **{name: _count(name) for name in ("tasks", "completed", "failed", "cancelled", "open", "late")},
     "completion_rate": _ratio("completed", "tasks"),
     "throughput": Formula(("completed", "first"), _throughput),
