@@ -44,13 +44,13 @@ def to_datetime(moment: int) -> datetime:
 
 
 @lru_cache(maxsize=4096)  # events of one batch share their time
-def in_words(moment: int) -> str:
-    """Return a moment for people: date and time in UTC, without what is less than a second."""
-    return f"{to_datetime(moment):%Y-%m-%d %H:%M:%S} UTC"
-
-
 def to_iso(moment: int | None) -> str | None:
     """Format an instant as `2026-12-01T09:00:00.000000Z`; None stays None."""
     if moment is None:
         return None
     return to_datetime(moment).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def in_words(moment: int) -> str:
+    """Return a moment for people: date and time in UTC, without what is less than a second."""
+    return f"{to_datetime(moment):%Y-%m-%d %H:%M:%S} UTC"
