@@ -54,7 +54,7 @@ class ManageBudget(Patch):
     """Routing key `manage_budget`: set, raise or drop a budget. Absent fields keep their value; null removes a figure.
 
     A new budget needs at least one of `usd`, `tokens` and `runs`. With `by`, each submitter, label, LLM or limit has a
-    budget of its own; `value` names one of these for `raise_usd`, `raise_tokens` and `raise_runs`, which add to the
+    separate budget; `value` names one of these for `raise_usd`, `raise_tokens` and `raise_runs`, which add to the
     present period only. The budget of a task is named `task:<ID>` and can only be raised.
     """
 

@@ -37,7 +37,7 @@ def spent_of_tree(connection: Connection, task_id: str, now: Instant) -> dict[st
 
 
 def _ledger(connection: Connection, now: Instant, name: str | None) -> Ledger:
-    """Return the ledger as the leading coordinator has it: what is reserved follows from the tasks in hand."""
+    """Return the ledger as the leading coordinator has it. Reservations follow from the assigned and running tasks."""
     ledger = Ledger()
     ledger.budgets = {budget.name: budget for budget in accounts.budgets(connection)}
     ledger.stopped = accounts.spending_stopped(connection)

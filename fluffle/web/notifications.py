@@ -16,7 +16,7 @@ from fluffle.web.live import Update
 MAX_KEPT = 50
 _MERGE_WITHIN = timedelta(seconds=10)  # between two tasks that share a notice
 _MAX_EVENTS_REMEMBERED = 10_000
-_REPEAT_WITHIN = timedelta(minutes=10)  # in which the same news about an LLM, a limit or a budget is told once
+_REPEAT_WITHIN = timedelta(minutes=10)  # in which the same news about an LLM, a limit or a budget is shown once
 _KINDS = {"failed": "failed", "overdue": "overdue", "completed": "finished"}
 _OTHER_KINDS = {
     ("llm", "circuit_open"): "circuit_open",

@@ -127,7 +127,7 @@ def progressed(
     text: str | None = None,
     usage: Usage | None = None,
 ) -> Progressed:
-    """An instance tells that it works, or sends `text`, or what it has used so far."""
+    """An instance reports that it works, or sends `text`, or what it has used so far."""
     progress = Progress(task_id=task_id, attempt=attempt, instance=instance, note="working", text=text, usage=usage)
     return Progressed(llm, progress)
 

@@ -251,7 +251,7 @@ class Account:
         return f" until {in_words(self.until)}" if self.until is not None else ""
 
     def state(self) -> dict[str, Any]:
-        """Return what has no column of its own as JSON-able data."""
+        """Return what has no separate column as JSON-able data."""
         return {
             "own": list(self.own),
             "raised": list(self.raised),

@@ -26,7 +26,7 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A budget by its name. With `by`, each submitter, label, LLM or limit has an account of its own.
+    """A budget by its name. With `by`, each submitter, label, LLM or limit has a separate account.
 
     Attempts count that were assigned at `begun` or later: then `per` and `by` were what they are.
     """

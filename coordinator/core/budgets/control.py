@@ -78,7 +78,7 @@ class BudgetControl:
         if budget.by is None and order.value is not None:
             return Problem("value", f"the budget {budget.name} is one for all")
         if budget.by is not None and order.value is None:
-            return Problem("value", f"is missing: each {budget.by} has a budget of its own")
+            return Problem("value", f"is missing: each {budget.by} has a separate budget")
         if problem := _too_much(budget.figures, raised):
             return problem
         self._store(budget, known, now)

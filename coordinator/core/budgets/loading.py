@@ -33,7 +33,7 @@ class BudgetLoader(AccountLoader, Protocol):
 
 
 def restore(state: CoreState, loader: BudgetLoader, now: Instant) -> None:
-    """Give a new state the ledger of the database. What is reserved follows from the tasks in hand."""
+    """Give a new state the ledger of the database. What is reserved follows from the assigned and running tasks."""
     ledger = state.budgets
     ledger.budgets = {budget.name: budget for budget in loader.budgets()}
     ledger.stopped = loader.spending_stopped()

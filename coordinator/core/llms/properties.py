@@ -10,7 +10,7 @@ from broker.protocol.worker_reports import SPILL_AFTER_SECONDS, Presence, Price,
 class Properties(NamedTuple):
     """What an LLM costs and can do, besides its skills: reported by its instances, or set by an operator.
 
-    `limit` is the rate limit that it belongs to; without one it has a limit of its own name. `price` is None where it
+    `limit` is the rate limit that it belongs to; without one it has a limit with its own name. `price` is None where it
     is unknown. A `reserve` LLM is for what other LLMs cannot do (see scheduling/reserves.py); `spill_after` in seconds.
     `local` is None unless an operator has set it.
     """

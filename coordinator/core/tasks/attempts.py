@@ -268,7 +268,7 @@ class AttemptReports:
             self._state.release(task, now, counts=False)
 
     def _used_more(self, task: Task, tried: Sequence[Attempt], result: Result) -> None:
-        """Keep what an attempt used until it really ended: a stopped worker tells that after the attempt is over."""
+        """Keep what an attempt used until it really ended: a stopped worker reports that after the attempt is over."""
         for ended in tried:
             usage = at_least(ended.usage, result.usage)
             if ended.instance == result.instance and usage is not None and usage != ended.usage:

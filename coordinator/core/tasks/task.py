@@ -81,11 +81,11 @@ class Task:
 
     `attempt` counts assignments and is the fence for claims and results; `starts` counts those that an LLM took up
     and is what `max_attempts` limits; `waiting_on` counts unmet dependencies; a blocked task is not looked at before
-    `wake_at`; `overdue` is told once; `context_length` counts the characters of the results that it builds on;
+    `wake_at`; `overdue` is shown once; `context_length` counts the characters of the results that it builds on;
     `parked` tells that its attempt waits and holds no slot; `asking_since` is when it became input_required, and
     `person_wait` how long it was before; `trace` is the traceparent that it came with; `original` holds the
     fields of the submission that were changed since, as they were (JSON-able, see resubmission), None where that is not
-    known; `accepted` tells of a part whether its group took its work; `charged_to` are the ids of the tasks of its tree
+    known; `accepted` says of a part whether its group took its work; `charged_to` are the ids of the tasks of its tree
     that have a budget, with its own; `reserved_nanos` and `reserved_tokens` are set aside in its budgets for its
     present attempt; `waits_for` is the budget that it waits for (see budgets/account.py). Not stored are `named_at`,
     when a beat last named it, `run_time`, how long its attempt has run without the time that people took, `text_at`,

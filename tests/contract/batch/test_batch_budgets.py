@@ -1,4 +1,4 @@
-"""Budgets through batches, on both databases: the books, waiting tasks, restarts, and what people see."""
+"""Budgets through batches, on both databases: accounts, waiting tasks, restarts, and what people see."""
 
 import json
 from collections.abc import Iterator

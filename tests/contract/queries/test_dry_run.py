@@ -1,4 +1,4 @@
-"""What a dry run tells about reserves, context windows, abilities and local LLMs."""
+"""What a dry run says about reserves, context windows, abilities and local LLMs."""
 
 from typing import Any
 

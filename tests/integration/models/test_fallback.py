@@ -1,4 +1,4 @@
-"""Fallback models answer where the first one cannot, and the books name who answered, over HTTP."""
+"""Fallback models answer where the first one cannot, and the result names the model that answered, over HTTP."""
 
 from collections.abc import Iterator
 from typing import Any

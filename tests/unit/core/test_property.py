@@ -111,7 +111,7 @@ def too_long(task_id: str, attempt: int, *, llm: str, instance: str) -> Event:
 
 @st.composite
 def failures(draw: st.DrawFn) -> Callable[..., Event]:
-    """A failure by the fault of the LLM, or of whoever it was."""
+    """A failure by the fault of the LLM, or of anybody else."""
     kinds = ["rate_limited", "quota_exceeded", "authentication", "connection", "command_failed"]
     return partial(failed, kind=draw(st.sampled_from(kinds)), retry_after=draw(st.sampled_from([None, 0.5, 3, 1e9])))
 

@@ -36,7 +36,7 @@ def test_absent_fields_keep_their_value_and_null_removes_a_figure(core: Core) ->
         ({"budget": "team", "raise_tokens": 5}, "raise_tokens", "the budget does not limit tokens"),
         ({"budget": "team", "raise_usd": 10.0**9}, "raise_usd", "the budget would be absurdly large"),
         ({"budget": "team", "raise_usd": 1.0, "value": "ana"}, "value", "the budget team is one for all"),
-        ({"budget": "each", "raise_usd": 1.0}, "value", "is missing: each submitter has a budget of its own"),
+        ({"budget": "each", "raise_usd": 1.0}, "value", "is missing: each submitter has a separate budget"),
         ({"budget": "task:t9", "raise_usd": 1.0}, "budget", "there is no task t9 that has a budget"),
     ],
 )

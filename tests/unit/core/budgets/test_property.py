@@ -1,4 +1,4 @@
-"""Budgets under anything that can arrive, in any order, again and late: the books agree at every moment.
+"""Budgets under anything that can arrive, in any order, again and late: the accounts agree at every moment.
 
 Core checks the invariants of the ledger after every batch: what is reserved is what assigned and running tasks reserve.
 """

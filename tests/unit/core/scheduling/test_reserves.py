@@ -1,4 +1,4 @@
-"""Reserve LLMs: when they get tasks, and what people are told about it."""
+"""Reserve LLMs: when they get tasks, and what people read about it."""
 
 from typing import Any
 
