@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import ceil
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 from broker.backoff import Backoff
 from broker.protocol.worker_reports import Failure, Usage
@@ -24,14 +24,9 @@ MINUTE = seconds(60)
 FIRST_GUESS = 0.5  # tokens for each character of the size of a task
 AMPLE = 1000  # room for so many runs is as good as no bound: it is measured again with every run
 WEIGHT = 0.2  # of the newest run
+OUTLIER = 10.0  # a run counts as at most so many times the expected tokens
+MOST_DEBT = 10  # minutes: whatever runs report to have used, their limit opens after that time
 _WORDS = {THROTTLED: "429", EXHAUSTED: "quota exceeded"}
-
-
-class Run(NamedTuple):
-    """A run that takes place under a limit: since when, and the tokens that are set aside for it."""
-
-    since: Instant
-    tokens: int
 
 
 @dataclass(slots=True, eq=False)
@@ -42,8 +37,8 @@ class RateLimit:
     of runs after a closure, which begins with one and grows with every success; None: no bound. `closures` counts
     closures without a success in between. `requests` and `tokens` are what the figures left at `counted_at`. The `runs`
     are not stored, since they follow from the tasks that are running; those that are `parked` wait without a slot, and
-    take no part of what the limit allows. `room` is how many more runs may begin; None: any
-    number.
+    take no part of what the limit allows. Each has the tokens that are set aside for it, at least one. `room` is how
+    many more runs may begin; None: any number.
     """
 
     name: str
@@ -63,8 +58,8 @@ class RateLimit:
     tokens: float = 0.0
     counted_at: Instant = EPOCH
     tokens_per_character: float = FIRST_GUESS
-    runs: dict[str, Run] = field(default_factory=dict)
-    parked: dict[str, Run] = field(default_factory=dict)
+    runs: dict[str, int] = field(default_factory=dict)
+    parked: dict[str, int] = field(default_factory=dict)
     room: int | None = None
 
     # -- closing and opening -------------------------------------------------------------------------------------------
@@ -130,48 +125,54 @@ class RateLimit:
 
     def begin(self, task_id: str, size: int, now: Instant) -> None:
         """Begin a run of a task of that size: a request and the expected tokens are set aside."""
-        tokens = ceil(size * self.tokens_per_character)
-        self.runs[task_id] = Run(now, tokens)
+        tokens = self._expected(size)
+        self.runs[task_id] = tokens
         if self.is_counted:
             self._count(now)
             self.requests -= 1
             self.tokens -= tokens
 
-    def take_over(self, task_id: str, size: int, since: Instant, *, parked: bool) -> None:
+    def take_over(self, task_id: str, size: int, *, parked: bool) -> None:
         """Know a run that another coordinator has begun."""
         runs = self.parked if parked else self.runs
-        runs[task_id] = Run(since, ceil(size * self.tokens_per_character))
+        runs[task_id] = self._expected(size)
 
-    def end(self, task_id: str, usage: Usage | None, size: int, now: Instant) -> Run | None:
-        """End a run, and settle what it used; return the run, None for an unknown one."""
-        run = self.runs.pop(task_id, None) or self.parked.pop(task_id, None)
-        if run is None:
-            return None
+    def end(self, task_id: str, usage: Usage | None, size: int, now: Instant) -> bool:
+        """End a run, and settle what it used; return whether there was one."""
+        set_aside = self.runs.pop(task_id, None) or self.parked.pop(task_id, None)
+        if set_aside is None:
+            return False
         used = None if usage is None else (usage.input_tokens or 0) + (usage.output_tokens or 0)
         if used:
-            self.tokens_per_character += WEIGHT * (used / size - self.tokens_per_character)
+            observed = min(used / size, OUTLIER * self.tokens_per_character)
+            self.tokens_per_character += WEIGHT * (observed - self.tokens_per_character)
         if self.is_counted:
             self._count(now)
-            self.tokens += run.tokens - (used or 0)
+            self.tokens += set_aside - (used or 0)
             self.requests -= max(0, ((usage and usage.requests) or 1) - 1)
-        return run
+            self.requests = max(self.requests, -MOST_DEBT * (self.requests_per_minute or 0.0))
+            self.tokens = max(self.tokens, -MOST_DEBT * (self.tokens_per_minute or 0.0))
+        return True
+
+    def _expected(self, size: int) -> int:
+        return max(1, ceil(size * self.tokens_per_character))
 
     def park(self, task_id: str) -> None:
         """A run waits without a slot."""
-        if run := self.runs.pop(task_id, None):
-            self.parked[task_id] = run
+        if set_aside := self.runs.pop(task_id, None):
+            self.parked[task_id] = set_aside
 
     def unpark(self, task_id: str) -> None:
         """A run goes on."""
-        if run := self.parked.pop(task_id, None):
-            self.runs[task_id] = run
+        if set_aside := self.parked.pop(task_id, None):
+            self.runs[task_id] = set_aside
 
     def hand_over(self, task_id: str, other: "RateLimit") -> None:
         """Give a run to another limit, because its LLM belongs to that one now."""
-        if run := self.runs.pop(task_id, None):
-            other.runs[task_id] = run
-        if run := self.parked.pop(task_id, None):
-            other.parked[task_id] = run
+        if set_aside := self.runs.pop(task_id, None):
+            other.runs[task_id] = set_aside
+        if set_aside := self.parked.pop(task_id, None):
+            other.parked[task_id] = set_aside
 
     @property
     def is_counted(self) -> bool:
@@ -243,7 +244,6 @@ class RateLimit:
         self.closed_until = Instant(self.closed_until + by)
         self.reopened_at = Instant(self.reopened_at + by)
         self.counted_at = Instant(self.counted_at + by)
-        self.runs = {task_id: run._replace(since=Instant(run.since + by)) for task_id, run in self.runs.items()}
 
     def plain(self) -> dict[str, Any]:
         """Return what is stored, as JSON-able data."""

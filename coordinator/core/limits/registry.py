@@ -52,7 +52,7 @@ class RateLimits:
         by_name = {llm.name: llm for llm in llms}
         for task in running:
             if (at := by_name.get(task.llm or "")) is not None and at.rate_limit is not None:
-                at.rate_limit.take_over(task.id, task.size, task.assigned_at or now, parked=task.parked)
+                at.rate_limit.take_over(task.id, task.size, parked=task.parked)
         for limit in self._limits.values():
             self.refresh(limit, now)
 
@@ -90,7 +90,7 @@ class RateLimits:
     def end(self, task: Task, llm: LLM, now: Instant) -> None:
         """A run of a task ended, or an assignment is taken back."""
         limit = llm.rate_limit
-        if limit is None or limit.end(task.id, task.usage, task.size, now) is None:
+        if limit is None or not limit.end(task.id, task.usage, task.size, now):
             return
         if limit.is_counted:
             self.changed[limit.name] = limit

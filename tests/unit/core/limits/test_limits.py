@@ -18,6 +18,7 @@ from tests.support.core_driver import Core, moment
 from tests.support.core_events import (
     ANA,
     assignments,
+    cancelled,
     claimed,
     completed,
     failed,
@@ -293,6 +294,16 @@ def test_tokens_per_minute_are_settled_by_what_was_used() -> None:
     worst = max(sum(begin <= other < begin + 60 for other in used) for begin in used) * 3000
     assert worst <= 60_000 * 1.1 + 3000
     assert len(used) * 3000 >= 2 * 60_000 * 0.9
+
+
+def test_a_worker_that_reports_absurd_usage_does_not_close_the_limit_for_long() -> None:
+    core = Core()
+    core.handle(*key("ada"), managed(limit="openai", tokens_per_minute=60_000), submitted("t"), submitted("u"))
+    core.handle(claimed("t", llm="ada"))
+    core.handle(completed("t", llm="ada", usage=Usage(input_tokens=10**12, requests=10**6)))
+    core.handle(cancelled("u"), submitted("v"))
+    assert assignments(core.handle(*key("ada"), at=590)) == []
+    assert assignments(core.handle(*key("ada"), at=601)) == [("v", 1, "ada")]
 
 
 def test_figures_count_on_after_another_coordinator_takes_over() -> None:
