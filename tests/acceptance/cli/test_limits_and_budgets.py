@@ -56,7 +56,7 @@ SICK = LLMView(
         state="open",
         why="authentication failed",
         last_error=LastError(type="authentication", message="invalid key", at=NOW - timedelta(minutes=3)),
-        next_probe=NOW + timedelta(minutes=2),
+        next_probe=NOW + timedelta(hours=2),
         failed=4,
     ),
 )
