@@ -133,7 +133,9 @@ class Everywhere:
         assert store.take_lead("leader", T0, LEAD)
         world = lived(store, draw)
         self.now = world.harness.now()
-        return Log(world.events)
+        log = Log(world.events)
+        log.tasks.update(world.harness.views())  # a stopped worker may tell its usage after the last event
+        return log
 
     def recounted(self, log: Log, view: ReportView, query: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the rows of that report, counted from the events."""
