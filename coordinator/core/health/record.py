@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Self
 
 from broker.protocol.worker_reports import Failure, Usage
 from broker.timestamps import EPOCH, NO_TIME, Instant, Micros, in_seconds, seconds, to_iso
+from coordinator.core.llms.cost_estimates import in_usd, nanos_of
 
 PERIOD = seconds(300)
 PERIODS = 12  # an hour
@@ -108,7 +109,7 @@ def figures_view(record: HealthRecord, now: Instant) -> dict[str, Any]:
     if run_time and hour.timed_tokens:
         shown["tokens_per_second"] = round(hour.timed_tokens / run_time, 3)
     if hour.costs:
-        shown["cost_usd"] = hour.cost / 1_000_000_000
+        shown["cost_usd"] = in_usd(hour.cost)
     return shown
 
 
@@ -119,5 +120,5 @@ def _add_usage(figures: Figures, usage: Usage | None, *, timed: bool) -> None:
     if timed:
         figures.timed_tokens += usage.output_tokens or 0
     if usage.cost_usd is not None:
-        figures.cost += round(usage.cost_usd * 1_000_000_000)
+        figures.cost += nanos_of(usage.cost_usd)
         figures.costs += 1

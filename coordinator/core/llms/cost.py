@@ -1,12 +1,11 @@
 """What a task is expected to cost at an LLM."""
 
-from coordinator.core.llms.cost_estimates import is_free
+from coordinator.core.llms.cost_estimates import in_usd, is_free
 from coordinator.core.llms.duration_estimates import BASE_LENGTH, tokens
 from coordinator.core.llms.llm import LLM
 from coordinator.core.tasks.task import Task
 
 NANOS_PER_TOKEN = 1_000  # nanodollars of a token, for each US dollar that a million tokens cost
-NANOS = 1_000_000_000  # in a US dollar
 
 
 def expected_cost(llm: LLM, task: Task) -> int | None:
@@ -27,4 +26,4 @@ def expected_cost(llm: LLM, task: Task) -> int | None:
 
 def in_dollars(nanos: int | None) -> str:
     """Return an expected cost as text."""
-    return "price unknown" if nanos is None else f"${nanos / NANOS:.4f} expected"
+    return "price unknown" if nanos is None else f"${in_usd(nanos):.4f} expected"
